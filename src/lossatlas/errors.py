@@ -1,0 +1,49 @@
+"""What can go wrong, by name. Every message says what was expected, what came, what to do."""
+
+
+class AtlasError(Exception):
+    """The root of all errors that this library raises on purpose."""
+
+
+class ArgumentError(AtlasError, ValueError):
+    """An argument has a value that the function cannot serve."""
+
+
+class UnknownNameError(AtlasError, LookupError):
+    """A name is not among the known ones; the message gives the nearest match."""
+
+
+class StructureError(AtlasError, ValueError):
+    """Two sets of tensors differ in their names or shapes."""
+
+
+class ModelError(AtlasError, ValueError):
+    """A model cannot be measured (no parameters, say)."""
+
+
+class LossError(AtlasError, ValueError):
+    """A loss returned something that is neither a number nor one number an example."""
+
+
+class StochasticError(AtlasError, RuntimeError):
+    """Two passes over the same point gave different losses."""
+
+
+class NonFiniteError(AtlasError, ArithmeticError):
+    """A number that must be finite is NaN or infinite."""
+
+
+class DataError(AtlasError, ValueError):
+    """A data set is empty, damaged or of the wrong form."""
+
+
+class FileError(AtlasError, OSError):
+    """A file is missing, damaged, foreign, or cannot be written."""
+
+
+class ResumeError(FileError):
+    """A resume file belongs to another run or is damaged."""
+
+
+class MissingDependencyError(AtlasError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
