@@ -74,7 +74,7 @@ def check_at_least(argument: str, value: object, minimum: int) -> None:
         raise ArgumentError(f"`{argument}` must be a whole number >= {minimum}; got {value!r}.")
 
 
-def check_positive(argument: str, value: object) -> None:
+def check_positive(argument: str, value: Any) -> None:
     """Require a finite number above zero.
 
     Args:

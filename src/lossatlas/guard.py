@@ -1,0 +1,81 @@
+"""Leave no trace: whatever a measurement switches, it switches back."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Keep the global random states of torch (all devices), numpy and Python.
+
+    Yields:
+        Nothing.
+    """
+    cpu, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.random.get_state(),  # noqa: NPY002 - the global state is what is kept
+        random.getstate(),
+    )
+    cuda = _cuda_states()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def preserved_modes(model: nn.Module) -> Iterator[None]:
+    """Keep train/eval of every submodule, also where they differ from their parent.
+
+    Args:
+        model: the model whose modes may be changed inside the block.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def patched(*changes: tuple[nn.Module, str, Any]) -> Iterator[None]:
+    """Set instance attributes of modules for the length of a block.
+
+    Args:
+        *changes: (module, attribute, value) triples.
+
+    Yields:
+        Nothing.
+    """
+    missing = object()
+    before = [(module, name, module.__dict__.get(name, missing)) for module, name, _ in changes]
+    try:
+        for module, name, value in changes:
+            module.__dict__[name] = value
+        yield
+    finally:
+        for module, name, value in reversed(before):
+            if value is missing:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = value
+
+
+def _cuda_states() -> list[torch.Tensor] | None:
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    return torch.cuda.get_rng_state_all()

@@ -1,0 +1,17 @@
+"""The narrow waist: model + loss + batches -> a pure function of the parameters."""
+
+from lossatlas.objective.batches import Batch
+from lossatlas.objective.losses import Supervised, accuracy, supervised
+from lossatlas.objective.moments import Evaluation, Moments, add_losses
+from lossatlas.objective.objective import Objective
+
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "Moments",
+    "Objective",
+    "Supervised",
+    "accuracy",
+    "add_losses",
+    "supervised",
+]

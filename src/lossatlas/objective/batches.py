@@ -1,0 +1,163 @@
+"""Batches of any structure: tensors anywhere inside tuples, lists and mappings."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.params import fingerprint
+from lossatlas.errors import ArgumentError, DataError
+
+Batch = Any
+
+
+def check_batches(batches: Any) -> Iterable[Batch]:
+    """Require something that can be walked again and again, and holds a batch.
+
+    Args:
+        batches: a list of batches, a DataLoader, or anything that starts anew on `iter`.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ArgumentError: a single batch, an iterator that can be walked once, or no iterable.
+        DataError: there is no batch in it.
+    """
+    if isinstance(batches, Tensor | Mapping) or (
+        isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches)
+    ):
+        raise ArgumentError(
+            "`batches` must be a list of batches; got one batch: wrap it, [batch]."
+        )
+    if isinstance(batches, Iterator):
+        raise ArgumentError(
+            "`batches` must be walkable many times; got an iterator, which is empty after one "
+            "walk: pass list(batches) or the DataLoader itself."
+        )
+    if not isinstance(batches, Iterable):
+        kind = type(batches).__name__
+        raise ArgumentError(f"`batches` must be a list of batches or a DataLoader; got {kind}.")
+    if next(iter(batches), None) is None:
+        raise DataError("`batches` must hold at least one batch; got none: check the data set.")
+    return batches
+
+
+def tensors(batch: Batch) -> Iterator[Tensor]:
+    """All tensors of a batch, in order.
+
+    Args:
+        batch: tensors inside tuples, lists, mappings and mapping-like objects.
+
+    Yields:
+        Each tensor.
+    """
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from tensors(value)
+
+
+def batch_size(batch: Batch) -> int:
+    """How many examples a batch holds: the length of its first tensor with an axis.
+
+    Args:
+        batch: any structure.
+
+    Returns:
+        The size; 1 where no tensor says it.
+
+    Raises:
+        DataError: the first tensor is empty.
+    """
+    size = next((len(value) for value in tensors(batch) if value.ndim), 1)
+    if size == 0:
+        raise DataError(
+            "a batch is empty (its first tensor has length 0); drop it from the data."
+        )
+    return size
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+    """The same structure with every tensor changed.
+
+    Args:
+        change: what to do with a tensor.
+        batch: any structure; not modified.
+
+    Returns:
+        A new structure of the same types.
+    """
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        changed = {key: map_tensors(change, value) for key, value in batch.items()}
+        return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(change, value) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(map_tensors(change, value) for value in batch)
+    return batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; the same object where it is there already.
+
+    Args:
+        batch: any structure.
+        device: where to.
+
+    Returns:
+        The batch there.
+    """
+    if all(value.device == device for value in tensors(batch)):
+        return batch
+    return map_tensors(lambda value: value.to(device), batch)
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """The batch in pieces of at most `size` examples.
+
+    Args:
+        batch: any structure; tensors as long as the batch are cut along axis 0.
+        size: examples a piece.
+
+    Returns:
+        The pieces, in order.
+    """
+    total = batch_size(batch)
+
+    def piece(start: int) -> Batch:
+        return map_tensors(
+            lambda value: (
+                value[start : start + size] if value.ndim and len(value) == total else value
+            ),
+            batch,
+        )
+
+    return [piece(start) for start in range(0, total, size)]
+
+
+def data_fingerprint(batches: Iterable[Batch]) -> str:
+    """A digest of all tensors of all batches.
+
+    Args:
+        batches: walked once.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in batches:
+        digest.update(fingerprint(dict(_numbered(batch))).encode())
+    return digest.hexdigest()
+
+
+def _numbered(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    return ((str(index), value) for index, value in enumerate(tensors(batch)))

@@ -1,0 +1,129 @@
+"""What the loss gives, and whether it gives the same twice: asked once, on construction."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lossatlas.errors import LossError, StochasticError
+from lossatlas.objective.batches import Batch, batch_size
+from lossatlas.objective.losses import Supervised
+from lossatlas.objective.memo import remembered_forward
+
+if TYPE_CHECKING:
+    from lossatlas.objective.objective import Objective
+
+# Kernels of one machine may sum in another order; beyond this it is another function.
+TOLERANCE = 1e-5
+
+
+def check_loss(loss: object, batch: Batch) -> Tensor:
+    """Require a number, or one number for each example of the batch.
+
+    Args:
+        loss: what a loss returned.
+        batch: what it was given.
+
+    Returns:
+        The loss as a tensor of shape () or (batch,).
+
+    Raises:
+        LossError: a matrix, a vector of another length, no tensor, or not a real number.
+    """
+    wanted = "a loss must return a number or one number an example, shape (batch,)"
+    if isinstance(loss, float | int):
+        return torch.tensor(float(loss), dtype=torch.float64)
+    if not isinstance(loss, Tensor):
+        raise LossError(f"{wanted}; got {type(loss).__name__}.")
+    if not loss.is_floating_point():
+        raise LossError(f"{wanted}; got {loss.dtype}: return a floating-point tensor.")
+    if loss.ndim > 1 or (loss.ndim == 1 and len(loss) != batch_size(batch)):
+        raise LossError(
+            f"{wanted}; got shape {tuple(loss.shape)} for a batch of {batch_size(batch)}: "
+            "reduce it, as in losses.mean()."
+        )
+    return loss
+
+
+def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
+    """Walk the data at the present weights, once or twice.
+
+    Args:
+        objective: under construction.
+        twice: require a second pass to give the same.
+
+    Returns:
+        Whether there is one number an example.
+
+    Raises:
+        StochasticError: the passes differ; the message names the likely reason.
+    """
+    with torch.no_grad():
+        first, per_example = objective.at(None, lambda: _first_pass(objective))
+        if twice:
+            second = objective.at(None, lambda: _pass(objective))
+            if not _agree(first, second):
+                raise StochasticError(_reason(objective.model, first, second))
+    return per_example
+
+
+def _pass(objective: "Objective") -> list[Tensor]:
+    return [_call(objective, batch).cpu().double() for batch in objective.each_batch()]
+
+
+def _first_pass(objective: "Objective") -> tuple[list[Tensor], bool]:
+    values, per_example = [], True
+    for batch in objective.each_batch():
+        with remembered_forward(objective.model):
+            value = _call(objective, batch)
+            per_example = per_example and _examples_known(objective, batch, value)
+        values.append(value.cpu().double())
+    return values, per_example
+
+
+def _call(objective: "Objective", batch: Batch) -> Tensor:
+    return check_loss(objective.loss(objective.model, batch), batch)
+
+
+def _examples_known(objective: "Objective", batch: Batch, value: Tensor) -> bool:
+    # Example losses must average to the loss; class weights, say, break that.
+    if value.ndim == 1:
+        return True
+    if not isinstance(objective.loss, Supervised):
+        return False
+    losses = objective.loss.per_example(objective.model, batch)
+    if losses is None or losses.shape != (batch_size(batch),):
+        return False
+    mean = losses.double().mean()
+    return bool(torch.isclose(mean, value.double(), rtol=TOLERANCE, equal_nan=True))
+
+
+def _agree(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=TOLERANCE, equal_nan=True)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _reason(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> str:
+    one, two = (
+        torch.cat([value.reshape(-1) for value in values]) for values in (first, second)
+    )
+    differ = f"two passes over the same weights differ ({one.mean():.6g} and {two.mean():.6g})"
+    if first and len(one) == len(two) and torch.allclose(one.mean(), two.mean(), rtol=1e-3):
+        shuffled = torch.allclose(one.sort().values, two.sort().values, rtol=TOLERANCE)
+        if shuffled or not _dropout(model):
+            return (
+                f"{differ} in single batches: the data seem to come shuffled or augmented "
+                "anew each time; pass list(loader) to freeze one pass, or shuffle=False."
+            )
+    layers = ", ".join(_dropout(model)) or "F.dropout without training=self.training"
+    return (
+        f"{differ}: dropout ({layers}), shuffling or another random draw is active even in "
+        "eval mode; make the loss a fixed function of the weights."
+    )
+
+
+def _dropout(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, _DropoutNd)]

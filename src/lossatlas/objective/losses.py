@@ -1,0 +1,117 @@
+"""Losses and metrics: functions of (model, batch) that give a mean or one number an example."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.errors import ArgumentError
+from lossatlas.objective.batches import Batch
+
+Criterion = Callable[..., Tensor]
+
+
+class Supervised:
+    """The loss of `criterion(model(input), target)` on batches `(input, target)`.
+
+    Made by `supervised`. Where the criterion can give one number an example
+    (`reduction="none"`), standard errors come from the examples, otherwise from the batches.
+
+    Args:
+        criterion: a function of (output, target), or a module such as `nn.CrossEntropyLoss()`.
+    """
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
+        self._unreduced = _unreduced(criterion)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch as the criterion reduces it.
+
+        Args:
+            model: called with the input.
+            batch: a pair (input, target).
+
+        Returns:
+            What the criterion returns.
+        """
+        inputs, targets = _pair(batch)
+        return self.criterion(model(inputs), targets)
+
+    def per_example(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """The loss of each example.
+
+        Args:
+            model: called with the input.
+            batch: a pair (input, target).
+
+        Returns:
+            Shape (batch,), further axes averaged; None where the criterion gives only means.
+        """
+        if self._unreduced is None:
+            return None
+        inputs, targets = _pair(batch)
+        losses = self._unreduced(model(inputs), targets)
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+
+def supervised(criterion: Criterion) -> Supervised:
+    """Make a loss(model, batch) from a criterion and batches of (input, target).
+
+    Args:
+        criterion: a function of (output, target) such as `F.cross_entropy`, or a module.
+
+    Returns:
+        A callable for `Objective`.
+
+    Raises:
+        ArgumentError: the criterion cannot be called.
+    """
+    if not callable(criterion):
+        raise ArgumentError(
+            "`criterion` must be a function of (output, target), such as F.cross_entropy; "
+            f"got {type(criterion).__name__}."
+        )
+    return Supervised(criterion)
+
+
+def accuracy(model: nn.Module, batch: Batch) -> Tensor:
+    """Whether each example of a batch (input, target) is classified right; a metric for maps.
+
+    Args:
+        model: gives logits with the classes along axis 1.
+        batch: a pair (input, target); targets are class indices.
+
+    Returns:
+        Shape (batch,), 1 for right and 0 for wrong; further axes averaged.
+    """
+    inputs, targets = _pair(batch)
+    right = (model(inputs).argmax(1) == targets).to(torch.float32)
+    return right.flatten(1).mean(1) if right.ndim > 1 else right
+
+
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        raise ArgumentError(
+            f"a supervised batch must be a pair (input, target); got {kind}: "
+            "for other batches write loss(model, batch) yourself."
+        )
+    return batch[0], batch[1]
+
+
+def _unreduced(criterion: Criterion) -> Criterion | None:
+    if isinstance(criterion, nn.Module):
+        if not isinstance(getattr(criterion, "reduction", None), str):
+            return None
+        twin = copy.copy(criterion)
+        twin.reduction = "none"  # type: ignore[assignment]
+        return cast(Criterion, twin)
+    try:
+        takes_reduction = "reduction" in inspect.signature(criterion).parameters
+    except (TypeError, ValueError):
+        return None
+    return (lambda a, b: criterion(a, b, reduction="none")) if takes_reduction else None

@@ -1,0 +1,135 @@
+"""Means with their standard errors, for many points and quantities at once."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One number of an objective at one point, with its sampling error.
+
+    Attributes:
+        value: the mean over all examples, accumulated in float64, in the units of the loss.
+        stderr: standard error of that mean, same units; NaN where it cannot be had.
+        count: how many units the error comes from.
+        unit: "examples", or "batches" where the loss gives only means.
+    """
+
+    value: float
+    stderr: float
+    count: int
+    unit: str
+
+    @property
+    def why_no_error(self) -> str | None:
+        """Why `stderr` is NaN, as a sentence; None where there is an error.
+
+        Returns:
+            The reason or None.
+        """
+        if not math.isfinite(self.value):
+            return "the loss is not finite"
+        if self.count < 2:
+            return f"a spread needs two {self.unit}; there is one"
+        return None
+
+
+class Moments:
+    """Running sums of weighted means and their spread, in float64.
+
+    The variance is that of the units themselves (examples, or batch means weighted by batch
+    size), so the standard error is the sampling error of the mean.
+
+    Args:
+        points: how many points are evaluated side by side.
+        quantities: how many numbers a point has (the loss and metrics).
+    """
+
+    def __init__(self, points: int = 1, quantities: int = 1) -> None:
+        shape = (points, quantities)
+        # Sums are taken of differences to the first unit, so that squares do not cancel.
+        self._shift = np.full(shape, np.nan)
+        self._sum, self._squares = np.zeros(shape), np.zeros(shape)
+        self._weight, self._count = np.zeros(shape), np.zeros(shape)
+
+    def add(
+        self,
+        values: NDArray[np.float64],
+        weight: float,
+        *,
+        points: slice | None = None,
+        quantity: int = 0,
+    ) -> None:
+        """Take in some units.
+
+        Args:
+            values: shape (points, units).
+            weight: what each unit weighs.
+            points: which points they belong to; all by default.
+            quantity: which quantity they are.
+        """
+        where = (slice(None) if points is None else points, quantity)
+        with np.errstate(invalid="ignore", over="ignore"):
+            fresh = np.isnan(self._shift[where]) & np.isfinite(values[:, 0])
+            self._shift[where] = np.where(fresh, values[:, 0], self._shift[where])
+            difference = values - np.nan_to_num(self._shift[where])[:, None]
+            self._sum[where] += weight * difference.sum(1)
+            self._squares[where] += weight * (difference**2).sum(1)
+        self._weight[where] += weight * values.shape[1]
+        self._count[where] += values.shape[1]
+
+    @property
+    def count(self) -> int:
+        """Units taken in by the first point."""
+        return int(self._count[0, 0])
+
+    def mean(self) -> NDArray[np.float64]:
+        """The means.
+
+        Returns:
+            Shape (points, quantities); not finite where a unit was not.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.nan_to_num(self._shift) + self._sum / self._weight)
+
+    def stderr(self) -> NDArray[np.float64]:
+        """The standard errors of the means.
+
+        Returns:
+            Shape (points, quantities); NaN where there is one unit or a value is not finite.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            spread = self._squares - self._sum**2 / self._weight
+            degrees = np.where(self._count > 1, self._count - 1, np.nan)
+            error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
+        return np.where(np.isfinite(self._sum), error, np.nan)
+
+
+def add_losses(
+    moments: Moments,
+    losses: Tensor,
+    size: int,
+    *,
+    per_example: bool,
+    points: slice | None = None,
+    quantity: int = 0,
+) -> None:
+    """Take the losses of one batch into running sums.
+
+    Args:
+        moments: the sums.
+        losses: (points, batch) where examples are known, otherwise (points,) batch means; the
+            axis of points may be missing where there is one.
+        size: examples in the batch.
+        per_example: which of the two it is.
+        points: which points they belong to; all by default.
+        quantity: which quantity they are.
+    """
+    units = losses.detach().double().cpu().numpy()
+    shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
+    weight = 1.0 if per_example else float(size)
+    moments.add(shaped, weight, points=points, quantity=quantity)

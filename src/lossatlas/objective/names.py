@@ -1,0 +1,69 @@
+"""Which parameters an objective moves: all trainable ones, or a subset by name."""
+
+import fnmatch
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from lossatlas.checks import nearest
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+
+
+def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, Tensor]:
+    """The parameters to move, by their first name (tied weights have one entry).
+
+    Args:
+        model: any module.
+        patterns: names or shell patterns such as "*lora_*"; None means all that require grad.
+
+    Returns:
+        name -> the parameter itself, in the order of the model.
+
+    Raises:
+        ModelError: no parameters, or none that is trainable or floating point.
+        ArgumentError: patterns of the wrong type.
+        UnknownNameError: a pattern matches nothing; the message gives the nearest name.
+    """
+    every: dict[str, Tensor] = {
+        name: value for name, value in model.named_parameters() if value.is_floating_point()
+    }
+    if not every:
+        raise ModelError(f"{type(model).__name__} has no parameters; there is nothing to move.")
+    if patterns is None:
+        trainable = {name: value for name, value in every.items() if value.requires_grad}
+        if not trainable:
+            raise ModelError(
+                f"{type(model).__name__} has no trainable parameters (all are frozen); "
+                'say which to move, as in params="*".'
+            )
+        return trainable
+    chosen = {
+        name for pattern in _patterns(patterns) for name in _matches(model, pattern, every)
+    }
+    return {name: value for name, value in every.items() if name in chosen}
+
+
+def _patterns(patterns: str | Iterable[str]) -> list[str]:
+    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not listed or not all(isinstance(pattern, str) for pattern in listed):
+        raise ArgumentError(
+            f"`params` must be names or patterns of parameters; got {patterns!r}: "
+            "leave it out to move all trainable ones."
+        )
+    return listed
+
+
+def _matches(model: nn.Module, pattern: str, every: dict[str, Tensor]) -> list[str]:
+    first = {id(value): name for name, value in every.items()}
+    # Tied weights have several names; each of them leads to the first.
+    alias = {
+        name: first[id(value)]
+        for name, value in model.named_parameters(remove_duplicate=False)
+        if id(value) in first
+    }
+    found = [alias[name] for name in alias if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        raise UnknownNameError(
+            f"`params`: no parameter is called '{pattern}'{nearest(pattern, alias)}."
+        )
+    return found

@@ -1,0 +1,11 @@
+"""Everything that touches the disk: results, weights, and the ledger of unfinished work.
+
+Nothing here is a pickle: a file from a stranger can be opened.
+"""
+
+from lossatlas.store.files import writing
+from lossatlas.store.ledger import Ledger
+from lossatlas.store.provenance import Provenance
+from lossatlas.store.results import kind, load, save
+
+__all__ = ["Ledger", "Provenance", "kind", "load", "save", "writing"]

@@ -1,0 +1,121 @@
+"""The ledger of unfinished work: an SQLite file that survives SIGKILL at any moment."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.errors import ResumeError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS chunk
+  (name TEXT PRIMARY KEY, height INTEGER, width INTEGER, data BLOB);
+"""
+
+
+class Ledger:
+    """Finished chunks of one run, each an array of float64, keyed by name.
+
+    A chunk is either there whole or not at all. The file says which run it belongs to:
+    opening it for another run is an error, so maps are never mixed.
+
+    Args:
+        path: the file; made if missing.
+        run: what identifies the run (settings and fingerprints, JSON values).
+
+    Raises:
+        ResumeError: the file is damaged, not a ledger, or belongs to another run.
+    """
+
+    def __init__(self, path: str | Path, run: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(self.path, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.executescript(_SCHEMA)
+            self._claim({key: json.dumps(value, sort_keys=True) for key, value in run.items()})
+        except ResumeError:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise ResumeError(
+                f"'{path}' is not a resume file ({error}); name another file or remove it."
+            ) from None
+
+    def _claim(self, run: dict[str, str]) -> None:
+        found = dict(self._base.execute("SELECT key, value FROM run"))
+        if not found:
+            with self._base:
+                self._base.execute("BEGIN")
+                self._base.executemany("INSERT INTO run VALUES (?, ?)", run.items())
+            return
+        different = [key for key in run | found if run.get(key) != found.get(key)]
+        if different:
+            self._base.close()
+            raise ResumeError(
+                f"'{self.path}' belongs to another run: {', '.join(sorted(different))} "
+                "differ; name another resume file, or repeat the settings of that run."
+            )
+
+    def get(self, name: str) -> NDArray[np.float64] | None:
+        """A finished chunk.
+
+        Args:
+            name: its name.
+
+        Returns:
+            A two-dimensional array, or None where the chunk is not finished.
+
+        Raises:
+            ResumeError: the chunk is damaged.
+        """
+        try:
+            row = self._base.execute(
+                "SELECT height, width, data FROM chunk WHERE name = ?", (name,)
+            ).fetchone()
+            if row is None:
+                return None
+            return np.frombuffer(row[2], dtype="<f8").reshape(row[0], row[1]).copy()
+        except (sqlite3.Error, ValueError) as error:
+            raise ResumeError(f"'{self.path}' is damaged ({error}); remove it.") from None
+
+    def put(self, name: str, values: NDArray[np.float64]) -> None:
+        """Record a finished chunk; on disk when this returns.
+
+        Args:
+            name: its name.
+            values: a two-dimensional array; bits are kept, NaN and inf too.
+
+        Raises:
+            ResumeError: the disk is full or the file cannot be written.
+        """
+        blob = np.ascontiguousarray(values, dtype="<f8").tobytes()
+        try:
+            self._base.execute(
+                "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?)", (name, *values.shape, blob)
+            )
+        except sqlite3.Error as error:
+            raise ResumeError(
+                f"'{self.path}' cannot be written ({error}); free some space and start again "
+                "with the same resume file: finished chunks are kept."
+            ) from None
+
+    def __len__(self) -> int:
+        return int(self._base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._base.close()

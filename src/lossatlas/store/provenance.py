@@ -1,0 +1,59 @@
+"""Where a result comes from: versions, seed, settings, fingerprints."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+_PACKAGES = ("lossatlas", "torch", "numpy", "scipy", "gudhi")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was made from; enough to make it again.
+
+    Attributes:
+        seed: the seed, or None where nothing was random.
+        settings: the arguments as plain values (strings, numbers, lists, mappings).
+        model: fingerprint of the weights, a hexadecimal digest.
+        data: fingerprint of the batches.
+        versions: package name -> version.
+    """
+
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    data: str = ""
+    versions: Mapping[str, str] = field(default_factory=_versions)
+
+    def to_json(self) -> str:
+        """The record as one line of JSON.
+
+        Returns:
+            JSON with sorted keys.
+        """
+        return json.dumps(asdict(self), sort_keys=True, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Provenance":
+        """The inverse of `to_json`.
+
+        Args:
+            text: what `to_json` gave.
+
+        Returns:
+            An equal record.
+        """
+        return cls(**json.loads(text))
