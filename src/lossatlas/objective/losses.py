@@ -89,7 +89,7 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor:
         Shape (batch,), 1 for right and 0 for wrong; further axes averaged.
     """
     inputs, targets = _pair(batch)
-    right = (model(inputs).argmax(1) == targets).to(torch.float32)
+    right: Tensor = (model(inputs).argmax(1) == targets).to(torch.float32)
     return right.flatten(1).mean(1) if right.ndim > 1 else right
 
 
