@@ -1,0 +1,185 @@
+"""Landscape: a sampled piece of a loss landscape, with what is known about every value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from lossatlas import store
+from lossatlas.store import Provenance
+
+Array = NDArray[np.float64]
+
+
+@store.kind("landscape")
+@dataclass(frozen=True)
+class Landscape:
+    """The loss on a grid of a line, plane or box of parameter space.
+
+    Values are indexed `[i, j, k]` by `axes[0][i], axes[1][j], axes[2][k]`.
+
+    Attributes:
+        values: mean loss at every point, float64; not finite where the loss is not.
+        stderr: sampling error of each value, same units; NaN where there is none.
+        axes: coordinates along each direction, in lengths of that direction.
+        labels: what each direction is, as in "random 1".
+        computed: True where the loss was evaluated, False where it was interpolated.
+        interpolation_error: the largest error measured at points held out from the
+            interpolant, in units of the loss; 0 where every point was computed.
+        interpolation_rms: the root mean square of the same errors.
+        held_out: how many points the two were measured on.
+        metrics: further quantities on the same grid.
+        metric_stderr: their sampling errors.
+        landmarks: named rows of coordinates, such as the "trajectory" of training.
+        landmark_residuals: for each landmark, how far it lies off the grid's plane, as a share
+            of its distance from the origin (0: in the plane, 1: straight above the origin).
+        landmark_values: loss at each landmark itself, off the plane; NaN where not evaluated.
+        unit: what sampling errors are over, "examples" or "batches".
+        engine: how points were evaluated.
+        evaluations: how many points were computed.
+        memory: bytes needed beyond the model and data, as estimated before the start.
+        seconds: wall time; not part of equality.
+        notes: what a reader should know, in sentences.
+        provenance: seed, settings, fingerprints, versions.
+    """
+
+    values: Array
+    stderr: Array
+    axes: tuple[Array, ...]
+    labels: tuple[str, ...]
+    computed: NDArray[np.bool_]
+    interpolation_error: float = 0.0
+    interpolation_rms: float = 0.0
+    held_out: int = 0
+    metrics: Mapping[str, Array] = field(default_factory=dict)
+    metric_stderr: Mapping[str, Array] = field(default_factory=dict)
+    landmarks: Mapping[str, Array] = field(default_factory=dict)
+    landmark_residuals: Mapping[str, Array] = field(default_factory=dict)
+    landmark_values: Mapping[str, Array] = field(default_factory=dict)
+    unit: str = "examples"
+    engine: str = "plain"
+    evaluations: int = 0
+    memory: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    notes: tuple[str, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Where the loss is a finite number."""
+        return np.isfinite(self.values)
+
+    @property
+    def range(self) -> float:
+        """Highest minus lowest finite loss."""
+        finite = self.values[self.finite]
+        return float(finite.max() - finite.min()) if finite.size else float("nan")
+
+    @property
+    def minimum(self) -> tuple[float, ...]:
+        """Coordinates of the lowest finite point."""
+        lowest = np.where(self.finite, self.values, np.inf).argmin()
+        index = np.unravel_index(int(lowest), self.values.shape)
+        return tuple(float(axis[i]) for axis, i in zip(self.axes, index, strict=True))
+
+    def save(self, path: str | Path) -> Path:
+        """Write to one netCDF file; `lossatlas.load` reads it back.
+
+        Args:
+            path: where, by convention `*.nc`.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileError: the place cannot be written.
+        """
+        return store.save(self, path)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Values, errors and metrics as a labelled Dataset.
+
+        Returns:
+            Dimensions "a", "b", "c" with the coordinates of the grid.
+        """
+        dims = "abc"[: self.values.ndim]
+        arrays = {"loss": self.values, "stderr": self.stderr, "computed": self.computed}
+        arrays |= {f"metric:{name}": value for name, value in self.metrics.items()}
+        arrays |= {f"metric_stderr:{name}": value for name, value in self.metric_stderr.items()}
+        coordinates = dict(zip(dims, self.axes, strict=True))
+        return xr.Dataset({key: (tuple(dims), v) for key, v in arrays.items()}, coordinates)
+
+    def to_tree(self) -> dict[str, xr.Dataset]:
+        """As groups for the store.
+
+        Returns:
+            Group name -> Dataset.
+        """
+        grid = self.to_xarray().assign_attrs(
+            {name: getattr(self, name) for name in _SCALARS}
+            | {"labels": list(self.labels), "notes": list(self.notes)}
+            | {"provenance": self.provenance.to_json()}
+        )
+        marks = {
+            f"landmark:{name}": xr.Dataset({
+                "coordinates": (("mark", "axis"), value),
+                "residual": ("mark", self.landmark_residuals[name]),
+                "loss": ("mark", self.landmark_values[name]),
+            })
+            for name, value in self.landmarks.items()
+        }
+        return {"grid": grid} | marks
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Landscape":
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: group name -> Dataset.
+
+        Returns:
+            An equal landscape.
+        """
+        grid = tree["grid"]
+        marks = {name.partition(":")[2]: data for name, data in tree.items() if name != "grid"}
+        return cls(
+            values=grid["loss"].to_numpy(),
+            stderr=grid["stderr"].to_numpy(),
+            axes=tuple(grid[dim].to_numpy() for dim in grid["loss"].dims),
+            computed=grid["computed"].to_numpy().astype(bool),
+            labels=_strings(grid.attrs["labels"]),
+            notes=_strings(grid.attrs["notes"]),
+            metrics=_prefixed(grid, "metric:"),
+            metric_stderr=_prefixed(grid, "metric_stderr:"),
+            landmarks={name: data["coordinates"].to_numpy() for name, data in marks.items()},
+            landmark_residuals={name: data["residual"].to_numpy() for name, data in marks.items()},
+            landmark_values={name: data["loss"].to_numpy() for name, data in marks.items()},
+            provenance=Provenance.from_json(grid.attrs["provenance"]),
+            **{name: kind(grid.attrs[name]) for name, kind in _SCALARS.items()},
+        )
+
+
+_SCALARS: dict[str, Any] = {
+    "interpolation_error": float,
+    "interpolation_rms": float,
+    "held_out": int,
+    "unit": str,
+    "engine": str,
+    "evaluations": int,
+    "memory": int,
+    "seconds": float,
+}
+
+
+def _strings(attribute: Any) -> tuple[str, ...]:
+    # netCDF gives back a lone string for a list of one.
+    return (attribute,) if isinstance(attribute, str) else tuple(map(str, attribute))
+
+
+def _prefixed(grid: xr.Dataset, prefix: str) -> dict[str, Array]:
+    names = [str(name) for name in grid.data_vars if str(name).startswith(prefix)]
+    return {name.removeprefix(prefix): grid[name].to_numpy() for name in names}
