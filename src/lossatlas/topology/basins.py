@@ -1,0 +1,108 @@
+"""Basins: every point of a grid or graph, sent down to the minimum below it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from lossatlas.topology.field import Bools, Floats, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Basins:
+    """A filtered graph reduced to its minima and the passes between their basins.
+
+    Nothing of degree 0 is lost: every point reaches the minimum of its basin through points
+    no higher than itself, so the components of every sublevel set are those of the graph
+    whose nodes are the minima and whose edges are the passes.
+
+    Attributes:
+        labels: basin of each point, flat, -1 at the walls. Basin 0 has the lowest minimum.
+        minima: flat index of each minimum, lowest first; equal values by index.
+        first, second: the two basins of each pass, lowest pass first.
+        ends: (passes, 2) flat indices of the edge where the two basins touch; the second
+            end is the higher one.
+        heights: value at which each pass opens, ascending.
+    """
+
+    labels: Ints
+    minima: Ints
+    first: Ints
+    second: Ints
+    ends: Ints
+    heights: Floats
+
+
+def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
+    """Reduce a grid.
+
+    Args:
+        values: the field, any number of dimensions, +inf where not `finite`.
+        finite: False at the walls.
+        connectivity: "full" (3^d - 1 neighbours) or "axis" (2d neighbours).
+
+    Returns:
+        The reduction. Ties are broken by flat index, the lower index first.
+    """
+    flat = values.ravel()
+    order = np.argsort(flat, kind="stable")
+    rank = np.empty(flat.size, dtype=np.int64)
+    rank[order] = np.arange(flat.size)
+    grid = rank.reshape(values.shape)
+    lowest = np.where(finite, _lowest_neighbour(grid, connectivity), grid)
+    labels, minima = _descend(order[lowest.ravel()], order, finite.ravel())
+    u, v = _passes(labels.reshape(values.shape), connectivity)
+    swap = rank[u] > rank[v]
+    low, high = np.where(swap, v, u), np.where(swap, u, v)
+    ascending = np.argsort(rank[high], kind="stable")
+    ends = np.stack([low[ascending], high[ascending]], axis=1)
+    first, second = labels[ends[:, 0]], labels[ends[:, 1]]
+    return Basins(labels, minima, first, second, ends, flat[ends[:, 1]])
+
+
+def _lowest_neighbour(rank: Ints, connectivity: str) -> Ints:
+    lowest = rank.copy()
+    for axis in range(rank.ndim):
+        # The full neighbourhood is a product of intervals: minima of minima, axis by axis.
+        source = np.moveaxis(lowest.copy() if connectivity == "full" else rank, axis, 0)
+        target = np.moveaxis(lowest, axis, 0)
+        np.minimum(target[:-1], source[1:], out=target[:-1])
+        np.minimum(target[1:], source[:-1], out=target[1:])
+    return lowest
+
+
+def _descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
+    # Jump every pointer to its root; number the roots by their order.
+    roots = (parent == np.arange(parent.size)) & finite
+    while not np.array_equal(parent, jumped := parent[parent]):
+        parent = jumped
+    minima = order[roots[order]]
+    number = np.full(parent.size, -1, dtype=np.int64)
+    number[minima] = np.arange(minima.size)
+    return number[parent], minima
+
+
+def _passes(labels: Ints, connectivity: str) -> tuple[Ints, Ints]:
+    # Ends of every grid edge that joins two different basins.
+    index = np.arange(labels.size).reshape(labels.shape)
+    found = []
+    for here, there in _edge_slices(labels.ndim, connectivity):
+        a, b = labels[here], labels[there]
+        crossing = (a != b) & (a >= 0) & (b >= 0)
+        found.append((index[here][crossing], index[there][crossing]))
+    u, v = zip(*found, strict=True)
+    return np.concatenate(u), np.concatenate(v)
+
+
+def _edge_slices(
+    ndim: int, connectivity: str
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    # Pairs of slices whose zipped points are all edges of the grid, each once.
+    here = {0: slice(None), 1: slice(None, -1), -1: slice(1, None)}
+    there = {0: slice(None), 1: slice(1, None), -1: slice(None, -1)}
+    for offset in product((0, 1, -1), repeat=ndim):
+        steps = [step for step in offset if step]
+        if not steps or steps[0] < 0 or (connectivity == "axis" and len(steps) > 1):
+            continue
+        yield tuple(here[step] for step in offset), tuple(there[step] for step in offset)

@@ -1,0 +1,55 @@
+"""Which bars are real: the stability theorem, fed with the errors of the map."""
+
+import numpy as np
+from scipy.stats import norm
+
+from lossatlas.topology.field import Field
+
+
+def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
+    """The length above which a bar cannot be an effect of the map's errors.
+
+    Two fields that differ by at most e everywhere have bars whose lengths differ by at most
+    2e, once matched; so a bar longer than 2e belongs to the true field too. Here e is a
+    bound on the sampling error of all points at once (normal errors of the given standard
+    errors, Sidak's correction over the points, so it needs no independence) plus the
+    measured error of interpolation. Errors of one map share their examples, and this bound
+    does not profit from it: it errs on the side of silence.
+
+    Args:
+        field: the map. Without standard errors only the interpolation counts, and without
+            both the threshold is 0.
+        confidence: probability with which the bound holds at every point at once.
+
+    Returns:
+        The threshold, in units of the field.
+
+    Source: Cohen-Steiner, Edelsbrunner, Harer, Discrete Comput. Geom. 37 (2007).
+    """
+    return 2.0 * (sampling_bound(field, confidence) + field.interpolation_error)
+
+
+def sampling_bound(field: Field, confidence: float = 0.95) -> float:
+    """A bound on the sampling error of every point of a map at once.
+
+    Args:
+        field: the map.
+        confidence: probability with which it holds.
+
+    Returns:
+        The bound, in units of the field; 0 where no standard error is known.
+    """
+    if field.stderr is None:
+        return 0.0
+    known = field.stderr[field.finite & np.isfinite(field.stderr)]
+    if known.size == 0:
+        return 0.0
+    # Interpolated points carry no error of their own but take part in the supremum.
+    points = int(np.count_nonzero(field.finite))
+    single = (1.0 - confidence) / 2.0 if points == 1 else _sidak(confidence, points) / 2.0
+    return float(norm.isf(single) * known.max())
+
+
+def _sidak(confidence: float, points: int) -> float:
+    # Error probability of one point that leaves `confidence` for all of them.
+    return float(-np.expm1(np.log(confidence) / points))

@@ -1,0 +1,84 @@
+"""Flooding a landscape: the merge tree of its sublevel sets."""
+
+from lossatlas.checks import check_one_of
+from lossatlas.topology.basins import Basins, grid_basins
+from lossatlas.topology.certainty import certainty_threshold
+from lossatlas.topology.field import Floats, Source, read_field
+from lossatlas.topology.mergetree import MergeTree
+from lossatlas.topology.pairing import elder_rule
+from lossatlas.topology.persistence import CONNECTIVITIES, check_confidence
+
+
+def merge_tree(
+    landscape: Source, *, connectivity: str = "full", confidence: float = 0.95
+) -> MergeTree:
+    """Minima of a landscape and the saddles over which they join.
+
+    Args:
+        landscape: a `Landscape`, or an array of any number of dimensions. Points that are
+            not finite are walls.
+        connectivity: "full" (3^d - 1 neighbours, the better count of minima) or "axis" (2d
+            neighbours; `smad()` is then Landscaper's number).
+        confidence: probability with which the error bound behind `threshold` holds.
+
+    Returns:
+        The merge tree of the sublevel sets. Exact, ties broken by flat index.
+
+    Raises:
+        ArgumentError: not an array of real numbers, or a confidence outside (0, 1).
+        DataError: no finite value.
+        UnknownNameError: an unknown connectivity.
+
+    Example:
+        >>> tree = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0])
+        >>> tree.minima, tree.saddles, tree.barrier(0, 1), tree.smad()
+        (array([1, 3]), array([2]), 2.0, 1.5)
+    """
+    check_one_of("connectivity", connectivity, CONNECTIVITIES)
+    check_confidence(confidence)
+    field = read_field(landscape)
+    return grow(
+        grid_basins(field.values, field.finite, connectivity),
+        field.values,
+        span=field.range,
+        threshold=certainty_threshold(field, confidence),
+        connectivity=connectivity,
+    )
+
+
+def grow(
+    basins: Basins,
+    values: Floats,
+    *,
+    span: tuple[float, float],
+    threshold: float,
+    connectivity: str,
+) -> MergeTree:
+    """Apply the elder rule to a reduction and lay out the tree.
+
+    Args:
+        basins: the reduced grid or graph.
+        values: the field, in its shape.
+        span: least and greatest finite value.
+        threshold: length above which a branch is certain.
+        connectivity: how neighbours were chosen.
+
+    Returns:
+        The merge tree.
+    """
+    pairs = elder_rule(basins.minima.size, basins.first, basins.second)
+    bridges = basins.ends[pairs.edge]
+    return MergeTree(
+        minima=basins.minima,
+        minima_values=values.ravel()[basins.minima],
+        saddles=bridges[:, 1],
+        saddle_values=basins.heights[pairs.edge],
+        bridges=bridges,
+        ended=pairs.ended,
+        into=pairs.into,
+        basins=basins.labels.reshape(values.shape),
+        low=span[0],
+        high=span[1],
+        threshold=threshold,
+        connectivity=connectivity,
+    )

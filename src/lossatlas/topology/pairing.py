@@ -1,0 +1,77 @@
+"""The elder rule: which minimum ends at which pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossatlas.topology.field import Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """Merges of components, in the order in which they happen.
+
+    Attributes:
+        edge: index of the edge of each merge, ascending.
+        ended: the node whose component ends there, the younger of the two elders.
+        into: the elder of the component that goes on.
+    """
+
+    edge: Ints
+    ended: Ints
+    into: Ints
+
+
+def elder_rule(count: int, first: Ints, second: Ints) -> Pairing:
+    """Pair every node that is not the eldest of its component with the edge that ends it.
+
+    Whole rounds at once: take the lowest edge of every node. Until that edge opens the node
+    is alone in its component, and across it waits a component at least as old as the node
+    at its other end; so a node whose lowest edge leads to an elder ends exactly there. All
+    such nodes are contracted together, and the rest goes to the next round.
+
+    Args:
+        count: number of nodes; a node with a smaller number is older.
+        first: one end of each edge.
+        second: its other end. Edges come in the order in which they open.
+
+    Returns:
+        The merges: `count` minus the number of components.
+    """
+    killer = np.full(count, -1, dtype=np.int64)
+    attached = np.arange(count)
+    edge, u, v = np.arange(first.size), first, second
+    while edge.size:
+        lowest, other = _lowest_edges(count, u, v)
+        ends = np.flatnonzero((lowest >= 0) & (other < np.arange(count)))
+        killer[ends] = edge[lowest[ends]]
+        attached[ends] = other[ends]
+        root = attached.copy()
+        while not np.array_equal(root, jumped := root[root]):
+            root = jumped
+        u, v = root[u], root[v]
+        alive = u != v
+        edge, u, v = edge[alive], u[alive], v[alive]
+    ended = np.flatnonzero(killer >= 0)
+    ended = ended[np.argsort(killer[ended], kind="stable")]
+    return Pairing(killer[ended], ended, _survivors(ended, killer, attached))
+
+
+def _lowest_edges(count: int, u: Ints, v: Ints) -> tuple[Ints, Ints]:
+    # Position of the first edge at each node (-1: none), and the node at its other end.
+    lowest = np.full(count, -1, dtype=np.int64)
+    # With repeated indices the last assignment stays, so the edges are written backwards.
+    both = np.stack([u, v], axis=1)[::-1]
+    position = np.arange(u.size)[::-1]
+    lowest[both.ravel()] = np.repeat(position, 2)
+    return lowest, u[lowest] + v[lowest] - np.arange(count)
+
+
+def _survivors(ended: Ints, killer: Ints, attached: Ints) -> Ints:
+    # The elder, at the time of each merge, of the component that was merged into.
+    into = attached[ended]
+    while True:
+        gone = (killer[into] >= 0) & (killer[into] < killer[ended])
+        if not gone.any():
+            return into
+        into = np.where(gone, attached[into], into)

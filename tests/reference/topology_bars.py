@@ -1,0 +1,114 @@
+"""Slow, obvious topology: one sweep with union-find, and matrix reduction cell by cell."""
+
+from itertools import product
+
+import numpy as np
+
+
+def neighbours(shape, point, connectivity):
+    for offset in product((-1, 0, 1), repeat=len(shape)):
+        if not any(offset) or (connectivity == "axis" and sum(map(abs, offset)) > 1):
+            continue
+        other = tuple(p + o for p, o in zip(point, offset, strict=True))
+        if all(0 <= o < n for o, n in zip(other, shape, strict=True)):
+            yield other
+
+
+def sweep(values, connectivity):
+    """Merges of the rising water: (minimum that ends, saddle, minimum that goes on)."""
+    points = [p for p in np.ndindex(values.shape) if np.isfinite(values[p])]
+    points.sort(key=lambda p: (values[p], np.ravel_multi_index(p, values.shape)))
+    age = {p: i for i, p in enumerate(points)}
+    root, merges = {}, []
+
+    def find(p):
+        while root[p] != p:
+            p = root[p]
+        return p
+
+    for point in points:
+        root[point] = point
+        near = {find(q) for q in neighbours(values.shape, point, connectivity) if q in root}
+        elder, *younger = sorted(near | {point}, key=age.get)
+        for other in younger:
+            if other != point:
+                merges.append((other, point, elder))
+            root[other] = elder
+    return merges, [p for p in points if root[p] == p]
+
+
+def sweep_bars(values, connectivity):
+    merges, roots = sweep(values, connectivity)
+    bars = [(values[m], values[s]) for m, s, _ in merges if values[s] > values[m]]
+    return sorted(bars + [(values[r], np.inf) for r in roots])
+
+
+def minimax(values, connectivity, start, goal):
+    """Least level at which two points lie in one component: try every level."""
+    for level in np.unique(values[np.isfinite(values)]):
+        if values[start] > level or values[goal] > level:
+            continue
+        seen, todo = {start}, [start]
+        while todo:
+            for q in neighbours(values.shape, todo.pop(), connectivity):
+                if q not in seen and values[q] <= level:
+                    seen.add(q)
+                    todo.append(q)
+        if goal in seen:
+            return level
+    return np.inf
+
+
+def cells(values, connectivity):
+    """Cubical complex: cell (odd coordinates span an interval) -> (filtration value)."""
+    full, values = {}, np.where(np.isfinite(values), values, np.inf)
+    size = [2 * n + 1 if connectivity == "full" else 2 * n - 1 for n in values.shape]
+    inside = 1 if connectivity == "full" else 0
+    for cell in np.ndindex(*size):
+        ranges = [
+            [c // 2] if c % 2 == inside else [c // 2 - inside, c // 2 + 1 - inside]
+            for c in cell
+        ]
+        around = [
+            values[p]
+            for p in product(*ranges)
+            if all(0 <= x < n for x, n in zip(p, values.shape, strict=True))
+        ]
+        full[cell] = min(around) if connectivity == "full" else max(around)
+    return {c: v for c, v in full.items() if np.isfinite(v)}
+
+
+def degree(cell):
+    return sum(c % 2 for c in cell)
+
+
+def faces(cell):
+    for axis, c in enumerate(cell):
+        if c % 2:
+            for step in (-1, 1):
+                yield (*cell[:axis], c + step, *cell[axis + 1 :])
+
+
+def reduced_bars(filtration, boundary, dimension, top):
+    """Standard column reduction over Z/2: degree -> sorted bars of length > 0."""
+    order = sorted(filtration, key=lambda c: (filtration[c], dimension(c), c))
+    index = {c: i for i, c in enumerate(order)}
+    columns, paired, bars = {}, {}, {k: [] for k in range(top + 1)}
+    for j, cell in enumerate(order):
+        column = {index[f] for f in boundary(cell)}
+        while column and max(column) in paired:
+            column ^= columns[paired[max(column)]]
+        if column:
+            columns[j], paired[max(column)] = column, j
+    deaths = set(paired.values())
+    for i, cell in enumerate(order):
+        if i in deaths or dimension(cell) > top:
+            continue
+        end = filtration[order[paired[i]]] if i in paired else np.inf
+        if end > filtration[cell]:
+            bars[dimension(cell)].append((filtration[cell], end))
+    return {k: sorted(v) for k, v in bars.items()}
+
+
+def cubical_bars(values, connectivity):
+    return reduced_bars(cells(values, connectivity), faces, degree, values.ndim - 1)
