@@ -112,3 +112,24 @@ def reduced_bars(filtration, boundary, dimension, top):
 
 def cubical_bars(values, connectivity):
     return reduced_bars(cells(values, connectivity), faces, degree, values.ndim - 1)
+
+
+def graph_merges(values, edges, heights):
+    """Kruskal with the elder rule: sorted (birth, death), essential deaths infinite."""
+    age = {v: (values[v], v) for v in range(len(values)) if np.isfinite(values[v])}
+    root, bars = {v: v for v in age}, []
+
+    def find(v):
+        while root[v] != v:
+            v = root[v]
+        return v
+
+    for height, (u, v) in sorted(zip(heights, map(tuple, edges), strict=True)):
+        if u not in root or v not in root:
+            continue
+        elder, younger = sorted((find(u), find(v)), key=age.get)
+        if elder != younger:
+            root[younger] = elder
+            bars.append((values[younger], height))
+    bars = [bar for bar in bars if bar[1] > bar[0]]
+    return sorted(bars + [(values[v], np.inf) for v in root if root[v] == v])

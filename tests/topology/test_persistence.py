@@ -253,3 +253,31 @@ def test_a_diagram_survives_the_disk(tmp_path, values):
 
 def test_degrees_that_a_grid_cannot_have_are_empty():
     assert all(len(part) == 0 for part in grid_bars(np.ones((3, 3)), "full", (2, 5)))
+
+
+@given(grids(walled).filter(lambda f: np.isfinite(f).any()), connectivities)
+def test_superlevel_sets_are_the_complements(f, connectivity):
+    turned = diagram_of(f, connectivity, superlevel=True)
+    other = {"full": "axis", "axis": "full"}[connectivity]
+    plain = persistence(-f, connectivity=other)
+    assert turned.superlevel
+    assert [bars(turned, k) for k in (0, 1)] == [bars(plain, k) for k in (0, 1)]
+
+
+@given(grids(dims=1, side=20))
+def test_on_a_line_inner_hills_mirror_inner_basins(f):
+    # Walls of great height at both ends leave no minimum there, so every pair is an inner one.
+    line = np.concatenate([[99.0], f, [99.0]])
+    basins = [(-d, -b) for b, d in bars(diagram_of(line), 0) if d < np.inf]
+    hills = [bar for bar in bars(diagram_of(line, superlevel=True), 0) if -99.0 not in bar]
+    assert sorted(basins) == hills
+
+
+@given(grids(), connectivities)
+def test_area_under_the_betti_curve_is_the_total_persistence(f, connectivity):
+    diagram = diagram_of(f, connectivity)
+    steps = np.arange(0, 10) + 0.5
+    for k in (0, 1):
+        finite = diagram.bars(k)
+        alive = (finite[:, :1] <= steps) & (steps < finite[:, 1:])
+        assert alive.sum() == pytest.approx((finite[:, 1] - finite[:, 0]).sum())

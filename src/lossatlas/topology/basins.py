@@ -51,7 +51,7 @@ def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
     rank[order] = np.arange(flat.size)
     grid = rank.reshape(values.shape)
     lowest = np.where(finite, _lowest_neighbour(grid, connectivity), grid)
-    labels, minima = _descend(order[lowest.ravel()], order, finite.ravel())
+    labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
     u, v = _passes(labels.reshape(values.shape), connectivity)
     swap = rank[u] > rank[v]
     low, high = np.where(swap, v, u), np.where(swap, u, v)
@@ -72,8 +72,18 @@ def _lowest_neighbour(rank: Ints, connectivity: str) -> Ints:
     return lowest
 
 
-def _descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
-    # Jump every pointer to its root; number the roots by their order.
+def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
+    """Follow every point down to its minimum.
+
+    Args:
+        parent: flat index of the lowest neighbour of each point, or its own.
+        order: flat indices from the lowest point up.
+        finite: False at the walls.
+
+    Returns:
+        The basin of each point (-1 at the walls), numbered from the lowest minimum, and the
+        flat indices of the minima in that order.
+    """
     roots = (parent == np.arange(parent.size)) & finite
     while not np.array_equal(parent, jumped := parent[parent]):
         parent = jumped
@@ -87,7 +97,7 @@ def _passes(labels: Ints, connectivity: str) -> tuple[Ints, Ints]:
     # Ends of every grid edge that joins two different basins.
     index = np.arange(labels.size).reshape(labels.shape)
     found = []
-    for here, there in _edge_slices(labels.ndim, connectivity):
+    for here, there in edge_slices(labels.ndim, connectivity):
         a, b = labels[here], labels[there]
         crossing = (a != b) & (a >= 0) & (b >= 0)
         found.append((index[here][crossing], index[there][crossing]))
@@ -95,10 +105,18 @@ def _passes(labels: Ints, connectivity: str) -> tuple[Ints, Ints]:
     return np.concatenate(u), np.concatenate(v)
 
 
-def _edge_slices(
+def edge_slices(
     ndim: int, connectivity: str
 ) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    # Pairs of slices whose zipped points are all edges of the grid, each once.
+    """The edges of a grid as pairs of slices; zipped, their points are all edges once.
+
+    Args:
+        ndim: number of dimensions.
+        connectivity: "full" or "axis".
+
+    Yields:
+        Two index tuples of slices, for the two ends.
+    """
     here = {0: slice(None), 1: slice(None, -1), -1: slice(1, None)}
     there = {0: slice(None), 1: slice(1, None), -1: slice(None, -1)}
     for offset in product((0, 1, -1), repeat=ndim):

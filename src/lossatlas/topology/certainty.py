@@ -1,8 +1,9 @@
 """Which bars are real: the stability theorem, fed with the errors of the map."""
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
+from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Field
 
 
@@ -47,9 +48,24 @@ def sampling_bound(field: Field, confidence: float = 0.95) -> float:
     # Interpolated points carry no error of their own but take part in the supremum.
     points = int(np.count_nonzero(field.finite))
     single = (1.0 - confidence) / 2.0 if points == 1 else _sidak(confidence, points) / 2.0
-    return float(norm.isf(single) * known.max())
+    return float(-ndtri(single) * known.max())
 
 
 def _sidak(confidence: float, points: int) -> float:
     # Error probability of one point that leaves `confidence` for all of them.
     return float(-np.expm1(np.log(confidence) / points))
+
+
+def check_confidence(confidence: float) -> None:
+    """Require a probability strictly between 0 and 1.
+
+    Args:
+        confidence: what came.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ArgumentError(
+            f"`confidence` must lie strictly between 0 and 1; got {confidence!r}."
+        )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossatlas.errors import MissingDependencyError
-from lossatlas.topology.basins import grid_basins
+from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.field import Floats
 from lossatlas.topology.pairing import elder_rule
 
@@ -49,8 +49,19 @@ def degree_zero(values: Floats, connectivity: str) -> Floats:
     Returns:
         (bars, 2) births and deaths, none of length 0, essential deaths +inf.
     """
-    finite = values < np.inf
-    basins = grid_basins(values, finite, connectivity)
+    return elder_bars(grid_basins(values, values < np.inf, connectivity), values)
+
+
+def elder_bars(basins: Basins, values: Floats) -> Floats:
+    """Bars of degree 0 of a reduced grid or graph.
+
+    Args:
+        basins: the reduction.
+        values: the field, in any shape.
+
+    Returns:
+        (bars, 2) births and deaths, none of length 0, essential deaths +inf.
+    """
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     births = values.ravel()[basins.minima]
     deaths = np.full(births.size, np.inf)

@@ -13,6 +13,9 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
+# "full": all 3^d - 1 neighbours touch. "axis": the 2d along the axes.
+CONNECTIVITIES = ("full", "axis")
+
 
 @runtime_checkable
 class Mapped(Protocol):
@@ -35,7 +38,7 @@ class Mapped(Protocol):
         """Sup-norm error of the points that were interpolated."""
 
 
-Source: TypeAlias = "Mapped | ArrayLike"
+Source: TypeAlias = Mapped | ArrayLike
 
 
 @dataclass(frozen=True, eq=False)

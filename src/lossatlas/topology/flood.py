@@ -1,24 +1,28 @@
 """Flooding a landscape: the merge tree of its sublevel sets."""
 
+import sys
+from typing import Any
+
 from lossatlas.checks import check_one_of
 from lossatlas.topology.basins import Basins, grid_basins
-from lossatlas.topology.certainty import certainty_threshold
-from lossatlas.topology.field import Floats, Source, read_field
+from lossatlas.topology.certainty import certainty_threshold, check_confidence
+from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
+from lossatlas.topology.filtration import Graph, graph_basins
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.pairing import elder_rule
-from lossatlas.topology.persistence import CONNECTIVITIES, check_confidence
 
 
 def merge_tree(
-    landscape: Source, *, connectivity: str = "full", confidence: float = 0.95
+    landscape: Source | Graph, *, connectivity: str = "full", confidence: float = 0.95
 ) -> MergeTree:
     """Minima of a landscape and the saddles over which they join.
 
     Args:
-        landscape: a `Landscape`, or an array of any number of dimensions. Points that are
-            not finite are walls.
+        landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which
+            is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
+            Points that are not finite are walls.
         connectivity: "full" (3^d - 1 neighbours, the better count of minima) or "axis" (2d
-            neighbours; `smad()` is then Landscaper's number).
+            neighbours; `smad()` is then Landscaper's number). A graph brings its own.
         confidence: probability with which the error bound behind `threshold` holds.
 
     Returns:
@@ -36,14 +40,28 @@ def merge_tree(
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_confidence(confidence)
+    if isinstance(landscape, Graph):
+        basins, made, span = graph_basins(landscape), landscape.made, landscape.range
+        threshold = 2.0 * landscape.error
+        return grow(basins, landscape.values, span=span, threshold=threshold, connectivity=made)
     field = read_field(landscape)
     return grow(
-        grid_basins(field.values, field.finite, connectivity),
+        _grid_basins(landscape, field, connectivity),
         field.values,
         span=field.range,
         threshold=certainty_threshold(field, confidence),
         connectivity=connectivity,
     )
+
+
+def _grid_basins(landscape: Any, field: Field, connectivity: str) -> Basins:
+    # Whoever passes a tensor has imported torch already; nobody else shall pay for it.
+    if "torch" in sys.modules:
+        from lossatlas.topology.device import on_accelerator, tensor_basins
+
+        if on_accelerator(landscape):
+            return tensor_basins(landscape, connectivity)
+    return grid_basins(field.values, field.finite, connectivity)
 
 
 def grow(

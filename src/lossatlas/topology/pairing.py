@@ -28,7 +28,8 @@ def elder_rule(count: int, first: Ints, second: Ints) -> Pairing:
     Whole rounds at once: take the lowest edge of every node. Until that edge opens the node
     is alone in its component, and across it waits a component at least as old as the node
     at its other end; so a node whose lowest edge leads to an elder ends exactly there. All
-    such nodes are contracted together, and the rest goes to the next round.
+    such nodes are contracted together, and the rest goes to the next round. Where rounds
+    end few nodes (a staircase of ever deeper minima), an ordinary sweep finishes.
 
     Args:
         count: number of nodes; a node with a smaller number is older.
@@ -46,12 +47,13 @@ def elder_rule(count: int, first: Ints, second: Ints) -> Pairing:
         ends = np.flatnonzero((lowest >= 0) & (other < np.arange(count)))
         killer[ends] = edge[lowest[ends]]
         attached[ends] = other[ends]
-        root = attached.copy()
-        while not np.array_equal(root, jumped := root[root]):
-            root = jumped
+        root = _roots(attached)
         u, v = root[u], root[v]
         alive = u != v
         edge, u, v = edge[alive], u[alive], v[alive]
+        if 16 * ends.size < np.count_nonzero(lowest >= 0):
+            _sweep(edge, u, v, killer, attached)
+            break
     ended = np.flatnonzero(killer >= 0)
     ended = ended[np.argsort(killer[ended], kind="stable")]
     return Pairing(killer[ended], ended, _survivors(ended, killer, attached))
@@ -65,6 +67,29 @@ def _lowest_edges(count: int, u: Ints, v: Ints) -> tuple[Ints, Ints]:
     position = np.arange(u.size)[::-1]
     lowest[both.ravel()] = np.repeat(position, 2)
     return lowest, u[lowest] + v[lowest] - np.arange(count)
+
+
+def _roots(parent: Ints) -> Ints:
+    while not np.array_equal(parent, jumped := parent[parent]):
+        parent = jumped
+    return parent
+
+
+def _sweep(edge: Ints, first: Ints, second: Ints, killer: Ints, attached: Ints) -> None:
+    # Edge by edge over what the rounds left; writes into `killer` and `attached`.
+    parent = list(range(killer.size))
+    for number, u, v in zip(edge.tolist(), first.tolist(), second.tolist(), strict=True):
+        ends = []
+        for node in (u, v):
+            here = node
+            while parent[here] != here:
+                parent[here] = here = parent[parent[here]]
+            ends.append(here)
+        elder, younger = sorted(ends)
+        if elder != younger:
+            parent[younger] = elder
+            killer[younger] = number
+            attached[younger] = elder
 
 
 def _survivors(ended: Ints, killer: Ints, attached: Ints) -> Ints:

@@ -1,0 +1,90 @@
+"""Basins on an accelerator: the reduction of `basins.py` in torch, where the field lies."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.topology.basins import Basins, edge_slices
+
+
+def on_accelerator(source: Any) -> bool:
+    """Whether `source` is a tensor that lives outside the memory of the CPU.
+
+    Args:
+        source: anything.
+
+    Returns:
+        True for such a tensor.
+    """
+    return isinstance(source, Tensor) and source.device.type != "cpu"
+
+
+def tensor_basins(values: Tensor, connectivity: str) -> Basins:
+    """Reduce a grid to minima and passes on the device of `values`.
+
+    All work that grows with the field runs there; the passes come back one a pair of
+    touching basins, and the elder rule over them is left to the CPU.
+
+    Args:
+        values: the field, any number of dimensions; non-finite points are walls.
+        connectivity: "full" or "axis".
+
+    Returns:
+        The reduction, in numpy: equal to that of `grid_basins`, but of the passes between
+        two basins only the lowest.
+    """
+    flat = torch.where(values.isfinite(), values, torch.inf).detach().reshape(-1)
+    order = flat.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(flat.numel(), device=flat.device)
+    grid, finite = rank.reshape(values.shape), values.isfinite()
+    lowest = torch.where(finite, _lowest_neighbour(grid, connectivity), grid)
+    labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
+    low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)
+    ends = torch.stack([low, high], dim=1)
+    first, second, heights = labels[low], labels[high], flat[high].double()
+    parts = (labels, minima, first, second, ends, heights)
+    return Basins(*(part.cpu().numpy() for part in parts))
+
+
+def _lowest_neighbour(rank: Tensor, connectivity: str) -> Tensor:
+    lowest = rank.clone()
+    for axis, size in enumerate(rank.shape):
+        source = lowest.clone() if connectivity == "full" else rank
+        for here, there in ((0, 1), (1, 0)):
+            target = lowest.narrow(axis, here, size - 1)
+            target.copy_(torch.minimum(target, source.narrow(axis, there, size - 1)))
+    return lowest
+
+
+def _descend(parent: Tensor, order: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+    roots = (parent == torch.arange(parent.numel(), device=parent.device)) & finite
+    while not torch.equal(parent, jumped := parent[parent]):
+        parent = jumped
+    minima = order[roots[order]]
+    number = torch.full_like(parent, -1)
+    number[minima] = torch.arange(minima.numel(), device=parent.device)
+    return number[parent], minima
+
+
+def _lowest_passes(
+    labels: Tensor, rank: Tensor, count: int, connectivity: str
+) -> tuple[Tensor, Tensor]:
+    index = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)
+    found = []
+    for here, there in edge_slices(labels.ndim, connectivity):
+        a, b = labels[here], labels[there]
+        crossing = (a != b) & (a >= 0) & (b >= 0)
+        found.append(torch.stack([index[here][crossing], index[there][crossing]]))
+    u, v = torch.cat(found, dim=1)
+    low, high = torch.where(rank[u] < rank[v], u, v), torch.where(rank[u] < rank[v], v, u)
+    ascending = rank[high].argsort(stable=True)
+    low, high = low[ascending], high[ascending]
+    a, b = labels.reshape(-1)[low], labels.reshape(-1)[high]
+    pair = torch.minimum(a, b) * count + torch.maximum(a, b)
+    together = pair.argsort(stable=True)
+    fresh = torch.ones_like(pair, dtype=torch.bool)
+    fresh[1:] = pair[together][1:] != pair[together][:-1]
+    kept = together[fresh].sort().values
+    return low[kept], high[kept]

@@ -1,0 +1,186 @@
+"""Graphs with levels: what scattered points, checkpoints and weighted graphs become."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.topology.basins import Basins, descend
+from lossatlas.topology.field import Floats, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A filtered graph: a vertex is there from its value on, an edge from its height on.
+
+    Attributes:
+        values: level of each vertex, float64; +inf at the walls.
+        edges: (edges, 2) vertex numbers.
+        heights: level of each edge, at least that of its ends.
+        made: how the edges were chosen ("given", "checkpoints", "delaunay", "knn-10", ...).
+        points: (vertices, dimensions) coordinates, or None.
+        error: bound on the error of every level, for the certainty of bars.
+    """
+
+    values: Floats
+    edges: Ints
+    heights: Floats
+    made: str = "given"
+    points: Floats | None = None
+    error: float = 0.0
+
+    @property
+    def excluded(self) -> int:
+        """Number of vertices without a finite value."""
+        return int(np.count_nonzero(~np.isfinite(self.values)))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least value and the greatest finite level of a vertex or an edge."""
+        levels = np.concatenate([self.values, self.heights])
+        levels = levels[np.isfinite(levels)]
+        return float(levels.min()), float(levels.max())
+
+
+def graph(
+    values: ArrayLike,
+    edges: ArrayLike,
+    heights: ArrayLike | None = None,
+    *,
+    error: float = 0.0,
+) -> Graph:
+    """A weighted graph as a filtration.
+
+    Args:
+        values: one level a vertex; non-finite vertices are walls.
+        edges: (edges, 2) vertex numbers; loops and repetitions do no harm.
+        heights: one level an edge, at least that of both ends (NaN or infinite: the edge is
+            left out); None gives each edge the higher of its ends (the lower star).
+        error: bound on the error of every level.
+
+    Returns:
+        The filtration. It may have several connected parts.
+
+    Raises:
+        ArgumentError: shapes do not fit, a vertex number is out of range, or edges lie
+            below their ends (how many).
+        DataError: no vertex with a finite value.
+
+    Example:
+        >>> from lossatlas.topology import persistence
+        >>> path = graph([0.0, 1.0, 0.5], [(0, 1), (1, 2)], heights=[2.0, 3.0])
+        >>> persistence(path).bars()
+        array([[0.5, 3. ],
+               [1. , 2. ]])
+    """
+    levels = np.asarray(values, dtype=np.float64)
+    ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+    _check_vertices(levels, ends)
+    levels = np.where(np.isfinite(levels), levels, np.inf)
+    floor = levels[ends].max(axis=1, initial=-np.inf)
+    if heights is None:
+        return Graph(levels, ends, floor, error=error)
+    tops = np.asarray(heights, dtype=np.float64)
+    if tops.shape != floor.shape:
+        raise ArgumentError(
+            f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
+        )
+    kept = np.isfinite(tops)
+    below = int(np.count_nonzero(kept & np.isfinite(floor) & (tops < floor)))
+    if below:
+        raise ArgumentError(
+            f"`heights` must be at least the values of both ends; got {below} edges below "
+            "them; pass the maximum of the loss along each path, its ends included."
+        )
+    return Graph(levels, ends[kept], np.maximum(tops, floor)[kept], error=error)
+
+
+def _check_vertices(values: Floats, edges: Ints) -> None:
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).any():
+        raise DataError(
+            "`values` must be one number a vertex, at least one of them finite; "
+            f"got shape {values.shape}."
+        )
+    if edges.size and (edges.min() < 0 or edges.max() >= values.size):
+        raise ArgumentError(
+            f"`edges` must hold vertex numbers 0 to {values.size - 1}; "
+            f"got {edges.min()} to {edges.max()}."
+        )
+
+
+def checkpoints(
+    losses: ArrayLike,
+    heights: Mapping[tuple[int, int], float] | ArrayLike,
+    *,
+    error: float = 0.0,
+) -> Graph:
+    """Checkpoints joined by paths: the ground of a loss barcode.
+
+    Args:
+        losses: loss of each checkpoint.
+        heights: greatest loss along the path between two checkpoints, as `{(i, j): height}`
+            or as a symmetric matrix with NaN or infinity where no path was tried. This is
+            the height itself, not the barrier above the chord.
+        error: bound on the error of every loss.
+
+    Returns:
+        The filtration. Its bars are upper bounds: a better path only lowers a death.
+
+    Raises:
+        ArgumentError: a matrix of another size or not symmetric, or heights below losses.
+        DataError: no finite loss.
+
+    Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
+    least height from which a lower one is reached).
+    """
+    levels = np.asarray(losses, dtype=np.float64)
+    if isinstance(heights, Mapping):
+        edges = np.array(list(heights), dtype=np.int64).reshape(-1, 2)
+        tops = np.array(list(heights.values()), dtype=np.float64)
+    else:
+        edges, tops = _from_matrix(np.asarray(heights, dtype=np.float64), levels.size)
+    return replace(graph(levels, edges, tops, error=error), made="checkpoints")
+
+
+def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
+    if matrix.shape != (count, count) or not np.array_equal(matrix, matrix.T, equal_nan=True):
+        raise ArgumentError(
+            f"`heights` must be a symmetric matrix of {count} by {count}, one path a pair; "
+            f"got shape {matrix.shape}{'' if matrix.shape != (count, count) else ', unequal'}."
+        )
+    upper = np.stack(np.triu_indices(count, 1), axis=1)
+    return upper, matrix[upper[:, 0], upper[:, 1]]
+
+
+def graph_basins(source: Graph) -> Basins:
+    """Reduce a graph to its minima and the passes between their basins.
+
+    A vertex may be given to a neighbour only over an edge that opens with the vertex
+    itself; where edges lie above both ends, every vertex is its own basin.
+
+    Args:
+        source: the filtration.
+
+    Returns:
+        The reduction. Ties are broken by vertex number, then by the order of the edges.
+    """
+    finite = np.isfinite(source.values)
+    order = np.argsort(source.values, kind="stable")
+    rank = np.empty(order.size, dtype=np.int64)
+    rank[order] = np.arange(order.size)
+    kept = np.flatnonzero(finite[source.edges].all(axis=1))
+    ends, heights = source.edges[kept], source.heights[kept]
+    swap = rank[ends[:, 0]] > rank[ends[:, 1]]
+    low, high = np.where(swap, ends[:, ::-1].T, ends.T)
+    lowest = rank.copy()
+    level = heights == source.values[high]
+    np.minimum.at(lowest, high[level], rank[low[level]])
+    labels, minima = descend(order[lowest], order, finite)
+    # Lower stars open in the order of their vertices: equal levels need it spelt out.
+    opening = np.lexsort((kept, np.where(level, rank[high], order.size), heights))
+    opening = opening[labels[low[opening]] != labels[high[opening]]]
+    passes = np.stack([low[opening], high[opening]], axis=1)
+    first, second = labels[passes].T
+    return Basins(labels, minima, first, second, passes, heights[opening])

@@ -1,0 +1,125 @@
+"""Scattered points as a graph: who is a neighbour of whom, where there is no grid."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import Delaunay, QhullError, cKDTree
+
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.errors import DataError
+from lossatlas.topology.field import Floats, Ints
+from lossatlas.topology.filtration import Graph, graph
+
+
+def scattered(
+    points: ArrayLike,
+    values: ArrayLike,
+    *,
+    method: str = "auto",
+    neighbours: int | None = None,
+    error: float = 0.0,
+) -> Graph:
+    """A field sampled at scattered points, as the lower star of a neighbour graph.
+
+    The graph is part of the answer: a sparser one has more minima. Its making is named in
+    `Graph.made` and carried into every result.
+
+    Args:
+        points: (points, dimensions), finite. Equal points count as neighbours.
+        values: one number a point; non-finite points are walls.
+        method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbours, made symmetric,
+            and the shortest edges that join the parts), or "auto": Delaunay up to 3
+            dimensions where the points span them, else "knn".
+        neighbours: for "knn"; default the larger of 10 and twice the dimension.
+        error: bound on the error of every value.
+
+    Returns:
+        The filtration.
+
+    Raises:
+        UnknownNameError: an unknown method.
+        ArgumentError: `neighbours` below 1.
+        DataError: no points, non-finite coordinates, another number of values, or Delaunay
+            asked of points that do not span their space.
+    """
+    check_one_of("method", method, ("auto", "delaunay", "knn"))
+    if neighbours is not None:
+        check_at_least("neighbours", neighbours, 1)
+    places = np.asarray(points, dtype=np.float64)
+    _check_points(places, np.shape(values))
+    # Repeated points would break Delaunay and fool nearest neighbours: one stands for all.
+    distinct, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    edges, made = _neighbour_edges(distinct, method, neighbours)
+    repeated = np.flatnonzero(first[which] != np.arange(which.size))
+    same = np.stack([repeated, first[which[repeated]]], axis=1)
+    lower_star = graph(values, np.concatenate([first[edges], same]), error=error)
+    return replace(lower_star, made=made, points=places)
+
+
+def _check_points(points: Floats, values_shape: tuple[int, ...]) -> None:
+    if points.ndim != 2 or points.size == 0 or not np.isfinite(points).all():
+        raise DataError(
+            "`points` must be finite coordinates of shape (points, dimensions), at least one "
+            f"point; got shape {points.shape}."
+        )
+    if values_shape != points.shape[:1]:
+        raise DataError(
+            f"`values` must have one number a point, shape {points.shape[:1]}; "
+            f"got shape {values_shape}."
+        )
+
+
+def _neighbour_edges(points: Floats, method: str, neighbours: int | None) -> tuple[Ints, str]:
+    count, dimensions = points.shape
+    if method != "knn" and dimensions == 1:
+        # Sorted by `unique`, so the neighbours on a line are the next ones.
+        return np.stack([np.arange(count - 1), np.arange(1, count)], axis=1), "delaunay"
+    if method == "delaunay" or (method == "auto" and 2 <= dimensions <= 3):
+        try:
+            return _delaunay(points), "delaunay"
+        except (QhullError, ValueError):
+            if method == "delaunay":
+                raise DataError(
+                    f"`points` do not span their {dimensions} dimensions, which Delaunay "
+                    f"needs (got {count} distinct ones); use `method='knn'`."
+                ) from None
+    nearest = min(neighbours or max(10, 2 * dimensions), count - 1)
+    return _nearest(points, nearest), f"knn-{nearest}"
+
+
+def _delaunay(points: Floats) -> Ints:
+    start, others = Delaunay(points).vertex_neighbor_vertices
+    edges = np.stack([np.repeat(np.arange(len(points)), np.diff(start)), others], axis=1)
+    return edges[edges[:, 0] < edges[:, 1]].astype(np.int64)
+
+
+def _nearest(points: Floats, neighbours: int) -> Ints:
+    if neighbours == 0:
+        return np.empty((0, 2), dtype=np.int64)
+    _, found = cKDTree(points).query(points, k=neighbours + 1)
+    edges = np.stack([np.repeat(found[:, 0], neighbours), found[:, 1:].ravel()], axis=1)
+    edges = np.unique(np.sort(edges, axis=1), axis=0)
+    while (parts := _parts(edges, len(points))).max() > 0:
+        edges = np.concatenate([edges, _bridges(points, parts)])
+    return edges
+
+
+def _parts(edges: Ints, count: int) -> Ints:
+    links = coo_matrix((np.ones(len(edges)), edges.T), shape=(count, count))
+    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
+
+
+def _bridges(points: Floats, parts: Ints) -> Ints:
+    # The shortest edge out of every part but the largest: a round of Boruvka's algorithm.
+    largest = np.bincount(parts).argmax()
+    found = []
+    for part in np.unique(parts[parts != largest]):
+        inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        distance, nearest = cKDTree(points[outside]).query(points[inside])
+        best = distance.argmin()
+        found.append((inside[best], outside[nearest[best]]))
+    return np.array(found, dtype=np.int64)
