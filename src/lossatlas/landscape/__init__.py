@@ -1,0 +1,1 @@
+"""Maps of loss landscapes: directions, planes, engines, and the map itself."""

@@ -125,11 +125,13 @@ class Landscape:
             | {"provenance": self.provenance.to_json()}
         )
         marks = {
-            f"landmark:{name}": xr.Dataset({
-                "coordinates": (("mark", "axis"), value),
-                "residual": ("mark", self.landmark_residuals[name]),
-                "loss": ("mark", self.landmark_values[name]),
-            })
+            f"landmark:{name}": xr.Dataset(
+                {
+                    "coordinates": (("mark", "axis"), value),
+                    "residual": ("mark", self.landmark_residuals[name]),
+                    "loss": ("mark", self.landmark_values[name]),
+                }
+            )
             for name, value in self.landmarks.items()
         }
         return {"grid": grid} | marks
@@ -156,7 +158,9 @@ class Landscape:
             metrics=_prefixed(grid, "metric:"),
             metric_stderr=_prefixed(grid, "metric_stderr:"),
             landmarks={name: data["coordinates"].to_numpy() for name, data in marks.items()},
-            landmark_residuals={name: data["residual"].to_numpy() for name, data in marks.items()},
+            landmark_residuals={
+                name: data["residual"].to_numpy() for name, data in marks.items()
+            },
             landmark_values={name: data["loss"].to_numpy() for name, data in marks.items()},
             provenance=Provenance.from_json(grid.attrs["provenance"]),
             **{name: kind(grid.attrs[name]) for name, kind in _SCALARS.items()},

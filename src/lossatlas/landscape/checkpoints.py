@@ -1,0 +1,139 @@
+"""Planes through checkpoints: two, three or four of them, or a whole trajectory."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
+from lossatlas.checks import check_at_least, check_same_structure
+from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.landscape.plane import Plane, plane
+
+Array = NDArray[np.float64]
+_MARGIN = 0.25
+
+
+def plane_through(*checkpoints: Params) -> Plane:
+    """The line through two checkpoints, the plane through three, the box through four.
+
+    The first checkpoint is the origin and the second lies at coordinate 1 of the first
+    direction. Directions are orthogonal and equally long, so the picture is not distorted.
+
+    Args:
+        *checkpoints: two to four points with the same names and shapes.
+
+    Returns:
+        The plane, with the landmark "checkpoints" and bounds that show all of them.
+
+    Raises:
+        ArgumentError: fewer than two or more than four, equal points, or points on one line.
+        NonFiniteError: a checkpoint holds NaN or inf.
+        StructureError: names or shapes differ.
+    """
+    if not 2 <= len(checkpoints) <= 4:
+        raise ArgumentError(f"give two to four checkpoints; got {len(checkpoints)}.")
+    origin, *others = checkpoints
+    for other in others:
+        check_same_structure(checkpoint=other, origin=origin)
+    axes: list[Params] = []
+    for number, other in enumerate(others, 2):
+        axes.append(_orthogonal_step(subtract(other, origin), axes, number))
+    labels = [f"towards checkpoint {k + 2}" for k in range(len(axes))]
+    return _with_landmarks(plane(origin, *axes, labels=labels), "checkpoints", checkpoints)
+
+
+def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Plane:
+    """The plane that best holds a trajectory: principal directions around its last point.
+
+    Args:
+        checkpoints: at least `dimension` + 1 points of one model in the order of training.
+        dimension: 1, 2 or 3.
+
+    Returns:
+        The plane through the last checkpoint along unit principal directions, with the landmark
+        "trajectory". Its residuals say how far each checkpoint lies off the plane: a loss drawn
+        there is not the loss of the checkpoint.
+
+    Raises:
+        ArgumentError: too few or all equal checkpoints, or a dimension other than 1 to 3.
+        NonFiniteError: a checkpoint holds NaN or inf.
+        StructureError: names or shapes differ.
+
+    Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentred).
+    """
+    check_at_least("dimension", dimension, 1)
+    if dimension > 3 or len(checkpoints) <= dimension:
+        raise ArgumentError(
+            f"`dimension` must be 1 to 3 and below the number of checkpoints; "
+            f"got dimension {dimension} and {len(checkpoints)} checkpoints."
+        )
+    last = checkpoints[-1]
+    for point in checkpoints:
+        check_same_structure(checkpoint=point, origin=last)
+    steps = [subtract(point, last) for point in checkpoints[:-1]]
+    axes, shares = _principal(steps, dimension)
+    labels = [f"PC {k + 1} ({share:.0%} of the trajectory)" for k, share in enumerate(shares)]
+    return _with_landmarks(plane(last, *axes, labels=labels), "trajectory", checkpoints)
+
+
+def _principal(steps: list[dict[str, Tensor]], dimension: int) -> tuple[list[Params], Array]:
+    # T checkpoints span at most T dimensions: their T x T products hold all there is to know.
+    gram = np.array([[dot(a, b) for b in steps] for a in steps])
+    if not np.isfinite(gram).all():
+        raise NonFiniteError("a checkpoint holds NaN or inf; leave it out of the trajectory.")
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1][:dimension], vectors[:, ::-1][:, :dimension]
+    if values[-1] <= 1e-12 * max(values[0], 1e-300):
+        raise ArgumentError(
+            f"the checkpoints span fewer than {dimension} directions; "
+            "give more distinct checkpoints or a smaller dimension."
+        )
+    # The sign of an eigenvector is arbitrary: the first checkpoint gets positive coordinates.
+    vectors = vectors * np.where(vectors[:1] < 0, -1.0, 1.0)
+    axes = [_unit(_combination(steps, vectors[:, k])) for k in range(dimension)]
+    return axes, values / np.trace(gram)
+
+
+def _combination(steps: list[dict[str, Tensor]], weights: Array) -> Params:
+    total: Params = multiply(steps[0], float(weights[0]))
+    for step, weight in zip(steps[1:], weights[1:], strict=True):
+        total = add(total, step, scale=float(weight))
+    return total
+
+
+def _unit(vector: Params) -> Params:
+    return multiply(vector, 1.0 / norm(vector))
+
+
+def _orthogonal_step(step: Params, axes: list[Params], number: int) -> Params:
+    length = norm(step)
+    for axis in axes:
+        step = add(step, axis, scale=-dot(step, axis) / dot(axis, axis))
+    if not np.isfinite(length):
+        raise NonFiniteError(f"checkpoint {number} holds NaN or inf.")
+    if norm(step) <= 1e-6 * length or length == 0:
+        raise ArgumentError(
+            f"checkpoint {number} equals or lies in line with the ones before it; "
+            "give points that span a plane."
+        )
+    return multiply(step, norm(axes[0]) / norm(step)) if axes else step
+
+
+def _with_landmarks(bare: Plane, name: str, points: Sequence[Params]) -> Plane:
+    coordinates, residuals = bare.project(points)
+    low, high = coordinates.min(0), coordinates.max(0)
+    # One margin for all directions keeps a thin trajectory from filling the picture.
+    margin = _MARGIN * float((high - low).max())
+    bounds = tuple(
+        (float(a) - margin, float(b) + margin) for a, b in zip(low, high, strict=True)
+    )
+    return replace(
+        bare,
+        landmarks={name: coordinates},
+        residuals={name: residuals},
+        bounds=bounds,
+        recipe={"kind": name, "points": len(points)},
+    )

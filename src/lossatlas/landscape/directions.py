@@ -1,0 +1,159 @@
+"""Directions in weight space: the axes of every landscape picture."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_one_of, check_same_structure
+from lossatlas.rng import generator
+
+NORMALISATIONS = ("filter", "layer", "none")
+# Numbers drawn at once: directions of a large model never exist whole.
+_BLOCK = 1 << 20
+
+
+def filter_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
+    """Rescale every filter of `direction` to the norm of the same filter in `weights`.
+
+    Rescaling a layer of a ReLU network changes its weights but not its function; without this
+    step such twins draw different landscapes. A filter is one slice along axis 0. Tensors
+    with fewer than two axes (biases, norm scales) get a zero direction.
+
+    Args:
+        direction: name -> float tensor, any shapes. Not modified.
+        weights: the point being probed; same names and shapes. Not modified.
+
+    Returns:
+        New tensors shaped like `direction`, in the units of `weights`: a step of 1 moves each
+        filter by 100 % of its norm. Zero filters stay zero.
+
+    Raises:
+        StructureError: names or shapes differ; the message names the first difference.
+
+    Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
+    """
+    check_same_structure(direction=direction, weights=weights)
+    return {
+        name: _rescaled(d, weights[name], axis=1) if d.ndim > 1 else torch.zeros_like(d)
+        for name, d in direction.items()
+    }
+
+
+def layer_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
+    """Rescale every tensor of `direction` to the norm of the same tensor in `weights`.
+
+    Args:
+        direction: name -> float tensor, any shapes. Not modified.
+        weights: the point being probed; same names and shapes. Not modified.
+
+    Returns:
+        New tensors; those with fewer than two axes are zero, as in `filter_normalised`.
+
+    Raises:
+        StructureError: names or shapes differ; the message names the first difference.
+    """
+    check_same_structure(direction=direction, weights=weights)
+    return {
+        name: _rescaled(d, weights[name], axis=0) if d.ndim > 1 else torch.zeros_like(d)
+        for name, d in direction.items()
+    }
+
+
+class RandomDirection(Mapping[str, Tensor]):
+    """A random direction that holds no memory: tensors are drawn when they are asked for.
+
+    Every tensor depends on the seed, the number of the axis and its own name only, so single
+    layers can be had in any order. The scale follows the weights as they are when asked.
+
+    Args:
+        weights: the point it starts from; kept, not copied.
+        seed: any whole number.
+        axis: 0, 1 or 2; directions of one seed are independent.
+        normalisation: "filter" and "layer" as in the functions above, "none" for plain
+            standard normal numbers.
+        biases: whether tensors with fewer than two axes (biases, norm scales) move too, each
+            rescaled as one filter; Li et al. keep them still.
+
+    Raises:
+        UnknownNameError: an unknown normalisation.
+    """
+
+    def __init__(
+        self, weights: Params, seed: int, axis: int, normalisation: str, *, biases: bool
+    ) -> None:
+        check_one_of("normalisation", normalisation, NORMALISATIONS)
+        self.weights, self.seed, self.axis = weights, seed, axis
+        self.normalisation, self.biases = normalisation, biases
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self.weights[name]
+        whole = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        for rows, block in self.blocks(name):
+            _as_rows(whole)[rows] = block
+        return whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def blocks(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """The tensor piece by piece, so that little of it exists at a time.
+
+        Args:
+            name: which tensor.
+
+        Yields:
+            (rows, block): `block` belongs at these rows of the tensor (of a vector or number
+            seen as one row). Nothing is yielded where the direction is zero.
+        """
+        weight = self.weights[name]
+        if weight.ndim < 2 and not self.biases:
+            return
+        scale = self._layer_scale(name, weight)
+        for index, rows in enumerate(_row_blocks(weight)):
+            block = self._normal(name, index, _as_rows(weight)[rows])
+            if scale is None:
+                block = _rescaled(block, _as_rows(weight)[rows], axis=1)
+            elif scale != 1:
+                block = block.mul_(scale)
+            yield rows, block
+
+    def _layer_scale(self, name: str, weight: Tensor) -> float | None:
+        if self.normalisation == "none":
+            return 1.0
+        if self.normalisation == "filter" or weight.ndim < 2:
+            return None
+        squares: float = sum(
+            float(vector_norm(self._normal(name, i, _as_rows(weight)[rows]).double()) ** 2)
+            for i, rows in enumerate(_row_blocks(weight))
+        )
+        return float(vector_norm(weight.double())) / float(squares**0.5)
+
+    def _normal(self, name: str, block: int, like: Tensor) -> Tensor:
+        source = generator(self.seed, "direction", self.axis, name, block)
+        kind = torch.float64 if like.dtype == torch.float64 else torch.float32
+        drawn = torch.randn(like.shape, generator=source, dtype=kind)
+        return drawn.to(like.device, like.dtype)
+
+
+def _rescaled(d: Tensor, w: Tensor, *, axis: int) -> Tensor:
+    axes = tuple(range(axis, w.ndim))
+    length, target = (vector_norm(t, dim=axes, keepdim=True) for t in (d, w))
+    # A zero filter has no orientation to keep; dividing by its length would give nan.
+    scaled: Tensor = torch.where(length > 0, d / length, 0.0) * target
+    return scaled
+
+
+def _as_rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
+
+
+def _row_blocks(weight: Tensor) -> Iterator[slice]:
+    rows = len(_as_rows(weight))
+    step = max(1, _BLOCK * rows // max(1, weight.numel()))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -1,0 +1,114 @@
+"""Many points of a small network side by side: one large product instead of many small."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.params import Params
+from lossatlas.landscape.engines.first_layer import FirstLayer, find_first_layers
+from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.objective import Batch
+from lossatlas.objective.batches import tensors
+
+# What a chunk of points may occupy, so that it stays in the processor's cache.
+_CHUNK_BYTES = 16 << 20
+_MOST_POINTS = 256
+
+
+class BatchedEngine:
+    """Points of a small network under `vmap`, the first layer done once for the whole map.
+
+    Args:
+        task: what to evaluate.
+    """
+
+    name = "batched"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        objective, plane = task.objective, task.plane
+        corners: list[Params] = [plane.origin, *plane.directions]
+        batch = next(iter(objective.each_batch()))
+        with torch.no_grad(), objective.session():
+            first = find_first_layers(objective, batch)
+            activations = _activation_bytes(task, batch)
+        keep = isinstance(objective.batches, list | tuple)
+        self._first = [
+            FirstLayer(name, objective.model.get_submodule(name), corners, keep=keep)
+            for name in first
+        ]
+        skipped = {name for layer in self._first for name in layer.names}
+        self._shapes = {n: v.shape for n, v in plane.origin.items() if n not in skipped}
+        self._corners = torch.stack(
+            [_flat(corner, self._shapes, plane.origin) for corner in corners]
+        )
+        each = activations + bytes_of(self._corners[0])
+        self.chunk = max(1, min(_MOST_POINTS, _CHUNK_BYTES // max(1, each)))
+        self.memory = (
+            bytes_of(self._corners) + self.chunk * each + bytes_of(*plane.origin.values())
+        )
+
+    def evaluate(self, coordinates: Array) -> Array:
+        """Means and standard errors of some points; see `Engine`.
+
+        Args:
+            coordinates: shape (points, dimension).
+
+        Returns:
+            Shape (points, 2 * quantities).
+        """
+        task, count = self.task, len(coordinates)
+        moments = task.moments(count)
+        steps = torch.as_tensor(coordinates).to(self._corners)
+        weights = torch.cat([steps.new_ones(count, 1), steps], dim=1)
+        params = _unflatten(weights @ self._corners, self._shapes)
+        with torch.no_grad(), task.objective.session():
+            for batch in task.objective.each_batch():
+                measured = torch.func.vmap(self._at(batch))(weights, params)
+                task.add(moments, measured, batch, slice(0, count))
+        return columns(moments)
+
+    def _at(self, batch: Batch) -> Callable[..., tuple[Tensor, ...]]:
+        def one(weights: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            with ExitStack() as stack:
+                for layer in self._first:
+                    stack.enter_context(layer.at(weights))
+                task = self.task
+                return tuple(task.objective.swapped(params, lambda: task.measure(batch)))
+
+        return one
+
+
+def _flat(corner: Params, shapes: dict[str, torch.Size], like: Params) -> Tensor:
+    empty = next(iter(like.values())).new_empty(0)
+    return torch.cat([empty, *(corner[name].reshape(-1) for name in shapes)])
+
+
+def _unflatten(rows: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    sizes = [shape.numel() for shape in shapes.values()]
+    pieces = torch.split(rows, sizes, dim=1) if sizes else ()
+    return {
+        name: piece.reshape(-1, *shape)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
+
+
+def _activation_bytes(task: Task, batch: Batch) -> int:
+    total = 0
+    data = {value.untyped_storage().data_ptr() for value in tensors(batch)}
+
+    def count(_module: object, _inputs: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, Tensor) and output.untyped_storage().data_ptr() not in data:
+            total += bytes_of(output)
+
+    leaves = [m for m in task.objective.model.modules() if not list(m.children())]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    try:
+        task.objective.swapped({}, lambda: task.measure(batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total

@@ -1,0 +1,144 @@
+"""Which engine evaluates a map: by rule, never by stopwatch, and never one that disagrees."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from lossatlas.algebra.params import size
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.landscape.engines import plain, streaming
+from lossatlas.landscape.engines.batched import BatchedEngine
+from lossatlas.landscape.engines.folded import FoldedEngine
+from lossatlas.landscape.engines.plain import PlainEngine
+from lossatlas.landscape.engines.streaming import StreamingEngine
+from lossatlas.landscape.engines.task import Array, Engine, Task
+
+logger = logging.getLogger(__name__)
+ENGINES = ("auto", "plain", "batched", "folded", "streaming")
+TOLERANCE = 1e-6
+# Below this many parameters one product keeps a processor less busy than its call.
+_SMALL = 300_000
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BUILD: dict[str, Callable[[Task], Engine]] = {
+    "plain": PlainEngine,
+    "batched": BatchedEngine,
+    "folded": FoldedEngine,
+    "streaming": StreamingEngine,
+}
+
+
+def choose(task: Task, name: str, corners: Array) -> str:
+    """The engine to use; a fast one only if it equals the plain loop on this very task.
+
+    The rule: streaming where several copies of the weights would take more than half of the
+    free memory; folded for convolutional networks in eval mode; batched for small networks
+    without convolutions; plain otherwise.
+
+    Args:
+        task: what to evaluate.
+        name: what the user asked for; "auto" for the rule.
+        corners: points to compare on, shape (points, dimension).
+
+    Returns:
+        A name for `build`.
+
+    Raises:
+        UnknownNameError: no engine has this name.
+        ArgumentError: the engine asked for cannot serve this task; the message says why.
+    """
+    check_one_of("engine", name, ENGINES)
+    if name in {"plain", "streaming"}:
+        return name
+    candidates = _candidates(task) if name == "auto" else [name]
+    if candidates == ["streaming"]:
+        return "streaming"
+    for candidate in candidates:
+        reason = _disagreement(task, candidate, corners)
+        if reason is None:
+            return candidate
+        if name != "auto":
+            raise ArgumentError(
+                f'engine="{name}" cannot serve this model ({reason}); use engine="auto".'
+            )
+        logger.info("engine %s left out: %s", candidate, reason)
+    return "plain"
+
+
+def build(task: Task, name: str) -> Engine:
+    """Make an engine.
+
+    Args:
+        task: what to evaluate.
+        name: what `choose` returned.
+
+    Returns:
+        The engine.
+    """
+    return _BUILD[name](task)
+
+
+def estimate_memory(task: Task, name: str) -> int:
+    """Bytes that a map needs beyond the model and the data, before anything is built.
+
+    Args:
+        task: what to evaluate.
+        name: "streaming", or any other engine.
+
+    Returns:
+        Bytes; a lower bound for the batched engine, which fits its chunks to the cache.
+    """
+    return streaming.memory(task) if name == "streaming" else plain.memory(task)
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that are free on this machine.
+
+    Returns:
+        Bytes, or None where the system does not say.
+    """
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _candidates(task: Task) -> list[str]:
+    free = free_memory()
+    if free is not None and plain.memory(task) > free / 2:
+        return ["streaming"]
+    if task.objective.mode == "recalibrated":
+        return []
+    has_convolution = any(isinstance(m, _CONVS) for m in task.objective.model.modules())
+    if has_convolution and task.objective.mode == "eval":
+        return ["folded"]
+    if not has_convolution and size(task.plane.origin) <= _SMALL:
+        return ["batched"]
+    return []
+
+
+def _disagreement(task: Task, name: str, corners: Array) -> str | None:
+    if task.objective.mode != "eval" and name == "folded":
+        return f'it needs mode="eval", not "{task.objective.mode}"'
+    if task.objective.mode == "recalibrated":
+        return 'mode="recalibrated" needs a pass over the data at every point'
+    try:
+        fast = build(task, name).evaluate(corners)
+    except AtlasError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        # Whatever a model does that vmap or folding does not support shows here, once.
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    slow = PlainEngine(task).evaluate(corners)
+    scale = np.maximum(np.abs(slow), torch.finfo(torch.float32).eps)
+    quantities = slow.shape[1] // 2
+    difference = (np.abs(fast - slow) / scale)[:, :quantities]
+    same = np.isfinite(fast) == np.isfinite(slow)
+    worst = float(np.nanmax(np.where(np.isfinite(slow[:, :quantities]), difference, 0.0)))
+    if not same[:, :quantities].all() or worst > TOLERANCE:
+        return f"it differs from the plain loop by {worst:.1e}"
+    return None

@@ -1,0 +1,75 @@
+"""The plain loop: one point after another. Slow, obvious, and what the others must equal."""
+
+from collections.abc import Iterator
+
+import torch
+
+from lossatlas.landscape.engines.buffer import PointBuffer
+from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.objective import Batch
+
+
+class PlainEngine:
+    """Every point through the model as it is; serves any model, loss and mode.
+
+    Args:
+        task: what to evaluate.
+    """
+
+    name = "plain"
+    chunk = 16
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.memory = memory(task)
+        self._buffer = PointBuffer(task.plane.origin, task.plane.directions)
+
+    def evaluate(self, coordinates: Array) -> Array:
+        """Means and standard errors of some points; see `Engine`.
+
+        Args:
+            coordinates: shape (points, dimension).
+
+        Returns:
+            Shape (points, 2 * quantities).
+        """
+        task, buffer = self.task, self._buffer
+        moments = task.moments(len(coordinates))
+
+        def run() -> None:
+            here = None
+            for index, batch in _pairs(task, len(coordinates)):
+                if index != here:
+                    buffer.move_to(coordinates[index])
+                    task.objective.prepare()
+                    here = index
+                task.add(moments, task.measure(batch), batch, index)
+
+        with torch.no_grad(), task.objective.session():
+            task.objective.swapped(buffer.views, run)
+        return columns(moments)
+
+
+def memory(task: Task) -> int:
+    """Bytes that the plain loop needs beyond the model and the data.
+
+    Args:
+        task: what to evaluate.
+
+    Returns:
+        Bytes.
+    """
+    return PointBuffer.copies(task.plane.dimension) * bytes_of(*task.plane.origin.values())
+
+
+def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
+    objective = task.objective
+    if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
+        for index in range(points):
+            for batch in objective.each_batch():
+                yield index, batch
+        return
+    # Batches that are made while walking cost more than moving the weights does.
+    for batch in objective.each_batch():
+        for index in range(points):
+            yield index, batch

@@ -1,0 +1,163 @@
+"""Large models: weights of a point exist one tensor at a time, while an operation reads them.
+
+Other engines hold several copies of the model. Here the model keeps its own weights, and every
+torch function that is given a parameter gets origin + a u + b v in its place, made for that one
+call. Random directions are drawn block by block, so the extra memory stays near the largest
+tensor of the model, whatever path the code takes to it (tied heads, fused attention, RNNs).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lossatlas.errors import ModelError
+from lossatlas.landscape.directions import RandomDirection
+from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.landscape.plane import Plane
+
+# Reading these of a parameter needs no numbers.
+_METADATA = frozenset({"size", "dim", "numel", "stride", "is_floating_point", "is_complex"})
+_CONTENT = frozenset({"data", "T", "mT", "H", "mH", "real"})
+
+
+class StreamingEngine:
+    """Points of a model too large to copy.
+
+    Args:
+        task: what to evaluate; the plane's origin must be the model's own weights.
+
+    Raises:
+        ModelError: the model holds compiled TorchScript, whose weights cannot be replaced, or
+            the plane starts elsewhere than at its present weights.
+    """
+
+    name = "streaming"
+    chunk = 1
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        scripted = [n for n, m in task.objective.model.named_modules() if _scripted(m)]
+        if scripted:
+            raise ModelError(
+                f"'{scripted[0]}' is compiled TorchScript, which streaming cannot look into; "
+                'use engine="plain" or the uncompiled module.'
+            )
+        own = dict(task.objective.model.named_parameters())
+        here = task.objective.params
+        for name, value in task.plane.origin.items():
+            if value is not here[name] and not torch.equal(value, here[name]):
+                raise ModelError(
+                    "streaming maps around the model's own weights, but the plane starts "
+                    f"elsewhere ('{name}' differs); load those weights or take another engine."
+                )
+        self._names = {id(own[name]): name for name in task.plane.origin}
+        self.memory = memory(task)
+
+    def evaluate(self, coordinates: Array) -> Array:
+        """Means and standard errors of some points; see `Engine`.
+
+        Args:
+            coordinates: shape (points, dimension).
+
+        Returns:
+            Shape (points, 2 * quantities).
+        """
+        task, moments = self.task, self.task.moments(len(coordinates))
+
+        def run(index: int) -> None:
+            task.objective.prepare()
+            for batch in task.objective.each_batch():
+                task.add(moments, task.measure(batch), batch, index)
+
+        with torch.no_grad(), task.objective.session():
+            for index, point in enumerate(coordinates):
+                with _Moved(task.plane, self._names, [float(c) for c in point]):
+                    task.objective.swapped({}, partial(run, index))
+        return columns(moments)
+
+
+def memory(task: Task) -> int:
+    """Bytes that streaming needs beyond the model and the data.
+
+    Args:
+        task: what to evaluate.
+
+    Returns:
+        Bytes: the largest tensor and one block of a direction, or given directions whole.
+    """
+    blocks = 4 * (8 << 20)
+    return blocks + max(bytes_of(value) for value in task.plane.origin.values())
+
+
+class _Moved(TorchFunctionMode):
+    """Every torch function that gets a parameter gets the moved one."""
+
+    def __init__(
+        self, plane: Plane, names: Mapping[int, str], coordinates: list[float]
+    ) -> None:
+        super().__init__()
+        self._plane, self._names, self._coordinates = plane, names, coordinates
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if _reads_numbers(func):
+            args, kwargs = self._replaced(args), self._replaced(kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            name = self._names.get(id(value))
+            return value if name is None else moved(self._plane, name, self._coordinates)
+        if type(value) in {list, tuple}:
+            return type(value)(self._replaced(item) for item in value)
+        if type(value) is dict:
+            return {key: self._replaced(item) for key, item in value.items()}
+        return value
+
+
+def moved(plane: Plane, name: str, coordinates: list[float]) -> Tensor:
+    """One tensor of a point of a plane, made block by block where directions are drawn.
+
+    Args:
+        plane: where.
+        name: which tensor.
+        coordinates: one number a direction.
+
+    Returns:
+        A new tensor, or the origin's own where nothing moves.
+    """
+    origin = plane.origin[name].detach()
+    if not any(coordinates):
+        return origin
+    point = origin.clone(memory_format=torch.contiguous_format)
+    for step, direction in zip(coordinates, plane.directions, strict=True):
+        if step == 0:
+            continue
+        if isinstance(direction, RandomDirection):
+            rows = point if point.ndim > 1 else point.view(1, -1)
+            for where, block in direction.blocks(name):
+                rows[where].add_(block, alpha=step)
+        else:
+            point.add_(direction[name], alpha=step)
+    return point
+
+
+def _reads_numbers(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        owner = getattr(func, "__self__", None)
+        return getattr(owner, "__name__", "") in _CONTENT
+    return name not in _METADATA
+
+
+def _scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)

@@ -1,0 +1,138 @@
+"""What an engine is asked: an objective, a plane, and metrics for the same pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lossatlas.landscape.plane import Plane
+from lossatlas.objective import Batch, Moments, Objective, add_losses
+from lossatlas.objective.batches import batch_size
+from lossatlas.objective.determinism import check_loss
+from lossatlas.objective.memo import remembered_forward
+
+Array = NDArray[np.float64]
+Metric = Callable[[nn.Module, Batch], Tensor]
+
+
+class Engine(Protocol):
+    """A way to evaluate points.
+
+    Attributes:
+        name: what users call it.
+        chunk: how many points it likes at once; finished chunks are what a resume keeps.
+        memory: bytes it needs beyond the model and the data.
+    """
+
+    name: str
+    chunk: int
+    memory: int
+
+    def evaluate(self, coordinates: Array) -> Array:
+        """The quantities of some points.
+
+        Args:
+            coordinates: shape (points, dimension), with the last direction moving fastest.
+
+        Returns:
+            Shape (points, 2 * quantities): all means, then all standard errors.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """An objective on a plane; metrics are evaluated in the same forward pass.
+
+    Attributes:
+        objective: what is mapped.
+        plane: where.
+        metrics: name -> function of (model, batch), as a loss.
+    """
+
+    objective: Objective
+    plane: Plane
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The names of what is measured, the loss first."""
+        return ("loss", *self.metrics)
+
+    def measure(self, batch: Batch) -> list[Tensor]:
+        """All quantities of one batch at the weights swapped in, from one forward pass.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            One tensor a quantity, shape (batch,) or ().
+        """
+        model = self.objective.model
+        if not self.metrics:
+            return [self.objective.measure(batch)]
+        with remembered_forward(model):
+            loss = self.objective.measure(batch)
+            return [loss, *(check_loss(m(model, batch), batch) for m in self.metrics.values())]
+
+    def moments(self, points: int) -> Moments:
+        """Empty sums for some points.
+
+        Args:
+            points: how many.
+
+        Returns:
+            The sums.
+        """
+        return Moments(points, len(self.quantities))
+
+    def add(
+        self, moments: Moments, measured: Sequence[Tensor], batch: Batch, points: slice | int
+    ) -> None:
+        """Take what `measure` gave into the sums.
+
+        Args:
+            moments: the sums.
+            measured: one tensor a quantity; for a slice with an axis of points in front.
+            batch: what was measured.
+            points: which points, or which one.
+        """
+        size = batch_size(batch)
+        stacked = isinstance(points, slice)
+        where = points if isinstance(points, slice) else slice(points, points + 1)
+        for quantity, losses in enumerate(measured):
+            add_losses(
+                moments,
+                losses,
+                size,
+                per_example=losses.ndim > int(stacked),
+                points=where,
+                quantity=quantity,
+            )
+
+
+def columns(moments: Moments) -> Array:
+    """Means and standard errors side by side, as engines return them.
+
+    Args:
+        moments: finished sums.
+
+    Returns:
+        Shape (points, 2 * quantities).
+    """
+    return np.concatenate([moments.mean(), moments.stderr()], axis=1)
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    """The memory of some tensors.
+
+    Args:
+        *tensors: any.
+
+    Returns:
+        Bytes.
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

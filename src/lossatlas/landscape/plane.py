@@ -1,0 +1,201 @@
+"""Lines, planes and boxes in parameter space: an origin and one to three directions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
+from lossatlas.checks import check_at_least, check_same_structure
+from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.landscape.directions import RandomDirection
+from lossatlas.objective import Objective
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An origin, one to three directions, and what is known to lie near them.
+
+    Attributes:
+        origin: the point with coordinates zero.
+        directions: one to three vectors; a coordinate of 1 is a step of one such vector.
+        labels: what each direction is.
+        landmarks: name -> coordinates of points of interest, shape (points, dimension).
+        residuals: name -> how far each landmark lies off the plane, as a share of its distance
+            from the origin; 0 means in the plane.
+        bounds: the range along each direction that shows all landmarks, or None.
+        recipe: how it was made, as plain values.
+    """
+
+    origin: Params
+    directions: tuple[Params, ...]
+    labels: tuple[str, ...]
+    landmarks: Mapping[str, Array] = field(default_factory=dict)
+    residuals: Mapping[str, Array] = field(default_factory=dict)
+    bounds: tuple[tuple[float, float], ...] | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        """How many directions there are."""
+        return len(self.directions)
+
+    def point(self, coordinates: Sequence[float]) -> Params:
+        """The weights at some coordinates, from the origin in one sum.
+
+        Args:
+            coordinates: one number a direction.
+
+        Returns:
+            New tensors.
+        """
+        here: Params = self.origin
+        for step, direction in zip(coordinates, self.directions, strict=True):
+            here = add(here, direction, scale=float(step))
+        return here
+
+    def project(self, points: Sequence[Params]) -> tuple[Array, Array]:
+        """Coordinates of the nearest point of the plane, and how far off it the points lie.
+
+        Args:
+            points: names and shapes as in the origin.
+
+        Returns:
+            (coordinates, residuals): shapes (points, dimension) and (points,); a residual is
+            the distance to the plane over the distance to the origin, 0 at the origin.
+
+        Raises:
+            StructureError: a point has other names or shapes.
+        """
+        gram = np.array([[dot(a, b) for b in self.directions] for a in self.directions])
+        rows = [self._project(point, gram) for point in points]
+        coordinates = np.array([row for row, _ in rows]).reshape(len(rows), self.dimension)
+        return coordinates, np.array([residual for _, residual in rows])
+
+    def _project(self, point: Params, gram: Array) -> tuple[Array, float]:
+        check_same_structure(point=point, origin=self.origin)
+        offset = subtract(point, self.origin)
+        products = np.array([dot(offset, direction) for direction in self.directions])
+        coordinates = np.linalg.solve(gram, products)
+        distance = norm(offset)
+        inside = max(0.0, float(coordinates @ products))
+        off = math.sqrt(max(0.0, distance**2 - inside))
+        return coordinates, off / distance if distance > 0 else 0.0
+
+    def fingerprint(self) -> str:
+        """A digest of the origin and the directions.
+
+        Returns:
+            Hexadecimal digits; directions that are drawn when asked for count by their recipe.
+        """
+        parts = [
+            str(dict(self.recipe)) if isinstance(d, RandomDirection) else fingerprint(d)
+            for d in self.directions
+        ]
+        return "-".join([fingerprint(self.origin), *parts])
+
+
+def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = None) -> Plane:
+    """The line, plane or box spanned by given directions.
+
+    Args:
+        origin: the point with coordinates zero; kept, not copied.
+        *directions: one to three vectors with the names and shapes of the origin.
+        labels: what each direction is; "direction 1", ... by default.
+
+    Returns:
+        The plane.
+
+    Raises:
+        ArgumentError: no or more than three directions, a zero direction, or parallel ones.
+        NonFiniteError: a direction holds NaN or inf.
+        StructureError: names or shapes differ from the origin.
+    """
+    if not 1 <= len(directions) <= 3:
+        raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
+    for direction in directions:
+        check_same_structure(direction=direction, origin=origin)
+    _check_directions(directions)
+    named = labels or [f"direction {k + 1}" for k in range(len(directions))]
+    return Plane(origin, directions, tuple(named), recipe={"kind": "given"})
+
+
+def random_plane(
+    objective: Objective,
+    *,
+    seed: int = 0,
+    dimension: int = 2,
+    normalisation: str = "filter",
+    biases: bool = False,
+) -> Plane:
+    """A random line, plane or box through the present weights.
+
+    Args:
+        objective: whose parameters; they are the origin, read live and not copied.
+        seed: any whole number; the same seed gives the same directions.
+        dimension: 1, 2 or 3.
+        normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
+        biases: whether biases and norm scales move too; they stay by default.
+
+    Returns:
+        The plane; its directions are drawn when asked for and take no memory.
+
+    Raises:
+        ArgumentError: a dimension other than 1 to 3, or nothing would move.
+        UnknownNameError: an unknown normalisation.
+
+    Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
+    """
+    check_at_least("dimension", dimension, 1)
+    if dimension > 3:
+        raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
+    weights = objective.params
+    directions = tuple(
+        RandomDirection(weights, seed, axis, normalisation, biases=biases)
+        for axis in range(dimension)
+    )
+    if not _moves(weights, biases=biases, scaled=normalisation != "none"):
+        raise ArgumentError(
+            "the random direction is zero: all weights that may move are zero, biases or norm "
+            'scales; pass biases=True, or normalisation="none".'
+        )
+    recipe = {
+        "kind": "random",
+        "seed": seed,
+        "normalisation": normalisation,
+        "biases": biases,
+        "dimension": dimension,
+    }
+    labels = tuple(f"random direction {axis + 1}" for axis in range(dimension))
+    return Plane(weights, directions, labels, recipe=recipe)
+
+
+def _moves(weights: Params, *, biases: bool, scaled: bool) -> bool:
+    return any(
+        (biases or value.ndim > 1) and (not scaled or bool(value.any()))
+        for value in weights.values()
+    )
+
+
+def _check_directions(directions: tuple[Params, ...]) -> None:
+    lengths = [norm(direction) for direction in directions]
+    for number, length in enumerate(lengths, 1):
+        if not math.isfinite(length):
+            raise NonFiniteError(
+                f"direction {number} holds NaN or inf; mend it before mapping."
+            )
+        if length == 0:
+            raise ArgumentError(f"direction {number} is zero; there is no line along it.")
+    unit = np.array(
+        [
+            [dot(a, b) / (x * y) for b, y in zip(directions, lengths, strict=True)]
+            for a, x in zip(directions, lengths, strict=True)
+        ]
+    )
+    if np.linalg.eigvalsh(unit).min() < 1e-9:
+        raise ArgumentError("the directions are parallel or dependent; give independent ones.")
