@@ -1,7 +1,14 @@
 from . import store as store
 from .errors import AtlasError as AtlasError
+from .landscape.checkpoints import plane_through as plane_through
+from .landscape.checkpoints import trajectory_plane as trajectory_plane
+from .landscape.landscape import Landscape as Landscape
+from .landscape.mapping import map_plane as map_plane
+from .landscape.mapping import plan_map as plan_map
+from .landscape.plane import plane as plane
+from .landscape.plane import random_plane as random_plane
+from .landscape.span import suggest_span as suggest_span
 from .objective import Objective as Objective
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
-from .landscape.landscape import Landscape as Landscape
 from .store import load as load

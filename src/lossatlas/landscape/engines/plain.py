@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from lossatlas.landscape.engines.buffer import PointBuffer
@@ -48,6 +49,26 @@ class PlainEngine:
         with torch.no_grad(), task.objective.session():
             task.objective.swapped(buffer.views, run)
         return columns(moments)
+
+
+def at_origin(task: Task) -> Array:
+    """The quantities at the origin of the plane itself; nothing is copied or summed.
+
+    Args:
+        task: what to evaluate.
+
+    Returns:
+        Shape (2 * quantities,).
+    """
+    moments = task.moments(1)
+
+    def run() -> None:
+        for batch in task.objective.each_batch():
+            task.add(moments, task.measure(batch), batch, 0)
+
+    with torch.no_grad():
+        task.objective.at(task.plane.origin, run)
+    return np.asarray(columns(moments)[0])
 
 
 def memory(task: Task) -> int:

@@ -1,0 +1,139 @@
+"""map_plane: from an objective and a plane to a Landscape."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
+from lossatlas.executor import Executor, get_executor
+from lossatlas.landscape.engines import Metric, Task, choose
+from lossatlas.landscape.engines.choose import estimate_memory
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.landscape.plane import Plane
+from lossatlas.landscape.points import Points, Progress, Work, open_ledger
+from lossatlas.landscape.request import Request
+from lossatlas.landscape.span import Span, ranges
+from lossatlas.objective import Objective
+
+
+def map_plane(
+    objective: Objective,
+    plane: Plane,
+    *,
+    span: Span = 1.0,
+    points: int = 31,
+    metrics: Mapping[str, Metric] | None = None,
+    adaptive: bool = True,
+    tolerance: float = 0.002,
+    engine: str = "auto",
+    executor: str | Executor = "serial",
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Landscape:
+    """Map the loss on a line, plane or box of parameter space.
+
+    Args:
+        objective: what to map.
+        plane: where; one to three directions.
+        span: half the width in lengths of the directions, or one (low, high) a direction.
+        points: points along each direction, at least 2. An odd number puts one on the origin.
+        metrics: further quantities of the same pass, name -> function of (model, batch).
+        adaptive: compute only what cannot be interpolated; False computes every point.
+        tolerance: the error that interpolated points may have, as a share of the range of the
+            loss; never finer than half the sampling error.
+        engine: "auto", "plain", "batched", "folded" or "streaming"; all give the same numbers
+            (1e-6 relative), "auto" takes the fastest that does on this model.
+        executor: "serial", "joblib" (all cores), or an object with a `run` method.
+        resume: a file that keeps finished chunks; a run that was killed goes on from it and
+            gives the same bits.
+        progress: called with (done, total) after every chunk; total is the full grid.
+
+    Returns:
+        Values, standard errors, metrics; what was computed and what interpolated, and the
+        error measured on the latter. Losses that are not finite stay in the map.
+
+    Raises:
+        ArgumentError: points, span, tolerance or metrics that cannot be served.
+        NonFiniteError: the loss at the origin is not finite.
+        ResumeError: the resume file is damaged or belongs to another run.
+        UnknownNameError: an unknown engine or executor.
+
+    Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the picture); the engines and the
+        refinement are our own.
+    """
+    started = time.monotonic()
+    check_at_least("points", points, 2)
+    check_positive("tolerance", tolerance)
+    request = Request(
+        task=Task(objective, plane, _checked(metrics)),
+        ranges=ranges(span, plane.dimension),
+        points=points,
+        adaptive=adaptive,
+        tolerance=tolerance,
+    )
+    centre = request.centre()
+    chosen = choose(request.task, engine, request.corners())
+    run = request.identity(chosen)
+    with open_ledger(resume, run) as ledger:
+        source = Points(
+            Work(request.task, chosen),
+            executor=get_executor(executor),
+            ledger=ledger,
+            progress=progress,
+            total=points**plane.dimension,
+        )
+        refined = request.fill(source, centre)
+    return request.landscape(refined, source, run, seconds=time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """What a map will need, before it starts.
+
+    Attributes:
+        engine: how points will be evaluated.
+        points: points of the full grid; an adaptive map evaluates fewer.
+        memory: bytes beyond the model and the data, about.
+    """
+
+    engine: str
+    points: int
+    memory: int
+
+
+def plan_map(
+    objective: Objective, plane: Plane, *, points: int = 31, engine: str = "auto"
+) -> MapPlan:
+    """Say what a map will need without making it.
+
+    Args:
+        objective: what to map.
+        plane: where.
+        points: points along each direction.
+        engine: as for `map_plane`.
+
+    Returns:
+        The engine, the number of points and the memory.
+
+    Raises:
+        ArgumentError: fewer than two points, or an engine that cannot serve the model.
+        UnknownNameError: an unknown engine.
+    """
+    check_at_least("points", points, 2)
+    task = Task(objective, plane)
+    chosen = choose(task, engine, np.zeros((1, plane.dimension)))
+    return MapPlan(chosen, points**plane.dimension, estimate_memory(task, chosen))
+
+
+def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
+    for name, metric in (metrics or {}).items():
+        if not callable(metric) or name == "loss":
+            raise ArgumentError(
+                "`metrics` must map names other than 'loss' to functions of (model, batch); "
+                f"got {name!r}: {metric!r}."
+            )
+    return dict(metrics or {})

@@ -1,0 +1,199 @@
+"""A map that is asked for: its grid, its identity, and how it is filled."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lossatlas.errors import NonFiniteError
+from lossatlas.landscape.adaptive import Refined, refine
+from lossatlas.landscape.engines import Task
+from lossatlas.landscape.engines.plain import at_origin
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.landscape.points import Points
+from lossatlas.landscape.span import Ranges
+from lossatlas.rng import derive_seed
+from lossatlas.store import Provenance
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A map that is asked for, validated.
+
+    Attributes:
+        task: what to evaluate.
+        ranges: one (low, high) a direction.
+        points: points along each direction.
+        adaptive: whether smooth parts may be interpolated.
+        tolerance: the error they may have, as a share of the range.
+    """
+
+    task: Task
+    ranges: Ranges
+    points: int
+    adaptive: bool
+    tolerance: float
+
+    @property
+    def axes(self) -> tuple[Array, ...]:
+        """Coordinates along each direction."""
+        return tuple(_axis(low, high, self.points) for low, high in self.ranges)
+
+    def centre(self) -> Array:
+        """The quantities at the origin, exactly as the objective gives them.
+
+        Returns:
+            Shape (2 * quantities,).
+
+        Raises:
+            NonFiniteError: the loss is not finite there.
+        """
+        values = at_origin(self.task)
+        if not math.isfinite(values[0]):
+            raise NonFiniteError(
+                f"the loss at the centre is {values[0]}; there is no landscape around it: "
+                "load finite weights, or look at objective.example_losses()."
+            )
+        return values
+
+    def corners(self) -> Array:
+        """Points on which engines must agree with the plain loop.
+
+        Returns:
+            Two points off the centre, shape (2, dimension).
+        """
+        low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
+        return np.stack([low + 0.3 * (high - low), low + 0.9 * (high - low)])
+
+    def identity(self, engine: str) -> dict[str, Any]:
+        """What makes two runs the same run.
+
+        Args:
+            engine: how points are evaluated.
+
+        Returns:
+            Plain values.
+        """
+        model, data = self.task.objective.fingerprint()
+        return {
+            "instrument": "map_plane",
+            "model": model,
+            "data": data,
+            "plane": self.task.plane.fingerprint(),
+            "ranges": self.ranges,
+            "points": self.points,
+            "quantities": self.task.quantities,
+            "mode": self.task.objective.mode,
+            "engine": engine,
+            "adaptive": self.adaptive,
+            "tolerance": self.tolerance,
+            "torch": torch.__version__,
+        }
+
+    def fill(self, source: Points, centre: Array) -> Refined:
+        """Make the map.
+
+        Args:
+            source: evaluates points.
+            centre: the quantities at the origin.
+
+        Returns:
+            Every point of the grid, computed or interpolated.
+        """
+        axes, shape = self.axes, (self.points,) * len(self.ranges)
+        origin = [np.flatnonzero(axis == 0) for axis in axes]
+
+        def evaluate(places: NDArray[np.intp]) -> Array:
+            coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
+            values = source(coordinates)
+            values[~coordinates.any(1)] = centre
+            return values
+
+        if self.adaptive:
+            seed = derive_seed("held out", self.points, len(shape))
+            refined = refine(evaluate, shape, len(centre), self._target, seed=seed)
+        else:
+            places = np.argwhere(np.ones(shape, dtype=bool))
+            values = evaluate(places).reshape(*shape, len(centre))
+            refined = Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
+        if all(map(len, origin)):
+            # The origin was evaluated to begin with: it is known whatever was interpolated.
+            here = tuple(int(index[0]) for index in origin)
+            refined.values[here] = centre
+            refined.computed[here] = True
+        return refined
+
+    def _target(self, known: Array) -> float:
+        finite = known[np.isfinite(known[:, 0])]
+        if not len(finite):
+            return self.tolerance
+        error = finite[:, known.shape[1] // 2]
+        typical = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
+        return max(self.tolerance * float(np.ptp(finite[:, 0])), 0.5 * typical)
+
+    def landscape(
+        self, refined: Refined, source: Points, run: dict[str, Any], seconds: float
+    ) -> Landscape:
+        """The result.
+
+        Args:
+            refined: the filled grid.
+            source: what evaluated it.
+            run: what `identity` gave.
+            seconds: how long it took.
+
+        Returns:
+            The map with all that is known about it.
+        """
+        task, plane = self.task, self.task.plane
+        names, values = task.quantities, refined.values
+        errors = np.maximum(values[..., len(names) :], 0.0)
+        settings = {k: v for k, v in run.items() if k not in {"model", "data", "plane"}}
+        return Landscape(
+            values=values[..., 0],
+            stderr=errors[..., 0],
+            axes=self.axes,
+            labels=plane.labels,
+            computed=refined.computed,
+            interpolation_error=refined.error,
+            interpolation_rms=refined.rms,
+            held_out=refined.held_out,
+            metrics={name: values[..., k] for k, name in enumerate(names) if k},
+            metric_stderr={name: errors[..., k] for k, name in enumerate(names) if k},
+            landmarks=plane.landmarks,
+            landmark_residuals=plane.residuals,
+            landmark_values={k: np.full(len(v), np.nan) for k, v in plane.landmarks.items()},
+            unit=task.objective.unit,
+            engine=str(run["engine"]),
+            evaluations=int(refined.computed.sum()),
+            memory=source.memory,
+            seconds=seconds,
+            notes=_notes(values[..., 0], task),
+            provenance=Provenance(
+                seed=plane.recipe.get("seed"),
+                settings=settings | {"plane": dict(plane.recipe)},
+                model=run["model"],
+                data=run["data"],
+            ),
+        )
+
+
+def _axis(low: float, high: float, points: int) -> Array:
+    axis = np.linspace(low, high, points)
+    # Rounding must not push the middle of a symmetric range off the origin.
+    return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
+
+
+def _notes(values: Array, task: Task) -> tuple[str, ...]:
+    notes = []
+    lost = int((~np.isfinite(values)).sum())
+    if lost:
+        notes.append(f"{lost} of {values.size} points have no finite loss; they are left out.")
+    if task.objective.unit == "batches":
+        notes.append("Standard errors come from the spread over batches: only means are known.")
+    return tuple(notes)

@@ -1,0 +1,121 @@
+"""How far to look: the ranges of a map."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.landscape.engines import Task, build, choose
+from lossatlas.landscape.plane import Plane
+from lossatlas.objective import Objective
+
+Span = float | Sequence[tuple[float, float]]
+Ranges = tuple[tuple[float, float], ...]
+_WIDEST = 8.0
+
+
+def ranges(span: object, dimension: int) -> Ranges:
+    """What a `span` argument means, as one (low, high) a direction.
+
+    Args:
+        span: half the width, the same for all directions, or one (low, high) a direction.
+        dimension: how many directions there are.
+
+    Returns:
+        One (low, high) a direction.
+
+    Raises:
+        ArgumentError: zero, negative, not finite, empty, or not one range a direction.
+    """
+    expected = "`span` must be a finite number > 0, or one (low, high) for each direction"
+    if is_number(span):
+        half = float(span)  # type: ignore[arg-type]
+        if not math.isfinite(half) or half <= 0:
+            raise ArgumentError(f"{expected}; got {span}.")
+        return ((-half, half),) * dimension
+    try:
+        pairs = tuple((float(low), float(high)) for low, high in span)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{expected}; got {span!r}.") from None
+    if len(pairs) != dimension or not all(
+        math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs
+    ):
+        raise ArgumentError(f"{expected}, low < high; got {span!r} for {dimension} directions.")
+    return pairs
+
+
+@dataclass(frozen=True)
+class SpanSuggestion:
+    """A span worth a picture.
+
+    Attributes:
+        span: half the width of the map, in lengths of the directions.
+        rise: how much the loss has risen there (the least over the directions), in its units.
+        reason: why it is this one, a sentence.
+        evaluations: points evaluated to find it.
+    """
+
+    span: float
+    rise: float
+    reason: str
+    evaluations: int
+
+
+def suggest_span(
+    objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
+) -> SpanSuggestion:
+    """Widen until the loss has risen enough to be worth a picture.
+
+    Both ends of every direction are evaluated at `start`, 2 `start`, 4 `start`, ... The first
+    span is taken where along every direction the higher end has risen by `rise` times the loss
+    at the centre and by ten standard errors of it, or where it has risen by twenty standard
+    errors and the span is at least 1 (a step of one filter norm).
+
+    Args:
+        objective: what to map.
+        plane: where; its origin is the centre.
+        start: the narrowest span to try.
+        rise: how many times the centre's loss is enough.
+
+    Returns:
+        The suggestion; the widest span (8) where the loss never rises enough.
+
+    Raises:
+        NonFiniteError: the loss at the centre is not finite.
+    """
+    task = Task(objective, plane)
+    engine = build(task, choose(task, "auto", _ends(start, plane.dimension)))
+    centre = objective.evaluate(plane.origin)
+    if not math.isfinite(centre.value):
+        raise NonFiniteError(f"the loss at the centre is {centre.value}; load finite weights.")
+    error = 0.0 if math.isnan(centre.stderr) else centre.stderr
+    enough = max(rise * abs(centre.value), 10 * error)
+    span, evaluations = start, 1
+    while True:
+        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - centre.value)
+        evaluations += 2 * plane.dimension
+        if risen >= enough:
+            return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
+        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre.value):
+            reason = (
+                f"one filter norm away the loss rises by {risen:.3g}, well above its error."
+            )
+            return SpanSuggestion(span, risen, reason, evaluations)
+        if span >= _WIDEST:
+            reason = f"even {span:g} directions away the loss rises by {risen:.3g} only."
+            return SpanSuggestion(span, risen, reason, evaluations)
+        span *= 2
+
+
+def _ends(span: float, dimension: int) -> NDArray[np.float64]:
+    return np.concatenate([-span * np.eye(dimension), span * np.eye(dimension)])
+
+
+def _rise(differences: NDArray[np.float64]) -> float:
+    # A loss that is not finite has risen as far as a loss can.
+    each = np.nan_to_num(differences, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    return float(each.reshape(2, -1).max(0).min())
