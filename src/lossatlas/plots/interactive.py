@@ -1,0 +1,187 @@
+"""Maps on a page: surface, contour and standard error, to turn and to ask."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots import style, web
+from lossatlas.plots.grids import (
+    cell_edges,
+    check_dimensions,
+    known_errors,
+    spread_errors,
+)
+from lossatlas.plots.scale import Scale, scale_of
+from lossatlas.plots.text import loss_title, safe
+from lossatlas.plots.web_overlays import (
+    add_computed,
+    add_landmarks,
+    add_landmarks_in_space,
+    add_links,
+    add_minima,
+    add_minima_in_space,
+    add_walls,
+)
+from lossatlas.topology import MergeTree
+
+Floats = NDArray[np.float64]
+_LIFT = 0.012
+_CONTOURS = 16
+
+
+def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
+    """A map as a mountain range to turn, with the way of training and the minima upon it.
+
+    Args:
+        landscape: a map of a plane.
+        tree: its merge tree: marks its minima, and links certain ones over their passes.
+
+    Returns:
+        The figure. Heights are those of the scale; ticks and hover texts name losses.
+
+    Raises:
+        ArgumentError: not a map of a plane.
+    """
+    check_dimensions(landscape, 2)
+    scale = scale_of(landscape.values)
+    bottom, top = scale.heights(2)
+    z = web.space_axis(loss_title(scale.is_log), **web.ticks(scale))
+    sides = (1.25, 1.25, 0.72)
+    figure = web.figure(
+        560,
+        scene=web.scene(landscape, z, sides),
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        legend=web.legend(y=0.02, yanchor="bottom"),
+    )
+    figure.add_surface(
+        x=landscape.axes[0],
+        y=landscape.axes[1],
+        z=_heights(landscape, scale).T,
+        cmin=bottom,
+        cmax=top,
+        colorscale=style.colour_stops(style.DEPTH),
+        colorbar=web.loss_bar(scale, len=0.62, x=0.98),
+        contours={"z": _isolines(scale)},
+        lighting={"ambient": 0.72, "diffuse": 0.55, "specular": 0.06, "roughness": 0.9},
+        text=web.hover_grid(landscape).T,
+        hovertemplate=_map_hover(landscape),
+        name="loss",
+    )
+    lift = _LIFT * (top - bottom)
+    if tree is not None:
+        add_links(figure, landscape, tree, scale, lift)
+    add_landmarks_in_space(figure, landscape, scale, lift)
+    add_minima_in_space(figure, landscape, tree, scale, lift)
+    return figure
+
+
+def _isolines(scale: Scale) -> dict[str, Any]:
+    bottom, top = scale.heights(2)
+    step = (top - bottom) / _CONTOURS
+    colour = "rgba(255, 255, 255, 0.35)"
+    return {
+        "show": True,
+        "start": bottom + step,
+        "end": top - step,
+        "size": step,
+        "color": colour,
+        "width": 1,
+        "highlight": False,
+    }
+
+
+def _heights(landscape: Landscape, scale: Scale) -> Floats:
+    return scale.forward(np.where(landscape.finite, landscape.values, np.nan))
+
+
+def _map_hover(landscape: Landscape) -> str:
+    first, second = (safe(label, 40) for label in landscape.labels)
+    return f"loss %{{text}}<br>{first} %{{x:.3g}}<br>{second} %{{y:.3g}}<extra></extra>"
+
+
+def contour_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
+    """A map from above, with the way of training and the minima upon it.
+
+    Args:
+        landscape: a map of a plane.
+        tree: its merge tree, to mark the minima; the lowest point alone without it.
+
+    Returns:
+        The figure; hover texts name each loss with its error. Where the loss is not finite
+        the ground is hatched.
+
+    Raises:
+        ArgumentError: not a map of a plane.
+    """
+    check_dimensions(landscape, 2)
+    scale = scale_of(landscape.values)
+    bottom, top = scale.heights(2)
+    figure = web.figure(470, **web.map_axes(landscape))
+    figure.add_contour(
+        x=landscape.axes[0],
+        y=landscape.axes[1],
+        z=_heights(landscape, scale).T,
+        zmin=bottom,
+        zmax=top,
+        colorscale=style.colour_stops(style.DEPTH),
+        colorbar=web.loss_bar(scale),
+        contours={"start": bottom, "end": top, "size": (top - bottom) / _CONTOURS},
+        line={"color": "rgba(255, 255, 255, 0.5)", "width": 0.6, "smoothing": 0.6},
+        connectgaps=False,
+        text=web.hover_grid(landscape).T,
+        hovertemplate=_map_hover(landscape),
+        name="loss",
+    )
+    add_walls(figure, landscape)
+    add_computed(figure, landscape)
+    add_landmarks(figure, landscape)
+    add_minima(figure, landscape, tree)
+    return figure
+
+
+def stderr_figure(landscape: Landscape) -> go.Figure:
+    """How sure a map is: the standard error of every value.
+
+    Args:
+        landscape: a map of a plane.
+
+    Returns:
+        The figure. Interpolated points show the error of the nearest computed one; a map
+        without standard errors says so in words.
+
+    Raises:
+        ArgumentError: not a map of a plane.
+    """
+    check_dimensions(landscape, 2)
+    figure = web.figure(470, **web.map_axes(landscape))
+    if not known_errors(landscape).any():
+        figure.add_annotation(
+            text="no standard error is known",
+            showarrow=False,
+            x=0.5,
+            y=0.5,
+            xref="paper",
+            yref="paper",
+            font={"color": style.MUTED, "size": 14},
+        )
+        return figure
+    errors = spread_errors(landscape)
+    figure.add_heatmap(
+        x=cell_edges(landscape.axes[0]),
+        y=cell_edges(landscape.axes[1]),
+        z=errors.T,
+        zmin=0.0,
+        zmax=float(np.nanmax(errors)) or 1.0,
+        colorscale=style.colour_stops(style.EMBER),
+        colorbar=web.colour_bar(f"standard error over {safe(landscape.unit)}"),
+        text=web.hover_grid(landscape).T,
+        hovertemplate=_map_hover(landscape),
+        name="standard error",
+        showlegend=False,
+    )
+    add_walls(figure, landscape)
+    add_computed(figure, landscape)
+    return figure

@@ -1,0 +1,145 @@
+"""What is drawn upon a map on paper: walls, computed points, landmarks, minima, the frame."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots import canvas, style
+from lossatlas.plots.grids import cell_edges
+from lossatlas.plots.marks import Mark, landmarks, marked_minima
+from lossatlas.plots.text import axis_title, cut_off
+from lossatlas.topology import MergeTree
+
+_NUMBERED = 9
+
+
+def hatch_walls(ax: Axes, landscape: Landscape) -> None:
+    """Hatch the paper where the loss is not finite.
+
+    Args:
+        ax: the axes; what is drawn later covers the hatching elsewhere.
+        landscape: a map of a plane.
+    """
+    if landscape.finite.all():
+        return
+    left, right, low, high = extent(landscape)
+    ax.add_patch(
+        Rectangle(
+            (left, low),
+            right - left,
+            high - low,
+            facecolor=style.WALL,
+            hatch="////",
+            edgecolor=style.FAINT,
+            linewidth=0,
+            zorder=0,
+            label="loss not finite",
+        )
+    )
+
+
+def dot_computed(ax: Axes, landscape: Landscape) -> None:
+    """Dot the computed points, where others are interpolated.
+
+    Args:
+        ax: the axes.
+        landscape: a map of a plane.
+    """
+    if landscape.computed.all():
+        return
+    i, j = np.nonzero(landscape.computed)
+    x, y = landscape.axes[0][i], landscape.axes[1][j]
+    ax.plot(x, y, ".", ms=1.6, color=style.INK, alpha=0.45, label="computed point", zorder=2)
+
+
+def draw_landmarks(ax: Axes, landscape: Landscape) -> None:
+    """Draw the way of training as a line, other landmarks as diamonds.
+
+    Args:
+        ax: the axes.
+        landscape: a map of a plane.
+    """
+    for mark in landmarks(landscape):
+        if mark.is_path:
+            _draw_path(ax, mark)
+        else:
+            look: dict[str, Any] = {"ms": 5, "mec": "white", "mew": 0.8, "zorder": 4}
+            ax.plot(*mark.points.T, "D", color=style.PATH, label=cut_off(mark.name), **look)
+
+
+def _draw_path(ax: Axes, mark: Mark) -> None:
+    x, y = mark.points.T
+    ax.plot(x, y, "-", color="white", lw=2.8, alpha=0.7, zorder=3)
+    ax.plot(x, y, "-o", color=style.PATH, lw=1.5, ms=2.4, label=cut_off(mark.name), zorder=4)
+    for place, marker in ((0, "s"), (-1, "*")):
+        size = 5 if place == 0 else 11
+        ax.plot(
+            x[place],
+            y[place],
+            marker,
+            color=style.PATH,
+            ms=size,
+            mec="white",
+            mew=0.8,
+            zorder=5,
+        )
+
+
+def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
+    """Mark the minima: filled where certain, hollow where not.
+
+    Args:
+        ax: the axes.
+        landscape: a map of a plane.
+        tree: its merge tree; the lowest point alone is marked without it.
+    """
+    minima = marked_minima(landscape, tree)
+    for certain, face, name in (
+        (True, style.SURE, "certain minimum" if tree else "lowest point"),
+        (False, style.FAINT, "minimum within the error"),
+    ):
+        chosen = minima.certain == certain
+        if chosen.any():
+            x, y = minima.points[chosen].T
+            size = 6.5 if certain else 4
+            ax.plot(x, y, "o", ms=size, mfc=face, mec=style.INK, mew=0.9, label=name, zorder=6)
+    if np.count_nonzero(minima.certain) > 1:
+        sure = zip(minima.numbers[minima.certain], minima.points[minima.certain], strict=True)
+        for number, point in list(sure)[:_NUMBERED]:
+            canvas.note(ax, str(number), point, (5, 4), color="white", fontweight="bold")
+
+
+def frame_map(ax: Axes, landscape: Landscape, title: str, *, cells: bool = False) -> None:
+    """Limits, aspect, titles and legend of a map.
+
+    Args:
+        ax: the axes.
+        landscape: a map of a plane.
+        title: what is shown.
+        cells: whether whole cells are drawn around the outer points.
+    """
+    left, right, low, high = extent(landscape, cells=cells)
+    ax.set_xlim(left, right)
+    ax.set_ylim(low, high)
+    if 0.5 <= (right - left) / (high - low) <= 2:
+        ax.set_aspect("equal")
+    canvas.name_axes(ax, title, *map(axis_title, landscape.labels))
+    canvas.legend(ax, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2)
+
+
+def extent(landscape: Landscape, *, cells: bool = True) -> tuple[float, float, float, float]:
+    """Where a map begins and ends.
+
+    Args:
+        landscape: a map of a plane.
+        cells: count the outer half of the outer cells.
+
+    Returns:
+        Left, right, low and high end.
+    """
+    axes = [cell_edges(axis) if cells else axis for axis in landscape.axes]
+    (left, *_, right), (low, *_, high) = axes
+    return float(left), float(right), float(low), float(high)

@@ -1,0 +1,150 @@
+"""Numbers and names as a reader meets them: rounded to their error, never trusted as markup."""
+
+import html
+import math
+import unicodedata
+
+MOST = 60
+MINUS = "\u2212"
+
+
+def safe(name: object, most: int = MOST) -> str:
+    """A name from outside, for use as text in a plotly figure.
+
+    Plotly reads a small markup in every text and placeholders in every hover template; a
+    label of a user may hold both by accident or on purpose.
+
+    Args:
+        name: anything; its `str` is shown.
+        most: longest text; the rest is cut and marked.
+
+    Returns:
+        Text in which nothing is markup and nothing a placeholder.
+    """
+    plain = html.escape(cut_off(name, most), quote=False)
+    return plain.replace("{", "&#123;").replace("$", "&#36;")
+
+
+def cut_off(name: object, most: int = MOST) -> str:
+    """A name from outside, on one line and not too long.
+
+    Args:
+        name: anything; its `str` is shown.
+        most: longest text; the rest is cut and marked.
+
+    Returns:
+        Text without control characters.
+    """
+    plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits.
+
+    Args:
+        value: what to show.
+        digits: significant digits.
+
+    Returns:
+        As in "0.01234", "1,234", "1.2e-07"; "NaN" and "∞" where it is not finite.
+    """
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    if float(value).is_integer() and abs(value) < 1e7:
+        text = f"{int(value):,}"
+    elif 1e-3 <= abs(value) < 1e6:
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        text = f"{value:,.{decimals}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        text = f"{value:.{max(digits - 2, 1)}e}"
+    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+def error(value: float) -> str:
+    """A standard error with two significant digits.
+
+    Args:
+        value: not negative.
+
+    Returns:
+        As in "0.0042".
+    """
+    return number(value, 2) if value else "0"
+
+
+def with_error(value: float, stderr: float) -> str:
+    """A number, rounded where its error begins, and the error.
+
+    Args:
+        value: what to show.
+        stderr: its standard error; NaN where there is none.
+
+    Returns:
+        As in "0.1234 ± 0.0042"; the number alone where it has no error.
+    """
+    if not (math.isfinite(value) and math.isfinite(stderr)) or stderr < 0:
+        return number(value)
+    if stderr == 0:
+        return f"{number(value)} ± 0"
+    decimals = 1 - math.floor(math.log10(stderr))
+    if not 0 <= decimals <= 7 or abs(value) >= 1e6:
+        return f"{number(value)} ± {error(stderr)}"
+    text = f"{value:,.{decimals}f} ± {stderr:,.{decimals}f}"
+    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+def percent(share: float) -> str:
+    """A share in percent.
+
+    Args:
+        share: 1 is all.
+
+    Returns:
+        As in "12 %", "0.4 %"; "under 0.1 %" where it is less than that but not nothing.
+    """
+    if 0 < abs(share) < 1e-3:
+        return "under 0.1 %"
+    value = 100 * share
+    return f"{number(value, 2 if abs(value) < 10 else 3)} %"
+
+
+def count(amount: int, singular: str, plural: str | None = None) -> str:
+    """A number of things.
+
+    Args:
+        amount: how many.
+        singular: the name of one.
+        plural: the name of several; `singular` + "s" by default.
+
+    Returns:
+        As in "1 basin", "3 basins".
+    """
+    return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def axis_title(label: object) -> str:
+    """Title of an axis of a map.
+
+    Args:
+        label: what the direction is.
+
+    Returns:
+        The label and its unit.
+    """
+    return f"{cut_off(label, 40)} (direction lengths)"
+
+
+def loss_title(is_log: bool) -> str:
+    """Title of an axis of losses.
+
+    Args:
+        is_log: whether heights grow with the logarithm of the climb.
+
+    Returns:
+        As in "loss (log scale)".
+    """
+    return "loss (log scale)" if is_log else "loss"

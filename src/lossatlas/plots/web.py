@@ -1,0 +1,276 @@
+"""The plotly side of the style: empty figures, axes, colour bars, hover texts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots import style
+from lossatlas.plots.marks import Mark
+from lossatlas.plots.scale import Scale
+from lossatlas.plots.text import axis_title, loss_title, number, percent, safe, with_error
+
+Floats = NDArray[np.float64]
+Options = dict[str, Any]
+
+_FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
+
+
+def figure(height: int = 430, **layout: Any) -> go.Figure:
+    """An empty figure in the style of the house.
+
+    Args:
+        height: in pixels; the width follows the page.
+        **layout: options of the layout.
+
+    Returns:
+        The figure.
+    """
+    plain: Options = {
+        "template": go.layout.Template(),
+        "height": height,
+        "font": _FONT,
+        "paper_bgcolor": style.PAPER,
+        "plot_bgcolor": style.PAPER,
+        "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
+        "hoverlabel": {"font": {"family": style.WEB_FAMILY, "size": 12}, "align": "left"},
+        "legend": legend(),
+        "showlegend": True,
+    }
+    return go.Figure(layout=plain | layout)
+
+
+def legend(**place: Any) -> Options:
+    """A quiet legend below the plot.
+
+    Args:
+        **place: options that differ.
+
+    Returns:
+        Options of a legend.
+    """
+    plain: Options = {
+        "orientation": "h",
+        "x": 0.5,
+        "xanchor": "center",
+        "y": -0.16,
+        "yanchor": "top",
+        "bgcolor": "rgba(255, 255, 255, 0)",
+        "font": {"size": 11},
+    }
+    return plain | place
+
+
+def axis(title: str, **options: Any) -> Options:
+    """An axis.
+
+    Args:
+        title: what runs along it, with its unit; safe text.
+        **options: options that differ.
+
+    Returns:
+        Options of an axis.
+    """
+    plain: Options = {
+        "title": {"text": title, "font": {"size": 12}, "standoff": 8},
+        "gridcolor": style.GRID,
+        "linecolor": style.FAINT,
+        "tickcolor": style.FAINT,
+        "tickfont": {"size": 11, "color": style.MUTED},
+        "ticks": "outside",
+        "ticklen": 4,
+        "zeroline": False,
+        "showline": True,
+        "automargin": True,
+    }
+    return plain | options
+
+
+def loss_axis(scale: Scale, title: str = "loss", **options: Any) -> Options:
+    """An axis of losses; the data on it are heights of the scale.
+
+    Args:
+        scale: how losses are spread.
+        title: what runs along it.
+        **options: options that differ.
+
+    Returns:
+        Options of an axis whose ticks name losses.
+    """
+    return axis(f"{title} (log scale)" if scale.is_log else title, **ticks(scale), **options)
+
+
+def map_axes(landscape: Landscape) -> Options:
+    """The two axes of a map of a plane.
+
+    Args:
+        landscape: the map.
+
+    Returns:
+        Layout options; lengths are equal on both axes unless one is twice as long.
+    """
+    x, y = (axis(safe_axis_title(label), showgrid=False) for label in landscape.labels)
+    (left, *_, right), (low, *_, high) = landscape.axes
+    if 0.5 <= (right - left) / (high - low) <= 2:
+        y |= {"scaleanchor": "x", "constrain": "domain"}
+        x |= {"constrain": "domain"}
+    return {"xaxis": x, "yaxis": y}
+
+
+def safe_axis_title(label: object) -> str:
+    """Title of an axis of a map as safe text.
+
+    Args:
+        label: what the direction is.
+
+    Returns:
+        The label and its unit.
+    """
+    return safe(axis_title(label), 80)
+
+
+def space_axis(title: str, **options: Any) -> Options:
+    """An axis of a three-dimensional scene.
+
+    Args:
+        title: what runs along it; safe text.
+        **options: options that differ.
+
+    Returns:
+        Options of an axis.
+    """
+    plain: Options = {
+        "title": {"text": title, "font": {"size": 12}},
+        "gridcolor": "#d3dade",
+        "showbackground": False,
+        "zeroline": False,
+        "showspikes": False,
+        "tickfont": {"size": 10, "color": style.MUTED},
+        "nticks": 6,
+    }
+    return plain | options
+
+
+def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -> Options:
+    """A three-dimensional scene seen from a corner, a little from above.
+
+    Args:
+        landscape: its labels name the first two axes.
+        z: the third axis.
+        ratio: lengths of the three sides.
+
+    Returns:
+        Options of a scene.
+    """
+    x, y = (space_axis(safe(label, 40)) for label in landscape.labels[:2])
+    return {
+        "xaxis": x,
+        "yaxis": y,
+        "zaxis": z,
+        "aspectmode": "manual",
+        "aspectratio": dict(zip("xyz", ratio, strict=True)),
+        "camera": {
+            "eye": {"x": 1.25, "y": -1.45, "z": 0.95},
+            "center": {"x": 0.0, "y": 0.0, "z": -0.14},
+        },
+    }
+
+
+def colour_bar(title: str, scale: Scale | None = None, **options: Any) -> Options:
+    """A thin colour bar.
+
+    Args:
+        title: what is shown, with its unit; safe text.
+        scale: names losses at its ticks; None leaves the ticks to plotly.
+        **options: options that differ.
+
+    Returns:
+        Options of a colour bar.
+    """
+    plain: Options = {
+        "title": {"text": title, "side": "right", "font": {"size": 12}},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "len": 0.92,
+        "xpad": 8,
+        "tickfont": {"size": 11, "color": style.MUTED},
+        "ticks": "outside",
+        "ticklen": 3,
+        "tickcolor": style.FAINT,
+    }
+    return plain | (ticks(scale) if scale is not None else {}) | options
+
+
+def loss_bar(scale: Scale, **options: Any) -> Options:
+    """The colour bar of losses.
+
+    Args:
+        scale: how losses become colours.
+        **options: options that differ.
+
+    Returns:
+        Options of a colour bar.
+    """
+    return colour_bar(loss_title(scale.is_log), scale, **options)
+
+
+def ticks(scale: Scale) -> Options:
+    """Ticks at round losses.
+
+    Args:
+        scale: how losses are spread.
+
+    Returns:
+        Options of an axis or a colour bar on which heights are drawn.
+    """
+    losses, labels = scale.ticks()
+    return {"tickvals": scale.forward(losses).tolist(), "ticktext": labels}
+
+
+def hover_grid(landscape: Landscape) -> NDArray[np.object_]:
+    """What each point of a map says of itself: its loss, the error, how it came about.
+
+    Args:
+        landscape: the map.
+
+    Returns:
+        Text, shaped like the map.
+    """
+    texts = [
+        with_error(value, stderr) + ("" if computed else " (interpolated)")
+        for value, stderr, computed in zip(
+            landscape.values.ravel().tolist(),
+            landscape.stderr.ravel().tolist(),
+            landscape.computed.ravel().tolist(),
+            strict=True,
+        )
+    ]
+    return np.array(texts, dtype=object).reshape(landscape.values.shape)
+
+
+def hover_mark(mark: Mark) -> list[str]:
+    """What each point of a landmark says of itself.
+
+    Args:
+        mark: the landmark.
+
+    Returns:
+        One text a point.
+    """
+    rows = zip(mark.seen.tolist(), mark.ground.tolist(), mark.residual.tolist(), strict=True)
+    return [
+        "<br>".join([f"{safe(mark.name)} {step + 1} of {len(mark.points)}", *_facts(*row)])
+        for step, row in enumerate(rows)
+    ]
+
+
+def _facts(seen: float, ground: float, residual: float) -> Sequence[str]:
+    facts = {
+        "loss there": number(seen) if np.isfinite(seen) else "",
+        "map beneath": number(ground) if np.isfinite(ground) else "",
+        "off the plane": percent(residual) if np.isfinite(residual) else "",
+    }
+    return [f"{name} {value}" for name, value in facts.items() if value]
