@@ -12,3 +12,5 @@ from .objective import Objective as Objective
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .store import load as load
+from .survey import Survey as Survey
+from .survey import survey as survey

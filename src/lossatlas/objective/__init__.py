@@ -2,7 +2,7 @@
 
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.losses import Supervised, accuracy, supervised
-from lossatlas.objective.moments import Evaluation, Moments, add_losses
+from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.objective import Objective
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "Objective",
     "Supervised",
     "accuracy",
-    "add_losses",
     "supervised",
 ]

@@ -1,6 +1,7 @@
 """Means with their standard errors, for many points and quantities at once."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ class Moments:
         self._shift = np.full(shape, np.nan)
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
         self._weight, self._count = np.zeros(shape), np.zeros(shape)
+        self._single = [True] * quantities
 
     def add(
         self,
@@ -82,10 +84,24 @@ class Moments:
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
-    @property
-    def count(self) -> int:
-        """Units taken in by the first point."""
-        return int(self._count[0, 0])
+    def add_batch(self, measured: Sequence[Tensor], size: int, points: slice | int) -> None:
+        """Take in all quantities of one batch.
+
+        Args:
+            measured: one tensor a quantity: (batch,) where examples are known, otherwise ();
+                for a slice of points with an axis of points in front.
+            size: examples in the batch; what a mean weighs.
+            points: which points, or which one.
+        """
+        stacked = isinstance(points, slice)
+        where = points if isinstance(points, slice) else slice(points, points + 1)
+        for quantity, values in enumerate(measured):
+            units = values.detach().double().cpu().numpy()
+            per_example = units.ndim > int(stacked)
+            shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
+            weight = 1.0 if per_example else float(size)
+            self._single[quantity] &= per_example
+            self.add(shaped, weight, points=where, quantity=quantity)
 
     def mean(self) -> NDArray[np.float64]:
         """The means.
@@ -108,28 +124,18 @@ class Moments:
             error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
         return np.where(np.isfinite(self._sum), error, np.nan)
 
+    def evaluations(self) -> list[Evaluation]:
+        """The quantities of the first point, one by one.
 
-def add_losses(
-    moments: Moments,
-    losses: Tensor,
-    size: int,
-    *,
-    per_example: bool,
-    points: slice | None = None,
-    quantity: int = 0,
-) -> None:
-    """Take the losses of one batch into running sums.
-
-    Args:
-        moments: the sums.
-        losses: (points, batch) where examples are known, otherwise (points,) batch means; the
-            axis of points may be missing where there is one.
-        size: examples in the batch.
-        per_example: which of the two it is.
-        points: which points they belong to; all by default.
-        quantity: which quantity they are.
-    """
-    units = losses.detach().double().cpu().numpy()
-    shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
-    weight = 1.0 if per_example else float(size)
-    moments.add(shaped, weight, points=points, quantity=quantity)
+        Returns:
+            Value, error, and what the error is over.
+        """
+        return [
+            Evaluation(
+                float(self.mean()[0, quantity]),
+                float(self.stderr()[0, quantity]),
+                int(self._count[0, quantity]),
+                "examples" if self._single[quantity] else "batches",
+            )
+            for quantity in range(self._count.shape[1])
+        ]

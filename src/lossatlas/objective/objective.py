@@ -1,34 +1,27 @@
 """Objective: the one thing that every instrument takes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar, cast
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params, fingerprint
-from lossatlas.checks import check_one_of, check_same_structure
+from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import (
     Batch,
     batch_size,
     check_batches,
     data_fingerprint,
-    to_device,
 )
-from lossatlas.objective.determinism import check_loss, look_at_loss
-from lossatlas.objective.losses import Supervised
-from lossatlas.objective.modes import MODES, evaluation_mode, recalibrate
-from lossatlas.objective.moments import Evaluation, Moments, add_losses
+from lossatlas.objective.determinism import look_at_loss
+from lossatlas.objective.modes import MODES
+from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
-
-Loss = Callable[[nn.Module, Batch], Tensor]
-T = TypeVar("T")
+from lossatlas.objective.stage import Loss, Stage
 
 
-class Objective:
+class Objective(Stage):
     """A pure function of the parameters: the mean loss of a model over batches.
 
     The model is never changed: parameters are swapped in for the length of a call, modes,
@@ -82,22 +75,10 @@ class Objective:
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
         check_one_of("mode", mode, MODES)
-        self.model, self.loss, self.mode = model, loss, mode
-        self.batches = check_batches(batches)
-        self.names = tuple(select(model, params))
-        self._harness = _Harness(model, loss)
+        super().__init__(
+            model, loss, check_batches(batches), mode, tuple(select(model, params))
+        )
         self._per_example = look_at_loss(self, twice=check)
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """The present weights, name -> detached view; not copied."""
-        every = dict(self.model.named_parameters())
-        return {name: every[name].detach() for name in self.names}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return next(self.model.parameters()).device
 
     @property
     def unit(self) -> str:
@@ -130,18 +111,33 @@ class Objective:
         Raises:
             StructureError: names or shapes differ from `.params`.
         """
-        moments = Moments()
+        return self.evaluate_all({}, params)["loss"]
+
+    def evaluate_all(
+        self, metrics: Mapping[str, Loss], params: Params | None = None
+    ) -> dict[str, Evaluation]:
+        """The mean loss and some metrics, from one forward pass, with their standard errors.
+
+        Args:
+            metrics: name -> function of (model, batch), as a loss.
+            params: where; the present weights by default.
+
+        Returns:
+            "loss" and the names of the metrics -> value and error.
+
+        Raises:
+            LossError: a metric gives neither a number nor one number an example.
+            StructureError: names or shapes differ from `.params`.
+        """
+        moments = Moments(1, 1 + len(metrics))
 
         def walk() -> None:
             for batch in self.each_batch():
-                losses = self.measure(batch)
-                add_losses(moments, losses, batch_size(batch), per_example=losses.ndim > 0)
+                moments.add_batch(self.measure_all(batch, metrics), batch_size(batch), 0)
 
         with torch.no_grad():
             self.at(params, walk)
-        return Evaluation(
-            float(moments.mean()[0, 0]), float(moments.stderr()[0, 0]), moments.count, self.unit
-        )
+        return dict(zip(("loss", *metrics), moments.evaluations(), strict=True))
 
     def example_losses(self, params: Params | None = None) -> Tensor:
         """The loss of every example.
@@ -197,87 +193,6 @@ class Objective:
             self.at(leaves, walk)
         return {name: value / weight for name, value in total.items()}
 
-    # What engines and instruments build on.
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Modes as the objective wants them; modes and random states come back afterwards.
-
-        Yields:
-            Nothing.
-        """
-        with preserved_rng(), evaluation_mode(self.model, self.mode):
-            yield
-
-    def swapped(self, params: Params, call: Callable[[], T]) -> T:
-        """Run `call` while the model holds `params` and copies of its buffers.
-
-        Args:
-            params: a subset of the names in `.params`; kept, not copied.
-            call: runs the model, usually through `measure`.
-
-        Returns:
-            What `call` returns.
-        """
-        weights = {f"model.{name}": value for name, value in params.items()}
-        copies = {name: value.clone() for name, value in self._harness.named_buffers()}
-        return cast(T, torch.func.functional_call(self._harness, weights | copies, (call,)))
-
-    def at(self, params: Params | None, call: Callable[[], T]) -> T:
-        """Run `call` at a point, in a session, with statistics recalibrated where asked.
-
-        Args:
-            params: the point; the present weights by default.
-            call: runs the model, usually through `measure`.
-
-        Returns:
-            What `call` returns.
-        """
-        if params is not None:
-            check_same_structure(params=params, objective=self.params)
-
-        def run() -> T:
-            self.prepare()
-            return call()
-
-        with self.session():
-            return self.swapped({} if params is None else params, run)
-
-    def prepare(self) -> None:
-        """Estimate running statistics anew at the weights swapped in, where the mode asks."""
-        if self.mode == "recalibrated":
-            with torch.no_grad():
-                recalibrate(self.model, self._walk)
-
-    def each_batch(self) -> Iterator[Batch]:
-        """The batches on the model's device, one after another.
-
-        Yields:
-            Each batch.
-        """
-        for batch in self.batches:
-            yield to_device(batch, self.device)
-
-    def measure(self, batch: Batch) -> Tensor:
-        """The loss of one batch at the weights swapped in.
-
-        Args:
-            batch: on the model's device.
-
-        Returns:
-            Shape (batch,) where examples are known, otherwise a scalar.
-
-        Raises:
-            LossError: neither a number nor one number an example.
-        """
-        loss = self.loss
-        vector = (
-            loss.per_example(self.model, batch)
-            if self._per_example and isinstance(loss, Supervised)
-            else None
-        )
-        return check_loss(loss(self.model, batch) if vector is None else vector, batch)
-
     def fingerprint(self) -> tuple[str, str]:
         """Digests of the present weights (with buffers) and of the data.
 
@@ -286,19 +201,3 @@ class Objective:
         """
         state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
         return fingerprint(state), data_fingerprint(self.batches)
-
-    def _walk(self) -> None:
-        for batch in self.each_batch():
-            self.loss(self.model, batch)
-
-
-class _Harness(nn.Module):
-    """Model and loss as one module, so that `functional_call` swaps in both and runs a call."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, call: Callable[[], T]) -> T:
-        return call()

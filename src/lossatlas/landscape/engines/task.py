@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.landscape.plane import Plane
-from lossatlas.objective import Batch, Moments, Objective, add_losses
+from lossatlas.objective import Batch, Moments, Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.objective.determinism import check_loss
-from lossatlas.objective.memo import remembered_forward
 
 Array = NDArray[np.float64]
 Metric = Callable[[nn.Module, Batch], Tensor]
@@ -71,12 +69,7 @@ class Task:
         Returns:
             One tensor a quantity, shape (batch,) or ().
         """
-        model = self.objective.model
-        if not self.metrics:
-            return [self.objective.measure(batch)]
-        with remembered_forward(model):
-            loss = self.objective.measure(batch)
-            return [loss, *(check_loss(m(model, batch), batch) for m in self.metrics.values())]
+        return self.objective.measure_all(batch, self.metrics)
 
     def moments(self, points: int) -> Moments:
         """Empty sums for some points.
@@ -100,18 +93,7 @@ class Task:
             batch: what was measured.
             points: which points, or which one.
         """
-        size = batch_size(batch)
-        stacked = isinstance(points, slice)
-        where = points if isinstance(points, slice) else slice(points, points + 1)
-        for quantity, losses in enumerate(measured):
-            add_losses(
-                moments,
-                losses,
-                size,
-                per_example=losses.ndim > int(stacked),
-                points=where,
-                quantity=quantity,
-            )
+        moments.add_batch(measured, batch_size(batch), points)
 
 
 def columns(moments: Moments) -> Array:

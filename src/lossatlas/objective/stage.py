@@ -1,0 +1,172 @@
+"""Stage: a model on which other weights can be put for the length of a call."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_same_structure
+from lossatlas.guard import preserved_rng
+from lossatlas.objective.batches import Batch, to_device
+from lossatlas.objective.determinism import check_loss
+from lossatlas.objective.losses import Supervised
+from lossatlas.objective.memo import remembered_forward
+from lossatlas.objective.modes import evaluation_mode, recalibrate
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+T = TypeVar("T")
+
+
+class Stage:
+    """What engines and instruments build on; users take `Objective`, which validates.
+
+    Args:
+        model: any module; never changed.
+        loss: a function of (model, batch).
+        batches: can be walked again and again.
+        mode: see `Objective`.
+        names: the parameters that move.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Iterable[Batch],
+        mode: str,
+        names: tuple[str, ...],
+    ) -> None:
+        self.model, self.loss, self.batches = model, loss, batches
+        self.mode, self.names = mode, names
+        self._harness = _Harness(model, loss)
+        self._per_example = False
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The present weights, name -> detached view; not copied."""
+        every = dict(self.model.named_parameters())
+        return {name: every[name].detach() for name in self.names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Modes as the objective wants them; modes and random states come back afterwards.
+
+        Yields:
+            Nothing.
+        """
+        with preserved_rng(), evaluation_mode(self.model, self.mode):
+            yield
+
+    def swapped(self, params: Params, call: Callable[[], T]) -> T:
+        """Run `call` while the model holds `params` and copies of its buffers.
+
+        Args:
+            params: a subset of the names in `.params`; kept, not copied.
+            call: runs the model, usually through `measure`.
+
+        Returns:
+            What `call` returns.
+        """
+        weights = {f"model.{name}": value for name, value in params.items()}
+        copies = {name: value.clone() for name, value in self._harness.named_buffers()}
+        return cast(T, torch.func.functional_call(self._harness, weights | copies, (call,)))
+
+    def at(self, params: Params | None, call: Callable[[], T]) -> T:
+        """Run `call` at a point, in a session, with statistics recalibrated where asked.
+
+        Args:
+            params: the point; the present weights by default.
+            call: runs the model, usually through `measure`.
+
+        Returns:
+            What `call` returns.
+        """
+        if params is not None:
+            check_same_structure(params=params, objective=self.params)
+
+        def run() -> T:
+            self.prepare()
+            return call()
+
+        with self.session():
+            return self.swapped({} if params is None else params, run)
+
+    def prepare(self) -> None:
+        """Estimate running statistics anew at the weights swapped in, where the mode asks."""
+        if self.mode == "recalibrated":
+            with torch.no_grad():
+                recalibrate(self.model, self._walk)
+
+    def each_batch(self) -> Iterator[Batch]:
+        """The batches on the model's device, one after another.
+
+        Yields:
+            Each batch.
+        """
+        for batch in self.batches:
+            yield to_device(batch, self.device)
+
+    def measure(self, batch: Batch) -> Tensor:
+        """The loss of one batch at the weights swapped in.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            Shape (batch,) where examples are known, otherwise a scalar.
+
+        Raises:
+            LossError: neither a number nor one number an example.
+        """
+        loss = self.loss
+        vector = (
+            loss.per_example(self.model, batch)
+            if self._per_example and isinstance(loss, Supervised)
+            else None
+        )
+        return check_loss(loss(self.model, batch) if vector is None else vector, batch)
+
+    def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Tensor]:
+        """The loss and some metrics of one batch at the weights swapped in, from one forward.
+
+        Args:
+            batch: on the model's device.
+            metrics: name -> function of (model, batch).
+
+        Returns:
+            One tensor each, shape (batch,) or (), the loss first.
+
+        Raises:
+            LossError: neither a number nor one number an example.
+        """
+        if not metrics:
+            return [self.measure(batch)]
+        with remembered_forward(self.model):
+            further = [
+                check_loss(metric(self.model, batch), batch) for metric in metrics.values()
+            ]
+            return [self.measure(batch), *further]
+
+    def _walk(self) -> None:
+        for batch in self.each_batch():
+            self.loss(self.model, batch)
+
+
+class _Harness(nn.Module):
+    """Model and loss as one module, so that `functional_call` swaps in both and runs a call."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, call: Callable[[], T]) -> T:
+        return call()
