@@ -1,0 +1,87 @@
+"""Small networks for pictures and vectors."""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+from torch import nn
+
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.errors import ArgumentError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def mlp(*hidden: int, features: int, outputs: int, activation: str = "relu") -> nn.Sequential:
+    """Dense layers with an activation between them.
+
+    Args:
+        *hidden: the widths of the hidden layers; (64,) where none is given.
+        features: numbers an example has, flattened.
+        outputs: numbers the network gives.
+        activation: "relu", "tanh", "gelu", "silu" or "sigmoid".
+
+    Returns:
+        Layers `fc1`, `fc2`, ...; torch's initial weights, drawn from the global random state.
+
+    Raises:
+        ArgumentError: widths below 1.
+        UnknownNameError: an unknown activation.
+    """
+    check_one_of("activation", activation, ACTIVATIONS)
+    widths = (features, *(hidden or (64,)), outputs)
+    for width in widths:
+        check_at_least("width", width, 1)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (before, after) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(before, after)
+        if number < len(widths) - 1:
+            layers[f"act{number}"] = ACTIVATIONS[activation]()
+    return nn.Sequential(layers)
+
+
+def cnn(
+    *widths: int, channels: int, height: int, width: int, outputs: int, hidden: int = 64
+) -> nn.Sequential:
+    """Stages of convolution, BatchNorm, ReLU and pooling, then two dense layers.
+
+    Args:
+        *widths: filters of each stage; (16, 32) where none is given. Each halves the picture.
+        channels: of the pictures.
+        height: of the pictures, pixels.
+        width: of the pictures, pixels.
+        outputs: numbers the network gives.
+        hidden: width of the first dense layer.
+
+    Returns:
+        Layers `conv1`, `bn1`, ..., `fc1`, `fc2`; torch's initial weights, drawn from the global
+        random state.
+
+    Raises:
+        ArgumentError: sizes below 1, or pictures too small for the stages.
+    """
+    stages = widths or (16, 32)
+    for size in (*stages, channels, outputs, hidden):
+        check_at_least("width", size, 1)
+    rows, columns = (side >> len(stages) for side in (height, width))
+    if not rows or not columns:
+        raise ArgumentError(
+            f"`cnn` with {len(stages)} stages takes pictures of at least {2 ** len(stages)} "
+            f"pixels a side; got {height}x{width}: give fewer widths, as in 'cnn(16)'."
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (before, after) in enumerate(pairwise((channels, *stages)), start=1):
+        layers[f"conv{number}"] = nn.Conv2d(before, after, 3, padding=1)
+        layers[f"bn{number}"] = nn.BatchNorm2d(after)
+        layers[f"act{number}"] = nn.ReLU()
+        layers[f"pool{number}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(stages[-1] * rows * columns, hidden)
+    layers["act"] = nn.ReLU()
+    layers["fc2"] = nn.Linear(hidden, outputs)
+    return nn.Sequential(layers)

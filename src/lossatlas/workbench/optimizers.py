@@ -1,0 +1,50 @@
+"""Optimizers by name."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from lossatlas.checks import check_one_of, check_positive
+from lossatlas.errors import ArgumentError
+
+Optimizer = torch.optim.Optimizer
+# Name -> (class, learning rate and further settings where the caller gives none).
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, float]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adam": (torch.optim.Adam, {"lr": 1e-3}),
+    "adamw": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-2}),
+}
+
+
+def build_optimizer(
+    optimizer: str | Callable[..., Optimizer],
+    weights: Iterable[Tensor],
+    lr: float | None = None,
+) -> Optimizer:
+    """Make an optimizer by its name or by a callable.
+
+    Args:
+        optimizer: "sgd", "adam", "adamw", or `make(parameters, lr=...)`.
+        weights: the parameters.
+        lr: learning rate; None leaves it to the name or the callable.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        UnknownNameError: an unknown name.
+        ArgumentError: a rate that is not above zero, or no optimizer was made.
+    """
+    if lr is not None:
+        check_positive("lr", lr)
+    asked = {} if lr is None else {"lr": lr}
+    if isinstance(optimizer, str):
+        check_one_of("optimizer", optimizer, OPTIMIZERS)
+        make, settings = OPTIMIZERS[optimizer]
+        return make(list(weights), **(settings | asked))
+    made = optimizer(list(weights), **asked)
+    if not isinstance(made, Optimizer):
+        kind = type(made).__name__
+        raise ArgumentError(f"`optimizer` must make a torch.optim.Optimizer; it made {kind}.")
+    return made

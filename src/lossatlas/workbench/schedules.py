@@ -1,0 +1,64 @@
+"""Learning-rate schedules: the share of the rate at each step."""
+
+import math
+from collections.abc import Callable
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError
+
+Schedule = Callable[[int, int], float]
+
+
+def constant(step: int, steps: int) -> float:
+    """Always 1.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+
+    Returns:
+        1.
+    """
+    return 1.0
+
+
+def cosine(step: int, steps: int) -> float:
+    """Half a cosine from 1 down to 0, which it would reach one step after the last.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+
+    Returns:
+        A share between 0 and 1.
+
+    Source: Loshchilov and Hutter, ICLR 2017, eq. 5 without restarts, arXiv:1608.03983.
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
+
+
+def build_schedule(schedule: str | Schedule) -> Schedule:
+    """A schedule by its name, or one's own.
+
+    Args:
+        schedule: "constant", "cosine", or a function (step, steps) -> share of the rate.
+
+    Returns:
+        The function.
+
+    Raises:
+        UnknownNameError: an unknown name.
+        ArgumentError: neither a name nor a function.
+    """
+    if callable(schedule):
+        return schedule
+    if not isinstance(schedule, str):
+        kind = type(schedule).__name__
+        raise ArgumentError(
+            f"`schedule` must be a name or a function(step, steps); got {kind}."
+        )
+    check_one_of("schedule", schedule, SCHEDULES)
+    return SCHEDULES[schedule]
