@@ -133,3 +133,53 @@ def graph_merges(values, edges, heights):
             bars.append((values[younger], height))
     bars = [bar for bar in bars if bar[1] > bar[0]]
     return sorted(bars + [(values[v], np.inf) for v in root if root[v] == v])
+
+
+def image_pairs(upper, lower, connectivity):
+    """Image persistence of upper -> lower by one reduction: (birth cell, death cell) by degree.
+
+    Columns in the order of `lower`, rows in the order of `upper`. Distinct values only.
+    """
+    rows_of, columns_of = cells(upper, connectivity), cells(lower, connectivity)
+
+    def ordered(levels):
+        order = sorted(levels, key=lambda c: (levels[c], degree(c), c))
+        return order, {c: i for i, c in enumerate(order)}
+
+    rows, row = ordered(rows_of)
+    columns, _ = ordered(columns_of)
+    reduced, owner, pairs = {}, {}, []
+    for cell in columns:
+        column = {row[f] for f in faces(cell)}
+        while column and max(column) in owner:
+            column ^= reduced[owner[max(column)]]
+        if column:
+            reduced[cell], owner[max(column)] = column, cell
+            birth = rows[max(column)]
+            if rows_of[birth] < columns_of[cell]:
+                pairs.append((degree(birth), birth, cell))
+    return pairs
+
+
+def betti_matching(first, second, connectivity):
+    """Matched finite bars: degree -> sorted ((birth, death), (birth, death))."""
+    common = np.minimum(first, second)
+    level = {
+        name: cells(f, connectivity)
+        for name, f in zip("fgc", (first, second, common), strict=True)
+    }
+    ends = []
+    for name, field in (("f", first), ("g", second)):
+        own = {birth: death for _, birth, death in image_pairs(field, field, connectivity)}
+        # An image bar shares its birth cell with the field, its death cell with the common one.
+        ends.append(
+            {
+                (k, death): (level[name][birth], level[name][own[birth]])
+                for k, birth, death in image_pairs(field, common, connectivity)
+                if birth in own
+            }
+        )
+    keys = ends[0].keys() & ends[1].keys()
+    return {
+        k: sorted((ends[0][key], ends[1][key]) for key in keys if key[0] == k) for k in (0, 1)
+    }

@@ -1,22 +1,79 @@
 """Topology of scalar fields: basins, ridges, barriers, and which of them are real.
 
-Receives arrays and knows no network.
+Receives arrays and knows no network. What needs torch lives in `layers` and `losses`, what
+needs scikit-learn in `transformer`; they are imported by name.
 """
 
+from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
+from lossatlas.topology.curves import (
+    betti_curve,
+    euler_curve,
+    persistence_landscape,
+    silhouette,
+)
 from lossatlas.topology.diagram import Diagram
+from lossatlas.topology.distances import bottleneck, sliced_wasserstein, wasserstein
 from lossatlas.topology.filtration import Graph, checkpoints, graph
 from lossatlas.topology.flood import merge_tree
+from lossatlas.topology.image import persistence_image
+from lossatlas.topology.induced import BasinMatching, match_basins
+from lossatlas.topology.matching import Matching, match_bars
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.persistence import persistence
+from lossatlas.topology.profile import Profile, Silhouette, profile
+from lossatlas.topology.resolution import Resolution, resolution
+from lossatlas.topology.rips import rips
 from lossatlas.topology.scattered import scattered
+from lossatlas.topology.summaries import (
+    Spread,
+    amplitude,
+    entropy,
+    spread,
+    statistics,
+    total_persistence,
+)
 
 __all__ = [
+    # barcodes and trees
     "Diagram",
-    "Graph",
     "MergeTree",
-    "checkpoints",
-    "graph",
     "merge_tree",
     "persistence",
+    "rips",
+    # filtrations
+    "Graph",
+    "checkpoints",
+    "graph",
     "scattered",
+    # what a tree knows
+    "Profile",
+    "Silhouette",
+    "barrier_matrix",
+    "fill",
+    "profile",
+    "simplify",
+    # how sure
+    "Resolution",
+    "Spread",
+    "resolution",
+    "spread",
+    # barcodes as functions and numbers
+    "amplitude",
+    "betti_curve",
+    "entropy",
+    "euler_curve",
+    "persistence_image",
+    "persistence_landscape",
+    "silhouette",
+    "statistics",
+    "total_persistence",
+    # two of them
+    "BasinMatching",
+    "Matching",
+    "barrier_distance",
+    "bottleneck",
+    "match_bars",
+    "match_basins",
+    "sliced_wasserstein",
+    "wasserstein",
 ]

@@ -1,7 +1,7 @@
 """Basins: every point of a grid or graph, sent down to the minimum below it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -24,6 +24,7 @@ class Basins:
         ends: (passes, 2) flat indices of the edge where the two basins touch; the second
             end is the higher one.
         heights: value at which each pass opens, ascending.
+        numbers: of a graph, the number of the edge of each pass; empty for a grid.
     """
 
     labels: Ints
@@ -32,6 +33,7 @@ class Basins:
     second: Ints
     ends: Ints
     heights: Floats
+    numbers: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:

@@ -86,12 +86,8 @@ def _plane_alone(values: Floats, connectivity: str, degree: int) -> Floats:
     if degree == 0:
         return degree_zero(values, connectivity)
     other = "axis" if connectivity == "full" else "full"
-    flipped = _complement(values)
-    # -inf is a value here, the lowest one, and not a wall.
-    finite_low = np.where(np.isneginf(flipped), np.finfo(np.float64).min, flipped)
-    bars = degree_zero(finite_low, other)
-    bars[bars == np.finfo(np.float64).min] = -np.inf
-    return _turned(bars)
+    # Minus infinity is the lowest value here, and not a wall.
+    return _turned(degree_zero(_complement(values), other))
 
 
 def _complement(values: Floats) -> Floats:

@@ -20,7 +20,7 @@ def on_accelerator(source: Any) -> bool:
     return isinstance(source, Tensor) and source.device.type != "cpu"
 
 
-def tensor_basins(values: Tensor, connectivity: str) -> Basins:
+def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = None) -> Basins:
     """Reduce a grid to minima and passes on the device of `values`.
 
     All work that grows with the field runs there; the passes come back one a pair of
@@ -29,16 +29,18 @@ def tensor_basins(values: Tensor, connectivity: str) -> Basins:
     Args:
         values: the field, any number of dimensions; non-finite points are walls.
         connectivity: "full" or "axis".
+        finite: False at the walls; None takes the points that are not finite as walls.
 
     Returns:
         The reduction, in numpy: equal to that of `grid_basins`, but of the passes between
         two basins only the lowest.
     """
-    flat = torch.where(values.isfinite(), values, torch.inf).detach().reshape(-1)
+    finite = values.isfinite() if finite is None else finite
+    flat = torch.where(finite, values, torch.inf).detach().reshape(-1)
     order = flat.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(flat.numel(), device=flat.device)
-    grid, finite = rank.reshape(values.shape), values.isfinite()
+    grid = rank.reshape(values.shape)
     lowest = torch.where(finite, _lowest_neighbour(grid, connectivity), grid)
     labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
     low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lossatlas import store
-from lossatlas.checks import check_one_of
+from lossatlas.topology.bars import end_essential
 from lossatlas.topology.field import Bools, Floats, Ints
 
 
@@ -115,31 +115,6 @@ class Diagram:
 
 
 _ATTRIBUTES = ("threshold", "connectivity", "excluded", "low", "high")
-
-
-def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
-    """Apply the rule for bars that never end.
-
-    Args:
-        bars: (bars, 2).
-        essential: "drop", "keep", "cap", or a level.
-        high: the level of "cap".
-
-    Returns:
-        The bars; those that a cap leaves without length are dropped.
-
-    Raises:
-        UnknownNameError: `essential` is none of these words.
-    """
-    if essential == "keep":
-        return bars
-    if essential == "drop":
-        return bars[np.isfinite(bars[:, 1])]
-    if isinstance(essential, str):
-        check_one_of("essential", essential, ("drop", "keep", "cap"))
-    level = high if isinstance(essential, str) else float(essential)
-    ended = np.stack([bars[:, 0], np.where(np.isposinf(bars[:, 1]), level, bars[:, 1])], axis=1)
-    return ended[ended[:, 1] > ended[:, 0]]
 
 
 def make_diagram(

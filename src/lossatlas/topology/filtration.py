@@ -183,4 +183,4 @@ def graph_basins(source: Graph) -> Basins:
     opening = opening[labels[low[opening]] != labels[high[opening]]]
     passes = np.stack([low[opening], high[opening]], axis=1)
     first, second = labels[passes].T
-    return Basins(labels, minima, first, second, passes, heights[opening])
+    return Basins(labels, minima, first, second, passes, heights[opening], kept[opening])

@@ -1,0 +1,105 @@
+"""Plain bars: arrays of births and deaths, and the rule for those that never end."""
+
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError
+from lossatlas.topology.field import Floats
+
+
+@runtime_checkable
+class HasBars(Protocol):
+    """What the summaries read of a `Diagram`."""
+
+    def bars(self, dimension: int = 0, *, essential: str | float = "drop") -> Floats:
+        """Births and deaths of one degree."""
+
+
+Bars: TypeAlias = HasBars | ArrayLike
+
+
+def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop") -> Floats:
+    """Births and deaths of a diagram, or of an array of them.
+
+    Args:
+        diagram: a `Diagram`, or an array (bars, 2) of births and deaths.
+        dimension: the degree; an array has only one and ignores it.
+        essential: what to do with bars that never end: "drop", "keep", "cap" (at the
+            greatest value of the field; for an array, its greatest finite number), a level.
+
+    Returns:
+        An array (bars, 2) without bars of length 0.
+
+    Raises:
+        ArgumentError: another shape, NaN, or deaths below births (how many).
+        UnknownNameError: `essential` is none of these words.
+    """
+    if isinstance(diagram, HasBars):
+        return diagram.bars(dimension, essential=essential)
+    bars = np.asarray(diagram, dtype=np.float64)
+    bars = bars.reshape(0, 2) if bars.size == 0 else bars
+    if bars.ndim != 2 or bars.shape[1] != 2 or np.isnan(bars).any():
+        raise ArgumentError(
+            "`diagram` must be a Diagram or births and deaths of shape (bars, 2) without "
+            f"NaN; got shape {bars.shape}."
+        )
+    wrong = int(np.count_nonzero(bars[:, 1] < bars[:, 0]))
+    if wrong:
+        raise ArgumentError(
+            f"`diagram` must have no death before its birth; got {wrong} of {len(bars)} bars "
+            "that do; for superlevel sets negate both and swap them."
+        )
+    finite = bars[np.isfinite(bars)]
+    high = float(finite.max()) if finite.size else 0.0
+    return end_essential(bars[bars[:, 1] > bars[:, 0]], essential, high)
+
+
+def finite_bars(diagram: Bars, dimension: int, essential: str | float) -> Floats:
+    """Bars that all end, for whatever needs their lengths.
+
+    Args:
+        diagram: a `Diagram`, or births and deaths.
+        dimension: the degree.
+        essential: "drop", "cap" or a level.
+
+    Returns:
+        An array (bars, 2).
+
+    Raises:
+        ArgumentError: bad bars, or a rule that leaves bars without an end.
+    """
+    bars = read_bars(diagram, dimension, essential)
+    if not np.isfinite(bars).all():
+        raise ArgumentError(
+            f"`essential` must give every bar an end here; got {essential!r}; use 'drop', "
+            "'cap' or a level."
+        )
+    return bars
+
+
+def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
+    """Apply the rule for bars that never end.
+
+    Args:
+        bars: (bars, 2).
+        essential: "drop", "keep", "cap", or a level.
+        high: the level of "cap".
+
+    Returns:
+        The bars; those that a cap leaves without length are dropped.
+
+    Raises:
+        UnknownNameError: `essential` is none of these words.
+    """
+    if essential == "keep":
+        return bars
+    if essential == "drop":
+        return bars[np.isfinite(bars[:, 1])]
+    if isinstance(essential, str):
+        check_one_of("essential", essential, ("drop", "keep", "cap"))
+    level = high if isinstance(essential, str) else float(essential)
+    ended = np.stack([bars[:, 0], np.where(np.isposinf(bars[:, 1]), level, bars[:, 1])], axis=1)
+    return ended[ended[:, 1] > ended[:, 0]]

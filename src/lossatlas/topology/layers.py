@@ -1,0 +1,213 @@
+"""Differentiable barcodes: which entries pair is found without gradient, then gathered.
+
+Births and deaths are entries of the field (or heights of edges, or distances), so where
+these are distinct the gradient is exact: 1 at the entry, 0 elsewhere.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.topology.basins import Basins
+from lossatlas.topology.device import tensor_basins
+from lossatlas.topology.field import CONNECTIVITIES, Ints
+from lossatlas.topology.filtration import graph, graph_basins
+from lossatlas.topology.pairing import elder_rule
+from lossatlas.topology.rips import rips, spanning_edges
+
+
+def grid_bars(
+    values: Tensor, *, dimension: int = 0, connectivity: str = "full", essential: str = "drop"
+) -> Tensor:
+    """Bars of the sublevel filtration of a grid.
+
+    Args:
+        values: the field, finite; any device, any number of dimensions for degree 0, two
+            for degree 1.
+        dimension: 0 or 1.
+        connectivity: "full" or "axis".
+        essential: "drop", or "cap": the deepest basin ends at the greatest value.
+
+    Returns:
+        (bars, 2) births and deaths, with gradient; none of length 0.
+
+    Raises:
+        ArgumentError: another degree, or degree 1 of a field that is not a plane.
+        NonFiniteError: NaN or infinite values.
+        UnknownNameError: an unknown connectivity or rule.
+    """
+    check_one_of("connectivity", connectivity, CONNECTIVITIES)
+    check_one_of("essential", essential, ("drop", "cap"))
+    check_finite_field("values", values)
+    flat = values.reshape(-1)
+    places = torch.as_tensor(pair_places(values, dimension, connectivity), device=values.device)
+    if essential == "cap" and dimension == 0:
+        whole = torch.stack([flat.argmin(), flat.argmax()])[None]
+        places = torch.cat([places, whole])
+    return _long_ones(flat[places])
+
+
+def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
+    """Flat indices of the entries that bear and end each bar.
+
+    Args:
+        values: the field, finite.
+        dimension: 0 or 1.
+        connectivity: "full" or "axis".
+
+    Returns:
+        (bars, 2), bars of length 0 among them, essential bars not.
+
+    Raises:
+        ArgumentError: another degree, or degree 1 of a field that is not a plane.
+    """
+    if dimension == 0:
+        return _merges(tensor_basins(values, connectivity))
+    if dimension != 1 or values.ndim != 2:
+        raise ArgumentError(
+            f"`dimension` must be 0, or 1 for a plane; got {dimension!r} for a field of "
+            f"{values.ndim} dimensions."
+        )
+    # A ridge around a hill is, upside down, a basin that spills into the outside.
+    turned, other = complement(values, connectivity)
+    places = _merges(tensor_basins(turned, other, torch.ones_like(turned, dtype=torch.bool)))
+    return inside(places, turned.shape)[:, ::-1].copy()
+
+
+def complement(values: Tensor, connectivity: str) -> tuple[Tensor, str]:
+    """The field whose degree 0 mirrors degree 1 of a plane.
+
+    Args:
+        values: the plane.
+        connectivity: "full" or "axis".
+
+    Returns:
+        Minus the plane, with minus infinity around it, and the other connectivity.
+    """
+    turned = torch.nn.functional.pad(-values.detach(), (1, 1, 1, 1), value=-torch.inf)
+    return turned, {"full": "axis", "axis": "full"}[connectivity]
+
+
+def inside(places: Ints, shape: tuple[int, ...]) -> Ints:
+    """Flat indices of a padded plane as flat indices of the plane.
+
+    Args:
+        places: flat indices, none of them in the padding.
+        shape: shape of the padded plane.
+
+    Returns:
+        The indices without the padding.
+    """
+    row, column = np.divmod(places, shape[1])
+    return np.asarray((row - 1) * (shape[1] - 2) + column - 1)
+
+
+def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> Tensor:
+    """Bars of degree 0 of a filtered graph, essential ones left out.
+
+    Args:
+        values: one level a vertex, finite.
+        edges: (edges, 2) vertex numbers.
+        heights: one finite level an edge, at least that of both ends; None gives each edge
+            the higher of its ends.
+
+    Returns:
+        (bars, 2) births and deaths, with gradient; none of length 0.
+
+    Raises:
+        NonFiniteError: NaN or infinite levels.
+        ArgumentError: what `graph` refuses.
+    """
+    check_finite_field("values", values)
+    if heights is not None:
+        check_finite_field("heights", heights)
+    tops = None if heights is None else heights.detach().cpu().numpy()
+    source = graph(values.detach().cpu().numpy(), edges.detach().cpu().numpy(), tops)
+    basins = graph_basins(source)
+    pairs = elder_rule(basins.minima.size, basins.first, basins.second)
+    births = values[_index(basins.minima[pairs.ended], values)]
+    if heights is None:
+        deaths = values[_index(basins.ends[pairs.edge, 1], values)]
+    else:
+        deaths = heights[_index(basins.numbers[pairs.edge], values)]
+    return _long_ones(torch.stack([births, deaths], dim=1))
+
+
+def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
+    """Bars of the Vietoris-Rips filtration of a cloud, essential ones left out.
+
+    Args:
+        points: (points, dimensions), finite.
+        dimension: 0 (a spanning tree, no gudhi), or more.
+
+    Returns:
+        (bars, 2) births and deaths, with gradient; equal points add no bar.
+
+    Raises:
+        NonFiniteError: NaN or infinite coordinates.
+    """
+    check_finite_field("points", points)
+    # The matrix is found in double precision, so every death is an entry of it to the bit.
+    cloud = points.detach().double().cpu()
+    distances = vector_norm(cloud[:, None] - cloud[None], dim=-1).numpy()
+    if dimension == 0:
+        deaths = _gathered(points, spanning_edges(distances))
+        return _long_ones(torch.stack([torch.zeros_like(deaths), deaths], dim=1))
+    bars = rips(distances=distances, dimensions=(dimension,)).bars(dimension)
+    upper = np.stack(np.triu_indices(len(distances), 1), axis=1)
+    lengths = distances[upper[:, 0], upper[:, 1]]
+    order = np.argsort(lengths, kind="stable")
+    edges = upper[order[np.searchsorted(lengths[order], bars)]]
+    return torch.stack([_gathered(points, edges[:, k]) for k in (0, 1)], dim=1)
+
+
+def edge_lengths(points: Tensor, edges: Ints) -> Tensor:
+    """Lengths of some edges of a cloud; at length 0 the gradient is 0.
+
+    Args:
+        points: (points, dimensions).
+        edges: (edges, 2) point numbers.
+
+    Returns:
+        One length an edge, with gradient.
+    """
+    return _gathered(points, edges)
+
+
+def _gathered(points: Tensor, edges: Ints) -> Tensor:
+    ends = points[_index(edges, points)]
+    return torch.as_tensor(vector_norm(ends[:, 0] - ends[:, 1], dim=-1))
+
+
+def _merges(basins: Basins) -> Ints:
+    pairs = elder_rule(basins.minima.size, basins.first, basins.second)
+    return np.stack([basins.minima[pairs.ended], basins.ends[pairs.edge, 1]], axis=1)
+
+
+def _index(places: Ints, like: Tensor) -> Tensor:
+    return torch.as_tensor(places, device=like.device)
+
+
+def _long_ones(bars: Tensor) -> Tensor:
+    return bars[bars[:, 1] > bars[:, 0]]
+
+
+def check_finite_field(argument: str, values: Tensor) -> None:
+    """Require a tensor of finite numbers, at least one.
+
+    Args:
+        argument: how the caller calls it.
+        values: what came.
+
+    Raises:
+        NonFiniteError: NaN, infinity, or nothing at all.
+    """
+    bad = values.numel() - int(values.isfinite().sum())
+    if bad or values.numel() == 0:
+        raise NonFiniteError(
+            f"`{argument}` must be finite numbers; got {bad} of {values.numel()} that are "
+            "not; a differentiable barcode knows no walls."
+        )

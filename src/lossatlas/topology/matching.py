@@ -1,0 +1,152 @@
+"""Optimal matchings between barcodes: which bar became which."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.field import Floats, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Bars of two diagrams side by side.
+
+    Attributes:
+        first: (bars, 2) of the first diagram, those that took part.
+        second: (bars, 2) of the second.
+        pairs: (pairs, 2) row numbers into `first` and `second`; -1 is the diagonal. Every
+            bar appears once.
+        costs: distance of each pair in the ground norm.
+        distance: the distance of the diagrams that this matching attains.
+    """
+
+    first: Floats
+    second: Floats
+    pairs: Ints
+    costs: Floats
+    distance: float
+
+
+def match_bars(
+    first: Bars,
+    second: Bars,
+    *,
+    order: float = 2.0,
+    ground: float = np.inf,
+    dimension: int = 0,
+    essential: str | float = "drop",
+) -> Matching:
+    """The cheapest matching of two barcodes.
+
+    Args:
+        first: a `Diagram`, or births and deaths.
+        second: another.
+        order: exponent of the Wasserstein distance; with infinity the matching attains the
+            bottleneck distance and, among those that do, has the least sum.
+        ground: norm in the plane of births and deaths.
+        dimension: the degree.
+        essential: the rule for essential bars ("drop", "cap", a level).
+
+    Returns:
+        The matching. Exact; cubic in the number of bars.
+    """
+    a, b = (finite_bars(source, dimension, essential) for source in (first, second))
+    cost, stay_a, stay_b = ground_costs(a, b, ground)
+    if np.isinf(order):
+        limit = bottleneck_level(cost, stay_a, stay_b)
+        pairs = _assign(*_forbid(cost, stay_a, stay_b, limit))
+    else:
+        pairs = _assign(cost**order, stay_a**order, stay_b**order)
+    costs = _pair_costs(pairs, cost, stay_a, stay_b)
+    distance = float(np.linalg.norm(costs, order)) if costs.size else 0.0
+    return Matching(a, b, pairs, costs, distance)
+
+
+def ground_costs(a: Floats, b: Floats, ground: float) -> tuple[Floats, Floats, Floats]:
+    """Distances between bars, and from bars to the diagonal.
+
+    Args:
+        a: (n, 2).
+        b: (m, 2).
+        ground: norm in the plane.
+
+    Returns:
+        (n, m), (n,) and (m,).
+    """
+    cost = np.linalg.norm(a[:, None] - b[None], ord=ground, axis=2)
+    shrink = 2.0 ** (1.0 / ground - 1.0)
+    return cost, (a[:, 1] - a[:, 0]) * shrink, (b[:, 1] - b[:, 0]) * shrink
+
+
+def bottleneck_level(cost: Floats, stay_a: Floats, stay_b: Floats) -> float:
+    """The least level at which every bar finds a partner or the diagonal, exactly.
+
+    Args:
+        cost: (n, m) distances between bars.
+        stay_a: (n,) distances to the diagonal.
+        stay_b: (m,) the same for the other diagram.
+
+    Returns:
+        The bottleneck distance.
+    """
+    levels = np.unique(np.concatenate([[0.0], cost.ravel(), stay_a, stay_b]))
+    low, high = 0, levels.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _all_served(cost, stay_a, stay_b, levels[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return float(levels[low])
+
+
+def _all_served(cost: Floats, stay_a: Floats, stay_b: Floats, level: float) -> bool:
+    # Only bars too long for the diagonal need a partner; a matching that serves those of the
+    # one side and one that serves those of the other combine to one that serves both
+    # (Mendelsohn and Dulmage), so each side is asked alone.
+    near = cost <= level
+    for rows, long in ((near, stay_a > level), (near.T, stay_b > level)):
+        need = int(np.count_nonzero(long))
+        if need == 0:
+            continue
+        graph = csr_array(rows[long])
+        if graph.nnz == 0:
+            return False
+        partner = maximum_bipartite_matching(graph, perm_type="column")
+        if np.count_nonzero(partner >= 0) < need:
+            return False
+    return True
+
+
+def _forbid(
+    cost: Floats, stay_a: Floats, stay_b: Floats, limit: float
+) -> tuple[Floats, Floats, Floats]:
+    # One forbidden step must cost more than all the allowed ones together.
+    fine = 1.0 + limit * (len(stay_a) + len(stay_b))
+    a, b, c = (np.where(part <= limit, part, fine) for part in (cost, stay_a, stay_b))
+    return a, b, c
+
+
+def _assign(cost: Floats, stay_a: Floats, stay_b: Floats) -> Ints:
+    # Relative to leaving all of `b` on the diagonal, a pair gains what its bar would cost.
+    n, m = cost.shape
+    table = np.concatenate([cost - stay_b, np.repeat(stay_a[:, None], n, axis=1)], axis=1)
+    rows, columns = linear_sum_assignment(table)
+    partner = np.where(columns < m, columns, -1)
+    alone = np.setdiff1d(np.arange(m), partner)
+    left = np.stack([np.full(alone.size, -1), alone], axis=1)
+    return np.concatenate([np.stack([rows, partner], axis=1), left]).astype(np.int64)
+
+
+def _pair_costs(pairs: Ints, cost: Floats, stay_a: Floats, stay_b: Floats) -> Floats:
+    i, j = pairs.T
+    paid = np.empty(len(pairs))
+    both, lone_a, lone_b = (i >= 0) & (j >= 0), j < 0, i < 0
+    paid[both] = cost[i[both], j[both]]
+    paid[lone_a] = stay_a[i[lone_a]]
+    paid[lone_b] = stay_b[j[lone_b]]
+    return paid

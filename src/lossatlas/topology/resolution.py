@@ -1,0 +1,55 @@
+"""Is the grid fine enough? Two rules of touching must count the same basins."""
+
+from dataclasses import dataclass
+
+from lossatlas.errors import ArgumentError
+from lossatlas.topology.field import Source
+from lossatlas.topology.persistence import persistence
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Basins longer than `threshold`, counted under both rules of touching.
+
+    Attributes:
+        full: where diagonal neighbours touch. Too few where a ridge runs between samples.
+        axis: where they do not. Too many where a valley runs across the grid at an angle.
+        threshold: length above which a basin counts, in units of the field.
+        under_resolved: the two counts differ: the picture of the basins is the grid's as
+            much as the field's; take more points, or axes along the curvature.
+    """
+
+    full: int
+    axis: int
+    threshold: float
+    under_resolved: bool
+
+
+def resolution(
+    landscape: Source, *, floor: float = 0.01, confidence: float = 0.95
+) -> Resolution:
+    """Count the basins that matter under both connectivities.
+
+    Args:
+        landscape: a landscape or an array.
+        floor: basins shorter than this share of the range never count.
+        confidence: of the certainty threshold; the greater of the two thresholds is used.
+
+    Returns:
+        Both counts and the verdict.
+
+    Raises:
+        ArgumentError: a negative `floor`, or what `persistence` refuses.
+    """
+    if not floor >= 0:
+        raise ArgumentError(f"`floor` must be a share of the range, 0 or more; got {floor!r}.")
+    counts = {}
+    threshold = 0.0
+    for connectivity in ("full", "axis"):
+        diagram = persistence(
+            landscape, connectivity=connectivity, dimensions=(0,), confidence=confidence
+        )
+        threshold = max(diagram.threshold, floor * (diagram.high - diagram.low))
+        counts[connectivity] = int((diagram.lengths > threshold).sum())
+    full, axis = counts["full"], counts["axis"]
+    return Resolution(full, axis, threshold, full != axis)

@@ -1,0 +1,132 @@
+"""Vietoris-Rips barcodes of point clouds: checkpoints, activations, parameters."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist, squareform
+
+from lossatlas.errors import ArgumentError, DataError, MissingDependencyError
+from lossatlas.topology.diagram import Diagram, make_diagram
+from lossatlas.topology.field import Floats, Ints
+
+
+def rips(
+    points: ArrayLike | None = None,
+    *,
+    distances: ArrayLike | None = None,
+    dimensions: tuple[int, ...] = (0, 1),
+    reach: float = np.inf,
+) -> Diagram:
+    """Bars of the Rips filtration: a simplex is there from its diameter on.
+
+    Degree 0 is single linkage and needs no gudhi.
+
+    Args:
+        points: (points, dimensions), finite, compared by Euclidean distance.
+        distances: in place of points, a symmetric matrix of distances.
+        dimensions: the degrees wanted.
+        reach: greatest diameter; bars alive there count as essential. A small reach makes
+            large clouds cheap.
+
+    Returns:
+        The diagram; births of degree 0 are 0; equal points add no bar.
+
+    Raises:
+        ArgumentError: not exactly one of points and distances, or a bad matrix.
+        DataError: no points, or coordinates that are not finite.
+        MissingDependencyError: a degree above 0 needs gudhi.
+
+    Example:
+        >>> rips([[0.0], [1.0], [3.0]], dimensions=(0,)).deaths
+        array([inf,  2.,  1.])
+    """
+    matrix = read_distances(points, distances)
+    parts: dict[int, Floats] = {}
+    higher = [k for k in dimensions if k > 0]
+    if higher:
+        parts = _higher_bars(matrix, higher, reach)
+    if 0 in dimensions:
+        parts = {0: _linkage_bars(matrix, reach)} | parts
+    return make_diagram(parts, connectivity="rips", span=(0.0, float(matrix.max())))
+
+
+def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Floats:
+    """The distance matrix of a cloud.
+
+    Args:
+        points: (points, dimensions), or None.
+        distances: a symmetric matrix, or None.
+
+    Returns:
+        (points, points), float64.
+
+    Raises:
+        ArgumentError: not exactly one of the two, or a bad matrix.
+        DataError: no points, or coordinates that are not finite.
+    """
+    if (points is None) == (distances is None):
+        raise ArgumentError("Exactly one of `points` and `distances` must be given.")
+    if distances is not None:
+        matrix = np.asarray(distances, dtype=np.float64)
+        square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] > 0
+        if not square or not np.array_equal(matrix, matrix.T) or not (matrix >= 0).all():
+            raise ArgumentError(
+                "`distances` must be a symmetric matrix of numbers >= 0; "
+                f"got shape {matrix.shape}."
+            )
+        return matrix
+    cloud = np.asarray(points, dtype=np.float64)
+    if cloud.ndim != 2 or cloud.size == 0 or not np.isfinite(cloud).all():
+        raise DataError(
+            "`points` must be finite coordinates of shape (points, dimensions), at least one "
+            f"point; got shape {cloud.shape}."
+        )
+    return squareform(pdist(cloud)) if len(cloud) > 1 else np.zeros((1, 1))
+
+
+def _linkage_bars(matrix: Floats, reach: float) -> Floats:
+    deaths = np.empty(0)
+    if len(matrix) > 1:
+        deaths = linkage(squareform(matrix, checks=False), "single")[:, 2]
+    deaths = np.append(np.where(deaths > reach, np.inf, deaths), np.inf)
+    deaths = deaths[deaths > 0]
+    return np.stack([np.zeros(deaths.size), deaths], axis=1)
+
+
+def _higher_bars(matrix: Floats, dimensions: list[int], reach: float) -> dict[int, Floats]:
+    try:
+        from gudhi.sklearn.rips_persistence import RipsPersistence
+    except ImportError:
+        raise MissingDependencyError(
+            f"`dimensions` {dimensions} of a cloud need gudhi, which is not installed; "
+            "install it, or ask for `dimensions=(0,)`."
+        ) from None
+    # Edge collapse costs more than it saves on dense clouds.
+    route = RipsPersistence(
+        dimensions, threshold=reach, input_type="full distance matrix", num_collapses=0
+    )
+    found = route.fit_transform([matrix])[0]
+    return {k: bars[bars[:, 1] > bars[:, 0]] for k, bars in zip(dimensions, found, strict=True)}
+
+
+def spanning_edges(distances: Floats) -> Ints:
+    """Edges of a minimum spanning tree, by Prim's algorithm; lengths of 0 are served.
+
+    Args:
+        distances: a symmetric matrix.
+
+    Returns:
+        (points - 1, 2), in the order in which the tree grows from point 0.
+    """
+    count = len(distances)
+    near, via = distances[0].copy(), np.zeros(count, dtype=np.int64)
+    outside = np.ones(count, dtype=bool)
+    outside[0] = False
+    edges = np.empty((count - 1, 2), dtype=np.int64)
+    for step in range(count - 1):
+        new = int(np.where(outside, near, np.inf).argmin())
+        edges[step] = via[new], new
+        outside[new] = False
+        closer = distances[new] < near
+        near[closer], via[closer] = distances[new][closer], new
+    return edges

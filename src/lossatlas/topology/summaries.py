@@ -1,0 +1,171 @@
+"""Barcodes as numbers, and the spread of numbers over repeated planes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossatlas.errors import DataError
+from lossatlas.topology.bars import Bars, finite_bars
+
+
+def total_persistence(
+    diagram: Bars, *, order: float = 1.0, dimension: int = 0, essential: str | float = "drop"
+) -> float:
+    """Sum of the lengths of the bars, each to a power.
+
+    Args:
+        diagram: a `Diagram`, or births and deaths.
+        order: the power.
+        dimension: the degree.
+        essential: the rule for essential bars.
+
+    Returns:
+        The sum (not its root).
+    """
+    return float((_lengths(diagram, dimension, essential) ** order).sum())
+
+
+def amplitude(
+    diagram: Bars,
+    *,
+    order: float = np.inf,
+    ground: float = np.inf,
+    dimension: int = 0,
+    essential: str | float = "drop",
+) -> float:
+    """Distance to the empty diagram.
+
+    Args:
+        diagram: a `Diagram`, or births and deaths.
+        order: of the Wasserstein distance; infinity is the bottleneck distance.
+        ground: norm in the plane of births and deaths.
+        dimension: the degree.
+        essential: the rule for essential bars.
+
+    Returns:
+        The distance; for `order` infinity and `ground` infinity half the longest bar.
+    """
+    # A point lies half its length, along each axis, from the nearest point of the diagonal.
+    apart = _lengths(diagram, dimension, essential) * 2.0 ** (1.0 / ground - 1.0)
+    return float(np.linalg.norm(apart, order)) if apart.size else 0.0
+
+
+def entropy(
+    diagram: Bars,
+    *,
+    normalised: bool = False,
+    dimension: int = 0,
+    essential: str | float = "drop",
+) -> float:
+    """Shannon entropy of the shares of the bars in the total length, in nats.
+
+    Args:
+        diagram: a `Diagram`, or births and deaths.
+        normalised: divide by the logarithm of the number of bars.
+        dimension: the degree.
+        essential: the rule for essential bars. With "cap" the deepest basin outweighs the
+            rest; with "drop" it is not heard.
+
+    Returns:
+        Between 0 and log(bars), or 0 and 1; 0 for fewer than two bars. Its exponential is
+        the effective number of bars. Shift and scale of the field do not matter.
+    """
+    lengths = _lengths(diagram, dimension, essential)
+    if lengths.size < 2:
+        return 0.0
+    shares = lengths / lengths.sum()
+    # A share may underflow; x log x goes to 0 there.
+    shares = shares[shares > 0]
+    value = float(-(shares * np.log(shares)).sum())
+    return value / float(np.log(lengths.size)) if normalised else value
+
+
+def statistics(
+    diagram: Bars, *, dimension: int = 0, essential: str | float = "drop"
+) -> dict[str, float]:
+    """Numbers that describe a barcode.
+
+    Args:
+        diagram: a `Diagram`, or births and deaths.
+        dimension: the degree.
+        essential: the rule for essential bars.
+
+    Returns:
+        `count`; `total`, `entropy`, `normalised_entropy`; `mean_birth`, the mean birth
+        weighted by length; `runner_up`, the second longest bar over the longest; and of
+        the lengths and of the middles of the bars: `mean`, `median`, `sd`, `q25`, `q75`,
+        `max` (as `length_mean`, `middle_sd`, ...). Zeros without bars.
+    """
+    bars = finite_bars(diagram, dimension, essential)
+    births, deaths = bars.T
+    lengths = np.sort(deaths - births)[::-1]
+    total = float(lengths.sum())
+    numbers = {
+        "count": float(lengths.size),
+        "total": total,
+        "entropy": entropy(bars),
+        "normalised_entropy": entropy(bars, normalised=True),
+        "mean_birth": float(births @ (deaths - births) / total) if total else 0.0,
+        "runner_up": float(lengths[1] / lengths[0]) if lengths.size > 1 else 0.0,
+    }
+    for name, series in (("length", lengths), ("middle", (births + deaths) / 2)):
+        numbers |= {f"{name}_{key}": value for key, value in _moments(series).items()}
+    return numbers
+
+
+def _moments(series: np.ndarray) -> dict[str, float]:
+    names = ("mean", "median", "sd", "q25", "q75", "max")
+    if series.size == 0:
+        return dict.fromkeys(names, 0.0)
+    q25, median, q75 = np.quantile(series, (0.25, 0.5, 0.75))
+    values = (series.mean(), median, series.std(), q25, q75, series.max())
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _lengths(diagram: Bars, dimension: int, essential: str | float) -> np.ndarray:
+    bars = finite_bars(diagram, dimension, essential)
+    return np.asarray(bars[:, 1] - bars[:, 0])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over repeated planes.
+
+    Attributes:
+        mean: mean over the planes.
+        sd: standard deviation between planes; NaN for one plane.
+        stderr: standard error of the mean; NaN for one plane.
+        count: number of planes.
+    """
+
+    mean: float
+    sd: float
+    stderr: float
+    count: int
+
+
+def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """The spread of every summary over repeated planes.
+
+    Args:
+        repeats: one mapping of numbers a plane, all with the same names (as `statistics`).
+
+    Returns:
+        name -> mean, standard deviation, standard error, count.
+
+    Raises:
+        DataError: no planes, or names that differ.
+    """
+    if not repeats or any(numbers.keys() != repeats[0].keys() for numbers in repeats):
+        raise DataError(
+            "`repeats` must hold at least one mapping, all with the same names; "
+            f"got {len(repeats)}."
+        )
+    return {name: _spread([numbers[name] for numbers in repeats]) for name in repeats[0]}
+
+
+def _spread(values: list[float]) -> Spread:
+    count = len(values)
+    sd = float(np.std(values, ddof=1)) if count > 1 else float("nan")
+    return Spread(float(np.mean(values)), sd, sd / count**0.5, count)

@@ -1,0 +1,131 @@
+"""Barcodes as features: a scikit-learn transformer."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.errors import DataError
+from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.curves import betti_curve, persistence_landscape, silhouette
+from lossatlas.topology.field import Floats
+from lossatlas.topology.image import persistence_image
+from lossatlas.topology.summaries import statistics
+
+KINDS = ("betti", "landscape", "silhouette", "image", "statistics")
+
+
+class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turn barcodes into vectors of one length, on a range learnt from the training ones.
+
+    Args:
+        kind: "betti", "landscape", "silhouette", "image" or "statistics".
+        dimension: degree of the bars.
+        resolution: number of levels, or of pixels a side.
+        depth: number of functions of a "landscape".
+        power: weight of a bar in a "silhouette": its length to this power.
+        essential: the rule for essential bars ("drop", "cap", a level).
+
+    Attributes:
+        births_: least and greatest birth seen by `fit`.
+        levels_: the levels at which functions are sampled.
+        longest_: the longest bar seen by `fit`.
+        n_features_out_: length of a vector.
+
+    Example:
+        >>> import numpy as np
+        >>> bars = [np.array([[0.0, 1.0]]), np.array([[0.0, 3.0], [1.0, 2.0]])]
+        >>> BarcodeFeatures("betti", resolution=4).fit_transform(bars)
+        array([[1., 0., 0., 0.],
+               [1., 2., 1., 0.]])
+    """
+
+    def __init__(
+        self,
+        kind: str = "betti",
+        *,
+        dimension: int = 0,
+        resolution: int = 50,
+        depth: int = 3,
+        power: float = 1.0,
+        essential: str | float = "drop",
+    ) -> None:
+        self.kind = kind
+        self.dimension = dimension
+        self.resolution = resolution
+        self.depth = depth
+        self.power = power
+        self.essential = essential
+
+    def fit(self, X: Sequence[Bars], y: Any = None) -> Self:  # noqa: N803
+        """Learn the ranges of births, levels and lengths.
+
+        Args:
+            X: diagrams, or arrays of births and deaths.
+            y: ignored.
+
+        Returns:
+            This transformer.
+
+        Raises:
+            DataError: no diagrams.
+            UnknownNameError: an unknown kind.
+            ArgumentError: `resolution` below 1, or bad bars.
+        """
+        check_one_of("kind", self.kind, KINDS)
+        check_at_least("resolution", self.resolution, 1)
+        if len(X) == 0:
+            raise DataError("`X` must hold at least one diagram; got none.")
+        found = [finite_bars(diagram, self.dimension, self.essential) for diagram in X]
+        bars = np.concatenate([*found, np.empty((0, 2))])
+        low, high = (bars.min(), bars.max()) if len(bars) else (0.0, 1.0)
+        births = bars[:, 0] if len(bars) else np.array([0.0, 1.0])
+        self.levels_ = np.linspace(low, high, self.resolution)
+        self.births_ = _widened(float(births.min()), float(births.max()), high - low)
+        self.longest_ = float((bars[:, 1] - bars[:, 0]).max(initial=0.0)) or 1.0
+        self.n_features_out_ = self._vector(np.empty((0, 2))).size
+        return self
+
+    def transform(self, X: Sequence[Bars]) -> Floats:  # noqa: N803
+        """Barcodes as rows.
+
+        Args:
+            X: diagrams, or arrays of births and deaths.
+
+        Returns:
+            (diagrams, features). Nothing in it is infinite or NaN.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+        """
+        check_is_fitted(self, "levels_")
+        rows = [self._vector(finite_bars(d, self.dimension, self.essential)) for d in X]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), self.n_features_out_)
+
+    def _vector(self, bars: Floats) -> Floats:
+        match self.kind:
+            case "betti":
+                return betti_curve(bars, self.levels_).astype(np.float64)
+            case "landscape":
+                return persistence_landscape(bars, self.levels_, depth=self.depth).ravel()
+            case "silhouette":
+                return silhouette(bars, self.levels_, power=self.power)
+            case "image":
+                return persistence_image(
+                    bars,
+                    births=self.births_,
+                    lengths=(0.0, self.longest_),
+                    pixels=(self.resolution, self.resolution),
+                ).ravel()
+            case _:
+                return np.array(list(statistics(bars).values()))
+
+
+def _widened(low: float, high: float, scale: float) -> tuple[float, float]:
+    # Births that are all equal (Rips, degree 0) still need pixels with an area.
+    if high > low:
+        return low, high
+    return low - 0.5 * (scale or 1.0), low + 0.5 * (scale or 1.0)
