@@ -19,6 +19,16 @@ CREATE TABLE IF NOT EXISTS chunk
 """
 
 
+def remove_ledger(path: str | Path) -> None:
+    """Remove a resume file, if it is there, with the files that SQLite keeps beside it.
+
+    Args:
+        path: the file.
+    """
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 class Ledger:
     """Finished chunks of one run, each an array of float64, keyed by name.
 

@@ -1,0 +1,37 @@
+"""The `lossatlas` command: what there is, and what happens when it fails."""
+
+import sys
+
+import typer
+
+from lossatlas.cli import survey
+from lossatlas.errors import AtlasError
+
+app = typer.Typer(
+    name="lossatlas",
+    help="Map, measure and steer the loss landscape of any PyTorch model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: rich would double the time that --help takes.
+    rich_markup_mode=None,
+)
+app.command(name="survey")(survey.command)
+
+
+@app.callback()
+def _commands() -> None:
+    # With a callback typer keeps command names even while there is only one.
+    pass
+
+
+def main() -> None:
+    """Run the command line: exit code 0, 2 for a named error, 130 when interrupted."""
+    try:
+        app()
+    except AtlasError as error:
+        sys.stderr.write(f"lossatlas: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
+        sys.exit(130)

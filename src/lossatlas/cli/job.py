@@ -1,0 +1,149 @@
+"""From settings to a survey on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lossatlas.algebra.params import Params
+from lossatlas.cli.output import Output
+from lossatlas.cli.settings import SurveySettings
+from lossatlas.errors import ArgumentError
+from lossatlas.landscape.plane import Plane, random_plane
+from lossatlas.objective import Objective, accuracy, supervised
+from lossatlas.report import write_report
+from lossatlas.store import remove_ledger
+from lossatlas.survey import Survey, survey
+from lossatlas.workbench.checkpoints import load_weights
+from lossatlas.workbench.criteria import build_loss
+from lossatlas.workbench.dataset import Dataset
+from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.models import build_model, normalisation_of
+from lossatlas.workbench.training import train
+
+_DEMO_MODEL = "mlp(32)"
+_DEMO_STEPS = 400
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is surveyed."""
+
+    title: str
+    model: nn.Module
+    data: Dataset
+    checkpoints: tuple[Params, ...]
+
+
+def run_survey(
+    settings: SurveySettings, output: Output, *, resume: bool
+) -> tuple[Survey, Path]:
+    """Load or train, survey, and write `survey.nc` and `report.html`.
+
+    Args:
+        settings: what to do.
+        output: hears how it goes.
+        resume: go on from the ledger in the output folder.
+
+    Returns:
+        The survey and the path of the report.
+
+    Raises:
+        AtlasError: whatever cannot be served, by name.
+    """
+    subject = _subject(settings, output)
+    objective = Objective(
+        subject.model,
+        supervised(build_loss(settings.loss, task=subject.data.task)),
+        subject.data.batches(settings.batch_size),
+        mode=settings.mode,
+    )
+    ledger = settings.out / "survey.resume"
+    if not resume:
+        remove_ledger(ledger)
+    metrics = {"accuracy": accuracy} if subject.data.task == "classification" else {}
+    with output.progress("mapping") as progress:
+        found = survey(
+            objective,
+            plane=_plane(settings, objective, subject.checkpoints),
+            checkpoints=subject.checkpoints,
+            span=settings.span,
+            points=settings.points,
+            metrics=metrics,
+            connectivity=settings.map.connectivity,
+            title=settings.title or subject.title,
+            seed=settings.seed,
+            adaptive=settings.map.adaptive,
+            tolerance=settings.map.tolerance,
+            engine=settings.map.engine,
+            executor=settings.map.executor,
+            resume=ledger,
+            progress=progress,
+        )
+    found.save(settings.out / "survey.nc")
+    page = write_report(found, settings.out / "report.html")
+    remove_ledger(ledger)
+    return found, page
+
+
+def _subject(settings: SurveySettings, output: Output) -> _Subject:
+    name = settings.model or _DEMO_MODEL
+    data = load_dataset(
+        settings.data, examples=settings.examples, normalise=normalisation_of(name)
+    )
+    model = build_model(name, data, seed=settings.seed).to(_device(settings.device))
+    if settings.weights is not None:
+        load_weights(model, settings.weights)
+    steps = settings.train.steps
+    if steps is None:
+        steps = 0 if settings.model or settings.weights else _DEMO_STEPS
+    checkpoints = _trained(settings, model, data, steps, output) if steps else ()
+    return _Subject(f"{name} on {settings.data}", model, data, checkpoints)
+
+
+def _trained(
+    settings: SurveySettings, model: nn.Module, data: Dataset, steps: int, output: Output
+) -> tuple[Params, ...]:
+    output.note(f"training for {steps} steps ...")
+    run = train(
+        model,
+        data,
+        settings.loss or build_loss(None, task=data.task),
+        steps=steps,
+        optimizer=settings.train.optimizer,
+        lr=settings.train.lr,
+        batch_size=settings.train.batch_size,
+        seed=settings.seed,
+        schedule="cosine",
+        keep=min(settings.train.checkpoints, steps),
+    )
+    return run.checkpoints
+
+
+def _plane(
+    settings: SurveySettings, objective: Objective, checkpoints: tuple[Params, ...]
+) -> str | Plane:
+    chosen = settings.plane or ("checkpoints" if checkpoints else "random")
+    if chosen == "checkpoints":
+        if not checkpoints:
+            raise ArgumentError(
+                "`plane`: there are no checkpoints to span one; train first "
+                "(--set train.steps=400) or use --plane random."
+            )
+        return chosen
+    return random_plane(
+        objective,
+        seed=settings.seed,
+        dimension=settings.map.dimension,
+        normalisation=settings.map.normalisation,
+        biases=settings.map.biases,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f"`device`: {name!r} cannot be used ({reason}).") from None

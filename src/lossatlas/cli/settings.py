@@ -1,0 +1,140 @@
+"""Settings of a survey: one model serves the command line, `--config`, `--set` and Python."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lossatlas.checks import nearest
+from lossatlas.errors import ArgumentError, FileError, UnknownNameError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MapSettings(_Strict):
+    """How the map is made (`--set map.NAME=VALUE`)."""
+
+    adaptive: bool = True
+    tolerance: float = Field(default=0.002, gt=0, allow_inf_nan=False)
+    engine: str = "auto"
+    executor: Literal["serial", "joblib"] = "serial"
+    connectivity: Literal["full", "axis"] = "full"
+    normalisation: str = "filter"
+    biases: bool = False
+    dimension: Literal[1, 2, 3] = 2
+
+
+class TrainSettings(_Strict):
+    """How the network is trained before the survey (`--set train.NAME=VALUE`)."""
+
+    steps: int | None = Field(default=None, ge=0)
+    lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    optimizer: str = "sgd"
+    batch_size: int = Field(default=64, ge=1)
+    checkpoints: int = Field(default=25, ge=3)
+
+
+class SurveySettings(_Strict):
+    """Everything that `lossatlas survey` can be told."""
+
+    model: str | None = None
+    weights: Path | None = None
+    data: str = "digits"
+    loss: str | None = None
+    batch_size: int = Field(default=256, ge=1)
+    examples: int | None = Field(default=None, ge=1)
+    plane: Literal["random", "checkpoints"] | None = None
+    points: int = Field(default=41, ge=2)
+    span: float | Literal["auto"] = "auto"
+    mode: Literal["eval", "train", "recalibrated"] = "eval"
+    seed: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    out: Path = Path("survey")
+    title: str | None = None
+    map: MapSettings = MapSettings()
+    train: TrainSettings = TrainSettings()
+
+
+def load_settings(
+    config: Path | None, assignments: list[str], options: dict[str, Any]
+) -> SurveySettings:
+    """Put settings together: defaults, then the file, then `--set`, then options.
+
+    Args:
+        config: a YAML file, or None.
+        assignments: "a.b=value" each; the value is read as YAML.
+        options: from the command line; None means not given.
+
+    Returns:
+        Valid settings.
+
+    Raises:
+        ArgumentError: a value that cannot be served.
+        FileError: the file is missing or not YAML.
+        UnknownNameError: an unknown name; the message gives the nearest.
+    """
+    merged = _read(config) if config else {}
+    for assignment in assignments:
+        _assign(merged, assignment)
+    merged |= {key: value for key, value in options.items() if value is not None}
+    try:
+        return SurveySettings.model_validate(merged)
+    except ValidationError as error:
+        named: ArgumentError | UnknownNameError = _named(error.errors()[0])
+        raise named from None
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(config.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"`config`: '{config}' cannot be read ({error}).") from None
+    except yaml.YAMLError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise FileError(f"`config`: '{config}' is not YAML ({line}).") from None
+    if found is not None and not isinstance(found, dict):
+        raise FileError(f"`config`: '{config}' must hold names and values, as in 'points: 31'.")
+    return dict(found or {})
+
+
+def _assign(merged: dict[str, Any], assignment: str) -> None:
+    name, equals, value = assignment.partition("=")
+    if not equals or not name:
+        raise ArgumentError(f"`set` must look like 'map.tolerance=0.001'; got {assignment!r}.")
+    *path, last = name.strip().split(".")
+    place = merged
+    for key in path:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise ArgumentError(
+                f"`set`: '{key}' holds a value, not a group; got {assignment!r}."
+            )
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ArgumentError(f"`set`: cannot read the value of {assignment!r}.") from None
+
+
+def _named(error: Any) -> ArgumentError | UnknownNameError:
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _fields(path[:-1])
+        return UnknownNameError(
+            f"there is no setting '{where}'{nearest(path[-1], known)}; "
+            f"known: {', '.join(sorted(known))}."
+        )
+    got = error.get("input")
+    return ArgumentError(
+        f"`{where}`: {error['msg'][0].lower()}{error['msg'][1:]}; got {got!r}."
+    )
+
+
+def _fields(path: list[str]) -> list[str]:
+    model: Any = SurveySettings
+    for name in path:
+        model = model.model_fields[name].annotation
+    return list(model.model_fields)
