@@ -120,9 +120,9 @@ def _mean_and_deviation(
 ) -> tuple[Tensor, Tensor]:
     if normalisation == "standardised":
         values = scaled.movedim(1, 0).flatten(1)
-        # A flat channel carries nothing; dividing by its zero deviation would give nan.
-        spread = values.std(1)
-        return values.mean(1), torch.where(spread > 0, spread, 1.0)
+        # A flat channel carries nothing; its deviation is only rounding.
+        flat = values.amin(1) == values.amax(1)
+        return values.mean(1), torch.where(flat, 1.0, values.std(1, correction=0))
     if isinstance(normalisation, str):
         check_one_of("normalise", normalisation, [*NORMALISATIONS, "standardised"])
         pair = torch.tensor(NORMALISATIONS[normalisation])

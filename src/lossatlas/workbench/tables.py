@@ -62,11 +62,13 @@ def load_npz(
 
 def _read(source: Path, names: tuple[str, str]) -> list[Array]:
     try:
-        archive = np.load(source, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileError(f"'{source}' is a single array; write both with numpy.savez.")
-        with archive:
-            return [_array(source, archive, name) for name in names]
+        # Given a path, numpy leaves the file open where the archive is damaged.
+        with source.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FileError(f"'{source}' is a single array; write both with numpy.savez.")
+            with archive:
+                return [_array(source, archive, name) for name in names]
     except _DAMAGE as error:
         if isinstance(error, FileError | DataError):
             raise
@@ -84,11 +86,13 @@ def _array(source: Path, archive: Any, name: str) -> Array:
             "name yours, as in '#x=images,y=labels'."
         )
     try:
-        array: Array = archive[name]
+        array: Any = archive[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(_objects(source, name)) from None
+    if not isinstance(array, np.ndarray):
+        raise FileError(f"'{name}' of '{source}' is damaged; write it again with numpy.savez.")
     if array.dtype.kind not in "buif":
         raise DataError(
             f"'{name}' of '{source}' must hold numbers; got {array.dtype}: convert it first."
