@@ -1,10 +1,11 @@
 """Many points of a small network side by side: one large product instead of many small."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.first_layer import FirstLayer, find_first_layers
@@ -64,7 +65,7 @@ class BatchedEngine:
         steps = torch.as_tensor(coordinates).to(self._corners)
         weights = torch.cat([steps.new_ones(count, 1), steps], dim=1)
         params = _unflatten(weights @ self._corners, self._shapes)
-        with torch.no_grad(), task.objective.session():
+        with torch.no_grad(), _composable_attention(), task.objective.session():
             for batch in task.objective.each_batch():
                 measured = torch.func.vmap(self._at(batch))(weights, params)
                 task.add(moments, measured, batch, slice(0, count))
@@ -79,6 +80,18 @@ class BatchedEngine:
                 return tuple(task.objective.swapped(params, lambda: task.measure(batch)))
 
         return one
+
+
+@contextmanager
+def _composable_attention() -> Iterator[None]:
+    # Fused encoder layers and flash attention have no batching rule; their parts have.
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _flat(corner: Params, shapes: dict[str, torch.Size], like: Params) -> Tensor:

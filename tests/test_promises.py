@@ -1,0 +1,151 @@
+"""The promises that hold for all instruments and models. A new instrument is one line."""
+
+import random
+import warnings
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import cases
+import lossatlas as la
+
+INSTRUMENTS = {
+    "value": lambda o: o.value(),
+    "evaluate": lambda o: o.evaluate(),
+    "gradient": lambda o: o.gradient(),
+    "suggest_span": lambda o: la.suggest_span(o, la.random_plane(o)),
+    "map_line": lambda o: la.map_plane(o, la.random_plane(o, dimension=1), points=7),
+    "map_plane": lambda o: la.map_plane(o, la.random_plane(o, seed=3), points=5),
+    "map_adaptive": lambda o: la.map_plane(o, la.random_plane(o, seed=3), points=17),
+    "map_streaming": lambda o: la.map_plane(
+        o, la.random_plane(o), points=3, engine="streaming"
+    ),
+    "survey": lambda o: la.survey(o, points=5, span=0.5),
+}
+MODES = ("eval", "train", "recalibrated")
+
+
+def state_of(model):
+    tensors = dict(model.state_dict(keep_vars=True))
+    return {
+        "bits": {name: value.detach().clone() for name, value in tensors.items()},
+        "places": {name: value.data_ptr() for name, value in tensors.items()},
+        "grads": {name: value.grad for name, value in model.named_parameters()},
+        "needs": {name: value.requires_grad for name, value in model.named_parameters()},
+        "modes": {name: module.training for name, module in model.named_modules()},
+        "own": {name: sorted(module.__dict__) for name, module in model.named_modules()},
+        "hooks": {
+            name: (len(module._forward_hooks), len(module._forward_pre_hooks))
+            for name, module in model.named_modules()
+        },
+        "identity": {name: id(value) for name, value in model.named_parameters()},
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tobytes(),
+        "python": random.getstate(),
+    }
+
+
+def assert_same(a, b):
+    """Equal to the last bit, whatever is nested in whatever."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    elif isinstance(a, np.ndarray):
+        assert a.tobytes() == b.tobytes()
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif is_dataclass(a):
+        for field in fields(a):
+            if field.name != "seconds":
+                assert_same(getattr(a, field.name), getattr(b, field.name))
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b or (a != a and b != b)
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("builder", cases.BUILDERS, ids=lambda b: b.__name__)
+def test_leaves_no_trace_and_gives_the_same_bits(builder, instrument):
+    case = cases.make(builder)
+    objective = case.objective()
+    next(case.model.parameters()).grad = torch.ones_like(next(case.model.parameters()))
+    before = state_of(case.model)
+    with warnings.catch_warnings():
+        first = INSTRUMENTS[instrument](objective)
+        assert_same(before, state_of(case.model))
+        second = INSTRUMENTS[instrument](objective)
+    assert_same(first, second)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("builder", cases.BUILDERS, ids=lambda b: b.__name__)
+def test_modes_leave_no_trace_either(builder, mode):
+    case = cases.make(builder)
+    before = state_of(case.model)
+    objective = case.objective(mode=mode)
+    la.map_plane(objective, la.random_plane(objective), points=3)
+    assert_same(before, state_of(case.model))
+
+
+def test_training_with_a_watching_instrument_is_bitwise_the_training_without_it():
+    def train(watch):
+        case = cases.make(cases.conv_bn)
+        optimizer = torch.optim.Adam(case.model.parameters(), lr=1e-2)
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            for inputs, targets in case.batches * 3:
+                optimizer.zero_grad()
+                noisy = inputs + 0.1 * torch.randn_like(inputs)
+                case.loss(case.model, (noisy, targets)).backward()
+                optimizer.step()
+                if watch:
+                    objective = case.objective()
+                    la.map_plane(objective, la.random_plane(objective), points=3)
+        return case.model.state_dict()
+
+    assert_same(dict(train(watch=False)), dict(train(watch=True)))
+
+
+@pytest.mark.parametrize("engine", ["auto", "batched", "folded", "streaming"])
+@pytest.mark.parametrize("biases", [False, True], ids=["still", "biases"])
+@pytest.mark.parametrize("builder", cases.BUILDERS, ids=lambda b: b.__name__)
+def test_engines_agree_with_the_plain_loop(builder, biases, engine):
+    case = cases.make(builder)
+    objective = case.objective()
+    plane = la.random_plane(objective, seed=1, biases=biases)
+    options = {"points": 5, "adaptive": False, "metrics": {"double": _double}}
+    plain = la.map_plane(objective, plane, engine="plain", **options)
+    fast = la.map_plane(objective, plane, engine=engine, **options)
+    # A loss may pass through zero, where no relative error is small.
+    scale = np.abs(plain.values).max()
+    np.testing.assert_allclose(fast.values, plain.values, rtol=1e-6, atol=1e-7 * scale)
+    np.testing.assert_allclose(fast.stderr, plain.stderr, rtol=1e-4)
+    np.testing.assert_allclose(fast.metrics["double"], plain.metrics["double"], rtol=1e-6)
+
+
+def _double(model, batch):
+    inputs = batch["tokens"] if isinstance(batch, dict) else batch[0]
+    return 2 * model(inputs).square().flatten(1).mean(1) + 1.0
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        (cases.mlp, "batched"),
+        (cases.conv_bn, "folded"),
+        (cases.tied, "batched"),
+        (cases.frozen, "batched"),
+        (cases.dropout, "batched"),
+        (cases.transformer, "batched"),
+    ],
+    ids=lambda b: getattr(b, "__name__", b),
+)
+def test_auto_takes_the_fast_engine(builder, expected):
+    objective = cases.make(builder).objective()
+    assert la.plan_map(objective, la.random_plane(objective)).engine == expected
