@@ -1,0 +1,55 @@
+"""Forecast: what will the loss be, under this schedule or a better one?
+
+Curves in, a fitted law out, and from it forecasts with intervals that come from the law's
+errors on curves it had not seen. Needs numpy and scipy only.
+
+    from lossatlas import forecast
+    fit = forecast.fit(forecast.MultiPowerLaw(), [forecast.Curve(step, loss, lr), ...])
+    fit.predict(forecast.schedules.wsd(24_000, 3e-4, decay=0.2)).final
+"""
+
+from lossatlas.forecast import schedules
+from lossatlas.forecast.curve import Curve, points
+from lossatlas.forecast.fit import fit, fit_best
+from lossatlas.forecast.laws import (
+    LAWS,
+    AnnealingLaw,
+    BrokenPowerLaw,
+    ChinchillaLaw,
+    KaplanLaw,
+    LinearLRLaw,
+    MultiPowerLaw,
+    PowerLaw,
+    ShiftedPowerLaw,
+    smoothed,
+    translate,
+)
+from lossatlas.forecast.optimise import SchedulePlan
+from lossatlas.forecast.prediction import Prediction
+from lossatlas.forecast.result import Fit
+from lossatlas.forecast.schedules import from_torch
+from lossatlas.forecast.whatif import WhatIf
+
+__all__ = [
+    "LAWS",
+    "AnnealingLaw",
+    "BrokenPowerLaw",
+    "ChinchillaLaw",
+    "Curve",
+    "Fit",
+    "KaplanLaw",
+    "LinearLRLaw",
+    "MultiPowerLaw",
+    "PowerLaw",
+    "Prediction",
+    "SchedulePlan",
+    "ShiftedPowerLaw",
+    "WhatIf",
+    "fit",
+    "fit_best",
+    "from_torch",
+    "points",
+    "schedules",
+    "smoothed",
+    "translate",
+]

@@ -1,0 +1,283 @@
+"""What a law is: a formula with its exact derivative, its starts and its limits.
+
+All parameters are positive and are fitted as logarithms, so a Jacobian column times its
+parameter is a derivative per e-fold. Laws are frozen dataclasses of settings: parameters live
+in a `Fit`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.forecast.curve import Curve, Inputs
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one fit sees: prepared features and losses of its curves.
+
+    Attributes:
+        features: what `Law.features` made of each curve.
+        losses: the losses of each curve.
+        curves: the curves themselves.
+    """
+
+    features: tuple[Any, ...]
+    losses: tuple[Floats, ...]
+    curves: tuple[Curve, ...]
+
+    @property
+    def loss(self) -> Floats:
+        """All losses in one row."""
+        return np.concatenate(self.losses)
+
+
+class Law(ABC):
+    """A parametric law for losses. A new one: `parameters`, `features`, `evaluate`, `grid`."""
+
+    parameters: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: One point at a time, so that all curves of a fit can be evaluated in one call.
+    pointwise: ClassVar[bool] = False
+    #: Width of the quadratic part of the Huber loss on log residuals; inf is least squares.
+    huber: ClassVar[float] = 1e-3
+
+    @abstractmethod
+    def features(self, inputs: Inputs) -> Any:
+        """What the formula needs of a run, computed once.
+
+        Args:
+            inputs: the conditions.
+
+        Returns:
+            Anything that `evaluate` understands.
+        """
+
+    @abstractmethod
+    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
+        """The predicted losses and their derivatives.
+
+        Args:
+            values: (p,) parameters, in natural units, in the order of `parameters`.
+            features: from `features`.
+
+        Returns:
+            (n,) losses and the (n, p) Jacobian in natural units.
+        """
+
+    @abstractmethod
+    def starts(self, problem: Problem) -> Floats:
+        """Where to start: rough fits from the data, in no order.
+
+        Args:
+            problem: the data.
+
+        Returns:
+            (k, p) parameters in natural units, all positive.
+        """
+
+    @abstractmethod
+    def limits(self, problem: Problem) -> tuple[Floats, Floats]:
+        """How far the parameters may go; a fit that ends there says so.
+
+        Args:
+            problem: the data.
+
+        Returns:
+            Lowest and highest values, (p,) each, all positive.
+        """
+
+    def prior(self, logs: Floats, problem: Problem) -> tuple[Floats, Floats]:
+        """A weak belief about parameters that few curves cannot identify.
+
+        Args:
+            logs: (p,) logarithms of the parameters.
+            problem: the data, for scales.
+
+        Returns:
+            (m,) distances in standard deviations and their (m, p) derivatives. None by default.
+        """
+        del problem
+        return np.empty(0), np.empty((0, logs.size))
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that make this law again.
+
+        Returns:
+            Field -> value.
+        """
+        return {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
+
+    def check(self, inputs: Inputs, label: str = "") -> None:
+        """Require what the law needs.
+
+        Args:
+            inputs: the conditions.
+            label: whose they are, for the message.
+
+        Raises:
+            DataError: rates, size, tokens or source are missing.
+        """
+        for need in self.needs:
+            if getattr(inputs, "rates" if need == "lr" else need) is None:
+                whose = f" of curve '{label}'" if label else ""
+                raise DataError(f"`{need}`{whose} is missing and {self.name} needs it; "
+                                f"give it to `Curve({need}=...)`.")  # fmt: skip
+
+    def problem(self, curves: Sequence[Curve]) -> Problem:
+        """Prepare curves for a fit.
+
+        Args:
+            curves: at least one.
+
+        Returns:
+            The features and losses.
+        """
+        return Problem(
+            tuple(self.features(curve.inputs) for curve in curves),
+            tuple(curve.loss for curve in curves),
+            tuple(curves),
+        )
+
+    def predict(self, values: Floats, inputs: Inputs) -> Floats:
+        """The losses that the law expects.
+
+        Args:
+            values: (p,) parameters in natural units.
+            inputs: the conditions.
+
+        Returns:
+            (n,) losses.
+        """
+        return self.evaluate(np.asarray(values, dtype=np.float64), self.features(inputs))[0]
+
+
+class ScheduleLaw(Law):
+    """A law in the learning rate: L0 + A S1^-alpha minus what falls of the rate have won."""
+
+    needs: ClassVar[tuple[str, ...]] = ("lr",)
+
+    @abstractmethod
+    def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
+        """The loss after a whole schedule and its derivative by every rate.
+
+        Args:
+            values: (p,) parameters in natural units.
+            rates: (T,) rates, warm-up included.
+
+        Returns:
+            The loss and (T,) derivatives; those of the warm-up count only its area.
+        """
+
+    @abstractmethod
+    def columns(self, problem: Problem) -> Iterator[tuple[Floats, Floats]]:
+        """Candidates for the parameters that enter non-linearly.
+
+        Args:
+            problem: the data.
+
+        Yields:
+            The values of `shape_parameters` and the (n, q) columns whose non-negative mix is
+            the loss.
+        """
+
+    def starts(self, problem: Problem) -> Floats:
+        """The best non-negative mix for every candidate shape.
+
+        Args:
+            problem: the data.
+
+        Returns:
+            (k, p) starts.
+        """
+        loss = problem.loss
+        rows = []
+        for shape, columns in self.columns(problem):
+            # Dividing by the loss turns residuals into log residuals, to first order.
+            mix, _ = nnls(columns / loss[:, None], np.ones(loss.size))
+            size = np.abs(columns).max(axis=0)
+            floor = 1e-4 * loss.min() / np.where(size > 0, size, np.inf)
+            rows.append(self.join(np.maximum(mix, np.maximum(floor, 1e-12)), shape))
+        return np.array(rows)
+
+    @abstractmethod
+    def join(self, mix: Floats, shape: Floats) -> Floats:
+        """Put linear and non-linear parameters in the order of `parameters`.
+
+        Args:
+            mix: the weights of the columns.
+            shape: the others.
+
+        Returns:
+            (p,) values.
+        """
+
+
+def rate_sums(inputs: Inputs) -> Floats:
+    """S1: the sum of rates up to each point, the area of the warm-up included.
+
+    Args:
+        inputs: the conditions; where there are no rates, every update counts 1.
+
+    Returns:
+        (n,) sums.
+
+    Raises:
+        ArgumentError: the rates do not reach the last step.
+    """
+    if inputs.rates is None:
+        return inputs.step.astype(np.float64)
+    check_cover(inputs)
+    return np.cumsum(inputs.rates)[inputs.step - 1]
+
+
+def check_cover(inputs: Inputs) -> None:
+    """Require a rate for every update up to the last step, and no point before the first.
+
+    Args:
+        inputs: the conditions.
+
+    Raises:
+        ArgumentError: they do not reach it, or a point lies at step 0.
+    """
+    if inputs.rates is not None and inputs.step[-1] > inputs.rates.size:
+        raise ArgumentError(f"`lr` has {inputs.rates.size} rates but the last step is "
+                            f"{inputs.step[-1]}; give a rate for every update.")  # fmt: skip
+    if inputs.step[0] < 1:
+        raise ArgumentError("`steps` must be >= 1: a law of a sum of rates has no value before "
+                            "the first update.")  # fmt: skip
+
+
+def falls(inputs: Inputs, with_warmup: bool = False) -> Floats:
+    """By how much each update's rate lies below the one before; rises are negative.
+
+    The warm-up counts as no change: the one convention of the room.
+
+    Args:
+        inputs: the conditions, with rates.
+        with_warmup: count the warm-up as rises, as the reference fit of the multi-power law
+            does. Only for parameters fitted that way. Default False.
+
+    Returns:
+        (T,) falls.
+    """
+    rates = cast("Floats", inputs.rates)
+    change = np.zeros(rates.size)
+    if with_warmup:
+        change[0] = -rates[0]
+    start = 0 if with_warmup else inputs.warmup
+    change[start + 1 :] = rates[start:-1] - rates[start + 1 :]
+    return change

@@ -1,0 +1,34 @@
+"""The laws: one formula a file, and their names on the command line."""
+
+from lossatlas.forecast.law import Law
+from lossatlas.forecast.laws.annealing import AnnealingLaw
+from lossatlas.forecast.laws.broken import BrokenPowerLaw, smoothed
+from lossatlas.forecast.laws.linear import LinearLRLaw, PowerLaw
+from lossatlas.forecast.laws.multipower import MultiPowerLaw
+from lossatlas.forecast.laws.scaling import ChinchillaLaw, KaplanLaw
+from lossatlas.forecast.laws.shifted import ShiftedPowerLaw, translate
+
+LAWS: dict[str, type[Law]] = {
+    "multi-power": MultiPowerLaw,
+    "annealing": AnnealingLaw,
+    "linear-lr": LinearLRLaw,
+    "power": PowerLaw,
+    "broken-power": BrokenPowerLaw,
+    "chinchilla": ChinchillaLaw,
+    "kaplan": KaplanLaw,
+    "shifted-power": ShiftedPowerLaw,
+}
+
+__all__ = [
+    "LAWS",
+    "AnnealingLaw",
+    "BrokenPowerLaw",
+    "ChinchillaLaw",
+    "KaplanLaw",
+    "LinearLRLaw",
+    "MultiPowerLaw",
+    "PowerLaw",
+    "ShiftedPowerLaw",
+    "smoothed",
+    "translate",
+]

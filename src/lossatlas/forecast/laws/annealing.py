@@ -1,0 +1,130 @@
+"""The annealing law: falls of the rate win loss through a momentum of fixed decay."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from lossatlas.errors import ArgumentError
+from lossatlas.forecast.curve import Inputs
+from lossatlas.forecast.law import Problem, ScheduleLaw, falls, rate_sums
+from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
+from lossatlas.forecast.schedules import warmup_length
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnnealingLaw(ScheduleLaw):
+    """L(t) = L0 + A S1(t)^-alpha - C S2(t), with S2 the sum of m_i = decay m_{i-1} + fall_i.
+
+    S2 never saturates: long stretches at a low rate are predicted too low. The decay counts
+    steps, so it belongs to one batch size.
+
+    Attributes:
+        decay: lambda, in (0, 1); 0.99 to 0.9997 have served, choose with `fit_best`. Default
+            0.999.
+
+    Raises:
+        ArgumentError: a decay outside (0, 1).
+
+    Source: Tissue, Wang, Wang 2024, arXiv:2408.11029.
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "C")
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Check the decay.
+
+        Raises:
+            ArgumentError: outside (0, 1).
+        """
+        if not 0 < self.decay < 1:
+            raise ArgumentError(f"`decay` must lie between 0 and 1; got {self.decay!r}.")
+
+    def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """The two sums at every point.
+
+        Args:
+            inputs: the conditions, with rates.
+
+        Returns:
+            log S1 and S2.
+        """
+        momentum = lfilter([1.0], [1.0, -self.decay], falls(inputs))
+        return np.log(rate_sums(inputs)), np.cumsum(momentum)[inputs.step - 1]
+
+    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
+        """The losses and their derivatives.
+
+        Args:
+            values: (4,) parameters.
+            features: from `features`.
+
+        Returns:
+            (n,) losses and the (n, 4) Jacobian.
+        """
+        return sum_law(values, *features)
+
+    def columns(self, problem: Problem) -> Iterator[tuple[Floats, Floats]]:
+        """Columns for a grid of alpha.
+
+        Args:
+            problem: the data.
+
+        Yields:
+            (alpha,) and the columns 1, S1^-alpha, -S2.
+        """
+        log_sum, area = (np.concatenate(part) for part in zip(*problem.features, strict=True))
+        for alpha in ALPHAS:
+            powers = np.exp(-alpha * log_sum)
+            yield np.array([alpha]), np.stack([np.ones_like(area), powers, -area], axis=1)
+
+    def join(self, mix: Floats, shape: Floats) -> Floats:
+        """Order the parameters.
+
+        Args:
+            mix: (L0, A, C).
+            shape: (alpha,).
+
+        Returns:
+            (4,) values.
+        """
+        return np.array([mix[0], mix[1], shape[0], mix[2]])
+
+    def limits(self, problem: Problem) -> tuple[Floats, Floats]:
+        """Wide limits, relative to the losses.
+
+        Args:
+            problem: the data.
+
+        Returns:
+            Lowest and highest values.
+        """
+        return sum_limits(problem, max(float(np.abs(f[1]).max()) for f in problem.features))
+
+    def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
+        """The loss after a schedule and its derivative by every rate.
+
+        Args:
+            values: (4,) parameters.
+            rates: (T,) rates.
+
+        Returns:
+            The loss and (T,) derivatives.
+        """
+        lowest, amplitude, alpha, gain = values
+        change = falls(Inputs(np.array([rates.size]), rates))
+        # A fall at update k is counted 1 + decay + ... + decay^(T - k) times.
+        weight = (1 - self.decay ** np.arange(rates.size, 0, -1)) / (1 - self.decay)
+        total = rates.sum()
+        gradient = np.full(rates.size, -alpha * amplitude * total ** (-alpha - 1))
+        first = warmup_length(rates) + 1
+        gradient[first:] += gain * weight[first:]
+        gradient[first - 1 : -1] -= gain * weight[first:]
+        loss = lowest + amplitude * total**-alpha - gain * (change * weight).sum()
+        return float(loss), gradient

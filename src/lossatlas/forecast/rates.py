@@ -1,0 +1,78 @@
+"""The rate of every update: given, constant, or interpolated between logged ones."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.forecast.schedules import ramp
+
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+
+def check_rates(values: Floats, label: str = "") -> None:
+    """Require finite rates >= 0, some of them above zero, in one dimension.
+
+    Args:
+        values: the rates.
+        label: words for the message that say whose they are.
+
+    Raises:
+        DataError: they are not.
+    """
+    if values.ndim != 1 or values.size == 0:
+        raise DataError(f"`lr`{label} must be one-dimensional and not empty; "
+                        f"got shape {values.shape}.")  # fmt: skip
+    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise DataError(f"`lr`{label} must be finite, >= 0 and somewhere > 0.")
+
+
+def per_update(
+    lr: ArrayLike | None, step: Steps, warmup: int | None, label: str
+) -> tuple[Floats | None, tuple[str, ...]]:
+    """The rate of every update from what a user knows of the rates.
+
+    Args:
+        lr: one number, one a point, one an update, or None.
+        step: (n,) the points.
+        warmup: length of a linear warm-up before the first logged rate, or None.
+        label: words for messages that say whose they are.
+
+    Returns:
+        (T,) rates, or None, and notes on what was assumed.
+
+    Raises:
+        ArgumentError: too few rates for the steps.
+        DataError: values that are not rates.
+    """
+    if lr is None:
+        return None, ()
+    values = np.asarray(lr, dtype=np.float64)
+    last = int(step[-1])
+    if values.ndim == 0:
+        values = np.full(last, float(values))
+    check_rates(values, label)
+    if values.size >= last:
+        return values, ()
+    if values.size != step.size:
+        raise ArgumentError(
+            f"`lr`{label} must be one number, one a point ({step.size}) or one an update (at "
+            f"least {last}, the last step); got {values.size}, which does not cover the steps."
+        )
+    return _interpolated(values, step, warmup)
+
+
+# Logged rates on all updates: linear in between, a ramp or the first rate before.
+def _interpolated(
+    values: Floats, step: Steps, warmup: int | None
+) -> tuple[Floats, tuple[str, ...]]:
+    every = np.arange(1, int(step[-1]) + 1)
+    rates = np.interp(every, step, values)
+    notes = [f"rates of {every.size - step.size} updates between the logged ones interpolated"]
+    first = int(step[0])
+    if warmup:
+        rates[: min(warmup, first)] = ramp(warmup, float(values[0]))[:first]
+        notes.append(f"a linear warm-up of {warmup} steps assumed before step {first}")
+    elif first > 1:
+        notes.append(f"the first logged rate assumed for the {first - 1} updates before it")
+    return rates, tuple(notes)

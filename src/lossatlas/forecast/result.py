@@ -1,0 +1,294 @@
+"""Fit: the parameters of a law, how well they are known, and how wrong it has been."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from lossatlas import store
+from lossatlas.errors import ArgumentError
+from lossatlas.forecast import packing
+from lossatlas.forecast.curve import Curve, Inputs
+from lossatlas.forecast.identify import FlatDirection
+from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
+from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
+from lossatlas.forecast.prediction import (
+    Prediction,
+    check_level,
+    horizon_of,
+    inputs_for,
+    warnings_for,
+)
+from lossatlas.forecast.schedules import check_plan
+from lossatlas.forecast.whatif import Question, WhatIf, answer, decay_starts
+from lossatlas.store import Provenance
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A law that `fit_best` has tried.
+
+    Attributes:
+        law: its name, with its settings.
+        error: root mean square of its left-out errors, in log loss; inf where it failed.
+        note: why it failed, or empty.
+    """
+
+    law: str
+    error: float
+    note: str = ""
+
+
+_TABLES: dict[str, Any] = {
+    "scores": LeftOut, "left_out": LeftOut, "doubled": LeftOut, "flat": FlatDirection,
+    "alternatives": Alternative,
+}  # fmt: skip
+
+
+@store.kind("forecast-fit")
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted law.
+
+    Attributes:
+        law: the law.
+        values: (p,) parameters in natural units, in the order of `law.parameters`.
+        curves: what it was fitted to (thinned, without the warm-up).
+        objective: sum of Huber losses of the log residuals, without the prior.
+        scores: errors on the fitted curves themselves.
+        left_out: forecasts of each curve by a fit to the others.
+        doubled: forecasts of the longer curves by a fit to half the horizon.
+        flat: directions in which the curves leave the parameters loose.
+        warnings: what to know before trusting it, in sentences.
+        alternatives: the laws that `fit_best` compared, best first.
+        provenance: settings and versions.
+    """
+
+    law: Law
+    values: Floats
+    curves: tuple[Curve, ...] = ()
+    objective: float = float("nan")
+    scores: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    doubled: tuple[LeftOut, ...] = ()
+    flat: tuple[FlatDirection, ...] = ()
+    warnings: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Name -> value."""
+        return {n: float(v) for n, v in zip(self.law.parameters, self.values, strict=True)}
+
+    @property
+    def errors(self) -> ErrorModel:
+        """How wrong the law has been on what it had not seen."""
+        return error_model(self.left_out, self.doubled)
+
+    @property
+    def r2(self) -> float:
+        """Share of the variance of each curve that the fit explains, averaged over curves."""
+        found = []
+        for curve in self.curves:
+            residual = self.law.predict(self.values, curve.inputs) - curve.loss
+            found.append(1 - (residual**2).mean() / curve.loss.var())
+        return float(np.mean(found))
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error on the fitted curves, averaged over curves."""
+        return float(np.mean([row.mae for row in self.scores])) if self.scores else float("nan")
+
+    def predict(
+        self,
+        schedule: Curve | ArrayLike | None = None,
+        *,
+        steps: ArrayLike | None = None,
+        size: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        source: ArrayLike | None = None,
+        interval: float = 0.9,
+    ) -> Prediction:
+        """The loss under a schedule, at a size, or on another set.
+
+        The interval comes from the errors on left-out curves (Student's t, one degree of
+        freedom a curve), and widens beyond the longest fitted curve by the error of a doubled
+        horizon.
+
+        Args:
+            schedule: rates of every update, or a curve, whose conditions are taken and whose
+                losses are not looked at.
+            steps: at which steps. Default: an even grid of 200, the last step included.
+            size: model sizes, for laws in size.
+            tokens: training tokens, for laws in tokens.
+            source: losses on another set, for loss-to-loss laws.
+            interval: the share of losses to cover. Default 0.9.
+
+        Returns:
+            Losses with intervals and warnings. Fewer than three curves: no interval, and the
+            reason.
+
+        Raises:
+            ArgumentError: arguments that do not fit, or a horizon beyond a hundred times the
+                data.
+            DataError: something that the law needs is missing.
+        """
+        check_level(interval)
+        inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
+        loss = self.law.predict(self.values, inputs)
+        horizon = horizon_of(inputs, self._longest(inputs), self.law)
+        half = self.errors.half_width(interval, horizon)
+        return Prediction(
+            inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), interval,
+            float(horizon[-1]), inputs.rates, self.errors.reason,
+            warnings_for(inputs, float(horizon[-1]), self._schedules()),
+        )  # fmt: skip
+
+    def what_if(
+        self,
+        curve: Curve,
+        decay_at: int | Sequence[int],
+        *,
+        length: float = 0.2,
+        shape: str = "sqrt",
+        end: float = 0.0,
+        interval: float = 0.9,
+    ) -> WhatIf:
+        """The end of a run under way if it decays at a step, beside not decaying.
+
+        The run goes on at its present rate until `decay_at`. The law is shifted to where the
+        run has lately been, which takes its own luck (seed, data order) into account.
+
+        Args:
+            curve: the run so far, with rates.
+            decay_at: the step at which the cooldown begins, or several; not before the last
+                step of the curve.
+            length: of the cooldown: a share of `decay_at` if < 1, else updates. Default 0.2.
+            shape: as for `schedules.wsd`. Default "sqrt".
+            end: the last rate. Default 0.
+            interval: the share of losses to cover. Default 0.9.
+
+        Returns:
+            One row a start.
+
+        Raises:
+            ArgumentError: a start in the past, or a number out of range.
+            DataError: the curve has no rates.
+        """
+        check_level(interval)
+        self.law.check(curve.inputs, curve.name)
+        question = Question(curve, length, shape, end, interval)
+        return answer(
+            self.law, self.values, self.predict, question, decay_starts(curve, decay_at)
+        )
+
+    def optimize_schedule(self, steps: int, peak: float, *, warmup: int = 0) -> SchedulePlan:
+        """The best schedule of a length: free, as a plain cooldown, and a table of shapes.
+
+        Args:
+            steps: updates, warm-up included.
+            peak: the highest rate.
+            warmup: length of the linear warm-up. Default 0.
+
+        Returns:
+            The plan; rows within the law's own error are marked as indistinguishable.
+
+        Raises:
+            ArgumentError: a number out of range, or a law without rates.
+        """
+        if not isinstance(self.law, ScheduleLaw) or "lr" not in self.law.needs:
+            raise ArgumentError(
+                f"`law` must depend on the rate to choose a schedule; {self.law.name} does "
+                "not; fit a MultiPowerLaw."
+            )
+        check_plan(steps, peak, warmup)
+        plan = plan_schedule(
+            self.law, self.values, steps, peak, warmup=warmup, error=self.errors.scale
+        )
+        question = Inputs(np.array([steps]), plan.wsd)
+        longest = self._longest(question)
+        told = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
+                            self._schedules())  # fmt: skip
+        return plan.with_warnings(told)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to one netCDF file; `lossatlas.load` reads it back.
+
+        Args:
+            path: where, by convention `*.nc`.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileError: the place cannot be written.
+        """
+        return store.save(self, path)
+
+    def to_tree(self) -> dict[str, xr.Dataset]:
+        """As groups for the store.
+
+        Returns:
+            Group name -> Dataset.
+        """
+        tables = {key: [asdict(row) for row in getattr(self, key)] for key in _TABLES}
+        facts = packing.law_record(self.law) | {"objective": self.objective, **tables}
+        facts |= {"warnings": self.warnings, "provenance": self.provenance.to_json()}
+        return packing.pack(self.law.parameters, self.values, facts, self.curves)
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, xr.Dataset]) -> "Fit":
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: group name -> Dataset.
+
+        Returns:
+            An equal fit.
+        """
+        values, facts, curves = packing.unpack(tree)
+        tables = {
+            key: tuple(kind(**row) for row in facts[key]) for key, kind in _TABLES.items()
+        }
+        return cls(
+            law=packing.law_from_record(facts), values=values, curves=curves,
+            objective=facts["objective"], warnings=tuple(facts["warnings"]),
+            provenance=Provenance.from_json(facts["provenance"]), **tables,
+        )  # fmt: skip
+
+    @classmethod
+    def from_parameters(cls, law: Law, parameters: Mapping[str, float]) -> "Fit":
+        """A law with parameters from elsewhere (a paper, say): no curves, so no intervals.
+
+        Args:
+            law: the law.
+            parameters: name -> value, all of them.
+
+        Returns:
+            A fit without errors.
+
+        Raises:
+            ArgumentError: names are missing.
+        """
+        missing = [name for name in law.parameters if name not in parameters]
+        if missing:
+            raise ArgumentError(
+                f"`parameters` must give {', '.join(law.parameters)}; {missing[0]} is missing."
+            )
+        return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
+
+    def _longest(self, inputs: Any) -> int:
+        if not self.curves:
+            return int(inputs.step[-1])
+        return max(int(curve.step[-1]) for curve in self.curves)
+
+    def _schedules(self) -> list[Floats]:
+        return [curve.rates for curve in self.curves if curve.rates is not None]

@@ -1,0 +1,286 @@
+"""Learning-rate schedules as plain arrays: one rate an update.
+
+`rates[t - 1]` is the rate of update t. A linear warm-up of w updates ends with the peak at
+update w. Decays run over s in (0, 1]: the last update has the end rate.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.checks import check_at_least, check_one_of, check_positive, is_number
+from lossatlas.errors import ArgumentError
+
+Floats = NDArray[np.float64]
+
+# Progress s in [0, 1] -> factor g from 1 to 0; the rate is end + (peak - end) g.
+SHAPES: dict[str, Callable[[Floats], Floats]] = {
+    "linear": lambda s: 1 - s,
+    "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
+    "mirror-cosine": lambda s: 2 * (1 - s) - (1 + np.cos(np.pi * s)) / 2,
+    "square": lambda s: 1 - s**2,
+    "sqrt": lambda s: 1 - np.sqrt(s),
+    "power": lambda s: (1 - s) ** 1.5,
+    "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
+}
+# The exponential shape is a product, not a mix, so it stands outside the table.
+SHAPE_NAMES = (*SHAPES, "exponential")
+
+
+def ramp(warmup: int, peak: float) -> Floats:
+    """A linear warm-up from zero.
+
+    Args:
+        warmup: its length in updates, >= 0.
+        peak: the rate of its last update.
+
+    Returns:
+        (warmup,) rates.
+    """
+    return peak * np.arange(1, warmup + 1) / max(warmup, 1)
+
+
+def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
+    """A constant rate after a linear warm-up.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the rate.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+    """
+    return _with_warmup(np.full(check_plan(steps, peak, warmup), float(peak)), peak, warmup)
+
+
+def cosine(steps: int, peak: float, end: float = 0.0, warmup: int = 0) -> Floats:
+    """Half a cosine from the peak to the end rate.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the highest rate.
+        end: the rate of the last update. Default 0.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+    """
+    body = check_plan(steps, peak, warmup, end)
+    return _with_warmup(_decay(body, peak, end, "cosine"), peak, warmup)
+
+
+def wsd(
+    steps: int,
+    peak: float,
+    decay: float = 0.1,
+    shape: str = "linear",
+    *,
+    end: float = 0.0,
+    warmup: int = 0,
+) -> Floats:
+    """Warm-up, stable, decay: constant, then a cooldown at the end.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the stable rate.
+        decay: length of the cooldown: a fraction of the steps after the warm-up if < 1, else a
+            number of updates. Default 0.1.
+        shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
+            "lowered-linear" falls to 0.7 at once. Default "linear".
+        end: the rate of the last update; "exponential" needs it above zero. Default 0.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+        UnknownNameError: no such shape.
+
+    Example:
+        >>> wsd(10, 1.0, decay=4)
+        array([1.  , 1.  , 1.  , 1.  , 1.  , 1.  , 0.75, 0.5 , 0.25, 0.  ])
+    """
+    check_one_of("shape", shape, SHAPE_NAMES)
+    body = check_plan(steps, peak, warmup, end)
+    length = _length("decay", decay, body)
+    stable = np.full(body - length, float(peak))
+    return _with_warmup(
+        np.concatenate([stable, _decay(length, peak, end, shape)]), peak, warmup
+    )
+
+
+def wsd_s(
+    steps: int,
+    peak: float,
+    checkpoints: Sequence[int],
+    decay: float = 0.1,
+    shape: str = "linear",
+    *,
+    end: float = 0.0,
+    warmup: int = 0,
+) -> Floats:
+    """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights.
+
+    The rates rise again after each checkpoint: such schedules are flagged where they are used.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the stable rate.
+        checkpoints: increasing steps at which a decay ends; the end of training is always one.
+        decay: length of each decay: a fraction of the stretch before it if < 1, else updates.
+        shape: as for `wsd`. Default "linear".
+        end: the rate at each checkpoint. Default 0.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range, or checkpoints that do not increase.
+    """
+    check_plan(steps, peak, warmup, end)
+    stops = [*(c for c in checkpoints if c < steps), steps]
+    if any(b <= a for a, b in zip([warmup, *stops], stops, strict=False)):
+        raise ArgumentError(
+            f"`checkpoints` must increase and lie after the warm-up ({warmup}); got {stops}."
+        )
+    parts = [ramp(warmup, peak)]
+    for first, last in zip([warmup, *stops], stops, strict=False):
+        parts.append(wsd(last - first, peak, decay, shape, end=end))
+    return np.concatenate(parts)
+
+
+def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
+    """The rates that a torch scheduler would set, without touching it or its optimizer.
+
+    Works on a copy that is stepped `steps` times; any scheduler that needs no metric serves
+    (LambdaLR and so all of Hugging Face's, OneCycleLR, SequentialLR, ...).
+
+    Args:
+        scheduler: a `torch.optim.lr_scheduler.LRScheduler`, fresh or under way.
+        steps: how many updates from here.
+        group: which parameter group. Default 0.
+
+    Returns:
+        (steps,) rates: the present one first.
+
+    Raises:
+        ArgumentError: not a scheduler, or one that needs a metric.
+    """
+    check_at_least("steps", steps, 1)
+    optimizer = getattr(scheduler, "optimizer", None)
+    if optimizer is None or type(scheduler).__name__ == "ReduceLROnPlateau":
+        raise ArgumentError(
+            f"`scheduler` must be a torch scheduler that steps without a metric; "
+            f"got {type(scheduler).__name__}; give the rates as an array instead."
+        )
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    step = SimpleNamespace(_wrapped_by_lr_sched=True)
+    stand_in = SimpleNamespace(
+        param_groups=copy.deepcopy(groups), step=step, _opt_called=True,
+        defaults=dict(getattr(optimizer, "defaults", {})),
+    )  # fmt: skip
+    # The copy is tied to the stand-in, so neither weights nor the real rates are touched.
+    twin = copy.deepcopy(scheduler, {id(optimizer): stand_in})
+    rates = np.empty(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for t in range(steps):
+            rates[t] = float(stand_in.param_groups[group]["lr"])
+            if t + 1 < steps:
+                twin.step()
+    return rates
+
+
+def warmup_length(rates: Floats) -> int:
+    """The warm-up: updates before the opening rise reaches its top.
+
+    The one convention of the room: the warm-up counts in the sum of rates, and its rises are
+    not negative drops.
+
+    Args:
+        rates: (T,) rates.
+
+    Returns:
+        0 where the first rate is already the highest of the opening rise.
+    """
+    falls = np.flatnonzero(np.diff(rates) < 0)
+    rise = rates[: falls[0] + 1] if falls.size else rates
+    return int(np.argmax(rise))
+
+
+def is_monotone(rates: Floats) -> bool:
+    """Whether the rates never rise after the warm-up.
+
+    Args:
+        rates: (T,) rates.
+
+    Returns:
+        False for cyclic schedules and for WSD-S.
+    """
+    return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
+
+
+def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
+    """Require the numbers of a schedule to be possible.
+
+    Args:
+        steps: updates, warm-up included.
+        peak: the highest rate.
+        warmup: length of the warm-up.
+        end: the last rate.
+
+    Returns:
+        The updates after the warm-up.
+
+    Raises:
+        ArgumentError: a number out of range.
+    """
+    check_at_least("steps", steps, 2)
+    check_at_least("warmup", warmup, 0)
+    check_positive("peak", peak)
+    if not is_number(end) or not 0 <= end <= peak:
+        raise ArgumentError(f"`end` must lie in [0, peak = {peak}]; got {end!r}.")
+    if warmup >= steps:
+        raise ArgumentError(f"`warmup` must be shorter than `steps` = {steps}; got {warmup}.")
+    return steps - warmup
+
+
+def _length(argument: str, decay: float, body: int) -> int:
+    check_positive(argument, decay)
+    length = round(decay * body) if decay < 1 else int(decay)
+    if length > body:
+        raise ArgumentError(
+            f"`{argument}` must not be longer than the {body} steps after the warm-up; "
+            f"got {length}."
+        )
+    return max(length, 1)
+
+
+def _decay(length: int, peak: float, end: float, shape: str) -> Floats:
+    s = np.arange(1, length + 1) / length
+    if shape != "exponential":
+        return end + (peak - end) * SHAPES[shape](s)
+    if end <= 0:
+        raise ArgumentError(
+            "`end` must be > 0 for the exponential shape, which never reaches zero; "
+            "give end=0.1 * peak, say."
+        )
+    return peak * (end / peak) ** s
+
+
+def _with_warmup(body: Floats, peak: float, warmup: int) -> Floats:
+    return np.concatenate([ramp(warmup, peak), body])

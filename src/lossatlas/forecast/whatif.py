@@ -1,0 +1,189 @@
+"""What if I decay now: the end of a run under way, for several starts of the cooldown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
+from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.law import Law
+from lossatlas.forecast.prediction import Prediction
+from lossatlas.forecast.schedules import wsd
+
+Floats = NDArray[np.float64]
+
+RECENT = 0.1  # the share of a run's points that shows where it stands against the law
+
+
+@dataclass(frozen=True, eq=False)
+class Decay:
+    """One answer.
+
+    Attributes:
+        decay_at: the step at which the cooldown begins.
+        steps: the last step.
+        loss: the final loss.
+        lower: lower end of its interval; NaN where there is none.
+        upper: upper end.
+        stay: the loss at the same step without a cooldown.
+        rates: the schedule.
+    """
+
+    decay_at: int
+    steps: int
+    loss: float
+    lower: float
+    upper: float
+    stay: float
+    rates: Floats
+
+    @property
+    def gain(self) -> float:
+        """What the cooldown wins by its end."""
+        return self.stay - self.loss
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """The end of a run under way, for each start of the cooldown.
+
+    Attributes:
+        rows: one answer a start.
+        offset: by how much (in log loss) the run has lately lain above the law; the answers are
+            shifted by it.
+        level: the share of losses that the intervals should cover.
+        reason: why there is no interval; empty where there is one.
+        warnings: what to know before believing it.
+    """
+
+    rows: tuple[Decay, ...]
+    offset: float
+    level: float
+    reason: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of a run under way.
+
+    Attributes:
+        curve: the run so far.
+        length: of the cooldown: a share of its start if < 1, else updates.
+        shape: as for `schedules.wsd`.
+        end: the last rate.
+        interval: the share of losses to cover.
+    """
+
+    curve: Curve
+    length: float
+    shape: str
+    end: float
+    interval: float
+
+
+def answer(
+    law: Law,
+    values: Floats,
+    predict: Callable[..., Prediction],
+    question: Question,
+    starts: Sequence[int],
+) -> WhatIf:
+    """The rows.
+
+    Args:
+        law: the law.
+        values: (p,) its parameters.
+        predict: `Fit.predict`.
+        question: what is asked.
+        starts: of the cooldown.
+
+    Returns:
+        One row a start.
+
+    Raises:
+        ArgumentError: the curve has no rates.
+    """
+    curve, level = question.curve, question.interval
+    if curve.rates is None:
+        raise ArgumentError("`curve` must have rates to ask what a decay would do.")
+    past = curve.select(curve.step > curve.inputs.warmup)
+    offset = offset_of(np.log(past.loss / law.predict(values, past.inputs)))
+    shift = float(np.exp(offset))
+    rows, reason = [], ""
+    warnings: dict[str, None] = {}
+    for start in starts:
+        whole = continued(curve.rates, question, start)
+        hold = np.append(whole[:start], np.full(whole.size - start, whole[start - 1]))
+        told = predict(whole, steps=[whole.size], interval=level)
+        stay = predict(hold, steps=[whole.size], interval=level)
+        loss, lower, upper = (shift * value for value in told.final)
+        rows.append(Decay(start, whole.size, loss, lower, upper, shift * stay.final[0], whole))
+        warnings |= dict.fromkeys(told.warnings)
+        reason = told.reason
+    return WhatIf(tuple(rows), offset, level, reason, tuple(warnings))
+
+
+def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
+    """The starts as a list, none of them in the past.
+
+    Args:
+        curve: the run under way.
+        decay_at: one start or many.
+
+    Returns:
+        Steps.
+
+    Raises:
+        ArgumentError: a start before the last step of the curve, or none at all.
+    """
+    starts = [decay_at] if isinstance(decay_at, int | np.integer) else list(decay_at)
+    if not starts:
+        raise ArgumentError("`decay_at` must name at least one step.")
+    for start in starts:
+        check_at_least("decay_at", int(start), 1)
+        if start < curve.step[-1]:
+            raise ArgumentError(
+                f"`decay_at` must not lie before the last step of the curve "
+                f"({curve.step[-1]}); got {start}; cut the curve with `until` to ask of the "
+                "past."
+            )
+    return [int(start) for start in starts]
+
+
+def continued(rates: Floats, question: Question, start: int) -> Floats:
+    """A schedule that goes on at its present rate and then decays.
+
+    Args:
+        rates: rates so far (and perhaps further, which is ignored).
+        question: what is asked.
+        start: the last step at the present rate.
+
+    Returns:
+        The whole schedule.
+
+    Raises:
+        ArgumentError: a length or an end out of range.
+    """
+    length, last = question.length, int(question.curve.step[-1])
+    check_positive("length", length)
+    steps = max(round(length * start) if length < 1 else int(length), 2)
+    now = float(rates[last - 1])
+    decay = wsd(steps, now, steps, question.shape, end=question.end)
+    return np.concatenate([rates[:last], np.full(start - last, now), decay])
+
+
+def offset_of(log_residual: Floats) -> float:
+    """Where a run stands against the law: the mean of its latest residuals.
+
+    Args:
+        log_residual: (n,) log loss minus log forecast.
+
+    Returns:
+        Their mean over the last tenth, three points at least.
+    """
+    recent = max(3, round(RECENT * log_residual.size))
+    return float(log_residual[-recent:].mean())
