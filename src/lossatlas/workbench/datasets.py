@@ -44,7 +44,8 @@ def load_dataset(
             `npz:faces.npz#x=pixels,y=age` or `text:poems.txt#block=32`.
         examples: at most so many, the first ones; no more than these are decoded.
         normalise: for pictures: "unit" (0..1, the default), "centred", "imagenet",
-            "standardised" or (means, deviations). Data that are not pictures ignore it.
+            "standardised" or (means, deviations). Data that are not pictures ignore it; an
+            option `#normalise=...` in `spec` wins.
         **options: options of the loader by keyword; they win over those in `spec`.
 
     Returns:
