@@ -270,12 +270,12 @@ def test_nothing_is_touched():
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
     starts = [{n: p.detach() for n, p in model.named_parameters()}] * 2
     kept = {name: value.clone() for name, value in starts[0].items()}
     train_ensemble(model, data, initial=starts, orders=[1, 2], steps=2)
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], states[1])
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(value, kept[name]) for name, value in starts[0].items())

@@ -62,7 +62,7 @@ def test_options_win_over_the_data():
 def test_weights_depend_on_the_seed_alone(spec):
     data = pictures()
     torch.manual_seed(1)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = build_model(spec, data, seed=3).state_dict()
     torch.manual_seed(2)
     again = build_model(spec, data, seed=3).state_dict()
@@ -71,7 +71,7 @@ def test_weights_depend_on_the_seed_alone(spec):
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], states[1])
 
 
 def test_initial_weights_are_those_of_the_models():

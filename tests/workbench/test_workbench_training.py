@@ -192,11 +192,11 @@ def test_nothing_else_is_touched():
     net = dropout_model()
     net[2].eval()
     modes = [module.training for module in net.modules()]
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
     with torch.no_grad():
         train(net, data(), steps=2)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[1])
     assert [module.training for module in net.modules()] == modes
     assert all(p.grad is None for p in net.parameters())
 
