@@ -62,29 +62,39 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
-        first, per_example = objective.at(None, lambda: _first_pass(objective))
+        means, examples = objective.at(None, lambda: _first_pass(objective))
+        known = len(examples) == len(means)
         if twice:
-            second = objective.at(None, lambda: _second_pass(objective))
+            first = examples if known else means
+            second = objective.at(None, lambda: _second_pass(objective, known=known))
             if not _agree(first, second):
                 raise StochasticError(_reason(objective.model, first, second))
-    return per_example
+    return known
 
 
-def _second_pass(objective: "Objective") -> list[Tensor]:
+def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
     # Every pass starts from the same global random state, which a measurement leaves as it
     # was. Moved on, it shows whatever depends on it.
     torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
-    return [_call(objective, batch).cpu().double() for batch in objective.each_batch()]
+    measure = _examples if known else _call
+    return [measure(objective, batch).cpu().double() for batch in objective.each_batch()]
 
 
-def _first_pass(objective: "Objective") -> tuple[list[Tensor], bool]:
-    values, per_example = [], True
+def _first_pass(objective: "Objective") -> tuple[list[Tensor], list[Tensor]]:
+    means, examples = [], []
     for batch in objective.each_batch():
         with remembered_forward(objective.model):
             value = _call(objective, batch)
-            per_example = per_example and _examples_known(objective, batch, value)
-        values.append(value.cpu().double())
-    return values, per_example
+            means.append(value.cpu().double())
+            if _examples_known(objective, batch, value):
+                examples.append(_examples(objective, batch).cpu().double())
+    return means, examples
+
+
+def _examples(objective: "Objective", batch: Batch) -> Tensor:
+    loss = objective.loss
+    losses = loss.per_example(objective.model, batch) if isinstance(loss, Supervised) else None
+    return _call(objective, batch) if losses is None else losses
 
 
 def _call(objective: "Objective", batch: Batch) -> Tensor:
