@@ -30,6 +30,9 @@ from lossatlas.topology import MergeTree
 Floats = NDArray[np.float64]
 _LIFT = 0.012
 _CONTOURS = 16
+_ISOLINES = 10
+# Both maps of a pair keep the same square, whatever their legends and colour bars need.
+_MAP_MARGIN = {"l": 72, "r": 96, "t": 36, "b": 112, "autoexpand": False}
 
 
 def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
@@ -49,12 +52,11 @@ def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
     scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
     z = web.space_axis(loss_title(scale.is_log), **web.ticks(scale))
-    sides = (1.25, 1.25, 0.72)
+    sides = (1.25, 1.25, 0.66)
     figure = web.figure(
         560,
         scene=web.scene(landscape, z, sides),
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend=web.legend(y=0.02, yanchor="bottom"),
+        margin={"l": 0, "r": 0, "t": 0, "b": 24},
     )
     figure.add_surface(
         x=landscape.axes[0],
@@ -80,8 +82,8 @@ def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
 
 def _isolines(scale: Scale) -> dict[str, Any]:
     bottom, top = scale.heights(2)
-    step = (top - bottom) / _CONTOURS
-    colour = "rgba(255, 255, 255, 0.35)"
+    step = (top - bottom) / _ISOLINES
+    colour = "#a9c3c4"
     return {
         "show": True,
         "start": bottom + step,
@@ -97,17 +99,20 @@ def _heights(landscape: Landscape, scale: Scale) -> Floats:
     return scale.forward(np.where(landscape.finite, landscape.values, np.nan))
 
 
-def _map_hover(landscape: Landscape) -> str:
+def _map_hover(landscape: Landscape, quantity: str = "loss") -> str:
     first, second = (safe(label, 40) for label in landscape.labels)
-    return f"loss %{{text}}<br>{first} %{{x:.3g}}<br>{second} %{{y:.3g}}<extra></extra>"
+    return f"{quantity} %{{text}}<br>{first} %{{x:.3g}}<br>{second} %{{y:.3g}}<extra></extra>"
 
 
-def contour_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
+def contour_figure(
+    landscape: Landscape, *, tree: MergeTree | None = None, quantity: str = "loss"
+) -> go.Figure:
     """A map from above, with the way of training and the minima upon it.
 
     Args:
         landscape: a map of a plane.
         tree: its merge tree, to mark the minima; the lowest point alone without it.
+        quantity: what the values are.
 
     Returns:
         The figure; hover texts name each loss with its error. Where the loss is not finite
@@ -119,7 +124,7 @@ def contour_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
     check_dimensions(landscape, 2)
     scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
-    figure = web.figure(470, **web.map_axes(landscape))
+    figure = web.figure(480, margin=_MAP_MARGIN, **web.map_axes(landscape))
     figure.add_contour(
         x=landscape.axes[0],
         y=landscape.axes[1],
@@ -127,13 +132,13 @@ def contour_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
         zmin=bottom,
         zmax=top,
         colorscale=style.colour_stops(style.DEPTH),
-        colorbar=web.loss_bar(scale),
+        colorbar=web.loss_bar(scale, safe(quantity, 40)),
         contours={"start": bottom, "end": top, "size": (top - bottom) / _CONTOURS},
         line={"color": "rgba(255, 255, 255, 0.5)", "width": 0.6, "smoothing": 0.6},
         connectgaps=False,
         text=web.hover_grid(landscape).T,
-        hovertemplate=_map_hover(landscape),
-        name="loss",
+        hovertemplate=_map_hover(landscape, safe(quantity, 40)),
+        name=safe(quantity, 40),
     )
     add_walls(figure, landscape)
     add_computed(figure, landscape)
@@ -156,7 +161,7 @@ def stderr_figure(landscape: Landscape) -> go.Figure:
         ArgumentError: not a map of a plane.
     """
     check_dimensions(landscape, 2)
-    figure = web.figure(470, **web.map_axes(landscape))
+    figure = web.figure(480, margin=_MAP_MARGIN, **web.map_axes(landscape))
     if not known_errors(landscape).any():
         figure.add_annotation(
             text="no standard error is known",

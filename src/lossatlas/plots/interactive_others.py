@@ -32,9 +32,11 @@ def line_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fi
     check_dimensions(landscape, 1)
     scale = scale_of(landscape.values)
     label = safe(landscape.labels[0], 40)
-    x_axis = web.axis(web.safe_axis_title(landscape.labels[0]), showgrid=False)
-    figure = web.figure(430, xaxis=x_axis, yaxis=web.loss_axis(scale))
     (x,) = landscape.axes
+    margin = 0.02 * (x[-1] - x[0])
+    title, ends = web.safe_axis_title(landscape.labels[0]), [x[0] - margin, x[-1] + margin]
+    x_axis = web.axis(title, showgrid=False, range=ends)
+    figure = web.figure(430, xaxis=x_axis, yaxis=web.loss_axis(scale))
     losses = np.where(landscape.finite, landscape.values, np.nan)
     _add_band(figure, landscape, losses, scale)
     mode = "lines+markers" if x.size <= 201 else "lines"
@@ -119,15 +121,14 @@ def box_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fig
     z = web.space_axis(safe(landscape.labels[2], 40))
     figure = web.figure(
         560,
-        scene=web.scene(landscape, z, (1.1, 1.1, 1.1)),
+        scene=web.scene(landscape, z, (0.88, 0.88, 0.88)),
         coloraxis={
             "cmin": bottom,
             "cmax": top,
             "colorscale": style.colour_stops(style.DEPTH),
             "colorbar": web.loss_bar(scale, len=0.62, x=0.98),
         },
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend=web.legend(y=0.02, yanchor="bottom"),
+        margin={"l": 0, "r": 0, "t": 0, "b": 24},
     )
     heights = scale.forward(np.where(landscape.finite, landscape.values, np.nan))
     texts = web.hover_grid(landscape)
@@ -163,7 +164,7 @@ def _add_minima_in_box(figure: go.Figure, landscape: Landscape, tree: MergeTree 
         y=y,
         z=z,
         mode="markers",
-        marker={"color": colours, "size": 5, "line": {"color": style.INK, "width": 1}},
+        marker={"color": colours, "size": 6, "line": {"color": style.INK, "width": 1}},
         text=[f"minimum {k}<br>loss {number(v)}<br>lasts {number(p)}" for k, v, p in losses],
         hovertemplate="%{text}<extra></extra>",
         name="minimum (grey: within the error)" if tree else "lowest point",

@@ -95,7 +95,7 @@ def profile_colour(certain: int) -> str:
     Returns:
         Pale where several share it, grey where it is within the error of the map.
     """
-    return {0: style.FAINT, 1: style.BASIN}.get(certain, style.SHARED)
+    return {0: style.FAINT, 1: style.FILL}.get(certain, style.SHARED)
 
 
 def _forest(landscape: Landscape, tree: MergeTree, kept: set[int]) -> list[_Node]:

@@ -91,7 +91,7 @@ class Scale:
         levels[0], levels[-1] = self.low, self.high
         return levels
 
-    def ticks(self, count: int = 6) -> tuple[Floats, list[str]]:
+    def ticks(self, count: int = 7) -> tuple[Floats, list[str]]:
         """Round losses for an axis or a colour bar.
 
         Args:
@@ -110,12 +110,12 @@ class Scale:
     def _straight_ticks(self, count: int) -> Floats:
         rough = (self.high - self.low) / count
         decade = 10.0 ** np.floor(np.log10(rough))
-        step = decade * min((1, 2, 5, 10), key=lambda factor: abs(factor - rough / decade))
+        step = decade * next(k for k in (1, 2, 5, 10) if k * decade >= 0.999 * rough)
         first, last = np.ceil(self.low / step), np.floor(self.high / step)
         return np.asarray(np.arange(first, last + 1) * step)
 
     def _log_ticks(self, count: int) -> Floats:
-        raw = self.inverse(self.heights(count))
+        raw = self.inverse(self.heights(count - 1))
         gaps = np.append(np.diff(raw), raw[-1] - raw[-2])
         step = 10.0 ** np.floor(np.log10(gaps))
         return np.asarray(np.round(raw / step) * step)

@@ -16,7 +16,8 @@ BASIN = "#00648c"
 RIDGE = "#b3477d"
 BAND = "#f3e2c7"
 SURE = "#f4c542"
-SHARED = "#a9c6cf"
+SHARED = "#bcd3d6"
+FILL = "#2b7a90"
 
 # The sea chart: deep water is a low loss, sand a high one. Lightness rises all the way, so
 # that the order also reads in grey.

@@ -138,13 +138,14 @@ def axis_title(label: object) -> str:
     return f"{cut_off(label, 40)} (direction lengths)"
 
 
-def loss_title(is_log: bool) -> str:
+def loss_title(is_log: bool, quantity: str = "loss") -> str:
     """Title of an axis of losses.
 
     Args:
         is_log: whether heights grow with the logarithm of the climb.
+        quantity: what runs along it; safe text.
 
     Returns:
         As in "loss (log scale)".
     """
-    return "loss (log scale)" if is_log else "loss"
+    return f"{quantity} (log scale)" if is_log else quantity

@@ -35,7 +35,7 @@ def figure(height: int = 430, **layout: Any) -> go.Figure:
         "font": _FONT,
         "paper_bgcolor": style.PAPER,
         "plot_bgcolor": style.PAPER,
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
+        "margin": {"l": 72, "r": 24, "t": 36, "b": 92},
         "hoverlabel": {"font": {"family": style.WEB_FAMILY, "size": 12}, "align": "left"},
         "legend": legend(),
         "showlegend": True,
@@ -56,8 +56,9 @@ def legend(**place: Any) -> Options:
         "orientation": "h",
         "x": 0.5,
         "xanchor": "center",
-        "y": -0.16,
-        "yanchor": "top",
+        "y": 0.0,
+        "yanchor": "bottom",
+        "yref": "container",
         "bgcolor": "rgba(255, 255, 255, 0)",
         "font": {"size": 11},
     }
@@ -100,7 +101,7 @@ def loss_axis(scale: Scale, title: str = "loss", **options: Any) -> Options:
     Returns:
         Options of an axis whose ticks name losses.
     """
-    return axis(f"{title} (log scale)" if scale.is_log else title, **ticks(scale), **options)
+    return axis(loss_title(scale.is_log, title), **ticks(scale), **options)
 
 
 def map_axes(landscape: Landscape) -> Options:
@@ -112,8 +113,10 @@ def map_axes(landscape: Landscape) -> Options:
     Returns:
         Layout options; lengths are equal on both axes unless one is twice as long.
     """
-    x, y = (axis(safe_axis_title(label), showgrid=False) for label in landscape.labels)
     (left, *_, right), (low, *_, high) = landscape.axes
+    titles = map(safe_axis_title, landscape.labels)
+    x = axis(next(titles), showgrid=False, range=[left, right])
+    y = axis(next(titles), showgrid=False, range=[low, high])
     if 0.5 <= (right - left) / (high - low) <= 2:
         y |= {"scaleanchor": "x", "constrain": "domain"}
         x |= {"constrain": "domain"}
@@ -148,7 +151,7 @@ def space_axis(title: str, **options: Any) -> Options:
         "showbackground": False,
         "zeroline": False,
         "showspikes": False,
-        "tickfont": {"size": 10, "color": style.MUTED},
+        "tickfont": {"size": 11, "color": style.MUTED},
         "nticks": 6,
     }
     return plain | options
@@ -173,8 +176,8 @@ def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -
         "aspectmode": "manual",
         "aspectratio": dict(zip("xyz", ratio, strict=True)),
         "camera": {
-            "eye": {"x": 1.25, "y": -1.45, "z": 0.95},
-            "center": {"x": 0.0, "y": 0.0, "z": -0.14},
+            "eye": {"x": 1.0, "y": -1.15, "z": 1.02},
+            "center": {"x": 0.0, "y": 0.0, "z": -0.1},
         },
     }
 
@@ -204,17 +207,18 @@ def colour_bar(title: str, scale: Scale | None = None, **options: Any) -> Option
     return plain | (ticks(scale) if scale is not None else {}) | options
 
 
-def loss_bar(scale: Scale, **options: Any) -> Options:
+def loss_bar(scale: Scale, quantity: str = "loss", **options: Any) -> Options:
     """The colour bar of losses.
 
     Args:
         scale: how losses become colours.
+        quantity: what is shown; safe text.
         **options: options that differ.
 
     Returns:
         Options of a colour bar.
     """
-    return colour_bar(loss_title(scale.is_log), scale, **options)
+    return colour_bar(loss_title(scale.is_log, quantity), scale, **options)
 
 
 def ticks(scale: Scale) -> Options:

@@ -38,7 +38,7 @@ def add_walls(figure: go.Figure, landscape: Landscape) -> None:
         fill="toself",
         fillpattern=pattern,
         hoverinfo="skip",
-        name="loss not finite",
+        name="not finite",
     )
 
 
@@ -59,7 +59,7 @@ def add_computed(figure: go.Figure, landscape: Landscape) -> None:
         mode="markers",
         marker=marker,
         hoverinfo="skip",
-        name="computed point",
+        name="computed",
     )
 
 
@@ -95,7 +95,7 @@ def _add_mark(figure: go.Figure, mark: Mark) -> None:
         marker=marker | {"color": style.PATH, "line": halo},
         text=web.hover_mark(mark),
         hovertemplate=_TEXT,
-        name=safe(mark.name) + (" (ends at the star)" if mark.is_path else ""),
+        name=safe(mark.name),
     )
 
 
@@ -224,7 +224,7 @@ def _minima_looks(
     edge = {"color": style.INK, "width": 1}
     looks = [
         ("certain minimum" if tree else "lowest point", style.SURE, 10, minima.certain),
-        ("minimum within the error", style.FAINT, 6, ~minima.certain),
+        ("uncertain dip", style.FAINT, 6, ~minima.certain),
     ]
     return [
         (name, {"color": colour, "size": size, "line": edge}, chosen, minima)

@@ -1,0 +1,29 @@
+"""Reports: a result as one self-contained page, with its readings in plain language."""
+
+from lossatlas.report.contents import (
+    Builder,
+    Number,
+    Picture,
+    Reference,
+    Section,
+    Table,
+    Tile,
+)
+from lossatlas.report.page import render, write_report
+from lossatlas.report.readings import headline, reading
+from lossatlas.report.sections import SECTIONS
+
+__all__ = [
+    "write_report",
+    "render",
+    "headline",
+    "reading",
+    "SECTIONS",
+    "Section",
+    "Builder",
+    "Number",
+    "Picture",
+    "Reference",
+    "Table",
+    "Tile",
+]

@@ -1,0 +1,147 @@
+"""A survey as one HTML page that needs nothing but itself."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from lossatlas.errors import ArgumentError
+from lossatlas.plots.text import cut_off
+from lossatlas.report.contents import Builder, Picture, Section
+from lossatlas.report.readings import headline, reading
+from lossatlas.report.sections import SECTIONS
+from lossatlas.store import Provenance, writing
+from lossatlas.survey import Survey
+
+# What could end a script or start a comment, should it stand in a string of the data.
+_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def write_report(
+    survey: Survey, path: str | Path, *, sections: Sequence[Builder] = SECTIONS
+) -> Path:
+    """Write a survey as one self-contained HTML page.
+
+    The page loads nothing from anywhere: scripts, styles and data are in it, and its content
+    security policy forbids the rest.
+
+    Args:
+        survey: what was found.
+        path: where, by convention `*.html`; missing folders are made.
+        sections: what to show, in this order; each makes a section of the survey or None.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: two sections have the same key.
+        FileError: the place cannot be written; nothing is left behind.
+    """
+    page = render(survey, sections=sections)
+    with writing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def render(survey: Survey, *, sections: Sequence[Builder] = SECTIONS) -> str:
+    """The page of a survey as text.
+
+    Args:
+        survey: what was found.
+        sections: what to show, in this order.
+
+    Returns:
+        HTML.
+
+    Raises:
+        ArgumentError: two sections have the same key.
+    """
+    made = [section for build in sections if (section := build(survey)) is not None]
+    _check_keys(made)
+    return _template().render(
+        title=cut_off(survey.title, 200),
+        headline=headline(survey),
+        reading=reading(survey),
+        sections=made,
+        tiles=[tile for section in made for tile in section.tiles],
+        numbers=[number for section in made for number in section.numbers],
+        references=_references(made),
+        notes=_notes(survey),
+        provenance=_provenance(survey.provenance),
+        versions=survey.provenance.versions,
+        plotly=Markup(_plotly()),
+    )
+
+
+def _check_keys(sections: Sequence[Section]) -> None:
+    keys = [section.key for section in sections]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ArgumentError(
+            f"`sections` must have different keys; got {twice!r} twice; rename one of them."
+        )
+
+
+def _references(sections: Sequence[Section]) -> list[Any]:
+    found = {ref.link: ref for section in sections for ref in section.references}
+    return list(found.values())
+
+
+def _notes(survey: Survey) -> list[str]:
+    return list(dict.fromkeys([*survey.notes, *survey.landscape.notes]))
+
+
+def _provenance(record: Provenance) -> list[tuple[str, str]]:
+    rows = {"seed": "nothing was random" if record.seed is None else str(record.seed)}
+    rows |= {"weights": record.model or "not recorded", "data": record.data or "not recorded"}
+    rows |= dict(_flat(record.settings))
+    return list(rows.items())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", cut_off(value, 400)))
+    return rows
+
+
+def data_of(picture: Picture) -> Markup:
+    """The data of a figure as JSON that is safe inside a script element.
+
+    Args:
+        picture: the picture.
+
+    Returns:
+        JSON in which no character can end the element.
+    """
+    text = picture.figure.to_json(validate=False)
+    for character, escape in _ESCAPES.items():
+        text = text.replace(character, escape)
+    return Markup(text)
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+@cache
+def _template() -> jinja2.Template:
+    places = jinja2.PackageLoader("lossatlas.report", "templates")
+    engine = jinja2.Environment(
+        loader=places,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    engine.filters["data"] = data_of
+    return engine.get_template("report.html.j2")

@@ -1,0 +1,72 @@
+"""What a survey says, in plain sentences, and no more than it can say."""
+
+from collections.abc import Callable
+
+from lossatlas.plots.text import count, number
+from lossatlas.report.readings_map import (
+    read_centre,
+    read_errors,
+    read_interpolation,
+    read_lowest,
+    read_range,
+    read_trajectory,
+    read_walls,
+)
+from lossatlas.report.readings_topology import (
+    count_basins,
+    is_flat,
+    read_basins,
+    read_resolution,
+    read_ridges,
+)
+from lossatlas.survey import Survey
+
+Reader = Callable[[Survey], list[str]]
+READERS: tuple[Reader, ...] = (
+    read_basins,
+    read_ridges,
+    read_resolution,
+    read_centre,
+    read_lowest,
+    read_range,
+    read_walls,
+    read_trajectory,
+    read_errors,
+    read_interpolation,
+)
+
+
+def headline(survey: Survey) -> str:
+    """The survey in one sentence.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        How many basins there are and how sure that is.
+    """
+    found = count_basins(survey)
+    bound = number(survey.tree.threshold, 2)
+    if is_flat(survey):
+        return "Flat within its error: nothing on this map is certain."
+    if found.total == 1:
+        return "One basin at this scale."
+    if not found.judged:
+        return f"{count(found.total, 'basin')} on this map, of unknown certainty."
+    if found.certain == found.total:
+        return f"{count(found.total, 'basin')}, all deeper than the 95 % bound of {bound}."
+    if found.certain == 1:
+        return "One basin is certain; every other dip is within the error of the map."
+    return f"{found.certain} basins are certain, {found.total - found.certain} more are not."
+
+
+def reading(survey: Survey) -> list[str]:
+    """Everything that can be said in words about a survey.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences, the most important first.
+    """
+    return [sentence for reader in READERS for sentence in reader(survey)]

@@ -1,0 +1,199 @@
+"""What a survey says of basins, passes and ridges, in plain sentences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots.grids import known_errors
+from lossatlas.plots.text import count, number
+from lossatlas.survey import Survey
+from lossatlas.topology import merge_tree
+
+
+@dataclass(frozen=True)
+class Basins:
+    """How many basins a map has, and how many of them are real.
+
+    Attributes:
+        total: minima of the map.
+        certain: those that outlast the error of the map; the deepest one always does.
+        parts: parts of the map that walls keep apart.
+        judged: whether the map has any error to judge them by.
+    """
+
+    total: int
+    certain: int
+    parts: int
+    judged: bool
+
+
+def count_basins(survey: Survey) -> Basins:
+    """Count the basins of a survey.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        The counts.
+    """
+    lives = survey.tree.persistences
+    return Basins(
+        total=len(survey.tree),
+        certain=int(np.count_nonzero(lives > survey.tree.threshold)),
+        parts=int(np.count_nonzero(np.isposinf(lives))),
+        judged=has_errors(survey.landscape),
+    )
+
+
+def has_errors(landscape: Landscape) -> bool:
+    """Whether anything is known about how wrong a map is.
+
+    Args:
+        landscape: the map.
+
+    Returns:
+        True where it has standard errors or a measured error of interpolation.
+    """
+    return bool(known_errors(landscape).any()) or landscape.interpolation_error > 0
+
+
+def is_flat(survey: Survey) -> bool:
+    """Whether the whole range of a map is within its error.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        True where the loss ranges over less than the certainty bound, or not at all.
+    """
+    extent = survey.landscape.range
+    return extent == 0 or 0 < extent <= survey.tree.threshold
+
+
+def read_basins(survey: Survey) -> list[str]:
+    """How many basins there are, which are certain, how high the passes between them.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences.
+    """
+    found = count_basins(survey)
+    sentences = [_count_sentence(found, survey.tree.threshold, flat=is_flat(survey))]
+    if found.parts > 1:
+        sentences.append(f"Walls of non-finite loss part the map into {found.parts} pieces.")
+    merges = np.flatnonzero(survey.tree.persistences[survey.tree.ended] > survey.tree.threshold)
+    if found.judged and merges.size:
+        lives = survey.tree.persistences[survey.tree.ended[merges]]
+        longest = merges[int(np.argmax(lives))]
+        basin, other = int(survey.tree.ended[longest]), int(survey.tree.into[longest])
+        climb = with_bound(float(lives.max()), survey.tree.threshold)
+        sentences.append(
+            f"To leave the basin of minimum {basin} for the deeper one of minimum {other}, "
+            f"the loss must climb by {climb}."
+        )
+    return sentences
+
+
+def _count_sentence(found: Basins, threshold: float, *, flat: bool) -> str:
+    bound = f"the 95 % bound of {number(threshold, 2)}"
+    if flat:
+        return f"The whole map ranges over less than {bound}: no basin on it is certain."
+    if found.total == 1:
+        return "One basin at this scale: from every point of the map the way down leads to it."
+    basins = count(found.total, "basin")
+    if not found.judged:
+        return f"{basins}; without an error of the map none can be called certain."
+    if found.certain == found.total:
+        return f"{basins}, all certain: each is deeper than {bound}."
+    rest = found.total - found.certain
+    are = "is" if rest == 1 else "are"
+    if found.certain == found.parts:
+        which = "the deepest one is" if found.parts == 1 else "the deepest of each piece is"
+        return (
+            f"{basins}, but only {which} certain: the other "
+            f"{'one' if rest == 1 else rest} {are} within the error of the map "
+            f"(less deep than {bound})."
+        )
+    return (
+        f"{basins}: {found.certain} are certain (deeper than {bound}), "
+        f"{rest} {are} within the error of the map."
+    )
+
+
+def with_bound(value: float, threshold: float) -> str:
+    """A difference of two losses of a map and the bound on its error.
+
+    Args:
+        value: the difference.
+        threshold: twice the bound on the error of one loss.
+
+    Returns:
+        As in "0.83 (within 0.012 at 95 %)".
+    """
+    if threshold <= 0:
+        return number(value, 3)
+    return f"{number(value, 3)} (to within {number(threshold, 2)} at 95 %)"
+
+
+def read_ridges(survey: Survey) -> list[str]:
+    """Closed ridges: hills that are ringed by lower ground.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence where there are certain ones or only uncertain ones, otherwise none.
+    """
+    ridges = survey.diagram.dimensions == 1
+    total = int(np.count_nonzero(ridges))
+    if not total or not has_errors(survey.landscape):
+        return []
+    sure = int(np.count_nonzero(survey.diagram.certain & ridges))
+    if not sure:
+        verb = "is" if total == 1 else "are"
+        noun = "hill ringed" if total == 1 else "hills ringed"
+        return [f"{total:,} {noun} by lower ground {verb} within the error of the map."]
+    noun = "hill is" if sure == 1 else "hills are"
+    return [f"{sure} {noun} ringed by lower ground with certainty (of {total:,} seen)."]
+
+
+def read_resolution(survey: Survey) -> list[str]:
+    """Whether the grid is fine enough for its own findings.
+
+    The two notions of neighbourhood agree on what is well resolved; where they count
+    different certain basins, some valley is narrower than the grid.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence where they differ, otherwise none.
+    """
+    mine, other = certain_counts(survey)
+    if mine == other:
+        return []
+    return [
+        f"The map is under-resolved: the two notions of neighbourhood count {mine} and "
+        f"{other} certain basins; take more points."
+    ]
+
+
+def certain_counts(survey: Survey) -> tuple[int, int]:
+    """Certain basins by the survey's notion of neighbourhood, and by the other.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        The two counts; equal where the topology is resolved, or was not taken on a grid.
+    """
+    tree = survey.tree
+    mine = int(np.count_nonzero(tree.persistences > tree.threshold))
+    pair = {"full": "axis", "axis": "full"}
+    if tree.connectivity not in pair:
+        return mine, mine
+    other = merge_tree(survey.landscape, connectivity=pair[tree.connectivity])
+    return mine, int(np.count_nonzero(other.persistences > tree.threshold))

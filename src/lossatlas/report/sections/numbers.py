@@ -1,0 +1,51 @@
+"""Numbers that more than one section shows, each with its error or the reason for none."""
+
+import math
+
+import numpy as np
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.objective import Evaluation
+from lossatlas.plots.text import cut_off, number
+from lossatlas.report.contents import Number
+
+COUNT = "a count, exact"
+GEOMETRY = "exact geometry, no sampling"
+
+
+def measured(name: str, found: Evaluation, meaning: str) -> Number:
+    """A mean over the data.
+
+    Args:
+        name: what it is.
+        found: the mean and its error.
+        meaning: what it says.
+
+    Returns:
+        The number; its reason is that of the evaluation where it has no error.
+    """
+    why = found.why_no_error or ("" if math.isfinite(found.stderr) else "not estimated")
+    return Number(cut_off(name), found.value, found.stderr, why, meaning=meaning)
+
+
+def mapped(landscape: Landscape, name: str, flat: int) -> Number:
+    """A value of a map.
+
+    Args:
+        landscape: the map.
+        name: what it is.
+        flat: where, as a flat index.
+
+    Returns:
+        The number, with its place as the meaning.
+    """
+    index = np.unravel_index(flat, landscape.values.shape)
+    place = ", ".join(
+        number(float(axis[i]), 3) for axis, i in zip(landscape.axes, index, strict=True)
+    )
+    why = "the map has no standard errors"
+    if not landscape.computed.ravel()[flat]:
+        bound = number(landscape.interpolation_error, 2)
+        why = f"interpolated; held-out points were within {bound}"
+    value, stderr = landscape.values.ravel()[flat], landscape.stderr.ravel()[flat]
+    return Number(name, float(value), float(stderr), why, meaning=f"at ({place})")

@@ -1,0 +1,226 @@
+"""The topology of a map: which basins and ridges it has, and which of them are real."""
+
+import numpy as np
+
+from lossatlas.plots.interactive_diagrams import (
+    barcode_figure,
+    betti_figure,
+    persistence_figure,
+    profile_figure,
+    tree_figure,
+)
+from lossatlas.plots.marks import marked_minima
+from lossatlas.plots.scale import scale_of
+from lossatlas.plots.text import count, number, with_error
+from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
+from lossatlas.report.readings_topology import (
+    count_basins,
+    read_basins,
+    read_resolution,
+    read_ridges,
+)
+from lossatlas.report.sections.numbers import COUNT
+from lossatlas.survey import Survey
+
+_REFERENCES = (
+    Reference(
+        "persistence",
+        "H. Edelsbrunner, D. Letscher, A. Zomorodian. Topological Persistence and "
+        "Simplification. Discrete Comput. Geom. 28 (2002).",
+        "https://doi.org/10.1007/s00454-002-2885-2",
+    ),
+    Reference(
+        "which bars are certain",
+        "D. Cohen-Steiner, H. Edelsbrunner, J. Harer. Stability of Persistence Diagrams. "
+        "Discrete Comput. Geom. 37 (2007).",
+        "https://doi.org/10.1007/s00454-006-1276-5",
+    ),
+    Reference(
+        "topological profile",
+        "Visualizing Loss Functions as Topological Landscape Profiles. 2024.",
+        "https://arxiv.org/abs/2411.12136",
+    ),
+    Reference(
+        "saddle-minimum average distance (SMAD)",
+        "J. Chen, N. Hadler, T. Xie et al. Landscaper: Understanding Loss Landscapes Through "
+        "Multi-Dimensional Topological Analysis. 2026.",
+        "https://arxiv.org/abs/2602.07135",
+    ),
+)
+
+
+def topology_section(survey: Survey) -> Section:
+    """Basins, passes and ridges of a survey.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Diagram, barcode, merge tree, profile, Betti curves; the minima as a table.
+    """
+    readers = (read_basins, read_ridges, read_resolution)
+    return Section(
+        key="topology",
+        title="Basins, passes and ridges",
+        lead=_lead(survey),
+        sentences=tuple(sentence for reader in readers for sentence in reader(survey)),
+        tiles=_tiles(survey),
+        pictures=_pictures(survey),
+        tables=_minima(survey),
+        numbers=_numbers(survey),
+        references=_REFERENCES,
+    )
+
+
+def _lead(survey: Survey) -> str:
+    threshold = survey.tree.threshold
+    if not count_basins(survey).judged:
+        return (
+            "Fill the map with water: a basin appears at its minimum and ends where it spills "
+            "into a deeper one. The map has no error to judge them by: none is called certain."
+        )
+    return (
+        "Fill the map with water: a basin appears at its minimum and ends where it spills into "
+        "a deeper one. Basins and ridges that last longer than "
+        f"{number(threshold, 2)} cannot come from the errors of the map (95 %, all points at "
+        "once)."
+    )
+
+
+def _tiles(survey: Survey) -> tuple[Tile, ...]:
+    found = count_basins(survey)
+    sure = f"{found.certain} certain" if found.judged else "certainty unknown"
+    smad = survey.tree.smad()
+    return (
+        Tile("basins", f"{found.total:,}", sure),
+        Tile("SMAD", number(smad, 3), "mean rise from minimum to pass"),
+    )
+
+
+def _pictures(survey: Survey) -> tuple[Picture, ...]:
+    diagram, tree, land = survey.diagram, survey.tree, survey.landscape
+    scale = scale_of(land.values)
+    found = count_basins(survey)
+    basins = f"{count(found.total, 'minimum', 'minima')}, {found.certain} certain"
+    bars = f"{count(len(diagram), 'bar')}, {int(diagram.certain.sum())} certain"
+    return (
+        Picture(
+            "Persistence diagram",
+            persistence_figure(diagram, scale=scale),
+            "One mark a basin or ridge. The higher above the diagonal, the longer it lasts; "
+            "within the shaded band it may be an effect of the map's errors.",
+            f"Persistence diagram: {bars}.",
+        ),
+        Picture(
+            "Barcode",
+            barcode_figure(diagram, scale=scale),
+            "The same as bars, from birth to death, the longest first. Pale bars are within "
+            "the error.",
+            f"Barcode: {bars}.",
+        ),
+        Picture(
+            "Merge tree",
+            tree_figure(tree, scale=scale),
+            "How basins join as the water rises, numbered as on the map and in the table.",
+            f"Merge tree: {basins}.",
+        ),
+        Picture(
+            "Topological profile",
+            profile_figure(land, tree, scale=scale),
+            "Each basin as wide as it holds points of the map; it works in any dimension.",
+            f"Topological profile: {basins}.",
+        ),
+        Picture(
+            "Betti curves",
+            betti_figure(diagram, scale=scale),
+            "How many basins and ridges exist at each level of the loss; thick: the certain.",
+            f"Betti curves of {bars}.",
+            wide=True,
+        ),
+    )
+
+
+def _minima(survey: Survey) -> tuple[Table, ...]:
+    land, tree = survey.landscape, survey.tree
+    marks = marked_minima(land, tree)
+    judged = count_basins(survey).judged
+    rows = []
+    for k, basin in enumerate(marks.numbers.tolist()):
+        verdict = ("certain" if marks.certain[k] else "within the error") if judged else "?"
+        rows.append(
+            (
+                str(basin),
+                ", ".join(number(float(c), 3) for c in marks.points[k]),
+                with_error(float(marks.values[k]), float(marks.stderr[k])),
+                number(float(marks.persistences[k]), 3),
+                f"{100 * tree.volumes[basin] / np.count_nonzero(land.finite):.3g} %",
+                verdict,
+            )
+        )
+    hidden = len(tree) - len(rows)
+    title = "Minima" + (f" ({len(rows)} longest-lived of {len(tree):,})" if hidden else "")
+    head = ("minimum", "at", "loss ± standard error", "lasts", "share of the map", "verdict")
+    return (Table(title, head, tuple(rows)),)
+
+
+def _numbers(survey: Survey) -> tuple[Number, ...]:
+    diagram, tree = survey.diagram, survey.tree
+    threshold = tree.threshold
+    why = f"each bar is right to within {number(threshold, 2)} (95 %); their number may change"
+    if not count_basins(survey).judged:
+        why = "the map has no error to carry over"
+    rows = [
+        Number(
+            "certainty threshold",
+            threshold,
+            why="itself a bound (95 %, all points at once)",
+            meaning="what lasts longer is no effect of errors",
+        ),
+        Number("minima", len(tree), why=COUNT, meaning="basins of every depth"),
+        Number(
+            "certain minima",
+            count_basins(survey).certain,
+            why=COUNT,
+            meaning="basins deeper than the threshold",
+        ),
+        Number(
+            "SMAD", tree.smad(), why=why, meaning="mean rise from a minimum to its first pass"
+        ),
+        Number(
+            "SMAD, share of range",
+            tree.smad(normalise=True),
+            why=why,
+            meaning="the same, divided by the range of the map",
+        ),
+        Number(
+            "mean persistence",
+            tree.smad(rule="elder"),
+            why=why,
+            meaning="mean depth of the basins that end",
+        ),
+    ]
+    for degree, name in ((0, "bars of degree 0"), (1, "bars of degree 1")):
+        mine = diagram.dimensions == degree
+        rows.append(Number(name, int(mine.sum()), why=COUNT, meaning="in the diagram"))
+    rows += [
+        Number(
+            f"pass of minimum {ended}",
+            float(level),
+            why=_pass_error(threshold),
+            meaning=f"spills into minimum {into}",
+        )
+        for ended, into, level in _certain_passes(survey)
+    ]
+    return tuple(rows)
+
+
+def _pass_error(threshold: float) -> str:
+    return f"right to within {number(threshold / 2, 2)} (95 %, all points at once)"
+
+
+def _certain_passes(survey: Survey) -> list[tuple[int, int, float]]:
+    tree = survey.tree
+    if not count_basins(survey).judged:
+        return []
+    sure = np.flatnonzero(tree.persistences[tree.ended] > tree.threshold)[::-1][:12]
+    return [(int(tree.ended[k]), int(tree.into[k]), float(tree.saddle_values[k])) for k in sure]
