@@ -61,7 +61,7 @@ def test_means_only_give_the_spread_over_batches_and_one_batch_gives_none():
     model, batches = regression((4, 4, 4))
     loss = lambda m, b: F.mse_loss(m(b[0]), b[1])  # noqa: E731
     found = la.Objective(model, loss, batches).evaluate()
-    means = [float(loss(model, batch)) for batch in batches]
+    means = [loss(model, batch).item() for batch in batches]
     assert found.stderr == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
     assert found.unit == "batches"
     alone = la.Objective(model, loss, batches[:1]).evaluate()
