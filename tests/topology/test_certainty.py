@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
 from lossatlas.topology import merge_tree, persistence
@@ -64,12 +65,10 @@ def test_the_bound_holds_at_every_point_as_often_as_it_says():
 
 @pytest.mark.parametrize("smooth", [0, 2])
 def test_false_certain_bars_are_rare_and_the_true_ones_are_found(smooth):
-    from scipy.ndimage import gaussian_filter
-
     rng = np.random.default_rng(smooth)
     truth, noise = double_well(), 0.05
     false = missed = 0
-    for _ in range(60):
+    for _ in range(250):
         error = rng.standard_normal(truth.shape)
         error = gaussian_filter(error, smooth, mode="wrap") if smooth else error
         error *= noise / (np.std(error) if smooth else 1.0)
@@ -77,5 +76,6 @@ def test_false_certain_bars_are_rare_and_the_true_ones_are_found(smooth):
         certain = [(diagram.dimensions[diagram.certain] == k).sum() for k in (0, 1)]
         false += certain[0] > 2 or certain[1] > 0
         missed += certain[0] < 2
-    assert false <= 3
+    # 250 maps a kind of noise: at most one in twenty may show a bar that is not there.
+    assert false <= 12
     assert missed == 0

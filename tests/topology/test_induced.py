@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lossatlas.errors import ArgumentError
-from lossatlas.topology import persistence
+from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.betti import matched_places
 from lossatlas.topology.induced import match_basins
 from reference.topology_bars import betti_matching
@@ -23,6 +23,10 @@ def distinct_pairs(draw):
 
 @given(distinct_pairs(), connectivities)
 def test_matched_bars_equal_image_persistence_by_matrices(pair, connectivity):
+    # Where three basins meet at one point, the order of its two merges is a convention.
+    lower = merge_tree(np.minimum(*pair), connectivity=connectivity).saddle_values
+    closed = [persistence(f, connectivity=connectivity).bars(1)[:, 0] for f in pair]
+    assume(all(np.unique(levels).size == levels.size for levels in (lower, *closed)))
     wanted = betti_matching(*pair, connectivity)
     a, b = map(torch.tensor, pair)
     for degree in (0, 1):

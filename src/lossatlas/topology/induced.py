@@ -44,7 +44,8 @@ def match_basins(first: Source, second: Source, *, connectivity: str = "full") -
 
     The sublevel sets of both lie in those of the pointwise minimum. A basin of `first` and
     one of `second` are matched when, in that common landscape, they end at the same saddle.
-    A matching of barcodes only compares lengths; this one also knows the place.
+    A matching of barcodes only compares lengths; this one also knows the place. Where more
+    than two basins meet at one point, its merges are told apart by the order of the edges.
 
     Args:
         first: a landscape or an array.

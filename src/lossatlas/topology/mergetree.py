@@ -155,7 +155,9 @@ class MergeTree:
         Raises:
             UnknownNameError: an unknown rule.
 
-        Source: Landscaper 1.3.1, `LossLandscape.smad`.
+        Source: Landscaper 1.3.1, `LossLandscape.smad`, read on its sublevel tree. It takes the
+        pairs from a contour tree, which loses some of them on rough fields; where it loses
+        none the numbers are equal.
         """
         check_one_of("rule", rule, ("leaf", "elder"))
         gaps = (
