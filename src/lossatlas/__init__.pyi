@@ -12,5 +12,10 @@ from .objective import Objective as Objective
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .store import load as load
+from .topology import Diagram as Diagram
+from .topology import MergeTree as MergeTree
+from .topology import merge_tree as merge_tree
+from .topology import persistence as persistence
+from .report import write_report as write_report
 from .survey import Survey as Survey
 from .survey import survey as survey

@@ -1,7 +1,7 @@
 """Landscape: a sampled piece of a loss landscape, with what is known about every value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Landscape:
         metric_stderr: their sampling errors.
         landmarks: named rows of coordinates, such as the "trajectory" of training.
         landmark_residuals: for each landmark, how far it lies off the grid's plane, as a share
-            of its distance from the origin (0: in the plane, 1: straight above the origin).
+            of the longest distance of a landmark from the origin (0: in the plane).
         landmark_values: loss at each landmark itself, off the plane; NaN where not evaluated.
         unit: what sampling errors are over, "examples" or "batches".
         engine: how points were evaluated.
@@ -108,8 +108,8 @@ class Landscape:
         """
         dims = "abc"[: self.values.ndim]
         arrays = {"loss": self.values, "stderr": self.stderr, "computed": self.computed}
-        arrays |= {f"metric:{name}": value for name, value in self.metrics.items()}
-        arrays |= {f"metric_stderr:{name}": value for name, value in self.metric_stderr.items()}
+        arrays |= {name: value for name, value in self.metrics.items() if name not in arrays}
+        arrays |= {f"{name} stderr": value for name, value in self.metric_stderr.items()}
         coordinates = dict(zip(dims, self.axes, strict=True))
         return xr.Dataset({key: (tuple(dims), v) for key, v in arrays.items()}, coordinates)
 
@@ -119,22 +119,31 @@ class Landscape:
         Returns:
             Group name -> Dataset.
         """
-        grid = self.to_xarray().assign_attrs(
-            {name: getattr(self, name) for name in _SCALARS}
-            | {"labels": list(self.labels), "notes": list(self.notes)}
-            | {"provenance": self.provenance.to_json()}
-        )
+        grid = replace(self, metrics={}, metric_stderr={}).to_xarray()
+        attributes = {name: getattr(self, name) for name in _SCALARS}
+        attributes |= {"labels": list(self.labels), "notes": list(self.notes)}
+        attributes |= {"provenance": self.provenance.to_json()}
+        # Names are free text, so they are attributes and not names of groups or variables.
+        dims = tuple(grid["loss"].dims)
+        metrics = {
+            f"metric{k}": xr.Dataset(
+                {"value": (dims, value), "stderr": (dims, self.metric_stderr[name])},
+                attrs={"name": name},
+            )
+            for k, (name, value) in enumerate(self.metrics.items())
+        }
         marks = {
-            f"landmark:{name}": xr.Dataset(
+            f"landmark{k}": xr.Dataset(
                 {
                     "coordinates": (("mark", "axis"), value),
                     "residual": ("mark", self.landmark_residuals[name]),
                     "loss": ("mark", self.landmark_values[name]),
-                }
+                },
+                attrs={"name": name},
             )
-            for name, value in self.landmarks.items()
+            for k, (name, value) in enumerate(self.landmarks.items())
         }
-        return {"grid": grid} | marks
+        return {"grid": grid.assign_attrs(attributes)} | metrics | marks
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Landscape":
@@ -147,7 +156,7 @@ class Landscape:
             An equal landscape.
         """
         grid = tree["grid"]
-        marks = {name.partition(":")[2]: data for name, data in tree.items() if name != "grid"}
+        marks, metrics = (_named(tree, prefix) for prefix in ("landmark", "metric"))
         return cls(
             values=grid["loss"].to_numpy(),
             stderr=grid["stderr"].to_numpy(),
@@ -155,8 +164,8 @@ class Landscape:
             computed=grid["computed"].to_numpy().astype(bool),
             labels=_strings(grid.attrs["labels"]),
             notes=_strings(grid.attrs["notes"]),
-            metrics=_prefixed(grid, "metric:"),
-            metric_stderr=_prefixed(grid, "metric_stderr:"),
+            metrics={name: data["value"].to_numpy() for name, data in metrics.items()},
+            metric_stderr={name: data["stderr"].to_numpy() for name, data in metrics.items()},
             landmarks={name: data["coordinates"].to_numpy() for name, data in marks.items()},
             landmark_residuals={
                 name: data["residual"].to_numpy() for name, data in marks.items()
@@ -184,6 +193,7 @@ def _strings(attribute: Any) -> tuple[str, ...]:
     return (attribute,) if isinstance(attribute, str) else tuple(map(str, attribute))
 
 
-def _prefixed(grid: xr.Dataset, prefix: str) -> dict[str, Array]:
-    names = [str(name) for name in grid.data_vars if str(name).startswith(prefix)]
-    return {name.removeprefix(prefix): grid[name].to_numpy() for name in names}
+def _named(tree: Mapping[str, xr.Dataset], prefix: str) -> dict[str, xr.Dataset]:
+    # Groups come back in any order; their numbers say which came first.
+    found = [(int(key.removeprefix(prefix)), key) for key in tree if key.startswith(prefix)]
+    return {str(tree[key].attrs["name"]): tree[key] for _, key in sorted(found)}

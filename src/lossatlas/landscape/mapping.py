@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_positive, check_same_structure
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, choose
@@ -60,6 +60,7 @@ def map_plane(
         ArgumentError: points, span, tolerance or metrics that cannot be served.
         NonFiniteError: the loss at the origin is not finite.
         ResumeError: the resume file is damaged or belongs to another run.
+        StructureError: the plane is one of another model.
         UnknownNameError: an unknown engine or executor.
 
     Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the picture); the engines and the
@@ -68,6 +69,7 @@ def map_plane(
     started = time.monotonic()
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
+    check_same_structure(plane=plane.origin, objective=objective.params)
     request = Request(
         task=Task(objective, plane, _checked(metrics)),
         ranges=ranges(span, plane.dimension),

@@ -26,8 +26,8 @@ class Plane:
         directions: one to three vectors; a coordinate of 1 is a step of one such vector.
         labels: what each direction is.
         landmarks: name -> coordinates of points of interest, shape (points, dimension).
-        residuals: name -> how far each landmark lies off the plane, as a share of its distance
-            from the origin; 0 means in the plane.
+        residuals: name -> how far each landmark lies off the plane, as a share of the longest
+            distance of a landmark from the origin; 0 means in the plane.
         bounds: the range along each direction that shows all landmarks, or None.
         recipe: how it was made, as plain values.
     """
@@ -67,25 +67,25 @@ class Plane:
 
         Returns:
             (coordinates, residuals): shapes (points, dimension) and (points,); a residual is
-            the distance to the plane over the distance to the origin, 0 at the origin.
+            the distance to the plane as a share of the longest distance to the origin.
 
         Raises:
             StructureError: a point has other names or shapes.
         """
         gram = np.array([[dot(a, b) for b in self.directions] for a in self.directions])
         rows = [self._project(point, gram) for point in points]
-        coordinates = np.array([row for row, _ in rows]).reshape(len(rows), self.dimension)
-        return coordinates, np.array([residual for _, residual in rows])
+        coordinates = np.array([row for row, *_ in rows]).reshape(len(rows), self.dimension)
+        off, distance = (np.array([row[k] for row in rows]) for k in (1, 2))
+        return coordinates, off / max(distance.max(initial=0.0), np.finfo(float).tiny)
 
-    def _project(self, point: Params, gram: Array) -> tuple[Array, float]:
+    def _project(self, point: Params, gram: Array) -> tuple[Array, float, float]:
         check_same_structure(point=point, origin=self.origin)
         offset = subtract(point, self.origin)
         products = np.array([dot(offset, direction) for direction in self.directions])
         coordinates = np.linalg.solve(gram, products)
         distance = norm(offset)
         inside = max(0.0, float(coordinates @ products))
-        off = math.sqrt(max(0.0, distance**2 - inside))
-        return coordinates, off / distance if distance > 0 else 0.0
+        return coordinates, math.sqrt(max(0.0, distance**2 - inside)), distance
 
     def fingerprint(self) -> str:
         """A digest of the origin and the directions.

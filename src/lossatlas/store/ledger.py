@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import ResumeError
 
+_MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk
@@ -27,6 +28,17 @@ def remove_ledger(path: str | Path) -> None:
     """
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _check_ours(path: Path) -> None:
+    # SQLite takes a file of a few bytes for an empty base and writes over it.
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                return
+        raise ResumeError(
+            f"'{path}' is not a resume file (no SQLite header); name another file or remove it."
+        )
 
 
 class Ledger:
@@ -45,6 +57,7 @@ class Ledger:
 
     def __init__(self, path: str | Path, run: Mapping[str, Any]) -> None:
         self.path = Path(path)
+        _check_ours(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, isolation_level=None)

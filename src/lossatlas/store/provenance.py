@@ -38,6 +38,11 @@ class Provenance:
     data: str = ""
     versions: Mapping[str, str] = field(default_factory=_versions)
 
+    def __post_init__(self) -> None:
+        # As it will be read back: tuples become lists, so that a loaded record is equal.
+        plain = json.loads(json.dumps(dict(self.settings), default=str))
+        object.__setattr__(self, "settings", plain)
+
     def to_json(self) -> str:
         """The record as one line of JSON.
 

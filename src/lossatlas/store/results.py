@@ -1,6 +1,8 @@
 """Results on disk: one netCDF file a result, labelled arrays, no pickle."""
 
 import contextlib
+import importlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -68,10 +70,10 @@ def save(result: Any, path: str | Path) -> Path:
         raise ArgumentError(
             f"`result` must be a lossatlas result; got {type(result).__name__}."
         )
-    tree = xr.DataTree.from_dict(
-        {"/": xr.Dataset(attrs={"lossatlas_kind": name, "lossatlas_format": FORMAT})}
-        | {f"/{group}": data for group, data in result.to_tree().items()}
-    )
+    head = {"kind": name, "format": FORMAT, "home": type(result).__module__}
+    root = xr.Dataset(attrs={f"lossatlas_{key}": value for key, value in head.items()})
+    groups = {f"/{group}": data for group, data in result.to_tree().items()}
+    tree = xr.DataTree.from_dict({"/": root} | groups)
     with writing(path) as temporary:
         tree.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4")
     return Path(path)
@@ -90,19 +92,40 @@ def load(path: str | Path) -> Any:
         FileError: missing, damaged, or not written by lossatlas.
     """
     source = check_readable(path, "a lossatlas result")
+    head, groups = _read(source)
+    if head["format"] not in {FORMAT, None}:
+        raise FileError(
+            f"'{source}' has format {head['format']}; this version reads format {FORMAT}."
+        )
+    kind = _find(str(head["kind"]), str(head["home"]))
+    if kind is None:
+        raise FileError(f"'{source}' was not written by lossatlas (kind {head['kind']!r}).")
+    try:
+        return kind.from_tree(groups)
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        raise FileError(
+            f"'{source}' lacks a part of a {head['kind']} ({error}); make it again."
+        ) from None
+
+
+def _read(source: Path) -> tuple[dict[str, Any], dict[str, xr.Dataset]]:
     try:
         with contextlib.closing(xr.open_datatree(source, engine="h5netcdf")) as tree:
-            name, written = (tree.attrs.get(f"lossatlas_{key}") for key in ("kind", "format"))
+            head = {k: tree.attrs.get(f"lossatlas_{k}") for k in ("kind", "format", "home")}
             groups = {key.strip("/"): node.to_dataset().load() for key, node in _groups(tree)}
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise FileError(
             f"'{source}' is damaged or not netCDF ({error}); make it again."
         ) from None
-    if name not in _KINDS:
-        raise FileError(f"'{source}' was not written by lossatlas (kind {name!r}).")
-    if written != FORMAT:
-        raise FileError(f"'{source}' has format {written}; this version reads format {FORMAT}.")
-    return _KINDS[name].from_tree(groups)
+    return head, groups
+
+
+def _find(name: str, home: str) -> Any:
+    # Results register themselves when their module is imported; only our own are.
+    if name not in _KINDS and re.fullmatch(r"lossatlas(\.[a-z_]+)+", home):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(home)
+    return _KINDS.get(name)
 
 
 def _groups(tree: xr.DataTree) -> list[tuple[str, xr.DataTree]]:

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, StructureError, UnknownNameError
+from lossatlas.landscape import directions
+from lossatlas.landscape.directions import (
+    RandomDirection,
+    filter_normalised,
+    layer_normalised,
+)
+
+
+@st.composite
+def direction_and_weights(draw):
+    # Small integers: zero filters are common and failing examples stay readable.
+    shape = torch.Size(draw(st.lists(st.integers(1, 4), min_size=2, max_size=4)))
+    entries = st.lists(st.integers(-9, 9), min_size=shape.numel(), max_size=shape.numel())
+    d, w = (torch.tensor(draw(entries), dtype=torch.float64).reshape(shape) for _ in "dw")
+    return {"w": d}, {"w": w}
+
+
+@given(direction_and_weights())
+def test_every_live_filter_takes_the_norm_of_its_weights(pair):
+    direction, weights = pair
+    got = filter_normalised(direction, weights)["w"].flatten(1).norm(dim=1)
+    alive = direction["w"].flatten(1).any(dim=1)
+    assert_close(got, weights["w"].flatten(1).norm(dim=1) * alive)
+
+
+@given(direction_and_weights(), st.floats(1e-3, 1e3))
+def test_length_of_the_direction_is_irrelevant(pair, scale):
+    direction, weights = pair
+    longer = {"w": scale * direction["w"]}
+    for normalised in (filter_normalised, layer_normalised):
+        assert_close(normalised(longer, weights), normalised(direction, weights))
+
+
+@given(direction_and_weights())
+def test_a_layer_takes_the_norm_of_its_weights(pair):
+    direction, weights = pair
+    got = layer_normalised(direction, weights)["w"].norm()
+    assert_close(got, weights["w"].norm() * direction["w"].any())
+
+
+def test_missing_name_is_reported():
+    with pytest.raises(StructureError, match="`weights` has no entry 'b'"):
+        filter_normalised({"b": torch.ones(2, 2)}, {})
+
+
+def model():
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))
+
+
+def weights_of(network):
+    return {name: value.detach() for name, value in network.named_parameters()}
+
+
+@pytest.mark.parametrize("normalisation", directions.NORMALISATIONS)
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_drawn_direction_is_the_same_whole_or_in_blocks(normalisation, biases, monkeypatch):
+    weights = weights_of(model())
+    drawn = RandomDirection(weights, 4, 0, normalisation, biases=biases)
+    whole = dict(drawn.items())
+    assert list(whole) == list(weights)
+    for name, value in whole.items():
+        pieces = torch.zeros_like(value)
+        rows = pieces if pieces.ndim > 1 else pieces.view(1, -1)
+        for where, block in drawn.blocks(name):
+            rows[where] = block
+        assert torch.equal(pieces, value)
+    monkeypatch.setattr(directions, "_BLOCK", 20)
+    assert len(list(drawn.blocks("3.weight"))) > 1
+    scaled = drawn["3.weight"].norm()
+    if normalisation == "layer":
+        assert_close(scaled, weights["3.weight"].norm())
+
+
+def test_li_et_al_leave_biases_and_norm_scales_alone():
+    weights = weights_of(model())
+    still = RandomDirection(weights, 0, 0, "filter", biases=False)
+    moving = RandomDirection(weights, 0, 0, "filter", biases=True)
+    for name, value in weights.items():
+        assert bool(still[name].any()) == (value.ndim > 1)
+        assert_close(moving[name].norm(), value.norm())
+
+
+def test_axes_and_seeds_are_independent_and_single_layers_need_no_others():
+    weights = weights_of(model())
+    make = lambda seed, axis, w=weights: RandomDirection(w, seed, axis, "none", biases=True)  # noqa: E731
+    base = make(0, 0)["3.weight"]
+    assert torch.equal(base, make(0, 0, {"3.weight": weights["3.weight"]})["3.weight"])
+    for other in (make(1, 0), make(0, 1)):
+        cosine = F.cosine_similarity(base.flatten(), other["3.weight"].flatten(), dim=0)
+        assert abs(float(cosine)) < 0.5
+
+
+def objective(network, inputs):
+    batches = [(inputs, torch.zeros(len(inputs), 1))]
+    return la.Objective(network, la.supervised(F.mse_loss), batches)
+
+
+def test_nothing_to_move_is_an_error_with_the_remedy():
+    network = nn.Linear(2, 1)
+    nn.init.zeros_(network.weight)
+    ground = objective(network, torch.ones(3, 2))
+    with pytest.raises(ArgumentError, match=r"random direction is zero.*biases=True"):
+        la.random_plane(ground)
+    assert la.random_plane(ground, normalisation="none").dimension == 2
+    with pytest.raises(UnknownNameError, match="did you mean 'filter'"):
+        la.random_plane(ground, normalisation="filters")
+    for dimension in (0, 4, 1.5):
+        with pytest.raises(ArgumentError, match="`dimension`"):
+            la.random_plane(ground, dimension=dimension)

@@ -1,0 +1,75 @@
+"""Killed is not lost: SIGKILL at any moment, and the map goes on with the same bits."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lossatlas as la
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import cases, lossatlas as la
+objective = cases.make(cases.mlp).objective()
+# Slow enough to be killed in the middle.
+slow = lambda done, total: time.sleep({pause})
+land = la.map_plane(
+    objective, la.random_plane(objective), points=25, adaptive={adaptive}, engine="plain",
+    resume={ledger!r}, progress=slow,
+)
+land.save({out!r})
+"""
+
+
+def chunks(ledger):
+    try:
+        with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as base:
+            return base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def start(tmp_path, name, *, pause, ledger, adaptive):
+    out = str(tmp_path / name)
+    code = SCRIPT.format(
+        tests=os.path.join(os.path.dirname(__file__), os.pardir),  # noqa: PTH118, PTH120
+        pause=pause,
+        ledger=str(ledger),
+        out=out,
+        adaptive=adaptive,
+    )
+    return subprocess.Popen([sys.executable, "-c", code]), out
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_map_killed_twice_has_the_bits_of_one_that_was_not(tmp_path, adaptive):
+    ledger = tmp_path / "run.resume"
+    for goal in (3, 6):
+        process, out = start(tmp_path, "cut.nc", pause=0.1, ledger=ledger, adaptive=adaptive)
+        deadline = time.monotonic() + 120
+        while chunks(ledger) < goal and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        # At most the chunk in flight is done again: whatever was told is on disk.
+        assert chunks(ledger) >= goal
+        assert not os.path.exists(out)  # noqa: PTH110
+    kept = chunks(ledger)
+    process, out = start(tmp_path, "resumed.nc", pause=0, ledger=ledger, adaptive=adaptive)
+    assert process.wait() == 0
+    fresh, whole = start(
+        tmp_path, "whole.nc", pause=0, ledger=tmp_path / "b", adaptive=adaptive
+    )
+    assert fresh.wait() == 0
+    a, b = la.load(out), la.load(whole)
+    assert chunks(tmp_path / "b") > kept
+    assert a.values.tobytes() == b.values.tobytes()
+    assert a.stderr.tobytes() == b.stderr.tobytes()
+    assert a.computed.tobytes() == b.computed.tobytes()

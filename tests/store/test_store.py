@@ -1,0 +1,136 @@
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lossatlas import store
+from lossatlas.errors import ArgumentError, FileError, ResumeError
+from lossatlas.store import Ledger, Provenance, writing
+
+
+@store.kind("test-thing")
+class Thing:
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def to_tree(self):
+        return {"a/b": xr.Dataset({"n": ("k", self.numbers)})}
+
+    @classmethod
+    def from_tree(cls, tree):
+        return cls(tree["a/b"]["n"].to_numpy())
+
+
+def test_results_come_back(tmp_path):
+    path = store.save(Thing(np.array([1.0, np.nan, np.inf])), tmp_path / "x" / "thing.nc")
+    assert store.load(path).numbers.tobytes() == np.array([1.0, np.nan, np.inf]).tobytes()
+    assert [file.name for file in path.parent.iterdir()] == ["thing.nc"]
+
+
+def test_only_results_can_be_saved(tmp_path):
+    with pytest.raises(ArgumentError, match="must be a lossatlas result; got dict"):
+        store.save({}, tmp_path / "x.nc")
+
+
+def broken(tmp_path, how):
+    path = tmp_path / "broken.nc"
+    if how == "folder":
+        path.mkdir()
+    elif how == "empty":
+        path.touch()
+    elif how == "text":
+        path.write_text("PK\x03\x04 not netCDF")
+    elif how == "truncated":
+        whole = store.save(Thing(np.arange(5000.0)), tmp_path / "whole.nc")
+        path.write_bytes(whole.read_bytes()[:5000])
+    elif how == "foreign":
+        xr.Dataset({"x": ("k", [1])}).to_netcdf(path, engine="h5netcdf")
+    elif how == "future":
+        root = xr.Dataset(attrs={"lossatlas_kind": "test-thing", "lossatlas_format": 99})
+        root.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "does not exist"),
+        ("folder", "is a folder"),
+        ("empty", "is empty"),
+        ("text", "damaged or not netCDF"),
+        ("truncated", "damaged or not netCDF"),
+        ("foreign", "not written by lossatlas"),
+        ("future", "format 99; this version reads"),
+    ],
+)
+def test_what_cannot_be_read_is_a_named_error(tmp_path, how, message):
+    with pytest.raises(FileError, match=message):
+        store.load(broken(tmp_path, how))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, code):
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+    says = "disk is full" if code == errno.ENOSPC else "was not written"
+
+    def fail():
+        with writing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(FileError, match=says):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_named_error():
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(FileError, match="not written"), writing("/dev/full/x"):
+        pass
+
+
+def test_the_ledger_keeps_bits_and_knows_its_run(tmp_path):
+    values = np.array([[1.0, np.nan], [-0.0, np.inf]])
+    with Ledger(tmp_path / "run", {"points": 3, "seed": 0}) as ledger:
+        assert ledger.get("a") is None
+        ledger.put("a", values)
+        ledger.put("a", values)
+        assert len(ledger) == 1
+    with Ledger(tmp_path / "run", {"points": 3, "seed": 0}) as ledger:
+        assert ledger.get("a").tobytes() == values.tobytes()
+    with pytest.raises(ResumeError, match="another run: seed differ"):
+        Ledger(tmp_path / "run", {"points": 3, "seed": 1})
+    store.remove_ledger(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_ledger_is_named(tmp_path):
+    path = tmp_path / "run"
+    with Ledger(path, {"points": 3}) as ledger:
+        for k in range(200):
+            ledger.put(str(k), np.full((16, 2), float(k)))
+    store.remove_ledger(f"{path}-wal")
+    content = bytearray(path.read_bytes())
+    content[2000:] = os.urandom(len(content) - 2000)
+    path.write_bytes(content)
+    with (
+        pytest.raises(ResumeError, match="damaged|is not a resume file"),
+        Ledger(path, {"points": 3}) as ledger,
+    ):
+        for k in range(200):
+            assert ledger.get(str(k)) is not None
+
+
+def test_provenance_is_equal_after_json():
+    record = Provenance(
+        seed=3, settings={"ranges": ((-1.0, 1.0),), "metrics": ("a",)}, model="f0"
+    )
+    assert Provenance.from_json(record.to_json()) == record
+    assert record.versions["lossatlas"]
