@@ -24,10 +24,19 @@ from lossatlas.forecast.laws import (
     smoothed,
     translate,
 )
+from lossatlas.forecast.live import LiveForecast, Reading
 from lossatlas.forecast.optimise import SchedulePlan
 from lossatlas.forecast.prediction import Prediction
+from lossatlas.forecast.readers import (
+    read_csv,
+    read_points,
+    read_tensorboard,
+    read_trainer_state,
+    read_wandb,
+)
 from lossatlas.forecast.result import Fit
 from lossatlas.forecast.schedules import from_torch
+from lossatlas.forecast.watch import deceleration, spikes
 from lossatlas.forecast.whatif import WhatIf
 
 __all__ = [
@@ -39,17 +48,26 @@ __all__ = [
     "Fit",
     "KaplanLaw",
     "LinearLRLaw",
+    "LiveForecast",
     "MultiPowerLaw",
     "PowerLaw",
     "Prediction",
+    "Reading",
     "SchedulePlan",
     "ShiftedPowerLaw",
     "WhatIf",
+    "deceleration",
     "fit",
     "fit_best",
     "from_torch",
     "points",
+    "read_csv",
+    "read_points",
+    "read_tensorboard",
+    "read_trainer_state",
+    "read_wandb",
     "schedules",
     "smoothed",
+    "spikes",
     "translate",
 ]

@@ -56,7 +56,7 @@ def read_csv(
     wanted = {"step": step, "loss": loss, "lr": name, "tokens": tokens, "source": source}
     found = {k: _column(path, header, rows, c) for k, c in wanted.items() if c is not None}
     return Curve(
-        **found,  # type: ignore[arg-type]
+        **found,
         size=size,
         group=group,
         name=Path(path).stem,

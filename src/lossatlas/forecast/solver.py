@@ -153,7 +153,7 @@ def _descend(objective: Objective, logs: Floats, steps: int) -> tuple[Floats, fl
             continue
         gain = value - new
         # Nielsen's rule: trust the model more, the better it foretold the gain.
-        ratio = gain / max(promised, 1e-300)
+        ratio = min(gain / max(promised, 1e-300), 2.0)
         damping, growth = max(damping * max(1 / 5, 1 - (2 * ratio - 1) ** 3), 1e-12), 2.0
         patience = patience + 1 if gain <= 1e-9 * max(value, 1e-12) else 0
         logs, value = trial, new

@@ -18,7 +18,8 @@ from lossatlas.forecast.law import falls
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-FINE = 4  # steps merged next to an observation
+FINE = 4  # steps merged next to an observation, at most
+LONG = 4096  # every so many steps of a run allow one more of them
 NEAR = 12  # spans kept on each level before the next one doubles them
 # A warm-up passes through all rates in a few spans, and the kernel is a power of the rate.
 NEAR_WARMUP = 192
@@ -98,9 +99,10 @@ def _merge(
     return row, m, log_rate, since
 
 
-# Cell borders: every observation, and every FINE steps.
+# Cell borders: every observation, and every few steps.
 def _edges(step: Indices) -> Indices:
-    return np.unique(np.concatenate([np.arange(0, step[-1], FINE), step]))
+    fine = int(np.clip(step[-1] // LONG, 1, FINE))
+    return np.unique(np.concatenate([np.arange(0, step[-1], fine), step]))
 
 
 def _sums(values: Floats, edges: Indices) -> Floats:

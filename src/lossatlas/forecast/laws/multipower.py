@@ -165,9 +165,9 @@ class MultiPowerLaw(ScheduleLaw):
         gradient = np.full(rates.size, -alpha * amplitude * total ** (-alpha - 1))
         by_rate = np.where(rates == safe, gamma * slope * x / safe, 0.0)
         gradient -= gain * (np.cumsum(slope * scale) - by_rate)
-        first = warmup_length(rates) + 1
+        first = 0 if self.warmup_drops else warmup_length(rates) + 1
         gradient[first:] += gain * (1 - rest[first:])
-        gradient[first - 1 : -1] -= gain * (1 - rest[first:])
+        gradient[max(first - 1, 0) : -1] -= gain * (1 - rest[max(first, 1) :])
         return float(loss), gradient
 
 

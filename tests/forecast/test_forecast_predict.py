@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossatlas import forecast
+from lossatlas.errors import ArgumentError, DataError, UnknownNameError
+from lossatlas.forecast import schedules
+from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
+from reference.forecast_cases import TRUTH, made_up, small_schedules
+
+LAW = forecast.MultiPowerLaw()
+SCHEDULES = small_schedules()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    names = ("constant", "cosine", "two-step")
+    return forecast.fit(
+        LAW, [made_up(LAW, TRUTH, SCHEDULES[n], n, 1e-3, i) for i, n in enumerate(names)]
+    )
+
+
+def test_unseen_schedules_lie_in_their_intervals(fitted):
+    for name in ("linear", "long"):
+        truth = made_up(LAW, TRUTH, SCHEDULES[name], name)
+        told = fitted.predict(truth)
+        assert (told.lower[-1] < truth.loss[-1]) & (truth.loss[-1] < told.upper[-1])
+        assert told.final == pytest.approx(fitted.predict(SCHEDULES[name]).final)
+
+
+def test_a_forecast_of_a_schedule_runs_to_its_end(fitted):
+    told = fitted.predict(SCHEDULES["linear"])
+    assert told.step[-1] == 2000
+    assert told.step[0] > schedules.warmup_length(SCHEDULES["linear"])
+    assert (np.diff(told.loss[:20]) < 0).all()
+    one = fitted.predict(SCHEDULES["linear"], steps=1500)
+    assert one.step.tolist() == [1500]
+
+
+@given(st.floats(0.1, 0.95), st.floats(0.0, 0.04), st.floats(1.0, 20.0))
+def test_intervals_grow_with_level_and_horizon(level, more, horizon):
+    model = ErrorModel(0.003, 4, 0.002)
+    width = model.half_width(level, horizon)
+    assert width >= 0.003 * 0.1
+    assert model.half_width(level + more, horizon) >= width
+    assert model.half_width(level, 2 * horizon) > width
+
+
+def test_intervals_come_from_the_left_out_errors():
+    rows = tuple(
+        LeftOut(str(i), str(i), 10, 1.0, e, 0.0, 0.0) for i, e in enumerate([1, -1, 1])
+    )
+    model = error_model(rows, ())
+    # t with three degrees of freedom, and one more curve than was averaged over.
+    assert model.half_width(0.9, 1.0) == pytest.approx(2.3534 * np.sqrt(4 / 3), rel=1e-4)
+    assert "at least 3" in error_model(rows[:2], ()).reason
+    assert np.isnan(error_model(rows[:2], ()).half_width(0.9, 1.0))
+
+
+def test_leaving_the_data_is_warned_of(fitted):
+    far = fitted.predict(schedules.constant(5000, 1e-3, 100))
+    assert any("2.5 times the longest fitted" in line for line in far.warnings)
+    rising = fitted.predict(schedules.wsd_s(2000, 1e-3, [1000], warmup=100))
+    assert any("rises after its warm-up" in line for line in rising.warnings)
+    loud = fitted.predict(schedules.constant(2000, 3e-3, 100))
+    assert any("peak rate 0.003 is not among" in line for line in loud.warnings)
+    deep = fitted.predict(schedules.wsd(2000, 1e-3, 0.2, warmup=100))
+    assert any(
+        "falls to 0 of its peak; no fitted curve went below 0.1" in w for w in deep.warnings
+    )
+
+
+def test_bad_questions_are_named(fitted):
+    with pytest.raises(ArgumentError, match="100 times"):
+        fitted.predict(schedules.constant(300_000, 1e-3))
+    with pytest.raises(ArgumentError, match="`interval` must lie between 0 and 1"):
+        fitted.predict(SCHEDULES["linear"], interval=90)
+    with pytest.raises(ArgumentError, match="`schedule` must be a curve or the rates"):
+        fitted.predict()
+    with pytest.raises(DataError, match="`lr`"):
+        fitted.predict(np.array([1.0, float("nan")]))
+    with pytest.raises(ArgumentError, match="2000 rates but the last step is 2500"):
+        fitted.predict(SCHEDULES["linear"], steps=[2500])
+    with pytest.raises(ArgumentError, match="`steps` must be increasing"):
+        fitted.predict(SCHEDULES["linear"], steps=[500, 400])
+    with pytest.raises(DataError, match="`lr` is missing"):
+        fitted.predict(steps=[100])
+
+
+def test_what_if_knows_the_future_of_a_made_up_run(fitted):
+    lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
+    lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.rates)
+    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", end=5e-5)
+    now, later = found.rows
+    assert found.offset == pytest.approx(np.log(0.99), abs=2e-3)
+    assert (now.decay_at, now.steps, later.steps) == (1400, 2000, 2100)
+    truth = 0.99 * made_up(LAW, TRUTH, now.rates, "end").loss[-1]
+    assert now.lower < truth < now.upper
+    assert now.loss == pytest.approx(truth, rel=3e-3)
+    assert now.gain > 0
+    np.testing.assert_allclose(now.rates[:1300], lucky.rates)
+
+
+def test_what_if_asks_of_the_future_only(fitted):
+    run = made_up(LAW, TRUTH, SCHEDULES["constant"], "run")
+    with pytest.raises(ArgumentError, match="must not lie before the last step"):
+        fitted.what_if(run, 1000)
+    with pytest.raises(ArgumentError, match="at least one step"):
+        fitted.what_if(run, [])
+    with pytest.raises(UnknownNameError, match="did you mean 'cosine'"):
+        fitted.what_if(run, 2000, shape="cosin")
+
+
+def test_the_free_optimum_is_never_worse_than_a_shape(fitted):
+    plan = fitted.optimize_schedule(2000, 1e-3, warmup=100)
+    losses = [row.loss for row in plan.table]
+    assert losses == sorted(losses)
+    assert plan.free_loss == losses[0]
+    assert plan.wsd_loss < min(
+        row.loss for row in plan.table if row.name.startswith(("cosine to", "constant"))
+    )
+    assert plan.free.size == plan.wsd.size == 2000
+    assert schedules.is_monotone(plan.free)
+    again = schedules.wsd(2000, 1e-3, plan.wsd_decay, plan.wsd_shape, warmup=100)
+    np.testing.assert_allclose(plan.wsd, again)
+    assert "indistinguishable" in plan.verdict
+    assert plan.table[0].distinguishable is False
+    assert plan.table[-1].distinguishable is True
+
+
+def test_a_law_without_a_memory_falls_at_once_and_says_so():
+    law = forecast.LinearLRLaw()
+    known = forecast.Fit.from_parameters(law, {"L0": 2.6, "A": 0.9, "alpha": 0.5, "B": 80.0})
+    plan = known.optimize_schedule(2000, 1e-3)
+    assert plan.table[0].distinguishable is None
+    assert np.isnan(plan.error)
+    assert "not known" in plan.verdict
+    assert plan.wsd_decay < 100
+
+
+def test_only_laws_of_the_rate_choose_schedules(fitted):
+    flat = forecast.Fit.from_parameters(
+        forecast.PowerLaw(), {"L0": 2.0, "A": 1.0, "alpha": 0.5}
+    )
+    with pytest.raises(ArgumentError, match="must depend on the rate"):
+        flat.optimize_schedule(100, 1.0)
+    with pytest.raises(ArgumentError, match="`peak`"):
+        fitted.optimize_schedule(100, -1.0)
+    with pytest.raises(ArgumentError, match="A is missing"):
+        forecast.Fit.from_parameters(forecast.PowerLaw(), {"L0": 2.0})

@@ -1,0 +1,106 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import SGD, AdamW
+from torch.optim import lr_scheduler as ls
+
+from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.forecast import from_torch, schedules
+
+
+@given(
+    st.sampled_from(schedules.SHAPE_NAMES), st.integers(0, 20), st.integers(1, 60),
+    st.floats(0.01, 1.0),
+)  # fmt: skip
+def test_every_cooldown_falls_from_the_peak_to_its_end(shape, warmup, decay, end):
+    rates = schedules.wsd(100, 2.0, decay, shape, end=2.0 * end, warmup=warmup)
+    assert rates.size == 100
+    assert rates[-1] == pytest.approx(2.0 * end)
+    assert rates.max() <= 2.0 + 1e-12
+    assert schedules.is_monotone(rates)
+    assert schedules.warmup_length(rates) == max(warmup - 1, 0) or decay >= 100 - warmup
+
+
+def test_shapes_at_the_middle_of_a_cooldown():
+    middle = {
+        shape: schedules.wsd(200, 1.0, 100, shape, end=0.01 if shape == "exponential" else 0)[
+            149
+        ]
+        for shape in schedules.SHAPE_NAMES
+    }
+    expected = {
+        "linear": 0.5, "cosine": 0.5, "mirror-cosine": 0.5, "square": 0.75,
+        "sqrt": 1 - np.sqrt(0.5), "power": 0.5**1.5, "lowered-linear": 0.35, "exponential": 0.1,
+    }  # fmt: skip
+    assert middle == pytest.approx(expected)
+
+
+def test_wsd_s_rises_again_and_is_flagged():
+    rates = schedules.wsd_s(100, 1.0, [50], decay=10, warmup=5)
+    assert rates.size == 100
+    assert rates[49] == rates[99] == 0
+    assert rates[50] == 1
+    assert not schedules.is_monotone(rates)
+
+
+def test_numbers_out_of_range_are_named():
+    with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
+        schedules.wsd(100, 1.0, shape="lineal")
+    with pytest.raises(ArgumentError, match="`end` must be > 0 for the exponential"):
+        schedules.wsd(100, 1.0, shape="exponential")
+    with pytest.raises(ArgumentError, match="`decay` must not be longer than the 90 steps"):
+        schedules.wsd(100, 1.0, 95, warmup=10)
+    with pytest.raises(ArgumentError, match="`warmup` must be shorter"):
+        schedules.constant(10, 1.0, 10)
+    with pytest.raises(ArgumentError, match="`peak` must be a finite number > 0"):
+        schedules.cosine(10, float("nan"))
+    with pytest.raises(ArgumentError, match="must increase and lie after the warm-up"):
+        schedules.wsd_s(100, 1.0, [60, 50])
+
+
+def build(name, optimizer):
+    if name == "sequential":
+        parts = [
+            ls.LinearLR(optimizer, 0.1, total_iters=10),
+            ls.CosineAnnealingLR(optimizer, 40),
+        ]
+        return ls.SequentialLR(optimizer, parts, [10])
+    return {
+        "lambda": lambda: ls.LambdaLR(optimizer, lambda t: min(1.0, (t + 1) / 7)),
+        "cosine": lambda: ls.CosineAnnealingLR(optimizer, 50),
+        "onecycle": lambda: ls.OneCycleLR(optimizer, 0.3, total_steps=60),
+        "exponential": lambda: ls.ExponentialLR(optimizer, 0.9),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["lambda", "cosine", "onecycle", "exponential", "sequential"])
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_from_torch_foretells_the_rates_and_leaves_no_trace(name, optimizer):
+    weight = torch.nn.Parameter(torch.ones(3))
+    made = optimizer([weight], lr=0.1)
+    scheduler = build(name, made)
+    for _ in range(3):
+        made.step()
+        scheduler.step()
+    before = copy.deepcopy((scheduler.state_dict(), made.state_dict()))
+    told = from_torch(scheduler, 40)
+    after = scheduler.state_dict(), made.state_dict()
+    assert str(before) == str(after)
+    seen = []
+    for _ in range(40):
+        seen.append(made.param_groups[0]["lr"])
+        made.step()
+        scheduler.step()
+    np.testing.assert_allclose(told, seen)
+
+
+def test_a_scheduler_that_needs_a_metric_is_refused():
+    made = SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(ArgumentError, match="ReduceLROnPlateau"):
+        from_torch(ls.ReduceLROnPlateau(made), 10)
+    with pytest.raises(ArgumentError, match="must be a torch scheduler"):
+        from_torch(object(), 10)
