@@ -1,5 +1,7 @@
 """Topology on paper: persistence diagram, barcode, merge tree, profile, Betti curves."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -93,14 +95,7 @@ def plot_barcode(
     for row, bar in enumerate(bars):
         colour = style.DIMENSION_COLOURS[bar.dimension]
         alpha = 1.0 if bar.certain else 0.35
-        ax.plot(
-            [bar.birth, bar.end],
-            [row, row],
-            color=colour,
-            alpha=alpha,
-            lw=3,
-            solid_capstyle="butt",
-        )
+        ax.hlines(row, bar.birth, bar.end, color=colour, alpha=alpha, lw=3)
         if bar.essential:
             ax.plot(bar.end, row, ">", color=colour, alpha=alpha, ms=5, clip_on=False)
     canvas.use_scale(ax, scale, "x")
@@ -207,11 +202,13 @@ def plot_betti(diagram: Diagram, *, scale: Scale | None = None, ax: Axes | None 
     for dimension in np.unique(diagram.dimensions):
         colour, name = style.DIMENSION_COLOURS[dimension], style.DIMENSION_NAMES[dimension]
         levels, alive = betti_curve(diagram, dimension)
-        sure = betti_curve(diagram, dimension, certain=True)
-        ax.step(
-            levels, alive, where="post", color=colour, lw=0.8, alpha=0.6, label=f"{name}, all"
-        )
-        ax.step(*sure, where="post", color=colour, lw=2.0, label=f"{name}, certain")
+        judged = diagram.threshold > 0
+        if judged:
+            thin: dict[str, Any] = {"lw": 0.8, "alpha": 0.6, "label": f"{name}, all"}
+            ax.step(levels, alive, where="post", color=colour, **thin)
+            levels, alive = betti_curve(diagram, dimension, certain=True)
+        label = f"{name}, certain" if judged else name
+        ax.step(levels, alive, where="post", color=colour, lw=2.0, label=label)
     canvas.use_scale(ax, scale, "x")
     ax.grid(axis="y", color=style.GRID, lw=0.6)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))

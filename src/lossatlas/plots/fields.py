@@ -15,7 +15,7 @@ from lossatlas.plots.grids import (
     spread_errors,
     wall_spans,
 )
-from lossatlas.plots.marks import landmarks, marked_minima
+from lossatlas.plots.marks import landmarks
 from lossatlas.plots.scale import scale_of
 from lossatlas.plots.text import axis_title, loss_title
 from lossatlas.topology import MergeTree
@@ -138,26 +138,7 @@ def plot_surface(
         antialiased=True,
         alpha=0.95,
     )
-    for mark in landmarks(landscape):
-        lifted = scale.forward(mark.ground) + 0.01 * (top - bottom)
-        line = "-" if mark.is_path else ""
-        axes.plot(
-            *mark.points.T,
-            lifted,
-            line,
-            marker="o",
-            ms=2.5,
-            lw=1.6,
-            color=style.PATH,
-            zorder=5,
-            label=mark.name,
-        )
-    minima = marked_minima(landscape, tree)
-    lifted = scale.forward(minima.values) + 0.01 * (top - bottom)
-    faces = [style.SURE if sure else style.FAINT for sure in minima.certain]
-    axes.scatter(
-        *minima.points.T, lifted, c=faces, edgecolors=style.INK, s=22, depthshade=False
-    )
+    overlays.draw_in_space(axes, landscape, tree, scale)
     if scale.is_log:
         ticks, labels = scale.ticks()
         axes.set_zticks(scale.forward(ticks), labels=labels)

@@ -31,8 +31,6 @@ Floats = NDArray[np.float64]
 _LIFT = 0.012
 _CONTOURS = 16
 _ISOLINES = 10
-# Both maps of a pair keep the same square, whatever their legends and colour bars need.
-_MAP_MARGIN = {"l": 72, "r": 96, "t": 36, "b": 112, "autoexpand": False}
 
 
 def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
@@ -52,7 +50,7 @@ def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
     scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
     z = web.space_axis(loss_title(scale.is_log), **web.ticks(scale))
-    sides = (1.25, 1.25, 0.66)
+    sides = _sides(landscape)
     figure = web.figure(
         560,
         scene=web.scene(landscape, z, sides),
@@ -78,6 +76,15 @@ def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
     add_landmarks_in_space(figure, landscape, scale, lift)
     add_minima_in_space(figure, landscape, tree, scale, lift)
     return figure
+
+
+def _sides(landscape: Landscape) -> tuple[float, float, float]:
+    lengths = [float(axis[-1] - axis[0]) for axis in landscape.axes]
+    longest = max(lengths)
+    share = [max(length / longest, 0.55) for length in lengths]
+    # A narrow map may be longer and still fit the view.
+    size = 1.3 * (1 / min(share)) ** 0.4
+    return size * share[0], size * share[1], 0.66
 
 
 def _isolines(scale: Scale) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def contour_figure(
     Args:
         landscape: a map of a plane.
         tree: its merge tree, to mark the minima; the lowest point alone without it.
-        quantity: what the values are.
+        quantity: what the values are; minima are marked for a loss alone.
 
     Returns:
         The figure; hover texts name each loss with its error. Where the loss is not finite
@@ -124,7 +131,7 @@ def contour_figure(
     check_dimensions(landscape, 2)
     scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
-    figure = web.figure(480, margin=_MAP_MARGIN, **web.map_axes(landscape))
+    figure = web.figure(**web.map_axes(landscape))
     figure.add_contour(
         x=landscape.axes[0],
         y=landscape.axes[1],
@@ -143,7 +150,8 @@ def contour_figure(
     add_walls(figure, landscape)
     add_computed(figure, landscape)
     add_landmarks(figure, landscape)
-    add_minima(figure, landscape, tree)
+    if quantity == "loss":
+        add_minima(figure, landscape, tree)
     return figure
 
 
@@ -161,7 +169,7 @@ def stderr_figure(landscape: Landscape) -> go.Figure:
         ArgumentError: not a map of a plane.
     """
     check_dimensions(landscape, 2)
-    figure = web.figure(480, margin=_MAP_MARGIN, **web.map_axes(landscape))
+    figure = web.figure(**web.map_axes(landscape))
     if not known_errors(landscape).any():
         figure.add_annotation(
             text="no standard error is known",
@@ -181,7 +189,7 @@ def stderr_figure(landscape: Landscape) -> go.Figure:
         zmin=0.0,
         zmax=float(np.nanmax(errors)) or 1.0,
         colorscale=style.colour_stops(style.EMBER),
-        colorbar=web.colour_bar(f"standard error over {safe(landscape.unit)}"),
+        colorbar=web.colour_bar(f"standard error over {safe(landscape.unit, 16)}"),
         text=web.hover_grid(landscape).T,
         hovertemplate=_map_hover(landscape),
         name="standard error",

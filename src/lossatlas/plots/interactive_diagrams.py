@@ -18,7 +18,7 @@ from lossatlas.plots.layouts import (
 from lossatlas.plots.marks import MOST_MINIMA
 from lossatlas.plots.profile import profile_colour, silhouettes
 from lossatlas.plots.scale import Scale, spanning
-from lossatlas.plots.text import number
+from lossatlas.plots.text import number, surely, verdict
 from lossatlas.topology import Diagram, MergeTree
 
 _TEXT = "%{text}<extra></extra>"
@@ -89,10 +89,10 @@ def _add_bars(figure: go.Figure, diagram: Diagram, scale: Scale, ceiling: float)
 
 def _bar_text(diagram: Diagram, row: int) -> str:
     birth, death = float(diagram.births[row]), float(diagram.deaths[row])
-    verdict = "certain" if diagram.certain[row] else "within the error of the map"
+    judged = verdict(bool(diagram.certain[row]), diagram.threshold)
     kind = style.DIMENSION_NAMES[diagram.dimensions[row]]
     life = f"born {number(birth)}, dies {number(death)}<br>lasts {number(death - birth)}"
-    return f"{kind}<br>{life}<br>{verdict}"
+    return "<br>".join(filter(None, [kind, life, judged]))
 
 
 def barcode_figure(
@@ -175,48 +175,45 @@ def tree_figure(
     x = web.axis(f"minima, by number{note}", showgrid=False, showline=False, **ticks)
     x |= {"range": [-0.8, max(b.x for b in drawn) + 0.8]}
     figure = web.figure(430, xaxis=x, yaxis=web.loss_axis(scale))
-    for certain, name, colour in (
-        (False, "within the error", style.FAINT),
-        (True, "certain", style.BASIN),
-    ):
+    for certain in (False, True):
         alike = [branch for branch in drawn if branch.certain == certain]
         if alike:
-            _add_branches(figure, alike, scale, name, colour)
+            _add_branches(figure, alike, scale, tree.threshold)
     return figure
 
 
 def _add_branches(
-    figure: go.Figure, drawn: list[Branch], scale: Scale, name: str, colour: str
+    figure: go.Figure, drawn: list[Branch], scale: Scale, threshold: float
 ) -> None:
+    certain = drawn[0].certain
+    colour = style.BASIN if certain else style.FAINT
     ends = [branch.x if branch.parent_x is None else branch.parent_x for branch in drawn]
     rows = list(zip(drawn, ends, strict=True))
     figure.add_scatter(
         x=[v for b, end in rows for v in (b.x, b.x, end, None)],
         y=scale.forward(np.array([v for b in drawn for v in (b.low, b.high, b.high, np.nan)])),
         mode="lines",
-        line={"color": colour, "width": 2.6 if drawn[0].certain else 1.4},
+        line={"color": colour, "width": 2.6 if certain else 1.4},
         hoverinfo="skip",
         showlegend=False,
     )
+    face = colour if certain else style.PAPER
     figure.add_scatter(
         x=[b.x for b in drawn],
         y=scale.forward(np.array([b.low for b in drawn])),
         mode="markers",
-        marker={
-            "size": 9,
-            "color": colour if drawn[0].certain else style.PAPER,
-            "line": {"color": colour, "width": 1.5},
-        },
-        text=[_branch_text(branch) for branch in drawn],
+        marker={"size": 9, "color": face, "line": {"color": colour, "width": 1.5}},
+        text=[_branch_text(branch, threshold) for branch in drawn],
         hovertemplate=_TEXT,
-        name=name,
+        name=surely("basin", threshold) if certain else "within the error",
     )
 
 
-def _branch_text(branch: Branch) -> str:
+def _branch_text(branch: Branch, threshold: float) -> str:
     end = "never ends" if branch.parent_x is None else f"spills over at {number(branch.high)}"
-    verdict = "certain" if branch.certain else "within the error of the map"
-    return f"minimum {branch.minimum}<br>loss {number(branch.low)}, {end}<br>{verdict}"
+    judged = verdict(branch.certain, threshold)
+    lines = [f"minimum {branch.minimum}", f"loss {number(branch.low)}, {end}", judged]
+    return "<br>".join(filter(None, lines))
 
 
 def profile_figure(
@@ -240,10 +237,11 @@ def profile_figure(
     scale = scale or spanning(tree.low, tree.high)
     x = web.axis("share of the map's points (%)", showgrid=False, range=[0, 100])
     figure = web.figure(430, xaxis=x, yaxis=web.loss_axis(scale))
-    names = {0: "within the error", 1: "one certain basin"}
+    one = surely("basin", tree.threshold)
+    names = {0: "within the error", 1: f"one {one}"}
     shown: set[str] = set()
     for part in silhouettes(landscape, tree, most):
-        name = names.get(part.certain, "shared by certain basins")
+        name = names.get(part.certain, f"shared by {one}s")
         left, right = part.centre - part.widths / 2, part.centre + part.widths / 2
         top = f"{number(100 * float(part.widths[-1]), 3)} % of the map"
         figure.add_scatter(
@@ -275,11 +273,14 @@ def betti_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Figure:
         The figure: one step curve a degree, and a thin one where uncertain bars count too.
     """
     scale = scale or spanning(diagram.low, diagram.high)
-    y = web.axis("number alive at or below", rangemode="tozero", tickformat="d")
+    most = max((betti_curve(diagram, k)[1].max() for k in (0, 1)), default=1)
+    step = {"dtick": 1} if most <= 8 else {}
+    kinds = {True: "certain", False: "all"}
+    y = web.axis("number alive at or below", rangemode="tozero", tickformat="d", **step)
     figure = web.figure(360, xaxis=web.loss_axis(scale), yaxis=y)
     for dimension in np.unique(diagram.dimensions).tolist():
         colour, name = style.DIMENSION_COLOURS[dimension], style.DIMENSION_NAMES[dimension]
-        for certain, width in ((False, 1.0), (True, 2.6)):
+        for certain, width in ((False, 1.0), (True, 2.6))[diagram.threshold <= 0 :]:
             levels, alive = betti_curve(diagram, dimension, certain=certain)
             figure.add_scatter(
                 x=scale.forward(levels),
@@ -289,6 +290,6 @@ def betti_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Figure:
                 opacity=1.0 if certain else 0.6,
                 text=[number(level) for level in levels.tolist()],
                 hovertemplate="%{y} from loss %{text} on<extra></extra>",
-                name=f"{name}, {'certain' if certain else 'all'}",
+                name=name if diagram.threshold <= 0 else f"{name}, {kinds[certain]}",
             )
     return figure

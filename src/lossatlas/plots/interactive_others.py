@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style, web
 from lossatlas.plots.grids import check_dimensions, spread_errors, wall_spans
-from lossatlas.plots.marks import landmarks, marked_minima
+from lossatlas.plots.marks import Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.plots.text import number, safe
+from lossatlas.plots.text import number, safe, short
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,7 @@ def _add_points(
         marker={"color": colours, "size": 10, "line": {"color": style.INK, "width": 1}},
         text=[f"minimum {k}<br>lasts {number(v)}" for k, v in enumerate(minima.persistences)],
         hovertemplate="%{text}<extra></extra>",
-        name="minimum (grey: within the error)" if tree else "lowest point",
+        name=_minima_name(minima, tree),
     )
 
 
@@ -118,7 +118,7 @@ def box_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fig
     check_dimensions(landscape, 3)
     scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
-    z = web.space_axis(safe(landscape.labels[2], 40))
+    z = web.space_axis(safe(short(landscape.labels[2])))
     figure = web.figure(
         560,
         scene=web.scene(landscape, z, (0.88, 0.88, 0.88)),
@@ -147,7 +147,7 @@ def box_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fig
             text=text,
             hovertemplate="loss %{text}<extra></extra>",
             name=f"plane {axis + 1}",
-            opacity=0.96,
+            opacity=0.92,
             lighting={"ambient": 0.95, "diffuse": 0.1, "specular": 0.0},
         )
     _add_minima_in_box(figure, landscape, tree)
@@ -164,8 +164,14 @@ def _add_minima_in_box(figure: go.Figure, landscape: Landscape, tree: MergeTree 
         y=y,
         z=z,
         mode="markers",
-        marker={"color": colours, "size": 6, "line": {"color": style.INK, "width": 1}},
+        marker={"color": colours, "size": 8, "line": {"color": style.INK, "width": 1}},
         text=[f"minimum {k}<br>loss {number(v)}<br>lasts {number(p)}" for k, v, p in losses],
         hovertemplate="%{text}<extra></extra>",
-        name="minimum (grey: within the error)" if tree else "lowest point",
+        name=_minima_name(minima, tree),
     )
+
+
+def _minima_name(minima: Minima, tree: MergeTree | None) -> str:
+    if tree is None:
+        return "lowest point"
+    return "minimum" if minima.certain.all() else "minimum (grey: within the error)"

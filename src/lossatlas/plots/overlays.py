@@ -10,7 +10,8 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import canvas, style
 from lossatlas.plots.grids import cell_edges
 from lossatlas.plots.marks import Mark, landmarks, marked_minima
-from lossatlas.plots.text import axis_title, cut_off
+from lossatlas.plots.scale import Scale
+from lossatlas.plots.text import axis_title, cut_off, surely
 from lossatlas.topology import MergeTree
 
 _NUMBERED = 9
@@ -98,7 +99,7 @@ def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
     """
     minima = marked_minima(landscape, tree)
     for certain, face, name in (
-        (True, style.SURE, "certain minimum" if tree else "lowest point"),
+        (True, style.SURE, surely("minimum", tree.threshold) if tree else "lowest point"),
         (False, style.FAINT, "minimum within the error"),
     ):
         chosen = minima.certain == certain
@@ -110,6 +111,30 @@ def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
         sure = zip(minima.numbers[minima.certain], minima.points[minima.certain], strict=True)
         for number, point in list(sure)[:_NUMBERED]:
             canvas.note(ax, str(number), point, (5, 4), color="white", fontweight="bold")
+
+
+def draw_in_space(
+    axes: Any, landscape: Landscape, tree: MergeTree | None, scale: Scale
+) -> None:
+    """Draw landmarks and minima on a surface, a little above the ground.
+
+    Args:
+        axes: three-dimensional axes.
+        landscape: a map of a plane.
+        tree: its merge tree; the lowest point alone is marked without it.
+        scale: how losses become heights.
+    """
+    bottom, top = scale.heights(2)
+    lift = 0.01 * (top - bottom)
+    for mark in landmarks(landscape):
+        line = "-o" if mark.is_path else "o"
+        look = {"ms": 2.5, "lw": 1.6, "color": style.PATH, "label": cut_off(mark.name)}
+        axes.plot(*mark.points.T, scale.forward(mark.ground) + lift, line, zorder=5, **look)
+    minima = marked_minima(landscape, tree)
+    faces = [style.SURE if sure else style.FAINT for sure in minima.certain]
+    heights = scale.forward(minima.values) + lift
+    look = {"edgecolors": style.INK, "s": 22, "depthshade": False}
+    axes.scatter(*minima.points.T, heights, c=faces, **look)
 
 
 def frame_map(ax: Axes, landscape: Landscape, title: str, *, cells: bool = False) -> None:
@@ -124,7 +149,7 @@ def frame_map(ax: Axes, landscape: Landscape, title: str, *, cells: bool = False
     left, right, low, high = extent(landscape, cells=cells)
     ax.set_xlim(left, right)
     ax.set_ylim(low, high)
-    if 0.5 <= (right - left) / (high - low) <= 2:
+    if 1 / 3 <= (right - left) / (high - low) <= 3:
         ax.set_aspect("equal")
     canvas.name_axes(ax, title, *map(axis_title, landscape.labels))
     canvas.legend(ax, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2)

@@ -118,7 +118,9 @@ class Scale:
         raw = self.inverse(self.heights(count - 1))
         gaps = np.append(np.diff(raw), raw[-1] - raw[-2])
         step = 10.0 ** np.floor(np.log10(gaps))
-        return np.asarray(np.round(raw / step) * step)
+        rounded = np.round(raw / step)
+        rounded[0], rounded[-1] = np.ceil(raw[0] / step[0]), np.floor(raw[-1] / step[-1])
+        return np.asarray(rounded * step)
 
 
 def spanning(low: float, high: float) -> Scale:

@@ -13,7 +13,7 @@ WALL = "#eceff1"
 # Hues of Okabe and Ito that stay apart for every common kind of colour vision.
 PATH = "#d55e00"
 BASIN = "#00648c"
-RIDGE = "#b3477d"
+RIDGE = "#cc79a7"
 BAND = "#f3e2c7"
 SURE = "#f4c542"
 SHARED = "#bcd3d6"

@@ -21,8 +21,11 @@ def safe(name: object, most: int = MOST) -> str:
     Returns:
         Text in which nothing is markup and nothing a placeholder.
     """
-    plain = html.escape(cut_off(name, most), quote=False)
-    return plain.replace("{", "&#123;").replace("$", "&#36;")
+    return (
+        html.escape(cut_off(name, most), quote=False)
+        .replace("{", "&#123;")
+        .replace("$", "&#36;")
+    )
 
 
 def cut_off(name: object, most: int = MOST) -> str:
@@ -35,8 +38,20 @@ def cut_off(name: object, most: int = MOST) -> str:
     Returns:
         Text without control characters.
     """
-    plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    text = plain(name)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def plain(name: object) -> str:
+    """A name from outside without control characters.
+
+    Args:
+        name: anything; its `str` is shown.
+
+    Returns:
+        Text in which each of them, reversals of direction too, is a space.
+    """
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -55,7 +70,7 @@ def number(value: float, digits: int = 4) -> str:
         return "∞" if value > 0 else f"{MINUS}∞"
     if float(value).is_integer() and abs(value) < 1e7:
         text = f"{int(value):,}"
-    elif 1e-3 <= abs(value) < 1e6:
+    elif 1e-5 <= abs(value) < 1e6:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
         text = f"{value:,.{decimals}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
@@ -112,6 +127,34 @@ def percent(share: float) -> str:
     return f"{number(value, 2 if abs(value) < 10 else 3)} %"
 
 
+def verdict(certain: bool, threshold: float) -> str:
+    """Whether a bar or branch is real.
+
+    Args:
+        certain: it is longer than the threshold.
+        threshold: 0 where no error of the map is known.
+
+    Returns:
+        A few words; none where there is nothing to judge by.
+    """
+    if threshold <= 0:
+        return ""
+    return "certain" if certain else "within the error of the map"
+
+
+def surely(noun: str, threshold: float) -> str:
+    """A name for what is longer than the threshold.
+
+    Args:
+        noun: as in "minimum".
+        threshold: 0 where no error of the map is known.
+
+    Returns:
+        As in "certain minimum"; the noun alone where there is nothing to judge by.
+    """
+    return f"certain {noun}" if threshold > 0 else noun
+
+
 def count(amount: int, singular: str, plural: str | None = None) -> str:
     """A number of things.
 
@@ -135,7 +178,20 @@ def axis_title(label: object) -> str:
     Returns:
         The label and its unit.
     """
-    return f"{cut_off(label, 40)} (direction lengths)"
+    return f"{short(label, 40)} [direction lengths]"
+
+
+def short(label: object, most: int = 24) -> str:
+    """A label without the remark in parentheses at its end.
+
+    Args:
+        label: what a direction is, as in "PC 1 (95% of the trajectory)".
+        most: longest text; the rest is cut and marked.
+
+    Returns:
+        As in "PC 1".
+    """
+    return cut_off(str(label).split(" (")[0] or label, most)
 
 
 def loss_title(is_log: bool, quantity: str = "loss") -> str:

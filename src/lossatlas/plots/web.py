@@ -11,11 +11,20 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style
 from lossatlas.plots.marks import Mark
 from lossatlas.plots.scale import Scale
-from lossatlas.plots.text import axis_title, loss_title, number, percent, safe, with_error
+from lossatlas.plots.text import (
+    axis_title,
+    loss_title,
+    number,
+    percent,
+    safe,
+    short,
+    with_error,
+)
 
 Floats = NDArray[np.float64]
 Options = dict[str, Any]
 
+_MARGIN = {"l": 72, "r": 24, "t": 36, "b": 92}
 _FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
 
 
@@ -35,7 +44,7 @@ def figure(height: int = 430, **layout: Any) -> go.Figure:
         "font": _FONT,
         "paper_bgcolor": style.PAPER,
         "plot_bgcolor": style.PAPER,
-        "margin": {"l": 72, "r": 24, "t": 36, "b": 92},
+        "margin": _MARGIN,
         "hoverlabel": {"font": {"family": style.WEB_FAMILY, "size": 12}, "align": "left"},
         "legend": legend(),
         "showlegend": True,
@@ -111,16 +120,21 @@ def map_axes(landscape: Landscape) -> Options:
         landscape: the map.
 
     Returns:
-        Layout options; lengths are equal on both axes unless one is twice as long.
+        Layout options, the height among them; lengths are equal on both axes unless one is
+        more than thrice the other.
     """
     (left, *_, right), (low, *_, high) = landscape.axes
     titles = map(safe_axis_title, landscape.labels)
     x = axis(next(titles), showgrid=False, range=[left, right])
     y = axis(next(titles), showgrid=False, range=[low, high])
-    if 0.5 <= (right - left) / (high - low) <= 2:
+    slope = (high - low) / (right - left)
+    if 1 / 3 <= slope <= 3:
         y |= {"scaleanchor": "x", "constrain": "domain"}
         x |= {"constrain": "domain"}
-    return {"xaxis": x, "yaxis": y}
+    height = _MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2)
+    # Both maps of a pair keep the same square, whatever their legends and colour bars need.
+    margin = _MARGIN | {"r": 96, "autoexpand": False}
+    return {"xaxis": x, "yaxis": y, "height": round(height), "margin": margin}
 
 
 def safe_axis_title(label: object) -> str:
@@ -168,7 +182,7 @@ def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -
     Returns:
         Options of a scene.
     """
-    x, y = (space_axis(safe(label, 40)) for label in landscape.labels[:2])
+    x, y = (space_axis(safe(short(label))) for label in landscape.labels[:2])
     return {
         "xaxis": x,
         "yaxis": y,

@@ -11,7 +11,7 @@ from lossatlas.plots import style, web
 from lossatlas.plots.grids import coordinates, ground, wall_boxes
 from lossatlas.plots.marks import Mark, Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale
-from lossatlas.plots.text import number, safe, with_error
+from lossatlas.plots.text import number, safe, surely, with_error
 from lossatlas.topology import MergeTree
 
 _TEXT = "%{text}<extra></extra>"
@@ -222,8 +222,9 @@ def _minima_looks(
 ) -> list[tuple[str, dict[str, Any], NDArray[np.bool_], Minima]]:
     minima = marked_minima(landscape, tree)
     edge = {"color": style.INK, "width": 1}
+    sure = surely("minimum", tree.threshold) if tree else "lowest point"
     looks = [
-        ("certain minimum" if tree else "lowest point", style.SURE, 10, minima.certain),
+        (sure, style.SURE, 10, minima.certain),
         ("uncertain dip", style.FAINT, 6, ~minima.certain),
     ]
     return [

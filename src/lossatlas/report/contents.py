@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import plotly.graph_objects as go
 
 from lossatlas.errors import ArgumentError
-from lossatlas.plots.text import error, with_error
+from lossatlas.plots.text import with_error
 from lossatlas.survey import Survey
 
 
@@ -49,7 +49,8 @@ class Number:
     @property
     def error(self) -> str:
         """The error as text; empty where there is none."""
-        return f"± {error(self.stderr)}" if math.isfinite(self.stderr) else ""
+        error = with_error(self.value, self.stderr).partition(" ± ")[2]
+        return f"± {error}" if error else ""
 
 
 @dataclass(frozen=True)

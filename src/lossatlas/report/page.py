@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
-from lossatlas.plots.text import cut_off
+from lossatlas.plots.text import cut_off, plain
 from lossatlas.report.contents import Builder, Picture, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
@@ -133,6 +133,11 @@ def _plotly() -> str:
     return str(get_plotlyjs())
 
 
+def _finalize(value: Any) -> Any:
+    # Escaped text may still turn its neighbours around with control characters.
+    return plain(value) if type(value) is str else value
+
+
 @cache
 def _template() -> jinja2.Template:
     places = jinja2.PackageLoader("lossatlas.report", "templates")
@@ -142,6 +147,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
     )
     engine.filters["data"] = data_of
     return engine.get_template("report.html.j2")

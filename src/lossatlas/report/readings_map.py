@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import known_errors
+from lossatlas.plots.marks import Mark, landmarks
 from lossatlas.plots.text import count, cut_off, number, percent
 from lossatlas.survey import Survey
 
@@ -150,7 +151,7 @@ def _touches_all_sides(walls: NDArray[np.bool_]) -> bool:
 
 
 def read_trajectory(survey: Survey) -> list[str]:
-    """How far each landmark lies off the plane, and whether it leaves the map.
+    """How far each landmark lies off the plane, what that hides, whether it leaves the map.
 
     Args:
         survey: the survey.
@@ -158,32 +159,46 @@ def read_trajectory(survey: Survey) -> list[str]:
     Returns:
         Sentences, none where there are no landmarks.
     """
+    return [
+        sentence
+        for mark in landmarks(survey.landscape)
+        for sentence in _read_mark(survey, mark)
+    ]
+
+
+def _read_mark(survey: Survey, mark: Mark) -> list[str]:
+    name, total = cut_off(mark.name, 40), len(mark.points)
     sentences = []
-    for name, residuals in survey.landscape.landmark_residuals.items():
-        subject = f"The {cut_off(name, 40)}"
-        known = residuals[np.isfinite(residuals)]
-        if known.size:
-            sentences.append(_residual_sentence(subject, float(known.max())))
-        outside = _outside(survey.landscape, survey.landscape.landmarks[name])
-        if outside:
-            total = len(survey.landscape.landmarks[name])
-            verb = "lies" if outside == 1 else "lie"
-            sentences.append(
-                f"{outside} of the {total} points of the {cut_off(name, 40)} {verb} outside "
-                "the map."
-            )
+    known = mark.residual[np.isfinite(mark.residual)]
+    if known.size:
+        sentences.append(f"The {name} {_off_plane(float(known.max()))}{_hidden(mark)}.")
+    outside = _outside(survey.landscape, mark.points)
+    if outside:
+        verb = "lies" if outside == 1 else "lie"
+        points = count(total, "point")
+        sentences.append(f"{outside} of the {points} of the {name} {verb} outside the map.")
     return sentences
 
 
-def _residual_sentence(subject: str, worst: float) -> str:
+def _off_plane(worst: float) -> str:
     if worst < 1e-9:
-        return f"{subject} lies in this plane."
-    if worst < 0.01:
-        return f"{subject} lies in this plane (at most {percent(worst)} off)."
-    off = f"{subject} lies up to {percent(worst)} off this plane"
+        return "lies in this plane"
     if worst < 0.3:
-        return f"{off}; the map beneath it is near what training saw."
-    return f"{off}: its shadow is drawn, and the loss beneath is not what training saw."
+        return f"lies up to {percent(worst)} off this plane"
+    return f"lies up to {percent(worst)} off this plane, so that what is drawn is its shadow"
+
+
+def _hidden(mark: Mark) -> str:
+    # What the picture gets wrong: the loss at the points themselves against the map below.
+    gaps = np.abs(mark.seen - mark.ground)
+    gaps = gaps[np.isfinite(gaps)]
+    if not gaps.size or not np.isfinite(mark.residual).any() or mark.residual.max() < 1e-9:
+        return ""
+    largest, median = number(float(gaps.max()), 2), number(float(np.median(gaps)), 2)
+    return (
+        "; the loss at its points differs from the map beneath by up to "
+        f"{largest} (median {median})"
+    )
 
 
 def _outside(landscape: Landscape, points: NDArray[np.float64]) -> int:

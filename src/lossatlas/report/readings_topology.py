@@ -91,8 +91,8 @@ def read_basins(survey: Survey) -> list[str]:
         basin, other = int(survey.tree.ended[longest]), int(survey.tree.into[longest])
         climb = with_bound(float(lives.max()), survey.tree.threshold)
         sentences.append(
-            f"To leave the basin of minimum {basin} for the deeper one of minimum {other}, "
-            f"the loss must climb by {climb}."
+            f"On this map the loss must climb by {climb} to leave the basin of minimum {basin} "
+            f"for the deeper one of minimum {other}."
         )
     return sentences
 

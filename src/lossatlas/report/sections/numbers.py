@@ -10,6 +10,7 @@ from lossatlas.plots.text import cut_off, number
 from lossatlas.report.contents import Number
 
 COUNT = "a count, exact"
+MAP_COUNT = "exact for this map, which has errors of its own"
 GEOMETRY = "exact geometry, no sampling"
 
 

@@ -9,6 +9,7 @@ from lossatlas.report.readings_map import read_errors, read_interpolation
 from lossatlas.report.sections.numbers import COUNT
 from lossatlas.survey import Survey
 
+_BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 _CLOCK = "a clock, read once"
 
 
@@ -24,9 +25,7 @@ def sampling_section(survey: Survey) -> Section:
     land = survey.landscape
     sentences = (*read_errors(survey), *read_interpolation(survey))
     computed = int(np.count_nonzero(land.computed))
-    size = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}".join(
-        str(axis.size) for axis in land.axes
-    )
+    size = _BY.join(str(axis.size) for axis in land.axes)
     share = "all computed" if computed == land.values.size else f"{computed:,} computed"
     return Section(
         key="sampling",

@@ -10,7 +10,7 @@ from lossatlas.plots.interactive import contour_figure, stderr_figure, surface_f
 from lossatlas.plots.interactive_others import box_figure, line_figure
 from lossatlas.plots.marks import landmarks, marked_minima
 from lossatlas.plots.scale import scale_of
-from lossatlas.plots.text import cut_off, number, with_error
+from lossatlas.plots.text import cut_off, number, surely, with_error
 from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
 from lossatlas.report.readings_map import (
     lowest_index,
@@ -138,9 +138,16 @@ def _errors(land: Landscape) -> Picture:
         low, high = number(float(errors.min()), 2), number(float(errors.max()), 2)
         caption = f"How sure each value is: one standard error, {low} to {high}."
         alt = f"Map of the standard error of the loss, from {low} to {high}."
-        if not land.computed.all():
-            caption += " Interpolated points show the error of the nearest computed one."
+        caption += _between(land)
     return Picture("Standard error", stderr_figure(land), caption, alt)
+
+
+def _between(land: Landscape) -> str:
+    if land.computed.all():
+        return ""
+    if (known_errors(land) == land.finite).all():
+        return " Between computed points it is interpolated, too."
+    return " Interpolated points show the error of the nearest computed one."
 
 
 def _box(survey: Survey) -> tuple[Picture, ...]:
@@ -169,7 +176,8 @@ def _mark_note(survey: Survey) -> str:
     path = any(mark.is_path for mark in landmarks(survey.landscape))
     start = "The way of training ends at the star. " if path else ""
     dips = "" if minima.certain.all() else ", dips within the error of the map grey"
-    return f"{start}Certain minima are yellow{dips}."
+    which = surely("minima", survey.tree.threshold).capitalize()
+    return f"{start}{which} are yellow{dips}."
 
 
 def _scale_note(land: Landscape) -> str:

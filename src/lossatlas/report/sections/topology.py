@@ -10,7 +10,7 @@ from lossatlas.plots.interactive_diagrams import (
     tree_figure,
 )
 from lossatlas.plots.marks import marked_minima
-from lossatlas.plots.scale import scale_of
+from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.plots.text import count, number, with_error
 from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
 from lossatlas.report.readings_topology import (
@@ -19,9 +19,10 @@ from lossatlas.report.readings_topology import (
     read_resolution,
     read_ridges,
 )
-from lossatlas.report.sections.numbers import COUNT
+from lossatlas.report.sections.numbers import MAP_COUNT
 from lossatlas.survey import Survey
 
+_MOST_PASSES = 12
 _REFERENCES = (
     Reference(
         "persistence",
@@ -98,11 +99,15 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
 
 
 def _pictures(survey: Survey) -> tuple[Picture, ...]:
-    diagram, tree, land = survey.diagram, survey.tree, survey.landscape
-    scale = scale_of(land.values)
-    found = count_basins(survey)
-    basins = f"{count(found.total, 'minimum', 'minima')}, {found.certain} certain"
-    bars = f"{count(len(diagram), 'bar')}, {int(diagram.certain.sum())} certain"
+    scale = scale_of(survey.landscape.values)
+    diagram, barcode, betti = _bars(survey, scale)
+    return diagram, barcode, *_basins(survey, scale), betti
+
+
+def _bars(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
+    diagram = survey.diagram
+    sure = f", {int(diagram.certain.sum())} certain" if diagram.threshold > 0 else ""
+    bars = count(len(diagram), "bar") + sure
     return (
         Picture(
             "Persistence diagram",
@@ -119,6 +124,22 @@ def _pictures(survey: Survey) -> tuple[Picture, ...]:
             f"Barcode: {bars}.",
         ),
         Picture(
+            "Betti curves",
+            betti_figure(diagram, scale=scale),
+            "How many basins and ridges exist at each level of the loss; thick: the certain.",
+            f"Betti curves of {bars}.",
+            wide=True,
+        ),
+    )
+
+
+def _basins(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
+    tree, land = survey.tree, survey.landscape
+    found = count_basins(survey)
+    sure = f", {found.certain} certain" if found.judged else ""
+    basins = count(found.total, "minimum", "minima") + sure
+    return (
+        Picture(
             "Merge tree",
             tree_figure(tree, scale=scale),
             "How basins join as the water rises, numbered as on the map and in the table.",
@@ -129,13 +150,6 @@ def _pictures(survey: Survey) -> tuple[Picture, ...]:
             profile_figure(land, tree, scale=scale),
             "Each basin as wide as it holds points of the map; it works in any dimension.",
             f"Topological profile: {basins}.",
-        ),
-        Picture(
-            "Betti curves",
-            betti_figure(diagram, scale=scale),
-            "How many basins and ridges exist at each level of the loss; thick: the certain.",
-            f"Betti curves of {bars}.",
-            wide=True,
         ),
     )
 
@@ -165,62 +179,61 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
 
 def _numbers(survey: Survey) -> tuple[Number, ...]:
     diagram, tree = survey.diagram, survey.tree
-    threshold = tree.threshold
-    why = f"each bar is right to within {number(threshold, 2)} (95 %); their number may change"
-    if not count_basins(survey).judged:
-        why = "the map has no error to carry over"
-    rows = [
-        Number(
-            "certainty threshold",
-            threshold,
-            why="itself a bound (95 %, all points at once)",
-            meaning="what lasts longer is no effect of errors",
-        ),
-        Number("minima", len(tree), why=COUNT, meaning="basins of every depth"),
+    degrees = {"bars of degree 0": 0, "bars of degree 1": 1}
+    bars = {name: int(np.sum(diagram.dimensions == k)) for name, k in degrees.items()}
+    return (
+        *_verdicts(survey),
+        Number("minima", len(tree), why=MAP_COUNT, meaning="basins of every depth"),
+        *_means(survey),
+        *(Number(name, k, why=MAP_COUNT, meaning="in the diagram") for name, k in bars.items()),
+        *_passes(survey),
+    )
+
+
+def _verdicts(survey: Survey) -> tuple[Number, ...]:
+    found = count_basins(survey)
+    threshold = "certainty threshold", survey.tree.threshold
+    if not found.judged:
+        return (Number(*threshold, why="no error of the map is known"),)
+    bound = "itself a bound (95 %, all points at once)"
+    return (
+        Number(*threshold, why=bound, meaning="what lasts longer is no effect of errors"),
         Number(
             "certain minima",
-            count_basins(survey).certain,
-            why=COUNT,
+            found.certain,
+            why="at least so many are real (95 %)",
             meaning="basins deeper than the threshold",
         ),
-        Number(
-            "SMAD", tree.smad(), why=why, meaning="mean rise from a minimum to its first pass"
-        ),
-        Number(
-            "SMAD, share of range",
-            tree.smad(normalise=True),
-            why=why,
-            meaning="the same, divided by the range of the map",
-        ),
-        Number(
-            "mean persistence",
-            tree.smad(rule="elder"),
-            why=why,
-            meaning="mean depth of the basins that end",
-        ),
-    ]
-    for degree, name in ((0, "bars of degree 0"), (1, "bars of degree 1")):
-        mine = diagram.dimensions == degree
-        rows.append(Number(name, int(mine.sum()), why=COUNT, meaning="in the diagram"))
-    rows += [
-        Number(
-            f"pass of minimum {ended}",
-            float(level),
-            why=_pass_error(threshold),
-            meaning=f"spills into minimum {into}",
+    )
+
+
+def _means(survey: Survey) -> tuple[Number, ...]:
+    tree = survey.tree
+    why = f"each bar is right to within {number(tree.threshold, 2)} (95 %); more may be missed"
+    if not count_basins(survey).judged:
+        why = "the map has no error to carry over"
+    return tuple(
+        Number(name, value, why=why, meaning=meaning)
+        for name, value, meaning in (
+            ("SMAD", tree.smad(), "mean rise from a minimum to its first pass"),
+            ("SMAD, share of range", tree.smad(normalise=True), "the same, over the range"),
+            ("mean persistence", tree.smad(rule="elder"), "mean depth of basins that end"),
         )
-        for ended, into, level in _certain_passes(survey)
-    ]
-    return tuple(rows)
+    )
 
 
-def _pass_error(threshold: float) -> str:
-    return f"right to within {number(threshold / 2, 2)} (95 %, all points at once)"
-
-
-def _certain_passes(survey: Survey) -> list[tuple[int, int, float]]:
+def _passes(survey: Survey) -> tuple[Number, ...]:
     tree = survey.tree
     if not count_basins(survey).judged:
-        return []
-    sure = np.flatnonzero(tree.persistences[tree.ended] > tree.threshold)[::-1][:12]
-    return [(int(tree.ended[k]), int(tree.into[k]), float(tree.saddle_values[k])) for k in sure]
+        return ()
+    why = f"right to within {number(tree.threshold / 2, 2)} (95 %, all points at once)"
+    sure = np.flatnonzero(tree.persistences[tree.ended] > tree.threshold)[::-1][:_MOST_PASSES]
+    return tuple(
+        Number(
+            f"pass of minimum {tree.ended[k]}",
+            float(tree.saddle_values[k]),
+            why=why,
+            meaning=f"where it spills into minimum {tree.into[k]}",
+        )
+        for k in sure
+    )

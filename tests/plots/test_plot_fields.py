@@ -1,0 +1,174 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+from lossatlas.errors import ArgumentError
+from lossatlas.plots import cut, plot_contour, plot_line, plot_stderr, plot_surface, scale_of
+from lossatlas.topology import merge_tree
+from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
+
+DRAWN = {
+    "contour": lambda ax=None: plot_contour(sample_map(), ax=ax),
+    "stderr": lambda ax=None: plot_stderr(sample_map(noise=0.1), ax=ax),
+    "line": lambda ax=None: plot_line(line_map(), ax=ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def line_named(ax, name):
+    return next(line for line in ax.lines if line.get_label() == name)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_land_on_the_axes_they_are_given(name):
+    _, ax = plt.subplots()
+    assert DRAWN[name](ax) is ax
+    assert len(plt.get_fignums()) == 1
+    assert DRAWN[name]() is not ax
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_settings_of_matplotlib_are_left_as_they_were(name):
+    before = dict(mpl.rcParams)
+    DRAWN[name]()
+    assert dict(mpl.rcParams) == before
+
+
+def test_contours_lie_at_the_levels_of_the_scale():
+    land = sample_map("himmelblau", 5)
+    ax = plot_contour(land)
+    levels = ax.collections[0].levels
+    np.testing.assert_array_equal(levels, scale_of(land.values).levels())
+    assert "log scale" in ax.figure.axes[-1].get_ylabel()
+
+
+def test_the_way_of_training_is_where_it_went():
+    land = with_trajectory(sample_map())
+    ax = plot_contour(land)
+    way = land.landmarks["trajectory"]
+    np.testing.assert_array_equal(line_named(ax, "trajectory").get_xydata(), way)
+    assert ax.get_xlabel() == "random 1 [direction lengths]"
+
+
+def test_certain_minima_and_dips_look_different():
+    land = sample_map("himmelblau", 5, 61, noise=1.0)
+    tree = merge_tree(land)
+    ax = plot_contour(land, tree=tree)
+    sure = line_named(ax, "certain minimum")
+    dips = line_named(ax, "minimum within the error")
+    assert len(sure.get_xdata()) == 4
+    assert len(sure.get_xdata()) + len(dips.get_xdata()) == len(tree)
+    assert sure.get_markerfacecolor() != dips.get_markerfacecolor()
+    assert len([text for text in ax.texts if text.get_text().isdigit()]) == 4
+
+
+def test_without_a_tree_the_lowest_point_is_marked():
+    land = sample_map("bowl")
+    x, y = line_named(plot_contour(land), "lowest point").get_xydata()[0]
+    assert (x, y) == land.minimum
+
+
+def test_ground_without_a_loss_is_hatched_and_not_coloured():
+    land = sample_map(walls=True)
+    ax = plot_contour(land)
+    hatched = [p for p in ax.patches if isinstance(p, Rectangle) and p.get_hatch()]
+    assert len(hatched) == 1
+    assert not [p for p in plot_contour(sample_map()).patches if p.get_hatch()]
+
+
+def test_a_map_without_any_loss_is_all_hatched():
+    land = sample_map(values=np.full((31, 31), np.nan))
+    ax = plot_contour(land)
+    assert any(patch.get_hatch() for patch in ax.patches)
+    assert not ax.collections
+
+
+def test_computed_points_are_dotted_where_others_are_not():
+    land = refined_map()
+    dots = line_named(plot_contour(land), "computed point")
+    assert len(dots.get_xdata()) == land.computed.sum()
+    labels = [line.get_label() for line in plot_contour(sample_map()).lines]
+    assert "computed point" not in labels
+
+
+def test_the_error_map_shows_the_error_of_every_value():
+    land = sample_map(noise=0.1)
+    mesh = plot_stderr(land).collections[0]
+    np.testing.assert_allclose(mesh.get_array().reshape(land.values.shape), land.stderr.T)
+    assert mesh.norm.vmin == 0
+
+
+def test_interpolated_points_show_the_error_of_their_neighbour():
+    land = refined_map()
+    shown = plot_stderr(land).collections[0].get_array().reshape(land.values.shape).T
+    np.testing.assert_allclose(shown[land.computed], land.stderr[land.computed])
+    assert np.isin(shown, land.stderr[land.computed]).all()
+
+
+def test_a_map_without_errors_says_so():
+    ax = plot_stderr(sample_map())
+    assert any("no standard error" in text.get_text() for text in ax.texts)
+
+
+def test_the_surface_stands_at_the_heights_of_the_scale():
+    land = with_trajectory(sample_map("himmelblau", 5))
+    ax = plot_surface(land, tree=merge_tree(land))
+    bottom, top = scale_of(land.values).heights(2)
+    low, high = ax.get_zlim()
+    assert low <= bottom < top <= high
+    assert line_named(ax, "trajectory").get_data_3d()[2].max() <= high
+    assert [t.get_text() for t in ax.get_zticklabels()] == scale_of(land.values).ticks()[1]
+
+
+def test_a_surface_wants_three_dimensions():
+    _, ax = plt.subplots()
+    with pytest.raises(ArgumentError, match="three-dimensional"):
+        plot_surface(sample_map(), ax=ax)
+
+
+def test_the_band_of_a_line_is_as_wide_as_its_error():
+    land = line_map(noise=0.05)
+    ax = plot_line(land)
+    vertices = ax.collections[0].get_paths()[0].vertices
+    at_zero = vertices[np.isclose(vertices[:, 0], 0.0, atol=1e-9), 1]
+    assert np.isclose(at_zero.max() - at_zero.min(), 2 * 1.96 * 0.05)
+
+
+def test_walls_of_a_line_are_shaded():
+    ax = plot_line(line_map(walls=True))
+    assert any(patch.get_hatch() for patch in ax.patches)
+
+
+@pytest.mark.parametrize("draw", [plot_contour, plot_surface, plot_stderr])
+def test_a_picture_that_does_not_fit_names_the_one_that_does(draw):
+    with pytest.raises(ArgumentError, match="got one of a line; use `plot_line`"):
+        draw(line_map())
+    with pytest.raises(ArgumentError, match="take a plane of it with `cut`"):
+        draw(box_map())
+
+
+def test_a_cut_is_a_plane_of_the_box():
+    land = box_map()
+    plane = cut(land, 1, at=0.4)
+    index = np.abs(land.axes[1] - 0.4).argmin()
+    np.testing.assert_array_equal(plane.values, land.values[:, index, :])
+    assert plane.labels == ("random 1", "random 3")
+    assert plot_contour(plane).get_ylabel().startswith("random 3")
+    np.testing.assert_array_equal(cut(land, 0).values.min(), land.values.min())
+    with pytest.raises(ArgumentError, match="`axis` must be one of 0 to 2"):
+        cut(land, 3)
+
+
+def test_names_from_outside_are_never_mathematics():
+    land = sample_map(labels=("$x$", "\\frac{1}"))
+    ax = plot_contour(land)
+    ax.figure.canvas.draw()
+    assert ax.get_xlabel() == "$x$ [direction lengths]"
+    assert not ax.xaxis.label.get_parse_math()

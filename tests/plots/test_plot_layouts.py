@@ -1,0 +1,128 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots.grids import cell_edges
+from lossatlas.plots.layouts import bar_groups, barcode, betti_curve, branches, diagram_frame
+from lossatlas.plots.profile import profile_colour, silhouettes
+from lossatlas.plots.scale import scale_of
+from lossatlas.topology import merge_tree, persistence
+from plots.sample_landscapes import sample_map
+from reference.plots_counts import alive_at, share_below
+
+grids = arrays(
+    np.float64,
+    st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    elements=st.integers(0, 9).map(float) | st.just(np.nan),
+).filter(lambda grid: np.isfinite(grid).any())
+
+
+def as_map(values):
+    axes = tuple(np.arange(size, dtype=float) for size in values.shape)
+    return Landscape(
+        values=values,
+        stderr=np.full(values.shape, np.nan),
+        axes=axes,
+        labels=("a", "b"),
+        computed=np.ones(values.shape, dtype=bool),
+    )
+
+
+@given(grids, st.integers(1, 6))
+def test_lines_of_a_merge_tree_never_cross(values, most):
+    drawn = branches(merge_tree(values), most)
+    assert len(drawn) == min(most, len(merge_tree(values)))
+    assert len({branch.x for branch in drawn}) == len(drawn)
+    for branch in drawn:
+        if branch.parent_x is None:
+            continue
+        left, right = sorted((branch.x, branch.parent_x))
+        for other in drawn:
+            if left < other.x < right:
+                assert not other.low < branch.high < other.high
+
+
+@given(grids, st.integers(1, 6))
+def test_parents_come_before_their_children(values, most):
+    places = []
+    for branch in branches(merge_tree(values), most):
+        assert branch.parent_x is None or branch.parent_x in places
+        places.append(branch.x)
+
+
+@given(grids)
+def test_betti_curves_count_the_living(values):
+    diagram = persistence(values)
+    for dimension in (0, 1):
+        levels, alive = betti_curve(diagram, dimension)
+        counted = [alive_at(diagram, dimension, level) for level in levels]
+        assert alive.tolist() == counted
+
+
+@given(grids)
+def test_a_profile_holds_every_point_once(values):
+    tree = merge_tree(values)
+    parts = silhouettes(as_map(values), tree, most=5)
+    roots = [part for part in parts if part.depth == 0]
+    assert np.isclose(sum(part.widths[-1] for part in roots), 1.0)
+    if len(roots) == 1:
+        for level, width in zip(roots[0].levels, roots[0].widths, strict=True):
+            assert np.isclose(width, share_below(values, level))
+
+
+@given(grids)
+def test_basins_side_by_side_do_not_overlap(values):
+    parts = silhouettes(as_map(values), merge_tree(values), most=5)
+    for a in parts:
+        for b in parts:
+            apart = a.levels[0] >= b.levels[-1] or b.levels[0] >= a.levels[-1]
+            if a is not b and not apart:
+                gap = abs(a.centre - b.centre)
+                # Drawn at one height, they are as wide as at that height.
+                level = max(a.levels[0], b.levels[0])
+                wide = [np.interp(level, p.levels, p.widths) for p in (a, b)]
+                assert gap >= sum(wide) / 2 - 1e-9
+
+
+def test_the_double_well_has_two_basins_below_one_trunk():
+    land = sample_map("double well", points=41)
+    parts = silhouettes(land, merge_tree(land))
+    assert [part.depth for part in parts] == [0, 1, 1]
+    trunk, *wells = parts
+    assert np.isclose(sum(well.widths[-1] for well in wells), trunk.widths[0])
+    assert len({profile_colour(k) for k in (0, 1, 2)}) == 3
+    assert profile_colour(2) == profile_colour(5)
+
+
+def test_a_barcode_keeps_the_longest_and_counts_the_rest():
+    diagram = persistence(np.random.default_rng(0).random((20, 20)))
+    bars, hidden = barcode(diagram, most=3)
+    assert hidden == len(diagram) - 6
+    assert [bar.dimension for bar in bars] == [0, 0, 0, 1, 1, 1]
+    assert bars[0].essential
+    assert bars[0].end == diagram.high
+    assert all(diagram.births[bar.index] == bar.birth for bar in bars)
+
+
+def test_groups_hold_every_bar_once_and_name_the_uncertain():
+    diagram = persistence(sample_map(noise=0.05))
+    groups = bar_groups(diagram)
+    rows = np.sort(np.concatenate([group.rows for group in groups]))
+    assert rows.tolist() == list(range(len(diagram)))
+    assert {group.certain for group in groups if "uncertain" in group.name} == {False}
+
+
+def test_the_frame_leaves_room_for_endless_bars():
+    land = sample_map("himmelblau", 5)
+    for scale in (None, scale_of(land.values)):
+        frame = diagram_frame(persistence(land), scale)
+        assert frame.floor < land.values.min()
+        assert land.values.max() < frame.ceiling < frame.roof
+        assert (np.diff(frame.steps()) > 0).all()
+
+
+def test_cells_reach_half_way_to_their_neighbours():
+    assert cell_edges(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
+    assert cell_edges(np.array([2.0])).tolist() == [1.5, 2.5]
