@@ -13,7 +13,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.landscape.plane import Plane, random_plane
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
-from lossatlas.store import remove_ledger
+from lossatlas.store import make_folder, remove_ledger
 from lossatlas.survey import Survey, survey
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
@@ -52,6 +52,7 @@ def run_survey(
     Raises:
         AtlasError: whatever cannot be served, by name.
     """
+    make_folder(settings.out)
     subject = _subject(settings, output)
     objective = Objective(
         subject.model,

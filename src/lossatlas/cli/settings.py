@@ -118,8 +118,12 @@ def _assign(merged: dict[str, Any], assignment: str) -> None:
         raise ArgumentError(f"`set`: cannot read the value of {assignment!r}.") from None
 
 
+_UNION_PARTS = {"float", "int", "str", "literal['auto']"}
+
+
 def _named(error: Any) -> ArgumentError | UnknownNameError:
-    path = [str(part) for part in error["loc"]]
+    # Places inside a union ("span.float") are not names that a user knows.
+    path = [str(part) for part in error["loc"] if part not in _UNION_PARTS]
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _fields(path[:-1])

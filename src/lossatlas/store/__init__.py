@@ -3,9 +3,18 @@
 Nothing here is a pickle: a file from a stranger can be opened.
 """
 
-from lossatlas.store.files import writing
+from lossatlas.store.files import make_folder, writing
 from lossatlas.store.ledger import Ledger, remove_ledger
 from lossatlas.store.provenance import Provenance
 from lossatlas.store.results import kind, load, save
 
-__all__ = ["Ledger", "Provenance", "kind", "load", "remove_ledger", "save", "writing"]
+__all__ = [
+    "Ledger",
+    "Provenance",
+    "kind",
+    "load",
+    "make_folder",
+    "remove_ledger",
+    "save",
+    "writing",
+]

@@ -43,6 +43,27 @@ def writing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and see that it takes files, before long work relies on it.
+
+    Args:
+        path: the folder; its parents are made too.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileError: it cannot be made or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise FileError(_sentence(folder, error)) from None
+
+
 def check_readable(path: str | Path, what: str) -> Path:
     """Require a plain file that is there and not empty.
 

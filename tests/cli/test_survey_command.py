@@ -1,0 +1,181 @@
+"""The command as a user types it: real processes, real files, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import lossatlas as la
+from lossatlas.cli import app
+
+SMALL = ["--set", "train.steps=30", "--points", "11", "--examples", "200", "--quiet"]
+
+
+def run(*arguments, cwd):
+    """The command in this process: what it prints and its exit code."""
+    script = "import sys; from lossatlas.cli.app import main; sys.argv[0] = 'lossatlas'; main()"
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def call(monkeypatch, capsys, *arguments):
+    """The same without a new process."""
+    monkeypatch.setattr(sys, "argv", ["lossatlas", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        app.main()
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
+
+
+def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
+    done = run("survey", "--json", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    wanted = {"loss", "grid", "topology", "seconds", "evaluations", "report"}
+    assert wanted <= found.keys()
+    assert {"minima", "bars", "smad", "certain_bars", "threshold"} <= found["topology"].keys()
+    assert found["grid"]["points"] == [11, 11]
+    page = tmp_path / found["report"]
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    survey = la.load(tmp_path / "survey" / "survey.nc")
+    assert survey.loss.value == found["loss"]
+    assert len(survey.tree) == found["topology"]["minima"]
+    assert sorted(p.name for p in (tmp_path / "survey").iterdir()) == [
+        "report.html",
+        "survey.nc",
+    ]
+    assert "trajectory" in survey.landscape.landmarks
+    assert np.isfinite(survey.landscape.landmark_values["trajectory"]).all()
+
+
+def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "odd [name]"
+    code, text, _ = call(monkeypatch, capsys, "survey", "--out", out, "--seed", 3, *SMALL)
+    assert code == 0
+    for word in ("loss", "accuracy", "map", "minima", "certain", "smad", "report"):
+        assert word in text
+    assert "±" in text
+
+
+def test_own_factory_weights_and_data(monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Linear(4, 3))\n"
+    )
+    weights = {"0.weight": torch.randn(3, 4), "0.bias": torch.zeros(3)}
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype("float32"), rng.integers(0, 3, 40)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    code, text, error = call(
+        monkeypatch,
+        capsys,
+        *("survey", "--model", "mine.py:build", "--weights", "w.safetensors"),
+        *("--data", "npz:d.npz", "--points", "5", "--span", "0.5", "--json", "--quiet"),
+    )
+    assert code == 0, error
+    assert json.loads(text)["grid"]["ranges"] == [[-0.5, 0.5], [-0.5, 0.5]]
+    model = torch.nn.Linear(4, 3)
+    model.load_state_dict({"weight": weights["0.weight"], "bias": weights["0.bias"]})
+    loss = torch.nn.functional.cross_entropy(model(torch.tensor(x)), torch.tensor(y)).item()
+    assert json.loads(text)["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_settings_come_from_a_file_then_set_then_options(monkeypatch, capsys, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "points: 7\nexamples: 100\nmap:\n  adaptive: false\n  normalisation: layer\n"
+    )
+    code, text, error = call(
+        monkeypatch,
+        capsys,
+        *("survey", "--config", config, "--set", "points=9", "--set", "train.steps=10"),
+        *("--plane", "random", "--span", 1, "--out", tmp_path / "o", "--json", "--quiet"),
+    )
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["grid"]["points"] == [9, 9]
+    assert found["grid"]["computed"] == 81
+    survey = la.load(tmp_path / "o" / "survey.nc")
+    assert survey.provenance.settings["plane"]["normalisation"] == "layer"
+
+
+BAD = [
+    (["--model", "resnet2O"], "did you mean 'resnet20'"),
+    (["--data", "digit"], "did you mean 'digits'"),
+    (["--data", "parquet:nowhere.parquet"], "nowhere.parquet"),
+    (["--loss", "cross_entrophy"], "did you mean 'cross_entropy'"),
+    (["--points", "1"], "`points`: input should be greater than or equal to 2; got 1"),
+    (["--span", "0"], "`span`"),
+    (["--span", "nan"], "`span`"),
+    (["--span", "wide"], "`span`"),
+    (["--plane", "flat"], "`plane`"),
+    (["--set", "train.steps=0", "--plane", "checkpoints"], "there are no checkpoints"),
+    (["--device", "warp:9"], "`device`: 'warp:9' cannot be used"),
+    (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["--weights", "truncated.safetensors"], "truncated.safetensors"),
+    (["--weights", "evil.pt"], "safetensors"),
+    (["--config", "nowhere.yaml"], "cannot be read"),
+    (["--config", "bad.yaml"], "is not YAML"),
+    (["--set", "map.tolerence=1"], "there is no setting 'map.tolerence' (did you mean"),
+    (["--set", "points"], "must look like"),
+    (["--set", "map.x.y=3"], "there is no setting 'map.x'"),
+    (["--set", "map.engine=fast"], "`engine` must be one of"),
+    (["--examples", "0"], "`examples`"),
+    (["--seed", "-1"], "`seed`"),
+    (["--out", "/dev/null/x"], "/dev/null/x"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda a: str(a)[:40])
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    monkeypatch, capsys, tmp_path, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "truncated.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    (tmp_path / "evil.pt").write_bytes(b"\x80\x04cos\nsystem\n.")
+    (tmp_path / "bad.yaml").write_text("points: [1, 2")
+    code, out, error = call(monkeypatch, capsys, "survey", *SMALL, *arguments)
+    assert code == 2
+    assert out == ""
+    assert error.startswith("lossatlas: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(Path(tmp_path).glob("**/*.nc"))
+    assert not list(Path(tmp_path).glob("**/*.html"))
+
+
+def test_unknown_options_are_refused_too(tmp_path):
+    done = run("survey", "--pionts", "3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--points" in done.stderr
+
+
+def test_resume_without_a_ledger_and_after_one_are_the_same(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "o"
+    results = []
+    for extra in ([], ["--resume"]):
+        code, text, _ = call(
+            monkeypatch, capsys, "survey", "--out", out, "--json", *SMALL, *extra
+        )
+        assert code == 0
+        results.append(json.loads(text) | {"seconds": 0})
+    assert results[0] == results[1]
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, lossatlas.cli.app as a\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
