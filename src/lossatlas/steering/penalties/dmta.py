@@ -1,0 +1,121 @@
+"""DMTA: gradients that keep to the direction they have had for long."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.penalties.terms import check_share, check_weight
+
+Vector = Tensor | Sequence[Tensor]
+
+
+def dmta_penalty(g: Vector, mbar: Vector, eps: float = 1e-3) -> Tensor:
+    """One minus the cosine between a gradient and a slow average of gradients.
+
+    The length of `g` is rounded off below `eps` times that of `mbar`, so that the penalty and
+    its gradient stay finite where `g` vanishes.
+
+    Args:
+        g: the gradient, one tensor or one a parameter, with its graph (`create_graph=True`).
+        mbar: the average, of the same shapes; no gradient goes through it.
+        eps: share of the length of `mbar` below which a gradient counts as none. Default 1e-3.
+
+    Returns:
+        A scalar in [0, 2]; 1 without gradient where `mbar` is zero.
+
+    Raises:
+        ArgumentError: other shapes, or `eps` not above zero.
+
+    Source: Topological Loss Engineering, doi:10.5281/zenodo.20497841; rounding ours.
+    """
+    if check_weight("eps", eps) == 0:
+        raise ArgumentError("`eps` must be a number > 0; got 0.")
+    first, second = _parts(g), _parts(mbar)
+    if [p.shape for p in first] != [p.shape for p in second]:
+        raise ArgumentError(
+            "`g` and `mbar` must have the same shapes; got "
+            f"{[tuple(p.shape) for p in first]} and {[tuple(p.shape) for p in second]}."
+        )
+    fixed = [p.detach() for p in second]
+    inner = torch.stack([(a * b).sum() for a, b in zip(first, fixed, strict=True)]).sum()
+    square = torch.stack([a.square().sum() for a in first]).sum()
+    length = torch.stack([b.square().sum() for b in fixed]).sum()
+    known = length > 0
+    product = torch.where(known, (square + eps**2 * length) * length, 1.0)
+    return 1 - torch.where(known, inner, 0.0) / product.sqrt()
+
+
+class DMTATracker(nn.Module):
+    """The slow average of gradients, bias-corrected, in the shape of the parameters.
+
+    Args:
+        params: the parameters; only their shapes are kept. A whole number makes one flat
+            vector of that length.
+        mu: decay of the average, in [0, 1). Default 0.9999.
+        lam: weight of the penalty, >= 0. Default 1e-2.
+
+    Raises:
+        ArgumentError: no parameters, or numbers out of range.
+    """
+
+    count: Tensor
+
+    def __init__(
+        self, params: Iterable[Tensor] | int, mu: float = 0.9999, lam: float = 1e-2
+    ) -> None:
+        super().__init__()
+        self.mu, self.lam = check_share("mu", mu), check_weight("lam", lam)
+        shapes = [torch.empty(params)] if isinstance(params, int) else list(params)
+        if not shapes:
+            raise ArgumentError("`params` must hold at least one tensor; got none.")
+        for index, p in enumerate(shapes):
+            self.register_buffer(f"average_{index}", torch.zeros_like(p, requires_grad=False))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """The bias-corrected average.
+
+        Returns:
+            One tensor a parameter; zeros before the first update.
+        """
+        share = 1 - self.mu ** int(self.count)
+        kept = [b for name, b in self.named_buffers() if name != "count"]
+        return [average / share if share else average for average in kept]
+
+    def update(self, grads: Vector) -> None:
+        """Take a gradient in.
+
+        Args:
+            grads: one tensor a parameter; its graph is left alone.
+
+        Raises:
+            ArgumentError: other shapes.
+        """
+        kept = [b for name, b in self.named_buffers() if name != "count"]
+        fresh = _parts(grads)
+        if [p.shape for p in fresh] != [p.shape for p in kept]:
+            raise ArgumentError(
+                f"`grads` must be shaped {[tuple(p.shape) for p in kept]}; got "
+                f"{[tuple(p.shape) for p in fresh]}."
+            )
+        for average, grad in zip(kept, fresh, strict=True):
+            average.mul_(self.mu).add_(grad.detach(), alpha=1 - self.mu)
+        self.count += 1
+
+    def penalty(self, grads: Vector) -> Tensor:
+        """`lam` times `dmta_penalty` of a gradient and the average.
+
+        Args:
+            grads: one tensor a parameter, with its graph.
+
+        Returns:
+            A scalar; `lam` before the first update.
+        """
+        return self.lam * dmta_penalty(grads, self.averages)
+
+
+def _parts(vector: Vector) -> list[Tensor]:
+    return [vector] if isinstance(vector, Tensor) else list(vector)
