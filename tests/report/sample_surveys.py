@@ -1,6 +1,11 @@
 """Surveys of known functions, as `survey` would return them."""
 
 import numpy as np
+
+from lossatlas.objective import Evaluation
+from lossatlas.store import Provenance
+from lossatlas.surveys import Survey
+from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import (
     box_map,
     line_map,
@@ -9,12 +14,10 @@ from plots.sample_landscapes import (
     with_trajectory,
 )
 
-from lossatlas.objective import Evaluation
-from lossatlas.store import Provenance
-from lossatlas.survey import Survey
-from lossatlas.topology import merge_tree, persistence
-
-HOSTILE = "</script><script>alert(1)</script>\"'{{ 7*7 }}%{x}$x$\u202e<img src=x onerror=alert(2)>&amp;"
+HOSTILE = (
+    "</script><script>alert(1)</script>\"'{{ 7*7 }}%{x}$x$\u202e"
+    "<img src=x onerror=alert(2)>&amp;"
+)
 
 
 def survey_of(landscape, title="sample", stderr=0.01, **changes):

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots.text import with_error
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 
 @dataclass(frozen=True)

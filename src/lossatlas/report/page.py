@@ -14,7 +14,7 @@ from lossatlas.report.contents import Builder, Picture, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
 from lossatlas.store import Provenance, writing
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 # What could end a script or start a comment, should it stand in a string of the data.
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -146,6 +146,7 @@ def _template() -> jinja2.Template:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,
     )

@@ -13,13 +13,14 @@ from lossatlas.report.readings_map import (
     read_walls,
 )
 from lossatlas.report.readings_topology import (
+    Basins,
     count_basins,
     is_flat,
     read_basins,
     read_resolution,
     read_ridges,
 )
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 Reader = Callable[[Survey], list[str]]
 READERS: tuple[Reader, ...] = (
@@ -45,19 +46,27 @@ def headline(survey: Survey) -> str:
     Returns:
         How many basins there are and how sure that is.
     """
-    found = count_basins(survey)
-    bound = number(survey.tree.threshold, 2)
+    if survey.landscape.range == 0:
+        return "The loss is the same everywhere on this map."
     if is_flat(survey):
         return "Flat within its error: nothing on this map is certain."
+    found = count_basins(survey)
     if found.total == 1:
         return "One basin at this scale."
     if not found.judged:
         return f"{count(found.total, 'basin')} on this map, of unknown certainty."
-    if found.certain == found.total:
+    return _verdict(found, number(survey.tree.threshold, 2))
+
+
+def _verdict(found: Basins, bound: str) -> str:
+    rest = found.total - found.certain
+    if not rest:
         return f"{count(found.total, 'basin')}, all deeper than the 95 % bound of {bound}."
     if found.certain == 1:
         return "One basin is certain; every other dip is within the error of the map."
-    return f"{found.certain} basins are certain, {found.total - found.certain} more are not."
+    return (
+        f"{found.certain} basins are certain, {rest} more {'is' if rest == 1 else 'are'} not."
+    )
 
 
 def reading(survey: Survey) -> list[str]:

@@ -9,7 +9,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import known_errors
 from lossatlas.plots.marks import Mark, landmarks
 from lossatlas.plots.text import count, cut_off, number, percent
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 
 def read_centre(survey: Survey) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import known_errors
 from lossatlas.plots.text import count, number
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 from lossatlas.topology import merge_tree
 
 
@@ -81,6 +81,8 @@ def read_basins(survey: Survey) -> list[str]:
         Sentences.
     """
     found = count_basins(survey)
+    if survey.landscape.range == 0:
+        return ["The loss is the same everywhere on the map."]
     sentences = [_count_sentence(found, survey.tree.threshold, flat=is_flat(survey))]
     if found.parts > 1:
         sentences.append(f"Walls of non-finite loss part the map into {found.parts} pieces.")

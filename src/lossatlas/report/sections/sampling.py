@@ -7,7 +7,7 @@ from lossatlas.plots.text import number, percent
 from lossatlas.report.contents import Number, Section, Tile
 from lossatlas.report.readings_map import read_errors, read_interpolation
 from lossatlas.report.sections.numbers import COUNT
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 _CLOCK = "a clock, read once"

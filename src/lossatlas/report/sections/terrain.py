@@ -21,7 +21,7 @@ from lossatlas.report.readings_map import (
     read_walls,
 )
 from lossatlas.report.sections.numbers import GEOMETRY, mapped, measured
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
 _MOST_METRICS = 4

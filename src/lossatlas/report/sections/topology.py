@@ -20,7 +20,7 @@ from lossatlas.report.readings_topology import (
     read_ridges,
 )
 from lossatlas.report.sections.numbers import MAP_COUNT
-from lossatlas.survey import Survey
+from lossatlas.surveys import Survey
 
 _MOST_PASSES = 12
 _REFERENCES = (

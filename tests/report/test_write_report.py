@@ -1,0 +1,217 @@
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from lossatlas.errors import ArgumentError, FileError
+from lossatlas.report import SECTIONS, Number, Section, Tile, render, write_report
+from lossatlas.report import page as page_room
+from plots.sample_landscapes import sample_map
+from report.sample_surveys import ALL, himmelblau, line, noisy_bowl, survey_of
+
+LIBRARY = page_room._plotly
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page, scripts kept apart."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.attributes, self.scripts, self.words = [], [], [], []
+        self._inside = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        elif self._inside != "style":
+            self.words.append(data)
+
+    @property
+    def figures(self):
+        return [json.loads(text) for attrs, text in self.scripts if "data-for" in attrs]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_library():
+    # Five megabytes of plotly.js say nothing about our page and take seconds to parse.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_room, "_plotly", lambda: "/* library */")
+        yield
+
+
+@pytest.fixture(scope="module")
+def pages(_small_library):
+    return {name: render(make()) for name, make in ALL.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_loaded_from_anywhere(pages, name):
+    page = Page(pages[name])
+    loading = [
+        (tag, value)
+        for tag, attribute, value in page.attributes
+        if attribute in {"src", "srcset", "data", "action", "poster"}
+        or (attribute == "href" and tag != "a")
+    ]
+    assert loading == [("link", "data:,")]
+    assert not re.search(r"@import|url\(", pages[name].split("</style>")[0])
+    (policy,) = [v for t, a, v in page.attributes if t == "meta" and "default-src" in str(v)]
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+
+
+def test_plotly_is_there_once_and_the_page_is_small(monkeypatch):
+    monkeypatch.setattr(page_room, "_plotly", LIBRARY)
+    page = render(himmelblau())
+    assert page.count("plotly.js v") == 1
+    assert len(page.encode()) < 5.6e6
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_section_and_picture_is_on_the_page(pages, name):
+    page = Page(pages[name])
+    anchors = {value for _, attribute, value in page.attributes if attribute == "id"}
+    assert {"reading", "map", "topology", "sampling", "numbers", "provenance"} <= anchors
+    assert {attrs["data-for"] for attrs, _ in page.scripts if "data-for" in attrs} <= anchors
+    alternatives = [v for t, a, v in page.attributes if t == "div" and a == "aria-label"]
+    assert len([v for v in alternatives if v]) >= len(page.figures) >= 5
+
+
+def test_the_surface_of_a_plane_the_band_of_a_line_and_the_cuts_of_a_box(pages):
+    def kinds(name):
+        return [
+            trace["type"] for figure in Page(pages[name]).figures for trace in figure["data"]
+        ]
+
+    assert {"surface", "contour", "heatmap"} <= set(kinds("himmelblau"))
+    assert "surface" not in kinds("line")
+    assert kinds("box").count("surface") == 3
+
+
+def test_hostile_names_are_text_and_nothing_else(pages):
+    page = Page(pages["hostile"])
+    assert len(page.scripts) == len(page.figures) + 2
+    assert "img" not in page.tags
+    assert not [a for _, a, _ in page.attributes if a.startswith("on")]
+    assert "alert(1)" in "".join(page.words)
+    assert "49" not in re.findall(r"\{\{.*?\}\}", " ".join(page.words))
+    assert "{{ 7*7 }}" in "".join(page.words)
+    assert "\u202e" not in pages["hostile"]
+
+
+def test_hostile_names_are_text_in_the_figures_too(pages):
+    ours = [text for attrs, text in Page(pages["hostile"]).scripts if "data-for" in attrs]
+    for text in ours:
+        assert "<" not in text
+        assert ">" not in text
+        decoded = json.dumps(json.loads(text))
+        assert "<script" not in decoded
+        assert "<img" not in decoded
+        assert "%{x}$" not in decoded
+
+
+def test_every_number_has_an_error_or_a_reason(pages):
+    for make in ALL.values():
+        numbers = [n for build in SECTIONS for n in build(make()).numbers]
+        assert len({number.name for number in numbers}) == len(numbers) >= 12
+        assert all(number.error or number.why for number in numbers)
+    with pytest.raises(ArgumentError, match="give the reason as `why`"):
+        Number("accuracy", 0.5)
+
+
+def test_the_numbers_are_those_of_the_survey(pages):
+    found = himmelblau()
+    rows = {n.name: n for build in SECTIONS for n in build(found).numbers}
+    assert rows["loss at the weights"].value == found.loss.value
+    assert rows["loss at the weights"].error == "± 0.010"
+    assert rows["lowest loss on the map"].value == found.landscape.values.min()
+    assert rows["certainty threshold"].value == found.tree.threshold
+    assert rows["SMAD"].value == found.tree.smad()
+    assert rows["minima"].value == len(found.tree)
+    assert rows["points that are not finite"].value == 0
+
+
+def test_a_map_without_errors_claims_no_certainty():
+    found = survey_of(sample_map("double well"))
+    names = [number.name for build in SECTIONS for number in build(found).numbers]
+    assert "certain minima" not in names
+    assert not any(name.startswith("pass of") for name in names)
+    words = " ".join(Page(render(found)).words)
+    assert "unknown certainty" in words
+    figures = json.dumps(Page(render(found)).figures)
+    assert '"certain' not in figures
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path):
+    path = write_report(line(), tmp_path / "new" / "report.html")
+    assert path.read_text(encoding="utf-8").endswith("</html>\n")
+    before = path.read_bytes()
+
+    def broken(survey):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_report(line(), path, sections=[broken])
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="was not written"):
+        write_report(line(), tmp_path / "file" / "report.html")
+
+
+def test_the_same_survey_gives_the_same_page():
+    assert render(noisy_bowl()) == render(noisy_bowl())
+
+
+def test_a_new_instrument_adds_a_section():
+    def curvature_section(survey):
+        top = Number("top eigenvalue", 12.5, 0.25, meaning="sharpest curvature")
+        return Section(
+            "curvature",
+            "Curvature",
+            sentences=("The top eigenvalue is 12.5.",),
+            tiles=(Tile("top eigenvalue", "12.5", "± 0.25"),),
+            numbers=(top,),
+        )
+
+    def absent(survey):
+        return None
+
+    words = " ".join(
+        Page(render(line(), sections=[*SECTIONS, curvature_section, absent])).words
+    )
+    for phrase in ("Curvature", "The top eigenvalue is 12.5.", "12.50", "± 0.25"):
+        assert phrase in words
+    with pytest.raises(ArgumentError, match="different keys; got 'map' twice"):
+        render(line(), sections=[*SECTIONS, SECTIONS[0]])
+
+
+def test_a_report_costs_little():
+    render(line())
+    found = himmelblau()
+    started = time.process_time()
+    render(found)
+    assert time.process_time() - started < 3.0
+
+
+def test_provenance_is_on_the_page():
+    words = " ".join(Page(render(noisy_bowl())).words)
+    for phrase in ("0f3a9c", "77be01", "torch", "arxiv.org/abs/1712.09913"):
+        assert phrase in words
