@@ -11,11 +11,11 @@ from .landscape.span import suggest_span as suggest_span
 from .objective import Objective as Objective
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
+from .report import write_report as write_report
 from .store import load as load
+from .surveys import Survey as Survey
+from .surveys import survey as survey
 from .topology import Diagram as Diagram
 from .topology import MergeTree as MergeTree
 from .topology import merge_tree as merge_tree
 from .topology import persistence as persistence
-from .report import write_report as write_report
-from .survey import Survey as Survey
-from .survey import survey as survey

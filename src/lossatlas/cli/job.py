@@ -14,7 +14,7 @@ from lossatlas.landscape.plane import Plane, random_plane
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
-from lossatlas.survey import Survey, survey
+from lossatlas.surveys import Survey, survey
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset

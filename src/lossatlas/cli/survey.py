@@ -8,7 +8,7 @@ import typer
 from lossatlas.cli.output import Output
 
 if TYPE_CHECKING:
-    from lossatlas.survey import Survey
+    from lossatlas.surveys import Survey
 
 
 _MODEL = (

@@ -10,8 +10,7 @@ import numpy as np
 from lossatlas.checks import check_at_least, check_positive, check_same_structure
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
-from lossatlas.landscape.engines import Metric, Task, choose
-from lossatlas.landscape.engines.choose import estimate_memory
+from lossatlas.landscape.engines import Metric, Task, build, choose
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
@@ -128,7 +127,7 @@ def plan_map(
     check_at_least("points", points, 2)
     task = Task(objective, plane)
     chosen = choose(task, engine, np.zeros((1, plane.dimension)))
-    return MapPlan(chosen, points**plane.dimension, estimate_memory(task, chosen))
+    return MapPlan(chosen, points**plane.dimension, build(task, chosen).memory)
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:

@@ -11,7 +11,7 @@ from torch import nn
 from lossatlas.algebra.params import size
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
-from lossatlas.landscape.engines import plain, streaming
+from lossatlas.landscape.engines import plain
 from lossatlas.landscape.engines.batched import BatchedEngine
 from lossatlas.landscape.engines.folded import FoldedEngine
 from lossatlas.landscape.engines.plain import PlainEngine
@@ -89,19 +89,6 @@ def build(task: Task, name: str) -> Engine:
         The engine.
     """
     return _BUILD[name](task)
-
-
-def estimate_memory(task: Task, name: str) -> int:
-    """Bytes that a map needs beyond the model and the data, before anything is built.
-
-    Args:
-        task: what to evaluate.
-        name: "streaming", or any other engine.
-
-    Returns:
-        Bytes; a lower bound for the batched engine, which fits its chunks to the cache.
-    """
-    return streaming.memory(task) if name == "streaming" else plain.memory(task)
 
 
 def free_memory() -> int | None:

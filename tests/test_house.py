@@ -1,0 +1,70 @@
+"""The house rules that can be counted."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lossatlas
+
+SOURCE = Path(lossatlas.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+NAMES = {
+    "AtlasError",
+    "Diagram",
+    "Landscape",
+    "MergeTree",
+    "Objective",
+    "Survey",
+    "accuracy",
+    "load",
+    "map_plane",
+    "merge_tree",
+    "persistence",
+    "plan_map",
+    "plane",
+    "plane_through",
+    "random_plane",
+    "store",
+    "suggest_span",
+    "supervised",
+    "survey",
+    "trajectory_plane",
+    "write_report",
+}
+
+
+def test_the_public_names_are_these():
+    assert set(lossatlas.__all__) == NAMES
+    assert len(NAMES) <= 40
+    for name in NAMES:
+        assert getattr(lossatlas, name) is not None
+
+
+def test_no_module_takes_the_name_of_a_public_function():
+    # Importing lossatlas.x puts the module where `lossatlas.x` the function should be.
+    modules = {path.stem for path in SOURCE.iterdir()}
+    assert modules & NAMES <= {"store"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_is_unpickled_and_no_seed_is_set_for_everybody(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+            assert "pickle" not in names
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"torch.load", "torch.manual_seed"}
+            assert called != "np.load" or "allow_pickle=False" in ast.unparse(node)
