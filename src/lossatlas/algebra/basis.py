@@ -1,0 +1,122 @@
+"""A growing orthonormal basis of flat vectors, kept in panels of rows."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+# Rows allocated at once: memory follows use, and a panel is read twice while it is in cache.
+ROWS = 16
+# A pass that leaves this share of a vector has removed only rounding (Daniel et al. 1976).
+_KEPT = 0.7
+
+
+class Basis:
+    """Rows of one growing matrix of shape (rows, n).
+
+    Args:
+        first: its first vector, shape (n,), of length 1; sets type and device.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self.size = first.numel()
+        self.dtype, self.device = first.dtype, first.device
+        self._panels: list[Tensor] = []
+        self._filled = 0
+        self.append(first)
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._panels[index // ROWS][index % ROWS]
+
+    def append(self, vector: Tensor) -> None:
+        """Take in one more vector.
+
+        Args:
+            vector: shape (n,), orthogonal to the others and of length 1.
+        """
+        row = self._filled % ROWS
+        if row == 0:
+            rows = min(ROWS, self.size + 1 - self._filled)
+            self._panels.append(vector.new_empty(rows, self.size))
+        self._panels[-1][row] = vector
+        self._filled += 1
+
+    def panels(self) -> list[Tensor]:
+        """The filled rows.
+
+        Returns:
+            Views of shape (at most ROWS, n), in order.
+        """
+        rest = self._filled - ROWS * (len(self._panels) - 1)
+        return [*self._panels[:-1], self._panels[-1][:rest]]
+
+    def orthogonalised(self, vector: Tensor) -> tuple[Tensor, float]:
+        """What a vector has outside the span; a second pass where the first took much away.
+
+        Args:
+            vector: shape (n,); may be overwritten.
+
+        Returns:
+            The rest and its length.
+
+        Source: Daniel, Gragg, Kaufman, Stewart, Mathematics of Computation 30 (1976).
+        """
+        before = float(vector.norm())
+        for _ in range(3):
+            for panel in self.panels():
+                vector.addmv_(panel.T, panel @ vector, alpha=-1.0)
+            after = float(vector.norm())
+            if after > _KEPT * before:
+                break
+            before = after
+        return vector, after
+
+    def coefficients(self, vector: Tensor, begin: int = 0) -> Array:
+        """The inner products of a vector with the basis.
+
+        Args:
+            vector: shape (n,).
+            begin: leave out the vectors before this one.
+
+        Returns:
+            float64, shape (len - begin,).
+        """
+        parts = [panel @ vector for panel in self.panels()[begin // ROWS :]]
+        return torch.cat(parts)[begin % ROWS :].double().cpu().numpy()
+
+    def combine(self, coefficients: Array) -> Tensor:
+        """Vectors given by their coefficients.
+
+        Args:
+            coefficients: shape (at most len, k).
+
+        Returns:
+            Shape (k, n), a row for each column of coefficients.
+        """
+        weights = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(self._panels[0])
+        total = torch.zeros(len(weights), self.size, dtype=self.dtype, device=self.device)
+        for first, panel in zip(range(0, self._filled, ROWS), self.panels(), strict=True):
+            part = weights[:, first : first + len(panel)]
+            total.addmm_(part, panel[: part.shape[1]])
+        return total
+
+
+def basis_bytes(size: int, rows: int, dtype: torch.dtype) -> int:
+    """The memory of a basis.
+
+    Args:
+        size: length of the vectors.
+        rows: how many vectors.
+        dtype: their type.
+
+    Returns:
+        Bytes, whole panels counted.
+    """
+    return min(ROWS * math.ceil(rows / ROWS), size + 1) * size * dtype.itemsize

@@ -1,0 +1,131 @@
+"""Numbers with their standard errors: means of samples, the jackknife, random signs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from torch import Tensor
+
+from lossatlas.rng import generator
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number with its standard error.
+
+    Attributes:
+        value: the estimate.
+        stderr: its standard error, same units; 0 where exact, NaN where it cannot be had.
+        products: products with the matrix (or evaluations) that it cost.
+        samples: how many independent samples the error comes from; 0 where it is exact.
+        reached: whether the tolerance that was asked for was reached.
+        why_no_error: why `stderr` is NaN, as a sentence; None where there is an error.
+    """
+
+    value: float
+    stderr: float
+    products: int = 0
+    samples: int = 0
+    reached: bool = True
+    why_no_error: str | None = None
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """A confidence interval (Student's t).
+
+        Args:
+            level: its coverage, between 0 and 1.
+
+        Returns:
+            (lower, upper); NaN where there is no error.
+        """
+        half = quantile(level, self.samples) * self.stderr if self.stderr else 0.0
+        return self.value - half, self.value + half
+
+
+def mean_of(samples: Sequence[float] | Array, products: int = 0) -> Estimate:
+    """The mean of independent samples with its standard error.
+
+    Args:
+        samples: shape (n,).
+        products: what they cost.
+
+    Returns:
+        The estimate; no error where there are fewer than two samples.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if len(values) < 2:
+        value = float(values[0]) if len(values) else math.nan
+        why = f"a spread needs two samples; there is {len(values)}"
+        return Estimate(value, math.nan, products, len(values), why_no_error=why)
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    return Estimate(float(values.mean()), error, products, len(values))
+
+
+def jackknife(
+    statistic: Callable[[Tensor], float], count: int, *, folds: int = 20, seed: int = 0
+) -> Estimate:
+    """A statistic of examples with its delete-a-fold jackknife error.
+
+    Args:
+        statistic: indices of the examples kept -> value.
+        count: how many examples there are.
+        folds: parts that are left out in turn; fewer where there are fewer examples.
+        seed: deals the examples to the folds.
+
+    Returns:
+        The value on all examples, with its standard error.
+
+    Source: Quenouille 1956; Tukey 1958; Shao and Wu, Annals of Statistics 17 (1989).
+    """
+    value = statistic(torch.arange(count))
+    parts = min(folds, count)
+    if parts < 2:
+        why = "a jackknife needs two examples"
+        return Estimate(value, math.nan, samples=count, why_no_error=why)
+    order = torch.randperm(count, generator=generator(seed, "jackknife"))
+    left = np.array([statistic(_without(order, k, parts)) for k in range(parts)])
+    error = math.sqrt((parts - 1) / parts * float(((left - left.mean()) ** 2).sum()))
+    why_not = None if math.isfinite(error) else "the statistic is not finite on every fold"
+    return Estimate(value, error, samples=parts, why_no_error=why_not)
+
+
+def _without(order: Tensor, fold: int, folds: int) -> Tensor:
+    keep = torch.arange(len(order)) % folds != fold
+    return order[keep].sort().values
+
+
+def rademacher(size: int, seed: int, like: Tensor) -> Tensor:
+    """A vector of random signs.
+
+    Args:
+        size: its length.
+        seed: equal seeds give equal vectors.
+        like: sets type and device.
+
+    Returns:
+        Shape (size,), entries -1 and 1.
+    """
+    drawn = generator(seed, device=like.device)
+    bits = torch.randint(0, 2, (size,), generator=drawn, device=like.device, dtype=torch.int8)
+    return bits.to(like.dtype).mul_(2).sub_(1)
+
+
+def quantile(level: float, samples: int) -> float:
+    """How many standard errors a two-sided interval reaches (Student's t).
+
+    Args:
+        level: its coverage, between 0 and 1.
+        samples: how many the error comes from.
+
+    Returns:
+        A factor; 1.96 for 95 % and many samples.
+    """
+    return float(student.ppf(0.5 + level / 2, max(samples - 1, 1)))

@@ -1,0 +1,124 @@
+"""Twice differentiable or a named error: kernels with a second derivative, and what to say."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lossatlas.errors import LossError, NonFiniteError
+
+_MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
+_ONCE = "once_differentiable"
+_ONCE_SENTENCE = (
+    "the loss is not twice differentiable: a custom torch.autograd.Function is marked "
+    "@once_differentiable; write its backward with differentiable operations."
+)
+_CUT = "torch::autograd::Error"
+_NO_PATH = "does not require grad"
+
+
+@contextmanager
+def second_derivatives(model: nn.Module) -> Iterator[None]:
+    """Use kernels that can be differentiated twice, and say which operation cannot.
+
+    Attention runs on its plain kernel (the fused ones have no second derivative), recurrent
+    layers on a GPU without cuDNN. Global settings come back afterwards.
+
+    Args:
+        model: looked at for recurrent layers.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LossError: an operation of the loss cannot be differentiated twice, or at all.
+        RuntimeError: torch failed for another reason.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        try:
+            yield
+        except RuntimeError as error:
+            sentence = _explained(str(error))
+            if sentence is None:
+                raise
+            raise LossError(sentence) from None
+
+
+def _explained(message: str) -> str | None:
+    missing = _MISSING.search(message)
+    if missing:
+        return (
+            f"the loss is not twice differentiable: the operation {missing[1]} has no second "
+            "derivative; replace it (for attention: attn_implementation='sdpa' or 'eager')."
+        )
+    if _ONCE in message:
+        return _ONCE_SENTENCE
+    if _NO_PATH in message:
+        return (
+            "the loss does not depend on the parameters through differentiable operations "
+            "(argmax, rounding, .item() or .detach() cut the path); use a smooth loss."
+        )
+    return None
+
+
+def check_graph(values: Iterable[Tensor | None]) -> None:
+    """Require derivatives whose graph has no cut where torch would go past in silence.
+
+    A function marked @once_differentiable leaves a node that raises when it is run; but torch
+    runs only nodes on the way to the parameters, so its share would be missing, not an error.
+
+    Args:
+        values: first derivatives, with their graph.
+
+    Raises:
+        LossError: there is such a node.
+    """
+    waiting = [value.grad_fn for value in values if value is not None]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == _CUT:
+            raise LossError(_ONCE_SENTENCE)
+        seen.add(node)
+        waiting += [parent for parent, _ in node.next_functions]
+
+
+def check_finite(gradients: Mapping[str, Tensor | None]) -> None:
+    """Require a gradient without NaN and inf.
+
+    Args:
+        gradients: name -> gradient, or None where there is none.
+
+    Raises:
+        NonFiniteError: names the first parameter whose gradient is not finite.
+    """
+    for name, value in gradients.items():
+        if value is not None and not is_finite(value):
+            raise NonFiniteError(
+                f"the gradient with respect to '{name}' is not finite at these weights, so "
+                "there is no curvature to measure; check the loss (overflow, log of zero)."
+            )
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor inf.
+
+    Args:
+        value: any floating-point tensor.
+
+    Returns:
+        True where all of it is finite.
+    """
+    # A sum costs a fraction of the look at every number; it may only overflow in vain.
+    if math.isfinite(float(value.detach().sum())):
+        return True
+    return bool(torch.isfinite(value).all())

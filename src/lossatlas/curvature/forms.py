@@ -1,0 +1,205 @@
+"""Quadratic forms of one batch: graphs that give products with a vector again and again."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.curvature.differentiable import check_finite, check_graph
+from lossatlas.errors import LossError
+from lossatlas.guard import patched
+from lossatlas.objective import Batch, Objective
+from lossatlas.objective.batches import map_tensors, tensors
+from lossatlas.rng import generator
+
+Leaves = Mapping[str, Tensor]
+Vectors = list[Tensor]
+Form = Callable[[Vectors, bool], list[Tensor | None]]
+# Takes leaves, a batch and its number; gives v -> (matrix of the batch) v.
+Build = Callable[[Leaves, Batch, int], Form]
+
+
+def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int) -> Form:
+    """The Hessian of the mean loss of a batch.
+
+    Args:
+        objective: inside its session, with the leaves swapped in.
+        leaves: name -> parameter that requires grad.
+        batch: on the model's device.
+        index: its number; the graph of the first is looked through.
+
+    Returns:
+        (vector, keep the graph?) -> product, None for parameters without curvature.
+
+    Raises:
+        LossError: the loss is not twice differentiable.
+        NonFiniteError: the gradient is not finite.
+    """
+    points = list(leaves.values())
+    mean = objective.measure(batch).mean()
+    gradient = torch.autograd.grad(mean, points, create_graph=True, allow_unused=True)
+    check_finite(dict(zip(leaves, gradient, strict=True)))
+    if index == 0:
+        check_graph(gradient)
+    return _transposed(gradient, points)
+
+
+def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) -> Form:
+    """J^T A J with J the Jacobian of outputs with respect to the leaves.
+
+    Args:
+        leaves: name -> parameter that requires grad.
+        outputs: functions of the leaves, with their graph.
+        middle: u -> A u on lists like `outputs`.
+        index: the number of the batch; the graph of the first is looked through.
+
+    Returns:
+        (vector, keep the graph?) -> product.
+
+    Raises:
+        LossError: no output depends on a leaf.
+    """
+    points = list(leaves.values())
+    live = [place for place, value in enumerate(outputs) if value.requires_grad]
+    if not live:
+        raise LossError(
+            "the model's output does not depend on the parameters through differentiable "
+            "operations, so its Jacobian is not known; remove .detach() or rounding."
+        )
+    seen = [outputs[place] for place in live]
+    # Differentiating the vector-Jacobian product in its vector gives the forward product.
+    dummies = [torch.zeros_like(value, requires_grad=True) for value in seen]
+    pulled = torch.autograd.grad(seen, points, dummies, create_graph=True, allow_unused=True)
+    if index == 0:
+        check_graph(pulled)
+    forward, backward = _transposed(pulled, dummies), _transposed(seen, points)
+
+    def apply(vector: Vectors, keep: bool) -> list[Tensor | None]:
+        pushed: list[Tensor] = [torch.zeros_like(value) for value in outputs]
+        for place, part in zip(live, forward(vector, True), strict=True):
+            if part is not None:
+                pushed[place] = part
+        weighed = middle(pushed, keep)
+        covectors = [_or_zero(weighed[place], outputs[place]) for place in live]
+        return backward(covectors, keep)
+
+    return apply
+
+
+def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index: int) -> Form:
+    """J^T H J with H the Hessian of the batch's loss in the model's outputs.
+
+    Args:
+        objective: inside its session, with the leaves swapped in.
+        leaves: name -> parameter that requires grad.
+        batch: on the model's device.
+        index: its number; the first is looked at more closely.
+
+    Returns:
+        (vector, keep the graph?) -> product.
+
+    Raises:
+        LossError: the loss is not a curved function of what the model returns.
+        NonFiniteError: the gradient in the outputs is not finite.
+    """
+    outputs = model_outputs(objective, batch)
+    cuts = [value.detach().requires_grad_() for value in outputs]
+    with _answering(objective, cuts):
+        mean = objective.measure(batch).mean()
+    if not mean.requires_grad:
+        raise LossError(
+            "the loss does not read the model's outputs through differentiable operations; "
+            "the Gauss-Newton matrix needs loss = criterion(model(input), target)."
+        )
+    gradient = torch.autograd.grad(mean, cuts, create_graph=True, allow_unused=True)
+    check_finite({f"output {i}": value for i, value in enumerate(gradient)})
+    middle = _transposed(gradient, cuts)
+    if index == 0 and _is_zero(middle, cuts):
+        raise LossError(
+            "the loss is linear in the model's outputs, so its Gauss-Newton matrix is zero and "
+            "says nothing; let the model return logits (log_softmax and the loss belong into "
+            "the criterion), or use hessian."
+        )
+    return sandwich_form(leaves, outputs, middle, index)
+
+
+def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
+    """What the model returns while the loss of a batch is computed.
+
+    Args:
+        objective: inside its session.
+        batch: on the model's device.
+
+    Returns:
+        All floating-point tensors of all calls, in order, with their graph.
+
+    Raises:
+        LossError: the loss does not call the model, or the model computes the loss itself.
+    """
+    calls: list[Any] = []
+    forward = objective.model.forward
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        calls.append(forward(*args, **kwargs))
+        return calls[-1]
+
+    with patched((objective.model, "forward", recorded)):
+        objective.measure(batch)
+    found = [value for call in calls for value in tensors(call) if value.is_floating_point()]
+    if not found or any(value.ndim == 0 for value in found):
+        reason = "computes the loss itself" if found else "is not called by the loss"
+        raise LossError(
+            f"the model {reason}, so the loss is not a function of its outputs; write "
+            "loss(model, batch) as criterion(model(input), target), or use hessian."
+        )
+    return found
+
+
+@contextmanager
+def _answering(objective: Objective, values: list[Tensor]) -> Iterator[None]:
+    # The model answers with the given outputs: the loss becomes a function of them alone.
+    forward = objective.model.forward
+    remaining = iter(values)
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            structure = forward(*args, **kwargs)
+        return map_tensors(
+            lambda value: next(remaining) if value.is_floating_point() else value, structure
+        )
+
+    with patched((objective.model, "forward", answer)):
+        yield
+
+
+def _transposed(outputs: Any, inputs: Vectors) -> Form:
+    live = [
+        index
+        for index, value in enumerate(outputs)
+        if value is not None and value.requires_grad
+    ]
+    seen = [outputs[index] for index in live]
+
+    def apply(vector: Vectors, keep: bool) -> list[Tensor | None]:
+        if not seen:
+            return [None] * len(inputs)
+        chosen = [vector[index] for index in live]
+        return list(
+            torch.autograd.grad(seen, inputs, chosen, retain_graph=keep, allow_unused=True)
+        )
+
+    return apply
+
+
+def _is_zero(form: Form, like: Vectors) -> bool:
+    drawn = generator(0, "look", device=like[0].device)
+    probe = [
+        torch.randn(v.shape, generator=drawn, dtype=v.dtype, device=v.device) for v in like
+    ]
+    return not any(part is not None and bool(part.any()) for part in form(probe, True))
+
+
+def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if value is None else value

@@ -1,0 +1,160 @@
+"""The gradient with its noise: its length, the scatter of examples, the noise scale."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
+from lossatlas.algebra.params import Params, dot
+from lossatlas.checks import check_at_least
+from lossatlas.curvature.differentiable import check_finite, second_derivatives
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.objective import Batch, Objective
+from lossatlas.objective.batches import batch_size
+from lossatlas.rng import derive_seed
+from lossatlas.store import kind
+
+
+@part
+@kind("gradient_noise")
+@dataclass(frozen=True)
+class GradientNoise(Stored):
+    """How long the gradient is, and how much of it is noise.
+
+    Attributes:
+        norm: length of the mean gradient, loss per weight; its error is the sampling error.
+        scatter: trace of the covariance of the gradients of single examples.
+        noise_scale: scatter / squared length of the true gradient, in examples: the batch size
+            at which noise and signal are equal (McCandlish et al.).
+        floor: the length that sampling alone gives a gradient whose mean is zero.
+        unit: what the errors come from, "examples" or "batches".
+    """
+
+    norm: Estimate
+    scatter: Estimate
+    noise_scale: Estimate
+    floor: float
+    unit: str
+
+
+def gradient_noise(
+    objective: Objective, params: Params | None = None, *, probes: int = 8, seed: int = 0
+) -> GradientNoise:
+    """Measure the mean gradient against the scatter of single ones.
+
+    Single gradients are never formed: their products with the mean come from one forward
+    derivative, the sum of their squares from random signs.
+
+    Args:
+        objective: model, loss, batches. Where its loss gives only means, or norm layers use
+            batch statistics, batches take the place of examples.
+        params: where; the present weights by default.
+        probes: random combinations of the examples of each batch.
+        seed: what they are drawn from.
+
+    Returns:
+        Lengths, scatter and noise scale, with errors.
+
+    Raises:
+        ArgumentError: `probes` is below 1.
+        NonFiniteError: the gradient is not finite.
+        StructureError: names or shapes of `params` differ from those of the objective.
+
+    Source: McCandlish, Kaplan, Amodei, arXiv:1812.06162, sec. 2.2 and app. A.
+    """
+    check_at_least("probes", probes, 1)
+    mean = objective.gradient(params)
+    check_finite(mean)
+    single = objective.unit == "examples" and objective.mode != "train"
+    here = objective.params if params is None else params
+    leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
+    look = _look_at_examples if single else _look_at_batches
+
+    def walk() -> list[_Seen]:
+        return [
+            look(objective, leaves, mean, batch, probes=probes, seed=derive_seed(seed, index))
+            for index, batch in enumerate(objective.each_batch())
+        ]
+
+    with torch.enable_grad(), second_derivatives(objective.model):
+        seen = objective.at(leaves, walk)
+    return _noise(seen, dot(mean, mean), "examples" if single else "batches")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    # Inner products with the mean gradient; estimates of the sum of squared lengths; examples.
+    along: np.ndarray
+    squares: np.ndarray
+    size: int
+
+
+def _look_at_examples(
+    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
+) -> _Seen:
+    points = list(leaves.values())
+    losses = objective.measure(batch)
+    squares = []
+    for probe in range(probes):
+        signs = rademacher(len(losses), derive_seed(seed, probe), losses)
+        parts = torch.autograd.grad(losses, points, signs, retain_graph=True, allow_unused=True)
+        squares.append(sum(float(p.double().square().sum()) for p in parts if p is not None))
+    dummy = torch.zeros_like(losses, requires_grad=True)
+    pulled = torch.autograd.grad(losses, points, dummy, create_graph=True, allow_unused=True)
+    pairs = [(p, mean[n]) for n, p in zip(leaves, pulled, strict=True) if p is not None]
+    along = torch.autograd.grad([p for p, _ in pairs], dummy, [m for _, m in pairs])[0]
+    return _Seen(along.double().cpu().numpy(), np.array(squares), len(losses))
+
+
+def _look_at_batches(
+    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
+) -> _Seen:
+    points = list(leaves.values())
+    loss = objective.measure(batch).mean()
+    parts = torch.autograd.grad(loss, points, allow_unused=True)
+    gradient: dict[str, Tensor] = {
+        n: torch.zeros_like(mean[n]) if p is None else p
+        for n, p in zip(leaves, parts, strict=True)
+    }
+    size = batch_size(batch)
+    square = size * dot(gradient, gradient)
+    return _Seen(np.array([dot(gradient, mean)]), np.array([square]), size)
+
+
+def _noise(seen: list[_Seen], square: float, unit: str) -> GradientNoise:
+    total = sum(part.size for part in seen)
+    units = total if unit == "examples" else len(seen)
+    length = math.sqrt(square)
+    if units < 2:
+        why = f"a spread needs two {unit}; there is one"
+        lost = Estimate(math.nan, math.nan, why_no_error=why)
+        norm = Estimate(length, math.nan, why_no_error=why)
+        return GradientNoise(norm, lost, lost, math.nan, unit)
+    along = np.concatenate([part.along for part in seen])
+    error = float(along.std(ddof=1)) / math.sqrt(units) / length if length else math.nan
+    flat = None if length else "the gradient is zero"
+    norm = Estimate(length, error, len(seen), units, why_no_error=flat)
+    # Sums of squares of all batches, one row a probe; batch means scatter 1 / size as much.
+    rows = np.stack([part.squares for part in seen]).sum(0) / total
+    each = 1.0 if unit == "examples" else total / len(seen)
+    scatter = mean_of((rows - square) * units / (units - 1) * each, len(seen))
+    floor = math.sqrt(max(scatter.value, 0.0) / total)
+    return GradientNoise(norm, scatter, _scale(norm, scatter, total), floor, unit)
+
+
+def _scale(norm: Estimate, scatter: Estimate, total: int) -> Estimate:
+    # The mean gradient of a sample is longer than the true one by the noise it carries.
+    signal = norm.value**2 - scatter.value / total
+    if signal <= 0:
+        lost = "the gradient is lost in its noise; take more examples"
+        return Estimate(math.inf, math.nan, why_no_error=lost)
+    value = scatter.value / signal
+    relative = math.hypot(
+        scatter.stderr / scatter.value if scatter.value else 0.0,
+        2 * norm.value * norm.stderr / signal,
+    )
+    why = None if math.isfinite(relative) else scatter.why_no_error or norm.why_no_error
+    return Estimate(value, value * relative, samples=scatter.samples, why_no_error=why)

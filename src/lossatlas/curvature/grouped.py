@@ -1,0 +1,212 @@
+"""Spectra of parts: one line for each layer, class or other group of examples."""
+
+import math
+from dataclasses import dataclass
+
+from lossatlas.algebra.estimators import Estimate
+from lossatlas.algebra.extremes import converge
+from lossatlas.algebra.params import Params
+from lossatlas.algebra.params import size as size_of
+from lossatlas.algebra.probes import deflated_trace
+from lossatlas.checks import check_one_of
+from lossatlas.curvature.gradients import gradient_noise
+from lossatlas.curvature.groups import Labels, example_count, layers, split_examples
+from lossatlas.curvature.products import product_of
+from lossatlas.curvature.trace import random_run
+from lossatlas.curvature.trees import part
+from lossatlas.errors import NonFiniteError
+from lossatlas.objective import Objective
+from lossatlas.rng import derive_seed
+
+BY = ("layer", "class")
+# A group is described, not certified: its trace is good to a tenth, or says that it is not.
+_TRACE_TOLERANCE = 0.1
+_TRACE_ROWS = 100
+
+
+@part
+@dataclass(frozen=True)
+class GroupSpectrum:
+    """The curvature of one layer, or of the mean loss of one group of examples.
+
+    Attributes:
+        name: the layer or the label.
+        examples: how many examples the loss is over.
+        parameters: how many parameters the matrix is over.
+        largest: largest eigenvalue; its error bound is `largest_bound`.
+        smallest: smallest eigenvalue; its error bound is `smallest_bound`.
+        largest_bound: see `largest`.
+        smallest_bound: see `smallest`.
+        trace: the sum of eigenvalues.
+        gradient_norm: length of the group's gradient. Where it is far from zero the group is
+            on a slope, and the signs of its curvature make no saddle point.
+        products: products spent.
+        note: what to know about the line (few examples, a limit reached); often empty.
+    """
+
+    name: str
+    examples: int
+    parameters: int
+    largest: float
+    largest_bound: float
+    smallest: float
+    smallest_bound: float
+    trace: Estimate
+    gradient_norm: Estimate
+    products: int
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """How much of a saddle it is; weights of the loss do not change it."""
+        return saddle_ratio(self.largest, self.smallest)
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """What is asked of every group.
+
+    Attributes:
+        by: "layer", "class", or None for no groups.
+        curvature: kind of matrix.
+        params: where; None for the weights of the model.
+        names: the parameters that the matrices are over.
+        labels: batch -> the group of each example, for by="class".
+        tolerance: of both eigenvalues, see `converge`.
+        limit: products at most for the eigenvalues of a group, and as many for its trace.
+        least: groups with fewer examples are noted.
+        seed: what starts are drawn from.
+
+    Raises:
+        UnknownNameError: another way to group.
+    """
+
+    by: str | None
+    curvature: str
+    params: Params | None
+    names: list[str]
+    labels: Labels | None
+    tolerance: float
+    limit: int
+    least: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.by is not None:
+            check_one_of("by", self.by, BY)
+
+
+def group_spectra(objective: Objective, request: GroupRequest) -> tuple[GroupSpectrum, ...]:
+    """A line for each layer or each group of examples.
+
+    Args:
+        objective: model, loss, batches.
+        request: what is asked.
+
+    Returns:
+        The lines, in the order of the layers or labels.
+
+    Raises:
+        ArgumentError: groups of examples with mode="train", or without labels.
+        LossError: the loss is not twice differentiable.
+    """
+    if request.by is None:
+        return ()
+    if request.by == "layer":
+        held = layers(request.names)
+        return tuple(_line(name, objective, over, request) for name, over in held.items())
+    split = split_examples(objective, request.labels)
+    return tuple(_line(name, each, request.names, request) for name, each in split.items())
+
+
+def _line(
+    name: str, objective: Objective, over: list[str], request: GroupRequest
+) -> GroupSpectrum:
+    examples = example_count(objective.batches)
+    seed, limit = derive_seed(request.seed, request.by, name), request.limit
+    matrix = product_of(request.curvature, objective, params=request.params, names=over)
+    lanczos = random_run(matrix, seed)
+    try:
+        ritz, reached = converge(
+            lanczos, top=1, bottom=1, tolerance=request.tolerance, limit=limit
+        )
+        total, _ = deflated_trace(
+            matrix.flat,
+            lanczos,
+            tolerance=_TRACE_TOLERANCE,
+            limit=lanczos.steps + limit,
+            rows=_TRACE_ROWS,
+            seed=seed,
+        )
+        gradient = _gradient(objective, matrix.params, request.params)
+    except NonFiniteError as error:
+        return _unknown(name, examples, matrix.size, str(error))
+    notes = [f"only {examples} examples"] if examples < request.least else []
+    notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
+    notes += [] if total.reached else ["the trace is known less well than to a tenth"]
+    return GroupSpectrum(
+        name,
+        examples,
+        matrix.size,
+        largest=float(ritz.values[-1]),
+        largest_bound=float(ritz.bounds[-1]),
+        smallest=float(ritz.values[0]),
+        smallest_bound=float(ritz.bounds[0]),
+        trace=total,
+        gradient_norm=gradient,
+        products=matrix.count,
+        note="; ".join(notes),
+    )
+
+
+def saddle_ratio(largest: float, smallest: float) -> float:
+    """How much of a saddle a spectrum is.
+
+    Args:
+        largest: largest eigenvalue.
+        smallest: smallest eigenvalue.
+
+    Returns:
+        |smallest| / largest for a negative smallest, 0 where none is negative, inf where none
+        is positive.
+    """
+    if smallest >= 0:
+        return 0.0
+    return -smallest / largest if largest > 0 else math.inf
+
+
+def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
+    if size_of(over) == size_of(objective.params):
+        return gradient_noise(objective, params, probes=1).norm
+    part_of = Objective(
+        objective.model,
+        objective.loss,
+        objective.batches,
+        mode=objective.mode,
+        params=list(over),
+        check=False,
+    )
+    if params is None:
+        return gradient_noise(part_of, probes=1).norm
+    # Elsewhere than at the weights of the model only the whole gradient can be taken.
+    whole = objective.gradient(params)
+    length = math.sqrt(math.fsum(float(whole[n].double().square().sum()) for n in over))
+    why = "its sampling error is taken at the weights of the model only"
+    return Estimate(length, math.nan, why_no_error=why)
+
+
+def _unknown(name: str, examples: int, parameters: int, why: str) -> GroupSpectrum:
+    lost = Estimate(math.nan, math.nan, reached=False, why_no_error=why)
+    return GroupSpectrum(
+        name,
+        examples,
+        parameters,
+        largest=math.nan,
+        largest_bound=math.nan,
+        smallest=math.nan,
+        smallest_bound=math.nan,
+        trace=lost,
+        gradient_norm=lost,
+        products=0,
+        note=why,
+    )

@@ -1,0 +1,138 @@
+"""Parts of an objective: layers of the model, groups of the examples."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.objective import Batch, Objective, Supervised
+from lossatlas.objective.batches import batch_size, map_tensors
+
+Labels = Callable[[Batch], Tensor]
+
+
+def layers(names: Iterable[str]) -> dict[str, list[str]]:
+    """Parameters by the module that holds them.
+
+    Args:
+        names: as in `Objective.names`.
+
+    Returns:
+        Module name -> its parameters, in order; "(root)" for those of the model itself.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition(".")[0] or "(root)", []).append(name)
+    return found
+
+
+def target_classes(batch: Batch) -> Tensor:
+    """The class of each example of a batch (input, target).
+
+    Args:
+        batch: a pair.
+
+    Returns:
+        Shape (batch,), whole numbers.
+
+    Raises:
+        ArgumentError: there are no class indices, one for each example.
+    """
+    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        raise ArgumentError(
+            'by="class" needs batches (input, class index); for others pass `labels`, a '
+            "function batch -> one whole number an example."
+        )
+    return targets
+
+
+def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Objective]:
+    """One objective for each group of examples: the mean loss over the group alone.
+
+    Args:
+        objective: what is split; its batches are filtered as they come, not copied.
+        labels: batch -> the group of each example; targets of (input, target) by default.
+
+    Returns:
+        Label as text -> objective, in the order of the labels.
+
+    Raises:
+        ArgumentError: batch statistics would change with the group, or labels are missing or
+            of the wrong length.
+        DataError: there is no example.
+    """
+    if objective.mode == "train":
+        raise ArgumentError(
+            "groups of examples need mode='eval' or 'recalibrated'; with mode='train' every "
+            "group would have batch statistics of its own, and so be another network."
+        )
+    if isinstance(objective.loss, Supervised) or labels is not None:
+        read = labels or target_classes
+    else:
+        raise ArgumentError(
+            "`labels` must be a function batch -> one whole number an example for this loss; "
+            "classes are read off the targets of `supervised` losses only."
+        )
+    present = sorted({int(v) for b in objective.batches for v in _labels_of(read, b)})
+    if not present:
+        raise DataError("there are no examples to group; check the batches.")
+    return {
+        str(label): Objective(
+            objective.model,
+            objective.loss,
+            _Selected(objective.batches, read, label),
+            mode=objective.mode,
+            params=objective.names,
+            check=False,
+        )
+        for label in present
+    }
+
+
+def example_count(batches: Iterable[Any]) -> int:
+    """How many examples batches hold.
+
+    Args:
+        batches: walked once.
+
+    Returns:
+        The sum of their sizes.
+    """
+    return sum(batch_size(batch) for batch in batches)
+
+
+class _Selected:
+    """The examples of one group, walkable again and again."""
+
+    def __init__(self, batches: Iterable[Batch], labels: Labels, label: int) -> None:
+        self._batches, self._labels, self._label = batches, labels, label
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            keep = torch.nonzero(_labels_of(self._labels, batch) == self._label).flatten()
+            if len(keep):
+                yield _taken(batch, keep)
+
+
+def _labels_of(labels: Labels, batch: Batch) -> Tensor:
+    found = labels(batch)
+    if not isinstance(found, Tensor) or found.shape != (batch_size(batch),):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ArgumentError(
+            f"`labels` must give one whole number an example, shape ({batch_size(batch)},); "
+            f"got {shape}."
+        )
+    return found
+
+
+def _taken(batch: Batch, keep: Tensor) -> Batch:
+    total = batch_size(batch)
+
+    def take(value: Tensor) -> Tensor:
+        whole = value.ndim and len(value) == total
+        return value[keep.to(value.device)] if whole else value
+
+    return map_tensors(take, batch)

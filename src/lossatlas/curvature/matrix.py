@@ -1,0 +1,217 @@
+"""A curvature matrix, known by its products with vectors."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_same_structure, nearest
+from lossatlas.curvature.differentiable import is_finite, second_derivatives
+from lossatlas.curvature.forms import Build, Form
+from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import batch_size
+
+
+class Product:
+    """A symmetric matrix over the parameters, known by its products with vectors.
+
+    Made by `hessian`, `gauss_newton`, `fisher` and `empirical_fisher`; `matrix @ vector` takes
+    and gives name -> tensor. It belongs to the weights that the objective held (or was given)
+    when it was made: later changes of the model do not reach it.
+
+    Args:
+        objective: what is measured.
+        build: makes the form of one batch.
+        params: where; a copy of the present weights by default.
+        names: names or patterns of the parameters that the matrix is over; all by default.
+        cache: keep the graphs of all batches in memory, so that a product costs two backward
+            passes instead of one forward and three backward ones. None keeps it where there
+            is a single batch in a list.
+
+    Raises:
+        StructureError: names or shapes of `params` differ from those of the objective.
+        UnknownNameError: a name matches nothing.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        build: Build,
+        *,
+        params: Params | None = None,
+        names: str | Iterable[str] | None = None,
+        cache: bool | None = None,
+    ) -> None:
+        here = objective.params if params is None else params
+        check_same_structure(params=here, objective=objective.params)
+        chosen = _matching(objective.names, names)
+        self._point = {
+            name: here[name].detach().clone().requires_grad_(name in chosen)
+            for name in objective.names
+        }
+        self.objective = objective
+        self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
+        self.count = 0
+        self._build = build
+        self._cache = _one_in_memory(objective.batches) if cache is None else cache
+        self._graphs: list[tuple[int, Form]] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many parameters the matrix is over."""
+        return sum(value.numel() for value in self.params.values())
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [value.numel() for value in self.params.values()]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of flat vectors: what the parameters promote to, float32 at least."""
+        found = torch.float32
+        for value in self.params.values():
+            found = torch.promote_types(found, value.dtype)
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        return self.objective.device
+
+    def __call__(self, vector: Params) -> dict[str, Tensor]:
+        """The matrix times a vector.
+
+        Args:
+            vector: name -> tensor, as in `.params`.
+
+        Returns:
+            New tensors of the same names and shapes.
+
+        Raises:
+            StructureError: names or shapes differ from `.params`.
+            LossError: the loss is not twice differentiable; the message names the operation.
+            NonFiniteError: the gradient or the product is NaN or infinite.
+        """
+        check_same_structure(vector=vector, params=self.params)
+        given = [vector[n].detach().to(value) for n, value in self.params.items()]
+        return dict(zip(self.params, self._apply(given), strict=True))
+
+    __matmul__ = __call__
+
+    def flat(self, vector: Tensor) -> Tensor:
+        """The matrix times a flat vector; for Krylov loops.
+
+        Args:
+            vector: shape (size,).
+
+        Returns:
+            A new tensor of the same shape and type.
+        """
+        parts = torch.split(vector, self._lengths)
+        given = [
+            part.reshape(value.shape).to(value.dtype)
+            for part, value in zip(parts, self.params.values(), strict=True)
+        ]
+        return torch.cat([part.reshape(-1).to(vector.dtype) for part in self._apply(given)])
+
+    def flatten(self, vector: Params) -> Tensor:
+        """One flat vector from name -> tensor.
+
+        Args:
+            vector: as in `.params`.
+
+        Returns:
+            Shape (size,).
+        """
+        return torch.cat([vector[name].reshape(-1).to(self.dtype) for name in self.params])
+
+    def zeros(self) -> Tensor:
+        """A flat vector of zeros; sets type and device of others.
+
+        Returns:
+            Shape (size,).
+        """
+        return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """The inverse of `flatten`.
+
+        Args:
+            vector: shape (size,).
+
+        Returns:
+            name -> tensor, copies in the types of the parameters.
+        """
+        parts = torch.split(vector, self._lengths)
+        return {
+            name: part.reshape(value.shape).to(value.dtype, copy=True)
+            for (name, value), part in zip(self.params.items(), parts, strict=True)
+        }
+
+    def _apply(self, given: list[Tensor]) -> list[Tensor]:
+        self.count += 1
+        totals = [torch.zeros_like(value) for value in given]
+        with torch.enable_grad(), second_derivatives(self.objective.model):
+            weight = self._add_batches(totals, given)
+        for name, value in zip(self.params, totals, strict=True):
+            value.div_(weight)
+            if not is_finite(value):
+                raise NonFiniteError(
+                    f"the curvature in '{name}' is not finite at these weights although the "
+                    "gradient is: look for a square root or a norm at zero."
+                )
+        return totals
+
+    def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> int:
+        if self._graphs is None and self._cache:
+            self._graphs = self._walk(lambda size, form: (size, form))
+        if self._graphs is not None:
+            for size, form in self._graphs:
+                _add(totals, form(given, True), size)
+            return sum(size for size, _ in self._graphs)
+
+        def use(size: int, form: Form) -> int:
+            _add(totals, form(given, False), size)
+            return size
+
+        return sum(self._walk(use))
+
+    def _walk(self, use: Callable[[int, Form], Any]) -> list[Any]:
+        leaves = {name: self._point[name] for name in self.params}
+
+        def walk() -> list[Any]:
+            return [
+                use(batch_size(batch), self._build(leaves, batch, index))
+                for index, batch in enumerate(self.objective.each_batch())
+            ]
+
+        return self.objective.at(self._point, walk)
+
+
+def _add(totals: list[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:
+    for total, part in zip(totals, parts, strict=True):
+        if part is not None:
+            total.add_(part, alpha=weight)
+
+
+def _one_in_memory(batches: Iterable[Any]) -> bool:
+    return isinstance(batches, list | tuple) and len(batches) == 1
+
+
+def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:
+    if names is None:
+        return list(known)
+    patterns = [names] if isinstance(names, str) else list(names)
+    if not patterns:
+        raise ArgumentError("`names` must hold at least one name or pattern; got none.")
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise UnknownNameError(
+                f"`names`: the objective moves no parameter called '{pattern}'"
+                f"{nearest(pattern, known)}."
+            )
+    return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]

@@ -1,0 +1,279 @@
+"""Trace, Frobenius norm and diagonal of a curvature matrix, each with its standard error."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
+from lossatlas.algebra.krylov import Lanczos
+from lossatlas.algebra.params import Params
+from lossatlas.algebra.probes import DeflatedProbes, deflated_trace
+from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.curvature.matrix import Product
+from lossatlas.curvature.products import KINDS, product_of
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.objective import Objective
+from lossatlas.rng import derive_seed, generator
+from lossatlas.store import kind
+
+
+def trace(
+    objective: Objective,
+    tolerance: float = 0.05,
+    *,
+    seed: int = 0,
+    curvature: str = "hessian",
+    params: Params | None = None,
+    names: str | Iterable[str] | None = None,
+    limit: int = 2000,
+    rows: int = 100,
+) -> Estimate:
+    """The trace: the sum of all eigenvalues.
+
+    Part of the products go into a Krylov space, whose share of the trace is known exactly, the
+    others into random probes that see the rest; the split follows what pays. Probes stop when
+    the 95 % interval is within `tolerance` of the value.
+
+    Args:
+        objective: model, loss, batches.
+        tolerance: half-width of the 95 % interval, relative to the value.
+        seed: what the start and the probes are drawn from.
+        curvature: "hessian", "gauss_newton", "fisher" or "empirical_fisher".
+        params: where; the present weights by default.
+        names: names or patterns of the parameters it is over; all of the objective by default.
+        limit: products at most; `reached` is False where they did not suffice (an indefinite
+            matrix whose trace is near zero, say).
+        rows: vectors of the Krylov space at most: what it may take of the memory.
+
+    Returns:
+        Value, standard error and products; `.interval()` is the 95 % interval.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        UnknownNameError: an unknown kind of curvature or parameter.
+        LossError: the loss is not twice differentiable.
+        NonFiniteError: the gradient or a product is not finite.
+
+    Source: see `lossatlas.algebra.probes.DeflatedProbes`.
+    """
+    check_positive("tolerance", tolerance)
+    _check_counts(limit=limit, rows=rows)
+    matrix = checked_product(curvature, objective, params=params, names=names)
+    lanczos = random_run(matrix, seed)
+    estimate, _ = deflated_trace(
+        matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
+    )
+    return estimate
+
+
+def frobenius_norm(
+    objective: Objective,
+    tolerance: float = 0.05,
+    *,
+    seed: int = 0,
+    curvature: str = "hessian",
+    params: Params | None = None,
+    names: str | Iterable[str] | None = None,
+    limit: int = 500,
+    rows: int = 50,
+) -> Estimate:
+    """The Frobenius norm: the root of the sum of squared eigenvalues.
+
+    Args:
+        objective: model, loss, batches.
+        tolerance: half-width of the 95 % interval, relative to the value.
+        seed: what the start and the probes are drawn from.
+        curvature: "hessian", "gauss_newton", "fisher" or "empirical_fisher".
+        params: where; the present weights by default.
+        names: names or patterns of the parameters it is over; all of the objective by default.
+        limit: products at most.
+        rows: vectors of the Krylov space.
+
+    Returns:
+        Value, standard error and products.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        UnknownNameError: an unknown kind of curvature or parameter.
+        LossError: the loss is not twice differentiable.
+        NonFiniteError: the gradient or a product is not finite.
+    """
+    check_positive("tolerance", tolerance)
+    _check_counts(limit=limit, rows=rows)
+    matrix = checked_product(curvature, objective, params=params, names=names)
+    lanczos = random_run(matrix, seed)
+    lanczos.extend(min(rows, limit, 20))
+    probes = DeflatedProbes(matrix.flat, lanczos, seed)
+    while True:
+        estimate = _norm_so_far(lanczos, probes, tolerance)
+        if estimate.reached or estimate.products >= limit:
+            return estimate
+        probes.draw(min(max(len(probes) // 2, 4), limit - estimate.products))
+
+
+def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> Estimate:
+    spent = lanczos.steps + len(probes)
+    last = lanczos.steps if lanczos.exhausted else max(lanczos.steps - 1, 0)
+    alpha, beta = lanczos.alpha[:last], lanczos.beta[:last]
+    # |H Q|^2: neighbours inside the space count twice, the coupling to the outside once.
+    inside = math.fsum(a * a for a in alpha) + math.fsum(2 * b * b for b in beta)
+    inside -= beta[-1] ** 2 if beta else 0.0
+    if lanczos.exhausted:
+        return Estimate(math.sqrt(inside), 0.0, spent)
+    outside = mean_of(probes.squares()[1])
+    square = inside + (outside.value if len(probes) else 0.0)
+    value = math.sqrt(max(square, 0.0))
+    if math.isnan(outside.stderr):
+        why = outside.why_no_error
+        return Estimate(value, math.nan, spent, outside.samples, False, why)
+    error = outside.stderr / (2 * value) if value else 0.0
+    half = (Estimate(value, error, samples=outside.samples).interval()[1]) - value
+    enough = len(probes) >= 8 and half <= tolerance * value
+    return Estimate(value, error, spent, outside.samples, enough)
+
+
+@part
+@kind("diagonal")
+@dataclass(frozen=True)
+class Diagonal(Stored):
+    """The diagonal of a curvature matrix.
+
+    Attributes:
+        value: name -> estimate, curvature units, shaped like the parameters.
+        stderr: name -> standard error of each entry.
+        relative_error: length of the error over length of the diagonal.
+        products: products spent.
+        reached: whether `relative_error` is within the tolerance.
+    """
+
+    value: dict[str, Tensor]
+    stderr: dict[str, Tensor]
+    relative_error: float
+    products: int
+    reached: bool
+
+
+def diagonal(
+    objective: Objective,
+    tolerance: float = 0.2,
+    *,
+    seed: int = 0,
+    curvature: str = "hessian",
+    params: Params | None = None,
+    names: str | Iterable[str] | None = None,
+    limit: int = 200,
+    rows: int = 20,
+) -> Diagonal:
+    """The diagonal, entry by entry: the part in a Krylov space exactly, the rest by probes.
+
+    Args:
+        objective: model, loss, batches.
+        tolerance: root mean square error of the entries, relative to their root mean square.
+        seed: what the start and the probes are drawn from.
+        curvature: "hessian", "gauss_newton", "fisher" or "empirical_fisher".
+        params: where; the present weights by default.
+        names: names or patterns of the parameters it is over; all of the objective by default.
+        limit: products at most.
+        rows: vectors of the Krylov space.
+
+    Returns:
+        Entries with standard errors.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        UnknownNameError: an unknown kind of curvature or parameter.
+        LossError: the loss is not twice differentiable.
+        NonFiniteError: the gradient or a product is not finite.
+
+    Source: Bekas, Kokiopoulou, Saad, Applied Numerical Mathematics 57 (2007).
+    """
+    check_positive("tolerance", tolerance)
+    _check_counts(limit=limit, rows=rows)
+    matrix = checked_product(curvature, objective, params=params, names=names)
+    lanczos = random_run(matrix, seed)
+    # The basis vector after the last product is left out: its own product is not known.
+    lanczos.extend(min(rows, limit))
+    inside = _diagonal_inside(lanczos)
+    mean, squares, count = torch.zeros_like(inside), torch.zeros_like(inside), 0
+    relative = 0.0 if lanczos.exhausted else math.inf
+    while relative > tolerance and lanczos.steps + count < limit:
+        sample = _diagonal_outside(matrix.flat, lanczos, derive_seed(seed, "probe", count))
+        count += 1
+        step = sample - mean
+        mean += step / count
+        squares += step * (sample - mean)
+        if count >= 4:
+            error = float((squares.sum() / (count * (count - 1))).sqrt())
+            relative = error / max(float((inside + mean).norm()), torch.finfo(mean.dtype).tiny)
+    stderr = (squares / max(count * (count - 1), 1)).sqrt()
+    if count < 2 and not lanczos.exhausted:
+        stderr = torch.full_like(stderr, math.nan)
+    return Diagonal(
+        matrix.unflatten(inside + mean),
+        matrix.unflatten(stderr),
+        relative,
+        lanczos.steps + count,
+        relative <= tolerance,
+    )
+
+
+def _diagonal_inside(lanczos: Lanczos) -> Tensor:
+    # diag(Q^T Q H), with H q_j from the recurrence instead of from products.
+    total = torch.zeros_like(lanczos.basis[0])
+    for j, alpha in enumerate(lanczos.alpha):
+        image = alpha * lanczos.basis[j]
+        if j:
+            image = image + lanczos.beta[j - 1] * lanczos.basis[j - 1]
+        if lanczos.beta[j]:
+            image = image + lanczos.beta[j] * lanczos.basis[j + 1]
+        total.addcmul_(lanczos.basis[j], image)
+    return total
+
+
+def _diagonal_outside(apply: Callable[[Tensor], Tensor], lanczos: Lanczos, seed: int) -> Tensor:
+    probe = rademacher(lanczos.size, seed, lanczos.basis[0])
+    image = apply(probe)
+    known = lanczos.basis.coefficients(image)[: lanczos.steps, None]
+    return probe * (image - lanczos.basis.combine(known)[0])
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        check_at_least(name, count, 1)
+
+
+def checked_product(curvature: str, objective: Objective, **options: Any) -> Product:
+    """The matrix of a kind that a user names.
+
+    Args:
+        curvature: one of `KINDS`.
+        objective: what is measured.
+        **options: passed on.
+
+    Returns:
+        The matrix as a function of a vector.
+
+    Raises:
+        UnknownNameError: an unknown kind or parameter.
+    """
+    check_one_of("curvature", curvature, KINDS)
+    return product_of(curvature, objective, **options)
+
+
+def random_run(matrix: Product, seed: int) -> Lanczos:
+    """A Krylov space from a random start.
+
+    Args:
+        matrix: what it is of.
+        seed: what the start is drawn from.
+
+    Returns:
+        The space, with no product taken yet.
+    """
+    drawn = generator(seed, "start", device=matrix.device)
+    start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
+    return Lanczos(matrix.flat, start, drawn)

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from lossatlas.algebra.basis import ROWS
+from lossatlas.algebra.extremes import converge
+from lossatlas.algebra.krylov import Lanczos, krylov_bytes
+from lossatlas.errors import NonFiniteError
+from lossatlas.rng import generator
+
+
+def rotated(values, seed=0, dtype=torch.float64):
+    """A symmetric matrix with given eigenvalues."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    drawn = generator(seed, "rotation")
+    square = torch.randn(len(values), len(values), generator=drawn, dtype=torch.float64)
+    q = torch.linalg.qr(square)[0]
+    return (q @ torch.diag(values) @ q.T).to(dtype)
+
+
+def run(matrix, seed=0, **options):
+    drawn = generator(seed, "start")
+    start = torch.randn(len(matrix), generator=drawn, dtype=matrix.dtype)
+    return Lanczos(lambda v: matrix @ v, start, drawn, **options)
+
+
+@st.composite
+def spectra(draw):
+    # Whole numbers, so that eigenvalues repeat, are zero, and clash at the cut.
+    return draw(st.lists(st.integers(-5, 5), min_size=1, max_size=14))
+
+
+@given(spectra(), st.integers(0, 3), st.integers(0, 3))
+def test_both_ends_are_found_with_their_multiplicity(values, top, bottom):
+    top, bottom = max(min(top, len(values)), 1), min(bottom, len(values))
+    lanczos = run(rotated(values))
+    ritz, reached = converge(lanczos, top=top, bottom=bottom, tolerance=1e-12, limit=100)
+    ends = np.sort(values)
+    assert reached
+    np.testing.assert_allclose(ritz.values[::-1][:top], ends[::-1][:top], atol=1e-5)
+    np.testing.assert_allclose(ritz.values[:bottom], ends[:bottom], atol=1e-5)
+
+
+@given(spectra(), st.integers(1, 20))
+def test_basis_is_orthonormal_and_t_is_the_matrix_in_it(values, steps):
+    matrix = rotated(values)
+    lanczos = run(matrix)
+    lanczos.extend(steps)
+    q = torch.stack([lanczos.basis[i] for i in range(lanczos.steps)])
+    beta = torch.tensor(lanczos.beta[:-1], dtype=torch.float64)
+    t = torch.diag(torch.tensor(lanczos.alpha, dtype=torch.float64))
+    t = t + torch.diag(beta, 1) + torch.diag(beta, -1)
+    assert lanczos.steps == min(steps, len(values))
+    assert_close(q @ q.T, torch.eye(len(q), dtype=torch.float64), atol=1e-12, rtol=0)
+    assert_close(q @ matrix @ q.T, t, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [5, 12, 30])
+def test_every_bound_holds(dtype, steps):
+    values = np.concatenate([[9.0, 7.0, 6.5, 4.0, -3.0], np.linspace(-1, 1, 115)])
+    lanczos = run(rotated(values, dtype=dtype))
+    lanczos.extend(steps)
+    ritz = lanczos.ritz()
+    ends = np.sort(values)
+    for place in (-1, -2, -3, 0):
+        assert abs(ritz.values[place] - ends[place]) <= ritz.bounds[place] or steps == 5
+    nearest = np.abs(ritz.values[:, None] - values).min(1)
+    slack = 1e-5 if dtype == torch.float32 else 1e-12
+    assert np.all(nearest <= ritz.residuals + slack)
+
+
+def test_partial_orthogonalisation_gives_the_same_spectrum():
+    # Float32 and outliers: without care, copies of the outliers would appear.
+    values = np.concatenate([[50.0, 30.0, 20.0], np.linspace(-1, 1, 397)])
+    matrix = rotated(values, dtype=torch.float32)
+    full, part = run(matrix), run(matrix, partial=True)
+    full.extend(80)
+    part.extend(80)
+    np.testing.assert_allclose(part.ritz().values[-3:], full.ritz().values[-3:], rtol=1e-5)
+    moments = [
+        (r.weights @ r.values, r.weights @ r.values**2) for r in (full.ritz(), part.ritz())
+    ]
+    np.testing.assert_allclose(*moments, rtol=1e-4)
+
+
+def test_weights_are_those_of_gauss_quadrature():
+    matrix = rotated(np.linspace(-1, 2, 40))
+    lanczos = run(matrix)
+    start = lanczos.basis[0].clone()
+    lanczos.extend(6)
+    ritz = lanczos.ritz()
+    power = start
+    for degree in range(2 * 6):
+        want = float(start @ power)
+        assert np.isclose(ritz.weights @ ritz.values**degree, want, rtol=1e-10, atol=1e-12)
+        power = matrix @ power
+
+
+def test_combined_vectors_are_eigenvectors():
+    matrix = rotated(np.arange(30.0) ** 2)
+    lanczos = run(matrix)
+    ritz, _ = converge(lanczos, top=2, bottom=0, tolerance=1e-10, limit=30)
+    rows = lanczos.basis.combine(ritz.vectors[:, ::-1][:, :2])
+    assert_close(
+        matrix @ rows.T, rows.T * torch.tensor([841.0, 784.0]).double(), atol=1e-2, rtol=0
+    )
+    assert_close(rows @ rows.T, torch.eye(2, dtype=torch.float64), atol=1e-10, rtol=0)
+
+
+def test_a_limit_that_does_not_suffice_is_said():
+    lanczos = run(rotated(np.linspace(0, 1, 60)))
+    ritz, reached = converge(lanczos, top=3, bottom=0, tolerance=1e-6, limit=8)
+    assert not reached
+    assert lanczos.steps == 8
+    assert ritz.bounds[-1] > 1e-6
+
+
+def test_the_same_seed_gives_the_same_bits():
+    matrix = rotated([3, 3, 1, 1, 0, 0, 0])
+    first, second = run(matrix, seed=4), run(matrix, seed=4)
+    first.extend(7)
+    second.extend(3)
+    second.extend(4)
+    assert first.alpha == second.alpha
+    assert torch.equal(first.basis[6], second.basis[6])
+
+
+def test_products_that_are_not_finite_are_named():
+    lanczos = Lanczos(lambda v: v * float("nan"), torch.ones(3), generator(0))
+    with pytest.raises(NonFiniteError, match="product 1 "):
+        lanczos.extend()
+
+
+def test_memory_is_one_basis_and_two_vectors():
+    assert krylov_bytes(1000, 2 * ROWS - 1, torch.float32) == (2 * ROWS + 2) * 1000 * 4
+    assert krylov_bytes(3, 100, torch.float64) == (4 + 2) * 3 * 8
+    lanczos = run(rotated(np.arange(50.0)))
+    lanczos.extend(ROWS - 1)
+    held = sum(panel.untyped_storage().nbytes() for panel in lanczos.basis.panels())
+    assert held + 2 * 50 * 8 == krylov_bytes(50, ROWS - 1, torch.float64)
