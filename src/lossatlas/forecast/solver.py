@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 STEPS = 300  # of the damped iteration, an upper bound
 WIDTH = 1e-3  # of a log residual: the unit of the objective where the loss is least squares
-SIFT = 8  # starts that are worth a taste
+SIFT = 6  # starts that are worth a taste
 TASTE = 12  # iterations given to each of them before the best ones go on
 
 
