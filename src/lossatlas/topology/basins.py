@@ -48,19 +48,59 @@ def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
         The reduction. Ties are broken by flat index, the lower index first.
     """
     flat = values.ravel()
-    order = np.argsort(flat, kind="stable")
+    order = value_order(flat)
     rank = np.empty(flat.size, dtype=np.int64)
     rank[order] = np.arange(flat.size)
     grid = rank.reshape(values.shape)
     lowest = np.where(finite, _lowest_neighbour(grid, connectivity), grid)
     labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
     u, v = _passes(labels.reshape(values.shape), connectivity)
-    swap = rank[u] > rank[v]
-    low, high = np.where(swap, v, u), np.where(swap, u, v)
-    ascending = np.argsort(rank[high], kind="stable")
-    ends = np.stack([low[ascending], high[ascending]], axis=1)
-    first, second = labels[ends[:, 0]], labels[ends[:, 1]]
-    return Basins(labels, minima, first, second, ends, flat[ends[:, 1]])
+    low = np.where(rank[u] > rank[v], v, u)
+    high = u + v - low
+    order = lowest_passes(minima.size, labels[low], labels[high], rank[high])
+    low, high = low[order], high[order]
+    ends = np.stack([low, high], axis=1)
+    return Basins(labels, minima, labels[low], labels[high], ends, flat[high])
+
+
+def value_order(values: Floats) -> Ints:
+    """Indices from the lowest value up, equal ones by index.
+
+    Args:
+        values: numbers, +inf at the walls, whose order among themselves is free.
+
+    Returns:
+        The order.
+    """
+    order = np.argsort(values)
+    ascending = values[order]
+    # The fast sort is not stable; it does where all finite values differ.
+    if ((ascending[1:] == ascending[:-1]) & (ascending[1:] < np.inf)).any():
+        order = np.argsort(values, kind="stable")
+    return order
+
+
+def lowest_passes(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
+    """Put passes in the order in which they open, and leave out what cannot matter.
+
+    Args:
+        count: number of basins.
+        first: basin on one side of each pass.
+        second: basin on the other side.
+        opening: when each pass opens, a whole number that is not negative; equal ones open
+            by position.
+
+    Returns:
+        Positions of the passes, in order. With few basins only the lowest of each pair.
+    """
+    # Keys made distinct may be sorted by the fast, unstable way.
+    keys = opening * opening.size + np.arange(opening.size)
+    if count * count > 4 * keys.size:
+        return np.asarray(np.argsort(keys))
+    lowest = np.full(count * count, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, np.minimum(first, second) * count + np.maximum(first, second), keys)
+    found = np.sort(lowest[lowest < np.iinfo(np.int64).max])
+    return np.asarray(found % keys.size)
 
 
 def _lowest_neighbour(rank: Ints, connectivity: str) -> Ints:

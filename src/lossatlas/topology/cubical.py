@@ -99,8 +99,9 @@ def _complement(values: Floats) -> Floats:
 
 def _turned(bars: Floats) -> Floats:
     # Bars of the complement read as bars of the field; the outside itself is none.
-    turned = -bars[:, ::-1]
-    return _longer_than_zero(turned[turned[:, 0] > -np.inf])
+    births, deaths = -bars[:, 1], -bars[:, 0]
+    kept = (births > -np.inf) & (deaths > births)
+    return np.stack([births[kept], deaths[kept]], axis=1)
 
 
 def _solid_bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[int, Floats]:

@@ -139,16 +139,14 @@ def make_diagram(
     Returns:
         The diagram: degrees ascending, in each the longest bar first, then the earliest.
     """
-    bars = np.concatenate([np.empty((0, 2)), *parts.values()])
-    degrees = np.repeat(list(parts), [len(part) for part in parts.values()]).astype(np.int64)
-    births, deaths = bars.T
-    order = np.lexsort((births, births - deaths, degrees))
-    births, deaths = births[order], deaths[order]
+    ordered = {k: parts[k][_longest_first(parts[k])] for k in sorted(parts)}
+    births, deaths = np.concatenate([np.empty((0, 2)), *ordered.values()]).T
+    degrees = np.repeat(list(ordered), [len(part) for part in ordered.values()])
     certain = deaths - births > threshold
     return Diagram(
         births,
         deaths,
-        degrees[order],
+        degrees.astype(np.int64),
         certain,
         threshold,
         connectivity,
@@ -156,3 +154,13 @@ def make_diagram(
         *span,
         superlevel,
     )
+
+
+def _longest_first(bars: Floats) -> Ints:
+    lengths = bars[:, 0] - bars[:, 1]
+    order = np.argsort(lengths)
+    ascending = lengths[order]
+    # Equal lengths are rare, and only they need the slower sort by two keys.
+    if (ascending[1:] == ascending[:-1]).any():
+        order = np.lexsort((bars[:, 0], lengths))
+    return order

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.topology.basins import Basins, descend
+from lossatlas.topology.basins import Basins, descend, lowest_passes, value_order
 from lossatlas.topology.field import Floats, Ints
 
 
@@ -39,9 +39,9 @@ class Graph:
     @property
     def range(self) -> tuple[float, float]:
         """The least value and the greatest finite level of a vertex or an edge."""
-        levels = np.concatenate([self.values, self.heights])
-        levels = levels[np.isfinite(levels)]
-        return float(levels.min()), float(levels.max())
+        values = self.values[np.isfinite(self.values)]
+        top = self.heights.max(initial=-np.inf, where=self.heights < np.inf)
+        return float(values.min()), float(max(values.max(), top))
 
 
 def graph(
@@ -79,7 +79,7 @@ def graph(
     ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
     _check_vertices(levels, ends)
     levels = np.where(np.isfinite(levels), levels, np.inf)
-    floor = levels[ends].max(axis=1, initial=-np.inf)
+    floor = np.maximum(levels[ends[:, 0]], levels[ends[:, 1]])
     if heights is None:
         return Graph(levels, ends, floor, error=error)
     tops = np.asarray(heights, dtype=np.float64)
@@ -88,13 +88,15 @@ def graph(
             f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
         )
     kept = np.isfinite(tops)
-    below = int(np.count_nonzero(kept & np.isfinite(floor) & (tops < floor)))
+    if not kept.all():
+        ends, tops, floor = ends[kept], tops[kept], floor[kept]
+    below = int(np.count_nonzero((tops < floor) & (floor < np.inf)))
     if below:
         raise ArgumentError(
             f"`heights` must be at least the values of both ends; got {below} edges below "
             "them; pass the maximum of the loss along each path, its ends included."
         )
-    return Graph(levels, ends[kept], np.maximum(tops, floor)[kept], error=error)
+    return Graph(levels, ends, np.maximum(tops, floor), error=error)
 
 
 def _check_vertices(values: Floats, edges: Ints) -> None:
@@ -167,20 +169,28 @@ def graph_basins(source: Graph) -> Basins:
         The reduction. Ties are broken by vertex number, then by the order of the edges.
     """
     finite = np.isfinite(source.values)
-    order = np.argsort(source.values, kind="stable")
+    order = value_order(source.values)
     rank = np.empty(order.size, dtype=np.int64)
     rank[order] = np.arange(order.size)
-    kept = np.flatnonzero(finite[source.edges].all(axis=1))
-    ends, heights = source.edges[kept], source.heights[kept]
-    swap = rank[ends[:, 0]] > rank[ends[:, 1]]
-    low, high = np.where(swap, ends[:, ::-1].T, ends.T)
+    u, v = np.ascontiguousarray(source.edges.T)
+    numbers = np.flatnonzero(finite[u] & finite[v])
+    if numbers.size < u.size:
+        u, v = u[numbers], v[numbers]
+    low = np.where(rank[u] > rank[v], v, u)
+    high = u + v - low
+    # An edge above both its ends opens after every vertex of its level.
+    star = source.heights[numbers] == source.values[high]
     lowest = rank.copy()
-    level = heights == source.values[high]
-    np.minimum.at(lowest, high[level], rank[low[level]])
+    np.minimum.at(lowest, high[star], rank[low[star]])
     labels, minima = descend(order[lowest], order, finite)
-    # Lower stars open in the order of their vertices: equal levels need it spelt out.
-    opening = np.lexsort((kept, np.where(level, rank[high], order.size), heights))
-    opening = opening[labels[low[opening]] != labels[high[opening]]]
-    passes = np.stack([low[opening], high[opening]], axis=1)
-    first, second = labels[passes].T
-    return Basins(labels, minima, first, second, passes, heights[opening], kept[opening])
+    first, second = labels[low], labels[high]
+    passes = np.flatnonzero(first != second)
+    opening = np.where(star, rank[high], order.size)[passes]
+    if star[passes].all():
+        passes = passes[lowest_passes(minima.size, first[passes], second[passes], opening)]
+    else:
+        passes = passes[np.lexsort((opening, source.heights[numbers[passes]]))]
+    low, high, numbers = low[passes], high[passes], numbers[passes]
+    ends = np.stack([low, high], axis=1)
+    heights = source.heights[numbers]
+    return Basins(labels, minima, labels[low], labels[high], ends, heights, numbers)
