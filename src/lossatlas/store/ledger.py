@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import ResumeError
 
 _MAGIC = b"SQLite format 3\0"
+_FOREIGN = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_SCHEMA"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk
@@ -41,6 +42,15 @@ def _check_ours(path: Path) -> None:
         )
 
 
+def _reason(path: Path, error: Exception) -> str:
+    if getattr(error, "sqlite_errorname", "") in _FOREIGN:
+        return f"'{path}' is not a resume file ({error}); name another file or remove it."
+    return (
+        f"'{path}' cannot be written ({error}); free some space or name another file, and "
+        "start again: finished chunks are kept."
+    )
+
+
 class Ledger:
     """Finished chunks of one run, each an array of float64, keyed by name.
 
@@ -67,9 +77,7 @@ class Ledger:
         except ResumeError:
             raise
         except (sqlite3.Error, OSError) as error:
-            raise ResumeError(
-                f"'{path}' is not a resume file ({error}); name another file or remove it."
-            ) from None
+            raise ResumeError(_reason(self.path, error)) from None
 
     def _claim(self, run: dict[str, str]) -> None:
         found = dict(self._base.execute("SELECT key, value FROM run"))
@@ -124,10 +132,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?)", (name, *values.shape, blob)
             )
         except sqlite3.Error as error:
-            raise ResumeError(
-                f"'{self.path}' cannot be written ({error}); free some space and start again "
-                "with the same resume file: finished chunks are kept."
-            ) from None
+            raise ResumeError(_reason(self.path, error)) from None
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0])
