@@ -1,3 +1,7 @@
+from .curves import plot_curves as plot_curves
+from .curves import plot_prediction as plot_prediction
+from .curves import plot_residuals as plot_residuals
+from .curves import plot_schedule as plot_schedule
 from .diagrams import plot_barcode as plot_barcode
 from .diagrams import plot_betti as plot_betti
 from .diagrams import plot_persistence as plot_persistence

@@ -191,7 +191,7 @@ def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -
         "aspectratio": dict(zip("xyz", ratio, strict=True)),
         "camera": {
             "eye": {"x": 1.0, "y": -1.15, "z": 1.02},
-            "center": {"x": 0.0, "y": 0.0, "z": -0.1},
+            "center": {"x": 0.0, "y": 0.0, "z": -0.17},
         },
     }
 

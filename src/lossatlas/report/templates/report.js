@@ -15,9 +15,9 @@
     const place = document.getElementById(data.dataset.for);
     const figure = JSON.parse(data.textContent);
     const scene = figure.layout.scene;
-    if (scene && place.clientWidth < 640) {
+    if (scene && place.clientWidth < 760) {
       // A narrow page needs more distance to hold the same width.
-      const distance = Math.min(640 / place.clientWidth, 1.9);
+      const distance = Math.min(760 / place.clientWidth, 1.9);
       for (const side of ["x", "y", "z"]) scene.camera.eye[side] *= distance;
     }
     return Plotly.newPlot(place, figure.data, figure.layout, config);
