@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def read_trainer_state(
     rows = [entry for entry in log if loss in entry and "step" in entry]
     if not rows:
         known = sorted({key for entry in log for key in entry})
-        raise UnknownNameError(f"'{place}' logged no '{loss}'{nearest(loss, known)}.")
+        raise UnknownNameError(f"'{place}' logged no '{loss}'{_hint(loss, known)}.")
     rated = [entry for entry in log if "learning_rate" in entry]
     step = np.array([entry["step"] for entry in rows], dtype=np.float64)
     rates = None
@@ -222,8 +222,7 @@ def _column(
 ) -> Floats:
     if name not in header:
         raise UnknownNameError(
-            f"'{path}' has no column '{name}'{nearest(name, header)}; "
-            f"it has {', '.join(header)}."
+            f"'{path}' has no column '{name}'{_hint(name, header)}; it has {', '.join(header)}."
         )
     at = list(header).index(name)
     values = np.empty(len(rows))
@@ -238,6 +237,13 @@ def _column(
     return values
 
 
+# The nearest name, or one that holds what came: "loss" is far from "train/loss" in letters.
+def _hint(name: str, known: Iterable[str]) -> str:
+    found = nearest(name, known)
+    holding = next((k for k in known if name.lower() in k.lower()), None)
+    return found or (f" (did you mean '{holding}'?)" if holding else "")
+
+
 def _runs(path: str | Path, header: Sequence[str], metric: str) -> dict[str, str]:
     plain = [c for c in header if not c.endswith(("__MIN", "__MAX"))]
     found = {
@@ -246,7 +252,7 @@ def _runs(path: str | Path, header: Sequence[str], metric: str) -> dict[str, str
     if not found:
         known = {c.rpartition(" - ")[2] for c in plain}
         raise UnknownNameError(
-            f"'{path}' has no column of '{metric}'{nearest(metric, known)}; "
+            f"'{path}' has no column of '{metric}'{_hint(metric, known)}; "
             f"it has {', '.join(sorted(known))}."
         )
     return found

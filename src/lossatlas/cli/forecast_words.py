@@ -1,0 +1,140 @@
+"""Fits, forecasts and schedules as `--json` and as tables."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
+from lossatlas.forecast.optimise import Shape
+
+Table = list[tuple[str, str, str]]
+
+
+def fit_summary(fit: Fit, out: Path) -> dict[str, Any]:
+    """What `--json` prints of a fit.
+
+    Args:
+        fit: the fit.
+        out: the folder of its files.
+
+    Returns:
+        Plain values.
+    """
+    return {
+        "law": fit.law.name,
+        "settings": fit.law.settings(),
+        "parameters": fit.parameters,
+        "objective": fit.objective,
+        "r2": fit.r2,
+        "mae": fit.mae,
+        "error": {"left_out": fit.errors.scale, "doubled_horizon": fit.errors.doubling,
+                  "groups": fit.errors.groups, "reason": fit.errors.reason},
+        "curves": [asdict(row) for row in fit.scores],
+        "left_out": [asdict(row) for row in fit.left_out],
+        "alternatives": [asdict(row) for row in fit.alternatives],
+        "warnings": list(fit.warnings),
+        "fit": str(out / "fit.nc"),
+        "report": str(out / "report.html"),
+    }  # fmt: skip
+
+
+def fit_table(fit: Fit, out: Path) -> Table:
+    """What a person is shown of a fit.
+
+    Args:
+        fit: the fit.
+        out: the folder of its files.
+
+    Returns:
+        (name, value, remark) each.
+    """
+    errors = fit.errors
+    unseen = errors.reason or f"{errors.groups} groups left out, one after the other"
+    rows = [(name, f"{value:.6g}", "") for name, value in fit.parameters.items()]
+    rows += [
+        ("R2", f"{fit.r2:.5f}", f"on the {len(fit.scores)} fitted curves"),
+        ("mean absolute error", f"{fit.mae:.5f}", "on the fitted curves"),
+        ("error on unseen curves", f"{errors.scale:.3%}", unseen),
+        ("error of a doubled horizon", f"{errors.doubling:.3%}", "fit to the first half"),
+    ]
+    rows += [("warning", line, "") for line in fit.warnings]
+    return [*rows, ("report", str(out / "report.html"), "")]
+
+
+def left_out_table(fit: Fit) -> Table:
+    """The curves, each forecast by a fit to the others.
+
+    Args:
+        fit: the fit.
+
+    Returns:
+        (curve, final error, horizon) each.
+    """
+    return [
+        (row.name, f"{row.final:+.3%} at the end", f"{row.rms:.3%} along the curve")
+        for row in fit.left_out
+    ]
+
+
+def prediction_summary(told: Prediction, truth: Curve | None) -> tuple[dict[str, Any], Table]:
+    """A forecast.
+
+    Args:
+        told: the forecast.
+        truth: the run itself, or None.
+
+    Returns:
+        What `--json` prints, and what a person is shown.
+    """
+    loss, lower, upper = told.final
+    data = {
+        "step": told.step.tolist(), "loss": told.loss.tolist(), "lower": told.lower.tolist(),
+        "upper": told.upper.tolist(), "level": told.level, "horizon": told.horizon,
+        "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": told.reason,
+        "warnings": list(told.warnings),
+    }  # fmt: skip
+    band = told.reason or f"{told.level:.0%} interval {lower:.4f} to {upper:.4f}"
+    rows = [("final loss", f"{loss:.4f}", band)]
+    if truth is not None:
+        measured = float(truth.loss[-1])
+        data["measured"] = measured
+        off = f"the forecast is {np.log(loss / measured):+.2%} off"
+        rows.append(("measured", f"{measured:.4f}", off))
+    return data, rows + [("warning", line, "") for line in told.warnings]
+
+
+def plan_summary(plan: SchedulePlan) -> dict[str, Any]:
+    """What `--json` prints of a plan.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Plain values.
+    """
+    return {
+        "free_loss": plan.free_loss,
+        "cooldown": {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss},
+        "error": plan.error,
+        "verdict": plan.verdict,
+        "table": [asdict(row) for row in plan.table],
+        "warnings": list(plan.warnings),
+        "rates": plan.wsd.tolist(),
+    }
+
+
+def verdict(row: Shape) -> str:
+    """What to think of a row of the table of schedules.
+
+    Args:
+        row: the row.
+
+    Returns:
+        A few words.
+    """
+    if row.behind == 0:
+        return "the best"
+    words = {True: "worse", False: "indistinguishable", None: "the law's error is not known"}
+    return f"+{row.behind:.4f}, {words[row.distinguishable]}"

@@ -1,0 +1,133 @@
+"""The forecast commands on files."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lossatlas import forecast
+from lossatlas.cli.forecast import app
+from lossatlas.errors import AtlasError
+from reference.forecast_cases import TRUTH, made_up, small_schedules
+
+LAW = forecast.MultiPowerLaw()
+RATES = small_schedules()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    for i, name in enumerate(("constant", "cosine", "two-step", "linear")):
+        curve = made_up(LAW, TRUTH, RATES[name], name, 1e-3, i, every=25)
+        with (place / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "train_loss", "lr"])
+            rows = zip(curve.step, curve.loss, curve.rates[curve.step - 1], strict=True)
+            writer.writerows([int(s), float(v), float(r)] for s, v, r in rows)
+    call("fit", *files(place), *COLUMN, "--out", place / "out", "--quiet")
+    return place
+
+
+COLUMN = ("--column", "loss=train_loss", "--warmup", 100)
+
+
+def files(place):
+    return [place / f"{name}.csv" for name in ("constant", "cosine", "two-step")]
+
+
+def call(*arguments):
+    done = CliRunner().invoke(app, [str(part) for part in arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_fit_writes_results_pictures_and_a_page(folder):
+    printed = call("fit", *files(folder), *COLUMN, "--out", folder / "out", "--json", "--quiet")
+    told = json.loads(printed)
+    assert told["law"] == "MultiPowerLaw"
+    assert set(told["parameters"]) == set(LAW.parameters)
+    assert len(told["left_out"]) == 3
+    assert any("interpolated" in line for line in told["warnings"])
+    for name in ("fit.nc", "curves.png", "residuals.png", "report.html"):
+        assert (folder / "out" / name).stat().st_size > 1000
+    page = (folder / "out" / "report.html").read_text()
+    assert "two-step" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_table_for_people(folder):
+    printed = call(
+        "fit", *files(folder), *COLUMN, "--out", folder / "out", "--law", "linear-lr"
+    )
+    assert "LinearLRLaw" in printed
+    assert "error on unseen curves" in printed
+    call("fit", *files(folder), *COLUMN, "--out", folder / "out", "--quiet")
+
+
+def test_predict_a_shape_and_a_measured_run(folder):
+    shape = ["--shape", "linear", "--steps", 2000, "--peak", 1e-3, "--decay", 0.3]
+    shape += ["--end", 5e-5, "--warmup", 100]
+    told = json.loads(call("predict", folder / "out", *shape, "--json", "--out", folder / "p"))
+    truth = made_up(LAW, TRUTH, RATES["linear"], "linear").loss[-1]
+    assert told["final"]["lower"] < truth < told["final"]["upper"]
+    with (folder / "p" / "forecast.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) == told["final"]["loss"]
+    assert (folder / "p" / "forecast.png").exists()
+    run = ["--run", folder / "linear.csv", *COLUMN]
+    told = json.loads(call("predict", folder / "out" / "fit.nc", *run, "--json"))
+    assert told["measured"] == pytest.approx(truth, rel=5e-3)
+    np.save(folder / "rates.npy", RATES["linear"])
+    again = json.loads(
+        call("predict", folder / "out", "--rates", folder / "rates.npy", "--json")
+    )
+    assert again["final"]["loss"] == pytest.approx(told["final"]["loss"], rel=2e-3)
+
+
+def test_schedule_writes_rates_that_predict_reads(folder):
+    asked = ["schedule", folder / "out", "--steps", 2000, "--peak", 1e-3, "--warmup", 100]
+    told = json.loads(call(*asked, "--json", "--quiet", "--out", folder / "s"))
+    assert told["free_loss"] <= told["cooldown"]["loss"]
+    assert "indistinguishable" in told["verdict"]
+    again = call("predict", folder / "out", "--rates", folder / "s" / "schedule.csv", "--json")
+    assert json.loads(again)["final"]["loss"] == pytest.approx(
+        told["cooldown"]["loss"], abs=1e-4
+    )
+    assert "the best" in call(*asked)
+
+
+def test_compare_keeps_the_best(folder):
+    laws = ["--law", "power", "--law", "annealing(decay=0.99)", "--law", "multi-power"]
+    printed = call("compare", *files(folder), *COLUMN, *laws, "--json", "--out", folder / "c")
+    told = json.loads(printed)
+    assert [row["law"].split("(")[0] for row in told["alternatives"]][-1] == "PowerLaw"
+    assert Path(told["fit"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "constant.csv"], "did you mean 'train_loss'"),
+        (["fit", "none.csv"], "cannot be read"),
+        (["fit", "constant.csv", *COLUMN, "--law", "multipower"], "did you mean 'multi-power'"),
+        (
+            ["fit", "constant.csv", *COLUMN, "--law", "annealing(dekay=1)"],
+            "did you mean 'decay'",
+        ),
+        (["fit", "constant.csv", "--column", "loss"], "must look like"),
+        (["fit", "constant.csv", "--column", "los=x"], "did you mean 'loss'"),
+        (["fit", "constant.csv", *COLUMN, "--fixed", "L0=x"], "'x' is not a number"),
+        (["predict", "out"], "`schedule` must be a curve or the rates"),
+        (["predict", "out", "--shape", "linear"], "are needed together"),
+        (["predict", "constant.csv"], "not netCDF|was not written"),
+        (["schedule", "out", "--steps", 1, "--peak", 1], "`steps`"),
+    ],
+)
+def test_mistakes_are_named(folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(AtlasError, match=message):
+        call(*arguments)
