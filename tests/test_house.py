@@ -11,12 +11,14 @@ SOURCE = Path(lossatlas.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = {
     "AtlasError",
+    "Comparison",
     "Diagram",
     "Landscape",
     "MergeTree",
     "Objective",
     "Survey",
     "accuracy",
+    "compare",
     "load",
     "map_plane",
     "merge_tree",

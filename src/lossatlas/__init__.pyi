@@ -13,7 +13,9 @@ from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .report import write_report as write_report
 from .store import load as load
+from .surveys import Comparison as Comparison
 from .surveys import Survey as Survey
+from .surveys import compare as compare
 from .surveys import survey as survey
 from .topology import Diagram as Diagram
 from .topology import MergeTree as MergeTree

@@ -128,6 +128,7 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
 def random_plane(
     objective: Objective,
     *,
+    origin: Params | None = None,
     seed: int = 0,
     dimension: int = 2,
     normalisation: str = "filter",
@@ -136,7 +137,9 @@ def random_plane(
     """A random line, plane or box through the present weights.
 
     Args:
-        objective: whose parameters; they are the origin, read live and not copied.
+        objective: whose parameters move.
+        origin: another point to start from; by default the present weights, read live and
+            not copied. The directions are scaled to its filters.
         seed: any whole number; the same seed gives the same directions.
         dimension: 1, 2 or 3.
         normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
@@ -147,6 +150,7 @@ def random_plane(
 
     Raises:
         ArgumentError: a dimension other than 1 to 3, or nothing would move.
+        StructureError: the origin is a point of another model.
         UnknownNameError: an unknown normalisation.
 
     Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
@@ -154,7 +158,8 @@ def random_plane(
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
-    weights = objective.params
+    weights = objective.params if origin is None else origin
+    check_same_structure(origin=weights, objective=objective.params)
     directions = tuple(
         RandomDirection(weights, seed, axis, normalisation, biases=biases)
         for axis in range(dimension)

@@ -6,14 +6,16 @@ Nothing here is a pickle: a file from a stranger can be opened.
 from lossatlas.store.files import make_folder, writing
 from lossatlas.store.ledger import Ledger, remove_ledger
 from lossatlas.store.provenance import Provenance
-from lossatlas.store.results import kind, load, save
+from lossatlas.store.results import below, kind, load, nested, save
 
 __all__ = [
     "Ledger",
     "Provenance",
+    "below",
     "kind",
     "load",
     "make_folder",
+    "nested",
     "remove_ledger",
     "save",
     "writing",

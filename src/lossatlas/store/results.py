@@ -108,6 +108,34 @@ def load(path: str | Path) -> Any:
         ) from None
 
 
+def nested(parts: Mapping[str, Tree]) -> dict[str, xr.Dataset]:
+    """The groups of several results, each below its name; for results made of results.
+
+    Args:
+        parts: name -> what its `to_tree` gave.
+
+    Returns:
+        "name/group" -> Dataset.
+    """
+    return {
+        f"{part}/{name}": data for part, tree in parts.items() for name, data in tree.items()
+    }
+
+
+def below(tree: Tree, part: str) -> dict[str, xr.Dataset]:
+    """The groups of one part of what `nested` made.
+
+    Args:
+        tree: "name/group" -> Dataset.
+        part: the name.
+
+    Returns:
+        group -> Dataset, as that part's `from_tree` takes it.
+    """
+    prefix = f"{part}/"
+    return {n.removeprefix(prefix): data for n, data in tree.items() if n.startswith(prefix)}
+
+
 def _read(source: Path) -> tuple[dict[str, Any], dict[str, xr.Dataset]]:
     try:
         with contextlib.closing(xr.open_datatree(source, engine="h5netcdf")) as tree:

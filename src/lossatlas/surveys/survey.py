@@ -88,10 +88,7 @@ class Survey:
             }
         )
         parts = {part: getattr(self, part).to_tree() for part in _PARTS}
-        nested = {
-            f"{p}/{group}": data for p, tree in parts.items() for group, data in tree.items()
-        }
-        return {"survey": head} | own | nested
+        return {"survey": head} | own | store.nested(parts)
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Survey":
@@ -109,7 +106,7 @@ class Survey:
             for name, data in tree.items()
             if name.startswith("number/")
         }
-        parts = {part: kind.from_tree(_below(tree, part)) for part, kind in _PARTS.items()}
+        parts = {part: kind.from_tree(store.below(tree, part)) for part, kind in _PARTS.items()}
         notes = head["notes"]
         return cls(
             title=str(head["title"]),
@@ -243,8 +240,3 @@ def _evaluation(data: xr.Dataset) -> Evaluation:
     return Evaluation(
         float(found["value"]), float(found["stderr"]), int(found["count"]), str(found["unit"])
     )
-
-
-def _below(tree: Mapping[str, xr.Dataset], part: str) -> dict[str, xr.Dataset]:
-    prefix = f"{part}/"
-    return {n.removeprefix(prefix): data for n, data in tree.items() if n.startswith(prefix)}

@@ -1,0 +1,200 @@
+"""Comparison: two checkpoints of one model, mapped along the same directions."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from lossatlas import store
+from lossatlas.algebra.params import Params
+from lossatlas.landscape.checkpoints import plane_through
+from lossatlas.landscape.landscape import Landscape
+from lossatlas.landscape.mapping import map_plane
+from lossatlas.landscape.plane import random_plane
+from lossatlas.landscape.points import Progress
+from lossatlas.landscape.span import Span, suggest_span
+from lossatlas.objective import Objective
+from lossatlas.store import Provenance
+from lossatlas.topology import Diagram, persistence
+from lossatlas.topology.distances import bottleneck, wasserstein
+from lossatlas.topology.induced import match_basins
+
+
+@store.kind("comparison")
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two checkpoints side by side.
+
+    Attributes:
+        first: the map around the first checkpoint.
+        second: the map around the second, along the same directions.
+        line: the loss on the straight line from the first (0) to the second (1).
+        diagrams: persistence of the two maps.
+        barrier: how far the line rises above the straight line between its two ends, at most;
+            0 where it never does (a linear mode connection).
+        barrier_stderr: sampling error of the barrier, taking the three losses it comes from
+            as independent: an upper bound where examples are shared.
+        bottleneck: bottleneck distance of the basins of the two maps, in units of the loss;
+            the deepest basins, which never end, are compared by their depths.
+        wasserstein: 1-Wasserstein distance of the same, ground norm infinity.
+        pairs: (pairs, 2) numbers of minima of the two merge trees that are one basin.
+        gone: minima of the first map without a partner in the second.
+        new: minima of the second map without a partner in the first.
+        seconds: wall time.
+        provenance: seed, settings, fingerprints, versions.
+    """
+
+    first: Landscape
+    second: Landscape
+    line: Landscape
+    diagrams: tuple[Diagram, Diagram]
+    barrier: float
+    barrier_stderr: float
+    bottleneck: float
+    wasserstein: float
+    pairs: NDArray[np.int64]
+    gone: NDArray[np.int64]
+    new: NDArray[np.int64]
+    seconds: float = 0.0
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one netCDF file; `lossatlas.load` reads it back.
+
+        Args:
+            path: where, by convention `*.nc`.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileError: the place cannot be written.
+        """
+        return store.save(self, path)
+
+    def to_tree(self) -> dict[str, xr.Dataset]:
+        """As groups for the store.
+
+        Returns:
+            Group name -> Dataset.
+        """
+        parts = {name: getattr(self, name).to_tree() for name in _MAPS}
+        parts |= {f"diagram{k}": diagram.to_tree() for k, diagram in enumerate(self.diagrams)}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        head = xr.Dataset(
+            {
+                "pairs": (("pair", "side"), self.pairs),
+                "gone": ("lost", self.gone),
+                "new": ("fresh", self.new),
+            },
+            attrs=numbers | {"provenance": self.provenance.to_json()},
+        )
+        return {"comparison": head} | store.nested(parts)
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Comparison":
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: group name -> Dataset.
+
+        Returns:
+            An equal comparison.
+        """
+        head = tree["comparison"]
+        parts: dict[str, Any] = {
+            name: Landscape.from_tree(store.below(tree, name)) for name in _MAPS
+        }
+        one, two = (Diagram.from_tree(store.below(tree, f"diagram{k}")) for k in (0, 1))
+        parts |= {name: float(head.attrs[name]) for name in _NUMBERS}
+        parts |= {name: head[name].to_numpy() for name in ("pairs", "gone", "new")}
+        record = Provenance.from_json(str(head.attrs["provenance"]))
+        return cls(diagrams=(one, two), provenance=record, **parts)
+
+
+_MAPS = ("first", "second", "line")
+_NUMBERS = ("barrier", "barrier_stderr", "bottleneck", "wasserstein", "seconds")
+
+
+def compare(
+    objective: Objective,
+    first: Params,
+    second: Params,
+    *,
+    span: str | Span = "auto",
+    points: int = 31,
+    connectivity: str = "full",
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare two checkpoints: their surroundings, and the line between them.
+
+    Both maps run along the same random directions, scaled to the filters of the first
+    checkpoint, over the same range: what differs is the ground, not the picture.
+
+    Args:
+        objective: the model, loss and data; the model's own weights do not matter.
+        first: one point, names and shapes as in `objective.params`.
+        second: another.
+        span: half the width of the maps, or "auto": wide enough for the first checkpoint.
+        points: points along each direction.
+        connectivity: which neighbours count for the topology.
+        seed: of the random directions.
+        progress: as for `map_plane`.
+        **options: further options of `map_plane` (adaptive, tolerance, engine, executor).
+
+    Returns:
+        The maps, the line, its barrier, distances and matched basins.
+
+    Raises:
+        ArgumentError: arguments that cannot be served, or equal checkpoints.
+        NonFiniteError: the loss at a checkpoint is not finite.
+        StructureError: checkpoints of another model.
+        UnknownNameError: an unknown engine, executor or connectivity.
+    """
+    started = time.monotonic()
+    line = map_plane(
+        objective, plane_through(first, second), span=[(0.0, 1.0)], points=points, **options
+    )
+    around = random_plane(objective, origin=first, seed=seed)
+    chosen = suggest_span(objective, around).span if isinstance(span, str) else span
+    maps = [
+        map_plane(objective, ground, span=chosen, points=points, progress=progress, **options)
+        for ground in (around, replace(around, origin=second))
+    ]
+    diagrams = [persistence(land, connectivity=connectivity) for land in maps]
+    matching = match_basins(*maps, connectivity=connectivity)
+    barrier, stderr = _barrier(line)
+    return Comparison(
+        first=maps[0],
+        second=maps[1],
+        line=line,
+        diagrams=(diagrams[0], diagrams[1]),
+        barrier=barrier,
+        barrier_stderr=stderr,
+        bottleneck=bottleneck(*diagrams, essential="keep"),
+        wasserstein=wasserstein(*diagrams, essential="keep"),
+        pairs=matching.pairs,
+        gone=matching.gone,
+        new=matching.new,
+        seconds=time.monotonic() - started,
+        provenance=maps[0].provenance,
+    )
+
+
+def _barrier(line: Landscape) -> tuple[float, float]:
+    share = line.axes[0]
+    chord = (1 - share) * line.values[0] + share * line.values[-1]
+    excess = np.where(line.finite, line.values - chord, np.inf)
+    top = int(np.nanargmax(excess))
+    if excess[top] <= 0:
+        return 0.0, float(np.hypot(line.stderr[0], line.stderr[-1]))
+    parts = (line.stderr[top], (1 - share[top]) * line.stderr[0], share[top] * line.stderr[-1])
+    return float(excess[top]), math.hypot(*map(float, parts))

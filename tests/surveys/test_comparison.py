@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lossatlas as la
+from lossatlas.algebra.params import snapshot
+from lossatlas.errors import ArgumentError, StructureError
+
+
+class Point(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.at = nn.Parameter(torch.tensor([start], dtype=torch.float64))
+
+
+def double_well(model, _):
+    x, y = model.at[0]
+    return ((x * x - 1) ** 2 + y * y)[None]
+
+
+def objective():
+    return la.Objective(Point([-1.0, 0.0]), double_well, [torch.zeros(1)])
+
+
+def point(*start):
+    return {"at": torch.tensor([start], dtype=torch.float64)}
+
+
+def test_two_wells_have_the_barrier_of_their_formula():
+    found = la.compare(objective(), point(-1.0, 0.0), point(1.0, 0.0), points=21, span=0.5)
+    assert found.barrier == pytest.approx(1.0, abs=1e-9)
+    assert found.line.values[[0, -1]] == pytest.approx([0, 0], abs=1e-12)
+    assert found.line.axes[0][[0, -1]].tolist() == [0.0, 1.0]
+    # By symmetry the two surroundings are mirror images with the same depths.
+    assert found.bottleneck == pytest.approx(0, abs=0.05)
+    assert len(found.pairs) + len(found.gone) == len(la.merge_tree(found.first))
+
+
+def test_one_well_has_no_barrier_and_its_basin_persists():
+    found = la.compare(objective(), point(1.0, 0.0), point(1.0, 0.3), points=21, span=0.2)
+    assert found.barrier == 0.0
+    assert [0, 0] in found.pairs.tolist()
+    assert found.second.values[10, 10] == pytest.approx(0.09)
+
+
+def test_comparisons_are_saved_and_repeat(tmp_path):
+    one, two = (
+        la.compare(objective(), point(-1.0, 0.0), point(1.0, 0.1), points=11, seed=4)
+        for _ in range(2)
+    )
+    back = la.load(one.save(tmp_path / "c.nc"))
+    for other in (two, back):
+        assert other.first.values.tobytes() == one.first.values.tobytes()
+        assert (other.barrier, other.bottleneck) == (one.barrier, one.bottleneck)
+        np.testing.assert_array_equal(other.pairs, one.pairs)
+        np.testing.assert_array_equal(other.diagrams[1].births, one.diagrams[1].births)
+
+
+def test_comparing_leaves_the_model_alone():
+    ground = objective()
+    before = snapshot(ground.params)
+    la.compare(ground, point(0.5, 0.5), point(1.0, 0.0), points=5)
+    assert torch.equal(ground.params["at"], before["at"])
+
+
+def test_bad_checkpoints_are_named_errors():
+    with pytest.raises(ArgumentError, match="checkpoint 2 equals"):
+        la.compare(objective(), point(1.0, 0.0), point(1.0, 0.0))
+    with pytest.raises(StructureError, match="no entry 'b'"):
+        la.compare(objective(), {"b": torch.ones(1, 2)}, {"b": torch.zeros(1, 2)})
