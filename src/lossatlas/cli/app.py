@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lossatlas.cli import survey
+from lossatlas.cli import forecast, survey
 from lossatlas.errors import AtlasError
 
 app = typer.Typer(
@@ -17,12 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(name="survey")(survey.command)
-
-
-@app.callback()
-def _commands() -> None:
-    # With a callback typer keeps command names even while there is only one.
-    pass
+app.add_typer(forecast.app, name="forecast")
 
 
 def main() -> None:
