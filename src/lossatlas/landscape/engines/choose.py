@@ -1,11 +1,12 @@
 """Which engine evaluates a map: by rule, never by stopwatch, and never one that disagrees."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from lossatlas.algebra.params import size
@@ -91,20 +92,28 @@ def build(task: Task, name: str) -> Engine:
     return _BUILD[name](task)
 
 
-def free_memory() -> int | None:
-    """Bytes of memory that are free on this machine.
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of memory that a map may still take on a device.
+
+    Args:
+        device: where the weights live.
 
     Returns:
         Bytes, or None where the system does not say.
     """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        # Free pages alone would leave out what the file cache gives back on demand.
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
         return None
 
 
 def _candidates(task: Task) -> list[str]:
-    free = free_memory()
+    free = free_memory(task.objective.device)
     if free is not None and plain.memory(task) > free / 2:
         return ["streaming"]
     if task.objective.mode == "recalibrated":
