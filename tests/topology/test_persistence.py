@@ -281,3 +281,16 @@ def test_area_under_the_betti_curve_is_the_total_persistence(f, connectivity):
         finite = diagram.bars(k)
         alive = (finite[:, :1] <= steps) & (steps < finite[:, 1:])
         assert alive.sum() == pytest.approx((finite[:, 1] - finite[:, 0]).sum())
+
+
+@given(grids(), connectivities)
+def test_bars_of_the_ranks_mapped_back_are_the_bars(f, connectivity):
+    level, ranks = np.unique(f, return_inverse=True)
+    mapped = np.append(level, np.inf)
+    ranked = diagram_of(ranks.reshape(f.shape), connectivity)
+    for k in (0, 1):
+        found = ranked.bars(k, essential="keep")
+        places = np.where(np.isinf(found), level.size, found).astype(int)
+        assert sorted(map(tuple, mapped[places].tolist())) == bars(
+            diagram_of(f, connectivity), k
+        )

@@ -5,6 +5,7 @@ needs scikit-learn in `transformer`; they are imported by name.
 """
 
 from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
+from lossatlas.topology.certified import CertainBasins, certain_basins
 from lossatlas.topology.curves import (
     betti_curve,
     euler_curve,
@@ -53,8 +54,10 @@ __all__ = [
     "profile",
     "simplify",
     # how sure
+    "CertainBasins",
     "Resolution",
     "Spread",
+    "certain_basins",
     "resolution",
     "spread",
     # barcodes as functions and numbers

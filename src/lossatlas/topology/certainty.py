@@ -47,13 +47,21 @@ def sampling_bound(field: Field, confidence: float = 0.95) -> float:
         return 0.0
     # Interpolated points carry no error of their own but take part in the supremum.
     points = int(np.count_nonzero(field.finite))
-    single = (1.0 - confidence) / 2.0 if points == 1 else _sidak(confidence, points) / 2.0
-    return float(-ndtri(single) * known.max())
+    return simultaneous_quantile(confidence, points) * float(known.max())
 
 
-def _sidak(confidence: float, points: int) -> float:
-    # Error probability of one point that leaves `confidence` for all of them.
-    return float(-np.expm1(np.log(confidence) / points))
+def simultaneous_quantile(confidence: float, points: int) -> float:
+    """How many standard errors hold for all points at once.
+
+    Args:
+        confidence: probability with which they hold.
+        points: number of points.
+
+    Returns:
+        The normal quantile with Sidak's correction.
+    """
+    single = -np.expm1(np.log(confidence) / points)
+    return float(-ndtri(single / 2.0))
 
 
 def check_confidence(confidence: float) -> None:

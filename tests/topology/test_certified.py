@@ -1,0 +1,91 @@
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.special import ndtri
+
+from lossatlas.topology import betti_curve, certain_basins, merge_tree, persistence
+
+levels = st.integers(0, 9).map(float)
+connectivities = st.sampled_from(["full", "axis"])
+
+
+@dataclass(frozen=True)
+class Map:
+    values: np.ndarray
+    stderr: np.ndarray
+    interpolation_error: float = 0.0
+
+    @property
+    def axes(self):
+        return tuple(np.arange(float(n)) for n in self.values.shape)
+
+
+def quantile(points, confidence=0.95):
+    return -ndtri((1 - confidence ** (1 / points)) / 2)
+
+
+@st.composite
+def banded(draw):
+    shape = draw(array_shapes(min_dims=1, max_dims=2, max_side=6))
+    values = draw(arrays(np.float64, shape, elements=levels))
+    error = draw(arrays(np.float64, shape, elements=st.sampled_from([0.0, 0.5, 1.0, 3.0])))
+    share = draw(
+        arrays(np.float64, shape, elements=st.sampled_from([-1.0, -0.3, 0.0, 0.9, 1.0]))
+    )
+    return values, error, values + share * error
+
+
+@given(banded(), connectivities)
+def test_every_field_within_the_band_has_the_certain_basins(parts, connectivity):
+    values, error, other = parts
+    found = certain_basins(
+        Map(values, error / quantile(values.size)), connectivity=connectivity
+    )
+    steps = np.arange(-4, 14, 0.25) + 0.1
+    alive = (found.births[:, None] <= steps) & (steps < found.deaths[:, None])
+    for field in (values, other):
+        there = betti_curve(persistence(field, connectivity=connectivity), steps)
+        assert (alive.sum(axis=0) <= there).all()
+
+
+@given(
+    arrays(np.float64, array_shapes(min_dims=1, max_dims=2, max_side=6), elements=levels),
+    connectivities,
+    st.sampled_from([0.0, 0.3, 1.1]),
+)
+def test_with_equal_errors_they_are_the_bars_above_the_threshold(f, connectivity, stderr):
+    source = Map(f, np.full(f.shape, stderr), interpolation_error=0.05)
+    diagram = persistence(source, connectivity=connectivity)
+    sure = diagram.certain & (diagram.dimensions == 0)
+    found = certain_basins(source, connectivity=connectivity)
+    half = diagram.threshold / 2
+    np.testing.assert_allclose(np.sort(found.births), np.sort(diagram.births[sure] + half))
+    np.testing.assert_allclose(np.sort(found.deaths), np.sort(diagram.deaths[sure] - half))
+
+
+def test_a_sharp_centre_is_seen_through_a_blurred_rim():
+    x = np.linspace(-3, 3, 61)
+    f = np.minimum((x**2 - 1) ** 2, 4.0 + x**2)
+    source = Map(f, 0.05 + 0.5 * (np.abs(x) > 2))
+    diagram = persistence(source)
+    assert diagram.certain.sum() == 1
+    found = certain_basins(source)
+    assert len(found) == 2
+    np.testing.assert_allclose(np.sort(x[found.minima]), [-1.0, 1.0], atol=0.05)
+
+
+def test_without_errors_every_basin_is_certain_and_walls_stay_walls():
+    f = np.array([[3.0, 0.0, np.nan], [2.0, 5.0, 1.0]])
+    found = certain_basins(f, connectivity="axis")
+    tree = merge_tree(f, connectivity="axis")
+    assert sorted(found.minima) == sorted(tree.minima)
+    assert np.isin(found.deaths, [np.inf, *tree.saddle_values]).all()
+
+
+def test_interpolated_points_take_the_error_of_their_neighbours():
+    f = np.array([0.0, 1.0, 0.2, 9.0, 0.0])
+    blurred = Map(f, np.array([0.01, np.nan, 0.01, np.nan, 2.0]))
+    assert len(certain_basins(blurred)) == 2
