@@ -320,12 +320,12 @@ def test_conv_nets_without_batchnorm_and_odd_shapes_are_served():
 
 
 def test_a_model_too_large_to_copy_is_streamed(monkeypatch):
-    from lossatlas.landscape.engines import choose  # noqa: PLC0415
+    from lossatlas.landscape.engines import choice
 
     objective = cases.make(cases.mlp).objective()
     plane = la.random_plane(objective)
-    assert choose.free_memory(torch.device("cpu")) > 0
-    monkeypatch.setattr(choose, "free_memory", lambda _: 100)
+    assert choice.free_memory(torch.device("cpu")) > 0
+    monkeypatch.setattr(choice, "free_memory", lambda _: 100)
     land = la.map_plane(objective, plane, points=3)
     assert land.engine == "streaming"
     moved = la.plane({k: v + 1 for k, v in objective.params.items()}, *plane.directions)

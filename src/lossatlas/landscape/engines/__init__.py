@@ -1,6 +1,6 @@
 """How the points of a map are evaluated: five ways to the same numbers."""
 
-from lossatlas.landscape.engines.choose import ENGINES, build, choose
+from lossatlas.landscape.engines.choice import ENGINES, build, choose
 from lossatlas.landscape.engines.task import Engine, Metric, Task
 
 __all__ = ["ENGINES", "Engine", "Metric", "Task", "build", "choose"]
