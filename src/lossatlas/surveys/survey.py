@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.algebra.params import Params
@@ -22,8 +23,19 @@ from lossatlas.landscape.points import Progress
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Evaluation, Objective
 from lossatlas.store import Provenance
-from lossatlas.topology import Diagram, MergeTree, merge_tree, persistence
+from lossatlas.topology import (
+    Diagram,
+    MergeTree,
+    Resolution,
+    barrier_matrix,
+    certain_basins,
+    merge_tree,
+    persistence,
+    resolution,
+    simplify,
+)
 
+Array = NDArray[np.float64]
 PLANES = ("random", "checkpoints")
 
 
@@ -53,6 +65,21 @@ class Survey:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def certain_basins(self) -> int:
+        """How many basins the map's errors leave standing, judged place by place."""
+        return len(certain_basins(self.landscape))
+
+    @property
+    def resolution(self) -> Resolution:
+        """Basins counted under both rules of touching; unequal counts mean too few points."""
+        return resolution(self.landscape)
+
+    @property
+    def barriers(self) -> Array:
+        """Heights of the passes between the basins longer than the threshold, a matrix."""
+        return barrier_matrix(simplify(self.tree))
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one netCDF file; `lossatlas.load` reads it back.
