@@ -1,0 +1,188 @@
+"""Neural collapse: within-class scatter vanishes, class means spread out evenly."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.estimators import Estimate, jackknife
+from lossatlas.checks import check_at_least
+from lossatlas.curvature.representations import checked_features
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import DataError
+from lossatlas.store import kind
+
+# Directions of between-class scatter below this share of the largest are rounding.
+_RANK = 1e-9
+
+
+@part
+@kind("neural_collapse")
+@dataclass(frozen=True)
+class NeuralCollapse(Stored):
+    """The four signs of neural collapse, each with a jackknife error over examples.
+
+    Attributes:
+        within: NC1, tr(S_W S_B^+) / C; 0 is collapse.
+        norms: NC2, standard deviation of the lengths of centred class means over their mean;
+            0 is equal lengths.
+        angles: NC2, mean distance of their cosines from -1 / (C - 1); 0 is a simplex.
+        orthogonal: mean |cosine| of the means as they are; 0 is an orthogonal frame, the form
+            that unbalanced classes and squared error without bias lead to.
+        self_dual: NC3, distance between classifier and centred means, each of length 1; 0 is
+            alignment. NaN without a classifier.
+        nearest: NC4, share of examples where the classifier differs from the nearest class
+            mean; NaN without a classifier.
+        counts: examples of each class.
+        balanced: whether the global mean and S_W weigh classes alike (True) or examples alike.
+    """
+
+    within: Estimate
+    norms: Estimate
+    angles: Estimate
+    orthogonal: Estimate
+    self_dual: Estimate
+    nearest: Estimate
+    counts: tuple[int, ...]
+    balanced: bool
+
+
+def neural_collapse(
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    balanced: bool = True,
+    folds: int = 10,
+    seed: int = 0,
+) -> NeuralCollapse:
+    """Measure neural collapse on features of the last hidden layer.
+
+    Args:
+        features: inputs of the classifier, shape (examples, features).
+        labels: class of each example, shape (examples,).
+        weight: of the classifier, shape (classes, features), a row for each label present.
+        bias: of the classifier, shape (classes,).
+        balanced: weigh classes alike; False weighs examples alike.
+        folds: parts of the jackknife.
+        seed: deals examples to the folds.
+
+    Returns:
+        All four signs.
+
+    Raises:
+        DataError: wrong shapes, fewer than two classes, or a class with fewer than two
+            examples.
+        NonFiniteError: a feature is NaN or infinite.
+
+    Source: Papyan, Han, Donoho, PNAS 2020, arXiv:2008.08186; unbalanced: arXiv:2301.00437.
+    """
+    check_at_least("folds", folds, 2)
+    matrix = checked_features(features)
+    classes, places, counts = _checked_labels(labels, matrix, weight)
+    known = {
+        "within": lambda m, p: _within(m, p, classes, balanced),
+        "norms": lambda m, p: _norms(_centred(m, p, classes, balanced)),
+        "angles": lambda m, p: _angles(_centred(m, p, classes, balanced)),
+        "orthogonal": lambda m, p: _cosines(_means(m, p, classes)).abs().mean().item(),
+    }
+    if weight is not None:
+        w = weight.detach().double().cpu()
+        b = torch.zeros(len(w)).double() if bias is None else bias.detach().double().cpu()
+        known["self_dual"] = lambda m, p: _dual(_centred(m, p, classes, balanced), w)
+        known["nearest"] = lambda m, p: _disagreement(m, _means(m, p, classes), w, b)
+    found = {
+        name: jackknife(
+            lambda kept, of=of: of(matrix[kept], places[kept]),  # type: ignore[misc]
+            len(matrix),
+            folds=min(folds, *counts),
+            seed=seed,
+        )
+        for name, of in known.items()
+    }
+    lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
+    return NeuralCollapse(
+        **{name: found.get(name, lost) for name in (*known, "self_dual", "nearest")},
+        counts=tuple(counts),
+        balanced=balanced,
+    )
+
+
+def _checked_labels(
+    labels: Tensor, matrix: Tensor, weight: Tensor | None
+) -> tuple[int, Tensor, list[int]]:
+    if labels.shape != (len(matrix),) or labels.is_floating_point():
+        raise DataError(
+            f"`labels` must be one whole number an example, shape ({len(matrix)},); got "
+            f"{tuple(labels.shape)} of {labels.dtype}."
+        )
+    values, places = torch.unique(labels.cpu(), return_inverse=True)
+    counts = torch.bincount(places).tolist()
+    if len(values) < 2 or min(counts) < 2:
+        raise DataError(
+            "neural collapse needs two classes with two examples each; got counts "
+            f"{dict(zip(values.tolist(), counts, strict=True))}."
+        )
+    if weight is not None and weight.shape != (len(values), matrix.shape[1]):
+        raise DataError(
+            "`weight` must have a row for each class present, shape "
+            f"{(len(values), matrix.shape[1])}; got {tuple(weight.shape)}."
+        )
+    return len(values), places, counts
+
+
+def _means(matrix: Tensor, places: Tensor, classes: int) -> Tensor:
+    sums = torch.zeros(classes, matrix.shape[1], dtype=matrix.dtype)
+    sums.index_add_(0, places, matrix)
+    means: Tensor = sums / torch.bincount(places, minlength=classes)[:, None]
+    return means
+
+
+def _shares(places: Tensor, classes: int, balanced: bool) -> Tensor:
+    counts = torch.bincount(places, minlength=classes).double()
+    return torch.full((classes,), 1 / classes).double() if balanced else counts / counts.sum()
+
+
+def _centred(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> Tensor:
+    means = _means(matrix, places, classes)
+    centred: Tensor = means - _shares(places, classes, balanced) @ means
+    return centred
+
+
+def _within(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> float:
+    centred = _centred(matrix, places, classes, balanced)
+    shares = _shares(places, classes, balanced)
+    counts = torch.bincount(places, minlength=classes)
+    rest = matrix - _means(matrix, places, classes)[places]
+    weights = (shares / counts)[places]
+    # S_B has at most C - 1 directions: its pseudo-inverse acts on those alone.
+    _, sizes, rows = torch.linalg.svd(shares.sqrt()[:, None] * centred, full_matrices=False)
+    live = sizes > _RANK**0.5 * sizes.max()
+    along = rest @ rows[live].T / sizes[live]
+    return float((weights[:, None] * along**2).sum()) / classes
+
+
+def _norms(centred: Tensor) -> float:
+    lengths = centred.norm(dim=1)
+    return float(lengths.std(correction=0) / lengths.mean())
+
+
+def _cosines(means: Tensor) -> Tensor:
+    unit = means / means.norm(dim=1, keepdim=True)
+    first, second = torch.triu_indices(len(means), len(means), 1)
+    return (unit[first] * unit[second]).sum(1)
+
+
+def _angles(centred: Tensor) -> float:
+    return float((_cosines(centred) + 1 / (len(centred) - 1)).abs().mean())
+
+
+def _dual(centred: Tensor, weight: Tensor) -> float:
+    return float((weight / weight.norm() - centred / centred.norm()).norm())
+
+
+def _disagreement(matrix: Tensor, means: Tensor, weight: Tensor, bias: Tensor) -> float:
+    chosen = (matrix @ weight.T + bias).argmax(1)
+    return float((torch.cdist(matrix, means).argmin(1) != chosen).double().mean())

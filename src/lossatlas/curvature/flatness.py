@@ -1,0 +1,67 @@
+"""Relative flatness: the trace of a layer's Hessian, weighed by the layer's own weights."""
+
+from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.products import hessian
+from lossatlas.errors import ModelError
+from lossatlas.objective import Objective
+from lossatlas.rng import derive_seed
+
+
+def relative_flatness(
+    objective: Objective,
+    name: str | None = None,
+    *,
+    tolerance: float = 0.1,
+    limit: int = 300,
+    seed: int = 0,
+    params: Params | None = None,
+) -> Estimate:
+    """The sum over rows s, t of <w_s, w_t> tr(H_st) of one weight matrix.
+
+    Doubling a layer's weights and halving the next leaves it as it is, unlike the trace. For
+    probes u, z of random signs, the matrix (W u) z^T has this as its expected quadratic form.
+
+    Args:
+        objective: model, loss, batches.
+        name: a weight with at least two axes (further ones are flattened); by default the last
+            one of the model, whose inputs are the features.
+        tolerance: half-width of the 95 % interval, relative to the value.
+        limit: products at most.
+        seed: what probes are drawn from.
+        params: where; the present weights by default.
+
+    Returns:
+        Value, standard error and products; small is flat.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        UnknownNameError: no such parameter.
+        ModelError: no parameter with two axes, or the one named has fewer.
+
+    Source: Petzka et al., NeurIPS 2021, arXiv:2001.00939.
+    """
+    check_positive("tolerance", tolerance)
+    check_at_least("limit", limit, 2)
+    matrices = [key for key, value in objective.params.items() if value.ndim >= 2]
+    if not matrices:
+        raise ModelError("no parameter of the objective has two axes; there is no layer.")
+    chosen = matrices[-1] if name is None else name
+    product = hessian(objective, params, names=chosen)
+    if next(iter(product.params)) not in matrices:
+        raise ModelError(f"'{chosen}' has fewer than two axes; name a weight matrix.")
+    weight = product.params[chosen].flatten(1)
+    samples: list[float] = []
+    while True:
+        seeds = [derive_seed(seed, "flatness", len(samples), part) for part in "uz"]
+        u, z = (rademacher(weight.shape[1], each, weight) for each in seeds)
+        probe = (weight @ u)[:, None] * z
+        image = product.flat(probe.reshape(-1).to(product.dtype))
+        samples.append(float(image.double() @ probe.reshape(-1).double()))
+        found = mean_of(samples, len(samples))
+        half = found.interval()[1] - found.value
+        if len(samples) >= 12 and half <= tolerance * abs(found.value):
+            return found
+        if len(samples) >= limit:
+            return Estimate(found.value, found.stderr, limit, limit, reached=False)

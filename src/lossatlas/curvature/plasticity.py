@@ -1,0 +1,156 @@
+"""Plasticity: how well new tasks can still be learned from the present weights."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from lossatlas.algebra.estimators import Estimate, mean_of
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import DataError, LossError
+from lossatlas.objective import Batch, Objective
+from lossatlas.objective.batches import batch_size, to_device
+from lossatlas.rng import generator
+from lossatlas.store import kind
+
+
+@part
+@kind("plasticity")
+@dataclass(frozen=True)
+class Plasticity(Stored):
+    """How much of a random labelling can be learned in a fixed budget.
+
+    Attributes:
+        value: loss of the best constant prediction minus the loss reached, mean over tasks with
+            its standard error; 0 where nothing was learned.
+        reached: the loss reached on each task, nats.
+        constant: the loss of the best constant prediction on each task, nats.
+        steps: steps of Adam for each task.
+        learning_rate: of Adam. Ranks of networks depend on both: compare at the same budget.
+    """
+
+    value: Estimate
+    reached: NDArray[np.float64]
+    constant: NDArray[np.float64]
+    steps: int
+    learning_rate: float
+
+
+def plasticity(
+    objective: Objective,
+    tasks: int = 5,
+    steps: int = 200,
+    learning_rate: float = 1e-3,
+    *,
+    seed: int = 0,
+    params: Params | None = None,
+) -> Plasticity:
+    """Train on tasks with random labels from the present weights, and see how far it gets.
+
+    Every task gives each example a class at random; fresh Adam takes `steps` steps over the
+    batches in turn. The loss of plasticity is the difference between two calls, at the start
+    and later (`params=`), with the same seed. Norm layers keep their statistics unless
+    mode="train".
+
+    Args:
+        objective: its batches are pairs whose first part the model takes; the model must
+            return logits with the classes along axis 1. Its loss and targets are not used.
+        tasks: random labellings.
+        steps: steps for each.
+        learning_rate: of Adam.
+        seed: what labels are drawn from.
+        params: where to start; the present weights by default.
+
+    Returns:
+        Plasticity with an error over tasks.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        DataError: batches are not pairs.
+        LossError: the model does not return logits for at least two classes.
+        StructureError: names or shapes of `params` differ from those of the objective.
+
+    Source: Lyle et al., ICML 2023, arXiv:2303.01486 (probe tasks).
+    """
+    check_at_least("tasks", tasks, 1)
+    check_at_least("steps", steps, 1)
+    check_positive("learning_rate", learning_rate)
+    batches = list(objective.batches)
+    classes = _classes(objective, batches[0])
+    start = objective.params if params is None else params
+    found = []
+    for task in range(tasks):
+        drawn = generator(seed, "task", task)
+        labels = [torch.randint(0, classes, (batch_size(b),), generator=drawn) for b in batches]
+        leaves = {n: start[n].detach().clone().requires_grad_() for n in objective.names}
+        reached = _learned(
+            objective, leaves, batches, labels, steps=steps, learning_rate=learning_rate
+        )
+        found.append((reached, _constant(torch.cat(labels), classes)))
+    ends, constants = np.array(found).T
+    value = mean_of(constants - ends, tasks * steps)
+    return Plasticity(value, ends, constants, steps, learning_rate)
+
+
+def _inputs(batch: Batch) -> object:
+    if not isinstance(batch, list | tuple) or len(batch) < 2:
+        raise DataError(
+            "plasticity needs batches that are pairs (input, target), so that the targets can "
+            f"be exchanged; got {type(batch).__name__}."
+        )
+    return batch[0]
+
+
+def _classes(objective: Objective, batch: Batch) -> int:
+    inputs = _inputs(batch)
+    with torch.no_grad():
+        device = objective.device
+        output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise LossError(
+            "plasticity needs a model that returns logits, shape (batch, classes); "
+            f"got {shape}."
+        )
+    return int(output.shape[1])
+
+
+def _learned(
+    objective: Objective,
+    leaves: dict[str, Tensor],
+    batches: list[Batch],
+    labels: list[Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+) -> float:
+    optimizer = torch.optim.Adam(leaves.values(), lr=learning_rate)
+
+    def loss_of(index: int) -> Tensor:
+        inputs = to_device(_inputs(batches[index]), objective.device)
+        target = labels[index].to(objective.device)
+        return F.cross_entropy(objective.model(inputs), target)
+
+    for step in range(steps):
+        with torch.enable_grad():
+            loss = objective.at(leaves, lambda step=step: loss_of(step % len(batches)))  # type: ignore[misc]
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+            leaf.grad = gradient
+        optimizer.step()
+    with torch.no_grad():
+        losses = objective.at(leaves, lambda: [float(loss_of(i)) for i in range(len(batches))])
+    weights = [len(each) for each in labels]
+    return float(np.average(losses, weights=weights))
+
+
+def _constant(labels: Tensor, classes: int) -> float:
+    # The best constant prediction gives each class its frequency.
+    shares = torch.bincount(labels, minlength=classes).double() / len(labels)
+    return -math.fsum(float(p) * math.log(float(p)) for p in shares if p > 0)

@@ -1,0 +1,259 @@
+"""Representations: the features a layer gives, and how many directions they use."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.algebra.estimators import Estimate, jackknife
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_at_least, check_one_of, nearest
+from lossatlas.errors import ArgumentError, DataError, NonFiniteError, UnknownNameError
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import tensors
+
+REDUCTIONS = ("flatten", "mean", "last")
+SPECTRA = ("singular", "eigen")
+RANKS = ("entropy", "participation", "stable")
+
+
+def activations(
+    objective: Objective, layer: str, *, reduce: str = "flatten", params: Params | None = None
+) -> Tensor:
+    """What a layer gives for every example.
+
+    Args:
+        objective: model, loss, batches.
+        layer: name of a module, as in `model.named_modules()`.
+        reduce: what to do with further axes: "flatten" keeps all, "mean" averages over them,
+            "last" takes the last of axis 1 (the last token of (batch, token, feature)).
+        params: where; the present weights by default.
+
+    Returns:
+        float64, shape (examples, features), on the CPU.
+
+    Raises:
+        UnknownNameError: no such module or reduction.
+        DataError: the layer is not run, or gives no tensor with an axis of examples.
+        StructureError: names or shapes of `params` differ from those of the objective.
+    """
+    check_one_of("reduce", reduce, REDUCTIONS)
+    known = dict(objective.model.named_modules())
+    if layer not in known:
+        raise UnknownNameError(
+            f"`layer`: no module is called '{layer}'{nearest(layer, known)}."
+        )
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        first = next(tensors(output), None)
+        if first is not None and first.ndim:
+            kept.append(_reduced(first.detach(), reduce).double().cpu())
+
+    def walk() -> None:
+        objective.prepare()
+        kept.clear()
+        for batch in objective.each_batch():
+            objective.loss(objective.model, batch)
+
+    handle = known[layer].register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            objective.at(params, walk)
+    finally:
+        handle.remove()
+    if not kept or len({value.shape[1] for value in kept}) > 1:
+        found = "tensors of different widths" if kept else "no tensor"
+        raise DataError(f"'{layer}' gave {found}; name a layer that is run once a batch.")
+    return torch.cat(kept)
+
+
+def _reduced(value: Tensor, reduce: str) -> Tensor:
+    if value.ndim == 1:
+        return value[:, None]
+    if value.ndim == 2:
+        return value
+    if reduce == "last":
+        return value[:, -1].flatten(1)
+    return value.flatten(2).mean(2) if reduce == "mean" else value.flatten(1)
+
+
+def rankme(
+    features: Tensor,
+    *,
+    spectrum: str = "singular",
+    center: bool = False,
+    epsilon: float = 1e-7,
+    folds: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    """RankMe: the exponential of the entropy of the normalised spectrum.
+
+    The convention matters: the paper takes singular values of features as they are; work on
+    language models has taken eigenvalues of their covariance (spectrum="eigen", center=True).
+    It is at most min(examples, features); five to ten times as many examples as features keep
+    that limit out of sight.
+
+    Args:
+        features: shape (examples, features).
+        spectrum: "singular" values, or "eigen" values (their squares).
+        center: subtract the mean feature first.
+        epsilon: added to each share, as in the paper.
+        folds: parts of the jackknife.
+        seed: deals examples to the folds.
+
+    Returns:
+        Effective number of directions, with a jackknife error over examples.
+
+    Raises:
+        DataError: not a matrix, or no examples.
+        NonFiniteError: a feature is NaN or infinite.
+        UnknownNameError: an unknown spectrum.
+
+    Source: Garrido et al., ICML 2023, arXiv:2210.02885.
+    """
+    check_one_of("spectrum", spectrum, SPECTRA)
+
+    def rank(values: Tensor) -> float:
+        sizes = values if spectrum == "singular" else values**2
+        total = float(sizes.sum())
+        if not total:
+            return math.nan
+        share = sizes / total + epsilon
+        return math.exp(-float((share * share.log()).sum()))
+
+    return _of_spectrum(features, rank, center, folds, seed)
+
+
+def effective_rank(
+    features: Tensor,
+    kind: str = "entropy",
+    *,
+    center: bool = True,
+    folds: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    """Effective rank in one of three common senses.
+
+    Args:
+        features: shape (examples, features).
+        kind: "entropy": exp of the entropy of singular values; "participation": squared sum of
+            covariance eigenvalues over sum of squares; "stable": their sum over the largest.
+        center: subtract the mean feature first.
+        folds: parts of the jackknife.
+        seed: deals examples to the folds.
+
+    Returns:
+        Effective number of directions, with a jackknife error over examples.
+
+    Raises:
+        DataError: not a matrix, or no examples.
+        NonFiniteError: a feature is NaN or infinite.
+        UnknownNameError: an unknown kind.
+
+    Source: Roy and Vetterli, EUSIPCO 2007 (entropy).
+    """
+    check_one_of("kind", kind, RANKS)
+    if kind == "entropy":
+        return rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
+
+    def rank(values: Tensor) -> float:
+        power = values**2
+        if not float(power.sum()):
+            return math.nan
+        ratio = power.sum() ** 2 / (power**2).sum() if kind == "participation" else None
+        return float(power.sum() / power.max() if ratio is None else ratio)
+
+    return _of_spectrum(features, rank, center, folds, seed)
+
+
+def alpha_req(
+    features: Tensor,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    folds: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    """alpha-ReQ: how fast covariance eigenvalues decay, lambda_i ~ i^-alpha.
+
+    A line is fitted to log lambda over log i between two ranks. The head follows no power law
+    and the tail is sampling noise: by default the fit begins at the 11th eigenvalue (or a tenth
+    of the way, where there are few) and ends half way.
+
+    Args:
+        features: shape (examples, features).
+        first: first rank of the fit, counted from 1.
+        last: last rank of the fit.
+        folds: parts of the jackknife.
+        seed: deals examples to the folds.
+
+    Returns:
+        alpha, with a jackknife error over examples.
+
+    Raises:
+        ArgumentError: fewer than three ranks to fit.
+        DataError: not a matrix, or no examples.
+        NonFiniteError: a feature is NaN or infinite.
+
+    Source: Agrawal et al., NeurIPS 2022 (alpha-ReQ).
+    """
+    ranks = min(features.shape) if features.ndim == 2 else 0
+    begin = min(11, 1 + ranks // 10) if first is None else first
+    end = ranks // 2 if last is None else last
+    check_at_least("first", begin, 1)
+    if end - begin < 2 or end > max(ranks, 2):
+        raise ArgumentError(
+            f"a slope needs three ranks between `first` and `last`, at most {ranks}; "
+            f"got {begin} to {end}: take more features, or another range."
+        )
+    place = torch.arange(begin, end + 1, dtype=torch.float64).log()
+
+    def slope(values: Tensor) -> float:
+        chosen = values[begin - 1 : end] ** 2
+        if len(chosen) < len(place) or float(chosen.min()) <= 0:
+            return math.nan
+        height = chosen.log() - chosen.log().mean()
+        return -float(
+            (height * (place - place.mean())).sum() / (place - place.mean()).square().sum()
+        )
+
+    return _of_spectrum(features, slope, True, folds, seed)
+
+
+def _of_spectrum(
+    features: Tensor, statistic: Callable[[Tensor], float], center: bool, folds: int, seed: int
+) -> Estimate:
+    matrix = checked_features(features)
+    check_at_least("folds", folds, 2)
+
+    def of_kept(kept: Tensor) -> float:
+        rows = matrix[kept]
+        return statistic(torch.linalg.svdvals(rows - rows.mean(0) if center else rows))
+
+    return jackknife(of_kept, len(matrix), folds=folds, seed=seed)
+
+
+def checked_features(features: Tensor) -> Tensor:
+    """Require a finite matrix with examples.
+
+    Args:
+        features: shape (examples, features).
+
+    Returns:
+        The same in float64, on the CPU.
+
+    Raises:
+        DataError: not a matrix, or empty.
+        NonFiniteError: an entry is NaN or infinite.
+    """
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.numel():
+        shape = (
+            tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        )
+        raise DataError(f"`features` must have shape (examples, features); got {shape}.")
+    if not bool(torch.isfinite(features).all()):
+        raise NonFiniteError("a feature is NaN or infinite; leave such examples out.")
+    return features.detach().double().cpu()

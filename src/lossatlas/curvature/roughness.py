@@ -1,0 +1,155 @@
+"""Roughness: how much the loss goes up and down along random lines, for its range."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from lossatlas.algebra.estimators import Estimate, jackknife, mean_of
+from lossatlas.algebra.params import Params, add
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.rises import normal_like
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import ModelError
+from lossatlas.objective import Objective
+from lossatlas.store import kind
+
+Array = NDArray[np.float64]
+
+
+@part
+@kind("roughness")
+@dataclass(frozen=True)
+class Roughness(Stored):
+    """Total variation over range along random lines through a point.
+
+    A monotone line has 1, a bowl with its bottom in the middle 2, k periods of a cosine 2 k.
+
+    Attributes:
+        index: standard deviation of the variations over their mean (the published index): how
+            unlike each other lines are. Its error is a jackknife over lines.
+        mean: mean variation; the steadier of the two.
+        variations: of each line, no unit; 0 for a line on which the loss does not change, NaN
+            for one with a loss that is not finite.
+        flat: lines on which the loss does not change.
+        lost: lines with a loss that is not finite; left out of both numbers.
+        radius: half the length of a line, in units of filter norms.
+        points: losses on a line. Both numbers depend on `radius` and `points`.
+    """
+
+    index: Estimate
+    mean: Estimate
+    variations: Array
+    flat: int
+    lost: int
+    radius: float
+    points: int
+
+
+def roughness(
+    objective: Objective,
+    directions: int = 20,
+    radius: float = 0.5,
+    points: int = 41,
+    *,
+    seed: int = 0,
+    params: Params | None = None,
+) -> Roughness:
+    """Measure how rough the landscape is around a point.
+
+    Lines run along Gaussian directions in which every filter has the norm of the weights' own
+    (biases and norm scales stay). All losses are over all batches: the noise of mini-batches
+    would count as roughness.
+
+    Args:
+        objective: model, loss, batches.
+        directions: lines.
+        radius: half the length of a line, as a share of each filter's norm.
+        points: losses on a line.
+        seed: what directions are drawn from.
+        params: where; the present weights by default.
+
+    Returns:
+        The index, the mean, and what they come from.
+
+    Raises:
+        ArgumentError: a number of the wrong kind.
+        ModelError: no parameter has two axes, so no filter moves.
+        StructureError: names or shapes of `params` differ from those of the objective.
+
+    Source: Wu et al., arXiv:2103.11069.
+    """
+    check_at_least("directions", directions, 2)
+    check_at_least("points", points, 3)
+    check_positive("radius", radius)
+    here = objective.params if params is None else params
+    if not any(value.ndim >= 2 for value in here.values()):
+        raise ModelError("no parameter has two axes, so there is no filter to move along.")
+    steps = np.linspace(-radius, radius, points)
+    lines = np.array(
+        [
+            _line(objective, here, _direction(here, seed, index), steps)
+            for index in range(directions)
+        ]
+    )
+    variations = np.array([variation(line) for line in lines])
+    known = variations[np.isfinite(variations)]
+    cost = directions * points
+    return Roughness(
+        _index(known, seed),
+        mean_of(known, cost),
+        variations,
+        flat=int((known == 0).sum()),
+        lost=directions - len(known),
+        radius=radius,
+        points=points,
+    )
+
+
+def variation(line: Array) -> float:
+    """Total variation over range.
+
+    Args:
+        line: values in order, shape (points,).
+
+    Returns:
+        At least 1; 0 where all values are equal, NaN where one is not finite.
+    """
+    if not np.isfinite(line).all():
+        return math.nan
+    extent = float(line.max() - line.min())
+    return float(np.abs(np.diff(line)).sum()) / extent if extent else 0.0
+
+
+def _line(objective: Objective, here: Params, direction: Params, steps: Array) -> list[float]:
+    return [objective.value(add(here, direction, scale=float(step))) for step in steps]
+
+
+def _direction(here: Params, seed: int, index: int) -> dict[str, Tensor]:
+    drawn = normal_like(here, seed, "line", index)
+    return {name: _as_long_as(value, here[name]) for name, value in drawn.items()}
+
+
+def _as_long_as(direction: Tensor, weight: Tensor) -> Tensor:
+    if weight.ndim < 2:
+        return torch.zeros_like(weight)
+    axes = tuple(range(1, weight.ndim))
+    length, wanted = (vector_norm(t, dim=axes, keepdim=True) for t in (direction, weight))
+    scaled: Tensor = torch.where(length > 0, direction / length, 0.0) * wanted
+    return scaled
+
+
+def _index(variations: Array, seed: int) -> Estimate:
+    if len(variations) < 2:
+        why = f"a spread needs two lines; {len(variations)} have finite losses"
+        return Estimate(math.nan, math.nan, why_no_error=why)
+
+    def index(kept: Tensor) -> float:
+        chosen = variations[kept.numpy()]
+        return float(chosen.std() / chosen.mean()) if chosen.any() else 0.0
+
+    return jackknife(index, len(variations), folds=len(variations), seed=seed)

@@ -1,0 +1,202 @@
+"""How many examples the landscape needs: how much one more still changes it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.algebra.params import Params, add, multiply
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.rises import Ground
+from lossatlas.curvature.spectrum import spectrum
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import ArgumentError, LossError, NonFiniteError
+from lossatlas.objective import Objective
+from lossatlas.rng import derive_seed
+from lossatlas.store import kind
+
+Array = NDArray[np.float64]
+
+_RESAMPLES = 200
+
+
+@part
+@kind("sample_size_curve")
+@dataclass(frozen=True)
+class SampleSizeCurve(Stored):
+    """How much the next example moves the landscape, for growing numbers of examples.
+
+    Attributes:
+        sizes: numbers of examples k, shape (s,).
+        change: expected squared change of the loss surface from k to k + 1 examples, over
+            points drawn in the top eigenspace, with the change at the centre removed; squared
+            units of the loss. It holds curvature, unlike the published curve at fixed weights.
+        stderr: standard error of `change` over orders of the examples.
+        enough: smallest size whose root change is within the tolerance, None where none is.
+        enough_low: lower end of its 95 % interval over orders; None where unknown.
+        enough_high: upper end; None where some orders do not reach the tolerance.
+        tolerance: the root change that counts as small, units of the loss.
+        sigma: standard deviation of the points, units of the weights.
+        directions: dimension of the eigenspace.
+    """
+
+    sizes: Array
+    change: Array
+    stderr: Array
+    enough: int | None
+    enough_low: int | None
+    enough_high: int | None
+    tolerance: float
+    sigma: float
+    directions: int
+
+
+def sample_size_curve(
+    objective: Objective,
+    sizes: Sequence[int] | None = None,
+    *,
+    tolerance: float | None = None,
+    directions: int = 5,
+    sigma: float | None = None,
+    points: int = 32,
+    orders: int = 50,
+    seed: int = 0,
+) -> SampleSizeCurve:
+    """Measure Delta_2 in the top eigenspace: when do more examples stop to matter?
+
+    The weights stay where they are (they are not trained anew for each k), so the answer is
+    about the landscape around these weights.
+
+    Args:
+        objective: its loss must give one number an example.
+        sizes: numbers of examples to look at; 20 of them, geometric from 20 to half of all, by
+            default.
+        tolerance: root change that counts as small; 1e-3 of the loss by default.
+        directions: eigenvectors that span the space.
+        sigma: spread of the points in weights; by default one at which the quadratic model
+            rises by a tenth of the loss.
+        points: points drawn.
+        orders: random orders of the examples.
+        seed: what points and orders are drawn from.
+
+    Returns:
+        The curve, and the size that suffices, with an interval.
+
+    Raises:
+        ArgumentError: a number of the wrong kind, too few examples, or no positive curvature.
+        LossError: the loss gives only means.
+        NonFiniteError: a loss is not finite.
+
+    Source: arXiv:2604.14870 (Delta_2 in the top eigenspace); the identity beneath it:
+        arXiv:2409.11995.
+    """
+    for name, value in (("directions", directions), ("points", points), ("orders", orders)):
+        check_at_least(name, value, 2 if name == "orders" else 1)
+    if objective.unit != "examples":
+        raise LossError("a sample-size curve needs a loss that gives one number an example.")
+    rises, base, spread = _rises(objective, directions, sigma, points, seed)
+    known = _sizes(sizes, rises.shape[1])
+    small = 1e-3 * abs(base) if tolerance is None else tolerance
+    check_positive("tolerance", small)
+    rows = np.array(
+        [_curve(rises, known, derive_seed(seed, "order", index)) for index in range(orders)]
+    )
+    change = rows.mean(0)
+    low, high = _interval(rows, known, small, seed)
+    return SampleSizeCurve(
+        known,
+        change,
+        rows.std(0, ddof=1) / math.sqrt(orders),
+        _first_below(change, known, small),
+        low,
+        high,
+        small,
+        spread,
+        directions,
+    )
+
+
+def _rises(
+    objective: Objective, directions: int, sigma: float | None, points: int, seed: int
+) -> tuple[Array, float, float]:
+    ground = Ground(objective)
+    found = spectrum(
+        objective, top=directions, bottom=0, density=False, seed=seed, vectors=True
+    )
+    if found.top[0] <= 0:
+        raise ArgumentError(
+            "the Hessian has no positive eigenvalue here, so there is no top eigenspace."
+        )
+    uphill = float(np.clip(found.top, 0, None).sum())
+    spread = math.sqrt(0.2 * abs(ground.value) / uphill) if sigma is None else sigma
+    check_positive("sigma", spread)
+    base = objective.example_losses().numpy()
+    drawn = np.random.default_rng(derive_seed(seed, "points"))
+    rows = []
+    for _ in range(points):
+        place: Params = ground.here
+        for vector, step in zip(
+            found.vectors, drawn.normal(0, spread, directions), strict=True
+        ):
+            place = add(place, multiply(vector, float(step)))
+        rows.append(objective.example_losses(place).numpy() - base)
+    rises = np.array(rows)
+    if not np.isfinite(rises).all():
+        raise NonFiniteError(
+            f"the loss is not finite at a spread of {spread:g}; take a smaller `sigma`."
+        )
+    return rises, ground.value, spread
+
+
+def _sizes(sizes: Sequence[int] | None, examples: int) -> Array:
+    if sizes is None:
+        if examples < 50:
+            raise ArgumentError(
+                f"a sample-size curve needs 50 examples; there are {examples}: give `sizes`, or "
+                "more data."
+            )
+        # Half of the examples stay to be the next one, so that its effect is an average.
+        wanted = np.geomspace(20, examples // 2, 20)
+        return np.unique(wanted.astype(int)).astype(np.float64)
+    known = np.unique(np.asarray(sizes, dtype=np.float64))
+    if not len(known) or known[0] < 1 or known[-1] > examples - 1:
+        raise ArgumentError(
+            f"`sizes` must lie between 1 and {examples - 1} (one example less than there are); "
+            f"got {list(sizes)}."
+        )
+    return known
+
+
+def _curve(rises: Array, sizes: Array, seed: int) -> Array:
+    order = np.random.default_rng(seed).permutation(rises.shape[1])
+    shuffled, k = rises[:, order], sizes.astype(int)
+    sums, squares = np.cumsum(shuffled, 1), np.cumsum(shuffled**2, 1)
+    mean, left = sums[:, k - 1] / sizes, rises.shape[1] - sizes
+    # L_{k+1} - L_k = (l_{k+1} - L_k) / (k + 1), averaged over all that may come next.
+    rest = squares[:, -1:] - squares[:, k - 1]
+    cross = sums[:, -1:] - sums[:, k - 1]
+    spread = (rest - 2 * mean * cross) / left + mean**2
+    return np.asarray((spread / (sizes + 1) ** 2).mean(0))
+
+
+def _first_below(change: Array, sizes: Array, tolerance: float) -> int | None:
+    # A curve that dips below the tolerance once has not arrived: it must stay below.
+    below = np.sqrt(change) <= tolerance
+    stays = np.logical_and.accumulate(below[::-1])[::-1]
+    return int(sizes[stays.argmax()]) if stays.any() else None
+
+
+def _interval(
+    rows: Array, sizes: Array, tolerance: float, seed: int
+) -> tuple[int | None, int | None]:
+    # Percentile bootstrap over orders; a size beyond all counts as infinite.
+    drawn = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    firsts = []
+    for _ in range(_RESAMPLES):
+        chosen = rows[drawn.integers(0, len(rows), len(rows))].mean(0)
+        firsts.append(_first_below(chosen, sizes, tolerance) or math.inf)
+    ends = np.quantile(firsts, [0.025, 0.975], method="inverted_cdf")
+    low, high = (int(end) if math.isfinite(end) else None for end in ends)
+    return low, high

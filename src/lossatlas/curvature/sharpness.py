@@ -1,0 +1,283 @@
+"""How much the loss rises nearby: on average, at worst, and over small sets of examples."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lossatlas.algebra.estimators import Estimate, mean_of
+from lossatlas.algebra.params import Params, add, multiply, norm
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.differentiable import check_finite
+from lossatlas.curvature.rises import Ground, normal_like
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import batch_size, split
+from lossatlas.store import kind
+
+# The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.
+RADIUS, ADAPTIVE_RADIUS = 0.05, 0.5
+# An ascent that gains less than this share has arrived.
+_ARRIVED = 1e-3
+
+
+@part
+@kind("worst_sharpness")
+@dataclass(frozen=True)
+class WorstSharpness(Stored):
+    """The largest rise of the loss that was found within a ball.
+
+    Attributes:
+        rise: loss there minus loss here, units of the loss. Its error is the sampling error;
+            the rise is a lower bound of the maximum, which no ascent can certify.
+        first_step: the rise after the one step that SAM takes; NaN where the gradient is zero.
+        radius: of the ball; in units of the weights, or of |weight| where adaptive.
+        adaptive: whether the ball is measured in units of the weights' own size.
+        ascents: gradients taken.
+    """
+
+    rise: Estimate
+    first_step: float
+    radius: float
+    adaptive: bool
+    ascents: int
+
+
+class _Ball:
+    # Points here + T u with |u| <= radius; T is |w| + eta for adaptive balls, otherwise 1.
+    def __init__(self, here: Params, radius: float, adaptive: bool, eta: float) -> None:
+        self.here, self.radius = here, radius
+        self.scale: dict[str, Tensor] | None = (
+            {name: value.abs() + eta for name, value in here.items()} if adaptive else None
+        )
+        if self.scale is not None and norm(self.scale) == 0:
+            raise ArgumentError(
+                "an adaptive ball needs weights that are not all zero; set `eta` above 0."
+            )
+
+    def scaled(self, vector: Params) -> Params:
+        if self.scale is None:
+            return vector
+        return {name: value * self.scale[name] for name, value in vector.items()}
+
+    def at(self, direction: Params, sign: float = 1.0) -> dict[str, Tensor]:
+        length = norm(direction)
+        step = self.scaled(multiply(direction, sign * self.radius / length))
+        return add(self.here, step)
+
+
+def average_sharpness(
+    objective: Objective,
+    radius: float | None = None,
+    *,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    directions: int = 20,
+    seed: int = 0,
+    params: Params | None = None,
+) -> Estimate:
+    """The mean rise of the loss on a sphere around the weights.
+
+    Directions come in opposite pairs, which takes the slope out: on a quadratic the mean is
+    radius^2 tr(H) / (2 n).
+
+    Args:
+        objective: model, loss, batches.
+        radius: of the sphere; 0.05 by default, 0.5 for an adaptive one.
+        adaptive: measure lengths in units of each weight's size (|w| + eta), which makes it
+            independent of how layers of a ReLU network share their scale.
+        eta: keeps zero weights moving; above 0 the independence is only approximate.
+        directions: pairs drawn.
+        seed: what they are drawn from.
+        params: where; the present weights by default.
+
+    Returns:
+        Mean over pairs with its standard error.
+
+    Raises:
+        ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
+        NonFiniteError: the loss here or on the sphere is not finite.
+    """
+    ground, ball = _prepared(objective, radius, adaptive, eta, params)
+    check_at_least("directions", directions, 1)
+    rises = []
+    for index in range(directions):
+        drawn = normal_like(ball.here, seed, "sphere", index)
+        pair = [ground.rise(ball.at(drawn, sign)).value for sign in (1.0, -1.0)]
+        if not all(map(math.isfinite, pair)):
+            raise NonFiniteError(
+                f"the loss is not finite at distance {ball.radius:g} from the weights; take a "
+                "smaller `radius`."
+            )
+        rises.append(sum(pair) / 2)
+    return mean_of(rises, 2 * directions)
+
+
+def worst_sharpness(
+    objective: Objective,
+    radius: float | None = None,
+    *,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    params: Params | None = None,
+) -> WorstSharpness:
+    """The largest rise of the loss within a ball, by ascent.
+
+    Each step goes to where the linearised loss is largest on the sphere, which never loses
+    height where the loss is convex and is a power iteration at a minimum. The first ascent
+    starts along the gradient (its first step is SAM's), the others in random directions.
+
+    Args:
+        objective: model, loss, batches.
+        radius: of the ball; 0.05 by default, 0.5 for an adaptive one.
+        adaptive: see `average_sharpness`.
+        eta: see `average_sharpness`; the optimizer of the paper takes 0.01.
+        steps: gradients of an ascent at most; 0 leaves the starts as they are.
+        restarts: random starts.
+        seed: what they are drawn from.
+        params: where; the present weights by default.
+
+    Returns:
+        The best rise found.
+
+    Raises:
+        ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
+        NonFiniteError: the loss or its gradient is not finite here or in the ball.
+
+    Source: Foret et al., ICLR 2021, arXiv:2010.01412; Kwon et al., ICML 2021, arXiv:2102.11600.
+    """
+    ground, ball = _prepared(objective, radius, adaptive, eta, params)
+    check_at_least("steps", steps, 0)
+    check_at_least("restarts", restarts, 0)
+    gradient = _gradient(objective, ball, ball.here)
+    starts: list[Params] = [gradient] if norm(gradient) > 0 else []
+    starts += [
+        normal_like(ball.here, seed, "ascent", index)
+        for index in range(restarts if starts else max(restarts, 1))
+    ]
+    best, first, ascents = Estimate(-math.inf, math.nan), math.nan, 1
+    for index, start in enumerate(starts):
+        rise, used, begun = _climbed(objective, ground, ball, start, steps)
+        ascents += used
+        if index == 0 and norm(gradient) > 0:
+            first = begun
+        best = max(best, rise, key=lambda found: found.value)
+    if best.value < 0:
+        best = Estimate(0.0, 0.0)
+    return WorstSharpness(best, first, ball.radius, adaptive, ascents)
+
+
+def m_sharpness(
+    objective: Objective,
+    size: int,
+    radius: float | None = None,
+    *,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    steps: int = 0,
+    sets: int = 32,
+    params: Params | None = None,
+) -> Estimate:
+    """The worst rise of small sets of examples, each with a step of its own, averaged.
+
+    It is what SAM controls when each worker, or each micro-batch, takes its own ascent. Norm
+    layers with batch statistics use those of the set.
+
+    Args:
+        objective: model, loss, batches; batches are cut in pieces.
+        size: examples of a set.
+        radius: of the ball; 0.05 by default, 0.5 for an adaptive one.
+        adaptive: see `average_sharpness`.
+        eta: see `average_sharpness`.
+        steps: gradients of an ascent after the one step of SAM.
+        sets: sets taken at most, evenly from all.
+        params: where; the present weights by default.
+
+    Returns:
+        Mean over sets with its standard error.
+
+    Raises:
+        ArgumentError: a number of the wrong kind, or no set of that size.
+        NonFiniteError: the loss or its gradient is not finite.
+
+    Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
+    """
+    check_at_least("size", size, 1)
+    check_at_least("sets", sets, 1)
+    pieces = [
+        piece
+        for batch in objective.batches
+        for piece in split(batch, size)
+        if batch_size(piece) == size
+    ]
+    if not pieces:
+        raise ArgumentError(
+            f"`size` must be at most the size of a batch; no batch holds {size} examples."
+        )
+    count = min(sets, len(pieces))
+    chosen = [pieces[index * len(pieces) // count] for index in range(count)]
+    rises = []
+    for piece in chosen:
+        small = Objective(
+            objective.model,
+            objective.loss,
+            [piece],
+            mode=objective.mode,
+            params=objective.names,
+            check=False,
+        )
+        found = worst_sharpness(
+            small, radius, adaptive=adaptive, eta=eta, steps=steps, restarts=0, params=params
+        )
+        rises.append(found.rise.value)
+    return mean_of(rises, 2 * count)
+
+
+def _prepared(
+    objective: Objective,
+    radius: float | None,
+    adaptive: bool,
+    eta: float,
+    params: Params | None,
+) -> tuple[Ground, _Ball]:
+    chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
+    check_positive("radius", chosen)
+    if eta != 0:
+        check_positive("eta", eta)
+    ground = Ground(objective, params)
+    return ground, _Ball(ground.here, chosen, adaptive, eta)
+
+
+def _gradient(objective: Objective, ball: _Ball, where: Params) -> Params:
+    gradient = objective.gradient(where)
+    check_finite(gradient)
+    return ball.scaled(gradient)
+
+
+def _climbed(
+    objective: Objective, ground: Ground, ball: _Ball, start: Params, steps: int
+) -> tuple[Estimate, int, float]:
+    gradient: Callable[[Params], Params] = lambda where: _gradient(objective, ball, where)  # noqa: E731
+    place = ball.at(start)
+    rise = ground.rise(place)
+    first, best = rise.value, rise
+    for step in range(steps):
+        if not math.isfinite(rise.value):
+            raise NonFiniteError(
+                f"the loss is not finite at distance {ball.radius:g} from the weights; take a "
+                "smaller `radius`."
+            )
+        uphill = gradient(place)
+        if norm(uphill) == 0:
+            return best, step + 1, first
+        place = ball.at(uphill)
+        rise = ground.rise(place)
+        if rise.value - best.value <= _ARRIVED * abs(best.value):
+            return max(best, rise, key=lambda found: found.value), step + 1, first
+        best = rise
+    return best, steps, first

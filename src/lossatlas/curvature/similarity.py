@@ -1,0 +1,76 @@
+"""Similarity of two representations of the same examples: linear CKA, debiased."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lossatlas.algebra.estimators import Estimate, jackknife
+from lossatlas.curvature.representations import checked_features
+from lossatlas.errors import ArgumentError, DataError
+
+
+def cka(
+    first: Tensor,
+    second: Tensor,
+    *,
+    debiased: bool = True,
+    folds: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    """Linear centred kernel alignment, invariant to rotations and to the scale of features.
+
+    Without debiasing it tends to 1 for any two representations with more features than
+    examples. The debiased one may be slightly negative for unrelated ones.
+
+    Args:
+        first: shape (examples, features).
+        second: shape (examples, other features); the same examples in the same order.
+        debiased: use the unbiased estimator of the alignment.
+        folds: parts of the jackknife.
+        seed: deals examples to the folds.
+
+    Returns:
+        Between about 0 (unrelated) and 1 (equal up to rotation and scale), with a jackknife
+        error over examples.
+
+    Raises:
+        DataError: not matrices, or different numbers of examples.
+        ArgumentError: fewer than five examples for the debiased estimator.
+        NonFiniteError: a feature is NaN or infinite.
+
+    Source: Kornblith et al., ICML 2019, arXiv:1905.00414; unbiased estimator: Song et al.,
+        JMLR 13 (2012).
+    """
+    x, y = checked_features(first), checked_features(second)
+    if len(x) != len(y):
+        raise DataError(
+            f"`first` has {len(x)} examples and `second` {len(y)}; they must match."
+        )
+    if debiased and len(x) < 5:
+        raise ArgumentError(f"the debiased estimator needs five examples; got {len(x)}.")
+    # Kernels of all examples serve every fold; features are centred once for the numbers' sake.
+    x, y = x - x.mean(0), y - y.mean(0)
+    k, l = x @ x.T, y @ y.T  # noqa: E741
+    inner = _unbiased if debiased else _biased
+
+    def alignment(kept: Tensor) -> float:
+        a, b = k[kept][:, kept], l[kept][:, kept]
+        scale = inner(a, a) * inner(b, b)
+        return inner(a, b) / math.sqrt(scale) if scale > 0 else math.nan
+
+    return jackknife(alignment, len(x), folds=min(folds, max(len(x) // 4, 2)), seed=seed)
+
+
+def _biased(a: Tensor, b: Tensor) -> float:
+    centred = a - a.mean(0) - a.mean(1, keepdim=True) + a.mean()
+    return float((centred * b).sum())
+
+
+def _unbiased(a: Tensor, b: Tensor) -> float:
+    n = len(a)
+    a, b = (m - torch.diag(m.diagonal()) for m in (a, b))
+    cross = float((a * b).sum())
+    means = float(a.sum() * b.sum()) / ((n - 1) * (n - 2))
+    mixed = 2 * float(a.sum(0) @ b.sum(0)) / (n - 2)
+    return (cross + means - mixed) / (n * (n - 3))

@@ -1,0 +1,181 @@
+"""The edge of stability: how the step of an optimizer stands to the sharpest curvature."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossatlas.algebra.extremes import converge
+from lossatlas.algebra.krylov import Lanczos
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.matrix import Product
+from lossatlas.curvature.products import hessian
+from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import ArgumentError, ModelError
+from lossatlas.objective import Objective
+from lossatlas.rng import generator
+from lossatlas.store import kind
+
+
+@part
+@kind("stability")
+@dataclass(frozen=True)
+class Stability(Stored):
+    """The largest curvature in units of the optimizer's own steps.
+
+    Attributes:
+        sharpness: learning rate x largest eigenvalue of the (preconditioned) Hessian, no unit.
+        bound: its error bound.
+        threshold: where a quadratic begins to diverge: 2 for gradient descent.
+        ratio: sharpness / threshold; above 1 is above the edge.
+        rule: "descent", "momentum", "nesterov" or "adam".
+        products: products spent.
+        reached: whether the tolerance was reached.
+    """
+
+    sharpness: float
+    bound: float
+    threshold: float
+    ratio: float
+    rule: str
+    products: int
+    reached: bool
+
+
+def edge_of_stability(
+    objective: Objective,
+    optimizer: Optimizer,
+    *,
+    tolerance: float = 1e-3,
+    limit: int = 200,
+    seed: int = 0,
+) -> Stability:
+    """Compare the present learning rates with the largest that the curvature allows.
+
+    Groups may have rates of their own: the Hessian is scaled on both sides by the root of each
+    weight's step size. Weight decay that joins the gradient adds to the curvature; decoupled
+    decay (AdamW) is left out. Parameters that the optimizer does not hold do not move.
+
+    Args:
+        objective: model, loss, batches, at the weights the optimizer is at.
+        optimizer: SGD (momentum, Nesterov), or Adam and its kin (state `exp_avg_sq`).
+        tolerance: of the eigenvalue, relative.
+        limit: products at most.
+        seed: what the start is drawn from.
+
+    Returns:
+        Sharpness against its threshold.
+
+    Raises:
+        ArgumentError: an optimizer of another kind, groups with different momenta, one that
+            maximises, or Adam before its first step.
+        ModelError: the optimizer holds none of the objective's parameters.
+        LossError: the loss is not twice differentiable.
+
+    Source: Cohen et al., ICLR 2021, arXiv:2103.00065 (descent, momentum, Nesterov); Cohen et
+        al., arXiv:2207.14484 (Adam).
+    """
+    check_positive("tolerance", tolerance)
+    check_at_least("limit", limit, 1)
+    matrix = hessian(objective)
+    rule, threshold = _threshold(optimizer)
+    scale, decay = _scales(objective, optimizer, matrix, rule)
+    drawn = generator(seed, "start", device=matrix.device)
+    start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
+
+    def apply(vector: Tensor) -> Tensor:
+        inner = scale * vector
+        return scale * (matrix.flat(inner) + decay * inner)
+
+    lanczos = Lanczos(apply, start, drawn)
+    ritz, reached = converge(lanczos, top=1, bottom=0, tolerance=tolerance, limit=limit)
+    value = float(ritz.values[-1])
+    return Stability(
+        value,
+        float(ritz.bounds[-1]),
+        threshold,
+        value / threshold,
+        rule,
+        matrix.count,
+        reached,
+    )
+
+
+def _threshold(optimizer: Optimizer) -> tuple[str, float]:
+    found = {_rule_of(group) for group in optimizer.param_groups}
+    if len(found) > 1:
+        raise ArgumentError(
+            "`optimizer` has groups with different momenta, and no common edge; measure them "
+            "one by one with an objective of their parameters."
+        )
+    rule, first, second = found.pop()
+    thresholds: dict[str, Callable[[], float]] = {
+        "descent": lambda: 2.0 / (1 - second),
+        "momentum": lambda: 2 * (1 + first) / (1 - second),
+        "nesterov": lambda: 2 * (1 + first) / (1 + 2 * first),
+        "adam": lambda: 2 * (1 + first) / (1 - first),
+    }
+    return rule, thresholds[rule]()
+
+
+def _rule_of(group: Mapping[str, Any]) -> tuple[str, float, float]:
+    if group.get("maximize"):
+        raise ArgumentError("`optimizer` maximises; the edge is known for descent only.")
+    if "betas" in group:
+        return "adam", float(group["betas"][0]), 0.0
+    if "momentum" in group and "nesterov" in group:
+        momentum = float(group["momentum"])
+        if not momentum:
+            return "descent", 0.0, 0.0
+        name = "nesterov" if group["nesterov"] else "momentum"
+        return name, momentum, float(group.get("dampening", 0.0))
+    raise ArgumentError(
+        "`optimizer` must be SGD or of Adam's kind (groups with momentum or betas); for others "
+        "compare lr x spectrum(objective, top=1).top[0] with 2."
+    )
+
+
+def _scales(
+    objective: Objective, optimizer: Optimizer, matrix: Product, rule: str
+) -> tuple[Tensor, Tensor]:
+    every = dict(objective.model.named_parameters())
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    steps, decays = {}, {}
+    for name, value in matrix.params.items():
+        parameter = every[name]
+        group = groups.get(id(parameter))
+        if group is None:
+            steps[name], decays[name] = torch.zeros_like(value), torch.zeros_like(value)
+            continue
+        step = torch.full_like(value, math.sqrt(float(group["lr"])))
+        if rule == "adam":
+            step = step / _root(optimizer, parameter, group, name).sqrt()
+        steps[name] = step
+        decoupled = group.get("decoupled_weight_decay", False)
+        decay = 0.0 if decoupled else float(group.get("weight_decay", 0.0))
+        decays[name] = torch.full_like(value, decay)
+    if not any(bool(step.any()) for step in steps.values()):
+        raise ModelError(
+            "`optimizer` moves none of the objective's parameters (or its rates are zero); "
+            "build both from the same model."
+        )
+    return matrix.flatten(steps), matrix.flatten(decays)
+
+
+def _root(
+    optimizer: Optimizer, parameter: Tensor, group: Mapping[str, Any], name: str
+) -> Tensor:
+    # What Adam divides by: sqrt(second moment, bias removed) + eps.
+    state = optimizer.state.get(parameter, {})
+    key = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+    if key not in state:
+        raise ArgumentError(
+            f"`optimizer` has no second moment of '{name}' yet; take a step before asking."
+        )
+    correction = 1 - float(group["betas"][1]) ** float(state["step"])
+    root: Tensor = (state[key] / correction).sqrt() + float(group["eps"])
+    return root
