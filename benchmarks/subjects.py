@@ -1,0 +1,93 @@
+"""The models and data of the benchmarks; real ones where they lie beside the checkout."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness  # noqa: F401 (sets what OpenMP reads before torch starts it)
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.workbench.checkpoints import load_weights
+from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.models import build_model
+
+_ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("LOSSATLAS_SHARED", _ROOT.parent / "shared"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with one batch of data.
+
+    Attributes:
+        model: in eval mode.
+        inputs: shape (batch, ...).
+        targets: class indices, shape (batch,).
+        source: where weights and data come from.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    source: str
+
+    @property
+    def objective(self) -> la.Objective:
+        batch = (self.inputs, self.targets)
+        return la.Objective(self.model, la.supervised(F.cross_entropy), [batch])
+
+    def forward(self) -> float:
+        """The loss of the batch, as plain torch computes it."""
+        with torch.no_grad():
+            return F.cross_entropy(self.model(self.inputs), self.targets).item()
+
+
+def small_network(examples: int = 512) -> Case:
+    """An MLP 784-64-10 that was trained for a moment, on MNIST.
+
+    Returns:
+        The case; noise in place of pictures where MNIST is missing.
+    """
+    path = SHARED / "data/mnist/test.parquet"
+    if path.exists():
+        data = load_dataset(f"parquet:{path}", examples=examples)
+        inputs, targets, source = data.inputs.flatten(1).contiguous(), data.targets, "MNIST"
+    else:
+        inputs, targets = _noise((examples, 784))
+        source = "noise"
+    model = build_model("mlp(64)", features=784, outputs=10).eval()
+    _train(model, inputs, targets, steps=30)
+    return Case(model, inputs, targets, source)
+
+
+def resnet20(examples: int = 512) -> Case:
+    """ResNet-20 with the given weights on CIFAR-10.
+
+    Returns:
+        The case; random weights on noise where they are missing.
+    """
+    path = SHARED / "data/cifar10-jpeg/test.parquet"
+    weights = SHARED / "models/resnet20-cifar10.safetensors"
+    if path.exists() and weights.exists():
+        data = load_dataset(f"parquet:{path}", examples=examples, normalise="imagenet")
+        model = load_weights(build_model("resnet20", data), weights).eval()
+        return Case(model, data.inputs, data.targets, "CIFAR-10, trained")
+    model = build_model("resnet20", outputs=10).eval()
+    return Case(model, *_noise((examples, 3, 32, 32)), "noise, untrained")
+
+
+def _noise(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=source), torch.randint(10, shape[:1], generator=source)
+
+
+def _train(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
