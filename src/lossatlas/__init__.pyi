@@ -1,4 +1,7 @@
 from . import store as store
+from .curvature import Spectrum as Spectrum
+from .curvature import spectrum as spectrum
+from .curvature import trace as trace
 from .errors import AtlasError as AtlasError
 from .landscape.checkpoints import plane_through as plane_through
 from .landscape.checkpoints import trajectory_plane as trajectory_plane

@@ -24,3 +24,5 @@ from .interactive_others import box_figure as box_figure
 from .interactive_others import line_figure as line_figure
 from .scale import Scale as Scale
 from .scale import scale_of as scale_of
+from .spectra import plot_spectrum as plot_spectrum
+from .spectra import spectrum_figure as spectrum_figure

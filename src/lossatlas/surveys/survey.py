@@ -1,5 +1,6 @@
 """Survey: what a stretch of loss landscape is like, from several instruments at once."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,8 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lossatlas import store
+from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of
+from lossatlas.curvature import Spectrum, spectrum, trace
 from lossatlas.executor import Executor
 from lossatlas.landscape.checkpoints import trajectory_plane
 from lossatlas.landscape.engines import Metric
@@ -51,6 +54,8 @@ class Survey:
         diagram: persistence of the map's sublevel sets.
         tree: merge tree of the map.
         metrics: further numbers at the weights themselves (accuracy, ...), with their errors.
+        spectrum: extreme eigenvalues and density of the Hessian; None where not asked for.
+        trace: trace of the Hessian; None where not asked for.
         seconds: wall time of the whole survey.
         notes: what a reader should know, in sentences.
         provenance: seed, settings, fingerprints, versions.
@@ -62,6 +67,8 @@ class Survey:
     diagram: Diagram
     tree: MergeTree
     metrics: Mapping[str, Evaluation] = field(default_factory=dict)
+    spectrum: Spectrum | None = None
+    trace: Estimate | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
@@ -112,9 +119,11 @@ class Survey:
                 "seconds": self.seconds,
                 "notes": list(self.notes),
                 "provenance": self.provenance.to_json(),
+                "trace": json.dumps(None if self.trace is None else asdict(self.trace)),
             }
         )
-        parts = {part: getattr(self, part).to_tree() for part in _PARTS}
+        held = {part: getattr(self, part) for part in _PARTS}
+        parts = {name: value.to_tree() for name, value in held.items() if value is not None}
         return {"survey": head} | own | store.nested(parts)
 
     @classmethod
@@ -133,7 +142,9 @@ class Survey:
             for name, data in tree.items()
             if name.startswith("number/")
         }
-        parts = {part: kind.from_tree(store.below(tree, part)) for part, kind in _PARTS.items()}
+        below = {part: store.below(tree, part) for part in _PARTS}
+        parts = {part: _PARTS[part].from_tree(data) for part, data in below.items() if data}
+        trace = json.loads(str(head["trace"]))
         notes = head["notes"]
         return cls(
             title=str(head["title"]),
@@ -142,11 +153,17 @@ class Survey:
             seconds=float(head["seconds"]),
             notes=(notes,) if isinstance(notes, str) else tuple(map(str, notes)),
             provenance=Provenance.from_json(str(head["provenance"])),
+            trace=None if trace is None else Estimate(**trace),
             **parts,
         )
 
 
-_PARTS: dict[str, Any] = {"landscape": Landscape, "diagram": Diagram, "tree": MergeTree}
+_PARTS: dict[str, Any] = {
+    "landscape": Landscape,
+    "diagram": Diagram,
+    "tree": MergeTree,
+    "spectrum": Spectrum,
+}
 
 
 def survey(
@@ -158,6 +175,7 @@ def survey(
     points: int = 31,
     metrics: Mapping[str, Metric] | None = None,
     connectivity: str = "full",
+    curvature: bool = False,
     title: str | None = None,
     seed: int = 0,
     adaptive: bool = True,
@@ -179,6 +197,7 @@ def survey(
         points: points along each direction.
         metrics: further quantities, name -> function of (model, batch).
         connectivity: which neighbours count for the topology, "full" or "axis".
+        curvature: also find the extreme eigenvalues, density and trace of the Hessian.
         title: what the report is headed with; the model's class by default.
         seed: of the random directions.
         adaptive: compute only what cannot be interpolated.
@@ -189,7 +208,7 @@ def survey(
         progress: as for `map_plane`.
 
     Returns:
-        Loss, map, persistence and merge tree, each with its errors.
+        Loss, map, persistence, merge tree and curvature, each with its errors.
 
     Raises:
         ArgumentError: arguments that cannot be served.
@@ -223,6 +242,8 @@ def survey(
         landscape=land,
         diagram=persistence(land, connectivity=connectivity),
         tree=merge_tree(land, connectivity=connectivity),
+        spectrum=spectrum(objective, seed=seed) if curvature else None,
+        trace=trace(objective, seed=seed) if curvature else None,
         seconds=time.monotonic() - started,
         notes=land.notes,
         provenance=land.provenance,

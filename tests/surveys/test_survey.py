@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import cases
+import lossatlas as la
+from lossatlas.errors import ArgumentError, UnknownNameError
+
+
+def trained(steps=30):
+    case = cases.make(cases.mlp)
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.1)
+    points = []
+    for k in range(steps):
+        optimizer.zero_grad()
+        case.loss(case.model, case.batches[k % 2]).backward()
+        optimizer.step()
+        points.append({n: p.detach().clone() for n, p in case.model.named_parameters()})
+    return case, points
+
+
+def test_a_survey_holds_everything_and_comes_back(tmp_path):
+    case, points = trained()
+    found = la.survey(
+        case.objective(),
+        checkpoints=points,
+        metrics={"accuracy": la.accuracy},
+        points=9,
+        curvature=True,
+        title="<b>mine</b>",
+    )
+    assert found.landscape.labels[0].startswith("PC 1")
+    marks = found.landscape.landmark_values["trajectory"]
+    assert marks[-1] == pytest.approx(found.loss.value)
+    assert found.spectrum.top[0] > 0
+    assert found.trace.value == pytest.approx(dense_trace(case), rel=0.1)
+    assert found.certain_basins >= 1
+    assert found.barriers.shape[0] == found.barriers.shape[1]
+    back = la.load(found.save(tmp_path / "s.nc"))
+    assert back.loss == found.loss
+    assert back.metrics == found.metrics
+    assert back.trace == found.trace
+    assert back.title == found.title
+    np.testing.assert_array_equal(back.spectrum.top, found.spectrum.top)
+    np.testing.assert_array_equal(back.tree.basins, found.tree.basins)
+    page = la.write_report(back, tmp_path / "r.html").read_text()
+    assert "sharpest curvature" in page
+    assert "<b>mine</b>" not in page
+    plain = la.survey(case.objective(), points=5)
+    assert plain.spectrum is None
+    assert la.load(plain.save(tmp_path / "p.nc")).spectrum is None
+
+
+def dense_trace(case):
+    names = list(dict(case.model.named_parameters()))
+    shapes = [p.shape for p in case.model.parameters()]
+    flat = torch.cat([p.detach().flatten() for p in case.model.parameters()])
+
+    def loss(vector):
+        pieces = vector.split([s.numel() for s in shapes])
+        params = {n: p.view(s) for n, p, s in zip(names, pieces, shapes, strict=True)}
+        total = sum(
+            len(y) * F.cross_entropy(torch.func.functional_call(case.model, params, x), y)
+            for x, y in case.batches
+        )
+        return total / sum(len(y) for _, y in case.batches)
+
+    return torch.autograd.functional.hessian(loss, flat).trace().item()
+
+
+def test_a_trajectory_is_marked_on_a_random_plane_too():
+    case, points = trained(6)
+    found = la.survey(case.objective(), plane="random", checkpoints=points, points=5)
+    assert found.landscape.landmarks["trajectory"].shape == (6, 2)
+    assert found.landscape.landmark_residuals["trajectory"][0] > 0.9
+
+
+def test_own_planes_are_taken_as_they_are():
+    objective = cases.make(cases.frozen).objective()
+    plane = la.random_plane(objective, dimension=1, normalisation="layer")
+    found = la.survey(objective, plane=plane, span=0.5, points=9, connectivity="axis")
+    assert found.landscape.values.shape == (9,)
+    assert found.diagram.connectivity == "axis"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"plane": "rnadom"}, UnknownNameError, "did you mean 'random'"),
+        ({"plane": "checkpoints"}, ArgumentError, "0 checkpoints"),
+        ({"span": "wide"}, UnknownNameError, "`span` must be one of 'auto'"),
+        ({"connectivity": "four"}, UnknownNameError, "`connectivity`"),
+    ],
+)
+def test_bad_surveys_are_named_errors(options, error, message):
+    with pytest.raises(error, match=message):
+        la.survey(cases.make(cases.mlp).objective(), points=3, **options)
