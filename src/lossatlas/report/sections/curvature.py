@@ -14,7 +14,7 @@ _REFERENCES = (
         "extreme eigenvalues and density",
         "Ghorbani, Krishnan, Xiao: An Investigation into Neural Net Optimization via Hessian "
         "Eigenvalue Density. ICML 2019.",
-        "arXiv:1901.10159",
+        "https://arxiv.org/abs/1901.10159",
     ),
 )
 
