@@ -70,7 +70,7 @@ def choose(task: Task, name: str, corners: Array) -> str:
     if candidates == ["streaming"]:
         return "streaming"
     for candidate in candidates:
-        reason = _disagreement(task, candidate, corners)
+        reason = _disagreement(task, candidate, corners, wanted=name)
         if reason is None:
             return candidate
         if name != "auto":
@@ -128,7 +128,7 @@ def _candidates(task: Task) -> list[str]:
     return []
 
 
-def _disagreement(task: Task, name: str, corners: Array) -> str | None:
+def _disagreement(task: Task, name: str, corners: Array, *, wanted: str) -> str | None:
     if task.objective.mode != "eval" and name == "folded":
         return f'it needs mode="eval", not "{task.objective.mode}"'
     if task.objective.mode == "recalibrated":
@@ -138,7 +138,7 @@ def _disagreement(task: Task, name: str, corners: Array) -> str | None:
             # vmap then loops over the points inside the operation: no gain, and noise.
             warnings.filterwarnings("error", message="There is a performance drop")
             engine = build(task, name)
-            if name == "batched" and engine.chunk < _FEWEST:
+            if wanted == "auto" and name == "batched" and engine.chunk < _FEWEST:
                 return f"{engine.chunk} points of this network fill the cache already"
             fast = engine.evaluate(corners)
     except AtlasError:
