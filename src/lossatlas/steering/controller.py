@@ -1,0 +1,295 @@
+"""TopologyLR: reads the ground, asks a policy, scales the rates that others schedule."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lossatlas.checks import check_at_least
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.helm import Helm
+from lossatlas.steering.hooks import attach, check_pair
+from lossatlas.steering.log import DecisionLog
+from lossatlas.steering.measure import Instruments
+from lossatlas.steering.patch import Patch
+from lossatlas.steering.policies import RegimePolicy
+from lossatlas.steering.probe import Closure, check_closure
+from lossatlas.steering.rates import Rates, rates_of
+from lossatlas.steering.reading import Policy
+from lossatlas.store import Provenance
+
+_STATE = 1
+
+
+class TopologyLR(LRScheduler):
+    """Scales the learning rates of an optimizer by what the loss landscape looks like.
+
+    Call `step(closure)` after `optimizer.step()`. It is an `LRScheduler` to everybody who
+    expects one; it multiplies the scheduler that it is given, so give it that one and step
+    only this. An update that a GradScaler skips is no step. Under `torch.distributed` every
+    rank takes rank 0's decision. A measurement that fails is logged, and training goes on.
+
+    Args:
+        optimizer: any; groups may be added later.
+        policy: decides; `RegimePolicy()` by default.
+        interval: steps between decisions, where the policy does not say. Default 50.
+        warmup: no decision up to this step. Default 150.
+        min_ratio: least scale, for all groups or one a group. Default 0.2.
+        max_ratio: greatest scale, likewise. Default 1.
+        scheduler: the scheduler whose rates are multiplied; stepped by this one.
+        per_epoch: the scheduler is stepped by `step_scheduler`, not with every step.
+        patch: where the probe looks; `Patch(seed=seed)` by default.
+        model: what the closure runs; needed only where it was compiled in place.
+        seed: of the probe's directions.
+        dry_run: log what would be done, and leave the rates alone. Default False.
+
+    Attributes:
+        skipped: calls of `step` without an update.
+        closure: used where `step` is called without one.
+
+    Raises:
+        ArgumentError: numbers out of range, bounds that do not match the groups, or a
+            scheduler of another optimizer.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> optimizer = torch.optim.SGD([w], lr=0.1)
+        >>> controller = TopologyLR(optimizer, interval=1, warmup=0)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     w.square().sum().backward()
+        ...     optimizer.step()
+        ...     controller.step(lambda: w.square().sum())
+        >>> [record.reason for record in controller.log]
+        ['flat, not yet confirmed', 'flat', 'flat']
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        policy: Policy | None = None,
+        *,
+        interval: int = 50,
+        warmup: int = 150,
+        min_ratio: float | Sequence[float] = 0.2,
+        max_ratio: float | Sequence[float] = 1.0,
+        scheduler: LRScheduler | None = None,
+        per_epoch: bool = False,
+        patch: Patch | None = None,
+        model: nn.Module | None = None,
+        seed: int = 0,
+        dry_run: bool = False,
+    ) -> None:
+        check_at_least("interval", interval, 1)
+        check_at_least("warmup", warmup, 0)
+        check_pair(optimizer, scheduler)
+        # The base class would write rates and patch the optimizer; nothing of it is wanted.
+        self.optimizer, self.scheduler, self.per_epoch = optimizer, scheduler, per_epoch
+        self.policy: Policy = RegimePolicy() if policy is None else policy
+        self.interval, self.warmup, self.dry_run = interval, warmup, dry_run
+        groups = len(optimizer.param_groups)
+        self._helm = Helm(self.policy, min_ratio, max_ratio, groups, dry_run=dry_run)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self._rates = Rates(optimizer)
+        self._instruments = Instruments(
+            optimizer, self.policy.needs, patch or Patch(seed=seed), model, seed
+        )
+        self.last_epoch, self._step_count, self.skipped = 0, 1, 0
+        self.closure: Closure | None = None
+        self._updates = 0
+        self._last_lr: list[float | Tensor] = list(rates_of(optimizer))
+        attach(self.optimizer, self)
+
+    def step(  # type: ignore[override]
+        self,
+        closure: Closure | None = None,
+        *,
+        loss: Tensor | float | None = None,
+        metrics: Any = None,
+        strict: bool = True,
+    ) -> None:
+        """Go one update on: step the scheduler, decide where it is time, write the rates.
+
+        Args:
+            closure: gives the loss at the present weights, a number or one an example; see
+                `read_probe`. Called only where a decision is due and needs it.
+            loss: of the batch just trained on, for policies that watch it.
+            metrics: for a `ReduceLROnPlateau`.
+            strict: False leaves a decision out where it needs a closure and has none.
+
+        Raises:
+            ArgumentError: a decision is due and needs a closure, and there is none; or the
+                policy gives a scale that cannot be.
+        """
+        if closure is not None:
+            check_closure(closure)
+        if not self._updates:
+            self.skipped += 1
+            return
+        closure = self.closure if closure is None else closure
+        ready = closure is not None or not self._instruments.wants_closure
+        if strict and not ready and self.due(ahead=1):
+            raise ArgumentError(
+                f"`closure` must be given at step {self.last_epoch + 1}, where "
+                f"{type(self.policy).__name__} reads the loss: controller.step(closure), or "
+                "set controller.closure."
+            )
+        self._updates = 0
+        self.last_epoch += 1
+        self._step_count += 1
+        if loss is not None and not self.policy.before:
+            self._instruments.watch(loss)
+        self._rates.refresh()
+        if self.scheduler is not None and not self.per_epoch:
+            self.step_scheduler(metrics)
+        if ready and self.due():
+            self._decide(closure)
+        if self.due(ahead=1):
+            self._instruments.prepare()
+        self._write()
+
+    def step_scheduler(self, metrics: Any = None) -> None:
+        """Step the wrapped scheduler on its own rates; for `per_epoch=True`.
+
+        Args:
+            metrics: for a `ReduceLROnPlateau`, which waits without it.
+        """
+        if self.scheduler is None:
+            return
+        self._rates.unscaled()
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+        elif metrics is not None:
+            self.scheduler.step(metrics)
+        self._rates.refresh()
+        self._write()
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Tell the loss of a batch before `optimizer.step()`, for policies that decide there.
+
+        Args:
+            loss: the mean of the batch, unscaled.
+        """
+        self._instruments.watch(loss)
+
+    def due(self, ahead: int = 0) -> bool:
+        """Whether a decision falls on this step.
+
+        Args:
+            ahead: how many steps from now. Default 0.
+
+        Returns:
+            True after the warm-up, at every multiple of the interval.
+        """
+        step = self.last_epoch + ahead
+        every = self.policy.every or self.interval
+        return not self.policy.before and step > self.warmup and step % every == 0
+
+    @property
+    def log(self) -> DecisionLog:
+        """The decisions so far."""
+        settings = {"policy": repr(self.policy), "interval": self.interval}
+        made = Provenance(seed=self._instruments.seed, settings=settings)
+        return DecisionLog(tuple(self._helm.records), made)
+
+    @property
+    def scales(self) -> list[float]:
+        """What the scheduled rates are multiplied by, one number a group."""
+        return list(self._helm.scales)
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The rates of the next update.
+
+        Returns:
+            One a group.
+        """
+        return list(self._last_lr)
+
+    def _decide(self, closure: Closure | None) -> None:
+        helm = self._helm
+        helm.extend(len(self._rates.scheduled))
+        found = self._instruments.attempt(self.last_epoch, closure, tuple(helm.would))
+        if isinstance(found, str):
+            helm.fail(self.last_epoch, found, self._rates.scheduled)
+            warnings.warn(f"a probe failed; training goes on: {found}", stacklevel=4)
+            return
+        if self.dry_run:
+            # Curvature was met at the plain rates; the rates in question are others.
+            found = replace(found, edge=found.edge * helm.would[0])
+        helm.turn(found, self._rates.scheduled)
+
+    def _write(self) -> None:
+        self._helm.extend(len(self._rates.scheduled))
+        self._rates.write(self._helm.scales)
+        self._last_lr = list(rates_of(self.optimizer))
+
+    def after_update(self) -> None:
+        """An update was made; a `step` without one was skipped by a GradScaler."""
+        self._updates += 1
+
+    def before_update(self) -> None:
+        """An update is about to be made: policies that go by its gradient decide now."""
+        if not self.policy.before:
+            return
+        self._instruments.check_observed()
+        self._rates.unscaled()
+        if self.last_epoch >= self.warmup:
+            self._decide(None)
+        self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on with the same bits.
+
+        Returns:
+            Plain values, and tensors where gradients are kept.
+        """
+        return {
+            "format": _STATE,
+            "step": self.last_epoch,
+            "skipped": self.skipped,
+            "base_lrs": list(self.base_lrs),
+            "helm": self._helm.state(),
+            "rates": self._rates.state(),
+            "instruments": self._instruments.state(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; load the optimizer's own state as well.
+
+        Args:
+            state_dict: what `state_dict` gave.
+
+        Raises:
+            ArgumentError: the state of another policy or of other groups.
+        """
+        own = self.scheduler is not None
+        if state_dict.get("format") != _STATE or (state_dict["scheduler"] is not None) != own:
+            raise ArgumentError(
+                "`state_dict` must be that of a TopologyLR of this version, "
+                f"{'with' if own else 'without'} a scheduler; build it as it was."
+            )
+        self._helm.load(state_dict["helm"])
+        self._rates.load(state_dict["rates"], self._helm.scales)
+        self._instruments.load(state_dict["instruments"])
+        self.last_epoch, self.skipped = state_dict["step"], state_dict["skipped"]
+        self._step_count = self.last_epoch + 1
+        self.base_lrs = list(state_dict["base_lrs"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state_dict["scheduler"])
+        self._last_lr = list(rates_of(self.optimizer))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A closure holds a batch and a model, and is given anew at every step.
+        return {**self.__dict__, "closure": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        attach(self.optimizer, self)

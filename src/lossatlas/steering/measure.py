@@ -1,0 +1,167 @@
+"""Instruments of a controller: measures what a policy needs, and nothing else."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.steering.distributed import agreed
+from lossatlas.steering.edge import read_edge
+from lossatlas.steering.patch import Patch
+from lossatlas.steering.probe import Closure, read_probe
+from lossatlas.steering.reading import Reading
+from lossatlas.steering.signals import (
+    gradient_noise,
+    kept_gradients,
+    model_signals,
+    momentum_of,
+)
+
+# What a closure or a measurement may raise in mid-training without ending it.
+_FAILURES = (AtlasError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)
+NEEDS = ("patch", "edge", "noise", "model")
+
+
+class Instruments:
+    """Measures for one optimizer.
+
+    Args:
+        optimizer: whose weights, rates and moments are read.
+        needs: of `NEEDS`.
+        patch: where the probe looks.
+        model: what closures run, or None.
+        seed: of random vectors.
+
+    Raises:
+        UnknownNameError: a need that nothing serves.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        needs: frozenset[str],
+        patch: Patch,
+        model: nn.Module | None,
+        seed: int,
+    ) -> None:
+        for need in needs:
+            check_one_of("needs", need, NEEDS)
+        self.optimizer, self.needs, self.patch = optimizer, needs, patch
+        self.model, self.seed = model, seed
+        self._losses: list[Tensor | float] = []
+        self._gradients: list[list[Tensor | None]] | None = None
+
+    @property
+    def wants_closure(self) -> bool:
+        """Whether a reading evaluates the loss."""
+        return bool(self.needs & {"patch", "edge"})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        device: torch.device = self.optimizer.param_groups[0]["params"][0].device
+        return device
+
+    def watch(self, loss: Tensor | float) -> None:
+        """Take the loss of a training batch in; no synchronisation with a device.
+
+        Args:
+            loss: a number.
+        """
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+
+    def prepare(self) -> None:
+        """Keep the gradients of this update, where the next step compares with them."""
+        if "noise" in self.needs:
+            self._gradients = kept_gradients(self.optimizer)
+
+    def check_observed(self) -> None:
+        """Require that the loss of this batch was told.
+
+        Raises:
+            ArgumentError: it was not.
+        """
+        if not self._losses:
+            raise ArgumentError(
+                "the policy decides before the update and needs the loss of the batch: call "
+                "controller.observe(loss) before optimizer.step()."
+            )
+
+    def attempt(
+        self, step: int, closure: Closure | None, scale: tuple[float, ...]
+    ) -> Reading | str:
+        """As `read`, but a failure is told, and all processes have rank 0's reading.
+
+        Args:
+            step: updates done so far.
+            closure: gives the loss, where it is needed.
+            scale: of the rates at present.
+
+        Returns:
+            The reading, or how it failed.
+        """
+        try:
+            found: Reading | str = self.read(step, closure, scale)
+        except _FAILURES as error:
+            found = f"{type(error).__name__}: {error}"
+        return agreed(found, self.device)
+
+    def read(self, step: int, closure: Closure | None, scale: tuple[float, ...]) -> Reading:
+        """Measure what is needed at the present weights.
+
+        Args:
+            step: updates done so far.
+            closure: gives the loss, where it is needed.
+            scale: of the rates at present.
+
+        Returns:
+            The reading.
+        """
+        losses = self._floats()
+        self._losses = []
+        found: dict[str, Any] = _watched(losses)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if "patch" in self.needs and closure is not None:
+            found |= vars(read_probe(closure, weights, self.patch, model=self.model))
+        if "edge" in self.needs and closure is not None:
+            edge, error = read_edge(closure, self.optimizer, seed=self.seed)
+            found |= {"edge": edge, "edge_error": error}
+        if "noise" in self.needs and self._gradients is not None:
+            found["noise"] = gradient_noise(self.optimizer, self._gradients)
+            self._gradients = None
+        if "model" in self.needs:
+            found["model"] = model_signals(self.optimizer, losses[-1])
+        momentum = momentum_of(self.optimizer)
+        return Reading(step=step, momentum=momentum, scale=scale, **found)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs.
+
+        Returns:
+            Plain values, and tensors where gradients are kept.
+        """
+        return {"losses": self._floats(), "gradients": self._gradients}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: what `state` gave.
+        """
+        self._losses, self._gradients = list(state["losses"]), state["gradients"]
+
+    def _floats(self) -> list[float]:
+        return [float(loss) for loss in self._losses]
+
+
+def _watched(losses: list[float]) -> dict[str, Any]:
+    count = len(losses)
+    if not count:
+        return {}
+    mean = math.fsum(losses) / count if all(map(math.isfinite, losses)) else math.nan
+    spread = math.fsum((x - mean) ** 2 for x in losses)
+    error = math.sqrt(spread / (count - 1) / count) if count > 1 else math.nan
+    return {"train_loss": mean, "train_error": error, "train_count": count}

@@ -1,0 +1,15 @@
+"""Policies: pure rules from readings to scales of the learning rate."""
+
+from lossatlas.steering.policies.edge import EdgePolicy
+from lossatlas.steering.policies.momo import MoMoPolicy
+from lossatlas.steering.policies.noise import NoisePolicy
+from lossatlas.steering.policies.plateau import PlateauCooldown
+from lossatlas.steering.policies.regime import RegimePolicy
+
+__all__ = [
+    "EdgePolicy",
+    "MoMoPolicy",
+    "NoisePolicy",
+    "PlateauCooldown",
+    "RegimePolicy",
+]

@@ -1,0 +1,83 @@
+"""MoMo: the rate that a model of the loss, made of past gradients, allows."""
+
+import math
+from dataclasses import dataclass
+
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.reading import Decision, Reading, State
+
+
+@dataclass(frozen=True)
+class MoMoPolicy:
+    """Truncated model-based rates for SGD with momentum and for Adam.
+
+    The mean of the loss's past linearisations, cut off at the lowest loss that can be, is a
+    model of the loss along the update. The step goes to where this model reaches the bound,
+    at most as far as the scheduled rate goes: scale = min(1, gap / slope), where gap is the
+    height of the model over the bound and slope its decrease along one full update, decay
+    included. One scale for all groups, whatever their rates.
+
+    Attributes:
+        lower_bound: of the loss. Default 0.
+        estimate_bound: raise the bound while training where the loss cannot reach it. Default
+            False.
+
+    Raises:
+        ArgumentError: a bound that is not finite.
+
+    Source: Schaipp et al., ICML 2024, arXiv:2305.07583, sec. 3 and 4. Their decay is a
+        division, w / (1 + lr lam); here it is that of torch, part of the update.
+    """
+
+    lower_bound: float = 0.0
+    estimate_bound: bool = False
+
+    needs = frozenset({"model"})
+    every = 1
+    before = True
+
+    def __post_init__(self) -> None:
+        if not is_number(self.lower_bound) or not math.isfinite(self.lower_bound):
+            raise ArgumentError(
+                f"`lower_bound` must be a finite number; got {self.lower_bound!r}."
+            )
+
+    def start(self) -> State:
+        """The memory before the first reading.
+
+        Returns:
+            Empty averages.
+        """
+        return {"loss": 0.0, "inner": 0.0, "bound": float(self.lower_bound), "count": 0}
+
+    def decide(self, state: State, reading: Reading) -> tuple[State, Decision]:
+        """The scale of this update.
+
+        Args:
+            state: averages of the loss and of <gradient, weights>, the bound, steps.
+            reading: of `model`: "loss" of this batch, "beta" of the averages, "corrected"
+                (1 where averages start at zero, 0 where at the first sample), "gradient"
+                <g, w>, "average" <d, w>, "slope" the decrease along one full update.
+
+        Returns:
+            (state, decision).
+        """
+        m = reading.model
+        if not all(math.isfinite(value) for value in m.values()):
+            return dict(state), Decision(1.0, "loss or gradient not finite", absolute=True)
+        count, corrected = state["count"] + 1, bool(m["corrected"])
+        keep = m["beta"] if corrected or count > 1 else 0.0
+        loss = keep * state["loss"] + (1 - keep) * m["loss"]
+        inner = keep * state["inner"] + (1 - keep) * m["gradient"]
+        rho = 1 - m["beta"] ** count if corrected else 1.0
+        height, bound = loss + m["average"] - inner, state["bound"]
+        if self.estimate_bound and height < rho * bound:
+            bound = max(height / (2 * rho), self.lower_bound)
+        gap = max(height - rho * bound, 0.0)
+        scale = min(1.0, gap / m["slope"]) if m["slope"] > 0 else 1.0
+        if self.estimate_bound:
+            bound = max((height - 0.5 * scale * m["slope"]) / rho, self.lower_bound)
+        after = {"loss": loss, "inner": inner, "bound": bound, "count": count}
+        reason = "rate of the model" if scale < 1 else "scheduled rate"
+        return after, Decision(scale, reason, absolute=True)

@@ -1,0 +1,168 @@
+"""What a controller sees, and what a policy answers: plain numbers, nothing else."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError
+
+# A policy's memory: plain numbers by name, so that it is saved, replayed and compared.
+State = Mapping[str, Any]
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Measurements at one step. What was not measured is NaN.
+
+    Attributes:
+        step: updates done so far.
+        loss: of the probe's batch at the present weights, in units of the loss.
+        loss_error: its standard error over examples.
+        sharpness: how much higher the neighbours are, on average: (mean - loss) / loss.
+        sharpness_error: its standard error.
+        variability: standard deviation of all probed losses over their mean.
+        variability_error: its standard error.
+        persistence: total length of the finite bars of degree 0 of the probed patch, in units
+            of the loss: how far it is from one bowl.
+        persistence_error: its standard error.
+        bars: how many of these bars are longer than two of their errors.
+        edge: rate times the largest eigenvalue of the (preconditioned) Hessian; descent on a
+            quadratic is stable below 2, with momentum beta below 2 (1 + beta) / (1 - beta).
+        edge_error: bound on its error.
+        train_loss: mean loss of the training batches since the last decision.
+        train_error: its standard error over these batches.
+        train_count: how many there were.
+        momentum: the optimizer's, 0 where it has none.
+        noise: of each group, the variance of its gradient over its squared mean length.
+        model: for model-based rates, name -> number (see `MoMoPolicy`).
+        scale: what the rates are multiplied by at present, one number a group.
+    """
+
+    step: int
+    loss: float = NAN
+    loss_error: float = NAN
+    sharpness: float = NAN
+    sharpness_error: float = NAN
+    variability: float = NAN
+    variability_error: float = NAN
+    persistence: float = NAN
+    persistence_error: float = NAN
+    bars: int = 0
+    edge: float = NAN
+    edge_error: float = NAN
+    train_loss: float = NAN
+    train_error: float = NAN
+    train_count: int = 0
+    momentum: float = 0.0
+    noise: tuple[float, ...] = ()
+    model: Mapping[str, float] = field(default_factory=dict)
+    scale: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reading as plain values.
+
+        Returns:
+            name -> number, list or mapping.
+        """
+        plain = asdict(self)
+        return plain | {"noise": list(self.noise), "scale": list(self.scale)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Reading":
+        """The inverse of `to_dict`.
+
+        Args:
+            plain: what it gave.
+
+        Returns:
+            An equal reading.
+        """
+        tuples = {name: tuple(plain[name]) for name in ("noise", "scale")}
+        return cls(**(dict(plain) | tuples))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy wants.
+
+    Attributes:
+        factor: one number for all groups, or one a group; >= 0.
+        reason: a few words.
+        absolute: whether `factor` is the new scale itself; otherwise the scale is multiplied
+            by it.
+    """
+
+    factor: float | tuple[float, ...] = 1.0
+    reason: str = "neutral"
+    absolute: bool = False
+
+    def factors(self, groups: int) -> tuple[float, ...]:
+        """One factor a group.
+
+        Args:
+            groups: how many there are.
+
+        Returns:
+            Shape (groups,).
+
+        Raises:
+            ArgumentError: another number of factors, or one that is not a finite number >= 0.
+        """
+        alone = is_number(self.factor)
+        several = (self.factor,) * groups if alone else tuple(self.factor)  # type: ignore[arg-type]
+        if len(several) != groups:
+            raise ArgumentError(
+                f"a policy must give one factor, or one for each of {groups} groups; got "
+                f"{len(several)}."
+            )
+        for value in several:
+            if not is_number(value) or not math.isfinite(float(value)) or float(value) < 0:  # type: ignore[arg-type]
+                raise ArgumentError(
+                    f"a policy must give factors that are finite numbers >= 0; got {value!r} "
+                    f"({self.reason!r})."
+                )
+        return tuple(float(value) for value in several)  # type: ignore[arg-type]
+
+
+class Policy(Protocol):
+    """Readings in, decisions out, and nothing else: no clock, no tensors, no randomness.
+
+    Attributes:
+        needs: what is to be measured, of "patch", "edge", "noise", "model".
+        every: steps between decisions; None leaves it to the controller's `interval`.
+        before: whether it decides before each update (on its gradient) instead of after.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What is to be measured."""
+        ...
+
+    @property
+    def every(self) -> int | None:
+        """Steps between decisions, or None."""
+        ...
+
+    @property
+    def before(self) -> bool:
+        """Whether it decides before the update."""
+        ...
+
+    def start(self) -> State:
+        """The memory before the first reading."""
+        ...
+
+    def decide(self, state: State, reading: Reading) -> tuple[State, Decision]:
+        """The memory after a reading, and what to do.
+
+        Args:
+            state: what the last call gave; not modified.
+            reading: what was measured.
+
+        Returns:
+            (state, decision): both depend on the arguments and the policy's settings only.
+        """
+        ...

@@ -1,0 +1,183 @@
+"""Schedules that people ask for, as LRSchedulers: WSD, WSD-S, and a cooldown on demand."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.penalties.terms import check_share
+from lossatlas.steering.shapes import check_shape, shape_factor
+
+
+class WSD(LRScheduler):
+    """Warm up, stay, cool down.
+
+    The warm-up of w updates is linear and reaches the base rate with update w; the last update
+    of a cooldown has the end rate. Without `steps` the rate stays until `cool_down` is called,
+    so that the horizon can be chosen late.
+
+    Args:
+        optimizer: any.
+        steps: updates of the whole training, warm-up included; None stays.
+        warmup: updates of the warm-up. Default 0.
+        decay: length of the cooldown: a share of the steps if below 1, else updates. Default
+            0.1.
+        shape: see `lossatlas.steering.shapes`. Default "sqrt".
+        end: share of the base rate at the end. Default 0.
+        last_epoch: as for every scheduler.
+
+    Raises:
+        ArgumentError: numbers out of range, or phases longer than the training.
+        UnknownNameError: an unknown shape.
+
+    Source: Hu et al., arXiv:2404.06395; shapes: Haegele et al., arXiv:2405.18392.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        steps: int | None = None,
+        *,
+        warmup: int = 0,
+        decay: float = 0.1,
+        shape: str = "sqrt",
+        end: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        check_at_least("warmup", warmup, 0)
+        check_shape("shape", shape)
+        self.warmup, self.shape, self.end = warmup, shape, check_share("end", end)
+        self.start: int | None = None
+        self.length = 0
+        if steps is not None:
+            check_at_least("steps", steps, 1)
+            self.length = _length("decay", decay, steps)
+            self.start = steps - self.length
+            if self.start < warmup:
+                raise ArgumentError(
+                    f"`warmup` and `decay` must fit into {steps} steps; got {warmup} and "
+                    f"{self.length}."
+                )
+        super().__init__(optimizer, last_epoch)
+
+    def cool_down(self, steps: int) -> None:
+        """Begin the cooldown with the next update.
+
+        Args:
+            steps: its length in updates.
+
+        Raises:
+            ArgumentError: below 1, or it has begun.
+        """
+        check_at_least("steps", steps, 1)
+        if self.start is not None and self.last_epoch >= self.start:
+            raise ArgumentError("the cooldown has begun; `cool_down` must be called once.")
+        self.start, self.length = self.last_epoch, steps
+        # The rate of the next update is set already; it is the first of the cooldown.
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def share(self, step: int) -> float:
+        """The share of the base rate at an update.
+
+        Args:
+            step: from 0.
+
+        Returns:
+            A number in [0, 1].
+        """
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.start is None or step < self.start:
+            return 1.0
+        return shape_factor(self.shape, (step - self.start + 1) / self.length, self.end)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rates of the next update.
+
+        Returns:
+            One a group.
+        """
+        return [base * self.share(self.last_epoch) for base in self.base_lrs]
+
+
+class WSDS(LRScheduler):
+    """WSD-S: cool down at every horizon, go on from there at the full rate.
+
+    One run gives a cooled model at each of `ends`, without going back to the weights before a
+    cooldown.
+
+    Args:
+        optimizer: any.
+        ends: updates after which the rate has been cooled, growing.
+        warmup: updates of the warm-up. Default 0.
+        decay: length of each cooldown: a share of its period if below 1, else updates.
+            Default 0.1.
+        shape: see `lossatlas.steering.shapes`; "inverse" is the paper's. Default "inverse".
+        end: share of the base rate at the end of each. Default 0.1.
+        last_epoch: as for every scheduler.
+
+    Raises:
+        ArgumentError: numbers out of range, or ends that do not grow.
+        UnknownNameError: an unknown shape.
+
+    Source: Wen et al., ICLR 2025, arXiv:2410.05192.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        ends: Sequence[int],
+        *,
+        warmup: int = 0,
+        decay: float = 0.1,
+        shape: str = "inverse",
+        end: float = 0.1,
+        last_epoch: int = -1,
+    ) -> None:
+        check_at_least("warmup", warmup, 0)
+        check_shape("shape", shape)
+        self.warmup, self.shape, self.end = warmup, shape, check_share("end", end)
+        self.ends = [warmup, *ends]
+        for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
+            if after <= before:
+                raise ArgumentError(
+                    f"`ends` must grow and lie after the warm-up of {warmup}; got {list(ends)}."
+                )
+        self.decay = decay
+        _length("decay", decay, 1)
+        super().__init__(optimizer, last_epoch)
+
+    def share(self, step: int) -> float:
+        """The share of the base rate at an update; 1 after the last end.
+
+        Args:
+            step: from 0.
+
+        Returns:
+            A number in [0, 1].
+        """
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
+            if step < after:
+                length = min(_length("decay", self.decay, after - before), after - before)
+                progress = (step - (after - length) + 1) / length
+                return shape_factor(self.shape, progress, self.end) if progress > 0 else 1.0
+        return 1.0
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rates of the next update.
+
+        Returns:
+            One a group.
+        """
+        return [base * self.share(self.last_epoch) for base in self.base_lrs]
+
+
+def _length(argument: str, value: float, steps: int) -> int:
+    check_positive(argument, value)
+    return max(round(value * steps), 1) if value < 1 else round(value)

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.policies import RegimePolicy
+from lossatlas.steering.schedules import WSD, WSDS
+from lossatlas.steering.shapes import SHAPE_NAMES, shape_factor
+
+
+def optimizer(lr=2.0):
+    w = torch.ones(2, 2, requires_grad=True)
+    w.grad = torch.zeros_like(w)
+    return torch.optim.SGD([w], lr=lr)
+
+
+def rates(schedule, steps):
+    found = []
+    for _ in range(steps):
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPE_NAMES)
+def test_shapes_begin_at_one_and_end_at_the_end(shape):
+    assert shape_factor(shape, 0.0, 0.1) == pytest.approx(1.0)
+    assert shape_factor(shape, 1.0, 0.1) == pytest.approx(0.1)
+    middle = [shape_factor(shape, i / 20, 0.1) for i in range(21)]
+    assert middle == sorted(middle, reverse=True)
+
+
+@given(st.floats(0, 1))
+def test_shapes_are_their_formulas(s):
+    assert shape_factor("sqrt", s) == pytest.approx(1 - s**0.5)
+    assert shape_factor("power", s) == pytest.approx((1 - s) ** 1.5)
+    assert shape_factor("square", s) == pytest.approx(1 - s**2)
+    assert shape_factor("exponential", s, 0.01) == pytest.approx(0.01**s)
+    assert 1 / shape_factor("inverse", s, 0.1) == pytest.approx(1 + 9 * s)
+
+
+def test_wsd_warms_up_stays_and_cools():
+    found = rates(WSD(optimizer(), 20, warmup=4, decay=5, shape="linear"), 20)
+    assert found[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert found[4:15] == [2.0] * 11
+    assert found[15:] == pytest.approx([1.6, 1.2, 0.8, 0.4, 0.0])
+    share = rates(WSD(optimizer(), 20, decay=0.25, shape="linear", end=0.5), 20)
+    assert share[15:] == pytest.approx([1.8, 1.6, 1.4, 1.2, 1.0])
+
+
+def test_the_horizon_can_be_chosen_late():
+    schedule = WSD(optimizer(), shape="linear")
+    assert rates(schedule, 7) == [2.0] * 7
+    schedule.cool_down(4)
+    assert rates(schedule, 4) == pytest.approx([1.5, 1.0, 0.5, 0.0])
+    with pytest.raises(ArgumentError, match="has begun"):
+        schedule.cool_down(3)
+
+
+def test_wsd_s_cools_at_every_end_and_goes_on_at_the_full_rate():
+    found = rates(WSDS(optimizer(), [10, 20], warmup=2, decay=0.25, shape="linear"), 24)
+    assert found[:3] == [1.0, 2.0, 2.0]
+    assert found[8:10] == pytest.approx([1.1, 0.2])
+    assert found[10:17] == [2.0] * 7
+    assert found[19] == pytest.approx(0.2)
+    assert found[20:] == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    "make", [lambda o: WSD(o, 12, warmup=3, decay=4), lambda o: WSDS(o, [5, 12])]
+)
+def test_schedules_resume_and_can_be_multiplied(make):
+    whole = rates(make(optimizer()), 12)
+    first = make(optimizer())
+    rates(first, 6)
+    second = make(optimizer())
+    second.load_state_dict(first.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.optimizer.param_groups[0]["params"][0].grad = torch.zeros(2, 2)
+    assert rates(second, 6) == whole[6:]
+    base = optimizer()
+    steered = TopologyLR(base, RegimePolicy(), scheduler=make(base))
+    found = []
+    for _ in range(12):
+        found.append(base.param_groups[0]["lr"])
+        base.step()
+        steered.step()
+    assert found == whole
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(UnknownNameError, match="did you mean 'sqrt'"):
+        WSD(optimizer(), 10, shape="sqr")
+    with pytest.raises(ArgumentError, match="must fit into 10 steps"):
+        WSD(optimizer(), 10, warmup=6, decay=5)
+    with pytest.raises(ArgumentError, match="`decay`"):
+        WSD(optimizer(), 10, decay=0)
+    with pytest.raises(ArgumentError, match="`end` must be above 0"):
+        shape_factor("exponential", 0.5)
+    with pytest.raises(ArgumentError, match="must grow"):
+        WSDS(optimizer(), [10, 10])
+    with pytest.raises(ArgumentError, match="`warmup`"):
+        WSDS(optimizer(), [10], warmup=-1)
