@@ -19,9 +19,12 @@ from lossatlas.rng import derive_seed
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-# Held-out points a level: enough to trust their largest error, few beside the level itself.
-_LEAST_SCORED = 40
-_SHARE_SCORED = 0.1
+# Held-out points a level: enough to trust their errors, few beside the level itself.
+_SCORED = 40
+# No held-out point may be off by more than this many times the tolerance. Errors of a spline
+# sit where the ground is steepest, so that their root mean square is far below the largest.
+_WORST = 8.0
+_LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def refine(
         evaluate: gives the columns of some points, from indices of shape (points, dimension).
         shape: points along each direction.
         columns: how many numbers a point has; column 0 is what errors are measured on.
-        tolerance: the error to reach, from all values computed so far, shape (points, columns).
+        tolerance: the root mean square error to reach, from all values computed so far, shape
+            (points, columns); eight times as much is the most for a single held-out point.
         seed: chooses the held-out points.
 
     Returns:
@@ -102,14 +106,22 @@ def refine(
         sample = _sample(grid, knots, np.abs(guess - before)[..., 0], number, seed)
         grid.compute(sample)
         errors = _errors(grid, guess, sample)
-        if errors.max(initial=0.0) <= target and not grid.walls().any():
+        worst = _WORST * target
+        if (
+            errors.max(initial=0.0) <= worst
+            and _rms(errors) <= target
+            and not grid.walls().any()
+        ):
             scores.append(errors)
             break
         doubt = np.abs(guess - before)[..., 0]
         failing = np.zeros(shape, dtype=bool)
-        failing[sample] = errors > target
+        failing[sample] = errors > worst
         trust = _trust(errors, doubt[sample])
-        rough = _near(failing | (trust * doubt > target), knots)
+        rough = _near(failing | (trust * doubt > worst), knots)
+        if np.mean(errors[np.isfinite(errors)] > worst) > _LOST:
+            # Most held-out points fail: the level says nothing about what lies between.
+            rough = np.ones(shape, dtype=bool)
         rough |= _near(grid.walls(), knots, steps=3)
         grid.compute(rough & product(knots, shape))
         scores.append(errors[~rough[sample]])
@@ -126,14 +138,13 @@ def _ladder(shape: tuple[int, ...]) -> list[Knots]:
 
 def _sample(grid: _Grid, knots: Knots, doubt: Array, number: int, seed: int) -> Mask:
     unseen = np.argwhere(product(knots, grid.shape) & ~grid.computed)
-    count = max(_LEAST_SCORED, int(_SHARE_SCORED * len(unseen)))
-    if number > 1 and len(unseen) > count:
+    if number > 1 and len(unseen) > _SCORED:
         # Half where two levels differ most, half anywhere: the largest error is sought.
         order = np.argsort(-doubt[tuple(unseen.T)], kind="stable")
         rest = np.random.default_rng(derive_seed(seed, "held out", number)).permutation(
-            order[count // 2 :]
+            order[_SCORED // 2 :]
         )
-        unseen = unseen[np.concatenate([order[: count // 2], rest[: count - count // 2]])]
+        unseen = unseen[np.concatenate([order[: _SCORED // 2], rest[: _SCORED // 2]])]
     sample = np.zeros(grid.shape, dtype=bool)
     sample[tuple(unseen.T)] = True
     return sample
@@ -149,6 +160,10 @@ def _reachable(target: float, losses: Array) -> float:
     # A flat map has no range to take a share of; rounding is not roughness.
     finite = losses[np.isfinite(losses)]
     return max(target, 1e-9 * float(np.abs(finite).max(initial=0.0)))
+
+
+def _rms(errors: Array) -> float:
+    return float(np.sqrt(np.mean(errors**2))) if errors.size else 0.0
 
 
 def _trust(errors: Array, doubt: Array) -> float:
@@ -183,6 +198,6 @@ def _finished(grid: _Grid, guess: Array, scores: list[Array]) -> Refined:
         values=values,
         computed=grid.computed,
         error=float(errors.max(initial=0.0)) if missing else 0.0,
-        rms=float(np.sqrt(np.mean(errors**2))) if missing and errors.size else 0.0,
+        rms=_rms(errors) if missing else 0.0,
         held_out=int(errors.size) if missing else 0,
     )

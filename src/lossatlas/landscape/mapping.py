@@ -42,8 +42,9 @@ def map_plane(
         points: points along each direction, at least 2. An odd number puts one on the origin.
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
-        tolerance: the error that interpolated points may have, as a share of the range of the
-            loss; never finer than half the sampling error.
+        tolerance: the root mean square error that interpolated points may have, as a share of
+            the range of the loss; never finer than half the sampling error. No held-out point
+            may be off by more than eight times as much.
         engine: "auto", "plain", "batched", "folded" or "streaming"; all give the same numbers
             (1e-6 relative), "auto" takes the fastest that does on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.

@@ -201,7 +201,7 @@ def survey(
         title: what the report is headed with; the model's class by default.
         seed: of the random directions.
         adaptive: compute only what cannot be interpolated.
-        tolerance: error that interpolated points may have, as a share of the range.
+        tolerance: as for `map_plane`.
         engine: as for `map_plane`.
         executor: as for `map_plane`.
         resume: as for `map_plane`.
