@@ -22,7 +22,7 @@ from lossatlas.workbench.datasets import load_dataset
 from lossatlas.workbench.models import build_model, normalisation_of
 from lossatlas.workbench.training import train
 
-_DEMO_MODEL = "mlp(32)"
+DEMO_MODEL = "mlp(32)"
 _DEMO_STEPS = 400
 
 
@@ -52,15 +52,15 @@ def run_survey(
     Raises:
         AtlasError: whatever cannot be served, by name.
     """
-    make_folder(settings.out)
+    make_folder(settings.folder)
     subject = _subject(settings, output)
     objective = Objective(
         subject.model,
         supervised(build_loss(settings.loss, task=subject.data.task)),
         subject.data.batches(settings.batch_size),
-        mode=settings.mode,
+        mode=settings.mode or "eval",
     )
-    ledger = settings.out / "survey.resume"
+    ledger = settings.folder / "survey.resume"
     if not resume:
         remove_ledger(ledger)
     metrics = {"accuracy": accuracy} if subject.data.task == "classification" else {}
@@ -82,18 +82,18 @@ def run_survey(
             resume=ledger,
             progress=progress,
         )
-    found.save(settings.out / "survey.nc")
-    page = write_report(found, settings.out / "report.html")
+    found.save(settings.folder / "survey.nc")
+    page = write_report(found, settings.folder / "report.html")
     remove_ledger(ledger)
     return found, page
 
 
 def _subject(settings: SurveySettings, output: Output) -> _Subject:
-    name = settings.model or _DEMO_MODEL
+    name = settings.model or DEMO_MODEL
     data = load_dataset(
         settings.data, examples=settings.examples, normalise=normalisation_of(name)
     )
-    model = build_model(name, data, seed=settings.seed).to(_device(settings.device))
+    model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
     if settings.weights is not None:
         load_weights(model, settings.weights)
     steps = settings.train.steps
@@ -142,7 +142,18 @@ def _plane(
     )
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of a name, tried out.
+
+    Args:
+        name: as in "cpu", "cuda:1".
+
+    Returns:
+        The device.
+
+    Raises:
+        ArgumentError: it cannot be used; the message says why.
+    """
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -38,10 +38,11 @@ class TrainSettings(_Strict):
 
 
 class SurveySettings(_Strict):
-    """Everything that `lossatlas survey` can be told."""
+    """Everything that `lossatlas survey` can be told; `against` makes it a comparison."""
 
     model: str | None = None
     weights: Path | None = None
+    against: Path | None = None
     data: str = "digits"
     loss: str | None = None
     batch_size: int = Field(default=256, ge=1)
@@ -49,13 +50,18 @@ class SurveySettings(_Strict):
     plane: Literal["random", "checkpoints"] | None = None
     points: int = Field(default=41, ge=2)
     span: float | Literal["auto"] = "auto"
-    mode: Literal["eval", "train", "recalibrated"] = "eval"
+    mode: Literal["eval", "train", "recalibrated"] | None = None
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
-    out: Path = Path("survey")
+    out: Path | None = None
     title: str | None = None
     map: MapSettings = MapSettings()
     train: TrainSettings = TrainSettings()
+
+    @property
+    def folder(self) -> Path:
+        """Where results go: `out`, or a folder named after what is done."""
+        return self.out or Path("survey" if self.against is None else "comparison")
 
 
 def load_settings(
@@ -85,6 +91,32 @@ def load_settings(
     except ValidationError as error:
         named: ArgumentError | UnknownNameError = _named(error.errors()[0])
         raise named from None
+
+
+def named_files(files: list[Path], weights: Path | None) -> dict[str, Path | None]:
+    """The files of a command line as settings.
+
+    Args:
+        files: what stands without the name of an option.
+        weights: what `--weights` says.
+
+    Returns:
+        `weights` and `against`; None means not given.
+
+    Raises:
+        ArgumentError: more than two files, or files and `--weights` together.
+    """
+    if len(files) > 2:
+        raise ArgumentError(
+            f"`files` must be at most two checkpoints; got {len(files)}: compare them in pairs."
+        )
+    if files and weights is not None:
+        raise ArgumentError(
+            f"`weights` and files say the same thing; got --weights {str(weights)!r} and "
+            f"{str(files[0])!r}: leave one out."
+        )
+    one, two = [*files, None, None][:2]
+    return {"weights": one or weights, "against": two}
 
 
 def _read(config: Path) -> dict[str, Any]:

@@ -15,12 +15,21 @@ _MODEL = (
     "mlp | cnn | resnet20 | resnet56 | chargpt, with arguments as in 'mlp(64,64)'; "
     "package.module:factory; path/file.py:factory. Without it a small network is trained."
 )
+_MODE = (
+    "Norm layers: eval | train | recalibrated [eval; recalibrated where two files are compared "
+    "and the model keeps running statistics]."
+)
+_OUT = "Folder of the results and report.html [survey, or comparison for two files]."
 _DATA = "digits | parquet:PATH | folder:PATH | npz:PATH | text:PATH | module:factory [digits]."
 
 
+_FILES = "None, one or two .safetensors files; two are compared."
+
+
 def command(  # noqa: PLR0917 - typer reads the options from here
+    files: list[Path] = typer.Argument(None, help=_FILES),
     model: str | None = typer.Option(None, help=_MODEL),
-    weights: Path | None = typer.Option(None, help="A .safetensors file; never unpickled."),
+    weights: Path | None = typer.Option(None, help="The same as one file; never unpickled."),
     data: str | None = typer.Option(None, help=_DATA),
     loss: str | None = typer.Option(None, help="cross_entropy | mse | ... | module:function."),
     batch_size: int | None = typer.Option(None, help="Examples a batch [256]."),
@@ -28,10 +37,10 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     plane: str | None = typer.Option(None, help="random | checkpoints [what there is]."),
     points: int | None = typer.Option(None, help="Points along each direction [41]."),
     span: str | None = typer.Option(None, help="Half the width, or auto [auto]."),
-    mode: str | None = typer.Option(None, help="Norms: eval | train | recalibrated [eval]."),
+    mode: str | None = typer.Option(None, help=_MODE),
     seed: int | None = typer.Option(None, help="Of weights, data order, directions [0]."),
     device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
-    out: Path | None = typer.Option(None, help="Folder of survey.nc and report.html [survey]."),
+    out: Path | None = typer.Option(None, help=_OUT),
     title: str | None = typer.Option(None, help="What heads the report."),
     config: Path | None = typer.Option(None, help="Settings in a YAML file."),
     set_: list[str] = typer.Option([], "--set", help="One setting: --set map.tolerance=0.001."),
@@ -42,13 +51,14 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     """Survey the loss landscape around a network: map, curvature of the ground, topology.
 
     With no arguments: trains a small network on scikit-learn's digits for a few seconds and
-    surveys where it arrived.
+    surveys where it arrived. With two files: compares these checkpoints of one model, the
+    ground around each and the line between them.
     """
-    from lossatlas.cli.settings import load_settings
+    from lossatlas.cli.settings import load_settings, named_files
 
     options = {
         "model": model,
-        "weights": weights,
+        **named_files(files or [], weights),
         "data": data,
         "loss": loss,
         "batch_size": batch_size,
@@ -64,6 +74,11 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     }
     settings = load_settings(config, set_, options)
     output = Output(as_json=as_json, quiet=quiet)
+    if settings.against is not None:
+        from lossatlas.cli.comparison import report_comparison
+
+        report_comparison(settings, output, resume=resume)
+        return
     from lossatlas.cli.job import run_survey
 
     found, page = run_survey(settings, output, resume=resume)

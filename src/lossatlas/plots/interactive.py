@@ -128,8 +128,27 @@ def contour_figure(
     Raises:
         ArgumentError: not a map of a plane.
     """
+    figure = ground_figure(landscape, scale_of(landscape.values), quantity)
+    if quantity == "loss":
+        add_minima(figure, landscape, tree)
+    return figure
+
+
+def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") -> go.Figure:
+    """A map from above without its minima, on a scale that several maps may share.
+
+    Args:
+        landscape: a map of a plane.
+        scale: how losses become colours.
+        quantity: what the values are.
+
+    Returns:
+        The figure; hover texts name each loss with its error.
+
+    Raises:
+        ArgumentError: not a map of a plane.
+    """
     check_dimensions(landscape, 2)
-    scale = scale_of(landscape.values)
     bottom, top = scale.heights(2)
     figure = web.figure(**web.map_axes(landscape))
     figure.add_contour(
@@ -150,8 +169,6 @@ def contour_figure(
     add_walls(figure, landscape)
     add_computed(figure, landscape)
     add_landmarks(figure, landscape)
-    if quantity == "loss":
-        add_minima(figure, landscape, tree)
     return figure
 
 

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots.text import with_error
+from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
 
 
@@ -142,6 +143,29 @@ class Section:
     tables: tuple[Table, ...] = ()
     numbers: tuple[Number, ...] = ()
     references: tuple[Reference, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A whole page, before it is set in type.
+
+    Attributes:
+        kind: what it is, as in "Survey of a loss landscape".
+        title: the heading. Never trusted as HTML.
+        headline: the finding in one sentence.
+        reading: the findings in words, the most important first.
+        sections: in the order of the page.
+        notes: what a reader should know.
+        provenance: where the numbers come from.
+    """
+
+    kind: str
+    title: str
+    headline: str
+    reading: tuple[str, ...]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+    provenance: Provenance
 
 
 Builder = Callable[[Survey], Section | None]

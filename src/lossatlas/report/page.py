@@ -1,4 +1,4 @@
-"""A survey as one HTML page that needs nothing but itself."""
+"""A result as one HTML page that needs nothing but itself."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,28 +10,29 @@ from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots.text import cut_off, plain
-from lossatlas.report.contents import Builder, Picture, Section
+from lossatlas.report.comparison import comparison_page
+from lossatlas.report.contents import Builder, Page, Picture, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
 from lossatlas.store import Provenance, writing
-from lossatlas.surveys import Survey
+from lossatlas.surveys import Comparison, Survey
 
 # What could end a script or start a comment, should it stand in a string of the data.
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def write_report(
-    survey: Survey, path: str | Path, *, sections: Sequence[Builder] = SECTIONS
+    found: Survey | Comparison, path: str | Path, *, sections: Sequence[Builder] = SECTIONS
 ) -> Path:
-    """Write a survey as one self-contained HTML page.
+    """Write a survey or a comparison as one self-contained HTML page.
 
     The page loads nothing from anywhere: scripts, styles and data are in it, and its content
     security policy forbids the rest.
 
     Args:
-        survey: what was found.
+        found: what was found.
         path: where, by convention `*.html`; missing folders are made.
-        sections: what to show, in this order; each makes a section of the survey or None.
+        sections: what to show of a survey, in this order; each makes a section of it or None.
 
     Returns:
         The path.
@@ -40,18 +41,18 @@ def write_report(
         ArgumentError: two sections have the same key.
         FileError: the place cannot be written; nothing is left behind.
     """
-    page = render(survey, sections=sections)
+    page = render(found, sections=sections)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
-def render(survey: Survey, *, sections: Sequence[Builder] = SECTIONS) -> str:
-    """The page of a survey as text.
+def render(found: Survey | Comparison, *, sections: Sequence[Builder] = SECTIONS) -> str:
+    """The page of a survey or a comparison as text.
 
     Args:
-        survey: what was found.
-        sections: what to show, in this order.
+        found: what was found.
+        sections: what to show of a survey, in this order.
 
     Returns:
         HTML.
@@ -59,19 +60,39 @@ def render(survey: Survey, *, sections: Sequence[Builder] = SECTIONS) -> str:
     Raises:
         ArgumentError: two sections have the same key.
     """
+    if isinstance(found, Comparison):
+        return _typeset(comparison_page(found))
+    return _typeset(_survey_page(found, sections))
+
+
+def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:
     made = [section for build in sections if (section := build(survey)) is not None]
+    return Page(
+        kind="Survey of a loss landscape",
+        title=survey.title,
+        headline=headline(survey),
+        reading=tuple(reading(survey)),
+        sections=tuple(made),
+        notes=(*survey.notes, *survey.landscape.notes),
+        provenance=survey.provenance,
+    )
+
+
+def _typeset(page: Page) -> str:
+    made = page.sections
     _check_keys(made)
     return _template().render(
-        title=cut_off(survey.title, 200),
-        headline=headline(survey),
-        reading=reading(survey),
+        kind=page.kind,
+        title=cut_off(page.title, 200),
+        headline=page.headline,
+        reading=page.reading,
         sections=made,
         tiles=[tile for section in made for tile in section.tiles],
         numbers=[number for section in made for number in section.numbers],
         references=_references(made),
-        notes=_notes(survey),
-        provenance=_provenance(survey.provenance),
-        versions=survey.provenance.versions,
+        notes=list(dict.fromkeys(page.notes)),
+        provenance=_provenance(page.provenance),
+        versions=page.provenance.versions,
         plotly=Markup(_plotly()),
     )
 
@@ -88,10 +109,6 @@ def _check_keys(sections: Sequence[Section]) -> None:
 def _references(sections: Sequence[Section]) -> list[Any]:
     found = {ref.link: ref for section in sections for ref in section.references}
     return list(found.values())
-
-
-def _notes(survey: Survey) -> list[str]:
-    return list(dict.fromkeys([*survey.notes, *survey.landscape.notes]))
 
 
 def _provenance(record: Provenance) -> list[tuple[str, str]]:

@@ -1,0 +1,193 @@
+"""`lossatlas survey A B`: two checkpoints of one model, the ground around and between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lossatlas.algebra.params import Params, fingerprint, snapshot
+from lossatlas.cli.comparison_words import comparison_summary, comparison_table
+from lossatlas.cli.job import DEMO_MODEL, chosen_device
+from lossatlas.cli.output import Output
+from lossatlas.cli.settings import MapSettings, SurveySettings
+from lossatlas.cli.statistics import settle_statistics
+from lossatlas.errors import ArgumentError
+from lossatlas.landscape.points import Progress
+from lossatlas.objective import Evaluation, Objective, accuracy, supervised
+from lossatlas.plots.text import with_error
+from lossatlas.report import write_report
+from lossatlas.store import make_folder
+from lossatlas.surveys import Comparison, compare
+from lossatlas.workbench.checkpoints import load_weights
+from lossatlas.workbench.criteria import build_loss
+from lossatlas.workbench.dataset import Dataset
+from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.models import build_model, normalisation_of
+
+
+def report_comparison(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    """Compare two checkpoints, write `comparison.nc` and `report.html`, say what was found.
+
+    Args:
+        settings: what to do; `weights` and `against` are the two.
+        output: hears how it goes, and the result.
+        resume: go on with a run that died; not served.
+
+    Raises:
+        AtlasError: whatever cannot be served, by name.
+    """
+    _check_served(settings, resume=resume)
+    found, page = run_comparison(settings, output)
+    title = str(found.provenance.settings["title"])
+    output.result(comparison_summary(found, page), title, comparison_table(found, page))
+
+
+def run_comparison(settings: SurveySettings, output: Output) -> tuple[Comparison, Path]:
+    """Load both checkpoints, compare them, write `comparison.nc` and `report.html`.
+
+    Args:
+        settings: what to do.
+        output: hears how it goes.
+
+    Returns:
+        The comparison and the path of the report.
+
+    Raises:
+        AtlasError: whatever cannot be served, by name.
+    """
+    make_folder(settings.folder)
+    subject = _subject(settings)
+    objective = subject.objective(subject.mode, settings.batch_size)
+    notes = [*subject.notes, *_as_saved(subject, settings.batch_size)]
+    for note in notes:
+        output.note(note)
+    with output.progress("mapping") as progress:
+        found = compare(
+            objective,
+            *({name: state[name] for name in objective.names} for state in subject.states),
+            span=settings.span,
+            points=settings.points,
+            connectivity=settings.map.connectivity,
+            seed=settings.seed,
+            metrics={"accuracy": accuracy} if subject.data.task == "classification" else {},
+            adaptive=settings.map.adaptive,
+            tolerance=settings.map.tolerance,
+            engine=settings.map.engine,
+            executor=settings.map.executor,
+            progress=_both_maps(progress),
+        )
+    found = _signed(found, subject, settings.title, notes)
+    found.save(settings.folder / "comparison.nc")
+    return found, write_report(found, settings.folder / "report.html")
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is compared: a model that holds the first checkpoint, and both as states."""
+
+    title: str
+    model: nn.Module
+    data: Dataset
+    loss: str | None
+    files: tuple[Path, Path]
+    states: tuple[Params, Params]
+    mode: str
+    notes: tuple[str, ...]
+
+    def objective(self, mode: str, batch_size: int) -> Objective:
+        loss = supervised(build_loss(self.loss, task=self.data.task))
+        return Objective(self.model, loss, self.data.batches(batch_size), mode=mode)
+
+
+def _subject(settings: SurveySettings) -> _Subject:
+    name = settings.model or DEMO_MODEL
+    files = _files(settings)
+    data = load_dataset(
+        settings.data, examples=settings.examples, normalise=normalisation_of(name)
+    )
+    model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
+    first, second = (snapshot(load_weights(model, file).state_dict()) for file in files)
+    model.load_state_dict(first)
+    if all(torch.equal(first[name], second[name]) for name, _ in model.named_parameters()):
+        raise ArgumentError(
+            f"'{files[0]}' and '{files[1]}' hold the same weights; there is nothing to compare."
+        )
+    mode, notes = settle_statistics(model, first, second, settings.mode)
+    title = f"{name} on {settings.data}, two checkpoints"
+    return _Subject(title, model, data, settings.loss, files, (first, second), mode, notes)
+
+
+def _files(settings: SurveySettings) -> tuple[Path, Path]:
+    if settings.weights is None or settings.against is None:
+        raise ArgumentError("`against` needs `weights`: a comparison takes two checkpoints.")
+    return settings.weights, settings.against
+
+
+# Statistics estimated anew are not those of the file: a reader may know only the latter.
+def _as_saved(subject: _Subject, batch_size: int) -> list[str]:
+    if subject.mode != "recalibrated":
+        return []
+    losses: list[Evaluation] = []
+    for state in subject.states[::-1]:
+        subject.model.load_state_dict(state)
+        losses.insert(0, subject.objective("eval", batch_size).evaluate())
+    one, two = (with_error(loss.value, loss.stderr) for loss in losses)
+    return [f"With the running statistics as saved the loss is {one} at A and {two} at B."]
+
+
+def _signed(
+    found: Comparison, subject: _Subject, title: str | None, notes: list[str]
+) -> Comparison:
+    one, two = subject.states
+    record = {
+        "title": title or subject.title,
+        "first": str(subject.files[0]),
+        "second": str(subject.files[1]),
+        "first weights": fingerprint(one),
+        "second weights": fingerprint(two),
+    }
+    provenance = found.provenance
+    settings: Mapping[str, object] = {**provenance.settings, **record}
+    first, second, line = (
+        replace(land, notes=(*notes, *land.notes))
+        for land in (found.first, found.second, found.line)
+    )
+    signed = replace(provenance, settings=settings)
+    return replace(found, first=first, second=second, line=line, provenance=signed)
+
+
+def _both_maps(tell: Progress | None) -> Progress | None:
+    if tell is None:
+        return None
+    finished, last = 0, 0
+
+    def both(done: int, total: int) -> None:
+        nonlocal finished, last
+        # The second map begins to count anew.
+        finished, last = (total if done < last else finished), done
+        tell(finished + done, 2 * total)
+
+    return both
+
+
+def _check_served(settings: SurveySettings, *, resume: bool) -> None:
+    plain = MapSettings()
+    kept = ("dimension", "normalisation", "biases")
+    changed = {
+        f"map.{name}": getattr(settings.map, name)
+        for name in kept
+        if getattr(settings.map, name) != getattr(plain, name)
+    }
+    if settings.plane not in {None, "random"}:
+        changed["plane"] = settings.plane
+    if settings.train.steps:
+        changed["train.steps"] = settings.train.steps
+    if resume:
+        changed["resume"] = True
+    for name, value in changed.items():
+        raise ArgumentError(
+            f"`{name}` is not served where two checkpoints are compared; got {value!r}: "
+            "leave it out, or survey one file at a time."
+        )

@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+
+from lossatlas.plots.matched import fates, shared_scale
+from lossatlas.report import page as page_room
+from lossatlas.report import render, write_report
+from lossatlas.report.comparison import comparison_page
+from lossatlas.report.readings_comparison import View, headline, reading
+from plots.sample_landscapes import sample_map
+from report.sample_comparisons import comparison_of, hostile, valleys, way
+from report.test_report_browser import BROWSER, PROBE, browse
+from report.test_write_report import LIBRARY, Page
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_library():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_room, "_plotly", lambda: "/* library */")
+        yield
+
+
+def view(height, stderr=0.01, barrier_stderr=0.02):
+    land = sample_map(noise=0.02)
+    return View(comparison_of(land, land, way(height, stderr), stderr=barrier_stderr))
+
+
+def test_the_headline_is_plain_and_no_surer_than_the_errors():
+    assert headline(view(0.4)) == "A barrier of 0.400 ± 0.020 stands between them."
+    assert headline(view(-0.1)) == "The two lie in one basin along the line: no barrier."
+    assert headline(view(0.02)).startswith("No barrier that could be told from error")
+    assert "its error is not known" in headline(view(0.4, np.nan, np.nan))
+    broken = way()
+    broken.values[9] = np.inf
+    land = sample_map(noise=0.02)
+    assert "not finite" in headline(View(comparison_of(land, land, broken)))
+
+
+def test_the_reading_says_which_is_lower_and_what_became_of_the_basins():
+    words = " ".join(reading(View(valleys())))
+    assert "A is lower by 0.1, more than the errors allow" in words
+    assert "50 % of the way, by 0.4" in words
+    assert "Of 2 basins around A and 3 around B, 2 are in both; 0 are gone, 1 is new" in words
+    assert "0 gone and 1 new are deeper" in words
+    equal = " ".join(reading(view(0.4, stderr=0.2)))
+    assert "equal within their errors" in equal
+    dip = " ".join(reading(view(-0.15)))
+    assert "lower than both" in dip
+
+
+def test_the_page_has_the_line_both_maps_and_every_number():
+    page = Page(render(valleys()))
+    kinds = [[trace["type"] for trace in figure["data"]] for figure in page.figures]
+    assert len(kinds) == 4
+    assert sum("contour" in kind for kind in kinds) == 2
+    maps = [f["data"][0] for f in page.figures if f["data"][0]["type"] == "contour"]
+    assert maps[0]["zmin"] == maps[1]["zmin"]
+    assert maps[0]["zmax"] == maps[1]["zmax"]
+    words = " ".join(page.words)
+    for phrase in ("Comparison of two checkpoints", "bottleneck distance", "77be01", "N1"):
+        assert phrase in words
+    numbers = [n for section in comparison_page(valleys()).sections for n in section.numbers]
+    assert len({number.name for number in numbers}) == len(numbers) >= 20
+    assert all(number.error or number.why for number in numbers)
+
+
+def test_matched_basins_have_one_number_and_lie_in_one_place():
+    found = valleys()
+    (both, gone), (both_too, new) = fates(
+        (found.first, found.second), View(found).trees, found.pairs
+    )
+    assert both.labels == both_too.labels == ("1", "2")
+    np.testing.assert_allclose(both.points, both_too.points, atol=0.25)
+    assert not both.apart.any()
+    assert (gone.total, new.total) == (0, 1)
+    np.testing.assert_allclose(new.points[0], [0.0, 1.2], atol=0.25)
+    values = np.concatenate([found.first.values, found.second.values])
+    scale = shared_scale((found.first, found.second))
+    assert (scale.low, scale.high) == (values.min(), values.max())
+
+
+def test_hostile_names_are_text_and_nothing_else():
+    page = Page(render(hostile()))
+    assert len(page.scripts) == len(page.figures) + 2
+    assert "img" not in page.tags
+    assert not [a for _, a, _ in page.attributes if a.startswith("on")]
+    assert "{{ 7*7 }}" in "".join(page.words)
+    for figure in page.figures:
+        decoded = json.dumps(figure)
+        assert "<script" not in decoded
+        assert "<img" not in decoded
+
+
+def test_a_map_without_errors_claims_no_certainty():
+    land = sample_map("double well")
+    words = " ".join(Page(render(comparison_of(land, land, way()))).words)
+    assert "none of them can be called certain" in words
+    assert "certain basins among" not in words
+
+
+def test_walls_and_notes_are_told_of_their_map(tmp_path):
+    land, walled = sample_map(noise=0.02), sample_map(noise=0.02, walls=True, notes=("Odd.",))
+    found = comparison_of(land, walled, way())
+    text = write_report(found, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Around B: Odd." in text
+    assert "of the map around B have no finite loss" in text
+    assert render(found) == render(found)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
+def test_the_page_is_drawn_in_a_browser(monkeypatch, tmp_path):
+    monkeypatch.setattr(page_room, "_plotly", LIBRARY)
+    probe = PROBE.replace("#map-1 canvas", "#maps-1 .plot-container")
+    text, asked = browse(render(hostile()).replace("<head>", "<head>" + probe, 1), tmp_path)
+    assert 'data-drawn="4"' in text
+    assert "&quot;errors&quot;:[]" in text
+    assert "&quot;calls&quot;:0" in text
+    assert asked == set()
