@@ -88,6 +88,22 @@ def test_bad_questions_are_named(fitted):
         fitted.predict(steps=[100])
 
 
+def test_a_schedule_that_has_not_begun_is_named(fitted):
+    asleep = np.concatenate([np.zeros(500), np.full(1000, 1e-3)])
+    with pytest.raises(ArgumentError, match="is 0 up to step 400"):
+        fitted.predict(asleep, steps=[300, 400, 1500])
+    assert fitted.predict(asleep).step[0] > 500
+
+
+def test_a_law_outside_its_range_says_so():
+    law = forecast.AnnealingLaw(0.999)
+    steep = forecast.Fit.from_parameters(law, {"L0": 1.0, "A": 1.0, "alpha": 0.5, "C": 50.0})
+    told = steep.predict(schedules.wsd(2000, 1e-3, 0.5))
+    assert told.loss[-1] < 0
+    assert "losses <= 0" in told.warnings[0]
+    assert np.isnan(told.upper).all()
+
+
 def test_what_if_knows_the_future_of_a_made_up_run(fitted):
     lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
     lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.rates)

@@ -86,15 +86,15 @@ class Curve:
     rates: Floats | None = field(init=False, default=None, repr=False)
     notes: tuple[str, ...] = field(init=False, default=(), repr=False)
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order of the first six is public
         self,
         step: ArrayLike,
         loss: ArrayLike,
         lr: ArrayLike | None = None,
-        *,
         size: ArrayLike | None = None,
         tokens: ArrayLike | None = None,
         group: str | None = None,
+        *,
         name: str = "",
         source: ArrayLike | None = None,
         warmup: int | None = None,

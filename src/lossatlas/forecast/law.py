@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from lossatlas.errors import ArgumentError, DataError
+from lossatlas.errors import DataError
 from lossatlas.forecast.curve import Curve, Inputs
 
 Floats = NDArray[np.float64]
@@ -224,60 +224,3 @@ class ScheduleLaw(Law):
         Returns:
             (p,) values.
         """
-
-
-def rate_sums(inputs: Inputs) -> Floats:
-    """S1: the sum of rates up to each point, the area of the warm-up included.
-
-    Args:
-        inputs: the conditions; where there are no rates, every update counts 1.
-
-    Returns:
-        (n,) sums.
-
-    Raises:
-        ArgumentError: the rates do not reach the last step.
-    """
-    if inputs.rates is None:
-        return inputs.step.astype(np.float64)
-    check_cover(inputs)
-    return np.cumsum(inputs.rates)[inputs.step - 1]
-
-
-def check_cover(inputs: Inputs) -> None:
-    """Require a rate for every update up to the last step, and no point before the first.
-
-    Args:
-        inputs: the conditions.
-
-    Raises:
-        ArgumentError: they do not reach it, or a point lies at step 0.
-    """
-    if inputs.rates is not None and inputs.step[-1] > inputs.rates.size:
-        raise ArgumentError(f"`lr` has {inputs.rates.size} rates but the last step is "
-                            f"{inputs.step[-1]}; give a rate for every update.")  # fmt: skip
-    if inputs.step[0] < 1:
-        raise ArgumentError("`steps` must be >= 1: a law of a sum of rates has no value before "
-                            "the first update.")  # fmt: skip
-
-
-def falls(inputs: Inputs, with_warmup: bool = False) -> Floats:
-    """By how much each update's rate lies below the one before; rises are negative.
-
-    The warm-up counts as no change: the one convention of the room.
-
-    Args:
-        inputs: the conditions, with rates.
-        with_warmup: count the warm-up as rises, as the reference fit of the multi-power law
-            does. Only for parameters fitted that way. Default False.
-
-    Returns:
-        (T,) falls.
-    """
-    rates = cast("Floats", inputs.rates)
-    change = np.zeros(rates.size)
-    if with_warmup:
-        change[0] = -rates[0]
-    start = 0 if with_warmup else inputs.warmup
-    change[start + 1 :] = rates[start:-1] - rates[start + 1 :]
-    return change

@@ -17,6 +17,7 @@ from lossatlas.forecast.prediction import check_level
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.result import Fit
 from lossatlas.forecast.schedules import warmup_length
+from lossatlas.forecast.sums import log_error
 from lossatlas.forecast.validation import Recipe
 from lossatlas.forecast.watch import Deceleration, Spike, deceleration, spikes
 from lossatlas.forecast.whatif import offset_of
@@ -152,8 +153,8 @@ class LiveForecast:
         assert self.fitted is not None
         told = self.fitted.predict(self.rates, steps=[self.rates.size], interval=self.interval)
         here = self.fitted.law.predict(self.fitted.values, curve.inputs)
-        shift = float(np.exp(offset_of(np.log(curve.loss / here))))
-        return shift * told.final[0], float(np.log(told.upper[-1] / told.loss[-1])), told.reason
+        shift = float(np.exp(offset_of(-log_error(here, curve.loss))))
+        return shift * told.final[0], told.half_width, told.reason
 
     def _alone(self, curve: Curve) -> tuple[float, float, str]:
         law: Law = LinearLRLaw() if _has_fallen(self.rates, curve) else PowerLaw()
@@ -193,8 +194,8 @@ def _past_errors(recipe: Recipe, curve: Curve, rates: Floats, steps: int) -> lis
             continue
         at = int(np.argmin(np.abs(curve.step - target)))
         told = _forecast(recipe, curve.select(early), rates, int(curve.step[at]))
-        near = curve.loss[max(at - 2, 0) : at + 3]
-        found.append(float(np.log(told / np.exp(np.log(near).mean()))))
+        near = np.exp(np.log(curve.loss[max(at - 2, 0) : at + 3]).mean())
+        found.append(float(log_error(np.array(told), near)))
     return found
 
 

@@ -47,6 +47,11 @@ class Prediction:
     warnings: tuple[str, ...] = ()
 
     @property
+    def half_width(self) -> float:
+        """Half the last interval, in log loss; NaN where there is none."""
+        return float(np.log(self.upper[-1] / self.lower[-1]) / 2)
+
+    @property
     def final(self) -> tuple[float, float, float]:
         """The last loss, and the ends of its interval."""
         return float(self.loss[-1]), float(self.lower[-1]), float(self.upper[-1])
@@ -185,7 +190,7 @@ def _grid(rates: Floats | None, values: list[ArrayLike]) -> Steps:
                 "rates give `steps`, `size`, `tokens` or `source`."
             )
         return np.arange(1, max(np.size(v) for v in values) + 1)
-    first = min(warmup_length(rates) + 1, rates.size)
+    first = min(max(warmup_length(rates), int(np.argmax(rates > 0))) + 1, rates.size)
     return np.unique(np.linspace(first, rates.size, POINTS).astype(np.int64))
 
 

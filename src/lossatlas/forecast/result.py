@@ -145,11 +145,13 @@ class Fit:
         inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
-        half = self.errors.half_width(interval, horizon)
+        half = np.where(loss > 0, self.errors.half_width(interval, horizon), np.nan)
+        warnings = warnings_for(inputs, float(horizon[-1]), self._schedules())
+        if loss.min() <= 0:
+            warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), interval,
-            float(horizon[-1]), inputs.rates, self.errors.reason,
-            warnings_for(inputs, float(horizon[-1]), self._schedules()),
+            float(horizon[-1]), inputs.rates, self.errors.reason, warnings,
         )  # fmt: skip
 
     def what_if(

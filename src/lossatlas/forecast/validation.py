@@ -10,6 +10,7 @@ from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.intervals import LeftOut
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.solver import Objective, Solution, solve
+from lossatlas.forecast.sums import log_error
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +128,7 @@ def score(
         A row of the table.
     """
     forecast = law.predict(values, curve.inputs)
-    log = np.log(forecast / curve.loss)
+    log = log_error(forecast, curve.loss)
     return LeftOut(
         name, group, int(curve.step[-1]), float(curve.step[-1] / longest), float(log[-1]),
         float(np.sqrt(np.mean(log**2))), float(np.abs(forecast - curve.loss).mean()),

@@ -12,6 +12,7 @@ from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
+from lossatlas.forecast.sums import log_error
 
 Floats = NDArray[np.float64]
 
@@ -111,7 +112,7 @@ def answer(
     if curve.rates is None:
         raise ArgumentError("`curve` must have rates to ask what a decay would do.")
     past = curve.select(curve.step > curve.inputs.warmup)
-    offset = offset_of(np.log(past.loss / law.predict(values, past.inputs)))
+    offset = offset_of(-log_error(law.predict(values, past.inputs), past.loss))
     shift = float(np.exp(offset))
     rows, reason = [], ""
     warnings: dict[str, None] = {}

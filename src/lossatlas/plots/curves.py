@@ -59,9 +59,9 @@ def plot_prediction(
     if truth is not None:
         ax.plot(truth.step, truth.loss, ".", ms=2.5, color=style.PATH, label="measured")
     loss, lower, upper = prediction.final
-    words = f"{loss:.4f}" if prediction.reason else f"{loss:.4f}  [{lower:.4f}, {upper:.4f}]"
-    canvas.note(ax, words, (prediction.step[-1], loss), (-4, 8), ha="right")
-    canvas.name_axes(ax, "Forecast", "update", "loss")
+    band = "" if prediction.reason else f" [{lower:.4f}, {upper:.4f}]"
+    title = f"Forecast at {prediction.step[-1]:,}: {loss:.4f}{band}"
+    canvas.name_axes(ax, title, "update", "loss")
     canvas.legend(ax)
     return ax
 

@@ -10,9 +10,10 @@ from scipy.signal import lfilter
 
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw, falls, rate_sums
+from lossatlas.forecast.law import Problem, ScheduleLaw
 from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
 from lossatlas.forecast.schedules import warmup_length
+from lossatlas.forecast.sums import falls, rate_sums
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem, check_cover
+from lossatlas.forecast.law import Law, Problem
+from lossatlas.forecast.sums import check_cover
 
 Floats = NDArray[np.float64]
 

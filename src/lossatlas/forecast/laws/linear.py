@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw, rate_sums
+from lossatlas.forecast.law import Problem, ScheduleLaw
 from lossatlas.forecast.schedules import warmup_length
+from lossatlas.forecast.sums import rate_sums
 
 Floats = NDArray[np.float64]
 

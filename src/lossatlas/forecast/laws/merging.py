@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import falls
+from lossatlas.forecast.sums import falls
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw, falls, rate_sums
+from lossatlas.forecast.law import Problem, ScheduleLaw
 from lossatlas.forecast.laws.merging import TINY, Drops, merged_drops
 from lossatlas.forecast.schedules import warmup_length
+from lossatlas.forecast.sums import falls, rate_sums
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,261 @@
+"""The measurements of the study: every number of the page comes from here."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import norm, t
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+
+from lossatlas import forecast
+from lossatlas.forecast import Curve, schedules
+from reference import forecast_cases as real
+from reference.forecast_laws import structured_sgd
+
+NAMES = real.TRAIN + real.TEST
+LAWS = {
+    "multi-power": forecast.MultiPowerLaw(),
+    "annealing 0.999": forecast.AnnealingLaw(0.999),
+    "linear in the rate": forecast.LinearLRLaw(),
+}
+LEVEL = 0.9
+
+
+def training_sets(quick):
+    """All triples, and nine random sets of each size from four to eight."""
+    triples = list(itertools.combinations(NAMES, 3))
+    rng = np.random.default_rng(0)
+    larger = []
+    for k in range(4, 9):
+        sets = list(itertools.combinations(NAMES, k))
+        larger += [sets[i] for i in rng.permutation(len(sets))[:9]]
+    if quick:
+        return [*triples[:4], larger[0]]
+    return triples + larger
+
+
+def one_set(law, curves, train):
+    """Fit to some curves; the errors inside and the forecasts of the others."""
+    fit = forecast.fit(law, [curves[name] for name in train])
+    rows = []
+    for name in NAMES:
+        if name in train:
+            continue
+        truth = curves[name]
+        told = fit.predict(truth)
+        loss, lower, upper = told.final
+        rows.append({
+            "curve": name, "horizon": told.horizon,
+            "error": float(np.log(loss / truth.loss[-1])),
+            "covered": bool(lower <= truth.loss[-1] <= upper),
+            "half_width": float(np.log(upper / loss)),
+            "mae": float(np.abs(told.loss - truth.loss).mean()),
+        })  # fmt: skip
+    falls = sum(bool((np.diff(curves[name].rates[real.WARMUP :]) < 0).any()) for name in train)
+    return {
+        "train": train, "falling": falls, "tests": rows,
+        "final": [row.final for row in fit.left_out], "rms": [row.rms for row in fit.left_out],
+        "doubled": [row.error for row in fit.doubled],
+    }  # fmt: skip
+
+
+def nested(quick, say):
+    """Intervals from inside the training curves, scored on curves never used."""
+    found = []
+    for size in real.SIZES:
+        curves = {name: real.run(size, name) for name in NAMES}
+        for label, law in LAWS.items():
+            say(f"nested intervals: {size}, {label}")
+            found.extend(
+                {"size": size, "law": label} | one_set(law, curves, train)
+                for train in training_sets(quick)
+            )
+    return found
+
+
+def rules(found):
+    """Other rules for the same left-out errors, so that a reader sees what was chosen among."""
+    tail = (1 + LEVEL) / 2
+
+    def student(errors):
+        k = len(errors)
+        return t.ppf(tail, k) * np.sqrt(np.mean(np.square(errors)) * (1 + 1 / k))
+
+    def beyond(row, test):
+        doubled = np.sqrt(np.mean(np.square(row["doubled"]))) if row["doubled"] else 0.0
+        return norm.ppf(tail) * doubled * np.log2(max(test["horizon"], 1))
+
+    def larger(row):
+        return np.maximum(np.abs(row["final"]), row["rms"])
+
+    table = {
+        "normal, final errors": lambda row, _: (
+            norm.ppf(tail) * np.sqrt(np.mean(np.square(row["final"])))
+        ),
+        "Student, final errors": lambda row, _: student(row["final"]),
+        "Student, final or typical": lambda row, _: student(larger(row)),
+        "Student, final errors, horizon": lambda row, test: np.hypot(
+            student(row["final"]), beyond(row, test)
+        ),
+        "Student, final or typical, horizon (ours)": lambda row, test: np.hypot(
+            student(larger(row)), beyond(row, test)
+        ),
+    }
+    out = []
+    for law in LAWS:
+        for name, rule in table.items():
+            pairs = [
+                (abs(test["error"]) <= (half := rule(row, test)), half)
+                for row in found if row["law"] == law for test in row["tests"]
+            ]  # fmt: skip
+            hits, halves = zip(*pairs, strict=True)
+            out.append({"law": law, "rule": name, "coverage": float(np.mean(hits)),
+                        "half_width": float(np.mean(halves)), "tests": len(hits)})  # fmt: skip
+    return out
+
+
+def coverage(found, keep, law=None):
+    """Share of covered final losses and mean half width among some tests."""
+    picked = [
+        test for row in found if law in {None, row["law"]} for test in row["tests"]
+        if keep(row, test)
+    ]  # fmt: skip
+    if not picked:
+        return {"tests": 0, "coverage": None, "half_width": None}
+    return {
+        "tests": len(picked),
+        "coverage": float(np.mean([test["covered"] for test in picked])),
+        "half_width": float(np.mean([test["half_width"] for test in picked])),
+    }
+
+
+def bootstrap(say, resamples=40, block=15):
+    """The counter-example: intervals from resampled residuals of the three training curves."""
+    out = []
+    for size in real.SIZES:
+        say(f"residual bootstrap: {size}")
+        train, law = real.runs(size, real.TRAIN), forecast.MultiPowerLaw()
+        fit = forecast.fit(law, train, check=False)
+        rng = np.random.default_rng(0)
+        ends = {name: [] for name in real.TEST}
+        tests = {name: real.run(size, name) for name in real.TEST}
+        for _ in range(resamples):
+            shaken = [_shaken(fit, curve, rng, block) for curve in fit.curves]
+            again = forecast.fit(law, shaken, check=False)
+            for name, truth in tests.items():
+                ends[name].append(law.predict(again.values, truth.inputs)[-1])
+        for name, truth in tests.items():
+            low, high = np.quantile(ends[name], [0.05, 0.95])
+            out.append({
+                "size": size, "curve": name, "half_width": float(np.log(high / low) / 2),
+                "covered": bool(low <= truth.loss[-1] <= high),
+            })  # fmt: skip
+    return out
+
+
+def _shaken(fit, curve, rng, block):
+    law = fit.law.predict(fit.values, curve.inputs)
+    residual = np.log(curve.loss / law)
+    starts = rng.integers(0, residual.size - block, residual.size // block + 1)
+    picked = np.concatenate([residual[s : s + block] for s in starts])[: residual.size]
+    return Curve(curve.step, law * np.exp(picked), curve.rates, name=curve.name)
+
+
+def strangers(quick, say):
+    """The same rule on curves that had no say in it: SGD on structured features."""
+    out = []
+    spectra = [(1.0, 0.5), (1.2, 0.8), (0.8, 0.9), (1.5, 0.4), (1.1, 1.1), (0.9, 0.6)]
+    for i, (a, b) in enumerate(spectra[:2] if quick else spectra):
+        say(f"structured features: a = {a}, b = {b}")
+        curves = _sgd_family(a, b, batch=(2, 8)[i % 2])
+        for train in itertools.combinations(curves, 3):
+            if sum(name != "constant" for name in train) < 2:
+                continue
+            known = [curves[name] for name in train]
+            fit = forecast.fit(forecast.MultiPowerLaw(), known)
+            for name, truth in curves.items():
+                if name not in train:
+                    loss, lower, upper = fit.predict(truth).final
+                    end = truth.loss[-1]
+                    out.append({
+                        "a": a, "b": b, "curve": name, "covered": bool(lower <= end <= upper),
+                        "error": float(np.log(loss / end)),
+                        "half_width": float(np.log(upper / loss)),
+                    })  # fmt: skip
+    return out
+
+
+def _sgd_family(a, b, batch, steps=1500, features=500):
+    k = np.arange(1.0, features + 1)
+    # Below the edge of stability of one-pass SGD with this batch.
+    peak = 0.5 / (1 + (k ** (-2 * a)).sum() / batch)
+    make = {
+        "constant": schedules.constant(steps, peak),
+        "cosine": schedules.cosine(steps, peak, 0.1 * peak),
+        "two-step": np.repeat([peak, 0.3 * peak], steps // 2),
+        "linear": schedules.wsd(steps, peak, 0.3, end=0.1 * peak),
+        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", end=0.1 * peak),
+    }
+    found = {}
+    for name, rates in make.items():
+        loss = structured_sgd(k ** (-2 * a), k ** (-2 * b), rates, batch, floor=0.5)
+        step = np.unique(np.geomspace(30, steps, 100).astype(int))
+        found[name] = Curve(step, loss[step - 1], rates, name=name)
+    return found
+
+
+def priors(quick, say):
+    """How much the weak prior matters: unseen errors of triples without, with, and tighter."""
+    out = []
+    sets = training_sets(quick)
+    triples = [s for s in sets if len(s) == 3][:: 1 if quick else 3]
+    triples = [real.TRAIN, *(s for s in triples if s != real.TRAIN)]
+    for size in real.SIZES:
+        curves = {name: real.run(size, name) for name in NAMES}
+        for label, settings in {
+            "no prior": {"prior": False}, "prior (default)": {},
+            "beta = gamma = 1/2 fixed": {"fixed": {"beta": 0.5, "gamma": 0.5}},
+        }.items():  # fmt: skip
+            say(f"prior: {size}, {label}")
+            maes = []
+            for train in triples:
+                fit = forecast.fit(
+                    forecast.MultiPowerLaw(),
+                    [curves[n] for n in train],
+                    check=False,
+                    **settings,
+                )
+                unseen = [curves[n] for n in NAMES if n not in train]
+                told = [fit.law.predict(fit.values, curve.inputs) for curve in unseen]
+                pairs = zip(told, unseen, strict=True)
+                maes.append(np.mean([np.abs(loss - c.loss).mean() for loss, c in pairs]))
+            out.append({"size": size, "setting": label, "official": float(maes[0]),
+                        "median": float(np.median(maes)), "worst": float(np.max(maes)),
+                        "sets": len(maes)})  # fmt: skip
+    return out
+
+
+def decays(say):
+    """'What if I decay now?' at step 20,000, with and without the shift to where the run is."""
+    out = []
+    for size in real.SIZES:
+        say(f"what if: {size}")
+        fit = forecast.fit(forecast.MultiPowerLaw(), real.runs(size, real.TRAIN))
+        for name, shape in (
+            ("wsd_20000_24000", "exponential"),
+            ("wsdld_20000_24000", "linear"),
+        ):
+            truth = real.run(size, name)
+            now = Curve(truth.step, truth.loss, truth.rates).until(20_000)
+            told = fit.what_if(now, 20_000, length=4000, shape=shape, end=real.END)
+            # The run was logged to step 23,904 only; the forecast of that step is compared.
+            rates = told.rows[0].rates
+            last = int(truth.step[-1])
+            plain = fit.predict(rates, steps=[last]).final[0]
+            shifted = plain * np.exp(told.offset)
+            out.append({"size": size, "curve": name, "measured": float(truth.loss[-1]),
+                        "plain": float(plain), "shifted": float(shifted),
+                        "offset": told.offset})  # fmt: skip
+    return out
