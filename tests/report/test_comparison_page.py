@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 
+from lossatlas import store
 from lossatlas.plots.matched import fates, shared_scale
 from lossatlas.report import page as page_room
 from lossatlas.report import render, write_report
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.readings_comparison import View, headline, reading
+from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import comparison_of, hostile, valleys, way
 from report.test_report_browser import BROWSER, PROBE, browse
@@ -118,3 +120,10 @@ def test_the_page_is_drawn_in_a_browser(monkeypatch, tmp_path):
     assert "&quot;errors&quot;:[]" in text
     assert "&quot;calls&quot;:0" in text
     assert asked == set()
+
+
+def test_diagrams_and_trees_keep_their_confidence_on_disk(tmp_path):
+    land = sample_map(noise=0.02)
+    for result in (persistence(land, confidence=0.9), merge_tree(land, confidence=0.9)):
+        back = store.load(store.save(result, tmp_path / "r.nc"))
+        assert back.confidence == result.confidence == 0.9

@@ -33,6 +33,8 @@ class Diagram:
         high: greatest finite value: where an essential bar may be cut ("cap").
         superlevel: True where the field was turned over first: births, deaths, `low` and
             `high` are then those of minus the field.
+        confidence: probability with which `threshold` holds; of a graph the errors given with
+            it are taken to hold.
     """
 
     births: Floats
@@ -45,6 +47,7 @@ class Diagram:
     low: float
     high: float
     superlevel: bool = False
+    confidence: float = 0.95
 
     def __len__(self) -> int:
         return int(self.births.size)
@@ -111,10 +114,11 @@ class Diagram:
             low=float(bars.attrs["low"]),
             high=float(bars.attrs["high"]),
             superlevel=bool(bars.attrs["superlevel"]),
+            confidence=float(bars.attrs.get("confidence", 0.95)),
         )
 
 
-_ATTRIBUTES = ("threshold", "connectivity", "excluded", "low", "high")
+_ATTRIBUTES = ("threshold", "connectivity", "excluded", "low", "high", "confidence")
 
 
 def make_diagram(
@@ -125,6 +129,7 @@ def make_diagram(
     threshold: float = 0.0,
     excluded: int = 0,
     superlevel: bool = False,
+    confidence: float = 0.95,
 ) -> Diagram:
     """Sort bars into a diagram.
 
@@ -135,6 +140,7 @@ def make_diagram(
         threshold: length above which a bar is certain.
         excluded: number of walls.
         superlevel: whether the field was turned over.
+        confidence: probability with which the threshold holds.
 
     Returns:
         The diagram: degrees ascending, in each the longest bar first, then the earliest.
@@ -153,6 +159,7 @@ def make_diagram(
         excluded,
         *span,
         superlevel,
+        confidence,
     )
 
 

@@ -51,6 +51,7 @@ def merge_tree(
         span=field.range,
         threshold=certainty_threshold(field, confidence),
         connectivity=connectivity,
+        confidence=confidence,
     )
 
 
@@ -71,6 +72,7 @@ def grow(
     span: tuple[float, float],
     threshold: float,
     connectivity: str,
+    confidence: float = 0.95,
 ) -> MergeTree:
     """Apply the elder rule to a reduction and lay out the tree.
 
@@ -80,6 +82,7 @@ def grow(
         span: least and greatest finite value.
         threshold: length above which a branch is certain.
         connectivity: how neighbours were chosen.
+        confidence: probability with which the threshold holds.
 
     Returns:
         The merge tree.
@@ -99,4 +102,5 @@ def grow(
         high=span[1],
         threshold=threshold,
         connectivity=connectivity,
+        confidence=confidence,
     )

@@ -35,6 +35,8 @@ class MergeTree:
         high: greatest finite value.
         threshold: branches longer than this are no effect of the map's errors.
         connectivity: "full", "axis", or how the graph was made.
+        confidence: probability with which `threshold` holds; of a graph the errors given with
+            it are taken to hold.
     """
 
     minima: Ints
@@ -49,6 +51,7 @@ class MergeTree:
     high: float
     threshold: float
     connectivity: str
+    confidence: float = 0.95
 
     def __len__(self) -> int:
         return int(self.minima.size)
@@ -211,9 +214,10 @@ class MergeTree:
             high=float(minima.attrs["high"]),
             threshold=float(minima.attrs["threshold"]),
             connectivity=str(minima.attrs["connectivity"]),
+            confidence=float(minima.attrs.get("confidence", 0.95)),
         )
 
 
 _MINIMA = ("minima", "minima_values")
 _MERGES = ("saddles", "saddle_values", "ended", "into")
-_ATTRIBUTES = ("low", "high", "threshold", "connectivity")
+_ATTRIBUTES = ("low", "high", "threshold", "connectivity", "confidence")

@@ -82,6 +82,7 @@ def _grid_diagram(
         threshold=certainty_threshold(field, confidence),
         excluded=field.excluded,
         superlevel=superlevel,
+        confidence=confidence,
     )
 
 
