@@ -1,0 +1,72 @@
+"""Draw the figures of a documented survey: `python docs/figures.py FOLDER/survey.nc NAME`.
+
+Writes docs/images/NAME-*.png and docs/images/NAME.png, the three that say most side by side.
+Needs nothing but the saved survey.
+"""
+
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib as mpl
+from PIL import Image
+
+import lossatlas as la
+
+mpl.use("Agg")
+
+from lossatlas import plots
+
+IMAGES = Path(__file__).parent / "images"
+COLOURS = 192
+DPI = 110
+
+
+def draw(survey):
+    land, tree = survey.landscape, survey.tree
+    scale = plots.scale_of(land.values)
+    return {
+        "surface": plots.plot_surface(land, tree=tree),
+        "contour": plots.plot_contour(land, tree=tree),
+        "stderr": plots.plot_stderr(land),
+        "persistence": plots.plot_persistence(survey.diagram, scale=scale),
+        "tree": plots.plot_tree(tree, scale=scale),
+        "profile": plots.plot_profile(land, tree, scale=scale),
+    }
+
+
+def picture_of(axes):
+    drawn = BytesIO()
+    axes.figure.savefig(drawn, dpi=DPI)
+    return Image.open(drawn).convert("RGB")
+
+
+def side_by_side(pictures, height=460):
+    scaled = [
+        p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS)
+        for p in pictures
+    ]
+    whole = Image.new("RGB", (sum(p.width for p in scaled), height), "white")
+    left = 0
+    for picture in scaled:
+        whole.paste(picture, (left, 0))
+        left += picture.width
+    return whole
+
+
+def save(picture, path):
+    # A drawing needs few colours, and few keep the repository light.
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main(source, name):
+    IMAGES.mkdir(exist_ok=True)
+    pictures = {kind: picture_of(axes) for kind, axes in draw(la.load(source)).items()}
+    for kind, picture in pictures.items():
+        save(picture, IMAGES / f"{name}-{kind}.png")
+    chosen = [pictures[kind] for kind in ("surface", "contour", "persistence")]
+    save(side_by_side(chosen), IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
