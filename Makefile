@@ -7,7 +7,7 @@ BENCH := .venv-bench/.ready
 .PHONY: demo test check format lint types floors tests bench docs clean
 
 demo: $(READY)  ## train a small network on real digits and survey where it arrived
-	$(BIN)/lossatlas survey --out survey
+	$(BIN)/lossatlas survey --curvature --out survey
 
 test: $(READY)  ## the tests, doctests included
 	$(BIN)/python -m pytest -n 2 -q

@@ -38,12 +38,14 @@ def call(monkeypatch, capsys, *arguments):
 
 
 def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
-    done = run("survey", "--json", *SMALL, cwd=tmp_path)
+    done = run("survey", "--json", "--curvature", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     wanted = {"loss", "grid", "topology", "seconds", "evaluations", "report"}
     assert wanted <= found.keys()
     assert {"minima", "bars", "smad", "certain_bars", "threshold"} <= found["topology"].keys()
+    assert {"under_resolved", "barriers", "certain_basins"} <= found["topology"].keys()
+    assert found["curvature"]["top"][0] > found["curvature"]["bottom"][0]
     assert found["grid"]["points"] == [11, 11]
     page = tmp_path / found["report"]
     assert page.read_text().startswith("<!DOCTYPE html>")

@@ -73,6 +73,7 @@ def run_survey(
             points=settings.points,
             metrics=metrics,
             connectivity=settings.map.connectivity,
+            curvature=settings.curvature,
             title=settings.title or subject.title,
             seed=settings.seed,
             adaptive=settings.map.adaptive,

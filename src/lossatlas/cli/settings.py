@@ -51,6 +51,7 @@ class SurveySettings(_Strict):
     points: int = Field(default=41, ge=2)
     span: float | Literal["auto"] = "auto"
     mode: Literal["eval", "train", "recalibrated"] | None = None
+    curvature: bool = False
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     out: Path | None = None

@@ -38,6 +38,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     points: int | None = typer.Option(None, help="Points along each direction [41]."),
     span: str | None = typer.Option(None, help="Half the width, or auto [auto]."),
     mode: str | None = typer.Option(None, help=_MODE),
+    curvature: bool = typer.Option(False, "--curvature", help="Eigenvalues and trace too."),
     seed: int | None = typer.Option(None, help="Of weights, data order, directions [0]."),
     device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
     out: Path | None = typer.Option(None, help=_OUT),
@@ -67,6 +68,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
         "points": points,
         "span": span,
         "mode": mode,
+        "curvature": curvature or None,
         "seed": seed,
         "device": device,
         "out": out,
@@ -127,7 +129,11 @@ def summary(survey: "Survey", page: Path) -> dict[str, Any]:
             "certain_bars": int(diagram.certain.sum()),
             "threshold": diagram.threshold,
             "connectivity": diagram.connectivity,
+            "certain_basins": survey.certain_basins,
+            "under_resolved": survey.resolution.under_resolved,
+            "barriers": survey.barriers.tolist(),
         },
+        "curvature": _curvature(survey),
         "notes": list(survey.notes),
         "seconds": survey.seconds,
         "evaluations": land.evaluations,
@@ -160,12 +166,49 @@ def table(survey: "Survey", page: Path) -> list[tuple[str, str, str]]:
         ("map", grid, f"{land.evaluations} computed ({share:.0%}), engine {land.engine}"),
         ("interpolation error", f"{land.interpolation_error:.2g}", _held_out(land.held_out)),
         ("range of the loss", f"{land.range:.6g}", _lost(int((~land.finite).sum()))),
-        ("minima", str(len(survey.tree)), f"{diagram.connectivity} connectivity"),
+        ("minima", str(len(survey.tree)), _touching(survey)),
         ("basins", str(basins), f"{certain} certain (deeper than {diagram.threshold:.2g})"),
         ("smad", f"{survey.tree.smad():.6g}", "saddle-minimum average distance"),
+        *_eigenvalues(survey),
         ("report", str(page), f"{survey.seconds:.1f} s"),
     ]
     return rows
+
+
+def _curvature(survey: "Survey") -> dict[str, Any] | None:
+    spectrum, trace = survey.spectrum, survey.trace
+    if spectrum is None or trace is None:
+        return None
+    ends = ("top", "top_bounds", "bottom", "bottom_bounds")
+    return {end: getattr(spectrum, end).tolist() for end in ends} | {
+        "trace": trace.value,
+        "trace_stderr": trace.stderr,
+        "products": spectrum.products + trace.products,
+    }
+
+
+def _eigenvalues(survey: "Survey") -> list[tuple[str, str, str]]:
+    spectrum, trace = survey.spectrum, survey.trace
+    if spectrum is None or trace is None:
+        return []
+    return [
+        (
+            "largest eigenvalue",
+            f"{spectrum.top[0]:.6g}",
+            f"± {spectrum.top_bounds[0]:.2g} (bound)",
+        ),
+        (
+            "smallest eigenvalue",
+            f"{spectrum.bottom[0]:.6g}",
+            f"± {spectrum.bottom_bounds[0]:.2g} (bound)",
+        ),
+        ("trace of the Hessian", f"{trace.value:.6g}", f"± {trace.stderr:.2g}"),
+    ]
+
+
+def _touching(survey: "Survey") -> str:
+    counted = f"{survey.diagram.connectivity} connectivity"
+    return f"{counted}; under-resolved" if survey.resolution.under_resolved else counted
 
 
 def _held_out(points: int) -> str:
