@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 
 
 def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
-    """Require two mappings to hold the same names with real tensors of the same shapes.
+    """Require two mappings to hold the same names with the same shapes.
 
     Args:
         **pair: exactly two keyword arguments; their names appear in the message.
 
     Raises:
-        StructureError: names or shapes differ, or a tensor holds whole numbers; the message
-            names the first one.
+        StructureError: names or shapes differ; the message names the first difference.
     """
     (first, a), (second, b) = pair.items()
     for name, value in a.items():
@@ -33,17 +32,29 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
                 f"'{name}' has shape {tuple(value.shape)} in `{first}` but "
                 f"{tuple(b[name].shape)} in `{second}`; the two must be points of one model."
             )
-        if not (value.is_floating_point() and b[name].is_floating_point()):
-            raise StructureError(
-                f"'{name}' holds whole numbers, but points of parameter space are real: "
-                "leave buffers such as counters out, as `Objective.params` does."
-            )
     extra = next((name for name in b if name not in a), None)
     if extra is not None:
         raise StructureError(
             f"`{first}` has no entry '{extra}'{nearest(extra, a)}; "
             f"it must hold the same names as `{second}`."
         )
+
+
+def check_real(point: "Mapping[str, Tensor]") -> None:
+    """Require a point of parameter space: real tensors, no counters.
+
+    Args:
+        point: name -> tensor.
+
+    Raises:
+        StructureError: a tensor holds whole numbers; the message names it.
+    """
+    for name, value in point.items():
+        if not value.is_floating_point():
+            raise StructureError(
+                f"'{name}' holds whole numbers, but points of parameter space are real: "
+                "leave buffers such as counters out, as `Objective.params` does."
+            )
 
 
 def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
-from lossatlas.checks import check_at_least, check_same_structure
+from lossatlas.checks import check_at_least, check_real, check_same_structure
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.plane import Plane, plane
 
@@ -38,6 +38,7 @@ def plane_through(*checkpoints: Params) -> Plane:
     origin, *others = checkpoints
     for other in others:
         check_same_structure(checkpoint=other, origin=origin)
+        check_real(other)
     axes: list[Params] = []
     for number, other in enumerate(others, 2):
         axes.append(_orthogonal_step(subtract(other, origin), axes, number))
@@ -73,6 +74,7 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
     last = checkpoints[-1]
     for point in checkpoints:
         check_same_structure(checkpoint=point, origin=last)
+        check_real(point)
     steps = [subtract(point, last) for point in checkpoints[:-1]]
     axes, shares = _principal(steps, dimension)
     labels = [f"PC {k + 1} ({share:.0%} of the trajectory)" for k, share in enumerate(shares)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
-from lossatlas.checks import check_at_least, check_same_structure
+from lossatlas.checks import check_at_least, check_real, check_same_structure
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.directions import RandomDirection
 from lossatlas.objective import Objective
@@ -120,6 +120,7 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
         raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
     for direction in directions:
         check_same_structure(direction=direction, origin=origin)
+        check_real(direction)
     _check_directions(directions)
     named = labels or [f"direction {k + 1}" for k in range(len(directions))]
     return Plane(origin, directions, tuple(named), recipe={"kind": "given"})
