@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 
 from lossatlas.algebra.basis import ROWS
 from lossatlas.algebra.extremes import converge
-from lossatlas.algebra.krylov import Lanczos, krylov_bytes
+from lossatlas.algebra.krylov import Lanczos, krylov_bytes, quadrature
 from lossatlas.errors import NonFiniteError
 from lossatlas.rng import generator
 
@@ -21,10 +23,10 @@ def rotated(values, seed=0, dtype=torch.float64):
     return (q @ torch.diag(values) @ q.T).to(dtype)
 
 
-def run(matrix, seed=0, **options):
+def run(matrix, seed=0):
     drawn = generator(seed, "start")
     start = torch.randn(len(matrix), generator=drawn, dtype=matrix.dtype)
-    return Lanczos(lambda v: matrix @ v, start, drawn, **options)
+    return Lanczos(lambda v: matrix @ v, start, drawn)
 
 
 @st.composite
@@ -73,18 +75,51 @@ def test_every_bound_holds(dtype, steps):
     assert np.all(nearest <= ritz.residuals + slack)
 
 
-def test_partial_orthogonalisation_gives_the_same_spectrum():
-    # Float32 and outliers: without care, copies of the outliers would appear.
+def test_quadrature_needs_no_orthogonality():
+    # Float32 and outliers: nodes come as copies, and averages stay right all the same.
     values = np.concatenate([[50.0, 30.0, 20.0], np.linspace(-1, 1, 397)])
     matrix = rotated(values, dtype=torch.float32)
-    full, part = run(matrix), run(matrix, partial=True)
+    full = run(matrix)
     full.extend(80)
-    part.extend(80)
-    np.testing.assert_allclose(part.ritz().values[-3:], full.ritz().values[-3:], rtol=1e-5)
-    moments = [
-        (r.weights @ r.values, r.weights @ r.values**2) for r in (full.ritz(), part.ritz())
-    ]
-    np.testing.assert_allclose(*moments, rtol=1e-4)
+    ritz = full.ritz()
+    nodes, weights = quadrature(lambda v: matrix @ v, full.basis[0], 80)
+    assert math.isclose(weights.sum(), 1.0, rel_tol=1e-6)
+    assert (np.abs(nodes - 50) < 1e-3).sum() > 1
+    for low, high in ((-2, -0.5), (-0.5, 0), (0, 0.5), (0.5, 2), (10, 25), (25, 40), (40, 60)):
+        shares = [
+            w[(x > low) & (x <= high)].sum()
+            for x, w in ((nodes, weights), (ritz.values, ritz.weights))
+        ]
+        assert abs(shares[0] - shares[1]) < 0.02
+
+
+def test_quadrature_beside_guards_is_that_of_the_rest():
+    values = np.concatenate([[50.0, 30.0], np.linspace(-1, 1, 38)])
+    matrix = rotated(values)
+    lanczos = run(matrix)
+    ritz, _ = converge(lanczos, top=2, bottom=0, tolerance=1e-8, limit=40)
+    lanczos.basis.rotate(ritz.vectors[:, ::-1][:, :2])
+    assert len(lanczos.basis) == 2
+    start = torch.randn(40, generator=generator(1), dtype=torch.float64)
+    nodes, weights = quadrature(lambda v: matrix @ v, start, 60, lanczos.basis)
+    assert np.abs(nodes).max() <= 1 + 1e-6
+    assert math.isclose(weights.sum(), 1.0, rel_tol=1e-9)
+    stopped, _ = quadrature(lambda v: 0 * v, start, 5)
+    assert np.array_equal(stopped, [0.0])
+    with pytest.raises(NonFiniteError, match="random probe"):
+        quadrature(lambda v: v / 0, start, 5)
+
+
+@given(st.integers(1, 40), st.integers(0, 3))
+def test_a_rotation_in_place_is_the_combination(steps, seed):
+    lanczos = run(rotated(np.arange(45.0)), seed)
+    lanczos.extend(steps)
+    drawn = np.random.default_rng(seed).normal(size=(steps, min(steps, 20)))
+    turn = np.linalg.qr(drawn)[0]
+    want = lanczos.basis.combine(turn)
+    lanczos.basis.rotate(turn)
+    got = torch.stack([lanczos.basis[i] for i in range(len(lanczos.basis))])
+    assert_close(got, want, atol=1e-12, rtol=0)
 
 
 def test_weights_are_those_of_gauss_quadrature():

@@ -301,7 +301,7 @@ def test_results_come_back_from_files(tmp_path):
         hessian_criteria(spectrum(objective, top=1, bottom=1)),
         zero_sum_losses(objective, {n: v + 0.1 for n, v in objective.params.items()}),
         zero_sum_gradients(objective),
-        sample_size_curve(objective, directions=1, points=2, orders=2),
+        sample_size_curve(objective, sizes=[5, 9], directions=1, points=2, orders=2),
         plasticity(objective, tasks=2, steps=2),
         spike_risk(_tower()),
     ]

@@ -11,6 +11,8 @@ Array = NDArray[np.float64]
 
 # Rows allocated at once: memory follows use, and a panel is read twice while it is in cache.
 ROWS = 16
+# Columns that are turned at once.
+_COLUMNS = 4096
 # A pass that leaves this share of a vector has removed only rounding (Daniel et al. 1976).
 _KEPT = 0.7
 
@@ -57,26 +59,29 @@ class Basis:
         rest = self._filled - ROWS * (len(self._panels) - 1)
         return [*self._panels[:-1], self._panels[-1][:rest]]
 
-    def orthogonalised(self, vector: Tensor) -> tuple[Tensor, float]:
+    def orthogonalised(self, vector: Tensor) -> tuple[Tensor, float, Array]:
         """What a vector has outside the span; a second pass where the first took much away.
 
         Args:
             vector: shape (n,); may be overwritten.
 
         Returns:
-            The rest and its length.
+            The rest, its length, and the coefficients that were taken away.
 
         Source: Daniel, Gragg, Kaufman, Stewart, Mathematics of Computation 30 (1976).
         """
         before = float(vector.norm())
+        taken = vector.new_zeros(len(self))
         for _ in range(3):
-            for panel in self.panels():
-                vector.addmv_(panel.T, panel @ vector, alpha=-1.0)
+            for first, panel in zip(range(0, len(self), ROWS), self.panels(), strict=True):
+                part = panel @ vector
+                taken[first : first + len(panel)] += part
+                vector.addmv_(panel.T, part, alpha=-1.0)
             after = float(vector.norm())
             if after > _KEPT * before:
                 break
             before = after
-        return vector, after
+        return vector, after, taken.double().cpu().numpy()
 
     def coefficients(self, vector: Tensor, begin: int = 0) -> Array:
         """The inner products of a vector with the basis.
@@ -106,6 +111,25 @@ class Basis:
             part = weights[:, first : first + len(panel)]
             total.addmm_(part, panel[: part.shape[1]])
         return total
+
+    def rotate(self, coefficients: Array) -> None:
+        """Turn the basis into combinations of its vectors, in place.
+
+        Args:
+            coefficients: shape (at most len, k), with orthonormal columns.
+        """
+        count, rows = coefficients.shape[1], coefficients.shape[0]
+        weights = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(self._panels[0])
+        panels = self.panels()
+        # A block of columns is read as a whole before its new rows are written over it.
+        for first in range(0, self.size, _COLUMNS):
+            columns = slice(first, first + _COLUMNS)
+            turned = weights @ torch.cat([panel[:, columns] for panel in panels])[:rows]
+            for place, panel in enumerate(panels):
+                part = turned[place * ROWS : (place + 1) * ROWS]
+                panel[: len(part), columns] = part
+        self._panels = self._panels[: math.ceil(count / ROWS)]
+        self._filled = count
 
 
 def basis_bytes(size: int, rows: int, dtype: torch.dtype) -> int:

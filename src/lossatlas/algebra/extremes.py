@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from lossatlas.algebra.krylov import Lanczos, Ritz
+from lossatlas.algebra.krylov import Array, Lanczos, Ritz
 
 # A run that stops at a looser residual has often not seen every eigenvalue yet.
 _LOOSEST = 1e-2
@@ -34,17 +34,19 @@ def converge(
         limit: products at most.
 
     Returns:
-        What is known, and whether it is enough.
+        What is known, and whether its bounds (with the noise of products) are within the
+        tolerance.
 
     Raises:
         NonFiniteError: a product is NaN or infinite.
     """
     limit = min(limit, lanczos.size)
     lanczos.extend(min(max(top + bottom, 1), limit) - lanczos.steps)
+    ends = {"top": top, "bottom": bottom}
     while True:
         ritz = lanczos.ritz()
         if lanczos.exhausted or _known(lanczos, ritz, top, bottom, tolerance):
-            return ritz, True
+            return ritz, _within(lanczos, ritz, ritz.bounds, **ends, tolerance=tolerance)
         if lanczos.steps >= limit:
             return ritz, False
         # Solving T anew costs more as it grows; asking less often keeps it a small share.
@@ -52,18 +54,23 @@ def converge(
 
 
 def _known(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int, tolerance: float) -> bool:
-    radius = float(np.abs(ritz.values).max())
-    eps = torch.finfo(lanczos.basis.dtype).eps
-    floor = max(eps ** (2 / 3), 10 * eps) * radius
     share = min(tolerance, _LOOSEST)
-    upper = slice(max(lanczos.steps - top, 0), None)
-    lower = slice(None, bottom)
-    enough = bool(
-        np.all(ritz.residuals[upper] <= np.maximum(share * np.abs(ritz.values[upper]), floor))
-        and np.all(ritz.residuals[lower] <= max(share * radius, floor))
-    )
+    enough = _within(lanczos, ritz, ritz.residuals, top=top, bottom=bottom, tolerance=share)
     fresh = lanczos.block_start > 0
     return enough and not (fresh and _hides_more(lanczos, ritz, top, bottom))
+
+
+def _within(
+    lanczos: Lanczos, ritz: Ritz, errors: Array, *, top: int, bottom: int, tolerance: float
+) -> bool:
+    radius = float(np.abs(ritz.values).max())
+    eps = torch.finfo(lanczos.basis.dtype).eps
+    floor = max(eps ** (2 / 3), 100 * eps) * radius
+    upper = slice(max(lanczos.steps - top, 0), None)
+    lower = slice(None, bottom)
+    wanted = np.maximum(tolerance * np.abs(ritz.values[upper]), floor)
+    enough_above = bool(np.all(errors[upper] <= wanted))
+    return enough_above and bool(np.all(errors[lower] <= max(tolerance * radius, floor)))
 
 
 def _hides_more(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int) -> bool:

@@ -33,7 +33,8 @@ class Ritz:
         residuals: |H y - value * y| of each, same units; an eigenvalue lies this near.
         bounds: error bounds of the values: the residual, or residual^2 / gap where that is
             smaller, with a third of the gap to the other Ritz values (an eigenvalue that no
-            Ritz value shows yet may lie there).
+            Ritz value shows yet may lie there), plus the noise of products: rounding, and how
+            far they were seen to be from those of a symmetric matrix.
         weights: squared first components, which sum to 1: the weights of Gauss quadrature.
         vectors: coefficients over the basis, shape (steps, steps), a column for each value.
     """
@@ -56,21 +57,12 @@ class Lanczos:
         apply: v -> H v for a symmetric H, on flat vectors.
         start: any vector of shape (n,) but zero; its type and device are those of the basis.
         generator: where fresh vectors are drawn from, on the device of `start`.
-        partial: orthogonalise only where the estimated loss of orthogonality asks for it. T
-            stays as exact as products are, at a fraction of the work; for quadrature.
 
     Source: Lanczos 1950; full reorthogonalisation as in Parlett, The Symmetric Eigenvalue
-        Problem, ch. 13; partial: Simon, Mathematics of Computation 42 (1984).
+        Problem, ch. 13.
     """
 
-    def __init__(
-        self,
-        apply: Apply,
-        start: Tensor,
-        generator: torch.Generator,
-        *,
-        partial: bool = False,
-    ) -> None:
+    def __init__(self, apply: Apply, start: Tensor, generator: torch.Generator) -> None:
         self.apply = apply
         self.basis = Basis(start / start.norm())
         self.alpha: list[float] = []
@@ -78,10 +70,10 @@ class Lanczos:
         self.beta: list[float] = []
         self.scale = 0.0
         self._dropped = 0.0
+        self._strays: list[Array] = []
         self._weak = False
         self.block_start = 0
         self._generator = generator
-        self._loss = _LossOfOrthogonality(self._eps) if partial else None
 
     @property
     def size(self) -> int:
@@ -117,32 +109,27 @@ class Lanczos:
     def _step(self) -> None:
         last = self.basis[self.steps]
         image = self.apply(last)
-        reach = float(image.norm())
+        alpha = float(last @ image)
+        image = torch.add(image, last, alpha=-alpha)
+        coupled = self.beta[-1] if self.beta else 0.0
+        if coupled:
+            image.add_(self.basis[self.steps - 1], alpha=-coupled)
+        image, rest, taken = self.basis.orthogonalised(image)
+        self._strays.append(taken)
+        reach = math.hypot(alpha, coupled, rest)
         if not math.isfinite(reach):
             raise NonFiniteError(
                 f"product {self.steps + 1} with a curvature matrix is not finite: look for "
                 "infinite curvature (a square root or a norm at zero) or overflow."
             )
         self.scale = max(self.scale, reach)
-        self.alpha.append(float(last @ image))
-        image = torch.add(image, last, alpha=-self.alpha[-1])
-        if self.steps > 1 and self.beta[-1]:
-            image.add_(self.basis[self.steps - 2], alpha=-self.beta[-1])
-        rest = self._clean(image)
+        self.alpha.append(alpha)
         if rest > _NOTHING * self._eps * self.scale and not self.exhausted:
             self._go_on(image, rest)
         else:
             self.beta.append(0.0)
             self._dropped = max(self._dropped, 0.0 if self.exhausted else rest)
             self._begin_anew()
-
-    def _clean(self, image: Tensor) -> float:
-        if self._loss is not None:
-            rest = float(image.norm())
-            healthy = rest > math.sqrt(self._eps) * self.scale
-            if healthy and not self._loss.grown(self.alpha, self.beta, rest):
-                return rest
-        return self.basis.orthogonalised(image)[1]
 
     def _go_on(self, image: Tensor, rest: float) -> None:
         # A first weak coupling is the end of a run as well: what follows was mostly rounding.
@@ -151,7 +138,7 @@ class Lanczos:
             self.block_start = self.steps
         self._weak = weak
         self.beta.append(rest)
-        self.basis.append(image / rest)
+        self.basis.append(image.div_(rest))
 
     def _begin_anew(self) -> None:
         self.block_start = self.steps
@@ -161,7 +148,7 @@ class Lanczos:
         fresh = torch.randn(
             self.size, generator=self._generator, dtype=like.dtype, device=like.device
         )
-        fresh, length = self.basis.orthogonalised(fresh)
+        fresh, length, _ = self.basis.orthogonalised(fresh)
         self.basis.append(fresh / length)
 
     def ritz(self) -> Ritz:
@@ -173,37 +160,17 @@ class Lanczos:
         values, vectors = eigh_tridiagonal(np.array(self.alpha), np.array(self.beta[:-1]))
         residuals = self.beta[-1] * np.abs(vectors[-1])
         noise = 3 * self._eps * float(np.abs(values).max()) + self._dropped
-        bounds = _bounds(values, residuals) + noise
+        bounds = _bounds(values, residuals) + noise + self._stray_lengths(vectors)
         return Ritz(values, residuals, bounds, vectors[0] ** 2, vectors)
 
-
-class _LossOfOrthogonality:
-    # Simon's recurrence for q_k . q_j, run forward with rounding of the products fed in.
-    def __init__(self, eps: float) -> None:
-        self._eps = eps
-        self._threshold = math.sqrt(eps)
-        self._before, self._now = np.zeros(0), np.ones(1)
-        self._again = False
-
-    def grown(self, alpha: list[float], beta: list[float], rest: float) -> bool:
-        j = len(alpha) - 1
-        a, b = np.array(alpha), np.array([*beta, rest])
-        now, before = self._now, np.append(self._before, 1.0)[: j + 1]
-        ahead = np.zeros(j + 2)
-        k = np.arange(j)
-        ahead[:j] = b[k] * now[1 : j + 1] + (a[k] - a[j]) * now[:j]
-        ahead[1:j] += b[k[1:] - 1] * now[: j - 1]
-        if j:
-            ahead[:j] -= b[j - 1] * before[:j]
-        ahead[:j] = (ahead[:j] + np.sign(ahead[:j]) * self._eps * np.abs(a).max()) / rest
-        ahead[j], ahead[j + 1] = self._eps * np.abs(a).max() / rest, 1.0
-        due = bool(np.abs(ahead[: j + 1]).max() > self._threshold)
-        if due or self._again:
-            ahead[: j + 1] = self._eps
-        clean = due or self._again
-        self._again = due and not self._again
-        self._before, self._now = now, ahead
-        return clean
+    def _stray_lengths(self, vectors: Array) -> Array:
+        # With exact products nothing is left to take away but rounding. What was taken away
+        # shows how far products are from those of a symmetric matrix, seen by each Ritz vector.
+        strays = np.zeros((self.steps + 1, self.steps))
+        for step, taken in enumerate(self._strays):
+            strays[: len(taken), step] = taken
+        lengths: Array = np.linalg.norm(strays @ vectors, axis=0)
+        return lengths
 
 
 def _bounds(values: Array, residuals: Array) -> Array:
@@ -218,6 +185,55 @@ def _bounds(values: Array, residuals: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         tight = np.where(gaps > 0, residuals**2 / (_GAP * gaps), np.inf)
     return np.minimum(residuals, tight)
+
+
+def quadrature(
+    apply: Apply, start: Tensor, steps: int, guards: Basis | None = None
+) -> tuple[Array, Array]:
+    """Nodes and weights of Gauss quadrature from three vectors at a time.
+
+    Nothing is orthogonalised again: in finite precision a node may then come as several, which
+    share its weight, and averages over the spectrum stay right (Greenbaum). Eigenvectors that
+    are known can be kept out, which saves the steps that their copies would take.
+
+    Args:
+        apply: v -> H v.
+        start: shape (n,), not zero outside the guards.
+        steps: products at most; fewer where the space is exhausted.
+        guards: known eigenvectors; the quadrature is of H outside their span.
+
+    Returns:
+        (nodes, weights), ascending; weights sum to 1.
+
+    Raises:
+        NonFiniteError: a product is NaN or infinite.
+
+    Source: Greenbaum, Linear Algebra and its Applications 113 (1989); Chen, Trogdon, Ubaru,
+        ICML 2021, arXiv:2105.06595.
+    """
+    alpha: list[float] = []
+    beta: list[float] = []
+    now = start if guards is None else guards.orthogonalised(start.clone())[0]
+    now = now / now.norm()
+    before, scale, eps = torch.zeros_like(now), 0.0, 100 * torch.finfo(now.dtype).eps
+    for step in range(steps):
+        image = apply(now)
+        alpha.append(float(now @ image))
+        image = torch.add(image, now, alpha=-alpha[-1])
+        if beta:
+            image.add_(before, alpha=-beta[-1])
+        for panel in [] if guards is None else guards.panels():
+            image.addmv_(panel.T, panel @ image, alpha=-1.0)
+        rest = float(image.norm())
+        scale = max(scale, math.hypot(alpha[-1], beta[-1] if beta else 0.0, rest))
+        if not math.isfinite(scale):
+            raise NonFiniteError(f"product {step + 1} with a random probe is not finite.")
+        if rest <= eps * scale:
+            break
+        beta.append(rest)
+        before, now = now, image.div_(rest)
+    values, vectors = eigh_tridiagonal(np.array(alpha), np.array(beta[: len(alpha) - 1]))
+    return values, vectors[0] ** 2
 
 
 def krylov_bytes(size: int, steps: int, dtype: torch.dtype) -> int:

@@ -7,6 +7,7 @@ from lossatlas.curvature.flatness import relative_flatness
 from lossatlas.curvature.gradients import GradientNoise, gradient_noise
 from lossatlas.curvature.grouped import GroupSpectrum
 from lossatlas.curvature.matrix import Product
+from lossatlas.curvature.memory import spectrum_memory
 from lossatlas.curvature.plasticity import Plasticity, plasticity
 from lossatlas.curvature.products import empirical_fisher, fisher, gauss_newton, hessian
 from lossatlas.curvature.representations import activations, alpha_req, effective_rank, rankme
@@ -19,7 +20,7 @@ from lossatlas.curvature.sharpness import (
     worst_sharpness,
 )
 from lossatlas.curvature.similarity import cka
-from lossatlas.curvature.spectrum import Spectrum, spectrum, spectrum_memory
+from lossatlas.curvature.spectrum import Spectrum, spectrum
 from lossatlas.curvature.spikes import BlockRisk, SpikeRisk, spike_risk
 from lossatlas.curvature.stability import Stability, edge_of_stability
 from lossatlas.curvature.trace import Diagonal, diagonal, frobenius_norm, trace

@@ -172,7 +172,8 @@ def _norms(centred: Tensor) -> float:
 def _cosines(means: Tensor) -> Tensor:
     unit = means / means.norm(dim=1, keepdim=True)
     first, second = torch.triu_indices(len(means), len(means), 1)
-    return (unit[first] * unit[second]).sum(1)
+    cosines: Tensor = (unit[first] * unit[second]).sum(1)
+    return cosines
 
 
 def _angles(centred: Tensor) -> float:

@@ -1,14 +1,15 @@
 """The density of a spectrum by stochastic Lanczos quadrature, with its spread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lossatlas.algebra.basis import Basis
 from lossatlas.algebra.estimators import Estimate, mean_of
-from lossatlas.algebra.krylov import Apply, Lanczos, Ritz
+from lossatlas.algebra.krylov import Apply, Ritz, quadrature
 from lossatlas.curvature.trees import part
 from lossatlas.rng import generator
 
@@ -21,8 +22,10 @@ class Density:
     """Quadrature nodes and weights of several random probes.
 
     Attributes:
-        nodes: Ritz values, shape (probes, steps), padded with NaN; curvature units.
-        weights: shares of the spectrum, same shape, padded with 0; each row sums to 1.
+        nodes: shape (probes, steps), padded with NaN; curvature units. The eigenvalues that
+            are known come first in each row.
+        weights: shares of the spectrum, same shape, padded with 0; each row sums to 1, a known
+            eigenvalue has 1 / parameters.
         products: what all probes cost together.
     """
 
@@ -93,41 +96,56 @@ def _negative_share(nodes: Array, weights: Array) -> float:
     return float(mass[nodes < 0].sum() / mass.sum()) if mass.sum() > 0 else 0.0
 
 
-def quadrature(
+def density_of(
     apply: Apply,
-    like: torch.Tensor,
+    first: Ritz,
+    known: NDArray[np.bool_],
+    guards: Basis | None,
     *,
     probes: int,
     steps: int,
     seed: int,
-    first: Sequence[Ritz] = (),
+    like: torch.Tensor,
 ) -> Density:
-    """Stochastic Lanczos quadrature.
+    """Stochastic Lanczos quadrature around eigenvalues that are known.
+
+    A known eigenvalue is a node of weight 1 / n in every probe; the probes share out what is
+    left, from starts outside the known eigenvectors.
 
     Args:
         apply: v -> H v.
-        like: a vector of the right size, type and device.
-        probes: random starts, those in `first` included.
-        steps: products a probe.
+        first: the run that found the eigenvalues, from a random start: the first probe.
+        known: which of its nodes are known eigenvalues, shape (steps,), bool.
+        guards: their eigenvectors; None where there are none.
+        probes: random starts, the first included.
+        steps: products for each further probe.
         seed: what starts are drawn from.
-        first: runs from random starts that are there already.
+        like: a vector of the right size, type and device.
 
     Returns:
         Nodes and weights of all probes.
 
+    Raises:
+        NonFiniteError: a product is NaN or infinite.
+
     Source: Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 38 (2017).
     """
-    runs = list(first)
-    for index in range(len(runs), probes):
+    atoms = first.values[known]
+    runs = [(first.values[~known], first.weights[~known])]
+    products = len(first.values)
+    for index in range(1, probes if len(atoms) < len(like) else 1):
         drawn = generator(seed, "density", index, device=like.device)
         start = torch.randn(len(like), generator=drawn, dtype=like.dtype, device=like.device)
-        lanczos = Lanczos(apply, start, drawn, partial=True)
-        lanczos.extend(steps)
-        runs.append(lanczos.ritz())
-    longest = max(len(run.values) for run in runs)
-    nodes = np.full((len(runs), longest), np.nan)
-    weights = np.zeros((len(runs), longest))
-    for row, run in enumerate(runs):
-        nodes[row, : len(run.values)] = run.values
-        weights[row, : len(run.values)] = run.weights
-    return Density(nodes, weights, sum(len(run.values) for run in runs))
+        runs.append(quadrature(apply, start, min(steps, len(like) - len(atoms)), guards))
+        products += len(runs[-1][0])
+    longest = len(atoms) + max(len(nodes) for nodes, _ in runs)
+    nodes, weights = np.full((len(runs), longest), np.nan), np.zeros((len(runs), longest))
+    left = 1 - len(atoms) / len(like)
+    for row, (values, shares) in enumerate(runs):
+        nodes[row, : len(atoms) + len(values)] = np.concatenate([atoms, values])
+        total = float(shares.sum()) or 1.0
+        spread = left * shares / total
+        weights[row, : len(atoms) + len(values)] = np.concatenate(
+            [np.full(len(atoms), 1 / len(like)), spread]
+        )
+    return Density(nodes, weights, products)

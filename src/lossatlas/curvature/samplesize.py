@@ -154,8 +154,8 @@ def _sizes(sizes: Sequence[int] | None, examples: int) -> Array:
     if sizes is None:
         if examples < 50:
             raise ArgumentError(
-                f"a sample-size curve needs 50 examples; there are {examples}: give `sizes`, or "
-                "more data."
+                f"a sample-size curve needs 50 examples; there are {examples}: give `sizes`, "
+                "or more data."
             )
         # Half of the examples stay to be the next one, so that its effect is an average.
         wanted = np.geomspace(20, examples // 2, 20)

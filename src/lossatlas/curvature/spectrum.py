@@ -1,6 +1,5 @@
 """Both ends of a curvature spectrum with error bounds, its density, and spectra of parts."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lossatlas.algebra.basis import Basis
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge
-from lossatlas.algebra.krylov import Ritz, krylov_bytes
+from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.curvature.density import Density, quadrature
+from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,
     GroupSpectrum,
@@ -23,6 +23,7 @@ from lossatlas.curvature.grouped import (
 )
 from lossatlas.curvature.groups import Labels
 from lossatlas.curvature.matrix import Product
+from lossatlas.curvature.memory import fitting_steps
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
@@ -48,8 +49,8 @@ class Spectrum(Stored):
         top_bounds: error bound of each of `top`, same units.
         bottom_bounds: error bound of each of `bottom`.
         products: all products with the matrix, those of the density included.
-        reached: whether every residual is within the tolerance (top: relative to the
-            eigenvalue; bottom: relative to the largest absolute one).
+        reached: whether every bound is within the tolerance (top: relative to the eigenvalue;
+            bottom: relative to the largest absolute one).
         density: quadrature nodes and weights; None where it was not asked for.
         groups: a line for each layer or class; empty where not asked for.
         vectors: eigenvectors of `top`, then of `bottom`, each name -> tensor of length 1;
@@ -174,36 +175,26 @@ def spectrum(
     _check_numbers(top, bottom, tolerance, probes=probes, steps=steps, limit=limit)
     check_one_of("curvature", curvature, KINDS)
     matrix = product_of(curvature, objective, params=params, names=names)
-    memory, fitting = _memory(matrix, top, bottom, limit)
+    memory, fitting = fitting_steps(matrix, top, bottom, limit)
     over = list(matrix.params)
     request = GroupRequest(by, curvature, params, over, labels, tolerance, limit, least, seed)
-    ends: dict[str, Any] = {
-        "top": top,
-        "bottom": bottom,
-        "tolerance": tolerance,
-        "limit": fitting,
-    }
-    # The basis goes when the ends are known: the density has one of its own.
-    ritz, reached, kept = _ends(matrix, seed, keep=vectors, **ends)
-    found = None
-    if density:
-        found = quadrature(
-            matrix.flat, matrix.zeros(), probes=probes, steps=steps, seed=seed, first=[ritz]
-        )
+    ends = _ends(matrix, top, bottom, tolerance=tolerance, limit=fitting, seed=seed)
+    found = _density(matrix, ends, probes, steps, seed) if density else None
     groups = group_spectra(objective, request)
     asked: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance, "by": by}
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
+    ritz = ends.ritz
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),
         top_bounds=ritz.bounds[::-1][:top].copy(),
         bottom_bounds=ritz.bounds[:bottom].copy(),
         products=matrix.count + sum(line.products for line in groups),
-        reached=reached and len(ritz.values) >= max(top, bottom),
+        reached=ends.reached,
         density=found,
         groups=groups,
-        vectors=kept,
+        vectors=ends.vectors(matrix) if vectors else (),
         parameters=matrix.size,
         memory=memory,
         provenance=_provenance(objective, seed, asked),
@@ -227,64 +218,43 @@ def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Prove
     return Provenance(seed, asked | {"names": plain, "mode": objective.mode}, model, data)
 
 
-def spectrum_memory(objective: Objective, limit: int = 300) -> int:
-    """What `spectrum` may take beyond model and graph: one Krylov basis and two copies.
+@dataclass(frozen=True)
+class _Ends:
+    # The run that found the ends; its basis now holds their eigenvectors, one for each of
+    # `places` in `ritz`. Top, descending, comes before bottom; none is there twice.
+    ritz: Ritz
+    reached: bool
+    basis: Basis
+    places: list[int]
+    wanted: list[int]
 
-    Args:
-        objective: what would be measured.
-        limit: as for `spectrum`; the basis grows with the products really taken.
-
-    Returns:
-        Bytes.
-    """
-    sizes = [value.numel() for value in objective.params.values()]
-    kinds = [value.dtype for value in objective.params.values()]
-    dtype = torch.float32
-    for each in kinds:
-        dtype = torch.promote_types(dtype, each)
-    return krylov_bytes(sum(sizes), min(limit, sum(sizes)), dtype)
+    def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
+        rows = [self.basis[self.places.index(place)] for place in self.wanted]
+        return tuple(matrix.unflatten(row / row.norm()) for row in rows)
 
 
-def _memory(matrix: Product, top: int, bottom: int, limit: int) -> tuple[int, int]:
-    for name, count in (("top", top), ("bottom", bottom)):
-        if count > matrix.size:
-            raise ArgumentError(
-                f"`{name}` must be at most the number of parameters, {matrix.size}; "
-                f"got {count}."
-            )
-    fitting = min(limit, matrix.size)
-    least = krylov_bytes(matrix.size, min(top + bottom, matrix.size), matrix.dtype)
-    free = _free_bytes(matrix.device)
-    if free is None:
-        return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
-    if least > free:
-        raise ArgumentError(
-            f"{top + bottom} eigenvalues of {matrix.size} parameters need a basis of "
-            f"{least / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; take fewer, or a "
-            "part of the parameters with `names`."
-        )
-    while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:
-        fitting -= 1
-    return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _ends(
-    matrix: Product, seed: int, *, keep: bool, top: int, bottom: int, **stop: Any
-) -> tuple[Ritz, bool, tuple[dict[str, torch.Tensor], ...]]:
+def _ends(matrix: Product, top: int, bottom: int, *, seed: int, **stop: Any) -> _Ends:
     lanczos = random_run(matrix, seed)
     ritz, reached = converge(lanczos, top=top, bottom=bottom, **stop)
-    if not keep:
-        return ritz, reached, ()
-    upper = ritz.vectors[:, ::-1][:, :top]
-    lower = ritz.vectors[:, :bottom]
-    rows = lanczos.basis.combine(np.concatenate([upper, lower], axis=1))
-    return ritz, reached, tuple(matrix.unflatten(row / row.norm()) for row in rows)
+    every = list(range(len(ritz.values)))
+    wanted = every[::-1][:top] + every[:bottom]
+    places = list(dict.fromkeys(wanted))
+    # The eigenvectors take the place of the basis: no further memory is needed.
+    lanczos.basis.rotate(ritz.vectors[:, places])
+    enough = reached and len(every) >= max(top, bottom)
+    return _Ends(ritz, enough, lanczos.basis, places, wanted)
+
+
+def _density(matrix: Product, ends: _Ends, probes: int, steps: int, seed: int) -> Density:
+    known = np.zeros(len(ends.ritz.values), dtype=bool)
+    known[ends.places] = ends.reached
+    return density_of(
+        matrix.flat,
+        ends.ritz,
+        known,
+        ends.basis if ends.reached else None,
+        probes=probes,
+        steps=steps,
+        seed=seed,
+        like=matrix.zeros(),
+    )

@@ -1,0 +1,74 @@
+"""What a spectrum takes of the memory, said beforehand."""
+
+import os
+
+import torch
+
+from lossatlas.algebra.krylov import krylov_bytes
+from lossatlas.curvature.matrix import Product
+from lossatlas.errors import ArgumentError
+from lossatlas.objective import Objective
+
+
+def spectrum_memory(objective: Objective, limit: int = 300) -> int:
+    """What `spectrum` may take beyond model and graph: one Krylov basis and two copies.
+
+    Args:
+        objective: what would be measured.
+        limit: as for `spectrum`; the basis grows with the products really taken.
+
+    Returns:
+        Bytes.
+    """
+    sizes = [value.numel() for value in objective.params.values()]
+    kinds = [value.dtype for value in objective.params.values()]
+    dtype = torch.float32
+    for each in kinds:
+        dtype = torch.promote_types(dtype, each)
+    return krylov_bytes(sum(sizes), min(limit, sum(sizes)), dtype)
+
+
+def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[int, int]:
+    """Check that the eigenvalues asked for can be held, and how long a run can be.
+
+    Args:
+        matrix: what it is of.
+        top: how many of the largest.
+        bottom: how many of the smallest.
+        limit: products at most.
+
+    Returns:
+        (bytes at most, products at most).
+
+    Raises:
+        ArgumentError: more eigenvalues than parameters, or than memory.
+    """
+    for name, count in (("top", top), ("bottom", bottom)):
+        if count > matrix.size:
+            raise ArgumentError(
+                f"`{name}` must be at most the number of parameters, {matrix.size}; "
+                f"got {count}."
+            )
+    fitting = min(limit, matrix.size)
+    least = krylov_bytes(matrix.size, min(top + bottom, matrix.size), matrix.dtype)
+    free = _free_bytes(matrix.device)
+    if free is None:
+        return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
+    if least > free:
+        raise ArgumentError(
+            f"{top + bottom} eigenvalues of {matrix.size} parameters need a basis of "
+            f"{least / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; take fewer, or a "
+            "part of the parameters with `names`."
+        )
+    while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:
+        fitting -= 1
+    return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
