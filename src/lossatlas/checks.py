@@ -21,6 +21,12 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
         StructureError: names or shapes differ; the message names the first difference.
     """
     (first, a), (second, b) = pair.items()
+    for argument, given in pair.items():
+        if not isinstance(given, Mapping) or not all(map(_is_tensor, given.values())):
+            raise StructureError(
+                f"`{argument}` must map names to tensors, as `Objective.params` does; "
+                f"got {type(given).__name__}."
+            )
     for name, value in a.items():
         if name not in b:
             raise StructureError(
@@ -38,6 +44,10 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
             f"`{first}` has no entry '{extra}'{nearest(extra, a)}; "
             f"it must hold the same names as `{second}`."
         )
+
+
+def _is_tensor(value: object) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "is_floating_point")
 
 
 def check_real(point: "Mapping[str, Tensor]") -> None:

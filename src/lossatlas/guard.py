@@ -52,6 +52,28 @@ def preserved_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def preserved_attributes(model: nn.Module) -> Iterator[None]:
+    """Keep what modules hold as plain attributes: a remembered activation, say.
+
+    Args:
+        model: whose submodules may set attributes while they run.
+
+    Yields:
+        Nothing.
+    """
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in module.__dict__.keys() - attributes.keys():
+                del module.__dict__[name]
+            for name, value in attributes.items():
+                if module.__dict__.get(name, before) is not value:
+                    module.__dict__[name] = value
+
+
+@contextmanager
 def patched(*changes: tuple[nn.Module, str, Any]) -> Iterator[None]:
     """Set instance attributes of modules for the length of a block.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lossatlas.checks import check_at_least, check_positive, check_same_structure
+from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, build, choose
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane
+from lossatlas.landscape.plane import Plane, check_door
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
@@ -69,7 +69,7 @@ def map_plane(
     started = time.monotonic()
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
-    check_same_structure(plane=plane.origin, objective=objective.params)
+    check_door(objective, plane, progress)
     request = Request(
         task=Task(objective, plane, _checked(metrics)),
         ranges=ranges(span, plane.dimension),
@@ -79,7 +79,7 @@ def map_plane(
     )
     centre = request.centre()
     chosen = choose(request.task, engine, request.corners())
-    run = request.identity(chosen)
+    run = request.identity(chosen, centre)
     with open_ledger(resume, run) as ledger:
         source = Points(
             Work(request.task, chosen),
@@ -132,8 +132,13 @@ def plan_map(
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
+    if not isinstance(metrics, Mapping | None):
+        kind = type(metrics).__name__
+        raise ArgumentError(
+            f"`metrics` must map names to functions of (model, batch); got {kind}."
+        )
     for name, metric in (metrics or {}).items():
-        if not callable(metric) or name == "loss":
+        if not callable(metric) or name == "loss" or not isinstance(name, str):
             raise ArgumentError(
                 "`metrics` must map names other than 'loss' to functions of (model, batch); "
                 f"got {name!r}: {metric!r}."

@@ -156,6 +156,7 @@ def random_plane(
 
     Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
     """
+    check_door(objective)
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
@@ -179,6 +180,34 @@ def random_plane(
     }
     labels = tuple(f"random direction {axis + 1}" for axis in range(dimension))
     return Plane(weights, directions, labels, recipe=recipe)
+
+
+def check_door(objective: object, plane: object = None, progress: object = None) -> None:
+    """Require what every instrument on a plane is given to be what it should be.
+
+    Args:
+        objective: an `Objective`.
+        plane: a `Plane` of its parameters, or None where there is none yet.
+        progress: callable, or None.
+
+    Raises:
+        ArgumentError: something else came; the message says how to make the right thing.
+        StructureError: the plane is one of another model.
+    """
+    if not isinstance(objective, Objective):
+        raise ArgumentError(
+            f"`objective` must be a lossatlas.Objective; got {type(objective).__name__}: "
+            "make one with Objective(model, loss, batches)."
+        )
+    if plane is not None:
+        if not isinstance(plane, Plane):
+            raise ArgumentError(
+                f"`plane` must be a Plane; got {type(plane).__name__}: make one with "
+                "random_plane(objective), plane(origin, u, v) or trajectory_plane(checkpoints)."
+            )
+        check_same_structure(plane=plane.origin, objective=objective.params)
+    if progress is not None and not callable(progress):
+        raise ArgumentError(f"`progress` must be callable; got {type(progress).__name__}.")
 
 
 def _moves(weights: Params, *, biases: bool, scaled: bool) -> bool:

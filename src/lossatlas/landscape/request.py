@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import NonFiniteError
 from lossatlas.landscape.adaptive import Refined, refine
-from lossatlas.landscape.engines import Task
+from lossatlas.landscape.engines import Task, build
 from lossatlas.landscape.engines.plain import at_origin
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
@@ -19,6 +19,7 @@ from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 
 Array = NDArray[np.float64]
+_FINGERPRINTS = {"model", "data", "plane", "measured"}
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,18 @@ class Request:
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         return np.stack([low + 0.3 * (high - low), low + 0.9 * (high - low)])
 
-    def identity(self, engine: str) -> dict[str, Any]:
+    def identity(self, engine: str, centre: Array) -> dict[str, Any]:
         """What makes two runs the same run.
 
         Args:
             engine: how points are evaluated.
+            centre: the quantities at the origin.
 
         Returns:
             Plain values.
         """
+        # A loss or a metric is a function, which has no name to compare; its values have.
+        corner = build(self.task, engine).evaluate(self.corners()[:1])
         model, data = self.task.objective.fingerprint()
         return {
             "instrument": "map_plane",
@@ -93,6 +97,7 @@ class Request:
             "adaptive": self.adaptive,
             "tolerance": self.tolerance,
             "torch": torch.__version__,
+            "measured": np.concatenate([centre, corner[0]]).tobytes().hex(),
         }
 
     def fill(self, source: Points, centre: Array) -> Refined:
@@ -153,7 +158,7 @@ class Request:
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
         errors = np.maximum(values[..., len(names) :], 0.0)
-        settings = {k: v for k, v in run.items() if k not in {"model", "data", "plane"}}
+        settings = {k: v for k, v in run.items() if k not in _FINGERPRINTS}
         return Landscape(
             values=values[..., 0],
             stderr=errors[..., 0],

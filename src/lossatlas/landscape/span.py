@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, build, choose
-from lossatlas.landscape.plane import Plane
+from lossatlas.landscape.plane import Plane, check_door
 from lossatlas.objective import Objective
 
 Span = float | Sequence[tuple[float, float]]
@@ -85,8 +85,11 @@ def suggest_span(
         The suggestion; the widest span (8) where the loss never rises enough.
 
     Raises:
+        ArgumentError: no objective or no plane.
         NonFiniteError: the loss at the centre is not finite.
+        StructureError: the plane is one of another model.
     """
+    check_door(objective, plane)
     task = Task(objective, plane)
     engine = build(task, choose(task, "auto", _ends(start, plane.dimension)))
     centre = objective.evaluate(plane.origin)

@@ -1,5 +1,6 @@
 """Batches of any structure: tensors anywhere inside tuples, lists and mappings."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -49,7 +50,7 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
     """All tensors of a batch, in order.
 
     Args:
-        batch: tensors inside tuples, lists, mappings and mapping-like objects.
+        batch: tensors inside tuples, lists, mappings and dataclasses.
 
     Yields:
         Each tensor.
@@ -62,6 +63,9 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
     elif isinstance(batch, list | tuple):
         for value in batch:
             yield from tensors(value)
+    elif _is_record(batch):
+        for field in dataclasses.fields(batch):
+            yield from tensors(getattr(batch, field.name))
 
 
 def batch_size(batch: Batch) -> int:
@@ -103,7 +107,15 @@ def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
         return type(batch)(*(map_tensors(change, value) for value in batch))
     if isinstance(batch, list | tuple):
         return type(batch)(map_tensors(change, value) for value in batch)
+    if _is_record(batch):
+        names = [field.name for field in dataclasses.fields(batch) if field.init]
+        changed = {name: map_tensors(change, getattr(batch, name)) for name in names}
+        return dataclasses.replace(batch, **changed)
     return batch
+
+
+def _is_record(batch: Batch) -> bool:
+    return dataclasses.is_dataclass(batch) and not isinstance(batch, type)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from lossatlas.errors import LossError, StochasticError
-from lossatlas.objective.batches import Batch, batch_size
+from lossatlas.errors import DataError, LossError, StochasticError
+from lossatlas.objective.batches import Batch, batch_size, tensors
 from lossatlas.objective.losses import Supervised
 from lossatlas.objective.memo import remembered_forward
 
@@ -59,10 +59,12 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
         Whether there is one number an example.
 
     Raises:
+        DataError: several batches, and one does not say how many examples it holds.
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
         means, examples = objective.at(None, lambda: _first_pass(objective))
+        _check_weights(objective, len(means))
         known = len(examples) == len(means)
         if twice:
             first = examples if known else means
@@ -70,6 +72,14 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
             if not _agree(first, second):
                 raise StochasticError(_reason(objective.model, first, second))
     return known
+
+
+def _check_weights(objective: "Objective", batches: int) -> None:
+    if batches > 1 and any(next(tensors(batch), None) is None for batch in objective.batches):
+        raise DataError(
+            "a batch holds no tensor that says how many examples it has; use tensors in "
+            "tuples, lists, mappings or dataclasses, or put all data into one batch."
+        )
 
 
 def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from lossatlas.guard import patched
+from lossatlas.objective.batches import tensors
 
 
 @contextmanager
@@ -22,18 +24,26 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     forward = model.forward
-    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any, object]] = []
 
     def remember(*args: Any, **kwargs: Any) -> Any:
-        for seen_args, seen_kwargs, output in calls:
-            if _same(args, seen_args) and _same_keywords(kwargs, seen_kwargs):
+        for seen_args, seen_kwargs, output, stamp in calls:
+            same = _same(args, seen_args) and _same_keywords(kwargs, seen_kwargs)
+            if same and stamp == _stamp(args, kwargs, output):
                 return output
         output = forward(*args, **kwargs)
-        calls.append((args, kwargs, output))
+        calls.append((args, kwargs, output, _stamp(args, kwargs, output)))
         return output
 
     with patched((model, "forward", remember)):
         yield
+
+
+def _stamp(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> object:
+    # Changed in place since, or asked for under another gradient mode: not the same call.
+    seen = [*tensors(list(args)), *tensors(kwargs), *tensors(output)]
+    states = [(value._version, value.requires_grad) for value in seen]
+    return torch.is_grad_enabled(), states
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

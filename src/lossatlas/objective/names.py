@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Iterable
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
@@ -24,11 +25,17 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         ArgumentError: patterns of the wrong type.
         UnknownNameError: a pattern matches nothing; the message gives the nearest name.
     """
+    if any(isinstance(value, UninitializedParameter) for value in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} has lazy parameters without a shape; run one batch first."
+        )
     every: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if value.is_floating_point()
     }
     if not every:
-        raise ModelError(f"{type(model).__name__} has no parameters; there is nothing to move.")
+        raise ModelError(
+            f"{type(model).__name__} has no parameters (of real numbers); nothing can move."
+        )
     if patterns is None:
         trainable = {name: value for name, value in every.items() if value.requires_grad}
         if not trainable:

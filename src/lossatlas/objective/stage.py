@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_same_structure
-from lossatlas.guard import preserved_rng
+from lossatlas.guard import preserved_attributes, preserved_rng
 from lossatlas.objective.batches import Batch, to_device
 from lossatlas.objective.determinism import check_loss
 from lossatlas.objective.losses import Supervised
@@ -62,7 +62,8 @@ class Stage:
         Yields:
             Nothing.
         """
-        with preserved_rng(), evaluation_mode(self.model, self.mode):
+        kept = preserved_attributes(self.model)
+        with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
             yield
 
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
@@ -150,10 +151,10 @@ class Stage:
         if not metrics:
             return [self.measure(batch)]
         with remembered_forward(self.model):
-            further = [
-                check_loss(metric(self.model, batch), batch) for metric in metrics.values()
-            ]
-            return [self.measure(batch), *further]
+            # The loss first: a metric may change what it is handed.
+            loss = self.measure(batch)
+            given = [metric(self.model, batch) for metric in metrics.values()]
+            return [loss, *(check_loss(value, batch) for value in given)]
 
     def _walk(self) -> None:
         for batch in self.each_batch():

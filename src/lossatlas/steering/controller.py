@@ -37,9 +37,10 @@ class TopologyLR(LRScheduler):
         optimizer: any; groups may be added later.
         policy: decides; `RegimePolicy()` by default.
         interval: steps between decisions, where the policy does not say. Default 50.
-        warmup: no decision up to this step. Default 150.
-        min_ratio: least scale, for all groups or one a group. Default 0.2.
-        max_ratio: greatest scale, likewise. Default 1.
+        warmup: no decision up to this step. The policy's own by default (150).
+        min_ratio: least scale, for all groups or one a group. The policy's own by default
+            (0.2).
+        max_ratio: greatest scale, likewise (1).
         scheduler: the scheduler whose rates are multiplied; stepped by this one.
         per_epoch: the scheduler is stepped by `step_scheduler`, not with every step.
         patch: where the probe looks; `Patch(seed=seed)` by default.
@@ -75,9 +76,9 @@ class TopologyLR(LRScheduler):
         policy: Policy | None = None,
         *,
         interval: int = 50,
-        warmup: int = 150,
-        min_ratio: float | Sequence[float] = 0.2,
-        max_ratio: float | Sequence[float] = 1.0,
+        warmup: int | None = None,
+        min_ratio: float | Sequence[float] | None = None,
+        max_ratio: float | Sequence[float] | None = None,
         scheduler: LRScheduler | None = None,
         per_epoch: bool = False,
         patch: Patch | None = None,
@@ -86,18 +87,19 @@ class TopologyLR(LRScheduler):
         dry_run: bool = False,
     ) -> None:
         check_at_least("interval", interval, 1)
-        check_at_least("warmup", warmup, 0)
+        check_at_least("warmup", 0 if warmup is None else warmup, 0)
         check_pair(optimizer, scheduler)
         # The base class would write rates and patch the optimizer; nothing of it is wanted.
         self.optimizer, self.scheduler, self.per_epoch = optimizer, scheduler, per_epoch
         self.policy: Policy = RegimePolicy() if policy is None else policy
-        self.interval, self.warmup, self.dry_run = interval, warmup, dry_run
+        self.interval, self.dry_run = interval, dry_run
+        self.warmup = self.policy.warmup if warmup is None else warmup
+        asked = zip((min_ratio, max_ratio), self.policy.limits, strict=True)
+        least, most = (own if given is None else given for given, own in asked)
         groups = len(optimizer.param_groups)
-        self._helm = Helm(self.policy, min_ratio, max_ratio, groups, dry_run=dry_run)
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self._helm = Helm(self.policy, least, most, groups, dry_run=dry_run)
         self._rates = Rates(optimizer)
+        self.base_lrs: list[float | Tensor] = list(self._rates.base)
         self._instruments = Instruments(
             optimizer, self.policy.needs, patch or Patch(seed=seed), model, seed
         )
@@ -147,6 +149,7 @@ class TopologyLR(LRScheduler):
         if loss is not None and not self.policy.before:
             self._instruments.watch(loss)
         self._rates.refresh()
+        self._instruments.track(self._rates.ratios())
         if self.scheduler is not None and not self.per_epoch:
             self.step_scheduler(metrics)
         if ready and self.due():
@@ -236,11 +239,13 @@ class TopologyLR(LRScheduler):
 
     def before_update(self) -> None:
         """An update is about to be made: policies that go by its gradient decide now."""
-        if not self.policy.before:
+        opening = self._instruments.opens and self.last_epoch == 0
+        if not (self.policy.before or opening):
             return
-        self._instruments.check_observed()
+        if not opening:
+            self._instruments.check_observed()
         self._rates.unscaled()
-        if self.last_epoch >= self.warmup:
+        if opening or self.last_epoch >= self.warmup:
             self._decide(None)
         self._write()
 
@@ -254,7 +259,6 @@ class TopologyLR(LRScheduler):
             "format": _STATE,
             "step": self.last_epoch,
             "skipped": self.skipped,
-            "base_lrs": list(self.base_lrs),
             "helm": self._helm.state(),
             "rates": self._rates.state(),
             "instruments": self._instruments.state(),
@@ -281,7 +285,7 @@ class TopologyLR(LRScheduler):
         self._instruments.load(state_dict["instruments"])
         self.last_epoch, self.skipped = state_dict["step"], state_dict["skipped"]
         self._step_count = self.last_epoch + 1
-        self.base_lrs = list(state_dict["base_lrs"])
+        self.base_lrs = list(self._rates.base)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state_dict["scheduler"])
         self._last_lr = list(rates_of(self.optimizer))

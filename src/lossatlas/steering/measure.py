@@ -19,10 +19,11 @@ from lossatlas.steering.signals import (
     model_signals,
     momentum_of,
 )
+from lossatlas.steering.travel import Travel
 
 # What a closure or a measurement may raise in mid-training without ending it.
 _FAILURES = (AtlasError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)
-NEEDS = ("patch", "edge", "noise", "model")
+NEEDS = ("patch", "edge", "noise", "model", "travel")
 
 
 class Instruments:
@@ -53,6 +54,7 @@ class Instruments:
         self.model, self.seed = model, seed
         self._losses: list[Tensor | float] = []
         self._gradients: list[list[Tensor | None]] | None = None
+        self._travel = Travel(optimizer) if "travel" in needs else None
 
     @property
     def wants_closure(self) -> bool:
@@ -72,6 +74,20 @@ class Instruments:
             loss: a number.
         """
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+
+    @property
+    def opens(self) -> bool:
+        """Whether a reading is wanted before the first update."""
+        return self._travel is not None
+
+    def track(self, scales: list[float]) -> None:
+        """Take the update that was just made in.
+
+        Args:
+            scales: of its rates over the base rates, one a group.
+        """
+        if self._travel is not None:
+            self._travel.track(scales)
 
     def prepare(self) -> None:
         """Keep the gradients of this update, where the next step compares with them."""
@@ -134,6 +150,8 @@ class Instruments:
             self._gradients = None
         if "model" in self.needs:
             found["model"] = model_signals(self.optimizer, losses[-1])
+        if self._travel is not None:
+            found |= _travelled(self._travel, step)
         momentum = momentum_of(self.optimizer)
         return Reading(step=step, momentum=momentum, scale=scale, **found)
 
@@ -143,7 +161,8 @@ class Instruments:
         Returns:
             Plain values, and tensors where gradients are kept.
         """
-        return {"losses": self._floats(), "gradients": self._gradients}
+        travel = None if self._travel is None else self._travel.state()
+        return {"losses": self._floats(), "gradients": self._gradients, "travel": travel}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state.
@@ -152,9 +171,20 @@ class Instruments:
             state: what `state` gave.
         """
         self._losses, self._gradients = list(state["losses"]), state["gradients"]
+        if self._travel is not None:
+            self._travel.load(state["travel"])
 
     def _floats(self) -> list[float]:
         return [float(loss) for loss in self._losses]
+
+
+def _travelled(travel: Travel, step: int) -> dict[str, float]:
+    if step == 0:
+        travel.begin()
+        size, stride = travel.opening()
+        return {"size": size, "stride": stride}
+    reach, stride = travel.read()
+    return {"reach": reach, "stride": stride}
 
 
 def _watched(losses: list[float]) -> dict[str, Any]:

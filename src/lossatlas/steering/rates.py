@@ -20,11 +20,16 @@ class Rates:
 
     Args:
         optimizer: its groups are read at every call.
+
+    Attributes:
+        scheduled: rates before scaling, one a group.
+        base: rates that schedules start from, one a group.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self.scheduled: list[float] = []
+        self.base: list[float] = []
         self._written: list[float] = []
         self.refresh()
 
@@ -33,6 +38,8 @@ class Rates:
         present = rates_of(self._optimizer)
         for index, rate in enumerate(present):
             if index == len(self.scheduled):
+                group = self._optimizer.param_groups[index]
+                self.base.append(float(group.setdefault("initial_lr", group["lr"])))
                 self.scheduled.append(rate)
                 self._written.append(rate)
             elif rate != self._written[index]:
@@ -52,13 +59,22 @@ class Rates:
         groups = zip(self._optimizer.param_groups, self.scheduled, scales, strict=True)
         self._written = [_write(group, rate * scale) for group, rate, scale in groups]
 
+    def ratios(self) -> list[float]:
+        """The present rates over the base rates.
+
+        Returns:
+            One a group; 0 where the base rate is.
+        """
+        pairs = zip(rates_of(self._optimizer), self.base, strict=True)
+        return [rate / base if base else 0.0 for rate, base in pairs]
+
     def state(self) -> dict[str, Any]:
         """What a resumed run needs.
 
         Returns:
             Plain values.
         """
-        return {"scheduled": list(self.scheduled)}
+        return {"scheduled": list(self.scheduled), "base": list(self.base)}
 
     def load(self, state: dict[str, Any], scales: Sequence[float]) -> None:
         """Go on from a state and write its rates.
@@ -76,7 +92,7 @@ class Rates:
                 f"the state is of {len(state['scheduled'])} parameter groups; the optimizer "
                 f"has {groups}: build it as it was, and add groups before loading."
             )
-        self.scheduled = list(state["scheduled"])
+        self.scheduled, self.base = list(state["scheduled"]), list(state["base"])
         self.write(scales)
 
 

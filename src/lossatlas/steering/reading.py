@@ -38,6 +38,10 @@ class Reading:
         momentum: the optimizer's, 0 where it has none.
         noise: of each group, the variance of its gradient over its squared mean length.
         model: for model-based rates, name -> number (see `MoMoPolicy`).
+        size: length of all weights before the first step.
+        reach: greatest distance of the weights from their start.
+        stride: root of the sum of squared steps, each divided by its scale; at step 0 the
+            length of the first one to come.
         scale: what the rates are multiplied by at present, one number a group.
     """
 
@@ -59,6 +63,9 @@ class Reading:
     momentum: float = 0.0
     noise: tuple[float, ...] = ()
     model: Mapping[str, float] = field(default_factory=dict)
+    size: float = NAN
+    reach: float = NAN
+    stride: float = NAN
     scale: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,9 +138,12 @@ class Policy(Protocol):
     """Readings in, decisions out, and nothing else: no clock, no tensors, no randomness.
 
     Attributes:
-        needs: what is to be measured, of "patch", "edge", "noise", "model".
+        needs: what is to be measured, of "patch", "edge", "noise", "model", "travel".
         every: steps between decisions; None leaves it to the controller's `interval`.
         before: whether it decides before each update (on its gradient) instead of after.
+        limits: least and greatest scale, where the controller is given none.
+        warmup: steps without a decision, where the controller is given none. A policy that
+            needs "travel" is also asked once before the first update, at step 0.
     """
 
     @property
@@ -149,6 +159,16 @@ class Policy(Protocol):
     @property
     def before(self) -> bool:
         """Whether it decides before the update."""
+        ...
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and greatest scale."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Steps without a decision."""
         ...
 
     def start(self) -> State:

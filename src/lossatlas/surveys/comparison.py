@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.algebra.params import Params
+from lossatlas.checks import nearest
+from lossatlas.errors import ArgumentError
 from lossatlas.landscape.checkpoints import plane_through
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import random_plane
+from lossatlas.landscape.plane import check_door, random_plane
 from lossatlas.landscape.points import Progress
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
@@ -119,6 +121,7 @@ class Comparison:
 
 
 _MAPS = ("first", "second", "line")
+_OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
 _NUMBERS = ("barrier", "barrier_stderr", "bottleneck", "wasserstein", "seconds")
 
 
@@ -160,6 +163,13 @@ def compare(
         UnknownNameError: an unknown engine, executor or connectivity.
     """
     started = time.monotonic()
+    check_door(objective, progress=progress)
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ArgumentError(
+            f"`{unknown[0]}` is no option of compare{nearest(unknown[0], _OPTIONS)}; "
+            f"known: {', '.join(_OPTIONS)}."
+        )
     line = map_plane(
         objective, plane_through(first, second), span=[(0.0, 1.0)], points=points, **options
     )

@@ -21,7 +21,7 @@ from lossatlas.landscape.checkpoints import trajectory_plane
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import Plane, random_plane
+from lossatlas.landscape.plane import Plane, check_door, random_plane
 from lossatlas.landscape.points import Progress
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Evaluation, Objective
@@ -218,6 +218,7 @@ def survey(
         UnknownNameError: an unknown plane, engine, executor or connectivity.
     """
     started = time.monotonic()
+    check_door(objective, progress=progress)
     ground = _plane(objective, plane, checkpoints, seed)
     land = map_plane(
         objective,

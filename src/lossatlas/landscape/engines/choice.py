@@ -118,7 +118,9 @@ def _candidates(task: Task) -> list[str]:
     free = free_memory(task.objective.device)
     if free is not None and plain.memory(task) > free / 2:
         return ["streaming"]
-    if task.objective.mode == "recalibrated":
+    coarse = any(torch.finfo(v.dtype).bits < 32 for v in task.plane.origin.values())
+    if coarse or task.objective.mode == "recalibrated":
+        # Half precision rounds by more than engines may differ.
         return []
     has_convolution = any(isinstance(m, _CONVS) for m in task.objective.model.modules())
     if has_convolution and task.objective.mode == "eval":

@@ -75,8 +75,10 @@ class StreamingEngine:
 
         with torch.no_grad(), task.objective.session():
             for index, point in enumerate(coordinates):
-                with _Moved(task.plane, self._names, [float(c) for c in point]):
+                moving = _Moved(task.plane, self._names, [float(c) for c in point])
+                with moving:
                     task.objective.swapped({}, partial(run, index))
+                moving.check_complete()
         return columns(moments)
 
 
@@ -101,6 +103,20 @@ class _Moved(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._plane, self._names, self._coordinates = plane, names, coordinates
+        self._seen: set[str] = set()
+
+    def check_complete(self) -> None:
+        """Require that every parameter passed through here.
+
+        Raises:
+            ModelError: one did not: nobody reads it, or code that cannot be looked into does.
+        """
+        unseen = [name for name in self._names.values() if name not in self._seen]
+        if unseen:
+            raise ModelError(
+                f"streaming never saw '{unseen[0]}': it is unused, or only compiled code reads "
+                'it; use engine="plain", or leave it out with params=.'
+            )
 
     def __torch_function__(
         self,
@@ -116,6 +132,7 @@ class _Moved(TorchFunctionMode):
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             name = self._names.get(id(value))
+            self._seen.update([name] if name else [])
             return value if name is None else moved(self._plane, name, self._coordinates)
         if type(value) in {list, tuple}:
             return type(value)(self._replaced(item) for item in value)

@@ -1,5 +1,6 @@
 """Policies: pure rules from readings to scales of the learning rate."""
 
+from lossatlas.steering.policies.climb import ClimbPolicy
 from lossatlas.steering.policies.edge import EdgePolicy
 from lossatlas.steering.policies.momo import MoMoPolicy
 from lossatlas.steering.policies.noise import NoisePolicy
@@ -7,6 +8,7 @@ from lossatlas.steering.policies.plateau import PlateauCooldown
 from lossatlas.steering.policies.regime import RegimePolicy
 
 __all__ = [
+    "ClimbPolicy",
     "EdgePolicy",
     "MoMoPolicy",
     "NoisePolicy",

@@ -28,6 +28,8 @@ class EdgePolicy:
     needs = frozenset({"edge"})
     every = None
     before = False
+    limits = (0.0, 1.0)
+    warmup = 10
 
     def __post_init__(self) -> None:
         check_positive("share", self.share)

@@ -36,6 +36,8 @@ class MoMoPolicy:
     needs = frozenset({"model"})
     every = 1
     before = True
+    limits = (0.0, 1.0)
+    warmup = 0
 
     def __post_init__(self) -> None:
         if not is_number(self.lower_bound) or not math.isfinite(self.lower_bound):

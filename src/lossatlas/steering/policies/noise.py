@@ -35,6 +35,8 @@ class NoisePolicy:
 
     needs = frozenset({"noise"})
     before = False
+    limits = (0.0, 1.0)
+    warmup = 0
 
     def __post_init__(self) -> None:
         check_positive("alpha", self.alpha)

@@ -45,6 +45,8 @@ class PlateauCooldown:
     needs = frozenset[str]()
     every = None
     before = False
+    limits = (0.0, 1.0)
+    warmup = 0
 
     def __post_init__(self) -> None:
         check_share("window", self.window)

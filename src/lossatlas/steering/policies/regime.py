@@ -48,6 +48,8 @@ class RegimePolicy:
     needs = frozenset({"patch"})
     every = None
     before = False
+    limits = (0.2, 1.0)
+    warmup = 150
 
     def __post_init__(self) -> None:
         if self.compat is not None:
