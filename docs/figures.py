@@ -18,7 +18,6 @@ mpl.use("Agg")
 from lossatlas import plots
 
 IMAGES = Path(__file__).parent / "images"
-COLOURS = 192
 DPI = 110
 
 
@@ -37,7 +36,7 @@ def draw(survey):
 
 def picture_of(axes):
     drawn = BytesIO()
-    axes.figure.savefig(drawn, dpi=DPI)
+    axes.figure.savefig(drawn, dpi=DPI, bbox_inches="tight", pad_inches=0.15)
     return Image.open(drawn).convert("RGB")
 
 
@@ -54,18 +53,15 @@ def side_by_side(pictures, height=460):
     return whole
 
 
-def save(picture, path):
-    # A drawing needs few colours, and few keep the repository light.
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def main(source, name):
     IMAGES.mkdir(exist_ok=True)
     pictures = {kind: picture_of(axes) for kind, axes in draw(la.load(source)).items()}
     for kind, picture in pictures.items():
-        save(picture, IMAGES / f"{name}-{kind}.png")
+        picture.save(IMAGES / f"{name}-{kind}.png", optimize=True)
     chosen = [pictures[kind] for kind in ("surface", "contour", "persistence")]
-    save(side_by_side(chosen), IMAGES / f"{name}.png")
+    # An octree keeps the few bright marks, which a palette by frequency would lose.
+    small = side_by_side(chosen).quantize(256, method=Image.Quantize.FASTOCTREE)
+    small.save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_other_things_in_wrong_places_are_named():
     plane = la.random_plane(objective)
     with pytest.raises(ArgumentError, match="`plane` must be a Plane; got int"):
         la.map_plane(objective, 3)
-    with pytest.raises(ArgumentError, match="`metrics` must map names to functions .*got list"):
+    with pytest.raises(ArgumentError, match=r"`metrics` must map names .*got list"):
         la.map_plane(objective, plane, metrics=[la.accuracy])
     with pytest.raises(ArgumentError, match="`progress` must be callable"):
         la.map_plane(objective, plane, progress=3)

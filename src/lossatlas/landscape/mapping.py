@@ -79,8 +79,9 @@ def map_plane(
     )
     centre = request.centre()
     chosen = choose(request.task, engine, request.corners())
-    run = request.identity(chosen, centre)
-    with open_ledger(resume, run) as ledger:
+    run = request.identity(chosen)
+    measured = {} if resume is None else {"measured": request.measured(chosen, centre)}
+    with open_ledger(resume, run | measured) as ledger:
         source = Points(
             Work(request.task, chosen),
             executor=get_executor(executor),

@@ -19,7 +19,7 @@ from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 
 Array = NDArray[np.float64]
-_FINGERPRINTS = {"model", "data", "plane", "measured"}
+_FINGERPRINTS = {"model", "data", "plane"}
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,28 @@ class Request:
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         return np.stack([low + 0.3 * (high - low), low + 0.9 * (high - low)])
 
-    def identity(self, engine: str, centre: Array) -> dict[str, Any]:
-        """What makes two runs the same run.
+    def measured(self, engine: str, centre: Array) -> str:
+        """What a loss and metrics give: functions have no name to compare, their values have.
 
         Args:
             engine: how points are evaluated.
             centre: the quantities at the origin.
 
         Returns:
+            Hexadecimal digits.
+        """
+        corner = build(self.task, engine).evaluate(self.corners()[:1])
+        return np.concatenate([centre, corner[0]]).tobytes().hex()
+
+    def identity(self, engine: str) -> dict[str, Any]:
+        """What makes two runs the same run.
+
+        Args:
+            engine: how points are evaluated.
+
+        Returns:
             Plain values.
         """
-        # A loss or a metric is a function, which has no name to compare; its values have.
-        corner = build(self.task, engine).evaluate(self.corners()[:1])
         model, data = self.task.objective.fingerprint()
         return {
             "instrument": "map_plane",
@@ -97,7 +107,6 @@ class Request:
             "adaptive": self.adaptive,
             "tolerance": self.tolerance,
             "torch": torch.__version__,
-            "measured": np.concatenate([centre, corner[0]]).tobytes().hex(),
         }
 
     def fill(self, source: Points, centre: Array) -> Refined:
