@@ -110,15 +110,7 @@ def summary(survey: "Survey", page: Path) -> dict[str, Any]:
             name: {"value": value.value, "stderr": value.stderr}
             for name, value in survey.metrics.items()
         },
-        "grid": {
-            "points": list(land.values.shape),
-            "ranges": [[float(axis[0]), float(axis[-1])] for axis in land.axes],
-            "directions": list(land.labels),
-            "computed": int(land.computed.sum()),
-            "interpolation_error": land.interpolation_error,
-            "non_finite": int((~land.finite).sum()),
-            "engine": land.engine,
-        },
+        "grid": _grid(survey),
         "topology": {
             "minima": len(tree),
             "bars": [
@@ -173,6 +165,19 @@ def table(survey: "Survey", page: Path) -> list[tuple[str, str, str]]:
         ("report", str(page), f"{survey.seconds:.1f} s"),
     ]
     return rows
+
+
+def _grid(survey: "Survey") -> dict[str, Any]:
+    land = survey.landscape
+    return {
+        "points": list(land.values.shape),
+        "ranges": [[float(axis[0]), float(axis[-1])] for axis in land.axes],
+        "directions": list(land.labels),
+        "computed": int(land.computed.sum()),
+        "interpolation_error": land.interpolation_error,
+        "non_finite": int((~land.finite).sum()),
+        "engine": land.engine,
+    }
 
 
 def _curvature(survey: "Survey") -> dict[str, Any] | None:
