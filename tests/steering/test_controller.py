@@ -29,6 +29,8 @@ class Fixed:
     needs = frozenset()
     every = None
     before = False
+    limits = (0.2, 1.0)
+    warmup = 150
 
     def __init__(self, *factors, absolute=False):
         self.factors, self.absolute = factors, absolute

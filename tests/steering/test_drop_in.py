@@ -95,9 +95,8 @@ def test_facts_of_the_original():
 
 
 def test_without_decisions_it_is_adamw_bit_for_bit():
-    ours = go(
-        *(lambda m: (m, made(m, interval=2, warmup_steps=0, min_lr_ratio=1.0)))(network()), 0, 9
-    )
+    model = network()
+    ours = go(model, made(model, interval=2, warmup_steps=0, min_lr_ratio=1.0), 0, 9)
     model = network()
     base = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=5e-4)
     bare = go(model, base, 0, 9, probing=False)

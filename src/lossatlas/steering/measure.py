@@ -15,6 +15,7 @@ from lossatlas.steering.probe import Closure, read_probe
 from lossatlas.steering.reading import Reading
 from lossatlas.steering.signals import (
     gradient_noise,
+    is_adam,
     kept_gradients,
     model_signals,
     momentum_of,
@@ -152,8 +153,9 @@ class Instruments:
             found["model"] = model_signals(self.optimizer, losses[-1])
         if self._travel is not None:
             found |= _travelled(self._travel, step)
-        momentum = momentum_of(self.optimizer)
-        return Reading(step=step, momentum=momentum, scale=scale, **found)
+        found["momentum"] = momentum_of(self.optimizer)
+        found["normalised"] = is_adam(self.optimizer)
+        return Reading(step=step, scale=scale, **found)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs.

@@ -36,6 +36,7 @@ class Reading:
         train_error: its standard error over these batches.
         train_count: how many there were.
         momentum: the optimizer's, 0 where it has none.
+        normalised: whether the optimizer divides gradients by their size, as Adam does.
         noise: of each group, the variance of its gradient over its squared mean length.
         model: for model-based rates, name -> number (see `MoMoPolicy`).
         size: length of all weights before the first step.
@@ -61,6 +62,7 @@ class Reading:
     train_error: float = NAN
     train_count: int = 0
     momentum: float = 0.0
+    normalised: bool = False
     noise: tuple[float, ...] = ()
     model: Mapping[str, float] = field(default_factory=dict)
     size: float = NAN
