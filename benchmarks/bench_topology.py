@@ -234,6 +234,5 @@ if __name__ == "__main__":
         theirs = (
             "" if row["peer_ms"] is None else f"{row['peer_ms']:9.1f} ms {row['ratio']:8.1f}x"
         )
-        print(
-            f"{row['what']:55} {row['ours_ms']:9.2f} ms  {row['peer']:28} {theirs}  {row['goal']}"
-        )
+        ours = f"{row['ours_ms']:9.2f} ms"
+        print(f"{row['what']:55} {ours}  {row['peer']:28} {theirs}  {row['goal']}")

@@ -53,7 +53,8 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
     """One objective for each group of examples: the mean loss over the group alone.
 
     Args:
-        objective: what is split; its batches are filtered as they come, not copied.
+        objective: what is split; batches of a list are copied in parts, others are filtered as
+            they come.
         labels: batch -> the group of each example; targets of (input, target) by default.
 
     Returns:
@@ -79,11 +80,13 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
     present = sorted({int(v) for b in objective.batches for v in _labels_of(read, b)})
     if not present:
         raise DataError("there are no examples to group; check the batches.")
+    in_memory = isinstance(objective.batches, list | tuple)
+    selected = {label: _Selected(objective.batches, read, label) for label in present}
     return {
         str(label): Objective(
             objective.model,
             objective.loss,
-            _Selected(objective.batches, read, label),
+            list(selected[label]) if in_memory else selected[label],
             mode=objective.mode,
             params=objective.names,
             check=False,

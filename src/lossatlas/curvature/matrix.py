@@ -66,10 +66,6 @@ class Product:
         return sum(value.numel() for value in self.params.values())
 
     @property
-    def _lengths(self) -> list[int]:
-        return [value.numel() for value in self.params.values()]
-
-    @property
     def dtype(self) -> torch.dtype:
         """The type of flat vectors: what the parameters promote to, float32 at least."""
         found = torch.float32
@@ -98,7 +94,9 @@ class Product:
         """
         check_same_structure(vector=vector, params=self.params)
         given = [vector[n].detach().to(value) for n, value in self.params.items()]
-        return dict(zip(self.params, self._apply(given), strict=True))
+        totals = {name: torch.zeros_like(value) for name, value in self.params.items()}
+        self._add_product(list(totals.values()), given)
+        return totals
 
     __matmul__ = __call__
 
@@ -111,12 +109,21 @@ class Product:
         Returns:
             A new tensor of the same shape and type.
         """
-        parts = torch.split(vector, self._lengths)
         given = [
-            part.reshape(value.shape).to(value.dtype)
+            part.to(value.dtype)
+            for part, value in zip(self._views(vector), self.params.values(), strict=True)
+        ]
+        total = torch.zeros_like(vector)
+        self._add_product(self._views(total), given)
+        return total
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        lengths = [value.numel() for value in self.params.values()]
+        parts = torch.split(vector, lengths)
+        return [
+            part.view(value.shape)
             for part, value in zip(parts, self.params.values(), strict=True)
         ]
-        return torch.cat([part.reshape(-1).to(vector.dtype) for part in self._apply(given)])
 
     def flatten(self, vector: Params) -> Tensor:
         """One flat vector from name -> tensor.
@@ -146,15 +153,15 @@ class Product:
         Returns:
             name -> tensor, copies in the types of the parameters.
         """
-        parts = torch.split(vector, self._lengths)
         return {
-            name: part.reshape(value.shape).to(value.dtype, copy=True)
-            for (name, value), part in zip(self.params.items(), parts, strict=True)
+            name: part.to(value.dtype, copy=True)
+            for (name, value), part in zip(
+                self.params.items(), self._views(vector), strict=True
+            )
         }
 
-    def _apply(self, given: list[Tensor]) -> list[Tensor]:
+    def _add_product(self, totals: list[Tensor], given: list[Tensor]) -> None:
         self.count += 1
-        totals = [torch.zeros_like(value) for value in given]
         with torch.enable_grad(), second_derivatives(self.objective.model):
             weight = self._add_batches(totals, given)
         for name, value in zip(self.params, totals, strict=True):
@@ -164,7 +171,6 @@ class Product:
                     f"the curvature in '{name}' is not finite at these weights although the "
                     "gradient is: look for a square root or a norm at zero."
                 )
-        return totals
 
     def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> int:
         if self._graphs is None and self._cache:

@@ -121,7 +121,8 @@ def spike_risk(
         for handle in handles:
             handle.remove()
     reason = "measured on one batch, and gains are maxima over it, not means"
-    return SpikeRisk(lines, math.fsum(math.log(line.gain) for line in lines), reason)
+    logs = [math.log(line.gain) if line.gain else -math.inf for line in lines]
+    return SpikeRisk(lines, math.fsum(logs), reason)
 
 
 def _keeper(seen: dict[str, Any], name: str) -> Any:
