@@ -1,0 +1,138 @@
+"""Penalties of a recipe: the loss that is trained, and what hangs on the optimizer."""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lossatlas.objective import Batch
+from lossatlas.steering.penalties import (
+    CautiousDecay,
+    SpectralRegulariser,
+    apply_cvp_,
+    captured_features,
+    sasp_cross_entropy,
+    sbmp_penalty,
+)
+from lossatlas.studies.compare.recipe import Recipe
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def training_loss(recipe: Recipe, model: nn.Module) -> Loss:
+    """The loss of a recipe for batches (input, class).
+
+    Args:
+        recipe: its penalties.
+        model: what will be trained; some penalties keep state of its layers.
+
+    Returns:
+        loss(model, batch) -> scalar with its graph.
+    """
+    asked = recipe.penalties
+    base = _base(asked)
+    if "spectral" in asked:
+        base = _with_spectral(base, SpectralRegulariser(model, asked["spectral"]))
+    if "sbmp" in asked:
+        base = _with_sbmp(base, asked["sbmp"])
+    if "noise" in asked:
+        base = _with_noise(base, asked["noise"])
+    return _ascending(base, asked["sam"]) if "sam" in asked else base
+
+
+def hang_on(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
+    """Tie the gated decays of a recipe to an optimizer.
+
+    Args:
+        recipe: its penalties.
+        optimizer: what steps.
+    """
+    asked = recipe.penalties
+    if "cwd" in asked:
+        CautiousDecay(optimizer, asked["cwd"])
+    if "cvp" in asked:
+        lam = asked["cvp"]
+
+        def decay(made: torch.optim.Optimizer, *_: object) -> None:
+            weights = [p for group in made.param_groups for p in group["params"]]
+            apply_cvp_(weights, lam, mode="expansion")
+
+        optimizer.register_step_pre_hook(decay)
+
+
+def _base(asked: dict[str, float]) -> Loss:
+    smoothing, decay = asked.get("smoothing", 0.0), asked.get("l2", 0.0)
+    kind = "fisher" if "sasp-fisher" in asked else "ggn"
+    rho = asked.get("sasp", asked.get("sasp-fisher", 0.0))
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        if rho:
+            with captured_features(model) as head:
+                logits = model(inputs)
+            value, _ = sasp_cross_entropy(
+                logits, head.features, targets, rho=rho, kind=kind, label_smoothing=smoothing
+            )
+        else:
+            value = F.cross_entropy(model(inputs), targets, label_smoothing=smoothing)
+        if decay:
+            squares = [p.square().sum() for p in model.parameters()]
+            value = value + 0.5 * decay * torch.stack(squares).sum()
+        return value
+
+    return loss
+
+
+def _with_spectral(base: Loss, penalty: SpectralRegulariser) -> Loss:
+    return lambda model, batch: base(model, batch) + penalty()
+
+
+def _with_sbmp(base: Loss, lam: float) -> Loss:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        inputs = batch[0]
+        # As far from the pictures as a tenth of a deviation of every pixel.
+        alpha = 0.1 * math.sqrt(inputs[0].numel())
+        clean = model(inputs)
+        return base(model, batch) + lam * sbmp_penalty(clean, model, inputs, alpha, model=model)
+
+    return loss
+
+
+def _with_noise(base: Loss, deviation: float) -> Loss:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return base(model, (inputs + deviation * torch.randn_like(inputs), targets))
+
+    return loss
+
+
+def _ascending(base: Loss, rho: float) -> Loss:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad(base(model, batch), list(weights.values()))
+        length = torch.stack([g.square().sum() for g in grads]).sum().sqrt() + 1e-12
+        moved = {
+            name: p + rho * g / length
+            for (name, p), g in zip(weights.items(), grads, strict=True)
+        }
+        # The gradient at the moved weights, in the graph of those that stay where they are.
+        called = _Called(model, base)
+        return cast(Tensor, torch.func.functional_call(called, _prefixed(moved), (batch,)))
+
+    return loss
+
+
+class _Called(nn.Module):
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.loss(self.model, batch)
+
+
+def _prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model.{name}": value for name, value in weights.items()}

@@ -1,0 +1,159 @@
+"""Run a comparison: every training is kept when it is done, and never done again."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas import store
+from lossatlas.algebra.params import fingerprint
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
+from lossatlas.executor import Executor, get_executor
+from lossatlas.store.ledger import Ledger
+from lossatlas.studies.compare.comparison import Comparison, Trial
+from lossatlas.studies.compare.recipe import Recipe, parse_recipe
+from lossatlas.studies.compare.trial import MEASURES, READINGS, Problem, run_trial
+
+Array = NDArray[np.float64]
+
+
+def compare(
+    problem: Problem,
+    recipes: Iterable[str],
+    *,
+    horizons: Sequence[int],
+    rates: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    seeds: int = 5,
+    only: Mapping[str, Sequence[float]] | None = None,
+    resume: str | Path | None = None,
+    executor: str | Executor = "serial",
+    progress: Callable[[str], object] | None = None,
+) -> Comparison:
+    """Train every recipe at every rate with every seed, and read it at every horizon.
+
+    Schedules that are told the horizon are trained once for each; the others once for all.
+    Every recipe has the same rates, which are its whole tuning; the same seed gives the same
+    weights and the same order of the data.
+
+    Args:
+        problem: data and model.
+        recipes: as for `parse_recipe`.
+        horizons: steps, growing.
+        rates: base rates. Default 1e-4 to 1e-1.
+        seeds: how many, at least 2 for intervals. Default 5.
+        only: recipe -> the rates it is trained at, instead of all.
+        resume: a file that keeps what is done; None keeps nothing.
+        executor: "serial", "joblib", or one of your own.
+        progress: called with a line after every training.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ArgumentError: numbers out of range, or rates in `only` that are not in `rates`.
+        UnknownNameError: an unknown recipe or executor.
+        ResumeError: the file is damaged or belongs to another comparison.
+    """
+    parsed = [parse_recipe(text) for text in recipes]
+    trials = _trials(parsed, tuple(horizons), rates, seeds, dict(only or {}))
+    done = _trained(problem, trials, resume, get_executor(executor), progress)
+    shape = (len(parsed), len(rates), seeds, len(horizons))
+    values = np.full((*shape, len(READINGS), len(MEASURES)), np.nan)
+    seconds, final = np.full(shape, np.nan), np.full(shape, np.nan)
+    names = [recipe.name for recipe in parsed]
+    for trial, table in zip(trials, done, strict=True):
+        for row in table:
+            where = (
+                names.index(trial.recipe),
+                list(rates).index(trial.lr),
+                trial.seed,
+                list(horizons).index(int(row[0])),
+            )
+            values[where] = row[1:-2].reshape(len(READINGS), len(MEASURES))
+            seconds[where], final[where] = row[-2:]
+    settings = {"recipes": names, "rates": list(rates), "horizons": list(horizons)}
+    made = store.Provenance(settings=settings | _identity(problem), data=_data(problem))
+    return Comparison(
+        tuple(names),
+        tuple(horizons),
+        tuple(rates),
+        tuple(range(seeds)),
+        values,
+        seconds,
+        final,
+        made,
+    )
+
+
+def _trials(
+    recipes: list[Recipe],
+    horizons: tuple[int, ...],
+    rates: Sequence[float],
+    seeds: int,
+    only: dict[str, Sequence[float]],
+) -> list[Trial]:
+    check_at_least("seeds", seeds, 1)
+    for rate in rates:
+        check_positive("rates", rate)
+    if not horizons or any(b <= a for a, b in itertools.pairwise(horizons)):
+        raise ArgumentError(f"`horizons` must be growing numbers of steps; got {horizons}.")
+    for name, several in only.items():
+        if not set(several) <= set(rates):
+            raise ArgumentError(f"`only` must name rates out of {list(rates)}; got '{name}'.")
+    return [
+        Trial(recipe.name, lr, seed, read)
+        for seed in range(seeds)
+        for recipe in recipes
+        for lr in only.get(recipe.name, rates)
+        for read in ([(h,) for h in horizons] if recipe.told else [horizons])
+    ]
+
+
+def _trained(
+    problem: Problem,
+    trials: list[Trial],
+    resume: str | Path | None,
+    executor: Executor,
+    progress: Callable[[str], object] | None,
+) -> list[Array]:
+    run = _identity(problem) | {"data": _data(problem)}
+    ledger = None if resume is None else Ledger(resume, run)
+    found = [None if ledger is None else ledger.get(trial.name) for trial in trials]
+    missing = [index for index, table in enumerate(found) if table is None]
+
+    def start() -> Callable[[Array], Array]:
+        return lambda piece: _one(problem, trials[int(piece[0, 0])])
+
+    pieces = (np.array([[index]], dtype=np.float64) for index in missing)
+    for count, (index, table) in enumerate(
+        zip(missing, executor.run(start, pieces), strict=True), start=1
+    ):
+        found[index] = table
+        if ledger is not None:
+            ledger.put(trials[index].name, table)
+        if progress is not None:
+            progress(f"{count} of {len(missing)}: {trials[index].name}")
+    return [table for table in found if table is not None]
+
+
+def _one(problem: Problem, trial: Trial) -> Array:
+    recipe = parse_recipe(trial.recipe)
+    return run_trial(problem, recipe, trial.lr, trial.seed, trial.horizons)
+
+
+def _identity(problem: Problem) -> dict[str, str | float]:
+    plain = {
+        name: value
+        for name, value in vars(problem).items()
+        if isinstance(value, str | int | float)
+    }
+    return plain | {"augment": getattr(problem.augment, "__name__", str(problem.augment))}
+
+
+def _data(problem: Problem) -> str:
+    parts = {"train": problem.train, "valid": problem.valid, "test": problem.test}
+    tensors = {f"{n}.x": d.inputs for n, d in parts.items()}
+    return fingerprint(tensors | {f"{n}.y": d.targets for n, d in parts.items()})
