@@ -38,7 +38,7 @@ class Trial:
         return json.dumps([self.recipe, self.lr, self.seed, list(self.horizons)])
 
 
-@store.kind("comparison")
+@store.kind("recipes")
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What all trainings of a comparison gave.
