@@ -34,7 +34,7 @@ def bowl(size=4):
 
 def test_on_a_bowl_average_and_worst_have_closed_forms():
     objective, matrix = bowl()
-    found = average_sharpness(objective, 0.3, directions=400)
+    found = average_sharpness(objective, 0.3, directions=150)
     want = 0.3**2 * float(matrix.trace()) / (2 * 4)
     assert abs(found.value - want) < 4 * found.stderr
     largest = float(torch.linalg.eigvalsh(matrix)[-1])
@@ -146,10 +146,10 @@ def test_momentum_moves_the_threshold_to_where_a_quadratic_diverges(options, thr
     found = edge_of_stability(objective, optimizer)
     assert math.isclose(found.threshold, threshold)
     assert found.rule == rule
-    for factor, diverges in ((0.97, False), (1.03, True)):
+    for factor, diverges in ((0.95, False), (1.05, True)):
         x = torch.ones(1, dtype=torch.float64, requires_grad=True)
         descent = torch.optim.SGD([x], lr=factor * threshold, **options)
-        for _ in range(2000):
+        for _ in range(600):
             x.grad = x.detach().clone()
             descent.step()
         assert (abs(float(x.detach())) > 1) == diverges

@@ -20,14 +20,15 @@ CASES = {case.name: case for case in cases()}
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_trace_norm_and_diagonal_agree_with_the_dense_hessian(case):
     matrix = dense.hessian(case.objective)
-    total = trace(case.objective, 0.02, limit=300)
+    total = trace(case.objective, 0.05, limit=100, rows=15)
     assert abs(total.value - float(matrix.trace())) <= 4 * total.stderr + 1e-9
-    length = frobenius_norm(case.objective, 0.02, limit=300)
+    length = frobenius_norm(case.objective, 0.05, limit=100, rows=15)
     assert abs(length.value - float(matrix.norm())) <= 4 * length.stderr + 1e-9
-    entries = diagonal(case.objective, 0.05, limit=300)
+    entries = diagonal(case.objective, 0.1, limit=100)
     off = dense.flat(entries.value) - matrix.diagonal()
-    allowed = 6 * dense.flat(entries.stderr) + 1e-6 * float(matrix.norm())
-    assert bool((off.abs() <= allowed).all())
+    # Random signs: one entry may see twelve equal signs, all of them together may not.
+    spread = dense.flat(entries.stderr) + 1e-6 * float(matrix.norm())
+    assert float((off / spread).square().mean()) < 4
 
 
 def test_a_space_that_is_everything_makes_them_exact():
@@ -66,11 +67,11 @@ def test_the_interval_covers_the_trace_of_a_network():
     )
     truth = float(dense.hessian(objective).trace())
     hits = 0
-    for seed in range(12):
-        low, high = trace(objective, 0.15, seed=seed).interval()
+    for seed in range(8):
+        low, high = trace(objective, 0.2, seed=seed).interval()
         hits += low <= truth <= high
-    # Fewer than 9 of 12 happens once in 700 at 95 %; the benchmark counts 200 seeds.
-    assert hits >= 9
+    # Fewer than 6 of 8 happens once in 170 at 95 %; the benchmark counts 200 seeds.
+    assert hits >= 6
 
 
 def test_a_limit_that_does_not_suffice_is_said():

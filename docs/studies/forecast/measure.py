@@ -61,18 +61,13 @@ def one_set(law, curves, train):
     }  # fmt: skip
 
 
-def nested(quick, say):
+def nested(size, label, *, quick):
     """Intervals from inside the training curves, scored on curves never used."""
-    found = []
-    for size in real.SIZES:
-        curves = {name: real.run(size, name) for name in NAMES}
-        for label, law in LAWS.items():
-            say(f"nested intervals: {size}, {label}")
-            found.extend(
-                {"size": size, "law": label} | one_set(law, curves, train)
-                for train in training_sets(quick)
-            )
-    return found
+    curves = {name: real.run(size, name) for name in NAMES}
+    return [
+        {"size": size, "law": label} | one_set(LAWS[label], curves, train)
+        for train in training_sets(quick)
+    ]
 
 
 def rules(found):
@@ -131,17 +126,16 @@ def coverage(found, keep, law=None):
     }
 
 
-def bootstrap(say, resamples=40, block=15):
+def bootstrap(*, quick, block=15):
     """The counter-example: intervals from resampled residuals of the three training curves."""
     out = []
     for size in real.SIZES:
-        say(f"residual bootstrap: {size}")
         train, law = real.runs(size, real.TRAIN), forecast.MultiPowerLaw()
         fit = forecast.fit(law, train, check=False)
         rng = np.random.default_rng(0)
         ends = {name: [] for name in real.TEST}
         tests = {name: real.run(size, name) for name in real.TEST}
-        for _ in range(resamples):
+        for _ in range(5 if quick else 40):
             shaken = [_shaken(fit, curve, rng, block) for curve in fit.curves]
             again = forecast.fit(law, shaken, check=False)
             for name, truth in tests.items():
@@ -163,12 +157,11 @@ def _shaken(fit, curve, rng, block):
     return Curve(curve.step, law * np.exp(picked), curve.rates, name=curve.name)
 
 
-def strangers(quick, say):
+def strangers(*, quick):
     """The same rule on curves that had no say in it: SGD on structured features."""
     out = []
     spectra = [(1.0, 0.5), (1.2, 0.8), (0.8, 0.9), (1.5, 0.4), (1.1, 1.1), (0.9, 0.6)]
     for i, (a, b) in enumerate(spectra[:2] if quick else spectra):
-        say(f"structured features: a = {a}, b = {b}")
         curves = _sgd_family(a, b, batch=(2, 8)[i % 2])
         for train in itertools.combinations(curves, 3):
             if sum(name != "constant" for name in train) < 2:
@@ -206,7 +199,7 @@ def _sgd_family(a, b, batch, steps=1500, features=500):
     return found
 
 
-def priors(quick, say):
+def priors(*, quick):
     """How much the weak prior matters: unseen errors of triples without, with, and tighter."""
     out = []
     sets = training_sets(quick)
@@ -218,7 +211,6 @@ def priors(quick, say):
             "no prior": {"prior": False}, "prior (default)": {},
             "beta = gamma = 1/2 fixed": {"fixed": {"beta": 0.5, "gamma": 0.5}},
         }.items():  # fmt: skip
-            say(f"prior: {size}, {label}")
             maes = []
             for train in triples:
                 fit = forecast.fit(
@@ -237,11 +229,11 @@ def priors(quick, say):
     return out
 
 
-def decays(say):
+def decays(*, quick):
     """'What if I decay now?' at step 20,000, with and without the shift to where the run is."""
+    del quick
     out = []
     for size in real.SIZES:
-        say(f"what if: {size}")
         fit = forecast.fit(forecast.MultiPowerLaw(), real.runs(size, real.TRAIN))
         for name, shape in (
             ("wsd_20000_24000", "exponential"),

@@ -6,8 +6,8 @@ import numpy as np
 _HEAD = """\
 # How far can a forecast of the loss be trusted?
 
-Written by `python docs/studies/forecast/run.py` ({seconds:.0f} s of one core); every number
-is in `results.json`. Data: 18 training curves of two language models (25M and 100M
+Written by `python docs/studies/forecast/run.py`; every number is in `results.json`.
+Data: 18 training curves of two language models (25M and 100M
 parameters, nine schedules each; Luo et al., ICLR 2025, MIT licence), measured by others.
 
 **In short.** A 90 % interval from left-out curves held {ours:.0%} of {tests:,} final losses

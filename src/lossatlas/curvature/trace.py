@@ -20,6 +20,9 @@ from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
 
+# Below this many probes a standard error is not to be trusted.
+_FEW = 12
+
 
 def trace(
     objective: Objective,
@@ -112,7 +115,8 @@ def frobenius_norm(
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
             return estimate
-        probes.draw(min(max(len(probes) // 2, 4), limit - estimate.products))
+        more = max(len(probes) // 2, _FEW - len(probes), 4)
+        probes.draw(min(more, limit - estimate.products))
 
 
 def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> Estimate:
@@ -132,7 +136,7 @@ def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> 
         return Estimate(value, math.nan, spent, outside.samples, False, why)
     error = outside.stderr / (2 * value) if value else 0.0
     half = (Estimate(value, error, samples=outside.samples).interval()[1]) - value
-    enough = len(probes) >= 8 and half <= tolerance * value
+    enough = len(probes) >= _FEW and half <= tolerance * value
     return Estimate(value, error, spent, outside.samples, enough)
 
 
@@ -199,14 +203,14 @@ def diagonal(
     lanczos.extend(min(rows, limit))
     inside = _diagonal_inside(lanczos)
     mean, squares, count = torch.zeros_like(inside), torch.zeros_like(inside), 0
-    relative = 0.0 if lanczos.exhausted else math.inf
-    while relative > tolerance and lanczos.steps + count < limit:
+    relative, least = (0.0, 0) if lanczos.exhausted else (math.inf, _FEW)
+    while (relative > tolerance or count < least) and lanczos.steps + count < limit:
         sample = _diagonal_outside(matrix.flat, lanczos, derive_seed(seed, "probe", count))
         count += 1
         step = sample - mean
         mean += step / count
         squares += step * (sample - mean)
-        if count >= 4:
+        if count >= 2:
             error = float((squares.sum() / (count * (count - 1))).sqrt())
             relative = error / max(float((inside + mean).norm()), torch.finfo(mean.dtype).tiny)
     stderr = (squares / max(count * (count - 1), 1)).sqrt()

@@ -51,7 +51,7 @@ def paired(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Differen
         ArgumentError: no pairs, unequal numbers, or numbers that are not finite.
 
     Example:
-        >>> paired([1.0, 2.0, 3.0], [0.0, 1.0, 1.0]).verdict
+        >>> paired([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 2.0]).verdict
         'higher'
     """
     a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))

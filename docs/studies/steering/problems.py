@@ -1,0 +1,89 @@
+"""The problems of the study: data that lie beside the checkout, small networks, splits."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lossatlas.studies.compare import Problem
+from lossatlas.workbench import load_dataset
+from lossatlas.workbench.dataset import Dataset
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+def mnist(train: int = 4000, valid: int = 1000, test: int = 2000) -> Problem:
+    """MNIST, the first examples, an MLP without normalisation layers.
+
+    Args:
+        train: examples to train on.
+        valid: examples by which rates are chosen.
+        test: examples that are reported.
+
+    Returns:
+        The problem.
+    """
+    parts = _parts("mnist", train, valid, test, lambda x: x)
+    return Problem(*parts, model="mlp(128, 128)")
+
+
+def cifar(train: int = 4000, valid: int = 1000, test: int = 2000) -> Problem:
+    """CIFAR-10 (JPEG) at 16 x 16 pixels, a CNN with BatchNorm, flips and shifts.
+
+    Args:
+        train: examples to train on.
+        valid: examples by which rates are chosen.
+        test: examples that are reported.
+
+    Returns:
+        The problem.
+    """
+    parts = _parts("cifar10-jpeg", train, valid, test, lambda x: F.avg_pool2d(x, 2))
+    return Problem(*parts, model="cnn(16, 32)", augment=flips_and_shifts)
+
+
+def digits() -> Problem:
+    """scikit-learn's digits, 400 to train on, a small MLP: what penalties are tried on.
+
+    Returns:
+        The problem.
+    """
+    data = load_dataset("digits", normalise="standardised")
+    pieces = [_rows(data, *bounds) for bounds in ((0, 400), (400, 800), (800, len(data)))]
+    return Problem(*pieces, model="mlp(64, 64)", batch_size=32, decay=0.0, warmup=0)
+
+
+def flips_and_shifts(inputs: Tensor) -> Tensor:
+    """Mirror half of the pictures, shift all by up to two pixels.
+
+    Args:
+        inputs: pictures.
+
+    Returns:
+        Pictures of the same shape.
+    """
+    mirrored = torch.rand(len(inputs), 1, 1, 1) < 0.5
+    down, right = torch.randint(-2, 3, (2,)).tolist()
+    return torch.where(mirrored, inputs.flip(3), inputs).roll((down, right), (2, 3))
+
+
+def _parts(
+    folder: str, train: int, valid: int, test: int, change: Callable[[Tensor], Tensor]
+) -> tuple[Dataset, Dataset, Dataset]:
+    both = load_dataset(
+        f"parquet:{SHARED}/{folder}/train.parquet",
+        examples=train + valid,
+        normalise="standardised",
+    )
+    last = load_dataset(
+        f"parquet:{SHARED}/{folder}/test.parquet", examples=test, normalise="standardised"
+    )
+    both, last = (replace(d, inputs=change(d.inputs)) for d in (both, last))
+    return _rows(both, 0, train), _rows(both, train, train + valid), last
+
+
+def _rows(data: Dataset, start: int, stop: int) -> Dataset:
+    return replace(data, inputs=data.inputs[start:stop], targets=data.targets[start:stop])
