@@ -130,7 +130,7 @@ def text(results: dict) -> str:
     larger = len({tuple(row["train"]) for row in nested if len(row["train"]) > 3})
     parts = [
         _HEAD.format(
-            seconds=results["seconds"], ours=whole["coverage"], tests=whole["tests"],
+            ours=whole["coverage"], tests=whole["tests"],
             theirs=boot, width=whole["half_width"], triples=triples, larger=larger,
         ),
         *_coverage_rows(nested), _RULES,
