@@ -1,0 +1,1 @@
+"""Which initialisation will train best: five stages, each resumable, scored honestly."""

@@ -1,0 +1,331 @@
+"""What the stages hand to each other: recipes of initialisations, labels, features.
+
+One folder holds one study. Each stage reads files of the stages before it and writes one of
+its own, whole or not at all:
+
+    pairs.nc                            1  `Pairs`: recipes and their true losses
+    surrogate.nc, surrogate.safetensors 2  `Surrogates`: how well the loss is predicted
+    labels.nc                           3  `Labels`: the losses after training
+    features.nc, quality.nc             4  `Features`, and what was predicted from them
+    figures/                            5  pictures
+
+Each file carries the settings that it depends on (`provenance.settings`); a file of other
+settings is refused. Parameters are never stored: a recipe makes them again, bit for bit.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from lossatlas import store
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError
+from lossatlas.studies.inits.reliability import Reliability, reliability
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+MEASURES = ("train loss", "test loss", "train accuracy", "test accuracy")
+GROUPS = ("topology", "statistics", "curvature", "baseline")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The recipe of one initialisation: enough to make its parameters again.
+
+    Attributes:
+        scheme: one of `schemes.SCHEMES`, or "interpolation".
+        scale: what the weights of the scheme are multiplied by.
+        seed: of the draw.
+        noise: standard deviation of what is added to every coordinate, biases too; 0 adds
+            nothing.
+        parents: of an interpolation: the recipes that are mixed, with weights drawn evenly
+            from the simplex by `seed`.
+    """
+
+    scheme: str
+    scale: float = 1.0
+    seed: int = 0
+    noise: float = 0.0
+    parents: tuple["Candidate", ...] = ()
+
+    def to_json(self) -> str:
+        """The recipe as one line.
+
+        Returns:
+            JSON.
+        """
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Candidate":
+        """The inverse of `to_json`.
+
+        Args:
+            text: what `to_json` gave.
+
+        Returns:
+            An equal recipe.
+        """
+        return cls._from_plain(json.loads(text))
+
+    @classmethod
+    def _from_plain(cls, plain: Mapping[str, Any]) -> "Candidate":
+        parents = tuple(cls._from_plain(parent) for parent in plain["parents"])
+        return cls(**{**plain, "parents": parents})
+
+
+@store.kind("inits-labels")
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What became of each initialisation: the losses after training.
+
+    Attributes:
+        candidates: the recipes, one an initialisation.
+        budgets: epochs of each training, growing; trainings are of their own, not prefixes of
+            one another, because the schedule knows its end.
+        orders: seeds of the data order; the spread over them is the noise of a label.
+        values: float64, shape (measures, candidates, orders, budgets) with the measures of
+            `MEASURES`, over all training and all test examples, in eval mode; NaN where the
+            training diverged.
+        diverged: bool, shape (candidates, orders, budgets).
+        provenance: settings, seed, fingerprints of the data.
+    """
+
+    candidates: tuple[Candidate, ...]
+    budgets: tuple[int, ...]
+    orders: tuple[int, ...]
+    values: Array
+    diverged: Bools
+    provenance: store.Provenance = field(default_factory=store.Provenance)
+
+    def __len__(self) -> int:
+        """How many initialisations there are.
+
+        Returns:
+            Their number.
+        """
+        return len(self.candidates)
+
+    @property
+    def schemes(self) -> NDArray[np.str_]:
+        """The scheme of each candidate, shape (candidates,)."""
+        return np.array([candidate.scheme for candidate in self.candidates])
+
+    @property
+    def scales(self) -> Array:
+        """The scale of each candidate, shape (candidates,)."""
+        return np.array([candidate.scale for candidate in self.candidates])
+
+    def of(self, budget: int, which: str = "test loss") -> Array:
+        """One measure after one budget.
+
+        Args:
+            budget: epochs, one of `budgets`.
+            which: one of `MEASURES`.
+
+        Returns:
+            Shape (candidates, orders); NaN where the training diverged.
+
+        Raises:
+            UnknownNameError: no such measure.
+            ArgumentError: no such budget.
+        """
+        check_one_of("which", which, MEASURES)
+        if budget not in self.budgets:
+            raise ArgumentError(f"`budget` must be one of {self.budgets}; got {budget!r}.")
+        values = self.values[MEASURES.index(which), :, :, self.budgets.index(budget)]
+        return np.asarray(values)
+
+    def quality(self, budget: int, which: str = "test loss") -> Array:
+        """The label of each candidate: the mean over the data orders.
+
+        Args:
+            budget: epochs, one of `budgets`.
+            which: one of `MEASURES`.
+
+        Returns:
+            Shape (candidates,); NaN where a training in any order diverged.
+        """
+        return np.asarray(self.of(budget, which).mean(axis=1))
+
+    def finite(self, budget: int) -> Bools:
+        """Whose training stayed finite in every order; the others are a class of their own.
+
+        Args:
+            budget: epochs, one of `budgets`.
+
+        Returns:
+            Bool, shape (candidates,).
+        """
+        return np.asarray(np.isfinite(self.of(budget)).all(axis=1))
+
+    def reliability(
+        self, budget: int, which: str = "test loss", among: Bools | None = None
+    ) -> Reliability:
+        """How much of the labels' variance is the candidates' own, not the data order's.
+
+        Args:
+            budget: epochs, one of `budgets`.
+            which: one of `MEASURES`.
+            among: bool, shape (candidates,): only these; all whose training stayed finite by
+                default.
+
+        Returns:
+            Intraclass correlation, its interval, and the ceiling of any correlation.
+
+        Raises:
+            DataError: fewer than two orders or three candidates.
+        """
+        chosen = self.finite(budget) if among is None else among & self.finite(budget)
+        return reliability(self.of(budget, which)[chosen])
+
+    def to_tree(self) -> dict[str, xr.Dataset]:
+        """The labels as labelled arrays.
+
+        Returns:
+            One group.
+        """
+        axes = ("candidate", "order", "budget")
+        data = xr.Dataset(
+            {
+                "values": (("measure", *axes), self.values),
+                "diverged": (axes, self.diverged),
+                "recipe": ("candidate", [c.to_json() for c in self.candidates]),
+            },
+            coords={
+                "measure": list(MEASURES),
+                "order": list(self.orders),
+                "budget": list(self.budgets),
+            },
+            attrs={"provenance": self.provenance.to_json()},
+        )
+        return {"labels": data}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Labels":
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: group -> Dataset.
+
+        Returns:
+            Equal labels.
+        """
+        data = tree["labels"]
+        return cls(
+            recipes(data["recipe"]),
+            tuple(data["budget"].values.tolist()),
+            tuple(data["order"].values.tolist()),
+            np.asarray(data["values"].values, dtype=np.float64),
+            np.asarray(data["diverged"].values, dtype=bool),
+            store.Provenance.from_json(data.attrs["provenance"]),
+        )
+
+
+@store.kind("inits-features")
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What can be known of each initialisation before its training.
+
+    Attributes:
+        names: of the features.
+        groups: of each feature, one of `GROUPS`.
+        values: float64, shape (candidates, features), in the order of the labels; NaN where a
+            feature does not exist.
+        cost: feature -> forward passes over one batch of the probe that it takes a candidate
+            (a backward pass counts as two); what several features share is in each of them.
+        provenance: settings and seed.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    values: Array
+    cost: Mapping[str, float]
+    provenance: store.Provenance = field(default_factory=store.Provenance)
+
+    def of(self, names: Sequence[str]) -> Array:
+        """Some of the features.
+
+        Args:
+            names: which.
+
+        Returns:
+            Shape (candidates, len(names)).
+
+        Raises:
+            UnknownNameError: no such feature.
+        """
+        for name in names:
+            check_one_of("feature", name, self.names)
+        return np.asarray(self.values[:, [self.names.index(name) for name in names]])
+
+    def group(self, *groups: str) -> tuple[str, ...]:
+        """The features of some groups.
+
+        Args:
+            *groups: out of `GROUPS`.
+
+        Returns:
+            Their names.
+
+        Raises:
+            UnknownNameError: no such group.
+        """
+        for group in groups:
+            check_one_of("group", group, GROUPS)
+        both = zip(self.names, self.groups, strict=True)
+        return tuple(name for name, group in both if group in groups)
+
+    def to_tree(self) -> dict[str, xr.Dataset]:
+        """The features as labelled arrays.
+
+        Returns:
+            One group.
+        """
+        data = xr.Dataset(
+            {
+                "values": (("candidate", "feature"), self.values),
+                "group": ("feature", list(self.groups)),
+                "cost": ("feature", [float(self.cost[name]) for name in self.names]),
+            },
+            coords={"feature": list(self.names)},
+            attrs={"provenance": self.provenance.to_json()},
+        )
+        return {"features": data}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Features":
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: group -> Dataset.
+
+        Returns:
+            Equal features.
+        """
+        data = tree["features"]
+        names = tuple(data["feature"].values.tolist())
+        return cls(
+            names,
+            tuple(data["group"].values.tolist()),
+            np.asarray(data["values"].values, dtype=np.float64),
+            dict(zip(names, data["cost"].values.tolist(), strict=True)),
+            store.Provenance.from_json(data.attrs["provenance"]),
+        )
+
+
+def recipes(column: xr.DataArray) -> tuple[Candidate, ...]:
+    """Recipes out of a file.
+
+    Args:
+        column: what `Candidate.to_json` gave, shape (candidates,).
+
+    Returns:
+        The candidates.
+    """
+    return tuple(Candidate.from_json(str(text)) for text in column.values)

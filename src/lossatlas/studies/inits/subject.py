@@ -1,0 +1,85 @@
+"""What a study is about: a network, its data, and the batch of its landscapes."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from lossatlas.algebra.params import fingerprint
+from lossatlas.errors import ArgumentError
+from lossatlas.objective import Batch, Objective
+from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.workbench.criteria import Loss, as_loss
+from lossatlas.workbench.dataset import Dataset
+from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.models import build_model, normalisation_of
+from lossatlas.workbench.seeding import epoch_order
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and its data.
+
+    Attributes:
+        model: the architecture; its weights do not count.
+        train: what is trained on.
+        test: what labels are read on.
+        loss: loss(model, batch).
+        probe: the fixed batch out of `train` on which landscapes are measured.
+    """
+
+    model: nn.Module
+    train: Dataset
+    test: Dataset
+    loss: Loss
+    probe: Batch
+
+    def objective(self) -> Objective:
+        """The landscape: the mean loss of the probe, in eval mode.
+
+        Returns:
+            The objective.
+        """
+        return Objective(self.model, self.loss, [self.probe], mode="eval")
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all examples."""
+        parts = {"train": self.train, "test": self.test}
+        tensors = {f"{name}.inputs": part.inputs for name, part in parts.items()}
+        return fingerprint(tensors | {f"{n}.targets": p.targets for n, p in parts.items()})
+
+
+def load_subject(settings: InitsSettings) -> Subject:
+    """Load the data, split them, and build the network.
+
+    Args:
+        settings: of the study.
+
+    Returns:
+        The subject.
+
+    Raises:
+        AtlasError: whatever cannot be loaded, by name.
+        ArgumentError: too few examples for the test set or the probe.
+    """
+    data = load_dataset(
+        settings.data, examples=settings.examples, normalise=normalisation_of(settings.model)
+    )
+    data = data.pick(epoch_order(settings.seed, 0, len(data)))
+    size = round(settings.test * len(data)) if settings.test < 1 else int(settings.test)
+    if not 0 < size < len(data) or settings.probe > len(data) - size:
+        raise ArgumentError(
+            f"`test` ({settings.test:g}) and `probe` ({settings.probe}) must leave something "
+            f"of {len(data)} examples; give a smaller test set or probe."
+        )
+    train, test = (part.to(settings.device) for part in (data.skip(size), data.take(size)))
+    model = build_model(settings.model, data, seed=settings.seed)
+    return Subject(
+        model.to(torch.device(settings.device)).eval(),
+        train,
+        test,
+        as_loss(settings.loss, data.task),
+        cast(Batch, train.batches(settings.probe)[0]),
+    )
