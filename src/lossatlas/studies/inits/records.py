@@ -13,10 +13,8 @@ Each file carries the settings that it depends on (`provenance.settings`); a fil
 settings is refused. Parameters are never stored: a recipe makes them again, bit for bit.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -25,58 +23,13 @@ from numpy.typing import NDArray
 from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.studies.inits.candidate import Candidate, recipes
 from lossatlas.studies.inits.reliability import Reliability, reliability
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 MEASURES = ("train loss", "test loss", "train accuracy", "test accuracy")
 GROUPS = ("topology", "statistics", "curvature", "baseline")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The recipe of one initialisation: enough to make its parameters again.
-
-    Attributes:
-        scheme: one of `schemes.SCHEMES`, or "interpolation".
-        scale: what the weights of the scheme are multiplied by.
-        seed: of the draw.
-        noise: standard deviation of what is added to every coordinate, biases too; 0 adds
-            nothing.
-        parents: of an interpolation: the recipes that are mixed, with weights drawn evenly
-            from the simplex by `seed`.
-    """
-
-    scheme: str
-    scale: float = 1.0
-    seed: int = 0
-    noise: float = 0.0
-    parents: tuple["Candidate", ...] = ()
-
-    def to_json(self) -> str:
-        """The recipe as one line.
-
-        Returns:
-            JSON.
-        """
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Candidate":
-        """The inverse of `to_json`.
-
-        Args:
-            text: what `to_json` gave.
-
-        Returns:
-            An equal recipe.
-        """
-        return cls._from_plain(json.loads(text))
-
-    @classmethod
-    def _from_plain(cls, plain: Mapping[str, Any]) -> "Candidate":
-        parents = tuple(cls._from_plain(parent) for parent in plain["parents"])
-        return cls(**{**plain, "parents": parents})
 
 
 @store.kind("inits-labels")
@@ -317,15 +270,3 @@ class Features:
             dict(zip(names, data["cost"].values.tolist(), strict=True)),
             store.Provenance.from_json(data.attrs["provenance"]),
         )
-
-
-def recipes(column: xr.DataArray) -> tuple[Candidate, ...]:
-    """Recipes out of a file.
-
-    Args:
-        column: what `Candidate.to_json` gave, shape (candidates,).
-
-    Returns:
-        The candidates.
-    """
-    return tuple(Candidate.from_json(str(text)) for text in column.values)
