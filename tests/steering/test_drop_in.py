@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler as schedulers
 
+import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
-from lossatlas.steering.policies import RegimePolicy
+from lossatlas.steering import Reading, RegimePolicy, TopoAdamW, create_topoadamw, replay
 
 
 def made(model, **settings):
@@ -92,6 +92,37 @@ def test_facts_of_the_original():
     reading = optimizer.log.records[0].reading
     for value in (reading.loss, reading.sharpness, reading.variability):
         assert isinstance(value, float)
+
+
+def test_facts_of_the_original_12_to_14_a_grid_is_a_map():
+    model = network()
+    before = copy.deepcopy(model)
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [batch(0)])
+    land = la.map_plane(objective, la.random_plane(objective), span=0.12, points=5)
+    assert land.values.shape == (5, 5)
+    assert (land.values > 0).all()
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "variability", "sign"),
+    [(0.05, 0.1, 1), (0.6, 0.1, -1), (0.05, 0.6, -1), (0.15, 0.3, 0)],
+)
+def test_facts_of_the_original_15_to_18_the_labels(sharpness, variability, sign):
+    seen = Reading(step=200, loss=1.0, sharpness=sharpness, variability=variability)
+    for policy in (RegimePolicy(hysteresis=1), RegimePolicy(compat="0.1.0")):
+        factor = replay(policy, [seen])[0].factor
+        assert (factor > 1) - (factor < 1) == sign
+
+
+def test_fact_23_of_the_original_a_small_average_brakes():
+    model = network()
+    optimizer = made(model, interval=1, warmup_steps=1)
+    go(model, optimizer, 0, 2)
+    optimizer.controller._helm.memory = {"average": 1e-6, "regime": "", "count": 0}
+    go(model, optimizer, 2, 3)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8e-2)
+    assert "brake" in optimizer.log.records[-1].reason
 
 
 def test_without_decisions_it_is_adamw_bit_for_bit():

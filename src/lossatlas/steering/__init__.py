@@ -1,1 +1,56 @@
-"""Steering: what to do about the landscape, on the loss side and on the rate side."""
+"""Steering: read the ground, decide, scale the rate; penalties; averages and schedules.
+
+`TopologyLR` is the controller, `TopoAdamW` the drop-in with one inside. Policies are pure
+rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalties`.
+"""
+
+from lossatlas.steering.averaging import EMA, LAWA, ValleyAverage, WeightAverage
+from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.log import DecisionLog, Record, replay
+from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
+from lossatlas.steering.patch import Patch
+from lossatlas.steering.policies import (
+    ClimbPolicy,
+    EdgePolicy,
+    MoMoPolicy,
+    NoisePolicy,
+    PlateauCooldown,
+    RegimePolicy,
+)
+from lossatlas.steering.probe import read_probe, sub_batch
+from lossatlas.steering.reading import Decision, Policy, Reading
+from lossatlas.steering.schedules import WSD, WSDS
+from lossatlas.steering.signals import layer_groups
+
+__all__ = [
+    # the controller and the drop-in
+    "TopologyLR",
+    "TopoAdamW",
+    "create_topoadamw",
+    "layer_groups",
+    # what it sees, what it did
+    "Patch",
+    "read_probe",
+    "sub_batch",
+    "Reading",
+    "Decision",
+    "Record",
+    "DecisionLog",
+    "replay",
+    # policies
+    "Policy",
+    "RegimePolicy",
+    "ClimbPolicy",
+    "EdgePolicy",
+    "MoMoPolicy",
+    "NoisePolicy",
+    "PlateauCooldown",
+    # averages
+    "WeightAverage",
+    "ValleyAverage",
+    "EMA",
+    "LAWA",
+    # schedules
+    "WSD",
+    "WSDS",
+]
