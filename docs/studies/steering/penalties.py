@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from problems import digits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.curvature import trace
 from lossatlas.objective import Objective, supervised
 from lossatlas.rng import generator
-from lossatlas.steering.penalties import NGERWeighter, nger_weights
+from lossatlas.steering.penalties import (
+    NGERWeighter,
+    nger_weights,
+    ntk_proxies,
+    sbmp_penalty,
+)
 from lossatlas.store.ledger import Ledger
 from lossatlas.studies.compare import Problem, parse_recipe
 from lossatlas.studies.compare.losses import hang_on, training_loss
@@ -21,7 +26,7 @@ from lossatlas.workbench import build_model, train
 
 SEEDS = 10
 STEPS = 600
-# Every method has one number and four values of it; plain training has none.
+# Every method has four settings to choose from; plain training has none.
 STRENGTHS = {
     "plain": [""],
     "L2": [f"+l2={x}" for x in (1e-4, 1e-3, 3e-3, 1e-2)],
@@ -30,22 +35,34 @@ STRENGTHS = {
     "SASP, GGN": [f"+sasp={x}" for x in (1e-3, 3e-3, 1e-2, 3e-2)],
     "SASP, Fisher": [f"+sasp-fisher={x}" for x in (1e-3, 3e-3, 1e-2, 3e-2)],
     "SASP + CVP": [f"+sasp={x}+cvp={y}" for x in (3e-3, 1e-2) for y in (1e-3, 1e-2)],
+    "SASP + CVP, original": [
+        f"+sasp-fisher={x}+cvp-original={y}" for x in (3e-3, 1e-2) for y in (1e-3, 1e-2)
+    ],
 }
 DECAYS = (1e-3, 1e-2, 1e-1, 3e-1, 1.0)
 GATES = {
     "L2": "sgd+decay={}",
-    "CVP (expansion)": "sgd+cvp={}",
+    "CVP, original": "sgd+cvp-original={}",
+    "CVP, gate without units": "sgd+cvp={}",
     "Cautious Weight Decay": "sgd+cwd={}",
 }
+# The length of the move is that of the original, and twice it: per pixel 0.6 and 1.2.
 ROBUST = {
     "plain": [""],
     "L2": STRENGTHS["L2"],
     "noisy inputs": [f"+noise={x}" for x in (0.25, 0.5, 1.0, 1.5)],
-    "SBMP": [f"+sbmp={x}" for x in (0.3, 1.0, 3.0, 10.0)],
+    "SBMP": [(lam, alpha) for lam in (1.0, 3.0) for alpha in (5.0, 10.0)],
 }
 NOISES = (0.0, 0.5, 1.0, 1.5)
-WEIGHTINGS = ("equal", "NGER", "NGER of the original", "fixed 0.05", "fixed 0.2", "fixed 0.35")
+TASK_STEPS = 800
+WEIGHTINGS = {
+    "equal": [0.5],
+    "fixed": [0.02, 0.05, 0.2, 0.35],
+    "NGER": [0.0, 0.5, 1.0, 2.0],
+    "NGER, original": [0.0, 0.5, 1.0, 2.0],
+}
 ENDS = ("valid loss", "test loss", "test accuracy", "Hessian trace", "train loss")
+TASK_ENDS = ("valid loss", "clean error, first task", "clean error, noisy task")
 
 Progress = Callable[[str], object]
 Job = Callable[[int], list[float]]
@@ -63,12 +80,12 @@ def measure(folder: Path, progress: Progress, seeds: int = SEEDS) -> dict[str, n
         name -> shape (seeds, numbers).
     """
     ledger = Ledger(folder / "penalties.sqlite", {"study": "penalties", "steps": STEPS})
-    return {
-        name: np.array(
-            [_once(ledger, f"{name} {seed}", job, seed, progress) for seed in range(seeds)]
-        )
-        for name, job in _jobs(digits()).items()
-    }
+    jobs = _jobs(digits())
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in jobs}
+    for seed in range(seeds):
+        for name, job in jobs.items():
+            rows[name].append(_once(ledger, f"{name} {seed}", job, seed, progress))
+    return {name: np.array(found) for name, found in rows.items()}
 
 
 def _once(ledger: Ledger, name: str, job: Job, seed: int, progress: Progress) -> np.ndarray:
@@ -88,10 +105,11 @@ def _jobs(clean: Problem) -> dict[str, Job]:
     for method in GATES.values():
         for lam in DECAYS:
             jobs[f"cvp {method.format(lam)}"] = _ends(clean, method.format(lam))
-    for text in dict.fromkeys(t for texts in ROBUST.values() for t in texts):
-        jobs[f"sbmp {text}"] = _under_noise(clean, f"sgd{text}")
-    for weighting in WEIGHTINGS:
-        jobs[f"nger {weighting}"] = _two_tasks(weighting)
+    for setting in dict.fromkeys(s for settings in ROBUST.values() for s in settings):
+        jobs[f"sbmp {setting}"] = _under_noise(clean, setting)
+    for weighting, settings in WEIGHTINGS.items():
+        for setting in settings:
+            jobs[f"nger {weighting} {setting}"] = _two_tasks(weighting, setting)
     return jobs
 
 
@@ -113,13 +131,16 @@ def mislabelled(problem: Problem, share: float) -> Problem:
     return replace(problem, train=replace(problem.train, targets=changed))
 
 
-def trained(problem: Problem, text: str, seed: int) -> nn.Module:
+def trained(
+    problem: Problem, text: str, seed: int, add: Callable[..., Tensor] | None = None
+) -> nn.Module:
     """One training of the recipe.
 
     Args:
         problem: data and model.
         text: the recipe.
         seed: of weights, order and penalties.
+        add: (model, batch) -> what is added to the loss.
 
     Returns:
         The model.
@@ -133,10 +154,11 @@ def trained(problem: Problem, text: str, seed: int) -> nn.Module:
         hang_on(recipe, optimizer)
         return optimizer
 
+    base = training_loss(recipe, model)
     train(
         model,
         problem.train,
-        training_loss(recipe, model),
+        base if add is None else lambda m, batch: base(m, batch) + add(m, batch),
         steps=STEPS,
         optimizer=make,
         batch_size=problem.batch_size,
@@ -164,9 +186,11 @@ def _ends(problem: Problem, text: str) -> Callable[[int], list[float]]:
     return job
 
 
-def _under_noise(problem: Problem, text: str) -> Callable[[int], list[float]]:
+def _under_noise(problem: Problem, setting: str | tuple[float, float]) -> Job:
+    text, add = (setting, None) if isinstance(setting, str) else ("", _sbmp(*setting))
+
     def job(seed: int) -> list[float]:
-        model = trained(problem, text, seed)
+        model = trained(problem, f"sgd{text}", seed, add)
         drawn = generator("test noise", seed)
         found = []
         for deviation in NOISES:
@@ -178,6 +202,12 @@ def _under_noise(problem: Problem, text: str) -> Callable[[int], list[float]]:
     return job
 
 
+def _sbmp(lam: float, alpha: float) -> Callable[..., Tensor]:
+    return lambda model, batch: (
+        lam * sbmp_penalty(model(batch[0]), model, batch[0], alpha, model=model)
+    )
+
+
 def _loss(model: nn.Module, data) -> tuple[float, float]:
     with torch.no_grad():
         outputs = model(data.inputs).double()
@@ -185,40 +215,46 @@ def _loss(model: nn.Module, data) -> tuple[float, float]:
     return float(F.cross_entropy(outputs, data.targets)), float(right)
 
 
-def _two_tasks(weighting: str) -> Callable[[int], list[float]]:
-    def job(seed: int) -> list[float]:
-        return _train_two_tasks(weighting, seed)
-
-    return job
+def _two_tasks(weighting: str, setting: float) -> Job:
+    return lambda seed: _train_two_tasks(weighting, setting, seed)
 
 
-def _train_two_tasks(weighting: str, seed: int) -> list[float]:
+def _train_two_tasks(weighting: str, setting: float, seed: int) -> list[float]:
     """Two signals of one input through one trunk, the second under heavy noise."""
     drawn = generator("two tasks", seed)
-    x = torch.rand(300, 2, generator=drawn) * 4 - 2
+    x = torch.rand(400, 2, generator=drawn) * 4 - 2
     signals = torch.stack([(2 * x[:, 0]).sin() + x[:, 1], x[:, 0] * x[:, 1].cos()], 1)
-    noise = torch.randn(100, 2, generator=drawn) * torch.tensor([0.05, 1.0])
-    seen, targets = x[:100], signals[:100] + noise
+    noisy = signals + torch.randn(400, 2, generator=drawn) * torch.tensor([0.05, 1.0])
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
         model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
         model.append(nn.Linear(64, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    weighter, lowest = NGERWeighter(2, window=100), torch.full((2,), torch.inf)
-    for _ in range(1500):
-        losses = (model(seen) - targets).square().mean(0)
-        lowest = torch.minimum(lowest, losses.detach())
-        if weighting == "NGER":
-            weights = weighter(losses, shared=[model[2].weight])
-        elif weighting == "NGER of the original":
-            weights = nger_weights(losses.detach(), lowest, torch.ones(2))
-        else:
-            second = 0.5 if weighting == "equal" else float(weighting.split()[1])
-            weights = torch.tensor([1 - second, second])
+    weigh = _weighter(weighting, setting, model[2].weight)
+    for _ in range(TASK_STEPS):
+        losses = (model(x[:100]) - noisy[:100]).square().mean(0)
+        weights = weigh(losses)
         optimizer.zero_grad()
         (weights * losses).sum().backward()
         optimizer.step()
     with torch.no_grad():
+        # What is chosen by is as noisy as what is trained on; only the end sees the signals.
+        chosen = (model(x[100:200]) - noisy[100:200]).square().mean()
         errors = (model(x[200:]) - signals[200:]).square().mean(0)
-        held = (model(x[100:200]) - signals[100:200]).square().mean(0)
-    return [*held.tolist(), *errors.tolist()]
+    return [float(chosen), *errors.tolist()]
+
+
+def _weighter(weighting: str, setting: float, shared: Tensor) -> Callable[[Tensor], Tensor]:
+    if weighting in {"equal", "fixed"}:
+        return lambda losses: torch.tensor([1 - setting, setting])
+    if weighting == "NGER":
+        weighter = NGERWeighter(2, gamma=setting, window=100)
+        return lambda losses: weighter(losses, shared=[shared])
+    window: list[Tensor] = []
+
+    def original(losses: Tensor) -> Tensor:
+        window.append(losses.detach())
+        lowest = torch.stack(window[-200:]).min(0).values
+        return nger_weights(losses.detach(), lowest, ntk_proxies(losses, [shared]), setting)
+
+    return original

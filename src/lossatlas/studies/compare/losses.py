@@ -53,14 +53,17 @@ def hang_on(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
     asked = recipe.penalties
     if "cwd" in asked:
         CautiousDecay(optimizer, asked["cwd"])
-    if "cvp" in asked:
-        lam = asked["cvp"]
+    for name, scale_free in (("cvp", True), ("cvp-original", False)):
+        if name in asked:
+            optimizer.register_step_pre_hook(_gated(asked[name], scale_free))
 
-        def decay(made: torch.optim.Optimizer, *_: object) -> None:
-            weights = [p for group in made.param_groups for p in group["params"]]
-            apply_cvp_(weights, lam, mode="expansion")
 
-        optimizer.register_step_pre_hook(decay)
+def _gated(lam: float, scale_free: bool) -> Callable[..., None]:
+    def decay(made: torch.optim.Optimizer, *_: object) -> None:
+        weights = [p for group in made.param_groups for p in group["params"]]
+        apply_cvp_(weights, lam, mode="expansion", scale_free=scale_free)
+
+    return decay
 
 
 def _base(asked: dict[str, float]) -> Loss:

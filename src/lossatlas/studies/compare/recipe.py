@@ -13,6 +13,7 @@ PENALTIES = (
     "sasp",
     "sasp-fisher",
     "cvp",
+    "cvp-original",
     "cwd",
     "l2",
     "smoothing",
