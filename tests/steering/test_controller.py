@@ -17,7 +17,13 @@ from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.rng import generator
 from lossatlas.steering.controller import TopologyLR
 from lossatlas.steering.log import DecisionLog
-from lossatlas.steering.policies import EdgePolicy, MoMoPolicy, NoisePolicy, RegimePolicy
+from lossatlas.steering.policies import (
+    EdgePolicy,
+    MoMoPolicy,
+    NoisePolicy,
+    PlateauCooldown,
+    RegimePolicy,
+)
 from lossatlas.steering.reading import Decision
 
 STEPS = 12
@@ -376,6 +382,18 @@ def test_a_closure_may_be_set_once_for_loops_that_step_without_one():
         run.controller.step()
     run.controller.step(strict=False)
     assert run.controller.last_epoch == 2
+
+
+def test_a_loss_may_be_told_before_the_update():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    controller = TopologyLR(optimizer, PlateauCooldown(every=2), warmup=0)
+    for value in (3.0, 1.0):
+        weight.grad = torch.ones(2)
+        controller.observe(torch.tensor(value))
+        optimizer.step()
+        controller.step()
+    assert controller.log.records[0].reading.train_loss == 2.0
 
 
 def test_logs_are_saved_and_replayed(tmp_path):

@@ -103,9 +103,8 @@ class TopologyLR(LRScheduler):
         self._instruments = Instruments(
             optimizer, self.policy.needs, patch or Patch(seed=seed), model, seed
         )
-        self.last_epoch, self._step_count, self.skipped = 0, 1, 0
+        self.last_epoch, self._step_count, self.skipped, self._updates = 0, 1, 0, 0
         self.closure: Closure | None = None
-        self._updates = 0
         self._last_lr: list[float | Tensor] = list(rates_of(optimizer))
         attach(self.optimizer, self)
 
@@ -146,8 +145,8 @@ class TopologyLR(LRScheduler):
         self._updates = 0
         self.last_epoch += 1
         self._step_count += 1
-        if loss is not None and not self.policy.before:
-            self._instruments.watch(loss)
+        if not self.policy.before:
+            self._instruments.settle(loss)
         self._rates.refresh()
         self._instruments.track(self._rates.ratios())
         if self.scheduler is not None and not self.per_epoch:
@@ -175,12 +174,14 @@ class TopologyLR(LRScheduler):
         self._write()
 
     def observe(self, loss: Tensor | float) -> None:
-        """Tell the loss of a batch before `optimizer.step()`, for policies that decide there.
+        """Tell the loss of a batch before `optimizer.step()`.
+
+        Policies that decide there need it; for others it is the `loss` of the next `step`.
 
         Args:
             loss: the mean of the batch, unscaled.
         """
-        self._instruments.watch(loss)
+        self._instruments.tell(loss, now=self.policy.before)
 
     def due(self, ahead: int = 0) -> bool:
         """Whether a decision falls on this step.

@@ -54,6 +54,7 @@ class Instruments:
         self.optimizer, self.needs, self.patch = optimizer, needs, patch
         self.model, self.seed = model, seed
         self._losses: list[Tensor | float] = []
+        self._told: Tensor | float | None = None
         self._gradients: list[list[Tensor | None]] | None = None
         self._travel = Travel(optimizer) if "travel" in needs else None
 
@@ -75,6 +76,28 @@ class Instruments:
             loss: a number.
         """
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+
+    def tell(self, loss: Tensor | float, *, now: bool) -> None:
+        """Take the loss of the batch in whose update has not been made yet.
+
+        Args:
+            loss: a number.
+            now: whether it belongs to the reading before that update, or to the next one.
+        """
+        if now:
+            self.watch(loss)
+        else:
+            self._told = loss.detach() if isinstance(loss, Tensor) else float(loss)
+
+    def settle(self, loss: Tensor | float | None) -> None:
+        """Take the loss of the update in that was just made.
+
+        Args:
+            loss: a number; None takes what was told before.
+        """
+        told, self._told = self._told if loss is None else loss, None
+        if told is not None:
+            self.watch(told)
 
     @property
     def opens(self) -> bool:
