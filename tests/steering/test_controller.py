@@ -387,7 +387,7 @@ def test_a_closure_may_be_set_once_for_loops_that_step_without_one():
 def test_a_loss_may_be_told_before_the_update():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    controller = TopologyLR(optimizer, PlateauCooldown(every=2), warmup=0)
+    controller = TopologyLR(optimizer, PlateauCooldown(), interval=2, warmup=0)
     for value in (3.0, 1.0):
         weight.grad = torch.ones(2)
         controller.observe(torch.tensor(value))
