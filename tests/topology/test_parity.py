@@ -6,6 +6,8 @@ Landscaper 1.3.1, persim 0.4.1, ripser 0.6.15, cripser 0.0.37 on the inputs belo
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from lossatlas.topology import (
     bottleneck,
@@ -18,6 +20,7 @@ from lossatlas.topology import (
     total_persistence,
     wasserstein,
 )
+from reference.topology_landscaper import landscaper_smad
 
 gudhi = pytest.importorskip("gudhi", reason="gudhi has no wheel for this machine")
 
@@ -58,6 +61,35 @@ def test_smad_is_landscapers(field, plain, normalised, weighted):
     assert tree.smad() == pytest.approx(plain, rel=1e-12)
     assert tree.smad(normalise=True) == pytest.approx(normalised, rel=1e-12)
     assert tree.smad(weighted=True) == pytest.approx(weighted, rel=1e-12)
+
+
+ROUGH = [
+    # Three minima, of which its contour tree holds none: it answers NaN.
+    ([[3, 1, 0], [6, 2, 8], [5, 7, 4]], np.nan, 10 / 3),
+    # One basin of three is left.
+    ([[4, 3, 6], [2, 5, 8], [7, 1, 0]], 5.0, 8 / 3),
+    # One minimum and no pass; its gap ends where a superlevel set parts.
+    ([[6, 8, 4], [2, 1, 3], [5, 0, 7]], 2.0, 0.0),
+    # 22 gaps of 36.
+    (np.random.default_rng(3).random((13, 13)), 0.31537364760426195, 0.290758528118775),
+]
+
+
+@pytest.mark.parametrize(("field", "theirs", "ours"), ROUGH)
+def test_on_rough_fields_landscaper_averages_a_contour_tree_cut_short(field, theirs, ours):
+    field = np.asarray(field, dtype=float)
+    assert landscaper_smad(field)[0] == pytest.approx(theirs, rel=1e-12, nan_ok=True)
+    assert merge_tree(field, connectivity="axis").smad() == pytest.approx(ours, rel=1e-12)
+
+
+@given(st.permutations(range(9)), st.sampled_from([(3, 3), (9, 1)]))
+def test_smad_is_landscapers_where_its_contour_tree_is_whole_and_only_basins_meet(order, shape):
+    field = np.array(order, dtype=float).reshape(shape)
+    tree = merge_tree(field, connectivity="axis")
+    theirs, pairs, lost = landscaper_smad(field)
+    assume(lost == 0 and len(pairs) == len(tree) > 1)
+    assume(np.isin([high for _, high in pairs], tree.saddles).all())
+    assert tree.smad() == pytest.approx(theirs)
 
 
 def barcodes():

@@ -22,7 +22,8 @@ def merge_tree(
             is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
             Points that are not finite are walls.
         connectivity: "full" (3^d - 1 neighbours, the better count of minima) or "axis" (2d
-            neighbours; `smad()` is then Landscaper's number). A graph brings its own.
+            neighbours; `smad()` is then Landscaper's number on smooth fields). A graph brings
+            its own.
         confidence: probability with which the error bound behind `threshold` holds.
 
     Returns:

@@ -158,9 +158,11 @@ class MergeTree:
         Raises:
             UnknownNameError: an unknown rule.
 
-        Source: Landscaper 1.3.1, `LossLandscape.smad`, read on its sublevel tree. It takes the
-        pairs from a contour tree, which loses some of them on rough fields; where it loses
-        none the numbers are equal.
+        Source: Landscaper 1.3.1, `LossLandscape.smad`. It takes the gaps from a contour tree
+        instead, whose nodes are also the points where a superlevel set parts, and prunes it
+        in two passes that halt early on rough grids; the basins not reached are left out,
+        down to NaN for a field of three. Where all are reached and each first meets another
+        basin, the numbers are equal.
         """
         check_one_of("rule", rule, ("leaf", "elder"))
         gaps = (
