@@ -29,7 +29,8 @@ from lossatlas.studies.inits.reliability import Reliability, reliability
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 MEASURES = ("train loss", "test loss", "train accuracy", "test accuracy")
-GROUPS = ("topology", "statistics", "curvature", "baseline")
+# "null": the topology of the same losses dealt out anew over their points.
+GROUPS = ("topology", "null", "statistics", "curvature", "baseline")
 
 
 @store.kind("inits-labels")

@@ -1,0 +1,156 @@
+"""Topology of a sampled neighbourhood as numbers: arrays in, no network known."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.topology import (
+    Diagram,
+    Graph,
+    MergeTree,
+    betti_curve,
+    entropy,
+    merge_tree,
+    persistence,
+    rips,
+    scattered,
+    simplify,
+    total_persistence,
+)
+
+Array = NDArray[np.float64]
+LEVELS = 50
+# Bars shorter than this share of the greatest loss are rounding of float32.
+ROUNDING = 1e-6
+
+
+def plane_numbers(values: Array) -> dict[str, float]:
+    """Sublevel persistence and the merge tree of one plane.
+
+    The essential basin counts where basins are counted, and nowhere else. Lengths are given in
+    units of the loss and, as `relative`, as shares of the range of the plane. Bars shorter than
+    a millionth of the greatest loss are taken for rounding.
+
+    Args:
+        values: losses on a grid, shape (points, points); those that are not finite are walls.
+
+    Returns:
+        name -> number; a plane with a single basin and no ridge gives 1 basin and zeros.
+
+    Raises:
+        DataError: no finite value.
+    """
+    diagram = persistence(values)
+    tree, span = simplify(merge_tree(values), _floor(diagram)), _span(diagram)
+    numbers = _basins(diagram, tree, span)
+    ridges = _long(diagram, 1)
+    return numbers | {
+        "ridges": float(len(ridges)),
+        "ridge total": float((ridges[:, 1] - ridges[:, 0]).sum()),
+        "ridge relative": float((ridges[:, 1] - ridges[:, 0]).max(initial=0.0)) / span,
+        "ridge betti": _betti_mean(diagram, 1),
+        "centre depth": _centre_depth(values, tree) / span,
+    }
+
+
+def graph_numbers(points: Array, losses: Array) -> dict[str, float]:
+    """Lower-star persistence of scattered points on their neighbour graph.
+
+    Args:
+        points: coordinates, shape (points, dimensions).
+        losses: shape (points,); those that are not finite are walls.
+
+    Returns:
+        name -> number, degree 0 only.
+
+    Raises:
+        DataError: no finite loss, or coordinates that are not finite.
+    """
+    source: Graph = scattered(points, losses, method="knn")
+    diagram = persistence(source)
+    return _basins(diagram, simplify(merge_tree(source), _floor(diagram)), _span(diagram))
+
+
+def cloud_numbers(points: Array, losses: Array) -> dict[str, float]:
+    """Rips persistence of points lifted by their losses, each axis in units of its spread.
+
+    The loss is one more coordinate, of the very points it was measured at. Where it does not
+    vary, only the cloud is left.
+
+    Args:
+        points: coordinates, shape (points, dimensions).
+        losses: shape (points,); points without a finite loss are left out.
+
+    Returns:
+        name -> number, degrees 0 and 1.
+
+    Raises:
+        DataError: fewer than one point with a finite loss.
+    """
+    finite = np.isfinite(losses)
+    lifted = np.column_stack([points[finite], losses[finite]])
+    middle = np.median(lifted, axis=0)
+    spread = np.median(np.abs(lifted - middle), axis=0)
+    cloud = (lifted - middle) / np.where(spread > 0, spread, 1.0)
+    diagram = rips(cloud, dimensions=(0, 1))
+    numbers: dict[str, float] = {}
+    for degree in (0, 1):
+        bars = diagram.bars(degree)
+        lengths = bars[:, 1] - bars[:, 0]
+        numbers |= {
+            f"h{degree} bars": float(lengths.size),
+            f"h{degree} total": float(lengths.sum()),
+            f"h{degree} longest": float(lengths.max(initial=0.0)),
+            f"h{degree} entropy": entropy(diagram, dimension=degree),
+        }
+    return numbers
+
+
+def _basins(diagram: Diagram, tree: MergeTree, span: float) -> dict[str, float]:
+    bars = _long(diagram, 0)
+    lengths = bars[:, 1] - bars[:, 0]
+    shares = tree.volumes / max(int(tree.volumes.sum()), 1)
+    return {
+        "basins": float(len(bars) + np.count_nonzero(diagram.essential & _degree(diagram, 0))),
+        "total": float(lengths.sum()),
+        "longest": float(lengths.max(initial=0.0)),
+        "relative": float(lengths.max(initial=0.0)) / span,
+        "relative total": float(lengths.sum()) / span,
+        "entropy": entropy(bars),
+        "energy": float(np.sqrt(total_persistence(bars, order=2))) / span,
+        "betti": _betti_mean(diagram, 0),
+        "saddle minimum": tree.smad(normalise=True),
+        "deepest share": float(shares[0]),
+    }
+
+
+def _span(diagram: Diagram) -> float:
+    return max(diagram.high - diagram.low, float(np.finfo(np.float64).tiny))
+
+
+def _floor(diagram: Diagram) -> float:
+    return ROUNDING * max(abs(diagram.high), abs(diagram.low))
+
+
+def _long(diagram: Diagram, degree: int) -> Array:
+    bars = diagram.bars(degree)
+    return np.asarray(bars[bars[:, 1] - bars[:, 0] > _floor(diagram)])
+
+
+def _degree(diagram: Diagram, degree: int) -> NDArray[np.bool_]:
+    return np.asarray(diagram.dimensions == degree)
+
+
+def _betti_mean(diagram: Diagram, degree: int) -> float:
+    # The area under the curve over the range of the levels; without its ends, where the curve
+    # of a single basin is 0 or 1 by rounding.
+    levels = np.linspace(diagram.low, diagram.high, LEVELS + 2)[1:-1]
+    return float(betti_curve(diagram, levels, dimension=degree).mean())
+
+
+def _centre_depth(values: Array, tree: MergeTree) -> float:
+    # How far the middle lies above the bottom of its own basin.
+    middle = tuple(size // 2 for size in values.shape)
+    basin = tree.basins[middle]
+    if basin < 0:
+        return 0.0
+    return float(values[middle] - tree.minima_values[basin])
