@@ -1,5 +1,6 @@
 """What a study is about: a network, its data, and the batch of its landscapes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,6 +10,8 @@ from torch import nn
 from lossatlas.algebra.params import fingerprint
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch, Objective
+from lossatlas.studies.inits.candidates import Initialiser
+from lossatlas.studies.inits.losses import TrueLosses
 from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.workbench.criteria import Loss, as_loss
 from lossatlas.workbench.dataset import Dataset
@@ -27,6 +30,7 @@ class Subject:
         test: what labels are read on.
         loss: loss(model, batch).
         probe: the fixed batch out of `train` on which landscapes are measured.
+        build: seed -> a new network with the initial weights that it gives itself.
     """
 
     model: nn.Module
@@ -34,6 +38,20 @@ class Subject:
     test: Dataset
     loss: Loss
     probe: Batch
+    build: Callable[[int], nn.Module]
+
+    @property
+    def initialiser(self) -> Initialiser:
+        """Makes the parameters of candidates."""
+        return Initialiser(self.model, self.loss, self.probe, self.build)
+
+    def true_losses(self) -> TrueLosses:
+        """The loss of the probe at many points at once.
+
+        Returns:
+            A function of stacked parameters.
+        """
+        return TrueLosses(self.model, self.loss, self.probe)
 
     def objective(self) -> Objective:
         """The landscape: the mean loss of the probe, in eval mode.
@@ -75,11 +93,15 @@ def load_subject(settings: InitsSettings) -> Subject:
             f"of {len(data)} examples; give a smaller test set or probe."
         )
     train, test = (part.to(settings.device) for part in (data.skip(size), data.take(size)))
-    model = build_model(settings.model, data, seed=settings.seed)
+
+    def build(seed: int) -> nn.Module:
+        return build_model(settings.model, data, seed=seed)
+
     return Subject(
-        model.to(torch.device(settings.device)).eval(),
+        build(settings.seed).to(torch.device(settings.device)).eval(),
         train,
         test,
         as_loss(settings.loss, data.task),
         cast(Batch, train.batches(settings.probe)[0]),
+        build,
     )

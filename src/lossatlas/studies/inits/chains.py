@@ -1,0 +1,210 @@
+"""A chain of layers computed for many networks in few large products.
+
+Members stand side by side: those of a dense layer in one batched product, those of a
+convolution as groups of one convolution with channels last. All members read the same data,
+so the first layer is one product with all their weights.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lossatlas.algebra.params import Params
+
+_ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid)
+_IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_WIDE = 4
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers that follow one another.
+
+    Attributes:
+        layers: (name, module) each; activations that commute with pooling stand after it.
+        dense: whether there are no convolutions.
+    """
+
+    layers: tuple[tuple[str, nn.Module], ...]
+    dense: bool
+
+    def sizes(self, example: Tensor, examples: int, cache: int) -> tuple[int, int]:
+        """How many members and examples to compute side by side.
+
+        Args:
+            example: one input, shape (1, ...).
+            examples: of the batch.
+            cache: bytes that activations may take.
+
+        Returns:
+            (members, examples).
+        """
+        widest, value = 1, example
+        for _, layer in self.layers:
+            value = layer(value)
+            if not isinstance(layer, nn.Flatten):
+                widest = max(widest, value.nbytes)
+        if self.dense:
+            return max(1, min(64, cache // (widest * examples))), examples
+        return _WIDE, max(1, min(examples, _WIDE * cache // (_WIDE * widest)))
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Examples laid out as the first layer likes them.
+
+        Args:
+            inputs: shape (examples, ...).
+
+        Returns:
+            (features, examples) for dense chains, else pictures with channels last.
+        """
+        if self.dense:
+            return inputs.flatten(1).T.contiguous()
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def outputs(self, pieces: Sequence[Tensor], weights: Params) -> Tensor:
+        """What all members give for all examples.
+
+        Args:
+            pieces: what `prepared` gave.
+            weights: each of shape (members, ...).
+
+        Returns:
+            Shape (members, outputs, examples).
+        """
+        return torch.cat([self._one(piece, weights) for piece in pieces], dim=2)
+
+    def _one(self, value: Tensor, weights: Params) -> Tensor:
+        members = len(next(iter(weights.values())))
+        flat, first = self.dense, True
+        for name, layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                if not flat:
+                    value, flat = _flattened(value, members), True
+            elif isinstance(layer, nn.Linear):
+                value = _product(name, value, weights, first=first and self.dense)
+                first = False
+            elif isinstance(layer, nn.Conv2d):
+                value = _convolved(name, layer, value, weights, first=first)
+                first = False
+            elif isinstance(layer, nn.BatchNorm2d):
+                value = _normalised(name, layer, value, weights, members)
+            elif isinstance(layer, nn.ReLU):
+                # The data themselves must stay as they are.
+                value = value.relu() if first else value.relu_()
+            else:
+                value = layer(value)
+        return value
+
+
+def read_chain(model: nn.Module) -> Chain | None:
+    """A network as a chain of layers that can be computed side by side.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The chain; None where the network is not one, or some of its weights are frozen.
+    """
+    if type(model) is not nn.Sequential or not _all_trained(model):
+        return None
+    layers = [(n, layer) for n, layer in model.named_children() if not isinstance(layer, _IDLE)]
+    if not all(_known(layer) for _, layer in layers):
+        return None
+    kinds = [type(layer) for _, layer in layers]
+    weighted = [kind for kind in kinds if kind in {nn.Linear, nn.Conv2d}]
+    dense = nn.Conv2d not in weighted
+    starts = nn.Linear if dense else nn.Conv2d
+    if not weighted or weighted[0] is not starts or weighted != sorted(weighted, key=_order):
+        return None
+    return Chain(tuple(_pooled_first(layers)), dense)
+
+
+def _all_trained(model: nn.Module) -> bool:
+    parameters = list(model.parameters())
+    shared = len(dict(model.named_parameters(remove_duplicate=False))) != len(parameters)
+    return all(p.requires_grad for p in parameters) and not shared
+
+
+def _order(kind: type) -> int:
+    return 0 if kind is nn.Conv2d else 1
+
+
+def _known(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros"
+    if type(layer) is nn.Flatten:
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    if type(layer) is nn.BatchNorm2d:
+        return layer.affine and layer.track_running_stats
+    return type(layer) in {nn.Linear, *_ELEMENTWISE, *_POOLS}
+
+
+def _pooled_first(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    # The largest of rectified values is the rectified largest: a quarter of the work.
+    ordered = list(layers)
+    for index in range(len(ordered) - 1):
+        here, after = ordered[index][1], ordered[index + 1][1]
+        if isinstance(here, nn.ReLU) and isinstance(after, nn.MaxPool2d):
+            ordered[index], ordered[index + 1] = ordered[index + 1], ordered[index]
+    return ordered
+
+
+def _flattened(value: Tensor, members: int) -> Tensor:
+    examples = len(value)
+    each = value.reshape(examples, members, math.prod(value.shape[1:]) // members)
+    return each.permute(1, 2, 0)
+
+
+def _product(name: str, value: Tensor, weights: Params, *, first: bool) -> Tensor:
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    if first:
+        members, outputs, inputs = weight.shape
+        product = weight.reshape(members * outputs, inputs) @ value
+        if bias is not None:
+            product += bias.reshape(-1, 1)
+        return product.view(members, outputs, -1)
+    if bias is None:
+        return torch.bmm(weight, value)
+    return torch.baddbmm(bias.unsqueeze(2), weight, value)
+
+
+def _convolved(
+    name: str, layer: nn.Conv2d, value: Tensor, weights: Params, *, first: bool
+) -> Tensor:
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    members = len(weight)
+    # Before the first layer there is one picture for all; groups of its own need copies.
+    shared = first and layer.groups == 1
+    if first and not shared:
+        value = value.repeat(1, members, 1, 1)
+    flat = weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(
+        value,
+        flat,
+        None if bias is None else bias.flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        1 if shared else members * layer.groups,
+    )
+
+
+def _normalised(
+    name: str, layer: nn.BatchNorm2d, value: Tensor, weights: Params, members: int
+) -> Tensor:
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert variance is not None
+    return F.batch_norm(
+        value,
+        mean.repeat(members),
+        variance.repeat(members),
+        weights[f"{name}.weight"].flatten(),
+        weights[f"{name}.bias"].flatten(),
+        eps=layer.eps,
+    )
