@@ -21,11 +21,11 @@ from lossatlas.studies.compare import (
     Comparison,
     Problem,
     compare,
+    optimizers,
     paired,
     parse_recipe,
     run_trial,
 )
-from lossatlas.studies.compare import trial as trials
 from lossatlas.studies.compare.losses import training_loss
 from lossatlas.workbench import build_model, load_dataset
 
@@ -171,7 +171,7 @@ def test_optimizers_that_are_missing_are_named(problem, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(trials.importlib, "import_module", missing)
+    monkeypatch.setattr(optimizers.importlib, "import_module", missing)
     with pytest.raises(MissingDependencyError, match="pip install pytorch_optimizer"):
         run_trial(problem, parse_recipe("prodigy"), 1.0, 0, [4])
 

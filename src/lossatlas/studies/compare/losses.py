@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
 from lossatlas.steering.penalties import (
     CautiousDecay,
@@ -15,25 +16,36 @@ from lossatlas.steering.penalties import (
     apply_cvp_,
     captured_features,
     sasp_cross_entropy,
+    sasp_penalty,
     sbmp_penalty,
 )
 from lossatlas.studies.compare.recipe import Recipe
 
 Loss = Callable[[nn.Module, Batch], Tensor]
+# The losses whose head SASP knows, and what it calls that head.
+HEADS = {"cross_entropy": "softmax", "mse": "linear", "bce": "sigmoid"}
 
 
-def training_loss(recipe: Recipe, model: nn.Module) -> Loss:
-    """The loss of a recipe for batches (input, class).
+def training_loss(
+    recipe: Recipe, model: nn.Module, criterion: Callable[..., Tensor] | None = None
+) -> Loss:
+    """The loss of a recipe for batches (input, target).
 
     Args:
         recipe: its penalties.
         model: what will be trained; some penalties keep state of its layers.
+        criterion: (output, target) -> loss, as from `build_loss`; None is the cross-entropy of
+            class indices.
 
     Returns:
         loss(model, batch) -> scalar with its graph.
+
+    Raises:
+        ArgumentError: a penalty that this criterion cannot have.
     """
     asked = recipe.penalties
-    base = _base(asked)
+    plain = _cross_entropy(asked) if criterion is None else _any_loss(asked, criterion)
+    base = _with_decay(plain, asked["l2"]) if asked.get("l2") else plain
     if "spectral" in asked:
         base = _with_spectral(base, SpectralRegulariser(model, asked["spectral"]))
     if "sbmp" in asked:
@@ -66,25 +78,52 @@ def _gated(lam: float, scale_free: bool) -> Callable[..., None]:
     return decay
 
 
-def _base(asked: dict[str, float]) -> Loss:
-    smoothing, decay = asked.get("smoothing", 0.0), asked.get("l2", 0.0)
-    kind = "fisher" if "sasp-fisher" in asked else "ggn"
-    rho = asked.get("sasp", asked.get("sasp-fisher", 0.0))
+def _cross_entropy(asked: dict[str, float]) -> Loss:
+    smoothing, (rho, kind) = asked.get("smoothing", 0.0), _sasp(asked)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         inputs, targets = batch
-        if rho:
-            with captured_features(model) as head:
-                logits = model(inputs)
-            value, _ = sasp_cross_entropy(
-                logits, head.features, targets, rho=rho, kind=kind, label_smoothing=smoothing
-            )
-        else:
-            value = F.cross_entropy(model(inputs), targets, label_smoothing=smoothing)
-        if decay:
-            squares = [p.square().sum() for p in model.parameters()]
-            value = value + 0.5 * decay * torch.stack(squares).sum()
+        if not rho:
+            return F.cross_entropy(model(inputs), targets, label_smoothing=smoothing)
+        with captured_features(model) as head:
+            logits = model(inputs)
+        value, _ = sasp_cross_entropy(
+            logits, head.features, targets, rho=rho, kind=kind, label_smoothing=smoothing
+        )
         return value
+
+    return loss
+
+
+def _any_loss(asked: dict[str, float], criterion: Callable[..., Tensor]) -> Loss:
+    name = getattr(criterion, "name", type(criterion).__name__)
+    (rho, kind), head = _sasp(asked), HEADS.get(name, "")
+    if asked.get("smoothing"):
+        raise ArgumentError(f"'smoothing' needs class indices, one an example; got '{name}'.")
+    if rho and not head:
+        raise ArgumentError(f"'sasp' needs one of the losses {', '.join(HEADS)}; got '{name}'.")
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        if not rho:
+            return criterion(model(inputs), targets).mean()
+        with captured_features(model) as caught:
+            logits = model(inputs)
+        penalty = sasp_penalty(logits, caught.features, targets, kind=kind, head=head)
+        return criterion(logits, targets).mean() + rho * penalty
+
+    return loss
+
+
+def _sasp(asked: dict[str, float]) -> tuple[float, str]:
+    kind = "fisher" if "sasp-fisher" in asked else "ggn"
+    return asked.get("sasp", asked.get("sasp-fisher", 0.0)), kind
+
+
+def _with_decay(base: Loss, decay: float) -> Loss:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        squares = [p.square().sum() for p in model.parameters()]
+        return base(model, batch) + 0.5 * decay * torch.stack(squares).sum()
 
     return loss
 

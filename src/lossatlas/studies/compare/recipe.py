@@ -22,8 +22,10 @@ PENALTIES = (
     "sbmp",
     "noise",
 )
-SETTINGS = ("decay", "warmup")
-PARTS = ("constant", *TOLD, *CONTROLLERS, *PENALTIES, *SETTINGS)
+SETTINGS = ("decay", "warmup", "interval")
+# What needs no number: how the rate goes when nothing is said, and which weights are read.
+PLAIN = ("constant", "average")
+PARTS = (*PLAIN, *TOLD, *CONTROLLERS, *PENALTIES, *SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,22 @@ class Recipe:
         """What is added to the loss, name -> strength."""
         return {name: value for name, value in self.parts if name in PENALTIES}
 
+    @property
+    def averaged(self) -> bool:
+        """Whether its weights are read through a `ValleyAverage`: on request, or on a climb."""
+        return self.controller == "climb" or any(name == "average" for name, _ in self.parts)
+
+    @property
+    def trained(self) -> str:
+        """The recipe without what only concerns the reading: one training serves both."""
+        words = self.name.replace(" ", "").split("+")
+        return "+".join(word for word in words if word not in PLAIN)
+
     def setting(self, name: str, default: float) -> float:
         """A number of the recipe.
 
         Args:
-            name: "decay" (weight decay) or "warmup" (steps).
+            name: "decay" (weight decay), "warmup" or "interval" (steps).
             default: where it is not written.
 
         Returns:
@@ -104,6 +117,10 @@ def _part(text: str, word: str) -> tuple[str, float]:
         if name in PENALTIES or name in SETTINGS:
             raise ArgumentError(f"'{name}' in '{text}' needs a number, as in '{name}=0.01'.")
         return name, float("nan")
+    if name not in PENALTIES and name not in SETTINGS:
+        raise ArgumentError(
+            f"'{name}' in '{text}' takes no number; leave '{sign}{number}' out."
+        )
     try:
         value = float(number)
     except ValueError:

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas import store
-from lossatlas.algebra.params import fingerprint
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.store.ledger import Ledger
 from lossatlas.studies.compare.comparison import Comparison, Trial
+from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe, parse_recipe
-from lossatlas.studies.compare.trial import MEASURES, READINGS, Problem, run_trial
+from lossatlas.studies.compare.trial import MEASURES, READINGS, run_trial
 
 Array = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def compare(
             values[where] = row[1:-2].reshape(len(READINGS), len(MEASURES))
             seconds[where], final[where] = row[-2:]
     settings = {"recipes": names, "rates": list(rates), "horizons": list(horizons)}
-    made = store.Provenance(settings=settings | _identity(problem), data=_data(problem))
+    made = store.Provenance(settings=settings | problem.identity, data=problem.fingerprint)
     return Comparison(
         tuple(names),
         tuple(horizons),
@@ -119,7 +119,7 @@ def _trained(
     executor: Executor,
     progress: Callable[[str], object] | None,
 ) -> list[Array]:
-    run = _identity(problem) | {"data": _data(problem)}
+    run = problem.identity | {"data": problem.fingerprint}
     ledger = None if resume is None else Ledger(resume, run)
     found = [None if ledger is None else ledger.get(trial.name) for trial in trials]
     missing = [index for index, table in enumerate(found) if table is None]
@@ -142,18 +142,3 @@ def _trained(
 def _one(problem: Problem, trial: Trial) -> Array:
     recipe = parse_recipe(trial.recipe)
     return run_trial(problem, recipe, trial.lr, trial.seed, trial.horizons)
-
-
-def _identity(problem: Problem) -> dict[str, str | float]:
-    plain = {
-        name: value
-        for name, value in vars(problem).items()
-        if isinstance(value, str | int | float)
-    }
-    return plain | {"augment": getattr(problem.augment, "__name__", str(problem.augment))}
-
-
-def _data(problem: Problem) -> str:
-    parts = {"train": problem.train, "valid": problem.valid, "test": problem.test}
-    tensors = {f"{n}.x": d.inputs for n, d in parts.items()}
-    return fingerprint(tensors | {f"{n}.y": d.targets for n, d in parts.items()})
