@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -58,15 +60,78 @@ def test_a_field_matches_itself_and_the_matching_is_symmetric(pair, connectivity
     assert sorted(there.tolist()) == sorted(back[:, ::-1].tolist())
 
 
-def test_a_basin_that_stays_is_known_by_its_place():
+@given(distinct_pairs(), connectivities)
+def test_partners_stand_in_one_common_basin_before_either_ends(pair, connectivity):
+    found = match_basins(*pair, connectivity=connectivity)
+    common = merge_tree(np.minimum(*pair), connectivity=connectivity)
+    trees = found.first, found.second
+    for partners in found.pairs:
+        homes = [
+            common.basins.ravel()[tree.minima[n]]
+            for tree, n in zip(trees, partners, strict=True)
+        ]
+        ends = [
+            tree.minima_values[n] + tree.persistences[n]
+            for tree, n in zip(trees, partners, strict=True)
+        ]
+        assert common.barrier(*homes) <= min(ends)
+    assert all(len(set(side)) == len(side) for side in found.pairs.T.tolist())
+
+
+def wells(x, at, depths):
+    return -sum(h * np.exp(-((x - c) ** 2) / 0.1) for c, h in zip(at, depths, strict=True))
+
+
+depth = st.integers(50, 99).map(lambda n: n / 100)
+
+
+@given(st.lists(depth, min_size=4, max_size=4), st.lists(depth, min_size=4, max_size=4))
+def test_basins_that_stay_are_matched_whatever_their_depths_become(before, after):
+    x, at = np.linspace(-4, 4, 81), (-3, -1, 1, 3)
+    found = match_basins(wells(x, at, before), wells(x, at, after))
+    places = [(x[found.first.minima[i]], x[found.second.minima[j]]) for i, j in found.pairs]
+    np.testing.assert_allclose(sorted(places), [(c, c) for c in at], atol=0.06)
+    assert (found.gone.size, found.new.size) == (0, 0)
+
+
+def test_a_deeper_basin_that_goes_takes_no_partner_from_one_that_stays():
+    x = np.linspace(-4, 4, 81)
+    found = match_basins(wells(x, (-1, 1), (0.99, 1.0)), wells(x, (-1,), (0.99,)))
+    assert x[found.first.minima[found.pairs[:, 0]]] == pytest.approx([-1.0])
+    assert x[found.first.minima[found.gone]] == pytest.approx([1.0])
+    assert found.new.size == 0
+
+
+def test_a_basin_that_moves_is_followed_past_one_that_stays():
     x = np.linspace(-3, 3, 61)
-    wells = lambda *at: -sum(h * np.exp(-((x - c) ** 2) / 0.1) for c, h in at)  # noqa: E731
-    before, after = wells((-2, 1.0), (0, 0.8)), wells((0.1, 0.8), (2, 1.2))
+    before, after = wells(x, (-2, 0), (1.0, 0.8)), wells(x, (0.1, 2), (0.8, 1.2))
     found = match_basins(before, after)
     places = [(x[found.first.minima[i]], x[found.second.minima[j]]) for i, j in found.pairs]
-    # What never ends is matched with what never ends, wherever it lies.
-    assert len(found.first) == len(found.second) == 2
-    assert (pytest.approx(-2, abs=0.1), pytest.approx(2, abs=0.1)) in places
+    # What has no partner in its place is matched with what comes, as long as both are there.
+    np.testing.assert_allclose(sorted(places), [(-2, 2), (0, 0.1)], atol=0.11)
+
+
+@dataclass(frozen=True)
+class Map:
+    values: np.ndarray
+    stderr: np.ndarray
+    interpolation_error: float = 0.0
+
+    @property
+    def axes(self):
+        return (np.arange(float(self.values.size)),)
+
+
+def test_minima_as_deep_as_the_errors_can_tell_are_told_apart_by_place():
+    two = np.array([5.0, 1.0, 2.0, 3.0, 1.0, 5.0])
+    one = np.array([5.0, 1.0, 0.5, 0.3, 0.2, 5.0])
+    found = match_basins(two, one)
+    assert found.first.minima[found.pairs[:, 0]].tolist() == [4]
+    lower = two.copy()
+    lower[1] = 0.99
+    assert match_basins(lower, one).first.minima[match_basins(lower, one).pairs[0, 0]] == 1
+    blurred = match_basins(Map(lower, np.full(6, 0.01)), one)
+    assert blurred.first.minima[blurred.pairs[:, 0]].tolist() == [4]
 
 
 def test_walls_split_the_essential_matching():

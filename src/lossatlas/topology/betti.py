@@ -10,7 +10,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints
-from lossatlas.topology.induced import images
+from lossatlas.topology.inclusion import images
 from lossatlas.topology.layers import complement, inside
 from lossatlas.topology.pairing import elder_rule
 

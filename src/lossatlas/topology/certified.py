@@ -17,7 +17,7 @@ from lossatlas.topology.field import (
     Source,
     read_field,
 )
-from lossatlas.topology.induced import images
+from lossatlas.topology.inclusion import images
 
 
 @dataclass(frozen=True, eq=False)
