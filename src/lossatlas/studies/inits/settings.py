@@ -57,12 +57,12 @@ class LabelSettings(_Strict):
     schemes: tuple[str, ...] = ("xavier_uniform", "kaiming_uniform", "orthogonal")
     scales: tuple[float, float] = (0.6, 1.4)
     matched: float = Field(default=0.5, ge=0, le=1)
-    budgets: tuple[int, ...] = (5, 15, 25)
+    budgets: tuple[int, ...] = (1, 5, 25)
     orders: int = Field(default=3, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-4, ge=0)
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     schedule: Literal["constant", "cosine"] = "cosine"
     together: int = Field(default=50, ge=1)
 
@@ -118,12 +118,7 @@ class InitsSettings(_Strict):
             *sections: out of "generate", "surrogate", "label", "quality".
 
         Returns:
-            Plain values; equal for files that go together. How work is cut and where it runs
-            is not part of it.
+            Plain values; equal for files that go together. Where work runs is not part of it.
         """
         common = ("model", "data", "loss", "examples", "test", "probe", "seed")
-        kept = self.model_dump(mode="json", include={*common, *sections})
-        for section in sections:
-            for name in ("chunk", "together"):
-                kept[section].pop(name, None)
-        return kept
+        return self.model_dump(mode="json", include={*common, *sections})

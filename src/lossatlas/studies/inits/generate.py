@@ -1,0 +1,173 @@
+"""Stage 1: points of parameter space from many initialisers, and the true losses there."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.executor import Executor
+from lossatlas.rng import derive_seed, generator
+from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.candidates import check_schemes
+from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.pairs import Pairs
+from lossatlas.studies.inits.schemes import INTERPOLATION
+from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.studies.inits.subject import Subject
+from lossatlas.studies.inits.threads import one_thread
+from lossatlas.studies.pieces import finished
+
+Array = NDArray[np.float64]
+# As published: parents are taken from the first 500 among the best 30 %.
+_BEST, _PARENTS, _MIX_NOISE = 0.3, 500, 0.1
+
+
+def generate(
+    settings: InitsSettings,
+    subject: Subject,
+    *,
+    executor: str | Executor | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> Pairs:
+    """Draw recipes and compute their losses; what is done is kept in the folder.
+
+    Nine of ten are initialisers with some noise on top; the others mix two to four of the
+    best of these, as in the published study.
+
+    Args:
+        settings: of the study.
+        subject: network and data.
+        executor: instead of the one in the settings.
+        progress: called with a line after every chunk.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        UnknownNameError: an unknown scheme or executor.
+        ArgumentError: shares of schemes that are no shares.
+        ModelError: a network without supported layers.
+        DataError: no loss is finite.
+        ResumeError: the folder holds unfinished work of other settings.
+    """
+    base = base_recipes(settings)
+    subject.initialiser.draw(base[0])
+    losses = _losses(settings, subject, base, executor, progress)
+    if not np.isfinite(losses).any():
+        raise DataError(
+            f"none of {len(losses)} initialisations has a finite loss; give smaller scales, "
+            "as in --set generate.scales=[0.5,1.0]."
+        )
+    mixed = mixed_recipes(settings, base, losses)
+    losses = np.concatenate([losses, _losses(settings, subject, mixed, executor, progress)])
+    made = provenance(settings, "generate", subject.fingerprint)
+    return Pairs((*base, *mixed), losses, made)
+
+
+def base_recipes(settings: InitsSettings) -> tuple[Candidate, ...]:
+    """Initialisers with scales and noise.
+
+    Args:
+        settings: of the study.
+
+    Returns:
+        The recipes.
+
+    Raises:
+        UnknownNameError: an unknown scheme.
+        ArgumentError: shares that are negative or all zero.
+    """
+    plan = settings.generate
+    check_schemes(tuple(plan.schemes))
+    shares = torch.tensor(list(plan.schemes.values()), dtype=torch.float64)
+    if not bool((shares >= 0).all()) or not bool(shares.sum() > 0):
+        raise ArgumentError(
+            f"`generate.schemes` must give shares >= 0, one of them > 0; got {plan.schemes}."
+        )
+    count = plan.samples - round(plan.interpolated * plan.samples)
+    random = generator(settings.seed, "generate")
+    which = torch.multinomial(shares, count, replacement=True, generator=random).tolist()
+    low, high = plan.scales
+    scales = (low + (high - low) * torch.rand(count, generator=random).double()).tolist()
+    noisy = torch.rand(count, generator=random) < plan.perturbed
+    spread = plan.noise * (1 + 0.2 * torch.randn(count, generator=random)).clamp(min=0)
+    noise = (spread * noisy).double().tolist()
+    names = list(plan.schemes)
+    return tuple(
+        Candidate(names[kind], scale, _seed(settings, index), deviation)
+        for index, (kind, scale, deviation) in enumerate(zip(which, scales, noise, strict=True))
+    )
+
+
+def mixed_recipes(
+    settings: InitsSettings, base: Sequence[Candidate], losses: Array
+) -> tuple[Candidate, ...]:
+    """Mixtures of two to four of the better recipes.
+
+    Args:
+        settings: of the study.
+        base: recipes.
+        losses: of these, shape (len(base),).
+
+    Returns:
+        The recipes.
+    """
+    count = settings.generate.samples - len(base)
+    finite = np.where(np.isfinite(losses), losses, np.inf)
+    good = np.flatnonzero(finite <= np.quantile(finite[np.isfinite(finite)], _BEST))[:_PARENTS]
+    random = generator(settings.seed, "mix")
+    found = []
+    for index in range(count):
+        size = min(int(torch.randint(2, 5, (1,), generator=random)), len(good))
+        picked = torch.randperm(len(good), generator=random)[:size].tolist()
+        parents = tuple(base[int(good[place])] for place in picked)
+        seed = _seed(settings, len(base) + index)
+        noise = _MIX_NOISE if settings.generate.noise else 0.0
+        found.append(Candidate(INTERPOLATION, 1.0, seed, noise, parents))
+    return tuple(found)
+
+
+def _seed(settings: InitsSettings, index: int) -> int:
+    return derive_seed(settings.seed, "generate", index) % 2**31
+
+
+def _losses(
+    settings: InitsSettings,
+    subject: Subject,
+    candidates: Sequence[Candidate],
+    executor: str | Executor | None,
+    progress: Callable[[str], object] | None,
+) -> Array:
+    chunk = settings.generate.chunk
+    firsts = range(0, len(candidates), chunk)
+    kind = "mixtures" if candidates and candidates[0].parents else "initialisers"
+    measure: list[Callable[[Sequence[Candidate]], Array]] = []
+
+    def work(index: int) -> Array:
+        # Made where it works: what is fast there is found out once in each process.
+        if not measure:
+            measure.append(_measure(subject))
+        return measure[0](candidates[firsts[index] : firsts[index] + chunk])
+
+    tables = finished(
+        [f"{kind} from {first}" for first in firsts],
+        work,
+        run=settings.identity("generate") | {"data fingerprint": subject.fingerprint},
+        resume=ledger_of(settings, "generate"),
+        executor=executor or settings.executor,
+        progress=progress,
+    )
+    return np.concatenate([np.empty(0), *(table[:, 0] for table in tables)])
+
+
+def _measure(subject: Subject) -> Callable[[Sequence[Candidate]], Array]:
+    initialiser, losses = subject.initialiser, subject.true_losses()
+
+    def measure(candidates: Sequence[Candidate]) -> Array:
+        with one_thread():
+            found: Array = losses(initialiser.stack(candidates)).numpy()
+        return found[:, None]
+
+    return measure
