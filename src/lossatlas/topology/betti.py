@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.basins import grid_basins
+from lossatlas.topology.device import on_host
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints
 from lossatlas.topology.inclusion import images
 from lossatlas.topology.layers import complement, inside
@@ -56,7 +56,7 @@ def matched_places(first: Tensor, second: Tensor, dimension: int, connectivity: 
             f"{tuple(first.shape)} and {tuple(second.shape)}."
         )
     if dimension == 0:
-        return _basins_matched(_array(first), _array(second), connectivity)
+        return _basins_matched(on_host(first), on_host(second), connectivity)
     if dimension != 1 or first.ndim != 2:
         raise ArgumentError(
             f"`dimensions` must be 0, or 1 for planes; got {dimension!r} for fields of "
@@ -64,13 +64,11 @@ def matched_places(first: Tensor, second: Tensor, dimension: int, connectivity: 
         )
     turned, other = complement(first, connectivity)
     shape = tuple(turned.shape)
-    places = _ridges_matched(_array(turned), _array(complement(second, connectivity)[0]), other)
+    places = _ridges_matched(
+        on_host(turned), on_host(complement(second, connectivity)[0]), other
+    )
     parts = (places.first, places.second, places.only_first, places.only_second)
     return Places(*(inside(part, shape)[:, ::-1].copy() for part in parts))
-
-
-def _array(values: Tensor) -> Floats:
-    return np.asarray(values.detach().to("cpu", torch.float64).numpy())
 
 
 def _basins_matched(first: Floats, second: Floats, connectivity: str) -> Places:

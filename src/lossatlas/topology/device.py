@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lossatlas.topology.basins import Basins, edge_slices
+from lossatlas.topology.field import Floats
 
 
 def on_accelerator(source: Any) -> bool:
@@ -45,9 +47,22 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
     low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)
     ends = torch.stack([low, high], dim=1)
-    first, second, heights = labels[low], labels[high], flat[high].double()
-    parts = (labels, minima, first, second, ends, heights)
-    return Basins(*(part.cpu().numpy() for part in parts))
+    first, second, heights = labels[low], labels[high], flat[high]
+    numbers = (part.cpu().numpy() for part in (labels, minima, first, second, ends))
+    return Basins(*numbers, on_host(heights))  # type: ignore[call-arg]
+
+
+def on_host(values: Tensor) -> Floats:
+    """The numbers of a tensor in numpy, in double precision.
+
+    Args:
+        values: any device, any real dtype, with or without gradient.
+
+    Returns:
+        An array of the same shape.
+    """
+    # Moved first: not every accelerator knows double precision.
+    return np.asarray(values.detach().cpu().double().numpy())
 
 
 def _lowest_neighbour(rank: Tensor, connectivity: str) -> Tensor:

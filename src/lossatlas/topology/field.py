@@ -103,7 +103,9 @@ def read_field(source: Source) -> Field:
 
 def _as_floats(argument: str, source: Any) -> Floats:
     if hasattr(source, "detach"):
-        source = source.detach().cpu().numpy()
+        source = source.detach().cpu()
+        # numpy has no bfloat16.
+        source = (source.double() if source.is_floating_point() else source).numpy()
     array = np.asarray(source)
     if array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ArgumentError(

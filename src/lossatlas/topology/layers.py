@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.topology.basins import Basins
-from lossatlas.topology.device import tensor_basins
+from lossatlas.topology.device import on_host, tensor_basins
 from lossatlas.topology.field import CONNECTIVITIES, Ints
 from lossatlas.topology.filtration import graph, graph_basins
 from lossatlas.topology.pairing import elder_rule
@@ -124,8 +124,8 @@ def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> 
     check_finite_field("values", values)
     if heights is not None:
         check_finite_field("heights", heights)
-    tops = None if heights is None else heights.detach().cpu().numpy()
-    source = graph(values.detach().cpu().numpy(), edges.detach().cpu().numpy(), tops)
+    tops = None if heights is None else on_host(heights)
+    source = graph(on_host(values), edges.detach().cpu().numpy(), tops)
     basins = graph_basins(source)
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     births = values[_index(basins.minima[pairs.ended], values)]
@@ -151,8 +151,8 @@ def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
     """
     check_finite_field("points", points)
     # The matrix is found in double precision, so every death is an entry of it to the bit.
-    cloud = points.detach().double().cpu()
-    distances = vector_norm(cloud[:, None] - cloud[None], dim=-1).numpy()
+    cloud = points.detach().cpu().double()
+    distances = on_host(vector_norm(cloud[:, None] - cloud[None], dim=-1))
     if dimension == 0:
         deaths = _gathered(points, spanning_edges(distances))
         return _long_ones(torch.stack([torch.zeros_like(deaths), deaths], dim=1))
@@ -179,7 +179,8 @@ def edge_lengths(points: Tensor, edges: Ints) -> Tensor:
 
 def _gathered(points: Tensor, edges: Ints) -> Tensor:
     ends = points[_index(edges, points)]
-    return torch.as_tensor(vector_norm(ends[:, 0] - ends[:, 1], dim=-1))
+    lengths: Tensor = vector_norm(ends[:, 0] - ends[:, 1], dim=-1)
+    return lengths
 
 
 def _merges(basins: Basins) -> Ints:

@@ -7,6 +7,7 @@ from torch.linalg import vector_norm
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.betti import matched_places
+from lossatlas.topology.device import on_host
 from lossatlas.topology.layers import check_finite_field, edge_lengths
 from lossatlas.topology.rips import spanning_edges
 
@@ -70,7 +71,7 @@ def signature_loss(first: Tensor, second: Tensor, *, normalise: bool = True) -> 
     ]
     total = first.new_zeros(())
     for matrix in matrices:
-        edges = spanning_edges(matrix.double().cpu().numpy())
+        edges = spanning_edges(on_host(matrix))
         a, b = (edge_lengths(c, edges) / s for c, s in zip(clouds, scales, strict=True))
         total = total + 0.5 * ((a - b) ** 2).sum()
     return total
@@ -79,7 +80,7 @@ def signature_loss(first: Tensor, second: Tensor, *, normalise: bool = True) -> 
 def _greatest(cloud: Tensor, matrix: Tensor) -> Tensor:
     where = int(matrix.argmax())
     i, j = divmod(where, len(cloud))
-    length = torch.as_tensor(vector_norm(cloud[i] - cloud[j]))
+    length: Tensor = vector_norm(cloud[i] - cloud[j])
     # All points in one place: nothing to scale.
     return torch.where(length > 0, length, torch.ones_like(length))
 
