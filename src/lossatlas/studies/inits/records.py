@@ -3,11 +3,11 @@
 One folder holds one study. Each stage reads files of the stages before it and writes one of
 its own, whole or not at all:
 
-    pairs.nc                            1  `Pairs`: recipes and their true losses
-    surrogate.nc, surrogate.safetensors 2  `Surrogates`: how well the loss is predicted
-    labels.nc                           3  `Labels`: the losses after training
-    features.nc, quality.nc             4  `Features`, and what was predicted from them
-    figures/                            5  pictures
+    pairs.nc                 1  `Pairs`: recipes and their true losses
+    surrogate.nc             2  `Surrogates`: how well the loss is predicted, at what cost
+    labels.nc                3  `Labels`: the losses after training
+    features.nc, quality.nc  4  `Features`, and what was predicted from them
+    figures/                 5  pictures
 
 Each file carries the settings that it depends on (`provenance.settings`); a file of other
 settings is refused. Parameters are never stored: a recipe makes them again, bit for bit.
