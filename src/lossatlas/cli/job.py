@@ -14,7 +14,9 @@ from lossatlas.landscape.plane import Plane, random_plane
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
-from lossatlas.surveys import Survey, survey
+from lossatlas.surveys import Survey, eigen_plane, survey
+from lossatlas.surveys.instruments import chosen
+from lossatlas.surveys.keeping import instruments_ledger
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset
@@ -52,6 +54,7 @@ def run_survey(
     Raises:
         AtlasError: whatever cannot be served, by name.
     """
+    chosen(settings.instruments)
     make_folder(settings.folder)
     subject = _subject(settings, output)
     objective = Objective(
@@ -62,7 +65,7 @@ def run_survey(
     )
     ledger = settings.folder / "survey.resume"
     if not resume:
-        remove_ledger(ledger)
+        _forget(ledger)
     metrics = {"accuracy": accuracy} if subject.data.task == "classification" else {}
     with output.progress("mapping") as progress:
         found = survey(
@@ -74,6 +77,8 @@ def run_survey(
             metrics=metrics,
             connectivity=settings.map.connectivity,
             curvature=settings.curvature,
+            instruments=settings.instruments,
+            lr=settings.lr or settings.train.lr,
             title=settings.title or subject.title,
             seed=settings.seed,
             adaptive=settings.map.adaptive,
@@ -82,11 +87,17 @@ def run_survey(
             executor=settings.map.executor,
             resume=ledger,
             progress=progress,
+            stage=output.stage(progress),
         )
     found.save(settings.folder / "survey.nc")
     page = write_report(found, settings.folder / "report.html")
-    remove_ledger(ledger)
+    _forget(ledger)
     return found, page
+
+
+def _forget(ledger: Path) -> None:
+    remove_ledger(ledger)
+    remove_ledger(instruments_ledger(ledger))
 
 
 def _subject(settings: SurveySettings, output: Output) -> _Subject:
@@ -126,14 +137,16 @@ def _trained(
 def _plane(
     settings: SurveySettings, objective: Objective, checkpoints: tuple[Params, ...]
 ) -> str | Plane:
-    chosen = settings.plane or ("checkpoints" if checkpoints else "random")
-    if chosen == "checkpoints":
+    kind = settings.plane or ("checkpoints" if checkpoints else "random")
+    if kind == "checkpoints":
         if not checkpoints:
             raise ArgumentError(
                 "`plane`: there are no checkpoints to span one; train first "
                 "(--set train.steps=400) or use --plane random."
             )
-        return chosen
+        return kind
+    if kind == "eigen":
+        return eigen_plane(objective, dimension=settings.map.dimension, seed=settings.seed)
     return random_plane(
         objective,
         seed=settings.seed,

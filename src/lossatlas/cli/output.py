@@ -3,12 +3,25 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossatlas.landscape.points import Progress
+
+
+class _Bar:
+    """A bar that can be filled, and given another label."""
+
+    def __init__(self, bar: Any, label: str) -> None:
+        self._bar, self._task = bar, bar.add_task(label, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+    def stage(self, label: str, done: int, total: int) -> None:
+        self._bar.reset(self._task, description=label.lower(), completed=done, total=total)
 
 
 class Output:
@@ -47,6 +60,9 @@ class Output:
         from rich.text import Text
 
         table = Table(title=Text(title), show_header=False, title_justify="left")
+        for _ in range(max((len(row) for row in rows), default=0)):
+            # A path that is cut off cannot be opened.
+            table.add_column(overflow="fold")
         for row in rows:
             # Text, not markup: a name in square brackets is a name.
             table.add_row(*(Text(cell) for cell in row))
@@ -76,12 +92,20 @@ class Output:
         )
         console = Console(file=sys.stderr)
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=None)
+            yield _Bar(bar, label)
 
-            def tell(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+    def stage(self, progress: "Progress | None") -> "Callable[[str, int, int], None] | None":
+        """What tells a person which instrument is at work.
 
-            yield tell
+        Args:
+            progress: what `progress` gave; its bar is renamed.
+
+        Returns:
+            What `survey(stage=)` takes; None where nobody looks.
+        """
+        if not isinstance(progress, _Bar):
+            return None
+        return progress.stage
 
 
 def _plain(value: Any) -> Any:

@@ -1,20 +1,24 @@
 """Settings of a survey: one model serves the command line, `--config`, `--set` and Python."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, FileError, UnknownNameError
 
+Settings = TypeVar("Settings", bound=BaseModel)
 
-class _Strict(BaseModel):
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MapSettings(_Strict):
+class MapSettings(Strict):
     """How the map is made (`--set map.NAME=VALUE`)."""
 
     adaptive: bool = True
@@ -27,7 +31,7 @@ class MapSettings(_Strict):
     dimension: Literal[1, 2, 3] = 2
 
 
-class TrainSettings(_Strict):
+class TrainSettings(Strict):
     """How the network is trained before the survey (`--set train.NAME=VALUE`)."""
 
     steps: int | None = Field(default=None, ge=0)
@@ -37,7 +41,7 @@ class TrainSettings(_Strict):
     checkpoints: int = Field(default=25, ge=3)
 
 
-class SurveySettings(_Strict):
+class SurveySettings(Strict):
     """Everything that `lossatlas survey` can be told; `against` makes it a comparison."""
 
     model: str | None = None
@@ -47,17 +51,27 @@ class SurveySettings(_Strict):
     loss: str | None = None
     batch_size: int = Field(default=256, ge=1)
     examples: int | None = Field(default=None, ge=1)
-    plane: Literal["random", "checkpoints"] | None = None
+    plane: Literal["random", "checkpoints", "eigen"] | None = None
     points: int = Field(default=41, ge=2)
     span: float | Literal["auto"] = "auto"
     mode: Literal["eval", "train", "recalibrated"] | None = None
     curvature: bool = False
+    instruments: tuple[str, ...] = ()
+    lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     out: Path | None = None
     title: str | None = None
     map: MapSettings = MapSettings()
     train: TrainSettings = TrainSettings()
+
+    @field_validator("instruments", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        # "a,b" on the command line is the list of the file.
+        if isinstance(given, str):
+            return tuple(part.strip() for part in given.split(",") if part.strip())
+        return given
 
     @property
     def folder(self) -> Path:
@@ -68,9 +82,26 @@ class SurveySettings(_Strict):
 def load_settings(
     config: Path | None, assignments: list[str], options: dict[str, Any]
 ) -> SurveySettings:
+    """The settings of a survey; see `settings_of`.
+
+    Args:
+        config: a YAML file, or None.
+        assignments: "a.b=value" each; the value is read as YAML.
+        options: from the command line; None means not given.
+
+    Returns:
+        Valid settings.
+    """
+    return settings_of(SurveySettings, config, assignments, options)
+
+
+def settings_of(
+    kind: type[Settings], config: Path | None, assignments: list[str], options: dict[str, Any]
+) -> Settings:
     """Put settings together: defaults, then the file, then `--set`, then options.
 
     Args:
+        kind: of the command.
         config: a YAML file, or None.
         assignments: "a.b=value" each; the value is read as YAML.
         options: from the command line; None means not given.
@@ -88,9 +119,9 @@ def load_settings(
         _assign(merged, assignment)
     merged |= {key: value for key, value in options.items() if value is not None}
     try:
-        return SurveySettings.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
-        named: ArgumentError | UnknownNameError = _named(error.errors()[0])
+        named: ArgumentError | UnknownNameError = _named(kind, error.errors()[0])
         raise named from None
 
 
@@ -154,12 +185,12 @@ def _assign(merged: dict[str, Any], assignment: str) -> None:
 _UNION_PARTS = {"float", "int", "str", "literal['auto']"}
 
 
-def _named(error: Any) -> ArgumentError | UnknownNameError:
+def _named(kind: type[BaseModel], error: Any) -> ArgumentError | UnknownNameError:
     # Places inside a union ("span.float") are not names that a user knows.
     path = [str(part) for part in error["loc"] if part not in _UNION_PARTS]
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = _fields(path[:-1])
+        known = _fields(kind, path[:-1])
         return UnknownNameError(
             f"there is no setting '{where}'{nearest(path[-1], known)}; "
             f"known: {', '.join(sorted(known))}."
@@ -170,8 +201,8 @@ def _named(error: Any) -> ArgumentError | UnknownNameError:
     )
 
 
-def _fields(path: list[str]) -> list[str]:
-    model: Any = SurveySettings
+def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
+    model: Any = kind
     for name in path:
         model = model.model_fields[name].annotation
     return list(model.model_fields)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from lossatlas.plots.text import count, number
+from lossatlas.report.readings_curvature import read_curvature, read_stability
+from lossatlas.report.readings_instruments import read_absent, read_sharpness
 from lossatlas.report.readings_map import (
     read_centre,
     read_errors,
@@ -32,6 +34,10 @@ READERS: tuple[Reader, ...] = (
     read_range,
     read_walls,
     read_trajectory,
+    read_curvature,
+    read_stability,
+    read_sharpness,
+    read_absent,
     read_errors,
     read_interpolation,
 )

@@ -1,6 +1,21 @@
 """Where the instruments meet: one survey, or two checkpoints side by side."""
 
+from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.comparison import Comparison, compare
-from lossatlas.surveys.survey import Survey, survey
+from lossatlas.surveys.finding import Finding, Quantity
+from lossatlas.surveys.instruments import INSTRUMENTS, Instrument, named
+from lossatlas.surveys.results import Survey
+from lossatlas.surveys.survey import survey
 
-__all__ = ["Comparison", "Survey", "compare", "survey"]
+__all__ = [
+    "INSTRUMENTS",
+    "Comparison",
+    "Finding",
+    "Instrument",
+    "Quantity",
+    "Survey",
+    "compare",
+    "eigen_plane",
+    "named",
+    "survey",
+]

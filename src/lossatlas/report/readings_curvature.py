@@ -1,0 +1,156 @@
+"""What curvature says in plain sentences: saddles, outliers, parts, steps."""
+
+import math
+
+import numpy as np
+
+from lossatlas.curvature import GroupSpectrum, Spectrum, Stability
+from lossatlas.plots.text import count, cut_off, number, percent, with_error
+from lossatlas.surveys import Survey
+
+RULES = {"descent": "gradient descent", "adam": "Adam's scale", "optimizer": "the optimizer"}
+# Below this share of the largest eigenvalue a negative one is no saddle worth a word.
+_SADDLE = 0.05
+
+
+def read_curvature(survey: Survey) -> list[str]:
+    """Saddle or bowl, outliers, and whether the numbers arrived.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences; none where curvature was not measured.
+    """
+    spectrum = survey.spectrum
+    if spectrum is None:
+        return []
+    found = [_saddle(spectrum)]
+    if spectrum.outliers:
+        stand = "stands" if spectrum.outliers == 1 else "stand"
+        outliers = count(spectrum.outliers, "eigenvalue")
+        found.append(f"{outliers} {stand} apart above the bulk of the spectrum.")
+    if not spectrum.reached:
+        found.append("The eigenvalues did not reach the tolerance; their bounds say how far.")
+    return found
+
+
+def _saddle(spectrum: Spectrum) -> str:
+    lowest, bound = float(spectrum.bottom[0]), float(spectrum.bottom_bounds[0])
+    if lowest >= -bound:
+        return "No direction bends downhill beyond the error bound of its eigenvalue."
+    ratio = spectrum.saddle_ratio
+    if math.isinf(ratio):
+        return "Every direction bends downhill or not at all: the weights lie on a top."
+    how = "slightly downhill" if ratio < _SADDLE else "downhill"
+    return (
+        f"Some direction bends {how}: the lowest eigenvalue is negative, {number(ratio, 2)} "
+        "times the largest in size."
+    )
+
+
+def read_criteria(survey: Survey) -> list[str]:
+    """How much of the spectrum is negative.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where the criteria were not read.
+    """
+    found = survey.part("criteria", "criteria")
+    if found is None or not math.isfinite(found.ends.value):
+        return []
+    return [
+        f"The negative end of the spectrum is {percent(found.ends.value)} of the positive one "
+        f"(criterion re); criterion K is {number(found.mass.value, 2)}. Both are 0 on convex "
+        "ground."
+    ]
+
+
+def read_parts(survey: Survey) -> list[str]:
+    """The sharpest layer and class, and the class nearest to a saddle.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences; none where parts were not measured.
+    """
+    return [
+        sentence
+        for kind, name in (("layers", "layer"), ("classes", "class"))
+        for sentence in _of_parts(survey.part(kind, kind) or (), name)
+    ]
+
+
+def _of_parts(groups: tuple[GroupSpectrum, ...], name: str) -> list[str]:
+    known = [line for line in groups if np.isfinite(line.largest)]
+    if len(known) < 2:
+        return []
+    sharp = max(known, key=lambda line: line.largest)
+    value = with_error(sharp.largest, sharp.largest_bound)
+    found = [f"The sharpest {name} is {cut_off(sharp.name, 30)}: largest eigenvalue {value}."]
+    saddle = max(known, key=lambda line: line.ratio)
+    if saddle.smallest < -saddle.smallest_bound and saddle.ratio >= _SADDLE:
+        found.append(
+            f"The {name} nearest to a saddle is {cut_off(saddle.name, 30)}: its lowest "
+            f"eigenvalue is negative, {number(saddle.ratio, 2)} times its largest in size."
+        )
+    return found
+
+
+def read_stability(survey: Survey) -> list[str]:
+    """The learning rate against the edge of stability.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence for each rule; none where no rate was given.
+    """
+    finding = survey.findings.get("stability")
+    results = {} if finding is None else finding.results
+    return [_edge(RULES[key], results[key]) for key in RULES if key in results]
+
+
+def _edge(rule: str, found: Stability) -> str:
+    value, edge = number(found.sharpness, 2), number(found.threshold, 3)
+    start = f"For {rule}, lr x λmax = {value}"
+    if abs(found.sharpness - found.threshold) <= found.bound:
+        return f"{start}: at the edge of stability ({edge}), within the error bound."
+    if found.sharpness > found.threshold:
+        return (
+            f"{start}: above the edge of stability ({edge}); on a quadratic steps along the "
+            "sharpest direction would grow."
+        )
+    share = percent(max(found.ratio, 0.0))
+    return f"{start}: below the edge of stability ({edge}), at {share} of it."
+
+
+def read_gradient(survey: Survey) -> list[str]:
+    """Whether the gradient stands above its noise.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences; none where the gradient was not measured.
+    """
+    found = survey.part("gradient", "noise")
+    if found is None:
+        return []
+    length = with_error(found.norm.value, found.norm.stderr)
+    if not math.isfinite(found.floor):
+        return [f"The gradient is {length} long; nothing is known of its noise."]
+    if not math.isfinite(found.noise_scale.value):
+        return [
+            f"The gradient is {length} long, no longer than sampling alone would make it: the "
+            "weights are at rest as far as these examples can tell."
+        ]
+    times = number(found.norm.value / found.floor, 2) if found.floor else "∞"
+    return [
+        f"The gradient is {length} long, {times} times what sampling alone would give; the "
+        f"noise scale is {with_error(found.noise_scale.value, found.noise_scale.stderr)} "
+        f"{found.unit}: smaller batches are mostly noise."
+    ]

@@ -1,0 +1,209 @@
+"""What the further instruments say in plain sentences."""
+
+import math
+
+from lossatlas.algebra.estimators import Estimate
+from lossatlas.plots.text import count, number, percent, with_error
+from lossatlas.surveys import Survey, named
+
+
+def _shown(found: Estimate) -> str:
+    return with_error(found.value, found.stderr)
+
+
+def read_sharpness(survey: Survey) -> list[str]:
+    """How much the loss rises within a small ball.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where sharpness was not measured.
+    """
+    worst, average = (survey.part("sharpness", key) for key in ("worst", "average"))
+    if worst is None or average is None:
+        return []
+    return [
+        f"A step of {worst.radius:g} in the weights raises the loss by {_shown(worst.rise)} in "
+        f"the worst direction found, by {_shown(average)} on average."
+    ]
+
+
+def read_roughness(survey: Survey) -> list[str]:
+    """Whether random lines look like bowls.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where roughness was not measured.
+    """
+    found = survey.part("roughness", "roughness")
+    if found is None or not math.isfinite(found.mean.value):
+        return []
+    high = found.mean.value - 2 * (found.mean.stderr if math.isfinite(found.mean.stderr) else 0)
+    verdict = "they have further ups and downs" if high > 2 else "as smooth as a bowl (2)"
+    return [
+        f"Along random lines the loss travels {_shown(found.mean)} times its range: {verdict}."
+    ]
+
+
+def read_samples(survey: Survey) -> list[str]:
+    """How many examples the landscape needs.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    curve = survey.part("samples", "curve")
+    if curve is None:
+        return []
+    small = number(curve.tolerance, 2)
+    if curve.enough is None:
+        return [
+            f"Even with {int(curve.sizes[-1]):,} examples one more still changes the landscape "
+            f"by more than {small}: more data would change the picture."
+        ]
+    return [
+        f"From {curve.enough:,} examples on, one more changes the landscape by less than "
+        f"{small}."
+    ]
+
+
+def read_interference(survey: Survey) -> list[str]:
+    """How far examples cancel each other.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Sentences; none where it was not measured.
+    """
+    gradients, losses = (survey.part("interference", key) for key in ("gradients", "losses"))
+    found = []
+    if gradients is not None and math.isfinite(gradients.overall.value):
+        share = percent(gradients.overall.value)
+        found.append(f"{share} of the gradients of single examples cancel, weight by weight.")
+    if losses is not None and math.isfinite(losses.interference.value):
+        found.append(
+            f"Since half of the way {percent(losses.worsened)} of the examples got worse; "
+            f"{percent(losses.interference.value)} of the changes of the loss cancel."
+        )
+    return found
+
+
+def read_plasticity(survey: Survey) -> list[str]:
+    """How well new labels can be learned.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    found = survey.part("plasticity", "plasticity")
+    if found is None:
+        return []
+    start = f"In {count(found.steps, 'step')} on random labels the loss"
+    if found.value.value <= 0:
+        return [
+            f"{start} stayed {with_error(-found.value.value, found.value.stderr)} nats above "
+            "the best constant: what is known here was not unlearned in that budget."
+        ]
+    return [f"{start} fell {_shown(found.value)} nats below the best constant."]
+
+
+def read_spikes(survey: Survey) -> list[str]:
+    """How much the blocks can amplify a gradient.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    found = survey.part("spikes", "spikes")
+    if found is None:
+        return []
+    weakest = min(found.blocks, key=lambda block: block.shortcut)
+    stretch = number(math.exp(min(found.log_bound, 700)), 3)
+    safe = "on the safe side of 1" if weakest.shortcut >= 1 else "below 1, where norms amplify"
+    return [
+        f"Together {count(len(found.blocks), 'block')} can stretch a gradient by a factor of "
+        f"{stretch} at most; the smallest shortcut has a deviation of "
+        f"{number(weakest.shortcut, 2)}, {safe}."
+    ]
+
+
+def read_representations(survey: Survey) -> list[str]:
+    """How many directions the features use.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    rank = survey.part("representations", "rankme")
+    effective = survey.part("representations", "effective_rank")
+    if rank is None or effective is None:
+        return []
+    return [
+        f"The features of the last layer use about {_shown(effective)} directions "
+        f"({_shown(rank)} before centring, RankMe)."
+    ]
+
+
+def read_collapse(survey: Survey) -> list[str]:
+    """How far classes have collapsed to points.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    found = survey.part("collapse", "collapse")
+    if found is None:
+        return []
+    near = percent(1 - found.nearest.value)
+    return [
+        f"Neural collapse: scatter within classes over that between them (NC1) is "
+        f"{_shown(found.within)}; the nearest class mean decides as the network does for "
+        f"{near} of the examples."
+    ]
+
+
+def read_similarity(survey: Survey) -> list[str]:
+    """How far the features have come from the start.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where it was not measured.
+    """
+    start = survey.part("similarity", "start")
+    if start is None or not math.isfinite(start.value):
+        return []
+    return [
+        f"The features are alike to those of the first checkpoint by {_shown(start)} (CKA; 1 "
+        "is equal up to rotation)."
+    ]
+
+
+def read_absent(survey: Survey) -> list[str]:
+    """Which instruments could not serve.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        A sentence; none where all could.
+    """
+    lost = [named(name).title for name, found in survey.findings.items() if found.why_not]
+    if not lost:
+        return []
+    return [f"Not measured, with the reason below: {', '.join(lost)}."]

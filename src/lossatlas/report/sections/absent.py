@@ -1,0 +1,35 @@
+"""What was asked for and could not be measured, each with the reason."""
+
+from lossatlas.plots.text import cut_off
+from lossatlas.report.contents import Section, Table
+from lossatlas.surveys import Survey, named
+
+
+def absent_section(survey: Survey) -> Section | None:
+    """Instruments, or parts of them, that could not serve.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        The section; None where all could.
+    """
+    rows = tuple(
+        (named(name).title, _parts(reason, found.missing, found.results), cut_off(reason, 300))
+        for name, found in survey.findings.items()
+        for reason in dict.fromkeys(found.missing.values())
+    )
+    if not rows:
+        return None
+    return Section(
+        key="absent",
+        title="What could not be measured",
+        lead="Instruments that were asked for and could not serve this model, loss or data.",
+        tables=(Table("Reasons", ("instrument", "part", "why"), rows),),
+    )
+
+
+def _parts(reason: str, missing: object, results: object) -> str:
+    assert isinstance(missing, dict)
+    lost = [name.replace("_", " ") for name, why in missing.items() if why == reason]
+    return ", ".join(lost) if results or len(lost) < len(missing) else "all of it"

@@ -1,0 +1,147 @@
+"""Representations in a survey: ranks, neural collapse, likeness to an earlier network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lossatlas.algebra.estimators import Estimate
+from lossatlas.curvature import (
+    NeuralCollapse,
+    alpha_req,
+    cka,
+    effective_rank,
+    neural_collapse,
+    rankme,
+)
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.surveys.finding import Quantity, estimated
+from lossatlas.surveys.head import head_classes, read_head
+from lossatlas.surveys.site import Parts, Site
+
+# Fewer, and a part of the jackknife may lose a whole class.
+_EACH = 8
+
+
+def measure_representations(site: Site) -> Parts:
+    """How many directions the features of the last layer use.
+
+    Args:
+        site: where.
+
+    Returns:
+        `rankme`, `effective_rank`, `participation`, `alpha_req`.
+    """
+    seed = site.seed
+    return {
+        "rankme": lambda: rankme(site.head.features, seed=seed),
+        # A dead feature has the share zero: the tiny epsilon of RankMe keeps its logarithm.
+        "effective_rank": lambda: rankme(site.head.features, center=True, seed=seed),
+        "participation": lambda: effective_rank(site.head.features, "participation", seed=seed),
+        "alpha_req": lambda: alpha_req(site.head.features, seed=seed),
+    }
+
+
+def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    """The numbers of `measure_representations`.
+
+    Args:
+        results: its parts.
+
+    Returns:
+        Ranks and the exponent of the eigenvalues.
+    """
+    names = {
+        "rankme": ("RankMe", "exp of the entropy of singular values, features as they are"),
+        "effective_rank": ("effective rank", "the same, features centred"),
+        "participation": ("participation ratio", "of the covariance's eigenvalues"),
+        "alpha_req": ("alpha-ReQ", "decay of the covariance's eigenvalues, i^-alpha"),
+    }
+    return tuple(estimated(n, results[k], m) for k, (n, m) in names.items() if k in results)
+
+
+def measure_collapse(site: Site) -> Parts:
+    """Neural collapse of the features of the last layer.
+
+    Args:
+        site: where.
+
+    Returns:
+        `collapse`.
+    """
+    return {"collapse": lambda: _collapse(site)}
+
+
+def _collapse(site: Site) -> NeuralCollapse:
+    head, classes = site.head, head_classes(site.objective)
+    present, counts = torch.unique(classes, return_counts=True)
+    if int(counts.min()) < _EACH:
+        raise DataError(
+            f"neural collapse needs {_EACH} examples of each class for its error; class "
+            f"{int(present[counts.argmin()])} has {int(counts.min())}: take more examples."
+        )
+    if len(head.weight) <= int(present.max()):
+        raise DataError(
+            f"the head '{head.name}' gives {len(head.weight)} numbers, but a class is called "
+            f"{int(present.max())}: collapse needs a head with a row for each class."
+        )
+    rows = present.to(head.weight.device)
+    bias = None if head.bias is None else head.bias[rows]
+    return neural_collapse(head.features, classes, head.weight[rows], bias, seed=site.seed)
+
+
+def read_collapse(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    """The numbers of `measure_collapse`.
+
+    Args:
+        results: its parts.
+
+    Returns:
+        NC1 to NC4; 0 is collapse.
+    """
+    found = results["collapse"]
+    return (
+        estimated("NC1", found.within, "scatter within classes over that between them"),
+        estimated("NC2, lengths", found.norms, "how unequal the class means are in length"),
+        estimated("NC2, angles", found.angles, "how far their cosines are from a simplex"),
+        estimated("NC2, orthogonal", found.orthogonal, "mean |cosine|", is_minor=True),
+        estimated("NC3", found.self_dual, "distance of the classifier from the class means"),
+        estimated("NC4", found.nearest, "share where the nearest class mean disagrees"),
+    )
+
+
+def measure_similarity(site: Site) -> Parts:
+    """How like the features are to those of earlier checkpoints.
+
+    Args:
+        site: where, with checkpoints.
+
+    Returns:
+        `start` and `middle`.
+    """
+    last = len(site.checkpoints) - 1
+    return {"start": lambda: _alike(site, 0), "middle": lambda: _alike(site, last // 2)}
+
+
+def _alike(site: Site, index: int) -> Estimate:
+    if len(site.checkpoints) < 2:
+        raise ArgumentError(
+            "likeness needs two checkpoints of the training; pass checkpoints= (the command "
+            "keeps them where it trains: --set train.steps=400)"
+        )
+    before = read_head(site.objective, site.checkpoints[index])
+    return cka(before.features, site.head.features, seed=site.seed)
+
+
+def read_similarity(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    """The numbers of `measure_similarity`.
+
+    Args:
+        results: its parts.
+
+    Returns:
+        CKA with the first checkpoint and the one half-way; 1 is equal up to rotation.
+    """
+    names = {"start": "CKA with the first checkpoint", "middle": "CKA with half-way"}
+    meaning = "debiased linear kernel alignment of the features of the last layer"
+    return tuple(estimated(n, results[k], meaning) for k, n in names.items() if k in results)

@@ -1,0 +1,151 @@
+"""Steps of an optimizer from here: the edge of stability, the gradient and its noise."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adam, Optimizer
+
+from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
+from lossatlas.errors import ArgumentError
+from lossatlas.objective import Objective
+from lossatlas.surveys.finding import Quantity, estimated
+from lossatlas.surveys.site import Parts, Site
+
+_NO_RATE = (
+    "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
+    "compare it with the curvature"
+)
+
+
+def measure_stability(site: Site) -> Parts:
+    """The learning rate against the edge of stability.
+
+    Args:
+        site: where, with a rate or an optimizer.
+
+    Returns:
+        `descent` and `adam` for a rate, `optimizer` for an optimizer.
+    """
+    objective, lr, optimizer = site.objective, site.lr, site.optimizer
+    parts: Parts = {}
+    if lr is not None:
+        rate = lr
+        parts["descent"] = lambda: _edge(site, SGD(_parameters(objective), lr=rate))
+        parts["adam"] = lambda: _edge(site, warm_adam(objective, rate))
+    if optimizer is not None:
+        given = optimizer
+        parts["optimizer"] = lambda: _edge(site, given)
+    return parts or {"descent": _without_rate}
+
+
+def _without_rate() -> Stability:
+    raise ArgumentError(_NO_RATE)
+
+
+def _edge(site: Site, optimizer: Optimizer) -> Stability:
+    return edge_of_stability(site.objective, optimizer, seed=site.seed)
+
+
+def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
+    every = dict(objective.model.named_parameters())
+    return [every[name] for name in objective.names]
+
+
+def warm_adam(objective: Objective, lr: float) -> Adam:
+    """Adam as it would be after standing at these weights for long.
+
+    Its second moments are the mean squares of the gradients of the batches, with the bias
+    worn off. No step is taken.
+
+    Args:
+        objective: model, loss, batches.
+        lr: its rate.
+
+    Returns:
+        The optimizer, at its default momenta.
+    """
+    squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
+    count = 0
+    for batch in objective.batches:
+        one = Objective(
+            objective.model,
+            objective.loss,
+            [batch],
+            mode=objective.mode,
+            params=objective.names,
+            check=False,
+        )
+        for name, value in one.gradient().items():
+            squares[name] += value**2
+        count += 1
+    optimizer = Adam(_parameters(objective), lr=lr)
+    for name, parameter in zip(squares, _parameters(objective), strict=True):
+        optimizer.state[parameter] = {
+            "step": torch.tensor(math.inf),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": squares[name] / count,
+        }
+    return optimizer
+
+
+def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    """The numbers of `measure_stability`.
+
+    Args:
+        results: its parts.
+
+    Returns:
+        The product of rate and curvature for each rule.
+    """
+    names = {
+        "descent": ("lr x largest eigenvalue", ""),
+        "adam": (
+            "lr x largest eigenvalue, Adam's scale",
+            "; second moments of the batches at these weights",
+        ),
+        "optimizer": ("lr x largest eigenvalue, given optimizer", ""),
+    }
+    return tuple(
+        Quantity(
+            name,
+            results[key].sharpness,
+            results[key].bound,
+            meaning=f"the edge is at {results[key].threshold:.3g}{note}",
+            is_bound=True,
+        )
+        for key, (name, note) in names.items()
+        if key in results
+    )
+
+
+def measure_gradient(site: Site) -> Parts:
+    """The gradient and its noise.
+
+    Args:
+        site: where.
+
+    Returns:
+        `noise`.
+    """
+    return {"noise": lambda: gradient_noise(site.objective, seed=site.seed)}
+
+
+def read_gradient(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    """The numbers of `measure_gradient`.
+
+    Args:
+        results: its parts.
+
+    Returns:
+        Length, noise scale, scatter.
+    """
+    found = results["noise"]
+    floor = f"sampling alone gives {found.floor:.2g} where the true gradient is zero"
+    scale = f"batch size at which noise and signal are equal, in {found.unit}"
+    return (
+        estimated("gradient norm", found.norm, floor),
+        estimated("gradient noise scale", found.noise_scale, scale),
+        estimated("gradient scatter", found.scatter, "trace of its covariance", is_minor=True),
+    )
