@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lossatlas.cli import forecast, survey
+from lossatlas.cli import forecast, survey, train
 from lossatlas.errors import AtlasError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(name="survey")(survey.command)
+app.command(name="train")(train.command)
 app.add_typer(forecast.app, name="forecast")
 
 
@@ -27,6 +28,8 @@ def main() -> None:
     except AtlasError as error:
         sys.stderr.write(f"lossatlas: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        # What typer makes of an interrupt.
+        if stop.code == 130:
+            sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
+        raise

@@ -2,6 +2,8 @@ from .curves import plot_curves as plot_curves
 from .curves import plot_prediction as plot_prediction
 from .curves import plot_residuals as plot_residuals
 from .curves import plot_schedule as plot_schedule
+from .decisions import decisions_figure as decisions_figure
+from .decisions import plot_decisions as plot_decisions
 from .diagrams import plot_barcode as plot_barcode
 from .diagrams import plot_betti as plot_betti
 from .diagrams import plot_persistence as plot_persistence
@@ -30,3 +32,5 @@ from .spectra import plot_spectrum as plot_spectrum
 from .spectra import spectrum_figure as spectrum_figure
 from .steps import edge_figure as edge_figure
 from .steps import samples_figure as samples_figure
+from .trainings import intervals_figure as intervals_figure
+from .trainings import traces_figure as traces_figure

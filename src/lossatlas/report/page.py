@@ -14,7 +14,9 @@ from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Picture, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
+from lossatlas.report.trainings import trainings_page
 from lossatlas.store import Provenance, writing
+from lossatlas.studies.compare.trainings import Trainings
 from lossatlas.surveys import Comparison, Survey
 
 # What could end a script or start a comment, should it stand in a string of the data.
@@ -22,9 +24,12 @@ _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2
 
 
 def write_report(
-    found: Survey | Comparison, path: str | Path, *, sections: Sequence[Builder] = SECTIONS
+    found: Survey | Comparison | Trainings,
+    path: str | Path,
+    *,
+    sections: Sequence[Builder] = SECTIONS,
 ) -> Path:
-    """Write a survey or a comparison as one self-contained HTML page.
+    """Write a survey, a comparison or trainings as one self-contained HTML page.
 
     The page loads nothing from anywhere: scripts, styles and data are in it, and its content
     security policy forbids the rest.
@@ -47,8 +52,10 @@ def write_report(
     return Path(path)
 
 
-def render(found: Survey | Comparison, *, sections: Sequence[Builder] = SECTIONS) -> str:
-    """The page of a survey or a comparison as text.
+def render(
+    found: Survey | Comparison | Trainings, *, sections: Sequence[Builder] = SECTIONS
+) -> str:
+    """The page of a survey, a comparison or trainings as text.
 
     Args:
         found: what was found.
@@ -62,6 +69,8 @@ def render(found: Survey | Comparison, *, sections: Sequence[Builder] = SECTIONS
     """
     if isinstance(found, Comparison):
         return _typeset(comparison_page(found))
+    if isinstance(found, Trainings):
+        return _typeset(trainings_page(found))
     return _typeset(_survey_page(found, sections))
 
 

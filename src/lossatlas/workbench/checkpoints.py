@@ -1,5 +1,6 @@
 """Weights from safetensors files, checked before a single one is changed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure
 from lossatlas.errors import FileError, StructureError
+from lossatlas.store import writing
 from lossatlas.workbench.files import existing_file, reason
 
 
@@ -44,6 +46,27 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         for name, value in weights.items():
             state[name].copy_(value)
     return model
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> Path:
+    """Write weights to a safetensors file; the name appears when the file is whole.
+
+    Args:
+        weights: name -> tensor; each is written by itself, tied ones too.
+        path: where.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    from safetensors.torch import save
+
+    apart = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
+    with writing(path) as temporary:
+        temporary.write_bytes(save(apart))
+    return Path(path)
 
 
 def _read(source: Path) -> dict[str, Tensor]:

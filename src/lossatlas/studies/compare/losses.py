@@ -20,6 +20,7 @@ from lossatlas.steering.penalties import (
     sbmp_penalty,
 )
 from lossatlas.studies.compare.recipe import Recipe
+from lossatlas.workbench.dataset import Dataset
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 # The losses whose head SASP knows, and what it calls that head.
@@ -53,6 +54,29 @@ def training_loss(
     if "noise" in asked:
         base = _with_noise(base, asked["noise"])
     return _ascending(base, asked["sam"]) if "sam" in asked else base
+
+
+def check_served(
+    recipe: Recipe, criterion: Callable[..., Tensor] | None, data: Dataset
+) -> None:
+    """Require penalties that these data and this loss can have.
+
+    Args:
+        recipe: its penalties.
+        criterion: as for `training_loss`.
+        data: what is trained on.
+
+    Raises:
+        ArgumentError: a penalty that they cannot have.
+    """
+    if criterion is not None:
+        _any_loss(recipe.penalties, criterion)
+    shaken = {"noise", "sbmp"} & recipe.penalties.keys()
+    if shaken and (criterion is not None or not data.inputs.is_floating_point()):
+        raise ArgumentError(
+            f"'{min(shaken)}' in '{recipe.name}' needs inputs that are numbers and classes, "
+            "one an example; leave it out."
+        )
 
 
 def hang_on(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:

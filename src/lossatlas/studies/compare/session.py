@@ -1,5 +1,6 @@
 """One training of a recipe: what a loop calls before, in and after every update."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class Session:
     Attributes:
         controller: None where the recipe has none.
         spent: CPU seconds of training up to the last pause.
-        steering: how many of them the controller took.
+        steering: how many of them the controller took; NaN for a drop-in.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class Session:
         self.schedule = self._scheduled(optimizer)
         if isinstance(optimizer, TopoAdamW):
             self._drop_in = optimizer.controller
+            # Its controller works inside of the step.
+            self.steering = math.nan
         if self.recipe.controller is not None:
             policy = CONTROLLERS[self.recipe.controller]()
             self.controller = TopologyLR(
