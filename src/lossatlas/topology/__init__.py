@@ -20,6 +20,7 @@ from lossatlas.topology.image import persistence_image
 from lossatlas.topology.induced import BasinMatching, match_basins
 from lossatlas.topology.matching import Matching, match_bars
 from lossatlas.topology.mergetree import MergeTree
+from lossatlas.topology.paired import replicate_maps
 from lossatlas.topology.persistence import persistence
 from lossatlas.topology.profile import Profile, Silhouette, profile
 from lossatlas.topology.resolution import Resolution, resolution
@@ -58,6 +59,7 @@ __all__ = [
     "Resolution",
     "Spread",
     "certain_basins",
+    "replicate_maps",
     "resolution",
     "spread",
     # barcodes as functions and numbers

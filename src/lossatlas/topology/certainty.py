@@ -5,6 +5,7 @@ from scipy.special import ndtri
 
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Field
+from lossatlas.topology.paired import oscillation_bound
 
 
 def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
@@ -14,8 +15,12 @@ def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
     2e, once matched; so a bar longer than 2e belongs to the true field too. Here e is a
     bound on the sampling error of all points at once (normal errors of the given standard
     errors, Sidak's correction over the points, so it needs no independence) plus the
-    measured error of interpolation. Errors of one map share their examples, and this bound
-    does not profit from it: it errs on the side of silence.
+    measured error of interpolation. It does not profit from errors that the points of a map
+    share, and errs on the side of silence.
+
+    Where replicates of the whole map are known, lengths are judged by what they are,
+    differences of two points: the threshold is then a bound on the greatest minus the least
+    error. A common error of all points, which moves every bar and lengthens none, drops out.
 
     Args:
         field: the map. Without standard errors only the interpolation counts, and without
@@ -27,6 +32,8 @@ def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
 
     Source: Cohen-Steiner, Edelsbrunner, Harer, Discrete Comput. Geom. 37 (2007).
     """
+    if field.errors is not None:
+        return oscillation_bound(field.errors, confidence) + 2.0 * field.interpolation_error
     return 2.0 * (sampling_bound(field, confidence) + field.interpolation_error)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from lossatlas.checks import check_one_of
@@ -18,6 +19,7 @@ from lossatlas.topology.field import (
     read_field,
 )
 from lossatlas.topology.inclusion import images
+from lossatlas.topology.paired import contrast_band
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,11 @@ class CertainBasins:
 
 
 def certain_basins(
-    landscape: Source, *, connectivity: str = "full", confidence: float = 0.95
+    landscape: Source,
+    *,
+    connectivity: str = "full",
+    confidence: float = 0.95,
+    replicates: ArrayLike | None = None,
 ) -> CertainBasins:
     """Count the basins that the errors of the map cannot have made.
 
@@ -57,19 +63,23 @@ def certain_basins(
             as the field.
         connectivity: "full" or "axis".
         confidence: probability with which the true field lies within the band everywhere.
+        replicates: (count, ...) maps that other examples might have given (`replicate_maps`).
+            The band is then that of differences from the lowest point of the map, so births
+            and deaths are right up to one common error.
 
     Returns:
         The certain basins. Where the errors are equal everywhere these are the bars longer
         than the threshold.
 
     Raises:
-        ArgumentError: not an array of real numbers, or a confidence outside (0, 1).
+        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
+            replicates for it, or replicates on another grid.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_confidence(confidence)
-    field = read_field(landscape)
+    field = read_field(landscape, replicates)
     error = _band(field, confidence)
     lower, upper = field.values - error, field.values + error
     found = images(upper, lower, field.finite, connectivity)
@@ -82,6 +92,12 @@ def certain_basins(
 
 
 def _band(field: Field, confidence: float) -> Floats:
+    if field.errors is not None:
+        origin = int(np.argmin(field.values[field.finite]))
+        error = np.zeros(field.values.shape)
+        error[field.finite] = contrast_band(field.errors, origin, confidence)
+        # Both ends of a difference may have been interpolated.
+        return error + 2.0 * field.interpolation_error
     error = np.full(field.values.shape, field.interpolation_error)
     if field.stderr is None:
         return error

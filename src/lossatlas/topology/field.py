@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.errors import ArgumentError, DataError
+from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -50,12 +50,14 @@ class Field:
         finite: bool, same shape: False at the walls.
         stderr: standard error of each value, same shape, or None where none is known.
         interpolation_error: sup-norm error of interpolated values, in units of `values`.
+        errors: (replicates, finite points) errors of whole maps, or None.
     """
 
     values: Floats
     finite: Bools
     stderr: Floats | None = None
     interpolation_error: float = 0.0
+    errors: Floats | None = None
 
     @property
     def excluded(self) -> int:
@@ -69,7 +71,7 @@ class Field:
         return float(kept.min()), float(kept.max())
 
 
-def read_field(source: Source) -> Field:
+def read_field(source: Source, replicates: ArrayLike | None = None) -> Field:
     """Read a landscape, an array or a tensor.
 
     Points whose value is NaN or infinite become walls: they belong to no sublevel set.
@@ -77,13 +79,17 @@ def read_field(source: Source) -> Field:
     Args:
         source: a landscape, or anything that numpy reads as an array of real numbers with
             at least one dimension. Not modified.
+        replicates: maps that other examples might have given, (count, ...); None takes an
+            attribute of that name where the landscape has one.
 
     Returns:
         The field, in float64.
 
     Raises:
-        ArgumentError: not an array of real numbers, or an array without dimensions.
+        ArgumentError: not an array of real numbers, an array without dimensions, or
+            replicates on another grid.
         DataError: no finite value in it.
+        NonFiniteError: replicates that are not finite where the map is.
     """
     mapped = isinstance(source, Mapped)
     values = _as_floats("landscape", source.values if isinstance(source, Mapped) else source)
@@ -94,11 +100,13 @@ def read_field(source: Source) -> Field:
             "NaN or infinite; check the loss at the centre and the span."
         )
     values = np.where(finite, values, np.inf)
+    maps = getattr(source, "replicates", None) if replicates is None else replicates
+    errors = None if maps is None else _replicate_errors(maps, values, finite)
     if not mapped:
-        return Field(values, finite)
+        return Field(values, finite, errors=errors)
     stderr = _as_floats("landscape.stderr", source.stderr)  # type: ignore[union-attr]
     error = float(source.interpolation_error)  # type: ignore[union-attr]
-    return Field(values, finite, stderr, error)
+    return Field(values, finite, stderr, error, errors)
 
 
 def _as_floats(argument: str, source: Any) -> Floats:
@@ -113,3 +121,20 @@ def _as_floats(argument: str, source: Any) -> Floats:
             f"got dtype {array.dtype} and shape {array.shape}."
         )
     return array.astype(np.float64)
+
+
+def _replicate_errors(replicates: ArrayLike, values: Floats, finite: Bools) -> Floats:
+    maps = np.asarray(replicates, dtype=np.float64)
+    if maps.ndim < 1 or maps.shape[1:] != values.shape or len(maps) == 0:
+        raise ArgumentError(
+            "`replicates` must be maps on the grid of the landscape, of shape (count, "
+            f"{', '.join(map(str, values.shape))}); got {maps.shape}."
+        )
+    errors = maps[:, finite] - values[finite]
+    bad = int(np.count_nonzero(~np.isfinite(errors).all(axis=0)))
+    if bad:
+        raise NonFiniteError(
+            f"`replicates` must be finite where the landscape is; got {bad} points that are "
+            "not; interpolate them as the landscape itself was."
+        )
+    return np.asarray(errors)

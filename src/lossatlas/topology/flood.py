@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from lossatlas.checks import check_one_of
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import certainty_threshold, check_confidence
@@ -13,7 +15,11 @@ from lossatlas.topology.pairing import elder_rule
 
 
 def merge_tree(
-    landscape: Source | Graph, *, connectivity: str = "full", confidence: float = 0.95
+    landscape: Source | Graph,
+    *,
+    connectivity: str = "full",
+    confidence: float = 0.95,
+    replicates: ArrayLike | None = None,
 ) -> MergeTree:
     """Minima of a landscape and the saddles over which they join.
 
@@ -25,12 +31,15 @@ def merge_tree(
             neighbours; `smad()` is then Landscaper's number on smooth fields). A graph brings
             its own.
         confidence: probability with which the error bound behind `threshold` holds.
+        replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
+            with them certainty is judged by errors of differences.
 
     Returns:
         The merge tree of the sublevel sets. Exact, ties broken by flat index.
 
     Raises:
-        ArgumentError: not an array of real numbers, or a confidence outside (0, 1).
+        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
+            replicates for it, or replicates on another grid.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
 
@@ -45,7 +54,7 @@ def merge_tree(
         basins, made, span = graph_basins(landscape), landscape.made, landscape.range
         threshold = 2.0 * landscape.error
         return grow(basins, landscape.values, span=span, threshold=threshold, connectivity=made)
-    field = read_field(landscape)
+    field = read_field(landscape, replicates)
     return grow(
         _grid_basins(landscape, field, connectivity),
         field.values,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_one_of
 from lossatlas.topology.certainty import certainty_threshold, check_confidence
@@ -19,6 +20,7 @@ def persistence(
     dimensions: tuple[int, ...] = (0, 1),
     superlevel: bool = False,
     confidence: float = 0.95,
+    replicates: ArrayLike | None = None,
 ) -> Diagram:
     """Basins (degree 0) and ridges (degree 1) of a landscape, with the certain ones marked.
 
@@ -37,12 +39,15 @@ def persistence(
             `connectivity` lets water pass a diagonal, land then does not, and the other way
             round: the two filtrations are complements.
         confidence: probability with which the error bound behind `threshold` holds.
+        replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
+            with them certainty is judged by errors of differences.
 
     Returns:
         The diagram. Bars of length 0 are left out.
 
     Raises:
-        ArgumentError: not an array of real numbers, or a confidence outside (0, 1).
+        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
+            replicates for it, or replicates on another grid.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
         MissingDependencyError: a degree above 0 of a grid that is not a plane needs gudhi.
@@ -56,7 +61,7 @@ def persistence(
     check_confidence(confidence)
     if isinstance(landscape, Graph):
         return _graph_diagram(landscape)
-    field = read_field(landscape)
+    field = read_field(landscape, replicates)
     if superlevel:
         turned = np.where(field.finite, -field.values, np.inf)
         return _grid_diagram(

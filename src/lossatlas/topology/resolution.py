@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from numpy.typing import ArrayLike
+
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Source
 from lossatlas.topology.persistence import persistence
@@ -26,7 +28,11 @@ class Resolution:
 
 
 def resolution(
-    landscape: Source, *, floor: float = 0.01, confidence: float = 0.95
+    landscape: Source,
+    *,
+    floor: float = 0.01,
+    confidence: float = 0.95,
+    replicates: ArrayLike | None = None,
 ) -> Resolution:
     """Count the basins that matter under both connectivities.
 
@@ -34,6 +40,7 @@ def resolution(
         landscape: a landscape or an array.
         floor: basins shorter than this share of the range never count.
         confidence: of the certainty threshold; the greater of the two thresholds is used.
+        replicates: as for `persistence`.
 
     Returns:
         Both counts and the verdict.
@@ -47,7 +54,11 @@ def resolution(
     threshold = 0.0
     for connectivity in ("full", "axis"):
         diagram = persistence(
-            landscape, connectivity=connectivity, dimensions=(0,), confidence=confidence
+            landscape,
+            connectivity=connectivity,
+            dimensions=(0,),
+            confidence=confidence,
+            replicates=replicates,
         )
         threshold = max(diagram.threshold, floor * (diagram.high - diagram.low))
         counts[connectivity] = int((diagram.lengths > threshold).sum())
