@@ -47,3 +47,7 @@ class ResumeError(FileError):
 
 class MissingDependencyError(AtlasError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class WorkerError(AtlasError, RuntimeError):
+    """Processes that were to share the work died again and again."""
