@@ -23,6 +23,13 @@ INSTRUMENTS = {
         o, la.random_plane(o), points=3, engine="streaming"
     ),
     "survey": lambda o: la.survey(o, points=5, span=0.5),
+    "survey_instruments": lambda o: la.survey(
+        o,
+        points=3,
+        span=0.5,
+        instruments=("stability", "gradient", "interference", "representations"),
+        lr=0.1,
+    ),
 }
 MODES = ("eval", "train", "recalibrated")
 

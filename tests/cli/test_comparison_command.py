@@ -156,7 +156,8 @@ BAD = [
     ([*PAIR, "--plane", "checkpoints"], "`plane` is not served"),
     ([*PAIR, "--set", "map.dimension=3"], "`map.dimension` is not served"),
     ([*PAIR, "--set", "train.steps=3"], "`train.steps` is not served"),
-    ([*PAIR, "--resume"], "`resume` is not served"),
+    ([*PAIR, "--instruments", "gradient"], "`instruments` is not served"),
+    ([*PAIR, "--lr", "0.1"], "`lr` is not served"),
     ([*PAIR, "--mode", "exact"], "`mode`"),
     (["o0.safetensors", "o1.safetensors", "--model", "mine.py:odd"], "the buffer 'table'"),
 ]
@@ -174,3 +175,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert error.count("\n") == 1
     assert message in error
     assert not list(place.glob("**/*.nc"))
+
+
+def test_resume_goes_on_and_leaves_nothing_behind(monkeypatch, capsys, place):
+    out = ["p0.safetensors", "p1.safetensors", "--model", "mine.py:plain", "--out", "o"]
+    before = compared(monkeypatch, capsys, *out)
+    after = compared(monkeypatch, capsys, *out, "--resume")
+    assert before | {"seconds": 0} == after | {"seconds": 0}
+    assert sorted(p.name for p in (place / "o").iterdir()) == ["comparison.nc", "report.html"]

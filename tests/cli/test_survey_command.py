@@ -134,6 +134,9 @@ BAD = [
     (["--set", "map.x.y=3"], "there is no setting 'map.x'"),
     (["--set", "map.engine=fast"], "`engine` must be one of"),
     (["--examples", "0"], "`examples`"),
+    (["--instruments", "gradient,sharpnes"], "did you mean 'sharpness'"),
+    (["--lr", "0"], "`lr`"),
+    (["--lr", "nan"], "`lr`"),
     (["--seed", "-1"], "`seed`"),
     (["--out", "/dev/null/x"], "/dev/null/x"),
 ]
@@ -155,6 +158,23 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert message in error
     assert not list(Path(tmp_path).glob("**/*.nc"))
     assert not list(Path(tmp_path).glob("**/*.html"))
+
+
+def test_instruments_and_eigenvector_planes_from_the_command(monkeypatch, capsys, tmp_path):
+    small = ["--set", "train.steps=5", "--points", "5", "--examples", "60", "--quiet"]
+    chosen = ["--instruments", "gradient, spikes", "--lr", "0.1", "--plane", "eigen"]
+    out = ["--out", tmp_path / "o", "--json"]
+    code, text, error = call(
+        monkeypatch, capsys, "survey", *small, "--model", "mlp(4)", *chosen, *out
+    )
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["grid"]["directions"][0].startswith("eigenvector 1 (λ = ")
+    assert found["instruments"].keys() == {"gradient", "spikes"}
+    numbers = found["instruments"]["gradient"]["numbers"]
+    assert numbers["gradient_norm"].keys() == {"value", "stderr"}
+    assert "no list of blocks" in found["instruments"]["spikes"]["missing"]["spikes"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["report.html", "survey.nc"]
 
 
 def test_unknown_options_are_refused_too(tmp_path):

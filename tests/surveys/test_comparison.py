@@ -5,7 +5,7 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.algebra.params import snapshot
-from lossatlas.errors import ArgumentError, StructureError
+from lossatlas.errors import ArgumentError, ResumeError, StructureError
 
 
 class Point(nn.Module):
@@ -69,3 +69,24 @@ def test_bad_checkpoints_are_named_errors():
         la.compare(objective(), point(1.0, 0.0), point(1.0, 0.0))
     with pytest.raises(StructureError, match="no entry 'b'"):
         la.compare(objective(), {"b": torch.ones(1, 2)}, {"b": torch.zeros(1, 2)})
+
+
+def test_a_comparison_that_was_stopped_goes_on_with_the_same_bits(tmp_path):
+    ends = point(-1.0, 0.0), point(1.0, 0.1)
+    whole = la.compare(objective(), *ends, points=11, seed=4)
+    heard = []
+
+    def stop(done, total):
+        heard.append(done)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    ledger = tmp_path / "c.resume"
+    with pytest.raises(KeyboardInterrupt):
+        la.compare(objective(), *ends, points=11, seed=4, resume=ledger, progress=stop)
+    assert (tmp_path / "c.resume.line").exists()
+    again = la.compare(objective(), *ends, points=11, seed=4, resume=ledger)
+    for part in ("first", "second", "line"):
+        assert getattr(again, part).values.tobytes() == getattr(whole, part).values.tobytes()
+    with pytest.raises(ResumeError, match="belongs to another run"):
+        la.compare(objective(), *ends, points=9, seed=4, resume=ledger)

@@ -18,8 +18,9 @@ from lossatlas.landscape.points import Progress
 from lossatlas.objective import Evaluation, Objective, accuracy, supervised
 from lossatlas.plots.text import with_error
 from lossatlas.report import write_report
-from lossatlas.store import make_folder
+from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
+from lossatlas.surveys.comparison import comparison_ledgers
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset
@@ -33,23 +34,26 @@ def report_comparison(settings: SurveySettings, output: Output, *, resume: bool)
     Args:
         settings: what to do; `weights` and `against` are the two.
         output: hears how it goes, and the result.
-        resume: go on with a run that died; not served.
+        resume: go on with a run that died.
 
     Raises:
         AtlasError: whatever cannot be served, by name.
     """
-    _check_served(settings, resume=resume)
-    found, page = run_comparison(settings, output)
+    _check_served(settings)
+    found, page = run_comparison(settings, output, resume=resume)
     title = str(found.provenance.settings["title"])
     output.result(comparison_summary(found, page), title, comparison_table(found, page))
 
 
-def run_comparison(settings: SurveySettings, output: Output) -> tuple[Comparison, Path]:
+def run_comparison(
+    settings: SurveySettings, output: Output, *, resume: bool = False
+) -> tuple[Comparison, Path]:
     """Load both checkpoints, compare them, write `comparison.nc` and `report.html`.
 
     Args:
         settings: what to do.
         output: hears how it goes.
+        resume: go on from the ledgers in the output folder.
 
     Returns:
         The comparison and the path of the report.
@@ -63,6 +67,9 @@ def run_comparison(settings: SurveySettings, output: Output) -> tuple[Comparison
     notes = [*subject.notes, *_as_saved(subject, settings.batch_size)]
     for note in notes:
         output.note(note)
+    ledger = settings.folder / "comparison.resume"
+    if not resume:
+        _forget(ledger)
     with output.progress("mapping") as progress:
         found = compare(
             objective,
@@ -76,11 +83,19 @@ def run_comparison(settings: SurveySettings, output: Output) -> tuple[Comparison
             tolerance=settings.map.tolerance,
             engine=settings.map.engine,
             executor=settings.map.executor,
+            resume=ledger,
             progress=_both_maps(progress),
         )
     found = _signed(found, subject, settings.title, notes)
     found.save(settings.folder / "comparison.nc")
-    return found, write_report(found, settings.folder / "report.html")
+    page = write_report(found, settings.folder / "report.html")
+    _forget(ledger)
+    return found, page
+
+
+def _forget(ledger: Path) -> None:
+    for path in comparison_ledgers(ledger):
+        remove_ledger(path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +187,7 @@ def _both_maps(tell: Progress | None) -> Progress | None:
     return both
 
 
-def _check_served(settings: SurveySettings, *, resume: bool) -> None:
+def _check_served(settings: SurveySettings) -> None:
     plain = MapSettings()
     kept = ("dimension", "normalisation", "biases")
     changed = {
@@ -184,8 +199,9 @@ def _check_served(settings: SurveySettings, *, resume: bool) -> None:
         changed["plane"] = settings.plane
     if settings.train.steps:
         changed["train.steps"] = settings.train.steps
-    if resume:
-        changed["resume"] = True
+    for name in ("curvature", "instruments", "lr"):
+        if getattr(settings, name):
+            changed[name] = getattr(settings, name)
     for name, value in changed.items():
         raise ArgumentError(
             f"`{name}` is not served where two checkpoints are compared; got {value!r}: "

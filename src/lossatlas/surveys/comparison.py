@@ -134,6 +134,7 @@ def compare(
     points: int = 31,
     connectivity: str = "full",
     seed: int = 0,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -150,6 +151,8 @@ def compare(
         points: points along each direction.
         connectivity: which neighbours count for the topology.
         seed: of the random directions.
+        resume: as for `map_plane`; each map keeps its chunks in a file of its own, see
+            `comparison_ledgers`.
         progress: as for `map_plane`.
         **options: further options of `map_plane` (adaptive, tolerance, engine, executor).
 
@@ -159,6 +162,7 @@ def compare(
     Raises:
         ArgumentError: arguments that cannot be served, or equal checkpoints.
         NonFiniteError: the loss at a checkpoint is not finite.
+        ResumeError: a resume file is damaged or belongs to another run.
         StructureError: checkpoints of another model.
         UnknownNameError: an unknown engine, executor or connectivity.
     """
@@ -170,14 +174,21 @@ def compare(
             f"`{unknown[0]}` is no option of compare{nearest(unknown[0], _OPTIONS)}; "
             f"known: {', '.join(_OPTIONS)}."
         )
+    ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
     line = map_plane(
-        objective, plane_through(first, second), span=[(0.0, 1.0)], points=points, **options
+        objective,
+        plane_through(first, second),
+        span=[(0.0, 1.0)],
+        points=points,
+        resume=ledgers[-1],
+        **options,
     )
     around = random_plane(objective, origin=first, seed=seed)
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
+    common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
     maps = [
-        map_plane(objective, ground, span=chosen, points=points, progress=progress, **options)
-        for ground in (around, replace(around, origin=second))
+        map_plane(objective, replace(around, origin=origin), resume=ledger, **common)
+        for origin, ledger in zip((first, second), ledgers[:2], strict=True)
     ]
     diagrams = [persistence(land, connectivity=connectivity) for land in maps]
     matching = match_basins(*maps, connectivity=connectivity)
@@ -197,6 +208,18 @@ def compare(
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
+
+
+def comparison_ledgers(resume: str | Path) -> list[Path]:
+    """Where a comparison keeps what is finished while it runs.
+
+    Args:
+        resume: the resume file that it is given.
+
+    Returns:
+        Three files beside it: of the two maps and of the line.
+    """
+    return [Path(f"{resume}.{name}") for name in _MAPS]
 
 
 def _barrier(line: Landscape) -> tuple[float, float]:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from lossatlas.errors import FileError, ResumeError
+from lossatlas.errors import ResumeError
 from lossatlas.objective import Objective
 from lossatlas.store import Ledger
 from lossatlas.surveys.finding import Finding
@@ -137,7 +138,7 @@ def unpacked(array: NDArray[np.float64]) -> Finding:
         variables = {k: ([f"{k}:{i}" for i in range(v.ndim)], v) for k, v in arrays.items()}
         data = xr.Dataset(variables, attrs={_FIELDS: text})
         found: Finding = Finding.from_tree({"result": data})
-    except (ValueError, KeyError, IndexError, OSError, EOFError, FileError) as error:
+    except (ValueError, KeyError, IndexError, OSError, EOFError, BadZipFile) as error:
         raise ResumeError(
             f"a finding in the resume file is damaged ({error}); remove the file, start again."
         ) from None

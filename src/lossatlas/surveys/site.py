@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lossatlas.algebra.params import Params
+from lossatlas.algebra.params import Params, size
 from lossatlas.curvature import Spectrum, spectrum
 from lossatlas.objective import Objective
 from lossatlas.surveys.finding import Finding
@@ -43,7 +43,8 @@ class Site:
         if known is not None and "spectrum" in known.results:
             before: Spectrum = known.results["spectrum"]
             return before
-        return spectrum(self.objective, seed=self.seed)
+        most = size(self.objective.params)
+        return spectrum(self.objective, min(10, most), min(2, most), seed=self.seed)
 
     @cached_property
     def head(self) -> Head:

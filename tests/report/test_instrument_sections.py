@@ -1,0 +1,151 @@
+"""Findings with known numbers, as sentences, sections and rows of the page."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from lossatlas.algebra.estimators import Estimate
+from lossatlas.curvature import (
+    GradientNoise,
+    GroupSpectrum,
+    SampleSizeCurve,
+    Stability,
+    WorstSharpness,
+)
+from lossatlas.plots import edge_figure, groups_figure, plot_groups, samples_figure
+from lossatlas.report import SECTIONS, reading, render
+from lossatlas.report.readings_curvature import read_gradient, read_parts, read_stability
+from lossatlas.report.readings_instruments import read_samples
+from lossatlas.surveys import Finding
+from plots.sample_landscapes import sample_map
+from report.sample_surveys import HOSTILE, survey_of
+
+
+def edge(sharpness, threshold=2.0, bound=0.01, rule="descent"):
+    return Stability(sharpness, bound, threshold, sharpness / threshold, rule, 20, reached=True)
+
+
+def group(name, largest, smallest, note="", examples=40):
+    length, total = Estimate(0.3, 0.01, samples=40), Estimate(5.0, 0.1, samples=12)
+    bounds = {"largest_bound": 0.01, "smallest_bound": 0.01}
+    return GroupSpectrum(
+        name,
+        examples,
+        12,
+        largest=largest,
+        smallest=smallest,
+        **bounds,
+        trace=total,
+        gradient_norm=length,
+        products=30,
+        note=note,
+    )
+
+
+def curve(enough):
+    sizes = np.array([20.0, 40.0, 80.0])
+    change = 1 / sizes**2
+    return SampleSizeCurve(sizes, change, change / 10, enough, 35, None, 0.03, 0.1, 5)
+
+
+def survey_with(missing=None, **results):
+    findings = {
+        name: Finding(name, parts, (missing or {}).get(name, {}), 1.5)
+        for name, parts in results.items()
+    }
+    for name, lost in (missing or {}).items():
+        findings.setdefault(name, Finding(name, {}, lost))
+    return survey_of(sample_map("himmelblau", 5, 15), findings=findings)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (edge(2.3), "lr x λmax = 2.3: above the edge of stability (2)"),
+        (edge(0.5), "lr x λmax = 0.5: below the edge of stability (2), at 25 % of it"),
+        (edge(1.995), "at the edge of stability (2), within the error bound"),
+        (edge(-0.5), "below the edge of stability (2), at 0 % of it"),
+    ],
+)
+def test_the_rate_against_the_edge_in_words(found, words):
+    survey = survey_with(stability={"descent": found})
+    assert words in read_stability(survey)[0]
+    assert words in " ".join(reading(survey))
+
+
+def test_the_nearest_to_a_saddle_is_named():
+    groups = (group("a", 4.0, -0.1), group("b", 1.0, -0.5), group("c", 3.0, 0.2))
+    words = " ".join(read_parts(survey_with(classes={"classes": groups})))
+    assert "sharpest class is a: largest eigenvalue 4.000 ± 0.010" in words
+    assert "nearest to a saddle is b: its lowest eigenvalue is negative, 0.5 times" in words
+    assert read_parts(survey_with(layers={"layers": (group("a", 1.0, -1.0),)})) == []
+
+
+def test_a_gradient_beside_its_noise():
+    norm, lost = Estimate(0.4, 0.1, samples=9), Estimate(math.inf, math.nan, why_no_error="x")
+    noise = GradientNoise(norm, norm, Estimate(60.0, 9.0, samples=9), 0.1, "examples")
+    (words,) = read_gradient(survey_with(gradient={"noise": noise}))
+    assert "4 times what sampling alone would give" in words
+    assert "noise scale is 60.0 ± 9.0 examples" in words
+    (words,) = read_gradient(
+        survey_with(gradient={"noise": GradientNoise(norm, norm, lost, 0.5, "examples")})
+    )
+    assert "at rest as far as these examples can tell" in words
+
+
+def test_sample_sizes_in_words():
+    assert "From 40 examples on" in read_samples(survey_with(samples={"curve": curve(40)}))[0]
+    assert (
+        "Even with 80 examples" in read_samples(survey_with(samples={"curve": curve(None)}))[0]
+    )
+
+
+def test_every_section_has_a_place_and_hostile_names_stay_text():
+    groups = tuple(group(f"{HOSTILE}{k}", 1.0 + k, -0.5) for k in range(3))
+    worst = WorstSharpness(Estimate(0.2, 0.01, samples=9), 0.1, 0.05, adaptive=False, ascents=9)
+    page = render(
+        survey_with(
+            missing={"spikes": {"spikes": HOSTILE}, "samples": {"more": "too few"}},
+            layers={"layers": groups},
+            classes={"classes": groups},
+            stability={"descent": edge(2.3), "adam": edge(50, 38.0, rule="adam")},
+            sharpness={"worst": worst, "average": Estimate(0.1, 0.01, samples=20)},
+            samples={"curve": curve(40)},
+            representations={"rankme": Estimate(7.0, 0.2, samples=10)},
+        )
+    )
+    for key in ("parts", "steps", "surroundings", "features", "absent"):
+        assert f'<section id="{key}"' in page
+    assert '<section id="curvature"' not in page
+    assert "<img" not in page
+    assert "alert(1)</script>" not in page
+    assert "Not measured, with the reason below: Spike risk." in page
+    assert re.search(r"<td>Sample size</td><td>more</td><td>too few</td>", page)
+    assert re.search(r"worst-case sharpness</th>\s*<td class=\"value\">0.200</td>", page)
+
+
+def test_a_survey_without_instruments_has_none_of_their_sections():
+    plain = survey_of(sample_map())
+    made = [section.key for build in SECTIONS if (section := build(plain)) is not None]
+    assert made == ["map", "topology", "sampling"]
+
+
+def test_parts_are_drawn_where_they_lie():
+    groups = [group("a", 4.0, -0.1), group("b", 1.0, 0.5), group("lost", math.nan, math.nan)]
+    up, down = groups_figure(groups).data
+    assert (list(up.x), list(up.y)) == ([4.0, 1.0], [0, 1])
+    assert (list(down.x), list(down.y)) == ([0.1], [0])
+    ax = plot_groups(groups)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    assert len(groups_figure([group(str(k), k + 1.0, 0.0) for k in range(60)]).data[0].x) == 40
+    assert len(groups_figure([group(str(k), -1.0, -2.0) for k in range(3)]).data[1].x) == 3
+
+
+def test_edges_and_curves_are_drawn_where_they_lie():
+    drawn = edge_figure({"one": edge(1.0), "two": edge(76.0, 38.0)})
+    assert list(drawn.data[0].x) == [0.5, 2.0]
+    band, line, _ = samples_figure(curve(40)).data
+    np.testing.assert_allclose(line.y, 1 / line.x)
+    assert len(band.x) == 6
