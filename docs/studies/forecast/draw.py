@@ -7,11 +7,14 @@ mpl.use("Agg")
 import measure
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from measure import real
 
 from lossatlas import forecast
+from lossatlas.plots import canvas, style
 from lossatlas.plots import curves as plots
-from lossatlas.plots import style
+
+THOUSANDS = StrMethodFormatter("{x:,.0f}")
 
 
 def predicted_and_measured(folder):
@@ -24,15 +27,17 @@ def predicted_and_measured(folder):
             plots.plot_prediction(fit.predict(truth), truth=truth, ax=ax)
             late = truth.loss[truth.step > 0.15 * truth.step[-1]]
             ax.set_ylim(truth.loss.min() - 0.05, late.max() + 0.05)
-            ax.set_title(name, loc="left")
-        figure.suptitle(f"{size}: six runs that the fit has not seen")
-        figure.savefig(folder / f"unseen-{size}.png", dpi=110)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.xaxis.set_major_formatter(THOUSANDS)
+            canvas.name_axes(ax, name, "update", "loss")
+        figure.savefig(folder / f"unseen-{size}.png", dpi=130)
         plt.close(figure)
 
 
 def coverage_by_law(found, folder):
     """Errors of final losses in units of the half width: inside one is covered."""
-    figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(7.4, 3.2), layout="constrained")
+    canvas.axes(ax)
     rng = np.random.default_rng(0)
     for i, law in enumerate(measure.LAWS):
         share = [
@@ -44,12 +49,14 @@ def coverage_by_law(found, folder):
         for keep, hue in ((inside, style.BASIN), (~inside, style.PATH)):
             ax.plot(np.clip(np.array(share)[keep], -3, 3), at[keep], ".", ms=3, color=hue,
                     alpha=0.6)  # fmt: skip
-        ax.text(3.05, i, f"{inside.mean():.0%}", va="center")
-    ax.axvspan(-1, 1, color=style.SHARED, alpha=0.35, lw=0)
+        ax.text(3.25, i, f"{inside.mean():.0%} inside", va="center", size=style.LABEL_SIZE)
+    ax.axvspan(-1, 1, color=style.SHARED, alpha=0.35, lw=0, zorder=0)
     ax.set_yticks(range(len(measure.LAWS)), list(measure.LAWS))
-    ax.set_xlim(-3.1, 3.6)
-    ax.set_xlabel("error of the final loss, in half widths of its 90 % interval")
-    figure.savefig(folder / "coverage.png", dpi=110)
+    ax.set_xlim(-3.1, 4.3)
+    ax.set_xticks(range(-3, 4), [*map(str, range(-3, 3)), "3 or more"])
+    what = "error of the final loss, in half widths of its 90 % interval"
+    canvas.name_axes(ax, "Final losses of runs that took no part in the fit", what, "")
+    figure.savefig(folder / "coverage.png", dpi=130)
     plt.close(figure)
 
 
@@ -57,6 +64,7 @@ def cooldowns(folder):
     """The loss that the law expects for every length of the cooldown."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for ax, size in zip(axes, real.SIZES, strict=True):
+        canvas.axes(ax)
         fit = forecast.fit(forecast.MultiPowerLaw(), real.runs(size, real.TRAIN))
         lengths = np.geomspace(200, 21_840, 25).astype(int)
         for shape, hue in (("linear", "#00648c"), ("sqrt", "#d55e00"), ("square", "#009e73")):
@@ -66,14 +74,18 @@ def cooldowns(folder):
                 for n in lengths
             ]  # fmt: skip
             ax.semilogx(lengths, losses, color=hue, label=shape)
+            lowest = int(np.argmin(losses))
+            ax.plot(lengths[lowest], losses[lowest], "o", ms=5, color=hue)
         best = fit.optimize_schedule(24_000, real.PEAK, warmup=real.WARMUP)
         ax.axhspan(
-            best.wsd_loss, best.wsd_loss + best.error, color=style.SHARED, alpha=0.4, lw=0,
-            label="within the law's own error of the best",
+            best.wsd_loss, best.wsd_loss + best.error, color=style.SHARED, alpha=0.55, lw=0,
+            label="as good as the best, for all the law knows", zorder=0,
         )  # fmt: skip
-        ax.set_title(f"{size}: 24,000 updates", loc="left")
-        ax.set_xlabel("length of the cooldown (updates)")
-        ax.set_ylabel("expected final loss")
-        ax.legend(frameon=False, fontsize=8)
-    figure.savefig(folder / "cooldown.png", dpi=110)
+        ax.set_xticks([200, 1000, 5000, 20_000])
+        ax.xaxis.set_major_formatter(THOUSANDS)
+        ax.minorticks_off()
+        title = f"{size}: {24_000:,} updates, {real.WARMUP:,} of them warm-up"
+        canvas.name_axes(ax, title, "length of the cooldown (updates)", "expected final loss")
+        canvas.legend(ax)
+    figure.savefig(folder / "cooldown.png", dpi=130)
     plt.close(figure)

@@ -6,7 +6,8 @@ import numpy as np
 _HEAD = """\
 # How far can a forecast of the loss be trusted?
 
-Written by `python docs/studies/forecast/run.py`; every number is in `results.json`.
+Written by `python docs/studies/forecast/run.py`; its numbers are in `results.json` and,
+forecast by forecast, in `nested.csv` (errors are of the log loss; runs are numbered as below).
 Data: 18 training curves of two language models (25M and 100M
 parameters, nine schedules each; Luo et al., ICLR 2025, MIT licence), measured by others.
 
@@ -21,6 +22,8 @@ these errors, and from forecasts over twice the horizon of the fit, come the int
 are then scored on the final losses of runs that took no part in anything. This was done for
 all {triples} triples of the nine schedules and {larger} random larger sets, at both sizes.
 The tests are many but share 18 curves: they are far from independent.
+
+The nine schedules, by the names of their files: {names}.
 
 ![Errors of final losses in units of the half width](coverage.png)
 
@@ -111,7 +114,8 @@ of 4,000 steps wins less than the law expects from one sudden fall and a slow co
 - Two sizes of one family of models, one peak rate, one batch size. The intervals say
   nothing about another peak.
 - The difference between the usual shapes of cooldown is smaller than the law's error
-  ([cooldown.md](cooldown.md)): it cannot choose among them."""
+  ([cooldown.md](cooldown.md)): it cannot choose among them.
+"""
 
 
 def text(results: dict) -> str:
@@ -128,10 +132,11 @@ def text(results: dict) -> str:
     boot = np.mean([row["covered"] for row in results["bootstrap"]])
     triples = len({tuple(row["train"]) for row in nested if len(row["train"]) == 3})
     larger = len({tuple(row["train"]) for row in nested if len(row["train"]) > 3})
+    names = ", ".join(f"{i} `{name}`" for i, name in enumerate(measure.NAMES))
     parts = [
         _HEAD.format(
             ours=whole["coverage"], tests=whole["tests"],
-            theirs=boot, width=whole["half_width"], triples=triples, larger=larger,
+            names=names, theirs=boot, width=whole["half_width"], triples=triples, larger=larger,
         ),
         *_coverage_rows(nested), _RULES,
         *(f"| {r['law']} | {r['rule']} | {r['coverage']:.1%} | {r['half_width']:.2%} |\n"

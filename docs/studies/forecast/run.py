@@ -1,10 +1,12 @@
 """Run the study: `python docs/studies/forecast/run.py [--quick]`.
 
-Writes results.json, the figures and README.md beside this file. Needs the curves beside the
-checkout; about a quarter of an hour on one core. Parts that are done are kept in parts/.
+Writes results.json, nested.csv, the figures and README.md beside this file. Needs the curves
+beside the checkout; about a quarter of an hour on one core. Parts that are done are kept in
+parts/.
 """
 
 import argparse
+import csv
 import json
 import logging
 from pathlib import Path
@@ -37,7 +39,9 @@ def main() -> None:
         "decays": part(asked, "decays", measure.decays),
         "nested": nested,
     }
-    (asked.out / "results.json").write_text(json.dumps(rounded(results)) + "\n")
+    rest = {key: value for key, value in results.items() if key != "nested"}
+    (asked.out / "results.json").write_text(json.dumps(rounded(rest), indent=1) + "\n")
+    write_table(nested, asked.out / "nested.csv")
     draw.predicted_and_measured(asked.out)
     draw.coverage_by_law(nested, asked.out)
     draw.cooldowns(asked.out)
@@ -52,6 +56,22 @@ def part(asked, name, work, *arguments):
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(work(*arguments, quick=asked.quick)))
     return json.loads(kept.read_text())
+
+
+def write_table(nested, path):
+    """One line a forecast: what was fitted, what was forecast, how far off it was."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["size", "law", "fitted", "forecast", "horizon", "error",
+                         "half_width", "covered", "mae"])  # fmt: skip
+        for row in nested:
+            fitted = " ".join(str(measure.NAMES.index(name)) for name in row["train"])
+            writer.writerows(
+                [row["size"], row["law"], fitted, test["curve"], f"{test['horizon']:.3g}",
+                 *(f"{test[k]:.4g}" for k in ("error", "half_width")), int(test["covered"]),
+                 f"{test['mae']:.3g}"]
+                for test in row["tests"]
+            )  # fmt: skip
 
 
 def rounded(value):
