@@ -384,6 +384,37 @@ def test_a_closure_may_be_set_once_for_loops_that_step_without_one():
     assert run.controller.last_epoch == 2
 
 
+def test_a_closure_makes_the_gradient_before_anything_is_decided():
+    def go(within):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        controller = TopologyLR(optimizer, MoMoPolicy(), warmup=0)
+        for step in range(4):
+            torch.random.default_generator.manual_seed(step)
+            data, target = batch(step)
+
+            def closure(data=data, target=target):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(data), target)
+                loss.backward()
+                controller.observe(loss)
+                return loss
+
+            if within:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+            controller.step()
+        return model, controller
+
+    (ours, steered), (plain, beside) = go(True), go(False)
+    assert str(steered.log.records) == str(beside.log.records)
+    assert len(steered.log) == 4
+    for x, y in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
 def test_a_loss_may_be_told_before_the_update():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)

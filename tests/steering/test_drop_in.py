@@ -13,7 +13,14 @@ from torch.optim import lr_scheduler as schedulers
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.steering import Reading, RegimePolicy, TopoAdamW, create_topoadamw, replay
+from lossatlas.steering import (
+    ClimbPolicy,
+    Reading,
+    RegimePolicy,
+    TopoAdamW,
+    create_topoadamw,
+    replay,
+)
 
 
 def made(model, **settings):
@@ -188,6 +195,13 @@ def test_decisions_are_logged_not_printed(caplog, capsys):
     assert len(caplog.records) == 2
     assert "step 1 | " in caplog.text
     assert capsys.readouterr().out == ""
+
+
+def test_policies_that_decide_before_the_update_do_so_once():
+    model = network()
+    optimizer = made(model, policy=ClimbPolicy(every=1), warmup_steps=0)
+    go(model, optimizer, 0, 3)
+    assert optimizer.log.column("step").tolist() == [0, 1, 2, 3]
 
 
 def test_bad_input_is_named():

@@ -134,7 +134,7 @@ class TopologyLR(LRScheduler):
         if not self._updates:
             self.skipped += 1
             return
-        closure = self.closure if closure is None else closure
+        closure = closure or self.closure
         ready = closure is not None or not self._instruments.wants_closure
         if strict and not ready and self.due(ahead=1):
             raise ArgumentError(
@@ -148,7 +148,6 @@ class TopologyLR(LRScheduler):
         if not self.policy.before:
             self._instruments.settle(loss)
         self._rates.refresh()
-        self._instruments.track(self._rates.ratios())
         if self.scheduler is not None and not self.per_epoch:
             self.step_scheduler(metrics)
         if ready and self.due():
@@ -237,6 +236,8 @@ class TopologyLR(LRScheduler):
     def after_update(self) -> None:
         """An update was made; a `step` without one was skipped by a GradScaler."""
         self._updates += 1
+        self._rates.refresh()
+        self._instruments.track(self._rates.ratios())
 
     def before_update(self) -> None:
         """An update is about to be made: policies that go by its gradient decide now."""

@@ -1,6 +1,7 @@
 """Ties between a controller and its optimizer: updates about to be made, updates made."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -24,16 +25,29 @@ class Steerer(Protocol):
 def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
     """Tell somebody of every update of an optimizer, for as long as somebody else holds it.
 
+    Where the step is given a closure that makes the gradient, the update is about to be made
+    when the closure has run for the first time.
+
     Args:
         optimizer: any.
         steerer: held weakly, so that a controller that was dropped no longer steers.
     """
     reference = weakref.ref(steerer)
 
-    def before(*_: Any) -> None:
+    def before(
+        _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         present = reference()
-        if present is not None:
+        if present is None:
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
             present.before_update()
+            return None
+        told = _telling(closure, present)
+        if "closure" in kwargs:
+            return args, kwargs | {"closure": told}
+        return (args[0], told, *args[2:]), kwargs
 
     def after(*_: Any) -> None:
         present = reference()
@@ -42,6 +56,18 @@ def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
+
+
+def _telling(closure: Callable[[], Any], steerer: Steerer) -> Callable[[], Any]:
+    untold = [steerer]
+
+    def told() -> Any:
+        value = closure()
+        if untold:
+            untold.pop().before_update()
+        return value
+
+    return told
 
 
 def check_pair(optimizer: Any, scheduler: Any) -> None:

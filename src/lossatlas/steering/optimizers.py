@@ -129,7 +129,7 @@ class TopoAdamW(torch.optim.AdamW):
             raise ArgumentError(
                 "`data`, `target` and `criterion` must be given together, or none of them."
             )
-        loss = super().step(closure)
+        loss = _bare(torch.optim.AdamW.step)(self, closure)
         before = len(self.controller.log)
         self.controller.after_update()
         self.controller.step(self._probe(data, target, criterion), strict=False)
@@ -203,6 +203,13 @@ def create_topoadamw(
         The optimizer.
     """
     return TopoAdamW(model.parameters(), model, lr=lr, weight_decay=weight_decay, **kwargs)
+
+
+def _bare(step: Any) -> Any:
+    # Torch puts hooks around the step of every class; those of this one run around all of it.
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__
+    return step
 
 
 def _patch(asked: dict[str, Any], seed: int) -> tuple[Patch, int]:

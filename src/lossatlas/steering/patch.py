@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.rng import derive_seed
-from lossatlas.topology import persistence
 from lossatlas.topology.filtration import graph
+from lossatlas.topology.persistence import persistence
 
 Array = NDArray[np.float64]
 
