@@ -1,14 +1,12 @@
 """Extra memory of probing a model as large as GPT-2 small, each way in a process of its own."""
 
-import ctypes
 import json
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import harness
+import resident
 from harness import Row
 
 _SIZES = {"layers": 2 if harness.QUICK else 12, "width": 768, "heads": 12}
@@ -23,10 +21,10 @@ def rows() -> list[Row]:
     Returns:
         One row a peer.
     """
-    if not Path("/proc/self/clear_refs").exists():
+    if not resident.KNOWN:
         return [Row("extra memory of a probe", note="not measured: needs Linux's /proc")]
     peaks = {
-        way: _measured(way)
+        way: resident.measured(__file__, way)
         for way in _WAYS
         if way not in _MODULES or harness.installed(_MODULES[way])
     }
@@ -49,13 +47,6 @@ def rows() -> list[Row]:
     ]
 
 
-def _measured(way: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, __file__, way], check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _probe(way: str) -> dict[str, float]:
     """What one process measures of itself."""
     import torch
@@ -65,11 +56,15 @@ def _probe(way: str) -> dict[str, float]:
     _job(way, _case(vocabulary=64, block=_BLOCK, layers=1, width=8, heads=1))()
     case = _case(vocabulary=_VOCABULARY, block=_BLOCK, **_SIZES)
     job = _job(way, case)
-    before = _start_watching()
+    before = resident.start_watching()
     job()
     parameters = sum(p.numel() for p in case.model.parameters())
     weights = sum(p.numel() * p.element_size() for p in case.model.parameters())
-    return {"above": _status("VmHWM") - before, "parameters": parameters, "weights": weights}
+    return {
+        "above": resident.status("VmHWM") - before,
+        "parameters": parameters,
+        "weights": weights,
+    }
 
 
 def _case(**sizes: int) -> Any:
@@ -119,20 +114,6 @@ def _job(way: str, case: Any) -> Callable[[], Any]:
 def _call(make: Callable[..., Callable[[], Any]], *args: Any, **options: Any) -> Any:
     # Made inside the watched time: directions that the user must bring count too.
     return make(*args, **options)()
-
-
-def _start_watching() -> int:
-    """Give freed memory back, set the peak to what is resident now, and say what that is."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 if __name__ == "__main__":
