@@ -41,7 +41,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-$(BENCH): pyproject.toml constraints.txt
+$(BENCH): pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	.venv-bench/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	.venv-bench/bin/pip install -q --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	touch $@
