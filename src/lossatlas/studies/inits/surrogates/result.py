@@ -35,7 +35,7 @@ class Surrogates:
         near_spread: standard deviation that a Gaussian process gives, likewise, else NaN.
         history: of the trainings: kind -> (epochs, 3), training loss, validation error, rate.
         seconds: CPU seconds, shape (kinds, 3): the data, the fit, and 1,000 predictions.
-        true_seconds: CPU seconds of 1,000 true losses, the drawing of parameters included.
+        true_seconds: CPU seconds of 1,000 true losses of a landscape.
         provenance: settings, seed, fingerprint of the data.
     """
 
@@ -81,8 +81,9 @@ class Surrogates:
         predicted = self.predictions[index]
         value = scores.spearman(self.truth, predicted[None], blocks)[0]
         drawn = scores.resamples(blocks, _RESAMPLES, 0)
-        samples = [scores.spearman(self.truth[i], predicted[None, i], blocks)[0] for i in drawn]
-        return (float(value), *scores.interval(np.array(samples)))
+        # Drawn within blocks: each place keeps its block.
+        samples = scores.spearman(self.truth[drawn], predicted[drawn], blocks)
+        return (float(value), *scores.interval(samples))
 
     def _near(self, index: int) -> tuple[float, float, float]:
         each = np.array(

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lossatlas import store
+from lossatlas.errors import DataError, ModelError, UnknownNameError
+from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.candidates import Initialiser
+from lossatlas.studies.inits.generate import generate
+from lossatlas.studies.inits.pairs import Pairs
+from lossatlas.studies.inits.schemes import find_layers
+from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.studies.inits.subject import load_subject
+from lossatlas.studies.inits.surrogates import fit_surrogates
+from lossatlas.studies.inits.surrogates.local import RADIUS, gaussian_process, neighbourhoods
+from lossatlas.studies.inits.surrogates.networks import EquivariantNetwork, FlatNetwork
+from lossatlas.studies.inits.surrogates.rows import Rows
+from lossatlas.studies.inits.surrogates.summaries import layer_statistics
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    settings = InitsSettings.model_validate(
+        {
+            "model": "mlp(6)",
+            "examples": 200,
+            "probe": 64,
+            "folder": tmp_path_factory.mktemp("study"),
+            "generate": {"samples": 400},
+            "surrogate": {"epochs": 8, "widths": [32, 16], "batch_size": 64, "anchors": 4},
+        }
+    )
+    subject = load_subject(settings)
+    pairs = generate(settings, subject)
+    return settings, subject, pairs
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return fit_surrogates(*study)
+
+
+def test_held_out_pairs_are_told_from_layer_statistics_better_than_from_flat_weights(found):
+    statistics = found.spearman("statistics", "within scheme")
+    flat = found.spearman("flat", "within scheme")
+    assert statistics[0] > 0.5
+    assert statistics[1] > flat[2]
+
+
+def test_a_gaussian_process_knows_the_ground_that_it_has_seen(found):
+    value, lower, upper = found.spearman("subspace", "same radius")
+    assert value > 0.9
+    assert lower <= value <= upper
+    assert all(np.isnan(x) for x in found.spearman("subspace", "pooled"))
+    assert 0.5 < found.coverage("subspace") <= 1
+    assert np.isnan(found.coverage("flat"))
+
+
+def test_held_out_pairs_are_no_pairs_that_were_fitted(study, found):
+    settings, subject, pairs = study
+    changed = pairs.losses.copy()
+    changed[found.tested] = 50.0
+    small = settings.model_copy(
+        update={
+            "folder": settings.folder / "changed",
+            "surrogate": settings.surrogate.model_copy(update={"kinds": ("statistics",)}),
+        }
+    )
+    other = fit_surrogates(small, subject, Pairs(pairs.candidates, changed))
+    index = found.kinds.index("statistics")
+    assert other.predictions[0].tobytes() == found.predictions[index].tobytes()
+
+
+def test_costs_stand_side_by_side(found):
+    data, fit, use = found.seconds[found.kinds.index("flat")]
+    assert found.cost("flat", 2000, 200) == pytest.approx((data + fit) / 200 + 2 * use)
+    assert found.true_seconds > 0
+    assert found.cost("subspace", 10, 200) == found.cost("subspace", 10, 1)
+
+
+def test_the_result_comes_back_from_disk(found, tmp_path):
+    back = store.load(store.save(found, tmp_path / "surrogate.nc"))
+    assert back.kinds == found.kinds
+    assert back.predictions.tobytes() == found.predictions.tobytes()
+    assert back.history["flat"].tobytes() == found.history["flat"].tobytes()
+    assert back.spearman("flat", "pooled") == found.spearman("flat", "pooled")
+
+
+def test_points_of_a_neighbourhood_are_at_one_distance(study):
+    settings, subject, _ = study
+    around = neighbourhoods(settings, subject)[0]
+    assert_close(np.linalg.norm(around.asked, axis=1), np.full(64, RADIUS))
+    assert (np.linalg.norm(around.known, axis=1) <= RADIUS).all()
+    mean, deviation = gaussian_process(around)
+    assert mean.shape == deviation.shape == (64,)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+
+
+def test_exchanged_hidden_units_are_the_same_network():
+    model = network()
+    like = {name: p.detach() for name, p in model.named_parameters()}
+    reader = EquivariantNetwork(find_layers(model), like, [1.0] * len(like)).double()
+    units, channels = torch.randperm(5), torch.randperm(4)
+    moved = dict(like)
+    moved["0.weight"], moved["0.bias"] = like["0.weight"][channels], like["0.bias"][channels]
+    by_channel = like["3.weight"].view(5, 4, 4)[:, channels].reshape(5, 16)
+    moved["3.weight"], moved["3.bias"] = by_channel[units], like["3.bias"][units]
+    moved["5.weight"] = like["5.weight"][:, units]
+    rows = [torch.cat([v.flatten() for v in p.values()]).double()[None] for p in (like, moved)]
+    assert not torch.equal(*rows)
+    assert_close(reader(rows[0]), reader(rows[1]), rtol=1e-10, atol=1e-12)
+    flat = FlatNetwork(torch.zeros(rows[0].shape[1]), torch.ones(rows[0].shape[1]), (8, 4))
+    flat = flat.double().eval()
+    assert float((flat(rows[0]) - flat(rows[1])).detach().abs()) > 1e-6
+
+
+def test_layers_that_do_not_follow_one_another_are_named():
+    model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(5, 2)])
+    like = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.raises(ModelError, match=r"'1.weight' does not read the layer before it"):
+        EquivariantNetwork(find_layers(model), like, [1.0] * 4)
+
+
+def test_layer_statistics_are_what_they_say():
+    rows = torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0]])
+    found = layer_statistics(rows, [torch.Size([2, 2]), torch.Size([1])])[0]
+    first = [2.5, np.sqrt(1.25), np.log(np.sqrt(30)), 1.0, 1.75, 2.5, 3.25, 4.0]
+    assert_close(
+        found, np.array([*first, 10, 0, np.log(10), 10, 10, 10, 10, 10]), rtol=1e-6, atol=0
+    )
+
+
+def test_rows_that_do_not_fit_into_memory_are_drawn_again():
+    model = network()
+    recipes = [Candidate("normal", 1.0, seed) for seed in range(9)]
+    kept, drawn = (Rows(Initialiser(model), recipes, budget) for budget in (1 << 30, 0))
+    picked = torch.tensor([3, 3, 8])
+    assert torch.equal(kept(picked), drawn(picked))
+    mean, deviation = drawn.moments(torch.arange(9))
+    table = kept(torch.arange(9))
+    assert_close(mean, table.mean(0), rtol=0, atol=1e-6)
+    live = table.std(0, correction=0) > 0
+    assert_close(deviation[live], table.std(0, correction=0)[live], rtol=1e-4, atol=1e-6)
+    assert bool((deviation[~live] == 1).all())
+
+
+def test_too_few_pairs(study):
+    settings, subject, pairs = study
+    few = Pairs(pairs.candidates[:12], pairs.losses[:12])
+    with pytest.raises(DataError, match=r"20 pairs .* got 12 and 2.*generate\.samples"):
+        fit_surrogates(settings, subject, few)
+
+
+def test_unknown_kinds_and_views(study, found):
+    settings, subject, pairs = study
+    wrong = settings.surrogate.model_copy(update={"kinds": ("statistic",)})
+    with pytest.raises(UnknownNameError, match="did you mean 'statistics'"):
+        fit_surrogates(settings.model_copy(update={"surrogate": wrong}), subject, pairs)
+    with pytest.raises(UnknownNameError, match="view"):
+        found.spearman("flat", "everywhere")
