@@ -79,12 +79,9 @@ def run_comparison(
             connectivity=settings.map.connectivity,
             seed=settings.seed,
             metrics={"accuracy": accuracy} if subject.data.task == "classification" else {},
-            adaptive=settings.map.adaptive,
-            tolerance=settings.map.tolerance,
-            engine=settings.map.engine,
-            executor=settings.map.executor,
             resume=ledger,
             progress=_both_maps(progress),
+            **settings.map.options,
         )
     found = _signed(found, subject, settings.title, notes)
     found.save(settings.folder / "comparison.nc")

@@ -9,7 +9,10 @@ from torch import nn
 from lossatlas.algebra.params import Params
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import SurveySettings
+from lossatlas.curvature import spectrum_memory
 from lossatlas.errors import ArgumentError
+from lossatlas.landscape.checkpoints import trajectory_plane
+from lossatlas.landscape.mapping import plan_map
 from lossatlas.landscape.plane import Plane, random_plane
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
@@ -57,12 +60,9 @@ def run_survey(
     chosen(settings.instruments)
     make_folder(settings.folder)
     subject = _subject(settings, output)
-    objective = Objective(
-        subject.model,
-        supervised(build_loss(settings.loss, task=subject.data.task)),
-        subject.data.batches(settings.batch_size),
-        mode=settings.mode or "eval",
-    )
+    objective = _objective(settings, subject)
+    ground = _plane(settings, objective, subject.checkpoints)
+    _foretell(settings, objective, ground, output)
     ledger = settings.folder / "survey.resume"
     if not resume:
         _forget(ledger)
@@ -70,7 +70,7 @@ def run_survey(
     with output.progress("mapping") as progress:
         found = survey(
             objective,
-            plane=_plane(settings, objective, subject.checkpoints),
+            plane=ground,
             checkpoints=subject.checkpoints,
             span=settings.span,
             points=settings.points,
@@ -81,18 +81,24 @@ def run_survey(
             lr=settings.lr or settings.train.lr,
             title=settings.title or subject.title,
             seed=settings.seed,
-            adaptive=settings.map.adaptive,
-            tolerance=settings.map.tolerance,
-            engine=settings.map.engine,
-            executor=settings.map.executor,
             resume=ledger,
             progress=progress,
             stage=output.stage(progress),
+            **settings.map.options,
         )
     found.save(settings.folder / "survey.nc")
     page = write_report(found, settings.folder / "report.html")
     _forget(ledger)
     return found, page
+
+
+def _objective(settings: SurveySettings, subject: _Subject) -> Objective:
+    return Objective(
+        subject.model,
+        supervised(build_loss(settings.loss, task=subject.data.task)),
+        subject.data.batches(settings.batch_size),
+        mode=settings.mode or "eval",
+    )
 
 
 def _forget(ledger: Path) -> None:
@@ -134,9 +140,31 @@ def _trained(
     return run.checkpoints
 
 
+# What it will take, before the long part begins.
+def _foretell(
+    settings: SurveySettings, objective: Objective, ground: Plane, output: Output
+) -> None:
+    if output.quiet:
+        return
+    plan = plan_map(objective, ground, points=settings.points, engine=settings.map.engine)
+    output.note(
+        f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
+        f"{_size(plan.memory)} beside model and data"
+    )
+    if settings.curvature or settings.instruments:
+        basis = _size(spectrum_memory(objective))
+        output.note(f"measuring at the weights; a spectrum takes up to {basis}")
+
+
+def _size(memory: int) -> str:
+    if memory < 2**20:
+        return "1 MiB"
+    return f"{memory / 2**20:,.0f} MiB" if memory < 2**30 else f"{memory / 2**30:,.1f} GiB"
+
+
 def _plane(
     settings: SurveySettings, objective: Objective, checkpoints: tuple[Params, ...]
-) -> str | Plane:
+) -> Plane:
     kind = settings.plane or ("checkpoints" if checkpoints else "random")
     if kind == "checkpoints":
         if not checkpoints:
@@ -144,7 +172,7 @@ def _plane(
                 "`plane`: there are no checkpoints to span one; train first "
                 "(--set train.steps=400) or use --plane random."
             )
-        return kind
+        return trajectory_plane(checkpoints, dimension=settings.map.dimension)
     if kind == "eigen":
         return eigen_plane(objective, dimension=settings.map.dimension, seed=settings.seed)
     return random_plane(

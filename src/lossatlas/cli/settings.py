@@ -30,6 +30,11 @@ class MapSettings(Strict):
     biases: bool = False
     dimension: Literal[1, 2, 3] = 2
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `map_plane` is told of it."""
+        return {k: getattr(self, k) for k in ("adaptive", "tolerance", "engine", "executor")}
+
 
 class TrainSettings(Strict):
     """How the network is trained before the survey (`--set train.NAME=VALUE`)."""

@@ -168,12 +168,7 @@ def compare(
     """
     started = time.monotonic()
     check_door(objective, progress=progress)
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise ArgumentError(
-            f"`{unknown[0]}` is no option of compare{nearest(unknown[0], _OPTIONS)}; "
-            f"known: {', '.join(_OPTIONS)}."
-        )
+    _check_options(options)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
     line = map_plane(
         objective,
@@ -208,6 +203,15 @@ def compare(
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            raise ArgumentError(
+                f"`{name}` is no option of compare{nearest(name, _OPTIONS)}; "
+                f"known: {', '.join(_OPTIONS)}."
+            )
 
 
 def comparison_ledgers(resume: str | Path) -> list[Path]:

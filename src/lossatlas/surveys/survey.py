@@ -187,10 +187,10 @@ def _span(objective: Objective, plane: Plane, span: str | Span) -> Span:
 def _start(objective: Objective, plane: Plane, usual: float = 0.125) -> float:
     # Along an eigenvector the rise is known beforehand: begin where it is the loss itself.
     sharpest = max(plane.recipe.get("eigenvalues", [0.0]))
-    loss = abs(objective.value())
-    if sharpest <= 0 or not math.isfinite(loss) or not loss:
+    if sharpest <= 0:
         return usual
-    return min(usual, math.sqrt(2 * loss / sharpest))
+    loss = abs(objective.value())
+    return min(usual, math.sqrt(2 * loss / sharpest)) if 0 < loss < math.inf else usual
 
 
 def _with_values(land: Landscape, objective: Objective, points: Sequence[Params]) -> Landscape:
