@@ -20,10 +20,10 @@ class ClimbPolicy:
     Meant to be read through a `ValleyAverage`: the weights themselves bounce.
 
     Attributes:
-        pace: greater is faster. Default 2.5.
+        pace: greater is faster. Default 2.
         plain: share of the pace for optimizers whose steps are as long as the gradients
             (SGD); at the full pace they run off before the loss shows it. Default 0.4.
-        timid: length of the first step over that of the weights. Default 3e-3.
+        timid: length of the first step over that of the weights. Default 1e-2.
         growth: most by which the scale grows at one decision. Default 1.5.
         tolerance: rise of the average training loss over its lowest, relative, that halves
             the scale for good. Default 0.3.
@@ -39,9 +39,9 @@ class ClimbPolicy:
         with the steps that the optimizer really makes instead of gradients.
     """
 
-    pace: float = 2.5
+    pace: float = 2.0
     plain: float = 0.4
-    timid: float = 3e-3
+    timid: float = 1e-2
     growth: float = 1.5
     tolerance: float = 0.3
     spike: float = 2.0
