@@ -20,7 +20,7 @@ from lossatlas.store.ledger import Ledger
 from lossatlas.studies.compare import Problem
 from lossatlas.workbench import build_model
 
-SEEDS = 20
+SEEDS = 10
 STEPS = 400
 # Every method has four settings to choose from; plain training has none.
 STRENGTHS: dict[str, list[Setting]] = {

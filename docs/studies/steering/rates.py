@@ -7,27 +7,34 @@ from problems import cifar, mnist
 
 from lossatlas.studies.compare import Comparison, compare
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+DECADES = (1e-4, 1e-3, 1e-2, 1e-1)
+HALVES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # Prodigy's own rate is 1; nobody else is run there.
-GUESSES = {"mnist": RATES[:-1], "cifar": (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
-RECIPES = (
-    "adamw",
-    "adamw+cosine",
-    "adamw+wsd",
-    "schedulefree",
-    "prodigy",
-    "adamw+compat",
-    "adamw+topology",
-    "adamw+momo",
-    "adamw+cooldown",
-    "adamw+climb",
-)
+RATES = (*HALVES, 1.0)
+# The main question is about these, at every rate.
+MAIN = ("adamw", "adamw+cosine", "schedulefree")
+GUESSES = {"mnist": HALVES, "cifar": (1e-4, 1e-3, 3e-3, 1e-2, 1e-1)}
+# One number each: Prodigy's own rate, and a timid one for the policy that leaves it.
+FREE = {"prodigy": (1.0,), "adamw+climb": (1e-4,)}
+# Beside them, where the main recipes did best on the validation examples of the first seed.
+MORE = {
+    "adamw+wsd": (3e-3, 1e-2, 3e-2),
+    "adamw+compat": (3e-3, 1e-2, 3e-2),
+    "adamw+topology": (3e-3, 1e-2, 3e-2),
+    "adamw+cooldown": (3e-3, 1e-2, 3e-2),
+}
 HORIZONS = {"mnist": (125, 250, 500), "cifar": (125, 250, 500)}
 PROBLEMS = {"mnist": mnist, "cifar": cifar}
+SEEDS = 5
 
 
 def measure(
-    name: str, folder: Path, progress: Callable[[str], object], *, quick: bool = False
+    name: str,
+    folder: Path,
+    progress: Callable[[str], object],
+    *,
+    more: bool = True,
+    seeds: int = SEEDS,
 ) -> Comparison:
     """Run the comparison on one problem, or go on with it.
 
@@ -35,23 +42,20 @@ def measure(
         name: "mnist" or "cifar".
         folder: where what is done is kept.
         progress: called with a line after every training.
-        quick: few rates and seeds, to try it out.
+        more: the further recipes, too.
+        seeds: how many.
 
     Returns:
         The comparison.
     """
-    problem = PROBLEMS[name](*((300, 100, 100) if quick else ()))
-    guesses = GUESSES[name][2::2] if quick else GUESSES[name]
-    only = dict.fromkeys(RECIPES, guesses)
-    # The base rate drops out of these; two wrong guesses show it.
-    only |= {"prodigy": (1.0,), "adamw+climb": (1e-4, 1e-1)}
+    only = dict.fromkeys(MAIN, GUESSES[name]) | FREE | (MORE if more else {})
     return compare(
-        problem,
-        RECIPES,
-        horizons=(10, 20) if quick else HORIZONS[name],
+        PROBLEMS[name](),
+        list(only),
+        horizons=HORIZONS[name],
         rates=RATES,
-        seeds=2 if quick else 5,
+        seeds=seeds,
         only=only,
-        resume=folder / f"{name}{'-quick' if quick else ''}.sqlite",
+        resume=folder / f"{name}.sqlite",
         progress=progress,
     )

@@ -20,12 +20,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["penalties", *rates.PROBLEMS])
     parser.add_argument("--parts", type=Path, default=PARTS, help="where what is done is kept")
+    parser.add_argument("--main", action="store_true", help="without the further recipes")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if asked.part == "penalties":
         penalties.measure(asked.parts, _log.info)
     else:
-        rates.measure(asked.part, asked.parts, _log.info)
+        rates.measure(asked.part, asked.parts, _log.info, more=not asked.main)
 
 
 if __name__ == "__main__":
