@@ -1,5 +1,6 @@
 """The topology room against gudhi, cripser, ripser, persim, Landscaper and topopy."""
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -213,10 +214,11 @@ def _row(
     goal: str,
     rounds: int = harness.ROUNDS,
 ) -> dict[str, Any]:
-    name = f"{module}: {detail}"
     if not harness.installed(module):
+        name = f"{module}: {detail}"
         note = f"{module} is not installed"
         return _alone(what, ours, goal) | {"peer": name, "note": note}
+    name = f"{module} {importlib.metadata.version(module)}: {detail}"
     times = harness.interleaved({"ours": ours, "peer": peer}, rounds)
     ours_ms, peer_ms = times["ours"].ms, times["peer"].ms
     found = {"what": what, "peer": name, "ours_ms": ours_ms, "peer_ms": peer_ms}
