@@ -8,6 +8,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 from lossatlas.objective import Objective, supervised
+from lossatlas.store import Provenance
 from lossatlas.studies.inits.baselines import recipe_numbers, size_numbers
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.features.barcodes import (
@@ -17,11 +18,13 @@ from lossatlas.studies.inits.features.barcodes import (
 )
 from lossatlas.studies.inits.features.derivatives import derivatives
 from lossatlas.studies.inits.features.early import early_losses
-from lossatlas.studies.inits.features.gather import Training, gather, landscape_row, stacked
+from lossatlas.studies.inits.features.gather import Measure, Training, stacked
+from lossatlas.studies.inits.features.landscape import landscape_row
 from lossatlas.studies.inits.features.neighbourhood import Neighbourhood, Sampling, Surveyor
 from lossatlas.studies.inits.features.proxies import proxies
 from lossatlas.studies.inits.features.statistics import loss_numbers
 from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.studies.inits.stages import joined
 from lossatlas.studies.inits.subject import load_subject
 from lossatlas.workbench import Dataset, build_loss, build_model, initial_weights
 from lossatlas.workbench.criteria import as_loss
@@ -129,7 +132,7 @@ def test_the_same_row_twice_and_the_null_keeps_the_statistics():
     )
     first, second = (landscape_row(found, SMALL) for _ in "ab")
     assert first == second
-    assert {group for group, _ in first} == {"topology", "null", "statistics", "baseline"}
+    assert {group for group, _ in first} == {"topology", "null", "statistics"}
 
 
 def pieces(members=3):
@@ -168,13 +171,11 @@ def test_derivatives_of_many_are_those_of_each_dense_hessian():
             "gradient curvature": gradient @ image / (gradient @ gradient),
         }
         for name, value in expected.items():
-            assert found.values[name][index] == pytest.approx(float(value), rel=1e-6)
+            assert found[name][index] == pytest.approx(float(value), rel=1e-6)
         largest = torch.linalg.eigvalsh(matrix).abs().max()
-        assert abs(found.values["largest eigenvalue"][index]) == pytest.approx(
-            float(largest), rel=0.1
-        )
+        assert abs(found["largest eigenvalue"][index]) == pytest.approx(float(largest), rel=0.1)
         error = (2 * (matrix**2).sum() / 8) ** 0.5
-        assert abs(found.values["trace"][index] - float(matrix.trace())) < 4 * float(error)
+        assert abs(found["trace"][index] - float(matrix.trace())) < 4 * float(error)
 
 
 def test_synflow_of_a_linear_chain_is_known():
@@ -228,16 +229,23 @@ def test_everything_is_gathered_with_its_cost():
     def parameters(candidate):
         return initial_weights("mlp(8)", subject.train, seeds=[candidate.seed])[0]
 
-    settings = {"sampling": SMALL, "training": Training(after=(1, 3))}
-    columns = {c.name: c for c in gather(subject, recipes, parameters, **settings)}
-    assert len({c.group for c in columns.values()}) == 5
-    assert columns["basins at 1"].cost == SMALL.losses + 1
-    assert columns["initial loss"].cost == 1
-    assert columns["scale"].cost == 0
-    assert columns["loss after 3 steps"].cost == 1 + 9 * 128 / 32
-    assert all(len(c.values) == 3 for c in columns.values())
+    measure = Measure(subject, parameters, SMALL, Training(after=(1, 3)))
+    found = joined(measure.columns(), measure.table(recipes), recipes, Provenance())
+    assert set(found.groups) == {"topology", "null", "statistics", "curvature", "baseline"}
+    assert found.cost["basins at 1"] == SMALL.losses + 1
+    assert found.cost["initial loss"] == 1
+    assert found.cost["scale"] == 0
+    assert found.cost["loss after 3 steps"] == 1 + 9 * 128 / 32
+    assert len(found.values) == 3
     values = [subject.objective().value(parameters(r)) for r in recipes]
-    assert columns["initial loss"].values.tolist() == values
+    assert found.of(["initial loss"])[:, 0].tolist() == values
+    cheap = Measure(subject, parameters, SMALL, Training(after=(1,)), groups=("baseline",))
+    names = [column.name for column in cheap.columns()]
+    assert cheap.table(recipes).shape == (3, len(names))
+    again = found.of(["SynFlow", "norm"])
+    assert (
+        cheap.table(recipes)[:, [names.index("SynFlow"), names.index("norm")]] == again
+    ).all()
 
 
 def test_regression_and_bare_losses_are_served():
@@ -249,4 +257,4 @@ def test_regression_and_bare_losses_are_served():
         data.batches(40)[0],
         stacked(initial_weights("mlp(4)", data, seeds=[0])),
     )
-    assert np.isfinite(found.values["trace"]).all()
+    assert np.isfinite(found["trace"]).all()

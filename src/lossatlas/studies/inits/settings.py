@@ -75,6 +75,11 @@ class QualitySettings(_Strict):
     epochs: int = Field(default=150, ge=1)
     budget: int | None = Field(default=None, ge=1)
     measure: Literal["test loss", "train loss"] = "test loss"
+    # Around each candidate: planes of several radii, in norms of the filters, and points.
+    planes: int = Field(default=2, ge=1)
+    points: int = Field(default=15, ge=3)
+    radii: tuple[float, ...] = (0.1, 0.5, 1.0)
+    scattered: int = Field(default=650, ge=20)
     folds: int = Field(default=5, ge=2)
     resamples: int = Field(default=1000, ge=10)
 

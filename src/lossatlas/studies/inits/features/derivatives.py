@@ -1,7 +1,6 @@
 """Gradient and curvature of many initialisations at once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,25 +19,23 @@ Array = NDArray[np.float64]
 PROBES, STEPS = 8, 15
 # A gradient costs three forward passes, a product with the Hessian two gradients.
 GRADIENT, PRODUCT = 3.0, 6.0
+# Forward passes that each number takes by itself; what is shared is in each of them.
+COST = {
+    "gradient norm": GRADIENT,
+    "SNIP": GRADIENT,
+    "GraSP": GRADIENT + PRODUCT,
+    "gradient quotient": GRADIENT + PRODUCT,
+    "gradient curvature": GRADIENT + PRODUCT,
+    "trace": GRADIENT + PROBES * PRODUCT,
+    "frobenius": GRADIENT + PROBES * PRODUCT,
+    "largest eigenvalue": GRADIENT + STEPS * PRODUCT,
+}
 _TINY = 1e-5
-
-
-@dataclass(frozen=True, eq=False)
-class Derivatives:
-    """What first and second derivatives say of each initialisation, shape (candidates,) each.
-
-    Attributes:
-        values: name -> numbers.
-        cost: name -> forward passes a candidate.
-    """
-
-    values: dict[str, Array]
-    cost: dict[str, float]
 
 
 def derivatives(
     model: nn.Module, loss: Loss, batch: Batch, initial: Params, *, seed: int = 0
-) -> Derivatives:
+) -> dict[str, Array]:
     """Gradient, proxies made of it, trace and largest eigenvalue of the Hessian.
 
     Losses of different candidates do not depend on each other's weights, so one backward pass
@@ -52,24 +49,18 @@ def derivatives(
         seed: of the probes; all candidates get the same.
 
     Returns:
-        `gradient norm`; `SNIP`, the sum of |w g| (Lee et al., arXiv:1810.02340); `GraSP`, minus
-        the sum of w (H g) (Wang et al., arXiv:2002.07376); `gradient quotient`, the mean of
-        |H g / g| with 1e-5 added to |g| (MetaInit, Dauphin and Schoenholz, NeurIPS 2019);
-        `trace` of the Hessian from 8 probes; `frobenius`, its norm from the same; `largest
-        eigenvalue` by size from 15 power steps; `gradient curvature`, the Rayleigh quotient
-        along the gradient.
+        Names of `COST` -> numbers, shape (candidates,): `gradient norm`; `SNIP`, the sum of
+        |w g| (Lee et al., arXiv:1810.02340); `GraSP`, minus the sum of w (H g) (Wang et al.,
+        arXiv:2002.07376); `gradient quotient`, the mean of |H g / g| with 1e-5 added to |g|
+        (MetaInit, Dauphin and Schoenholz, NeurIPS 2019); `trace` of the Hessian from 8 probes;
+        `frobenius`, its norm from the same; `largest eigenvalue` by size from 15 power steps;
+        `gradient curvature`, the Rayleigh quotient along the gradient.
     """
     with preserved_modes(model), torch.enable_grad():
         model.eval()
         stack = _Stack(model, loss, batch, initial)
         values = _along_gradient(stack, initial) | _probed(stack, seed) | _powered(stack, seed)
-    first = {"gradient norm": GRADIENT, "SNIP": GRADIENT}
-    second = dict.fromkeys(
-        ("GraSP", "gradient quotient", "gradient curvature"), GRADIENT + PRODUCT
-    )
-    probed = dict.fromkeys(("trace", "frobenius"), GRADIENT + PROBES * PRODUCT)
-    cost = first | second | probed | {"largest eigenvalue": GRADIENT + STEPS * PRODUCT}
-    return Derivatives({name: _plain(value) for name, value in values.items()}, cost)
+    return {name: _plain(values[name]) for name in COST}
 
 
 class _Stack:

@@ -1,0 +1,192 @@
+"""Rank candidates of one's own: a short training of all, checked by long ones of a few."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lossatlas.checks import check_at_least
+from lossatlas.errors import DataError
+from lossatlas.objective.batches import batch_size as size_of
+from lossatlas.rng import derive_seed
+from lossatlas.studies.inits import scores
+from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.label import label
+from lossatlas.studies.inits.ranking import Ranking
+from lossatlas.studies.inits.records import Labels
+from lossatlas.studies.inits.schemes import OWN
+from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.studies.inits.subject import Subject, load_subject
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[str], object]
+# Candidates below which nothing can be said, those trained to the end as a check, simulations.
+FEWEST, CHECKED, RESAMPLES = 8, 8, 2000
+ORDERS = 2
+
+
+def rank(
+    settings: InitsSettings,
+    candidates: int = 32,
+    *,
+    subject: Subject | None = None,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Rank initialisations of one network by what a short training shows.
+
+    All candidates are trained for the first of `label.budgets` in two data orders; eight spread
+    over the order, the first among them, are trained for the last budget, and say how far the
+    short training foretells the long one. What is done is kept below `folder`/rank.
+
+    Args:
+        settings: of the study. The candidates are seeds of the model's own initialisation;
+            where `label.schemes` is set they are drawn from these schemes at scale 1.
+        candidates: how many, at least 8.
+        subject: network and data; loaded by default.
+        progress: called with a line now and then.
+
+    Returns:
+        The ranking, its expected regret, and what successive halving takes at no greater cost.
+
+    Raises:
+        ArgumentError: fewer than 8 candidates, or one budget only.
+        ModelError: a network without supported layers (schemes only).
+        DataError: all candidates diverged.
+    """
+    check_at_least("candidates", candidates, FEWEST)
+    known = subject or load_subject(settings)
+    run = _Run(settings, known, _recipes(settings, candidates), progress)
+    short, noise = run.short()
+    order = np.argsort(np.where(np.isfinite(short), short, np.inf), kind="stable")
+    count = int(np.isfinite(short).sum())
+    ranks = np.unique(np.linspace(0, count - 1, min(CHECKED, count)).round().astype(np.int64))
+    truth = run.long(order[ranks])
+    found = _calibrated(short[order], ranks, truth, settings.seed)
+    halved = run.halving(order)
+    place = int(np.flatnonzero(order == halved[0])[0])
+    budgets = settings.label.budgets
+    return Ranking(
+        candidates=tuple(run.candidates[k] for k in order),
+        short=short[order],
+        noise=noise[order],
+        epochs=(budgets[0], budgets[-1]),
+        checked=ranks,
+        truth=truth,
+        halving=(place, halved[1]),
+        first=float(truth[0]),
+        cost=run.epochs(candidates * ORDERS * budgets[0] + len(ranks) * budgets[-1]),
+        title=f"{candidates} initialisations of {settings.model} on {settings.data}",
+        **found,
+    )
+
+
+def _recipes(settings: InitsSettings, count: int) -> tuple[Candidate, ...]:
+    given = settings.label.schemes if "schemes" in settings.label.model_fields_set else (OWN,)
+    return tuple(
+        Candidate(given[k % len(given)], 1.0, derive_seed(settings.seed, "rank", k) % 2**31)
+        for k in range(count)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    settings: InitsSettings
+    subject: Subject
+    candidates: tuple[Candidate, ...]
+    progress: Progress | None
+
+    def short(self) -> tuple[Array, Array]:
+        labels = self._labels("short", range(len(self.candidates)), 0, ORDERS)
+        losses = labels.of(labels.budgets[0])
+        if not np.isfinite(losses).all(axis=1).any():
+            raise DataError(
+                f"all {len(losses)} candidates diverged; train with a smaller rate "
+                "(--set label.lr=...)."
+            )
+        return losses.mean(1), losses.std(1, ddof=1) / np.sqrt(ORDERS)
+
+    def long(self, rows: Sequence[int] | Ints) -> Array:
+        labels = self._labels("long", rows, -1, 1)
+        return np.asarray(labels.of(labels.budgets[0])[:, 0])
+
+    def halving(self, order: Ints) -> tuple[int, float]:
+        # The first rung is the short training that is there already.
+        budgets, left = self.settings.label.budgets, order
+        for rung in range(1, len(budgets)):
+            keep = max(round(len(order) / 4**rung), 1)
+            labels = self._labels(f"rung {rung}", left[:keep], rung, 1)
+            losses = labels.of(labels.budgets[0])[:, 0]
+            best = np.argsort(np.where(np.isfinite(losses), losses, np.inf), kind="stable")
+            left, least = left[:keep][best], float(losses[best[0]])
+        return int(left[0]), least
+
+    def epochs(self, count: float) -> float:
+        return 3.0 * count * len(self.subject.train) / size_of(self.subject.probe)
+
+    def _labels(self, name: str, rows: Any, budget: int, orders: int) -> Labels:
+        plan = self.settings.label
+        part = plan.model_copy(update={"budgets": (plan.budgets[budget],), "orders": orders})
+        folder = self.settings.folder / "rank" / name.replace(" ", "-")
+        settings = self.settings.model_copy(update={"label": part, "folder": folder})
+        chosen = [self.candidates[int(row)] for row in rows]
+        return label(settings, self.subject, chosen, progress=self.progress)
+
+
+def _calibrated(short: Array, ranks: Ints, truth: Array, seed: int) -> dict[str, Any]:
+    # A line from short to long losses on the checked candidates, their residuals as noise.
+    finite = np.isfinite(truth)
+    x, y, source = short[ranks][finite], truth[finite], scores.random_source("rank", seed)
+    if len(x) < 4:
+        raise DataError(
+            f"only {len(x)} of the candidates trained to the end stayed finite, 4 are needed; "
+            "train with a smaller rate (--set label.lr=...)."
+        )
+    known = np.isfinite(short)
+    simulated = np.full((RESAMPLES, len(short)), np.nan)
+    agreements = np.zeros(RESAMPLES)
+    for k in range(RESAMPLES):
+        rows = source.integers(len(x), size=len(x))
+        slope, offset = _line(x[rows], y[rows])
+        rest = y - (offset + slope * x)
+        # Two parameters were fitted: residuals are too small by this factor.
+        spread = np.sqrt(len(x) / (len(x) - 2))
+        simulated[k, known] = offset + slope * short[known]
+        simulated[k, known] += spread * rest[source.integers(len(x), size=int(known.sum()))]
+        blocks = np.zeros(len(x), dtype=np.int64)
+        agreements[k] = scores.spearman(y[rows], x[rows][None], blocks)[0]
+    best = np.nanmin(simulated, axis=1)
+    regret = simulated[:, 0] - best
+    return {
+        "expected": _means(simulated, known),
+        "lower": _bound(simulated, known, 0.025),
+        "upper": _bound(simulated, known, 0.975),
+        "agreement": (
+            float(stats.spearmanr(x, y).statistic) if np.ptp(x) > 0 < np.ptp(y) else 0.0,
+            *scores.interval(agreements),
+        ),
+        "regret": (float(regret.mean()), *scores.interval(regret)),
+        "chance": float((np.nanmean(simulated, axis=1) - best).mean()),
+    }
+
+
+def _line(x: Array, y: Array) -> tuple[float, float]:
+    centred = x - x.mean()
+    square = float(centred @ centred)
+    slope = float(centred @ (y - y.mean())) / square if square > 0 else 0.0
+    return slope, float(y.mean()) - slope * float(x.mean())
+
+
+def _means(simulated: Array, known: NDArray[np.bool_]) -> Array:
+    found = np.full(len(known), np.nan)
+    found[known] = simulated[:, known].mean(0)
+    return found
+
+
+def _bound(simulated: Array, known: NDArray[np.bool_], level: float) -> Array:
+    found = np.full(len(known), np.nan)
+    found[known] = np.quantile(simulated[:, known], level, axis=0)
+    return found

@@ -1,0 +1,199 @@
+"""Stages 4 and 5 as the pipeline calls them: features, scores, pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.objective.batches import batch_size as size_of
+from lossatlas.rng import derive_seed
+from lossatlas.store import Provenance
+from lossatlas.studies.inits.baselines import recipe_numbers
+from lossatlas.studies.inits.bench import Scoring
+from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.evaluate import evaluate
+from lossatlas.studies.inits.features.gather import Column, Measure, Training
+from lossatlas.studies.inits.features.neighbourhood import Sampling
+from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.quality import Quality
+from lossatlas.studies.inits.records import Features, Labels
+from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.studies.inits.subject import Subject
+from lossatlas.studies.inits.threads import one_thread
+from lossatlas.studies.pieces import finished
+
+Array = NDArray[np.float64]
+Progress = Callable[[str], object]
+# Candidates of a piece: what is lost when a run dies.
+PIECE = 15
+
+
+def measure_features(
+    settings: InitsSettings,
+    subject: Subject,
+    labels: Labels,
+    *,
+    progress: Progress | None = None,
+) -> Features:
+    """Measure the features of all labelled candidates.
+
+    What is done is kept in the folder: a run that died goes on from there.
+
+    Args:
+        settings: of the study.
+        subject: network and data.
+        labels: whose candidates.
+        progress: called with a line after every piece.
+
+    Returns:
+        The features, in the order of the labels; those that no candidate has are left out.
+
+    Raises:
+        ModelError: a network without supported layers.
+        ResumeError: the folder holds unfinished work of other settings.
+    """
+    measure = make_measure(settings, subject)
+    candidates = labels.candidates
+    parts = [candidates[k : k + PIECE] for k in range(0, len(candidates), PIECE)]
+
+    def work(index: int) -> Array:
+        with one_thread():
+            return measure.table(parts[index])
+
+    tables = finished(
+        [f"features of {PIECE * k} to {PIECE * k + len(p) - 1}" for k, p in enumerate(parts)],
+        work,
+        run=settings.identity("label", "quality")
+        | {
+            "data fingerprint": subject.fingerprint,
+            "recipes": derive_seed(*(c.to_json() for c in candidates)),
+        },
+        resume=ledger_of(settings, "features"),
+        executor=settings.executor,
+        progress=progress,
+    )
+    made = provenance(settings, "features", subject.fingerprint)
+    return joined(measure.columns(), np.concatenate(tables), candidates, made)
+
+
+def make_measure(settings: InitsSettings, subject: Subject) -> Measure:
+    """What the settings ask to be measured.
+
+    Args:
+        settings: of the study.
+        subject: network and data.
+
+    Returns:
+        The measure.
+    """
+    how, label = settings.quality, settings.label
+    sampling = Sampling(
+        planes=how.planes,
+        points=how.points,
+        radii=how.radii,
+        scattered=how.scattered,
+        seed=settings.seed,
+    )
+    training = Training(label.lr, label.optimizer, label.batch_size)
+    return Measure(subject, subject.initialiser.draw, sampling, training)
+
+
+def joined(
+    columns: Sequence[Column],
+    table: Array,
+    candidates: Sequence[Candidate],
+    made: Provenance,
+) -> Features:
+    """A table with the recipes as features.
+
+    Args:
+        columns: of the table.
+        table: shape (candidates, columns).
+        candidates: the recipes.
+        made: where it comes from.
+
+    Returns:
+        Features; those that no candidate has are left out.
+    """
+    recipe = recipe_numbers(candidates)
+    every = [*columns, *(Column(name, "baseline") for name in recipe)]
+    values = np.concatenate([table, np.stack(list(recipe.values()), axis=1)], axis=1)
+    there = np.isfinite(values).any(axis=0)
+    kept = [column for column, found in zip(every, there, strict=True) if found]
+    return Features(
+        tuple(column.name for column in kept),
+        tuple(column.group for column in kept),
+        values[:, there],
+        {column.name: column.cost for column in kept},
+        made,
+    )
+
+
+def fit_quality(
+    settings: InitsSettings,
+    subject: Subject,
+    labels: Labels,
+    features: Features,
+    *,
+    progress: Progress | None = None,
+) -> Quality:
+    """Predict the quality from the features, and score the predictions.
+
+    Args:
+        settings: of the study.
+        subject: network and data.
+        labels: of stage 3.
+        features: of the same candidates.
+        progress: called with a line after every model.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: too few candidates for the folds, constant labels, all diverged.
+        ArgumentError: a budget that was not labelled.
+    """
+    how, label = settings.quality, settings.label
+    epoch = 3.0 * len(subject.train) / size_of(subject.probe)
+    scoring = Scoring(
+        folds=how.folds,
+        resamples=how.resamples,
+        epochs=how.epochs,
+        epoch_cost=epoch,
+        fresh=label.schedule != "constant",
+        seed=settings.seed,
+    )
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{done} of {total} models")
+
+    made = provenance(settings, "fit-quality", subject.fingerprint)
+    return evaluate(
+        features,
+        labels,
+        scoring,
+        budget=how.budget,
+        measure=how.measure,
+        made=made,
+        progress=tell,
+    )
+
+
+def draw_figures(settings: InitsSettings, *, progress: Progress | None = None) -> list[Path]:
+    """Stage 5: draw what the stages before it left.
+
+    Args:
+        settings: of the study.
+        progress: called with a line after every picture.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        FileError: a file of the stages before it is missing, or of other settings.
+    """
+    from lossatlas.studies.inits.figures import draw
+
+    return draw(settings, progress=progress)

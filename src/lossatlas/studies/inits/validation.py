@@ -1,0 +1,207 @@
+"""Who predicts whom: splits, and predictions of rows that no part of the fit has seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.errors import DataError
+from lossatlas.rng import derive_seed
+from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.heads import Head, Scaler
+from lossatlas.studies.inits.scores import random_source
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+# Rows that a fold must hold, and members that make a cell of equal scheme and scale.
+SMALLEST_FOLD, SMALLEST_CELL = 4, 8
+SPLITS = ("pooled", "leave-scheme-out", "scale-matched")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One question: who is predicted from whom, and what is compared with what.
+
+    Attributes:
+        name: one of `SPLITS`.
+        fold: of each candidate, shape (candidates,); -1 for those that take no part.
+        blocks: candidates that are compared: all, a scheme, a cell of equal scheme and scale.
+        centred: features and labels are taken relative to the means of the block's training
+            rows, so that only what varies within a block can be predicted.
+    """
+
+    name: str
+    fold: Ints
+    blocks: Ints
+    centred: bool = False
+
+    @property
+    def ranked(self) -> Ints:
+        """Blocks within folds, shape (candidates,): where the order of predictions counts.
+
+        Predictions of different folds come from different fits, whose means lean away from the
+        labels they have not seen: across folds even no skill at all looks like a little less.
+        """
+        return np.asarray(self.blocks * (self.fold.max() + 1) + self.fold)
+
+    @property
+    def taking(self) -> NDArray[np.bool_]:
+        """Who takes part, bool, shape (candidates,)."""
+        return np.asarray(self.fold >= 0)
+
+
+def make_splits(
+    candidates: Sequence[Candidate], folds: int = 5, seed: int = 0
+) -> tuple[Split, ...]:
+    """The splits that these candidates allow.
+
+    Args:
+        candidates: whose training stayed finite.
+        folds: of the pooled and the scale-matched split.
+        seed: of the folds.
+
+    Returns:
+        "pooled": folds drawn within schemes. "leave-scheme-out", with two schemes or more: a
+        fold is a scheme, order counts within it. "scale-matched", where at least 8 candidates
+        (and two a fold) share scheme and scale: folds drawn within these cells, order counts
+        within them.
+
+    Raises:
+        DataError: too few candidates for the folds.
+    """
+    if len(candidates) < SMALLEST_FOLD * folds:
+        raise DataError(
+            f"{folds} folds need at least {SMALLEST_FOLD * folds} candidates whose training "
+            f"stayed finite; got {len(candidates)}: label more, or ask for fewer folds."
+        )
+    scheme = _numbers([candidate.scheme for candidate in candidates])
+    cell = _numbers([(c.scheme, c.scale) for c in candidates])
+    everyone = np.zeros(len(candidates), dtype=np.int64)
+    splits = [Split("pooled", _dealt(scheme, folds, seed), everyone)]
+    if len(np.unique(scheme)) > 1:
+        splits.append(Split("leave-scheme-out", scheme, scheme))
+    large = np.bincount(cell)[cell] >= max(SMALLEST_CELL, 2 * folds)
+    if large.any():
+        fold = np.where(large, _dealt(cell, folds, seed), -1)
+        splits.append(Split("scale-matched", fold, cell, centred=True))
+    return tuple(splits)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold, its features scaled by what the training rows know.
+
+    Attributes:
+        train: training rows.
+        test: rows to predict.
+        inside: their features, shape (training rows, features).
+        outside: those of the rows to predict.
+        blocks: of the training rows and of the rows to predict, where labels are to be taken
+            relative to the block; else None.
+    """
+
+    train: Ints
+    test: Ints
+    inside: Array
+    outside: Array
+    blocks: tuple[Ints, Ints] | None
+
+
+def make_folds(features: Array, split: Split) -> list[Fold]:
+    """Scale the features anew for every fold.
+
+    Args:
+        features: shape (candidates, features).
+        split: who predicts whom.
+
+    Returns:
+        The folds. Each column is scaled by itself, so columns may be chosen afterwards.
+    """
+    found = []
+    for fold in np.unique(split.fold[split.taking]):
+        train = np.flatnonzero(split.taking & (split.fold != fold))
+        test = np.flatnonzero(split.fold == fold)
+        scaler = Scaler.fit(features[train])
+        inside, outside = (scaler.apply(features[rows]) for rows in (train, test))
+        blocks = None
+        if split.centred:
+            blocks = split.blocks[train], split.blocks[test]
+            inside, outside = _relative(inside, outside, blocks)
+        found.append(Fold(train, test, inside, outside, blocks))
+    return found
+
+
+def predict(
+    head: Head, folds: Sequence[Fold], columns: Sequence[int], labels: Array, seed: int = 0
+) -> Array:
+    """Predict every row from the other folds; selection happens inside the head.
+
+    Args:
+        head: how features become predictions.
+        folds: of one split.
+        columns: which features.
+        labels: shape (candidates,) or, for heads that serve several, (candidates, several).
+        seed: of the head.
+
+    Returns:
+        Predictions shaped like `labels`; NaN for those that take no part. Those of a centred
+        split are deviations from the block.
+    """
+    predicted = np.full(labels.shape, np.nan)
+    for number, fold in enumerate(folds):
+        targets = labels[fold.train]
+        if fold.blocks is not None:
+            targets, _ = _relative(targets, labels[fold.test], fold.blocks)
+        if not len(columns):
+            # Nothing is known: all that can be said is the mean.
+            predicted[fold.test] = targets.mean(0)
+            continue
+        inside, outside = fold.inside[:, columns], fold.outside[:, columns]
+        predicted[fold.test] = head(inside, targets, outside, derive_seed(seed, number))
+    return predicted
+
+
+def out_of_fold(
+    head: Head, features: Array, labels: Array, split: Split, seed: int = 0
+) -> Array:
+    """Predict every row from the other folds, with all of some features.
+
+    Args:
+        head: how features become predictions.
+        features: shape (candidates, features).
+        labels: as for `predict`.
+        split: who predicts whom.
+        seed: of the head.
+
+    Returns:
+        As `predict`.
+    """
+    return predict(head, make_folds(features, split), range(features.shape[1]), labels, seed)
+
+
+def _relative(train: Array, test: Array, blocks: tuple[Ints, Ints]) -> tuple[Array, Array]:
+    # Only means of training rows are taken off, from both.
+    train, test = train.copy(), test.copy()
+    for block in np.unique(blocks[1]):
+        mean = train[blocks[0] == block].mean(0)
+        test[blocks[1] == block] -= mean
+    for block in np.unique(blocks[0]):
+        train[blocks[0] == block] -= train[blocks[0] == block].mean(0)
+    return train, test
+
+
+def _dealt(groups: Ints, folds: int, seed: int) -> Ints:
+    # Like cards: every group is spread over all folds, and folds differ by one at most.
+    source = random_source("folds", seed)
+    order = np.concatenate(
+        [source.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)]
+    )
+    fold = np.empty(len(groups), dtype=np.int64)
+    fold[order] = np.arange(len(groups)) % folds
+    return fold
+
+
+def _numbers(keys: Sequence[object]) -> Ints:
+    known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([known[key] for key in keys], dtype=np.int64)
