@@ -140,6 +140,46 @@ def test_lightning_without_an_end_is_refused():
         LightningCallback().on_train_start(stand_in(optimizer=make(), total=math.inf), None)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trainer(tmp_path):
+    lightning = pytest.importorskip(
+        "pytorch_lightning", reason="a real Trainer needs Lightning"
+    )
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, _):
+            x, y = batch
+            return ((self.layer(x)[:, 0] - y) ** 2).mean() + 0.5
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=3e-2)
+
+    def fitted(callbacks):
+        torch.manual_seed(0)
+        x = torch.tensor(np.stack([row["x"] for row in dataset()]))
+        data = torch.utils.data.TensorDataset(x, x.sum(dim=1))
+        trainer = lightning.Trainer(
+            max_epochs=30, callbacks=callbacks, accelerator="cpu", logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        module = Module()
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=16))
+        return module
+
+    watching = LightningCallback(window=2, every=10)
+    model, alone = fitted([watching]), fitted([])
+    assert [reading.step for reading in watching.readings] == [20, 40, 60, 80, 100, 120]
+    assert {reading.steps for reading in watching.readings} == {120}
+    assert watching.readings[-1].lower <= 0.5 <= watching.readings[-1].upper
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, alone.state_dict()[name])
+
+
 def test_a_reading_is_one_line():
     nothing = Reading(5, 100, math.nan, math.nan, math.nan, 0.9, "too early", (), None)
     assert sentence(nothing) == "step 5: no forecast yet (too early)"
