@@ -144,10 +144,10 @@ def _double(model, batch):
 @pytest.mark.parametrize(
     ("builder", "expected"),
     [
-        (cases.mlp, "batched"),
+        (cases.mlp, "stacked"),
         (cases.conv_bn, "folded"),
         (cases.tied, "batched"),
-        (cases.frozen, "batched"),
+        (cases.frozen, "stacked"),
         (cases.dropout, "batched"),
         (cases.transformer, "batched"),
     ],

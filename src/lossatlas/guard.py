@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,9 @@ def preserved_attributes(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes in before:
+            own = module.__dict__
+            if len(own) == len(attributes) and all(map(is_, own.values(), attributes.values())):
+                continue
             for name in module.__dict__.keys() - attributes.keys():
                 del module.__dict__[name]
             for name, value in attributes.items():

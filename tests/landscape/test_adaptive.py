@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossatlas.landscape.adaptive import refine
-from lossatlas.landscape.interpolant import corrected, interpolate, levels
+from lossatlas.landscape.interpolant import corrected, interpolate, levels, smooth
 
 
 def himmelblau(x, y):
@@ -116,3 +116,31 @@ def test_correction_passes_through_what_is_known():
     bent = corrected(whole, known, values)
     np.testing.assert_array_equal(bent[known], values[known])
     assert np.isfinite(bent).all()
+
+
+def test_the_smooth_surface_passes_through_known_points_and_reproduces_quadratics():
+    x, y = np.meshgrid(np.arange(15.0), np.arange(9.0), indexing="ij")
+    full = np.stack([x * x - 3 * x * y + 2, y * y - x], -1)
+    known = np.random.default_rng(0).random(x.shape) < 0.3
+    whole = smooth(known, np.where(known[..., None], full, np.nan))
+    np.testing.assert_allclose(whole, full, atol=1e-6)
+    np.testing.assert_array_equal(whole[known], full[known])
+
+
+@pytest.mark.parametrize(
+    ("shape", "known", "value"),
+    [((5, 9), 20, 1.0), ((9, 9), 20, np.nan), ((50, 50), 1600, 1.0)],
+)
+def test_there_is_no_smooth_surface_where_it_would_not_serve(shape, known, value):
+    mask = np.zeros(shape, dtype=bool)
+    mask.flat[:known] = True
+    values = np.ones((*shape, 1))
+    values.flat[3] = value
+    assert smooth(mask, values) is None
+
+
+def test_smooth_ground_takes_fewer_points_than_splines_would_need():
+    found, full = refined(lambda x, y: np.exp(0.5 * x + 0.2 * y) + np.cos(x * y / 3))
+    assert found.computed.mean() < 0.06
+    error = np.abs(found.values[..., 0] - full).max() / np.ptp(full)
+    assert error < 0.008

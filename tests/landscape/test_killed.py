@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+import cases
 import lossatlas as la
+from lossatlas.errors import ResumeError
+from lossatlas.store import Ledger
 
 SCRIPT = """
 import sys, time
@@ -73,3 +77,30 @@ def test_a_map_killed_twice_has_the_bits_of_one_that_was_not(tmp_path, adaptive)
     assert a.values.tobytes() == b.values.tobytes()
     assert a.stderr.tobytes() == b.stderr.tobytes()
     assert a.computed.tobytes() == b.computed.tobytes()
+
+
+def test_a_disk_that_fills_up_during_a_map_is_named_and_what_was_done_is_kept(
+    tmp_path, monkeypatch
+):
+    objective = cases.make(cases.mlp).objective()
+    plane = la.random_plane(objective)
+    options = {"points": 9, "adaptive": False, "engine": "plain", "resume": tmp_path / "r"}
+    put = Ledger.put
+
+    def full(self, name, values):
+        self._base.execute("PRAGMA max_page_count=1")
+        put(self, name, np.zeros((len(self) + 1) * 9000)[None] if len(self) == 2 else values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "put", full)
+        with pytest.raises(
+            ResumeError, match=r"cannot be written \(database or disk is full\)"
+        ):
+            la.map_plane(objective, plane, **options)
+    seen = []
+    land = la.map_plane(objective, plane, progress=lambda done, _: seen.append(done), **options)
+    assert seen[0] == 32
+    assert (
+        land.values.tobytes()
+        == la.map_plane(objective, plane, **(options | {"resume": None})).values.tobytes()
+    )

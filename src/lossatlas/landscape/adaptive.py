@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from lossatlas.landscape.interpolant import Knots, corrected, interpolate, levels, product
+from lossatlas.landscape.interpolant import (
+    Knots,
+    corrected,
+    interpolate,
+    levels,
+    product,
+    smooth,
+)
 from lossatlas.rng import derive_seed
 
 Array = NDArray[np.float64]
@@ -23,7 +30,7 @@ Mask = NDArray[np.bool_]
 _SCORED = 40
 # No held-out point may be off by more than this many times the tolerance. Errors of a spline
 # sit where the ground is steepest, so that their root mean square is far below the largest.
-_WORST = 8.0
+_WORST = 4.0
 _LOST = 0.5
 
 
@@ -89,7 +96,7 @@ def refine(
         shape: points along each direction.
         columns: how many numbers a point has; column 0 is what errors are measured on.
         tolerance: the root mean square error to reach, from all values computed so far, shape
-            (points, columns); eight times as much is the most for a single held-out point.
+            (points, columns); four times as much is the most for a single held-out point.
         seed: chooses the held-out points.
 
     Returns:
@@ -98,14 +105,14 @@ def refine(
     grid = _Grid(evaluate, shape, columns)
     ladder = _ladder(shape)
     grid.compute(product(ladder[0], shape))
-    before = interpolate(grid.values[np.ix_(*ladder[0])], ladder[0], shape, degree=1)
-    guess = interpolate(grid.values[np.ix_(*ladder[0])], ladder[0], shape)
+    before = {"spline": _spline(grid.values, ladder[0], shape, degree=1)}
+    now, kind = _surfaces(grid, grid.values, ladder[0]), "spline"
     scores: list[Array] = []
     for number, knots in enumerate(ladder[1:], 1):
         target = _reachable(tolerance(grid.values[grid.computed]), grid.losses)
-        sample = _sample(grid, knots, np.abs(guess - before)[..., 0], number, seed)
+        sample = _sample(grid, knots, _doubt(now, before), number, seed)
         grid.compute(sample)
-        errors = _errors(grid, guess, sample)
+        kind, errors = _nearest(grid, now, sample)
         worst = _WORST * target
         if (
             errors.max(initial=0.0) <= worst
@@ -114,20 +121,41 @@ def refine(
         ):
             scores.append(errors)
             break
-        doubt = np.abs(guess - before)[..., 0]
         failing = np.zeros(shape, dtype=bool)
         failing[sample] = errors > worst
-        trust = _trust(errors, doubt[sample])
-        rough = _near(failing | (trust * doubt > worst), knots)
+        doubt = _doubt(now, before)
+        rough = _near(failing | (_trust(errors, doubt[sample]) * doubt > worst), knots)
         if np.mean(errors[np.isfinite(errors)] > worst) > _LOST:
             # Most held-out points fail: the level says nothing about what lies between.
             rough = np.ones(shape, dtype=bool)
         rough |= _near(grid.walls(), knots, steps=3)
         grid.compute(rough & product(knots, shape))
         scores.append(errors[~rough[sample]])
-        filled = np.where(grid.computed[..., None], grid.values, guess)
-        before, guess = guess, interpolate(filled[np.ix_(*knots)], knots, shape)
-    return _finished(grid, guess, scores)
+        filled = np.where(grid.computed[..., None], grid.values, now[kind])
+        before, now = now, _surfaces(grid, filled, knots)
+    return _finished(grid, now["spline"], scores, is_smooth=kind == "smooth")
+
+
+def _spline(values: Array, knots: Knots, shape: tuple[int, ...], degree: int = 3) -> Array:
+    return interpolate(values[np.ix_(*knots)], knots, shape, degree)
+
+
+def _surfaces(grid: _Grid, filled: Array, knots: Knots) -> dict[str, Array]:
+    # What may lie between the points: splines, and a radial function where there can be one.
+    bent = smooth(grid.computed, grid.values)
+    spline = _spline(filled, knots, grid.shape)
+    return {"spline": spline} | ({} if bent is None else {"smooth": bent})
+
+
+def _doubt(now: dict[str, Array], before: dict[str, Array]) -> Array:
+    return np.abs(now["spline"] - before["spline"])[..., 0]
+
+
+def _nearest(grid: _Grid, now: dict[str, Array], sample: Mask) -> tuple[str, Array]:
+    # Whichever was nearer to what neither had seen.
+    errors = {kind: _errors(grid, surface, sample) for kind, surface in now.items()}
+    kind = min(errors, key=lambda kind: _rms(errors[kind]))
+    return kind, errors[kind]
 
 
 def _ladder(shape: tuple[int, ...]) -> list[Knots]:
@@ -190,10 +218,11 @@ def _near(where: Mask, knots: Knots, steps: int = 1) -> Mask:
     return np.asarray(binary_dilation(where, box, iterations=steps * gap))
 
 
-def _finished(grid: _Grid, guess: Array, scores: list[Array]) -> Refined:
+def _finished(grid: _Grid, spline: Array, scores: list[Array], *, is_smooth: bool) -> Refined:
     errors = np.concatenate([*scores, np.zeros(0)])
-    values = corrected(guess, grid.computed, grid.values)
     missing = not grid.computed.all()
+    bent = smooth(grid.computed, grid.values) if is_smooth else None
+    values = corrected(spline, grid.computed, grid.values) if bent is None else bent
     return Refined(
         values=values,
         computed=grid.computed,

@@ -10,7 +10,7 @@ import numpy as np
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
-from lossatlas.landscape.engines import Metric, Task, build, choose
+from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_door
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
@@ -44,9 +44,9 @@ def map_plane(
         adaptive: compute only what cannot be interpolated; False computes every point.
         tolerance: the root mean square error that interpolated points may have, as a share of
             the range of the loss; never finer than half the sampling error. No held-out point
-            may be off by more than eight times as much.
-        engine: "auto", "plain", "batched", "folded" or "streaming"; all give the same numbers
-            (1e-6 relative), "auto" takes the fastest that does on this model.
+            may be off by more than four times as much.
+        engine: "auto", "plain", "stacked", "batched", "folded" or "streaming"; all give the
+            same numbers (1e-6 relative), "auto" takes the fastest that does on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
         resume: a file that keeps finished chunks; a run that was killed goes on from it and
             gives the same bits.
@@ -58,6 +58,7 @@ def map_plane(
 
     Raises:
         ArgumentError: points, span, tolerance or metrics that cannot be served.
+        ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the origin is not finite.
         ResumeError: the resume file is damaged or belongs to another run.
         StructureError: the plane is one of another model.
@@ -77,19 +78,19 @@ def map_plane(
         adaptive=adaptive,
         tolerance=tolerance,
     )
-    centre = request.centre()
-    chosen = choose(request.task, engine, request.corners())
-    run = request.identity(chosen)
-    measured = {} if resume is None else {"measured": request.measured(chosen, centre)}
+    chosen = request.start(engine)
+    run = request.identity(chosen.engine.name)
+    measured = {} if resume is None else {"measured": request.measured(chosen)}
     with open_ledger(resume, run | measured) as ledger:
         source = Points(
-            Work(request.task, chosen),
+            Work(request.task, chosen.engine.name),
+            chosen.engine,
             executor=get_executor(executor),
             ledger=ledger,
             progress=progress,
             total=points**plane.dimension,
         )
-        refined = request.fill(source, centre)
+        refined = request.fill(source, chosen.centre)
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 
@@ -124,12 +125,13 @@ def plan_map(
 
     Raises:
         ArgumentError: fewer than two points, or an engine that cannot serve the model.
+        ModelError: the model's outputs do not depend on the weights that move.
         UnknownNameError: an unknown engine.
     """
     check_at_least("points", points, 2)
     task = Task(objective, plane)
-    chosen = choose(task, engine, np.zeros((1, plane.dimension)))
-    return MapPlan(chosen, points**plane.dimension, build(task, chosen).memory)
+    chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
+    return MapPlan(chosen.name, points**plane.dimension, chosen.memory)
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:

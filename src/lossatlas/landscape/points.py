@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.executor import Executor, Serial
-from lossatlas.landscape.engines import Task, build
+from lossatlas.landscape.engines import Engine, Task, build
 from lossatlas.store import Ledger
 
 Array = NDArray[np.float64]
@@ -53,7 +53,8 @@ class Points:
     chunks and gets the same bits.
 
     Args:
-        work: the task and its engine.
+        work: what another process builds the engine from.
+        engine: the same engine, for this process.
         executor: where chunks run.
         ledger: where finished chunks are kept, if anywhere.
         progress: hears about finished chunks.
@@ -63,6 +64,7 @@ class Points:
     def __init__(
         self,
         work: Work,
+        engine: Engine,
         *,
         executor: Executor,
         ledger: Ledger | None,
@@ -71,7 +73,6 @@ class Points:
     ) -> None:
         self._work, self._executor, self._ledger = work, executor, ledger
         self._progress, self._total = progress, total
-        engine = build(work.task, work.engine)
         self._chunk, self.memory = engine.chunk, engine.memory
         self._start = (lambda: engine.evaluate) if _in_process(executor) else work
         self.evaluations = 0

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import NonFiniteError
 from lossatlas.landscape.adaptive import Refined, refine
-from lossatlas.landscape.engines import Task, build
-from lossatlas.landscape.engines.plain import at_origin
+from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
@@ -45,44 +44,42 @@ class Request:
         """Coordinates along each direction."""
         return tuple(_axis(low, high, self.points) for low, high in self.ranges)
 
-    def centre(self) -> Array:
-        """The quantities at the origin, exactly as the objective gives them.
+    def start(self, engine: str) -> Choice:
+        """Choose an engine and look at the origin.
+
+        Args:
+            engine: a name, or "auto".
 
         Returns:
-            Shape (2 * quantities,).
+            The engine, and the quantities at the origin exactly as the objective gives them.
 
         Raises:
-            NonFiniteError: the loss is not finite there.
-        """
-        values = at_origin(self.task)
-        if not math.isfinite(values[0]):
-            raise NonFiniteError(
-                f"the loss at the centre is {values[0]}; there is no landscape around it: "
-                "load finite weights, or look at objective.example_losses()."
-            )
-        return values
-
-    def corners(self) -> Array:
-        """Points on which engines must agree with the plain loop.
-
-        Returns:
-            Two points off the centre, shape (2, dimension).
+            ArgumentError: the engine asked for cannot serve this task.
+            ModelError: the loss does not depend on the weights.
+            NonFiniteError: the loss at the origin is not finite.
+            UnknownNameError: no engine has this name.
         """
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
-        return np.stack([low + 0.3 * (high - low), low + 0.9 * (high - low)])
+        # No row of a grid, so that a model which is level at special places shows it moves.
+        chosen = select(self.task, engine, low + 0.297 * (high - low))
+        if not math.isfinite(chosen.centre[0]):
+            raise NonFiniteError(
+                f"the loss at the centre is {chosen.centre[0]}; there is no landscape around "
+                "it: load finite weights, or look at objective.example_losses()."
+            )
+        return chosen
 
-    def measured(self, engine: str, centre: Array) -> str:
+    def measured(self, chosen: Choice) -> str:
         """What a loss and metrics give: functions have no name to compare, their values have.
 
         Args:
-            engine: how points are evaluated.
-            centre: the quantities at the origin.
+            chosen: what `start` gave.
 
         Returns:
             Hexadecimal digits.
         """
-        corner = build(self.task, engine).evaluate(self.corners()[:1])
-        return np.concatenate([centre, corner[0]]).tobytes().hex()
+        corner = chosen.engine.evaluate(np.array([[high for _, high in self.ranges]]))
+        return np.concatenate([chosen.centre, corner[0]]).tobytes().hex()
 
     def identity(self, engine: str) -> dict[str, Any]:
         """What makes two runs the same run.
@@ -205,6 +202,8 @@ def _axis(low: float, high: float, points: int) -> Array:
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
     notes = []
+    if values.size > 1 and (values == values.flat[0]).all():
+        notes.append("The loss is the same at every point to the last bit.")
     lost = int((~np.isfinite(values)).sum())
     if lost:
         notes.append(f"{lost} of {values.size} points have no finite loss; they are left out.")

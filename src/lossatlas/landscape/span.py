@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.landscape.engines import Task, build, choose
+from lossatlas.landscape.engines import Task, select
 from lossatlas.landscape.plane import Plane, check_door
 from lossatlas.objective import Objective
 
@@ -86,24 +86,25 @@ def suggest_span(
 
     Raises:
         ArgumentError: no objective or no plane.
+        ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the centre is not finite.
         StructureError: the plane is one of another model.
     """
     check_door(objective, plane)
     task = Task(objective, plane)
-    engine = build(task, choose(task, "auto", _ends(start, plane.dimension)))
-    centre = objective.evaluate(plane.origin)
-    if not math.isfinite(centre.value):
-        raise NonFiniteError(f"the loss at the centre is {centre.value}; load finite weights.")
-    error = 0.0 if math.isnan(centre.stderr) else centre.stderr
-    enough = max(rise * abs(centre.value), 10 * error)
+    chosen = select(task, "auto", np.full(plane.dimension, start))
+    engine, (centre, stderr) = chosen.engine, chosen.centre.tolist()
+    if not math.isfinite(centre):
+        raise NonFiniteError(f"the loss at the centre is {centre}; load finite weights.")
+    error = 0.0 if math.isnan(stderr) else stderr
+    enough = max(rise * abs(centre), 10 * error)
     span, evaluations = start, 1
     while True:
-        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - centre.value)
+        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - centre)
         evaluations += 2 * plane.dimension
         if risen >= enough:
             return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
-        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre.value):
+        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre):
             reason = (
                 f"one filter norm away the loss rises by {risen:.3g}, well above its error."
             )

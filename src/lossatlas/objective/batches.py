@@ -1,14 +1,12 @@
 """Batches of any structure: tensors anywhere inside tuples, lists and mappings."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import fingerprint
 from lossatlas.errors import ArgumentError, DataError
 
 Batch = Any
@@ -80,7 +78,7 @@ def batch_size(batch: Batch) -> int:
     Raises:
         DataError: the first tensor is empty.
     """
-    size = next((len(value) for value in tensors(batch) if value.ndim), 1)
+    size = next((value.shape[0] for value in tensors(batch) if value.ndim), 1)
     if size == 0:
         raise DataError(
             "a batch is empty (its first tensor has length 0); drop it from the data."
@@ -143,33 +141,21 @@ def split(batch: Batch, size: int) -> list[Batch]:
     Returns:
         The pieces, in order.
     """
-    total = batch_size(batch)
-
-    def piece(start: int) -> Batch:
-        return map_tensors(
-            lambda value: (
-                value[start : start + size] if value.ndim and len(value) == total else value
-            ),
-            batch,
-        )
-
-    return [piece(start) for start in range(0, total, size)]
+    return [cut(batch, start, start + size) for start in range(0, batch_size(batch), size)]
 
 
-def data_fingerprint(batches: Iterable[Batch]) -> str:
-    """A digest of all tensors of all batches.
+def cut(batch: Batch, start: int, stop: int) -> Batch:
+    """Some examples of a batch.
 
     Args:
-        batches: walked once.
+        batch: any structure; tensors as long as the batch are cut along axis 0.
+        start: the first example.
+        stop: one after the last.
 
     Returns:
-        32 hexadecimal digits.
+        A batch of the same structure; its tensors are views.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in batches:
-        digest.update(fingerprint(dict(_numbered(batch))).encode())
-    return digest.hexdigest()
-
-
-def _numbered(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    return ((str(index), value) for index, value in enumerate(tensors(batch)))
+    total = batch_size(batch)
+    return map_tensors(
+        lambda value: value[start:stop] if value.ndim and len(value) == total else value, batch
+    )

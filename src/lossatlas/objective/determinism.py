@@ -34,13 +34,13 @@ def check_loss(loss: object, batch: Batch) -> Tensor:
         LossError: a matrix, a vector of another length, no tensor, or not a real number.
     """
     wanted = "a loss must return a number or one number an example, shape (batch,)"
-    if isinstance(loss, float | int):
-        return torch.tensor(float(loss), dtype=torch.float64)
     if not isinstance(loss, Tensor):
+        if isinstance(loss, float | int):
+            return torch.tensor(float(loss), dtype=torch.float64)
         raise LossError(f"{wanted}; got {type(loss).__name__}.")
     if not loss.is_floating_point():
         raise LossError(f"{wanted}; got {loss.dtype}: return a floating-point tensor.")
-    if loss.ndim > 1 or (loss.ndim == 1 and len(loss) != batch_size(batch)):
+    if loss.ndim > 1 or (loss.ndim == 1 and loss.shape[0] != batch_size(batch)):
         raise LossError(
             f"{wanted}; got shape {tuple(loss.shape)} for a batch of {batch_size(batch)}: "
             "reduce it, as in losses.mean()."

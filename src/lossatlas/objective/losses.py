@@ -54,7 +54,21 @@ class Supervised:
         if self._unreduced is None:
             return None
         inputs, targets = _pair(batch)
-        losses = self._unreduced(model(inputs), targets)
+        return self.unreduced(model(inputs), targets)
+
+    def unreduced(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """The loss of each example, from outputs that are there already.
+
+        Args:
+            outputs: what the model gave.
+            targets: what it should have given.
+
+        Returns:
+            Shape (batch,), further axes averaged; None where the criterion gives only means.
+        """
+        if self._unreduced is None:
+            return None
+        losses = self._unreduced(outputs, targets)
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
 

@@ -39,7 +39,9 @@ def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
     layers = norm_layers(model) if mode == "train" else []
     untracked = [(layer, "track_running_stats", False) for layer in layers]
     with preserved_modes(model), patched(*untracked):
-        model.eval()
+        for module in model.modules():
+            # Not by model.eval(), which some models use to merge or cache weights.
+            module.training = False
         for layer in layers:
             layer.training = True
         yield

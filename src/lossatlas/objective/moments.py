@@ -76,13 +76,22 @@ class Moments:
         """
         where = (slice(None) if points is None else points, quantity)
         with np.errstate(invalid="ignore", over="ignore"):
-            fresh = np.isnan(self._shift[where]) & np.isfinite(values[:, 0])
-            self._shift[where] = np.where(fresh, values[:, 0], self._shift[where])
-            difference = values - np.nan_to_num(self._shift[where])[:, None]
+            difference = values - self._origin(where, values[:, 0])[:, None]
             self._sum[where] += weight * difference.sum(1)
-            self._squares[where] += weight * (difference**2).sum(1)
+            self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
+
+    def _origin(
+        self, where: tuple[slice, int], first: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        shift = self._shift[where]
+        unknown = np.isnan(shift)
+        if unknown.any():
+            shift = np.where(unknown & np.isfinite(first), first, shift)
+            self._shift[where] = shift
+            shift = np.where(np.isnan(shift), 0.0, shift)
+        return shift
 
     def add_batch(self, measured: Sequence[Tensor], size: int, points: slice | int) -> None:
         """Take in all quantities of one batch.

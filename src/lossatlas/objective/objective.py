@@ -8,12 +8,8 @@ from torch import Tensor, nn
 from lossatlas.algebra.params import Params, fingerprint
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
-from lossatlas.objective.batches import (
-    Batch,
-    batch_size,
-    check_batches,
-    data_fingerprint,
-)
+from lossatlas.objective.batches import Batch, batch_size, check_batches
+from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import look_at_loss
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
@@ -79,6 +75,7 @@ class Objective(Stage):
             model, loss, check_batches(batches), mode, tuple(select(model, params))
         )
         self._per_example = look_at_loss(self, twice=check)
+        self._data = DataFingerprint()
 
     @property
     def unit(self) -> str:
@@ -200,4 +197,4 @@ class Objective(Stage):
             (model, data), 32 hexadecimal digits each.
         """
         state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
-        return fingerprint(state), data_fingerprint(self.batches)
+        return fingerprint(state), self._data.of(self.batches)

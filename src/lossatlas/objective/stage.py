@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lossatlas.objective.determinism import check_loss
 from lossatlas.objective.losses import Supervised
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
+from lossatlas.objective.swap import swapped_in
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 T = TypeVar("T")
@@ -41,7 +42,6 @@ class Stage:
     ) -> None:
         self.model, self.loss, self.batches = model, loss, batches
         self.mode, self.names = mode, names
-        self._harness = _Harness(model, loss)
         self._per_example = False
 
     @property
@@ -76,9 +76,8 @@ class Stage:
         Returns:
             What `call` returns.
         """
-        weights = {f"model.{name}": value for name, value in params.items()}
-        copies = {name: value.clone() for name, value in self._harness.named_buffers()}
-        return cast(T, torch.func.functional_call(self._harness, weights | copies, (call,)))
+        with swapped_in(self.model, params, self.loss):
+            return call()
 
     def at(self, params: Params | None, call: Callable[[], T]) -> T:
         """Run `call` at a point, in a session, with statistics recalibrated where asked.
@@ -159,15 +158,3 @@ class Stage:
     def _walk(self) -> None:
         for batch in self.each_batch():
             self.loss(self.model, batch)
-
-
-class _Harness(nn.Module):
-    """Model and loss as one module, so that `functional_call` swaps in both and runs a call."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, call: Callable[[], T]) -> T:
-        return call()

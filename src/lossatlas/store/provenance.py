@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -11,13 +12,18 @@ _PACKAGES = ("lossatlas", "torch", "numpy", "scipy", "gudhi")
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except ModuleNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | {
+        package: found for package in _PACKAGES if (found := _version(package)) is not None
+    }
+
+
+@cache
+def _version(package: str) -> str | None:
+    # Reading the metadata of a package takes longer than a small map.
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)

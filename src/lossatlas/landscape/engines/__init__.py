@@ -1,6 +1,15 @@
 """How the points of a map are evaluated: five ways to the same numbers."""
 
-from lossatlas.landscape.engines.choice import ENGINES, build, choose
+from lossatlas.landscape.engines.choice import ENGINES, Choice, build, choose, select
 from lossatlas.landscape.engines.task import Engine, Metric, Task
 
-__all__ = ["ENGINES", "Engine", "Metric", "Task", "build", "choose"]
+__all__ = [
+    "ENGINES",
+    "Choice",
+    "Engine",
+    "Metric",
+    "Task",
+    "build",
+    "choose",
+    "select",
+]

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.algebra.params import Params
-from lossatlas.landscape.engines.first_layer import FirstLayer, find_first_layers
+from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
 from lossatlas.objective import Batch
-from lossatlas.objective.batches import tensors
 
-# What a chunk of points may occupy, so that it stays in the processor's cache.
-_CHUNK_BYTES = 16 << 20
+# What points side by side may occupy, so that they stay in the processor's cache.
+_BLOCK_BYTES = 8 << 20
 _MOST_POINTS = 256
+# Blocks of a chunk: what is done around a chunk costs as much as some points.
+_BLOCKS = 16
 
 
 class BatchedEngine:
@@ -30,25 +31,25 @@ class BatchedEngine:
     def __init__(self, task: Task) -> None:
         self.task = task
         objective, plane = task.objective, task.plane
-        corners: list[Params] = [plane.origin, *plane.directions]
+        corners = task.corners()
         batch = next(iter(objective.each_batch()))
         with torch.no_grad(), objective.session():
-            first = find_first_layers(objective, batch)
-            activations = _activation_bytes(task, batch)
+            layers = look_at_layers(objective, batch)
         keep = isinstance(objective.batches, list | tuple)
         self._first = [
             FirstLayer(name, objective.model.get_submodule(name), corners, keep=keep)
-            for name in first
+            for name in layers.first
         ]
         skipped = {name for layer in self._first for name in layer.names}
         self._shapes = {n: v.shape for n, v in plane.origin.items() if n not in skipped}
         self._corners = torch.stack(
             [_flat(corner, self._shapes, plane.origin) for corner in corners]
         )
-        each = activations + bytes_of(self._corners[0])
-        self.chunk = max(1, min(_MOST_POINTS, _CHUNK_BYTES // max(1, each)))
+        each = layers.activations + bytes_of(self._corners[0])
+        self.block = max(1, min(_MOST_POINTS, _BLOCK_BYTES // max(1, each)))
+        self.chunk = min(_BLOCKS * self.block, max(_MOST_POINTS, self.block))
         self.memory = (
-            bytes_of(self._corners) + self.chunk * each + bytes_of(*plane.origin.values())
+            bytes_of(self._corners) + self.block * each + bytes_of(*plane.origin.values())
         )
 
     def evaluate(self, coordinates: Array) -> Array:
@@ -64,11 +65,14 @@ class BatchedEngine:
         moments = task.moments(count)
         steps = torch.as_tensor(coordinates).to(self._corners)
         weights = torch.cat([steps.new_ones(count, 1), steps], dim=1)
-        params = _unflatten(weights @ self._corners, self._shapes)
+        blocks = [slice(k, min(k + self.block, count)) for k in range(0, count, self.block)]
         with torch.no_grad(), _composable_attention(), task.objective.session():
             for batch in task.objective.each_batch():
-                measured = torch.func.vmap(self._at(batch))(weights, params)
-                task.add(moments, measured, batch, slice(0, count))
+                at = torch.func.vmap(self._at(batch))
+                for block in blocks:
+                    here = weights[block]
+                    measured = at(here, _unflatten(here @ self._corners, self._shapes))
+                    task.add(moments, measured, batch, block)
         return columns(moments)
 
     def _at(self, batch: Batch) -> Callable[..., tuple[Tensor, ...]]:
@@ -106,22 +110,3 @@ def _unflatten(rows: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
         name: piece.reshape(-1, *shape)
         for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
     }
-
-
-def _activation_bytes(task: Task, batch: Batch) -> int:
-    total = 0
-    data = {value.untyped_storage().data_ptr() for value in tensors(batch)}
-
-    def count(_module: object, _inputs: object, output: object) -> None:
-        nonlocal total
-        if isinstance(output, Tensor) and output.untyped_storage().data_ptr() not in data:
-            total += bytes_of(output)
-
-    leaves = [m for m in task.objective.model.modules() if not list(m.children())]
-    handles = [module.register_forward_hook(count) for module in leaves]
-    try:
-        task.objective.swapped({}, lambda: task.measure(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total

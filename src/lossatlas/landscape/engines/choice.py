@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.landscape.engines import plain
 from lossatlas.landscape.engines.batched import BatchedEngine
 from lossatlas.landscape.engines.folded import FoldedEngine
-from lossatlas.landscape.engines.plain import PlainEngine
+from lossatlas.landscape.engines.moves import check_moves
+from lossatlas.landscape.engines.plain import PlainEngine, at_origin
+from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task
 
 logger = logging.getLogger(__name__)
-ENGINES = ("auto", "plain", "batched", "folded", "streaming")
+ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming")
 TOLERANCE = 1e-6
 # Below this many parameters one product keeps a processor less busy than its call.
 _SMALL = 300_000
@@ -38,23 +41,76 @@ _UNSUPPORTED = (
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BUILD: dict[str, Callable[[Task], Engine]] = {
     "plain": PlainEngine,
+    "stacked": StackedEngine,
     "batched": BatchedEngine,
     "folded": FoldedEngine,
     "streaming": StreamingEngine,
 }
 
 
-def choose(task: Task, name: str, corners: Array) -> str:
+@dataclass(frozen=True)
+class Choice:
+    """An engine that is ready, and what was learnt on the way to it.
+
+    Attributes:
+        engine: serves the task.
+        centre: the quantities at the origin, from the origin itself, shape (2 * quantities,).
+    """
+
+    engine: Engine
+    centre: Array
+
+
+def select(task: Task, name: str, corner: Array) -> Choice:
     """The engine to use; a fast one only if it equals the plain loop on this very task.
 
     The rule: streaming where several copies of the weights would take more than half of the
-    free memory; folded for convolutional networks in eval mode; batched for small networks
-    without convolutions; plain otherwise.
+    free memory; folded for convolutional networks in eval mode; stacked for small multilayer
+    perceptrons and batched for other small networks; plain otherwise.
 
     Args:
         task: what to evaluate.
         name: what the user asked for; "auto" for the rule.
-        corners: points to compare on, shape (points, dimension).
+        corner: a point to compare on beside the origin, shape (dimension,).
+
+    Returns:
+        The engine, with the quantities at the origin.
+
+    Raises:
+        UnknownNameError: no engine has this name.
+        ArgumentError: the engine asked for cannot serve this task; the message says why.
+        ModelError: the loss does not depend on the weights.
+    """
+    check_one_of("engine", name, ENGINES)
+    candidates = _candidates(task) if name == "auto" else [name]
+    if candidates == ["streaming"]:
+        return Choice(StreamingEngine(task), at_origin(task)[0])
+    slow = PlainEngine(task)
+    look = slow.first_look(corner)
+    if corner.any():
+        check_moves(task, look)
+    known = _Known(np.stack([np.zeros_like(corner), corner]), look)
+    for candidate in candidates:
+        if candidate == "plain":
+            break
+        engine = _agreeing(task, candidate, known, wanted=name)
+        if not isinstance(engine, str):
+            return Choice(engine, look[0])
+        if name != "auto":
+            raise ArgumentError(
+                f'engine="{name}" cannot serve this model ({engine}); use engine="auto".'
+            )
+        logger.info("engine %s left out: %s", candidate, engine)
+    return Choice(slow, look[0])
+
+
+def choose(task: Task, name: str, corners: Array) -> str:
+    """The name of the engine that `select` takes.
+
+    Args:
+        task: what to evaluate.
+        name: what the user asked for; "auto" for the rule.
+        corners: points, shape (points, dimension); the last one is compared on.
 
     Returns:
         A name for `build`.
@@ -62,23 +118,9 @@ def choose(task: Task, name: str, corners: Array) -> str:
     Raises:
         UnknownNameError: no engine has this name.
         ArgumentError: the engine asked for cannot serve this task; the message says why.
+        ModelError: the loss does not depend on the weights.
     """
-    check_one_of("engine", name, ENGINES)
-    if name in {"plain", "streaming"}:
-        return name
-    candidates = _candidates(task) if name == "auto" else [name]
-    if candidates == ["streaming"]:
-        return "streaming"
-    for candidate in candidates:
-        reason = _disagreement(task, candidate, corners, wanted=name)
-        if reason is None:
-            return candidate
-        if name != "auto":
-            raise ArgumentError(
-                f'engine="{name}" cannot serve this model ({reason}); use engine="auto".'
-            )
-        logger.info("engine %s left out: %s", candidate, reason)
-    return "plain"
+    return select(task, name, corners[-1]).engine.name
 
 
 def build(task: Task, name: str) -> Engine:
@@ -126,13 +168,25 @@ def _candidates(task: Task) -> list[str]:
     if has_convolution and task.objective.mode == "eval":
         return ["folded"]
     if not has_convolution and size(task.plane.origin) <= _SMALL:
-        return ["batched"]
+        return ["stacked", "batched"]
     return []
 
 
-def _disagreement(task: Task, name: str, corners: Array, *, wanted: str) -> str | None:
+@dataclass(frozen=True)
+class _Known:
+    """What the plain loop gave."""
+
+    coordinates: Array
+    values: Array
+
+
+def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | str:
+    # The engine, or the reason why not.
     if task.objective.mode != "eval" and name == "folded":
         return f'it needs mode="eval", not "{task.objective.mode}"'
+    against = obstacle(task) if name == "stacked" else None
+    if against is not None:
+        return against
     if task.objective.mode == "recalibrated":
         return 'mode="recalibrated" needs a pass over the data at every point'
     try:
@@ -140,17 +194,20 @@ def _disagreement(task: Task, name: str, corners: Array, *, wanted: str) -> str 
             # vmap then loops over the points inside the operation: no gain, and noise.
             warnings.filterwarnings("error", message="There is a performance drop")
             engine = build(task, name)
-            if wanted == "auto" and name == "batched" and engine.chunk < _FEWEST:
-                return f"{engine.chunk} points of this network fill the cache already"
-            fast = engine.evaluate(corners)
+            if (
+                wanted == "auto"
+                and isinstance(engine, BatchedEngine)
+                and engine.block < _FEWEST
+            ):
+                return f"{engine.block} points of this network fill the cache already"
+            fast = engine.evaluate(known.coordinates)
     except AtlasError:
         raise
     except _UNSUPPORTED as error:
         # Whatever a model does that vmap or folding does not support shows here, once.
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    slow = PlainEngine(task).evaluate(corners)
-    worst = _difference(fast, slow)
-    return None if worst <= TOLERANCE else f"it differs from the plain loop by {worst:.1e}"
+    worst = _difference(fast, known.values)
+    return engine if worst <= TOLERANCE else f"it differs from the plain loop by {worst:.1e}"
 
 
 def _difference(fast: Array, slow: Array) -> float:

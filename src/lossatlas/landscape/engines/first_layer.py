@@ -4,8 +4,9 @@ Its input is the data, which no weight reaches: W x + b with W = W0 + a U + b V 
 z0 + a z1 + b z2, where each z is one product for the whole map.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,14 +14,29 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.guard import patched
+from lossatlas.landscape.engines.task import bytes_of
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import tensors
 
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def find_first_layers(objective: Objective, batch: Batch) -> list[str]:
-    """Names of the affine layers that read the data themselves.
+@dataclass(frozen=True)
+class Layers:
+    """What one pass shows of a model.
+
+    Attributes:
+        first: names of the affine layers that read the data themselves; none where a layer is
+            used more than once.
+        activations: bytes that all layers give out, without views of the data.
+    """
+
+    first: list[str]
+    activations: int
+
+
+def look_at_layers(objective: Objective, batch: Batch) -> Layers:
+    """Run the model once and watch its layers.
 
     An input counts as data where it shares the memory of a tensor of the batch (views such as
     `flatten` do); anything computed in between may depend on the weights.
@@ -30,29 +46,36 @@ def find_first_layers(objective: Objective, batch: Batch) -> list[str]:
         batch: on the model's device.
 
     Returns:
-        Module names; none where a layer is used more than once.
+        What was seen.
     """
     data = {value.untyped_storage().data_ptr() for value in tensors(batch)}
     calls: dict[str, list[bool]] = {}
+    sizes: list[int] = []
+
+    def watch(name: str, module: nn.Module) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            if type(module) in _AFFINE:
+                calls.setdefault(name, []).append(_is_data(inputs[0] if inputs else None, data))
+            if isinstance(output, Tensor) and not _is_data(output, data):
+                sizes.append(bytes_of(output))
+
+        return hook
+
     handles = [
-        module.register_forward_pre_hook(_note(calls.setdefault(name, []), data))
+        module.register_forward_hook(watch(name, module))
         for name, module in objective.model.named_modules()
-        if type(module) in _AFFINE
+        if not list(module.children())
     ]
     try:
         objective.swapped({}, lambda: objective.measure(batch))
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name, reads in calls.items() if reads == [True]]
+    return Layers([name for name, reads in calls.items() if reads == [True]], sum(sizes))
 
 
-def _note(reads: list[bool], data: set[int]) -> Callable[..., None]:
-    def hook(_: nn.Module, inputs: tuple[object, ...]) -> None:
-        value = inputs[0] if inputs else None
-        reads.append(isinstance(value, Tensor) and value.untyped_storage().data_ptr() in data)
-
-    return hook
+def _is_data(value: object, data: set[int]) -> bool:
+    return isinstance(value, Tensor) and value.untyped_storage().data_ptr() in data
 
 
 class FirstLayer:
@@ -66,7 +89,7 @@ class FirstLayer:
     """
 
     def __init__(
-        self, name: str, module: nn.Module, corners: list[Params], *, keep: bool
+        self, name: str, module: nn.Module, corners: Sequence[Params], *, keep: bool
     ) -> None:
         self.names = [f"{name}.weight", f"{name}.bias"]
         self.module = module
@@ -89,13 +112,22 @@ class FirstLayer:
         Yields:
             Nothing.
         """
-
-        def forward(x: Tensor) -> Tensor:
-            products = self._products(x)
-            return (coordinates @ products.flatten(1)).reshape(products.shape[1:])
-
-        with patched((self.module, "forward", forward)):
+        with patched((self.module, "forward", lambda x: self.outputs(x, coordinates))):
             yield
+
+    def outputs(self, x: Tensor, coordinates: Tensor) -> Tensor:
+        """What the layer gives at one or several points of the plane.
+
+        Args:
+            x: its input, a tensor of the data.
+            coordinates: (1, a, b, ...), or rows of them.
+
+        Returns:
+            Its output; with an axis of points in front for rows.
+        """
+        products = self._products(x)
+        shape = coordinates.shape[:-1] + products.shape[1:]
+        return (coordinates @ products.flatten(1)).reshape(shape)
 
     def _products(self, x: Tensor) -> Tensor:
         # The entry holds x, so its memory cannot come to hold other data meanwhile.

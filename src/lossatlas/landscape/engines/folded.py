@@ -1,6 +1,7 @@
 """Convolutional networks: BatchNorm folded, channels last, pieces that fit the cache."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -29,7 +30,7 @@ class FoldedEngine:
     chunk = 16
 
     def __init__(self, task: Task, *, channels_last: bool = True) -> None:
-        self.task, self._channels_last = task, channels_last
+        self.task, self._wide = task, channels_last
         objective, plane = task.objective, task.plane
         batch = next(iter(objective.each_batch()))
         with torch.no_grad(), objective.session():
@@ -39,7 +40,7 @@ class FoldedEngine:
         self._degree = folded.degree
         wide = {n for n, value in folded.origin.items() if value.ndim == 4 and channels_last}
         self._buffer = PointBuffer(folded.origin, folded.directions, frozenset(wide))
-        self._pieces: list[Batch] | None = None
+        self._pieces: list[_Pieces] | None = None
         copies = PointBuffer.copies(len(folded.directions)) * bytes_of(*plane.origin.values())
         self.memory = copies + bytes_of(*tensors(batch))
 
@@ -60,11 +61,11 @@ class FoldedEngine:
 
         def run() -> None:
             here = None
-            for index, piece in self._walk(len(coordinates)):
+            for index, pieces in self._walk(len(coordinates)):
                 if index != here:
                     self._buffer.move_to(monomials(coordinates[index], self._degree))
                     here = index
-                task.add(moments, task.measure(piece), piece, index)
+                moments.add_batch(pieces.measure(task), sum(pieces.sizes), index)
 
         with torch.no_grad(), task.objective.session(), patched(*patches):
             task.objective.swapped(moved, run)
@@ -73,21 +74,41 @@ class FoldedEngine:
     def _is_own(self, name: str, own: Collection[str]) -> bool:
         return name in own and not any(name.startswith(f"{f.conv}.") for f in self._folds)
 
-    def _walk(self, points: int) -> Iterator[tuple[int, Batch]]:
+    def _walk(self, points: int) -> Iterator[tuple[int, "_Pieces"]]:
         if isinstance(self.task.objective.batches, list | tuple):
             if self._pieces is None:
-                self._pieces = list(self._cut(self.task.objective.each_batch()))
-            pieces = self._pieces
-            yield from ((index, piece) for index in range(points) for piece in pieces)
+                self._pieces = [self._cut(batch) for batch in self.task.objective.each_batch()]
+            whole = self._pieces
+            yield from ((index, pieces) for index in range(points) for pieces in whole)
             return
         for batch in self.task.objective.each_batch():
-            pieces = list(self._cut(iter([batch])))
-            yield from ((index, piece) for index in range(points) for piece in pieces)
+            pieces = self._cut(batch)
+            yield from ((index, pieces) for index in range(points))
 
-    def _cut(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            for piece in split(batch, self._piece):
-                yield map_tensors(_to_channels_last, piece) if self._channels_last else piece
+    def _cut(self, batch: Batch) -> "_Pieces":
+        pieces = split(batch, self._piece)
+        if self._wide:
+            pieces = [map_tensors(_to_channels_last, piece) for piece in pieces]
+        return _Pieces(pieces, [batch_size(piece) for piece in pieces])
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """One batch, cut."""
+
+    pieces: list[Batch]
+    sizes: list[int]
+
+    def measure(self, task: Task) -> list[Tensor]:
+        # Put together again: sums are taken once a batch, not once a piece.
+        measured = [task.measure(piece) for piece in self.pieces]
+        return [self._whole(values) for values in zip(*measured, strict=True)]
+
+    def _whole(self, values: tuple[Tensor, ...]) -> Tensor:
+        if values[0].ndim:
+            return torch.cat(values)
+        sizes = torch.tensor(self.sizes, dtype=torch.float64, device=values[0].device)
+        return torch.stack(values).double() @ sizes / sum(self.sizes)
 
 
 def _patches(

@@ -1,13 +1,13 @@
 """The plain loop: one point after another. Slow, obvious, and what the others must equal."""
 
 from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import torch
 
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Batch
+from lossatlas.objective import Batch, Moments
 
 
 class PlainEngine:
@@ -50,6 +50,25 @@ class PlainEngine:
             task.objective.swapped(buffer.views, run)
         return columns(moments)
 
+    def first_look(self, corner: Array) -> Array:
+        """The origin itself, nothing copied or summed, and then another point.
+
+        Both in one session: a model that keeps what it made of its weights gives the first
+        again, as it would all over a map.
+
+        Args:
+            corner: the other point, shape (dimension,).
+
+        Returns:
+            Shape (2, 2 * quantities), the origin first.
+        """
+        task, moments = self.task, self.task.moments(2)
+        self._buffer.move_to(corner.tolist())
+        with torch.no_grad(), task.objective.session():
+            for index, weights in enumerate((task.plane.origin, self._buffer.views)):
+                task.objective.swapped(weights, partial(_walk, task, moments, index))
+        return columns(moments)
+
 
 def at_origin(task: Task) -> Array:
     """The quantities at the origin of the plane itself; nothing is copied or summed.
@@ -58,17 +77,18 @@ def at_origin(task: Task) -> Array:
         task: what to evaluate.
 
     Returns:
-        Shape (2 * quantities,).
+        Shape (1, 2 * quantities).
     """
     moments = task.moments(1)
+    with torch.no_grad(), task.objective.session():
+        task.objective.swapped(task.plane.origin, partial(_walk, task, moments, 0))
+    return columns(moments)
 
-    def run() -> None:
-        for batch in task.objective.each_batch():
-            task.add(moments, task.measure(batch), batch, 0)
 
-    with torch.no_grad():
-        task.objective.at(task.plane.origin, run)
-    return np.asarray(columns(moments)[0])
+def _walk(task: Task, moments: Moments, index: int) -> None:
+    task.objective.prepare()
+    for batch in task.objective.each_batch():
+        task.add(moments, task.measure(batch), batch, index)
 
 
 def memory(task: Task) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +60,18 @@ class Task:
     def quantities(self) -> tuple[str, ...]:
         """The names of what is measured, the loss first."""
         return ("loss", *self.metrics)
+
+    def corners(self) -> list[dict[str, Tensor]]:
+        """The origin and the directions, drawn once for all engines that want them whole.
+
+        Returns:
+            Name -> tensor for each.
+        """
+        return self._corners
+
+    @cached_property
+    def _corners(self) -> list[dict[str, Tensor]]:
+        return [dict(corner.items()) for corner in (self.plane.origin, *self.plane.directions)]
 
     def measure(self, batch: Batch) -> list[Tensor]:
         """All quantities of one batch at the weights swapped in, from one forward pass.
