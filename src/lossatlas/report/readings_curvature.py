@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lossatlas.curvature import GroupSpectrum, Spectrum, Stability
+from lossatlas.curvature import GradientNoise, GroupSpectrum, Spectrum, Stability
 from lossatlas.plots.text import count, cut_off, number, percent, with_error
 from lossatlas.surveys import Survey
 
@@ -150,7 +150,14 @@ def read_gradient(survey: Survey) -> list[str]:
         ]
     times = number(found.norm.value / found.floor, 2) if found.floor else "∞"
     return [
-        f"The gradient is {length} long, {times} times what sampling alone would give; the "
-        f"noise scale is {with_error(found.noise_scale.value, found.noise_scale.stderr)} "
-        f"{found.unit}: smaller batches are mostly noise."
+        f"The gradient is {length} long, {times} times what sampling alone would give; "
+        f"{_noise_scale(found)}."
     ]
+
+
+def _noise_scale(found: GradientNoise) -> str:
+    scale = found.noise_scale
+    shown = with_error(scale.value, scale.stderr)
+    if not scale.stderr < scale.value / 2:
+        return f"the noise scale is hardly known ({shown} {found.unit})"
+    return f"the noise scale is {shown} {found.unit}: smaller batches are mostly noise"

@@ -67,8 +67,20 @@ def _picture(kind: str, groups: tuple[GroupSpectrum, ...]) -> Picture:
 
 def _table(kind: str, groups: tuple[GroupSpectrum, ...]) -> Table:
     name, title, _ = _KINDS[kind]
-    head = (name, "largest", "lowest", "ratio", "trace", "gradient", "examples", "note")
-    return Table(title, head, tuple(_row(line) for line in groups))
+    head: tuple[str, ...] = (
+        name,
+        "largest",
+        "lowest",
+        "ratio",
+        "trace",
+        "gradient",
+        "examples",
+        "note",
+    )
+    rows = [_row(line) for line in groups]
+    if not any(line.note for line in groups):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return Table(title, head, tuple(rows))
 
 
 def _row(line: GroupSpectrum) -> tuple[str, ...]:
