@@ -1,4 +1,4 @@
-"""Hugging Face: the predicted final loss while a `Trainer` runs."""
+"""Hugging Face: the predicted final loss while a `Trainer` runs, and a steered rate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from lossatlas.errors import MissingDependencyError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
+from lossatlas.integrations.huggingface_steering import SteeringMixin
 
 try:
     from transformers import TrainerCallback
@@ -18,6 +19,7 @@ except ImportError as error:
         "transformers is not installed; install lossatlas[hf] for Hugging Face callbacks."
     ) from error
 
+__all__ = ["ForecastCallback", "SteeringMixin"]
 Floats = NDArray[np.float64]
 
 

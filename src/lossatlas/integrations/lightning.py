@@ -1,6 +1,5 @@
-"""Lightning: the predicted final loss while a `Trainer` runs."""
+"""Lightning: the predicted final loss while a `Trainer` runs, and a steered rate."""
 
-import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +11,15 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
+from lossatlas.integrations.base import lightning_callback
 from lossatlas.integrations.forecasting import ForecastWatcher
+from lossatlas.integrations.lightning_steering import SteeringCallback
 
+__all__ = ["ForecastCallback", "SteeringCallback"]
 Floats = NDArray[np.float64]
 
 
-def _base() -> Any:
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            return importlib.import_module(name).Callback
-        except ImportError:
-            continue
-    # Without Lightning there is no trainer to pass it to, but the class still has its hooks.
-    return object
-
-
-class ForecastCallback(_base()):  # type: ignore[misc]
+class ForecastCallback(lightning_callback()):  # type: ignore[misc]
     """Forecasts the final training loss from the losses of the batches.
 
     Only watches: training with it is bitwise the training without it. Forecasts go to

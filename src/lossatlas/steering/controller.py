@@ -191,8 +191,7 @@ class TopologyLR(LRScheduler):
         Returns:
             True after the warm-up, at every multiple of the interval.
         """
-        step = self.last_epoch + ahead
-        every = self.policy.every or self.interval
+        step, every = self.last_epoch + ahead, self.policy.every or self.interval
         return not self.policy.before and step > self.warmup and step % every == 0
 
     @property
