@@ -24,7 +24,10 @@ DPI = 110
 def draw(survey):
     land, tree = survey.landscape, survey.tree
     scale = plots.scale_of(land.values)
-    return {
+    bends = (
+        {} if survey.spectrum is None else {"spectrum": plots.plot_spectrum(survey.spectrum)}
+    )
+    return bends | {
         "surface": plots.plot_surface(land, tree=tree),
         "contour": plots.plot_contour(land, tree=tree),
         "stderr": plots.plot_stderr(land),

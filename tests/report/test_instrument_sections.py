@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
+import lossatlas as la
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import (
     GradientNoise,
@@ -14,7 +16,14 @@ from lossatlas.curvature import (
     Stability,
     WorstSharpness,
 )
-from lossatlas.plots import edge_figure, groups_figure, plot_groups, samples_figure
+from lossatlas.plots import (
+    edge_figure,
+    groups_figure,
+    plot_groups,
+    plot_spectrum,
+    samples_figure,
+    spectrum_figure,
+)
 from lossatlas.report import SECTIONS, reading, render
 from lossatlas.report.readings_curvature import read_gradient, read_parts, read_stability
 from lossatlas.report.readings_instruments import read_samples
@@ -149,3 +158,16 @@ def test_edges_and_curves_are_drawn_where_they_lie():
     band, line, _ = samples_figure(curve(40)).data
     np.testing.assert_allclose(line.y, 1 / line.x)
     assert len(band.x) == 6
+
+
+def test_a_spectrum_is_drawn_down_to_where_smoothing_begins():
+    model = torch.nn.Linear(3, 1, bias=False)
+    batch = (torch.diag(torch.tensor([2.0, 1.0, 0.5])), torch.zeros(3, 1))
+    objective = la.Objective(model, la.supervised(torch.nn.functional.mse_loss), [batch])
+    found = la.spectrum(objective, top=3, bottom=1)
+    figure = spectrum_figure(found)
+    assert list(figure.data[-1].x) == pytest.approx([*found.bottom, *found.top])
+    low, high = figure.layout.yaxis.range
+    assert 6 < high - low < 8
+    bottom, top = plot_spectrum(found).get_ylim()
+    assert (np.log10(bottom), np.log10(top)) == pytest.approx((low, high))

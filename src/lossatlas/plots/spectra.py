@@ -31,6 +31,7 @@ def plot_spectrum(spectrum: Spectrum, *, ax: Axes | None = None) -> Axes:
         ax.fill_between(grid, low, high, color=style.SHARED, lw=0, label="± 1 standard error")
         ax.plot(grid, values, color=style.BASIN, lw=1.2, label="density")
         ax.set_yscale("log")
+        ax.set_ylim(*_heights(high))
         level = float(values.max() * np.sqrt(_FLOOR))
     found = np.concatenate([spectrum.bottom, spectrum.top])
     errors = np.concatenate([spectrum.bottom_bounds, spectrum.top_bounds])
@@ -58,7 +59,7 @@ def spectrum_figure(spectrum: Spectrum) -> go.Figure:
         The figure.
     """
     figure = web.figure()
-    level = 1.0
+    level, ends = 1.0, (_FLOOR, 10.0)
     if spectrum.density is not None:
         grid, values, low, high = _band(spectrum)
         edge = np.concatenate([high, low[::-1]])
@@ -74,7 +75,7 @@ def spectrum_figure(spectrum: Spectrum) -> go.Figure:
         figure.add_scatter(
             x=grid, y=values, line={"color": style.BASIN}, hoverinfo="skip", name="density"
         )
-        level = float(values.max() * np.sqrt(_FLOOR))
+        level, ends = float(values.max() * np.sqrt(_FLOOR)), _heights(high)
     found = np.concatenate([spectrum.bottom, spectrum.top])
     errors = np.concatenate([spectrum.bottom_bounds, spectrum.top_bounds])
     figure.add_scatter(
@@ -89,7 +90,9 @@ def spectrum_figure(spectrum: Spectrum) -> go.Figure:
     )
     figure.update_layout(
         xaxis=web.axis(_EIGENVALUE),
-        yaxis=web.axis(_DENSITY, type="log", exponentformat="power", dtick=2),
+        yaxis=web.axis(
+            _DENSITY, type="log", exponentformat="power", dtick=2, range=np.log10(ends).tolist()
+        ),
     )
     return figure
 
@@ -99,9 +102,15 @@ def _band(spectrum: Spectrum) -> tuple[np.ndarray, ...]:
     assert density is not None
     grid = density.grid
     values, errors = density.on(grid)
-    floor = float(values.max()) * _FLOOR
+    # Far below the axis: a density that vanishes leaves the picture.
+    floor = float(values.max()) * _FLOOR**2
     spread = np.nan_to_num(errors)
     low, middle, high = (
         np.maximum(line, floor) for line in (values - spread, values, values + spread)
     )
     return grid, middle, low, high
+
+
+def _heights(high: np.ndarray) -> tuple[float, float]:
+    top = float(high.max())
+    return top * _FLOOR, 3 * top
