@@ -42,7 +42,7 @@ def _controllers() -> list[Row]:
     }
     if harness.installed("topoadamw"):
         jobs["topoadamw 0.1.0"] = _steps(_original)
-    times = harness.interleaved(jobs)
+    times = harness.interleaved(jobs, rounds=3 if harness.QUICK else 5)
     what = f"training step, CNN 3-16-32 with BatchNorm, batch {_BATCH}, 1 probe in {_STEPS}"
     peer = "topoadamw 0.1.0"
     theirs = _share(times, peer)
@@ -70,6 +70,8 @@ def _penalties() -> list[Row]:
         }
         if harness.installed("toploss"):
             jobs["toploss 0.1.0"] = _mlp_steps(widths, _toploss())
+        if harness.installed("pytorch_optimizer"):
+            jobs["SAM"] = _mlp_steps(widths, _cross_entropy, sam=True)
         times = harness.interleaved(jobs, rounds=3 if harness.QUICK else 21)
         net = "-".join(map(str, widths))
         shares = {name: _share(times, name, "plain") for name in jobs}
@@ -81,10 +83,15 @@ def _penalties() -> list[Row]:
                 shares.get("toploss 0.1.0"),
                 "plain steps",
                 goal,
-                f"not fused {shares['sasp, not fused']:.2f}",
+                f"not fused {shares['sasp, not fused']:.2f}{_beside(shares)}",
             )
         )
     return found
+
+
+def _beside(shares: dict[str, float | None]) -> str:
+    sam = shares.get("SAM")
+    return "; SAM not installed" if sam is None else f"; SAM of pytorch_optimizer {sam:.2f}"
 
 
 def _share(times: dict[str, Timing], name: str, plain: str = _PLAIN) -> float | None:
@@ -200,25 +207,43 @@ def _original(model: nn.Module) -> Step:
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _mlp_steps(widths: tuple[int, ...], loss: Loss) -> Callable[[], None]:
+def _mlp_steps(widths: tuple[int, ...], loss: Loss, *, sam: bool = False) -> Callable[[], None]:
     drawn = torch.Generator().manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(before, after), nn.ReLU()]
     body, head = nn.Sequential(*layers), nn.Linear(*widths[-2:])
     weights = [*body.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=1e-6, momentum=0.9)
+    optimizer = _ascending(weights) if sam else _descending(weights)
     x = torch.randn(_BATCH, widths[0], generator=drawn)
     y = torch.randint(0, widths[-1], (_BATCH,), generator=drawn)
+
+    def backward() -> None:
+        features = body(x)
+        loss(head(features), features, y).backward()
 
     def run() -> None:
         for _ in range(2 * _STEPS):
             optimizer.zero_grad()
-            features = body(x)
-            loss(head(features), features, y).backward()
-            optimizer.step()
+            backward()
+            if sam:
+                optimizer.first_step(zero_grad=True)
+                backward()
+                optimizer.second_step()
+            else:
+                optimizer.step()
 
     return run
+
+
+def _descending(weights: list[nn.Parameter]) -> Any:
+    return torch.optim.SGD(weights, lr=1e-6, momentum=0.9)
+
+
+def _ascending(weights: list[nn.Parameter]) -> Any:
+    from pytorch_optimizer import SAM
+
+    return SAM(weights, base_optimizer=torch.optim.SGD, lr=1e-6, momentum=0.9)
 
 
 def _cross_entropy(logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:

@@ -415,6 +415,33 @@ def test_a_closure_makes_the_gradient_before_anything_is_decided():
         assert torch.equal(x, y)
 
 
+def test_compiled_models_are_steered_as_others_are():
+    def go(compiling):
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        with torch.no_grad():
+            for index, weight in enumerate(model.parameters()):
+                weight.copy_(torch.randn(weight.shape, generator=generator(index, "compiled")))
+        called = torch.compile(model, backend="eager") if compiling else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        policy = RegimePolicy(hysteresis=1)
+        controller = TopologyLR(optimizer, policy, interval=1, warmup=0)
+        for step in range(3):
+            x = torch.randn(16, 6, generator=generator(step, "data"))
+            y = torch.arange(16) % 3
+            optimizer.zero_grad()
+            F.cross_entropy(called(x), y).backward()
+            optimizer.step()
+            controller.step(lambda x=x, y=y: F.cross_entropy(called(x), y, reduction="none"))
+        return model.state_dict(), controller.log
+
+    (compiled, log), (plain, beside) = go(True), go(False)
+    assert str(log.records) == str(beside.records)
+    assert len(log) == 3
+    assert not log.column("failed").any()
+    for a, b in zip(compiled.values(), plain.values(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_loss_may_be_told_before_the_update():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
