@@ -1,0 +1,216 @@
+"""The figure and the page of the study."""
+
+# ruff: noqa: E501 - rows of a table are one line each
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from lossatlas.plots import style
+from lossatlas.studies.phases import MEANING, OF_PAIRS, OF_SEEDS, PHASES, Thresholds
+
+THRESHOLDS = Thresholds(loss=0.1, connectivity=0.05, alignment=0.9)
+SHOWN = ("train loss", "largest eigenvalue", "connectivity", "alignment", "test error")
+COLOURS = {
+    "I": "#d55e00",
+    "II": "#f0b27a",
+    "III": "#cc79a7",
+    "IV-A": "#98c1a6",
+    "IV-B": "#00648c",
+    "unclear": "#eceff1",
+}
+
+
+def draw(planes, folder):
+    """Measures and phases, a row for each plane."""
+    figure, axes = plt.subplots(
+        len(planes),
+        len(SHOWN) + 1,
+        figsize=(14, 2.9 * len(planes)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for line, (share, plane) in zip(axes, planes.items(), strict=True):
+        for ax, name in zip(line, SHOWN, strict=False):
+            _measure(ax, plane, name)
+        _phases(line[-1], plane)
+        line[0].set_ylabel(f"{100 * share:.0f} % random labels\nbatch size")
+    figure.savefig(folder / "phases.png", dpi=110)
+    plt.close(figure)
+
+
+def _frame(ax, plane, title):
+    ax.set_xticks(range(len(plane.loads)), [f"{v}" for v in plane.loads])
+    ax.set_yticks(range(len(plane.temperatures)), [f"{v:g}" for v in plane.temperatures])
+    ax.set_xlabel("width (load)")
+    ax.set_title(title, loc="left", fontsize=style.TITLE_SIZE)
+
+
+def _measure(ax, plane, name):
+    means, _ = plane.table(name)
+    if name == "connectivity":
+        reach = np.nanmax(np.abs(means))
+        options = {"cmap": "RdBu", "vmin": -reach, "vmax": reach}
+    elif name in {"train loss", "largest eigenvalue"}:
+        options = {"cmap": "YlOrBr", "norm": mpl.colors.LogNorm()}
+    else:
+        options = {
+            "cmap": "YlGnBu",
+            "vmin": min(0.0, np.nanmin(means)),
+            "vmax": 1.0 if name == "alignment" else np.nanmax(means),
+        }
+    shown = ax.imshow(means.T, aspect="auto", **options)
+    for (i, j), value in np.ndenumerate(means):
+        rgba = shown.cmap(shown.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
+        dark = np.dot(rgba[:3], [0.3, 0.59, 0.11]) < 0.5
+        ax.text(
+            i,
+            j,
+            f"{value:.2g}" if np.isfinite(value) else "-",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else style.INK,
+        )
+    _frame(ax, plane, name)
+
+
+def _phases(ax, plane):
+    named, sure = plane.phases(THRESHOLDS), plane.certain(THRESHOLDS)
+    for (i, j), phase in np.ndenumerate(named):
+        ax.add_patch(plt.Rectangle((i - 0.5, j - 0.5), 1, 1, color=COLOURS[phase]))
+        text = phase if sure[i, j] else f"{phase} ?"
+        ax.text(
+            i,
+            j,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if phase in {"I", "IV-B"} else style.INK,
+        )
+    ax.set_xlim(-0.5, len(plane.loads) - 0.5)
+    ax.set_ylim(len(plane.temperatures) - 0.5, -0.5)
+    _frame(ax, plane, "phase (?: unsure)")
+
+
+def results(planes):
+    """The numbers of the page.
+
+    Returns:
+        Plain values.
+    """
+    return {str(share): _numbers(plane) for share, plane in planes.items()}
+
+
+def _numbers(plane):
+    tables = {name: plane.table(name) for name in (*OF_SEEDS, *OF_PAIRS)}
+    return {
+        "loads": plane.loads,
+        "temperatures": plane.temperatures,
+        "seeds": plane.seeds,
+        "measures": {
+            n: {"mean": _plain(m), "stderr": _plain(e)} for n, (m, e) in tables.items()
+        },
+        "phases": plane.phases(THRESHOLDS).tolist(),
+        "certain": plane.certain(THRESHOLDS).tolist(),
+    }
+
+
+def _plain(table):
+    return [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in table]
+
+
+def text(planes, found):
+    """The page, as Markdown.
+
+    Returns:
+        The text.
+    """
+    first = next(iter(planes.values()))
+    settings = first.provenance.settings
+    sections = "\n\n".join(_section(share, plane) for share, plane in planes.items())
+    meanings = "\n".join(f"| {p} | {MEANING[p]} |" for p in (*PHASES, "unclear"))
+    return f"""# Five phases in the plane of load and temperature
+
+Written by `python docs/studies/phases/run.py`; its numbers are in `results.json`.
+Data: 1,000 of scikit-learn's digits to train on, 797 to test.
+
+**In short.** {_short(planes)}
+
+![Measures and phases over width and batch size](phases.png)
+
+## What was asked
+
+Yang et al. (NeurIPS 2021, arXiv:2107.11228) sort trained networks by their ground: is the training
+loss high or low, is there a barrier between two solutions, are their outputs alike? Here load is
+the width of an MLP with one hidden layer and temperature the batch size (small is hot): SGD, rate {settings["lr"]:g},
+momentum 0.9, {settings["epochs"]} epochs for every cell, {settings["seeds"]} seeds a cell.
+
+- **Largest eigenvalue** and trace of the Hessian of the mean loss over {settings["examples"]} training examples.
+- **Connectivity** between neighbours on the ring of seeds: mean loss of the ends minus the loss where
+  a quadratic Bezier curve, trained for {settings["curve_steps"]} steps, is farthest from it. Below zero is a barrier.
+- **Alignment** of their outputs on the test examples: debiased linear CKA.
+
+Errors are jackknife errors over seeds. The thresholds are read off the plane, as in the papers, and
+are arguments: loss {THRESHOLDS.loss:g}, connectivity -{THRESHOLDS.connectivity:g}, alignment {THRESHOLDS.alignment:g}.
+
+    from lossatlas.studies.phases import Thresholds, phase_plane
+    plane = phase_plane(train, test, loads=(2, 8, 32), temperatures=(8, 64, 512))
+    plane.phases(Thresholds(loss=0.1)), plane.certain()
+
+| phase | what it says |
+|---|---|
+{meanings}
+
+{sections}
+
+## What to keep in mind
+
+- {settings["seeds"]} seeds a cell and curves that were trained briefly: a longer training can only lower a barrier, so
+  phases I and III may be too large. A cell with "?" changes its phase within two standard errors.
+- Curvature is shown, not used: in the papers high loss goes with large curvature, here the hottest
+  and narrowest networks have a high loss on flat ground, because nothing was learned.
+- Batch size changes the number of steps too: equal epochs are not equal steps.
+- One hidden layer, one small data set. The picture is theirs; the places of the borders are ours.
+"""
+
+
+def _section(share, plane):
+    named, sure = plane.phases(THRESHOLDS), plane.certain(THRESHOLDS)
+    error, spread = plane.table("test error")
+    head = " | ".join(f"width {v}" for v in plane.loads)
+    rows = "\n".join(
+        f"| {heat:g} | "
+        + " | ".join(
+            f"{named[i, j]}{'' if sure[i, j] else ' ?'} ({100 * error[i, j]:.1f} ± {100 * spread[i, j]:.1f} %)"
+            for i in range(len(plane.loads))
+        )
+        + " |"
+        for j, heat in enumerate(plane.temperatures)
+    )
+    title = (
+        "Clean labels" if not share else f"{100 * share:.0f} % of the labels drawn at random"
+    )
+    return f"## {title}\n\nPhase, and test error in brackets.\n\n| batch size | {head} |\n|---{'|---' * len(plane.loads)}|\n{rows}"
+
+
+def _short(planes):
+    parts = []
+    for share, plane in planes.items():
+        named, error = plane.phases(THRESHOLDS), plane.table("test error")[0]
+        counts = ", ".join(
+            f"{p}: {int((named == p).sum())}"
+            for p in (*PHASES, "unclear")
+            if (named == p).any()
+        )
+        best = np.unravel_index(np.nanargmin(error), error.shape)
+        label = "with clean labels" if not share else f"with {100 * share:.0f} % random labels"
+        parts.append(
+            f"{label} the cells fall into the phases {counts}; the lowest test error ({100 * error[best]:.1f} %) is in a cell of phase {named[best]}"
+        )
+    whole = "; ".join(parts)
+    return whole[0].upper() + whole[1:] + "."

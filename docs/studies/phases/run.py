@@ -1,0 +1,66 @@
+"""Run the study: `python docs/studies/phases/run.py [--quick]`.
+
+Writes results.json, the figure and README.md beside this file; a quarter of an hour on one
+core. What is done is kept in parts/, so that a run that was stopped goes on.
+"""
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import page
+import torch
+
+from lossatlas.rng import generator
+from lossatlas.studies.phases import phase_plane
+from lossatlas.workbench import load_dataset
+
+HERE = Path(__file__).parent
+NOISE = (0.0, 0.2)
+_log = logging.getLogger("study")
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small, to try it out")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    planes = {share: measure(share, asked.out, quick=asked.quick) for share in NOISE}
+    page.draw(planes, asked.out)
+    results = page.results(planes)
+    (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (asked.out / "README.md").write_text(page.text(planes, results))
+
+
+def measure(share, folder, *, quick):
+    """The plane with a share of the training labels drawn at random."""
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    digits = load_dataset("digits", normalise="standardised")
+    digits = digits.pick(torch.randperm(len(digits), generator=generator(0, "split")))
+    training, test = digits.take(1000), digits.skip(1000)
+    return phase_plane(
+        replace(training, targets=noisy(training.targets, share)),
+        test,
+        loads=(2, 8) if quick else (2, 4, 8, 32),
+        temperatures=(64, 512) if quick else (8, 32, 128, 512),
+        lr=0.05,
+        epochs=5 if quick else 30,
+        seeds=2 if quick else 3,
+        resume=folder / "parts" / f"noise-{share}{'-quick' if quick else ''}.sqlite",
+        progress=_log.info,
+    )
+
+
+def noisy(targets, share):
+    """Labels of which a share is drawn anew, uniformly."""
+    drawn = generator(0, "noise")
+    lost = torch.rand(len(targets), generator=drawn) < share
+    return torch.where(lost, torch.randint(10, targets.shape, generator=drawn), targets)
+
+
+if __name__ == "__main__":
+    main()
