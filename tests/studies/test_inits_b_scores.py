@@ -19,7 +19,7 @@ from lossatlas.studies.inits.selection import Draws, halving_plans, halving_regr
 from lossatlas.studies.inits.sets import feature_sets, set_cost
 from lossatlas.studies.inits.validation import make_folds, make_splits, out_of_fold
 
-FAST = Scoring(resamples=60, shuffles=399, epochs=0, trees=False, epoch_cost=10.0, group=8)
+FAST = Scoring(resamples=60, shuffles=399, heads=(), epoch_cost=10.0, group=8)
 SEED = 0
 
 

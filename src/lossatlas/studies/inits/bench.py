@@ -30,8 +30,8 @@ class Scoring:
         folds: of the pooled and the scale-matched split.
         resamples: bootstrap samples.
         shuffles: of the labels behind each p-value.
-        epochs: of the network head; 0 leaves the network out.
-        trees: whether gradient boosting is tried.
+        epochs: of the network head.
+        heads: what is tried beside ridge: "boosted", "network".
         group: candidates that one is chosen from.
         epoch_cost: forward passes over the probe that one epoch of training costs.
         fresh: whether a longer training is one of its own, and no continuation.
@@ -42,7 +42,7 @@ class Scoring:
     resamples: int = 1000
     shuffles: int = 999
     epochs: int = 150
-    trees: bool = True
+    heads: tuple[str, ...] = ("boosted", "network")
     group: int = GROUP
     epoch_cost: float = 0.0
     fresh: bool = True
@@ -62,9 +62,9 @@ def make_models(features: Features, how: Scoring) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for name, names in feature_sets(features).items():
         models[f"{name} / ridge"] = (names, "ridge")
-        if how.trees and name in BROAD:
+        if "boosted" in how.heads and name in BROAD:
             models[f"{name} / boosted"] = (names, "boosted")
-        if how.epochs and name in DEEP:
+        if "network" in how.heads and name in DEEP:
             models[f"{name} / network"] = (names, "network")
     return models
 

@@ -18,6 +18,8 @@ from lossatlas.studies.inits.validation import SPLITS, Split, out_of_fold
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+# Shuffles a feature: Holm's correction multiplies the least p-value by the features.
+EACH = 100
 # Members that each class needs before the telling of divergence is measured.
 FEWEST = 5
 
@@ -61,7 +63,7 @@ def single_features(
         values: shape (candidates, features).
         truth: shape (candidates,).
         splits: those that can be made.
-        how: how many shuffles, and their seed.
+        how: at least how many shuffles, and their seed.
 
     Returns:
         `feature_rho` and the two-sided, Holm-corrected `feature_p`, shape (splits, features).
@@ -70,9 +72,10 @@ def single_features(
     p = np.full_like(rho, np.nan)
     for name, split in splits.items():
         taking, place = split.taking, SPLITS.index(name)
-        total = np.zeros((1 + how.shuffles, values.shape[1]))
+        count = max(how.shuffles, EACH * values.shape[1])
+        total = np.zeros((1 + count, values.shape[1]))
         blocks = split.blocks[taking]
-        orders = scores.shuffles(blocks, how.shuffles, how.seed)
+        orders = scores.shuffles(blocks, count, how.seed)
         orders = np.concatenate([np.arange(len(blocks))[None], orders])
         for block in np.unique(blocks):
             inside = np.flatnonzero(blocks == block)
@@ -82,7 +85,7 @@ def single_features(
         total /= len(blocks)
         rho[place] = total[0]
         as_large = (np.abs(total[1:]) >= np.abs(total[0]) - 1e-12).sum(0)
-        p[place] = scores.holm((1 + as_large) / (1 + how.shuffles))
+        p[place] = scores.holm((1 + as_large) / (1 + count))
     return {"feature_rho": rho, "feature_p": p}
 
 

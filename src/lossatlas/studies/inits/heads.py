@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 # (training features, training targets, features to predict, seed) -> predictions.
 Head = Callable[[Array, Array, Array, int], Array]
 PENALTIES = np.logspace(-2, 4, 13)
-TREES, DEPTHS, INNER = (25, 50, 100, 150), (1, 3), 3
+TREES, INNER = (25, 50, 100), 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def ridge(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
 
 
 def boosted(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
-    """Gradient boosting; depth and number of trees are chosen on the training rows.
+    """Gradient boosting; the number of trees is chosen on the training rows.
 
     Args:
         train: features, shape (training rows, features).
@@ -111,24 +111,21 @@ def boosted(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
     Returns:
         Shape (rows,).
     """
-    errors = {depth: np.zeros(len(TREES)) for depth in DEPTHS}
+    errors = np.zeros(len(TREES))
     for inside, outside in _inner_folds(len(train), seed):
-        for depth in DEPTHS:
-            model = _trees(depth, TREES[-1], seed).fit(train[inside], targets[inside])
-            stages = list(model.staged_predict(train[outside]))
-            found = [((stages[n - 1] - targets[outside]) ** 2).sum() for n in TREES]
-            errors[depth] += found
-    depth = min(DEPTHS, key=lambda d: errors[d].min())
-    trees = TREES[int(errors[depth].argmin())]
-    return np.asarray(_trees(depth, trees, seed).fit(train, targets).predict(rows))
+        model = _trees(TREES[-1], seed).fit(train[inside], targets[inside])
+        stages = list(model.staged_predict(train[outside]))
+        errors += [((stages[n - 1] - targets[outside]) ** 2).sum() for n in TREES]
+    best = TREES[int(errors.argmin())]
+    return np.asarray(_trees(best, seed).fit(train, targets).predict(rows))
 
 
-def _trees(depth: int, count: int, seed: int) -> "GradientBoostingRegressor":  # type: ignore[name-defined] # noqa: F821
+def _trees(count: int, seed: int) -> "GradientBoostingRegressor":  # type: ignore[name-defined] # noqa: F821
     from sklearn.ensemble import GradientBoostingRegressor
 
     return GradientBoostingRegressor(
         n_estimators=count,
-        max_depth=depth,
+        max_depth=2,
         learning_rate=0.08,
         subsample=0.7,
         max_features="sqrt",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lossatlas.checks import check_at_least
-from lossatlas.errors import DataError
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
 from lossatlas.studies.inits import scores
@@ -58,6 +58,11 @@ def rank(
         DataError: all candidates diverged.
     """
     check_at_least("candidates", candidates, FEWEST)
+    if len(settings.label.budgets) < 2:
+        raise ArgumentError(
+            "a ranking needs two budgets, a short and a long one; got "
+            f"{list(settings.label.budgets)}: set label.budgets, as in [1, 25]."
+        )
     known = subject or load_subject(settings)
     run = _Run(settings, known, _recipes(settings, candidates), progress)
     short, noise = run.short()

@@ -24,19 +24,9 @@ _SINGLE = (
     "jacov",
 )
 CHANCE, RECIPE, SIMPLE, TOPOLOGY = "mean", "scheme + scale", "simple", "topology"
-# Sets that trees are tried on.
-BROAD = (
-    RECIPE,
-    "statistics",
-    "curvature",
-    TOPOLOGY,
-    SIMPLE,
-    "scheme + scale + topology",
-    "everything",
-    "everything + early",
-)
-# Sets that the network of the published study is tried on; it is slow, and needs many rows.
-DEEP = (RECIPE, TOPOLOGY, "scheme + scale + topology", "everything")
+# Sets that trees are tried on, and the network of the published study, which is slow.
+BROAD = (RECIPE, TOPOLOGY, "scheme + scale + topology", "everything")
+DEEP = (TOPOLOGY, "scheme + scale + topology")
 
 
 def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:
@@ -65,6 +55,7 @@ def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:
         TOPOLOGY: groups["topology"],
         "topology, losses shuffled": groups["null"],
         SIMPLE: simple,
+        "simple + early": simple + early,
         "scheme + scale + topology": recipe + groups["topology"],
         "statistics + topology": groups["statistics"] + groups["topology"],
         "simple + topology": simple + groups["topology"],

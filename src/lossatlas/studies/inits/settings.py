@@ -73,6 +73,8 @@ class QualitySettings(_Strict):
     """Stage 4: features and what they predict (`--set quality.NAME=VALUE`)."""
 
     epochs: int = Field(default=150, ge=1)
+    # Beside ridge regression, which is always there and gives the p-values.
+    heads: tuple[Literal["boosted", "network"], ...] = ("boosted", "network")
     budget: int | None = Field(default=None, ge=1)
     measure: Literal["test loss", "train loss"] = "test loss"
     # Around each candidate: planes of several radii, in norms of the filters, and points.

@@ -160,6 +160,7 @@ def fit_quality(
         folds=how.folds,
         resamples=how.resamples,
         epochs=how.epochs,
+        heads=how.heads,
         epoch_cost=epoch,
         fresh=label.schedule != "constant",
         seed=settings.seed,
