@@ -28,7 +28,7 @@ def bowl(curvatures=(4.0, 1.0), start=(0.3, -0.2)):
     def loss(model, batch):
         return model(batch).square().flatten()
 
-    return la.Objective(model, loss, [inputs])
+    return la.Objective(model, loss, [inputs.repeat(4, 1)])
 
 
 def values(finding):
@@ -79,8 +79,8 @@ def test_numbers_of_a_quadratic_are_those_of_its_formula():
     assert curvature["smallest eigenvalue"].value == pytest.approx(1)
     assert curvature["trace of the Hessian"].value == pytest.approx(5)
     assert steps["lr x largest eigenvalue"].value == pytest.approx(2.4)
-    # The gradient is (1.2, -0.2); one batch has its squares for second moments.
-    scaled = 0.6 * max(4 / 1.2, 1 / 0.2)
+    # Half of the examples have the gradient (2.4, 0), the others (0, -0.4).
+    scaled = 0.6 * 2**0.5 * max(4 / 2.4, 1 / 0.4)
     assert steps["lr x largest eigenvalue, Adam's scale"].value == pytest.approx(scaled)
     assert slope["gradient norm"].value == pytest.approx(np.hypot(1.2, 0.2))
     assert found.provenance.settings["instruments"] == ["curvature", "stability", "gradient"]
@@ -215,9 +215,12 @@ def test_warm_adam_stands_still():
     before = {name: value.clone() for name, value in ground.params.items()}
     optimizer = warm_adam(ground, 0.1)
     (state,) = optimizer.state.values()
-    torch.testing.assert_close(state["exp_avg_sq"], torch.tensor([[1.44, 0.04]]).double())
+    torch.testing.assert_close(state["exp_avg_sq"], torch.tensor([[2.88, 0.08]]).double())
     assert torch.equal(ground.params["weight"], before["weight"])
     assert ground.model.weight.grad is None
+    few = la.Objective(ground.model, ground.loss, [ground.batches[0][:5]])
+    with pytest.raises(ArgumentError, match="need 8 sets of examples; there are 5"):
+        warm_adam(few, 0.1)
 
 
 def test_pages_need_no_curvature(tmp_path):

@@ -10,9 +10,12 @@ from torch.optim import SGD, Adam, Optimizer
 from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
+from lossatlas.objective.batches import Batch, batch_size, split
 from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.site import Parts, Site
 
+# Adam's second moments come from at least so many sets of at most so many examples.
+_SETS, _SET = 8, 32
 _NO_RATE = (
     "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
     "compare it with the curvature"
@@ -56,8 +59,8 @@ def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
 def warm_adam(objective: Objective, lr: float) -> Adam:
     """Adam as it would be after standing at these weights for long.
 
-    Its second moments are the mean squares of the gradients of the batches, with the bias
-    worn off. No step is taken.
+    Its second moments are the mean squares of the gradients of small sets of examples (whole
+    batches with mode="train"), with the bias worn off. No step is taken.
 
     Args:
         objective: model, loss, batches.
@@ -65,29 +68,45 @@ def warm_adam(objective: Objective, lr: float) -> Adam:
 
     Returns:
         The optimizer, at its default momenta.
+
+    Raises:
+        ArgumentError: fewer than eight sets: where a gradient is small by chance its square
+            would make the step far too long.
     """
+    pieces = _pieces(objective)
+    if len(pieces) < _SETS:
+        raise ArgumentError(
+            f"Adam's second moments need {_SETS} sets of examples; there are {len(pieces)}: "
+            "take more examples, or pass an optimizer with its state."
+        )
     squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
-    count = 0
-    for batch in objective.batches:
+    for piece in pieces:
         one = Objective(
             objective.model,
             objective.loss,
-            [batch],
+            [piece],
             mode=objective.mode,
             params=objective.names,
             check=False,
         )
         for name, value in one.gradient().items():
-            squares[name] += value**2
-        count += 1
+            squares[name] += value**2 / len(pieces)
     optimizer = Adam(_parameters(objective), lr=lr)
     for name, parameter in zip(squares, _parameters(objective), strict=True):
         optimizer.state[parameter] = {
             "step": torch.tensor(math.inf),
             "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": squares[name] / count,
+            "exp_avg_sq": squares[name],
         }
     return optimizer
+
+
+def _pieces(objective: Objective) -> list[Batch]:
+    batches = list(objective.batches)
+    if objective.mode == "train":
+        return batches
+    most = max(1, min(_SET, sum(map(batch_size, batches)) // _SETS))
+    return [piece for batch in batches for piece in split(batch, most)]
 
 
 def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
@@ -103,7 +122,7 @@ def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
         "descent": ("lr x largest eigenvalue", ""),
         "adam": (
             "lr x largest eigenvalue, Adam's scale",
-            "; second moments of the batches at these weights",
+            f"; second moments of sets of at most {_SET} examples, at these weights",
         ),
         "optimizer": ("lr x largest eigenvalue, given optimizer", ""),
     }
