@@ -384,7 +384,8 @@ def test_a_closure_may_be_set_once_for_loops_that_step_without_one():
     assert run.controller.last_epoch == 2
 
 
-def test_a_closure_makes_the_gradient_before_anything_is_decided():
+@pytest.mark.parametrize("named", [False, True])
+def test_a_closure_makes_the_gradient_before_anything_is_decided(named):
     def go(within):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -400,7 +401,9 @@ def test_a_closure_makes_the_gradient_before_anything_is_decided():
                 controller.observe(loss)
                 return loss
 
-            if within:
+            if within and named:
+                optimizer.step(closure=closure)
+            elif within:
                 optimizer.step(closure)
             else:
                 closure()

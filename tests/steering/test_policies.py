@@ -18,7 +18,7 @@ from lossatlas.steering.policies import (
     RegimePolicy,
 )
 from lossatlas.steering.reading import Decision, Reading
-from lossatlas.steering.signals import layer_groups
+from lossatlas.steering.signals import layer_groups, model_signals
 from reference.steering_momo import NaiveMoMo, NaiveMoMoAdam
 from reference.steering_recorded import TOPOADAMW_0_1_0
 
@@ -288,6 +288,14 @@ def test_momo_knows_what_it_cannot_serve():
         optimizer.step()
 
 
+def test_momo_needs_one_momentum():
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [{"params": [w], "momentum": m} for w, m in zip(weights, (0.9, 0.5), strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    with pytest.raises(ArgumentError, match="one momentum"):
+        model_signals(optimizer, 1.0)
+
+
 def test_momo_waits_where_a_loss_is_not_finite():
     state, decision = MoMoPolicy().decide(
         MoMoPolicy().start(),
@@ -366,6 +374,18 @@ def test_progress_that_is_not_certain_does_not_count():
         for i, x in enumerate(losses)
     ]
     assert replay(PlateauCooldown(), readings)[-1].reason != "progress"
+
+
+def test_windows_without_a_loss_tell_nothing():
+    def seen(step, loss):
+        return Reading(step=step, train_loss=loss, train_error=0.0, train_count=1)
+
+    policy = PlateauCooldown()
+    early = [seen(10 * (i + 1), 1.0) for i in range(policy.least)]
+    lost = [seen(10_000, math.nan), Reading(step=20_000)]
+    decisions = replay(policy, early[:-1] + lost)
+    assert {d.reason for d in decisions} == {"progress"}
+    assert replay(policy, [*early[:-1], *lost, seen(30_000, 1.0)])[-1].reason == "progress"
 
 
 def test_memory_stays_bounded():

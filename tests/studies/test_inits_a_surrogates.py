@@ -28,8 +28,8 @@ def study(tmp_path_factory):
             "examples": 200,
             "probe": 64,
             "folder": tmp_path_factory.mktemp("study"),
-            "generate": {"samples": 400},
-            "surrogate": {"epochs": 8, "widths": [32, 16], "batch_size": 64, "anchors": 4},
+            "generate": {"samples": 600},
+            "surrogate": {"epochs": 6, "widths": [32, 16], "batch_size": 64, "anchors": 4},
         }
     )
     subject = load_subject(settings)
@@ -45,8 +45,8 @@ def found(study):
 def test_held_out_pairs_are_told_from_layer_statistics_better_than_from_flat_weights(found):
     statistics = found.spearman("statistics", "within scheme")
     flat = found.spearman("flat", "within scheme")
-    assert statistics[0] > 0.5
-    assert statistics[1] > flat[2]
+    assert statistics[1] > 0.3
+    assert statistics[0] > flat[0] + 0.3
 
 
 def test_a_gaussian_process_knows_the_ground_that_it_has_seen(found):

@@ -44,11 +44,12 @@ def converge(
     lanczos.extend(min(max(top + bottom, 1), limit) - lanczos.steps)
     ends = {"top": top, "bottom": bottom}
     while True:
-        ritz = lanczos.ritz()
-        if lanczos.exhausted or _known(lanczos, ritz, top, bottom, tolerance):
+        now = lanczos.ritz(bare=True)
+        if lanczos.exhausted or _known(lanczos, now, top, bottom, tolerance):
+            ritz = lanczos.ritz()
             return ritz, _within(lanczos, ritz, ritz.bounds, **ends, tolerance=tolerance)
         if lanczos.steps >= limit:
-            return ritz, False
+            return lanczos.ritz(), False
         # Solving T anew costs more as it grows; asking less often keeps it a small share.
         lanczos.extend(min(1 + lanczos.steps // 40, limit - lanczos.steps))
 

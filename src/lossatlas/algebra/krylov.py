@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
+from scipy.linalg.lapack import dstevd
 from torch import Tensor
 
 from lossatlas.algebra.basis import Basis, basis_bytes
@@ -22,6 +23,8 @@ _ROUNDING = 10.0
 _NOTHING = 10.0
 # The share of a gap between Ritz values that is taken to be free of eigenvalues.
 _GAP = 1 / 3
+# Up to here a tridiagonal matrix is solved without choosing how.
+_SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,20 @@ class Lanczos:
         fresh, length, _ = self.basis.orthogonalised(fresh)
         self.basis.append(fresh / length)
 
-    def ritz(self) -> Ritz:
+    def ritz(self, *, bare: bool = False) -> Ritz:
         """The spectrum as this space knows it.
+
+        Args:
+            bare: leave out the bounds (NaN), for those who look after every step.
 
         Returns:
             Values with residuals, bounds and quadrature weights.
         """
-        values, vectors = eigh_tridiagonal(np.array(self.alpha), np.array(self.beta[:-1]))
+        values, vectors = _solved(np.array(self.alpha), np.array(self.beta[:-1]))
         residuals = self.beta[-1] * np.abs(vectors[-1])
+        if bare:
+            unknown = np.full(len(values), np.nan)
+            return Ritz(values, residuals, unknown, vectors[0] ** 2, vectors)
         noise = 3 * self._eps * float(np.abs(values).max()) + self._dropped
         bounds = _bounds(values, residuals) + noise + self._stray_lengths(vectors)
         return Ritz(values, residuals, bounds, vectors[0] ** 2, vectors)
@@ -171,6 +180,15 @@ class Lanczos:
             strays[: len(taken), step] = taken
         lengths: Array = np.linalg.norm(strays @ vectors, axis=0)
         return lengths
+
+
+def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
+    # The general routine checks and chooses for longer than a small matrix takes to solve.
+    if len(alpha) > _SMALL or not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        values, vectors = eigh_tridiagonal(alpha, beta)
+        return values, vectors
+    values, vectors, failed = dstevd(alpha, beta if len(beta) else np.zeros(1))
+    return eigh_tridiagonal(alpha, beta) if failed else (values, vectors)
 
 
 def _bounds(values: Array, residuals: Array) -> Array:

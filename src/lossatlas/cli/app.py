@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from lossatlas.cli import forecast, survey, train
+from lossatlas.cli import forecast, inits, survey, train
 from lossatlas.errors import AtlasError
 
 app = typer.Typer(
@@ -19,10 +19,15 @@ app = typer.Typer(
 app.command(name="survey")(survey.command)
 app.command(name="train")(train.command)
 app.add_typer(forecast.app, name="forecast")
+app.add_typer(inits.app, name="inits")
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 2 for a named error, 130 when interrupted."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: always, with 0, 2 for a named error, 130 when interrupted.
+    """
     try:
         app()
     except AtlasError as error:

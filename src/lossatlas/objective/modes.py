@@ -41,7 +41,8 @@ def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
     with preserved_modes(model), patched(*untracked):
         for module in model.modules():
             # Not by model.eval(), which some models use to merge or cache weights.
-            module.training = False
+            if module.training:
+                module.training = False
         for layer in layers:
             layer.training = True
         yield

@@ -28,40 +28,45 @@ def swapped_in(model: nn.Module, params: Mapping[str, Tensor], also: object) -> 
     """
     before: list[_Slot] = []
     try:
-        before += _put_parameters(model.named_modules(), params)
-        before += _put_clones(model.modules())
+        before += _put(model.named_modules(), params)
         if isinstance(also, nn.Module):
-            before += _put_clones(also.modules())
+            before += _put(also.named_modules(), {})
         yield
     finally:
         for entries, key, value in reversed(before):
             entries[key] = value
 
 
-def _put_parameters(
+def _put(
     modules: Iterable[tuple[str, nn.Module]], params: Mapping[str, Tensor]
 ) -> Iterator[_Slot]:
-    # A tied weight has one name; the other places that hold it follow.
+    # What stands for which tensor: a tied weight has one name, its other places follow.
     tied: dict[int, Tensor] = {}
-    for path, module in modules if params else ():
-        entries = cast(_Entries, module._parameters)
-        for key, value in list(entries.items()):
-            new = params.get(f"{path}.{key}" if path else key)
-            if new is not None:
-                tied[id(value)] = new
-            elif (new := tied.get(id(value))) is None:
-                continue
-            yield entries, key, value
-            entries[key] = new
-
-
-def _put_clones(modules: Iterable[nn.Module]) -> Iterator[_Slot]:
     clones: dict[int, Tensor] = {}
-    for module in modules:
-        entries = module._buffers
-        for key, value in list(entries.items()):
-            if value is not None:
-                yield entries, key, value
-                if id(value) not in clones:
-                    clones[id(value)] = value.clone()
-                entries[key] = clones[id(value)]
+    for path, module in modules:
+        if params and module._parameters:
+            yield from _put_parameters(path, cast(_Entries, module._parameters), params, tied)
+        if module._buffers:
+            yield from _put_clones(module._buffers, clones)
+
+
+def _put_parameters(
+    path: str, entries: _Entries, params: Mapping[str, Tensor], tied: dict[int, Tensor]
+) -> Iterator[_Slot]:
+    for key, value in list(entries.items()):
+        new = params.get(f"{path}.{key}" if path else key)
+        if new is not None:
+            tied[id(value)] = new
+        elif (new := tied.get(id(value))) is None:
+            continue
+        yield entries, key, value
+        entries[key] = new
+
+
+def _put_clones(entries: _Entries, clones: dict[int, Tensor]) -> Iterator[_Slot]:
+    for key, value in list(entries.items()):
+        if value is not None:
+            yield entries, key, value
+            if id(value) not in clones:
+                clones[id(value)] = value.clone()
+            entries[key] = clones[id(value)]

@@ -118,7 +118,10 @@ def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[
     if all(both):
         return [sides[0]], sides[1]
     # A point with the water goes before one above it, and those before one still dry.
-    ranks = [[(not reached[n][k], levels[k][sides[n][k]], n) for n in (0, 1)] for k in (0, 1)]
+    ranks = [
+        [(not reached[n][k], levels[k][sides[n][k]], sides[n][k], n) for n in (0, 1)]
+        for k in (0, 1)
+    ]
     elder = [min(rank)[-1] for rank in ranks]
     kept = sides[elder[0]][0], sides[elder[1]][1]
     if not any(both):
@@ -152,7 +155,8 @@ def _nearest(one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints) ->
             ),
         )
         for k in (0, 1):
-            free[k] = (free[k] | {pair[k]}) - {best[k]}
+            free[k].add(pair[k])
+            free[k].remove(best[k])
         out.append(best)
     return np.array(out, dtype=np.int64).reshape(-1, 2)
 

@@ -1,0 +1,46 @@
+"""Run the study: `python docs/studies/widths/run.py [--quick]`.
+
+Writes results.json, the figures and README.md beside this file; about half an hour on one
+core. What is done is kept in parts/, so that a run that was stopped goes on.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import page
+
+from lossatlas.studies.widths import RATES, sharpness_consistency
+from lossatlas.workbench import load_dataset
+
+HERE = Path(__file__).parent
+FAMILIES = ("mup", "ntk", "standard")
+_log = logging.getLogger("study")
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small, to try it out")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    (asked.out / "parts").mkdir(parents=True, exist_ok=True)
+    study = sharpness_consistency(
+        load_dataset("digits", examples=256, normalise="standardised"),
+        FAMILIES,
+        widths=(16, 32) if asked.quick else (16, 32, 64, 128, 256),
+        rates=RATES[6:10] if asked.quick else RATES,
+        seeds=2 if asked.quick else 5,
+        resume=asked.out / "parts" / f"widths{'-quick' if asked.quick else ''}.sqlite",
+        progress=_log.info,
+    )
+    page.draw(study, asked.out)
+    results = page.results(study)
+    (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (asked.out / "README.md").write_text(page.text(study, results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Stage 4: `lossatlas inits fit-quality --epochs`.
+
+The flags of the published scripts; every option of the command may follow them.
+"""
+
+from door import open_door
+
+if __name__ == "__main__":
+    open_door("fit-quality", "--epochs", "--epochs")

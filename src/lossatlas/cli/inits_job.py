@@ -1,0 +1,102 @@
+"""From the command line to the stages of an initialisation study."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lossatlas.cli import inits_words as words
+from lossatlas.cli.output import Output
+from lossatlas.cli.settings import settings_of
+from lossatlas.studies.inits.pipeline import REMEMBERED, Done, run, run_stage
+from lossatlas.studies.inits.settings import InitsSettings
+
+# Seconds between two lines of progress.
+_BETWEEN = 3.0
+_NOT_SETTINGS = ("config", "set_", "as_json", "quiet")
+
+
+def read_settings(common: dict[str, Any], more: dict[str, Any]) -> InitsSettings:
+    """Defaults, then the file, then `--set`, then options.
+
+    Without `--config` the file is what the folder remembers of the stages before.
+
+    Args:
+        common: options that all commands take; None means not given.
+        more: options that are settings of a stage, "a.b" -> value; None means not given.
+
+    Returns:
+        Valid settings.
+    """
+    config = common["config"]
+    remembered = common["folder"] / REMEMBERED
+    if config is None and remembered.is_file():
+        config = remembered
+    given = [f"{name}={value}" for name, value in more.items() if value is not None]
+    named = {name: value for name, value in common.items() if name not in _NOT_SETTINGS}
+    return settings_of(InitsSettings, config, [*common["set_"], *given], named)
+
+
+def run_one(common: dict[str, Any], stage: str, more: dict[str, Any]) -> None:
+    """Run one stage and tell what it left.
+
+    Args:
+        common: options that all commands take.
+        stage: one of `STAGES`.
+        more: options of the stage.
+    """
+    output = _output(common)
+    done = run_stage(read_settings(common, more), stage, progress=_teller(output))
+    _mention(done, output)
+    output.result(words.summary(done), words.title(done), words.table(done))
+
+
+def run_study(common: dict[str, Any], part: int | None) -> None:
+    """Run all stages, or one half, and tell what they left.
+
+    Args:
+        common: options that all commands take.
+        part: 1, 2 or None.
+    """
+    output, settings = _output(common), read_settings(common, {})
+    finished = run(settings, part, progress=_teller(output))
+    for done in finished:
+        _mention(done, output)
+    data = {done.stage: words.summary(done) for done in finished}
+    rows = [row for done in finished for row in words.headline(done)]
+    output.result(data, f"initialisations of {settings.model} on {settings.data}", rows)
+
+
+def rank_study(common: dict[str, Any], candidates: int) -> None:
+    """Rank candidates and say how much to trust it.
+
+    Args:
+        common: options that all commands take.
+        candidates: how many.
+    """
+    from lossatlas.studies.inits.rank import rank
+
+    output = _output(common)
+    found = rank(read_settings(common, {}), candidates, progress=_teller(output))
+    output.result(found.summary(), found.title, found.table())
+
+
+def _output(common: dict[str, Any]) -> Output:
+    return Output(as_json=common["as_json"], quiet=common["quiet"])
+
+
+def _teller(output: Output) -> Callable[[str], None]:
+    # Some stages have many short steps; a line every few seconds is enough.
+    told = [-math.inf]
+
+    def tell(line: str) -> None:
+        if time.monotonic() - told[0] >= _BETWEEN:
+            output.note(line)
+            told[0] = time.monotonic()
+
+    return tell
+
+
+def _mention(done: Done, output: Output) -> None:
+    if not done.fresh:
+        output.note(f"{done.paths[0]} is there already; remove it to make it again.")
