@@ -33,12 +33,12 @@ def main() -> int:
     if options.quick:
         os.environ["LOSSATLAS_BENCH_QUICK"] = "1"
         print("Small sizes: the goals below are those of the full ones.")
-    results = _earlier()
     for name in options.names or known:
-        results[name] = _run(name)
-        _show(name, results[name]["rows"])
+        result = _run(name)
+        _show(name, result["rows"])
         if not options.quick:
-            _write(dict(sorted(results.items())))
+            # Read as late as this: another run may have written meanwhile.
+            _write(dict(sorted((_earlier() | {name: result}).items())))
     return 0
 
 
