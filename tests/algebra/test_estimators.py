@@ -66,6 +66,22 @@ def test_a_jackknife_of_one_example_says_why():
     assert "not finite" in bad.why_no_error
 
 
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=5), st.integers(0, 9))
+def test_strata_are_dealt_out_evenly(counts, seed):
+    strata = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    folds, left = min(4, *counts), []
+
+    def of_kept(kept):
+        left.append(torch.bincount(strata[kept], minlength=len(counts)))
+        return 0.0
+
+    jackknife(of_kept, len(strata), folds=folds, seed=seed, strata=strata)
+    for kept in left[1:]:
+        taken = torch.tensor(counts) - kept
+        assert bool((taken <= -(-torch.tensor(counts) // folds)).all())
+        assert int(kept.min()) >= 1
+
+
 def test_signs_are_signs_and_follow_the_seed():
     one = rademacher(1000, 3, torch.zeros(1))
     assert torch.equal(one.abs(), torch.ones(1000))

@@ -22,6 +22,7 @@ from lossatlas.curvature import (
     zero_sum_gradients,
     zero_sum_losses,
 )
+from lossatlas.curvature.plasticity import _adam_step
 from lossatlas.curvature.roughness import variation
 from lossatlas.errors import (
     ArgumentError,
@@ -31,6 +32,7 @@ from lossatlas.errors import (
     NonFiniteError,
     UnknownNameError,
 )
+from reference import curvature_dense as dense
 from reference.curvature_cases import cases, classes, initialised, mlp, normal
 
 CASES = {case.name: case for case in cases()}
@@ -97,11 +99,25 @@ def test_criteria_follow_their_formulas():
     assert math.isclose(found.ends.value, (0.25 + 0.5) / 2)
     assert math.isclose(found.mass.value, (0.5 + math.sqrt(0.5)) / 2)
     assert math.isclose(found.ends.stderr, np.std([0.25, 0.5], ddof=1) / math.sqrt(2))
+    same = Density(np.array([[-1.0, 4.0], [-1.0, 4.0]]), np.full((2, 2), 0.5), 4)
+    assert "pass that" in hessian_criteria(same).ends.why_no_error
     down = Density(np.array([[-1.0, -2.0]]), np.array([[0.5, 0.5]]), 2)
     assert hessian_criteria(down).mass.value == math.inf
     assert "no positive node" in hessian_criteria(down).ends.why_no_error
     with pytest.raises(ArgumentError, match="density=True"):
         hessian_criteria(spectrum(CASES["mlp"].objective, top=1, density=False))
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+def test_the_ratio_of_ends_is_within_the_bounds_of_its_eigenvalues(tolerance):
+    case = CASES["two batches"]
+    values = torch.linalg.eigvalsh(dense.hessian(case.objective))
+    truth = abs(float(values[0] / values[-1]))
+    found = spectrum(case.objective, top=2, bottom=2, tolerance=tolerance)
+    ends = hessian_criteria(found).ends
+    assert 0 < ends.stderr < 0.1
+    assert abs(ends.value - truth) <= ends.stderr
+    assert ends.stderr >= float(found.bottom_bounds[0]) / float(found.top[0])
 
 
 # Zero-sum learning
@@ -204,6 +220,18 @@ def test_a_network_that_can_learn_has_plasticity_and_a_dead_one_has_none():
     assert torch.equal(objective.params["0.weight"], dict(model.named_parameters())["0.weight"])
     again = plasticity(objective, tasks=3, steps=80, learning_rate=0.02)
     assert np.array_equal(again.reached, found.reached)
+
+
+def test_a_step_of_plasticity_is_that_of_adam():
+    ours, theirs = normal(5), normal(5).requires_grad_()
+    moments = (torch.zeros(5).double(), torch.zeros(5).double())
+    optimizer = torch.optim.Adam([theirs], lr=0.1)
+    for step in range(1, 6):
+        gradient = normal(5, seed=step)
+        _adam_step(ours, gradient, moments, 0.1, step)
+        theirs.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_plasticity_needs_pairs_and_logits():

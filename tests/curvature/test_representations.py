@@ -5,8 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
+import lossatlas as la
 from lossatlas import store
 from lossatlas.curvature import (
     activations,
@@ -38,10 +41,42 @@ def test_activations_are_what_the_layer_gave():
     assert activations(images, "0", reduce="mean").shape == (4, 2)
     tokens = CASES["attention"].objective
     assert activations(tokens, "qkv", reduce="last").shape == (3, 12)
+    with torch.no_grad():
+        given = torch.cat([objective.model[:2](x) for x, _ in objective.batches])
+    assert_close(activations(objective, "2", side="input"), given)
+    with pytest.raises(UnknownNameError, match="`side` must be one of 'output'"):
+        activations(objective, "0", side="inside")
     with pytest.raises(UnknownNameError, match="no module"):
         activations(objective, "9")
     with pytest.raises(UnknownNameError, match="one of 'flatten'"):
         activations(objective, "0", reduce="flat")
+
+
+def test_of_a_layer_that_runs_twice_the_last_time_counts():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4).double()
+
+        def forward(self, x):
+            return self.layer(torch.tanh(self.layer(x)))
+
+    model, x = Twice(), normal(6, 4)
+    objective = la.Objective(model, la.supervised(F.mse_loss), [(x, x)])
+    with torch.no_grad():
+        assert_close(activations(objective, "layer"), model(x))
+        inner = torch.tanh(model.layer(x))
+    assert_close(activations(objective, "layer", side="input"), inner)
+
+
+@given(st.integers(1, 5))
+def test_dead_features_do_not_count(size):
+    features = torch.cat([torch.eye(size), -torch.eye(size)]).double()
+    padded = F.pad(features, (0, 3))
+    for kind in ("entropy", "participation", "stable"):
+        found = effective_rank(padded, kind)
+        assert math.isclose(found.value, size, rel_tol=1e-9)
+        assert math.isfinite(found.stderr) or found.why_no_error
 
 
 @given(st.integers(1, 6))
@@ -98,6 +133,15 @@ def test_collapse_is_zero_on_a_simplex_and_grows_with_scatter():
     small, large = (neural_collapse(*_collapsed(s)[:2]).within.value for s in (0.01, 0.1))
     assert math.isclose(large, 100 * small, rel_tol=0.1)
     assert "no classifier" in found.nearest.why_no_error if found.nearest.why_no_error else True
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_in_every_part_of_the_jackknife(seed):
+    features, labels, means = _collapsed(0.1, counts=(40, 40, 2))
+    found = neural_collapse(features, labels, means, seed=seed)
+    for value in (found.within, found.angles, found.self_dual, found.nearest):
+        assert math.isfinite(value.stderr)
+    assert found.counts == (40, 40, 2)
 
 
 def test_within_is_the_trace_of_its_definition():

@@ -70,7 +70,12 @@ def mean_of(samples: Sequence[float] | Array, products: int = 0) -> Estimate:
 
 
 def jackknife(
-    statistic: Callable[[Tensor], float], count: int, *, folds: int = 20, seed: int = 0
+    statistic: Callable[[Tensor], float],
+    count: int,
+    *,
+    folds: int = 20,
+    seed: int = 0,
+    strata: Tensor | None = None,
 ) -> Estimate:
     """A statistic of examples with its delete-a-fold jackknife error.
 
@@ -79,6 +84,8 @@ def jackknife(
         count: how many examples there are.
         folds: parts that are left out in turn; fewer where there are fewer examples.
         seed: deals the examples to the folds.
+        strata: shape (count,), whole numbers; examples of equal ones are dealt out evenly, so
+            that no fold takes away all of them where there are two or more.
 
     Returns:
         The value on all examples, with its standard error.
@@ -91,6 +98,8 @@ def jackknife(
         why = "a jackknife needs two examples"
         return Estimate(value, math.nan, samples=count, why_no_error=why)
     order = torch.randperm(count, generator=generator(seed, "jackknife"))
+    if strata is not None:
+        order = order[torch.argsort(strata.cpu()[order], stable=True)]
     left = np.array([statistic(_without(order, k, parts)) for k in range(parts)])
     error = math.sqrt((parts - 1) / parts * float(((left - left.mean()) ** 2).sum()))
     why_not = None if math.isfinite(error) else "the statistic is not finite on every fold"

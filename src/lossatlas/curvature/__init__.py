@@ -1,5 +1,6 @@
 """Curvature instruments: spectra, traces, sharpness and what goes with them."""
 
+from lossatlas.curvature.activations import activations
 from lossatlas.curvature.collapse import NeuralCollapse, neural_collapse
 from lossatlas.curvature.criteria import HessianCriteria, hessian_criteria
 from lossatlas.curvature.density import Density
@@ -10,7 +11,7 @@ from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import spectrum_memory
 from lossatlas.curvature.plasticity import Plasticity, plasticity
 from lossatlas.curvature.products import empirical_fisher, fisher, gauss_newton, hessian
-from lossatlas.curvature.representations import activations, alpha_req, effective_rank, rankme
+from lossatlas.curvature.representations import alpha_req, effective_rank, rankme
 from lossatlas.curvature.roughness import Roughness, roughness
 from lossatlas.curvature.samplesize import SampleSizeCurve, sample_size_curve
 from lossatlas.curvature.sharpness import (

@@ -99,6 +99,7 @@ def neural_collapse(
             len(matrix),
             folds=min(folds, *counts),
             seed=seed,
+            strata=places,
         )
         for name, of in known.items()
     }

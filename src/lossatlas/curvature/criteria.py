@@ -1,7 +1,7 @@
 """Criteria of generalisation read off a spectrum: how much of it is negative."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
         power: exponent n, between 0 and 1 in the paper.
 
     Returns:
-        Both criteria with standard errors over probes.
+        Both criteria with standard errors over probes; that of `ends` holds the error bounds of
+        the eigenvalues as well, which a density alone does not know.
 
     Raises:
         ArgumentError: the spectrum has no density, or `power` is not positive.
@@ -64,9 +65,28 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
         terms = np.abs(nodes * weights) ** power
         return _ratio(float(terms[nodes < 0].sum()), float(terms[nodes > 0].sum()))
 
-    return HessianCriteria(
-        _honest(density.mean(_ends_ratio)), _honest(density.mean(mass)), power
+    ends = density.mean(_ends_ratio)
+    ends = (
+        _with_bounds(ends, spectrum) if isinstance(spectrum, Spectrum) else _with_spread(ends)
     )
+    return HessianCriteria(_honest(ends), _honest(density.mean(mass)), power)
+
+
+def _with_bounds(ends: Estimate, found: Spectrum) -> Estimate:
+    # Eigenvalues that are known are nodes of every probe: their error is not in the spread.
+    low, high = found.bottom_bounds[:1].sum(), found.top_bounds[:1].sum()
+    largest = max((float(v) for v in found.top[:1]), default=0.0)
+    if not math.isfinite(ends.value) or largest <= 0:
+        return ends
+    bound = (float(low) + ends.value * float(high)) / largest
+    return replace(ends, stderr=math.hypot(ends.stderr, bound))
+
+
+def _with_spread(ends: Estimate) -> Estimate:
+    if ends.stderr:
+        return ends
+    why = "all probes share both ends, whose error bounds stand in the spectrum: pass that"
+    return replace(ends, stderr=math.nan, why_no_error=why)
 
 
 def _ends_ratio(nodes: Array, weights: Array) -> float:

@@ -19,6 +19,8 @@ from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
+_BETAS = (0.9, 0.999)
+
 
 @part
 @kind("plasticity")
@@ -130,7 +132,7 @@ def _learned(
     steps: int,
     learning_rate: float,
 ) -> float:
-    optimizer = torch.optim.Adam(leaves.values(), lr=learning_rate)
+    moments = {n: (torch.zeros_like(v), torch.zeros_like(v)) for n, v in leaves.items()}
 
     def loss_of(index: int) -> Tensor:
         inputs = to_device(_inputs(batches[index]), objective.device)
@@ -141,13 +143,25 @@ def _learned(
         with torch.enable_grad():
             loss = objective.at(leaves, lambda step=step: loss_of(step % len(batches)))  # type: ignore[misc]
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
-            leaf.grad = gradient
-        optimizer.step()
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            if gradient is not None:
+                _adam_step(leaf, gradient, moments[name], learning_rate, step + 1)
     with torch.no_grad():
         losses = objective.at(leaves, lambda: [float(loss_of(i)) for i in range(len(batches))])
     weights = [len(each) for each in labels]
     return float(np.average(losses, weights=weights))
+
+
+@torch.no_grad()
+def _adam_step(
+    leaf: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, step: int
+) -> None:
+    # As torch.optim.Adam, whose first use imports torch's compiler: seconds.
+    first, second = moments
+    first.lerp_(gradient, 1 - _BETAS[0])
+    second.lerp_(gradient.square(), 1 - _BETAS[1])
+    root = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(1e-8)
+    leaf.addcdiv_(first, root, value=-rate / (1 - _BETAS[0] ** step))
 
 
 def _constant(labels: Tensor, classes: int) -> float:

@@ -1,83 +1,17 @@
-"""Representations: the features a layer gives, and how many directions they use."""
+"""Representations: how many directions the features of a layer use."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_one_of, nearest
-from lossatlas.errors import ArgumentError, DataError, NonFiniteError, UnknownNameError
-from lossatlas.objective import Objective
-from lossatlas.objective.batches import tensors
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 
-REDUCTIONS = ("flatten", "mean", "last")
 SPECTRA = ("singular", "eigen")
 RANKS = ("entropy", "participation", "stable")
-
-
-def activations(
-    objective: Objective, layer: str, *, reduce: str = "flatten", params: Params | None = None
-) -> Tensor:
-    """What a layer gives for every example.
-
-    Args:
-        objective: model, loss, batches.
-        layer: name of a module, as in `model.named_modules()`.
-        reduce: what to do with further axes: "flatten" keeps all, "mean" averages over them,
-            "last" takes the last of axis 1 (the last token of (batch, token, feature)).
-        params: where; the present weights by default.
-
-    Returns:
-        float64, shape (examples, features), on the CPU.
-
-    Raises:
-        UnknownNameError: no such module or reduction.
-        DataError: the layer is not run, or gives no tensor with an axis of examples.
-        StructureError: names or shapes of `params` differ from those of the objective.
-    """
-    check_one_of("reduce", reduce, REDUCTIONS)
-    known = dict(objective.model.named_modules())
-    if layer not in known:
-        raise UnknownNameError(
-            f"`layer`: no module is called '{layer}'{nearest(layer, known)}."
-        )
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        first = next(tensors(output), None)
-        if first is not None and first.ndim:
-            kept.append(_reduced(first.detach(), reduce).double().cpu())
-
-    def walk() -> None:
-        objective.prepare()
-        kept.clear()
-        for batch in objective.each_batch():
-            objective.loss(objective.model, batch)
-
-    handle = known[layer].register_forward_hook(keep)
-    try:
-        with torch.no_grad():
-            objective.at(params, walk)
-    finally:
-        handle.remove()
-    if not kept or len({value.shape[1] for value in kept}) > 1:
-        found = "tensors of different widths" if kept else "no tensor"
-        raise DataError(f"'{layer}' gave {found}; name a layer that is run once a batch.")
-    return torch.cat(kept)
-
-
-def _reduced(value: Tensor, reduce: str) -> Tensor:
-    if value.ndim == 1:
-        return value[:, None]
-    if value.ndim == 2:
-        return value
-    if reduce == "last":
-        return value[:, -1].flatten(1)
-    return value.flatten(2).mean(2) if reduce == "mean" else value.flatten(1)
 
 
 def rankme(
@@ -122,7 +56,8 @@ def rankme(
         if not total:
             return math.nan
         share = sizes / total + epsilon
-        return math.exp(-float((share * share.log()).sum()))
+        # A direction without features has the share 0, and 0 log 0 is 0.
+        return math.exp(float(torch.special.entr(share).sum()))
 
     return _of_spectrum(features, rank, center, folds, seed)
 

@@ -1,13 +1,12 @@
 """The edge of stability: how the step of an optimizer stands to the sharpest curvature."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lossatlas.algebra.extremes import converge
 from lossatlas.algebra.krylov import Lanczos
@@ -19,6 +18,18 @@ from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.objective import Objective
 from lossatlas.rng import generator
 from lossatlas.store import kind
+
+
+class Steps(Protocol):
+    """What is read of an optimizer: any of `torch.optim` will do."""
+
+    @property
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Groups of parameters with their settings."""
+
+    @property
+    def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
+        """What is kept of each parameter."""
 
 
 @part
@@ -48,7 +59,7 @@ class Stability(Stored):
 
 def edge_of_stability(
     objective: Objective,
-    optimizer: Optimizer,
+    optimizer: Steps,
     *,
     tolerance: float = 1e-3,
     limit: int = 200,
@@ -105,7 +116,7 @@ def edge_of_stability(
     )
 
 
-def _threshold(optimizer: Optimizer) -> tuple[str, float]:
+def _threshold(optimizer: Steps) -> tuple[str, float]:
     found = {_rule_of(group) for group in optimizer.param_groups}
     if len(found) > 1:
         raise ArgumentError(
@@ -140,7 +151,7 @@ def _rule_of(group: Mapping[str, Any]) -> tuple[str, float, float]:
 
 
 def _scales(
-    objective: Objective, optimizer: Optimizer, matrix: Product, rule: str
+    objective: Objective, optimizer: Steps, matrix: Product, rule: str
 ) -> tuple[Tensor, Tensor]:
     every = dict(objective.model.named_parameters())
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -166,9 +177,7 @@ def _scales(
     return matrix.flatten(steps), matrix.flatten(decays)
 
 
-def _root(
-    optimizer: Optimizer, parameter: Tensor, group: Mapping[str, Any], name: str
-) -> Tensor:
+def _root(optimizer: Steps, parameter: Tensor, group: Mapping[str, Any], name: str) -> Tensor:
     # What Adam divides by: sqrt(second moment, bias removed) + eps.
     state = optimizer.state.get(parameter, {})
     key = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"

@@ -19,9 +19,6 @@ from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.head import head_classes, read_head
 from lossatlas.surveys.site import Parts, Site
 
-# Fewer, and a part of the jackknife may lose a whole class.
-_EACH = 8
-
 
 def measure_representations(site: Site) -> Parts:
     """How many directions the features of the last layer use.
@@ -35,8 +32,7 @@ def measure_representations(site: Site) -> Parts:
     seed = site.seed
     return {
         "rankme": lambda: rankme(site.head.features, seed=seed),
-        # A dead feature has the share zero: the tiny epsilon of RankMe keeps its logarithm.
-        "effective_rank": lambda: rankme(site.head.features, center=True, seed=seed),
+        "effective_rank": lambda: effective_rank(site.head.features, seed=seed),
         "participation": lambda: effective_rank(site.head.features, "participation", seed=seed),
         "alpha_req": lambda: alpha_req(site.head.features, seed=seed),
     }
@@ -53,7 +49,10 @@ def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     """
     names = {
         "rankme": ("RankMe", "exp of the entropy of singular values, features as they are"),
-        "effective_rank": ("effective rank", "the same, features centred"),
+        "effective_rank": (
+            "effective rank",
+            "the same of features centred",
+        ),
         "participation": ("participation ratio", "of the covariance's eigenvalues"),
         "alpha_req": ("alpha-ReQ", "decay of the covariance's eigenvalues, i^-alpha"),
     }
@@ -74,12 +73,7 @@ def measure_collapse(site: Site) -> Parts:
 
 def _collapse(site: Site) -> NeuralCollapse:
     head, classes = site.head, head_classes(site.objective)
-    present, counts = torch.unique(classes, return_counts=True)
-    if int(counts.min()) < _EACH:
-        raise DataError(
-            f"neural collapse needs {_EACH} examples of each class for its error; class "
-            f"{int(present[counts.argmin()])} has {int(counts.min())}: take more examples."
-        )
+    present = torch.unique(classes)
     if len(head.weight) <= int(present.max()):
         raise DataError(
             f"the head '{head.name}' gives {len(head.weight)} numbers, but a class is called "

@@ -1,13 +1,15 @@
 """Steps of an optimizer from here: the edge of stability, the gradient and its noise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import SGD, Adam, Optimizer
+from torch import Tensor
 
 from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
+from lossatlas.curvature.stability import Steps
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size, split
@@ -35,7 +37,7 @@ def measure_stability(site: Site) -> Parts:
     parts: Parts = {}
     if lr is not None:
         rate = lr
-        parts["descent"] = lambda: _edge(site, SGD(_parameters(objective), lr=rate))
+        parts["descent"] = lambda: _edge(site, descent(objective, rate))
         parts["adam"] = lambda: _edge(site, warm_adam(objective, rate))
     if optimizer is not None:
         given = optimizer
@@ -47,8 +49,21 @@ def _without_rate() -> Stability:
     raise ArgumentError(_NO_RATE)
 
 
-def _edge(site: Site, optimizer: Optimizer) -> Stability:
+def _edge(site: Site, optimizer: Steps) -> Stability:
     return edge_of_stability(site.objective, optimizer, seed=site.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """How an optimizer would step from here. One of torch's takes seconds to build at first.
+
+    Attributes:
+        param_groups: as those of torch's optimizers.
+        state: as theirs.
+    """
+
+    param_groups: Sequence[Mapping[str, Any]]
+    state: Mapping[Tensor, Mapping[str, Any]]
 
 
 def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
@@ -56,7 +71,21 @@ def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
     return [every[name] for name in objective.names]
 
 
-def warm_adam(objective: Objective, lr: float) -> Adam:
+def descent(objective: Objective, lr: float) -> Rule:
+    """Gradient descent.
+
+    Args:
+        objective: model, loss, batches.
+        lr: its rate.
+
+    Returns:
+        The rule.
+    """
+    group = {"params": _parameters(objective), "lr": lr, "momentum": 0.0, "nesterov": False}
+    return Rule([group], {})
+
+
+def warm_adam(objective: Objective, lr: float) -> Rule:
     """Adam as it would be after standing at these weights for long.
 
     Its second moments are the mean squares of the gradients of small sets of examples (whole
@@ -67,7 +96,7 @@ def warm_adam(objective: Objective, lr: float) -> Adam:
         lr: its rate.
 
     Returns:
-        The optimizer, at its default momenta.
+        The rule, at Adam's default momenta.
 
     Raises:
         ArgumentError: fewer than eight sets: where a gradient is small by chance its square
@@ -91,14 +120,13 @@ def warm_adam(objective: Objective, lr: float) -> Adam:
         )
         for name, value in one.gradient().items():
             squares[name] += value**2 / len(pieces)
-    optimizer = Adam(_parameters(objective), lr=lr)
-    for name, parameter in zip(squares, _parameters(objective), strict=True):
-        optimizer.state[parameter] = {
-            "step": torch.tensor(math.inf),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": squares[name],
-        }
-    return optimizer
+    parameters = _parameters(objective)
+    group = {"params": parameters, "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
+    state: dict[Tensor, Mapping[str, Any]] = {
+        parameter: {"step": math.inf, "exp_avg_sq": squares[name]}
+        for name, parameter in zip(squares, parameters, strict=True)
+    }
+    return Rule([group], state)
 
 
 def _pieces(objective: Objective) -> list[Batch]:
