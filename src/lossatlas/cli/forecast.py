@@ -71,7 +71,7 @@ def compare_command(  # noqa: PLR0917 - typer reads the options from here
     output.note(f"comparing laws on {len(curves)} curves ...")
     found = fit_best(curves, [job.named_law(name) for name in law] or None)
     files_of.write_fit(found, out)
-    rows = [(row.law, f"{row.error:.3%}", row.note) for row in found.alternatives]
+    rows = words.laws_table(found)
     output.result(words.fit_summary(found, out), "error on left-out curves", rows)
 
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lossatlas import store
-from lossatlas.cli.forecast_words import fit_table, left_out_table
+from lossatlas.cli.forecast_words import fit_table, laws_table, left_out_table
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
 from lossatlas.plots.text import plain
@@ -48,7 +48,7 @@ figure img { max-width: 100%; height: auto; }
 {% for name, data in pictures.items() %}
 <figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}"></figure>
 {% endfor %}</section>
-{% for table in tables %}
+{% for table in tables if table.rows %}
 <section><h2>{{ table.title }}</h2><div class="scroll"><table>
 <tbody>
 {% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -75,7 +75,12 @@ def write_fit(fit: Fit, out: Path) -> None:
     drawn = {"curves": plot_curves(fit), "residuals": plot_residuals(fit)}
     images = _write_pictures(drawn, out)
     tables = [
-        {"title": "Numbers", "rows": fit_table(fit, out)},
+        # The warnings head the page already, and the page need not name itself.
+        {
+            "title": "Numbers",
+            "rows": [row for row in fit_table(fit, out) if row[0] not in {"warning", "report"}],
+        },
+        {"title": "Laws compared, error on curves left out", "rows": laws_table(fit)},
         {"title": "Forecasts of curves left out", "rows": left_out_table(fit)},
     ]
     page = _template().render(

@@ -78,6 +78,18 @@ def left_out_table(fit: Fit) -> Table:
     ]
 
 
+def laws_table(fit: Fit) -> Table:
+    """The laws that were compared, best first.
+
+    Args:
+        fit: the fit.
+
+    Returns:
+        (law, error on left-out curves, why it failed) each; empty where one law was fitted.
+    """
+    return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
+
+
 def prediction_summary(told: Prediction, truth: Curve | None) -> tuple[dict[str, Any], Table]:
     """A forecast.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.forecast.numbers import check_length, check_scale, real_array
 from lossatlas.forecast.rates import per_update
 from lossatlas.forecast.schedules import warmup_length
 
@@ -222,18 +223,19 @@ def points(
         DataError: as for `Curve`.
         ArgumentError: as for `Curve`.
     """
-    number = np.arange(1, np.size(np.asarray(loss)) + 1)
+    number = np.arange(1, real_array("loss", loss).size + 1)
     return Curve(number, loss, size=size, tokens=tokens, source=source, name=name)
 
 
 def _steps(step: ArrayLike, label: str) -> Steps:
-    values = np.asarray(step, dtype=np.float64)
+    values = real_array("step", step, label)
     if values.ndim != 1 or values.size < 2:
         raise DataError(f"`step`{label} must hold at least two points in one dimension; "
                         f"got shape {values.shape}.")  # fmt: skip
     if not np.isfinite(values).all() or (values < 0).any() or (values % 1 != 0).any():
         raise DataError(f"`step`{label} must hold whole numbers >= 0: the updates done at each "
                         "point; give tokens as `tokens`.")  # fmt: skip
+    check_length("step", values.max(), label)
     gaps = np.diff(values)
     if (gaps <= 0).any():
         at = int(np.argmax(gaps <= 0))
@@ -246,7 +248,7 @@ def _steps(step: ArrayLike, label: str) -> Steps:
 
 
 def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
-    values = np.array(loss, dtype=np.float64)
+    values = real_array("loss", loss, label)
     if values.shape != step.shape:
         raise ArgumentError(f"`loss`{label} must have one value a step ({len(step)}); "
                             f"got shape {values.shape}.")  # fmt: skip
@@ -257,6 +259,7 @@ def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
             f"`loss`{label} must be finite and > 0; {bad.sum()} of {bad.size} values are not, "
             f"the first ({values[first]}) at step {step[first]}; leave those rows out."
         )
+    check_scale("loss", values, label)
     if np.ptp(values) == 0:
         raise DataError(
             f"`loss`{label} is {values[0]:g} at every step; a constant says nothing of a trend."
@@ -267,7 +270,7 @@ def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
 def _per_point(key: str, value: ArrayLike | None, n: int, label: str) -> Floats | None:
     if value is None:
         return None
-    values = np.asarray(value, dtype=np.float64)
+    values = real_array(key, value, label)
     if values.shape not in {(), (n,)}:
         raise ArgumentError(
             f"`{key}`{label} must be one number or {n}; got shape {values.shape}."

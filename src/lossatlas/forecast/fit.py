@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossatlas.checks import check_at_least, nearest
+from lossatlas.checks import check_at_least, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identify import fit_warnings, flat_directions
@@ -49,7 +49,7 @@ def fit(
         The fit, with its errors on unseen curves and its warnings.
 
     Raises:
-        ArgumentError: no curves, or fewer points than parameters.
+        ArgumentError: no law, no curves, or fewer points than parameters.
         DataError: a curve lacks what the law needs.
         UnknownNameError: `fixed` names no parameter.
 
@@ -58,6 +58,7 @@ def fit(
     runs = [curves] if isinstance(curves, Curve) else list(curves)
     if not runs:
         raise ArgumentError("`curves` must hold at least one curve; got none.")
+    _check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
@@ -107,6 +108,8 @@ def fit_best(
     candidates = list(laws) if laws is not None else default
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")
+    for law in candidates:
+        _check_kinds(law, ())
     fits: dict[int, Fit] = {}
     tried = []
     for i, law in enumerate(candidates):
@@ -127,11 +130,22 @@ def fit_best(
     return replace(fits[best], alternatives=tuple(sorted(tried, key=lambda row: row.error)))
 
 
+def _check_kinds(law: object, curves: Sequence[object]) -> None:
+    if not isinstance(law, Law):
+        raise ArgumentError(f"`law` must be a law, MultiPowerLaw() say; got {law!r}.")
+    for curve in curves:
+        if not isinstance(curve, Curve):
+            raise ArgumentError(
+                f"`curves` must hold curves; got {type(curve).__name__}; give "
+                "Curve(step, loss, lr)."
+            )
+
+
 def _width(law: Law, huber: float | None) -> float:
-    width = law.huber if huber is None else float(huber)
-    if not width > 0:
+    width = law.huber if huber is None else huber
+    if not is_number(width) or not width > 0:
         raise ArgumentError(f"`huber` must be > 0 (inf: least squares); got {huber!r}.")
-    return width
+    return float(width)
 
 
 def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:

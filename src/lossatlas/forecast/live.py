@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-from lossatlas.checks import check_at_least
+from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.fit import fit
@@ -107,10 +107,13 @@ class LiveForecast:
             loss: the loss; values that are not finite are kept as spikes.
 
         Raises:
-            ArgumentError: the step is not a whole number >= 1, falls back, or lies beyond the
-                schedule.
+            ArgumentError: the loss is no number, or the step is not a whole number >= 1, falls
+                back, or lies beyond the schedule.
         """
-        check_at_least("step", int(step), 1)
+        if not is_number(step) or not step >= 1 or step % 1:
+            raise ArgumentError(f"`step` must be a whole number >= 1; got {step!r}.")
+        if not is_number(loss):
+            raise ArgumentError(f"`loss` must be a number; got {loss!r}.")
         last = next(reversed(self._points), 0)
         if not last <= step <= self.rates.size:
             raise ArgumentError(

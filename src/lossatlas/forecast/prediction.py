@@ -9,6 +9,7 @@ from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.schedules import is_monotone, warmup_length
 
@@ -101,7 +102,7 @@ def inputs_for(
         if steps is not None:
             found = Inputs(_steps(steps), found.rates)
     else:
-        rates = None if schedule is None else np.asarray(schedule, dtype=np.float64)
+        rates = None if schedule is None else real_array("schedule", schedule)
         if rates is not None:
             check_rates(rates)
         values = [v for v in (size, tokens, source) if v is not None]
@@ -176,8 +177,9 @@ def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[
 
 
 def _steps(steps: ArrayLike) -> Steps:
-    values = np.atleast_1d(np.asarray(steps))
-    if values.ndim != 1 or not values.size or (np.diff(values) <= 0).any() or values[0] < 1:
+    values = np.atleast_1d(real_array("steps", steps))
+    whole = np.isfinite(values).all() and (values % 1 == 0).all() and (values >= 1).all()
+    if values.ndim != 1 or not values.size or not whole or (np.diff(values) <= 0).any():
         raise ArgumentError("`steps` must be increasing whole numbers >= 1.")
     return values.astype(np.int64)
 
@@ -197,7 +199,7 @@ def _grid(rates: Floats | None, values: list[ArrayLike]) -> Steps:
 def _like(value: ArrayLike | None, step: Steps) -> Floats | None:
     if value is None:
         return None
-    array = np.asarray(value, dtype=np.float64)
+    array = real_array("size, tokens, source", value)
     if array.shape not in {(), (step.size,), (1,)}:
         raise ArgumentError(
             f"`size`, `tokens` and `source` must be numbers or have one length; "

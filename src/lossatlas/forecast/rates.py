@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.schedules import ramp
 
 Floats = NDArray[np.float64]
@@ -47,7 +49,7 @@ def per_update(
     """
     if lr is None:
         return None, ()
-    values = np.asarray(lr, dtype=np.float64)
+    values = real_array("lr", lr, label)
     last = int(step[-1])
     if values.ndim == 0:
         values = np.full(last, float(values))
@@ -66,6 +68,8 @@ def per_update(
 def _interpolated(
     values: Floats, step: Steps, warmup: int | None
 ) -> tuple[Floats, tuple[str, ...]]:
+    if warmup is not None:
+        check_at_least("warmup", warmup, 0)
     every = np.arange(1, int(step[-1]) + 1)
     rates = np.interp(every, step, values)
     notes = [f"rates of {every.size - step.size} updates between the logged ones interpolated"]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import nearest
+from lossatlas.checks import is_number, nearest
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.numbers import real_array
 
 Floats = NDArray[np.float64]
 
@@ -159,6 +160,8 @@ def read_tensorboard(
     rates = None
     if lr is not None:
         at, values = _scalars(lr)
+        if (np.diff(at) <= 0).any():
+            raise DataError(f"the steps of '{lr}' must increase; sort its rows, one a step.")
         rates = np.interp(step, at, values)
     return Curve(step, loss, rates, name=Path(path).stem, warmup=warmup)
 
@@ -186,11 +189,12 @@ def read_trainer_state(
     log = _json(place).get("log_history") if isinstance(_json(place), dict) else None
     if not isinstance(log, list):
         raise FileError(f"'{place}' has no `log_history`; give a trainer_state.json.")
-    rows = [entry for entry in log if loss in entry and "step" in entry]
+    log = [entry for entry in log if isinstance(entry, dict) and is_number(entry.get("step"))]
+    rows = [entry for entry in log if loss in entry]
     if not rows:
         known = sorted({key for entry in log for key in entry})
         raise UnknownNameError(f"'{place}' logged no '{loss}'{_hint(loss, known)}.")
-    rated = [entry for entry in log if "learning_rate" in entry]
+    rated = [entry for entry in log if is_number(entry.get("learning_rate"))]
     step = np.array([entry["step"] for entry in rows], dtype=np.float64)
     rates = None
     if rated:
@@ -203,10 +207,14 @@ def read_trainer_state(
 
 
 def _table(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    rows = list(csv.reader(_text(path).splitlines()))
+    try:
+        rows = list(csv.reader(_text(path).splitlines()))
+    except csv.Error as error:
+        raise FileError(f"'{path}' is not CSV ({error}).") from None
     if len(rows) < 2:
         raise DataError(f"'{path}' is empty: a header and at least one row are needed.")
     header = [cell.strip() for cell in rows[0]]
+    _refuse_twins(path, header)
     body = [row for row in rows[1:] if any(cell.strip() for cell in row)]
     short = next((i for i, row in enumerate(body) if len(row) != len(header)), None)
     if short is not None:
@@ -215,6 +223,13 @@ def _table(path: str | Path) -> tuple[list[str], list[list[str]]]:
             "columns."
         )
     return header, body
+
+
+# The W&B export repeats no name either: a second column would be read by nobody.
+def _refuse_twins(path: str | Path, header: Sequence[str]) -> None:
+    twin = next((name for name in header if name and header.count(name) > 1), None)
+    if twin:
+        raise DataError(f"'{path}' has the column '{twin}' more than once; rename or drop one.")
 
 
 def _column(
@@ -260,7 +275,7 @@ def _runs(path: str | Path, header: Sequence[str], metric: str) -> dict[str, str
 
 def _scalars(path: str | Path) -> tuple[Floats, Floats]:
     if Path(path).suffix == ".json":
-        rows = np.asarray(_json(path), dtype=np.float64)
+        rows = real_array("rows", _json(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
         return rows[:, 1], rows[:, 2]
@@ -278,5 +293,5 @@ def _text(path: str | Path) -> str:
 def _json(path: str | Path) -> Any:
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise FileError(f"'{path}' is not JSON ({error}).") from None

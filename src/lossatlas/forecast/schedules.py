@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive, is_number
 from lossatlas.errors import ArgumentError
+from lossatlas.forecast.numbers import check_length
 
 Floats = NDArray[np.float64]
 
@@ -250,6 +251,7 @@ def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
         ArgumentError: a number out of range.
     """
     check_at_least("steps", steps, 2)
+    check_length("steps", steps)
     check_at_least("warmup", warmup, 0)
     check_positive("peak", peak)
     if not is_number(end) or not 0 <= end <= peak:

@@ -9,6 +9,7 @@ from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws import BrokenPowerLaw
+from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.validation import Recipe
 
 Floats = NDArray[np.float64]
@@ -75,7 +76,7 @@ def spikes(
     """
     check_at_least("window", window, LEVEL)
     check_positive("threshold", threshold)
-    steps, values = np.asarray(step), np.asarray(loss, dtype=np.float64)
+    steps, values = real_array("step", step), real_array("loss", loss)
     if steps.shape != values.shape or values.ndim != 1:
         raise ArgumentError(
             f"`step` and `loss` must have one length; got {steps.shape} and {values.shape}."

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
 from lossatlas.forecast.sums import log_error
@@ -141,16 +142,17 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
     Raises:
         ArgumentError: a start before the last step of the curve, or none at all.
     """
-    starts = [decay_at] if isinstance(decay_at, int | np.integer) else list(decay_at)
-    if not starts:
+    starts = np.atleast_1d(real_array("decay_at", decay_at))
+    if not starts.size:
         raise ArgumentError("`decay_at` must name at least one step.")
     for start in starts:
-        check_at_least("decay_at", int(start), 1)
+        if not np.isfinite(start) or start % 1 or start < 1:
+            raise ArgumentError(f"`decay_at` must be a whole number >= 1; got {start:g}.")
         if start < curve.step[-1]:
             raise ArgumentError(
                 f"`decay_at` must not lie before the last step of the curve "
-                f"({curve.step[-1]}); got {start}; cut the curve with `until` to ask of the "
-                "past."
+                f"({curve.step[-1]}); got {start:.0f}; cut the curve with `until` to ask of "
+                "the past."
             )
     return [int(start) for start in starts]
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Inputs
 from lossatlas.forecast.law import Problem, ScheduleLaw
@@ -44,7 +45,7 @@ class AnnealingLaw(ScheduleLaw):
         Raises:
             ArgumentError: outside (0, 1).
         """
-        if not 0 < self.decay < 1:
+        if not is_number(self.decay) or not 0 < self.decay < 1:
             raise ArgumentError(f"`decay` must lie between 0 and 1; got {self.decay!r}.")
 
     def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
