@@ -10,6 +10,9 @@ from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.site import Parts, Site
 
 UNIT = "loss / weight²"
+# Products for the trace: where large eigenvalues of both signs cancel, as before training, more
+# of them buy little, and the error says what is known.
+_TRACE = 300
 # A group is described, not certified: a hundredth will do for its eigenvalues.
 _GROUP = {"top": 1, "bottom": 1, "density": False, "tolerance": 1e-2, "limit": 60}
 
@@ -25,7 +28,7 @@ def measure_curvature(site: Site) -> Parts:
     """
     return {
         "spectrum": lambda: site.spectrum,
-        "trace": lambda: trace(site.objective, seed=site.seed),
+        "trace": lambda: trace(site.objective, seed=site.seed, limit=_TRACE),
     }
 
 
