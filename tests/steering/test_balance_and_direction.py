@@ -43,6 +43,9 @@ def test_the_loss_is_the_weighted_sum():
     losses = torch.tensor([1.0, 3.0], requires_grad=True)
     nger_loss(losses, torch.tensor([0.25, 0.75])).backward()
     assert_close(losses.grad, torch.tensor([0.25, 0.75]))
+    pair = torch.tensor([1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    shares = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: nger_loss(v, shares), (pair,))
     with pytest.raises(ArgumentError, match="shape of `task_losses`"):
         nger_loss(losses, torch.ones(3))
 

@@ -352,11 +352,20 @@ def test_a_probe_that_fails_is_logged_and_training_goes_on():
     assert len(log.replay(RegimePolicy())) == 3
 
 
-def test_a_loss_of_nan_brakes():
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_brakes(bad):
     run = Run(interval=1, warmup=0)
     run.optimizer.step()
-    run.controller.step(lambda: torch.tensor(math.nan))
+    run.controller.step(lambda: torch.tensor(bad))
     assert run.controller.scales == [0.8]
+
+
+def test_a_loss_without_its_graph_is_logged_where_curvature_is_read():
+    run = Run(policy=EdgePolicy(), interval=1, warmup=0)
+    run.optimizer.step()
+    with pytest.warns(UserWarning, match="training goes on: LossError.*with its graph"):
+        run.controller.step(lambda: torch.tensor(1.0))
+    assert run.controller.log.column("failed").tolist() == [True]
 
 
 def test_it_is_a_scheduler_to_everybody():

@@ -165,6 +165,21 @@ def test_the_penalty_is_its_formula_with_the_gradient_of_sigma():
         assert_close(*(torch.autograd.grad(v, p, retain_graph=True)[0] for v in (value, truth)))
 
 
+def test_spectral_gradients_are_those_of_finite_differences():
+    layer = nn.Linear(3, 2).double()
+    penalty = SpectralRegulariser(layer, iterations=1000)
+    for p in layer.parameters():
+        (gradient,) = torch.autograd.grad(penalty(), p)
+        for place in range(p.numel()):
+            ends = []
+            for shift in (1e-5, -2e-5):
+                p.data.view(-1)[place] += shift
+                ends.append(penalty().item())
+            p.data.view(-1)[place] += 1e-5
+            slope = (ends[0] - ends[1]) / 2e-5
+            assert gradient.view(-1)[place].item() == pytest.approx(slope, rel=1e-3, abs=1e-8)
+
+
 def test_one_iteration_a_call_converges_over_calls_and_resumes():
     model = nn.Linear(6, 6)
     penalty = SpectralRegulariser(model)
