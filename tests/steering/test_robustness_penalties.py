@@ -167,7 +167,7 @@ def test_the_penalty_is_its_formula_with_the_gradient_of_sigma():
 
 def test_spectral_gradients_are_those_of_finite_differences():
     layer = nn.Linear(3, 2).double()
-    penalty = SpectralRegulariser(layer, iterations=1000)
+    penalty = SpectralRegulariser(layer, iterations=300).double()
     for p in layer.parameters():
         (gradient,) = torch.autograd.grad(penalty(), p)
         for place in range(p.numel()):
