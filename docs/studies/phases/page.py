@@ -69,13 +69,19 @@ def _measure(ax, plane, name):
         ax.text(
             i,
             j,
-            f"{value:.2g}" if np.isfinite(value) else "-",
+            _short_number(value),
             ha="center",
             va="center",
             fontsize=8,
             color="white" if dark else style.INK,
         )
     _frame(ax, plane, name)
+
+
+def _short_number(value):
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.2g}" if abs(value) >= 0.01 else f"{value:.3f}"
 
 
 def _phases(ax, plane):
