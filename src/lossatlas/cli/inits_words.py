@@ -71,7 +71,7 @@ def table(done: Done) -> Rows:
         rows = _label_rows(done.result)
     elif done.stage == "fit-quality":
         rows = done.result.table()
-    return [*rows, *((path.suffix[1:], str(path), "") for path in done.paths)]
+    return [*rows, *(("file", str(path), "") for path in done.paths)]
 
 
 def headline(done: Done) -> Rows:

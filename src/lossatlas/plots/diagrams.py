@@ -211,7 +211,8 @@ def plot_betti(diagram: Diagram, *, scale: Scale | None = None, ax: Axes | None 
         ax.step(levels, alive, where="post", color=colour, lw=2.0, label=label)
     canvas.use_scale(ax, scale, "x")
     ax.grid(axis="y", color=style.GRID, lw=0.6)
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     canvas.name_axes(ax, "Betti curves", "loss", "number alive at or below")
     canvas.legend(ax)
     return ax

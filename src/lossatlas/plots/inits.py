@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.plots import canvas, style
@@ -89,7 +90,7 @@ def plot_predicted(
         here = known & (member == group)
         hue = HUES[k % len(HUES)]
         ax.plot(x[here], y[here], "o", ms=3.2, alpha=0.6, mew=0, color=hue, label=group)
-    canvas.name_axes(ax, title, f"{label}, measured", "predicted, out of fold")
+    canvas.name_axes(ax, title, f"{label}, measured", "predicted")
     canvas.legend(ax, loc="best")
     return ax
 
@@ -100,6 +101,7 @@ def plot_choice(
     *,
     group: int,
     training: str = "halving",
+    strong: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what choosing one of many costs, and what is lost by the choice.
@@ -108,39 +110,49 @@ def plot_choice(
         names: ways to choose.
         numbers: (cost, regret, lower, upper) of each, shape (names, 4).
         group: how many there are to choose from.
-        training: names that begin so, or with "train", are trainings of the candidates; they
-            are joined by a line of the best so far.
+        training: names that begin so, or with "train", are trainings of the candidates.
+        strong: names that are written beside their points whatever they are worth; of the
+            others only those that nothing cheaper beats, or all faded points would overlap.
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes; ways that cost nothing stand at the left edge.
+        The axes, logarithmic both ways; ways that cost nothing stand at the left edge.
     """
-    ax = canvas.axes(ax, (6.6, 4.4))
-    rows = np.asarray(numbers, dtype=np.float64)
-    paid = rows[rows[:, 0] > 0, 0]
-    floor = float(paid.min()) / 4 if paid.size else 1.0
-    cost = np.maximum(rows[:, 0], floor)
+    ax = canvas.axes(ax, (7.4, 4.6))
+    rows = np.array(numbers, dtype=np.float64)
+    paid, lost = rows[rows[:, 0] > 0, 0], rows[rows[:, 1] > 0, 1]
+    rows[:, 0] = np.maximum(rows[:, 0], paid.min() / 4 if paid.size else 1.0)
+    least = float(lost.min()) / 4 if lost.size else 1e-3
+    rows[:, 1:] = np.maximum(rows[:, 1:], least)
     trained = np.array([name.startswith((training, "train")) for name in names])
-    for chosen, hue, word in (
-        (~trained, style.BASIN, "predictors"),
-        (trained, style.PATH, "training the candidates"),
-    ):
-        low, high = rows[chosen, 1] - rows[chosen, 2], rows[chosen, 3] - rows[chosen, 1]
-        error = np.maximum([low, high], 0)
-        ax.errorbar(
-            cost[chosen], rows[chosen, 1], yerr=error, fmt="o", ms=4, color=hue, lw=0.9,
-            label=word,
-        )  # fmt: skip
-    order = np.flatnonzero(trained)[np.argsort(cost[trained])]
-    best = np.minimum.accumulate(rows[order, 1])
-    ax.step(cost[order], best, where="post", color=style.PATH, lw=1.0, alpha=0.6)
-    for name, x, y in zip(names, cost, rows[:, 1], strict=True):
-        canvas.note(ax, cut_off(name, 26), (x, y), (4, 3), fontsize=5.5)
+    told = _unbeaten(rows) | np.isin(np.array(names), list(strong))
+    words = {False: "predictors", True: "training the candidates"}
+    for kind, word in words.items():
+        hue = style.PATH if kind else style.BASIN
+        for chosen, alpha in ((told, 1.0), (~told, 0.25)):
+            shown = rows[chosen & (trained == kind)]
+            error = np.abs(shown[:, 2:] - shown[:, 1:2]).T
+            ax.errorbar(
+                shown[:, 0], shown[:, 1], yerr=error, fmt="o", ms=4, lw=0.9, color=hue,
+                alpha=alpha, label=word if alpha == 1.0 else None,
+            )  # fmt: skip
+    for place, k in enumerate(k for k in np.argsort(rows[:, 0]) if told[k]):
+        offset = (5, 6) if place % 2 else (5, -9)
+        canvas.note(ax, cut_off(names[k], 34), tuple(rows[k, :2]), offset, fontsize=6.5)
     ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.margins(x=0.12)
     title = f"Choosing one of {group}: what it costs, and what is lost"
     canvas.name_axes(ax, title, "cost, forward passes over the probe", "regret, loss")
-    canvas.legend(ax, loc="upper right")
+    canvas.legend(ax, loc="best")
     return ax
+
+
+def _unbeaten(rows: Array) -> NDArray[np.bool_]:
+    # Nothing that costs as little or less loses less.
+    cheaper = rows[None, :, 0] <= rows[:, None, 0]
+    better = rows[None, :, 1] < rows[:, None, 1]
+    return np.asarray(~(cheaper & better).any(axis=1))
 
 
 def plot_histories(
@@ -155,14 +167,16 @@ def plot_histories(
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes, logarithmic upwards.
+        The axes; logarithmic upwards where the numbers span a decade.
     """
     ax = canvas.axes(ax)
     for k, (name, values) in enumerate(histories.items()):
         hue = HUES[k % len(HUES)]
         ax.plot(1 + np.arange(len(values)), values, color=hue, lw=1.3, label=cut_off(name, 30))
-    if histories:
+    every = np.concatenate([np.empty(0), *histories.values()])
+    if every.size and every.min() > 0 and every.max() > 10 * every.min():
         ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     canvas.name_axes(ax, title, "epoch", label)
     canvas.legend(ax)
     return ax

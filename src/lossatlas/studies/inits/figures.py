@@ -142,12 +142,15 @@ def _landscapes(
         plot_contour(land, ax=ax)
         ax.set_title(f"Before training, {name}", loc="left", fontsize=9)
     yield "landscapes", figure
-    figure, axes = plt.subplots(2, 3, figsize=(13.5, 8), layout="constrained")
+    figure, axes = plt.subplots(
+        2, 3, figsize=(13.5, 7), layout="constrained", height_ratios=(3, 2)
+    )
     for (diagrams, curves), (name, land) in zip(axes.T, maps, strict=True):
         diagram, scale = persistence(land), scale_of(land.values)
         plot_persistence(diagram, scale=scale, ax=diagrams)
         plot_betti(diagram, scale=scale, ax=curves)
         diagrams.set_title(name, loc="left", fontsize=9)
+        curves.set_title("", loc="left")
     yield "persistence", figure
 
 
@@ -181,7 +184,8 @@ def _predicted(labels: Labels, quality: Quality) -> Figure:
 def _choosing(quality: Quality) -> Figure:
     shown = [k for k, n in enumerate(quality.choices) if not n.endswith(("boosted", "network"))]
     names = [quality.choices[k].removesuffix(" / ridge") for k in shown]
-    return _figure(plot_choice(names, quality.selection[shown], group=quality.group))
+    numbers = quality.selection[shown]
+    return _figure(plot_choice(names, numbers, group=quality.group, strong=("mean", *_BEST)))
 
 
 def _figure(ax: object) -> Figure:

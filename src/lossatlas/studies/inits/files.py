@@ -92,7 +92,7 @@ def load_stage(settings: InitsSettings, stage: str) -> Any:
     if different:
         raise FileError(
             f"'{path}' is of other settings ({different}); repeat those, name another "
-            f"--folder, or make it again: lossatlas inits {maker}."
+            f"--folder, or remove it and make it again: lossatlas inits {maker}."
         )
     return result
 

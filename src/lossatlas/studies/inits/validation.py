@@ -58,14 +58,14 @@ def make_splits(
 
     Args:
         candidates: whose training stayed finite.
-        folds: of the pooled and the scale-matched split.
+        folds: of the pooled split, and of the scale-matched one at most.
         seed: of the folds.
 
     Returns:
         "pooled": folds drawn within schemes. "leave-scheme-out", with two schemes or more: a
         fold is a scheme, order counts within it. "scale-matched", where at least 8 candidates
-        (and two a fold) share scheme and scale: folds drawn within these cells, order counts
-        within them.
+        share scheme and scale: folds drawn within these cells, order counts within them; as
+        many folds as leave at least 4 of the smallest cell in each.
 
     Raises:
         DataError: too few candidates for the folds.
@@ -81,9 +81,12 @@ def make_splits(
     splits = [Split("pooled", _dealt(scheme, folds, seed), everyone)]
     if len(np.unique(scheme)) > 1:
         splits.append(Split("leave-scheme-out", scheme, scheme))
-    large = np.bincount(cell)[cell] >= max(SMALLEST_CELL, 2 * folds)
+    members = np.bincount(cell)[cell]
+    large = members >= SMALLEST_CELL
     if large.any():
-        fold = np.where(large, _dealt(cell, folds, seed), -1)
+        # An order of two or three says next to nothing.
+        fewer = min(folds, int(members[large].min()) // SMALLEST_FOLD)
+        fold = np.where(large, _dealt(cell, fewer, seed), -1)
         splits.append(Split("scale-matched", fold, cell, centred=True))
     return tuple(splits)
 
