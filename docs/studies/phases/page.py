@@ -180,8 +180,22 @@ are arguments: loss {THRESHOLDS.loss:g}, connectivity -{THRESHOLDS.connectivity:
   phases I and III may be too large. A cell with "?" changes its phase within two standard errors.
 - Curvature is shown, not used: in the papers high loss goes with large curvature, here the hottest
   and narrowest networks have a high loss on flat ground, because nothing was learned.
-- Batch size changes the number of steps too: equal epochs are not equal steps.
+{_unlearned(planes)}- Batch size changes the number of steps too: equal epochs are not equal steps.
 - One hidden layer, one small data set. The picture is theirs; the places of the borders are ours.
+"""
+
+
+def _unlearned(planes):
+    noisy = {share: plane for share, plane in planes.items() if share}
+    high = all(
+        np.nanmin(plane.table("train loss")[0]) > THRESHOLDS.loss for plane in noisy.values()
+    )
+    if not noisy or not high:
+        return ""
+    best = min(np.nanmin(plane.table("test error")[0]) for plane in noisy.values())
+    return f"""- With random labels no cell brings the training loss below the threshold, so all of them count as
+  under-fitted. There a high loss says that the noise was not learned, not that the digits were not: the best
+  test error is {100 * best:.1f} %. That plane would need a threshold of its own.
 """
 
 

@@ -160,7 +160,7 @@ The sharpness is the largest eigenvalue of the Hessian over all examples, times 
 
 The slope is in octaves of the rate for each doubling of the width, with its 95 % interval over
 seeds; -1 would be a rate that has to be halved. It counts as staying where the interval lies
-within a quarter of an octave. Regret: how much higher the loss of the widest networks is at the
+within a margin of a quarter of an octave, as moving where it lies outside. Regret: how much higher the loss of the widest networks is at the
 best rate of the narrowest than at their own.
 
 | | {" | ".join(f"best at {w}" for w in study.widths)} | slope | regret | verdict |
@@ -184,7 +184,8 @@ The lowest rate at which every seed ends within a quarter of the edge (2):
 
 ## What to keep in mind
 
-- {len(study.seeds)} seeds: intervals are wide, and a verdict of "not told apart" says no more than that.
+- {len(study.seeds)} seeds: intervals are wide. They hold the spread over initial weights alone, not that a line is a rough
+  model of how a best rate moves: the limit of wide networks is reached late.
 - The rates are a factor of 2 apart; a best rate between them is read off a parabola.
 - Small networks, one data set, squared error. Under cross-entropy sharpness falls late in
   training for reasons of its own, and with Adam other rules hold.
@@ -202,7 +203,15 @@ def _verdict(family, found):
         if np.isfinite(found["regret"][0])
         else "diverged"
     )
-    return f"| {TITLES[family]} | {rates} | {slope:+.2f} [{low:+.2f}, {high:+.2f}] | {regret} | {found['verdict']}{end} |"
+    return f"| {TITLES[family]} | {rates} | {slope:+.2f} [{low:+.2f}, {high:+.2f}] | {regret} | {_words(found)}{end} |"
+
+
+def _words(found):
+    """The verdict; an interval that leaves out zero but not the margin says both."""
+    _, _, low, high = found["slope"]
+    if found["verdict"] == "not told apart" and (low > 0 or high < 0):
+        return "moves; whether by more than the margin is open"
+    return found["verdict"]
 
 
 def _sharp(study, family, found):
@@ -220,6 +229,6 @@ def _short(study, found):
         one = found[family]
         slope, _, low, high = one["slope"]
         parts.append(
-            f"{TITLES[family]}: the best rate moves by {slope:+.2f} octaves [{low:+.2f}, {high:+.2f}] for each doubling of the width ({one['verdict']})"
+            f"{TITLES[family]}: the best rate moves by {slope:+.2f} octaves [{low:+.2f}, {high:+.2f}] for each doubling of the width ({_words(one)})"
         )
     return "; ".join(parts) + "."
