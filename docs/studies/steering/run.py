@@ -1,32 +1,66 @@
-"""Run the study: `python docs/studies/steering/run.py penalties|mnist|cifar`.
+"""Run the study: `python docs/studies/steering/run.py penalties|mnist|cifar|pages`.
 
-Every training that is done is kept in parts/ and never done again. Needs the data beside the
-checkout and pytorch_optimizer.
+Every training that is done is kept in parts/ and never done again; its numbers go to
+results.json, from which `pages` writes README.md, penalties.md and figures. Needs the data
+beside the checkout and pytorch_optimizer.
 """
 
 import argparse
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import page_penalties
+import page_rates
 import penalties
 import rates
+import texts
 
-PARTS = Path(__file__).parent / "parts"
+HERE = Path(__file__).parent
 _log = logging.getLogger("study")
 
 
 def main() -> None:
-    """Run one part, or go on with it."""
+    """Run one part, or go on with it; or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["penalties", *rates.PROBLEMS])
-    parser.add_argument("--parts", type=Path, default=PARTS, help="where what is done is kept")
-    parser.add_argument("--main", action="store_true", help="without the further recipes")
+    parser.add_argument("part", choices=["penalties", *rates.PROBLEMS, "pages"])
+    parser.add_argument(
+        "--parts", type=Path, default=HERE / "parts", help="where what is done is kept"
+    )
+    parser.add_argument("--seeds", type=int, default=rates.SEEDS, help="of mnist or cifar")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if asked.part == "penalties":
-        penalties.measure(asked.parts, _log.info)
-    else:
-        rates.measure(asked.part, asked.parts, _log.info, more=not asked.main)
+    asked.parts.mkdir(exist_ok=True)
+    kept = HERE / "results.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if asked.part == "pages":
+        _write(found)
+        return
+    found |= {asked.part: _measured(asked.part, asked.parts, asked.seeds)}
+    kept.write_text(json.dumps(found, separators=(",", ":"), sort_keys=True) + "\n")
+
+
+def _measured(part: str, folder: Path, seeds: int) -> Any:
+    if part != "penalties":
+        return rates.plain(part, rates.measure(part, folder, _log.info, seeds=seeds))
+    tables = penalties.measure(folder, _log.info)
+    return {name: _plain(table) for name, table in tables.items()}
+
+
+def _plain(table: np.ndarray) -> list[Any]:
+    rows = [[[float(f"{x:.5g}") for x in row] for row in setting] for setting in table.tolist()]
+    return [[[None if x != x else x for x in row] for row in setting] for setting in rows]
+
+
+def _write(found: dict[str, Any]) -> None:
+    studies = {name: found[name] for name in rates.PROBLEMS}
+    page_rates.draw(studies, HERE)
+    (HERE / "README.md").write_text(texts.rates(studies))
+    study = page_penalties.Penalties(found["penalties"])
+    page_penalties.draw(study, HERE)
+    (HERE / "penalties.md").write_text(texts.penalties(study))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""What the pages read from results.json: choices by validation, paired differences."""
+
+from typing import Any
+
+import numpy as np
+
+from lossatlas.studies.compare import Difference, paired
+
+# It has one rate, whatever it is given: nothing to choose.
+FREE = "climb + valley"
+Study = dict[str, Any]
+
+
+def rate(study: Study, way: str, at: int) -> str:
+    """The rate with the best mean accuracy on the validation examples at a horizon."""
+    table = study["accuracies"][way]
+    if way == FREE:
+        return next(iter(table))
+    return max(table, key=lambda r: np.array(table[r]["valid"])[:, at].mean())
+
+
+def tuned(study: Study, way: str, at: int) -> np.ndarray:
+    """Test accuracy of every seed at that rate."""
+    chosen = study["accuracies"][way][rate(study, way, at)]["test"]
+    return np.array(chosen)[:, at]
+
+
+def guessed(study: Study, way: str, at: int) -> np.ndarray:
+    """Test accuracy of every seed, averaged over the base rates that a user may guess."""
+    table = study["accuracies"][way]
+    rates = [r for r in study["spread"] if r in table] or list(table)
+    return np.mean([np.array(table[r]["test"])[:, at] for r in rates], axis=0)
+
+
+def points(found: Difference) -> str:
+    """A difference with its interval."""
+    return f"{found.mean:+.2f} [{found.lower:+.2f}, {found.upper:+.2f}]"
+
+
+def ahead(study: Study, first: str, second: str, at: int, *, guess: bool = False) -> Difference:
+    """How much better one way does than another, seed by seed."""
+    read = guessed if guess else tuned
+    return paired(read(study, first, at), read(study, second, at))
