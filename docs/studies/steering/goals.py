@@ -1,5 +1,7 @@
 """What the measurements say about the goals, and the paragraphs at the top."""
 
+# ruff: noqa: E501 - rows of a table and the words of a page are one line each
+
 from page_rates import AVERAGED, COSINE, TITLES
 from reading import FREE, ahead, points
 
