@@ -10,7 +10,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, DataError, ModelError, ResumeError, StructureError
+from lossatlas.errors import (
+    ArgumentError,
+    DataError,
+    LossError,
+    ModelError,
+    ResumeError,
+    StructureError,
+)
+from lossatlas.objective.losses import Supervised
+from lossatlas.workbench.criteria import build_loss
+from lossatlas.workbench.training import train
 
 X, Y = torch.randn(13, 6, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 3
 BATCHES = [(X[:8], Y[:8]), (X[8:], Y[8:])]
@@ -158,3 +168,83 @@ def test_other_things_in_wrong_places_are_named():
         la.plane_through({"a": np.ones(2)}, {"a": np.zeros(2)})
     with pytest.raises(ArgumentError, match=r"no option of compare .did you mean 'engine'"):
         la.compare(objective, objective.params, objective.params, engin="plain")
+
+
+class Gives(nn.Module):
+    """Returns something else than a tensor."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.layer, self.wrap = nn.Linear(6, 3), wrap
+
+    def forward(self, x):
+        return self.wrap(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "kind"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: {"logits": y}, "dict"),
+        (lambda _: None, "NoneType"),
+    ],
+)
+@pytest.mark.parametrize("criterion", [F.cross_entropy, build_loss("cross_entropy")])
+def test_a_model_that_gives_no_tensor_is_named(criterion, wrap, kind):
+    with pytest.raises(LossError, match=rf"returns {kind}, .*picks the tensor") as caught:
+        la.Objective(Gives(wrap), la.supervised(criterion), BATCHES)
+    # The user's own line stays within reach.
+    assert isinstance(caught.value.__cause__, TypeError | AttributeError)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda m: m, r"TypeError: .*takes 1 .*loss\(model, batch\)"),
+        (lambda m, a, b: m, "missing 1 required"),
+        (F.cross_entropy, r"goes in as supervised\(criterion\)"),
+        (la.supervised(lambda a, b, c: a), "missing 1 required"),
+        (lambda m, b: 1 / 0, "ZeroDivisionError.* in test_hostile.py, line"),
+        (la.supervised(lambda a, b: F.cross_entropy(a[:, :2], b)), "out of bounds"),
+    ],
+)
+def test_a_loss_that_fails_is_named(loss, words):
+    with pytest.raises(LossError, match=words):
+        la.Objective(network(), loss, BATCHES)
+    if not isinstance(loss, Supervised):
+        with pytest.raises(LossError, match="failed"):
+            train(network(), BATCHES, loss, steps=1)
+
+
+def test_models_that_do_not_fit_their_batches_are_named():
+    with pytest.raises(LossError, match="mat1 and mat2"):
+        la.Objective(nn.Linear(5, 3), CE, BATCHES)
+    with pytest.raises(ModelError, match="meta device"):
+        la.Objective(nn.Linear(6, 3, device="meta"), CE, BATCHES)
+
+
+def test_a_metric_that_fails_is_named_by_its_name():
+    objective = la.Objective(network(), CE, BATCHES)
+    with pytest.raises(LossError, match=r"metric 'half' failed .*metric\(model, batch\)"):
+        la.map_plane(
+            objective, la.random_plane(objective), points=3, metrics={"half": lambda m: m}
+        )
+
+
+def test_a_loss_without_a_graph_has_no_gradient():
+    objective = la.Objective(network(), lambda m, b: CE(m, b).detach(), BATCHES)
+    with pytest.raises(LossError, match="neither detached"):
+        objective.gradient()
+
+
+def test_more_things_in_wrong_places():
+    objective = la.Objective(network(), CE, BATCHES)
+    plane = la.random_plane(objective)
+    with pytest.raises(ArgumentError, match="is the class CrossEntropyLoss; make one"):
+        la.supervised(nn.CrossEntropyLoss)
+    with pytest.raises(ArgumentError, match="`params` must be names"):
+        la.Objective(network(), CE, BATCHES, params=3)
+    with pytest.raises(ArgumentError, match="`resume` must be the path"):
+        la.map_plane(objective, plane, points=3, resume=3)
+    with pytest.raises(ArgumentError, match="`found` must be what survey"):
+        la.write_report(objective, "never.html")

@@ -162,11 +162,16 @@ def _read(config: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"`config`: '{config}' cannot be read ({error}).") from None
     except yaml.YAMLError as error:
-        line = str(error).splitlines()[-1].strip()
-        raise FileError(f"`config`: '{config}' is not YAML ({line}).") from None
+        raise FileError(f"`config`: '{config}' is not YAML ({_trouble(error)}).") from None
     if found is not None and not isinstance(found, dict):
         raise FileError(f"`config`: '{config}' must hold names and values, as in 'points: 31'.")
     return dict(found or {})
+
+
+def _trouble(error: yaml.YAMLError) -> str:
+    where = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{what}, line {where.line + 1}" if where is not None else what
 
 
 def _assign(merged: dict[str, Any], assignment: str) -> None:

@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lossatlas.errors import DataError, LossError, StochasticError
 from lossatlas.objective.batches import Batch, batch_size, tensors
+from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised
 from lossatlas.objective.memo import remembered_forward
 
@@ -48,6 +49,22 @@ def check_loss(loss: object, batch: Batch) -> Tensor:
     return loss
 
 
+def check_graph(loss: Tensor) -> None:
+    """Require a loss that can be differentiated.
+
+    Args:
+        loss: computed with gradients enabled.
+
+    Raises:
+        LossError: it does not lead back to any parameter.
+    """
+    if not loss.requires_grad:
+        raise LossError(
+            "`loss` does not lead back to the parameters, so it has no gradient; return the "
+            "tensor itself, neither detached nor turned into a number."
+        )
+
+
 def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
     """Walk the data at the present weights, once or twice.
 
@@ -60,10 +77,12 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
 
     Raises:
         DataError: several batches, and one does not say how many examples it holds.
+        LossError: the loss fails, or returns neither a number nor one number an example.
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
-        means, examples = objective.at(None, lambda: _first_pass(objective))
+        with named_failure("`loss`", _remedy(objective.loss)):
+            means, examples = objective.at(None, lambda: _first_pass(objective))
         _check_weights(objective, len(means))
         known = len(examples) == len(means)
         if twice:
@@ -72,6 +91,15 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
             if not _agree(first, second):
                 raise StochasticError(_reason(objective.model, first, second))
     return known
+
+
+def _remedy(loss: object) -> str:
+    if isinstance(loss, Supervised):
+        return "check that they fit: model(input), then criterion(output, target)."
+    return (
+        "it is called as loss(model, batch); a criterion of (output, target) goes in as "
+        "supervised(criterion)."
+    )
 
 
 def _check_weights(objective: "Objective", batches: int) -> None:

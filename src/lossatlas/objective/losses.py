@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lossatlas.errors import ArgumentError
 from lossatlas.objective.batches import Batch
+from lossatlas.objective.foreign import fed_with
 
 Criterion = Callable[..., Tensor]
 
@@ -39,7 +40,9 @@ class Supervised:
             What the criterion returns.
         """
         inputs, targets = _pair(batch)
-        return self.criterion(model(inputs), targets)
+        outputs = model(inputs)
+        with fed_with(outputs):
+            return self.criterion(outputs, targets)
 
     def per_example(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """The loss of each example.
@@ -82,13 +85,16 @@ def supervised(criterion: Criterion) -> Supervised:
         A callable for `Objective`.
 
     Raises:
-        ArgumentError: the criterion cannot be called.
+        ArgumentError: the criterion cannot be called, or is a class.
     """
     if not callable(criterion):
         raise ArgumentError(
             "`criterion` must be a function of (output, target), such as F.cross_entropy; "
             f"got {type(criterion).__name__}."
         )
+    if inspect.isclass(criterion):
+        name = criterion.__name__
+        raise ArgumentError(f"`criterion` is the class {name}; make one of it, as in {name}().")
     return Supervised(criterion)
 
 

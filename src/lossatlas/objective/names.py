@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -32,6 +33,11 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
     every: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if value.is_floating_point()
     }
+    if any(value.is_meta for value in every.values()):
+        raise ModelError(
+            f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
+            "load weights first."
+        )
     if not every:
         raise ModelError(
             f"{type(model).__name__} has no parameters (of real numbers); nothing can move."
@@ -51,7 +57,8 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
 
 
 def _patterns(patterns: str | Iterable[str]) -> list[str]:
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    one = isinstance(patterns, str) or not isinstance(patterns, Iterable)
+    listed: list[Any] = [patterns] if one else list(patterns)
     if not listed or not all(isinstance(pattern, str) for pattern in listed):
         raise ArgumentError(
             f"`params` must be names or patterns of parameters; got {patterns!r}: "

@@ -10,7 +10,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch, batch_size, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
-from lossatlas.objective.determinism import look_at_loss
+from lossatlas.objective.determinism import check_graph, look_at_loss
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
@@ -168,6 +168,7 @@ class Objective(Stage):
             name -> tensor like the parameter; zero where the loss does not depend on it.
 
         Raises:
+            LossError: the loss has no graph: it was detached, or computed outside torch.
             StructureError: names or shapes differ from `.params`.
         """
         here = self.params if params is None else params
@@ -180,6 +181,7 @@ class Objective(Stage):
             for batch in self.each_batch():
                 size = batch_size(batch)
                 mean = self.measure(batch).mean()
+                check_graph(mean)
                 parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
                 for name, part in zip(leaves, parts, strict=True):
                     if part is not None:

@@ -12,6 +12,7 @@ from lossatlas.checks import check_same_structure
 from lossatlas.guard import preserved_attributes, preserved_rng
 from lossatlas.objective.batches import Batch, to_device
 from lossatlas.objective.determinism import check_loss
+from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
@@ -111,8 +112,9 @@ class Stage:
         Yields:
             Each batch.
         """
+        device = self.device
         for batch in self.batches:
-            yield to_device(batch, self.device)
+            yield to_device(batch, device)
 
     def measure(self, batch: Batch) -> Tensor:
         """The loss of one batch at the weights swapped in.
@@ -145,14 +147,17 @@ class Stage:
             One tensor each, shape (batch,) or (), the loss first.
 
         Raises:
-            LossError: neither a number nor one number an example.
+            LossError: neither a number nor one number an example, or a metric fails.
         """
         if not metrics:
             return [self.measure(batch)]
         with remembered_forward(self.model):
             # The loss first: a metric may change what it is handed.
             loss = self.measure(batch)
-            given = [metric(self.model, batch) for metric in metrics.values()]
+            given = []
+            for name, metric in metrics.items():
+                with named_failure(f"metric '{name}'", "it is called as metric(model, batch)."):
+                    given.append(metric(self.model, batch))
             return [loss, *(check_loss(value, batch) for value in given)]
 
     def _walk(self) -> None:

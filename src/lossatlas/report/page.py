@@ -43,7 +43,7 @@ def write_report(
         The path.
 
     Raises:
-        ArgumentError: two sections have the same key.
+        ArgumentError: not a result that has a page, or two sections have the same key.
         FileError: the place cannot be written; nothing is left behind.
     """
     page = render(found, sections=sections)
@@ -65,12 +65,17 @@ def render(
         HTML.
 
     Raises:
-        ArgumentError: two sections have the same key.
+        ArgumentError: not a result that has a page, or two sections have the same key.
     """
     if isinstance(found, Comparison):
         return _typeset(comparison_page(found))
     if isinstance(found, Trainings):
         return _typeset(trainings_page(found))
+    if not isinstance(found, Survey):
+        raise ArgumentError(
+            "`found` must be what survey(), compare() or a comparison of trainings returns; "
+            f"got {type(found).__name__}."
+        )
     return _typeset(_survey_page(found, sections))
 
 

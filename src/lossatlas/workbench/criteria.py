@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lossatlas.checks import check_one_of, nearest
 from lossatlas.errors import ArgumentError, LossError, UnknownNameError
 from lossatlas.objective import Batch, supervised
+from lossatlas.objective.foreign import named_failure
 from lossatlas.workbench.files import reason
 from lossatlas.workbench.specs import find_factory, is_factory, parse_call
 
@@ -74,7 +75,7 @@ def build_loss(
 
     Raises:
         UnknownNameError: an unknown name or task (with the nearest match).
-        ArgumentError: the named thing cannot be called.
+        ArgumentError: the named thing cannot be called, or not with these arguments.
         FileError: the factory's file is missing.
     """
     check_one_of("task", task, DEFAULTS)
@@ -90,7 +91,8 @@ def build_loss(
     call = parse_call("loss", spec)
     found = find_factory("loss", call.name)
     if inspect.isclass(found) or call.args or call.options:
-        made: Callable[..., Tensor] = found(*call.args, **call.options)
+        with named_failure(f"`loss`: '{spec}'", "look at its arguments.", ArgumentError):
+            made: Callable[..., Tensor] = found(*call.args, **call.options)
         return made
     return found
 

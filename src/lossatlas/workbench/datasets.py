@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, nearest
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
+from lossatlas.objective.foreign import named_failure
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.folder import load_folder
 from lossatlas.workbench.images import normalised
@@ -107,7 +108,9 @@ def _digits(examples: int | None, normalise: Normalise) -> Dataset:
 
 def _from_factory(spec: str, examples: int | None, options: dict[str, Any]) -> Dataset:
     call = parse_call("data", spec)
-    made = find_factory("data", call.name)(*call.args, **(call.options | options))
+    make = find_factory("data", call.name)
+    with named_failure(f"`data`: '{spec}'", "look at its code.", DataError):
+        made = make(*call.args, **(call.options | options))
     data = made if isinstance(made, Dataset) else _from_pair(spec, made)
     return data if examples is None else data.take(min(examples, len(data)))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_at_least, check_one_of, nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.objective.foreign import named_failure
 from lossatlas.workbench.chargpt import CharGPT
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.networks import cnn, mlp
@@ -59,7 +60,7 @@ def build_model(
     Raises:
         UnknownNameError: an unknown name or option (with the nearest match).
         ArgumentError: a size that neither the data nor the options give, or that cannot be.
-        ModelError: the factory gives something else than a module.
+        ModelError: the factory fails, or gives something else than a module.
         FileError: the factory's file is missing.
 
     Example:
@@ -167,7 +168,9 @@ def _built(
         wanted = taken if follow else [name for name, given in taken.items() if not given]
         asked = {name: sizes[name] for name in wanted if name in sizes} | asked
         _check_complete(call, taken, asked)
-    with seeded(seed, "initial weights"):
+    remedy = "look at what it is given, or at its code."
+    failing = named_failure(f"`model`: '{call.name}'", remedy, ModelError)
+    with seeded(seed, "initial weights"), failing:
         model = build(*call.args, **asked)
     if not isinstance(model, nn.Module):
         kind = type(model).__name__

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from lossatlas.errors import (
     ModelError,
     UnknownNameError,
 )
+from lossatlas.objective.foreign import named_failure
 
 _FACTORY = re.compile(r"(?P<place>.+):(?P<name>[A-Za-z_]\w*)")
 
@@ -117,6 +118,7 @@ def find_factory(argument: str, spec: str) -> Callable[..., Any]:
     Raises:
         ArgumentError: not of this form, or the name is not callable.
         FileError: the file is missing.
+        ModelError: the code there is not Python, or fails.
         UnknownNameError: there is no such module or no such name in it (with the nearest).
     """
     match = _FACTORY.fullmatch(spec.strip())
@@ -145,7 +147,7 @@ def _import_name(argument: str, name: str) -> ModuleType:
             f"`{argument}` must look like 'package.module:name' or 'path/file.py:name'; "
             f"got the place {name!r}."
         )
-    with _importing_from(Path.cwd()):
+    with _importing_from(Path.cwd()), _running(argument, name):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -171,7 +173,7 @@ def _import_file(argument: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name while the file runs.
     sys.modules[name] = module
-    with _importing_from(path.resolve().parent):
+    with _importing_from(path.resolve().parent), _running(argument, str(path)):
         try:
             spec.loader.exec_module(module)
         except ModuleNotFoundError as error:
@@ -185,6 +187,11 @@ def _missing(argument: str, place: str, error: ModuleNotFoundError) -> MissingDe
     return MissingDependencyError(
         f"`{argument}`: '{place}' imports '{error.name}', which is not installed; install it."
     )
+
+
+def _running(argument: str, place: str) -> AbstractContextManager[None]:
+    what = f"`{argument}`: '{place}'"
+    return named_failure(what, "it runs when it is imported: look at its code.", ModelError)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ModelError
 from lossatlas.guard import preserved_modes, preserved_rng
 from lossatlas.objective import Batch
+from lossatlas.objective.foreign import named_failure
 from lossatlas.rng import derive_seed
 from lossatlas.workbench.criteria import Criterion, Loss, as_loss
 from lossatlas.workbench.optimizers import Optimizer, build_optimizer
@@ -138,6 +139,7 @@ def train(
         ArgumentError: settings that cannot be.
         UnknownNameError: an unknown loss, optimizer or schedule (with the nearest match).
         DataError: no batches.
+        LossError: model or loss fail.
         ModelError: there is nothing to train.
     """
     began = time.perf_counter()
@@ -200,7 +202,8 @@ class _Loop:
         # A seed for each step makes dropout independent of what callbacks draw, and resumable.
         reseed(derive_seed(self.seed, "step", step), self._device())
         self.optimizer.zero_grad(set_to_none=True)
-        value = closure()
+        with named_failure("`loss`", "check that model, loss and data fit."):
+            value = closure()
         log.losses.append(value.item())
         log.rates.append(float(self.optimizer.param_groups[0]["lr"]))
         if not math.isfinite(log.losses[-1]):
