@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+_Where = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -82,6 +84,18 @@ class Moments:
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
+    def _add_row(self, values: NDArray[np.float64], weight: float, where: _Where) -> None:
+        # What `add` does for one point, without the cost of many small arrays.
+        if not math.isfinite(self._shift[where]) and math.isfinite(values[0]):
+            self._shift[where] = values[0]
+        shift = self._shift[where]
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = values - (0.0 if math.isnan(shift) else shift)
+            self._sum[where] += weight * difference.sum()
+            self._squares[where] += weight * np.einsum("u,u->", difference, difference)
+        self._weight[where] += weight * len(values)
+        self._count[where] += len(values)
+
     def _origin(
         self, where: tuple[slice, int], first: NDArray[np.float64]
     ) -> NDArray[np.float64]:
@@ -103,14 +117,16 @@ class Moments:
             points: which points, or which one.
         """
         stacked = isinstance(points, slice)
-        where = points if isinstance(points, slice) else slice(points, points + 1)
         for quantity, values in enumerate(measured):
             units = values.detach().double().cpu().numpy()
             per_example = units.ndim > int(stacked)
-            shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
             weight = 1.0 if per_example else float(size)
             self._single[quantity] &= per_example
-            self.add(shaped, weight, points=where, quantity=quantity)
+            if isinstance(points, slice):
+                shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
+                self.add(shaped, weight, points=points, quantity=quantity)
+            else:
+                self._add_row(units.reshape(-1), weight, (points, quantity))
 
     def mean(self) -> NDArray[np.float64]:
         """The means.

@@ -8,6 +8,7 @@ import torch
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
 from lossatlas.objective import Batch, Moments
+from lossatlas.objective.batches import to_device
 
 
 class PlainEngine:
@@ -106,9 +107,10 @@ def memory(task: Task) -> int:
 def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
     objective = task.objective
     if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
+        device = objective.device
         for index in range(points):
-            for batch in objective.each_batch():
-                yield index, batch
+            for batch in objective.batches:
+                yield index, to_device(batch, device)
         return
     # Batches that are made while walking cost more than moving the weights does.
     for batch in objective.each_batch():
