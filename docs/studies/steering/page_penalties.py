@@ -8,7 +8,7 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
-from penalties import DECAYS, ENDS, GATES, NOISES, ROBUST, SEEDS, STEPS, STRENGTHS, WEIGHTINGS
+from penalties import DECAYS, ENDS, GATES, NOISES, ROBUST, STRENGTHS, WEIGHTINGS
 
 from lossatlas.algebra.estimators import quantile
 from lossatlas.plots import style
@@ -85,7 +85,8 @@ def draw(study, folder):
 
 def _losses(ax, study):
     methods = [m for m in STRENGTHS if m != "plain"]
-    for (kind, label), hue, shift in zip(KINDS.items(), HUES, (-0.14, 0.14), strict=False):
+    labels = ("clean labels", "a fifth drawn at random")
+    for kind, label, hue, shift in zip(KINDS, labels, HUES, (-0.14, 0.14), strict=False):
         for at, method in enumerate(methods):
             d = paired(
                 study.end(kind, method, "test loss"), study.end(kind, "plain", "test loss")
@@ -94,10 +95,10 @@ def _losses(ax, study):
                         ms=5, color=hue, label=label if at == 0 else None)  # fmt: skip
     ax.axvline(0, color=style.INK, lw=0.9)
     ax.set_yticks(range(len(methods)), methods)
-    ax.invert_yaxis()
+    ax.set_ylim(len(methods) + 0.5, -0.6)
     ax.set_xlabel("test loss above that of plain training")
     ax.set_title("Tuned penalties: lower is better", loc="left", fontsize=style.TITLE_SIZE)
-    ax.legend(frameon=False, fontsize=style.LABEL_SIZE)
+    ax.legend(frameon=False, fontsize=style.LABEL_SIZE, loc="lower right")
 
 
 def _curve(ax, x, table, hue, label):
@@ -244,8 +245,3 @@ def tasks(study):
         )
     head = "| | chosen | first task | noisy task | minus equal | minus fixed |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
-
-
-def protocol():
-    """What all of them share, in a sentence."""
-    return f"{SEEDS} seeds, {STEPS} steps"
