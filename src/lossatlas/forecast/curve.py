@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.forecast.numbers import check_length, check_scale, real_array
+from lossatlas.forecast.numbers import check_length, check_scale
 from lossatlas.forecast.rates import per_update
 from lossatlas.forecast.schedules import warmup_length
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]

@@ -9,9 +9,9 @@ from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.law import Law
-from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.schedules import is_monotone, warmup_length
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]

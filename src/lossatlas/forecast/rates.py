@@ -5,8 +5,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.schedules import ramp
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]

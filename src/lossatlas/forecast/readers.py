@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lossatlas.checks import is_number, nearest
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
-from lossatlas.forecast.numbers import real_array
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws import BrokenPowerLaw
-from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.validation import Recipe
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 

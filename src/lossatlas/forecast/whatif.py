@@ -10,10 +10,10 @@ from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law
-from lossatlas.forecast.numbers import real_array
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
 from lossatlas.forecast.sums import log_error
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 

@@ -1,10 +1,12 @@
 """Barriers between all minima, trees cut to size, fields filled, trees compared."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from lossatlas.errors import ArgumentError
+from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree
@@ -44,8 +46,13 @@ def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
 
     Returns:
         The smaller tree: the minima that stay, numbered anew from the deepest.
+
+    Raises:
+        ArgumentError: a length that is not finite.
     """
-    cut = tree.persistences <= (tree.threshold if length is None else length)
+    least = tree.threshold if length is None else length
+    check_finite("length", least, -math.inf)
+    cut = tree.persistences <= least
     # A parent is at least as long as its child, so what stays is closed upwards.
     home = _kept_parents(tree, cut)
     number = np.cumsum(~cut) - 1
@@ -84,7 +91,11 @@ def fill(landscape: Source, length: float, *, connectivity: str = "full") -> Flo
     Returns:
         A field nowhere lower and at most `length` higher, whose bars of degree 0 are those
         longer than `length`; NaN at the walls.
+
+    Raises:
+        ArgumentError: a length that is not finite.
     """
+    check_finite("length", length, -math.inf)
     field = read_field(landscape)
     tree = merge_tree(landscape, connectivity=connectivity)
     cut = tree.persistences <= length

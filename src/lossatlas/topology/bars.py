@@ -5,8 +5,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError
+from lossatlas.reals import real_array
 from lossatlas.topology.field import Floats
 
 
@@ -39,7 +40,7 @@ def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop"
     """
     if isinstance(diagram, HasBars):
         return diagram.bars(dimension, essential=essential)
-    bars = np.asarray(diagram, dtype=np.float64)
+    bars = real_array("diagram", diagram)
     bars = bars.reshape(0, 2) if bars.size == 0 else bars
     if bars.ndim != 2 or bars.shape[1] != 2 or np.isnan(bars).any():
         raise ArgumentError(
@@ -92,6 +93,7 @@ def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
         The bars; those that a cap leaves without length are dropped.
 
     Raises:
+        ArgumentError: `essential` is neither a word nor a level.
         UnknownNameError: `essential` is none of these words.
     """
     if essential == "keep":
@@ -100,6 +102,8 @@ def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
         return bars[np.isfinite(bars[:, 1])]
     if isinstance(essential, str):
         check_one_of("essential", essential, ("drop", "keep", "cap"))
+    elif not is_number(essential) or np.isnan(essential):
+        raise ArgumentError(f"`essential` must be a word or a level; got {essential!r}.")
     level = high if isinstance(essential, str) else float(essential)
     ended = np.stack([bars[:, 0], np.where(np.isposinf(bars[:, 1]), level, bars[:, 1])], axis=1)
     return ended[ended[:, 1] > ended[:, 0]]

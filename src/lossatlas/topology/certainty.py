@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import ndtri
 
+from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Field
 from lossatlas.topology.paired import oscillation_bound
@@ -80,7 +81,7 @@ def check_confidence(confidence: float) -> None:
     Raises:
         ArgumentError: it is not.
     """
-    if not 0.0 < confidence < 1.0:
+    if not is_number(confidence) or not 0.0 < confidence < 1.0:
         raise ArgumentError(
             f"`confidence` must lie strictly between 0 and 1; got {confidence!r}."
         )

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
+from lossatlas.topology.choices import check_finite, read_levels
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
 
 
@@ -20,9 +21,12 @@ def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints
 
     Returns:
         One count a level, essential bars among them.
+
+    Raises:
+        ArgumentError: bad bars, or levels that are NaN or no row.
     """
     births, deaths = np.sort(read_bars(diagram, dimension, "keep"), axis=0).T
-    at = np.asarray(levels, dtype=np.float64)
+    at = read_levels(levels)
     return np.searchsorted(births, at, "right") - np.searchsorted(deaths, at, "right")
 
 
@@ -38,11 +42,12 @@ def euler_curve(landscape: Source, levels: ArrayLike, *, connectivity: str = "fu
         One number a level: the alternating sum of the Betti curves of all degrees.
 
     Raises:
+        ArgumentError: no array of real numbers, or levels that are NaN or no row.
         UnknownNameError: an unknown connectivity.
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     values = read_field(landscape).values
-    at = np.asarray(levels, dtype=np.float64)
+    at = read_levels(levels)
     total = np.zeros(at.shape, dtype=np.int64)
     for number in range(values.ndim + 1):
         for axes in combinations(range(values.ndim), number):
@@ -90,7 +95,7 @@ def persistence_landscape(
         and at most the row above.
 
     Raises:
-        ArgumentError: `depth` below 1, or bad bars.
+        ArgumentError: `depth` below 1, bad bars, or levels that are NaN or no row.
 
     Source: Bubenik, JMLR 16 (2015).
     """
@@ -120,15 +125,20 @@ def silhouette(
     Returns:
         One number a level; zero without bars.
 
+    Raises:
+        ArgumentError: bad bars, a power that is no number >= 0, or levels that are NaN or
+            no row.
+
     Source: Chazal, Fasy, Lecci, Rinaldo, Wasserman, SoCG 2014.
     """
+    check_finite("power", power)
     bars = finite_bars(diagram, dimension, essential)
     if len(bars) == 0:
-        return np.zeros(np.shape(levels))
+        return np.zeros(read_levels(levels).shape)
     weights = (bars[:, 1] - bars[:, 0]) ** power
     return np.asarray(weights @ _tents(bars, levels) / weights.sum())
 
 
 def _tents(bars: Floats, levels: ArrayLike) -> Floats:
-    at = np.asarray(levels, dtype=np.float64)
+    at = read_levels(levels)
     return np.maximum(0.0, np.minimum(at - bars[:, :1], bars[:, 1:] - at))

@@ -5,6 +5,7 @@ import numpy as np
 from lossatlas.checks import check_at_least
 from lossatlas.errors import MissingDependencyError
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
+from lossatlas.topology.choices import check_finite, check_norm
 from lossatlas.topology.field import Floats
 from lossatlas.topology.matching import bottleneck_level, ground_costs, match_bars
 
@@ -33,7 +34,11 @@ def bottleneck(
     Returns:
         The distance, in units of the field. It is at most the greatest difference of the
         two fields.
+
+    Raises:
+        ArgumentError: bad bars, or a `delta` that is no number >= 0.
     """
+    check_finite("delta", delta)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
     rest_a, rest_b, apart = _match_essential(a, b)
     far = float(apart.max(initial=0.0))
@@ -71,8 +76,12 @@ def wasserstein(
         The distance, in units of the field.
 
     Raises:
+        ArgumentError: bad bars, an order or a norm below 1, or a `delta` below 0.
         MissingDependencyError: more than 1,500 bars need gudhi.
     """
+    check_norm("order", order)
+    check_norm("ground", ground)
+    check_finite("delta", delta)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
     rest_a, rest_b, apart = _match_essential(a, b)
     if np.isinf(apart).any():

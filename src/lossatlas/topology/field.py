@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
+from lossatlas.reals import real_array
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -112,9 +113,13 @@ def read_field(source: Source, replicates: ArrayLike | None = None) -> Field:
 def _as_floats(argument: str, source: Any) -> Floats:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
-        # numpy has no bfloat16.
+        # numpy has no bfloat16 and no sparse layout.
+        source = source.to_dense()
         source = (source.double() if source.is_floating_point() else source).numpy()
-    array = np.asarray(source)
+    try:
+        array = np.asarray(source)
+    except ValueError:
+        raise ArgumentError(f"`{argument}` must have rows of one length.") from None
     if array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ArgumentError(
             f"`{argument}` must be an array of real numbers with at least one dimension; "
@@ -124,7 +129,7 @@ def _as_floats(argument: str, source: Any) -> Floats:
 
 
 def _replicate_errors(replicates: ArrayLike, values: Floats, finite: Bools) -> Floats:
-    maps = np.asarray(replicates, dtype=np.float64)
+    maps = real_array("replicates", replicates)
     if maps.ndim < 1 or maps.shape[1:] != values.shape or len(maps) == 0:
         raise ArgumentError(
             "`replicates` must be maps on the grid of the landscape, of shape (count, "

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.reals import real_array
 from lossatlas.topology.basins import Basins, descend, lowest_passes, value_order
+from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats, Ints
 
 
@@ -64,8 +66,8 @@ def graph(
         The filtration. It may have several connected parts.
 
     Raises:
-        ArgumentError: shapes do not fit, a vertex number is out of range, or edges lie
-            below their ends (how many).
+        ArgumentError: shapes do not fit, a negative error, a vertex number is out of
+            range, or edges lie below their ends (how many).
         DataError: no vertex with a finite value.
 
     Example:
@@ -75,14 +77,15 @@ def graph(
         array([[0.5, 3. ],
                [1. , 2. ]])
     """
-    levels = np.asarray(values, dtype=np.float64)
-    ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+    levels = real_array("values", values)
+    ends = _read_edges(edges)
+    check_finite("error", error)
     _check_vertices(levels, ends)
     levels = np.where(np.isfinite(levels), levels, np.inf)
     floor = np.maximum(levels[ends[:, 0]], levels[ends[:, 1]])
     if heights is None:
         return Graph(levels, ends, floor, error=error)
-    tops = np.asarray(heights, dtype=np.float64)
+    tops = real_array("heights", heights)
     if tops.shape != floor.shape:
         raise ArgumentError(
             f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
@@ -97,6 +100,16 @@ def graph(
             "them; pass the maximum of the loss along each path, its ends included."
         )
     return Graph(levels, ends, np.maximum(tops, floor), error=error)
+
+
+def _read_edges(edges: ArrayLike) -> Ints:
+    ends = real_array("edges", edges)
+    ends = ends.reshape(0, 2) if ends.size == 0 else ends
+    if ends.ndim != 2 or ends.shape[1] != 2 or not (ends % 1 == 0).all():
+        raise ArgumentError(
+            f"`edges` must be pairs of vertex numbers, (edges, 2); got shape {ends.shape}."
+        )
+    return ends.astype(np.int64)
 
 
 def _check_vertices(values: Floats, edges: Ints) -> None:
@@ -137,12 +150,12 @@ def checkpoints(
     Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
     least height from which a lower one is reached).
     """
-    levels = np.asarray(losses, dtype=np.float64)
+    levels = real_array("losses", losses)
     if isinstance(heights, Mapping):
-        edges = np.array(list(heights), dtype=np.int64).reshape(-1, 2)
+        edges = _read_edges(list(heights))
         tops = np.array(list(heights.values()), dtype=np.float64)
     else:
-        edges, tops = _from_matrix(np.asarray(heights, dtype=np.float64), levels.size)
+        edges, tops = _from_matrix(real_array("heights", heights), levels.size)
     return replace(graph(levels, edges, tops, error=error), made="checkpoints")
 
 

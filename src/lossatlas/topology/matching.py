@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.choices import check_norm
 from lossatlas.topology.field import Floats, Ints
 
 
@@ -53,7 +54,12 @@ def match_bars(
 
     Returns:
         The matching. Exact; cubic in the number of bars.
+
+    Raises:
+        ArgumentError: bad bars, or an order or a norm below 1.
     """
+    check_norm("order", order)
+    check_norm("ground", ground)
     a, b = (finite_bars(source, dimension, essential) for source in (first, second))
     cost, stay_a, stay_b = ground_costs(a, b, ground)
     if np.isinf(order):

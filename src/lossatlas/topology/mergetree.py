@@ -99,7 +99,7 @@ class MergeTree:
             ArgumentError: no such minimum.
         """
         for name, number in (("i", i), ("j", j)):
-            if not 0 <= number < len(self):
+            if not isinstance(number, int | np.integer) or not 0 <= number < len(self):
                 raise ArgumentError(
                     f"`{name}` must be the number of a minimum, 0 to {len(self) - 1}; "
                     f"got {number!r}."

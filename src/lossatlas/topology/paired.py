@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
+from lossatlas.reals import real_array
 from lossatlas.topology.field import Floats
 
 
@@ -32,7 +33,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     Source: Chernozhukov, Chetverikov, Kato, Ann. Statist. 41 (2013), arXiv:1212.6906.
     """
     check_at_least("count", count, 1)
-    losses = np.asarray(examples, dtype=np.float64)
+    losses = real_array("examples", examples)
     if losses.ndim < 2 or len(losses) < 2:
         raise ArgumentError(
             "`examples` must be losses of shape (examples, ...), of two examples or more; got "

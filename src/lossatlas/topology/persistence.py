@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_one_of
 from lossatlas.topology.certainty import certainty_threshold, check_confidence
+from lossatlas.topology.choices import check_degrees
 from lossatlas.topology.cubical import elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import CONNECTIVITIES, Field, Source, read_field
@@ -46,8 +47,8 @@ def persistence(
         The diagram. Bars of length 0 are left out.
 
     Raises:
-        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, or replicates on another grid.
+        ArgumentError: not an array of real numbers, bad degrees, a confidence outside
+            (0, 1), too few replicates for it, or replicates on another grid.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
         MissingDependencyError: a degree above 0 of a grid that is not a plane needs gudhi.
@@ -59,6 +60,7 @@ def persistence(
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_confidence(confidence)
+    dimensions = check_degrees(dimensions)
     if isinstance(landscape, Graph):
         return _graph_diagram(landscape)
     field = read_field(landscape, replicates)

@@ -5,7 +5,10 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist, squareform
 
-from lossatlas.errors import ArgumentError, DataError, MissingDependencyError
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError, MissingDependencyError
+from lossatlas.reals import real_array
+from lossatlas.topology.choices import check_degrees, read_places
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import Floats, Ints
 
@@ -32,7 +35,8 @@ def rips(
         The diagram; births of degree 0 are 0; equal points add no bar.
 
     Raises:
-        ArgumentError: not exactly one of points and distances, or a bad matrix.
+        ArgumentError: not exactly one of points and distances, a bad matrix, bad degrees, or
+            a negative reach.
         DataError: no points, or coordinates that are not finite.
         MissingDependencyError: a degree above 0 needs gudhi.
 
@@ -40,6 +44,9 @@ def rips(
         >>> rips([[0.0], [1.0], [3.0]], dimensions=(0,)).deaths
         array([inf,  2.,  1.])
     """
+    dimensions = check_degrees(dimensions)
+    if not is_number(reach) or not reach >= 0:
+        raise ArgumentError(f"`reach` must be a number >= 0 or infinity; got {reach!r}.")
     matrix = read_distances(points, distances)
     parts: dict[int, Floats] = {}
     higher = [k for k in dimensions if k > 0]
@@ -67,7 +74,7 @@ def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Flo
     if (points is None) == (distances is None):
         raise ArgumentError("Exactly one of `points` and `distances` must be given.")
     if distances is not None:
-        matrix = np.asarray(distances, dtype=np.float64)
+        matrix = real_array("distances", distances)
         square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] > 0
         if not square or not np.array_equal(matrix, matrix.T) or not (matrix >= 0).all():
             raise ArgumentError(
@@ -75,12 +82,8 @@ def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Flo
                 f"got shape {matrix.shape}."
             )
         return matrix
-    cloud = np.asarray(points, dtype=np.float64)
-    if cloud.ndim != 2 or cloud.size == 0 or not np.isfinite(cloud).all():
-        raise DataError(
-            "`points` must be finite coordinates of shape (points, dimensions), at least one "
-            f"point; got shape {cloud.shape}."
-        )
+    assert points is not None
+    cloud = read_places(points)
     return squareform(pdist(cloud)) if len(cloud) > 1 else np.zeros((1, 1))
 
 

@@ -10,6 +10,7 @@ from scipy.spatial import Delaunay, QhullError, cKDTree
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
+from lossatlas.topology.choices import read_places
 from lossatlas.topology.field import Floats, Ints
 from lossatlas.topology.filtration import Graph, graph
 
@@ -48,8 +49,8 @@ def scattered(
     check_one_of("method", method, ("auto", "delaunay", "knn"))
     if neighbours is not None:
         check_at_least("neighbours", neighbours, 1)
-    places = np.asarray(points, dtype=np.float64)
-    _check_points(places, np.shape(values))
+    places = read_places(points)
+    _check_values(places, np.shape(values))
     # Repeated points would break Delaunay and fool nearest neighbours: one stands for all.
     distinct, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1)
@@ -60,12 +61,7 @@ def scattered(
     return replace(lower_star, made=made, points=places)
 
 
-def _check_points(points: Floats, values_shape: tuple[int, ...]) -> None:
-    if points.ndim != 2 or points.size == 0 or not np.isfinite(points).all():
-        raise DataError(
-            "`points` must be finite coordinates of shape (points, dimensions), at least one "
-            f"point; got shape {points.shape}."
-        )
+def _check_values(points: Floats, values_shape: tuple[int, ...]) -> None:
     if values_shape != points.shape[:1]:
         raise DataError(
             f"`values` must have one number a point, shape {points.shape[:1]}; "

@@ -7,6 +7,7 @@ import numpy as np
 
 from lossatlas.errors import DataError
 from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.choices import check_finite, check_norm
 
 
 def total_persistence(
@@ -22,7 +23,11 @@ def total_persistence(
 
     Returns:
         The sum (not its root).
+
+    Raises:
+        ArgumentError: bad bars, or an order that is no number >= 0.
     """
+    check_finite("order", order)
     return float((_lengths(diagram, dimension, essential) ** order).sum())
 
 
@@ -45,7 +50,12 @@ def amplitude(
 
     Returns:
         The distance; for `order` infinity and `ground` infinity half the longest bar.
+
+    Raises:
+        ArgumentError: bad bars, or an order or a norm below 1.
     """
+    check_norm("order", order)
+    check_norm("ground", ground)
     # A point lies half its length, along each axis, from the nearest point of the diagonal.
     apart = _lengths(diagram, dimension, essential) * 2.0 ** (1.0 / ground - 1.0)
     return float(np.linalg.norm(apart, order)) if apart.size else 0.0
@@ -74,7 +84,9 @@ def entropy(
     lengths = _lengths(diagram, dimension, essential)
     if lengths.size < 2:
         return 0.0
-    shares = lengths / lengths.sum()
+    # In shares of the longest, for the sum of the longest floats is no float.
+    shares = lengths / lengths.max()
+    shares /= shares.sum()
     # A share may underflow; x log x goes to 0 there.
     shares = shares[shares > 0]
     value = float(-(shares * np.log(shares)).sum())

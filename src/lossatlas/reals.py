@@ -1,0 +1,34 @@
+"""What came, as an array of real numbers, or a sentence that says why it is none."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.errors import DataError
+
+
+def real_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64]:
+    """An own array of floats.
+
+    Args:
+        argument: its name, for the message.
+        value: numbers, nested as deep as they are.
+        label: words for the message that say whose they are.
+
+    Returns:
+        The numbers in double precision; values that are not finite are kept.
+
+    Raises:
+        DataError: text, dates, complex numbers, or rows of different lengths.
+    """
+    try:
+        found = np.asarray(value)
+        real = found.astype(np.float64) if found.dtype.kind not in "cmM" else None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"`{argument}`{label} must hold real numbers in rows of one length ({error})."
+        ) from None
+    if real is None:
+        raise DataError(f"`{argument}`{label} must hold real numbers; got {found.dtype}.")
+    return real

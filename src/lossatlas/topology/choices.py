@@ -1,0 +1,109 @@
+"""What a user chooses: degrees, orders of norms, relative errors, levels, places."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lossatlas.checks import check_at_least, is_number
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.reals import real_array
+from lossatlas.topology.field import Floats
+
+FARTHEST = 1e150  # coordinates whose squares are still numbers
+
+
+def check_degrees(dimensions: Any) -> tuple[int, ...]:
+    """Require degrees of homology: distinct whole numbers from 0.
+
+    Args:
+        dimensions: what came.
+
+    Returns:
+        The degrees.
+
+    Raises:
+        ArgumentError: not a sequence of them, or one twice.
+    """
+    if not isinstance(dimensions, tuple | list):
+        raise ArgumentError(
+            f"`dimensions` must be degrees in a tuple, (0, 1) say; got {dimensions!r}."
+        )
+    for degree in dimensions:
+        check_at_least("dimensions", degree, 0)
+    if len(set(dimensions)) < len(dimensions):
+        raise ArgumentError(f"`dimensions` must name each degree once; got {dimensions!r}.")
+    return tuple(dimensions)
+
+
+def check_norm(argument: str, order: Any) -> None:
+    """Require the order of a norm.
+
+    Args:
+        argument: how the caller calls it.
+        order: what came.
+
+    Raises:
+        ArgumentError: not a number of at least 1; infinity is one.
+    """
+    if not is_number(order) or not order >= 1:
+        raise ArgumentError(f"`{argument}` must be a number >= 1 or infinity; got {order!r}.")
+
+
+def check_finite(argument: str, value: Any, least: float = 0.0) -> None:
+    """Require a finite number of at least `least`.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+        least: the least that works; minus infinity where any does.
+
+    Raises:
+        ArgumentError: not a number, not finite, or too small.
+    """
+    if not is_number(value) or not math.isfinite(value) or value < least:
+        bound = f" >= {least:g}" if math.isfinite(least) else ""
+        raise ArgumentError(f"`{argument}` must be a finite number{bound}; got {value!r}.")
+
+
+def read_levels(levels: ArrayLike) -> Floats:
+    """Levels at which a function is wanted.
+
+    Args:
+        levels: one, or a row of them; infinity is one.
+
+    Returns:
+        The levels, of no dimension or one.
+
+    Raises:
+        ArgumentError: NaN, or a table.
+        DataError: no real numbers.
+    """
+    at = real_array("levels", levels)
+    if at.ndim > 1 or np.isnan(at).any():
+        raise ArgumentError(
+            f"`levels` must be a row of numbers without NaN; got shape {at.shape}."
+        )
+    return at
+
+
+def read_places(points: ArrayLike) -> Floats:
+    """Coordinates of points whose distances are numbers too.
+
+    Args:
+        points: (points, dimensions).
+
+    Returns:
+        The coordinates.
+
+    Raises:
+        DataError: none, not finite, so large that a distance overflows, or no table.
+    """
+    places = real_array("points", points)
+    if places.ndim != 2 or places.size == 0 or not (np.abs(places) < FARTHEST).all():
+        raise DataError(
+            "`points` must be finite coordinates of shape (points, dimensions), at least one "
+            f"point; got shape {places.shape}; none may lie beyond {FARTHEST:g}."
+        )
+    return places
