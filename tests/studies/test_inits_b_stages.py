@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from test_inits_a_resume import die, killed
 
 from lossatlas import store
 from lossatlas.errors import ArgumentError, DataError, FileError, ModelError
+from lossatlas.plots import canvas
 from lossatlas.plots.inits import plot_choice, plot_predicted, plot_scores
-from lossatlas.studies.inits import stages
+from lossatlas.studies.inits import figures, stages
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.features.gather import Measure
 from lossatlas.studies.inits.files import path_of
@@ -58,23 +60,21 @@ def scored(study):
     return features, quality
 
 
-def test_a_run_that_died_goes_on_with_the_same_bits(study, scored, tmp_path, monkeypatch):
+def test_killed_features_go_on_with_the_same_bits(study, scored, tmp_path, monkeypatch):
     settings, subject, labels = study
     elsewhere, table = settings.model_copy(update={"folder": tmp_path}), Measure.table
     seen = []
 
     def dying(self, candidates):
-        if len(seen) == 1:
-            raise KeyboardInterrupt
         seen.append(len(candidates))
-        return table(self, candidates)
+        return die() if len(seen) == 2 else table(self, candidates)
 
-    monkeypatch.setattr(Measure, "table", dying)
-    with pytest.raises(KeyboardInterrupt):
-        stages.measure_features(elsewhere, subject, labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(Measure, "table", dying)
+        killed(lambda: stages.measure_features(elsewhere, subject, labels))
     monkeypatch.setattr(Measure, "table", lambda s, c: (seen.append(len(c)), table(s, c))[1])
     again = stages.measure_features(elsewhere, subject, labels)
-    assert seen == [15, 15]  # the first piece was not computed again
+    assert seen == [15]  # the first piece was not computed again
     assert np.array_equal(again.values, scored[0].values, equal_nan=True)
     assert again.names == scored[0].names
 
@@ -89,10 +89,14 @@ def test_the_table_names_every_split_and_what_it_costs(scored):
 
 
 @pytest.mark.parametrize("form", ["png", "html"])
-def test_pictures_of_what_is_there(study, scored, form):
+def test_pictures_of_what_is_there_also_after_a_kill(study, scored, form, monkeypatch):
+    monkeypatch.setitem(canvas.RC, "savefig.dpi", 40)
+    monkeypatch.setattr(figures, "SIDE", 5)
     settings = study[0].model_copy(
         update={"figures": study[0].figures.model_copy(update={"format": form})}
     )
+    if form == "png":
+        killed(lambda: stages.draw_figures(settings, progress=die))
     told = []
     paths = stages.draw_figures(settings, progress=told.append)
     names = ("landscapes", "persistence", "scores-pooled", "predicted", "choosing")

@@ -24,6 +24,8 @@ from lossatlas.studies.inits.surrogates.result import Surrogates
 from lossatlas.topology import persistence
 
 Progress = Callable[[str], object]
+# Points along each side of a landscape.
+SIDE = 25
 _BEST = ("scheme + scale", "topology", "scheme + scale + topology")
 
 
@@ -136,7 +138,7 @@ def _landscapes(
         origin = subject.initialiser.draw(candidate)
         plane = random_plane(objective, origin=origin, seed=settings.seed)
         name = f"{word}: {candidate.scheme} x {candidate.scale:.2f}"
-        maps.append((name, map_plane(objective, plane, span=1.0, points=25)))
+        maps.append((name, map_plane(objective, plane, span=1.0, points=SIDE)))
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
     for ax, (name, land) in zip(axes, maps, strict=True):
         plot_contour(land, ax=ax)

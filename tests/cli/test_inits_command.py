@@ -1,0 +1,130 @@
+"""`lossatlas inits` as a user types it: five stages, two halves, a ranking, bad input."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from test_survey_command import call
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SMALL = (
+    "--model", "mlp(4)", "--examples", "100", "--quiet", "--set", "probe=20",
+    "--set", "generate.samples=60", "--set", "surrogate.kinds=['subspace']",
+    "--set", "surrogate.anchors=1", "--set", "surrogate.points=8",
+    "--set", "label.samples=24", "--set", "label.budgets=[1,2]",
+    "--set", "label.orders=2", "--set", "label.schemes=['normal','orthogonal']",
+    "--set", "quality.heads=[]", "--set", "quality.folds=2", "--set", "quality.planes=1",
+    "--set", "quality.points=3", "--set", "quality.radii=[0.5]",
+    "--set", "quality.scattered=20", "--set", "quality.resamples=10",
+)  # fmt: skip
+
+
+def inits(monkeypatch, capsys, *arguments):
+    return call(monkeypatch, capsys, "inits", *arguments)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("inits")
+
+
+def test_stages_one_by_one_remember_what_they_were_told(monkeypatch, capsys, folder):
+    where = ("--folder", folder)
+    code, text, error = inits(monkeypatch, capsys, "generate", *where, *SMALL, "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert (found["pairs"], found["fresh"], found["non_finite"]) == (60, True, 0)
+    # The settings are those that the folder remembers.
+    code, text, error = inits(monkeypatch, capsys, "fit-surrogate", *where, "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["kinds"]["subspace"]["spearman"]["pooled"][0] is None
+    assert found["true_cpu_seconds"] > 0
+    code, text, error = inits(monkeypatch, capsys, "label", *where)
+    assert code == 0, error
+    assert "96 trainings, 0 diverged" in text
+    assert "labels.nc" in text.replace("\n", "")
+
+
+def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
+    monkeypatch.setattr("lossatlas.studies.inits.figures.draw", lambda *a, **k: [folder / "x"])
+    code, text, error = inits(
+        monkeypatch, capsys, "run", "--stage", 2, "--folder", folder, *SMALL, "--json"
+    )
+    assert code == 0, error
+    found = json.loads(text)
+    assert list(found) == ["label", "fit-quality", "figures"]
+    assert set(found["fit-quality"]["scores"]) == {"pooled", "leave-scheme-out"}
+    code, text, error = inits(monkeypatch, capsys, "fit-quality", "--folder", folder)
+    assert code == 0
+    assert "is there already" in error
+    assert "pooled: scheme + scale" in text
+
+
+def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
+    code, text, error = inits(
+        monkeypatch, capsys, "rank", "--candidates", 8, "--folder", tmp_path, *SMALL, "--json"
+    )
+    assert code == 0, error
+    found = json.loads(text)
+    assert len(found["ranking"]) == 8
+    assert found["trust"]
+    assert len(found["agreement"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit-surrogate",), "make it first: lossatlas inits generate --folder"),
+        (("fit-quality",), "make it first: lossatlas inits label --folder"),
+        (("figures",), "make it first: lossatlas inits label --folder"),
+        (("generate", "--set", "generate.schemes={'xavier_normel': 1}"), "xavier_normal"),
+        (("label", "--set", "label.schemes=['lsuw']"), "did you mean 'lsuv'"),
+        (("label", "--set", "label.budgets=[2,1]"), "growing numbers of epochs"),
+        (("label", "--set", "label.lr=1e30"), "diverged; lower the learning rate"),
+        (("generate", "--n-samples", 3), "generate.samples"),
+        (("generate", "--executor", "slurm"), "executor"),
+        (("run", "--stage", 3), "`stage` must be one of '1', '2'; got '3'"),
+        (("rank", "--candidates", 2), "`candidates` must be a whole number >= 8"),
+        (("rank", "--set", "label.lr=1e30"), "trainings diverged"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, message):
+    first, *rest = arguments
+    code, text, error = inits(
+        monkeypatch, capsys, first, "--folder", tmp_path, *SMALL, *rest, "--json"
+    )
+    assert code == 2
+    assert text == ""
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_files_of_other_settings_are_refused(monkeypatch, capsys, folder):
+    code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 30, "--folder", folder)
+    assert code == 2
+    assert "label.samples is 24 there, 30 here" in error
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "command"),
+    [
+        ("01_generate_init_data", "--n_samples", ["generate", "--n-samples"]),
+        ("02_train_loss_predictor", "--epochs", ["fit-surrogate", "--epochs"]),
+        ("03_generate_quality_data", "--n_samples", ["label", "--n-samples"]),
+        ("04_train_quality_predictor", "--epochs", ["fit-quality", "--epochs"]),
+        ("05_generate_figures", "--format", ["figures", "--format"]),
+    ],
+)
+def test_published_flags_open_the_same_doors(monkeypatch, script, given, command):
+    seen = []
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr("lossatlas.cli.app.main", lambda: seen.append(sys.argv))
+    sys.modules.pop("door", None)
+    monkeypatch.setattr(sys, "argv", [script, given, "png", "--folder", "x"])
+    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    sys.modules.pop("door", None)
+    assert [argv[1:] for argv in seen] == [["inits", *command, "png", "--folder", "x"]]
