@@ -1,11 +1,15 @@
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
+import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.topology import (
     certain_basins,
@@ -132,3 +136,20 @@ def test_bad_replicates_are_named():
             replicate_maps(bad)
     with pytest.raises(ArgumentError, match="count"):
         replicate_maps(np.ones((3, 4)), count=0)
+
+
+def test_the_guide_from_an_objective_to_a_sharper_threshold():
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 3, generator=draw), torch.randint(0, 2, (64,), generator=draw)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [(x, y)])
+    plane = la.random_plane(objective, seed=0)
+    land = la.map_plane(objective, plane, span=0.2, points=5)
+    points = [plane.point(at) for at in itertools.product(*land.axes)]
+    losses = torch.stack([objective.example_losses(p) for p in points], dim=1)
+    losses = losses.reshape(-1, *land.values.shape)
+    np.testing.assert_allclose(losses.mean(0), land.values, rtol=1e-5)
+    bars = la.persistence(losses.mean(0), replicates=replicate_maps(losses))
+    assert 0 < bars.threshold < la.persistence(land).threshold / 2
