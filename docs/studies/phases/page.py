@@ -81,7 +81,7 @@ def _measure(ax, plane, name):
 def _short_number(value):
     if not np.isfinite(value):
         return "-"
-    return f"{value:.2g}" if abs(value) >= 0.01 else f"{value:.3f}"
+    return f"{value:.2g}" if abs(value) >= 0.01 else f"{value:.1g}"
 
 
 def _phases(ax, plane):

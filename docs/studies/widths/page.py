@@ -112,6 +112,23 @@ def results(study):
     return found
 
 
+def wide_results(study):
+    """The numbers of the table of wide networks.
+
+    Returns:
+        Plain values; sharpness has the axes family, width, rate, step read.
+    """
+    return {
+        "families": study.families,
+        "widths": study.widths,
+        "rates": study.rates,
+        "seeds": len(study.seeds),
+        "read": study.read,
+        "sharpness": study.sharpness.mean(3).tolist(),
+        "deviation": [study.deviation(f, study.rates[0])[0].value for f in study.families],
+    }
+
+
 def _edge(study, row):
     """The lowest rate at which all seeds end within 25 % of the edge, for each width."""
     close = np.abs(study.sharpness[row, :, :, :, -1] / 2 - 1) < 0.25
@@ -182,6 +199,7 @@ The lowest rate at which every seed ends within a quarter of the edge (2):
 |---{rule}|
 {edges}
 
+{_wide(found["wide"])}
 ## What to keep in mind
 
 - {len(study.seeds)} seeds: intervals are wide. They hold the spread over initial weights alone, not that a line is a rough
@@ -191,6 +209,27 @@ The lowest rate at which every seed ends within a quarter of the edge (2):
   training for reasons of its own, and with Adam other rules hold.
 - ReLU networks that jump far die (all outputs zero, sharpness zero); they count as finished
   trainings with the loss of doing nothing.
+"""
+
+
+def _wide(found):
+    head = " | ".join(f"{w}" for w in found["widths"])
+    lines = [
+        f"| {TITLES[family]} | {rate:g} | "
+        + " | ".join(", ".join(f"{v:.2f}" for v in width[r]) for width in table)
+        + " |"
+        for family, table in zip(found["families"], found["sharpness"], strict=True)
+        for r, rate in enumerate(found["rates"])
+    ]
+    return f"""## Wider
+
+The same at widths of up to {found["widths"][-1]}, with 512 examples and {found["seeds"]} seeds: rate x largest
+eigenvalue after {", ".join(map(str, found["read"]))} steps. Under muP every width climbs to the edge; under NTK sharpness does
+not climb at all, it stays or falls from where it began.
+
+| | rate | {head} |
+|---|---{"|---" * len(found["widths"])}|
+{chr(10).join(lines)}
 """
 
 

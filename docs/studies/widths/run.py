@@ -36,8 +36,18 @@ def main() -> None:
         resume=asked.out / "parts" / f"widths{'-quick' if asked.quick else ''}.sqlite",
         progress=_log.info,
     )
+    # Widths at which a limit would show, at two rates.
+    wide = sharpness_consistency(
+        load_dataset("digits", examples=512, normalise="standardised"),
+        ("mup", "ntk"),
+        widths=(16, 32) if asked.quick else (64, 256, 768),
+        rates=(5.0, 10.0),
+        seeds=2,
+        resume=asked.out / "parts" / f"wide{'-quick' if asked.quick else ''}.sqlite",
+        progress=_log.info,
+    )
     page.draw(study, asked.out)
-    results = page.results(study)
+    results = page.results(study) | {"wide": page.wide_results(wide)}
     (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (asked.out / "README.md").write_text(page.text(study, results))
 
