@@ -139,7 +139,26 @@ BAD = [
     (["--lr", "nan"], "`lr`"),
     (["--seed", "-1"], "`seed`"),
     (["--out", "/dev/null/x"], "/dev/null/x"),
+    (["--model", "mine.py:pair"], "the model returns tuple"),
+    (["--model", "mine.py:pair", "--set", "train.steps=2"], "the model returns tuple"),
+    (["--model", "mine.py:fails"], "'mine.py:fails' failed (RuntimeError: no in mine.py, line"),
+    (["--model", "broken.py:make"], "'broken.py' failed (ZeroDivisionError"),
+    (["--data", "mine.py:fails"], "'mine.py:fails' failed (RuntimeError: no"),
+    (["--loss", "mine.py:three"], "missing 1 required positional argument"),
+    (["--loss", "torch.nn:MSELoss(sum=1)"], "unexpected keyword argument"),
 ]
+_MINE = """
+import torch
+class Pair(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)), x
+def pair():
+    return Pair(64, 10)
+def fails():
+    raise RuntimeError("no")
+def three(output, target, weights):
+    return output.sum()
+"""
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda a: str(a)[:40])
@@ -150,6 +169,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     (tmp_path / "truncated.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     (tmp_path / "evil.pt").write_bytes(b"\x80\x04cos\nsystem\n.")
     (tmp_path / "bad.yaml").write_text("points: [1, 2")
+    (tmp_path / "mine.py").write_text(_MINE)
+    (tmp_path / "broken.py").write_text("1 / 0")
     code, out, error = call(monkeypatch, capsys, "survey", *SMALL, *arguments)
     assert code == 2
     assert out == ""

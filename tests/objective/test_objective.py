@@ -118,6 +118,30 @@ def test_frozen_parameters_stay_unless_asked_for():
     assert case.objective(params=["0.*"]).names == ("0.weight", "0.bias")
 
 
+class _Adapted(nn.Module):
+    """A frozen layer with a low-rank adapter beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(6, 3).requires_grad_(False)
+        self.lora_a, self.lora_b = nn.Linear(6, 2, bias=False), nn.Linear(2, 3, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.lora_b(self.lora_a(x))
+
+
+@pytest.mark.parametrize("engine", ["plain", "streaming"])
+def test_a_map_of_an_adapter_moves_nothing_else(engine):
+    model, batch = _Adapted(), (torch.randn(9, 6), torch.arange(9) % 3)
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [batch], params="*lora_*")
+    assert objective.names == ("lora_a.weight", "lora_b.weight")
+    plane = la.random_plane(objective, seed=1)
+    land = la.map_plane(objective, plane, points=3, adaptive=False, engine=engine)
+    moved = model.state_dict() | plane.point((1.0, -1.0))
+    there = torch.func.functional_call(model, moved, batch[0])
+    assert land.values[2, 0] == pytest.approx(F.cross_entropy(there, batch[1]).item(), rel=1e-6)
+
+
 def test_mapping_like_batches_of_transformers_work():
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
