@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from problems import PROBLEMS
+from surrogates import SETTINGS as SURROGATES
 
 from lossatlas import store
 from lossatlas.plots import canvas
 from lossatlas.plots.inits import plot_choice, plot_scores
 from lossatlas.studies.inits.figures import draw
 from lossatlas.studies.inits.quality import Quality
+from lossatlas.studies.inits.surrogates.result import VIEWS, Surrogates
 
 HERE = Path(__file__).parent
+# Losses of a landscape, and initialisations that share the data and the fit, as published.
+ASKED = (2000, 200)
 SHOWN = (
     "scheme + scale",
     "norm",
@@ -69,6 +73,8 @@ def main(folder: Path) -> None:
         found[name]["features"] = significant(quality)
         write(name, quality)
         pictures(name, quality)
+    if (SURROGATES.folder / "surrogate.nc").is_file():
+        found["surrogates"] = surrogates(store.load(SURROGATES.folder / "surrogate.nc"))
     for path in draw(PROBLEMS["mnist"](folder)):
         if path.stem in {"landscapes", "persistence", "predicted"}:
             (HERE / path.name).write_bytes(path.read_bytes())
@@ -164,9 +170,46 @@ def pictures(name: str, quality: Quality) -> None:
             if choice in keep or choice.startswith(("halving", "train"))
         ]
         names = [quality.choices[k].removesuffix(" / ridge") for k in shown]
-        ax = plot_choice(names, quality.selection[shown], group=quality.group)
+        numbers = quality.selection[shown]
+        strong = ("mean", "scheme + scale", "topology", "scheme + scale + topology")
+        ax = plot_choice(names, numbers, group=quality.group, strong=strong)
         ax.figure.savefig(HERE / f"{name}-choosing.png", dpi=130)
         plt.close("all")
+
+
+def surrogates(result: Surrogates) -> dict[str, object]:
+    """Print how well the loss is predicted and at what cost, and draw it.
+
+    Args:
+        result: of stage 2.
+
+    Returns:
+        The numbers.
+    """
+    out, rows = sys.stdout, {}
+    out.write("\n### predictors of the loss\n")
+    out.write("| predictor | " + " | ".join(VIEWS) + " | CPU s, fit | CPU s, landscape |\n")
+    out.write("|---|" + "---|" * (len(VIEWS) + 2) + "\n")
+    for place, kind in enumerate(result.kinds):
+        views = {view: list(map(float, result.spearman(kind, view))) for view in VIEWS}
+        fit, cost = float(result.seconds[place, 1]), result.cost(kind, *ASKED)
+        cells = [interval(views[view]) for view in VIEWS]
+        out.write(f"| {kind} | {' | '.join(cells)} | {fit:.3g} | {cost:.3g} |\n")
+        rows[kind] = {"spearman": views, "cpu_seconds": list(map(float, result.seconds[place]))}
+        rows[kind] |= {"landscape": cost, "error": result.error(kind)}
+    true = result.true_seconds * ASKED[0] / 1000
+    out.write(f"| true losses | | | | 0 | {true:.3g} |\n")
+    names = [f"{kind}, {view}" for kind in result.kinds for view in VIEWS]
+    ax = plot_scores(
+        names,
+        [result.spearman(kind, view) for kind in result.kinds for view in VIEWS],
+        title="Predicting the loss from the weights",
+        label="rank correlation on held-out points, 95 % interval",
+        strong=[name for name in names if name.endswith(VIEWS[-1])],
+    )
+    ax.figure.savefig(HERE / "surrogates.png", dpi=130)
+    plt.close("all")
+    return {"kinds": rows, "true landscape": true, "asked": ASKED}
 
 
 def rounded(value: object) -> object:

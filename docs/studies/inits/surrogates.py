@@ -1,7 +1,7 @@
 """Stages 1 and 2 of the study, resumable: `python docs/studies/inits/surrogates.py`.
 
-100,000 pairs of parameters and true loss; predictors fitted to 4,000 of them for 25 epochs at
-most, which is what some minutes of one processor allow, and tried on 5,000 that none has seen.
+100,000 pairs of parameters and true loss; predictors fitted to 1,500 of them for 15 epochs at
+most, which is what a minute of one processor allows, and tried on 2,000 that none has seen.
 """
 
 import logging
@@ -18,7 +18,7 @@ SETTINGS = InitsSettings(
     data="digits",
     folder=FOLDER,
     generate=GenerateSettings(samples=100_000),
-    surrogate=SurrogateSettings(limit=4000, held_out=0.05, epochs=25, patience=8),
+    surrogate=SurrogateSettings(limit=1500, held_out=0.02, epochs=15),
 )
 
 
