@@ -120,6 +120,28 @@ def test_gradients_are_right(kind, head):
     assert torch.autograd.gradgradcheck(penalty, inputs)
 
 
+def test_gradients_by_hand_are_those_of_autograd():
+    _, _, features, targets = case()
+    logits = torch.randn(B, C, generator=generator(1), dtype=torch.float64)
+    criterion = SASPCrossEntropy(0.3)
+
+    def total(z, h):
+        return criterion(z, h, targets)
+
+    # Function transforms do without the handwritten gradient.
+    truth = torch.func.grad(total, (0, 1))(logits, features)
+    inputs = (logits.clone().requires_grad_(), features.clone().requires_grad_())
+    value = 3 * total(*inputs)
+    for _ in range(2):
+        found = torch.autograd.grad(value, inputs, retain_graph=True)
+        assert_close(found, tuple(3 * t for t in truth))
+    base = F.cross_entropy(logits, targets)
+    assert_close(criterion.components["base"], base)
+    assert_close(criterion.components["sasp"], sasp_penalty(logits, features, targets))
+    (alone,) = torch.autograd.grad(total(inputs[0], features), inputs[:1])
+    assert_close(alone, truth[0])
+
+
 def test_fused_gradients_are_right_twice():
     _, _, features, targets = case(rows=3)
     logits = torch.randn(3, C, generator=generator(1), dtype=torch.float64)

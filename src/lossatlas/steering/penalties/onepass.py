@@ -1,0 +1,72 @@
+"""Cross-entropy and the trace of the head's curvature, with gradients written by hand."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class OnePass(torch.autograd.Function):
+    """(logits, features, targets, (rho, ones)) -> (total, penalty), one softmax both ways.
+
+    Autograd would keep and walk a dozen small tensors; where the network is small they cost
+    as much as its layers. Rows all count alike. Only the total has a gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, features: Tensor, targets: Tensor, plan: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss; what its gradient is made of is kept.
+
+        Args:
+            ctx: of the call.
+            logits: shape (rows, classes).
+            features: shape (rows, width).
+            targets: class indices, int64, shape (rows,).
+            plan: weight of the penalty; further inputs of the head that are 1: its bias.
+
+        Returns:
+            (total, penalty).
+        """
+        rho, ones = ctx.plan = plan
+        log_p = logits.log_softmax(-1)
+        base = F.nll_loss(log_p, targets)
+        p = log_p.exp_()
+        squares, reach = _squares(p), _squares(features).add_(ones)
+        penalty = torch.addcmul(reach, squares, reach, value=-1.0).mean()
+        ctx.save_for_backward(logits, features, targets, p, squares, reach)
+        ctx.mark_non_differentiable(penalty)
+        ctx.set_materialize_grads(False)
+        return torch.add(base, penalty, alpha=rho), penalty
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients in logits and features.
+
+        Args:
+            ctx: of the call.
+            grads: of the total; nothing of the penalty.
+
+        Returns:
+            One an input; None where there is none.
+        """
+        if grads[0] is None:
+            return None, None, None, None
+        rho, ones = ctx.plan
+        logits, features, targets, p, squares, reach = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Somebody differentiates the gradient: it must hang on the inputs.
+            p = logits.softmax(-1)
+            squares, reach = _squares(p), _squares(features) + ones
+        scale = grads[0] / len(targets)
+        bent = (p - squares) * (reach * (-2 * rho))
+        less = p.new_full((len(p), 1), -1.0)
+        outer = torch.addcmul(p, p, bent).scatter_add(1, targets[:, None], less)
+        inner = features * torch.sub(1, squares).mul(scale * (2 * rho))
+        return outer * scale, inner, None, None
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.square().sum(-1, keepdim=True)
