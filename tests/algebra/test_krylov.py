@@ -75,6 +75,20 @@ def test_every_bound_holds(dtype, steps):
     assert np.all(nearest <= ritz.residuals + slack)
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+@pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
+def test_bounds_hold_where_eigenvalues_crowd_at_zero(decay, tolerance):
+    # There a space of a few steps sees one value in place of several.
+    for seed in range(12):
+        scatter = 0.7 + 0.6 * np.random.default_rng(seed).random(12)
+        values = np.sort(4 * np.exp(-decay * np.arange(12)) * scatter)
+        lanczos = run(torch.diag(torch.tensor(values)), seed)
+        ritz, _ = converge(lanczos, top=4, bottom=2, tolerance=tolerance, limit=50)
+        error = np.abs(ritz.values[:, None] - values).min(1)
+        for ends in (slice(None, 2), slice(-4, None)):
+            assert (error[ends] <= ritz.bounds[ends]).all()
+
+
 def test_quadrature_needs_no_orthogonality():
     # Float32 and outliers: nodes come as copies, and averages stay right all the same.
     values = np.concatenate([[50.0, 30.0, 20.0], np.linspace(-1, 1, 397)])

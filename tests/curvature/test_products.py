@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+import cases as common
 import lossatlas as la
-from lossatlas.curvature import empirical_fisher, fisher, gauss_newton, hessian
+from lossatlas.curvature import empirical_fisher, fisher, gauss_newton, hessian, spectrum
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.errors import (
     ArgumentError,
@@ -15,6 +16,7 @@ from lossatlas.errors import (
     StructureError,
     UnknownNameError,
 )
+from lossatlas.objective.batches import map_tensors
 from reference import curvature_dense as dense
 from reference.curvature_cases import cases, classes, initialised, mlp, normal
 
@@ -58,6 +60,36 @@ def test_fisher_with_many_draws_is_the_gauss_newton_matrix(name):
     want = dense.matrix_of(gauss_newton(objective))
     got = dense.matrix_of(fisher(objective, draws=400, cache=True))
     assert (got - want).norm() < 0.1 * want.norm()
+
+
+@pytest.mark.parametrize("name", ["mlp", "two batches", "attention", "convolution"])
+def test_fisher_is_what_its_definition_says(name):
+    objective = CASES[name].objective
+    want = dense.fisher(objective)
+    # For cross-entropy of logits the two are one; labels drawn at random scatter around it.
+    assert_close(dense.gauss_newton(objective), want, rtol=1e-9, atol=1e-11)
+    got = dense.matrix_of(fisher(objective, draws=400, cache=True))
+    assert (got - want).norm() < 0.1 * want.norm()
+
+
+@pytest.mark.parametrize("builder", common.BUILDERS, ids=lambda b: b.__name__)
+def test_hessian_of_every_common_model_is_that_of_plain_autograd(builder):
+    case = common.make(builder)
+    model = case.model.double().eval()
+    batches = map_tensors(lambda t: t.double() if t.is_floating_point() else t, case.batches)
+    objective = la.Objective(model, case.loss, batches)
+    want = dense.hessian_of_model(model, case.loss, batches)
+    matrix = hessian(objective)
+    vectors = normal(3, matrix.size)
+    for vector in vectors:
+        assert_close(matrix.flat(vector), want @ vector, rtol=1e-8, atol=1e-10)
+    found = spectrum(objective, top=3, bottom=2, density=False)
+    values = torch.linalg.eigvalsh(want).numpy()
+    assert (abs(found.top - values[::-1][:3]) <= found.top_bounds).all()
+    # Far below the largest, several may hide under one value: a bound is of the nearest.
+    nearest = abs(found.bottom[:, None] - values).min(1)
+    assert (nearest <= found.bottom_bounds).all()
+    assert (abs(found.bottom - values[:2]) <= 2e-3 * abs(values).max()).all()
 
 
 def test_the_fisher_matrix_keeps_its_labels_and_follows_its_seed():

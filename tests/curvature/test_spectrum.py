@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,26 @@ def test_saddle_ratio_has_its_edge_cases():
     assert math.isnan(
         spectrum(CASES["mlp"].objective, top=1, bottom=0, density=False).saddle_ratio
     )
+
+
+def test_the_bound_of_a_ratio_follows_those_of_its_eigenvalues():
+    objective = CASES["two batches"].objective
+    found = spectrum(objective, top=1, bottom=1, density=False, by="class", tolerance=1e-2)
+    for line, truth in zip(found.groups, _class_ratios(objective), strict=True):
+        assert abs(line.ratio - truth) <= line.ratio_bound
+    flat = replace(found.groups[0], smallest=0.1, smallest_bound=0.3, largest=2.0)
+    assert flat.ratio == 0.0
+    assert flat.ratio_bound == pytest.approx(0.1, rel=1e-2)
+    assert math.isnan(replace(flat, largest=1e-9).ratio_bound)
+
+
+def _class_ratios(objective):
+    inputs, targets = (torch.cat(parts) for parts in zip(*objective.batches, strict=True))
+    for label in targets.unique():
+        own = [(inputs[targets == label], targets[targets == label])]
+        part = la.Objective(objective.model, objective.loss, own)
+        values = torch.linalg.eigvalsh(dense.hessian(part))
+        yield max(-float(values[0]), 0.0) / float(values[-1])
 
 
 def test_a_linear_loss_has_a_zero_spectrum():

@@ -59,6 +59,37 @@ def gauss_newton(objective):
     return total / count
 
 
+def hessian_of_model(model, loss, batches):
+    """The same for any loss(model, batch), in the parameters of the model as they are."""
+    leaves = [value for value in model.parameters() if value.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH):
+        total, count = 0.0, 0
+        for batch in batches:
+            size = batch_size(batch)
+            total, count = total + size * loss(model, batch).mean(), count + size
+        slopes = torch.autograd.grad(total / count, leaves, create_graph=True)
+        flat_slopes = torch.cat([slope.reshape(-1) for slope in slopes])
+        rows = [
+            torch.autograd.grad(slope, leaves, retain_graph=True, materialize_grads=True)
+            for slope in flat_slopes
+        ]
+    return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+
+
+def fisher(objective):
+    """The mean of g g^T over examples and classes, each class as likely as the model says."""
+    total, count = 0.0, 0
+    for inputs, _ in objective.each_batch():
+        for x in inputs.split(1):
+            point = flat(objective.params).clone().requires_grad_()
+            chances = _output(objective, unflat(point, objective.params), x).log_softmax(1)
+            for chance in chances[0]:
+                score = torch.autograd.grad(chance, point, retain_graph=True)[0]
+                total = total + chance.exp().detach() * torch.outer(score, score)
+            count += 1
+    return total / count
+
+
 def empirical_fisher(objective):
     """The mean of g g^T over examples."""
     rows = []

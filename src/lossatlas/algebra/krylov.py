@@ -36,8 +36,9 @@ class Ritz:
         residuals: |H y - value * y| of each, same units; an eigenvalue lies this near.
         bounds: error bounds of the values: the residual, or residual^2 / gap where that is
             smaller, with a third of the gap to the other Ritz values (an eigenvalue that no
-            Ritz value shows yet may lie there), plus the noise of products: rounding, and how
-            far they were seen to be from those of a symmetric matrix.
+            Ritz value shows yet may lie there) if that is more than the space can resolve,
+            plus the noise of products: rounding, and how far they were seen to be from those
+            of a symmetric matrix.
         weights: squared first components, which sum to 1: the weights of Gauss quadrature.
         vectors: coefficients over the basis, shape (steps, steps), a column for each value.
     """
@@ -193,7 +194,8 @@ def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
 
 def _bounds(values: Array, residuals: Array) -> Array:
     # Kato-Temple with a part of the gap that the Ritz values show, less their residuals.
-    # A value without neighbours shows no gap.
+    # A value without neighbours shows no gap, and m steps tell nothing apart that is nearer
+    # than about width / (2 m)^2: a smaller part may hold several eigenvalues under one value.
     if len(values) < 2:
         return residuals
     gaps = np.full(len(values), np.inf)
@@ -201,7 +203,9 @@ def _bounds(values: Array, residuals: Array) -> Array:
     gaps[:-1] = to_next - residuals[1:]
     gaps[1:] = np.minimum(gaps[1:], to_next - residuals[:-1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        tight = np.where(gaps > 0, residuals**2 / (_GAP * gaps), np.inf)
+        finest = (values[-1] - values[0]) / (2 * len(values)) ** 2
+        free = np.where(_GAP * gaps > finest, _GAP * gaps, 0.0)
+        tight = np.where(free > 0, residuals**2 / free, np.inf)
     return np.minimum(residuals, tight)
 
 

@@ -61,6 +61,18 @@ class GroupSpectrum:
         """How much of a saddle it is; weights of the loss do not change it."""
         return saddle_ratio(self.largest, self.smallest)
 
+    @property
+    def ratio_bound(self) -> float:
+        """How far the bounds of both eigenvalues let the ratio be off; NaN where it is inf."""
+        most = saddle_ratio(
+            self.largest - self.largest_bound, self.smallest - self.smallest_bound
+        )
+        least = saddle_ratio(
+            self.largest + self.largest_bound, self.smallest + self.smallest_bound
+        )
+        bound = max(most - self.ratio, self.ratio - least)
+        return bound if math.isfinite(bound) else math.nan
+
 
 @dataclass(frozen=True)
 class GroupRequest:

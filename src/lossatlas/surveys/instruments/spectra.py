@@ -1,5 +1,6 @@
 """Spectra in a survey: of all weights, of layers, of classes, and criteria read off them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -163,8 +164,10 @@ def _of_groups(groups: tuple[GroupSpectrum, ...], kind: str) -> tuple[Quantity, 
     ratio = Quantity(
         f"strongest saddle of a {kind}",
         saddle.ratio,
-        why="a ratio of two bounded numbers",
-        meaning=f"|smallest| / largest eigenvalue, {kind} {saddle.name}",
+        saddle.ratio_bound,
+        why="" if math.isfinite(saddle.ratio_bound) else "the largest may be below zero",
+        meaning=f"|smallest| / largest eigenvalue, {kind} {saddle.name}; error: their bounds",
+        is_bound=True,
     )
     lines = (quantity for line in groups for quantity in _line(line, kind))
     head = _largest(sharp, f"sharpest {kind}", f"{kind} {sharp.name}", is_minor=False)
