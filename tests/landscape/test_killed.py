@@ -26,7 +26,7 @@ objective = cases.make(cases.mlp).objective()
 slow = lambda done, total: time.sleep({pause})
 land = la.map_plane(
     objective, la.random_plane(objective), points=25, adaptive={adaptive}, engine="plain",
-    resume={ledger!r}, progress=slow,
+    resume={ledger!r}, progress=slow, executor={executor!r},
 )
 land.save({out!r})
 """
@@ -40,7 +40,7 @@ def chunks(ledger):
         return 0
 
 
-def start(tmp_path, name, *, pause, ledger, adaptive):
+def start(tmp_path, name, *, pause, ledger, adaptive, executor="serial"):
     out = str(tmp_path / name)
     code = SCRIPT.format(
         tests=os.path.join(os.path.dirname(__file__), os.pardir),  # noqa: PTH118, PTH120
@@ -48,16 +48,20 @@ def start(tmp_path, name, *, pause, ledger, adaptive):
         ledger=str(ledger),
         out=out,
         adaptive=adaptive,
+        executor=executor,
     )
     return subprocess.Popen([sys.executable, "-c", code]), out
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_a_map_killed_twice_has_the_bits_of_one_that_was_not(tmp_path, adaptive):
+@pytest.mark.parametrize(
+    ("adaptive", "executor"), [(True, "serial"), (False, "serial"), (False, "joblib")]
+)
+def test_a_map_killed_twice_has_the_bits_of_one_that_was_not(tmp_path, adaptive, executor):
     ledger = tmp_path / "run.resume"
+    how = {"adaptive": adaptive, "executor": executor}
     for goal in (3, 6):
-        process, out = start(tmp_path, "cut.nc", pause=0.1, ledger=ledger, adaptive=adaptive)
-        deadline = time.monotonic() + 120
+        process, out = start(tmp_path, "cut.nc", pause=0.1, ledger=ledger, **how)
+        deadline = time.monotonic() + 300
         while chunks(ledger) < goal and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
@@ -66,7 +70,7 @@ def test_a_map_killed_twice_has_the_bits_of_one_that_was_not(tmp_path, adaptive)
         assert chunks(ledger) >= goal
         assert not os.path.exists(out)  # noqa: PTH110
     kept = chunks(ledger)
-    process, out = start(tmp_path, "resumed.nc", pause=0, ledger=ledger, adaptive=adaptive)
+    process, out = start(tmp_path, "resumed.nc", pause=0, ledger=ledger, **how)
     assert process.wait() == 0
     fresh, whole = start(
         tmp_path, "whole.nc", pause=0, ledger=tmp_path / "b", adaptive=adaptive
