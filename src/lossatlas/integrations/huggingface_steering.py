@@ -24,7 +24,7 @@ class SteeringMixin:
     Args:
         *args: of the Trainer.
         steering: settings of `TopologyLR` by name.
-        examples: of a batch that a probe reads. Default 32.
+        examples: of a batch that a probe reads. Default 24.
         tracker: anything that `as_tracker` takes; gets new decisions.
         **kwargs: of the Trainer.
 
@@ -45,7 +45,7 @@ class SteeringMixin:
         self,
         *args: Any,
         steering: Mapping[str, Any] | None = None,
-        examples: int = 32,
+        examples: int = 24,
         tracker: Any = None,
         **kwargs: Any,
     ) -> None:

@@ -31,7 +31,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         policy: decides; `RegimePolicy()` by default.
         loss: loss(module, batch), one number or one an example. By default the module's
             `training_step`, with its logging muted: then errors come from antithetic pairs.
-        examples: of a batch that a probe reads. Default 32.
+        examples: of a batch that a probe reads. Default 24.
         tracker: anything that `as_tracker` takes; gets new decisions.
         log: also `pl_module.log_dict` of scale and rate at decisions. Default False.
         **settings: as for `TopologyLR`.
@@ -45,7 +45,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         policy: Policy | None = None,
         *,
         loss: Loss | None = None,
-        examples: int = 32,
+        examples: int = 24,
         tracker: Any = None,
         log: bool = False,
         **settings: Any,

@@ -32,7 +32,7 @@ class TopoAdamW(torch.optim.AdamW):
         interval: steps between probes. Default 50.
         probe_kwargs: "span", "grid_size" (whose cells are the step to the neighbours) and
             "n_samples" as in the original, or "step", "span" and "pairs" of `Patch`;
-            "examples" of a batch that a probe reads (default 32).
+            "examples" of a batch that a probe reads (default 24).
         max_lr_ratio: greatest scale, one number or one a group. Default 1.
         min_lr_ratio: least scale, likewise. Default 0.2.
         warmup_steps: no decision up to this step. Default 150.
@@ -215,7 +215,7 @@ def _bare(step: Any) -> Any:
 def _patch(asked: dict[str, Any], seed: int) -> tuple[Patch, int]:
     for key in asked:
         check_one_of("probe_kwargs", key, _PROBE_KEYS)
-    examples = asked.get("examples", 32)
+    examples = asked.get("examples", 24)
     check_at_least("examples", examples, 1)
     span = asked.get("span", 0.12)
     cells = asked.get("grid_size", 15)

@@ -118,7 +118,7 @@ def sub_batch(
     model: nn.Module,
     loss: Callable[[nn.Module, Batch], Tensor],
     batch: Batch,
-    examples: int = 32,
+    examples: int = 24,
 ) -> Closure:
     """A closure on the first examples of a batch: a probe costs as much as its closure.
 
@@ -126,7 +126,7 @@ def sub_batch(
         model: called by the loss.
         loss: loss(model, batch); with `supervised(...)` the losses of examples are known.
         batch: any structure.
-        examples: at most so many. Default 32.
+        examples: at most so many. Default 24.
 
     Returns:
         A closure for `read_probe` and `TopologyLR.step`.
