@@ -13,7 +13,7 @@ from lossatlas.workbench import load_dataset
 from lossatlas.workbench.dataset import Dataset
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-# Rows that nothing was set on: spikes and defaults saw the first 10,000 of each set.
+# Earlier trials took the first rows of each set.
 FRESH = 20_000
 
 

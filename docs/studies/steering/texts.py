@@ -44,7 +44,8 @@ behind, spare the guess?
 All have AdamW's weight decay of 5e-4, batches of 64, and (but for climb and Prodigy) 20 steps of warm-up.
 {_sizes(studies)} The seed draws weights
 and order; all recipes share them, so differences are paired. 1,000 further examples choose the rate, for each horizon anew;
-test examples only report. The rows are ones that no default of the library was set on. WSD,
+test examples only report. The training rows are those from 20,000 on and the test rows the
+last ones, because earlier trials had taken the first. WSD,
 plateau and TopoAdamW had the {_few(studies)} best of the rates to choose from, the others all of them.
 
 {parts}
@@ -57,8 +58,12 @@ plateau and TopoAdamW had the {_few(studies)} best of the rates to choose from, 
 - Short trainings of small networks on a few thousand examples: 2, 4 and 8 walks over the data.
   What holds after hundreds of epochs was not looked at.
 - Intervals are over seeds, on one set of test examples, one by one and not corrected for their number.
+- The first five seeds were looked at before the others were run; nothing was changed between.
 - All accuracies are of the weights named; for the average BatchNorm's statistics are estimated anew on
   1,000 training examples.
+- TopoAdamW's numbers are those of the constant rate wherever its table never left the scale of 1, which is also its
+  upper bound: most of these trainings are too short for it to find sharp ground.
+- The probes of the table read 32 examples of a batch.
 - The controller's defaults were left alone after these results, also where it loses.
 """
 
