@@ -139,6 +139,8 @@ def interval(numbers: object, digits: int = 2) -> str:
         As in ".74 [.67, .79]".
     """
     value, low, high = (f"{x:.{digits}f}" for x in numbers)
+    if value == "nan":
+        return ""
     return f"{value} [{low}, {high}]"
 
 
