@@ -79,6 +79,23 @@ def test_standard_sharpness_grows_with_the_width_and_mup_keeps_it():
     assert widest.value == 0.0
 
 
+def test_mup_climbs_to_the_edge_at_every_width_and_ntk_does_not():
+    # Source: Noci et al., 2024, arXiv:2402.17457 (super consistency of sharpness).
+    found = sharpness_consistency(
+        digits(128),
+        ("mup", "ntk"),
+        widths=(32, 128),
+        rates=(5.0, 10.0),
+        steps=80,
+        read=(0, 80),
+        seeds=1,
+    )
+    mup, ntk = found.sharpness[:, :, 0, 0]
+    assert (np.abs(mup[:, 1] - 2) < 0.5).all()
+    assert (mup[:, 1] > 2 * mup[:, 0]).all()
+    assert (ntk[:, 1] < 1.3 * ntk[:, 0]).all()
+
+
 def test_the_best_rate_is_the_vertex_of_a_parabola():
     rates = np.array([1.0, 2.0, 4.0])
     for best in (1.5, 2.0, 2.7):
