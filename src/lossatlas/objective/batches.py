@@ -78,7 +78,12 @@ def batch_size(batch: Batch) -> int:
     Raises:
         DataError: the first tensor is empty.
     """
-    size = next((value.shape[0] for value in tensors(batch) if value.ndim), 1)
+    first = batch[0] if isinstance(batch, list | tuple) and batch else None
+    if isinstance(first, Tensor) and first.ndim:
+        # Nearly every batch; asked for at every piece of every point.
+        size = first.shape[0]
+    else:
+        size = next((value.shape[0] for value in tensors(batch) if value.ndim), 1)
     if size == 0:
         raise DataError(
             "a batch is empty (its first tensor has length 0); drop it from the data."
