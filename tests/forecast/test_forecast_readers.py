@@ -5,6 +5,7 @@ import pytest
 
 from lossatlas import forecast
 from lossatlas.errors import DataError, FileError, UnknownNameError
+from lossatlas.forecast.kinds import kind_of_file
 
 
 def write(path, text):
@@ -106,3 +107,27 @@ def test_points(tmp_path):
     assert curve.size.tolist() == [1e6, 1e7]
     with pytest.raises(UnknownNameError, match=r"no column 'n'.*it has N, D, loss"):
         forecast.read_points(path, size="n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("state.json", '\n{"log_history": []}', "trainer"),
+        ("scalars.json", "[[1.5, 10, 3.0]]", "tensorboard"),
+        ("scalars.csv", "Wall time,Step,Value\n1.5,10,3.0\n", "tensorboard"),
+        ("chart.csv", '\ufeff"Step","a - train/loss"\n1,"3.0"\n', "wandb"),
+        ("steps.csv", "Step,loss\n1,3.0\n", "csv"),
+        ("plain.csv", "step,loss,a - b\n1,3.0,1\n", "csv"),
+        ("empty.json", "", "trainer"),
+        ("empty.csv", "", "csv"),
+    ],
+)
+def test_the_program_that_wrote_a_file_is_told_from_its_start(tmp_path, name, text, kind):
+    assert kind_of_file(write(tmp_path / name, text)) == kind
+
+
+def test_what_cannot_be_read_is_left_to_the_reader(tmp_path):
+    (tmp_path / "noise.csv").write_bytes(b"\xff\xfe\x00")
+    assert kind_of_file(tmp_path / "noise.csv") == "csv"
+    assert kind_of_file(tmp_path / "missing.csv") == "csv"
+    assert kind_of_file(tmp_path) == "trainer"

@@ -14,6 +14,7 @@ from lossatlas import forecast, store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, schedules
+from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
 
 Floats = NDArray[np.float64]
@@ -29,7 +30,7 @@ def read_curves(
 
     Args:
         files: paths.
-        kind: one of `KINDS`; auto takes JSON for a trainer state and the rest for CSV.
+        kind: one of `KINDS`; auto looks into the file.
         columns: "role=name" each, the roles being step, loss, lr, size, tokens and source.
         warmup: length of a warm-up before the first logged rate.
 
@@ -45,9 +46,7 @@ def read_curves(
         check_one_of("column", role, ("step", "loss", "lr", "size", "tokens", "source"))
     found: list[Curve] = []
     for path in files:
-        chosen = kind
-        if kind == "auto":
-            chosen = "trainer" if path.suffix == ".json" or path.is_dir() else "csv"
+        chosen = kind_of_file(path) if kind == "auto" else kind
         found += _read(path, chosen, roles, warmup)
     return found
 
