@@ -34,7 +34,7 @@ class OnePass(torch.autograd.Function):
         log_p = logits.log_softmax(-1)
         base = F.nll_loss(log_p, targets)
         p = log_p.exp_()
-        squares, reach = _squares(p), _squares(features).add_(ones)
+        squares, reach = _squares(p), _lean_squares(features).add_(ones)
         penalty = torch.addcmul(reach, squares, reach, value=-1.0).mean()
         ctx.save_for_backward(logits, features, targets, p, squares, reach)
         ctx.mark_non_differentiable(penalty)
@@ -70,3 +70,9 @@ class OnePass(torch.autograd.Function):
 
 def _squares(rows: Tensor) -> Tensor:
     return rows.square().sum(-1, keepdim=True)
+
+
+def _lean_squares(rows: Tensor) -> Tensor:
+    # No copy of the features on the way; autocast leaves norms in float32.
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return length.square_()
