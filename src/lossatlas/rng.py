@@ -14,7 +14,7 @@ def derive_seed(*parts: object) -> int:
     Returns:
         A whole number in [0, 2**63): the same in every process and on every machine.
 
-    Example:
+    Examples:
         >>> derive_seed(0, "a") == derive_seed(0, "b")
         False
     """

@@ -50,7 +50,7 @@ def hessian(
         StructureError: names or shapes of `params` differ from those of the objective.
         UnknownNameError: a name matches nothing.
 
-    Example:
+    Examples:
         >>> import torch, lossatlas as la
         >>> from lossatlas.curvature import hessian
         >>> model = torch.nn.Linear(2, 1, bias=False)

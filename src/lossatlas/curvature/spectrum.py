@@ -159,7 +159,7 @@ def spectrum(
         NonFiniteError: the gradient or a product is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
 
-    Example:
+    Examples:
         >>> import torch, lossatlas as la
         >>> from lossatlas.curvature import spectrum
         >>> model = torch.nn.Linear(2, 1, bias=False)

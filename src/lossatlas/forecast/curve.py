@@ -69,7 +69,7 @@ class Curve:
         DataError: empty, not finite or not positive, unsorted, repeated or constant values.
         ArgumentError: lengths that do not fit each other, or rates that do not cover the steps.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> curve = Curve([10, 20, 30], [4.0, 3.5, 3.2], lr=3e-4)
         >>> curve.rates.shape, curve.notes

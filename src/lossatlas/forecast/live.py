@@ -74,7 +74,7 @@ class LiveForecast:
         ArgumentError: rates of fewer than two updates, or an interval outside (0, 1).
         DataError: values that are no rates.
 
-    Example:
+    Examples:
         >>> live = LiveForecast(np.full(1000, 0.1))
         >>> for step in range(10, 500, 10):
         ...     live.update(step, 2 + step**-0.5)

@@ -110,7 +110,7 @@ def wsd(
         ArgumentError: a number out of range.
         UnknownNameError: no such shape.
 
-    Example:
+    Examples:
         >>> wsd(10, 1.0, decay=4)
         array([1.  , 1.  , 1.  , 1.  , 1.  , 1.  , 0.75, 0.5 , 0.25, 0.  ])
     """

@@ -28,7 +28,7 @@ class SteeringMixin:
         tracker: anything that `as_tracker` takes; gets new decisions.
         **kwargs: of the Trainer.
 
-    Example:
+    Examples:
         class SteeredTrainer(SteeringMixin, Trainer): ...
 
         trainer = SteeredTrainer(model=model, args=args, steering={"interval": 50})

@@ -45,7 +45,7 @@ class Objective(Stage):
         StochasticError: two passes differ; the message names dropout or shuffling.
         UnknownNameError: an unknown mode or parameter name.
 
-    Example:
+    Examples:
         >>> import torch, lossatlas as la
         >>> from torch.nn import functional as F
         >>> model = torch.nn.Linear(2, 1, bias=False)

@@ -164,7 +164,7 @@ class ValleyAverage(WeightAverage):
     Source: Sandler et al., 2023, arXiv:2301.11312; polynomial-decay averaging of Shamir and
         Zhang, ICML 2013.
 
-    Example:
+    Examples:
         >>> import torch
         >>> w = torch.zeros(1)
         >>> average = ValleyAverage([w], gamma=0)

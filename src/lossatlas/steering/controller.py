@@ -56,7 +56,7 @@ class TopologyLR(LRScheduler):
         ArgumentError: numbers out of range, bounds that do not match the groups, or a
             scheduler of another optimizer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> w = torch.nn.Parameter(torch.ones(2, 2))
         >>> optimizer = torch.optim.SGD([w], lr=0.1)

@@ -41,7 +41,7 @@ def shape_factor(shape: str, progress: float, end: float = 0.0) -> float:
     Source: the shapes compared by Dremov et al., arXiv:2508.01483, and Haegele et al.,
         arXiv:2405.18392; "power" is the optimum under the multi-power law, arXiv:2503.12811.
 
-    Example:
+    Examples:
         >>> shape_factor("sqrt", 0.25)
         0.5
     """

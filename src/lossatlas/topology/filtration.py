@@ -70,7 +70,7 @@ def graph(
             range, or edges lie below their ends (how many).
         DataError: no vertex with a finite value.
 
-    Example:
+    Examples:
         >>> from lossatlas.topology import persistence
         >>> path = graph([0.0, 1.0, 0.5], [(0, 1), (1, 2)], heights=[2.0, 3.0])
         >>> persistence(path).bars()

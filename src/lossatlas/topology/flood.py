@@ -43,7 +43,7 @@ def merge_tree(
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
 
-    Example:
+    Examples:
         >>> tree = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0])
         >>> tree.minima, tree.saddles, tree.barrier(0, 1), tree.smad()
         (array([1, 3]), array([2]), 2.0, 1.5)

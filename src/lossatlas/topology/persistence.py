@@ -53,7 +53,7 @@ def persistence(
         UnknownNameError: an unknown connectivity.
         MissingDependencyError: a degree above 0 of a grid that is not a plane needs gudhi.
 
-    Example:
+    Examples:
         >>> diagram = persistence([3.0, 0.0, 2.0, 1.0, 3.0])
         >>> diagram.births, diagram.deaths
         (array([0., 1.]), array([inf,  2.]))

@@ -40,7 +40,7 @@ def rips(
         DataError: no points, or coordinates that are not finite.
         MissingDependencyError: a degree above 0 needs gudhi.
 
-    Example:
+    Examples:
         >>> rips([[0.0], [1.0], [3.0]], dimensions=(0,)).deaths
         array([inf,  2.,  1.])
     """

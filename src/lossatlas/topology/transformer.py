@@ -35,7 +35,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         longest_: the longest bar seen by `fit`.
         n_features_out_: length of a vector.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> bars = [np.array([[0.0, 1.0]]), np.array([[0.0, 3.0], [1.0, 2.0]])]
         >>> BarcodeFeatures("betti", resolution=4).fit_transform(bars)

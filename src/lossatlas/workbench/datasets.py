@@ -58,7 +58,7 @@ def load_dataset(
         FileError: a file that is missing, damaged or foreign.
         DataError: data that are empty or of the wrong form.
 
-    Example:
+    Examples:
         >>> data = load_dataset("digits", examples=100)
         >>> tuple(data.inputs.shape), data.outputs
         ((100, 1, 8, 8), 10)

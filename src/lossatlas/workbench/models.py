@@ -63,7 +63,7 @@ def build_model(
         ModelError: the factory fails, or gives something else than a module.
         FileError: the factory's file is missing.
 
-    Example:
+    Examples:
         >>> build_model("mlp(32)", features=64, outputs=10).fc1
         Linear(in_features=64, out_features=32, bias=True)
     """
@@ -111,7 +111,7 @@ def normalisation_of(spec: str) -> str:
     Raises:
         UnknownNameError: an unknown name.
 
-    Example:
+    Examples:
         >>> normalisation_of("resnet20")
         'imagenet'
     """

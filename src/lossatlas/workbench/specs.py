@@ -53,7 +53,7 @@ def parse_call(argument: str, spec: object) -> Call:
     Raises:
         ArgumentError: not a text, or the brackets do not hold plain values.
 
-    Example:
+    Examples:
         >>> parse_call("model", "mlp(64, 64, activation=tanh)")
         Call(name='mlp', args=(64, 64), options={'activation': 'tanh'})
     """
@@ -80,7 +80,7 @@ def split_options(spec: str) -> tuple[str, dict[str, Any]]:
     Returns:
         The path and the options; whole numbers become int.
 
-    Example:
+    Examples:
         >>> split_options("faces.npz#x=pixels,size=32")
         ('faces.npz', {'x': 'pixels', 'size': 32})
     """

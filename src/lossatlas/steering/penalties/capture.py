@@ -61,7 +61,7 @@ def captured_features(
         ArgumentError: a layer that is not part of the model.
         ModelError: no linear layer to take by default.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

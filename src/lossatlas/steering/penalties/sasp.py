@@ -64,7 +64,7 @@ def sasp_penalty(
     Source: "ggn": the Hessian of softmax cross-entropy, diag(p) - p p^T, traced; "fisher":
         Topological Loss Engineering, eq. of SASP, doi:10.5281/zenodo.20497841.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z, h = torch.zeros(4, 2), torch.ones(4, 3)
         >>> sasp_penalty(z, h)

@@ -56,7 +56,7 @@ def train_recipes(
         UnknownNameError: an unknown recipe or executor.
         ResumeError: the file is damaged or belongs to another comparison.
 
-    Example:
+    Examples:
         >>> from lossatlas.workbench import load_dataset
         >>> data = load_dataset("digits", examples=90)
         >>> problem = Problem(data.take(50), data.skip(70), data.take(70).skip(50), "mlp(4)")

@@ -95,7 +95,7 @@ def parse_recipe(text: str) -> Recipe:
         ArgumentError: something that is no number, a strength below 0 or missing, or two
             parts that exclude each other.
 
-    Example:
+    Examples:
         >>> parse_recipe("adamw+wsd+sasp=0.01").penalties
         {'sasp': 0.01}
     """

@@ -50,7 +50,7 @@ def paired(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Differen
     Raises:
         ArgumentError: no pairs, unequal numbers, or numbers that are not finite.
 
-    Example:
+    Examples:
         >>> paired([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 2.0]).verdict
         'higher'
     """

@@ -53,7 +53,7 @@ def reliability(labels: Array, level: float = 0.95) -> Reliability:
     Source: Shrout and Fleiss, Psychological Bulletin 86 (1979) 420, cases ICC(1,1) and
     ICC(1,k).
 
-    Example:
+    Examples:
         >>> same = np.arange(5.0)[:, None].repeat(3, axis=1)
         >>> reliability(same).mean
         1.0

@@ -177,7 +177,7 @@ def holm(p: Sequence[float] | Array) -> Array:
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
