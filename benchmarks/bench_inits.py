@@ -45,7 +45,7 @@ def rows() -> list[Row]:
         _losses("SmallCNN, 34,522 parameters, batch 256", small_cnn(), batch, 288, ">= 3x"),
         _losses("digits MLP 64-32-32-10, batch 256", mlp, _first(digits, 256), 512, ">= 10x"),
         _losses("digits MLP 64-32-32-10, batch 64", mlp, _first(digits, 64), 512, ""),
-        _losses("digits MLP 64-32-32-10, batch 32", mlp, _first(digits, 32), 512, ""),
+        _losses("digits MLP 64-32-32-10, batch 32", mlp, _first(digits, 32), 512, ">= 10x"),
         *_drawn(mlp, _first(digits, 256)),
         _labels(digits.take(1347)),
         _surrogate(),
