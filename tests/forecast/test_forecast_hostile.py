@@ -145,3 +145,8 @@ def test_tables_that_mislead_are_refused(tmp_path, text, error, message):
     path.write_text(text)
     with pytest.raises(error, match=message):
         forecast.read_csv(path)
+
+
+def test_what_is_no_list_of_curves_is_named():
+    with pytest.raises(ArgumentError, match="must be curves; got int"):
+        forecast.fit(forecast.PowerLaw(), 3)

@@ -136,6 +136,8 @@ def test_bad_replicates_are_named():
             replicate_maps(bad)
     with pytest.raises(ArgumentError, match="count"):
         replicate_maps(np.ones((3, 4)), count=0)
+    with pytest.raises(ArgumentError, match="seed"):
+        replicate_maps(np.ones((3, 4)), seed=-1)
 
 
 def test_the_guide_from_an_objective_to_a_sharper_threshold():

@@ -47,6 +47,8 @@ def test_bad_use_is_named():
         BarcodeFeatures().transform([[[0.0, 1.0]]])
     with pytest.raises(DataError, match="at least one diagram"):
         BarcodeFeatures().fit([])
+    with pytest.raises(DataError, match="at least one diagram"):
+        BarcodeFeatures().fit(None)
     with pytest.raises(UnknownNameError, match="'betti'"):
         BarcodeFeatures("beti").fit([[[0.0, 1.0]]])
     with pytest.raises(ArgumentError, match="resolution"):

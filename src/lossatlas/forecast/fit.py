@@ -1,6 +1,6 @@
 """Fit a law to loss curves, check it on what it has not seen, and choose among laws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,9 +55,7 @@ def fit(
 
     Source: Luo et al., ICLR 2025, app. C (Huber loss on logs), arXiv:2503.12811.
     """
-    runs = [curves] if isinstance(curves, Curve) else list(curves)
-    if not runs:
-        raise ArgumentError("`curves` must hold at least one curve; got none.")
+    runs = _listed(curves)
     _check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
@@ -183,3 +181,14 @@ def _settings(recipe: Recipe, max_points: int, curves: int) -> dict[str, object]
 def _described(law: Law) -> str:
     inner = ", ".join(f"{key}={value}" for key, value in law.settings().items())
     return f"{law.name}({inner})"
+
+
+def _listed(curves: Sequence[Curve] | Curve) -> list[Curve]:
+    if isinstance(curves, Curve):
+        return [curves]
+    if not isinstance(curves, Iterable):
+        raise ArgumentError(f"`curves` must be curves; got {type(curves).__name__}.")
+    runs = list(curves)
+    if not runs:
+        raise ArgumentError("`curves` must hold at least one curve; got none.")
+    return runs

@@ -28,11 +28,12 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
         the examples show.
 
     Raises:
-        ArgumentError: fewer than two examples, or a `count` below 1.
+        ArgumentError: fewer than two examples, a `count` below 1 or a `seed` below 0.
 
     Source: Chernozhukov, Chetverikov, Kato, Ann. Statist. 41 (2013), arXiv:1212.6906.
     """
     check_at_least("count", count, 1)
+    check_at_least("seed", seed, 0)
     losses = real_array("examples", examples)
     if losses.ndim < 2 or len(losses) < 2:
         raise ArgumentError(

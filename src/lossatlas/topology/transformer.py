@@ -1,6 +1,6 @@
 """Barcodes as features: a scikit-learn transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Self
 
 import numpy as np
@@ -77,7 +77,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_one_of("kind", self.kind, KINDS)
         check_at_least("resolution", self.resolution, 1)
-        if len(X) == 0:
+        if not isinstance(X, Sized) or len(X) == 0:
             raise DataError("`X` must hold at least one diagram; got none.")
         found = [finite_bars(diagram, self.dimension, self.essential) for diagram in X]
         bars = np.concatenate([*found, np.empty((0, 2))])
