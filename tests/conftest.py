@@ -5,10 +5,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("fast", deadline=None, max_examples=25)
-settings.register_profile("nightly", deadline=None, max_examples=500)
+# How long it takes to draw says more about the machine than about a test.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=_SLOW)
+settings.register_profile(
+    "nightly", deadline=None, max_examples=500, suppress_health_check=_SLOW
+)
 settings.load_profile(os.environ.get("LOSSATLAS_HYPOTHESIS", "fast"))
 
 

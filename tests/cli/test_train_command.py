@@ -54,8 +54,6 @@ def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
 
 
 def test_one_training_leaves_weights_that_score_as_it_says(monkeypatch, capsys, tmp_path):
-    # Room for the longest path: a table folds what is wider than the terminal.
-    monkeypatch.setenv("COLUMNS", "400")
     arguments = ("--recipe", "adamw+topology+interval=4", "--out", tmp_path, "--lr", "0.01")
     code, text, error = train(monkeypatch, capsys, *arguments)
     assert code == 0, error

@@ -82,14 +82,19 @@ def test_on_rough_fields_landscaper_averages_a_contour_tree_cut_short(field, the
     assert merge_tree(field, connectivity="axis").smad() == pytest.approx(ours, rel=1e-12)
 
 
-@given(st.permutations(range(9)), st.sampled_from([(3, 3), (9, 1)]))
-def test_smad_is_landscapers_where_its_contour_tree_is_whole_and_only_basins_meet(order, shape):
-    field = np.array(order, dtype=float).reshape(shape)
-    tree = merge_tree(field, connectivity="axis")
-    theirs, pairs, lost = landscaper_smad(field)
-    assume(lost == 0 and len(pairs) == len(tree) > 1)
-    assume(np.isin([high for _, high in pairs], tree.saddles).all())
-    assert tree.smad() == pytest.approx(theirs)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(3, 3), (9, 1)]))
+def test_smad_is_landscapers_where_its_contour_tree_is_whole_and_only_basins_meet(seed, shape):
+    draw, served = np.random.default_rng(seed), 0
+    # One field in six is such a one.
+    for _ in range(30):
+        field = draw.permutation(9).astype(float).reshape(shape)
+        tree = merge_tree(field, connectivity="axis")
+        theirs, pairs, lost = landscaper_smad(field)
+        whole = lost == 0 and len(pairs) == len(tree) > 1
+        if whole and np.isin([high for _, high in pairs], tree.saddles).all():
+            assert tree.smad() == pytest.approx(theirs)
+            served += 1
+    assume(served)
 
 
 def barcodes():
