@@ -2,6 +2,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A table folds what is wider than the terminal, and paths of temporary folders are long.
+os.environ["COLUMNS"] = "400"
 
 import pytest
 import torch
