@@ -20,15 +20,21 @@ def real_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64
         The numbers in double precision; values that are not finite are kept.
 
     Raises:
-        DataError: text, dates, complex numbers, or rows of different lengths.
+        DataError: text, dates, records, complex numbers, masked or too large ones, or rows of
+            different lengths.
     """
     try:
         found = np.asarray(value)
-        real = found.astype(np.float64) if found.dtype.kind not in "cmM" else None
-    except (TypeError, ValueError, RuntimeError) as error:
+        real = found.astype(np.float64) if found.dtype.kind in "biufO" else None
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"`{argument}`{label} must hold real numbers in rows of one length ({error})."
         ) from None
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"`{argument}`{label} must hold real numbers; some are masked: fill them, as in "
+            "values.filled(nan)."
+        )
     if real is None:
         raise DataError(f"`{argument}`{label} must hold real numbers; got {found.dtype}.")
     return real

@@ -5,8 +5,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_survey_command import call
+
+from lossatlas.store import Ledger
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = (
@@ -85,6 +88,10 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
         (("label", "--set", "label.budgets=[2,1]"), "growing numbers of epochs"),
         (("label", "--set", "label.lr=1e30"), "diverged; lower the learning rate"),
         (("generate", "--n-samples", 3), "generate.samples"),
+        (("generate", "--device", "nope"), "`device`: 'nope' cannot be used"),
+        (("generate", "--set", "generate.scales=[nan,1]"), "generate.scales"),
+        (("generate", "--set", "generate.noise=.inf"), "generate.noise"),
+        (("label", "--set", "label.scales=[2,1]"), "goes up from 0 or more"),
         (("generate", "--executor", "slurm"), "executor"),
         (("run", "--stage", 3), "`stage` must be one of '1', '2'; got '3'"),
         (("rank", "--candidates", 2), "`candidates` must be a whole number >= 8"),
@@ -107,6 +114,40 @@ def test_files_of_other_settings_are_refused(monkeypatch, capsys, folder):
     code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 30, "--folder", folder)
     assert code == 2
     assert "label.samples is 24 there, 30 here" in error
+
+
+def test_the_remedy_for_trainings_that_diverged_leads_on(monkeypatch, capsys, tmp_path):
+    call_ = ("label", "--folder", tmp_path, *SMALL, "--set", "label.samples=2")
+    code, _, error = inits(monkeypatch, capsys, *call_, "--set", "label.lr=1e30")
+    assert code == 2
+    assert "lower the learning rate" in error
+    code, _, error = inits(monkeypatch, capsys, *call_, "--set", "label.lr=0.05")
+    assert code == 0, error
+
+
+def test_unfinished_work_of_other_settings_says_what_to_do(monkeypatch, capsys, tmp_path):
+    with Ledger(tmp_path / "label.resume", {"study": "another"}):
+        pass
+    code, _, error = inits(monkeypatch, capsys, "label", "--folder", tmp_path, *SMALL)
+    assert code == 2
+    assert "name another --folder, or remove that file" in error
+
+
+def test_stages_on_other_examples_are_not_mixed(monkeypatch, capsys, tmp_path):
+    def write(seed):
+        draw = np.random.default_rng(seed)
+        inputs, targets = draw.normal(size=(100, 6)).astype("f4"), np.arange(100) % 3
+        np.savez(tmp_path / "d.npz", x=inputs, y=targets)
+
+    where = ("--folder", tmp_path / "study", *SMALL, "--data", f"npz:{tmp_path / 'd.npz'}")
+    write(0)
+    code, _, error = inits(monkeypatch, capsys, "generate", *where)
+    assert code == 0, error
+    write(1)
+    for stage in ("generate", "fit-surrogate"):
+        code, _, error = inits(monkeypatch, capsys, stage, *where)
+        assert code == 2
+        assert "pairs.nc' was made from other examples" in error
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,17 @@ def test_tables_that_mislead_are_refused(tmp_path, text, error, message):
 def test_what_is_no_list_of_curves_is_named():
     with pytest.raises(ArgumentError, match="must be curves; got int"):
         forecast.fit(forecast.PowerLaw(), 3)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [10**400, 2, 1],
+        ["3", "2", "1"],
+        np.ma.masked_array([3.0, 2.0, 1.0], [False, True, False]),
+        np.zeros(3, dtype=[("a", float)]),
+    ],
+)
+def test_what_numpy_would_take_for_numbers_is_named(losses):
+    with pytest.raises(DataError, match="`loss` must hold real numbers"):
+        Curve([1, 2, 3], losses)

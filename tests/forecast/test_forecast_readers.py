@@ -117,6 +117,8 @@ def test_points(tmp_path):
         ("scalars.csv", "Wall time,Step,Value\n1.5,10,3.0\n", "tensorboard"),
         ("chart.csv", '\ufeff"Step","a - train/loss"\n1,"3.0"\n', "wandb"),
         ("steps.csv", "Step,loss\n1,3.0\n", "csv"),
+        ("both.csv", "Step,loss,Value\n1,3.0,1\n", "csv"),
+        ("STATE.JSON", '{"log_history": []}', "trainer"),
         ("plain.csv", "step,loss,a - b\n1,3.0,1\n", "csv"),
         ("empty.json", "", "trainer"),
         ("empty.csv", "", "csv"),
@@ -130,4 +132,6 @@ def test_what_cannot_be_read_is_left_to_the_reader(tmp_path):
     (tmp_path / "noise.csv").write_bytes(b"\xff\xfe\x00")
     assert kind_of_file(tmp_path / "noise.csv") == "csv"
     assert kind_of_file(tmp_path / "missing.csv") == "csv"
+    assert kind_of_file(tmp_path / "a\0b.csv") == "csv"
+    assert kind_of_file(tmp_path / ("x" * 5000)) == "csv"
     assert kind_of_file(tmp_path) == "trainer"

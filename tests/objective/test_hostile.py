@@ -1,6 +1,7 @@
 """Models, losses and batches that do what they should not; nothing is silent, nothing stays."""
 
 import copy
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,6 +196,36 @@ def test_a_model_that_gives_no_tensor_is_named(criterion, wrap, kind):
         la.Objective(Gives(wrap), la.supervised(criterion), BATCHES)
     # The user's own line stays within reach.
     assert isinstance(caught.value.__cause__, TypeError | AttributeError)
+
+
+def test_a_fault_within_a_criterion_shows_beside_what_the_model_gave():
+    def criterion(outputs, targets):
+        return F.cross_entropy(outputs["logits"], targets.with_a_typo)
+
+    with pytest.raises(LossError, match=r"returns dict, .*attribute 'with_a_typo' in test_h"):
+        la.Objective(Gives(lambda y: {"logits": y}), la.supervised(criterion), BATCHES)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def failing(error):
+    def loss(model, batch):
+        raise error
+
+    return loss
+
+
+def test_the_line_that_is_told_is_the_users_and_any_error_has_a_name():
+    with pytest.raises(LossError, match=r"JSONDecodeError: .* in test_hostile.py, line"):
+        la.Objective(network(), lambda m, b: json.loads("nope"), BATCHES)
+    with pytest.raises(LossError, match=r"failed \(Mute in test_hostile.py"):
+        la.Objective(network(), failing(Mute()), BATCHES)
+    for kind in (MemoryError, torch.OutOfMemoryError):
+        with pytest.raises(kind):
+            la.Objective(network(), failing(kind("no room")), BATCHES)
 
 
 @pytest.mark.parametrize(

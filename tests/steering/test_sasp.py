@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -376,3 +377,39 @@ def test_bad_input_is_named(case_):
 def test_weights_are_not_negative(weight):
     with pytest.raises(ArgumentError, match="`rho` must be"):
         SASPLoss(weight)
+
+
+# torch's own rules for it are compiled in a way that torch calls deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_forward_mode_goes_around_the_gradient_by_hand():
+    _, _, features, targets = case()
+    logits = torch.randn(B, C, generator=generator(1), dtype=torch.float64)
+    tangent = torch.randn(B, C, generator=generator(2), dtype=torch.float64)
+    with forward_ad.dual_level():
+        total, _ = sasp_cross_entropy(forward_ad.make_dual(logits, tangent), features, targets)
+        found = forward_ad.unpack_dual(total).tangent
+    z = logits.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(sasp_cross_entropy(z, features, targets)[0], z)
+    assert_close(found, (slope * tangent).sum())
+
+
+def test_features_too_large_to_square_give_infinity():
+    features = torch.full((B, D), 1e30)
+    total, penalty = sasp_cross_entropy(torch.zeros(B, C), features, torch.zeros(B).long())
+    assert total.isposinf()
+    assert penalty.isposinf()
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher"])
+@pytest.mark.parametrize("target", [-1, C])
+def test_classes_that_are_none_are_named(kind, target):
+    targets = torch.full((B,), target)
+    with pytest.raises(ArgumentError, match=f"from 0 to {C - 1}.*got {target}"):
+        sasp_cross_entropy(torch.zeros(B, C), torch.zeros(B, D), targets, kind=kind)
+
+
+def test_a_weight_may_be_any_number():
+    given = torch.zeros(B, C), torch.ones(B, D), torch.zeros(B).long()
+    rho = torch.tensor(0.5)
+    found = sasp_cross_entropy(*given, rho=rho, include_bias=None)
+    assert_close(found, sasp_cross_entropy(*given, rho=0.5, include_bias=False))

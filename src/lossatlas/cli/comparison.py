@@ -9,7 +9,7 @@ from torch import nn
 
 from lossatlas.algebra.params import Params, fingerprint, snapshot
 from lossatlas.cli.comparison_words import comparison_summary, comparison_table
-from lossatlas.cli.job import DEMO_MODEL, chosen_device
+from lossatlas.cli.job import DEMO_MODEL
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import MapSettings, SurveySettings
 from lossatlas.cli.statistics import settle_statistics
@@ -25,6 +25,7 @@ from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.devices import chosen_device
 from lossatlas.workbench.models import build_model, normalisation_of
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from lossatlas.algebra.params import Params
@@ -24,6 +23,7 @@ from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.devices import chosen_device
 from lossatlas.workbench.models import build_model, normalisation_of
 from lossatlas.workbench.training import train
 
@@ -182,22 +182,3 @@ def _plane(
         normalisation=settings.map.normalisation,
         biases=settings.map.biases,
     )
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of a name, tried out.
-
-    Args:
-        name: as in "cpu", "cuda:1".
-
-    Returns:
-        The device.
-
-    Raises:
-        ArgumentError: it cannot be used; the message says why.
-    """
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"`device`: {name!r} cannot be used ({reason}).") from None

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lossatlas import store
-from lossatlas.cli.job import chosen_device
 from lossatlas.cli.output import Output
 from lossatlas.cli.train_settings import TrainingSettings
 from lossatlas.errors import ArgumentError, DataError
@@ -18,6 +17,7 @@ from lossatlas.studies.compare.training import Weights
 from lossatlas.workbench.checkpoints import save_weights
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.devices import chosen_device
 from lossatlas.workbench.models import normalisation_of
 from lossatlas.workbench.seeding import epoch_order
 

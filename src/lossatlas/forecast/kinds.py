@@ -18,21 +18,28 @@ def kind_of_file(path: Path) -> str:
         "trainer" for a folder or a JSON object, "tensorboard" for JSON rows or the columns Step
         and Value, "wandb" for a column Step beside columns "run - metric", otherwise "csv".
     """
-    if path.is_dir():
+    if _is_folder(path):
         return "trainer"
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return "tensorboard" if _first(path).startswith("[") else "trainer"
     header = [cell.strip().strip('"') for cell in _first(path).split(",")]
     if "Step" not in header:
         return "csv"
-    if "Value" in header:
+    if set(header) <= {"Wall time", "Step", "Value"} and "Value" in header:
         return "tensorboard"
     return "wandb" if any(_RUN in cell for cell in header) else "csv"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _first(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig") as lines:
             return next((line.strip() for line in islice(lines, 10) if line.strip()), "")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return ""

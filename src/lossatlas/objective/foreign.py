@@ -1,15 +1,21 @@
 """Code of others: what a model, a loss or a metric raises becomes an error with a name."""
 
+import os
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from lossatlas.errors import AtlasError, LossError
 
-_OURS = str(Path(__file__).parents[1])
+# Where code lies that the user did not write: ours, Python's own, what an interpreter made up.
+_OTHERS = (
+    *(f"{p}{os.sep}" for p in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))),
+    "<",
+)
 
 
 @contextmanager
@@ -28,15 +34,14 @@ def named_failure(what: str, remedy: str, kind: type[AtlasError] = LossError) ->
 
     Raises:
         AtlasError: of that kind; the code raised what this library did not name.
+        MemoryError, OutOfMemoryError: as they came, since no remedy for code helps there.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, AtlasError):
+        if isinstance(error, AtlasError | MemoryError | OutOfMemoryError):
             raise
-        lines = str(error).strip().rstrip(".").splitlines()
-        reason = ": ".join([type(error).__name__, *lines[:1]]) + _place(error)
-        raise kind(f"{what} failed ({reason}); {remedy}") from error
+        raise kind(f"{what} failed ({_reason(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -58,15 +63,24 @@ def fed_with(outputs: object) -> Iterator[None]:
         if isinstance(outputs, Tensor) or not isinstance(error, TypeError | AttributeError):
             raise
         raise LossError(
-            f"the model returns {type(outputs).__name__}, which the criterion cannot take; "
-            "write loss(model, batch) that picks the tensor, as in criterion(model(x)[0], y)."
+            f"the model returns {type(outputs).__name__}, and the criterion failed on it "
+            f"({_reason(error)}); where it wants a tensor, write loss(model, batch) that picks "
+            "the tensor, as in criterion(model(x)[0], y)."
         ) from error
 
 
+def _reason(error: Exception) -> str:
+    try:
+        lines = str(error).strip().rstrip(".").splitlines()
+    except Exception:
+        # An error whose own text fails still has a name and a place.
+        lines = []
+    return ": ".join([type(error).__name__, *lines[:1]]) + _place(error)
+
+
 def _place(error: Exception) -> str:
-    # The last line that the user wrote: not ours, not of an installed package.
+    # The last line that the user wrote: not of an installed package either.
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        ours = frame.filename.startswith((_OURS, "<"))
-        if not ours and "site-packages" not in frame.filename:
+        if not frame.filename.startswith(_OTHERS) and "site-packages" not in frame.filename:
             return f" in {Path(frame.filename).name}, line {frame.lineno}"
     return ""

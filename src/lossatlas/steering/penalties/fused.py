@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from lossatlas.checks import check_one_of
@@ -44,10 +45,10 @@ def sasp_cross_entropy(
         UnknownNameError: an unknown kind.
     """
     check_one_of("kind", kind, KINDS)
-    check_weight("rho", rho)
+    rho = check_weight("rho", rho)
     plain = kind == "ggn" and class_weights is None and label_smoothing == 0
     if plain and _by_hand(logits, features, targets, ignore_index):
-        numbers = (rho, float(include_bias))
+        numbers = (rho, 1.0 if include_bias else 0.0)
         made = OnePass.apply(logits, features, targets, numbers)  # type: ignore[no-untyped-call]
         return made[0], made[1]
     dense = kind == "fisher" or label_smoothing > 0 or targets.is_floating_point()
@@ -89,7 +90,14 @@ def _by_hand(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: in
         torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     ):
         return False
-    return ignore_index < 0 and targets.min().item() >= 0
+    if _has_tangent(logits) or _has_tangent(features):
+        return False
+    low, high = targets.aminmax()
+    return ignore_index < 0 and low.item() >= 0 and high.item() < logits.shape[1]
+
+
+def _has_tangent(part: Tensor) -> bool:
+    return forward_ad.unpack_dual(part).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _known(indices: Tensor, ignore_index: int) -> Tensor:

@@ -35,7 +35,8 @@ class OnePass(torch.autograd.Function):
         base = F.nll_loss(log_p, targets)
         p = log_p.exp_()
         squares, reach = _squares(p), _lean_squares(features).add_(ones)
-        penalty = torch.addcmul(reach, squares, reach, value=-1.0).mean()
+        # The product last: a reach that is infinite must not meet itself in a difference.
+        penalty = torch.sub(1, squares).mul_(reach).mean()
         ctx.save_for_backward(logits, features, targets, p, squares, reach)
         ctx.mark_non_differentiable(penalty)
         ctx.set_materialize_grads(False)

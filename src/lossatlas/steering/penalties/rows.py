@@ -96,6 +96,8 @@ def as_rows(
     if keep is not None:
         z, h = z.masked_fill(~keep[:, None], 0), h.masked_fill(~keep[:, None], 0)
         y = y if y is None else _without(y, keep)
+    if indices and y is not None:
+        _check_classes(y, outputs)
     soft = y is not None and (dense or class_weights is not None)
     wanted = _soft(y, z, label_smoothing) if soft and y is not None else None
     if class_weights is not None and wanted is not None:
@@ -106,6 +108,22 @@ def as_rows(
         return Rows(z, h, wanted, None, float(max(len(z), 1)))
     mass = keep.to(z.dtype)
     return Rows(z, h, wanted, mass, mass.sum().clamp_min(1))
+
+
+def _is_open(values: Tensor) -> bool:
+    # A look at numbers costs a wait on a GPU, and a break of the graph for a compiler.
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_classes(indices: Tensor, outputs: int) -> None:
+    if not len(indices) or not _is_open(indices):
+        return
+    low, high = (int(end) for end in indices.aminmax())
+    if low < 0 or high >= outputs:
+        raise ArgumentError(
+            f"`targets` must be class indices from 0 to {outputs - 1}, or `ignore_index`; got "
+            f"{low if low < 0 else high}."
+        )
 
 
 def _weighted(
@@ -143,8 +161,7 @@ def _kept(indices: Tensor | None, mask: Tensor | None, ignore_index: int) -> Ten
         return keep
     known = indices != ignore_index
     # Where nothing is ignored, leaving it at that saves a handful of kernels a step.
-    quick = indices.device.type == "cpu" and not torch.compiler.is_compiling()
-    if keep is None and quick and bool(known.all()):
+    if keep is None and _is_open(indices) and bool(known.all()):
         return None
     return known if keep is None else keep & known
 

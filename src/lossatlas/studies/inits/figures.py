@@ -86,7 +86,7 @@ def _page(
 
 def _pictures(settings: InitsSettings) -> Iterator[tuple[str, Figure]]:
     labels: Labels = load_stage(settings, "label")
-    quality: Quality = load_stage(settings, "fit-quality")
+    quality: Quality = load_stage(settings, "fit-quality", labels.provenance.data)
     with plt.rc_context(canvas.RC):
         if path_of(settings, "fit-surrogate").is_file():
             yield from _surrogates(load_stage(settings, "fit-surrogate"))

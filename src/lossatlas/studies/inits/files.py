@@ -65,19 +65,20 @@ def provenance(settings: InitsSettings, stage: str, data: str) -> store.Provenan
     return store.Provenance(settings.seed, settings.identity(*SECTIONS[stage]), data=data)
 
 
-def load_stage(settings: InitsSettings, stage: str) -> Any:
-    """What a stage wrote, if it belongs to these settings.
+def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> Any:
+    """What a stage wrote, if it belongs to these settings and examples.
 
     Args:
         settings: of the study.
         stage: one of `FILES`.
+        data: fingerprint of the examples; None where nobody has it at hand.
 
     Returns:
         The result.
 
     Raises:
         FileError: missing (the message names the command that makes it), damaged, or of other
-            settings.
+            settings or examples.
     """
     path = path_of(settings, stage)
     maker = _MAKER.get(stage, stage)
@@ -93,6 +94,11 @@ def load_stage(settings: InitsSettings, stage: str) -> Any:
         raise FileError(
             f"'{path}' is of other settings ({different}); repeat those, name another "
             f"--folder, or remove it and make it again: lossatlas inits {maker}."
+        )
+    if data is not None and result.provenance.data != data:
+        raise FileError(
+            f"'{path}' was made from other examples than '{settings.data}' holds now; name "
+            f"another --folder, or remove it and make it again: lossatlas inits {maker}."
         )
     return result
 

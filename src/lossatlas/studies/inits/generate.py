@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor
 from lossatlas.rng import derive_seed, generator
+from lossatlas.store import remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
 from lossatlas.studies.inits.files import ledger_of, provenance
@@ -56,6 +57,8 @@ def generate(
     subject.initialiser.draw(base[0])
     losses = _losses(settings, subject, base, executor, progress)
     if not np.isfinite(losses).any():
+        # What is there is of no use, and must not bar the way to other settings.
+        remove_ledger(ledger_of(settings, "generate"))
         raise DataError(
             f"none of {len(losses)} initialisations has a finite loss; give smaller scales, "
             "as in --set generate.scales=[0.5,1.0]."

@@ -12,6 +12,7 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor
 from lossatlas.rng import derive_seed, generator
+from lossatlas.store import remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
 from lossatlas.studies.inits.files import ledger_of, provenance
@@ -193,6 +194,8 @@ def _assembled(
             values[(slice(None), *where)] = row[:-1]
             diverged[where] = bool(row[-1])
     if diverged.all():
+        # What is there is of no use, and must not bar the way to other settings.
+        remove_ledger(ledger_of(settings, "label"))
         raise DataError(
             f"all {diverged.size} trainings diverged; lower the learning rate, as in "
             f"--set label.lr={plan.lr / 10:g}, or the scales."

@@ -9,6 +9,7 @@ import yaml
 
 from lossatlas import store
 from lossatlas.checks import check_one_of
+from lossatlas.errors import ResumeError
 from lossatlas.store import make_folder, remove_ledger, writing
 from lossatlas.studies.inits.files import ledger_of, load_stage, path_of
 from lossatlas.studies.inits.generate import generate
@@ -72,12 +73,12 @@ def run_stage(
 
         paths = tuple(draw_figures(settings, progress=progress))
         return Done(stage, paths, paths, fresh=True)
-    path = path_of(settings, stage)
+    path, known = path_of(settings, stage), subject or load_subject(settings)
     if path.is_file():
-        done = Done(stage, load_stage(settings, stage), (path,), fresh=False)
+        result = load_stage(settings, stage, known.fingerprint)
+        done = Done(stage, result, (path,), fresh=False)
     else:
-        known = subject or load_subject(settings)
-        result = _COMPUTE[stage](settings, known, progress)
+        result = _computed(settings, stage, known, progress)
         done = Done(stage, _written(settings, stage, result), (path,), fresh=True)
     _remember(settings)
     return done
@@ -107,12 +108,24 @@ def run(
     return [run_stage(settings, s, subject=subject, progress=progress) for s in stages]
 
 
+def _computed(
+    settings: InitsSettings, stage: str, subject: Subject, progress: Progress | None
+) -> Any:
+    try:
+        return _COMPUTE[stage](settings, subject, progress)
+    except ResumeError as error:
+        # What a ledger advises is for those who name it themselves.
+        raise ResumeError(
+            f"{error} Here: repeat those settings, name another --folder, or remove that file."
+        ) from error
+
+
 def _generate(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
     return generate(settings, subject, progress=progress)
 
 
 def _surrogates(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
-    pairs = load_stage(settings, "generate")
+    pairs = load_stage(settings, "generate", subject.fingerprint)
     return fit_surrogates(settings, subject, pairs, progress=progress)
 
 
@@ -123,9 +136,9 @@ def _label(settings: InitsSettings, subject: Subject, progress: Progress | None)
 def _quality(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
     from lossatlas.studies.inits.stages import fit_quality, measure_features
 
-    labels = load_stage(settings, "label")
+    labels = load_stage(settings, "label", subject.fingerprint)
     if path_of(settings, "features").is_file():
-        features = load_stage(settings, "features")
+        features = load_stage(settings, "features", subject.fingerprint)
     else:
         features = measure_features(settings, subject, labels, progress=progress)
         _written(settings, "features", features)

@@ -1,9 +1,9 @@
 """Settings of an initialisation study: one model serves the command, YAML and Python."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 STAGES = ("generate", "fit-surrogate", "label", "fit-quality", "figures")
 
@@ -12,11 +12,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _ordered(scales: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= scales[0] <= scales[1]:
+        raise ValueError("a range of scales goes up from 0 or more")
+    return scales
+
+
+Scales = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)]
+
+
 class GenerateSettings(_Strict):
     """Stage 1: recipes and their true losses (`--set generate.NAME=VALUE`)."""
 
     samples: int = Field(default=5000, ge=10)
-    schemes: dict[str, float] = {
+    schemes: dict[str, FiniteFloat] = {
         "xavier_normal": 0.20,
         "kaiming_normal": 0.20,
         "orthogonal": 0.20,
@@ -24,9 +33,9 @@ class GenerateSettings(_Strict):
         "normal": 0.15,
         "uniform": 0.15,
     }
-    scales: tuple[float, float] = (0.5, 1.5)
+    scales: Scales = (0.5, 1.5)
     perturbed: float = Field(default=0.9, ge=0, le=1)
-    noise: float = Field(default=0.2, ge=0)
+    noise: float = Field(default=0.2, ge=0, allow_inf_nan=False)
     interpolated: float = Field(default=0.1, ge=0, lt=1)
     # Evaluated at once; what is not finished when a run dies is done again.
     chunk: int = Field(default=1024, ge=1)
@@ -57,13 +66,13 @@ class LabelSettings(_Strict):
 
     samples: int = Field(default=200, ge=1)
     schemes: tuple[str, ...] = ("xavier_uniform", "kaiming_uniform", "orthogonal")
-    scales: tuple[float, float] = (0.6, 1.4)
+    scales: Scales = (0.6, 1.4)
     matched: float = Field(default=0.5, ge=0, le=1)
     budgets: tuple[int, ...] = (1, 5, 25)
     orders: int = Field(default=3, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=32, ge=1)
     schedule: Literal["constant", "cosine"] = "cosine"
     together: int = Field(default=50, ge=1)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import nn
 
 from lossatlas.algebra.params import fingerprint
@@ -16,6 +15,7 @@ from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.workbench.criteria import Loss, as_loss
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.datasets import load_dataset
+from lossatlas.workbench.devices import chosen_device
 from lossatlas.workbench.models import build_model, normalisation_of
 from lossatlas.workbench.seeding import epoch_order
 
@@ -80,8 +80,9 @@ def load_subject(settings: InitsSettings) -> Subject:
 
     Raises:
         AtlasError: whatever cannot be loaded, by name.
-        ArgumentError: too few examples for the test set or the probe.
+        ArgumentError: too few examples for the test set or the probe, or no such device.
     """
+    device = chosen_device(settings.device)
     data = load_dataset(
         settings.data, examples=settings.examples, normalise=normalisation_of(settings.model)
     )
@@ -92,13 +93,13 @@ def load_subject(settings: InitsSettings) -> Subject:
             f"`test` ({settings.test:g}) and `probe` ({settings.probe}) must leave something "
             f"of {len(data)} examples; give a smaller test set or probe."
         )
-    train, test = (part.to(settings.device) for part in (data.skip(size), data.take(size)))
+    train, test = (part.to(device) for part in (data.skip(size), data.take(size)))
 
     def build(seed: int) -> nn.Module:
         return build_model(settings.model, data, seed=seed)
 
     return Subject(
-        build(settings.seed).to(torch.device(settings.device)).eval(),
+        build(settings.seed).to(device).eval(),
         train,
         test,
         as_loss(settings.loss, data.task),

@@ -1,0 +1,24 @@
+"""Where to compute."""
+
+import torch
+
+from lossatlas.errors import ArgumentError
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of a name, tried out.
+
+    Args:
+        name: as in "cpu", "cuda:1".
+
+    Returns:
+        The device.
+
+    Raises:
+        ArgumentError: it cannot be used; the message says why.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f"`device`: {name!r} cannot be used ({reason}).") from None
