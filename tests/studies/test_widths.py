@@ -125,6 +125,22 @@ def test_a_rate_that_halves_does_not_transfer_and_one_that_stays_does():
     assert staying.regret.value == pytest.approx(0.0)
 
 
+def test_a_move_that_may_be_within_the_margin_is_told_from_none():
+    x = np.log2(np.array([0.25, 0.5, 1.0, 2.0, 4.0]))
+
+    def verdict(*slopes):
+        wide = [[(x - slope * k) ** 2 + 1 for slope in slopes] for k in range(3)]
+        found = study(np.array(wide).transpose(0, 2, 1), rates=tuple(2.0**x)).transfer("own")
+        return found.verdict, found.slope.interval()
+
+    words, (low, high) = verdict(-0.30, -0.34, -0.27)
+    assert words == "moves, by how much is open"
+    assert low < -0.25 < high < 0
+    words, (low, high) = verdict(-0.6, 0.5, 0.1)
+    assert words == "not told apart"
+    assert low < 0 < high
+
+
 def test_a_best_rate_at_an_end_says_nothing():
     falling = np.array([[3.0, 3.1], [2.0, 2.1], [1.0, 1.1]])
     found = study([falling] * 3)

@@ -176,8 +176,9 @@ The sharpness is the largest eigenvalue of the Hessian over all examples, times 
 ## Does the best rate move?
 
 The slope is in octaves of the rate for each doubling of the width, with its 95 % interval over
-seeds; -1 would be a rate that has to be halved. It counts as staying where the interval lies
-within a margin of a quarter of an octave, as moving where it lies outside. Regret: how much higher the loss of the widest networks is at the
+seeds; -1 would be a rate that has to be halved. Against a margin of a quarter of an octave the rate
+*transfers* where the interval lies within, *does not transfer* where it lies beyond; where the interval leaves
+out zero but holds the margin, the rate *moves, by how much is open*. Regret: how much higher the loss of the widest networks is at the
 best rate of the narrowest than at their own.
 
 | | {" | ".join(f"best at {w}" for w in study.widths)} | slope | regret | verdict |
@@ -242,15 +243,7 @@ def _verdict(family, found):
         if np.isfinite(found["regret"][0])
         else "diverged"
     )
-    return f"| {TITLES[family]} | {rates} | {slope:+.2f} [{low:+.2f}, {high:+.2f}] | {regret} | {_words(found)}{end} |"
-
-
-def _words(found):
-    """The verdict; an interval that leaves out zero but not the margin says both."""
-    _, _, low, high = found["slope"]
-    if found["verdict"] == "not told apart" and (low > 0 or high < 0):
-        return "moves; whether by more than the margin is open"
-    return found["verdict"]
+    return f"| {TITLES[family]} | {rates} | {slope:+.2f} [{low:+.2f}, {high:+.2f}] | {regret} | {found['verdict']}{end} |"
 
 
 def _sharp(study, family, found):
@@ -268,6 +261,6 @@ def _short(study, found):
         one = found[family]
         slope, _, low, high = one["slope"]
         parts.append(
-            f"{TITLES[family]}: the best rate moves by {slope:+.2f} octaves [{low:+.2f}, {high:+.2f}] for each doubling of the width ({_words(one)})"
+            f"{TITLES[family]}: the best rate moves by {slope:+.2f} octaves [{low:+.2f}, {high:+.2f}] for each doubling of the width ({one['verdict']})"
         )
     return "; ".join(parts) + "."

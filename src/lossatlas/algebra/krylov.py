@@ -21,8 +21,6 @@ Array = NDArray[np.float64]
 _ROUNDING = 10.0
 # A remainder this many times the rounding is nothing: what follows it would be noise.
 _NOTHING = 10.0
-# The share of a gap between Ritz values that is taken to be free of eigenvalues.
-_GAP = 1 / 3
 # Up to here a tridiagonal matrix is solved without choosing how.
 _SMALL = 64
 
@@ -33,12 +31,11 @@ class Ritz:
 
     Attributes:
         values: Ritz values, ascending, shape (steps,).
-        residuals: |H y - value * y| of each, same units; an eigenvalue lies this near.
-        bounds: error bounds of the values: the residual, or residual^2 / gap where that is
-            smaller, with a third of the gap to the other Ritz values (an eigenvalue that no
-            Ritz value shows yet may lie there) if that is more than the space can resolve,
-            plus the noise of products: rounding, and how far they were seen to be from those
-            of a symmetric matrix.
+        residuals: |H y - value * y| of each, same units.
+        bounds: an eigenvalue lies within this of each value: the residual and the noise of
+            products (rounding, and how far they were seen to be from those of a symmetric
+            matrix). The error is often far smaller, about residual^2 / gap (Kato-Temple), but
+            no gap is certain: two eigenvalues closer than their residual look like one.
         weights: squared first components, which sum to 1: the weights of Gauss quadrature.
         vectors: coefficients over the basis, shape (steps, steps), a column for each value.
     """
@@ -170,7 +167,7 @@ class Lanczos:
             unknown = np.full(len(values), np.nan)
             return Ritz(values, residuals, unknown, vectors[0] ** 2, vectors)
         noise = 3 * self._eps * float(np.abs(values).max()) + self._dropped
-        bounds = _bounds(values, residuals) + noise + self._stray_lengths(vectors)
+        bounds = residuals + noise + self._stray_lengths(vectors)
         return Ritz(values, residuals, bounds, vectors[0] ** 2, vectors)
 
     def _stray_lengths(self, vectors: Array) -> Array:
@@ -190,23 +187,6 @@ def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
         return values, vectors
     values, vectors, failed = dstevd(alpha, beta if len(beta) else np.zeros(1))
     return eigh_tridiagonal(alpha, beta) if failed else (values, vectors)
-
-
-def _bounds(values: Array, residuals: Array) -> Array:
-    # Kato-Temple with a part of the gap that the Ritz values show, less their residuals.
-    # A value without neighbours shows no gap, and m steps tell nothing apart that is nearer
-    # than about width / (2 m)^2: a smaller part may hold several eigenvalues under one value.
-    if len(values) < 2:
-        return residuals
-    gaps = np.full(len(values), np.inf)
-    to_next = np.diff(values)
-    gaps[:-1] = to_next - residuals[1:]
-    gaps[1:] = np.minimum(gaps[1:], to_next - residuals[:-1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        finest = (values[-1] - values[0]) / (2 * len(values)) ** 2
-        free = np.where(_GAP * gaps > finest, _GAP * gaps, 0.0)
-        tight = np.where(free > 0, residuals**2 / free, np.inf)
-    return np.minimum(residuals, tight)
 
 
 def quadrature(

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 
 # A best rate that moves by less than a quarter of an octave for each doubling stays.
 _STAYS = 0.25
+_UNKNOWN = "not told apart"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Transfer:
         regret: loss of the widest networks at the best rate of the narrowest, over their loss
             at their own best rate, minus 1; mean and error over seeds. Infinite where a
             training diverged.
-        verdict: "transfers", "does not transfer" or "not told apart", from the 95 % interval
-            of the slope against a quarter of an octave. Where a best rate is the first or the
-            last of the grid the slope says nothing, and neither does the verdict.
+        verdict: from the 95 % interval of the slope and a margin of a quarter of an octave:
+            "transfers" where it lies within the margin, "does not transfer" where it lies
+            beyond, "moves, by how much is open" where it leaves out zero but holds the margin,
+            otherwise "not told apart". Where a best rate is the first or the last of the grid
+            the slope says nothing: "not told apart".
     """
 
     slope: Estimate
@@ -125,14 +128,7 @@ class WidthStudy:
         doublings = np.log2(np.array(self.widths, dtype=float))
         centred = doublings - doublings.mean()
         slope = mean_of(centred @ octaves / (centred @ centred))
-        low, high = slope.interval()
-        verdict = "not told apart"
-        if self.at_an_end(family):
-            return Transfer(slope, mean_of(self._regrets(family)), verdict)
-        if max(abs(low), abs(high)) < _STAYS:
-            verdict = "transfers"
-        elif low > _STAYS or high < -_STAYS:
-            verdict = "does not transfer"
+        verdict = _UNKNOWN if self.at_an_end(family) else _verdict(*slope.interval())
         return Transfer(slope, mean_of(self._regrets(family)), verdict)
 
     def at_an_end(self, family: str) -> float:
@@ -207,6 +203,14 @@ class WidthStudy:
             np.asarray(data["losses"].values),
             store.Provenance.from_json(data.attrs["provenance"]),
         )
+
+
+def _verdict(low: float, high: float) -> str:
+    if max(abs(low), abs(high)) < _STAYS:
+        return "transfers"
+    if low > _STAYS or high < -_STAYS:
+        return "does not transfer"
+    return "moves, by how much is open" if low > 0 or high < 0 else _UNKNOWN
 
 
 def _best(rates: Array, losses: Array) -> float:
