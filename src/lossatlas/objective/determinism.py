@@ -1,6 +1,7 @@
 """What the loss gives, and whether it gives the same twice: asked once, on construction."""
 
 import random
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from lossatlas.errors import DataError, LossError, StochasticError
 from lossatlas.objective.batches import Batch, batch_size, tensors
 from lossatlas.objective.foreign import named_failure
-from lossatlas.objective.losses import Supervised
+from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_loss(loss: object, batch: Batch) -> Tensor:
     if not isinstance(loss, Tensor):
         if isinstance(loss, float | int):
             return torch.tensor(float(loss), dtype=torch.float64)
-        raise LossError(f"{wanted}; got {type(loss).__name__}.")
+        raise LossError(f"{wanted}; got {_described(loss)}.")
     if not loss.is_floating_point():
         raise LossError(f"{wanted}; got {loss.dtype}: return a floating-point tensor.")
     if loss.ndim > 1 or (loss.ndim == 1 and loss.shape[0] != batch_size(batch)):
@@ -47,6 +48,17 @@ def check_loss(loss: object, batch: Batch) -> Tensor:
             "reduce it, as in losses.mean()."
         )
     return loss
+
+
+def _described(loss: object) -> str:
+    name = type(loss).__name__
+    if isinstance(loss, Mapping) and loss:
+        entries = ", ".join(repr(key) for key in list(loss)[:4])
+        wanted = "loss" if "loss" in loss else next(iter(loss))
+        return f"{name} with {entries}: pick the entry, as in output[{wanted!r}]"
+    if isinstance(loss, list | tuple) and loss:
+        return f"{name} of {len(loss)}: pick the entry, as in output[0]"
+    return name
 
 
 def check_graph(loss: Tensor) -> None:
@@ -81,7 +93,7 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
-        with named_failure("`loss`", _remedy(objective.loss)):
+        with named_failure("`loss`", loss_remedy(objective.loss)):
             means, examples = objective.at(None, lambda: _first_pass(objective))
         _check_weights(objective, len(means))
         known = len(examples) == len(means)
@@ -91,15 +103,6 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
             if not _agree(first, second):
                 raise StochasticError(_reason(objective.model, first, second))
     return known
-
-
-def _remedy(loss: object) -> str:
-    if isinstance(loss, Supervised):
-        return "check that they fit: model(input), then criterion(output, target)."
-    return (
-        "it is called as loss(model, batch); a criterion of (output, target) goes in as "
-        "supervised(criterion)."
-    )
 
 
 def _check_weights(objective: "Objective", batches: int) -> None:
@@ -163,7 +166,7 @@ def _reason(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> str:
     one, two = (
         torch.cat([value.reshape(-1) for value in values]) for values in (first, second)
     )
-    differ = f"two passes over the same weights differ ({one.mean():.6g} and {two.mean():.6g})"
+    differ = f"two passes over the same weights differ ({_apart(one, two)})"
     if first and len(one) == len(two) and torch.allclose(one.mean(), two.mean(), rtol=1e-3):
         shuffled = torch.allclose(one.sort().values, two.sort().values, rtol=TOLERANCE)
         if shuffled or not _dropout(model):
@@ -176,6 +179,15 @@ def _reason(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> str:
         f"{differ}: dropout ({layers}), shuffling or another random draw is active even in "
         "eval mode; make the loss a fixed function of the weights."
     )
+
+
+def _apart(one: Tensor, two: Tensor) -> str:
+    # Shuffled data give the same mean; what differs is then single values.
+    means = f"{one.mean():.6g}", f"{two.mean():.6g}"
+    if means[0] != means[1] or len(one) != len(two):
+        return f"{means[0]} and {means[1]}"
+    at = int((one - two).abs().nan_to_num().argmax())
+    return f"the mean is {means[0]} in both, value {at} is {one[at]:.6g} and {two[at]:.6g}"
 
 
 def _dropout(model: nn.Module) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,11 +45,13 @@ def named_failure(what: str, remedy: str, kind: type[AtlasError] = LossError) ->
 
 
 @contextmanager
-def fed_with(outputs: object) -> Iterator[None]:
+def fed_with(outputs: object, who: str, instead: str) -> Iterator[None]:
     """Run a criterion; where it fails on what only looks like an output, say so.
 
     Args:
         outputs: what the model gave.
+        who: what runs, as in "the criterion".
+        instead: what to write in its place, as in "loss(model, batch)".
 
     Yields:
         Nothing.
@@ -63,10 +65,16 @@ def fed_with(outputs: object) -> Iterator[None]:
         if isinstance(outputs, Tensor) or not isinstance(error, TypeError | AttributeError):
             raise
         raise LossError(
-            f"the model returns {type(outputs).__name__}, and the criterion failed on it "
-            f"({_reason(error)}); where it wants a tensor, write loss(model, batch) that picks "
-            "the tensor, as in criterion(model(x)[0], y)."
+            f"the model returns {type(outputs).__name__}, and {who} failed on it "
+            f"({_reason(error)}); where it wants a tensor, write {instead} that picks the "
+            f"tensor, as in model(x)[{_entry(outputs)}]."
         ) from error
+
+
+def _entry(outputs: object) -> str:
+    if not isinstance(outputs, Mapping):
+        return "0"
+    return repr("logits" if "logits" in outputs else next(iter(outputs), "logits"))
 
 
 def _reason(error: Exception) -> str:

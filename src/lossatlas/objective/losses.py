@@ -14,6 +14,9 @@ from lossatlas.objective.foreign import fed_with
 
 Criterion = Callable[..., Tensor]
 
+_LOSS = ("`supervised`", "loss(model, batch)")
+_METRIC = ("`accuracy`", "metric(model, batch)")
+
 
 class Supervised:
     """The loss of `criterion(model(input), target)` on batches `(input, target)`.
@@ -39,9 +42,9 @@ class Supervised:
         Returns:
             What the criterion returns.
         """
-        inputs, targets = _pair(batch)
+        inputs, targets = _pair(batch, *_LOSS)
         outputs = model(inputs)
-        with fed_with(outputs):
+        with fed_with(outputs, "the criterion", _LOSS[1]):
             return self.criterion(outputs, targets)
 
     def per_example(self, model: nn.Module, batch: Batch) -> Tensor | None:
@@ -56,7 +59,7 @@ class Supervised:
         """
         if self._unreduced is None:
             return None
-        inputs, targets = _pair(batch)
+        inputs, targets = _pair(batch, *_LOSS)
         return self.unreduced(model(inputs), targets)
 
     def unreduced(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
@@ -108,17 +111,36 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor:
     Returns:
         Shape (batch,), 1 for right and 0 for wrong; further axes averaged.
     """
-    inputs, targets = _pair(batch)
-    right: Tensor = (model(inputs).argmax(1) == targets).to(torch.float32)
+    inputs, targets = _pair(batch, *_METRIC)
+    outputs = model(inputs)
+    with fed_with(outputs, *_METRIC):
+        right: Tensor = (outputs.argmax(1) == targets).to(torch.float32)
     return right.flatten(1).mean(1) if right.ndim > 1 else right
 
 
-def _pair(batch: Batch) -> tuple[Any, Any]:
+def loss_remedy(loss: object) -> str:
+    """What to check where a loss fails.
+
+    Args:
+        loss: it.
+
+    Returns:
+        The end of a sentence.
+    """
+    if isinstance(loss, Supervised):
+        return "check that they fit: model(input), then criterion(output, target)."
+    return (
+        "it is called as loss(model, batch); a criterion of (output, target) goes in as "
+        "supervised(criterion)."
+    )
+
+
+def _pair(batch: Batch, who: str, instead: str) -> tuple[Any, Any]:
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
         raise ArgumentError(
-            f"a supervised batch must be a pair (input, target); got {kind}: "
-            "for other batches write loss(model, batch) yourself."
+            f"{who} takes batches that are a pair (input, target); got {kind}: for other "
+            f"batches write {instead} yourself."
         )
     return batch[0], batch[1]
 

@@ -13,7 +13,7 @@ from lossatlas.guard import preserved_attributes, preserved_rng
 from lossatlas.objective.batches import Batch, to_device
 from lossatlas.objective.determinism import check_loss
 from lossatlas.objective.foreign import named_failure
-from lossatlas.objective.losses import Supervised
+from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
 from lossatlas.objective.swap import swapped_in
@@ -126,15 +126,14 @@ class Stage:
             Shape (batch,) where examples are known, otherwise a scalar.
 
         Raises:
-            LossError: neither a number nor one number an example.
+            LossError: neither a number nor one number an example, or the loss fails.
         """
-        loss = self.loss
-        vector = (
-            loss.per_example(self.model, batch)
-            if self._per_example and isinstance(loss, Supervised)
-            else None
-        )
-        return check_loss(loss(self.model, batch) if vector is None else vector, batch)
+        loss, given = self.loss, None
+        with named_failure("`loss`", loss_remedy(loss)):
+            if self._per_example and isinstance(loss, Supervised):
+                given = loss.per_example(self.model, batch)
+            given = loss(self.model, batch) if given is None else given
+        return check_loss(given, batch)
 
     def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Tensor]:
         """The loss and some metrics of one batch at the weights swapped in, from one forward.
@@ -162,4 +161,5 @@ class Stage:
 
     def _walk(self) -> None:
         for batch in self.each_batch():
-            self.loss(self.model, batch)
+            with named_failure("`loss`", loss_remedy(self.loss)):
+                self.loss(self.model, batch)

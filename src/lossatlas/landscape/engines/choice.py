@@ -30,6 +30,7 @@ _SMALL = 300_000
 # Fewer points side by side are not worth their stacking.
 _FEWEST = 4
 _UNSUPPORTED = (
+    AtlasError,
     RuntimeError,
     ValueError,
     TypeError,
@@ -201,11 +202,11 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
             ):
                 return f"{engine.block} points of this network fill the cache already"
             fast = engine.evaluate(known.coordinates)
-    except AtlasError:
-        raise
     except _UNSUPPORTED as error:
-        # Whatever a model does that vmap or folding does not support shows here, once.
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        # Whatever a model, loss or metric does that vmap or folding does not support shows
+        # here, once: the plain loop has been at the same points without a fault.
+        cause = error if error.__cause__ is None else error.__cause__
+        return ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
     worst = _difference(fast, known.values)
     return engine if worst <= TOLERANCE else f"it differs from the plain loop by {worst:.1e}"
 

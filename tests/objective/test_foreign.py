@@ -1,0 +1,123 @@
+"""What models, losses and metrics raise late, or give in place of a tensor, is named."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, LossError, StochasticError
+
+X, Y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+CE = la.supervised(F.cross_entropy)
+
+
+def network():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Picky:
+    """Serves as often as construction asks, then no more."""
+
+    def __init__(self):
+        self.broken = False
+
+    def __call__(self, model, batch):
+        if self.broken:
+            raise ZeroDivisionError("no more")
+        return CE(model, batch)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda o, p: o.value(),
+        lambda o, p: o.gradient(),
+        lambda o, p: la.map_plane(o, p, points=3),
+        lambda o, p: la.spectrum(o, top=1, bottom=0),
+    ],
+)
+def test_a_loss_that_fails_later_is_named_too(ask):
+    loss = Picky()
+    objective = la.Objective(network(), loss, [(X, Y)])
+    plane = la.random_plane(objective)
+    loss.broken = True
+    with pytest.raises(LossError, match=r"`loss` failed \(ZeroDivisionError: no more in test"):
+        ask(objective, plane)
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_a_metric_that_can_not_be_stacked_is_measured_point_by_point(engine):
+    objective = la.Objective(network(), CE, [(X, Y)])
+    metrics = {"share": lambda m, b: (m(b[0]).argmax(1) == b[1]).float().mean().item()}
+    plane = la.random_plane(objective)
+    found = la.map_plane(objective, plane, points=3, metrics=metrics, engine=engine)
+    plain = la.map_plane(objective, plane, points=3, metrics={"share": la.accuracy})
+    assert found.engine == "plain"
+    assert abs(found.metrics["share"] - plain.metrics["share"]).max() < 1e-6
+    with pytest.raises(ArgumentError, match="cannot serve this model \\(RuntimeError: vmap"):
+        la.map_plane(objective, plane, points=3, metrics=metrics, engine="batched")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            lambda v: {"loss": v, "logits": v},
+            r"dict with 'loss', 'logits': .* output\['loss'\]",
+        ),
+        (lambda v: {"nll": v}, r"dict with 'nll': pick the entry, as in output\['nll'\]"),
+        (lambda v: (v, v), r"tuple of 2: pick the entry, as in output\[0\]"),
+        (lambda v: {}, "got dict"),
+    ],
+)
+def test_a_loss_that_gives_all_the_model_gave_is_told_to_pick(given, words):
+    with pytest.raises(LossError, match=words):
+        la.Objective(network(), lambda m, b: given(CE(m, b)), [(X, Y)])
+
+
+def test_who_wants_pairs_says_so_itself():
+    batches = [{"x": X, "y": Y}]
+    objective = la.Objective(
+        network(), lambda m, b: F.cross_entropy(m(b["x"]), b["y"]), batches
+    )
+    with pytest.raises(
+        ArgumentError, match=r"`accuracy` takes .* write metric\(model, batch\)"
+    ):
+        objective.evaluate_all({"accuracy": la.accuracy})
+    with pytest.raises(
+        ArgumentError, match=r"`supervised` takes .* write loss\(model, batch\)"
+    ):
+        la.Objective(network(), CE, batches)
+
+
+class GivesMapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return {"hidden": x, "logits": self.inner(x)}
+
+
+def test_accuracy_of_a_mapping_names_its_entry():
+    loss = la.Objective(
+        GivesMapping(), lambda m, b: F.cross_entropy(m(b[0])["logits"], b[1]), [(X, Y)]
+    )
+    words = (
+        r"returns dict, and `accuracy` failed .* write metric\(.*as in model\(x\)\['logits'\]"
+    )
+    with pytest.raises(LossError, match=words):
+        loss.evaluate_all({"accuracy": la.accuracy})
+
+
+def test_shuffled_data_with_one_mean_show_a_value_that_differs():
+    class Shuffled:
+        def __iter__(self):
+            order = torch.randperm(12)
+            return iter([(X[order], Y[order])])
+
+    with pytest.raises(
+        StochasticError, match=r"the mean is (\S+) in both, value \d+ is .*list"
+    ):
+        la.Objective(network(), CE, Shuffled())
