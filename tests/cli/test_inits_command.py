@@ -110,10 +110,13 @@ def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, mes
     assert "Traceback" not in error
 
 
-def test_files_of_other_settings_are_refused(monkeypatch, capsys, folder):
-    code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 30, "--folder", folder)
+def test_files_of_other_settings_are_refused(monkeypatch, capsys, tmp_path):
+    call_ = ("label", "--folder", tmp_path, *SMALL, "--set", "label.samples=2")
+    code, _, error = inits(monkeypatch, capsys, *call_)
+    assert code == 0, error
+    code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 3, "--folder", tmp_path)
     assert code == 2
-    assert "label.samples is 24 there, 30 here" in error
+    assert "label.samples is 2 there, 3 here" in error
 
 
 def test_the_remedy_for_trainings_that_diverged_leads_on(monkeypatch, capsys, tmp_path):

@@ -306,6 +306,11 @@ def test_a_plan_says_what_a_map_will_need():
     assert plan.memory >= 4 * 4 * weights
     streaming = la.plan_map(objective, la.random_plane(objective), engine="streaming")
     assert streaming.engine == "streaming"
+    small = cases.make(cases.mlp).objective()
+    ground, metrics = la.random_plane(small), {"accuracy": la.accuracy}
+    for asked in ({}, metrics):
+        plan = la.plan_map(small, ground, metrics=asked)
+        assert plan.engine == la.map_plane(small, ground, points=3, metrics=asked).engine
 
 
 def test_conv_nets_without_batchnorm_and_odd_shapes_are_served():

@@ -46,7 +46,7 @@ def test_contours_lie_at_the_levels_of_the_scale():
     ax = plot_contour(land)
     levels = ax.collections[0].levels
     np.testing.assert_array_equal(levels, scale_of(land.values).levels())
-    assert "log scale" in ax.figure.axes[-1].get_ylabel()
+    assert "log above the lowest" in ax.figure.axes[-1].get_ylabel()
 
 
 def test_the_way_of_training_is_where_it_went():

@@ -72,5 +72,5 @@ def test_words_for_shares_counts_and_verdicts():
     assert text.verdict(True, 0.0) == ""
     assert text.surely("minimum", 0.1) == "certain minimum"
     assert text.surely("minimum", 0.0) == "minimum"
-    assert text.loss_title(True) == "loss (log scale)"
+    assert text.loss_title(True) == "loss (log above the lowest)"
     assert text.axis_title("PC 1 (4%)") == "PC 1 [direction lengths]"

@@ -128,7 +128,7 @@ def test_the_surface_is_drawn_in_colour(visited):
 def test_axes_are_named_in_the_drawn_page(visited):
     seen, _, _ = visited
     assert "random 1 [direction lengths]" in seen["texts"]
-    assert "birth: loss where it appears (log scale)" in seen["texts"]
+    assert "birth: loss where it appears (log above the lowest)" in seen["texts"]
 
 
 def test_hostile_names_run_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """From settings to a survey on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lossatlas.cli.settings import SurveySettings
 from lossatlas.curvature import spectrum_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.checkpoints import trajectory_plane
+from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.mapping import plan_map
 from lossatlas.landscape.plane import Plane, random_plane
 from lossatlas.objective import Objective, accuracy, supervised
@@ -62,11 +64,11 @@ def run_survey(
     subject = _subject(settings, output)
     objective = _objective(settings, subject)
     ground = _plane(settings, objective, subject.checkpoints)
-    _foretell(settings, objective, ground, output)
+    metrics = {"accuracy": accuracy} if subject.data.task == "classification" else {}
+    _foretell(settings, objective, ground, metrics, output)
     ledger = settings.folder / "survey.resume"
     if not resume:
         _forget(ledger)
-    metrics = {"accuracy": accuracy} if subject.data.task == "classification" else {}
     with output.progress("mapping") as progress:
         found = survey(
             objective,
@@ -142,11 +144,16 @@ def _trained(
 
 # What it will take, before the long part begins.
 def _foretell(
-    settings: SurveySettings, objective: Objective, ground: Plane, output: Output
+    settings: SurveySettings,
+    objective: Objective,
+    ground: Plane,
+    metrics: Mapping[str, Metric],
+    output: Output,
 ) -> None:
     if output.quiet:
         return
-    plan = plan_map(objective, ground, points=settings.points, engine=settings.map.engine)
+    engine = settings.map.engine
+    plan = plan_map(objective, ground, points=settings.points, engine=engine, metrics=metrics)
     output.note(
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
         f"{_size(plan.memory)} beside model and data"

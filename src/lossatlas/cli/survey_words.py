@@ -82,12 +82,16 @@ def table(survey: Survey, page: Path) -> list[tuple[str, str, str]]:
         ("interpolation error", f"{land.interpolation_error:.2g}", _held_out(land.held_out)),
         ("range of the loss", f"{land.range:.6g}", _lost(int((~land.finite).sum()))),
         ("minima", str(len(survey.tree)), _touching(survey)),
-        ("basins", str(basins), f"{certain} certain (deeper than {diagram.threshold:.2g})"),
-        ("smad", f"{survey.tree.smad():.6g}", "saddle-minimum average distance"),
+        ("basins", str(basins), f"{certain} certain ({_rule(diagram.threshold)})"),
+        ("smad", f"{survey.tree.smad():.6g}", "mean rise to a pass, of all minima"),
         *_findings(survey),
         ("report", str(page), f"{survey.seconds:.1f} s"),
     ]
     return rows
+
+
+def _rule(threshold: float) -> str:
+    return f"the deepest, and those deeper than {threshold:.2g}"
 
 
 def _grid(survey: Survey) -> dict[str, Any]:

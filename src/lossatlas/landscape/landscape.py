@@ -68,6 +68,15 @@ class Landscape:
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.values.shape))
+        seen = self.values[self.finite]
+        losses = f"{seen.min():.4g} to {seen.max():.4g}" if seen.size else "nowhere finite"
+        return (
+            f"<Landscape of {size} points along {', '.join(self.labels)}: loss {losses}, "
+            f"{int(self.computed.sum()):,} computed, engine {self.engine}>"
+        )
+
     @property
     def finite(self) -> NDArray[np.bool_]:
         """Where the loss is a finite number."""

@@ -110,7 +110,12 @@ class MapPlan:
 
 
 def plan_map(
-    objective: Objective, plane: Plane, *, points: int = 31, engine: str = "auto"
+    objective: Objective,
+    plane: Plane,
+    *,
+    points: int = 31,
+    engine: str = "auto",
+    metrics: Mapping[str, Metric] | None = None,
 ) -> MapPlan:
     """Say what a map will need without making it.
 
@@ -119,17 +124,19 @@ def plan_map(
         plane: where.
         points: points along each direction.
         engine: as for `map_plane`.
+        metrics: as for `map_plane`; they may ask for another engine.
 
     Returns:
         The engine, the number of points and the memory.
 
     Raises:
-        ArgumentError: fewer than two points, or an engine that cannot serve the model.
+        ArgumentError: fewer than two points, metrics that are none, or an engine that cannot
+            serve the model.
         ModelError: the model's outputs do not depend on the weights that move.
         UnknownNameError: an unknown engine.
     """
     check_at_least("points", points, 2)
-    task = Task(objective, plane)
+    task = Task(objective, plane, _checked(metrics))
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
     return MapPlan(chosen.name, points**plane.dimension, chosen.memory)
 

@@ -105,7 +105,7 @@ def colour_map(colours: tuple[str, ...]) -> LinearSegmentedColormap:
     """A colour map of the house.
 
     Args:
-        colours: `style.DEPTH` or `style.EMBER`.
+        colours: `style.DEPTH`, `style.EMBER` or `style.METRIC`.
 
     Returns:
         The map, unregistered.

@@ -150,6 +150,7 @@ def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") ->
     """
     check_dimensions(landscape, 2)
     bottom, top = scale.heights(2)
+    colours = style.DEPTH if quantity == "loss" else style.METRIC
     figure = web.figure(**web.map_axes(landscape))
     figure.add_contour(
         x=landscape.axes[0],
@@ -157,7 +158,7 @@ def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") ->
         z=_heights(landscape, scale).T,
         zmin=bottom,
         zmax=top,
-        colorscale=style.colour_stops(style.DEPTH),
+        colorscale=style.colour_stops(colours),
         colorbar=web.loss_bar(scale, safe(quantity, 40)),
         contours={"start": bottom, "end": top, "size": (top - bottom) / _CONTOURS},
         line={"color": "rgba(255, 255, 255, 0.5)", "width": 0.6, "smoothing": 0.6},

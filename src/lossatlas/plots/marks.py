@@ -11,6 +11,8 @@ from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]
 MOST_MINIMA = 24
+# What a map without landmarks is drawn around.
+CENTRE = "origin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,11 @@ class Mark:
     def is_path(self) -> bool:
         """Whether the points are joined by a line."""
         return self.name.startswith("trajectory") and len(self.points) > 1
+
+    @property
+    def is_centre(self) -> bool:
+        """Whether it is the one point that a map without landmarks is drawn around."""
+        return self.name == CENTRE and len(self.points) == 1
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -70,13 +77,16 @@ def landmarks(landscape: Landscape) -> list[Mark]:
         landscape: the map.
 
     Returns:
-        One mark a name, in the order of the landscape.
+        One mark a name, in the order of the landscape; where it has none, its origin.
     """
-    return [_mark(landscape, name) for name in landscape.landmarks]
+    if landscape.landmarks:
+        return [_mark(landscape, *item) for item in landscape.landmarks.items()]
+    centre = _mark(landscape, CENTRE, np.zeros((1, landscape.values.ndim)))
+    return [centre] if centre.inside.any() else []
 
 
-def _mark(landscape: Landscape, name: str) -> Mark:
-    points = np.asarray(landscape.landmarks[name], dtype=np.float64)
+def _mark(landscape: Landscape, name: str, where: Floats) -> Mark:
+    points = np.asarray(where, dtype=np.float64)
     unknown = np.full(len(points), np.nan)
     return Mark(
         name=name,

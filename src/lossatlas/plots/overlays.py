@@ -57,7 +57,9 @@ def dot_computed(ax: Axes, landscape: Landscape) -> None:
 
 
 def draw_landmarks(ax: Axes, landscape: Landscape) -> None:
-    """Draw the way of training as a line, other landmarks as diamonds.
+    """Draw the way of training as a line that ends at a star, other landmarks as diamonds.
+
+    A map without landmarks has a star at its origin.
 
     Args:
         ax: the axes.
@@ -67,8 +69,9 @@ def draw_landmarks(ax: Axes, landscape: Landscape) -> None:
         if mark.is_path:
             _draw_path(ax, mark)
         else:
-            look: dict[str, Any] = {"ms": 5, "mec": "white", "mew": 0.8, "zorder": 4}
-            ax.plot(*mark.points.T, "D", color=style.PATH, label=cut_off(mark.name), **look)
+            shape, size = ("*", 11) if mark.is_centre else ("D", 5)
+            look: dict[str, Any] = {"ms": size, "mec": "white", "mew": 0.8, "zorder": 4}
+            ax.plot(*mark.points.T, shape, color=style.PATH, label=cut_off(mark.name), **look)
 
 
 def _draw_path(ax: Axes, mark: Mark) -> None:
@@ -105,8 +108,9 @@ def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
         chosen = minima.certain == certain
         if chosen.any():
             x, y = minima.points[chosen].T
-            size = 6.5 if certain else 4
-            ax.plot(x, y, "o", ms=size, mfc=face, mec=style.INK, mew=0.9, label=name, zorder=6)
+            look: dict[str, Any] = {"ms": 6.5 if certain else 4, "mec": style.INK, "mew": 0.9}
+            # Minima like the edge, and are drawn whole there.
+            ax.plot(x, y, "o", mfc=face, label=name, zorder=6, clip_on=False, **look)
     if np.count_nonzero(minima.certain) > 1:
         sure = zip(minima.numbers[minima.certain], minima.points[minima.certain], strict=True)
         for number, point in list(sure)[:_NUMBERED]:

@@ -24,6 +24,8 @@ FILL = "#2b7a90"
 DEPTH = ("#0a1f3c", "#123c5e", "#1a5d7a", "#2f7f8e", "#5fa199", "#98c1a6", "#cddcbb", "#f4efd8")
 # Errors: pale where the map is sure, dark where it is not.
 EMBER = ("#fdf6ec", "#fbe0c0", "#f6bf8b", "#e8935a", "#c9652f", "#96431b", "#5c2a12")
+# Further metrics: no water, so that an accuracy is not read as a depth.
+METRIC = ("#f6f2fa", "#ddd1ea", "#bda7d3", "#9a7cb9", "#77559b", "#553578", "#351a52")
 
 FAMILY = ("DejaVu Sans",)
 WEB_FAMILY = (

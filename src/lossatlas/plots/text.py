@@ -202,6 +202,6 @@ def loss_title(is_log: bool, quantity: str = "loss") -> str:
         quantity: what runs along it; safe text.
 
     Returns:
-        As in "loss (log scale)".
+        As in "loss (log above the lowest)".
     """
-    return f"{quantity} (log scale)" if is_log else quantity
+    return f"{quantity} (log above the lowest)" if is_log else quantity

@@ -66,6 +66,8 @@ def add_computed(figure: go.Figure, landscape: Landscape) -> None:
 def add_landmarks(figure: go.Figure, landscape: Landscape) -> None:
     """Draw the way of training as a line that ends at a star, other landmarks as diamonds.
 
+    A map without landmarks has a star at its origin.
+
     Args:
         figure: changed in place.
         landscape: a map of a plane.
@@ -86,7 +88,8 @@ def _add_mark(figure: go.Figure, mark: Mark) -> None:
         symbols = ["square", *["circle"] * (len(x) - 2), "star"]
         marker = {"size": sizes, "symbol": symbols, "opacity": 1.0}
     else:
-        marker = {"size": 9, "symbol": "diamond", "opacity": 1.0}
+        size, symbol = (15, "star") if mark.is_centre else (9, "diamond")
+        marker = {"size": size, "symbol": symbol, "opacity": 1.0}
     figure.add_scatter(
         x=x,
         y=y,

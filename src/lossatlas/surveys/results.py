@@ -14,6 +14,7 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.objective import Evaluation
+from lossatlas.plots.text import count, with_error
 from lossatlas.store import Provenance
 from lossatlas.surveys.finding import Finding
 from lossatlas.topology import (
@@ -57,6 +58,16 @@ class Survey:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
+
+    def __repr__(self) -> str:
+        basins = count(len(self.tree), "basin")
+        found = ", ".join(self.findings) or "none"
+        size = " x ".join(map(str, self.landscape.values.shape))
+        return (
+            f"<Survey of {self.title}: loss {with_error(self.loss.value, self.loss.stderr)}, "
+            f"{size} map, {basins}, {self.certain_basins} certain; "
+            f"instruments: {found}>"
+        )
 
     @property
     def spectrum(self) -> Spectrum | None:

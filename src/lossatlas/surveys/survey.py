@@ -72,8 +72,8 @@ def survey(
         connectivity: which neighbours count for the topology, "full" or "axis".
         curvature: the same as the instrument "curvature".
         instruments: what else to measure at the weights: "all", or names of
-            `lossatlas.surveys.INSTRUMENTS`. One that cannot serve this objective leaves the
-            reason in its finding.
+            `lossatlas.surveys.INSTRUMENTS`, in a sequence or with commas between them. One
+            that cannot serve this objective leaves the reason in its finding.
         lr: a learning rate to hold against the curvature, for "stability".
         optimizer: an optimizer of the model, with its state, for "stability".
         title: what the report is headed with; the model's class by default.

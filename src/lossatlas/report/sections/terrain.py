@@ -122,7 +122,7 @@ def _metrics(land: Landscape) -> tuple[Picture, ...]:
             Picture(
                 f"{cut_off(name, 40)} from above",
                 contour_figure(metric, quantity=name),
-                "A further metric on the same points." + _wall_note(metric),
+                "A further metric on the same points; dark is high." + _wall_note(metric),
                 f"Contour map of {cut_off(name, 40)}.",
             )
         )
@@ -173,8 +173,10 @@ def _box(survey: Survey) -> tuple[Picture, ...]:
 
 def _mark_note(survey: Survey) -> str:
     minima = marked_minima(survey.landscape, survey.tree)
-    path = any(mark.is_path for mark in landmarks(survey.landscape))
-    start = "The way of training ends at the star. " if path else ""
+    marks = landmarks(survey.landscape)
+    start = "The star stands at the origin. " if any(m.is_centre for m in marks) else ""
+    if any(mark.is_path for mark in marks):
+        start = "The way of training ends at the star. "
     dips = "" if minima.certain.all() else ", dips within the error of the map grey"
     which = surely("minima", survey.tree.threshold).capitalize()
     return f"{start}{which} are yellow{dips}."

@@ -94,7 +94,7 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     smad = survey.tree.smad()
     return (
         Tile("basins", f"{found.total:,}", sure),
-        Tile("SMAD", number(smad, 3), "mean rise from minimum to pass"),
+        Tile("SMAD", number(smad, 3), "mean rise from minimum to pass, all minima"),
     )
 
 

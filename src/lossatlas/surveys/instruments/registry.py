@@ -102,7 +102,8 @@ def chosen(asked: str | Sequence[str], *, curvature: bool = False) -> tuple[Inst
     """The instruments that a user asks for, in the order of the registry.
 
     Args:
-        asked: names; "all"; or one name. Repetitions count once.
+        asked: names, in a sequence or with commas between them; or "all". Repetitions count
+            once.
         curvature: asks for "curvature" too.
 
     Returns:
@@ -112,7 +113,7 @@ def chosen(asked: str | Sequence[str], *, curvature: bool = False) -> tuple[Inst
         ArgumentError: not names.
         UnknownNameError: an unknown name; the message gives the nearest.
     """
-    names = [asked] if isinstance(asked, str) else list(asked)
+    names = [n.strip() for n in asked.split(",")] if isinstance(asked, str) else list(asked)
     if not all(isinstance(name, str) for name in names):
         raise ArgumentError(f"`instruments` must be names, or 'all'; got {asked!r}.")
     if "all" in names:
