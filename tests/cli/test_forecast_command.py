@@ -63,6 +63,9 @@ def test_a_table_for_people(folder):
     printed = call("fit", *files(folder), *COLUMN, "--out", folder / "t", "--law", "linear-lr")
     assert "LinearLRLaw" in printed
     assert "error on unseen curves" in printed
+    # Three curves, of which the same is to be said.
+    assert printed.count("interpolated") == 1
+    assert "the same of 2 more; --json names them" in " ".join(printed.split())
 
 
 def test_predict_a_shape_and_a_measured_run(folder):

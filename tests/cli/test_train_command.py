@@ -145,6 +145,7 @@ BAD = [
     (["--test", "nowhere:x"], "there is no module 'nowhere'"),
     (["--device", "warp:9"], "cannot be used"),
     (["--set", "validd=0.1"], "did you mean 'valid'"),
+    (["--set", "train.steps=9"], "no setting 'train.steps' (did you mean 'steps'?)"),
     (["--set", "valid=0.9"], "`valid`"),
     (["--out", "/dev/null/x"], "/dev/null/x"),
 ]

@@ -124,6 +124,26 @@ def test_factories_get_what_they_ask_for(tmp_path, monkeypatch):
         build_model(f"{source}:make")
 
 
+def test_lazy_layers_get_their_sizes_from_the_data_and_weights_from_the_seed(tmp_path):
+    source = tmp_path / "lazy_model.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def make(outputs):\n"
+        "    layers = nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.LazyLinear(outputs))\n"
+    )
+    data = pictures()
+    model, again = (build_model(f"{source}:make", data, seed=2) for _ in range(2))
+    assert model.training
+    assert model(data.inputs).shape == (len(data.inputs), 4)
+    assert torch.equal(model[3].weight, again[3].weight)
+    fresh = build_model(f"{source}:make", data, seed=2)
+    assert torch.equal(fresh[1].running_mean, torch.zeros(3))
+    assert fresh[1].num_batches_tracked == 0
+    with pytest.raises(ModelError, match=r"make' failed \(.*look at what it is given"):
+        build_model(f"{source}:make", pictures(), outputs="four")
+
+
 def test_classes_of_torch_are_factories():
     model = build_model("torch.nn:Linear(3, 2)")
     assert isinstance(model, nn.Linear)

@@ -1,5 +1,7 @@
 """Fits, forecasts and schedules as `--json` and as tables."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,20 @@ def fit_table(fit: Fit, out: Path) -> Table:
         ("error on unseen curves", f"{errors.scale:.3%}", unseen),
         ("error of a doubled horizon", f"{errors.doubling:.3%}", "fit to the first half"),
     ]
-    rows += [("warning", line, "") for line in fit.warnings]
+    rows += _warned(fit.warnings)
     return [*rows, ("report", str(out / "report.html"), "")]
+
+
+def _warned(warnings: Sequence[str]) -> Table:
+    # What is said of many curves differs in names and numbers only, and is said once.
+    alike: dict[str, list[str]] = {}
+    for line in warnings:
+        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
+    more = "the same of {} more; --json names them"
+    return [
+        ("warning", first, more.format(len(others)) if others else "")
+        for first, *others in alike.values()
+    ]
 
 
 def left_out_table(fit: Fit) -> Table:
@@ -114,7 +128,7 @@ def prediction_summary(told: Prediction, truth: Curve | None) -> tuple[dict[str,
         data["measured"] = measured
         off = f"the forecast is {np.log(loss / measured):+.2%} off"
         rows.append(("measured", f"{measured:.4f}", off))
-    return data, rows + [("warning", line, "") for line in told.warnings]
+    return data, rows + _warned(told.warnings)
 
 
 def plan_summary(plan: SchedulePlan) -> dict[str, Any]:

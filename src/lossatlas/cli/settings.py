@@ -198,16 +198,17 @@ _UNION_PARTS = {"float", "int", "str", "literal['auto']"}
 def _named(kind: type[BaseModel], error: Any) -> ArgumentError | UnknownNameError:
     # Places inside a union ("span.float") are not names that a user knows.
     path = [str(part) for part in error["loc"] if part not in _UNION_PARTS]
-    where = ".".join(path)
+    got = error.get("input")
     if error["type"] == "extra_forbidden":
         known = _fields(kind, path[:-1])
+        # A group that is unknown may hold names that are known: train.steps is steps here.
+        path += [str(name) for name in got][:1] if isinstance(got, dict) else []
         return UnknownNameError(
-            f"there is no setting '{where}'{nearest(path[-1], known)}; "
+            f"there is no setting '{'.'.join(path)}'{nearest(path[-1], known)}; "
             f"known: {', '.join(sorted(known))}."
         )
-    got = error.get("input")
     return ArgumentError(
-        f"`{where}`: {error['msg'][0].lower()}{error['msg'][1:]}; got {got!r}."
+        f"`{'.'.join(path)}`: {error['msg'][0].lower()}{error['msg'][1:]}; got {got!r}."
     )
 
 

@@ -13,7 +13,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.plane import Plane, plane
 
 Array = NDArray[np.float64]
-_MARGIN = 0.25
+_MARGIN = 0.5
 
 
 def plane_through(*checkpoints: Params) -> Plane:

@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lossatlas.checks import check_at_least, check_one_of, nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.modes import evaluation_mode
 from lossatlas.workbench.chargpt import CharGPT
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.networks import cnn, mlp
@@ -50,7 +53,8 @@ def build_model(
             in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or `package.module:factory` or
             `path/file.py:factory`, which gives a `torch.nn.Module`.
         dataset: where the sizes come from. A factory gets, by name, what it asks for without a
-            default among `dataset` and the names of `sizes_of`.
+            default among `dataset` and the names of `sizes_of`. Lazy layers are given two of
+            its examples.
         seed: fixes the initial weights; the global random states are not touched.
         **options: arguments by name; they win over those in `spec` and over the data's sizes.
 
@@ -172,10 +176,19 @@ def _built(
     failing = named_failure(f"`model`: '{call.name}'", remedy, ModelError)
     with seeded(seed, "initial weights"), failing:
         model = build(*call.args, **asked)
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise ModelError(f"'{call.name}' must give a torch.nn.Module; it gave {kind}.")
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise ModelError(f"'{call.name}' must give a torch.nn.Module; it gave {kind}.")
+        _give_sizes(model, dataset)
     return model
+
+
+def _give_sizes(model: nn.Module, dataset: Dataset | None) -> None:
+    # Lazy layers take their sizes from what they are given first, their weights from the seed.
+    if dataset is None or not any(map(is_lazy, model.parameters())):
+        return
+    with torch.no_grad(), evaluation_mode(model, "eval"):
+        model(dataset.inputs[:2])
 
 
 def _keywords(build: Callable[..., Any]) -> dict[str, bool] | None:
