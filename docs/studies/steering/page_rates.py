@@ -97,6 +97,8 @@ that the validation examples chose for that horizon:
 |---{rule}|
 {reached}
 
+A row that equals *constant* is of a policy that had not changed its rate by then.
+
 {_paired(study, FREE, head, rule)}
 
 {_paired(study, AVERAGED, head, rule)}
