@@ -88,7 +88,7 @@ def test_the_first_run_is_the_first_probe():
     assert np.isnan(one.density.stderr).all()
 
 
-def test_outliers_are_what_stands_above_the_largest_gap():
+def test_outliers_are_what_stands_above_the_last_wide_gap():
     def of(top, bounds=0.0):
         base = spectrum(CASES["mlp"].objective, top=1, bottom=0, density=False)
         values = np.array(top)
@@ -100,6 +100,9 @@ def test_outliers_are_what_stands_above_the_largest_gap():
 
     assert of([9.0, 8.0, 2.0, 1.9, 1.8]).outliers == 2
     assert of([1.3, 1.2, 1.1, 1.0]).outliers == 0
+    # The widest gap lies among the outliers; the bulk begins after the next one.
+    assert of([3.12, 2.55, 1.49, 0.49, 0.217, 0.154]).outliers == 4
+    assert of([100.0, 1.0, 0.6, 0.5]).outliers == 1
     assert of([9.0, 0.1, -1.0]).outliers is None
     assert of([9.0, 8.0, 0.1, 0.001], bounds=0.01).outliers == 2
 

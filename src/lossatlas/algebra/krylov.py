@@ -73,7 +73,8 @@ class Lanczos:
         self._dropped = 0.0
         self._strays: list[Array] = []
         self._weak = False
-        self.block_start = 0
+        # Where runs begin: the first one, and each that began anew.
+        self.starts = [0]
         self._generator = generator
 
     @property
@@ -136,13 +137,13 @@ class Lanczos:
         # A first weak coupling is the end of a run as well: what follows was mostly rounding.
         weak = rest <= math.sqrt(self._eps) * self.scale
         if weak and not self._weak:
-            self.block_start = self.steps
+            self.starts.append(self.steps)
         self._weak = weak
         self.beta.append(rest)
         self.basis.append(image.div_(rest))
 
     def _begin_anew(self) -> None:
-        self.block_start = self.steps
+        self.starts.append(self.steps)
         if self.exhausted:
             return
         like = self.basis[0]

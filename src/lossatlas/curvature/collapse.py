@@ -1,7 +1,7 @@
 """Neural collapse: within-class scatter vanishes, class means spread out evenly."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,23 @@ from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.checks import check_at_least
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.errors import DataError
+from lossatlas.errors import DataError, NonFiniteError
 from lossatlas.store import kind
 
 # Directions of between-class scatter below this share of the largest are rounding.
 _RANK = 1e-9
+# Distances below this share of the features' own length are rounding too.
+_ROUNDING = 1e-12
+
+_EQUAL = "the class means are equal, so nothing between classes sets a scale"
+_WHY_NO_VALUE = {
+    "within": _EQUAL,
+    "norms": _EQUAL,
+    "angles": "a class mean lies at the centre of all, so it has no direction",
+    "orthogonal": "a class mean is zero, so it has no direction",
+    "self_dual": "the class means are equal, or the classifier is zero",
+    "nearest": "the class means are equal, so none is nearest",
+}
 
 
 @part
@@ -22,6 +34,9 @@ _RANK = 1e-9
 @dataclass(frozen=True)
 class NeuralCollapse(Stored):
     """The four signs of neural collapse, each with a jackknife error over examples.
+
+    A sign is NaN, and its error says why, where it has no meaning: class means that are all
+    equal (constant features, say) have neither lengths nor angles.
 
     Attributes:
         within: NC1, tr(S_W S_B^+) / C; 0 is collapse.
@@ -75,7 +90,7 @@ def neural_collapse(
     Raises:
         DataError: wrong shapes, fewer than two classes, or a class with fewer than two
             examples.
-        NonFiniteError: a feature is NaN or infinite.
+        NonFiniteError: a feature, or a number of the classifier, is NaN or infinite.
 
     Source: Papyan, Han, Donoho, PNAS 2020, arXiv:2008.08186; unbalanced: arXiv:2301.00437.
     """
@@ -86,20 +101,24 @@ def neural_collapse(
         "within": lambda m, p: _within(m, p, classes, balanced),
         "norms": lambda m, p: _norms(_centred(m, p, classes, balanced)),
         "angles": lambda m, p: _angles(_centred(m, p, classes, balanced)),
-        "orthogonal": lambda m, p: _cosines(_means(m, p, classes)).abs().mean().item(),
+        "orthogonal": lambda m, p: _orthogonal(m, _means(m, p, classes)),
     }
     if weight is not None:
-        w = weight.detach().double().cpu()
-        b = torch.zeros(len(w)).double() if bias is None else bias.detach().double().cpu()
+        w, b = _classifier(weight, bias)
         known["self_dual"] = lambda m, p: _dual(_centred(m, p, classes, balanced), w)
-        known["nearest"] = lambda m, p: _disagreement(m, _means(m, p, classes), w, b)
+        known["nearest"] = lambda m, p: _disagreement(
+            m, _centred(m, p, classes, balanced), _means(m, p, classes), w, b
+        )
     found = {
-        name: jackknife(
-            lambda kept, of=of: of(matrix[kept], places[kept]),  # type: ignore[misc]
-            len(matrix),
-            folds=min(folds, *counts),
-            seed=seed,
-            strata=places,
+        name: _reasoned(
+            name,
+            jackknife(
+                lambda kept, of=of: of(matrix[kept], places[kept]),  # type: ignore[misc]
+                len(matrix),
+                folds=min(folds, *counts),
+                seed=seed,
+                strata=places,
+            ),
         )
         for name, of in known.items()
     }
@@ -109,6 +128,11 @@ def neural_collapse(
         counts=tuple(counts),
         balanced=balanced,
     )
+
+
+def _reasoned(name: str, found: Estimate) -> Estimate:
+    lost = math.isnan(found.value)
+    return replace(found, why_no_error=_WHY_NO_VALUE[name]) if lost else found
 
 
 def _checked_labels(
@@ -134,6 +158,15 @@ def _checked_labels(
     return len(values), places, counts
 
 
+def _classifier(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    w = weight.detach().double().cpu()
+    b = torch.zeros(len(w)).double() if bias is None else bias.detach().double().cpu()
+    for name, value in (("weight", w), ("bias", b)):
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"`{name}` holds NaN or inf; check the weights.")
+    return w, b
+
+
 def _means(matrix: Tensor, places: Tensor, classes: int) -> Tensor:
     sums = torch.zeros(classes, matrix.shape[1], dtype=matrix.dtype)
     sums.index_add_(0, places, matrix)
@@ -143,13 +176,22 @@ def _means(matrix: Tensor, places: Tensor, classes: int) -> Tensor:
 
 def _shares(places: Tensor, classes: int, balanced: bool) -> Tensor:
     counts = torch.bincount(places, minlength=classes).double()
-    return torch.full((classes,), 1 / classes).double() if balanced else counts / counts.sum()
+    return (
+        torch.full((classes,), 1 / classes, dtype=torch.float64)
+        if balanced
+        else counts / counts.sum()
+    )
 
 
 def _centred(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> Tensor:
     means = _means(matrix, places, classes)
     centred: Tensor = means - _shares(places, classes, balanced) @ means
-    return centred
+    return _without_rounding(centred, matrix)
+
+
+def _without_rounding(vectors: Tensor, matrix: Tensor) -> Tensor:
+    long = vectors.norm(dim=1, keepdim=True) > _ROUNDING * matrix.norm(dim=1).max()
+    return torch.where(long, vectors, 0.0)
 
 
 def _within(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> float:
@@ -160,6 +202,8 @@ def _within(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> flo
     weights = (shares / counts)[places]
     # S_B has at most C - 1 directions: its pseudo-inverse acts on those alone.
     _, sizes, rows = torch.linalg.svd(shares.sqrt()[:, None] * centred, full_matrices=False)
+    if not sizes.any():
+        return math.nan
     live = sizes > _RANK**0.5 * sizes.max()
     along = rest @ rows[live].T / sizes[live]
     return float((weights[:, None] * along**2).sum()) / classes
@@ -177,6 +221,10 @@ def _cosines(means: Tensor) -> Tensor:
     return cosines
 
 
+def _orthogonal(matrix: Tensor, means: Tensor) -> float:
+    return float(_cosines(_without_rounding(means, matrix)).abs().mean())
+
+
 def _angles(centred: Tensor) -> float:
     return float((_cosines(centred) + 1 / (len(centred) - 1)).abs().mean())
 
@@ -185,6 +233,10 @@ def _dual(centred: Tensor, weight: Tensor) -> float:
     return float((weight / weight.norm() - centred / centred.norm()).norm())
 
 
-def _disagreement(matrix: Tensor, means: Tensor, weight: Tensor, bias: Tensor) -> float:
+def _disagreement(
+    matrix: Tensor, centred: Tensor, means: Tensor, weight: Tensor, bias: Tensor
+) -> float:
+    if not centred.any():
+        return math.nan
     chosen = (matrix @ weight.T + bias).argmax(1)
     return float((torch.cdist(matrix, means).argmin(1) != chosen).double().mean())

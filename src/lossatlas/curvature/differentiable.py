@@ -17,6 +17,8 @@ _ONCE_SENTENCE = (
     "the loss is not twice differentiable: a custom torch.autograd.Function is marked "
     "@once_differentiable; write its backward with differentiable operations."
 )
+_ATTENTION = " (in transformers: attn_implementation='sdpa' or 'eager')"
+_COMPILED = "does not currently support double backward"
 _CUT = "torch::autograd::Error"
 _NO_PATH = "does not require grad"
 
@@ -44,8 +46,9 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
             yield
-        except RuntimeError as error:
-            sentence = _explained(str(error))
+        except (RuntimeError, LossError) as error:
+            # What fails within the loss comes under another name, with its cause.
+            sentence = _explained(str(error.__cause__ or error))
             if sentence is None:
                 raise
             raise LossError(sentence) from None
@@ -56,7 +59,12 @@ def _explained(message: str) -> str | None:
     if missing:
         return (
             f"the loss is not twice differentiable: the operation {missing[1]} has no second "
-            "derivative; replace it (for attention: attn_implementation='sdpa' or 'eager')."
+            f"derivative; replace it{_ATTENTION if 'attention' in missing[1] else ''}."
+        )
+    if _COMPILED in message:
+        return (
+            "the loss is not twice differentiable: torch.compile gives no second derivative; "
+            "pass the model that was compiled (`model._orig_mod`)."
         )
     if _ONCE in message:
         return _ONCE_SENTENCE

@@ -1,10 +1,12 @@
 """Relative flatness: the trace of a layer's Hessian, weighed by the layer's own weights."""
 
+import fnmatch
+
 from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_positive, nearest
 from lossatlas.curvature.products import hessian
-from lossatlas.errors import ModelError
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed
 
@@ -25,8 +27,9 @@ def relative_flatness(
 
     Args:
         objective: model, loss, batches.
-        name: a weight with at least two axes (further ones are flattened); by default the last
-            one of the model, whose inputs are the features.
+        name: one weight with at least two axes (further ones are flattened), or a pattern
+            that matches one; by default the last one of the model, whose inputs are the
+            features.
         tolerance: half-width of the 95 % interval, relative to the value.
         limit: products at most.
         seed: what probes are drawn from.
@@ -36,21 +39,19 @@ def relative_flatness(
         Value, standard error and products; small is flat.
 
     Raises:
-        ArgumentError: a number of the wrong kind.
+        ArgumentError: a number of the wrong kind, or a name that matches several parameters.
         UnknownNameError: no such parameter.
         ModelError: no parameter with two axes, or the one named has fewer.
+        LossError: the loss is not twice differentiable; the message names the operation.
+        NonFiniteError: the gradient or a product is not finite.
+        StructureError: names or shapes of `params` differ from those of the objective.
 
     Source: Petzka et al., NeurIPS 2021, arXiv:2001.00939.
     """
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 2)
-    matrices = [key for key, value in objective.params.items() if value.ndim >= 2]
-    if not matrices:
-        raise ModelError("no parameter of the objective has two axes; there is no layer.")
-    chosen = matrices[-1] if name is None else name
+    chosen = _matrix(objective, name)
     product = hessian(objective, params, names=chosen)
-    if next(iter(product.params)) not in matrices:
-        raise ModelError(f"'{chosen}' has fewer than two axes; name a weight matrix.")
     weight = product.params[chosen].flatten(1)
     samples: list[float] = []
     while True:
@@ -65,3 +66,25 @@ def relative_flatness(
             return found
         if len(samples) >= limit:
             return Estimate(found.value, found.stderr, limit, limit, reached=False)
+
+
+def _matrix(objective: Objective, name: str | None) -> str:
+    matrices = [key for key, value in objective.params.items() if value.ndim >= 2]
+    if not matrices:
+        raise ModelError("no parameter of the objective has two axes; there is no layer.")
+    if name is None:
+        return matrices[-1]
+    found = fnmatch.filter(objective.names, name)
+    if not found:
+        raise UnknownNameError(
+            f"`name`: the objective moves no parameter called '{name}'"
+            f"{nearest(name, objective.names)}."
+        )
+    if len(found) > 1:
+        raise ArgumentError(
+            f"`name` must be one parameter; '{name}' matches {', '.join(map(repr, found))}: "
+            "call it once for each."
+        )
+    if found[0] not in matrices:
+        raise ModelError(f"'{found[0]}' has fewer than two axes; name a weight matrix.")
+    return found[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -101,26 +102,16 @@ def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index:
         (vector, keep the graph?) -> product.
 
     Raises:
-        LossError: the loss is not a curved function of what the model returns.
+        LossError: the loss is not a function of what the model returns, or linear in it on all
+            batches.
         NonFiniteError: the gradient in the outputs is not finite.
     """
-    outputs = model_outputs(objective, batch)
-    cuts = [value.detach().requires_grad_() for value in outputs]
-    with _answering(objective, cuts):
-        mean = objective.measure(batch).mean()
-    if not mean.requires_grad:
+    outputs, middle = _criterion(objective, leaves, batch)
+    if index == 0 and _is_zero(middle, outputs) and not _curved_later(objective, leaves):
         raise LossError(
-            "the loss does not read the model's outputs through differentiable operations; "
-            "the Gauss-Newton matrix needs loss = criterion(model(input), target)."
-        )
-    gradient = torch.autograd.grad(mean, cuts, create_graph=True, allow_unused=True)
-    check_finite({f"output {i}": value for i, value in enumerate(gradient)})
-    middle = _transposed(gradient, cuts)
-    if index == 0 and _is_zero(middle, cuts):
-        raise LossError(
-            "the loss is linear in the model's outputs, so its Gauss-Newton matrix is zero and "
-            "says nothing; let the model return logits (log_softmax and the loss belong into "
-            "the criterion), or use hessian."
+            "the loss is linear in the model's outputs on every batch, so its Gauss-Newton "
+            "matrix is zero and says nothing; let the model return logits (log_softmax and the "
+            "loss belong into the criterion), or use hessian."
         )
     return sandwich_form(leaves, outputs, middle, index)
 
@@ -138,15 +129,25 @@ def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
     Raises:
         LossError: the loss does not call the model, or the model computes the loss itself.
     """
+    return _floating(_recorded_calls(objective, batch))
+
+
+def _recorded_calls(objective: Objective, batch: Batch) -> list[Any]:
     calls: list[Any] = []
     forward = objective.model.forward
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        calls.append(forward(*args, **kwargs))
-        return calls[-1]
+        answer = forward(*args, **kwargs)
+        # New containers: a loss may take entries out of those that it is given.
+        calls.append(map_tensors(lambda value: value, answer))
+        return answer
 
     with patched((objective.model, "forward", recorded)):
         objective.measure(batch)
+    return calls
+
+
+def _floating(calls: list[Any]) -> Vectors:
     found = [value for call in calls for value in tensors(call) if value.is_floating_point()]
     if not found or any(value.ndim == 0 for value in found):
         reason = "computes the loss itself" if found else "is not called by the loss"
@@ -157,17 +158,57 @@ def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
     return found
 
 
+def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vectors, Form]:
+    # The outputs of the model, and the Hessian of the loss in them.
+    calls = _recorded_calls(objective, batch)
+    outputs = _floating(calls)
+    cuts = [value.detach().requires_grad_() for value in outputs]
+    with _answering(objective, calls, cuts):
+        mean = objective.measure(batch).mean()
+    if not mean.requires_grad:
+        raise LossError(
+            "the loss does not read the model's outputs through differentiable operations; "
+            "the Gauss-Newton matrix needs loss = criterion(model(input), target)."
+        )
+    slopes = torch.autograd.grad(
+        mean, [*cuts, *leaves.values()], create_graph=True, allow_unused=True
+    )
+    gradient, beside = slopes[: len(cuts)], slopes[len(cuts) :]
+    _check_nothing_beside(dict(zip(leaves, beside, strict=True)))
+    check_finite({f"output {i}": value for i, value in enumerate(gradient)})
+    return outputs, _transposed(gradient, cuts)
+
+
+def _check_nothing_beside(slopes: Mapping[str, Tensor | None]) -> None:
+    # A slope of zero may still change: a squared weight at zero.
+    for name, slope in slopes.items():
+        if slope is not None and (slope.requires_grad or bool(slope.any())):
+            raise LossError(
+                f"the loss reads '{name}' beside the model's outputs (in a penalty on the "
+                "weights, say), and the Gauss-Newton matrix would leave that out; use "
+                "curvature='hessian', or take that term out of the loss."
+            )
+
+
+def _curved_later(objective: Objective, leaves: Leaves) -> bool:
+    # A second walk would end the first where workers are kept: there zero is taken as it is.
+    if getattr(objective.batches, "persistent_workers", False):
+        return True
+    others = islice(objective.each_batch(), 1, None)
+    found = (_criterion(objective, leaves, batch) for batch in others)
+    return any(not _is_zero(middle, outputs) for outputs, middle in found)
+
+
 @contextmanager
-def _answering(objective: Objective, values: list[Tensor]) -> Iterator[None]:
-    # The model answers with the given outputs: the loss becomes a function of them alone.
-    forward = objective.model.forward
-    remaining = iter(values)
+def _answering(objective: Objective, calls: list[Any], values: Vectors) -> Iterator[None]:
+    # The model answers as recorded, with values in place of its outputs: what the loss reads
+    # beside them, such as a term that the model keeps in an attribute, has its graph still.
+    recorded, remaining = iter(calls), iter(values)
 
     def answer(*args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad():
-            structure = forward(*args, **kwargs)
         return map_tensors(
-            lambda value: next(remaining) if value.is_floating_point() else value, structure
+            lambda value: next(remaining) if value.is_floating_point() else value,
+            next(recorded),
         )
 
     with patched((objective.model, "forward", answer)):

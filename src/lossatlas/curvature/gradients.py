@@ -66,7 +66,8 @@ def gradient_noise(
     Source: McCandlish, Kaplan, Amodei, arXiv:1812.06162, sec. 2.2 and app. A.
     """
     check_at_least("probes", probes, 1)
-    mean = objective.gradient(params)
+    with second_derivatives(objective.model):
+        mean = objective.gradient(params)
     check_finite(mean)
     single = objective.unit == "examples" and objective.mode != "train"
     here = objective.params if params is None else params

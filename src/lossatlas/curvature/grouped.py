@@ -11,6 +11,7 @@ from lossatlas.algebra.probes import deflated_trace
 from lossatlas.checks import check_one_of
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, example_count, layers, split_examples
+from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
@@ -33,10 +34,10 @@ class GroupSpectrum:
         name: the layer or the label.
         examples: how many examples the loss is over.
         parameters: how many parameters the matrix is over.
-        largest: largest eigenvalue; its error bound is `largest_bound`.
-        smallest: smallest eigenvalue; its error bound is `smallest_bound`.
-        largest_bound: see `largest`.
-        smallest_bound: see `smallest`.
+        largest: largest eigenvalue that was found.
+        smallest: smallest eigenvalue that was found.
+        largest_bound: an eigenvalue lies within this of `largest`.
+        smallest_bound: an eigenvalue lies within this of `smallest`.
         trace: the sum of eigenvalues.
         gradient_norm: length of the group's gradient. Where it is far from zero the group is
             on a slope, and the signs of its curvature make no saddle point.
@@ -63,7 +64,10 @@ class GroupSpectrum:
 
     @property
     def ratio_bound(self) -> float:
-        """How far the bounds of both eigenvalues let the ratio be off; NaN where it is inf."""
+        """How far the bounds of both eigenvalues let the ratio be off; NaN where it is inf.
+
+        A lower eigenvalue that the run did not see is not in it (see `converge`).
+        """
         most = saddle_ratio(
             self.largest - self.largest_bound, self.smallest - self.smallest_bound
         )
@@ -135,8 +139,9 @@ def _line(
     name: str, objective: Objective, over: list[str], request: GroupRequest
 ) -> GroupSpectrum:
     examples = example_count(objective.batches)
-    seed, limit = derive_seed(request.seed, request.by, name), request.limit
+    seed = derive_seed(request.seed, request.by, name)
     matrix = product_of(request.curvature, objective, params=request.params, names=over)
+    limit = fitting_steps(matrix, 1, 1, request.limit)[1]
     lanczos = random_run(matrix, seed)
     try:
         ritz, reached = converge(
@@ -156,6 +161,7 @@ def _line(
     notes = [f"only {examples} examples"] if examples < request.least else []
     notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
+    notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     return GroupSpectrum(
         name,
         examples,

@@ -9,6 +9,7 @@ from torch import Tensor
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors
+from lossatlas.objective.foreign import named_failure
 
 Labels = Callable[[Batch], Tensor]
 
@@ -61,10 +62,15 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
         Label as text -> objective, in the order of the labels.
 
     Raises:
-        ArgumentError: batch statistics would change with the group, or labels are missing or
-            of the wrong length.
+        ArgumentError: batch statistics would change with the group, or labels are missing, of
+            the wrong length or no whole numbers.
         DataError: there is no example.
     """
+    if labels is not None and not callable(labels):
+        raise ArgumentError(
+            "`labels` must be a function batch -> one whole number an example; got "
+            f"{type(labels).__name__}."
+        )
     if objective.mode == "train":
         raise ArgumentError(
             "groups of examples need mode='eval' or 'recalibrated'; with mode='train' every "
@@ -121,14 +127,26 @@ class _Selected:
 
 
 def _labels_of(labels: Labels, batch: Batch) -> Tensor:
-    found = labels(batch)
+    with named_failure("`labels`", "it is called as labels(batch).", ArgumentError):
+        found = labels(batch)
     if not isinstance(found, Tensor) or found.shape != (batch_size(batch),):
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ArgumentError(
             f"`labels` must give one whole number an example, shape ({batch_size(batch)},); "
             f"got {shape}."
         )
-    return found
+    return _whole(found)
+
+
+def _whole(found: Tensor) -> Tensor:
+    whole = found.long()
+    odd = torch.nonzero(whole.to(found.dtype) != found).flatten()
+    if len(odd):
+        raise ArgumentError(
+            f"`labels` must give whole numbers; got {found[odd[0]].item():g} for example "
+            f"{int(odd[0])} of a batch: number the groups, as torch.bucketize does."
+        )
+    return whole
 
 
 def _taken(batch: Batch, keep: Tensor) -> Batch:

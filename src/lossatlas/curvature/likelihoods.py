@@ -1,6 +1,8 @@
 """Labels drawn from the model itself: the scores behind the Fisher matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.MSELoss: "gaussian",
     nn.BCEWithLogitsLoss: "bernoulli",
 }
+_SETTINGS = ("reduction", "weight", "pos_weight", "ignore_index")
 
 
 def likelihood_of(objective: Objective, likelihood: str | None) -> str:
@@ -36,26 +39,26 @@ def likelihood_of(objective: Objective, likelihood: str | None) -> str:
 
     Raises:
         UnknownNameError: another name.
-        ArgumentError: the loss does not say it by itself, or sums instead of averaging.
+        ArgumentError: the loss does not say it by itself, sums instead of averaging, or weighs
+            classes or labels, which makes it no likelihood.
     """
     if likelihood is not None:
         check_one_of("likelihood", likelihood, LIKELIHOODS)
-        return likelihood
     criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
-    if getattr(criterion, "reduction", "mean") != "mean":
-        raise ArgumentError(
-            f"the criterion has reduction={criterion.reduction!r}; the Fisher matrix of a mean "  # type: ignore[union-attr]
-            "loss needs reduction='mean'."
-        )
-    known = _MODULES.get(type(criterion)) if isinstance(criterion, nn.Module) else None
-    known = known or next((name for f, name in _FUNCTIONS.items() if f is criterion), None)
-    if known is None:
+    known = _recognised(criterion)
+    if known or isinstance(criterion, tuple(_MODULES)):
+        _check_unweighted(objective, criterion)
+    if likelihood is None:
+        _check_mean(criterion, ("mean",))
+    elif known:
+        _check_mean(criterion, ("mean", "none"))
+    if likelihood is None and known is None:
         raise ArgumentError(
             "`likelihood` must be 'categorical', 'gaussian' or 'bernoulli' for this loss: "
             "labels are drawn from it; only cross-entropy, squared error and binary "
             "cross-entropy with logits are recognised by themselves."
         )
-    return known
+    return likelihood or str(known)
 
 
 def sampled_form(
@@ -99,6 +102,56 @@ def sampled_form(
         return [total / max(counted * draws, 1)]
 
     return apply
+
+
+def _recognised(criterion: object) -> str | None:
+    if isinstance(criterion, nn.Module):
+        return _MODULES.get(type(criterion))
+    function = criterion.func if isinstance(criterion, partial) else criterion
+    return next((name for known, name in _FUNCTIONS.items() if known is function), None)
+
+
+def _settings(criterion: object) -> Mapping[str, Any]:
+    if isinstance(criterion, partial):
+        return criterion.keywords
+    return {name: getattr(criterion, name, None) for name in _SETTINGS}
+
+
+def _check_mean(criterion: object, accepted: tuple[str, ...]) -> None:
+    reduction = _settings(criterion).get("reduction") or "mean"
+    if reduction not in accepted:
+        raise ArgumentError(
+            f"the criterion has reduction={reduction!r}; the Fisher matrix of a mean "
+            "loss needs reduction='mean'."
+        )
+
+
+def _check_unweighted(objective: Objective, criterion: object) -> None:
+    settings = _settings(criterion)
+    for name in ("weight", "pos_weight"):
+        weight = settings.get(name)
+        if weight is not None and not _is_even(objective, torch.as_tensor(weight)):
+            raise ArgumentError(
+                f"the criterion has a `{name}`, so the loss is no negative log-likelihood and "
+                f"has no Fisher matrix; use curvature='gauss_newton', or leave `{name}` out."
+            )
+    # What a module ignores is read where labels are counted; a keyword cannot be seen there.
+    if isinstance(criterion, partial) and settings.get("ignore_index", -100) != -100:
+        raise ArgumentError(
+            "the criterion is a partial with `ignore_index`, which the Fisher matrix cannot "
+            "follow; use nn.CrossEntropyLoss(ignore_index=...)."
+        )
+
+
+def _is_even(objective: Objective, weight: Tensor) -> bool:
+    # Equal weights of classes cancel where the mean divides by them: not with probabilities.
+    criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
+    crossed = (
+        isinstance(criterion, nn.CrossEntropyLoss) or _recognised(criterion) == LIKELIHOODS[0]
+    )
+    if not crossed or next(iter(objective.batches))[1].is_floating_point():
+        return bool((weight == 1).all())
+    return bool((weight == weight.flatten()[0]).all()) and bool(weight.any())
 
 
 def _categorical(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,12 +1,11 @@
 """What a spectrum takes of the memory, said beforehand."""
 
-import os
-
 import torch
 
 from lossatlas.algebra.krylov import krylov_bytes
 from lossatlas.curvature.matrix import Product
 from lossatlas.errors import ArgumentError
+from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
 
 
@@ -26,6 +25,21 @@ def spectrum_memory(objective: Objective, limit: int = 300) -> int:
     for each in kinds:
         dtype = torch.promote_types(dtype, each)
     return krylov_bytes(sum(sizes), min(limit, sum(sizes)), dtype)
+
+
+def memory_note(fitting: int, wanted: int) -> str:
+    """Whether the memory cut a run short.
+
+    Args:
+        fitting: products whose basis the memory holds.
+        wanted: products that could be taken.
+
+    Returns:
+        A remark; empty where nothing was cut.
+    """
+    if fitting >= wanted:
+        return ""
+    return f"the memory that was free holds the basis of {fitting} of {wanted} products"
 
 
 def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[int, int]:
@@ -51,7 +65,7 @@ def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[i
             )
     fitting = min(limit, matrix.size)
     least = krylov_bytes(matrix.size, min(top + bottom, matrix.size), matrix.dtype)
-    free = _free_bytes(matrix.device)
+    free = free_memory(matrix.device)
     if free is None:
         return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
     if least > free:
@@ -63,12 +77,3 @@ def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[i
     while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:
         fitting -= 1
     return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -13,7 +13,7 @@ from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.errors import DataError, LossError
+from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.rng import generator
@@ -76,6 +76,7 @@ def plasticity(
         ArgumentError: a number of the wrong kind.
         DataError: batches are not pairs.
         LossError: the model does not return logits for at least two classes.
+        NonFiniteError: the loss on random labels is not finite at the start or the end.
         StructureError: names or shapes of `params` differ from those of the objective.
 
     Source: Lyle et al., ICML 2023, arXiv:2303.01486 (probe tasks).
@@ -143,13 +144,21 @@ def _learned(
         with torch.enable_grad():
             loss = objective.at(leaves, lambda step=step: loss_of(step % len(batches)))  # type: ignore[misc]
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        if step == 0:
+            _check(float(loss.detach()), "at the weights it starts from; check them")
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             if gradient is not None:
-                _adam_step(leaf, gradient, moments[name], learning_rate, step + 1)
+                _adam_step(leaf, gradient.to_dense(), moments[name], learning_rate, step + 1)
     with torch.no_grad():
         losses = objective.at(leaves, lambda: [float(loss_of(i)) for i in range(len(batches))])
-    weights = [len(each) for each in labels]
-    return float(np.average(losses, weights=weights))
+    reached = float(np.average(losses, weights=[len(each) for each in labels]))
+    _check(reached, f"after {steps} steps; check the inputs, or take a smaller `learning_rate`")
+    return reached
+
+
+def _check(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the loss on random labels is {loss} {where}.")
 
 
 @torch.no_grad()

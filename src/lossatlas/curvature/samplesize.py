@@ -85,7 +85,8 @@ def sample_size_curve(
         The curve, and the size that suffices, with an interval.
 
     Raises:
-        ArgumentError: a number of the wrong kind, too few examples, or no positive curvature.
+        ArgumentError: a number of the wrong kind, more directions than parameters, too few
+            examples, or no positive curvature.
         LossError: the loss gives only means.
         NonFiniteError: a loss is not finite.
 
@@ -94,6 +95,11 @@ def sample_size_curve(
     """
     for name, value in (("directions", directions), ("points", points), ("orders", orders)):
         check_at_least(name, value, 2 if name == "orders" else 1)
+    size = sum(value.numel() for value in objective.params.values())
+    if directions > size:
+        raise ArgumentError(
+            f"`directions` must be at most the number of parameters, {size}; got {directions}."
+        )
     if objective.unit != "examples":
         raise LossError("a sample-size curve needs a loss that gives one number an example.")
     rises, base, spread = _rises(objective, directions, sigma, points, seed)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,7 +31,8 @@ class WorstSharpness(Stored):
 
     Attributes:
         rise: loss there minus loss here, units of the loss. Its error is the sampling error;
-            the rise is a lower bound of the maximum, which no ascent can certify.
+            the rise is a lower bound of the maximum, which no ascent can certify. The ball
+            holds its centre: 0, with the error of the highest point, where all are lower.
         first_step: the rise after the one step that SAM takes; NaN where the gradient is zero.
         radius: of the ball; in units of the weights, or of |weight| where adaptive.
         adaptive: whether the ball is measured in units of the weights' own size.
@@ -105,12 +106,7 @@ def average_sharpness(
     rises = []
     for index in range(directions):
         drawn = normal_like(ball.here, seed, "sphere", index)
-        pair = [ground.rise(ball.at(drawn, sign)).value for sign in (1.0, -1.0)]
-        if not all(map(math.isfinite, pair)):
-            raise NonFiniteError(
-                f"the loss is not finite at distance {ball.radius:g} from the weights; take a "
-                "smaller `radius`."
-            )
+        pair = [_rise(ground, ball, ball.at(drawn, sign)).value for sign in (1.0, -1.0)]
         rises.append(sum(pair) / 2)
     return mean_of(rises, 2 * directions)
 
@@ -143,7 +139,7 @@ def worst_sharpness(
         params: where; the present weights by default.
 
     Returns:
-        The best rise found.
+        The best rise found; never below 0, the rise at the centre of the ball.
 
     Raises:
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
@@ -168,7 +164,7 @@ def worst_sharpness(
             first = begun
         best = max(best, rise, key=lambda found: found.value)
     if best.value < 0:
-        best = Estimate(0.0, 0.0)
+        best = replace(best, value=0.0)
     return WorstSharpness(best, first, ball.radius, adaptive, ascents)
 
 
@@ -199,11 +195,11 @@ def m_sharpness(
         params: where; the present weights by default.
 
     Returns:
-        Mean over sets with its standard error.
+        Mean over sets with its standard error; a set counts 0 where no point found is higher.
 
     Raises:
         ArgumentError: a number of the wrong kind, or no set of that size.
-        NonFiniteError: the loss or its gradient is not finite.
+        NonFiniteError: the loss or its gradient is not finite here or in the ball.
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
     """
@@ -259,24 +255,29 @@ def _gradient(objective: Objective, ball: _Ball, where: Params) -> Params:
     return ball.scaled(gradient)
 
 
+def _rise(ground: Ground, ball: _Ball, place: Params) -> Estimate:
+    rise = ground.rise(place)
+    if not math.isfinite(rise.value):
+        raise NonFiniteError(
+            f"the loss is not finite at distance {ball.radius:g} from the weights; take a "
+            "smaller `radius`."
+        )
+    return rise
+
+
 def _climbed(
     objective: Objective, ground: Ground, ball: _Ball, start: Params, steps: int
 ) -> tuple[Estimate, int, float]:
     gradient: Callable[[Params], Params] = lambda where: _gradient(objective, ball, where)  # noqa: E731
     place = ball.at(start)
-    rise = ground.rise(place)
+    rise = _rise(ground, ball, place)
     first, best = rise.value, rise
     for step in range(steps):
-        if not math.isfinite(rise.value):
-            raise NonFiniteError(
-                f"the loss is not finite at distance {ball.radius:g} from the weights; take a "
-                "smaller `radius`."
-            )
         uphill = gradient(place)
         if norm(uphill) == 0:
             return best, step + 1, first
         place = ball.at(uphill)
-        rise = ground.rise(place)
+        rise = _rise(ground, ball, place)
         if rise.value - best.value <= _ARRIVED * abs(best.value):
             return max(best, rise, key=lambda found: found.value), step + 1, first
         best = rise

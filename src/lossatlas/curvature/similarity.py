@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
+from lossatlas.checks import check_at_least
 from lossatlas.curvature.representations import checked_features
 from lossatlas.errors import ArgumentError, DataError
 
@@ -27,7 +28,7 @@ def cka(
         first: shape (examples, features).
         second: shape (examples, other features); the same examples in the same order.
         debiased: use the unbiased estimator of the alignment.
-        folds: parts of the jackknife.
+        folds: parts of the jackknife; below eight examples each is left out in turn.
         seed: deals examples to the folds.
 
     Returns:
@@ -36,7 +37,8 @@ def cka(
 
     Raises:
         DataError: not matrices, or different numbers of examples.
-        ArgumentError: fewer than five examples for the debiased estimator.
+        ArgumentError: fewer than five examples for the debiased estimator (it is defined on
+            four, and the jackknife leaves one out), three without debiasing, or two folds.
         NonFiniteError: a feature is NaN or infinite.
 
     Source: Kornblith et al., ICML 2019, arXiv:1905.00414; unbiased estimator: Song et al.,
@@ -47,8 +49,10 @@ def cka(
         raise DataError(
             f"`first` has {len(x)} examples and `second` {len(y)}; they must match."
         )
-    if debiased and len(x) < 5:
-        raise ArgumentError(f"the debiased estimator needs five examples; got {len(x)}.")
+    check_at_least("folds", folds, 2)
+    if len(x) < (5 if debiased else 3):
+        needed = "debiased estimator needs five" if debiased else "biased estimator needs three"
+        raise ArgumentError(f"the {needed} examples; got {len(x)}.")
     # Kernels of all examples serve every fold; features are centred once for the numbers' sake.
     x, y = x - x.mean(0), y - y.mean(0)
     k, l = x @ x.T, y @ y.T  # noqa: E741
@@ -56,10 +60,12 @@ def cka(
 
     def alignment(kept: Tensor) -> float:
         a, b = k[kept][:, kept], l[kept][:, kept]
-        scale = inner(a, a) * inner(b, b)
-        return inner(a, b) / math.sqrt(scale) if scale > 0 else math.nan
+        own, other = inner(a, a), inner(b, b)
+        # Rounding may leave either a little below zero.
+        return inner(a, b) / math.sqrt(own * other) if min(own, other) > 0 else math.nan
 
-    return jackknife(alignment, len(x), folds=min(folds, max(len(x) // 4, 2)), seed=seed)
+    parts = len(x) if len(x) < 8 else min(folds, len(x) // 4)
+    return jackknife(alignment, len(x), folds=parts, seed=seed)
 
 
 def _biased(a: Tensor, b: Tensor) -> float:

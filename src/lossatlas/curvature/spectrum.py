@@ -23,7 +23,7 @@ from lossatlas.curvature.grouped import (
 )
 from lossatlas.curvature.groups import Labels
 from lossatlas.curvature.matrix import Product
-from lossatlas.curvature.memory import fitting_steps
+from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
@@ -50,7 +50,8 @@ class Spectrum(Stored):
         bottom_bounds: error bound of each of `bottom`.
         products: all products with the matrix, those of the density included.
         reached: whether every bound is within the tolerance (top: relative to the eigenvalue;
-            bottom: relative to the largest absolute one).
+            bottom: relative to the largest absolute one), or within eps^(2/3) of the largest
+            absolute one, beyond which products are noise.
         density: quadrature nodes and weights; None where it was not asked for.
         groups: a line for each layer or class; empty where not asked for.
         vectors: eigenvectors of `top`, then of `bottom`, each name -> tensor of length 1;
@@ -58,6 +59,7 @@ class Spectrum(Stored):
         parameters: the size of the matrix.
         memory: bytes that the Krylov basis could take at most.
         provenance: settings, seed, versions, fingerprints.
+        note: what else to know (memory for fewer products than asked); often empty.
     """
 
     top: Array
@@ -72,6 +74,7 @@ class Spectrum(Stored):
     parameters: int
     memory: int
     provenance: Provenance
+    note: str = ""
 
     @property
     def bounds(self) -> Array:
@@ -87,16 +90,19 @@ class Spectrum(Stored):
 
     @property
     def outliers(self) -> int | None:
-        """How many eigenvalues stand above the bulk: those before the largest relative gap.
+        """How many eigenvalues stand above the bulk: those before the last wide gap.
 
-        None where fewer than three of `top` are positive beyond their bounds. 0 where no gap
-        is a factor of 1.5. Ask for about twice as many as there are classes.
+        A gap is the ratio of neighbours; it is wide where its logarithm is at least half that
+        of the widest, since outliers have gaps among themselves. None where fewer than three
+        of `top` are positive beyond their bounds. 0 where no gap is a factor of 1.5. Ask for
+        about twice as many as there are classes.
         """
         known = self.top[self.top > self.top_bounds]
         if len(known) < 3:
             return None
         ratios = known[:-1] / known[1:]
-        return int(ratios.argmax()) + 1 if ratios.max() >= _STANDS_OUT else 0
+        wide = np.flatnonzero(ratios >= max(_STANDS_OUT, ratios.max() ** 0.5))
+        return int(wide[-1]) + 1 if len(wide) else 0
 
     @property
     def negative_mass(self) -> Estimate | None:
@@ -134,8 +140,9 @@ def spectrum(
         top: how many of the largest.
         bottom: how many of the smallest.
         density: estimate the density of all eigenvalues from random probes.
-        tolerance: residual wanted, relative to the eigenvalue (top) or to the largest absolute
-            eigenvalue (bottom); between 0.01 and the noise of products, eps^(2/3).
+        tolerance: bound wanted, relative to the eigenvalue (top) or to the largest absolute
+            eigenvalue (bottom). At least as loose as the noise of products, eps^(2/3) of the
+            largest (2.4e-5 in float32), at most 0.01.
         seed: what random starts are drawn from.
         by: "layer" adds a line for each layer, "class" one for each class of examples.
         curvature: "hessian", "gauss_newton", "fisher" or "empirical_fisher".
@@ -198,6 +205,7 @@ def spectrum(
         parameters=matrix.size,
         memory=memory,
         provenance=_provenance(objective, seed, asked),
+        note=memory_note(fitting, min(limit, matrix.size)),
     )
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, nearest
-from lossatlas.curvature.differentiable import second_derivatives
+from lossatlas.curvature.differentiable import is_finite, second_derivatives
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.errors import ModelError, UnknownNameError
+from lossatlas.errors import ModelError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.rng import generator
@@ -93,6 +93,7 @@ def spike_risk(
     Raises:
         ArgumentError: a number of the wrong kind.
         ModelError: no blocks are found, a block is post-norm, or changes the shape.
+        NonFiniteError: a block returns or amplifies to NaN or inf.
         UnknownNameError: no module has that name.
 
     Source: Takase et al., COLM 2025, arXiv:2312.16903.
@@ -178,6 +179,11 @@ def _risk(
             "the shape."
         )
     gain, change = _gain(leaf, output, iterations, seed, name)
+    if not (is_finite(output) and math.isfinite(gain)):
+        raise NonFiniteError(
+            f"'{name}' does not have a finite output and derivative on the first batch; check "
+            "its weights and what it is given."
+        )
     deviations = [float(p.detach().std()) for p in module.parameters() if p.ndim >= 2]
     branch = float((output.detach() - x).std())
     return BlockRisk(
@@ -208,5 +214,7 @@ def _gain(
         vector = vector / vector.norm()
         (pushed,) = torch.autograd.grad(pulled, dummy, vector, retain_graph=True)
         gains.append(float(pushed.norm()))
+        if gains[-1] == 0:
+            return 0.0, 0.0
         (vector,) = torch.autograd.grad(output, leaf, pushed, retain_graph=True)
-    return gains[-1], abs(gains[-1] - gains[-2]) / gains[-1] if gains[-1] else 0.0
+    return gains[-1], abs(gains[-1] - gains[-2]) / gains[-1]

@@ -1,12 +1,13 @@
 """The edge of stability: how the step of an optimizer stands to the sharpest curvature."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lossatlas.algebra.extremes import converge
 from lossatlas.algebra.krylov import Lanczos
@@ -18,6 +19,8 @@ from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.objective import Objective
 from lossatlas.rng import generator
 from lossatlas.store import kind
+
+_SERVED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)
 
 
 class Steps(Protocol):
@@ -43,7 +46,7 @@ class Stability(Stored):
         bound: its error bound.
         threshold: where a quadratic begins to diverge: 2 for gradient descent.
         ratio: sharpness / threshold; above 1 is above the edge.
-        rule: "descent", "momentum", "nesterov" or "adam".
+        rule: "descent", "momentum", "nesterov", "adam" or "nadam".
         products: products spent.
         reached: whether the tolerance was reached.
     """
@@ -71,9 +74,15 @@ def edge_of_stability(
     weight's step size. Weight decay that joins the gradient adds to the curvature; decoupled
     decay (AdamW) is left out. Parameters that the optimizer does not hold do not move.
 
+    Second moments are held as they are. So is the momentum of NAdam, which grows from half its
+    beta as steps are taken: with m now and n at the next step its threshold is
+    2 (1 + beta) / ((1 + beta) (1 - m) + (1 - beta) n), after long 13.57 at beta = 0.9.
+
     Args:
         objective: model, loss, batches, at the weights the optimizer is at.
-        optimizer: SGD (momentum, Nesterov), or Adam and its kin (state `exp_avg_sq`).
+        optimizer: SGD (momentum, Nesterov), Adam, AdamW, NAdam, a subclass of theirs or a
+            wrapper that holds one as `.optimizer`; or any object with groups and state as
+            those of SGD or Adam.
         tolerance: of the eigenvalue, relative.
         limit: products at most.
         seed: what the start is drawn from.
@@ -82,17 +91,18 @@ def edge_of_stability(
         Sharpness against its threshold.
 
     Raises:
-        ArgumentError: an optimizer of another kind, groups with different momenta, one that
-            maximises, or Adam before its first step.
+        ArgumentError: an optimizer of another class, groups with different momenta, one that
+            maximises, or one of Adam's kind before its first step.
         ModelError: the optimizer holds none of the objective's parameters.
         LossError: the loss is not twice differentiable.
 
     Source: Cohen et al., ICLR 2021, arXiv:2103.00065 (descent, momentum, Nesterov); Cohen et
-        al., arXiv:2207.14484 (Adam).
+        al., arXiv:2207.14484 (Adam); Dozat, ICLR workshop 2016 (the steps of NAdam).
     """
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 1)
     matrix = hessian(objective)
+    optimizer = _unwrapped(optimizer)
     rule, threshold = _threshold(optimizer)
     scale, decay = _scales(objective, optimizer, matrix, rule)
     drawn = generator(seed, "start", device=matrix.device)
@@ -116,38 +126,62 @@ def edge_of_stability(
     )
 
 
+def _unwrapped(optimizer: Steps) -> Steps:
+    # Frameworks hand out optimizers in a shell of their own.
+    inner = getattr(optimizer, "optimizer", None)
+    while isinstance(inner, Optimizer):
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
+    if isinstance(optimizer, Optimizer) and not isinstance(optimizer, _SERVED):
+        raise _refused(type(optimizer).__name__)
+    return optimizer
+
+
+def _refused(got: str) -> ArgumentError:
+    return ArgumentError(
+        "`optimizer` must be SGD or of Adam's kind (Adam, AdamW, NAdam), or a subclass; got "
+        f"{got}, whose edge is not known: compare lr x spectrum(objective, top=1).top[0] with "
+        "2, the edge of plain steps."
+    )
+
+
 def _threshold(optimizer: Steps) -> tuple[str, float]:
-    found = {_rule_of(group) for group in optimizer.param_groups}
+    found = {_edge_of(optimizer, group) for group in optimizer.param_groups}
     if len(found) > 1:
         raise ArgumentError(
             "`optimizer` has groups with different momenta, and no common edge; measure them "
             "one by one with an objective of their parameters."
         )
-    rule, first, second = found.pop()
-    thresholds: dict[str, Callable[[], float]] = {
-        "descent": lambda: 2.0 / (1 - second),
-        "momentum": lambda: 2 * (1 + first) / (1 - second),
-        "nesterov": lambda: 2 * (1 + first) / (1 + 2 * first),
-        "adam": lambda: 2 * (1 + first) / (1 - first),
-    }
-    return rule, thresholds[rule]()
+    return found.pop()
 
 
-def _rule_of(group: Mapping[str, Any]) -> tuple[str, float, float]:
+def _edge_of(optimizer: Steps, group: Mapping[str, Any]) -> tuple[str, float]:
     if group.get("maximize"):
         raise ArgumentError("`optimizer` maximises; the edge is known for descent only.")
     if "betas" in group:
-        return "adam", float(group["betas"][0]), 0.0
-    if "momentum" in group and "nesterov" in group:
-        momentum = float(group["momentum"])
-        if not momentum:
-            return "descent", 0.0, 0.0
-        name = "nesterov" if group["nesterov"] else "momentum"
-        return name, momentum, float(group.get("dampening", 0.0))
-    raise ArgumentError(
-        "`optimizer` must be SGD or of Adam's kind (groups with momentum or betas); for others "
-        "compare lr x spectrum(objective, top=1).top[0] with 2."
-    )
+        beta = float(group["betas"][0])
+        if isinstance(optimizer, torch.optim.NAdam):
+            return "nadam", _edge_of_nadam(optimizer, group, beta)
+        return "adam", 2 * (1 + beta) / (1 - beta)
+    if "momentum" not in group or "nesterov" not in group:
+        raise _refused(type(optimizer).__name__)
+    momentum, dampening = float(group["momentum"]), float(group.get("dampening", 0.0))
+    if not momentum:
+        return "descent", 2.0
+    if group["nesterov"]:
+        return "nesterov", 2 * (1 + momentum) / (1 + 2 * momentum)
+    return "momentum", 2 * (1 + momentum) / (1 - dampening)
+
+
+def _edge_of_nadam(optimizer: Steps, group: Mapping[str, Any], beta: float) -> float:
+    # With z the curvature times the step, a step on a quadratic is the matrix
+    # [[1 - z (1 - now + next (1 - beta)), -next beta], [z (1 - beta), beta]] on the weight and
+    # the mean gradient; the threshold is the z that gives it the eigenvalue -1.
+    states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
+    step = max((float(state["step"]) for state in states if "step" in state), default=0.0)
+    rate = float(group["momentum_decay"])
+    now, then = (beta * (1 - 0.5 * 0.96 ** (rate * place)) for place in (step, step + 1))
+    edge: float = 2 * (1 + beta) / ((1 + beta) * (1 - now) + (1 - beta) * then)
+    return edge
 
 
 def _scales(
@@ -163,7 +197,7 @@ def _scales(
             steps[name], decays[name] = torch.zeros_like(value), torch.zeros_like(value)
             continue
         step = torch.full_like(value, math.sqrt(float(group["lr"])))
-        if rule == "adam":
+        if rule in ("adam", "nadam"):
             step = step / _root(optimizer, parameter, group, name).sqrt()
         steps[name] = step
         decoupled = group.get("decoupled_weight_decay", False)

@@ -132,6 +132,7 @@ def zero_sum_gradients(
     Raises:
         ArgumentError: a number of the wrong kind.
         LossError: the loss gives only means, or uses batch statistics.
+        NonFiniteError: the gradient of some example is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
@@ -144,6 +145,11 @@ def zero_sum_gradients(
             "layers that do not mix examples (mode='eval')."
         )
     signed, absolute, count = _sums(objective, params, folds, chunk, seed)
+    if not bool(torch.isfinite(absolute).all()):
+        raise NonFiniteError(
+            "the gradient of some example is not finite at these weights; check the loss "
+            "(overflow, log of zero)."
+        )
     overall = _overall(signed.sum(0), absolute.sum(0))
     left = np.array(
         [
@@ -155,13 +161,18 @@ def zero_sum_gradients(
     live = absolute.sum(0) > 0
     each = 1 - signed.sum(0)[live].abs() / absolute.sum(0)[live]
     counts = np.histogram(each.clamp(0, 1).cpu().numpy(), bins=20, range=(0, 1))[0]
-    why = None if math.isfinite(error) else "every gradient is zero"
+    why = None if math.isfinite(error) else _why(overall)
     return ZeroSumGradients(
         Estimate(overall, error, count, folds, why_no_error=why),
         counts / max(int(live.sum()), 1),
         1 - float(live.double().mean()),
         count,
     )
+
+
+def _why(overall: float) -> str:
+    zero = "every gradient is zero"
+    return zero if math.isnan(overall) else f"{zero} where one fold is left out"
 
 
 def _overall(signed: Tensor, absolute: Tensor) -> float:
@@ -199,12 +210,25 @@ def _example_gradients(
     chosen = torch.split(torch.eye(len(losses)).to(losses), chunk)
     found = []
     for rows in chosen:
-        parts = torch.autograd.grad(
-            losses, points, rows, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
+        parts = _rows(losses, points, rows)
         full = [
             torch.zeros(len(rows), *p.shape, dtype=p.dtype, device=p.device) if g is None else g
             for p, g in zip(points, parts, strict=True)
         ]
         found.append(torch.cat([g.reshape(len(rows), -1).double() for g in full], dim=1))
     return found
+
+
+def _rows(
+    losses: Tensor, points: list[Tensor], rows: Tensor
+) -> tuple[Tensor | None, ...] | list[Tensor | None]:
+    options = {"retain_graph": True, "allow_unused": True}
+    try:
+        return torch.autograd.grad(losses, points, rows, is_grads_batched=True, **options)
+    except NotImplementedError:
+        # Sparse gradients (of embeddings) come one by one only.
+        each = [torch.autograd.grad(losses, points, row, **options) for row in rows]
+    return [
+        None if column[0] is None else torch.stack([g.to_dense() for g in column])
+        for column in zip(*each, strict=True)
+    ]

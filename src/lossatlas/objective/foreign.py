@@ -16,6 +16,8 @@ _OTHERS = (
     *(f"{p}{os.sep}" for p in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))),
     "<",
 )
+# Out of memory on a processor is a plain RuntimeError.
+_NO_MEMORY = "DefaultCPUAllocator"
 
 
 @contextmanager
@@ -35,11 +37,14 @@ def named_failure(what: str, remedy: str, kind: type[AtlasError] = LossError) ->
     Raises:
         AtlasError: of that kind; the code raised what this library did not name.
         MemoryError, OutOfMemoryError: as they came, since no remedy for code helps there.
+        RuntimeError: torch's own, where it got no memory of the processor's.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, AtlasError | MemoryError | OutOfMemoryError):
+            raise
+        if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
             raise
         raise kind(f"{what} failed ({_reason(error)}); {remedy}") from error
 

@@ -11,10 +11,16 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch, batch_size, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_graph, look_at_loss
+from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.stage import Loss, Stage
+
+_DERIVATIVE = (
+    "use operations that have it; a loss that holds gradients itself needs "
+    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
+)
 
 
 class Objective(Stage):
@@ -168,7 +174,8 @@ class Objective(Stage):
             name -> tensor like the parameter; zero where the loss does not depend on it.
 
         Raises:
-            LossError: the loss has no graph: it was detached, or computed outside torch.
+            LossError: the loss has no graph (it was detached, or computed outside torch), or
+                one of its operations has no derivative.
             StructureError: names or shapes differ from `.params`.
         """
         here = self.params if params is None else params
@@ -182,7 +189,8 @@ class Objective(Stage):
                 size = batch_size(batch)
                 mean = self.measure(batch).mean()
                 check_graph(mean)
-                parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
+                with named_failure("the gradient of `loss`", _DERIVATIVE):
+                    parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
                 for name, part in zip(leaves, parts, strict=True):
                     if part is not None:
                         total[name].add_(part, alpha=size)

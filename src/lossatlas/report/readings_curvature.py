@@ -31,7 +31,10 @@ def read_curvature(survey: Survey) -> list[str]:
         outliers = count(spectrum.outliers, "eigenvalue")
         found.append(f"{outliers} {stand} apart above the bulk of the spectrum.")
     if not spectrum.reached:
-        found.append("The eigenvalues did not reach the tolerance; their bounds say how far.")
+        why = f": {spectrum.note}" if spectrum.note else ""
+        found.append(
+            f"The eigenvalues did not reach the tolerance{why}; their bounds say how far."
+        )
     return found
 
 

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task
+from lossatlas.memory import free_memory
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming")
@@ -135,26 +135,6 @@ def build(task: Task, name: str) -> Engine:
         The engine.
     """
     return _BUILD[name](task)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes of memory that a map may still take on a device.
-
-    Args:
-        device: where the weights live.
-
-    Returns:
-        Bytes, or None where the system does not say.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        # Free pages alone would leave out what the file cache gives back on demand.
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def _candidates(task: Task) -> list[str]:

@@ -1,0 +1,140 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.curvature import edge_of_stability
+from lossatlas.errors import ArgumentError
+from reference import curvature_dense as dense
+from reference.curvature_cases import classes, mlp, normal
+
+OTHERS = ("RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "SparseAdam", "ASGD", "LBFGS")
+
+
+def _trained(make, steps=20):
+    model = mlp()
+    objective = la.Objective(
+        model, la.supervised(F.cross_entropy), [(normal(20, 4), classes(20, 3))]
+    )
+    optimizer = make(model)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batches[0]).backward()
+        optimizer.step()
+    return objective, optimizer
+
+
+def _diverges(beta, decay, factor, threshold, steps=800):
+    """Whether NAdam leaves a quadratic of curvature 1; a vast eps makes it divide by that."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    eps = 1e12
+    optimizer = torch.optim.NAdam(
+        [x], lr=factor * threshold * eps, betas=(beta, 0.999), eps=eps, momentum_decay=decay
+    )
+    for _ in range(steps):
+        x.grad = x.detach().clone()
+        optimizer.step()
+    return abs(float(x.detach())) > 1
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+# A momentum that stays at half its beta, and one that is all of it at once.
+@pytest.mark.parametrize(("decay", "share"), [(0.0, 0.5), (1e6, 1.0)])
+def test_the_threshold_of_nadam_is_where_a_quadratic_diverges(beta, decay, share):
+    objective, optimizer = _trained(
+        lambda m: torch.optim.NAdam(
+            m.parameters(), lr=1e-3, betas=(beta, 0.999), momentum_decay=decay
+        )
+    )
+    found = edge_of_stability(objective, optimizer)
+    assert found.rule == "nadam"
+    held = share * beta
+    want = 2 * (1 + beta) / ((1 + beta) * (1 - held) + (1 - beta) * held)
+    assert math.isclose(found.threshold, want, rel_tol=1e-12)
+    assert not _diverges(beta, decay, 0.97, found.threshold)
+    assert _diverges(beta, decay, 1.03, found.threshold)
+
+
+def test_the_threshold_of_nadam_follows_its_growing_momentum():
+    thresholds = []
+    for step in (20, 5000, 10**6):
+        objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters()))
+        for state in optimizer.state.values():
+            state["step"].fill_(step)
+        thresholds.append(edge_of_stability(objective, optimizer).threshold)
+    assert thresholds == sorted(thresholds)
+    assert math.isclose(thresholds[0], 3.8 / (1.9 * 0.55 + 0.1 * 0.45), rel_tol=1e-2)
+    assert math.isclose(thresholds[-1], 3.8 / 0.28, rel_tol=1e-9)
+
+
+def test_nadam_is_measured_in_its_own_metric():
+    objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters(), lr=1e-2))
+    found = edge_of_stability(objective, optimizer)
+    roots = []
+    for parameter in objective.model.parameters():
+        state = optimizer.state[parameter]
+        second = state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))
+        roots.append((1e-2 / (second.sqrt() + 1e-8)).sqrt().reshape(-1))
+    scale = torch.cat(roots)
+    matrix = scale[:, None] * dense.hessian(objective) * scale
+    assert math.isclose(found.sharpness, np.linalg.eigvalsh(matrix)[-1], rel_tol=1e-3)
+    assert math.isclose(found.ratio, found.sharpness / found.threshold)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_other_optimizers_are_refused_by_name(name, steps):
+    objective, optimizer = _trained(lambda m: torch.optim.SGD(m.parameters()), steps=0)
+    other = getattr(torch.optim, name)(objective.model.parameters(), lr=0.1)
+    if steps and name != "LBFGS" and name != "SparseAdam":
+        objective.loss(objective.model, objective.batches[0]).backward()
+        other.step()
+    with pytest.raises(ArgumentError, match=rf"Adam, AdamW, NAdam.*got {name},.*with 2"):
+        edge_of_stability(objective, other)
+    assert edge_of_stability(objective, optimizer).rule == "descent"
+
+
+class Lion(torch.optim.Optimizer):
+    """Signs of a mean gradient: betas, and no second moment."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.0})
+
+
+def test_an_optimizer_of_others_with_betas_is_refused_by_name():
+    objective, _ = _trained(lambda m: torch.optim.SGD(m.parameters()), steps=0)
+    with pytest.raises(ArgumentError, match="got Lion"):
+        edge_of_stability(objective, Lion(objective.model.parameters()))
+
+
+class Shell(torch.optim.Optimizer):
+    """What frameworks hand out: an optimizer around an optimizer."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+def test_subclasses_variants_and_shells_are_served():
+    class Mine(torch.optim.SGD):
+        pass
+
+    for make, rule in (
+        (lambda m: Mine(m.parameters(), lr=0.1, momentum=0.9), "momentum"),
+        (lambda m: torch.optim.AdamW(m.parameters()), "adam"),
+        (lambda m: torch.optim.Adam(m.parameters(), fused=True), "adam"),
+    ):
+        objective, optimizer = _trained(make, steps=3)
+        plain = edge_of_stability(objective, optimizer)
+        assert plain.rule == rule
+        assert edge_of_stability(objective, Shell(optimizer)) == plain
+    with pytest.raises(ArgumentError, match="got RAdam"):
+        edge_of_stability(objective, Shell(torch.optim.RAdam(objective.model.parameters())))
+
+
+def test_nadam_before_its_first_step_has_no_metric():
+    objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters()), steps=0)
+    with pytest.raises(ArgumentError, match="take a step before asking"):
+        edge_of_stability(objective, optimizer)
