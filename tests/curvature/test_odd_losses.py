@@ -108,3 +108,54 @@ def test_a_processor_without_memory_is_not_a_fault_of_the_loss():
 
     with pytest.raises(RuntimeError, match="allocate memory"):
         la.Objective(nn.Linear(4, 3), loss, [(X, Y)])
+
+
+class Experts(nn.Module):
+    """The second expert sees only batches whose inputs are large; the third one none."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(3)).double()
+
+    def forward(self, x):
+        return self.experts[int(x.abs().max() > 50)](x)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton", "fisher", "empirical_fisher"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_that_some_or_no_batches_reach_have_their_lines(curvature, turned):
+    torch.manual_seed(0)
+    batches = [(X.double(), Y), (100 * X[:8].double(), Y[:8])]
+    model = Experts()
+    objective = la.Objective(model, CE, batches[::-1] if turned else batches)
+    options = {"top": 1, "bottom": 1, "density": False, "tolerance": 1e-6}
+    found = spectrum(objective, by="layer", curvature=curvature, **options)
+    lines = {line.name: line for line in found.groups}
+    for name, share, batch in (("experts.0", 20 / 28, 0), ("experts.1", 8 / 28, 1)):
+        alone = la.Objective(model, CE, [batches[batch]], params=f"{name}.*")
+        if curvature != "fisher":
+            want = spectrum(alone, curvature=curvature, **options).top[0]
+            assert np.isclose(lines[name].largest, share * want, rtol=1e-5)
+        assert lines[name].largest > 0
+        assert lines[name].gradient_norm.value > 0
+    unused = lines["experts.2"]
+    assert (unused.largest, unused.largest_bound, unused.trace.value) == (0.0, 0.0, 0.0)
+    assert unused.note == "the loss does not depend on it"
+    with pytest.raises(LossError, match="does not depend on the parameters"):
+        spectrum(la.Objective(model, CE, batches, params="experts.2.*"), curvature=curvature)
+
+
+def test_the_gradient_of_an_expert_is_that_of_its_batches():
+    model = Experts()
+    batches = [(X.double(), Y), (100 * X[:8].double(), Y[:8])]
+    got = la.Objective(model, CE, batches, params="experts.1.*").gradient()
+    want = la.Objective(model, CE, batches[1:], params="experts.1.*").gradient()
+    for name in want:
+        assert_close(got[name], want[name] * 8 / 28)
+    unused = la.Objective(model, CE, batches, params="experts.2.*")
+    assert not any(value.any() for value in unused.gradient().values())
+    assert gradient_noise(unused).norm.value == 0.0
+    model.requires_grad_(False)
+    cut = la.Objective(model, lambda m, b: CE(m, b).detach(), batches, params="*")
+    with pytest.raises(LossError, match="does not lead back"):
+        cut.gradient()

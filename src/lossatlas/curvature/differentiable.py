@@ -19,8 +19,19 @@ _ONCE_SENTENCE = (
 )
 _ATTENTION = " (in transformers: attn_implementation='sdpa' or 'eager')"
 _COMPILED = "does not currently support double backward"
+_CUT_OFF = (
+    "the loss does not depend on the parameters through differentiable operations "
+    "(argmax, rounding, .item() or .detach() cut the path); use a smooth loss."
+)
 _CUT = "torch::autograd::Error"
 _NO_PATH = "does not require grad"
+
+
+class UnreachedError(LossError):
+    """The loss of a batch does not depend on the parameters that move."""
+
+    def __init__(self) -> None:
+        super().__init__(_CUT_OFF)
 
 
 @contextmanager
@@ -69,10 +80,7 @@ def _explained(message: str) -> str | None:
     if _ONCE in message:
         return _ONCE_SENTENCE
     if _NO_PATH in message:
-        return (
-            "the loss does not depend on the parameters through differentiable operations "
-            "(argmax, rounding, .item() or .detach() cut the path); use a smooth loss."
-        )
+        return _CUT_OFF
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.curvature.differentiable import check_finite, check_graph
+from lossatlas.curvature.differentiable import UnreachedError, check_finite, check_graph
 from lossatlas.errors import LossError
 from lossatlas.guard import patched
 from lossatlas.objective import Batch, Objective
@@ -37,10 +37,15 @@ def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int)
     Raises:
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient is not finite.
+        UnreachedError: the loss does not depend on the leaves.
     """
     points = list(leaves.values())
     mean = objective.measure(batch).mean()
+    if not mean.requires_grad:
+        raise UnreachedError
     gradient = torch.autograd.grad(mean, points, create_graph=True, allow_unused=True)
+    if all(part is None for part in gradient):
+        raise UnreachedError
     check_finite(dict(zip(leaves, gradient, strict=True)))
     if index == 0:
         check_graph(gradient)
@@ -60,19 +65,18 @@ def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) ->
         (vector, keep the graph?) -> product.
 
     Raises:
-        LossError: no output depends on a leaf.
+        UnreachedError: no output depends on a leaf.
     """
     points = list(leaves.values())
     live = [place for place, value in enumerate(outputs) if value.requires_grad]
     if not live:
-        raise LossError(
-            "the model's output does not depend on the parameters through differentiable "
-            "operations, so its Jacobian is not known; remove .detach() or rounding."
-        )
+        raise UnreachedError
     seen = [outputs[place] for place in live]
     # Differentiating the vector-Jacobian product in its vector gives the forward product.
     dummies = [torch.zeros_like(value, requires_grad=True) for value in seen]
     pulled = torch.autograd.grad(seen, points, dummies, create_graph=True, allow_unused=True)
+    if all(part is None for part in pulled):
+        raise UnreachedError
     if index == 0:
         check_graph(pulled)
     forward, backward = _transposed(pulled, dummies), _transposed(seen, points)

@@ -98,6 +98,8 @@ def _look_at_examples(
 ) -> _Seen:
     points = list(leaves.values())
     losses = objective.measure(batch)
+    if not losses.requires_grad:
+        return _unreached(losses, probes)
     squares = []
     for probe in range(probes):
         signs = rademacher(len(losses), derive_seed(seed, probe), losses)
@@ -106,8 +108,14 @@ def _look_at_examples(
     dummy = torch.zeros_like(losses, requires_grad=True)
     pulled = torch.autograd.grad(losses, points, dummy, create_graph=True, allow_unused=True)
     pairs = [(p, mean[n]) for n, p in zip(leaves, pulled, strict=True) if p is not None]
+    if not pairs:
+        return _unreached(losses, probes)
     along = torch.autograd.grad([p for p, _ in pairs], dummy, [m for _, m in pairs])[0]
     return _Seen(along.double().cpu().numpy(), np.array(squares), len(losses))
+
+
+def _unreached(losses: Tensor, probes: int) -> _Seen:
+    return _Seen(np.zeros(len(losses)), np.zeros(probes), len(losses))
 
 
 def _look_at_batches(
@@ -115,7 +123,10 @@ def _look_at_batches(
 ) -> _Seen:
     points = list(leaves.values())
     loss = objective.measure(batch).mean()
-    parts = torch.autograd.grad(loss, points, allow_unused=True)
+    given = loss.requires_grad
+    parts = (
+        torch.autograd.grad(loss, points, allow_unused=True) if given else [None] * len(points)
+    )
     gradient: dict[str, Tensor] = {
         n: torch.zeros_like(mean[n]) if p is None else p
         for n, p in zip(leaves, parts, strict=True)

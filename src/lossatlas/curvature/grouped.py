@@ -9,6 +9,7 @@ from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
 from lossatlas.checks import check_one_of
+from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, example_count, layers, split_examples
 from lossatlas.curvature.memory import fitting_steps, memory_note
@@ -158,6 +159,8 @@ def _line(
         gradient = _gradient(objective, matrix.params, request.params)
     except NonFiniteError as error:
         return _unknown(name, examples, matrix.size, str(error))
+    except UnreachedError:
+        return _flat(name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
     notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
@@ -211,6 +214,23 @@ def _gradient(objective: Objective, over: Params, params: Params | None) -> Esti
     length = math.sqrt(math.fsum(float(whole[n].double().square().sum()) for n in over))
     why = "its sampling error is taken at the weights of the model only"
     return Estimate(length, math.nan, why_no_error=why)
+
+
+def _flat(name: str, examples: int, parameters: int) -> GroupSpectrum:
+    zero, why = Estimate(0.0, 0.0), "the loss does not depend on it"
+    return GroupSpectrum(
+        name,
+        examples,
+        parameters,
+        largest=0.0,
+        largest_bound=0.0,
+        smallest=0.0,
+        smallest_bound=0.0,
+        trace=zero,
+        gradient_norm=zero,
+        products=0,
+        note=why,
+    )
 
 
 def _unknown(name: str, examples: int, parameters: int, why: str) -> GroupSpectrum:

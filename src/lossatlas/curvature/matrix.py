@@ -9,7 +9,11 @@ from torch import Tensor
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_same_structure, nearest
-from lossatlas.curvature.differentiable import is_finite, second_derivatives
+from lossatlas.curvature.differentiable import (
+    UnreachedError,
+    is_finite,
+    second_derivatives,
+)
 from lossatlas.curvature.forms import Build, Form
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective
@@ -190,12 +194,24 @@ class Product:
         leaves = {name: self._point[name] for name in self.params}
 
         def walk() -> list[Any]:
-            return [
-                use(batch_size(batch), self._build(leaves, batch, index))
-                for index, batch in enumerate(self.objective.each_batch())
-            ]
+            done, unreached = [], []
+            for index, batch in enumerate(self.objective.each_batch()):
+                try:
+                    form = self._build(leaves, batch, index)
+                except UnreachedError as error:
+                    # An expert, say, that only other batches are sent to.
+                    unreached.append(error)
+                    form = _nothing
+                done.append(use(batch_size(batch), form))
+            if len(unreached) == len(done):
+                raise unreached[0]
+            return done
 
         return self.objective.at(self._point, walk)
+
+
+def _nothing(given: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
+    return [None] * len(given)
 
 
 def _add(totals: list[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:

@@ -61,22 +61,6 @@ def _described(loss: object) -> str:
     return name
 
 
-def check_graph(loss: Tensor) -> None:
-    """Require a loss that can be differentiated.
-
-    Args:
-        loss: computed with gradients enabled.
-
-    Raises:
-        LossError: it does not lead back to any parameter.
-    """
-    if not loss.requires_grad:
-        raise LossError(
-            "`loss` does not lead back to the parameters, so it has no gradient; return the "
-            "tensor itself, neither detached nor turned into a number."
-        )
-
-
 def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
     """Walk the data at the present weights, once or twice.
 

@@ -10,7 +10,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch, batch_size, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
-from lossatlas.objective.determinism import check_graph, look_at_loss
+from lossatlas.objective.determinism import look_at_loss
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
@@ -20,6 +20,10 @@ from lossatlas.objective.stage import Loss, Stage
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
+)
+_NO_GRAPH = (
+    "`loss` does not lead back to the parameters, so it has no gradient; return the "
+    "tensor itself, neither detached nor turned into a number."
 )
 
 
@@ -181,24 +185,32 @@ class Objective(Stage):
         here = self.params if params is None else params
         leaves = {name: here[name].detach().requires_grad_() for name in self.names}
         total = {name: torch.zeros_like(value) for name, value in leaves.items()}
-        weight = 0
 
-        def walk() -> None:
-            nonlocal weight
-            for batch in self.each_batch():
-                size = batch_size(batch)
-                mean = self.measure(batch).mean()
-                check_graph(mean)
-                with named_failure("the gradient of `loss`", _DERIVATIVE):
-                    parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
-                for name, part in zip(leaves, parts, strict=True):
-                    if part is not None:
-                        total[name].add_(part, alpha=size)
-                weight += size
+        def walk() -> list[tuple[int, bool]]:
+            return [
+                (batch_size(batch), self._add_gradient(batch, leaves, total))
+                for batch in self.each_batch()
+            ]
 
         with torch.enable_grad():
-            self.at(leaves, walk)
-        return {name: value / weight for name, value in total.items()}
+            sizes, reached = zip(*self.at(leaves, walk), strict=True)
+        if not any(reached):
+            raise LossError(_NO_GRAPH)
+        return {name: value / sum(sizes) for name, value in total.items()}
+
+    def _add_gradient(
+        self, batch: Batch, leaves: dict[str, Tensor], total: dict[str, Tensor]
+    ) -> bool:
+        # Whether the loss of this batch depends on any leaf: it may be of other experts.
+        mean = self.measure(batch).mean()
+        if not mean.requires_grad:
+            return False
+        with named_failure("the gradient of `loss`", _DERIVATIVE):
+            parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
+        for name, part in zip(leaves, parts, strict=True):
+            if part is not None:
+                total[name].add_(part, alpha=batch_size(batch))
+        return True
 
     def fingerprint(self) -> tuple[str, str]:
         """Digests of the present weights (with buffers) and of the data.
