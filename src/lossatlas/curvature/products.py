@@ -110,7 +110,8 @@ def fisher(
     """The Fisher matrix with labels drawn from the model; its mean is the Gauss-Newton matrix.
 
     Every product uses the same drawn labels. Each label is one term s s^T of the score s;
-    targets that cross-entropy ignores are left out.
+    targets that cross-entropy ignores are left out. A loss with weights of classes or labels
+    is no negative log-likelihood, and is refused.
 
     Args:
         objective: the model must return one tensor of logits or predictions.
