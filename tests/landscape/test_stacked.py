@@ -46,6 +46,29 @@ def test_stacked_points_are_the_points_of_the_plain_loop(model):
     np.testing.assert_allclose(fast.stderr, plain.stderr, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("criterion", "targets", "out"),
+    [
+        (nn.CrossEntropyLoss(), Y, 3),
+        (nn.CrossEntropyLoss(label_smoothing=0.2), Y, 3),
+        (lambda a, b, reduction="mean": F.cross_entropy(2 * a, b, reduction=reduction), Y, 3),
+        (F.cross_entropy, torch.softmax(torch.randn(40, 3), 1), 3),
+        (F.multi_margin_loss, Y, 3),
+        (F.mse_loss, torch.randn(40, 3), 3),
+        (F.binary_cross_entropy_with_logits, (Y[:, None] > 1).float(), 1),
+    ],
+    ids=["module", "smoothed", "own", "probabilities", "margin", "squares", "binary"],
+)
+@pytest.mark.parametrize("last", [[], [nn.Tanh()]], ids=["linear last", "activation last"])
+def test_every_criterion_gets_its_outputs_as_it_wants_them(criterion, targets, out, last):
+    model = nn.Sequential(*perceptron(nn.ReLU(), out=out), *last)
+    objective = la.Objective(model, la.supervised(criterion), [(X, targets)])
+    plain, fast = maps(objective)
+    assert fast.engine == "stacked"
+    np.testing.assert_allclose(fast.values, plain.values, rtol=1e-5)
+    np.testing.assert_allclose(fast.stderr, plain.stderr, rtol=1e-4)
+
+
 @pytest.mark.parametrize("params", [["0.weight"], ["2.weight", "2.bias"]])
 def test_layers_that_stand_still_are_constant(params):
     objective = la.Objective(perceptron(nn.ReLU()), CE, [(X, Y)], params=params)

@@ -72,10 +72,21 @@ class Supervised:
         Returns:
             Shape (batch,), further axes averaged; None where the criterion gives only means.
         """
-        if self._unreduced is None:
-            return None
-        losses = self._unreduced(outputs, targets)
-        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        losses = self.elements(outputs, targets)
+        return losses if losses is None or losses.ndim < 2 else losses.flatten(1).mean(1)
+
+    def elements(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """What the criterion gives without a reduction.
+
+        Args:
+            outputs: what the model gave.
+            targets: what it should have given.
+
+        Returns:
+            One number an element, in the shape that the criterion gives; None where it gives
+            only means.
+        """
+        return None if self._unreduced is None else self._unreduced(outputs, targets)
 
 
 def supervised(criterion: Criterion) -> Supervised:

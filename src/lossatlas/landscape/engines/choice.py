@@ -86,6 +86,9 @@ def select(task: Task, name: str, corner: Array) -> Choice:
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
         return Choice(StreamingEngine(task), at_origin(task)[0])
+    if "stacked" in candidates or "batched" in candidates:
+        # They hold the directions whole: the plain loop need not draw them for itself.
+        task.corners()
     slow = PlainEngine(task)
     look = slow.first_look(corner)
     if corner.any():

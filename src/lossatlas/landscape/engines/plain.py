@@ -24,7 +24,7 @@ class PlainEngine:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.memory = memory(task)
-        self._buffer = PointBuffer(task.plane.origin, task.plane.directions)
+        self._buffer = PointBuffer(task.plane.origin, task.directions)
 
     def evaluate(self, coordinates: Array) -> Array:
         """Means and standard errors of some points; see `Engine`.

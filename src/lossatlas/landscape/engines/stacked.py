@@ -96,8 +96,12 @@ class StackedEngine:
         for stack in self._stacks:
             stack.move_to(here)
         outputs = self.task.objective.model(batch[0])
-        loss = cast(Supervised, self.task.objective.loss)
-        losses = loss.unreduced(outputs.flatten(0, 1), self._targets(batch[1], len(here)))
+        loss, targets = cast(Supervised, self.task.objective.loss), batch[1]
+        every = self._targets(targets, len(here))
+        if _classes_in_front(loss.criterion, outputs, targets):
+            losses = loss.elements(outputs.mT, every.view(len(here), -1))
+        else:
+            losses = loss.unreduced(outputs.flatten(0, 1), every)
         if losses is None:
             raise RuntimeError("the criterion gives only means")
         return losses.view(len(here), -1)
@@ -111,6 +115,13 @@ class StackedEngine:
 
     def _first(self, layer: FirstLayer) -> object:
         return lambda x: layer.outputs(x, self._here)
+
+
+def _classes_in_front(criterion: object, outputs: Tensor, targets: Tensor) -> bool:
+    # As `_Stack` leaves them; a softmax across rows takes a third of one along short rows.
+    known = criterion is nn.functional.cross_entropy or type(criterion) is nn.CrossEntropyLoss
+    laid_out = outputs.ndim == 3 and outputs.mT.is_contiguous()
+    return known and laid_out and targets.ndim == 1 and not targets.is_floating_point()
 
 
 class _Stack:

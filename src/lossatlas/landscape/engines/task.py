@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lossatlas.algebra.params import Params
 from lossatlas.landscape.plane import Plane
 from lossatlas.objective import Batch, Moments, Objective
 from lossatlas.objective.batches import batch_size
@@ -68,6 +69,11 @@ class Task:
             Name -> tensor for each.
         """
         return self._corners
+
+    @property
+    def directions(self) -> Sequence[Params]:
+        """The directions, not drawn again where `corners` has drawn them."""
+        return self._corners[1:] if "_corners" in vars(self) else self.plane.directions
 
     @cached_property
     def _corners(self) -> list[dict[str, Tensor]]:
