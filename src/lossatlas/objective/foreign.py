@@ -20,8 +20,7 @@ _OTHERS = (
 _NO_MEMORY = "DefaultCPUAllocator"
 
 
-@contextmanager
-def named_failure(what: str, remedy: str, kind: type[AtlasError] = LossError) -> Iterator[None]:
+class named_failure:  # noqa: N801 - used as a function is
     """Run code of others; what it raises becomes the cause of a named error.
 
     The cause stays attached: its traceback leads to the line of the user's that failed.
@@ -31,22 +30,29 @@ def named_failure(what: str, remedy: str, kind: type[AtlasError] = LossError) ->
         remedy: what to check.
         kind: of the error.
 
-    Yields:
-        Nothing.
-
     Raises:
         AtlasError: of that kind; the code raised what this library did not name.
         MemoryError, OutOfMemoryError: as they came, since no remedy for code helps there.
         RuntimeError: torch's own, where it got no memory of the processor's.
     """
-    try:
-        yield
-    except Exception as error:
+
+    # A class and no generator: it stands around every piece of every point.
+    __slots__ = ("kind", "remedy", "what")
+
+    def __init__(self, what: str, remedy: str, kind: type[AtlasError] = LossError) -> None:
+        self.what, self.remedy, self.kind = what, remedy, kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
         if isinstance(error, AtlasError | MemoryError | OutOfMemoryError):
-            raise
+            return
         if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
-            raise
-        raise kind(f"{what} failed ({_reason(error)}); {remedy}") from error
+            return
+        raise self.kind(f"{self.what} failed ({_reason(error)}); {self.remedy}") from error
 
 
 @contextmanager

@@ -41,6 +41,12 @@ class FoldedEngine:
         wide = {n for n, value in folded.origin.items() if value.ndim == 4 and channels_last}
         self._buffer = PointBuffer(folded.origin, folded.directions, frozenset(wide))
         self._pieces: list[_Pieces] | None = None
+        views = self._buffer.views
+        self._patches = [
+            p for fold in self._folds for p in _patches(objective.model, fold, views)
+        ]
+        own = {name for name, _ in objective.model.named_parameters()}
+        self._moved = {name: value for name, value in views.items() if self._is_own(name, own)}
         copies = PointBuffer.copies(len(folded.directions)) * bytes_of(*plane.origin.values())
         self.memory = copies + bytes_of(*tensors(batch))
 
@@ -53,11 +59,7 @@ class FoldedEngine:
         Returns:
             Shape (points, 2 * quantities).
         """
-        task, model, views = self.task, self.task.objective.model, self._buffer.views
-        moments = task.moments(len(coordinates))
-        patches = [patch for fold in self._folds for patch in _patches(model, fold, views)]
-        own = dict(model.named_parameters())
-        moved = {name: value for name, value in views.items() if self._is_own(name, own.keys())}
+        task, moments = self.task, self.task.moments(len(coordinates))
 
         def run() -> None:
             here = None
@@ -67,8 +69,8 @@ class FoldedEngine:
                     here = index
                 moments.add_batch(pieces.measure(task), sum(pieces.sizes), index)
 
-        with torch.no_grad(), task.objective.session(), patched(*patches):
-            task.objective.swapped(moved, run)
+        with torch.no_grad(), task.objective.session(), patched(*self._patches):
+            task.objective.swapped(self._moved, run)
         return columns(moments)
 
     def _is_own(self, name: str, own: Collection[str]) -> bool:
