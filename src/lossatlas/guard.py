@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import is_
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ def preserved_attributes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def patched(*changes: tuple[nn.Module, str, Any]) -> Iterator[None]:
-    """Set instance attributes of modules for the length of a block.
+def patched(*changes: tuple[nn.Module | ModuleType, str, Any]) -> Iterator[None]:
+    """Set instance attributes of modules (of torch or of Python) for the length of a block.
 
     Args:
         *changes: (module, attribute, value) triples.

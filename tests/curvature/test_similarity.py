@@ -30,7 +30,7 @@ def test_below_eight_examples_each_is_left_out_in_turn():
 
 
 @pytest.mark.parametrize(
-    ("debiased", "least", "word"), [(True, 5, "five"), (False, 3, "three")]
+    ("debiased", "least", "word"), [(True, 5, "five"), (False, 4, "four")]
 )
 def test_the_least_number_of_examples_is_named(debiased, least, word):
     x = normal(least, 2)

@@ -138,3 +138,18 @@ def test_nadam_before_its_first_step_has_no_metric():
     objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters()), steps=0)
     with pytest.raises(ArgumentError, match="take a step before asking"):
         edge_of_stability(objective, optimizer)
+
+
+def test_groups_of_other_models_do_not_count_and_what_is_no_optimizer_is_named():
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    batch = (torch.randn(8, 3), torch.randn(8, 2))
+    objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+    groups = [
+        {"params": list(model.parameters()), "momentum": 0.5},
+        {"params": list(other.parameters()), "momentum": 0.9},
+    ]
+    found = edge_of_stability(objective, torch.optim.SGD(groups, lr=0.1))
+    alone = edge_of_stability(objective, torch.optim.SGD(groups[:1], lr=0.1))
+    assert found == alone
+    with pytest.raises(ArgumentError, match="got NoneType"):
+        edge_of_stability(objective, None)

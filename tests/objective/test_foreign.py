@@ -121,3 +121,36 @@ def test_shuffled_data_with_one_mean_show_a_value_that_differs():
         StochasticError, match=r"the mean is (\S+) in both, value \d+ is .*list"
     ):
         la.Objective(network(), CE, Shuffled())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "words"),
+    [
+        (lambda x: x[:, :1], Y, r"two classes or more .* outputs \(12, 1\)"),
+        (lambda x: x, Y[:, None], r"targets \(12, 1\)"),
+        (lambda x: x[:, :3], torch.softmax(X[:, :3], 1), r"of torch.float32"),
+    ],
+)
+def test_accuracy_of_other_shapes_is_refused(outputs, targets, words):
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return outputs(self.inner(x))
+
+    objective = la.Objective(Part(), lambda m, b: m(b[0]).mean(1), [(X, targets)])
+    with pytest.raises(LossError, match=words):
+        objective.evaluate_all({"accuracy": la.accuracy})
+
+
+def test_walks_of_a_loader_leave_the_random_states():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=5)
+    model = network()
+    before = torch.get_rng_state()
+    objective = la.Objective(model, CE, loader)
+    objective.fingerprint()
+    la.survey(objective, points=3, span=0.5, instruments="all", lr=0.1)
+    la.spectrum(objective, top=1, bottom=0, density=False, curvature="fisher", by="class")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from matplotlib.patches import Rectangle
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import cut, plot_contour, plot_line, plot_stderr, plot_surface, scale_of
+from lossatlas.plots.marks import landmarks
 from lossatlas.topology import merge_tree
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
 
@@ -164,6 +167,26 @@ def test_a_cut_is_a_plane_of_the_box():
     np.testing.assert_array_equal(cut(land, 0).values.min(), land.values.min())
     with pytest.raises(ArgumentError, match="`axis` must be one of 0 to 2"):
         cut(land, 3)
+
+
+def test_a_star_stands_at_the_origin_of_maps_that_hold_it():
+    def stars(land):
+        lines = plot_contour(land).lines
+        return [line for line in lines if line.get_label() == "origin"]
+
+    (star,) = stars(sample_map())
+    assert star.get_marker() == "*"
+    np.testing.assert_array_equal(star.get_xydata(), [[0.0, 0.0]])
+    aside = sample_map()
+    aside = replace(aside, axes=tuple(axis + 10 for axis in aside.axes))
+    assert not stars(aside)
+    assert not stars(with_trajectory(sample_map()))
+    box = box_map()
+    assert len(stars(cut(box, 1, at=0.0))) == 1
+    # The nearest grid point to 0.4 is not zero: this plane does not hold the origin.
+    assert not stars(cut(box, 1, at=0.4))
+    assert not landmarks(cut(cut(box, 1, at=0.4), 0, at=0.0))
+    assert len(landmarks(line_map())) <= 1
 
 
 def test_names_from_outside_are_never_mathematics():

@@ -196,9 +196,7 @@ _UNION_PARTS = {"float", "int", "str", "literal['auto']"}
 
 
 def _named(kind: type[BaseModel], error: Any) -> ArgumentError | UnknownNameError:
-    # Places inside a union ("span.float") are not names that a user knows.
-    path = [str(part) for part in error["loc"] if part not in _UNION_PARTS]
-    got = error.get("input")
+    path, got = [str(part) for part in error["loc"]], error.get("input")
     if error["type"] == "extra_forbidden":
         known = _fields(kind, path[:-1])
         # A group that is unknown may hold names that are known: train.steps is steps here.
@@ -207,6 +205,8 @@ def _named(kind: type[BaseModel], error: Any) -> ArgumentError | UnknownNameErro
             f"there is no setting '{'.'.join(path)}'{nearest(path[-1], known)}; "
             f"known: {', '.join(sorted(known))}."
         )
+    # Places inside a union ("span.float") are not names that a user knows.
+    path = [part for part in path if part not in _UNION_PARTS]
     return ArgumentError(
         f"`{'.'.join(path)}`: {error['msg'][0].lower()}{error['msg'][1:]}; got {got!r}."
     )

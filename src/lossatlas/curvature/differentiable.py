@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.errors import LossError, NonFiniteError
+from lossatlas.guard import patched
 
 _MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
 _ONCE = "once_differentiable"
@@ -18,6 +20,7 @@ _ONCE_SENTENCE = (
     "@once_differentiable; write its backward with differentiable operations."
 )
 _ATTENTION = " (in transformers: attn_implementation='sdpa' or 'eager')"
+_REENTRANT = "use_reentrant=True"
 _COMPILED = "does not currently support double backward"
 _CUT_OFF = (
     "the loss does not depend on the parameters through differentiable operations "
@@ -27,19 +30,36 @@ _CUT = "torch::autograd::Error"
 _NO_PATH = "does not require grad"
 
 
-class UnreachedError(LossError):
-    """The loss of a batch does not depend on the parameters that move."""
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
-    def __init__(self) -> None:
-        super().__init__(_CUT_OFF)
+
+# The parametrisation looks it up in torch, the older hook in its own module.
+_WEIGHT_NORMS = tuple(
+    (place, "_weight_norm", _weight_norm)
+    for place in (torch, sys.modules["torch.nn.utils.weight_norm"])
+)
+
+
+class UnreachedError(LossError):
+    """The loss of a batch does not depend on the parameters that move.
+
+    Args:
+        sentence: how that shows.
+    """
+
+    def __init__(self, sentence: str = _CUT_OFF) -> None:
+        super().__init__(sentence)
+        self.note = "the loss does not depend on it" if sentence == _CUT_OFF else sentence
 
 
 @contextmanager
 def second_derivatives(model: nn.Module) -> Iterator[None]:
     """Use kernels that can be differentiated twice, and say which operation cannot.
 
-    Attention runs on its plain kernel (the fused ones have no second derivative), recurrent
-    layers on a GPU without cuDNN. Global settings come back afterwards.
+    Attention runs on its plain kernel (the fused ones have no second derivative), weight_norm
+    as its formula (the second derivative of torch's own is wrong), recurrent layers on a GPU
+    without cuDNN. Global settings come back afterwards.
 
     Args:
         model: looked at for recurrent layers.
@@ -53,13 +73,17 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(patched(*_WEIGHT_NORMS))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
             yield
         except (RuntimeError, LossError) as error:
             # What fails within the loss comes under another name, with its cause.
+            # (That something has no graph may also be the user's own mistake.)
             sentence = _explained(str(error.__cause__ or error))
+            if sentence == _CUT_OFF and error.__cause__ is not None:
+                raise
             if sentence is None:
                 raise
             raise LossError(sentence) from None
@@ -76,6 +100,11 @@ def _explained(message: str) -> str | None:
         return (
             "the loss is not twice differentiable: torch.compile gives no second derivative; "
             "pass the model that was compiled (`model._orig_mod`)."
+        )
+    if _REENTRANT in message:
+        return (
+            "the loss is not twice differentiable: torch.utils.checkpoint gives a second "
+            "derivative with use_reentrant=False only."
         )
     if _ONCE in message:
         return _ONCE_SENTENCE

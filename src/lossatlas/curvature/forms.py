@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
@@ -106,13 +105,14 @@ def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index:
         (vector, keep the graph?) -> product.
 
     Raises:
-        LossError: the loss is not a function of what the model returns, or linear in it on all
-            batches.
+        LossError: the loss is not a function of what the model returns.
         NonFiniteError: the gradient in the outputs is not finite.
+        UnreachedError: it is linear in what the model returns, does not read it, or what the
+            model returns does not depend on the leaves.
     """
     outputs, middle = _criterion(objective, leaves, batch)
-    if index == 0 and _is_zero(middle, outputs) and not _curved_later(objective, leaves):
-        raise LossError(
+    if _is_zero(middle, outputs):
+        raise UnreachedError(
             "the loss is linear in the model's outputs on every batch, so its Gauss-Newton "
             "matrix is zero and says nothing; let the model return logits (log_softmax and the "
             "loss belong into the criterion), or use hessian."
@@ -153,9 +153,19 @@ def _recorded_calls(objective: Objective, batch: Batch) -> list[Any]:
 
 def _floating(calls: list[Any]) -> Vectors:
     found = [value for call in calls for value in tensors(call) if value.is_floating_point()]
-    if not found or any(value.ndim == 0 for value in found):
-        reason = "computes the loss itself" if found else "is not called by the loss"
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in found):
         raise LossError(
+            "the loss calls the model within a transform of torch.func (vmap, jacrev, jvp), so "
+            "it is no function of its outputs alone; use curvature='hessian'."
+        )
+    if not found or any(value.ndim == 0 for value in found):
+        reason = "is not called by the loss"
+        if found:
+            reason = "computes the loss itself, or another number beside its outputs"
+        elif calls:
+            reason = f"gives no tensors that are known (in a {type(calls[0]).__name__})"
+        kind = LossError if calls else UnreachedError
+        raise kind(
             f"the model {reason}, so the loss is not a function of its outputs; write "
             "loss(model, batch) as criterion(model(input), target), or use hessian."
         )
@@ -168,9 +178,9 @@ def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vect
     outputs = _floating(calls)
     cuts = [value.detach().requires_grad_() for value in outputs]
     with _answering(objective, calls, cuts):
-        mean = objective.measure(batch).mean()
+        mean = _read_again(objective, batch)
     if not mean.requires_grad:
-        raise LossError(
+        raise UnreachedError(
             "the loss does not read the model's outputs through differentiable operations; "
             "the Gauss-Newton matrix needs loss = criterion(model(input), target)."
         )
@@ -178,15 +188,26 @@ def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vect
         mean, [*cuts, *leaves.values()], create_graph=True, allow_unused=True
     )
     gradient, beside = slopes[: len(cuts)], slopes[len(cuts) :]
-    _check_nothing_beside(dict(zip(leaves, beside, strict=True)))
+    _check_nothing_beside(dict(zip(leaves, beside, strict=True)), leaves)
     check_finite({f"output {i}": value for i, value in enumerate(gradient)})
     return outputs, _transposed(gradient, cuts)
 
 
-def _check_nothing_beside(slopes: Mapping[str, Tensor | None]) -> None:
-    # A slope of zero may still change: a squared weight at zero.
+def _read_again(objective: Objective, batch: Batch) -> Tensor:
+    # From the recorded outputs. What failed the first time has been named already.
+    try:
+        return objective.measure(batch).mean()
+    except LossError as error:
+        raise LossError(
+            "the loss does more with the model's outputs than read them (derivatives of them, "
+            "transforms of torch.func, changes in place), and is no function of them alone; "
+            "use curvature='hessian'."
+        ) from (error.__cause__ or error)
+
+
+def _check_nothing_beside(slopes: Mapping[str, Tensor | None], leaves: Leaves) -> None:
     for name, slope in slopes.items():
-        if slope is not None and (slope.requires_grad or bool(slope.any())):
+        if slope is not None and _moves(slope, list(leaves.values())):
             raise LossError(
                 f"the loss reads '{name}' beside the model's outputs (in a penalty on the "
                 "weights, say), and the Gauss-Newton matrix would leave that out; use "
@@ -194,13 +215,12 @@ def _check_nothing_beside(slopes: Mapping[str, Tensor | None]) -> None:
             )
 
 
-def _curved_later(objective: Objective, leaves: Leaves) -> bool:
-    # A second walk would end the first where workers are kept: there zero is taken as it is.
-    if getattr(objective.batches, "persistent_workers", False):
-        return True
-    others = islice(objective.each_batch(), 1, None)
-    found = (_criterion(objective, leaves, batch) for batch in others)
-    return any(not _is_zero(middle, outputs) for outputs, middle in found)
+def _moves(slope: Tensor, points: Vectors) -> bool:
+    # A slope of zero may still change: a squared weight at zero.
+    if bool(slope.any()) or not slope.requires_grad:
+        return bool(slope.any())
+    bends = torch.autograd.grad(slope.sum(), points, retain_graph=True, allow_unused=True)
+    return any(bend is not None and bool(bend.any()) for bend in bends)
 
 
 @contextmanager

@@ -159,8 +159,8 @@ def _line(
         gradient = _gradient(objective, matrix.params, request.params)
     except NonFiniteError as error:
         return _unknown(name, examples, matrix.size, str(error))
-    except UnreachedError:
-        return _flat(name, examples, matrix.size)
+    except UnreachedError as error:
+        return _flat(name, examples, matrix.size, error.note)
     notes = [f"only {examples} examples"] if examples < request.least else []
     notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
@@ -216,35 +216,30 @@ def _gradient(objective: Objective, over: Params, params: Params | None) -> Esti
     return Estimate(length, math.nan, why_no_error=why)
 
 
-def _flat(name: str, examples: int, parameters: int) -> GroupSpectrum:
-    zero, why = Estimate(0.0, 0.0), "the loss does not depend on it"
+def _flat(name: str, examples: int, parameters: int, note: str) -> GroupSpectrum:
+    return _plain(Estimate(0.0, 0.0), name, examples, parameters, note)
+
+
+def _plain(
+    number: Estimate, name: str, examples: int, parameters: int, note: str
+) -> GroupSpectrum:
+    # A line with one and the same number everywhere.
+    value = number.value
     return GroupSpectrum(
         name,
         examples,
         parameters,
-        largest=0.0,
-        largest_bound=0.0,
-        smallest=0.0,
-        smallest_bound=0.0,
-        trace=zero,
-        gradient_norm=zero,
+        largest=value,
+        largest_bound=value,
+        smallest=value,
+        smallest_bound=value,
+        trace=number,
+        gradient_norm=number,
         products=0,
-        note=why,
+        note=note,
     )
 
 
 def _unknown(name: str, examples: int, parameters: int, why: str) -> GroupSpectrum:
     lost = Estimate(math.nan, math.nan, reached=False, why_no_error=why)
-    return GroupSpectrum(
-        name,
-        examples,
-        parameters,
-        largest=math.nan,
-        largest_bound=math.nan,
-        smallest=math.nan,
-        smallest_bound=math.nan,
-        trace=lost,
-        gradient_norm=lost,
-        products=0,
-        note=why,
-    )
+    return _plain(lost, name, examples, parameters, why)

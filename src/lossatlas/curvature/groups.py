@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.guard import preserved_rng
 from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors
 from lossatlas.objective.foreign import named_failure
@@ -83,7 +84,8 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
             "`labels` must be a function batch -> one whole number an example for this loss; "
             "classes are read off the targets of `supervised` losses only."
         )
-    present = sorted({int(v) for b in objective.batches for v in _labels_of(read, b)})
+    with preserved_rng():
+        present = sorted({int(v) for b in objective.batches for v in _labels_of(read, b)})
     if not present:
         raise DataError("there are no examples to group; check the batches.")
     in_memory = isinstance(objective.batches, list | tuple)
@@ -110,7 +112,8 @@ def example_count(batches: Iterable[Any]) -> int:
     Returns:
         The sum of their sizes.
     """
-    return sum(batch_size(batch) for batch in batches)
+    with preserved_rng():
+        return sum(batch_size(batch) for batch in batches)
 
 
 class _Selected:

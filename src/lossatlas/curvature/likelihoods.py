@@ -130,7 +130,8 @@ def _check_unweighted(objective: Objective, criterion: object) -> None:
     settings = _settings(criterion)
     for name in ("weight", "pos_weight"):
         weight = settings.get(name)
-        if weight is not None and not _is_even(objective, torch.as_tensor(weight)):
+        even = weight is None or _is_even(objective, criterion, torch.as_tensor(weight))
+        if not even:
             raise ArgumentError(
                 f"the criterion has a `{name}`, so the loss is no negative log-likelihood and "
                 f"has no Fisher matrix; use curvature='gauss_newton', or leave `{name}` out."
@@ -143,13 +144,15 @@ def _check_unweighted(objective: Objective, criterion: object) -> None:
         )
 
 
-def _is_even(objective: Objective, weight: Tensor) -> bool:
-    # Equal weights of classes cancel where the mean divides by them: not with probabilities.
-    criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
+def _is_even(objective: Objective, criterion: object, weight: Tensor) -> bool:
+    # Equal weights of classes cancel where the mean divides by them: not with probabilities,
+    # and not where examples are averaged afterwards.
     crossed = (
         isinstance(criterion, nn.CrossEntropyLoss) or _recognised(criterion) == LIKELIHOODS[0]
     )
-    if not crossed or next(iter(objective.batches))[1].is_floating_point():
+    divided = (_settings(criterion).get("reduction") or "mean") == "mean"
+    shares = crossed and objective.first_batch()[1].is_floating_point()
+    if not crossed or not divided or shares:
         return bool((weight == 1).all())
     return bool((weight == weight.flatten()[0]).all()) and bool(weight.any())
 

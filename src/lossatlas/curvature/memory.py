@@ -71,7 +71,7 @@ def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[i
     if least > free:
         raise ArgumentError(
             f"{top + bottom} eigenvalues of {matrix.size} parameters need a basis of "
-            f"{least / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; take fewer, or a "
+            f"{least / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free; take fewer, or a "
             "part of the parameters with `names`."
         )
     while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:

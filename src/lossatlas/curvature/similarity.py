@@ -38,7 +38,7 @@ def cka(
     Raises:
         DataError: not matrices, or different numbers of examples.
         ArgumentError: fewer than five examples for the debiased estimator (it is defined on
-            four, and the jackknife leaves one out), three without debiasing, or two folds.
+            four, and the jackknife leaves one out), four without debiasing, or one fold.
         NonFiniteError: a feature is NaN or infinite.
 
     Source: Kornblith et al., ICML 2019, arXiv:1905.00414; unbiased estimator: Song et al.,
@@ -50,8 +50,8 @@ def cka(
             f"`first` has {len(x)} examples and `second` {len(y)}; they must match."
         )
     check_at_least("folds", folds, 2)
-    if len(x) < (5 if debiased else 3):
-        needed = "debiased estimator needs five" if debiased else "biased estimator needs three"
+    if len(x) < (5 if debiased else 4):
+        needed = "debiased estimator needs five" if debiased else "biased estimator needs four"
         raise ArgumentError(f"the {needed} examples; got {len(x)}.")
     # Kernels of all examples serve every fold; features are centred once for the numbers' sake.
     x, y = x - x.mean(0), y - y.mean(0)
@@ -64,7 +64,7 @@ def cka(
         # Rounding may leave either a little below zero.
         return inner(a, b) / math.sqrt(own * other) if min(own, other) > 0 else math.nan
 
-    parts = len(x) if len(x) < 8 else min(folds, len(x) // 4)
+    parts = len(x) if len(x) < 8 else min(folds, len(x))
     return jackknife(alignment, len(x), folds=parts, seed=seed)
 
 

@@ -108,7 +108,7 @@ def spike_risk(
     ]
 
     def look() -> tuple[BlockRisk, ...]:
-        objective.measure(next(iter(objective.each_batch())))
+        objective.measure(objective.first_batch())
         for handle in handles:
             handle.remove()
         return tuple(

@@ -103,7 +103,7 @@ def edge_of_stability(
     check_at_least("limit", limit, 1)
     matrix = hessian(objective)
     optimizer = _unwrapped(optimizer)
-    rule, threshold = _threshold(optimizer)
+    rule, threshold = _threshold(optimizer, objective)
     scale, decay = _scales(objective, optimizer, matrix, rule)
     drawn = generator(seed, "start", device=matrix.device)
     start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
@@ -131,7 +131,8 @@ def _unwrapped(optimizer: Steps) -> Steps:
     inner = getattr(optimizer, "optimizer", None)
     while isinstance(inner, Optimizer):
         optimizer, inner = inner, getattr(inner, "optimizer", None)
-    if isinstance(optimizer, Optimizer) and not isinstance(optimizer, _SERVED):
+    other = isinstance(optimizer, Optimizer) and not isinstance(optimizer, _SERVED)
+    if other or not hasattr(optimizer, "param_groups"):
         raise _refused(type(optimizer).__name__)
     return optimizer
 
@@ -144,8 +145,15 @@ def _refused(got: str) -> ArgumentError:
     )
 
 
-def _threshold(optimizer: Steps) -> tuple[str, float]:
-    found = {_edge_of(optimizer, group) for group in optimizer.param_groups}
+def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
+    every = dict(objective.model.named_parameters())
+    moved = {id(every[name]) for name in objective.names}
+    used = [
+        group
+        for group in optimizer.param_groups
+        if any(id(parameter) in moved for parameter in group["params"])
+    ]
+    found = {_edge_of(optimizer, group) for group in used or optimizer.param_groups}
     if len(found) > 1:
         raise ArgumentError(
             "`optimizer` has groups with different momenta, and no common edge; measure them "

@@ -1,6 +1,7 @@
 """Batches of any structure: tensors anywhere inside tuples, lists and mappings."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.guard import preserved_rng
 
 Batch = Any
 
@@ -39,7 +41,10 @@ def check_batches(batches: Any) -> Iterable[Batch]:
     if not isinstance(batches, Iterable):
         kind = type(batches).__name__
         raise ArgumentError(f"`batches` must be a list of batches or a DataLoader; got {kind}.")
-    if next(iter(batches), None) is None:
+    # A loader draws a seed whenever it is walked.
+    with preserved_rng():
+        first = next(iter(batches), None)
+    if first is None:
         raise DataError("`batches` must hold at least one batch; got none: check the data set.")
     return batches
 
@@ -105,7 +110,7 @@ def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
         return change(batch)
     if isinstance(batch, Mapping):
         changed = {key: map_tensors(change, value) for key, value in batch.items()}
-        return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
+        return _mapping_like(batch, changed)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(map_tensors(change, value) for value in batch))
     if isinstance(batch, list | tuple):
@@ -115,6 +120,12 @@ def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
         changed = {name: map_tensors(change, getattr(batch, name)) for name in names}
         return dataclasses.replace(batch, **changed)
     return batch
+
+
+def _mapping_like(batch: Mapping[Any, Any], changed: dict[Any, Any]) -> Mapping[Any, Any]:
+    if isinstance(batch, defaultdict):
+        return defaultdict(batch.default_factory, changed)
+    return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
 
 
 def _is_record(batch: Batch) -> bool:

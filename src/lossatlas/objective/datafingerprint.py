@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from lossatlas.algebra.params import fingerprint
+from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, tensors
 
 _State = list[tuple[object, ...]]
@@ -60,8 +61,9 @@ def data_fingerprint(batches: Iterable[Batch]) -> str:
         32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for batch in batches:
-        digest.update(fingerprint(dict(_numbered(batch))).encode())
+    with preserved_rng():
+        for batch in batches:
+            digest.update(fingerprint(dict(_numbered(batch))).encode())
     return digest.hexdigest()
 
 

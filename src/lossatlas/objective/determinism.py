@@ -1,6 +1,7 @@
 """What the loss gives, and whether it gives the same twice: asked once, on construction."""
 
 import random
+import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lossatlas.errors import DataError, LossError, StochasticError
+from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, tensors
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
@@ -53,7 +55,7 @@ def check_loss(loss: object, batch: Batch) -> Tensor:
 def _described(loss: object) -> str:
     name = type(loss).__name__
     if isinstance(loss, Mapping) and loss:
-        entries = ", ".join(repr(key) for key in list(loss)[:4])
+        entries = ", ".join(reprlib.repr(key) for key in list(loss)[:4])
         wanted = "loss" if "loss" in loss else next(iter(loss))
         return f"{name} with {entries}: pick the entry, as in output[{wanted!r}]"
     if isinstance(loss, list | tuple) and loss:
@@ -90,7 +92,11 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
 
 
 def _check_weights(objective: "Objective", batches: int) -> None:
-    if batches > 1 and any(next(tensors(batch), None) is None for batch in objective.batches):
+    with preserved_rng():
+        unsized = batches > 1 and any(
+            next(tensors(batch), None) is None for batch in objective.batches
+        )
+    if unsized:
         raise DataError(
             "a batch holds no tensor that says how many examples it has; use tensors in "
             "tuples, lists, mappings or dataclasses, or put all data into one batch."
@@ -170,7 +176,8 @@ def _apart(one: Tensor, two: Tensor) -> str:
     means = f"{one.mean():.6g}", f"{two.mean():.6g}"
     if means[0] != means[1] or len(one) != len(two):
         return f"{means[0]} and {means[1]}"
-    at = int((one - two).abs().nan_to_num().argmax())
+    differ = ~torch.isclose(one, two, rtol=TOLERANCE, equal_nan=True)
+    at = int((one - two).abs().nan_to_num(torch.inf).where(differ, -1.0).argmax())
     return f"the mean is {means[0]} in both, value {at} is {one[at]:.6g} and {two[at]:.6g}"
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.foreign import fed_with
 
@@ -121,12 +121,27 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor:
 
     Returns:
         Shape (batch,), 1 for right and 0 for wrong; further axes averaged.
+
+    Raises:
+        ArgumentError: another batch than a pair.
+        LossError: outputs or targets of another kind.
     """
     inputs, targets = _pair(batch, *_METRIC)
     outputs = model(inputs)
     with fed_with(outputs, *_METRIC):
-        right: Tensor = (outputs.argmax(1) == targets).to(torch.float32)
+        guessed = outputs.argmax(1)
+        if outputs.shape[1] < 2 or guessed.shape != targets.shape or _is_real(targets):
+            raise LossError(
+                "`accuracy` takes logits with two classes or more along axis 1, and the index "
+                f"of a class for each; got outputs {tuple(outputs.shape)} and targets "
+                f"{tuple(targets.shape)} of {targets.dtype}: write {_METRIC[1]} yourself."
+            )
+        right: Tensor = (guessed == targets).to(torch.float32)
     return right.flatten(1).mean(1) if right.ndim > 1 else right
+
+
+def _is_real(targets: Tensor) -> bool:
+    return targets.is_floating_point() or targets.is_complex()
 
 
 def loss_remedy(loss: object) -> str:

@@ -116,6 +116,15 @@ class Stage:
         for batch in self.batches:
             yield to_device(batch, device)
 
+    def first_batch(self) -> Batch:
+        """The first batch, on the model's device; for a look before a walk.
+
+        Returns:
+            The batch. Random states stay as they are, outside a session too.
+        """
+        with preserved_rng():
+            return next(self.each_batch())
+
     def measure(self, batch: Batch) -> Tensor:
         """The loss of one batch at the weights swapped in.
 

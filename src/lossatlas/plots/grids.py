@@ -11,6 +11,8 @@ from lossatlas.errors import ArgumentError
 from lossatlas.landscape.landscape import Landscape
 
 Floats = NDArray[np.float64]
+# What a map without landmarks is drawn around.
+CENTRE = "origin"
 
 
 def ground(landscape: Landscape, points: Floats) -> Floats:
@@ -161,6 +163,13 @@ def check_dimensions(landscape: Landscape, *wanted: int) -> None:
         )
 
 
+def _kept_landmarks(landscape: Landscape, rest: list[int], at: float) -> dict[str, Floats]:
+    # None says that a map lies around its origin; this one may not hold it.
+    if at == 0 and not landscape.landmarks:
+        return {}
+    return {CENTRE: np.empty((0, len(rest)))}
+
+
 def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:
     """A plane of a map of a box (or a line of a map of a plane).
 
@@ -171,7 +180,8 @@ def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:
             point of the map.
 
     Returns:
-        The map of one dimension less, without landmarks: they lie off it.
+        The map of one dimension less, without landmarks: they lie off it. Its origin is one
+        where the direction is held at zero.
 
     Raises:
         ArgumentError: no such direction, or a map of a line.
@@ -193,7 +203,7 @@ def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:
         metric_stderr=_cut_all(landscape.metric_stderr, index, axis),
         axes=tuple(landscape.axes[k] for k in rest),
         labels=tuple(landscape.labels[k] for k in rest),
-        landmarks={},
+        landmarks=_kept_landmarks(landscape, rest, landscape.axes[axis][index]),
         landmark_residuals={},
         landmark_values={},
     )

@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.plots.grids import coordinates, ground
+from lossatlas.plots.grids import CENTRE, coordinates, ground
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]
 MOST_MINIMA = 24
-# What a map without landmarks is drawn around.
-CENTRE = "origin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,8 @@ def landmarks(landscape: Landscape) -> list[Mark]:
         One mark a name, in the order of the landscape; where it has none, its origin.
     """
     if landscape.landmarks:
-        return [_mark(landscape, *item) for item in landscape.landmarks.items()]
+        known = landscape.landmarks.items()
+        return [_mark(landscape, name, where) for name, where in known if len(where)]
     centre = _mark(landscape, CENTRE, np.zeros((1, landscape.values.ndim)))
     return [centre] if centre.inside.any() else []
 

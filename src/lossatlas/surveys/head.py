@@ -9,6 +9,7 @@ from lossatlas.algebra.params import Params
 from lossatlas.curvature import activations
 from lossatlas.curvature.groups import target_classes
 from lossatlas.errors import ModelError
+from lossatlas.guard import preserved_rng
 from lossatlas.objective import Objective
 
 
@@ -56,7 +57,7 @@ def _last_linear(
     ran: list[nn.Module] = []
 
     def walk() -> tuple[str, Tensor, Tensor | None]:
-        objective.loss(objective.model, next(iter(objective.each_batch())))
+        objective.loss(objective.model, objective.first_batch())
         last = ran[-1] if ran else None
         if not isinstance(last, nn.Linear):
             raise ModelError("no linear layer runs in the model, so it has no head to look at.")
@@ -87,4 +88,5 @@ def head_classes(objective: Objective) -> Tensor:
     Raises:
         ArgumentError: the batches hold no class indices.
     """
-    return torch.cat([target_classes(batch).cpu() for batch in objective.batches])
+    with preserved_rng():
+        return torch.cat([target_classes(batch).cpu() for batch in objective.batches])

@@ -14,7 +14,7 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.objective import Evaluation
-from lossatlas.plots.text import count, with_error
+from lossatlas.plots.text import count, cut_off, with_error
 from lossatlas.store import Provenance
 from lossatlas.surveys.finding import Finding
 from lossatlas.topology import (
@@ -62,9 +62,10 @@ class Survey:
     def __repr__(self) -> str:
         basins = count(len(self.tree), "basin")
         found = ", ".join(self.findings) or "none"
+        loss = with_error(self.loss.value, self.loss.stderr)
         size = " x ".join(map(str, self.landscape.values.shape))
         return (
-            f"<Survey of {self.title}: loss {with_error(self.loss.value, self.loss.stderr)}, "
+            f"<Survey of {cut_off(self.title) or 'a model'}: loss {loss}, "
             f"{size} map, {basins}, {self.certain_basins} certain; "
             f"instruments: {found}>"
         )

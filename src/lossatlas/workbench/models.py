@@ -185,7 +185,7 @@ def _built(
 
 def _give_sizes(model: nn.Module, dataset: Dataset | None) -> None:
     # Lazy layers take their sizes from what they are given first, their weights from the seed.
-    if dataset is None or not any(map(is_lazy, model.parameters())):
+    if dataset is None or not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         return
     with torch.no_grad(), evaluation_mode(model, "eval"):
         model(dataset.inputs[:2])

@@ -32,7 +32,7 @@ class BatchedEngine:
         self.task = task
         objective, plane = task.objective, task.plane
         corners = task.corners()
-        batch = next(iter(objective.each_batch()))
+        batch = objective.first_batch()
         with torch.no_grad(), objective.session():
             layers = look_at_layers(objective, batch)
         keep = isinstance(objective.batches, list | tuple)

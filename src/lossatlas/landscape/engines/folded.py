@@ -32,7 +32,7 @@ class FoldedEngine:
     def __init__(self, task: Task, *, channels_last: bool = True) -> None:
         self.task, self._wide = task, channels_last
         objective, plane = task.objective, task.plane
-        batch = next(iter(objective.each_batch()))
+        batch = objective.first_batch()
         with torch.no_grad(), objective.session():
             self._folds = find_folds(objective, batch)
             self._piece = _piece_size(task, batch)

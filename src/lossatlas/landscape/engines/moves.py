@@ -38,7 +38,7 @@ def check_moves(task: Task, look: Array) -> None:
 
 
 def _reads_weights(task: Task) -> bool:
-    objective, batch = task.objective, next(iter(task.objective.each_batch()))
+    objective, batch = task.objective, task.objective.first_batch()
     leaves = {n: value.detach().requires_grad_() for n, value in task.plane.origin.items()}
     with objective.session():
         with torch.no_grad():

@@ -36,7 +36,7 @@ class StackedEngine:
     def __init__(self, task: Task) -> None:
         self.task = task
         objective, plane = task.objective, task.plane
-        batch = next(iter(objective.each_batch()))
+        batch = objective.first_batch()
         few = cut(batch, 0, _FEW)
         with torch.no_grad(), objective.session():
             layers = look_at_layers(objective, few)

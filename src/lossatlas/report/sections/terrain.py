@@ -94,7 +94,8 @@ def _line(survey: Survey) -> tuple[Picture, ...]:
 
 def _plane(survey: Survey) -> tuple[Picture, ...]:
     land = survey.landscape
-    marks = "".join(f", with the {cut_off(name, 40)} drawn on it" for name in land.landmarks)
+    names = [mark.name for mark in landmarks(land)]
+    marks = "".join(f", with the {cut_off(name, 40)} drawn on it" for name in names)
     surface = Picture(
         "Loss surface",
         surface_figure(land, tree=survey.tree),

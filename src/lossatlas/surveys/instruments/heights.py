@@ -12,6 +12,7 @@ from lossatlas.curvature import (
     sample_size_curve,
     worst_sharpness,
 )
+from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import batch_size
 from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.site import Parts, Site
@@ -43,7 +44,8 @@ def measure_sharpness(site: Site) -> Parts:
 
 
 def _set_size(site: Site) -> int:
-    largest = max(map(batch_size, site.objective.batches))
+    with preserved_rng():
+        largest = max(map(batch_size, site.objective.batches))
     check_at_least("examples of a batch", largest, 2)
     return min(_SET, largest)
 

@@ -1,6 +1,6 @@
 """The registry: which instruments there are, in the order of the report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +113,10 @@ def chosen(asked: str | Sequence[str], *, curvature: bool = False) -> tuple[Inst
         ArgumentError: not names.
         UnknownNameError: an unknown name; the message gives the nearest.
     """
-    names = [n.strip() for n in asked.split(",")] if isinstance(asked, str) else list(asked)
-    if not all(isinstance(name, str) for name in names):
+    given = asked.split(",") if isinstance(asked, str) else asked
+    if not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
         raise ArgumentError(f"`instruments` must be names, or 'all'; got {asked!r}.")
+    names = [name.strip() for name in given if name.strip()]
     if "all" in names:
         return INSTRUMENTS
     for name in names:
