@@ -156,3 +156,31 @@ def test_a_mistake_of_the_users_keeps_its_own_words():
 
     with pytest.raises(LossError, match=r"my own check in test_odd_models.py, line \d+"):
         trace(la.Objective(network(), loss, [(X, Y)]))
+
+
+class WrongTwice(torch.autograd.Function):
+    """A square whose first derivative is right and whose second one is not."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        mixed = x.roll(1, -1)
+        return slope * 2 * (x.detach() + mixed - mixed.detach())
+
+
+def test_wrong_second_derivatives_that_show_are_told():
+    model = network()
+
+    def loss(model, batch):
+        return WrongTwice.apply(model(batch[0])).sum(1)
+
+    found = spectrum(la.Objective(model, loss, [(X, Y)]), top=2, bottom=1, density=False)
+    assert not found.reached
+    assert "an operation whose second derivative is wrong" in found.note
+    right = spectrum(la.Objective(model, CE, [(X, Y)]), top=2, bottom=1, density=False)
+    assert right.note == ""

@@ -93,6 +93,12 @@ class Lanczos:
         return self.steps >= self.size
 
     @property
+    def asymmetry(self) -> float:
+        """How far products were seen to be from those of a symmetric matrix, relative."""
+        most = max((float(np.linalg.norm(taken)) for taken in self._strays), default=0.0)
+        return most / self.scale if self.scale else 0.0
+
+    @property
     def _eps(self) -> float:
         return _ROUNDING * torch.finfo(self.basis.dtype).eps
 

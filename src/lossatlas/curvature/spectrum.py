@@ -33,6 +33,8 @@ from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]
 
+# Beyond this products are more than rounded.
+_SYMMETRIC = 1e-3
 # An outlier stands above the rest by at least this factor.
 _STANDS_OUT = 1.5
 
@@ -59,7 +61,8 @@ class Spectrum(Stored):
         parameters: the size of the matrix.
         memory: bytes that the Krylov basis could take at most.
         provenance: settings, seed, versions, fingerprints.
-        note: what else to know (memory for fewer products than asked); often empty.
+        note: what else to know (memory for fewer products than asked, products that are not
+            symmetric); often empty.
     """
 
     top: Array
@@ -205,7 +208,9 @@ def spectrum(
         parameters=matrix.size,
         memory=memory,
         provenance=_provenance(objective, seed, asked),
-        note=memory_note(fitting, min(limit, matrix.size)),
+        note="; ".join(
+            filter(None, (memory_note(fitting, min(limit, matrix.size)), ends.note))
+        ),
     )
 
 
@@ -235,6 +240,7 @@ class _Ends:
     basis: Basis
     places: list[int]
     wanted: list[int]
+    note: str
 
     def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.basis[self.places.index(place)] for place in self.wanted]
@@ -250,7 +256,16 @@ def _ends(matrix: Product, top: int, bottom: int, *, seed: int, **stop: Any) -> 
     # The eigenvectors take the place of the basis: no further memory is needed.
     lanczos.basis.rotate(ritz.vectors[:, places])
     enough = reached and len(every) >= max(top, bottom)
-    return _Ends(ritz, enough, lanczos.basis, places, wanted)
+    return _Ends(ritz, enough, lanczos.basis, places, wanted, _doubt(lanczos.asymmetry))
+
+
+def _doubt(asymmetry: float) -> str:
+    if asymmetry < _SYMMETRIC:
+        return ""
+    return (
+        f"products are off those of a symmetric matrix by {asymmetry:.1g} of the largest "
+        "eigenvalue: low precision, or an operation whose second derivative is wrong"
+    )
 
 
 def _density(matrix: Product, ends: _Ends, probes: int, steps: int, seed: int) -> Density:
