@@ -44,7 +44,8 @@ def _small_network() -> list[Row]:
     loop = peers.state_dict_loop(case, plane, land.axes)
     truth = loop()
     jobs: dict[str, Callable[[], Any]] = {_OURS: every, _REFINED: refined, _LOOP: loop}
-    times = harness.interleaved(jobs | _peers(case, _POINTS))
+    # Short jobs feel every neighbour: more rounds, steadier medians.
+    times = harness.interleaved(jobs | _peers(case, _POINTS), rounds=3 if harness.QUICK else 21)
     what = f"{_POINTS}x{_POINTS} map, MLP 784-64-10, batch 512 ({case.source})"
     worst = float(np.abs(fewer.values - truth).max()) / land.range
     notes = {
@@ -87,7 +88,8 @@ def _overhead() -> list[Row]:
             "folded": _engine_without_forward(case, "folded"),
             "plain": _engine_without_forward(case, "plain"),
             **_peers(case, _POINTS, lambda *_: 1.0),
-        }
+        },
+        rounds=3 if harness.QUICK else 15,
     )
     each = {name: timing.ms / _POINTS**2 for name, timing in times.items()}
     what = "overhead of a point, 272k parameters, forward removed"

@@ -44,6 +44,7 @@ class Stage:
         self.model, self.loss, self.batches = model, loss, batches
         self.mode, self.names = mode, names
         self._per_example = False
+        self._named = named_failure("`loss`", loss_remedy(loss))
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -138,7 +139,7 @@ class Stage:
             LossError: neither a number nor one number an example, or the loss fails.
         """
         loss, given = self.loss, None
-        with named_failure("`loss`", loss_remedy(loss)):
+        with self._named:
             if self._per_example and isinstance(loss, Supervised):
                 given = loss.per_example(self.model, batch)
             given = loss(self.model, batch) if given is None else given
@@ -170,5 +171,5 @@ class Stage:
 
     def _walk(self) -> None:
         for batch in self.each_batch():
-            with named_failure("`loss`", loss_remedy(self.loss)):
+            with self._named:
                 self.loss(self.model, batch)

@@ -62,12 +62,17 @@ class FoldedEngine:
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run() -> None:
-            here = None
-            for index, pieces in self._walk(len(coordinates)):
+            here, rows = None, dict[int, tuple[int, list[list[Tensor]]]]()
+            for number, index, pieces in self._walk(len(coordinates)):
                 if index != here:
                     self._buffer.move_to(monomials(coordinates[index], self._degree))
                     here = index
-                moments.add_batch(pieces.measure(task), sum(pieces.sizes), index)
+                size, measured = rows.setdefault(number, (sum(pieces.sizes), []))
+                measured.append(pieces.measure(task))
+            # Sums of all points at once cost what those of one do.
+            for size, measured in rows.values():
+                whole = [torch.stack(values) for values in zip(*measured, strict=True)]
+                moments.add_batch(whole, size, slice(0, len(coordinates)))
 
         with torch.no_grad(), task.objective.session(), patched(*self._patches):
             task.objective.swapped(self._moved, run)
@@ -76,16 +81,21 @@ class FoldedEngine:
     def _is_own(self, name: str, own: Collection[str]) -> bool:
         return name in own and not any(name.startswith(f"{f.conv}.") for f in self._folds)
 
-    def _walk(self, points: int) -> Iterator[tuple[int, "_Pieces"]]:
+    def _walk(self, points: int) -> Iterator[tuple[int, int, "_Pieces"]]:
+        # Number of the batch, number of the point.
         if isinstance(self.task.objective.batches, list | tuple):
             if self._pieces is None:
                 self._pieces = [self._cut(batch) for batch in self.task.objective.each_batch()]
             whole = self._pieces
-            yield from ((index, pieces) for index in range(points) for pieces in whole)
+            yield from (
+                (number, index, pieces)
+                for index in range(points)
+                for number, pieces in enumerate(whole)
+            )
             return
-        for batch in self.task.objective.each_batch():
+        for number, batch in enumerate(self.task.objective.each_batch()):
             pieces = self._cut(batch)
-            yield from ((index, pieces) for index in range(points))
+            yield from ((number, index, pieces) for index in range(points))
 
     def _cut(self, batch: Batch) -> "_Pieces":
         pieces = split(batch, self._piece)
