@@ -29,9 +29,7 @@ def test_below_eight_examples_each_is_left_out_in_turn():
     assert math.isclose(found.stderr, want, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("debiased", "least", "word"), [(True, 5, "five"), (False, 4, "four")]
-)
+@pytest.mark.parametrize(("debiased", "least", "word"), [(True, 5, "five"), (False, 4, "four")])
 def test_the_least_number_of_examples_is_named(debiased, least, word):
     x = normal(least, 2)
     assert cka(x, x, debiased=debiased).value > 0.99
