@@ -18,7 +18,7 @@ from lossatlas.curvature import (
 )
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
 from reference import curvature_dense as dense
-from reference.curvature_cases import cases, classes, initialised, mlp, normal
+from reference.curvature_cases import cases, classes, initialised, mlp, normal, stepped
 
 CASES = {case.name: case for case in cases()}
 
@@ -109,21 +109,8 @@ def test_relative_flatness_is_the_weighted_trace():
     assert (named.products, named.reached) == (15, False)
 
 
-def _trained(make, steps=30):
-    model = mlp()
-    objective = la.Objective(
-        model, la.supervised(F.cross_entropy), [(normal(20, 4), classes(20, 3))]
-    )
-    optimizer = make(model)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        objective.loss(model, objective.batches[0]).backward()
-        optimizer.step()
-    return objective, optimizer
-
-
 def test_plain_steps_stand_to_two():
-    objective, optimizer = _trained(lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
+    objective, optimizer = stepped(lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
     found = edge_of_stability(objective, optimizer)
     top = np.linalg.eigvalsh(dense.hessian(objective))[-1]
     assert math.isclose(found.sharpness, 0.1 * top, rel_tol=1e-3)
@@ -140,7 +127,7 @@ def test_plain_steps_stand_to_two():
     ],
 )
 def test_momentum_moves_the_threshold_to_where_a_quadratic_diverges(options, threshold, rule):
-    objective, optimizer = _trained(
+    objective, optimizer = stepped(
         lambda m: torch.optim.SGD(m.parameters(), lr=0.1, **options), steps=1
     )
     found = edge_of_stability(objective, optimizer)
@@ -166,7 +153,7 @@ def test_adam_is_measured_in_its_own_metric(amsgrad):
             amsgrad=amsgrad,
         )
 
-    objective, optimizer = _trained(make)
+    objective, optimizer = stepped(make)
     found = edge_of_stability(objective, optimizer)
     key = "max_exp_avg_sq" if amsgrad else "exp_avg_sq"
     roots = []
@@ -182,15 +169,15 @@ def test_adam_is_measured_in_its_own_metric(amsgrad):
 
 
 def test_decay_that_joins_the_gradient_counts_and_decoupled_decay_does_not():
-    plain = _trained(lambda m: torch.optim.SGD(m.parameters(), lr=0.1), steps=0)
-    decayed = _trained(
+    plain = stepped(lambda m: torch.optim.SGD(m.parameters(), lr=0.1), steps=0)
+    decayed = stepped(
         lambda m: torch.optim.SGD(m.parameters(), lr=0.1, weight_decay=5.0), steps=0
     )
     first, second = (edge_of_stability(*each).sharpness for each in (plain, decayed))
     assert math.isclose(second, first + 0.5, rel_tol=1e-3)
     one, two = (
         edge_of_stability(
-            *_trained(lambda m, d=d: torch.optim.AdamW(m.parameters(), weight_decay=d), 1)
+            *stepped(lambda m, d=d: torch.optim.AdamW(m.parameters(), weight_decay=d), 1)
         )
         for d in (0.0, 1e-9)
     )
@@ -244,7 +231,7 @@ def test_a_loss_that_is_not_finite_nearby_is_named():
 
 
 def test_results_come_back_from_files(tmp_path):
-    objective, optimizer = _trained(lambda m: torch.optim.SGD(m.parameters(), lr=0.1), 1)
+    objective, optimizer = stepped(lambda m: torch.optim.SGD(m.parameters(), lr=0.1), 1)
     for index, found in enumerate(
         (worst_sharpness(objective), edge_of_stability(objective, optimizer))
     ):

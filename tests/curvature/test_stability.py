@@ -9,22 +9,9 @@ import lossatlas as la
 from lossatlas.curvature import edge_of_stability
 from lossatlas.errors import ArgumentError
 from reference import curvature_dense as dense
-from reference.curvature_cases import classes, mlp, normal
+from reference.curvature_cases import stepped
 
 OTHERS = ("RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "SparseAdam", "ASGD", "LBFGS")
-
-
-def _trained(make, steps=20):
-    model = mlp()
-    objective = la.Objective(
-        model, la.supervised(F.cross_entropy), [(normal(20, 4), classes(20, 3))]
-    )
-    optimizer = make(model)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        objective.loss(model, objective.batches[0]).backward()
-        optimizer.step()
-    return objective, optimizer
 
 
 def _diverges(beta, decay, factor, threshold, steps=800):
@@ -44,7 +31,7 @@ def _diverges(beta, decay, factor, threshold, steps=800):
 # A momentum that stays at half its beta, and one that is all of it at once.
 @pytest.mark.parametrize(("decay", "share"), [(0.0, 0.5), (1e6, 1.0)])
 def test_the_threshold_of_nadam_is_where_a_quadratic_diverges(beta, decay, share):
-    objective, optimizer = _trained(
+    objective, optimizer = stepped(
         lambda m: torch.optim.NAdam(
             m.parameters(), lr=1e-3, betas=(beta, 0.999), momentum_decay=decay
         )
@@ -61,7 +48,7 @@ def test_the_threshold_of_nadam_is_where_a_quadratic_diverges(beta, decay, share
 def test_the_threshold_of_nadam_follows_its_growing_momentum():
     thresholds = []
     for step in (20, 5000, 10**6):
-        objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters()))
+        objective, optimizer = stepped(lambda m: torch.optim.NAdam(m.parameters()))
         for state in optimizer.state.values():
             state["step"].fill_(step)
         thresholds.append(edge_of_stability(objective, optimizer).threshold)
@@ -71,7 +58,7 @@ def test_the_threshold_of_nadam_follows_its_growing_momentum():
 
 
 def test_nadam_is_measured_in_its_own_metric():
-    objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters(), lr=1e-2))
+    objective, optimizer = stepped(lambda m: torch.optim.NAdam(m.parameters(), lr=1e-2))
     found = edge_of_stability(objective, optimizer)
     roots = []
     for parameter in objective.model.parameters():
@@ -87,7 +74,7 @@ def test_nadam_is_measured_in_its_own_metric():
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("steps", [0, 1])
 def test_other_optimizers_are_refused_by_name(name, steps):
-    objective, optimizer = _trained(lambda m: torch.optim.SGD(m.parameters()), steps=0)
+    objective, optimizer = stepped(lambda m: torch.optim.SGD(m.parameters()), steps=0)
     other = getattr(torch.optim, name)(objective.model.parameters(), lr=0.1)
     if steps and name != "LBFGS" and name != "SparseAdam":
         objective.loss(objective.model, objective.batches[0]).backward()
@@ -105,7 +92,7 @@ class Lion(torch.optim.Optimizer):
 
 
 def test_an_optimizer_of_others_with_betas_is_refused_by_name():
-    objective, _ = _trained(lambda m: torch.optim.SGD(m.parameters()), steps=0)
+    objective, _ = stepped(lambda m: torch.optim.SGD(m.parameters()), steps=0)
     with pytest.raises(ArgumentError, match="got Lion"):
         edge_of_stability(objective, Lion(objective.model.parameters()))
 
@@ -126,7 +113,7 @@ def test_subclasses_variants_and_shells_are_served():
         (lambda m: torch.optim.AdamW(m.parameters()), "adam"),
         (lambda m: torch.optim.Adam(m.parameters(), fused=True), "adam"),
     ):
-        objective, optimizer = _trained(make, steps=3)
+        objective, optimizer = stepped(make, steps=3)
         plain = edge_of_stability(objective, optimizer)
         assert plain.rule == rule
         assert edge_of_stability(objective, Shell(optimizer)) == plain
@@ -135,7 +122,7 @@ def test_subclasses_variants_and_shells_are_served():
 
 
 def test_nadam_before_its_first_step_has_no_metric():
-    objective, optimizer = _trained(lambda m: torch.optim.NAdam(m.parameters()), steps=0)
+    objective, optimizer = stepped(lambda m: torch.optim.NAdam(m.parameters()), steps=0)
     with pytest.raises(ArgumentError, match="take a step before asking"):
         edge_of_stability(objective, optimizer)
 

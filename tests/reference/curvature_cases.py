@@ -59,6 +59,20 @@ def mlp(inputs=4, hidden=5, outputs=3, activation=nn.Tanh):
     )
 
 
+def stepped(make, steps=20):
+    """An MLP and its optimizer after some steps."""
+    model = mlp()
+    objective = la.Objective(
+        model, la.supervised(F.cross_entropy), [(normal(20, 4), classes(20, 3))]
+    )
+    optimizer = make(model)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batches[0]).backward()
+        optimizer.step()
+    return objective, optimizer
+
+
 def convolution():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)

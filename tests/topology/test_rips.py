@@ -55,7 +55,7 @@ def test_bars_equal_matrix_reduction(cloud):
 def test_degree_zero_is_single_linkage_and_the_spanning_tree(cloud):
     matrix = squareform(pdist(cloud))
     deaths = np.sort(rips(cloud, dimensions=(0,)).bars(0)[:, 1])
-    heights = np.sort(linkage(cloud, "single")[:, 2])
+    heights = np.sort(linkage(pdist(cloud), "single")[:, 2])
     np.testing.assert_allclose(deaths, heights[heights > 0])
     edges = spanning_edges(matrix)
     lengths = matrix[edges[:, 0], edges[:, 1]]
