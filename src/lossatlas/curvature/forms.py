@@ -99,7 +99,7 @@ def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index:
         objective: inside its session, with the leaves swapped in.
         leaves: name -> parameter that requires grad.
         batch: on the model's device.
-        index: its number; the first is looked at more closely.
+        index: its number; the graph of the first is looked through.
 
     Returns:
         (vector, keep the graph?) -> product.
@@ -131,7 +131,8 @@ def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
         All floating-point tensors of all calls, in order, with their graph.
 
     Raises:
-        LossError: the loss does not call the model, or the model computes the loss itself.
+        LossError: the model computes the loss itself, or gives no tensors that are known.
+        UnreachedError: the loss does not call the model.
     """
     return _floating(_recorded_calls(objective, batch))
 

@@ -11,13 +11,14 @@ from lossatlas.algebra.probes import deflated_trace
 from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
-from lossatlas.curvature.groups import Labels, example_count, layers, split_examples
+from lossatlas.curvature.groups import Labels, layers, split_examples
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
+from lossatlas.objective.batches import batch_size
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -139,7 +140,7 @@ def group_spectra(objective: Objective, request: GroupRequest) -> tuple[GroupSpe
 def _line(
     name: str, objective: Objective, over: list[str], request: GroupRequest
 ) -> GroupSpectrum:
-    examples = example_count(objective.batches)
+    examples = sum(objective.gathered(batch_size))
     seed = derive_seed(request.seed, request.by, name)
     matrix = product_of(request.curvature, objective, params=request.params, names=over)
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
@@ -157,10 +158,8 @@ def _line(
             seed=seed,
         )
         gradient = _gradient(objective, matrix.params, request.params)
-    except NonFiniteError as error:
-        return _unknown(name, examples, matrix.size, str(error))
-    except UnreachedError as error:
-        return _flat(name, examples, matrix.size, error.note)
+    except (NonFiniteError, UnreachedError) as error:
+        return _unmeasured(error, name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
     notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
@@ -216,14 +215,15 @@ def _gradient(objective: Objective, over: Params, params: Params | None) -> Esti
     return Estimate(length, math.nan, why_no_error=why)
 
 
-def _flat(name: str, examples: int, parameters: int, note: str) -> GroupSpectrum:
-    return _plain(Estimate(0.0, 0.0), name, examples, parameters, note)
-
-
-def _plain(
-    number: Estimate, name: str, examples: int, parameters: int, note: str
+def _unmeasured(
+    error: NonFiniteError | UnreachedError, name: str, examples: int, parameters: int
 ) -> GroupSpectrum:
-    # A line with one and the same number everywhere.
+    # What the loss does not depend on has no curvature; what is not finite has none known.
+    note, number = str(error), Estimate(0.0, 0.0)
+    if isinstance(error, UnreachedError):
+        note = error.note
+    else:
+        number = Estimate(math.nan, math.nan, reached=False, why_no_error=note)
     value = number.value
     return GroupSpectrum(
         name,
@@ -238,8 +238,3 @@ def _plain(
         products=0,
         note=note,
     )
-
-
-def _unknown(name: str, examples: int, parameters: int, why: str) -> GroupSpectrum:
-    lost = Estimate(math.nan, math.nan, reached=False, why_no_error=why)
-    return _plain(lost, name, examples, parameters, why)

@@ -1,13 +1,11 @@
 """Parts of an objective: layers of the model, groups of the examples."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors
 from lossatlas.objective.foreign import named_failure
@@ -84,8 +82,7 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
             "`labels` must be a function batch -> one whole number an example for this loss; "
             "classes are read off the targets of `supervised` losses only."
         )
-    with preserved_rng():
-        present = sorted({int(v) for b in objective.batches for v in _labels_of(read, b)})
+    present = sorted(set().union(*objective.gathered(lambda b: _labels_of(read, b).tolist())))
     if not present:
         raise DataError("there are no examples to group; check the batches.")
     in_memory = isinstance(objective.batches, list | tuple)
@@ -101,19 +98,6 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
         )
         for label in present
     }
-
-
-def example_count(batches: Iterable[Any]) -> int:
-    """How many examples batches hold.
-
-    Args:
-        batches: walked once.
-
-    Returns:
-        The sum of their sizes.
-    """
-    with preserved_rng():
-        return sum(batch_size(batch) for batch in batches)
 
 
 class _Selected:

@@ -14,7 +14,6 @@ from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.rng import generator
@@ -85,8 +84,7 @@ def plasticity(
     check_at_least("tasks", tasks, 1)
     check_at_least("steps", steps, 1)
     check_positive("learning_rate", learning_rate)
-    with preserved_rng():
-        batches = list(objective.batches)
+    batches = objective.gathered(lambda batch: batch)
     classes = _classes(objective, batches[0])
     start = objective.params if params is None else params
     found = []

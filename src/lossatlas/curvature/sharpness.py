@@ -13,7 +13,6 @@ from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.rises import Ground, normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size, split
 from lossatlas.store import kind
@@ -206,13 +205,8 @@ def m_sharpness(
     """
     check_at_least("size", size, 1)
     check_at_least("sets", sets, 1)
-    with preserved_rng():
-        pieces = [
-            piece
-            for batch in objective.batches
-            for piece in split(batch, size)
-            if batch_size(piece) == size
-        ]
+    cut = objective.gathered(lambda batch: split(batch, size))
+    pieces = [piece for parts in cut for piece in parts if batch_size(piece) == size]
     if not pieces:
         raise ArgumentError(
             f"`size` must be at most the size of a batch; no batch holds {size} examples."

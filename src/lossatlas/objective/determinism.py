@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lossatlas.errors import DataError, LossError, StochasticError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, tensors
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
@@ -92,11 +91,7 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
 
 
 def _check_weights(objective: "Objective", batches: int) -> None:
-    with preserved_rng():
-        unsized = batches > 1 and any(
-            next(tensors(batch), None) is None for batch in objective.batches
-        )
-    if unsized:
+    if batches > 1 and any(objective.gathered(lambda b: next(tensors(b), None) is None)):
         raise DataError(
             "a batch holds no tensor that says how many examples it has; use tensors in "
             "tuples, lists, mappings or dataclasses, or put all data into one batch."

@@ -196,7 +196,8 @@ class Objective(Stage):
             sizes, reached = zip(*self.at(leaves, walk), strict=True)
         if not any(reached):
             raise LossError(_NO_GRAPH)
-        return {name: value / sum(sizes) for name, value in total.items()}
+        weight = sum(sizes)
+        return {name: value / weight for name, value in total.items()}
 
     def _add_gradient(
         self, batch: Batch, leaves: dict[str, Tensor], total: dict[str, Tensor]

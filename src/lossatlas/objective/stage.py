@@ -117,6 +117,18 @@ class Stage:
         for batch in self.batches:
             yield to_device(batch, device)
 
+    def gathered(self, read: Callable[[Batch], T]) -> list[T]:
+        """Something of every batch, wherever it lives, outside a session.
+
+        Args:
+            read: batch -> what is wanted of it.
+
+        Returns:
+            One item a batch. The global random states stay: a loader draws a seed at each walk.
+        """
+        with preserved_rng():
+            return [read(batch) for batch in self.batches]
+
     def first_batch(self) -> Batch:
         """The first batch, on the model's device; for a look before a walk.
 

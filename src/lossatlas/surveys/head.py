@@ -9,7 +9,6 @@ from lossatlas.algebra.params import Params
 from lossatlas.curvature import activations
 from lossatlas.curvature.groups import target_classes
 from lossatlas.errors import ModelError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective import Objective
 
 
@@ -88,5 +87,4 @@ def head_classes(objective: Objective) -> Tensor:
     Raises:
         ArgumentError: the batches hold no class indices.
     """
-    with preserved_rng():
-        return torch.cat([target_classes(batch).cpu() for batch in objective.batches])
+    return torch.cat(objective.gathered(lambda batch: target_classes(batch).cpu()))

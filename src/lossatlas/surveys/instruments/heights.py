@@ -12,7 +12,6 @@ from lossatlas.curvature import (
     sample_size_curve,
     worst_sharpness,
 )
-from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import batch_size
 from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.site import Parts, Site
@@ -44,8 +43,7 @@ def measure_sharpness(site: Site) -> Parts:
 
 
 def _set_size(site: Site) -> int:
-    with preserved_rng():
-        largest = max(map(batch_size, site.objective.batches))
+    largest = max(site.objective.gathered(batch_size))
     check_at_least("examples of a batch", largest, 2)
     return min(_SET, largest)
 

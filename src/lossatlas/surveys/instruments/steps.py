@@ -11,7 +11,6 @@ from torch import Tensor
 from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
 from lossatlas.curvature.stability import Steps
 from lossatlas.errors import ArgumentError
-from lossatlas.guard import preserved_rng
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size, split
 from lossatlas.surveys.finding import Quantity, estimated
@@ -131,8 +130,7 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
 
 
 def _pieces(objective: Objective) -> list[Batch]:
-    with preserved_rng():
-        batches = list(objective.batches)
+    batches = objective.gathered(lambda batch: batch)
     if objective.mode == "train":
         return batches
     most = max(1, min(_SET, sum(map(batch_size, batches)) // _SETS))
