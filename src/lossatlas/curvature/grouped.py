@@ -205,6 +205,7 @@ def _gradient(objective: Objective, over: Params, params: Params | None) -> Esti
         mode=objective.mode,
         params=list(over),
         check=False,
+        size=objective.size,
     )
     if params is None:
         return gradient_noise(part_of, probes=1).norm

@@ -215,14 +215,7 @@ def m_sharpness(
     chosen = [pieces[index * len(pieces) // count] for index in range(count)]
     rises = []
     for piece in chosen:
-        small = Objective(
-            objective.model,
-            objective.loss,
-            [piece],
-            mode=objective.mode,
-            params=objective.names,
-            check=False,
-        )
+        small = objective.on([piece])
         found = worst_sharpness(
             small, radius, adaptive=adaptive, eta=eta, steps=steps, restarts=0, params=params
         )

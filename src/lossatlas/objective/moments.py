@@ -69,8 +69,13 @@ class Moments:
     """Running sums of weighted means and their spread, in float64.
 
     Units are examples, or batch means weighted by batch size. A mean of n examples has n times
-    less variance than one of them, so that squares of batch means are weighted by size; pairs
-    of sums and weights have the linearised variance of a ratio.
+    less variance than one of them, so that squares of batch means are weighted by size. Pairs
+    of sums and weights have the linearised variance of a ratio R,
+
+        sum_i (s_i - R w_i)^2 / (sum w)^2 / (1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2)),
+
+    whose last factor is (n - 1) / n where weights are equal, and larger corrections where few
+    units carry most of the weight.
 
     Args:
         points: how many points are evaluated side by side.
@@ -83,8 +88,9 @@ class Moments:
         self._shift = np.full(shape, np.nan)
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
         self._weight, self._count = np.zeros(shape), np.zeros(shape)
-        # What weights other than 1 add to the sums of d w and of w^2.
-        self._cross, self._weight_squares = np.zeros(shape), np.zeros(shape)
+        # Of pairs: sums of d w, w^2 and w^3.
+        self._cross, self._seconds = np.zeros(shape), np.zeros(shape)
+        self._thirds = np.zeros(shape)
         self._single, self._pairs = [True] * quantities, [False] * quantities
 
     def add(
@@ -138,8 +144,9 @@ class Moments:
             d = sums - shift[:, None] * weights
             self._sum[where] += d.sum(1)
             self._squares[where] += np.einsum("pu,pu->p", d, d)
-            self._cross[where] += (d * (weights - 1)).sum(1)
-        self._weight_squares[where] += (weights * (weights - 1)).sum(1)
+            self._cross[where] += (d * weights).sum(1)
+        self._seconds[where] += (weights**2).sum(1)
+        self._thirds[where] += (weights**3).sum(1)
         self._weight[where] += total
         self._count[where] += np.count_nonzero(weights, axis=1)
         self._pairs[quantity] = True
@@ -225,17 +232,22 @@ class Moments:
             Shape (points, quantities); NaN where there is one unit or a value is not finite.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            step = self._sum / self._weight
-            spread = (
-                self._squares
-                - 2 * step * (self._sum + self._cross)
-                + step**2 * (self._weight + self._weight_squares)
-            )
+            spread = self._squares - self._sum**2 / self._weight
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
-            # Squares of pairs are not weighted yet: by the inverse of their mean weight.
-            by = np.where(self._pairs, self._count / self._weight, 1.0)
-            error = np.sqrt(np.maximum(spread, 0) * by / (degrees * self._weight))
-        return np.where(np.isfinite(self._sum), error, np.nan)
+            error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
+        error = np.where(np.isfinite(self._sum), error, np.nan)
+        return np.where(self._pairs, self._stderr_of_ratio(), error)
+
+    def _stderr_of_ratio(self) -> NDArray[np.float64]:
+        # Residuals s_i - R w_i, squared and summed. Their expectation falls short by more than
+        # (n - 1) / n where weights differ: by this share, were all examples equally variable.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            step = self._sum / self._weight
+            squares = self._squares - 2 * step * self._cross + step**2 * self._seconds
+            share = 1 + self._seconds / self._weight**2
+            share -= 2 * self._thirds / (self._weight * self._seconds)
+            error = np.sqrt(np.maximum(squares, 0) / share) / self._weight
+        return np.where(np.isfinite(self._sum) & (self._count > 1), error, np.nan)
 
     def effective(self) -> NDArray[np.float64]:
         """The effective number of units, (sum w)^2 / sum w^2 over weights of examples.
@@ -244,7 +256,7 @@ class Moments:
             Shape (points, quantities); the number of batches where only means are known.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            kish = self._weight**2 / (self._weight + self._weight_squares)
+            kish = self._weight**2 / self._seconds
         return np.where(self._pairs, kish, self._count)
 
     def evaluations(self) -> list[Evaluation]:

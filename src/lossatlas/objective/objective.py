@@ -105,6 +105,28 @@ class Objective(Stage):
         self.notes: tuple[str, ...] = look.notes
         self._data = DataFingerprint()
 
+    def on(self, batches: Iterable[Batch]) -> "Objective":
+        """The same objective on other data; not checked for randomness again.
+
+        Args:
+            batches: as for the objective itself.
+
+        Returns:
+            A new objective on the same model.
+
+        Raises:
+            DataError: as for the objective itself.
+        """
+        return Objective(
+            self.model,
+            self.loss,
+            batches,
+            mode=self.mode,
+            params=self.names,
+            check=False,
+            size=self.size,
+        )
+
     @property
     def unit(self) -> str:
         """What the sampling error is over: "examples", or "batches" where only means exist."""
@@ -178,7 +200,8 @@ class Objective(Stage):
 
         Where examples have weights, a loss of one of them is no sample of the value. What is
         given then is its influence, R + (s_i - R w_i) / mean(w): the plain mean is the value,
-        the scatter that of its error; see `example_pairs` for sums and weights themselves.
+        and sd / sqrt(n) its standard error but for the correction for few unequal weights;
+        see `example_pairs` for sums and weights themselves.
 
         Args:
             params: where; the present weights by default.

@@ -41,8 +41,10 @@ def read_roughness(survey: Survey) -> list[str]:
     found = survey.part("roughness", "roughness")
     if found is None or not math.isfinite(found.mean.value):
         return []
-    high = found.mean.value - 2 * (found.mean.stderr if math.isfinite(found.mean.stderr) else 0)
-    verdict = "they have further ups and downs" if high > 2 else "as smooth as a bowl (2)"
+    low = found.mean.interval()[0]
+    verdict = "they have further ups and downs" if low > 2 else "as smooth as a bowl (2)"
+    if math.isnan(low):
+        verdict = "whether that is more than a bowl's (2) is unknown"
     return [
         f"Along random lines the loss travels {_shown(found.mean)} times its range: {verdict}."
     ]
