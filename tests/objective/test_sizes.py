@@ -184,7 +184,7 @@ def test_packed_sequences_are_weighted_by_their_sequences():
 def test_a_batch_without_tensors_must_say_its_size():
     model = _model()
     loss = lambda m, b: (m.weight.sum() * len(b)).square()  # noqa: E731
-    with pytest.raises(DataError, match="no tensor.*size="):
+    with pytest.raises(DataError, match=r"no tensor.*size="):
         la.Objective(model, loss, [["a", "b"], ["c"]])
     objective = la.Objective(model, loss, [["a", "b"], ["c"]], size=len)
     assert objective.value() == pytest.approx(model.weight.sum().item() ** 2 * (4 * 2 + 1) / 3)

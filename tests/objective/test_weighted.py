@@ -89,6 +89,14 @@ def test_the_value_does_not_depend_on_how_data_are_dealt_to_batches(name, data):
     assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_equal_numbers_of_ignored_tokens_are_still_ignored():
+    model, x, y = _tagger()
+    y = y.clamp_min(0)
+    y[:, 3:] = -100
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [(x, y)])
+    assert objective.value() == pytest.approx(F.cross_entropy(model(x), y).item())
+
+
 @pytest.mark.parametrize("data", DATA)
 def test_the_error_is_that_of_a_ratio_over_examples(data):
     model, x, y = DATA[data]()

@@ -50,8 +50,8 @@ def weighs_by_itself(objective: "Objective") -> str | None:
         return None
     whole, parts = (f"{float(value):.4g}" for value in apart[0])
     return (
-        f"The loss of a batch is not the mean over its examples: {whole} for one whole, {parts} "
-        "for the mean over its two parts. The value is a mean over batches, and depends on how "
+        f"The loss of a batch is not the mean over its examples: {whole} for one whole, "
+        f"{parts} for the mean over its two parts. The value is a mean over batches, and depends on how "
         "data are dealt to them; where tokens or examples have weights, let the loss return "
         "la.Weighted(sums, weights)."
     )
@@ -68,7 +68,7 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
             total_of(objective.measure(part), objective.size_of(part))
             for part in (cut(batch, 0, middle), cut(batch, middle, size))
         ]
-    except Exception:  # noqa: BLE001 - a loss may need whole batches: nothing is known then.
+    except Exception:
         return None
     if not isinstance(whole, Tensor) or whole.ndim:
         return None

@@ -48,7 +48,7 @@ class Evaluation:
         return None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval of the value: Student's t with `effective` - 1 degrees.
+        """A confidence interval of the value: Student's t with `effective` - 1 degrees, 1 at least.
 
         Args:
             level: its coverage, between 0 and 1.
@@ -61,7 +61,9 @@ class Evaluation:
             >>> round(low, 2), round(high, 2)
             (0.72, 1.28)
         """
-        units = self.count if math.isnan(self.effective) else self.effective
+        known = math.isfinite(self.effective)
+        # Two units have one degree of freedom, whatever they weigh.
+        units = max(self.effective, min(self.count, 2)) if known else self.count
         return interval(self.value, self.stderr, units, level)
 
 
@@ -72,10 +74,10 @@ class Moments:
     less variance than one of them, so that squares of batch means are weighted by size. Pairs
     of sums and weights have the linearised variance of a ratio R,
 
-        sum_i (s_i - R w_i)^2 / (sum w)^2 / (1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2)),
+        sum_i (s_i - R w_i)^2 / (sum w)^2 / c,
+        c = 1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2),
 
-    whose last factor is (n - 1) / n where weights are equal, and larger corrections where few
-    units carry most of the weight.
+    where c is (n - 1) / n if weights are equal, and less if few units carry most of the weight.
 
     Args:
         points: how many points are evaluated side by side.
