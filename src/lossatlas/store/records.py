@@ -8,13 +8,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import xarray as xr
 
 from lossatlas.errors import FileError
 from lossatlas.store.provenance import Provenance
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 C = TypeVar("C", bound=type)
 _CLASSES: dict[str, type] = {"Provenance": Provenance}
@@ -33,7 +35,7 @@ def record(cls: C) -> C:
     return cls
 
 
-def to_dataset(value: Any) -> xr.Dataset:
+def to_dataset(value: Any) -> "xr.Dataset":
     """A record as one labeled data set.
 
     Args:
@@ -42,13 +44,15 @@ def to_dataset(value: Any) -> xr.Dataset:
     Returns:
         Its arrays as variables; all else as JSON in the attribute "fields".
     """
+    import xarray as xr
+
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     text = json.dumps(_encoded(value, "", arrays))
     variables = {k: ([f"{k}:{i}" for i in range(a.ndim)], a) for k, a in arrays.items()}
     return xr.Dataset(variables, attrs={"fields": text})
 
 
-def from_dataset(data: xr.Dataset) -> Any:
+def from_dataset(data: "xr.Dataset") -> Any:
     """The inverse of `to_dataset`.
 
     Args:
@@ -144,7 +148,7 @@ def _named(path: str, array: Any, arrays: dict[str, Any]) -> str:
     return name
 
 
-def _decoded(value: Any, data: xr.Dataset) -> Any:
+def _decoded(value: Any, data: "xr.Dataset") -> Any:
     if not isinstance(value, dict):
         return value
     marker = next((key for key in value if key in _DECODERS), None)
@@ -153,26 +157,26 @@ def _decoded(value: Any, data: xr.Dataset) -> Any:
     return _DECODERS[marker](value, data)
 
 
-def _decoded_tensor(value: Any, data: xr.Dataset) -> Any:
+def _decoded_tensor(value: Any, data: "xr.Dataset") -> Any:
     import torch
 
     array = np.array(data[value["$tensor"]].to_numpy())
     return torch.from_numpy(array).to(getattr(torch, value["dtype"]))
 
 
-def _decoded_masked(value: Any, data: xr.Dataset) -> Any:
+def _decoded_masked(value: Any, data: "xr.Dataset") -> Any:
     mask = data[value["mask"]].to_numpy().astype(bool)
     return np.ma.masked_array(data[value["$masked"]].to_numpy(), mask)
 
 
-def _decoded_class(value: Any, data: xr.Dataset) -> Any:
+def _decoded_class(value: Any, data: "xr.Dataset") -> Any:
     if value["$class"] not in _CLASSES:
         raise FileError(f"the file holds an unknown part {value['$class']!r}.")
     entries = {key: _decoded(item, data) for key, item in value["entries"].items()}
     return _CLASSES[value["$class"]](**entries)
 
 
-_DECODERS: dict[str, Callable[[Any, xr.Dataset], Any]] = {
+_DECODERS: dict[str, Callable[[Any, "xr.Dataset"], Any]] = {
     "$array": lambda value, data: data[value["$array"]].to_numpy(),
     "$masked": _decoded_masked,
     "$tensor": _decoded_tensor,
