@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import cloudpickle
 import torch
-from joblib.externals import cloudpickle
 
 from lossatlas.errors import AtlasError, MissingDependencyError
 from lossatlas.executor.contract import Array, Start

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import cloudpickle
 import joblib
 import torch
-from joblib.externals import cloudpickle
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lossatlas.executor.contract import Array, Start
