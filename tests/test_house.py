@@ -16,6 +16,7 @@ NAMES = {
     "Landscape",
     "MergeTree",
     "Objective",
+    "Weighted",
     "Spectrum",
     "Survey",
     "TopoAdamW",

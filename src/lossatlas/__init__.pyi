@@ -16,6 +16,7 @@ from .landscape.plane import plane as plane
 from .landscape.plane import random_plane as random_plane
 from .landscape.span import suggest_span as suggest_span
 from .objective import Objective as Objective
+from .objective import Weighted as Weighted
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .report import write_report as write_report

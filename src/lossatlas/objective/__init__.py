@@ -4,13 +4,17 @@ from lossatlas.objective.batches import Batch
 from lossatlas.objective.losses import Supervised, accuracy, supervised
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.objective import Objective
+from lossatlas.objective.weighted import Measured, Total, Weighted
 
 __all__ = [
     "Batch",
     "Evaluation",
+    "Measured",
     "Moments",
     "Objective",
     "Supervised",
+    "Total",
+    "Weighted",
     "accuracy",
     "supervised",
 ]
