@@ -31,6 +31,8 @@ def double(batch: Any) -> Any:
         return dataclasses.replace(batch, **{n: double(getattr(batch, n)) for n in names})
     if hasattr(batch, "apply") and hasattr(batch, "num_graphs"):
         return batch.clone().apply(double)
+    if hasattr(batch, "batch_size") and hasattr(batch, "apply"):
+        return batch.apply(double)
     return batch
 
 
