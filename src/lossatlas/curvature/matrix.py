@@ -1,6 +1,7 @@
 """A curvature matrix, known by its products with vectors."""
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -187,7 +188,7 @@ class Product:
             _add(totals, form(given, False), total.scale)
             return total.weight
 
-        return sum(self._walk(use))
+        return math.fsum(self._walk(use))
 
     def _walk(self, use: Callable[[Total, Form], Any]) -> list[Any]:
         leaves = {name: self._point[name] for name in self.params}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lossatlas.errors import DataError, LossError, StochasticError
+from lossatlas.objective.additivity import weighs_by_itself
 from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
@@ -115,8 +116,10 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
             before = [pairs.sums for pairs in first.pairs] if known else first.values
             if not _agree(before, second):
                 raise StochasticError(_reason(objective.model, before, second))
+        several = weights is None and len(first.values) > 1
+        note = weighs_by_itself(objective) if several else None
     if weights is None:
-        return Look(per_example=False, weighted=False)
+        return Look(per_example=False, weighted=False, notes=(note,) if note else ())
     return Look(per_example=True, weighted=_differ(objective, weights))
 
 
@@ -170,6 +173,8 @@ def _first_pass(objective: "Objective") -> _Pass:
             given = _call(objective, batch)
             seen.kinds.add(_kind(given))
             seen.layouts.append(layout_of(batch))
+            if objective.size is not None:
+                objective.size_of(batch)
             value = _value(given)
             seen.values.append(value.cpu().double())
             pairs = _examples(objective, batch)

@@ -138,12 +138,12 @@ class Supervised:
         if targets.is_floating_point() or targets.shape != losses.shape:
             # Shares of classes: the mean is over all places.
             return None
-        kept = targets != _setting(criterion, "ignore_index", -100)
+        kept: Tensor = targets != _setting(criterion, "ignore_index", -100)
         classes = _setting(criterion, "weight", None)
         if classes is None:
             return kept.reshape(len(kept), -1)
-        chosen = classes.detach()[targets.where(kept, 0)] * kept
-        return cast(Tensor, chosen).reshape(len(kept), -1)
+        chosen: Tensor = classes.detach()[targets.where(kept, 0)] * kept
+        return chosen.reshape(len(kept), -1)
 
     def unreduced(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """The plain loss of each example, from outputs that are there already.

@@ -102,7 +102,7 @@ class Objective(Stage):
         )
         look = look_at_loss(self, twice=check)
         self._per_example, self._weighted = look.per_example, look.weighted
-        self.notes = look.notes
+        self.notes: tuple[str, ...] = look.notes
         self._data = DataFingerprint()
 
     @property

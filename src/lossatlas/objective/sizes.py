@@ -95,16 +95,20 @@ def check_guessed(layouts: Sequence[Layout]) -> None:
     if len({layout.shapes for layout in layouts}) == 1:
         return
     first = layouts[0]
-    for layout in layouts:
-        lengths = {shape[0] for shape in layout.shapes}
-        alike = [shape[1:] for shape in layout.shapes] == [shape[1:] for shape in first.shapes]
-        if layout.known is None and (len(lengths) > 1 or not alike):
-            other = next(known for known in layouts if known != layout)
-            raise DataError(
-                "the loss gives means of batches, and how many examples a batch holds cannot "
-                f"be told: batches differ in their shapes, {_shown(layout)} and "
-                f"{_shown(other)}, not along one common axis 0: {_SAY}"
-            )
+    odd = next((layout for layout in layouts if _is_odd(layout, first)), None)
+    if odd is not None:
+        pair = (first, odd if odd != first else next(k for k in layouts if k != first))
+        raise DataError(
+            "the loss gives means of batches, and how many examples a batch holds cannot be "
+            f"told: batches differ in their shapes, {' and '.join(map(_shown, pair))}, not "
+            f"along one common axis 0: {_SAY}"
+        )
+
+
+def _is_odd(layout: Layout, first: Layout) -> bool:
+    lengths = {shape[0] for shape in layout.shapes}
+    alike = [shape[1:] for shape in layout.shapes] == [shape[1:] for shape in first.shapes]
+    return layout.known is None and (len(lengths) > 1 or not alike)
 
 
 def _shown(layout: Layout) -> str:
