@@ -175,6 +175,28 @@ def _floating(calls: list[Any]) -> Vectors:
 
 def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vectors, Form]:
     # The outputs of the model, and the Hessian of the loss in them.
+    outputs, cuts, gradient = criterion_gradient(objective, leaves, batch)
+    return outputs, _transposed(gradient, cuts)
+
+
+def criterion_gradient(
+    objective: Objective, leaves: Leaves, batch: Batch
+) -> tuple[Vectors, Vectors, tuple[Tensor | None, ...]]:
+    """The gradient of the batch's loss in the model's outputs.
+
+    Args:
+        objective: inside its session, with the leaves swapped in.
+        leaves: name -> parameter that requires grad.
+        batch: on the model's device.
+
+    Returns:
+        The outputs with their graph, copies cut off from it, and the gradient in the copies.
+
+    Raises:
+        LossError: the loss is not a function of what the model returns.
+        NonFiniteError: the gradient is not finite.
+        UnreachedError: the loss does not read what the model returns.
+    """
     calls = _recorded_calls(objective, batch)
     outputs = _floating(calls)
     cuts = [value.detach().requires_grad_() for value in outputs]
@@ -191,7 +213,7 @@ def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vect
     gradient, beside = slopes[: len(cuts)], slopes[len(cuts) :]
     _check_nothing_beside(dict(zip(leaves, beside, strict=True)), leaves)
     check_finite({f"output {i}": value for i, value in enumerate(gradient)})
-    return outputs, _transposed(gradient, cuts)
+    return outputs, cuts, gradient
 
 
 def _read_again(objective: Objective, batch: Batch) -> Tensor:

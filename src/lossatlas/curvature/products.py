@@ -94,7 +94,9 @@ def gauss_newton(
     Source: Schraudolph, Neural Computation 14 (2002).
     """
     build = partial(gauss_newton_form, objective)
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(
+        objective, build, params=params, names=names, cache=cache, kind="gauss_newton"
+    )
 
 
 def fisher(
@@ -148,7 +150,7 @@ def fisher(
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
         return sandwich_form(leaves, outputs, middle, index)
 
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(objective, build, params=params, names=names, cache=cache, kind="fisher")
 
 
 def empirical_fisher(
@@ -190,7 +192,9 @@ def empirical_fisher(
         size = losses.numel()
         return sandwich_form(leaves, [losses], lambda given, keep: [given[0] / size], index)
 
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(
+        objective, build, params=params, names=names, cache=cache, kind="empirical_fisher"
+    )
 
 
 def _counted(objective: Objective, batch: Batch) -> Tensor | None:
