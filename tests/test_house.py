@@ -23,6 +23,7 @@ NAMES = {
     "TopologicalLoss",
     "TopologyLR",
     "accuracy",
+    "check",
     "compare",
     "diffusion",
     "from_lightning",

@@ -1,5 +1,6 @@
 from . import store as store
 from .curvature import Spectrum as Spectrum
+from .curvature import check as check
 from .curvature import spectrum as spectrum
 from .curvature import trace as trace
 from .errors import AtlasError as AtlasError

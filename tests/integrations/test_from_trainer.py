@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from zoo.member import MEMBERS
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, DataError, StochasticError
+from zoo.member import MEMBERS
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

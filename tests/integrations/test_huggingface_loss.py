@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from zoo import huggingface as zoo
-from zoo.member import MEMBERS
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, DataError, LossError
+from zoo import huggingface as zoo
+from zoo.member import MEMBERS
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")

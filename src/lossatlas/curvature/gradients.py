@@ -176,9 +176,7 @@ def _deviations(seen: list[_Seen], square: float, unit: str) -> tuple[np.ndarray
         lengths = squares / weights.sum() - square
         return np.sqrt(weights / typical) * (along - square), lengths
     crossed = square * float((weights**2).sum()) - 2 * float((weights * along).sum())
-    return (along - square * weights) / typical, (squares + crossed) / (
-        len(along) * typical**2
-    )
+    return (along - square * weights) / typical, (squares + crossed) / (len(along) * typical**2)
 
 
 def _scale(norm: Estimate, scatter: Estimate, total: float) -> Estimate:

@@ -286,7 +286,8 @@ class Fit:
         values, facts, curves = packing.unpack(tree)
         tables = {
             # Files of earlier versions lack the younger tables.
-            key: tuple(kind(**row) for row in facts.get(key, ())) for key, kind in _TABLES.items()
+            key: tuple(kind(**row) for row in facts.get(key, ()))
+            for key, kind in _TABLES.items()
         }
         return cls(
             law=packing.law_from_record(facts), values=values, curves=curves,
