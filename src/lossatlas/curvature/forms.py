@@ -185,6 +185,29 @@ def _criterion(
     objective: Objective, leaves: Leaves, batch: Batch
 ) -> tuple[Total, Vectors, Form]:
     # The loss, the outputs of the model, and the Hessian of the loss in them.
+    total, outputs, cuts, gradient = criterion_gradient(objective, leaves, batch)
+    return total, outputs, _transposed(gradient, cuts)
+
+
+def criterion_gradient(
+    objective: Objective, leaves: Leaves, batch: Batch
+) -> tuple[Total, Vectors, Vectors, tuple[Tensor | None, ...]]:
+    """The gradient of the batch's loss in the model's outputs.
+
+    Args:
+        objective: inside its session, with the leaves swapped in.
+        leaves: name -> parameter that requires grad.
+        batch: on the model's device.
+
+    Returns:
+        The loss, the outputs with their graph, copies cut off from it, and the gradient in
+        the copies.
+
+    Raises:
+        LossError: the loss is not a function of what the model returns.
+        NonFiniteError: the gradient is not finite.
+        UnreachedError: the loss does not read what the model returns.
+    """
     total, calls = _recorded_calls(objective, batch)
     outputs = _floating(calls)
     cuts = [value.detach().requires_grad_() for value in outputs]
@@ -201,7 +224,7 @@ def _criterion(
     gradient, beside = slopes[: len(cuts)], slopes[len(cuts) :]
     _check_nothing_beside(dict(zip(leaves, beside, strict=True)), leaves)
     check_finite({f"output {i}": value for i, value in enumerate(gradient)})
-    return total, outputs, _transposed(gradient, cuts)
+    return total, outputs, cuts, gradient
 
 
 def _read_again(objective: Objective, batch: Batch) -> Tensor:

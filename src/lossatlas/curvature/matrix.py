@@ -16,6 +16,7 @@ from lossatlas.curvature.differentiable import (
     second_derivatives,
 )
 from lossatlas.curvature.forms import Build, Form
+from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective, Total
 
@@ -35,6 +36,7 @@ class Product:
         cache: keep the graphs of all batches in memory, so that a product costs two backward
             passes instead of one forward and three backward ones. None keeps it where there
             is a single batch in a list.
+        kind: which matrix it is; what it rests on is checked once an objective.
 
     Raises:
         StructureError: names or shapes of `params` differ from those of the objective.
@@ -49,6 +51,7 @@ class Product:
         params: Params | None = None,
         names: str | Iterable[str] | None = None,
         cache: bool | None = None,
+        kind: str = "hessian",
     ) -> None:
         here = objective.params if params is None else params
         check_same_structure(params=here, objective=objective.params)
@@ -60,7 +63,7 @@ class Product:
         self.objective = objective
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
-        self._build = build
+        self.kind, self._build = kind, build
         self._cache = _one_in_memory(objective.batches) if cache is None else cache
         self._graphs: list[tuple[Total, Form]] | None = None
 
@@ -94,6 +97,7 @@ class Product:
         Raises:
             StructureError: names or shapes differ from `.params`.
             LossError: the loss is not twice differentiable; the message names the operation.
+            DerivativeError: derivatives are not those of the loss.
             NonFiniteError: the gradient or the product is NaN or infinite.
         """
         check_same_structure(vector=vector, params=self.params)
@@ -165,6 +169,8 @@ class Product:
         }
 
     def _add_product(self, totals: list[Tensor], given: list[Tensor]) -> None:
+        if not self.count:
+            ensure_curvature(self.objective, self.kind)
         self.count += 1
         with torch.enable_grad(), second_derivatives(self.objective.model):
             weight = self._add_batches(totals, given)

@@ -96,7 +96,9 @@ def gauss_newton(
     Source: Schraudolph, Neural Computation 14 (2002).
     """
     build = partial(gauss_newton_form, objective)
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(
+        objective, build, params=params, names=names, cache=cache, kind="gauss_newton"
+    )
 
 
 def fisher(
@@ -150,7 +152,7 @@ def fisher(
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
         return total, sandwich_form(leaves, outputs, middle, index)
 
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(objective, build, params=params, names=names, cache=cache, kind="fisher")
 
 
 def empirical_fisher(
@@ -195,7 +197,9 @@ def empirical_fisher(
         form = sandwich_form(leaves, [pairs.sums], lambda given, _: [given[0] * shares], index)
         return total, form
 
-    return Product(objective, build, params=params, names=names, cache=cache)
+    return Product(
+        objective, build, params=params, names=names, cache=cache, kind="empirical_fisher"
+    )
 
 
 def _counted(objective: Objective, batch: Batch) -> Tensor | None:

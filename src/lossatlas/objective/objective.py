@@ -16,10 +16,12 @@ from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
+from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.stage import Loss, Stage
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
+DERIVATIVES = ("autograd", "differences", "unchecked")
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
@@ -50,20 +52,25 @@ class Objective(Stage):
             anew at every point. Everything else (dropout) is always in eval mode.
         params: names or patterns of the parameters to move ("*lora_*", ["fc.weight"]);
             None moves all that require grad. Tied weights move together.
-        check: walk the data a second time and require the two passes to agree.
+        check: walk the data a second time and require the two passes to agree; require that
+            the loss moves with the parameters; compare gradients and curvature with
+            differences before the first number that rests on them (`check` does all by hand).
+        derivatives: "autograd"; "differences" takes products with the Hessian from central
+            differences of gradients (for smooth losses whose second derivatives are wrong or
+            missing); "unchecked" takes what autograd gives, without a look.
         size: batch -> how many examples it holds, which a batch mean is weighted by; only
             losses that return a number need it. None takes what the batch tells: packed
             sequences, nested tensors, graphs (`num_graphs`) and TensorDicts know it, otherwise
             it is the length of axis 0, where nothing in the batches speaks against that.
 
     Raises:
-        ModelError: no parameters, or none that is trainable.
+        ModelError: no parameters, none that is trainable, or the loss does not move with them.
         ArgumentError: batches or params of the wrong form.
         DataError: no batches, an empty one, batches of unequal sizes that cannot be told
             (see `size`), or examples whose weights are all 0.
         LossError: the loss returns something else than a number or one number an example.
         StochasticError: two passes differ; the message names dropout or shuffling.
-        UnknownNameError: an unknown mode or parameter name.
+        UnknownNameError: an unknown mode, parameter name or kind of derivatives.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -85,6 +92,7 @@ class Objective(Stage):
         params: str | Iterable[str] | None = None,
         check: bool = True,
         size: Size | None = None,
+        derivatives: str = "autograd",
     ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
@@ -100,9 +108,18 @@ class Objective(Stage):
         super().__init__(
             model, loss, check_batches(batches), mode, tuple(select(model, params)), size=size
         )
+        check_one_of("derivatives", derivatives, DERIVATIVES)
+        self.derivatives, self.is_checked = derivatives, check
+        self.checks: dict[str, Check] = {}
+        self.unused: tuple[str, ...] = ()
+        self.cut: tuple[str, ...] = ()
         look = look_at_loss(self, twice=check)
         self._per_example, self._weighted = look.per_example, look.weighted
         self.notes: tuple[str, ...] = look.notes
+        if check:
+            found = check_reach(self)
+            self.checks["reach"] = found.check
+            self.unused, self.cut = found.unused, found.cut
         self._data = DataFingerprint()
 
     def on(self, batches: Iterable[Batch]) -> "Objective":
@@ -136,6 +153,32 @@ class Objective(Stage):
     def weighted(self) -> bool:
         """Whether examples have weights that differ, so that the value is a ratio of sums."""
         return self._weighted
+
+    def part(
+        self, batches: Iterable[Batch] | None = None, names: Iterable[str] | None = None
+    ) -> "Objective":
+        """The same loss over other batches, or fewer parameters; checks are not made again.
+
+        Args:
+            batches: all by default.
+            names: which parameters move; all of this objective by default.
+
+        Returns:
+            An objective.
+        """
+        smaller = Objective(
+            self.model,
+            self.loss,
+            self.batches if batches is None else batches,
+            mode=self.mode,
+            params=self.names if names is None else names,
+            check=False,
+            derivatives=self.derivatives,
+            size=self.size,
+        )
+        smaller.checks, smaller.is_checked = self.checks, self.is_checked
+        smaller.cut = tuple(name for name in self.cut if name in smaller.names)
+        return smaller
 
     def value(self, params: Params | None = None) -> float:
         """The mean loss over all examples, accumulated in float64.
@@ -256,8 +299,10 @@ class Objective(Stage):
         Raises:
             LossError: the loss has no graph (it was detached, or computed outside torch), or
                 one of its operations has no derivative.
+            DerivativeError: a parameter moves the loss and gets no gradient.
             StructureError: names or shapes differ from `.params`.
         """
+        ensure_slope(self)
         here = self.params if params is None else params
         leaves = {name: here[name].detach().requires_grad_() for name in self.names}
         total = {name: _wide_zeros(value) for name, value in leaves.items()}
