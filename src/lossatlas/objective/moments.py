@@ -58,6 +58,9 @@ class Moments:
         self._shift = np.full(shape, np.nan)
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
         self._weight, self._count = np.zeros(shape), np.zeros(shape)
+        # The farthest units on either side, and the most that one weighs.
+        self._low, self._high = np.full(shape, np.inf), np.full(shape, -np.inf)
+        self._heaviest = np.zeros(shape)
         self._single = [True] * quantities
 
     def add(
@@ -81,6 +84,9 @@ class Moments:
             difference = values - self._origin(where, values[:, 0])[:, None]
             self._sum[where] += weight * difference.sum(1)
             self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min(1))
+            self._high[where] = np.maximum(self._high[where], difference.max(1))
+        self._heaviest[where] = np.maximum(self._heaviest[where], weight)
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
@@ -93,6 +99,9 @@ class Moments:
             difference = values - (0.0 if math.isnan(shift) else shift)
             self._sum[where] += weight * difference.sum()
             self._squares[where] += weight * np.einsum("u,u->", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min())
+            self._high[where] = np.maximum(self._high[where], difference.max())
+        self._heaviest[where] = max(self._heaviest[where], weight)
         self._weight[where] += weight * len(values)
         self._count[where] += len(values)
 
@@ -148,6 +157,33 @@ class Moments:
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
             error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
         return np.where(np.isfinite(self._sum), error, np.nan)
+
+    def leverage(self) -> NDArray[np.float64]:
+        """The largest share of the variance that one unit carries.
+
+        The largest squared distance of a unit from the mean, over the sum of all of them:
+        1 / n at least, near 1 where one unit alone makes the spread. With unequal weights it
+        is an upper bound.
+
+        Returns:
+            Shape (points, quantities), 0 to 1; 1 where the units do not differ or there is
+            one, NaN where a value is not finite.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            middle = self._sum / self._weight
+            farthest = np.maximum(self._high - middle, middle - self._low)
+            spread = self._squares - self._sum * middle
+            share = self._heaviest * farthest**2 / spread
+        share = np.where((spread > 0) & (self._count > 1), np.minimum(share, 1.0), 1.0)
+        return np.where(np.isfinite(self._sum), share, np.nan)
+
+    def counts(self) -> NDArray[np.float64]:
+        """How many units each mean comes from.
+
+        Returns:
+            Shape (points, quantities).
+        """
+        return self._count.copy()
 
     def evaluations(self) -> list[Evaluation]:
         """The quantities of the first point, one by one.
