@@ -7,6 +7,7 @@ from typing import Any
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.surveys import Finding, Quantity, Survey, named
 from lossatlas.text import with_error
+from lossatlas.topology import Diagram
 
 
 def summary(survey: Survey, page: Path) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
         Plain values.
     """
     land, diagram, tree = survey.landscape, survey.diagram, survey.tree
+    why = diagram.why_unknown
     bars = zip(
         *(getattr(diagram, k).tolist() for k in ("dimensions", "births", "deaths", "certain")),
         strict=True,
@@ -36,14 +38,20 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
         "topology": {
             "minima": len(tree),
             "bars": [
-                {"dimension": k, "birth": birth, "death": death, "certain": certain}
+                {
+                    "dimension": k,
+                    "birth": birth,
+                    "death": death,
+                    "certain": None if why else certain,
+                }
                 for k, birth, death, certain in bars
             ],
             "smad": tree.smad(),
-            "certain_bars": int(diagram.certain.sum()),
-            "threshold": diagram.threshold,
+            "certain_bars": None if why else int(diagram.certain.sum()),
+            "threshold": None if why else diagram.threshold,
+            "why_unknown": why or None,
             "connectivity": diagram.connectivity,
-            "certain_basins": survey.certain_basins,
+            "certain_basins": None if why else survey.certain_basins,
             "under_resolved": survey.resolution.under_resolved,
             "barriers": survey.barriers.tolist(),
         },
@@ -82,7 +90,7 @@ def table(survey: Survey, page: Path) -> list[tuple[str, str, str]]:
         ("interpolation error", f"{land.interpolation_error:.2g}", _held_out(land.held_out)),
         ("range of the loss", f"{land.range:.6g}", _lost(int((~land.finite).sum()))),
         ("minima", str(len(survey.tree)), _touching(survey)),
-        ("basins", str(basins), f"{certain} certain ({_rule(diagram.threshold)})"),
+        ("basins", str(basins), _certain(diagram, certain)),
         ("smad", f"{survey.tree.smad():.6g}", "mean rise to a pass, of all minima"),
         *_findings(survey),
         ("report", str(page), f"{survey.seconds:.1f} s"),
@@ -90,8 +98,10 @@ def table(survey: Survey, page: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _rule(threshold: float) -> str:
-    return f"the deepest, and those deeper than {threshold:.2g}"
+def _certain(diagram: Diagram, count: int) -> str:
+    if diagram.why_unknown:
+        return f"certainty unknown: {diagram.why_unknown}"
+    return f"{count} certain (the deepest, and those deeper than {diagram.threshold:.2g})"
 
 
 def _grid(survey: Survey) -> dict[str, Any]:

@@ -94,6 +94,9 @@ class Moments:
         self._cross, self._seconds = np.zeros(shape), np.zeros(shape)
         self._thirds = np.zeros(shape)
         self._single, self._pairs = [True] * quantities, [False] * quantities
+        # The farthest units on either side, and the most that one weighs.
+        self._low, self._high = np.full(shape, np.inf), np.full(shape, -np.inf)
+        self._heaviest = np.zeros(shape)
 
     def add(
         self,
@@ -116,6 +119,9 @@ class Moments:
             difference = values - self._origin(where, values[:, 0])[:, None]
             self._sum[where] += weight * difference.sum(1)
             self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min(1))
+            self._high[where] = np.maximum(self._high[where], difference.max(1))
+        self._heaviest[where] = np.maximum(self._heaviest[where], weight)
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
@@ -147,6 +153,9 @@ class Moments:
             self._sum[where] += d.sum(1)
             self._squares[where] += np.einsum("pu,pu->p", d, d)
             self._cross[where] += (d * weights).sum(1)
+            self._low[where] = np.minimum(self._low[where], d.min(1))
+            self._high[where] = np.maximum(self._high[where], d.max(1))
+        self._heaviest[where] = np.maximum(self._heaviest[where], weights.max(1))
         self._seconds[where] += (weights**2).sum(1)
         self._thirds[where] += (weights**3).sum(1)
         self._weight[where] += total
@@ -162,6 +171,9 @@ class Moments:
             difference = values - (0.0 if math.isnan(shift) else shift)
             self._sum[where] += weight * difference.sum()
             self._squares[where] += weight * np.einsum("u,u->", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min())
+            self._high[where] = np.maximum(self._high[where], difference.max())
+        self._heaviest[where] = max(self._heaviest[where], weight)
         self._weight[where] += weight * len(values)
         self._count[where] += len(values)
 
@@ -244,12 +256,15 @@ class Moments:
         # Residuals s_i - R w_i, squared and summed. Their expectation falls short by more than
         # (n - 1) / n where weights differ: by this share, were all examples equally variable.
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            step = self._sum / self._weight
-            squares = self._squares - 2 * step * self._cross + step**2 * self._seconds
+            squares = self._residual_squares()
             share = 1 + self._seconds / self._weight**2
             share -= 2 * self._thirds / (self._weight * self._seconds)
             error = np.sqrt(np.maximum(squares, 0) / share) / self._weight
         return np.where(np.isfinite(self._sum) & (self._count > 1), error, np.nan)
+
+    def _residual_squares(self) -> NDArray[np.float64]:
+        step = self._sum / self._weight
+        return self._squares - 2 * step * self._cross + step**2 * self._seconds
 
     def effective(self) -> NDArray[np.float64]:
         """The effective number of units, (sum w)^2 / sum w^2 over weights of examples.
@@ -260,6 +275,36 @@ class Moments:
         with np.errstate(invalid="ignore", divide="ignore"):
             kish = self._weight**2 / self._seconds
         return np.where(self._pairs, kish, self._count)
+
+    def leverage(self) -> NDArray[np.float64]:
+        """The largest share of the variance that one unit carries.
+
+        The largest squared distance of a unit from the mean, over the sum of all of them:
+        1 / n at least, near 1 where one unit alone makes the spread. With unequal weights it
+        is an upper bound.
+
+        Returns:
+            Shape (points, quantities), 0 to 1; 1 where the units do not differ or there is
+            one, NaN where a value is not finite.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            middle = self._sum / self._weight
+            farthest = np.maximum(self._high - middle, middle - self._low)
+            spread = self._squares - self._sum * middle
+            share = self._heaviest * farthest**2 / spread
+            reach = np.maximum(self._high, -self._low) + np.abs(middle) * self._heaviest
+            share = np.where(self._pairs, reach**2 / self._residual_squares(), share)
+            spread = np.where(self._pairs, self._residual_squares(), spread)
+        share = np.where((spread > 0) & (self._count > 1), np.minimum(share, 1.0), 1.0)
+        return np.where(np.isfinite(self._sum), share, np.nan)
+
+    def counts(self) -> NDArray[np.float64]:
+        """How many units each mean comes from; the effective number where they have weights.
+
+        Returns:
+            Shape (points, quantities).
+        """
+        return np.where(self._count > 1, np.maximum(self.effective(), 2.0), self._count)
 
     def evaluations(self) -> list[Evaluation]:
         """The quantities of the first point, one by one.

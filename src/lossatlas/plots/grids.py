@@ -199,6 +199,9 @@ def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:
         values=np.take(landscape.values, index, axis),
         stderr=np.take(landscape.stderr, index, axis),
         computed=np.take(landscape.computed, index, axis),
+        leverage=None
+        if landscape.leverage is None
+        else np.take(landscape.leverage, index, axis),
         metrics=_cut_all(landscape.metrics, index, axis),
         metric_stderr=_cut_all(landscape.metric_stderr, index, axis),
         axes=tuple(landscape.axes[k] for k in rest),

@@ -67,7 +67,8 @@ class View:
     def line_bound(self) -> float:
         """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
         # Twice the bound on one value: the point itself, and the chord between two others.
-        return merge_tree(self.found.line).threshold
+        tree = merge_tree(self.found.line)
+        return 0.0 if tree.why_unknown else tree.threshold
 
     @property
     def depth_bound(self) -> float:
@@ -75,8 +76,12 @@ class View:
 
         By stability each diagram is as near to the true one as its map is to the ground.
         """
-        thresholds = [tree.threshold for tree in self.trees]
-        return sum(thresholds) / 2 if min(thresholds) > 0 else 0.0
+        return sum(tree.threshold for tree in self.trees) / 2 if self.judged else 0.0
+
+    @property
+    def judged(self) -> bool:
+        """Whether the errors of both maps are known, to judge their basins by."""
+        return not any(tree.why_unknown for tree in self.trees)
 
 
 def headline(view: View) -> str:
@@ -184,8 +189,8 @@ def read_basins(view: View) -> list[str]:
             f"{view.apart:,} of the matched have their partner in another place: they end at "
             "the same pass, as happens where depths are nearly equal."
         )
-    if min(tree.threshold for tree in view.trees) <= 0:
-        return [*sentences, "Without errors of the maps none of them can be called certain."]
+    if not view.judged:
+        return [*sentences, "Which of them are certain is unknown: the maps lack errors."]
     sure = certain_fates(view)
     lost = sure["gone"] + sure["new"]
     if gone + new and not lost:
@@ -209,7 +214,7 @@ def certain_fates(view: View) -> dict[str, int]:
     """
     parts = zip(("gone", "new"), (view.found.gone, view.found.new), view.trees, strict=True)
     return {
-        kind: int(np.count_nonzero(tree.persistences[numbers] > tree.threshold))
+        kind: int(np.count_nonzero(tree.certain[numbers]))
         for kind, numbers, tree in parts
     }
 
