@@ -87,22 +87,38 @@ def masked(rng, n):
     return _TOKENS, [_sequences(rng, n, common=0.0, informative=0.0)]
 
 
-def clustered(rng, n):
-    """The same, tokens of one sequence alike."""
+def skewed(rng, n):
+    """The same, tokens of one sequence alike; a few sequences have most of the loss."""
     return _TOKENS, [_sequences(rng, n, common=2.0, informative=0.0)]
 
 
+def _pairs(model, batch):
+    return la.Weighted(model(batch[0]), batch[1])
+
+
+def _clusters(rng, n, informative):
+    # Normal losses of tokens that share half of their variance with their sequence.
+    lengths = rng.integers(1, TOKENS + 1, n)
+    own = 1 + rng.normal(0, 1, n) + informative * lengths / TOKENS
+    sums = own * lengths + rng.normal(0, 1, n) * np.sqrt(lengths)
+    return torch.from_numpy(sums), torch.from_numpy(lengths)
+
+
+def clustered(rng, n):
+    """Sequences of 1 to 12 tokens with normal losses, half of their variance in common."""
+    return _pairs, [_clusters(rng, n, 0.0)]
+
+
 def informative(rng, n):
-    """The same, and long sequences have other losses than short ones."""
-    return _TOKENS, [_sequences(rng, n, common=1.0, informative=3.0)]
+    """The same, and long sequences have higher losses than short ones."""
+    return _pairs, [_clusters(rng, n, 3.0)]
 
 
 def tokens_apart(rng, n):
-    """The clustered sequences with every token taken for an example of its own."""
-    logits, labels = _sequences(rng, n, common=2.0, informative=0.0)
-    kept = labels.flatten() != -100
-    each = F.cross_entropy(logits, labels, reduction="none").flatten()[kept]
-    return _each, [each]
+    """Such sequences with every token taken for an example of its own."""
+    lengths = rng.integers(1, TOKENS + 1, n)
+    own = np.repeat(1 + rng.normal(0, 1, n), lengths)
+    return _each, [torch.from_numpy(own + rng.normal(0, 1, len(own)))]
 
 
 CASES = {
@@ -116,10 +132,11 @@ CASES = {
     "masked tokens": masked,
     "clustered tokens": clustered,
     "informative length": informative,
+    "skewed clusters": skewed,
     "tokens as examples (wrong)": tokens_apart,
 }
 # Shown for what they are: skewed losses and dependent units that are taken for independent.
-HONEST = ("exponential", "heavy tail", "tokens as examples (wrong)")
+HONEST = ("exponential", "heavy tail", "skewed clusters", "tokens as examples (wrong)")
 
 
 def truth(draw):

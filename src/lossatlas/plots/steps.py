@@ -82,7 +82,7 @@ def samples_figure(curve: SampleSizeCurve) -> go.Figure:
         fillcolor=style.translucent(style.BASIN, 0.18),
         line={"width": 0},
         hoverinfo="skip",
-        name="95 % band over orders",
+        name="± 1.96 standard errors over orders",
     )
     figure.add_scatter(
         x=curve.sizes,

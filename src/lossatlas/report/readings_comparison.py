@@ -8,13 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.intervals import t_quantile
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.matched import lie_apart
 from lossatlas.surveys import Comparison
 from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.topology import MergeTree, merge_tree
-
-_Z95 = 1.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,10 @@ def read_ends(view: View) -> list[str]:
     both = math.hypot(*errors)
     if not math.isfinite(both):
         return [f"{text}; whether they differ by more than error is not known."]
-    if abs(step) <= _Z95 * both:
+    allowed = float(t_quantile(0.95, line.count)) * both
+    if math.isnan(allowed):
+        return [f"{text}; how many units these errors come from is not known."]
+    if abs(step) <= allowed:
         return [f"{text}: equal within their errors, taken as independent."]
     lower = two if step < 0 else one
     return [f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."]
