@@ -185,8 +185,9 @@ def rows(replicates):
     for name, draw in CASES.items():
         expected = 1.0 if name in {"normal", "exponential"} | _MEANS else truth(draw)
         expected = float(np.exp(1.5**2 / 2)) if name == "heavy tail" else expected
-        for n in UNITS:
-            found.append({"case": name, "units": n, **cover(draw, n, replicates, expected)})
+        found += [
+            {"case": name, "units": n, **cover(draw, n, replicates, expected)} for n in UNITS
+        ]
     return found
 
 

@@ -18,30 +18,30 @@ def text(results):
     above = [row for row in served if row["coverage"] > 0.97]
     return f"""{TITLE}
 
-The value of an objective is a mean over a sample, and `Evaluation.interval()` says where the mean
-over all data may lie. Here samples of known distributions are drawn {results["replicates"]:,}
-times, each goes through `la.Objective`, and the intervals that hold the true value are counted.
-`python docs/studies/coverage/run.py` draws all of it again.
+The value of an objective is a mean over a sample, and `Evaluation.interval()` says where the
+mean over all data may lie. Here samples of known distributions are drawn
+{results["replicates"]:,} times, each goes through `la.Objective`, and the intervals that hold
+the true value are counted. `python docs/studies/coverage/run.py` draws all of it again.
 
-Leaving out the rows that show skewness and a wrong unit, {len(inside)} of {len(served)} entries lie
-between 93 and 97 %, {len(below)} below and {len(above)} above.
+Leaving out the rows that show skewness and a wrong unit, {len(inside)} of {len(served)} entries
+lie between 93 and 97 %, {len(below)} below and {len(above)} above.
 {_outside(below, "Below")}{_outside(above, "Above")}
 
 {_table(rows, "coverage")}
 
-Rows are what the loss returns, columns how many units there are: examples, sequences or batches.
+Rows are what the loss returns, columns how many units there are: examples, sequences, batches.
 
-- *Unequal batches*: the loss returns a number, the mean over a batch of 4 to 64 examples; with a
-  *short last batch*, 32 each and 3 in the last.
+- *Unequal batches*: the loss returns a number, the mean over a batch of 4 to 64 examples; with
+  a *short last batch*, 32 each and 3 in the last.
 - *Class weights*: `supervised(nn.CrossEntropyLoss(weight=...))`, one pair an example.
-- *Masked tokens*: `supervised(F.cross_entropy)` on sequences of 1 to 12 tokens, the rest ignored
-  (-100); one pair a sequence.
+- *Masked tokens*: `supervised(F.cross_entropy)` on sequences of 1 to 12 tokens, the rest
+  ignored (-100); one pair a sequence.
 - *Clustered tokens*: `la.Weighted` with normal losses, half of whose variance the tokens of a
   sequence have in common; with *informative length* long sequences have higher losses.
 - *Exponential*, *heavy tail* (log-normal, sigma 1.5) and *skewed clusters* (cross-entropy of
-  sequences, few of which have most of the loss) show what skewness does: the mean of few units is
-  below the truth in most samples, and its error is too small in the same samples. An interval that
-  is symmetric about the mean cannot mend that.
+  sequences, few of which have most of the loss) show what skewness does: the mean of few units
+  is below the truth in most samples, and its error is too small in the same samples. An
+  interval that is symmetric about the mean cannot mend that.
 - *Tokens as examples* shows what one number a token would give: tokens of one sequence are not
   independent, and the error is far too small. Return one pair a sequence.
 
@@ -51,8 +51,8 @@ Rows are what the loss returns, columns how many units there are: examples, sequ
 
 ## Effective number of units
 
-The interval takes Student's t with n_eff - 1 degrees (1 at least), n_eff = (sum w)^2 / sum w^2; its mean over
-the samples:
+The interval takes Student's t with n_eff - 1 degrees (1 at least), where
+n_eff = (sum w)^2 / sum w^2. Its mean over the samples:
 
 {_table(rows, "effective", "{:.1f}")}
 

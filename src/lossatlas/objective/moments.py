@@ -48,7 +48,9 @@ class Evaluation:
         return None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval of the value: Student's t with `effective` - 1 degrees, 1 at least.
+        """A confidence interval of the value.
+
+        Student's t with `effective` - 1 degrees of freedom, 1 at least.
 
         Args:
             level: its coverage, between 0 and 1.

@@ -11,8 +11,8 @@ from lossatlas.plots import canvas, overlays, style
 from lossatlas.plots.grids import (
     cell_edges,
     check_dimensions,
-    known_errors,
     error_band,
+    known_errors,
     spread_errors,
     wall_spans,
 )
@@ -20,6 +20,7 @@ from lossatlas.plots.marks import landmarks
 from lossatlas.plots.scale import scale_of
 from lossatlas.text import axis_title, loss_title
 from lossatlas.topology import MergeTree
+
 
 def plot_contour(
     landscape: Landscape, *, tree: MergeTree | None = None, ax: Axes | None = None
