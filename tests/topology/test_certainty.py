@@ -115,7 +115,10 @@ def test_graphs_and_clouds_without_errors_certify_nothing():
     assert not unknown.certain.any()
     assert "without an error" in unknown.why_unknown
     assert persistence(graph([0.0, 2.0, 1.0], edges, error=0.4)).certain.all()
-    assert merge_tree(graph([0.0, 2.0, 1.0], edges, error=0.6)).certain.tolist() == [True, False]
+    assert merge_tree(graph([0.0, 2.0, 1.0], edges, error=0.6)).certain.tolist() == [
+        True,
+        False,
+    ]
     assert rips([[0.0], [1.0]], dimensions=(0,)).why_unknown
     assert not rips([[0.0], [1.0]], dimensions=(0,)).certain.any()
 

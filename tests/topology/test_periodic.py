@@ -51,7 +51,9 @@ def test_the_tree_has_the_bars_of_degree_zero(case, connectivity):
 def test_turning_a_circle_changes_nothing(case, connectivity):
     f, periodic = case
     turned = np.roll(f, [2 * circle for circle in periodic], axis=(0, 1))
-    one, two = (persistence(g, connectivity=connectivity, periodic=periodic) for g in (f, turned))
+    one, two = (
+        persistence(g, connectivity=connectivity, periodic=periodic) for g in (f, turned)
+    )
     for k in (0, 1):
         assert bars(one, k) == bars(two, k)
 
@@ -86,7 +88,9 @@ def test_gudhi_is_needed_above_degree_zero_alone(monkeypatch):
         persistence(f, periodic=True)
 
 
-@pytest.mark.parametrize("bad", ["yes", 1, (True,), (True, 0), None, (True, False, True), [[True]]])
+@pytest.mark.parametrize(
+    "bad", ["yes", 1, (True,), (True, 0), None, (True, False, True), [[True]]]
+)
 def test_bad_periods_are_named(bad):
     f = np.ones((3, 4))
     for ask in (persistence, merge_tree):

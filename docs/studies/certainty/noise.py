@@ -38,7 +38,10 @@ def _skewed(normal):
 
 
 def _hole(row, column, side=SIDE):
-    far = [np.minimum(abs(np.arange(side) - k), side - abs(np.arange(side) - k)) for k in (row, column)]
+    far = [
+        np.minimum(abs(np.arange(side) - k), side - abs(np.arange(side) - k))
+        for k in (row, column)
+    ]
     return np.exp(-(far[0][:, None] ** 2 + far[1][None] ** 2) / (2 * 1.5**2))
 
 
@@ -88,13 +91,13 @@ KINDS = {
     "rank one": lambda rng, n: rng.standard_normal((n, 1, 1)) * _fixed(),
     "rare holes anywhere": lambda rng, n: _holes(rng, n, depth=100.0, fixed=False),
     "rare holes at four places": lambda rng, n: _holes(rng, n, depth=100.0, fixed=True),
-    "rare holes, noise a tenth as deep": lambda rng, n: (
-        _holes(rng, n, depth=10.0, fixed=True, base=1.0)
+    "rare holes, noise a tenth as deep": lambda rng, n: _holes(
+        rng, n, depth=10.0, fixed=True, base=1.0
     ),
 }
 # Nothing that is drawn tells of these: a share 0.97^n of the maps holds no hole at all.
 BEYOND = {
-    "rare holes, noise a thousandth as deep": lambda rng, n: (
-        _holes(rng, n, depth=1000.0, fixed=True, base=1.0)
+    "rare holes, noise a thousandth as deep": lambda rng, n: _holes(
+        rng, n, depth=1000.0, fixed=True, base=1.0
     ),
 }

@@ -6,8 +6,8 @@ from typing import Any
 
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.plots.text import with_error
-from lossatlas.topology import Diagram
 from lossatlas.surveys import Finding, Quantity, Survey, named
+from lossatlas.topology import Diagram
 
 
 def summary(survey: Survey, page: Path) -> dict[str, Any]:

@@ -213,10 +213,7 @@ def certain_fates(view: View) -> dict[str, int]:
         "gone" and "new" -> count.
     """
     parts = zip(("gone", "new"), (view.found.gone, view.found.new), view.trees, strict=True)
-    return {
-        kind: int(np.count_nonzero(tree.certain[numbers]))
-        for kind, numbers, tree in parts
-    }
+    return {kind: int(np.count_nonzero(tree.certain[numbers])) for kind, numbers, tree in parts}
 
 
 def read_distances(view: View) -> list[str]:

@@ -198,9 +198,7 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
     return number[parent], minima
 
 
-def _passes(
-    labels: Ints, connectivity: str, wraps: tuple[bool, ...]
-) -> tuple[Ints, Ints]:
+def _passes(labels: Ints, connectivity: str, wraps: tuple[bool, ...]) -> tuple[Ints, Ints]:
     # Ends of every grid edge that joins two different basins. An axis whose ends touch is
     # read one point further on both sides; edges that this repeats do no harm.
     index = np.arange(labels.size).reshape(labels.shape)

@@ -8,7 +8,6 @@ from lossatlas.intervals import t_quantile
 from lossatlas.topology.field import Bools, Field, Floats
 from lossatlas.topology.paired import oscillation_bound
 
-
 # Above this share one unit may be all that is known of a point, and what other units would
 # have shown there is not.
 MOST_LEVERAGE = 0.3

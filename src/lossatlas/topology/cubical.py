@@ -56,9 +56,7 @@ def _bars(
     }
 
 
-def degree_zero(
-    values: Floats, connectivity: str, periodic: tuple[bool, ...] = ()
-) -> Floats:
+def degree_zero(values: Floats, connectivity: str, periodic: tuple[bool, ...] = ()) -> Floats:
     """Bars of degree 0 by basin reduction.
 
     Args:

@@ -13,7 +13,6 @@ from lossatlas.topology.bars import end_essential
 from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Bools, Floats, Ints
 
-
 # Births, deaths and degrees of bars -> coordinates where they are born and die.
 Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
 
