@@ -55,7 +55,7 @@ def test_leverage_is_the_largest_share_of_the_variance_wherever_sums_are_cut(
     wanted = squares.max() / squares.sum() if np.ptp(np.array(values)) else 1.0
     for moments in (whole, row):
         assert moments.leverage()[0, 0] == pytest.approx(wanted, rel=1e-6)
-        assert moments.counts()[0, 0] == len(units)
+        assert moments.effective()[0, 0] == len(units)
 
 
 def test_leverage_is_whole_where_units_do_not_differ_and_unknown_where_not_finite():
@@ -70,3 +70,22 @@ def test_leverage_is_whole_where_units_do_not_differ_and_unknown_where_not_finit
     weighted.add(np.array([[1.0]]), 1.0)
     # A bound: the heaviest weight at the farthest unit.
     assert 0.75 <= weighted.leverage()[0, 0] <= 1.0
+
+
+pair = st.tuples(st.integers(-9, 9).map(float), st.integers(1, 4).map(float))
+
+
+@given(st.lists(pair, min_size=2, max_size=12), st.integers(1, 11))
+def test_leverage_of_weighted_examples_is_an_upper_bound(pairs, cut):
+    sums, weights = np.array(pairs).T
+    moments = Moments()
+    for part in (slice(None, cut), slice(cut, None)):
+        if sums[part].size:
+            moments.add_pairs(sums[part][None], weights[part][None])
+    residuals = (sums - sums.sum() / weights.sum() * weights) ** 2
+    found = moments.leverage()[0, 0]
+    if residuals.sum() > 1e-9:
+        assert found >= residuals.max() / residuals.sum() - 1e-9
+        if np.ptp(weights) == 0:
+            assert found == pytest.approx(residuals.max() / residuals.sum())
+    assert 0 < found <= 1

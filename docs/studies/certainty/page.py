@@ -39,8 +39,8 @@ Holes in {rare:.0%} of the examples, at four fixed places, a thousand times as d
 noise. A map of n examples holds none at all with probability 0.97^n (0.69 at 12, 0.14 at 64,
 0.0004 at 256). Such a map shows four hills of 7.5 noise deviations, and its examples agree
 about them. Nothing that was drawn tells that these are not there: certainty is about the spread
-that the examples show. The only remedy is more examples: with 100 of them a share of 3 % is missed in
-5 % of the draws.
+that the examples show. The only remedy is more examples: with 100 of them a share of 3 % is
+missed in 5 % of the draws.
 """
 
 

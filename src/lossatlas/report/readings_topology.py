@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossatlas.plots.text import count, number
 from lossatlas.surveys import Survey
+from lossatlas.text import count, number
 from lossatlas.topology import MergeTree, merge_tree
 
 
