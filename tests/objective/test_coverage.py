@@ -41,7 +41,7 @@ def test_intervals_hold_the_truth(case, units):
 def test_an_interval_without_an_error_is_unknown():
     for found in (Evaluation(1.0, np.nan, 1, "batches"), Evaluation(1.0, 0.0, 1, "batches")):
         assert np.isnan(found.interval()).all()
-    low, high = Evaluation(1.0, 0.1, 10, "examples", 1.2).interval()
+    low, high = Evaluation(1.0, 0.1, 10, "examples", 2.0).interval()
     assert high - low == pytest.approx(2 * 12.706 * 0.1, rel=1e-3)
 
 

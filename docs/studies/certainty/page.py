@@ -28,19 +28,19 @@ The rules under test ([decision](../../decisions/009-certainty.md)):
 - it is unknown, and nothing is certain, where the examples do not differ by more than rounding;
 - place by place each point has its own standard error, unless one example carries more than 0.3
   of the variance at some point: then the largest standard error holds for all;
-- replicates share a Student factor whose degrees of freedom are at most one over that share;
-  they need four examples.
+- replicates share a Student factor whose degrees of freedom are at most one over the largest
+  share that one example carries on average over the points; they need four examples.
 """
 
 _BEYOND = """
 ## What no rule can see
 
-Holes in {rare:.0%} of the examples, at four fixed places, a thousand times as deep as the noise.
-A map of n examples holds none at all with probability 0.97^n (0.69 at 12, 0.14 at 64, 0.0004
-at 256). Such a map shows four hills of 7.5 noise deviations, and its examples agree about them.
-Nothing that was drawn tells that these are not there: certainty is about the spread that the
-examples show. The only remedy is more examples: with 100 of them a share of 3 % is missed in
-5 % of the draws.
+Holes in {rare:.0%} of the examples, at four fixed places, a thousand times as deep as the
+noise. A map of n examples holds none at all with probability 0.97^n (0.69 at 12, 0.14 at 64,
+0.0004 at 256). Such a map shows four hills of 7.5 noise deviations, and its examples agree
+about them. Nothing that was drawn tells that these are not there: certainty is about the spread
+that the examples show. The only remedy is more examples: with 100 of them a share of 3 % is
+missed in 5 % of the draws.
 """
 
 

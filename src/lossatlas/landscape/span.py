@@ -93,7 +93,7 @@ def suggest_span(
     check_door(objective, plane)
     task = Task(objective, plane)
     chosen = select(task, "auto", np.full(plane.dimension, start))
-    engine, (centre, stderr) = chosen.engine, chosen.centre[:2].tolist()
+    engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
     if not math.isfinite(centre):
         raise NonFiniteError(f"the loss at the centre is {centre}; load finite weights.")
     # An error that is unknown asks for nothing and vouches for nothing.

@@ -25,7 +25,7 @@ class Evaluation:
         count: how many units the error comes from; examples of weight 0 do not count.
         unit: "examples", or "batches" where the loss gives only means.
         effective: effective number of units, (sum w)^2 / sum w^2 over the weights of examples
-            (Kish); NaN means that all count alike, `count`.
+            (Kish), 2 at least where two count; NaN means that all count alike, `count`.
     """
 
     value: float
@@ -50,7 +50,7 @@ class Evaluation:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval of the value.
 
-        Student's t with `effective` - 1 degrees of freedom, 1 at least.
+        Student's t with `effective` - 1 degrees of freedom.
 
         Args:
             level: its coverage, between 0 and 1.
@@ -63,9 +63,7 @@ class Evaluation:
             >>> round(low, 2), round(high, 2)
             (0.72, 1.28)
         """
-        known = math.isfinite(self.effective)
-        # Two units have one degree of freedom, whatever they weigh.
-        units = max(self.effective, min(self.count, 2)) if known else self.count
+        units = self.effective if math.isfinite(self.effective) else self.count
         return interval(self.value, self.stderr, units, level)
 
 
@@ -95,10 +93,12 @@ class Moments:
         # Of pairs: sums of d w, w^2 and w^3.
         self._cross, self._seconds = np.zeros(shape), np.zeros(shape)
         self._thirds = np.zeros(shape)
-        self._single, self._pairs = [True] * quantities, [False] * quantities
-        # The farthest units on either side, and the most that one weighs.
+        # The farthest units on either side, the range of weights of pairs, and the most that a
+        # mean weighs.
         self._low, self._high = np.full(shape, np.inf), np.full(shape, -np.inf)
-        self._heaviest = np.zeros(shape)
+        self._lightest, self._heaviest = np.full(shape, np.inf), np.zeros(shape)
+        self._most = np.ones(shape)
+        self._single, self._pairs = [True] * quantities, [False] * quantities
 
     def add(
         self,
@@ -123,7 +123,7 @@ class Moments:
             self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
             self._low[where] = np.minimum(self._low[where], difference.min(1))
             self._high[where] = np.maximum(self._high[where], difference.max(1))
-        self._heaviest[where] = np.maximum(self._heaviest[where], weight)
+        self._most[where] = np.maximum(self._most[where], weight)
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
@@ -157,6 +157,7 @@ class Moments:
             self._cross[where] += (d * weights).sum(1)
             self._low[where] = np.minimum(self._low[where], d.min(1))
             self._high[where] = np.maximum(self._high[where], d.max(1))
+        self._lightest[where] = np.minimum(self._lightest[where], weights.min(1))
         self._heaviest[where] = np.maximum(self._heaviest[where], weights.max(1))
         self._seconds[where] += (weights**2).sum(1)
         self._thirds[where] += (weights**3).sum(1)
@@ -175,7 +176,7 @@ class Moments:
             self._squares[where] += weight * np.einsum("u,u->", difference, difference)
             self._low[where] = np.minimum(self._low[where], difference.min())
             self._high[where] = np.maximum(self._high[where], difference.max())
-        self._heaviest[where] = max(self._heaviest[where], weight)
+        self._most[where] = max(self._most[where], weight)
         self._weight[where] += weight * len(values)
         self._count[where] += len(values)
 
@@ -248,7 +249,7 @@ class Moments:
             Shape (points, quantities); NaN where there is one unit or a value is not finite.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            spread = self._squares - self._sum**2 / self._weight
+            spread = self._spread()
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
             error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
         error = np.where(np.isfinite(self._sum), error, np.nan)
@@ -272,41 +273,40 @@ class Moments:
         """The effective number of units, (sum w)^2 / sum w^2 over weights of examples.
 
         Returns:
-            Shape (points, quantities); the number of batches where only means are known.
+            Shape (points, quantities), 2 at least where two units count; the number of batches
+            where only means are known.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             kish = self._weight**2 / self._seconds
-        return np.where(self._pairs, kish, self._count)
+        return np.where(self._pairs, np.maximum(kish, np.minimum(self._count, 2)), self._count)
+
+    def _spread(self) -> NDArray[np.float64]:
+        # Sums of squared residuals.
+        means = self._squares - self._sum**2 / self._weight
+        return np.where(self._pairs, self._residual_squares(), means)
 
     def leverage(self) -> NDArray[np.float64]:
         """The largest share of the variance that one unit carries.
 
-        The largest squared distance of a unit from the mean, over the sum of all of them:
-        1 / n at least, near 1 where one unit alone makes the spread. With unequal weights it
-        is an upper bound.
+        The largest squared residual of a unit, over the sum of all of them: 1 / n at least,
+        near 1 where one unit alone makes the spread. With unequal weights it is an upper
+        bound, from the extremes of residuals and weights.
 
         Returns:
             Shape (points, quantities), 0 to 1; 1 where the units do not differ or there is
             one, NaN where a value is not finite.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            middle = self._sum / self._weight
-            farthest = np.maximum(self._high - middle, middle - self._low)
-            spread = self._squares - self._sum * middle
-            share = self._heaviest * farthest**2 / spread
-            reach = np.maximum(self._high, -self._low) + np.abs(middle) * self._heaviest
-            share = np.where(self._pairs, reach**2 / self._residual_squares(), share)
-            spread = np.where(self._pairs, self._residual_squares(), spread)
-        share = np.where((spread > 0) & (self._count > 1), np.minimum(share, 1.0), 1.0)
+            step = self._sum / self._weight
+            # Units that are no pairs weigh 1, whatever their mean weighs.
+            light = np.where(self._pairs, self._lightest, 1.0) * step
+            heavy = np.where(self._pairs, self._heaviest, 1.0) * step
+            above = self._high - np.minimum(light, heavy)
+            below = np.maximum(light, heavy) - self._low
+            share = self._most * np.maximum(above, below) ** 2 / self._spread()
+        known = np.isfinite(share) & (share >= 0) & (self._count > 1)
+        share = np.where(known, np.minimum(share, 1.0), 1.0)
         return np.where(np.isfinite(self._sum), share, np.nan)
-
-    def counts(self) -> NDArray[np.float64]:
-        """How many units each mean comes from; the effective number where they have weights.
-
-        Returns:
-            Shape (points, quantities).
-        """
-        return np.where(self._count > 1, np.maximum(self.effective(), 2.0), self._count)
 
     def evaluations(self) -> list[Evaluation]:
         """The quantities of the first point, one by one.

@@ -42,7 +42,8 @@ def persistence_image(
         An array of shape `pixels`: the mass of each pixel.
 
     Raises:
-        ArgumentError: ranges or pixels that are no pairs of numbers, fewer than one pixel, a spread or a range that is not positive.
+        ArgumentError: ranges or pixels that are no pairs of numbers, fewer than one pixel, a
+            spread or a range that is not positive.
 
     Source: Adams et al., JMLR 18 (2017).
     """

@@ -21,8 +21,8 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     which the points share stay shared (the multiplier bootstrap). The weights of a replicate
     share a factor of Student's t, for the examples tell their own spread too. Its degrees of
     freedom are one less than the examples, and at most one over the largest share of the
-    variance of any point that one example carries: where few examples carry a point, few
-    tell its spread.
+    variance that one example carries, on average over the points: where few examples carry
+    the spread, few tell it.
 
     Args:
         examples: (examples, ...) loss of every example at every point. A point that is not
@@ -58,13 +58,13 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
 
 
 def _leverage(apart: Floats) -> float:
-    # The largest share of the variance of a point that one example carries.
+    # The largest share of the variance that one example carries, points counted alike.
     squares = (apart**2).reshape(len(apart), -1)
     total = squares.sum(axis=0)
     known = np.isfinite(total) & (total > 0)
     if not known.any():
         return 1.0
-    return float((squares[:, known].max(axis=0) / total[known]).max())
+    return float((squares[:, known] / total[known]).mean(axis=1).max())
 
 
 def oscillation_bound(errors: Floats, confidence: float) -> float:

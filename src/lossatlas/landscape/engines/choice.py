@@ -55,7 +55,8 @@ class Choice:
 
     Attributes:
         engine: serves the task.
-        centre: the quantities at the origin, from the origin itself, shape (2 * quantities + 2,).
+        centre: the quantities at the origin, from the origin itself, as a row of what engines
+            return.
     """
 
     engine: Engine

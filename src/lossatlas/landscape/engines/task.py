@@ -38,8 +38,8 @@ class Engine(Protocol):
 
         Returns:
             Shape (points, 2 * quantities + 2): all means, then all standard errors; the
-            largest share of the loss's variance that one unit carries, and the number of
-            units.
+            largest share of the loss's variance that one unit carries, and the effective
+            number of units.
         """
         ...
 
@@ -125,7 +125,7 @@ def columns(moments: Moments) -> Array:
     Returns:
         Shape (points, 2 * quantities + 2), see `Engine.evaluate`.
     """
-    loss = moments.leverage()[:, :1], moments.counts()[:, :1]
+    loss = moments.leverage()[:, :1], moments.effective()[:, :1]
     return np.concatenate([moments.mean(), moments.stderr(), *loss], axis=1)
 
 
