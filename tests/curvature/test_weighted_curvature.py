@@ -1,4 +1,4 @@
-"""Instruments on losses with weights: the same whatever the batches, and equal to dense twins."""
+"""Instruments on losses with weights: equal to dense twins, whatever the batches."""
 
 import math
 
@@ -53,13 +53,13 @@ INSTRUMENTS = {
     "average_sharpness": lambda o: curvature.average_sharpness(o, directions=3).value,
     "worst_sharpness": lambda o: curvature.worst_sharpness(o, steps=3).rise,
     "roughness": lambda o: curvature.roughness(o, directions=2, points=5).mean.value,
-    "samples": lambda o: curvature.sample_size_curve(
-        o, sizes=(2, 4), directions=2, points=3, orders=3
-    ).change,
+    "samples": lambda o: (
+        curvature.sample_size_curve(o, sizes=(2, 4), directions=2, points=3, orders=3).change
+    ),
     "noise": lambda o: gradient_noise(o).norm,
-    "zero_sum": lambda o: curvature.zero_sum_losses(
-        o, {n: 1.1 * v for n, v in o.params.items()}
-    ).change,
+    "zero_sum": lambda o: (
+        curvature.zero_sum_losses(o, {n: 1.1 * v for n, v in o.params.items()}).change
+    ),
 }
 
 

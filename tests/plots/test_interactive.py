@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from lossatlas.intervals import t_quantile
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.plots import (
     barcode_figure,
     betti_figure,
@@ -116,7 +116,9 @@ def test_a_line_has_its_band_and_its_walls():
     scale = scale_of(land.values)
     losses = scale.inverse(np.asarray(band.y))
     half = len(losses) // 2
-    np.testing.assert_allclose(losses[:half] - losses[: half - 1 : -1], 2 * t_quantile(0.95, land.count) * 0.05)
+    np.testing.assert_allclose(
+        losses[:half] - losses[: half - 1 : -1], 2 * t_quantile(0.95, land.count) * 0.05
+    )
 
 
 def test_a_box_is_cut_through_its_lowest_point():

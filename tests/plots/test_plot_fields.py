@@ -6,8 +6,8 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from lossatlas.intervals import t_quantile
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.plots import cut, plot_contour, plot_line, plot_stderr, plot_surface, scale_of
 from lossatlas.plots.marks import landmarks
 from lossatlas.topology import merge_tree

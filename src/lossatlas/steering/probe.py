@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective import Batch, Supervised
-from lossatlas.objective.weighted import batch_mean
 from lossatlas.objective.batches import split
+from lossatlas.objective.weighted import batch_mean
 from lossatlas.rng import derive_seed
 from lossatlas.steering.bystanders import Bystanders
 from lossatlas.steering.patch import Patch, PatchReading, read_patch
