@@ -235,6 +235,28 @@ def test_a_criterion_whose_weights_cannot_be_taken_apart_is_refused():
     assert la.Objective(model, la.supervised(_Unknown()), batches[:1]).unit == "batches"
 
 
+def test_rows_of_tokens_are_not_taken_for_examples():
+    model, batches = _tokens()
+
+    def rows(outputs, targets, reduction="mean"):
+        flat = outputs.flatten(0, 1), targets.flatten()
+        return F.cross_entropy(*flat, ignore_index=-1, reduction=reduction)
+
+    assert la.Objective(model, la.supervised(rows), batches).unit == "batches"
+
+
+def test_a_size_says_that_axis_0_is_not_the_examples():
+    model, x = _model(), _draw(7, 10, 3)
+    y = _draw(7, 10, 1)
+    batches = [(x[:, :6], y[:, :6]), (x[:, 6:], y[:, 6:])]
+    loss = la.supervised(F.mse_loss)
+    by_time = la.Objective(model, loss, batches, size=lambda batch: batch[0].shape[1])
+    assert by_time.unit == "batches"
+    assert by_time.value() == pytest.approx(F.mse_loss(model(x), y).item())
+    counted = la.Objective(model, loss, batches, size=lambda batch: batch[0].shape[0])
+    assert counted.unit == "examples"
+
+
 def test_plain_means_raise_no_false_alarm():
     for dtype in (torch.float32, torch.float64):
         model = nn.Sequential(nn.Linear(3, 50), nn.ReLU(), nn.Linear(50, 1)).to(dtype)

@@ -212,12 +212,19 @@ def _examples(objective: "Objective", batch: Batch) -> Weighted | None:
     loss = objective.loss
     if isinstance(loss, Supervised):
         pairs = loss.pairs(objective.model, batch)
-        if pairs is not None:
+        if pairs is not None and _fits(objective, batch, pairs):
             return check_pairs(pairs)
     given = _call(objective, batch)
     if isinstance(given, Tensor) and not given.ndim:
         return None
     return pairs_of(given)
+
+
+def _fits(objective: "Objective", batch: Batch, pairs: Weighted) -> bool:
+    # Where `size=` says another number than axis 0 of the targets, axis 0 is not examples.
+    if objective.size is None:
+        return True
+    return objective.size_of(batch) in {len(pairs.sums), float(pairs.weights.sum())}
 
 
 def _call(objective: "Objective", batch: Batch) -> Measured:
