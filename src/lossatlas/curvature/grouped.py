@@ -151,9 +151,9 @@ def _line(
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
     lanczos = random_run(matrix, seed)
     try:
-        asked = {"top": 1, "bottom": 1, "tolerance": request.tolerance}
-        ritz, reached = converge(lanczos, limit=limit, **asked)
-        ends = reached_ends(lanczos, ritz, reached, **asked)
+        tolerance = request.tolerance
+        ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
+        ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
