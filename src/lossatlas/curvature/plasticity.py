@@ -16,10 +16,14 @@ from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
+from lossatlas.objective.foreign import named_failure
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
 _BETAS = (0.9, 0.999)
+_FIRST_PART = (
+    "plasticity needs a model that takes the first part of a batch alone and returns logits."
+)
 
 
 @part
@@ -75,7 +79,8 @@ def plasticity(
     Raises:
         ArgumentError: a number of the wrong kind.
         DataError: batches are not pairs.
-        LossError: the model does not return logits for at least two classes.
+        LossError: the model does not take the first part of a batch alone, or does not return
+            logits for at least two classes.
         NonFiniteError: the loss on random labels is not finite at the start or the end.
         StructureError: names or shapes of `params` differ from those of the objective.
 
@@ -114,7 +119,8 @@ def _classes(objective: Objective, batch: Batch) -> int:
     inputs = _inputs(batch)
     with torch.no_grad():
         device = objective.device
-        output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
+        with named_failure("the model", _FIRST_PART):
+            output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LossError(

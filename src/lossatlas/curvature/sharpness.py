@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -10,11 +11,12 @@ from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params, add, multiply, norm
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.differentiable import check_finite
+from lossatlas.curvature.pieces import over, pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import batch_size, split
+from lossatlas.objective.batches import batch_size
 from lossatlas.store import kind
 
 # The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.
@@ -199,34 +201,27 @@ def m_sharpness(
 
     Raises:
         ArgumentError: a number of the wrong kind, or no set of that size.
+        LossError: batches do not come in pieces, or the loss of a batch is not the mean of the
+            losses of its pieces (a contrastive loss, a mean with weights).
         NonFiniteError: the loss or its gradient is not finite here or in the ball.
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
     """
     check_at_least("size", size, 1)
     check_at_least("sets", sets, 1)
-    cut = objective.gathered(lambda batch: split(batch, size))
-    pieces = [piece for parts in cut for piece in parts if batch_size(piece) == size]
-    if not pieces:
+    if size > max(objective.gathered(batch_size)):
         raise ArgumentError(
             f"`size` must be at most the size of a batch; no batch holds {size} examples."
         )
+    pieces = [piece for piece in pieces_of(objective, size) if batch_size(piece) == size]
     count = min(sets, len(pieces))
     chosen = [pieces[index * len(pieces) // count] for index in range(count)]
-    rises = []
-    for piece in chosen:
-        small = Objective(
-            objective.model,
-            objective.loss,
-            [piece],
-            mode=objective.mode,
-            params=objective.names,
-            check=False,
-        )
-        found = worst_sharpness(
-            small, radius, adaptive=adaptive, eta=eta, steps=steps, restarts=0, params=params
-        )
-        rises.append(found.rise.value)
+    options: dict[str, Any] = {"adaptive": adaptive, "eta": eta, "steps": steps}
+    options |= {"restarts": 0, "params": params}
+    rises = [
+        worst_sharpness(over(objective, [piece]), radius, **options).rise.value
+        for piece in chosen
+    ]
     return mean_of(rises, 2 * count)
 
 
