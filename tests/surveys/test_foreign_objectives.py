@@ -1,15 +1,12 @@
 """Objectives of other shapes than (input, target) go through every instrument."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.surveys import INSTRUMENTS, named
+from lossatlas.surveys import INSTRUMENTS
 from reference.curvature_cases import classes, initialised, normal
 
 QUICK = {"points": 3, "span": 0.5, "instruments": "all", "lr": 0.1}
@@ -103,5 +100,5 @@ REASONS = {
 def test_every_instrument_serves_it_or_says_why(name):
     found = la.survey(OBJECTIVES[name](), **QUICK)
     assert list(found.findings) == [tool.name for tool in INSTRUMENTS]
-    for k,f in found.findings.items():
+    for k, f in found.findings.items():
         print(k, list(f.results), dict(f.missing))

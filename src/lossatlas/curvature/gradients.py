@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Array, Estimate, rademacher
 from lossatlas.algebra.params import Params, dot
-from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import (
     check_finite,
     check_graph,
@@ -79,7 +79,8 @@ def gradient_noise(
 
     Source: McCandlish, Kaplan, Amodei, arXiv:1812.06162, sec. 2.2 and app. A.
     """
-    check_at_least("probes", probes, 1)
+    check_objective(objective, params)
+    check_count("probes", probes, 1)
     with second_derivatives(objective.model):
         mean = objective.gradient(params)
     check_finite(mean)
@@ -171,7 +172,7 @@ def _along(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
         check_graph(p for p, _ in pairs)
         (along,) = torch.autograd.grad([p for p, _ in pairs], dummy, [m for _, m in pairs])
     except (RuntimeError, LossError) as error:
-        # Backward passes that torch cannot differentiate (CTC): one by one, as many as examples.
+        # Backward passes that torch cannot differentiate (CTC): one for each example.
         if explained(str(error)) is None and not isinstance(error, LossError):
             raise
         return _along_one_by_one(losses, points, mean)

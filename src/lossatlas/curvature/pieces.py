@@ -9,7 +9,9 @@ from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, split
 from lossatlas.objective.foreign import named_failure
 
-_OWN = "its batches have a structure of their own (a graph, a packed sequence, images of a size)"
+_OWN = (
+    "its batches have a structure of their own (a graph, a packed sequence, images of a size)"
+)
 _ANOTHER = (
     "examples of a batch depend on each other (a contrastive loss), or its mean has weights or "
     "a mask; a loss that gives one number an example needs no other one"

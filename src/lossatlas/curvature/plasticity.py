@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
@@ -86,8 +87,9 @@ def plasticity(
 
     Source: Lyle et al., ICML 2023, arXiv:2303.01486 (probe tasks).
     """
-    check_at_least("tasks", tasks, 1)
-    check_at_least("steps", steps, 1)
+    check_objective(objective, params)
+    check_count("tasks", tasks, 1)
+    check_count("steps", steps, 1)
     check_positive("learning_rate", learning_rate)
     batches = objective.gathered(lambda batch: batch)
     classes = _classes(objective, batches[0])

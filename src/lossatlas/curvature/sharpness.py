@@ -9,7 +9,13 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params, add, multiply, norm
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import (
+    check_count,
+    check_flag,
+    check_not_negative,
+    check_objective,
+)
 from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.pieces import over, pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
@@ -103,8 +109,9 @@ def average_sharpness(
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
         NonFiniteError: the loss here or on the sphere is not finite.
     """
+    check_objective(objective, params)
     ground, ball = _prepared(objective, radius, adaptive, eta, params)
-    check_at_least("directions", directions, 1)
+    check_count("directions", directions, 1)
     rises = []
     for index in range(directions):
         drawn = normal_like(ball.here, seed, "sphere", index)
@@ -149,9 +156,10 @@ def worst_sharpness(
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412; Kwon et al., ICML 2021, arXiv:2102.11600.
     """
+    check_objective(objective, params)
     ground, ball = _prepared(objective, radius, adaptive, eta, params)
-    check_at_least("steps", steps, 0)
-    check_at_least("restarts", restarts, 0)
+    check_count("steps", steps, 0)
+    check_count("restarts", restarts, 0)
     gradient = _gradient(objective, ball, ball.here)
     starts: list[Params] = [gradient] if norm(gradient) > 0 else []
     starts += [
@@ -207,8 +215,9 @@ def m_sharpness(
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
     """
-    check_at_least("size", size, 1)
-    check_at_least("sets", sets, 1)
+    check_objective(objective, params)
+    check_count("size", size, 1)
+    check_count("sets", sets, 1)
     if size > max(objective.gathered(batch_size)):
         raise ArgumentError(
             f"`size` must be at most the size of a batch; no batch holds {size} examples."
@@ -234,8 +243,8 @@ def _prepared(
 ) -> tuple[Ground, _Ball]:
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
-    if eta != 0:
-        check_positive("eta", eta)
+    check_not_negative("eta", eta)
+    check_flag("adaptive", adaptive)
     ground = Ground(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 

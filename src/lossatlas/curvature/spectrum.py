@@ -15,6 +15,7 @@ from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count, check_flag, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,
@@ -203,6 +204,9 @@ def spectrum(
     Source: Lanczos 1950; bounds: Parlett, The Symmetric Eigenvalue Problem, ch. 11; density:
         Ubaru, Chen, Saad 2017; classes: Rangwani et al., NeurIPS 2022, arXiv:2212.13827.
     """
+    check_objective(objective, params)
+    check_flag("density", density)
+    check_flag("vectors", vectors)
     _check_numbers(top, bottom, tolerance, probes=probes, steps=steps, limit=limit)
     check_one_of("curvature", curvature, KINDS)
     matrix = product_of(curvature, objective, params=params, names=names)
@@ -244,7 +248,7 @@ def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None
         raise ArgumentError("`top` and `bottom` are both 0; ask for at least one eigenvalue.")
     check_positive("tolerance", tolerance)
     for name, count in counts.items():
-        check_at_least(name, count, 1)
+        check_count(name, count, 1)
 
 
 def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Provenance:

@@ -80,10 +80,10 @@ def read_criteria(survey: Survey) -> list[str]:
     found = survey.part("criteria", "criteria")
     if found is None or not math.isfinite(found.ends.value):
         return []
+    mass = number(found.mass.value, 2) if math.isfinite(found.mass.value) else "not known"
     return [
-        f"The negative end of the spectrum is {percent(found.ends.value)} of the positive one "
-        f"(criterion re); criterion K is {number(found.mass.value, 2)}. Both are 0 on convex "
-        "ground."
+        f"The smallest eigenvalue is {percent(found.ends.value)} of the largest in size "
+        f"(criterion re); criterion K, negative over positive, is {mass}."
     ]
 
 
@@ -185,6 +185,6 @@ def read_gradient(survey: Survey) -> list[str]:
 def _noise_scale(found: GradientNoise) -> str:
     scale = found.noise_scale
     shown = with_error(scale.value, scale.stderr)
-    if not scale.stderr < scale.value / 2:
+    if not scale.interval()[0] > 0:
         return f"the noise scale is hardly known ({shown} {found.unit})"
     return f"the noise scale is {shown} {found.unit}: smaller batches are mostly noise"

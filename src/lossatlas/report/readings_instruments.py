@@ -41,11 +41,13 @@ def read_roughness(survey: Survey) -> list[str]:
     found = survey.part("roughness", "roughness")
     if found is None or not math.isfinite(found.mean.value):
         return []
-    high = found.mean.value - 2 * (found.mean.stderr if math.isfinite(found.mean.stderr) else 0)
-    verdict = "they have further ups and downs" if high > 2 else "as smooth as a bowl (2)"
-    return [
-        f"Along random lines the loss travels {_shown(found.mean)} times its range: {verdict}."
-    ]
+    start = f"Along random lines the loss travels {_shown(found.mean)} times its range"
+    low, high = found.mean.interval()
+    if low > 2:
+        return [f"{start}: they have further ups and downs."]
+    if high <= 2:
+        return [f"{start}: as smooth as a bowl (2)."]
+    return [f"{start}; whether that is more than the 2 of a bowl is not known."]
 
 
 def read_samples(survey: Survey) -> list[str]:
