@@ -41,7 +41,7 @@ class Tally:
         hits, known, draws = self.rows.get(name, (0, 0, 0))
         finite = not (math.isnan(low) or math.isnan(high))
         hit = finite and low <= truth <= high
-        self.rows[name] = (hits + hit, known + finite, draws + 1)
+        self.rows[name] = (hits + int(hit), known + int(finite), draws + 1)
 
 
 def classified(count, seed, batches=1, model=None):

@@ -79,26 +79,138 @@ def contrastive():
     return la.Objective(model, loss, [(views, views + 0.3 * normal(32, 6, seed=1))])
 
 
-OBJECTIVES = {"vae": vae, "graph": graph, "mapping": mapping, "contrastive": contrastive}
-# What cannot be served, and a piece of the reason. Everything else has a result.
-REASONS = {
-    "vae": {
-        "classes": "one whole number an example",
-        "spikes": "no list of blocks",
-        "plasticity": "",
-        "collapse": "class index",
-        "similarity": "two checkpoints",
-        "interference": "two checkpoints",
-    },
-    "graph": {},
-    "mapping": {},
-    "contrastive": {},
+# For each instrument the parts that have a result ("" for all), or what the reason says.
+COMMON = {
+    "classes": "classes are read from",
+    "spikes": "no list of blocks",
+    "collapse": "classes are read from",
+    "similarity": "two checkpoints",
+}
+PLAIN = {"interference": {"gradients"}}
+MEANS = {
+    "samples": "one number an example",
+    "interference": "one number an example",
+}
+OBJECTIVES = {
+    "vae": (vae, COMMON | PLAIN | {"plasticity": "takes the first part of a batch alone"}),
+    "graph": (
+        graph,
+        COMMON
+        | MEANS
+        | {"plasticity": "takes the first part of a batch alone"}
+        | {"stability": {"descent"}}
+        | {"sharpness": {"average", "worst", "adaptive_average", "adaptive_worst"}},
+    ),
+    "mapping": (mapping, COMMON | PLAIN | {"plasticity": "got dict"}),
+    "contrastive": (
+        contrastive,
+        COMMON
+        | MEANS
+        | {"stability": {"descent"}}
+        | {"sharpness": {"average", "worst", "adaptive_average", "adaptive_worst"}},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_instrument_serves_it_or_says_why(name):
-    found = la.survey(OBJECTIVES[name](), **QUICK)
+    make, wanted = OBJECTIVES[name]
+    found = la.survey(make(), **QUICK)
     assert list(found.findings) == [tool.name for tool in INSTRUMENTS]
-    for k, f in found.findings.items():
-        print(k, list(f.results), dict(f.missing))
+    for instrument, finding in found.findings.items():
+        expected = wanted.get(instrument, "")
+        if not expected:
+            assert finding.results
+            assert set(finding.missing) <= {"alpha_req"}
+        elif isinstance(expected, set):
+            assert set(finding.results) == expected
+        else:
+            assert not finding.results
+            assert expected in finding.why_not
+        assert "the other instruments are not affected" not in " ".join(
+            finding.missing.values()
+        )
+        for quantity in named(instrument).quantities(finding):
+            assert math.isfinite(quantity.stderr) or quantity.why
+
+
+def test_the_reasons_of_pieces_tell_a_structure_from_a_dependence():
+    names = ("sharpness", "stability")
+    options = QUICK | {"instruments": names}
+    for make, reason in ((graph, "does not come in pieces"), (contrastive, "is not that of")):
+        found = la.survey(make(), **options).findings
+        assert reason in found["sharpness"].missing["sets"]
+        assert reason in found["stability"].missing["adam"]
+
+
+# What others' code raises
+
+
+class Odd(Exception):
+    def __str__(self):
+        raise ValueError("its own text fails")
+
+
+FAILURES = {
+    "an odd one": Odd,
+    "a stop": lambda: StopIteration("none left"),
+    "recursion": lambda: RecursionError("too deep"),
+    "an assertion": lambda: AssertionError("not mine"),
+    "a key": lambda: KeyError("missing"),
+    "memory of the processor": lambda: RuntimeError("DefaultCPUAllocator: not enough memory"),
+    "memory": lambda: MemoryError(),
+    "memory of a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory"),
+}
+
+
+def failing(make):
+    """A loss that can be evaluated; its second derivative raises."""
+
+    class Raises(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise make()
+
+    model = initialised(nn.Linear(4, 3))
+    batch = (normal(30, 4), classes(30, 3))
+
+    def loss(model, batch):
+        return F.cross_entropy(Raises.apply(model(batch[0])), batch[1], reduction="none")
+
+    return la.Objective(model, loss, [batch])
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_foreign_exception_becomes_the_reason_of_its_instrument(name):
+    names = ("curvature", "gradient", "roughness")
+    found = la.survey(failing(FAILURES[name]), **QUICK | {"instruments": names}).findings
+    assert list(found) == list(names)
+    assert found["roughness"].results
+    assert found["gradient"].why_not
+    assert found["curvature"].why_not
+    assert found["gradient"].is_final == (not name.startswith("memory"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_exception_ends_a_survey(error):
+    with pytest.raises(error):
+        la.survey(failing(error), **QUICK | {"instruments": ("gradient", "roughness")})
+
+
+def test_a_finding_that_lacked_memory_is_measured_again(tmp_path):
+    ledger, short = tmp_path / "s.resume", [True]
+
+    def now():
+        return MemoryError() if short else ValueError("another")
+
+    options = QUICK | {"instruments": ("gradient", "roughness"), "resume": ledger}
+    first = la.survey(failing(now), **options).findings
+    assert "memory did not suffice" in first["gradient"].why_not
+    short.clear()
+    second = la.survey(failing(now), **options).findings
+    assert "memory" not in second["gradient"].why_not
+    assert second["roughness"].seconds == first["roughness"].seconds

@@ -146,7 +146,7 @@ def alpha_req(
     for name, value in (("first", first), ("last", last)):
         if value is not None:
             check_count(name, value, 1)
-    most = min(matrix.shape)
+    most = min(len(matrix) - 1, matrix.shape[1])
     ranks = _numerical_rank(features, matrix)
     begin = min(11, 1 + ranks // 10) if first is None else first
     end = ranks // 2 if last is None else last
