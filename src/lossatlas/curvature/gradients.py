@@ -19,7 +19,7 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.batches import batch_size
+from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
 
@@ -89,7 +89,7 @@ def gradient_noise(
     leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
     look = _look_at_examples if single else _look_at_batches
 
-    count = len(objective.gathered(batch_size))
+    count = len(objective.gathered(lambda batch: 1))
     folds = _folds_of(count, probes)
     plan = _Plan(folds, probes // folds)
 
@@ -113,12 +113,15 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Seen:
-    # Of one batch: inner products of single gradients with the mean one; of each fold of its
-    # examples the estimated sum of squared lengths, the sum of those products, its examples.
+    # Of one batch: inner products of single gradients with the mean one, and weights. Of each
+    # fold of its units: sums of squared distances from the mean gradient (estimates), of the
+    # products that are left of it along the mean, and how many units. How many examples.
     along: Array
-    squares: Array
-    sums: Array
+    weights: Array
+    around: Array
+    uphill: Array
     counts: Array
+    size: float
 
 
 def _folds_of(batches: int, probes: int) -> int:
@@ -131,17 +134,24 @@ def _look_at_examples(
     objective: Objective, leaves: Params, mean: Params, batch: Batch, *, plan: _Plan, seed: int
 ) -> _Seen:
     points = list(leaves.values())
-    losses = objective.measure(batch)
-    count = len(losses)
+    pairs = pairs_of(objective.measure(batch))
+    losses, count = pairs.sums, len(pairs.sums)
     order = torch.randperm(count, generator=generator(seed, "folds"))
     folds = [part.to(losses.device) for part in order.tensor_split(min(plan.folds, count))]
     along, squares = torch.zeros(count), [0.0] * len(folds)
     if losses.requires_grad:
         squares = [_squares(losses, points, fold, plan.rounds, seed) for fold in folds]
         along = _along(losses, points, [mean[name] for name in leaves])
-    values = along.double().cpu().numpy()
-    sums = np.array([values[fold.cpu().numpy()].sum() for fold in folds])
-    return _Seen(values, np.array(squares), sums, np.array([len(fold) for fold in folds]))
+    a, w, square = _numbers(along), _numbers(pairs.weights), dot(mean, mean)
+    crossed, left = square * w**2 - 2 * w * a, a - w * square
+    kept = [fold.cpu().numpy() for fold in folds]
+    around = np.array(squares) + [crossed[fold].sum() for fold in kept]
+    uphill = np.array([left[fold].sum() for fold in kept])
+    return _Seen(a, w, around, uphill, np.array([len(fold) for fold in kept]), count)
+
+
+def _numbers(values: Tensor) -> Array:
+    return np.asarray(values.detach().double().cpu().numpy())
 
 
 def _squares(
@@ -192,7 +202,8 @@ def _look_at_batches(
     objective: Objective, leaves: Params, mean: Params, batch: Batch, *, plan: _Plan, seed: int
 ) -> _Seen:
     points = list(leaves.values())
-    loss = objective.measure(batch).mean()
+    total = objective.total(batch)
+    loss = total.mean
     given = loss.requires_grad
     parts = (
         torch.autograd.grad(loss, points, allow_unused=True) if given else [None] * len(points)
@@ -201,34 +212,40 @@ def _look_at_batches(
         n: torch.zeros_like(mean[n]) if p is None else p
         for n, p in zip(leaves, parts, strict=True)
     }
-    size = batch_size(batch)
-    along = np.array([dot(gradient, mean)])
-    square = size * dot(gradient, gradient)
-    return _Seen(along, np.array([square]), size * along, np.array([size]))
+    along, square = dot(gradient, mean), dot(mean, mean)
+    around = total.weight * (dot(gradient, gradient) - 2 * along + square)
+    uphill = total.weight * (along - square)
+    one = [np.array([value]) for value in (along, total.weight, around, uphill, 1.0)]
+    return _Seen(*one, size=objective.size_of(batch))
 
 
 def _noise(seen: list[_Seen], square: float, unit: str) -> GradientNoise:
-    along, squares, sums, counts = (
+    total = sum(part.size for part in seen)
+    along, weights, around, uphill, counts = (
         np.concatenate([getattr(part, name) for part in seen]).astype(np.float64)
-        for name in ("along", "squares", "sums", "counts")
+        for name in ("along", "weights", "around", "uphill", "counts")
     )
-    total, length, units = float(counts.sum()), math.sqrt(square), len(along)
+    length, units, typical = math.sqrt(square), len(along), float(weights.mean())
     if units < 2:
         why = f"a spread needs two {unit}; there is one"
         lost = Estimate(math.nan, math.nan, why_no_error=why)
         norm = Estimate(length, math.nan, why_no_error=why)
         return GradientNoise(norm, lost, lost, math.nan, unit)
-    error = float(along.std(ddof=1)) / math.sqrt(units) / length if length else math.nan
+    deviations = (along - square * weights) / typical
+    # A batch mean has a variance that is the smaller, the more it weighs.
+    around = around / typical**2
+    if unit == "batches":
+        deviations = np.sqrt(weights / typical) * (along - square)
+        around = around * typical * total / units
+    error = math.sqrt(float((deviations**2).sum()) / (units - 1) / units)
     flat = None if length else "the gradient is zero"
+    error = error / length if length else math.nan
     norm = Estimate(length, error, len(seen), units, why_no_error=flat)
-    # Squared distances from the mean; those of batch means scatter 1 / size as much.
-    around = squares - 2 * sums + counts * square
     scatter = float(around.sum()) / (units - 1)
-    share = counts / total if unit == "examples" else np.full(len(counts), 1 / len(counts))
-    moved = (around - share * around.sum()) / (units - 1)
-    uphill = 2 * (sums - counts * square) / total
+    moved = (around - counts / units * around.sum()) / (units - 1)
     floor = math.sqrt(max(scatter, 0.0) / total)
-    scale = _scale(scatter, square - scatter / total, total, moved, uphill)
+    climbed = 2 * uphill / float(weights.sum())
+    scale = _scale(scatter, square - scatter / total, total, moved, climbed)
     return GradientNoise(norm, _folded(scatter, moved), scale, floor, unit)
 
 

@@ -13,7 +13,6 @@ from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, layers, split_examples
 from lossatlas.curvature.memory import fitting_steps, memory_note
-from lossatlas.curvature.pieces import over as over_batches
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
@@ -191,7 +190,7 @@ def _line(
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
     if size_of(over) == size_of(objective.params):
         return gradient_noise(objective, params, probes=1).norm
-    part_of = over_batches(objective, objective.batches, names=over)
+    part_of = objective.part(names=over)
     if params is None:
         return gradient_noise(part_of, probes=1).norm
     # Elsewhere than at the weights of the model only the whole gradient can be taken.

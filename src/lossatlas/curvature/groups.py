@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from lossatlas.curvature.pieces import over
 from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors, rows_of
@@ -94,7 +93,7 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
     in_memory = isinstance(objective.batches, list | tuple)
     selected = {label: _Selected(objective.batches, read, label) for label in present}
     return {
-        str(label): over(objective, list(each) if in_memory else each)
+        str(label): objective.part(list(each) if in_memory else each)
         for label, each in selected.items()
     }
 
@@ -106,8 +105,8 @@ def _check_groups(objective: Objective, read: Labels) -> None:
     parts = [_taken(batch, torch.nonzero(labels == k).flatten()) for k in labels.unique()]
     if len(parts) < 2:
         return
-    whole = over(objective, [batch], mode="eval").value()
-    groups = [over(objective, [part], mode="eval").value() for part in parts]
+    whole = objective.part([batch]).value()
+    groups = [objective.part([part]).value() for part in parts]
     slack = 1e-3 * max(map(abs, [whole, *groups]))
     if math.isfinite(whole) and not min(groups) - slack <= whole <= max(groups) + slack:
         raise LossError(

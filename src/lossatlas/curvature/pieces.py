@@ -1,6 +1,6 @@
 """Pieces of batches, for losses whose mean over the pieces is that of the whole batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -16,34 +16,6 @@ _ANOTHER = (
     "examples of a batch depend on each other (a contrastive loss), or its mean has weights or "
     "a mask; a loss that gives one number an example needs no other one"
 )
-
-
-def over(
-    objective: Objective,
-    batches: Iterable[Batch],
-    *,
-    mode: str | None = None,
-    names: Iterable[str] | None = None,
-) -> Objective:
-    """The same model and loss over other batches.
-
-    Args:
-        objective: what is copied.
-        batches: the data of the new one.
-        mode: of its norm layers; that of `objective` by default.
-        names: the parameters that it moves; those of `objective` by default.
-
-    Returns:
-        The objective, without a second pass over its data.
-    """
-    return Objective(
-        objective.model,
-        objective.loss,
-        batches,
-        mode=mode or objective.mode,
-        params=list(names or objective.names),
-        check=False,
-    )
 
 
 def pieces_of(objective: Objective, size: int) -> list[Batch]:
@@ -94,9 +66,10 @@ def check_pieces(objective: Objective, batch: Batch, parts: Sequence[Batch]) -> 
     Raises:
         LossError: the loss fails on the pieces, or their mean is another number.
     """
-    whole = over(objective, [batch], mode="eval").value()
+    held = _held(objective)
+    whole = held.part([batch]).value()
     try:
-        pieces = over(objective, parts, mode="eval").value()
+        pieces = held.part(parts).value()
     except LossError as error:
         raise LossError(
             f"the loss of a batch does not come in pieces: {_OWN}; on {len(parts)} pieces "
@@ -107,6 +80,19 @@ def check_pieces(objective: Objective, batch: Batch, parts: Sequence[Batch]) -> 
             f"the loss of a batch is not that of its pieces ({whole:.4g} whole, {pieces:.4g} "
             f"in {len(parts)} pieces): {_ANOTHER}."
         )
+
+
+def _held(objective: Objective) -> Objective:
+    if objective.mode != "train":
+        return objective
+    return Objective(
+        objective.model,
+        objective.loss,
+        objective.batches,
+        params=objective.names,
+        check=False,
+        size=objective.size,
+    )
 
 
 def _tolerance(objective: Objective) -> float:

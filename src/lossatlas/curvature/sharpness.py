@@ -17,7 +17,7 @@ from lossatlas.curvature.arguments import (
     check_objective,
 )
 from lossatlas.curvature.differentiable import check_finite
-from lossatlas.curvature.pieces import over, pieces_of
+from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
@@ -228,7 +228,7 @@ def m_sharpness(
     options: dict[str, Any] = {"adaptive": adaptive, "eta": eta, "steps": steps}
     options |= {"restarts": 0, "params": params}
     rises = [
-        worst_sharpness(over(objective, [piece]), radius, **options).rise.value
+        worst_sharpness(objective.part([piece]), radius, **options).rise.value
         for piece in chosen
     ]
     return mean_of(rises, 2 * count)

@@ -4,8 +4,8 @@ import math
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import SampleSizeCurve
-from lossatlas.plots.text import count, number, percent, with_error
 from lossatlas.surveys import Survey, named
+from lossatlas.text import count, number, percent, with_error
 
 
 def _shown(found: Estimate) -> str:

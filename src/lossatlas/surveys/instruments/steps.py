@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
-from lossatlas.curvature.pieces import over, pieces_of
+from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.stability import Steps
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
@@ -112,7 +112,7 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
         )
     squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
     for piece in pieces:
-        for name, value in over(objective, [piece]).gradient().items():
+        for name, value in objective.part([piece]).gradient().items():
             squares[name] += value**2 / len(pieces)
     parameters = _parameters(objective)
     group = {"params": parameters, "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
