@@ -1,12 +1,14 @@
 """Objectives of other shapes than (input, target) go through every instrument."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.surveys import INSTRUMENTS
+from lossatlas.surveys import INSTRUMENTS, named
 from reference.curvature_cases import classes, initialised, normal
 
 QUICK = {"points": 3, "span": 0.5, "instruments": "all", "lr": 0.1}
@@ -158,7 +160,7 @@ FAILURES = {
     "an assertion": lambda: AssertionError("not mine"),
     "a key": lambda: KeyError("missing"),
     "memory of the processor": lambda: RuntimeError("DefaultCPUAllocator: not enough memory"),
-    "memory": lambda: MemoryError(),
+    "memory": MemoryError,
     "memory of a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory"),
 }
 

@@ -125,8 +125,8 @@ def read_plasticity(survey: Survey) -> list[str]:
     if low > 0:
         return [f"{start} fell {_shown(found.value)} nats below the best constant."]
     return [
-        f"{start} ended {_shown(found.value)} nats below the best constant, which does not tell "
-        "whether anything was learned."
+        f"{start} ended {_shown(found.value)} nats below the best constant, which does not "
+        "tell whether anything was learned."
     ]
 
 
