@@ -122,7 +122,13 @@ def _curvature(survey: Survey) -> dict[str, Any] | None:
     if spectrum is None or trace is None:
         return None
     ends = ("top", "top_bounds", "bottom", "bottom_bounds")
+    low, high = spectrum.saddle_range
     return {end: getattr(spectrum, end).tolist() for end in ends} | {
+        "top_reached": spectrum.top_reached,
+        "bottom_reached": spectrum.bottom_reached,
+        "saddle_ratio": spectrum.saddle_ratio,
+        "saddle_low": low,
+        "saddle_high": high,
         "trace": trace.value,
         "trace_stderr": trace.stderr,
         "products": spectrum.products + trace.products,
@@ -154,6 +160,8 @@ def _quantity(number: Quantity) -> dict[str, Any]:
 def _group(line: GroupSpectrum) -> dict[str, Any]:
     keys = ("name", "examples", "parameters", "largest", "largest_bound", "smallest")
     return {key: getattr(line, key) for key in (*keys, "smallest_bound", "ratio", "note")} | {
+        "ratio_low": line.ratio_range[0],
+        "ratio_high": line.ratio_range[1],
         "trace": line.trace.value,
         "trace_stderr": line.trace.stderr,
         "gradient_norm": line.gradient_norm.value,

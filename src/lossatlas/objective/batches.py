@@ -243,5 +243,25 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     """
     total = batch_size(batch)
     return map_tensors(
-        lambda value: value[start:stop] if value.ndim and len(value) == total else value, batch
+        lambda value: (
+            rows_of(value, slice(start, stop)) if value.ndim and len(value) == total else value
+        ),
+        batch,
     )
+
+
+def rows_of(value: Tensor, places: slice | list[int]) -> Tensor:
+    """Some rows of a tensor.
+
+    Args:
+        value: an ordinary or a nested tensor.
+        places: which rows.
+
+    Returns:
+        The rows; a view where `places` is a slice and the tensor is not nested.
+    """
+    if not value.is_nested:
+        return value[places]
+    parts = value.unbind()
+    kept = parts[places] if isinstance(places, slice) else [parts[k] for k in places]
+    return torch.nested.as_nested_tensor(list(kept), layout=value.layout)

@@ -122,28 +122,6 @@ class Objective(Stage):
             self.unused, self.cut = found.unused, found.cut
         self._data = DataFingerprint()
 
-    def on(self, batches: Iterable[Batch]) -> "Objective":
-        """The same objective on other data; not checked for randomness again.
-
-        Args:
-            batches: as for the objective itself.
-
-        Returns:
-            A new objective on the same model.
-
-        Raises:
-            DataError: as for the objective itself.
-        """
-        return Objective(
-            self.model,
-            self.loss,
-            batches,
-            mode=self.mode,
-            params=self.names,
-            check=False,
-            size=self.size,
-        )
-
     @property
     def unit(self) -> str:
         """What the sampling error is over: "examples", or "batches" where only means exist."""
