@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, DataError, LossError
-from lossatlas.objective.batches import batch_size, known_size, map_tensors, tensors
+from lossatlas.objective.batches import batch_size, cut, known_size, map_tensors, tensors
 
 
 def _model(width=3):
@@ -169,6 +169,12 @@ def test_containers_are_changed_without_being_touched(batch, size):
             left, right = (value.values() if old.is_nested else value for value in (new, kept))
             assert_close(left, 2 * (old.values() if old.is_nested else old))
             assert_close(right, old.values() if old.is_nested else old)
+
+
+@pytest.mark.parametrize("batch", [PACKED, (PACKED, torch.zeros(3)), _Graphs(torch.zeros(9), 4)])
+def test_what_is_no_structure_of_rows_is_not_cut(batch):
+    with pytest.raises(DataError, match="cannot be cut"):
+        cut(batch, 0, 1)
 
 
 def test_packed_sequences_are_weighted_by_their_sequences():

@@ -240,14 +240,25 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
 
     Returns:
         A batch of the same structure; its tensors are views.
+
+    Raises:
+        DataError: what came out holds another number of examples: a packed sequence or a graph
+            is not cut along axis 0.
     """
     total = batch_size(batch)
-    return map_tensors(
+    piece = map_tensors(
         lambda value: (
             rows_of(value, slice(start, stop)) if value.ndim and len(value) == total else value
         ),
         batch,
     )
+    wanted = len(range(total)[start:stop])
+    if batch_size(piece) != wanted:
+        raise DataError(
+            f"a batch of {total} examples cannot be cut into pieces of {wanted}: its structure "
+            "(a packed sequence, a graph) is not one of rows."
+        )
+    return piece
 
 
 def rows_of(value: Tensor, places: slice | list[int]) -> Tensor:
