@@ -51,7 +51,7 @@ Rows are what the loss returns, columns how many units there are: examples, sequ
 
 ## Effective number of units
 
-The interval takes Student's t with n_eff - 1 degrees (1 at least), where
+The interval takes Student's t with n_eff - 1 degrees (2 units at least), where
 n_eff = (sum w)^2 / sum w^2. Its mean over the samples:
 
 {_table(rows, "effective", "{:.1f}")}
