@@ -80,7 +80,7 @@ NOISY = np.full((21, 21), 0.01)
         (Map(double_well(), NOISY, count=0), "number of units"),
         (Map(double_well(), NOISY, count=1), "number of units"),
         (Map(double_well(), 0 * NOISY, count=9), "all units agree"),
-        (Map(double_well(), 1e-17 + 0 * NOISY, count=9, rounding=1e-16), "all units agree"),
+        (Map(double_well(), 1e-17 + 0 * NOISY, count=9), "all units agree"),
     ],
 )
 def test_what_is_unknown_certifies_nothing_and_says_why(source, reason):

@@ -92,7 +92,17 @@ def _bar_text(diagram: Diagram, row: int) -> str:
     judged = verdict(bool(diagram.certain[row]), diagram.threshold)
     kind = style.DIMENSION_NAMES[diagram.dimensions[row]]
     life = f"born {number(birth)}, dies {number(death)}<br>lasts {number(death - birth)}"
-    return "<br>".join(filter(None, [kind, life, judged]))
+    return "<br>".join(filter(None, [kind, life, _place(diagram, row), judged]))
+
+
+def _place(diagram: Diagram, row: int) -> str:
+    # Of a basin its minimum, of a ridge the top of the hill inside.
+    is_ridge = diagram.dimensions[row] == 1
+    place = (diagram.death_places if is_ridge else diagram.birth_places)[row]
+    if not place.size or not np.isfinite(place).all():
+        return ""
+    where = ", ".join(number(float(coordinate), 3) for coordinate in place)
+    return f"{'top' if is_ridge else 'minimum'} at ({where})"
 
 
 def barcode_figure(

@@ -11,8 +11,8 @@ from lossatlas.topology.paired import oscillation_bound
 # Above this share one unit may be all that is known of a point, and what other units would
 # have shown there is not.
 MOST_LEVERAGE = 0.3
-# Spreads within so many rounding errors are none.
-_SAME = 16.0
+# Means are taken in double precision: a spread this small beside the values is their rounding.
+_SAME = 16 * 2.0**-53
 
 
 def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, str]:
@@ -62,7 +62,7 @@ def why_unknown(field: Field) -> str:
     if not np.isfinite(field.rounding):
         return "the error of rounding is unknown"
     if field.errors is not None:
-        same = np.median(np.ptp(field.errors, axis=1)) <= _SAME * field.rounding
+        same = np.median(np.ptp(field.errors, axis=1)) <= _SAME * _largest(field)
         return "all replicates are equal, so they show no spread" if same else ""
     if field.stderr is None:
         return "the values come without errors" if np.isnan(field.bound) else ""
@@ -77,9 +77,13 @@ def _why_no_sampling_error(field: Field, stderr: Floats) -> str:
     if not field.count >= 2:
         return "the number of units behind the standard errors is unknown"
     most = float(stderr[computed & field.finite].max())
-    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _SAME * field.rounding:
+    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _SAME * _largest(field):
         return "all units agree at every point, so they show no spread"
     return ""
+
+
+def _largest(field: Field) -> float:
+    return max(map(abs, field.range))
 
 
 def _gaps(field: Field) -> Bools:
