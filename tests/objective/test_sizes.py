@@ -171,7 +171,9 @@ def test_containers_are_changed_without_being_touched(batch, size):
             assert_close(right, old.values() if old.is_nested else old)
 
 
-@pytest.mark.parametrize("batch", [PACKED, (PACKED, torch.zeros(3)), _Graphs(torch.zeros(9), 4)])
+@pytest.mark.parametrize(
+    "batch", [PACKED, (PACKED, torch.zeros(3)), _Graphs(torch.zeros(9), 4)]
+)
 def test_what_is_no_structure_of_rows_is_not_cut(batch):
     with pytest.raises(DataError, match="cannot be cut"):
         cut(batch, 0, 1)
