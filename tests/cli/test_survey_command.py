@@ -246,4 +246,7 @@ def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
     )["topology"]
     assert known["why_unknown"] is None
     assert known["certain_bars"] >= 2
+    deepest = known["bars"][0]
+    assert len(deepest["birth_place"]) == 2
+    assert deepest["death_place"] is None
     assert {bar["certain"] for bar in known["bars"]} <= {True, False}

@@ -144,8 +144,8 @@ def test_bars_say_whether_they_are_certain():
     assert len(texts) == len(diagram)
     assert sum(text.endswith("<br>certain") for text in texts) == diagram.certain.sum()
     assert "within the error of the map" in names(figure)
-    assert all("<br>minimum at (" in t for t in texts if t.startswith("basin"))
-    ended = [t for t in texts if t.startswith("ridge") and "dies ∞" not in t]
+    assert all("<br>minimum at (" in t for t in texts if t.startswith("basins"))
+    ended = [t for t in texts if t.startswith("ridges") and "dies ∞" not in t]
     assert all("<br>top at (" in t for t in ended)
     exact = persistence_figure(persistence(sample_map()))
     assert "within the error of the map" not in names(exact)

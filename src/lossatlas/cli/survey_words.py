@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.surveys import Finding, Quantity, Survey, named
 from lossatlas.text import with_error
@@ -20,12 +22,6 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    land, diagram, tree = survey.landscape, survey.diagram, survey.tree
-    why = diagram.why_unknown
-    bars = zip(
-        *(getattr(diagram, k).tolist() for k in ("dimensions", "births", "deaths", "certain")),
-        strict=True,
-    )
     return {
         "title": survey.title,
         "loss": survey.loss.value,
@@ -35,32 +31,42 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
             for name, value in survey.metrics.items()
         },
         "grid": _grid(survey),
-        "topology": {
-            "minima": len(tree),
-            "bars": [
-                {
-                    "dimension": k,
-                    "birth": birth,
-                    "death": death,
-                    "certain": None if why else certain,
-                }
-                for k, birth, death, certain in bars
-            ],
-            "smad": tree.smad(),
-            "certain_bars": None if why else int(diagram.certain.sum()),
-            "threshold": None if why else diagram.threshold,
-            "why_unknown": why or None,
-            "connectivity": diagram.connectivity,
-            "certain_basins": None if why else survey.certain_basins,
-            "under_resolved": survey.resolution.under_resolved,
-            "barriers": survey.barriers.tolist(),
-        },
+        "topology": _topology(survey),
         "curvature": _curvature(survey),
         "instruments": {name: _finding(found) for name, found in survey.findings.items()},
         "notes": list(survey.notes),
         "seconds": survey.seconds,
-        "evaluations": land.evaluations,
+        "evaluations": survey.landscape.evaluations,
         "report": str(page),
+    }
+
+
+def _topology(survey: Survey) -> dict[str, Any]:
+    diagram, tree, why = survey.diagram, survey.tree, survey.diagram.why_unknown
+    return {
+        "minima": len(tree),
+        "bars": [_bar(diagram, row) for row in range(len(diagram))],
+        "smad": tree.smad(),
+        "certain_bars": None if why else int(diagram.certain.sum()),
+        "threshold": None if why else diagram.threshold,
+        "why_unknown": why or None,
+        "connectivity": diagram.connectivity,
+        "certain_basins": None if why else survey.certain_basins,
+        "under_resolved": survey.resolution.under_resolved,
+        "barriers": survey.barriers.tolist(),
+    }
+
+
+def _bar(diagram: Diagram, row: int) -> dict[str, Any]:
+    places = diagram.birth_places[row], diagram.death_places[row]
+    born, dies = (place.tolist() if np.isfinite(place).all() else None for place in places)
+    return {
+        "dimension": int(diagram.dimensions[row]),
+        "birth": float(diagram.births[row]),
+        "death": float(diagram.deaths[row]),
+        "certain": None if diagram.why_unknown else bool(diagram.certain[row]),
+        "birth_place": born,
+        "death_place": dies,
     }
 
 

@@ -170,12 +170,14 @@ class Diagram:
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    # Places that a file holds.
-    births: Floats
-    deaths: Floats
+    # Places that a file holds, in the order of its bars.
+    birth_places: Floats
+    death_places: Floats
 
-    def __call__(self, *_bars: Floats) -> tuple[Floats, Floats]:
-        return self.births, self.deaths
+    def __call__(
+        self, births: Floats, deaths: Floats, dimensions: Ints
+    ) -> tuple[Floats, Floats]:
+        return self.birth_places, self.death_places
 
 
 _ATTRIBUTES = (

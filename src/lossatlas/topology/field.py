@@ -230,7 +230,7 @@ def without_mask(source: Any) -> Any:
     """
     if not isinstance(source, np.ma.MaskedArray) or source.dtype.kind not in "fiub":
         return source
-    return source.astype(np.float64).filled(np.nan)
+    return np.ma.filled(source.astype(np.float64), np.nan)
 
 
 def _as_floats(argument: str, source: Any) -> Floats:

@@ -138,7 +138,7 @@ def quantities_of(values: Array) -> int:
     Returns:
         The number.
     """
-    return (values.shape[-1] - 2) // 2
+    return int(values.shape[-1] - 2) // 2
 
 
 def bytes_of(*tensors: Tensor) -> int:
