@@ -48,6 +48,7 @@ def valid():
     moved = {k: v + 0.1 for k, v in objective.params.items()}
     small = {"objective": objective}
     return {
+        "check": small,
         "hessian": small,
         "gauss_newton": small,
         "fisher": small,

@@ -1,5 +1,6 @@
 """Survey: what a stretch of loss landscape is like, as several instruments found it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -192,7 +193,11 @@ _FINDING = "finding-"
 def _evaluation(data: xr.Dataset) -> Evaluation:
     found = data.attrs
     return Evaluation(
-        float(found["value"]), float(found["stderr"]), int(found["count"]), str(found["unit"])
+        float(found["value"]),
+        float(found["stderr"]),
+        int(found["count"]),
+        str(found["unit"]),
+        float(found.get("effective", math.nan)),
     )
 
 
