@@ -13,9 +13,10 @@ from reference.curvature_coverage import SIMULATIONS  # noqa: E402
 RESULTS = HERE / "results.json"
 TEXT = """# Do the intervals of curvature hold the truth?
 
-Written by `python docs/studies/coverage_curvature/run.py`; its numbers are in `results.json`. Each line draws data
-or seeds anew, takes the 95 % interval of an instrument (Student's t), and counts how often it holds a truth that
-is known exactly (dense matrices) or from far more draws. With 200 draws a share of 95 % is known to ± 3 %.
+Written by `python docs/studies/coverage_curvature/run.py`; its numbers are in `results.json`.
+Each line draws data or seeds anew, takes the 95 % interval of an instrument (Student's t), and
+counts how often it holds a truth that is known exactly (dense matrices) or from far more draws.
+With 200 draws a share of 95 % is known to ± 3 %.
 
 | simulation | quantity | draws | interval known | holds the truth |
 |---|---|---|---|---|
@@ -23,10 +24,11 @@ is known exactly (dense matrices) or from far more draws. With 200 draws a share
 
 How to read it:
 
-- The scatter of gradients is skewed: a sample without its largest gradients has a small value and a small error,
-  so a symmetric interval holds a little less than 95 %. Before errors counted examples it held 70 to 90 %.
-- The interval of the sample size that suffices is over points and orders, for the examples at hand. Sizes are a
-  grid, so it holds more than 95 % where the grid is coarse.
+- The scatter of gradients is skewed: a sample without its largest gradients has a small value
+  and a small error, so a symmetric interval holds a little less than 95 %. Before errors
+  counted examples it held 70 to 90 %.
+- The interval of the sample size that suffices is over points and orders, for the examples at
+  hand. Sizes are a grid, so it holds more than 95 % where the grid is coarse.
 - The index of roughness is a ratio of deviations; its jackknife error is short with few lines.
 """
 
