@@ -54,7 +54,7 @@ def main(draws, wanted):
 
 def write_page(found):
     rows = [
-        f"| {name} | {key} | {each['draws']} | {counts['known']} | {100 * counts['share']:.1f} % |"
+        f"| {name} | {key} | {each['draws']} | {counts['known']} | {counts['share']:.1%} |"
         for name, each in found.items()
         for key, counts in each["coverage"].items()
     ]
