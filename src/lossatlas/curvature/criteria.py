@@ -74,8 +74,10 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
         terms = np.abs(nodes * weights) ** power
         return _ratio(float(terms[nodes < 0].sum()), float(terms[nodes > 0].sum()))
 
-    whole = isinstance(spectrum, Spectrum) and len(spectrum.top) and len(spectrum.bottom)
-    ends = _of_spectrum(spectrum) if whole else _with_spread(density.mean(_ends_ratio))
+    if isinstance(spectrum, Spectrum) and len(spectrum.top) and len(spectrum.bottom):
+        ends = _of_spectrum(spectrum)
+    else:
+        ends = _with_spread(density.mean(_ends_ratio))
     return HessianCriteria(_honest(ends), _honest(_of_probes(density, mass)), power)
 
 
@@ -124,7 +126,7 @@ def _ratio(above: float, below: float) -> float:
 
 
 def _honest(found: Estimate) -> Estimate:
-    if math.isfinite(found.value) or found.why_no_error:
+    if not math.isinf(found.value):
         return found
     why = "a probe has no positive node"
     return Estimate(found.value, math.nan, found.products, found.samples, why_no_error=why)

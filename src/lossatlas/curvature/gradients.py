@@ -215,8 +215,8 @@ def _look_at_batches(
     along, square = dot(gradient, mean), dot(mean, mean)
     around = total.weight * (dot(gradient, gradient) - 2 * along + square)
     uphill = total.weight * (along - square)
-    one = [np.array([value]) for value in (along, total.weight, around, uphill, 1.0)]
-    return _Seen(*one, size=objective.size_of(batch))
+    a, w, u, h, one = (np.array([x]) for x in (along, total.weight, around, uphill, 1.0))
+    return _Seen(a, w, u, h, one, objective.size_of(batch))
 
 
 def _noise(seen: list[_Seen], square: float, unit: str) -> GradientNoise:

@@ -102,7 +102,7 @@ def _check_groups(objective: Objective, read: Labels) -> None:
     # A mean over all examples lies between those over groups, with weights of classes or not.
     batch = objective.first_batch()
     labels = _labels_of(read, batch)
-    parts = [_taken(batch, torch.nonzero(labels == k).flatten()) for k in labels.unique()]
+    parts = [_taken(batch, torch.nonzero(labels == k).flatten()) for k in torch.unique(labels)]
     if len(parts) < 2:
         return
     whole = objective.part([batch]).value()

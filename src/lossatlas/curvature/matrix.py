@@ -238,8 +238,8 @@ def _one_in_memory(batches: Iterable[Any]) -> bool:
 def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:
     if names is None:
         return list(known)
-    one = isinstance(names, str) or not isinstance(names, Iterable)
-    patterns: list[Any] = [names] if one else list(names)
+    listed = isinstance(names, Iterable) and not isinstance(names, str | torch.Tensor)
+    patterns: list[Any] = list(names) if listed else [names]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ArgumentError(f"`names` must be names or patterns of parameters; got {names!r}.")
     if not patterns:

@@ -241,10 +241,10 @@ def _prepared(
     eta: float,
     params: Params | None,
 ) -> tuple[Ground, _Ball]:
+    check_flag("adaptive", adaptive)
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
     check_not_negative("eta", eta)
-    check_flag("adaptive", adaptive)
     ground = Ground(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 

@@ -29,8 +29,8 @@ def plot_spectrum(spectrum: Spectrum, *, ax: Axes | None = None) -> Axes:
     if spectrum.density is not None:
         grid, values, low, high = _band(spectrum)
         if np.isfinite(high).all():
-            band = {"color": style.SHARED, "lw": 0, "label": "± 1 standard error"}
-            ax.fill_between(grid, low, high, **band)
+            name = "± 1 standard error"
+            ax.fill_between(grid, low, high, color=style.SHARED, lw=0, label=name)
         ax.plot(grid, values, color=style.BASIN, lw=1.2, label="density")
         ax.set_yscale("log")
         ax.set_ylim(*_heights(values, high))
