@@ -16,6 +16,7 @@ from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.state import State
 
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
@@ -96,7 +97,9 @@ class Objective(Stage):
         """The mean loss, weighted by batch size, accumulated in float64.
 
         Args:
-            params: where; the present weights by default. Names and shapes as in `.params`.
+            params: where; the present weights by default. Names and shapes as in `.params`, or
+                a full state dict of the model: its buffers (running statistics) are then used
+                in the place of the model's own.
 
         Returns:
             A plain number; NaN or inf where the loss is.
@@ -182,8 +185,8 @@ class Objective(Stage):
                 one of its operations has no derivative.
             StructureError: names or shapes differ from `.params`.
         """
-        here = self.params if params is None else params
-        leaves = {name: here[name].detach().requires_grad_() for name in self.names}
+        here = State(self.params) if params is None else self.split(params)
+        leaves = {n: value.detach().requires_grad_() for n, value in here.params.items()}
         total = {name: torch.zeros_like(value) for name, value in leaves.items()}
 
         def walk() -> list[tuple[int, bool]]:
@@ -193,7 +196,7 @@ class Objective(Stage):
             ]
 
         with torch.enable_grad():
-            sizes, reached = zip(*self.at(leaves, walk), strict=True)
+            sizes, reached = zip(*self.at({**leaves, **here.buffers}, walk), strict=True)
         if not any(reached):
             raise LossError(_NO_GRAPH)
         weight = sum(sizes)
