@@ -28,7 +28,9 @@ _FILES = (
     "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, or a "
     "folder of Hugging Face, accelerate or torch.distributed.checkpoint."
 )
-_CHECKPOINT = "A checkpoint of the training that led here, drawn on the map; repeat it in order."
+_CHECKPOINT = (
+    "A checkpoint of the training that led here, drawn on the map; repeat it in order."
+)
 
 
 def command(  # noqa: PLR0917 - typer reads the options from here

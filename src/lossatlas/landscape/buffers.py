@@ -197,4 +197,3 @@ def _combined(steps: Sequence[Params], weights: Array) -> Params:
     for step, weight in zip(steps[1:], weights[1:], strict=True):
         total = add(total, step, scale=float(weight))
     return total
-

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
 from lossatlas.checks import check_at_least, check_list, check_real, check_same_structure
-from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
 from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
+from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 
 Array = NDArray[np.float64]
 _MARGIN = 0.5
@@ -95,14 +97,60 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
 
     Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentred).
     """
-    check_at_least("dimension", dimension, 1)
     check_list("checkpoints", checkpoints, "points of parameter space")
-    if dimension > 3 or len(checkpoints) <= dimension:
+    _check_enough(dimension, len(checkpoints))
+    return along(*split_statistics(checkpoints), dimension)
+
+
+def states_of(objective: Objective, checkpoints: Sequence[Params]) -> list[State]:
+    """Checkpoints of an objective's model, parameters and buffers told apart.
+
+    Args:
+        objective: says what moves.
+        checkpoints: parameters or full state dicts.
+
+    Returns:
+        One state each.
+
+    Raises:
+        StructureError: another model, or statistics in some checkpoints and not in others.
+    """
+    states = [objective.split(point) for point in checkpoints]
+    names = [state.buffers.keys() for state in states]
+    for number, own in enumerate(names, 1):
+        missing = sorted(set().union(*names) - own)
+        if missing:
+            raise StructureError(
+                f"checkpoint {number} holds no '{missing[0]}' but another does; give full "
+                "state dicts (model.state_dict()) of all, or parameters of all."
+            )
+    return states
+
+
+def plane_of(states: Sequence[State], dimension: int = 2) -> Plane:
+    """The plane of a trajectory; see `trajectory_plane`.
+
+    Args:
+        states: what `states_of` gave.
+        dimension: 1, 2 or 3.
+
+    Returns:
+        The plane.
+
+    Raises:
+        ArgumentError: too few checkpoints.
+    """
+    _check_enough(dimension, len(states))
+    return along([s.params for s in states], [s.buffers for s in states], dimension)
+
+
+def _check_enough(dimension: int, count: int) -> None:
+    check_at_least("dimension", dimension, 1)
+    if dimension > 3 or count <= dimension:
         raise ArgumentError(
             f"`dimension` must be 1 to 3 and below the number of checkpoints; "
-            f"got dimension {dimension} and {len(checkpoints)} checkpoints."
+            f"got dimension {dimension} and {count} checkpoints."
         )
-    return along(*split_statistics(checkpoints), dimension)
 
 
 def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -> Plane:

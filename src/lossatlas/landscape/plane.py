@@ -22,7 +22,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.state import State, split_state
 from lossatlas.reals import real_array
 
 Array = NDArray[np.float64]
@@ -270,7 +270,10 @@ def settled(objective: Objective, plane: Plane) -> Plane:
         check_same_structure(plane=plane.origin, objective=own)
         return plane
     held = {} if before is None else before.origin
-    state = objective.split({**plane.origin, **held})
+    extra = [name for name in plane.origin if name not in own]
+    moved = {n for n in extra if any(bool(d[n].any()) for d in plane.directions)}
+    point = {**plane.origin, **held}
+    state = split_state(objective.model, objective.mode, own, point, keep=moved)
     beside = [name for name in state.buffers if name not in held]
     lines = [{n: v for n, v in d.items() if n in state.params} for d in plane.directions]
     moving = tuple({n: d[n] for n in beside} for d in plane.directions) if beside else ()

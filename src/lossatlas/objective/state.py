@@ -1,6 +1,6 @@
 """A point of parameter space as a state dict: parameters that move, and the buffers with them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -30,7 +30,9 @@ class State:
         return {**self.params, **self.buffers} if self.buffers else self.params
 
 
-def split_state(model: nn.Module, mode: str, own: Params, point: Params) -> State:
+def split_state(
+    model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
+) -> State:
     """Sort the entries of a state dict into what moves and what goes with it.
 
     Left out are counters of normalisation layers, frozen parameters and whole-number buffers
@@ -42,6 +44,7 @@ def split_state(model: nn.Module, mode: str, own: Params, point: Params) -> Stat
         mode: of the objective.
         own: the parameters that move, at the present weights.
         point: name -> tensor, at least the names of `own`.
+        keep: names that stay although they equal those of the model.
 
     Returns:
         The two parts.
@@ -70,7 +73,7 @@ def split_state(model: nn.Module, mode: str, own: Params, point: Params) -> Stat
                 "this model, or its parameters alone."
             )
         check_same_structure(state={name: value}, model={name: every[name]})
-        if not _spare(name, value, every[name]):
+        if name in keep or not _spare(name, value, every[name]):
             buffers[name] = value
     return State(params, buffers)
 

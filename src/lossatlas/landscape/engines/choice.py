@@ -224,11 +224,7 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
             warnings.filterwarnings("error", message="There is a performance drop")
             engine = build(task, name)
             inner = engine.inner if isinstance(engine, HeldEngine) else engine
-            if (
-                wanted == "auto"
-                and isinstance(inner, BatchedEngine)
-                and inner.block < _FEWEST
-            ):
+            if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.block < _FEWEST:
                 return f"{inner.block} points of this network fill the cache already"
             fast = engine.evaluate(known.coordinates)
     except _UNSUPPORTED as error:
