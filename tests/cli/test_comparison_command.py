@@ -159,7 +159,10 @@ BAD = [
     ([*PAIR, "--instruments", "gradient"], "`instruments` is not served"),
     ([*PAIR, "--lr", "0.1"], "`lr` is not served"),
     ([*PAIR, "--mode", "exact"], "`mode`"),
-    (["o0.safetensors", "o1.safetensors", "--model", "mine.py:odd"], "'table' holds torch.int64"),
+    (
+        ["o0.safetensors", "o1.safetensors", "--model", "mine.py:odd"],
+        "'table' holds torch.int64",
+    ),
 ]
 
 

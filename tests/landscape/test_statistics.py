@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
+from lossatlas import curvature
 from lossatlas.errors import ArgumentError, StructureError
 
 RATE = {"rtol": 1e-6, "atol": 0}
@@ -212,3 +213,24 @@ def test_a_training_keeps_the_statistics_with_its_checkpoints():
     assert objective.value(run.checkpoints[-1]) == objective.value()
     found = la.survey(objective, checkpoints=run.checkpoints, points=3, span=0.2)
     assert found.landscape.landmark_values["trajectory"][-1] == objective.value()
+
+
+INSTRUMENTS = {
+    "spectrum": lambda o, p: curvature.spectrum(o, 1, 1, params=p, density=False).top[0],
+    "noise": lambda o, p: curvature.gradient_noise(o, p).scatter.value,
+    "zero sum": lambda o, p: curvature.zero_sum_gradients(o, p).overall.value,
+    "plasticity": lambda o, p: curvature.plasticity(o, tasks=1, steps=3, params=p).value.value,
+    "ball": lambda o, p: curvature.average_sharpness(o, 0.1, directions=3, params=p).value,
+    "roughness": lambda o, p: curvature.roughness(o, 2, points=5, params=p).mean.value,
+}
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_instruments_use_the_statistics_of_the_state_dict(name):
+    model, batches, states, _ = trained(10, 2)
+    other = network()
+    other.load_state_dict(states[0])
+    measure = INSTRUMENTS[name]
+    found = measure(objective_of(model, batches), states[0])
+    twin = measure(objective_of(other, batches), None)
+    assert found == pytest.approx(twin, rel=1e-5)
