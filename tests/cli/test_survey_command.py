@@ -126,7 +126,7 @@ BAD = [
     (["--device", "warp:9"], "`device`: 'warp:9' cannot be used"),
     (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["--weights", "truncated.safetensors"], "truncated.safetensors"),
-    (["--weights", "evil.pt"], "safetensors"),
+    (["--weights", "evil.pt"], "pickles an object of 'os.system'"),
     (["--config", "nowhere.yaml"], "cannot be read"),
     (["--config", "bad.yaml"], "is not YAML"),
     (["--set", "map.tolerence=1"], "there is no setting 'map.tolerence' (did you mean"),

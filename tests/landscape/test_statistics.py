@@ -127,7 +127,7 @@ def test_every_engine_that_serves_the_maps_uses_the_statistics_of_the_checkpoint
 def test_an_engine_that_cannot_move_buffers_is_refused_by_name():
     model, batches, states, _ = trained(4, 2, conv=True)
     objective = objective_of(model, batches)
-    with pytest.raises(ArgumentError, match="folded.*buffers change from point to point"):
+    with pytest.raises(ArgumentError, match=r"folded.*buffers change from point to point"):
         la.map_plane(objective, la.plane_through(*states), points=3, engine="folded")
 
 
@@ -170,13 +170,13 @@ def test_recalibrated_statistics_do_not_depend_on_what_the_states_hold():
 def test_statistics_in_one_checkpoint_only_are_refused():
     model, batches, (one, two), _ = trained(8, 2)
     objective = objective_of(model, batches)
-    with pytest.raises(StructureError, match="checkpoint 2 holds no"):
+    with pytest.raises(StructureError, match=r"checkpoint 2 holds no"):
         la.compare(objective, one, without(two))
-    with pytest.raises(StructureError, match="checkpoint 1 holds no running statistics"):
+    with pytest.raises(StructureError, match=r"checkpoint 1 holds no running statistics"):
         la.plane_through(without(one), two)
-    with pytest.raises(StructureError, match="no entry '1.running_vax'.*'1.running_var'"):
+    with pytest.raises(StructureError, match=r"no entry '1.running_vax'.*'1.running_var'"):
         objective.value(one | {"1.running_vax": torch.ones(5)})
-    with pytest.raises(StructureError, match="'1.running_var' has shape"):
+    with pytest.raises(StructureError, match=r"'1.running_var' has shape"):
         objective.value(one | {"1.running_var": torch.ones(4)})
 
 

@@ -70,7 +70,7 @@ def test_a_key_chooses_among_several_and_the_others_are_named(tmp_path):
     assert same(load(path), one.state_dict())
     assert any("under 'ema.module' too" in note for note in load(path).notes)
     assert same(load(path, key="ema.module"), two.state_dict())
-    with pytest.raises(UnknownNameError, match="nothing under `key` 'emma'"):
+    with pytest.raises(UnknownNameError, match=r"nothing under `key` 'emma'"):
         load(path, key="emma")
 
 
@@ -96,7 +96,7 @@ def test_a_prefix_keeps_one_network_of_several(tmp_path):
     found = load(path, prefix="model.")
     assert same(found, model.state_dict())
     assert any("1 tensors outside prefix 'model.'" in note for note in found.notes)
-    with pytest.raises(AtlasError, match="no name in .* begins with `prefix` 'mdl.'"):
+    with pytest.raises(AtlasError, match=r"no name in .* begins with `prefix` 'mdl.'"):
         load(path, prefix="mdl.")
 
 
@@ -118,10 +118,10 @@ def test_a_hugging_face_folder_with_an_index_is_read(tmp_path, kind):
     assert same(load(tmp_path), state)
     assert same(load(index), state)
     index.write_text(json.dumps({"weight_map": places | {"x": "../../etc/passwd"}}))
-    with pytest.raises(FileError, match="outside its folder"):
+    with pytest.raises(FileError, match=r"outside its folder"):
         load(tmp_path)
     index.write_text(json.dumps({"weight_map": places | {"x": next(iter(places.values()))}}))
-    with pytest.raises(FileError, match="lists 'x', which its files do not hold"):
+    with pytest.raises(FileError, match=r"lists 'x', which its files do not hold"):
         load(tmp_path)
 
 
@@ -162,10 +162,10 @@ def test_distributed_folders_are_read_and_nothing_is_unpickled(tmp_path):
     assert same(load(folder), model.state_dict())
     shard = next(folder.glob("*.distcp"))
     shard.write_bytes(shard.read_bytes()[:2000])
-    with pytest.raises(FileError, match="cut off|damaged"):
+    with pytest.raises(FileError, match=r"cut off|damaged"):
         load(folder)
     (folder / ".metadata").write_bytes(b"\x80\x04cos\nsystem\n(S'touch x'\ntR.")
-    with pytest.raises(FileError, match="damaged folder"):
+    with pytest.raises(FileError, match=r"damaged folder"):
         load(folder)
 
 
@@ -175,7 +175,7 @@ def test_tied_weights_may_come_under_any_of_their_names_but_must_agree(tmp_path)
         save_file({name: model.embed.weight.detach()}, path)
         assert torch.equal(load_weights(Tied(), path).head.weight, model.embed.weight)
     save_file({"embed.weight": torch.ones(5, 3), "head.weight": torch.zeros(5, 3)}, path)
-    with pytest.raises(StructureError, match="are one tensor of the model but differ"):
+    with pytest.raises(StructureError, match=r"are one tensor of the model but differ"):
         load_weights(Tied(), path)
 
 
@@ -187,7 +187,7 @@ def test_whole_modules_and_torchscript_are_refused_with_the_reason(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(network().eval(), torch.randn(2, 3)).save(path)
-    with pytest.raises(FileError, match="TorchScript"):
+    with pytest.raises(FileError, match=r"TorchScript"):
         load(path)
 
 
@@ -198,7 +198,7 @@ def test_codes_of_quantized_weights_never_become_weights(tmp_path, kind):
         save_file(state | {name: (10 * state[name]).to(kind)}, path)
         target = network()
         before = {n: v.clone() for n, v in target.state_dict().items()}
-        with pytest.raises(StructureError, match="codes"):
+        with pytest.raises(StructureError, match=r"codes"):
             load_weights(target, path)
         assert same(target.state_dict(), before)
 
@@ -209,7 +209,7 @@ def test_points_of_codes_are_refused_at_the_objective():
     objective = la.Objective(model, la.supervised(nn.functional.mse_loss), data)
     for kind in (torch.int8, torch.float8_e4m3fn, torch.complex64):
         point = {name: value.to(kind) for name, value in objective.params.items()}
-        with pytest.raises(StructureError, match="'weight' holds torch"):
+        with pytest.raises(StructureError, match=r"'weight' holds torch"):
             objective.value(point)
 
 
@@ -233,7 +233,7 @@ def test_an_adapter_is_told_what_it_is(tmp_path):
     config = {"base_model_name_or_path": "gpt2"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     for place in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        with pytest.raises(StructureError, match="LoRA adapter: a change of 'gpt2'.*merge"):
+        with pytest.raises(StructureError, match=r"LoRA adapter: a change of 'gpt2'.*merge"):
             load(place)
 
 
@@ -242,7 +242,7 @@ def test_an_archive_that_states_more_than_it_has_is_refused_unread(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x02}.")
         archive.writestr("a/data/0", bytes(1 << 24))
-    with pytest.raises(FileError, match="states 16,777,.* bytes but has"):
+    with pytest.raises(FileError, match=r"states 16,777,.* bytes but has"):
         load(path)
 
 
@@ -259,10 +259,10 @@ def test_every_cut_of_a_torch_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("path", [None, 3, "", True, [], b"x", "a\0b"])
 def test_no_path_is_named(path):
-    with pytest.raises(AtlasError, match="`path` must be the path"):
+    with pytest.raises(AtlasError, match=r"`path` must be the path"):
         load(path)
 
 
 def test_an_empty_folder_says_what_is_looked_for(tmp_path):
-    with pytest.raises(FileError, match="holds no checkpoint that is known"):
+    with pytest.raises(FileError, match=r"holds no checkpoint that is known"):
         load(tmp_path)

@@ -1,10 +1,14 @@
 """`lossatlas survey`: train or load a network, survey the ground around it, write a report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from lossatlas.cli.output import Output
+
+if TYPE_CHECKING:
+    from lossatlas.cli.settings import SurveySettings
 
 _MODEL = (
     "mlp | cnn | resnet20 | resnet56 | chargpt, with arguments as in 'mlp(64,64)'; "
@@ -95,6 +99,13 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     }
     settings = load_settings(config, set_, options)
     output = Output(as_json=as_json, quiet=quiet)
+    from lossatlas.store import occupied
+
+    with occupied(settings.folder):
+        _run(settings, output, resume=resume)
+
+
+def _run(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
     if settings.against is not None:
         from lossatlas.cli.comparison import report_comparison
 

@@ -75,5 +75,8 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     from lossatlas.cli.train_job import run_trainings
     from lossatlas.cli.train_words import summary, table
 
-    found, files = run_trainings(settings, output, resume=resume)
+    from lossatlas.store import occupied
+
+    with occupied(settings.out):
+        found, files = run_trainings(settings, output, resume=resume)
     output.result(summary(found, files), files.title, table(found, files))

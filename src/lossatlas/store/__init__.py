@@ -6,6 +6,7 @@ Nothing here is unpickled: a file from a stranger can be opened.
 from lossatlas.store.checkpoints import Checkpoint, load_checkpoint
 from lossatlas.store.files import make_folder, writing
 from lossatlas.store.ledger import Ledger, remove_ledger
+from lossatlas.store.lock import occupied
 from lossatlas.store.provenance import Provenance
 from lossatlas.store.results import below, kind, load, nested, save
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_checkpoint",
     "make_folder",
     "nested",
+    "occupied",
     "remove_ledger",
     "save",
     "writing",

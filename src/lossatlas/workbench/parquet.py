@@ -9,6 +9,7 @@ import torch
 
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError
+from lossatlas.store.sizes import check_parquet
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.files import existing_file, reason
 from lossatlas.workbench.images import decode, normalised
@@ -51,12 +52,15 @@ def load_parquet(
     source = existing_file(path, "a parquet file")
     try:
         with pq.ParquetFile(source) as table:
+            check_parquet(source, table.metadata)
             _check_columns(source, table.schema_arrow.names, image, label)
             labels, classes = _labels(source, table, label)
             count = len(labels) if examples is None else min(examples, len(labels))
             rows = _pictures(source, table, image, count)
             pictures = decode(rows, size=size, channels=channels)
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileError):
+            raise
         raise FileError(
             f"'{source}' is damaged, cut off or not parquet ({reason(error)}); "
             "fetch or write it again."
