@@ -1,4 +1,4 @@
-"""Running statistics go with their weights: the loss at a checkpoint is the checkpoint's own."""
+"""Running statistics go with their weights: a checkpoint has the loss it had."""
 
 import copy
 

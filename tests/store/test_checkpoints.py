@@ -105,7 +105,7 @@ def test_a_hugging_face_folder_with_an_index_is_read(tmp_path, kind):
     state = network().state_dict()
     base = "model" if kind == "safetensors" else "pytorch_model"
     places = {}
-    for k, (name, value) in enumerate(state.items()):
+    for k, name in enumerate(state):
         file = f"{base}-{k % 2}.{kind}"
         places[name] = file
     for file in set(places.values()):

@@ -29,8 +29,8 @@ _INSTRUMENTS = (
     "representations, collapse, similarity."
 )
 _FILES = (
-    "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, or a "
-    "folder of Hugging Face, accelerate or torch.distributed.checkpoint."
+    "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, "
+    "or a folder of Hugging Face, accelerate or torch.distributed.checkpoint."
 )
 _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."

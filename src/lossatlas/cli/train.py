@@ -74,7 +74,6 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     output = Output(as_json=as_json, quiet=quiet)
     from lossatlas.cli.train_job import run_trainings
     from lossatlas.cli.train_words import summary, table
-
     from lossatlas.store import occupied
 
     with occupied(settings.out):

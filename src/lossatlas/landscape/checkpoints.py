@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
+from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_list, check_real, check_same_structure
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
 from lossatlas.landscape.buffers import between, split_statistics
@@ -19,6 +20,7 @@ Array = NDArray[np.float64]
 _MARGIN = 0.5
 
 
+@public
 def plane_through(*checkpoints: Params) -> Plane:
     """The line through two checkpoints, the plane through three, the box through four.
 
@@ -75,6 +77,7 @@ def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
     return _with_landmarks(bare, "checkpoints", points, buffers, 0)
 
 
+@public
 def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Plane:
     """The plane that best holds a trajectory: principal directions around its last point.
 

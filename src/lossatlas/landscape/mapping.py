@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
@@ -19,6 +20,7 @@ from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 
 
+@public
 def map_plane(
     objective: Objective,
     plane: Plane,
@@ -109,6 +111,7 @@ class MapPlan:
     memory: int
 
 
+@public
 def plan_map(
     objective: Objective,
     plane: Plane,

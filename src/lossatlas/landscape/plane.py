@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
+from lossatlas.arguments import public
 from lossatlas.checks import (
     check_at_least,
     check_flag,
@@ -131,6 +132,7 @@ class Plane:
         return "-".join([fingerprint(self.origin), *parts, *held])
 
 
+@public
 def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = None) -> Plane:
     """The line, plane or box spanned by given directions.
 
@@ -164,6 +166,7 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
     return Plane(origin, directions, tuple(named), recipe={"kind": "given"})
 
 
+@public
 def random_plane(
     objective: Objective,
     *,

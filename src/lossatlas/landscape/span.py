@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
@@ -65,6 +66,7 @@ class SpanSuggestion:
     evaluations: int
 
 
+@public
 def suggest_span(
     objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
 ) -> SpanSuggestion:

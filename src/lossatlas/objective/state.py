@@ -1,4 +1,4 @@
-"""A point of parameter space as a state dict: parameters that move, and the buffers with them."""
+"""A point of parameter space as a state dict: parameters that move, buffers with them."""
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field

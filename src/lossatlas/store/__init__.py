@@ -3,6 +3,7 @@
 Nothing here is unpickled: a file from a stranger can be opened.
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.store.checkpoints import Checkpoint, load_checkpoint
 from lossatlas.store.files import make_folder, writing
 from lossatlas.store.ledger import Ledger, remove_ledger
@@ -25,3 +26,5 @@ __all__ = [
     "save",
     "writing",
 ]
+
+guard_exports(__name__)

@@ -1,5 +1,6 @@
-"""Weights as people have them: safetensors, torch files, Hugging Face and distributed folders."""
+"""Weights as people have them: safetensors, torch files, folders of several kinds."""
 
+import contextlib
 import io
 import json
 import math
@@ -401,9 +402,8 @@ def is_code(value: "Tensor") -> bool:
 
 def _refuse_adapter(source: Path, state: Mapping[str, Any]) -> None:
     lora = [name for name in state if ".lora_A" in name or ".lora_B" in name]
-    if lora and not any(name.endswith("base_layer.weight") for name in state):
-        if all(".lora_" in name or "modules_to_save" in name for name in state):
-            raise StructureError(_adapter(source))
+    if lora and all(".lora_" in name or "modules_to_save" in name for name in state):
+        raise StructureError(_adapter(source))
 
 
 def _adapter(source: Path) -> str:
@@ -411,14 +411,12 @@ def _adapter(source: Path) -> str:
     base = "the base model"
     config = folder / "adapter_config.json"
     if config.is_file():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
             base = f"'{json.loads(config.read_text())['base_model_name_or_path']}'"
-        except (ValueError, KeyError, TypeError, OSError):
-            pass
     return (
         f"'{source}' is a LoRA adapter: a change of {base}, not weights of its own; load it "
-        "with peft.PeftModel.from_pretrained(base, folder).merge_and_unload(), save that model, "
-        "and give its file."
+        "with peft.PeftModel.from_pretrained(base, folder).merge_and_unload(), save that "
+        "model, and give its file."
     )
 
 

@@ -39,9 +39,9 @@ def read_distributed(
             if isinstance(entry, Record) and entry.name.endswith(".TensorStorageMetadata"):
                 value = _assemble(folder, name, entry, shards, read_tensor)
                 _put(nested, tuple(map(str, paths.get(name, (name,)))), value)
+    except FileError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(
             f"'{folder}' is a damaged folder of torch.distributed.checkpoint, or of a version "
             f"that is not known ({error}); convert it once with "

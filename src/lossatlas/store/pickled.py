@@ -15,7 +15,7 @@ _MARK = object()
 
 @dataclass
 class Record:
-    """What a pickle would build: the name of the class or function, its arguments, its state."""
+    """What a pickle would build: a class or function by name, its arguments, its state."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -25,7 +25,14 @@ class Record:
         return id(self)
 
     def get(self, field: str) -> Any:
-        """A field of the state; KeyError where there is none."""
+        """A field of the state.
+
+        Args:
+            field: its name.
+
+        Returns:
+            Its value.
+        """
         return self.state[field]
 
 

@@ -143,9 +143,9 @@ def _read(source: Path) -> tuple[dict[str, Any], dict[str, xr.Dataset]]:
         with contextlib.closing(xr.open_datatree(source, engine="h5netcdf")) as tree:
             head = {k: tree.attrs.get(f"lossatlas_{k}") for k in ("kind", "format", "home")}
             groups = {key.strip("/"): node.to_dataset().load() for key, node in _groups(tree)}
+    except FileError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError) as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(
             f"'{source}' is damaged or not netCDF ({error}); make it again."
         ) from None

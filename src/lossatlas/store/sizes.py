@@ -72,7 +72,9 @@ def check_netcdf(source: Path) -> None:
         if isinstance(item, h5py.Dataset) and not _is_bare_dimension(item):
             held = item.id.get_storage_size()
             packed = item.id.get_create_plist().get_nfilters() > 0
-            _check(source, name, _bytes(item.shape, item.dtype), held * (_MOST if packed else 1))
+            _check(
+                source, name, _bytes(item.shape, item.dtype), held * (_MOST if packed else 1)
+            )
             # Names of a stored text are kept elsewhere in the file; their places count here.
             _check(source, name, held, size)
 

@@ -58,9 +58,9 @@ def load_parquet(
             count = len(labels) if examples is None else min(examples, len(labels))
             rows = _pictures(source, table, image, count)
             pictures = decode(rows, size=size, channels=channels)
+    except FileError:
+        raise
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(
             f"'{source}' is damaged, cut off or not parquet ({reason(error)}); "
             "fetch or write it again."

@@ -138,6 +138,9 @@ def build(task: Task, name: str) -> Engine:
 
     Returns:
         The engine.
+
+    Raises:
+        ArgumentError: the engine cannot serve buffers that change from point to point.
     """
     make = _BUILD[name]
     held = task.plane.buffers
