@@ -279,7 +279,7 @@ def _is_number(value: Any, kind: type) -> bool:
     if isinstance(value, bool | np.bool_ | str | bytes | complex) or _is_tensor(value):
         return False
     if kind is int:
-        return hasattr(value, "__index__") and not hasattr(value, "shape")
+        return hasattr(value, "__index__") and not isinstance(value, np.ndarray)
     try:
         float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
