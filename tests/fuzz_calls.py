@@ -277,6 +277,13 @@ def _special():
     shared = torch.nn.Parameter(torch.ones(3))
     return {
         "plane": lambda: ((point(), other_point()), {}),
+        "check": lambda: ((objective(),), {}),
+        "Weighted": lambda: ((numbers(3), numbers(3)), {}),
+        "diffusion": lambda: ((model(), _scheduler()), {}),
+        # These start from objects of other frameworks, and are tested with the real ones.
+        "huggingface": None,
+        "from_trainer": None,
+        "from_lightning": None,
         "plane_through": lambda: ((point(), other_point()), {}),
         "Objective": lambda: ((model(), loss, [batch()]), {}),
         "TopoAdamW": lambda: ((params(), model()), {}),
@@ -501,6 +508,14 @@ def _special():
         ),
         "workbench.normalisation_of": lambda: (("mlp(4)",), {}),
     }
+
+
+def _scheduler():
+    config = types.SimpleNamespace(num_train_timesteps=4, prediction_type="epsilon")
+    alphas = torch.linspace(0.9, 0.1, 4)
+    return types.SimpleNamespace(
+        config=config, alphas_cumprod=alphas, add_noise=lambda x, noise, steps: x + noise
+    )
 
 
 def _edge():
