@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.rng import generator
@@ -80,6 +81,7 @@ class DiffusionLoss:
         return noise, (place * self.steps).long().clamp(max=self.steps - 1).tolist()
 
 
+@public
 def diffusion(
     unet: nn.Module,
     scheduler: Any,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.arguments import public
 from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective.weighted import Weighted
 
@@ -131,6 +132,7 @@ class HuggingFaceLoss:
             )
 
 
+@public
 def huggingface(model: nn.Module) -> HuggingFaceLoss:
     """The loss of a Hugging Face model, one (sum, weight) pair a sequence, for `Objective`.
 
