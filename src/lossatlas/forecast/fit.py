@@ -74,12 +74,14 @@ def fit(
     flat = flat_directions(law, solution, counts)
     longest = max(int(c.step[-1]) for c in prepared)
     names = labels(prepared)
+    metric = recipe.metric(solution, prepared)
     scores = tuple(
-        score(law, solution.values, c, name, c.group or name, longest=longest)
+        score(law, solution.values, c, name, c.group or name, longest=longest, metric=metric)
         for c, name in zip(prepared, names, strict=True)
     )
     return Fit(
         law, solution.values, tuple(prepared), solution.objective,
+        metric=metric,
         scores=scores,
         left_out=leave_one_out(recipe, prepared, solution.values) if check else (),
         doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),

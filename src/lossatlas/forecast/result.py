@@ -27,6 +27,7 @@ from lossatlas.forecast.prediction import (
     warnings_for,
 )
 from lossatlas.forecast.schedules import check_plan
+from lossatlas.forecast.validation import leverages
 from lossatlas.forecast.whatif import Question, WhatIf, answer, decay_starts
 from lossatlas.store import Provenance
 
@@ -65,6 +66,8 @@ class Fit:
         values: (p,) parameters in natural units, in the order of `law.parameters`.
         curves: what it was fitted to (thinned, without the warm-up).
         objective: sum of Huber losses of the log residuals, without the prior.
+        metric: (p, p) inverse information about the logarithms of the parameters, from which
+            the leverage of a forecast comes; None without curves.
         scores: errors on the fitted curves themselves.
         left_out: forecasts of each curve by a fit to the others.
         doubled: forecasts of the longer curves by a fit to half the horizon.
@@ -79,6 +82,7 @@ class Fit:
     values: Floats
     curves: tuple[Curve, ...] = ()
     objective: float = float("nan")
+    metric: Floats | None = None
     scores: tuple[LeftOut, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     doubled: tuple[LeftOut, ...] = ()
@@ -145,9 +149,10 @@ class Fit:
     ) -> Prediction:
         """The loss under a schedule, at a size, or on another set.
 
-        The interval comes from the errors on left-out curves (Student's t, one degree of
-        freedom a curve), and widens beyond the longest fitted curve by the error of a doubled
-        horizon.
+        The interval comes from the final errors on left-out curves (Student's t, one degree of
+        freedom a curve). It widens with the leverage of the schedule, that is where the fitted
+        curves leave open what it depends on, and beyond the longest fitted curve by the error
+        of a doubled horizon.
 
         Args:
             schedule: rates of every update, or a curve, whose conditions are taken and whose
@@ -172,13 +177,16 @@ class Fit:
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
-        half = np.where(loss > 0, self.errors.half_width(interval, horizon), np.nan)
+        leverage = self._leverage(inputs)
+        half = self.errors.half_width(interval, horizon, leverage)
+        half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
+        reason = self.errors.reason or self._blind(float(leverage[-1]))
         warnings = warnings_for(inputs, float(horizon[-1]), self._schedules())
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), interval,
-            float(horizon[-1]), inputs.rates, self.errors.reason, warnings,
+            float(horizon[-1]), inputs.rates, reason, warnings,
         )  # fmt: skip
 
     def what_if(
@@ -270,6 +278,7 @@ class Fit:
         """
         tables = {key: [asdict(row) for row in getattr(self, key)] for key in _TABLES}
         facts = packing.law_record(self.law) | {"objective": self.objective, **tables}
+        facts |= {"metric": None if self.metric is None else self.metric.tolist()}
         facts |= {"warnings": self.warnings, "provenance": self.provenance.to_json()}
         return packing.pack(self.law.parameters, self.values, facts, self.curves)
 
@@ -288,7 +297,9 @@ class Fit:
             # Files of earlier versions lack the younger tables.
             key: tuple(kind(**row) for row in facts.get(key, ())) for key, kind in _TABLES.items()
         }
+        metric = facts.get("metric")
         return cls(
+            metric=None if metric is None else np.array(metric),
             law=packing.law_from_record(facts), values=values, curves=curves,
             objective=facts["objective"], warnings=tuple(facts["warnings"]),
             provenance=Provenance.from_json(facts["provenance"]), **tables,
@@ -314,6 +325,23 @@ class Fit:
                 f"`parameters` must give {', '.join(law.parameters)}; {missing[0]} is missing."
             )
         return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
+
+    # Without a metric (a file of an earlier version) every forecast counts as a typical one.
+    def _leverage(self, inputs: Inputs) -> Floats:
+        if self.metric is None:
+            return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
+        return leverages(self.law, self.values, inputs, self.metric)
+
+    # Why a forecast of infinite leverage has no interval; empty for any other.
+    def _blind(self, leverage: float) -> str:
+        if self.metric is None or not np.isinf(leverage):
+            return ""
+        unseen = np.isinf(np.diag(self.metric))
+        names = [n for n, blind in zip(self.law.parameters, unseen, strict=True) if blind]
+        return (
+            f"the loss depends on {', '.join(names)}, which no fitted curve shows at work; add "
+            "a run with a schedule of this kind"
+        )
 
     def _longest(self, inputs: Any) -> int:
         if not self.curves:
