@@ -10,13 +10,16 @@ from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameEr
 from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
+from lossatlas.forecast.intervals import LeftOut, error_model
 from lossatlas.forecast.law import Law, ScheduleLaw
-from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw
+from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
+from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit
+from lossatlas.forecast.solver import Solution
 from lossatlas.forecast.validation import Recipe, doubled_horizon, leave_one_out, score
 from lossatlas.store import Provenance
 
-DECAYS = (0.99, 0.995, 0.999, 0.9995)
+BETTER = 2.0  # times smaller errors on left-out curves from which on another setting is named
 
 
 def fit(
@@ -79,17 +82,43 @@ def fit(
         score(law, solution.values, c, name, c.group or name, longest=longest, metric=metric)
         for c, name in zip(prepared, names, strict=True)
     )
+    left_out = leave_one_out(recipe, prepared, solution.values) if check else ()
     return Fit(
         law, solution.values, tuple(prepared), solution.objective,
         metric=metric,
         scores=scores,
-        left_out=leave_one_out(recipe, prepared, solution.values) if check else (),
+        left_out=left_out,
         doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
         flat=flat,
         parameter_errors=parameter_errors(recipe.objective(prepared), solution, counts),
-        warnings=(*fit_warnings(law, solution, prepared, flat), *spike_warnings(scores)),
+        warnings=(
+            *_better_settings(recipe, prepared, solution, left_out),
+            *fit_warnings(law, solution, prepared, flat),
+            *spike_warnings(scores),
+        ),
         provenance=Provenance(settings=_settings(recipe, max_points, len(prepared))),
     )  # fmt: skip
+
+
+# The law with other settings, if one of them forecasts left-out curves much better.
+def _better_settings(
+    recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
+) -> tuple[str, ...]:
+    best, found = BETTER, ()
+    for other in recipe.law.relatives() if left_out else ():
+        second = replace(recipe, law=other)
+        fitted = second.solve(curves)
+        # Only what fits better is worth the cost of leaving curves out.
+        if fitted.objective > solution.objective / BETTER:
+            continue
+        errors = error_model(leave_one_out(second, curves, fitted.values), ())
+        ratio = error_model(left_out, ()).scale / errors.scale
+        if ratio >= best:
+            best, found = ratio, (
+                f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
+                "it, or let `fit_best` choose",
+            )  # fmt: skip
+    return found
 
 
 def fit_best(
@@ -100,7 +129,7 @@ def fit_best(
     Args:
         curves: at least two runs.
         laws: candidates. Default: the multi-power law, annealing laws of four decays, and the
-            linear law.
+            linear law; the power law alone where a run has no rates.
         **settings: for `fit`.
 
     Returns:
@@ -111,6 +140,8 @@ def fit_best(
         DataError: no candidate could be fitted; the message says why.
     """
     default: list[Law] = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
+    if any(isinstance(curve, Curve) and curve.rates is None for curve in _listed(curves)):
+        default = [PowerLaw()]
     candidates = list(laws) if laws is not None else default
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")

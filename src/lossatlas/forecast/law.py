@@ -121,6 +121,14 @@ class Law(ABC):
         """
         return {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
 
+    def relatives(self) -> tuple["Law", ...]:
+        """The same formula with other settings, among which `fit` looks for a better one.
+
+        Returns:
+            Laws; none by default.
+        """
+        return ()
+
     def check(self, inputs: Inputs, label: str = "") -> None:
         """Require what the law needs.
 
