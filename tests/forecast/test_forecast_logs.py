@@ -50,8 +50,12 @@ def test_a_restart_is_written_over_and_said(tmp_path):
     text = "step,loss\n" + "".join(f"{s},{x}\n" for s, x in rows)
     curve = forecast.read_csv(write(tmp_path / "run.csv", text))
     assert (np.diff(curve.step) > 0).all()
-    assert curve.loss[curve.step > 300] == pytest.approx(2.8 - curve.step[curve.step > 300] / 1000)
-    assert curve.loss[curve.step <= 300] == pytest.approx(3 - curve.step[curve.step <= 300] / 1000)
+    assert curve.loss[curve.step > 300] == pytest.approx(
+        2.8 - curve.step[curve.step > 300] / 1000
+    )
+    assert curve.loss[curve.step <= 300] == pytest.approx(
+        3 - curve.step[curve.step <= 300] / 1000
+    )
     assert curve.notes == (
         "the run restarts at step 305 after 500: 20 rows of the earlier attempt left out",
     )
@@ -75,7 +79,9 @@ def test_pieces_in_the_wrong_order_are_sorted_not_dropped(tmp_path):
 
 
 def test_losses_that_are_no_numbers_are_counted(tmp_path):
-    text = "step,loss,lr\n1,4.0,0.1\n2,nan,0.1\n3,inf,0.1\n4,3.0,0.1\n5,null,0.1\n6,2.0,0.1\n7,1"
+    text = (
+        "step,loss,lr\n1,4.0,0.1\n2,nan,0.1\n3,inf,0.1\n4,3.0,0.1\n5,null,0.1\n6,2.0,0.1\n7,1"
+    )
     curve = forecast.read_csv(write(tmp_path / "run.csv", text))
     assert curve.step.tolist() == [1, 4, 6]
     assert any("2 of 5 losses are NaN or infinite" in note for note in curve.notes)

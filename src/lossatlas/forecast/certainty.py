@@ -94,7 +94,9 @@ def parameter_errors(
 def _reasons(
     objective: Objective, solution: Solution, covariance: Floats, held: Floats
 ) -> list[str]:
-    names = [n for n, free in zip(objective.law.parameters, objective.free, strict=True) if free]
+    names = [
+        n for n, free in zip(objective.law.parameters, objective.free, strict=True) if free
+    ]
     errors = np.sqrt(np.diag(covariance))
     limit = solution.at_limit[objective.free] != 0
     reasons = []

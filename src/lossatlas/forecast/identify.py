@@ -64,7 +64,9 @@ def flat_directions(
     jacobian = solution.jacobian[:, active] * np.sqrt(weight)[:, None]
     edges = np.cumsum(counts)[:-1]
     spiked = np.concatenate([outstanding(r) for r in np.split(solution.residuals, edges)])
-    noise = np.sqrt((weight * np.where(spiked, 0.0, solution.residuals) ** 2).sum() / len(counts))
+    noise = np.sqrt(
+        (weight * np.where(spiked, 0.0, solution.residuals) ** 2).sum() / len(counts)
+    )
     _, singular, rows = np.linalg.svd(jacobian, full_matrices=False)
     with np.errstate(divide="ignore"):
         spreads = noise / singular

@@ -70,7 +70,9 @@ def check_level(interval: float, argument: str = "interval") -> None:
         ArgumentError: not in (0, 1).
     """
     if not is_number(interval) or not 0 < interval < 1:
-        raise ArgumentError(f"`{argument}` must lie between 0 and 1, 0.9 say; got {interval!r}.")
+        raise ArgumentError(
+            f"`{argument}` must lie between 0 and 1, 0.9 say; got {interval!r}."
+        )
 
 
 def inputs_for(

@@ -103,5 +103,7 @@ def logged_rates(
     elif first > 1:
         notes.append(f"the first logged rate assumed for the {first - 1} updates before it")
     if step[-1] < last:
-        notes.append(f"the last logged rate assumed for the {last - int(step[-1])} updates after it")
+        notes.append(
+            f"the last logged rate assumed for the {last - int(step[-1])} updates after it"
+        )
     return rates, tuple(notes)

@@ -295,7 +295,8 @@ class Fit:
         values, facts, curves = packing.unpack(tree)
         tables = {
             # Files of earlier versions lack the younger tables.
-            key: tuple(kind(**row) for row in facts.get(key, ())) for key, kind in _TABLES.items()
+            key: tuple(kind(**row) for row in facts.get(key, ()))
+            for key, kind in _TABLES.items()
         }
         metric = facts.get("metric")
         return cls(

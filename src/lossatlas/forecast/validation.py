@@ -45,9 +45,7 @@ class Recipe:
         Returns:
             The function.
         """
-        return Objective(
-            self.law, self.law.problem(curves), self.huber, self.prior, self.fixed
-        )
+        return Objective(self.law, self.law.problem(curves), self.huber, self.prior, self.fixed)
 
     def solve(self, curves: Sequence[Curve], warm: Floats | None = None) -> Solution:
         """Fit the curves.
