@@ -166,7 +166,7 @@ def test_a_law_outside_its_range_says_so():
 def test_what_if_knows_the_future_of_a_made_up_run(fitted):
     lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
     lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.rates)
-    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", end=5e-5)
+    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", min_ratio=0.05)
     now, later = found.rows
     assert found.offset == pytest.approx(np.log(0.99), abs=2e-3)
     assert (now.decay_at, now.steps, later.steps) == (1400, 2000, 2100)

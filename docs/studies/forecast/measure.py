@@ -186,10 +186,10 @@ def _sgd_family(a, b, batch, steps=1500, features=500):
     peak = 0.5 / (1 + (k ** (-2 * a)).sum() / batch)
     make = {
         "constant": schedules.constant(steps, peak),
-        "cosine": schedules.cosine(steps, peak, 0.1 * peak),
+        "cosine": schedules.cosine(steps, peak, 0.1),
         "two-step": np.repeat([peak, 0.3 * peak], steps // 2),
-        "linear": schedules.wsd(steps, peak, 0.3, end=0.1 * peak),
-        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", end=0.1 * peak),
+        "linear": schedules.wsd(steps, peak, 0.3, "linear", min_ratio=0.1),
+        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", min_ratio=0.1),
     }
     found = {}
     for name, rates in make.items():
@@ -241,7 +241,7 @@ def decays(*, quick):
         ):
             truth = real.run(size, name)
             now = Curve(truth.step, truth.loss, truth.rates).until(20_000)
-            told = fit.what_if(now, 20_000, length=4000, shape=shape, end=real.END)
+            told = fit.what_if(now, 20_000, length=4000, shape=shape, min_ratio=real.END / real.PEAK)
             # The run was logged to step 23,904 only; the forecast of that step is compared.
             rates = told.rows[0].rates
             last = int(truth.step[-1])

@@ -84,7 +84,7 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
     steps: int | None = typer.Option(None, help="Updates, warm-up included."),
     peak: float | None = typer.Option(None, help="Highest rate."),
     decay: float = typer.Option(0.2, help="Cooldown: a share if < 1, else updates."),
-    end: float = typer.Option(0.0, help="Last rate."),
+    min_ratio: float = typer.Option(0.0, help="Last rate, as a share of the peak."),
     warmup: int | None = typer.Option(None, help=_WARMUP),
     size: float | None = typer.Option(None, help="Model size, for laws in size."),
     tokens: float | None = typer.Option(None, help="Training tokens, for laws in tokens."),
@@ -103,7 +103,7 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
     output = Output(as_json=as_json, quiet=quiet)
     found = job.load_fit(fit)
     truth = job.read_curves([run], "auto", column, warmup)[0] if run else None
-    plan = job.Shape(shape, steps, peak, decay, end, warmup or 0)
+    plan = job.Shape(shape, steps, peak, decay, min_ratio, warmup or 0)
     told = found.predict(
         job.chosen_schedule(rates, truth, plan), size=size, tokens=tokens, source=source,
         interval=interval,

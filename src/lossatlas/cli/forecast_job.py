@@ -157,7 +157,7 @@ class Shape:
         steps: updates, or None.
         peak: highest rate, or None.
         decay: length of a cooldown.
-        end: last rate.
+        min_ratio: last rate as a share of the peak.
         warmup: length of the warm-up.
     """
 
@@ -165,7 +165,7 @@ class Shape:
     steps: int | None
     peak: float | None
     decay: float
-    end: float
+    min_ratio: float
     warmup: int
 
     def rates(self) -> Floats | None:
@@ -186,9 +186,10 @@ class Shape:
         if self.shape == "constant":
             return schedules.constant(self.steps, self.peak, self.warmup)
         if self.shape == "cosine":
-            return schedules.cosine(self.steps, self.peak, self.end, self.warmup)
+            return schedules.cosine(self.steps, self.peak, self.min_ratio, self.warmup)
         return schedules.wsd(
-            self.steps, self.peak, self.decay, self.shape, end=self.end, warmup=self.warmup
+            self.steps, self.peak, self.decay, self.shape, min_ratio=self.min_ratio,
+            warmup=self.warmup
         )
 
 

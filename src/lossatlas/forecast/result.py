@@ -196,7 +196,7 @@ class Fit:
         *,
         length: float = 0.2,
         shape: str = "sqrt",
-        end: float = 0.0,
+        min_ratio: float = 0.0,
         interval: float = 0.9,
     ) -> WhatIf:
         """The end of a run under way if it decays at a step, beside not decaying.
@@ -210,7 +210,7 @@ class Fit:
                 step of the curve.
             length: of the cooldown: a share of `decay_at` if < 1, else updates. Default 0.2.
             shape: as for `schedules.wsd`. Default "sqrt".
-            end: the last rate. Default 0.
+            min_ratio: the last rate as a share of the present one. Default 0.
             interval: the share of losses to cover. Default 0.9.
 
         Returns:
@@ -222,7 +222,7 @@ class Fit:
         """
         check_level(interval)
         self.law.check(curve.inputs, curve.name)
-        question = Question(curve, length, shape, end, interval)
+        question = Question(curve, length, shape, min_ratio, interval)
         return answer(
             self.law, self.values, self.predict, question, decay_starts(curve, decay_at)
         )

@@ -1,7 +1,8 @@
 """Learning-rate schedules as plain arrays: one rate an update.
 
 `rates[t - 1]` is the rate of update t. A linear warm-up of w updates ends with the peak at
-update w. Decays run over s in (0, 1]: the last update has the end rate.
+update w. Decays run over s in (0, 1]: the last update has the rate min_ratio * peak. Words and
+defaults are those of `lossatlas.steering.schedules`, whose schedulers set the same rates.
 """
 
 import copy
@@ -19,7 +20,7 @@ from lossatlas.forecast.numbers import check_length
 
 Floats = NDArray[np.float64]
 
-# Progress s in [0, 1] -> factor g from 1 to 0; the rate is end + (peak - end) g.
+# Progress s in [0, 1] -> factor g from 1 to 0; the ratio to the peak is m + (1 - m) g.
 SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "linear": lambda s: 1 - s,
     "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
@@ -29,8 +30,8 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "power": lambda s: (1 - s) ** 1.5,
     "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
 }
-# The exponential shape is a product, not a mix, so it stands outside the table.
-SHAPE_NAMES = (*SHAPES, "exponential")
+# These two depend on the last rate otherwise than by mixing, and so stand outside the table.
+SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
 
 
 def ramp(warmup: int, peak: float) -> Floats:
@@ -63,13 +64,13 @@ def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
     return _with_warmup(np.full(check_plan(steps, peak, warmup), float(peak)), peak, warmup)
 
 
-def cosine(steps: int, peak: float, end: float = 0.0, warmup: int = 0) -> Floats:
-    """Half a cosine from the peak to the end rate.
+def cosine(steps: int, peak: float, min_ratio: float = 0.0, warmup: int = 0) -> Floats:
+    """Half a cosine from the peak to the last rate.
 
     Args:
         steps: number of updates, warm-up included.
         peak: the highest rate.
-        end: the rate of the last update. Default 0.
+        min_ratio: the last rate as a share of the peak, in [0, 1]. Default 0.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -78,17 +79,17 @@ def cosine(steps: int, peak: float, end: float = 0.0, warmup: int = 0) -> Floats
     Raises:
         ArgumentError: a number out of range.
     """
-    body = check_plan(steps, peak, warmup, end)
-    return _with_warmup(_decay(body, peak, end, "cosine"), peak, warmup)
+    body = check_plan(steps, peak, warmup, min_ratio)
+    return _with_warmup(_decay(body, peak, min_ratio, "cosine"), peak, warmup)
 
 
 def wsd(
     steps: int,
     peak: float,
     decay: float = 0.1,
-    shape: str = "linear",
+    shape: str = "sqrt",
     *,
-    end: float = 0.0,
+    min_ratio: float = 0.0,
     warmup: int = 0,
 ) -> Floats:
     """Warm-up, stable, decay: constant, then a cooldown at the end.
@@ -99,8 +100,10 @@ def wsd(
         decay: length of the cooldown: a fraction of the steps after the warm-up if < 1, else a
             number of updates. Default 0.1.
         shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
-            "lowered-linear" falls to 0.7 at once. Default "linear".
-        end: the rate of the last update; "exponential" needs it above zero. Default 0.
+            "lowered-linear" falls to 0.7 at once, with "inverse" 1 / rate grows linearly.
+            Default "sqrt".
+        min_ratio: the last rate as a share of the peak, in [0, 1]; "exponential" and "inverse"
+            need it above zero. Default 0.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -111,15 +114,15 @@ def wsd(
         UnknownNameError: no such shape.
 
     Examples:
-        >>> wsd(10, 1.0, decay=4)
+        >>> wsd(10, 1.0, decay=4, shape="linear")
         array([1.  , 1.  , 1.  , 1.  , 1.  , 1.  , 0.75, 0.5 , 0.25, 0.  ])
     """
     check_one_of("shape", shape, SHAPE_NAMES)
-    body = check_plan(steps, peak, warmup, end)
+    body = check_plan(steps, peak, warmup, min_ratio)
     length = _length("decay", decay, body)
     stable = np.full(body - length, float(peak))
     return _with_warmup(
-        np.concatenate([stable, _decay(length, peak, end, shape)]), peak, warmup
+        np.concatenate([stable, _decay(length, peak, min_ratio, shape)]), peak, warmup
     )
 
 
@@ -128,9 +131,9 @@ def wsd_s(
     peak: float,
     checkpoints: Sequence[int],
     decay: float = 0.1,
-    shape: str = "linear",
+    shape: str = "inverse",
     *,
-    end: float = 0.0,
+    min_ratio: float = 0.1,
     warmup: int = 0,
 ) -> Floats:
     """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights.
@@ -142,8 +145,8 @@ def wsd_s(
         peak: the stable rate.
         checkpoints: increasing steps at which a decay ends; the end of training is always one.
         decay: length of each decay: a fraction of the stretch before it if < 1, else updates.
-        shape: as for `wsd`. Default "linear".
-        end: the rate at each checkpoint. Default 0.
+        shape: as for `wsd`. Default "inverse", the paper's.
+        min_ratio: the rate at each checkpoint as a share of the peak. Default 0.1.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -152,7 +155,8 @@ def wsd_s(
     Raises:
         ArgumentError: a number out of range, or checkpoints that do not increase.
     """
-    check_plan(steps, peak, warmup, end)
+    check_plan(steps, peak, warmup, min_ratio)
+    check_one_of("shape", shape, SHAPE_NAMES)
     stops = [*(c for c in checkpoints if c < steps), steps]
     if any(b <= a for a, b in zip([warmup, *stops], stops, strict=False)):
         raise ArgumentError(
@@ -160,7 +164,10 @@ def wsd_s(
         )
     parts = [ramp(warmup, peak)]
     for first, last in zip([warmup, *stops], stops, strict=False):
-        parts.append(wsd(last - first, peak, decay, shape, end=end))
+        length = min(_share("decay", decay, last - first), last - first)
+        parts += [
+            np.full(last - first - length, float(peak)), _decay(length, peak, min_ratio, shape)
+        ]
     return np.concatenate(parts)
 
 
@@ -235,14 +242,14 @@ def is_monotone(rates: Floats) -> bool:
     return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
 
 
-def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
+def check_plan(steps: int, peak: float, warmup: int, min_ratio: float = 0.0) -> int:
     """Require the numbers of a schedule to be possible.
 
     Args:
         steps: updates, warm-up included.
         peak: the highest rate.
         warmup: length of the warm-up.
-        end: the last rate.
+        min_ratio: the last rate as a share of the peak.
 
     Returns:
         The updates after the warm-up.
@@ -254,34 +261,41 @@ def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
     check_length("steps", steps)
     check_at_least("warmup", warmup, 0)
     check_positive("peak", peak)
-    if not is_number(end) or not 0 <= end <= peak:
-        raise ArgumentError(f"`end` must lie in [0, peak = {peak}]; got {end!r}.")
+    if not is_number(min_ratio) or not 0 <= min_ratio <= 1:
+        raise ArgumentError(
+            f"`min_ratio` must lie in [0, 1], a share of the peak; got {min_ratio!r}."
+        )
     if warmup >= steps:
         raise ArgumentError(f"`warmup` must be shorter than `steps` = {steps}; got {warmup}.")
     return steps - warmup
 
 
 def _length(argument: str, decay: float, body: int) -> int:
-    check_positive(argument, decay)
-    length = round(decay * body) if decay < 1 else int(decay)
+    length = _share(argument, decay, body)
     if length > body:
         raise ArgumentError(
             f"`{argument}` must not be longer than the {body} steps after the warm-up; "
             f"got {length}."
         )
-    return max(length, 1)
+    return length
 
 
-def _decay(length: int, peak: float, end: float, shape: str) -> Floats:
+# A share of so many steps if below 1, else a number of them.
+def _share(argument: str, decay: float, steps: int) -> int:
+    check_positive(argument, decay)
+    return max(round(decay * steps), 1) if decay < 1 else round(decay)
+
+
+def _decay(length: int, peak: float, min_ratio: float, shape: str) -> Floats:
     s = np.arange(1, length + 1) / length
-    if shape != "exponential":
-        return end + (peak - end) * SHAPES[shape](s)
-    if end <= 0:
+    if shape in SHAPES:
+        return peak * (min_ratio + (1 - min_ratio) * SHAPES[shape](s))
+    if min_ratio <= 0:
         raise ArgumentError(
-            "`end` must be > 0 for the exponential shape, which never reaches zero; "
-            "give end=0.1 * peak, say."
+            f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
+            "give min_ratio=0.1, say."
         )
-    return peak * (end / peak) ** s
+    return peak * (min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s))
 
 
 def _with_warmup(body: Floats, peak: float, warmup: int) -> Floats:

@@ -76,14 +76,14 @@ class Question:
         curve: the run so far.
         length: of the cooldown: a share of its start if < 1, else updates.
         shape: as for `schedules.wsd`.
-        end: the last rate.
+        min_ratio: the last rate as a share of the present one.
         interval: the share of losses to cover.
     """
 
     curve: Curve
     length: float
     shape: str
-    end: float
+    min_ratio: float
     interval: float
 
 
@@ -169,13 +169,13 @@ def continued(rates: Floats, question: Question, start: int) -> Floats:
         The whole schedule.
 
     Raises:
-        ArgumentError: a length or an end out of range.
+        ArgumentError: a length or a ratio out of range.
     """
     length, last = question.length, int(question.curve.step[-1])
     check_positive("length", length)
     steps = max(round(length * start) if length < 1 else int(length), 2)
     now = float(rates[last - 1])
-    decay = wsd(steps, now, steps, question.shape, end=question.end)
+    decay = wsd(steps, now, steps, question.shape, min_ratio=question.min_ratio)
     return np.concatenate([rates[:last], np.full(start - last, now), decay])
 
 
