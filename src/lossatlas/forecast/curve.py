@@ -162,6 +162,15 @@ class Curve:
         twin._put("notes", tuple(notes))
         return twin
 
+    def without_rates(self) -> "Curve":
+        """The curve for laws that count updates.
+
+        Returns:
+            A curve without rates and the notes on them.
+        """
+        parts = {key: getattr(self, key) for key in ("size", "tokens", "group", "source")}
+        return Curve(self.step, self.loss, name=self.name, **parts)
+
     def until(self, step: int) -> "Curve":
         """The curve as it was known at `step`, with the schedule cut there too.
 

@@ -112,7 +112,7 @@ def _better_settings(
         if fitted.objective > solution.objective / BETTER:
             continue
         errors = error_model(leave_one_out(second, curves, fitted.values), ())
-        ratio = error_model(left_out, ()).scale / errors.scale
+        ratio = error_model(left_out, ()).scale / max(errors.scale, 1e-300)
         if ratio >= best:
             best, found = ratio, (
                 f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
