@@ -136,9 +136,15 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
     [
         (["fit", "constant.csv", "--column", "loss=rain_los"], "did you mean 'train_loss'"),
         (["fit", "odd.csv"], r"name it with --column loss=NAME"),
-        (["fit", "bare.csv", "--law", "annealing"], r"--column lr=NAME of curve 'bare' is missing"),
+        (
+            ["fit", "bare.csv", "--law", "annealing"],
+            r"--column lr=NAME of curve 'bare' is missing",
+        ),
         (["fit", "bare.csv", "--law", "annealing"], r"column with --column lr=NAME\.$"),
-        (["predict", "power", "--shape", "constant", "--steps", 9, "--peak", 1], "^--rates, --run"),
+        (
+            ["predict", "power", "--shape", "constant", "--steps", 9, "--peak", 1],
+            "^--rates, --run",
+        ),
         (["compare", "constant.csv"], "fit one law with lossatlas forecast fit"),
         (["fit", "none.csv"], "cannot be read"),
         (["fit", "constant.csv", *COLUMN, "--law", "multipower"], "did you mean 'multi-power'"),

@@ -208,7 +208,9 @@ def test_another_decay_that_forecasts_better_is_named():
 def test_without_rates_the_power_law_is_taken():
     step = np.arange(20, 2000, 20)
     noise = [np.exp(1e-3 * np.random.default_rng(i).standard_normal(step.size)) for i in (0, 1)]
-    curves = [Curve(step, (2 + step**-0.5) * wobble, name=f"{i}") for i, wobble in enumerate(noise)]
+    curves = [
+        Curve(step, (2 + step**-0.5) * wobble, name=f"{i}") for i, wobble in enumerate(noise)
+    ]
     assert forecast.fit_best(curves).law == forecast.PowerLaw()
 
 

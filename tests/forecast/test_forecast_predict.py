@@ -38,9 +38,7 @@ def test_a_forecast_of_a_schedule_runs_to_its_end(fitted):
     assert one.step.tolist() == [1500]
 
 
-@given(
-    st.floats(0.1, 0.95), st.floats(0.0, 0.04), st.floats(1.0, 20.0), st.floats(0.0, 50.0)
-)
+@given(st.floats(0.1, 0.95), st.floats(0.0, 0.04), st.floats(1.0, 20.0), st.floats(0.0, 50.0))
 def test_intervals_grow_with_level_horizon_and_leverage(level, more, horizon, leverage):
     model = ErrorModel(0.003, 4, 0.002, 0.003)
     width = model.half_width(level, horizon, leverage)

@@ -30,10 +30,9 @@ def test_every_cooldown_falls_from_the_peak_to_its_end(shape, warmup, decay, end
 
 def test_shapes_at_the_middle_of_a_cooldown():
     middle = {
-        shape: schedules.wsd(200, 1.0, 100, shape,
-            min_ratio=0 if shape in schedules.SHAPES else 0.01)[
-            149
-        ]
+        shape: schedules.wsd(
+            200, 1.0, 100, shape, min_ratio=0 if shape in schedules.SHAPES else 0.01
+        )[149]
         for shape in schedules.SHAPE_NAMES
     }
     expected = {

@@ -58,8 +58,12 @@ def schedule(name):
     return {
         "constant": lambda: schedules.constant(steps, PEAK, WARMUP),
         "cosine": lambda: schedules.cosine(steps, PEAK, END / PEAK, WARMUP),
-        "wsd": lambda: schedules.wsd(steps, PEAK, 4000, "exponential", min_ratio=END / PEAK, warmup=WARMUP),
-        "wsdld": lambda: schedules.wsd(steps, PEAK, 4000, "linear", min_ratio=END / PEAK, warmup=WARMUP),
+        "wsd": lambda: schedules.wsd(
+            steps, PEAK, 4000, "exponential", min_ratio=END / PEAK, warmup=WARMUP
+        ),
+        "wsdld": lambda: schedules.wsd(
+            steps, PEAK, 4000, "linear", min_ratio=END / PEAK, warmup=WARMUP
+        ),
     }[kind]()
 
 

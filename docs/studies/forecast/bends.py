@@ -42,20 +42,32 @@ def share_with_bend(loss, step, scale, alike, first_seed):
 
 
 def floors():
-    """Truths without a bend: a power law with a floor, and a straight line in log-log."""
-    for floor, amplitude, alpha in ((2, 20, 0.8), (2.5, 6, 0.5), (1.5, 10, 0.3), (3, 60, 1.0), (0, 10, 0.2)):
-        yield f"{floor} + {amplitude} t^-{alpha}", lambda t, f=floor, a=amplitude, p=alpha: (
-            f + a * t**-p
+    """Truths without a bend: a power law with a floor, a straight line in log-log."""
+    for floor, amplitude, alpha in (
+        (2, 20, 0.8),
+        (2.5, 6, 0.5),
+        (1.5, 10, 0.3),
+        (3, 60, 1.0),
+        (0, 10, 0.2),
+    ):
+        yield (
+            f"{floor} + {amplitude} t^-{alpha}",
+            lambda t, f=floor, a=amplitude, p=alpha: f + a * t**-p,
         )
 
 
 def bends():
     """Truths with a bend: level, step, exponents before and after, width."""
     law = forecast.BrokenPowerLaw()
-    for values in ((4, 2000, 0.2, 0.02, 0.3), (4, 1000, 0.15, 0.05, 0.1), (3, 3000, 0.3, 0.1, 0.1),
-                   (3, 2000, 0.12, 0.05, 0.05)):  # fmt: skip
-        yield str(values), lambda t, v=values: law.predict(
-            np.array(v, float), forecast.Curve(t, np.linspace(2, 1, t.size)).inputs
+    for values in (
+        (4, 2000, 0.2, 0.02, 0.3), (4, 1000, 0.15, 0.05, 0.1), (3, 3000, 0.3, 0.1, 0.1),
+        (3, 2000, 0.12, 0.05, 0.05),
+    ):  # fmt: skip
+        yield (
+            str(values),
+            lambda t, v=values: law.predict(
+                np.array(v, float), forecast.Curve(t, np.linspace(2, 1, t.size)).inputs
+            ),
         )
 
 
@@ -67,7 +79,9 @@ def main():
             for kind in ("even", "geometric"):
                 step = grid(kind)
                 for scale, alike in ((0.001, 0.0), (0.01, 0.0), (0.03, 0.0), (0.003, 0.8)):
-                    found = share_with_bend(truth(step.astype(float) if not bent else step), step, scale, alike, i)
+                    found = share_with_bend(
+                        truth(step.astype(float) if not bent else step), step, scale, alike, i
+                    )
                     rows.append({"bend": bent, "truth": name, "log": kind, "noise": scale,
                                  "correlation": alike, "found": found})  # fmt: skip
     out = {

@@ -132,8 +132,10 @@ def calibration(found):
     out = {}
     for size in real.SIZES:
         picked = [
-            [(abs(t["error"]), t["half_width"] / CALIBRATION) for row in found for t in row["tests"]
-             if row["law"] == law and row["size"] == size] for law in LAWS
+            [(abs(test["error"]), test["half_width"] / CALIBRATION)
+             for row in found if row["law"] == law and row["size"] == size
+             for test in row["tests"]]
+            for law in LAWS
         ]  # fmt: skip
         factors = np.linspace(0.8, 1.6, 81)
         held = [
@@ -274,7 +276,9 @@ def decays(*, quick):
         ):
             truth = real.run(size, name)
             now = Curve(truth.step, truth.loss, truth.rates).until(20_000)
-            told = fit.what_if(now, 20_000, length=4000, shape=shape, min_ratio=real.END / real.PEAK)
+            told = fit.what_if(
+                now, 20_000, length=4000, shape=shape, min_ratio=real.END / real.PEAK
+            )
             # The run was logged to step 23,904 only; the forecast of that step is compared.
             rates = told.rows[0].rates
             last = int(truth.step[-1])

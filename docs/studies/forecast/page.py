@@ -55,8 +55,8 @@ would be {other:.2f}. The 100M column is what the factor of 25M gives.
 """
 
 _STRANGERS = """
-*Final*: the error of the final loss of each left-out curve. *Final or typical*: the larger of that
-and its root mean square error. *Student*: t quantile with as many
+*Final*: the error of the final loss of each left-out curve. *Final or typical*: the larger of
+that and its root mean square error. *Student*: t quantile with as many
 degrees of freedom as left-out groups. *Horizon*: the error of a doubled horizon, added for
 every doubling. *Leverage*: how far a schedule lies from the fitted ones, g M^-1 g with g the
 derivative of its final log loss by the log-parameters and M the sum over fitted curves of the
@@ -66,8 +66,8 @@ mean of g g over their points; the prior adds to M.
 
 One-pass SGD on Gaussian features with power spectra, whose expected loss is known exactly:
 {n} forecasts in {families} families (spectrum k^-2a, target k^-b), none of them looked at
-before the rule was fixed (an earlier rule was scored on them). Covered: **{covered:.0%}**; half width {width:.2%}, root mean
-square error {rms:.2%}.
+before the rule was fixed (an earlier rule was scored on them). Covered:
+**{covered:.0%}**; half width {width:.2%}, root mean square error {rms:.2%}.
 
 ## The counter-example
 
@@ -142,7 +142,9 @@ def text(results: dict) -> str:
     boot = np.mean([row["covered"] for row in results["bootstrap"]])
     names = ", ".join(f"{i} `{name}`" for i, name in enumerate(measure.NAMES))
     rows = results["coverage"]
-    every = [share for row in rows if row["label"] == ALL for share in (row["25M"], row["100M"])]
+    every = [
+        share for row in rows if row["label"] == ALL for share in (row["25M"], row["100M"])
+    ]
     wsd = [f"{row['both']:.0%}" for row in rows if row["label"] == COOLDOWN]
     parts = [
         _HEAD.format(
@@ -151,7 +153,8 @@ def text(results: dict) -> str:
             sets=len({tuple(row["train"]) for row in nested}),
         ),
         *(f"| {r['law']} | {r['label']} | {r['tests']:,} | {_share(r['25M'])} | "
-          f"{_share(r['100M'])} | {_share(r['both'])} | {r['half_width']:.2%} |\n" for r in rows),
+          f"{_share(r['100M'])} | {_share(r['both'])} | {r['half_width']:.2%} |\n"
+          for r in rows),
         _RULES.format(wsd=", ".join(wsd), factor=measure.CALIBRATION,
                       other=results["calibration"]["100M"]),
         *_rule_rows(results["rules"]),
@@ -220,7 +223,8 @@ def _rule_rows(rules: list) -> list[str]:
     for row in rules:
         table.setdefault((row["law"], row["rule"]), {})[row["size"]] = row
     return [
-        f"| {law} | {rule} | {sizes['25M']['coverage']:.1%} | {sizes['100M']['coverage']:.1%} | "
+        f"| {law} | {rule} | {sizes['25M']['coverage']:.1%} | "
+        f"{sizes['100M']['coverage']:.1%} | "
         f"{sizes['25M']['half_width']:.2%} |\n"
         for (law, rule), sizes in table.items()
     ]

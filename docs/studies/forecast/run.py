@@ -61,7 +61,7 @@ def part(asked, name, work, *arguments):
 
 
 def write_table(nested, path):
-    """One line a forecast of the first law: what was fitted and forecast, how far off it was."""
+    """One line a forecast of the first law: what was fitted, how far off the forecast was."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["size", "law", "fitted", "forecast", "horizon", "error",

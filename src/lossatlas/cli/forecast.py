@@ -18,8 +18,8 @@ _FILES = (
 _KIND = "auto | csv | wandb | tensorboard | trainer | points (one run a row) [auto]."
 _LAW = (
     "multi-power | annealing | linear-lr | power | broken-power | chinchilla | kaplan | "
-    "shifted-power, with settings as in 'annealing(decay=0.995)' [multi-power; power where a run "
-    "has no rates]."
+    "shifted-power, with settings as in 'annealing(decay=0.995)' [multi-power; power where a "
+    "run has no rates]."
 )
 _COLUMNS = "Columns whose names are not the usual ones: --column loss=my_loss."
 _WARMUP = "Length of a linear warm-up before the first logged rate, or of the schedule [0]."
@@ -91,7 +91,9 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
     rates: Path | None = typer.Option(None, help="The rate of every update: .npy, or a .csv."),
     run: Path | None = typer.Option(None, help="A measured run, to set beside its forecast."),
     shape: str | None = typer.Option(None, help="constant | cosine | a cooldown: sqrt, ..."),
-    steps: int | None = typer.Option(None, help="Updates, warm-up included; alone for a fit without rates."),
+    steps: int | None = typer.Option(
+        None, help="Updates, warm-up included; alone for a fit without rates."
+    ),
     peak: float | None = typer.Option(None, help="Highest rate."),
     decay: float = typer.Option(0.2, help="Cooldown: a share if < 1, else updates."),
     min_ratio: float = typer.Option(0.0, help="Last rate, as a share of the peak."),

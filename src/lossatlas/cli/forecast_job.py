@@ -213,8 +213,12 @@ class Shape:
         if self.shape == "cosine":
             return schedules.cosine(self.steps, self.peak, self.min_ratio, self.warmup)
         return schedules.wsd(
-            self.steps, self.peak, self.decay, self.shape, min_ratio=self.min_ratio,
-            warmup=self.warmup
+            self.steps,
+            self.peak,
+            self.decay,
+            self.shape,
+            min_ratio=self.min_ratio,
+            warmup=self.warmup,
         )
 
 

@@ -1,10 +1,11 @@
-"""Errors of `lossatlas forecast` in the language of its options instead of Python's arguments."""
+"""Errors of `lossatlas forecast` in the language of its options, not of Python."""
 
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 from typer.models import OptionInfo
@@ -14,7 +15,8 @@ from lossatlas.errors import AtlasError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RUNNING: ContextVar[dict[str, str]] = ContextVar("options of the running command", default={})
+# Argument -> option of the running command.
+_RUNNING: ContextVar[Mapping[str, str]] = ContextVar("running", default=MappingProxyType({}))
 _ROLES = ("step", "loss", "lr", "size", "tokens", "source")
 _ELSEWHERE = {
     "schedule": "--rates, --run or --shape",
@@ -35,7 +37,6 @@ def in_options(command: Callable[P, R]) -> Callable[P, R]:
     Returns:
         The same function; an `AtlasError` comes out with option names for argument names.
     """
-
     options = {
         name: next((d for d in parameter.default.param_decls or () if d.startswith("--")),
                    "--" + name.replace("_", "-"))

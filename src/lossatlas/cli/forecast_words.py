@@ -84,8 +84,7 @@ def _certainty(fit: Fit, row: ParameterError) -> str:
 def _warned(warnings: Sequence[str]) -> Table:
     # What is said of many curves differs in names and numbers only, and is said once.
     alike: dict[str, list[str]] = {}
-    for line in warnings:
-        line = told(line)
+    for line in map(told, warnings):
         alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
     more = "the same of {} more; --json names them"
     return [
@@ -121,7 +120,9 @@ def laws_table(fit: Fit) -> Table:
     return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
 
 
-def prediction_summary(prediction: Prediction, truth: Curve | None) -> tuple[dict[str, Any], Table]:
+def prediction_summary(
+    prediction: Prediction, truth: Curve | None
+) -> tuple[dict[str, Any], Table]:
     """A forecast.
 
     Args:
@@ -133,8 +134,9 @@ def prediction_summary(prediction: Prediction, truth: Curve | None) -> tuple[dic
     """
     loss, lower, upper = prediction.final
     data = {
-        "step": prediction.step.tolist(), "loss": prediction.loss.tolist(), "lower": prediction.lower.tolist(),
-        "upper": prediction.upper.tolist(), "level": prediction.level, "horizon": prediction.horizon,
+        "step": prediction.step.tolist(), "loss": prediction.loss.tolist(),
+        "lower": prediction.lower.tolist(), "upper": prediction.upper.tolist(),
+        "level": prediction.level, "horizon": prediction.horizon,
         "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": prediction.reason,
         "warnings": list(prediction.warnings),
     }  # fmt: skip

@@ -16,8 +16,8 @@ def kind_of_file(path: Path) -> str:
 
     Returns:
         "trainer" for a folder or a JSON object, "tensorboard" for JSON rows or the columns Step
-        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and __MAX,
-        otherwise "csv".
+        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and
+        __MAX, otherwise "csv".
     """
     if _is_folder(path):
         return "trainer"

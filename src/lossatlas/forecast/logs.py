@@ -96,8 +96,8 @@ def tidied(
     if rows.sum() < 2:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{told}; a curve "
-            "needs at least two."
+            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{told}; a "
+            "curve needs at least two."
         )
     rows &= _last_of_each(step.values, rows, notes)
     at = step.values[rows]

@@ -166,7 +166,8 @@ def wsd_s(
     for first, last in zip([warmup, *stops], stops, strict=False):
         length = min(_share("decay", decay, last - first), last - first)
         parts += [
-            np.full(last - first - length, float(peak)), _decay(length, peak, min_ratio, shape)
+            np.full(last - first - length, float(peak)),
+            _decay(length, peak, min_ratio, shape),
         ]
     return np.concatenate(parts)
 

@@ -16,7 +16,9 @@ from lossatlas.forecast.sums import log_error
 Floats = NDArray[np.float64]
 
 FOLDS = 10  # of the points, where a law of single points has one curve only
-UNFELT = 1e-12  # a change of the log loss per e-fold of a parameter below which it has no effect
+UNFELT = (
+    1e-12  # a change of the log loss per e-fold of a parameter below which it has no effect
+)
 FEWEST = 8  # points without which the early half of the curves says nothing
 
 
@@ -62,7 +64,6 @@ class Recipe:
         if warm is not None:
             starts = np.vstack([warm, starts])
         return solve(objective, starts, keep=3 if warm is None else 2)
-
 
     def metric(self, solution: Solution, curves: Sequence[Curve]) -> Floats:
         """What measures how far a forecast lies from the fit.

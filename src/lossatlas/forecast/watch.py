@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.certainty import ALIKE
+from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws import BrokenPowerLaw, PowerLaw
 from lossatlas.forecast.validation import Recipe
 from lossatlas.reals import real_array

@@ -16,8 +16,8 @@ class WSD(LRScheduler):
 
     The warm-up of w updates is linear and reaches the base rate with update w; the last update
     of a cooldown has the last rate. Words and defaults are those of
-    `lossatlas.forecast.schedules.wsd`, which gives the same rates as an array. Without `steps` the rate stays until `cool_down` is called,
-    so that the horizon can be chosen late.
+    `lossatlas.forecast.schedules.wsd`, which gives the same rates as an array. Without `steps`
+    the rate stays until `cool_down` is called, so that the horizon can be chosen late.
 
     Args:
         optimizer: any.
@@ -49,7 +49,11 @@ class WSD(LRScheduler):
     ) -> None:
         check_at_least("warmup", warmup, 0)
         check_shape("shape", shape)
-        self.warmup, self.shape, self.min_ratio = warmup, shape, check_share("min_ratio", min_ratio)
+        self.warmup, self.shape, self.min_ratio = (
+            warmup,
+            shape,
+            check_share("min_ratio", min_ratio),
+        )
         self.start: int | None = None
         self.length = 0
         if steps is not None:
@@ -150,7 +154,11 @@ class WSDS(LRScheduler):
     ) -> None:
         check_at_least("warmup", warmup, 0)
         check_shape("shape", shape)
-        self.warmup, self.shape, self.min_ratio = warmup, shape, check_share("min_ratio", min_ratio)
+        self.warmup, self.shape, self.min_ratio = (
+            warmup,
+            shape,
+            check_share("min_ratio", min_ratio),
+        )
         self.ends = [warmup, *ends]
         for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
             if after <= before:
@@ -176,7 +184,9 @@ class WSDS(LRScheduler):
             if step < after:
                 length = min(_length("decay", self.decay, after - before), after - before)
                 progress = (step - (after - length) + 1) / length
-                return shape_factor(self.shape, progress, self.min_ratio) if progress > 0 else 1.0
+                return (
+                    shape_factor(self.shape, progress, self.min_ratio) if progress > 0 else 1.0
+                )
         return 1.0
 
     def get_lr(self) -> list[float | torch.Tensor]:
