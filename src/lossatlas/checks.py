@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.errors import ArgumentError, StructureError, UnknownNameError
@@ -79,7 +79,7 @@ def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:
         UnknownNameError: it is not; the message gives the nearest match and the list.
     """
     known = list(options)
-    if value not in known:
+    if not isinstance(value, Hashable) or value not in known:
         raise UnknownNameError(
             f"`{argument}` must be one of {', '.join(map(repr, known))}; "
             f"got {value!r}{nearest(value, known)}."

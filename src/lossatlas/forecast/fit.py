@@ -11,7 +11,7 @@ from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
 from lossatlas.forecast.intervals import LeftOut, error_model
-from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.law import Law, ScheduleLaw, check_flag
 from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit
@@ -63,6 +63,8 @@ def fit(
     runs = _listed(curves)
     _check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
+    check_flag("prior", prior)
+    check_flag("check", check)
     _check_time_unit(law, runs)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
@@ -139,10 +141,7 @@ def fit_best(
         ArgumentError: no candidates, or curves that cannot be left out.
         DataError: no candidate could be fitted; the message says why.
     """
-    default: list[Law] = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
-    if any(isinstance(curve, Curve) and curve.rates is None for curve in _listed(curves)):
-        default = [PowerLaw()]
-    candidates = list(laws) if laws is not None else default
+    candidates = _candidates(curves, laws)
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")
     for law in candidates:
@@ -165,6 +164,16 @@ def fit_best(
             "leaving one out; fit one law with `fit`."
         )
     return replace(fits[best], alternatives=tuple(sorted(tried, key=lambda row: row.error)))
+
+
+def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law]:
+    if laws is not None:
+        if not isinstance(laws, Iterable):
+            raise ArgumentError(f"`laws` must be laws; got {type(laws).__name__}.")
+        return list(laws)
+    if any(isinstance(curve, Curve) and curve.rates is None for curve in _listed(curves)):
+        return [PowerLaw()]
+    return [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
 
 
 def _check_kinds(law: object, curves: Sequence[object]) -> None:
@@ -196,16 +205,20 @@ def _width(law: Law, huber: float | None) -> float:
 
 
 def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
-    known = {name: float(value) for name, value in (fixed or {}).items()}
+    if fixed is not None and not isinstance(fixed, Mapping):
+        raise ArgumentError(
+            f"`fixed` must map parameters to numbers; got {type(fixed).__name__}."
+        )
+    known = dict(fixed or {})
     for name, value in known.items():
         if name not in law.parameters:
             raise UnknownNameError(
                 f"`fixed` names '{name}', which {law.name} does not have"
                 f"{nearest(name, law.parameters)}; it has {', '.join(law.parameters)}."
             )
-        if not np.isfinite(value) or value < 0:
+        if not is_number(value) or not 0 <= float(value) < np.inf:
             raise ArgumentError(f"`fixed['{name}']` must be finite and >= 0; got {value!r}.")
-    return known
+    return {name: float(value) for name, value in known.items()}
 
 
 def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:

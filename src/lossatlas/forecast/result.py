@@ -16,7 +16,7 @@ from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
-from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Prediction,
@@ -221,6 +221,8 @@ class Fit:
             DataError: the curve has no rates.
         """
         check_level(interval)
+        if not isinstance(curve, Curve):
+            raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
         self.law.check(curve.inputs, curve.name)
         question = Question(curve, length, shape, min_ratio, interval)
         return answer(
@@ -318,13 +320,11 @@ class Fit:
             A fit without errors.
 
         Raises:
-            ArgumentError: names are missing.
+            ArgumentError: no law, names that are missing, or values that are no numbers.
         """
-        missing = [name for name in law.parameters if name not in parameters]
-        if missing:
-            raise ArgumentError(
-                f"`parameters` must give {', '.join(law.parameters)}; {missing[0]} is missing."
-            )
+        if not isinstance(law, Law):
+            raise ArgumentError(f"`law` must be a law, MultiPowerLaw() say; got {law!r}.")
+        check_parameters("parameters", parameters, law.parameters)
         return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
 
     # Without a metric (a file of an earlier version) every forecast counts as a typical one.

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive, is_number
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +44,14 @@ def ramp(warmup: int, peak: float) -> Floats:
 
     Returns:
         (warmup,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
     """
+    check_at_least("warmup", warmup, 0)
+    check_length("warmup", warmup)
+    if not is_number(peak) or not 0 <= peak < np.inf:
+        raise ArgumentError(f"`peak` must be a finite number >= 0; got {peak!r}.")
     return peak * np.arange(1, warmup + 1) / max(warmup, 1)
 
 
@@ -157,7 +165,10 @@ def wsd_s(
     """
     check_plan(steps, peak, warmup, min_ratio)
     check_one_of("shape", shape, SHAPE_NAMES)
-    stops = [*(c for c in checkpoints if c < steps), steps]
+    wanted = real_array("checkpoints", checkpoints)
+    if wanted.ndim != 1 or (wanted % 1 != 0).any():
+        raise ArgumentError(f"`checkpoints` must be whole numbers; got {checkpoints!r}.")
+    stops = [*(int(c) for c in wanted if c < steps), steps]
     if any(b <= a for a, b in zip([warmup, *stops], stops, strict=False)):
         raise ArgumentError(
             f"`checkpoints` must increase and lie after the warm-up ({warmup}); got {stops}."
@@ -190,11 +201,17 @@ def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
         ArgumentError: not a scheduler, or one that needs a metric.
     """
     check_at_least("steps", steps, 1)
+    check_length("steps", steps)
     optimizer = getattr(scheduler, "optimizer", None)
     if optimizer is None or type(scheduler).__name__ == "ReduceLROnPlateau":
         raise ArgumentError(
             f"`scheduler` must be a torch scheduler that steps without a metric; "
             f"got {type(scheduler).__name__}; give the rates as an array instead."
+        )
+    check_at_least("group", group, 0)
+    if group >= len(optimizer.param_groups):
+        raise ArgumentError(
+            f"`group` must be below the {len(optimizer.param_groups)} groups; got {group}."
         )
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     step = SimpleNamespace(_wrapped_by_lr_sched=True)
@@ -226,6 +243,7 @@ def warmup_length(rates: Floats) -> int:
     Returns:
         0 where the first rate is already the highest of the opening rise.
     """
+    rates = _one_row(rates)
     falls = np.flatnonzero(np.diff(rates) < 0)
     rise = rates[: falls[0] + 1] if falls.size else rates
     return int(np.argmax(rise))
@@ -240,7 +258,15 @@ def is_monotone(rates: Floats) -> bool:
     Returns:
         False for cyclic schedules and for WSD-S.
     """
+    rates = _one_row(rates)
     return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
+
+
+def _one_row(rates: ArrayLike) -> Floats:
+    values = real_array("rates", rates)
+    if values.ndim != 1 or not values.size:
+        raise DataError(f"`rates` must have one dimension and a value; got {values.shape}.")
+    return values
 
 
 def check_plan(steps: int, peak: float, warmup: int, min_ratio: float = 0.0) -> int:
