@@ -41,7 +41,8 @@ _RULES = """
 **What is not even.** The coverage is an average over schedules. A cooldown at the end of a
 stable phase (`wsd`, `wsdld`) is held {wsd} by the three laws in the order of the table, and
 forecasts beyond twice the fitted steps are nearly always held: their intervals are too wide.
-Fitted to the three schedules of the paper, the laws hold {official} of 12 each. A reader who asks about cooldowns only should take the multi-power law.
+Fitted to the three schedules of the paper, the laws hold {official} of 12 each. A
+reader who asks about cooldowns only should take the multi-power law.
 
 **What had a say.** The rule (below) follows linear regression: left-out errors are compared in
 units of sqrt(1 + leverage), and a forecast is as wide as its own leverage asks. Its form was
@@ -157,8 +158,10 @@ def text(results: dict) -> str:
         *(f"| {r['law']} | {r['label']} | {r['tests']:,} | {_share(r['25M'])} | "
           f"{_share(r['100M'])} | {_share(r['both'])} | {r['half_width']:.2%} |\n"
           for r in rows),
-        _RULES.format(wsd=", ".join(wsd), official=", ".join(official), factor=measure.CALIBRATION,
-                      other=results["calibration"]["100M"]),
+        _RULES.format(
+            wsd=", ".join(wsd), official=", ".join(official), factor=measure.CALIBRATION,
+            other=results["calibration"]["100M"],
+        ),
         *_rule_rows(results["rules"]),
         _strangers(results["strangers"]),
         *(f"| {r['size']} | {r['curve']} | {r['half_width']:.3%} | "
