@@ -110,6 +110,8 @@ class Curve:
             if not isinstance(text, str) and (key == "name" or text is not None):
                 raise ArgumentError(f"`{key}` must be text; got {text!r}.")
             self._put(key, text)
+        if warmup is not None:
+            check_at_least("warmup", warmup, 0)
         self._put("warmup", warmup)
         for key, value in (("size", size), ("tokens", tokens), ("source", source)):
             self._put(key, _per_point(key, value, len(self.step), label))

@@ -75,6 +75,11 @@ def fit(
             f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
         )
     solution = recipe.solve(prepared)
+    if not np.isfinite(solution.penalised):
+        raise DataError(
+            f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
+            "another law."
+        )
     counts = [c.step.size for c in prepared]
     flat = flat_directions(law, solution, counts)
     longest = max(int(c.step[-1]) for c in prepared)
@@ -141,6 +146,7 @@ def fit_best(
         ArgumentError: no candidates, or curves that cannot be left out.
         DataError: no candidate could be fitted; the message says why.
     """
+    curves = _listed(curves)
     candidates = _candidates(curves, laws)
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")

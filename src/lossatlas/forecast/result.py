@@ -16,6 +16,7 @@ from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
+from lossatlas.forecast.kinds import check_path
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
@@ -248,7 +249,8 @@ class Fit:
                 f"`law` must depend on the rate to choose a schedule; {self.law.name} does "
                 "not; fit a MultiPowerLaw."
             )
-        check_plan(steps, peak, warmup)
+        if check_plan(steps, peak, warmup) < 2:
+            raise ArgumentError("`steps` must leave two updates or more after the warm-up.")
         plan = plan_schedule(
             self.law, self.values, steps, peak, warmup=warmup, error=self.errors.scale
         )
@@ -270,7 +272,7 @@ class Fit:
         Raises:
             FileError: the place cannot be written.
         """
-        return store.save(self, path)
+        return store.save(self, check_path(path))
 
     def to_tree(self) -> dict[str, xr.Dataset]:
         """As groups for the store.

@@ -93,7 +93,7 @@ class Recipe:
 # The inverse of a matrix of information; infinite where nothing at all is known.
 def _inverse(information: Floats) -> Floats:
     scale = np.sqrt(np.diag(information))
-    known = scale > 0
+    known = (scale > 0) & np.isfinite(information).all(axis=0)
     found = np.diag(np.where(known, 0.0, np.inf))
     unit = np.outer(scale[known], scale[known])
     inner = information[np.ix_(known, known)] / unit

@@ -83,6 +83,8 @@ def spikes(
         raise ArgumentError(
             f"`step` and `loss` must have one length; got {steps.shape} and {values.shape}."
         )
+    if not np.isfinite(steps).all():
+        raise ArgumentError("`step` must be finite; leave rows without a step out.")
     good = np.isfinite(values) & (values > 0)
     logs = np.log(np.where(good, values, 1.0))
     found = [

@@ -10,6 +10,7 @@ from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.numbers import check_length
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
 from lossatlas.forecast.sums import log_error
@@ -143,11 +144,12 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
         ArgumentError: a start before the last step of the curve, or none at all.
     """
     starts = np.atleast_1d(real_array("decay_at", decay_at))
-    if not starts.size:
-        raise ArgumentError("`decay_at` must name at least one step.")
+    if not starts.size or starts.ndim != 1:
+        raise ArgumentError("`decay_at` must name at least one step, in one dimension.")
     for start in starts:
         if not np.isfinite(start) or start % 1 or start < 1:
             raise ArgumentError(f"`decay_at` must be a whole number >= 1; got {start:g}.")
+        check_length("decay_at", float(start))
         if start < curve.step[-1]:
             raise ArgumentError(
                 f"`decay_at` must not lie before the last step of the curve "
@@ -173,6 +175,7 @@ def continued(rates: Floats, question: Question, start: int) -> Floats:
     """
     length, last = question.length, int(question.curve.step[-1])
     check_positive("length", length)
+    check_length("length", float(length))
     steps = max(round(length * start) if length < 1 else int(length), 2)
     now = float(rates[last - 1])
     decay = wsd(steps, now, steps, question.shape, min_ratio=question.min_ratio)
