@@ -19,7 +19,7 @@ from lossatlas.intervals import t_quantile
 Floats = NDArray[np.float64]
 
 ALIKE = 0.98  # correlation of neighbors beyond which a curve counts as one observation
-TIED = 0.5  # share of the variance that comes from parameters which are not known themselves
+TIED = 0.3  # share of the variance that comes from parameters which are not known themselves
 FARTHEST = 20.0  # e-folds: more is no bound at all
 HELD = 0.5  # share of what is known of a parameter that may come from the prior
 
