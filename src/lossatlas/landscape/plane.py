@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
-from lossatlas.checks import check_at_least, check_real, check_same_structure
+from lossatlas.checks import check_at_least, check_flag, check_real, check_same_structure
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.landscape.directions import RandomDirection
+from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.objective import Objective
 
 Array = NDArray[np.float64]
@@ -87,6 +88,31 @@ class Plane:
         inside = max(0.0, float(coordinates @ products))
         return coordinates, math.sqrt(max(0.0, distance**2 - inside)), distance
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know about the directions.
+
+        Returns:
+            Sentences that name the tensors which stand still, and those whose zero filters
+            move by the scale of their layer.
+        """
+        drawn = [d for d in self.directions if isinstance(d, RandomDirection)]
+        notes = []
+        scaled = [d for d in drawn if d.normalisation != "none"]
+        lent = zero_filters(self.origin, biases=scaled[0].biases) if scaled else ()
+        if lent:
+            notes.append(
+                "Zero filters have no length, so they move by that of their layer: "
+                f"{_list(lent)}."
+            )
+        still = [
+            name
+            for name in self.origin
+            if not drawn and not any(bool(d[name].any()) for d in self.directions)
+        ]
+        if still:
+            notes.append(f"These tensors do not move along any direction: {_list(still)}.")
+        return tuple(notes)
+
     def fingerprint(self) -> str:
         """A digest of the origin and the directions.
 
@@ -118,6 +144,10 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
     """
     if not 1 <= len(directions) <= 3:
         raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
+    if labels is not None and (isinstance(labels, str) or len(labels) != len(directions)):
+        raise ArgumentError(
+            f"`labels` must name each of {len(directions)} directions; got {labels!r}."
+        )
     for direction in directions:
         check_same_structure(direction=direction, origin=origin)
         check_real(direction)
@@ -144,6 +174,8 @@ def random_plane(
         seed: any whole number; the same seed gives the same directions.
         dimension: 1, 2 or 3.
         normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
+            Zero filters and layers have no norm: they move by the scale of their layer or
+            module, and maps say so.
         biases: whether biases and norm scales move too; they stay by default.
 
     Returns:
@@ -160,6 +192,9 @@ def random_plane(
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise ArgumentError(f"`seed` must be a whole number; got {seed!r}.")
+    check_flag("biases", biases)
     weights = objective.params if origin is None else origin
     check_same_structure(origin=weights, objective=objective.params)
     directions = tuple(
@@ -208,6 +243,11 @@ def check_door(objective: object, plane: object = None, progress: object = None)
         check_same_structure(plane=plane.origin, objective=objective.params)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"`progress` must be callable; got {type(progress).__name__}.")
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _moves(weights: Params, *, biases: bool, scaled: bool) -> bool:

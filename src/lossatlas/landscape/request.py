@@ -179,7 +179,7 @@ class Request:
             evaluations=int(refined.computed.sum()),
             memory=source.memory,
             seconds=seconds,
-            notes=(*_notes(values[..., 0], task), *_of_refinement(refined)),
+            notes=(*plane.notes(), *_notes(values[..., 0], task), *_of_refinement(refined)),
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
                 settings=settings | {"plane": dict(plane.recipe)},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import is_number
+from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
 from lossatlas.landscape.plane import Plane, check_door
@@ -39,7 +39,7 @@ def ranges(span: object, dimension: int) -> Ranges:
         return ((-half, half),) * dimension
     try:
         pairs = tuple((float(low), float(high)) for low, high in span)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"{expected}; got {span!r}.") from None
     if len(pairs) != dimension or not all(
         math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs
@@ -85,12 +85,14 @@ def suggest_span(
         The suggestion; the widest span (8) where the loss never rises enough.
 
     Raises:
-        ArgumentError: no objective or no plane.
+        ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the centre is not finite.
         StructureError: the plane is one of another model.
     """
     check_door(objective, plane)
+    check_positive("start", start)
+    check_positive("rise", rise)
     task = Task(objective, plane)
     chosen = select(task, "auto", np.full(plane.dimension, start))
     engine, (centre, stderr) = chosen.engine, chosen.centre.tolist()
