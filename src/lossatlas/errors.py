@@ -33,6 +33,14 @@ class NonFiniteError(AtlasError, ArithmeticError):
     """A number that must be finite is NaN or infinite."""
 
 
+class DerivativeError(AtlasError, ArithmeticError):
+    """A derivative is not that of the loss that is evaluated."""
+
+
+class DerivativeWarning(UserWarning):
+    """A gradient is not that of the loss; what rests on it says so."""
+
+
 class DataError(AtlasError, ValueError):
     """A data set is empty, damaged or of the wrong form."""
 

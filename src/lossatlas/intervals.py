@@ -1,6 +1,5 @@
 """Confidence intervals: Student's t where the spread itself comes from few units."""
 
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lossatlas as la
 from lossatlas.curvature import gauss_newton, hessian, spectrum, trace
-from lossatlas.errors import LossError
+from lossatlas.errors import DerivativeError, LossError
 from reference import curvature_dense as dense
 
 CE = la.supervised(F.cross_entropy)
@@ -179,7 +179,10 @@ def test_wrong_second_derivatives_that_show_are_told():
     def loss(model, batch):
         return WrongTwice.apply(model(batch[0])).sum(1)
 
-    found = spectrum(la.Objective(model, loss, [(X, Y)]), top=2, bottom=1, density=False)
+    with pytest.raises(DerivativeError, match=r"off by 0\.\d+ .*'differences'"):
+        spectrum(la.Objective(model, loss, [(X, Y)]))
+    unchecked = la.Objective(model, loss, [(X, Y)], derivatives="unchecked")
+    found = spectrum(unchecked, top=2, bottom=1, density=False)
     assert not found.reached
     assert "an operation whose second derivative is wrong" in found.note
     right = spectrum(la.Objective(model, CE, [(X, Y)]), top=2, bottom=1, density=False)

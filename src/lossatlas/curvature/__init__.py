@@ -14,6 +14,7 @@ from lossatlas.curvature.products import empirical_fisher, fisher, gauss_newton,
 from lossatlas.curvature.representations import alpha_req, effective_rank, rankme
 from lossatlas.curvature.roughness import Roughness, roughness
 from lossatlas.curvature.samplesize import SampleSizeCurve, sample_size_curve
+from lossatlas.curvature.selfcheck import check
 from lossatlas.curvature.sharpness import (
     WorstSharpness,
     average_sharpness,
@@ -40,6 +41,7 @@ __all__ = [
     "gauss_newton",
     "fisher",
     "empirical_fisher",
+    "check",
     # spectra and sums of eigenvalues
     "Spectrum",
     "Density",

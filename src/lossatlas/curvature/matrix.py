@@ -1,6 +1,7 @@
 """A curvature matrix, known by its products with vectors."""
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,9 +16,9 @@ from lossatlas.curvature.differentiable import (
     second_derivatives,
 )
 from lossatlas.curvature.forms import Build, Form
+from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
-from lossatlas.objective import Objective
-from lossatlas.objective.batches import batch_size
+from lossatlas.objective import Objective, Total
 
 
 class Product:
@@ -35,6 +36,7 @@ class Product:
         cache: keep the graphs of all batches in memory, so that a product costs two backward
             passes instead of one forward and three backward ones. None keeps it where there
             is a single batch in a list.
+        kind: which matrix it is; what it rests on is checked once an objective.
 
     Raises:
         StructureError: names or shapes of `params` differ from those of the objective.
@@ -49,6 +51,7 @@ class Product:
         params: Params | None = None,
         names: str | Iterable[str] | None = None,
         cache: bool | None = None,
+        kind: str = "hessian",
     ) -> None:
         here = objective.params if params is None else params
         check_same_structure(params=here, objective=objective.params)
@@ -60,9 +63,9 @@ class Product:
         self.objective = objective
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
-        self._build = build
+        self.kind, self._build = kind, build
         self._cache = _one_in_memory(objective.batches) if cache is None else cache
-        self._graphs: list[tuple[int, Form]] | None = None
+        self._graphs: list[tuple[Total, Form]] | None = None
 
     @property
     def size(self) -> int:
@@ -94,6 +97,7 @@ class Product:
         Raises:
             StructureError: names or shapes differ from `.params`.
             LossError: the loss is not twice differentiable; the message names the operation.
+            DerivativeError: derivatives are not those of the loss.
             NonFiniteError: the gradient or the product is NaN or infinite.
         """
         check_same_structure(vector=vector, params=self.params)
@@ -165,6 +169,8 @@ class Product:
         }
 
     def _add_product(self, totals: list[Tensor], given: list[Tensor]) -> None:
+        if not self.count:
+            ensure_curvature(self.objective, self.kind)
         self.count += 1
         with torch.enable_grad(), second_derivatives(self.objective.model):
             weight = self._add_batches(totals, given)
@@ -176,38 +182,43 @@ class Product:
                     "gradient is: look for a square root or a norm at zero."
                 )
 
-    def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> int:
+    def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> float:
         if self._graphs is None and self._cache:
-            self._graphs = self._walk(lambda size, form: (size, form))
+            self._graphs = self._walk(_without_graph)
         if self._graphs is not None:
-            for size, form in self._graphs:
-                _add(totals, form(given, True), size)
-            return sum(size for size, _ in self._graphs)
+            for total, form in self._graphs:
+                _add(totals, form(given, True), total.scale)
+            return sum(total.weight for total, _ in self._graphs)
 
-        def use(size: int, form: Form) -> int:
-            _add(totals, form(given, False), size)
-            return size
+        def use(total: Total, form: Form) -> float:
+            _add(totals, form(given, False), total.scale)
+            return total.weight
 
-        return sum(self._walk(use))
+        return math.fsum(self._walk(use))
 
-    def _walk(self, use: Callable[[int, Form], Any]) -> list[Any]:
+    def _walk(self, use: Callable[[Total, Form], Any]) -> list[Any]:
         leaves = {name: self._point[name] for name in self.params}
 
         def walk() -> list[Any]:
             done, unreached = [], []
             for index, batch in enumerate(self.objective.each_batch()):
                 try:
-                    form = self._build(leaves, batch, index)
+                    total, form = self._build(leaves, batch, index)
                 except UnreachedError as error:
                     # An expert, say, that only other batches are sent to.
                     unreached.append(error)
-                    form = _nothing
-                done.append(use(batch_size(batch), form))
+                    with torch.no_grad():
+                        total, form = self.objective.total(batch), _nothing
+                done.append(use(total, form))
             if len(unreached) == len(done):
                 raise unreached[0]
             return done
 
         return self.objective.at(self._point, walk)
+
+
+def _without_graph(total: Total, form: Form) -> tuple[Total, Form]:
+    return Total(total.sum.detach(), total.weight), form
 
 
 def _nothing(given: Sequence[Tensor], keep: bool) -> list[Tensor | None]:

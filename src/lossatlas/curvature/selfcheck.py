@@ -1,0 +1,350 @@
+"""Checks of second derivatives, and of the outputs' first ones, against differences."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lossatlas.curvature.differentiable import second_derivatives
+from lossatlas.curvature.forms import (
+    criterion_gradient,
+    hessian_form,
+    model_outputs,
+    sandwich_form,
+)
+from lossatlas.errors import DerivativeError
+from lossatlas.objective import Check, CheckReport, Objective
+from lossatlas.objective.batches import batch_size
+from lossatlas.objective.selfcheck import (
+    AGREE,
+    CLEARLY,
+    FAILED,
+    FEW,
+    PASSED,
+    SETTLED,
+    UNKNOWN,
+    Line,
+    check_slope,
+    ensure_slope,
+    guarded,
+)
+
+Vectors = list[Tensor]
+# Every pair of gradients costs two; what three pairs do not settle has kinks.
+_PAIRS = 3
+# A tensor may be wrong alone: it is looked at where its own product is off by this share.
+_OFF = 0.2
+
+
+def check(objective: Objective) -> CheckReport:
+    """Check that what is differentiated belongs to what is evaluated.
+
+    Made on a few examples of the first batch: whether the loss moves with the parameters
+    (made on construction), the gradient along a random direction against central differences
+    of values, a product with the Hessian against central differences of gradients, and the
+    derivative of the model's outputs against differences of outputs. Central differences are
+    taken at steps of 1e-3 of the length of the weights, and to both sides.
+
+    Args:
+        objective: model, loss, batches.
+
+    Returns:
+        What was found; `print` shows a table. A failed check raises nothing here: instruments
+        that rest on it refuse.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+        >>> batch = (torch.eye(2), torch.zeros(2, 3))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> la.check(la.Objective(model, loss, [batch])).passed
+        True
+    """
+    makers: dict[str, Callable[[Objective], Check]] = {
+        "gradient": check_slope,
+        "hessian": check_hessian,
+        "outputs": check_outputs,
+    }
+    for name, make in makers.items():
+        if name not in objective.checks:
+            objective.checks[name] = guarded(name, make, objective)
+    return CheckReport(tuple(objective.checks.values()), objective.unused)
+
+
+def ensure_curvature(objective: Objective, kind: str) -> None:
+    """Check what a matrix rests on before its first product, once an objective.
+
+    Args:
+        objective: what is differentiated.
+        kind: "hessian", "gauss_newton", "fisher" or "empirical_fisher".
+
+    Raises:
+        DerivativeError: derivatives are not those of the loss.
+    """
+    if objective.derivatives == "unchecked" or not objective.is_checked:
+        return
+    ensure_slope(objective)
+    _require(objective.checks["gradient"])
+    name = "hessian" if kind == "hessian" else "outputs"
+    if kind == "empirical_fisher" or objective.derivatives == "differences":
+        return
+    if name not in objective.checks:
+        make = check_hessian if name == "hessian" else check_outputs
+        objective.checks[name] = guarded(name, make, objective)
+    _require(objective.checks[name])
+
+
+def _require(found: Check) -> None:
+    if found.status != FAILED:
+        return
+    if found.name == "gradient":
+        remedy = (
+            "curvature of it is not that of the loss; map only, or take it as it is with "
+            "Objective(..., derivatives='unchecked')."
+        )
+    else:
+        remedy = (
+            "a custom torch.autograd.Function may keep its derivative as a constant, or an "
+            "adjoint may have none; write its backward with differentiable operations, or "
+            "pass Objective(..., derivatives='differences') where the loss is smooth."
+        )
+    raise DerivativeError(f"{found.sentence}: {remedy}")
+
+
+def check_hessian(objective: Objective) -> Check:
+    """A product with the Hessian against central differences of gradients.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        LossError: the loss is not twice differentiable.
+        NonFiniteError: the gradient is not finite.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def compare() -> Check:
+        product = line.at(0.0, lambda leaves: _product(line, leaves, direction))
+        length = _length(_filled(line.gradient(), direction))
+        differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
+        return _Comparison(line, product, differences, length).verdict()
+
+    with torch.enable_grad(), second_derivatives(objective.model):
+        found = line.run(compare)
+    return _worded(found, "hessian", "products with the Hessian", "gradients")
+
+
+def check_outputs(objective: Objective) -> Check:
+    """Derivatives of the model's outputs, and the criterion's curvature, against differences.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        LossError: the loss is not a function of what the model returns.
+        NonFiniteError: the gradient in the outputs is not finite.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def outputs(step: float) -> Vectors:
+        _, found = line.at(step, lambda leaves: model_outputs(objective, line.batch))
+        return [value.detach() for value in found]
+
+    def compare() -> Check:
+        pushed, weighed = _pushed(line, direction)
+        # Outputs may well be of order one where their change is small.
+        found = _Comparison(
+            line, pushed, _differences(line, outputs), _length(outputs(0.0))
+        ).verdict(first=True)
+        if found.status != PASSED:
+            return found
+        length = _length(_slopes(line, 0.0, weighed))
+        differences = _differences(line, lambda step: _slopes(line, step, weighed))
+        return _Comparison(line, weighed, differences, length).verdict()
+
+    with torch.enable_grad(), second_derivatives(objective.model):
+        found = line.run(compare)
+    return _worded(found, "outputs", "derivatives of the outputs", "outputs")
+
+
+def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
+    _, form = hessian_form(line.objective, leaves, line.batch, 0)
+    return _filled(form(direction, False), direction)
+
+
+def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
+    # J v, and the Hessian of the criterion times it.
+    seen: list[Vectors] = []
+
+    def push(leaves: dict[str, Tensor]) -> None:
+        _, outputs, cuts, gradient = criterion_gradient(line.objective, leaves, line.batch)
+
+        def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
+            live = [g if g is not None and g.requires_grad else None for g in gradient]
+            pairs = [(g, u) for g, u in zip(live, pushed, strict=True) if g is not None]
+            weighed: Sequence[Tensor | None] = (
+                torch.autograd.grad(
+                    [g for g, _ in pairs],
+                    cuts,
+                    [u for _, u in pairs],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
+                if pairs
+                else [None] * len(cuts)
+            )
+            seen.extend([pushed, _filled(weighed, pushed)])
+            return list(weighed)
+
+        sandwich_form(leaves, outputs, middle, 0)(direction, False)
+
+    line.at(0.0, push)
+    return seen[0], seen[1]
+
+
+def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
+    _, _, _, gradient = line.at(
+        step, lambda leaves: criterion_gradient(line.objective, leaves, line.batch)
+    )
+    return [v.detach() for v in _filled(gradient, like)]
+
+
+def _differences(line: Line, at: Callable[[float], Vectors]) -> Callable[[float], Vectors]:
+    def central(step: float) -> Vectors:
+        width = 2 * step * line.length
+        pairs = zip(at(step), at(-step), strict=True)
+        return [(wide(high) - wide(low)) / width for high, low in pairs]
+
+    def wide(value: Tensor) -> Tensor:
+        return value.to(torch.promote_types(value.dtype, torch.float32))
+
+    return central
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A derivative along the line against central differences at several steps.
+
+    Attributes:
+        line: where.
+        product: the derivative.
+        differences: step -> central difference.
+        length: of what is differenced, for its rounding.
+    """
+
+    line: Line
+    product: Vectors
+    differences: Callable[[float], Vectors]
+    length: float
+
+    def verdict(self, *, first: bool = False) -> Check:
+        """Agreement at any step; settled elsewhere; or neither.
+
+        Args:
+            first: whether it is a first derivative, which kinks leave alone.
+
+        Returns:
+            A check without its name.
+        """
+        found: list[tuple[float, Vectors]] = []
+        gaps = []
+        for step in self.line.steps[:_PAIRS]:
+            found.append((step, self.differences(step)))
+            gap, noise = self._gap(found[-1][1]), self._noise(step, found[-1][1])
+            if not math.isfinite(gap):
+                return Check("", UNKNOWN, sentence="not finite near the weights")
+            if noise <= CLEARLY * AGREE or math.isinf(noise):
+                gaps.append(gap)
+            if gap <= AGREE or math.isinf(noise):
+                return self._with_blocks(found, gap)
+            if len(found) > 1 and self._settled(found):
+                return Check("", FAILED, gap)
+        if not gaps:
+            return Check("", UNKNOWN, sentence="rounding is too coarse")
+        # A first derivative that agrees at no step is a surrogate; a second one may have kinks.
+        status = FAILED if first and min(gaps) > CLEARLY * AGREE else UNKNOWN
+        return Check("", status, min(gaps), "kinks within every step")
+
+    def _gap(self, difference: Vectors) -> float:
+        return _relative(difference, self.product)
+
+    def _noise(self, step: float, difference: Vectors) -> float:
+        # Relative; infinite where neither way finds anything beyond rounding.
+        size = max(_length(difference), _length(self.product))
+        floor = 8 * self.line.rounding(step) * self.length
+        return floor / size if size > floor else math.inf
+
+    def _settled(self, found: list[tuple[float, Vectors]]) -> bool:
+        # Many kinks within a step look like curvature, and more so the wider it is.
+        steps = [step for step, _ in found]
+        changes = [_relative(a, b) for (_, a), (_, b) in pairwise(found)]
+        last = changes[-1]
+        if last > SETTLED or self._gap(found[-1][1]) <= CLEARLY * last:
+            return False
+        if batch_size(self.line.batch) <= FEW:
+            return True
+        noise = self._noise(steps[-1], found[-1][1])
+        return len(changes) > 1 and (last <= 1.2 * changes[-2] or last <= noise)
+
+    def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
+        # The whole agrees; one tensor that is far off and settled there is wrong all the same.
+        before = found[-1][1]
+        off = [
+            place
+            for place, (a, b) in enumerate(zip(before, self.product, strict=True))
+            if _relative([a], [b]) > _OFF and self._counts(found[-1][0], a, b)
+        ]
+        if not off:
+            return Check("", PASSED, gap)
+        after = self.differences(found[-1][0] / 3)
+        for place in off:
+            change = _relative([before[place]], [after[place]])
+            apart = _relative([after[place]], [self.product[place]])
+            if change <= SETTLED and apart > CLEARLY * change:
+                return Check("", FAILED, apart, sentence=f"'{self.line.name(place)}'")
+        return Check("", PASSED, gap)
+
+    def _counts(self, step: float, a: Tensor, b: Tensor) -> bool:
+        floor = 8 * self.line.rounding(step) * self.length
+        return max(_length([a]), _length([b])) > CLEARLY * floor
+
+
+def _worded(found: Check, name: str, what: str, of: str) -> Check:
+    if found.status == PASSED:
+        return replace(found, name=name, sentence=f"{what} equal differences of {of}")
+    if found.status == FAILED:
+        where = f" in {found.sentence}" if found.sentence.startswith("'") else ""
+        sentence = (
+            f"{what} are off by {found.figure:.2g} of their size{where} from differences of "
+            f"{of}, which agree among themselves"
+        )
+        return replace(found, name=name, sentence=sentence)
+    return replace(found, name=name)
+
+
+def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vectors:
+    return [
+        torch.zeros_like(value) if part is None else part.detach()
+        for part, value in zip(parts, like, strict=True)
+    ]
+
+
+def _length(vectors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(v.abs().double().square().sum()) for v in vectors))
+
+
+def _relative(a: Vectors, b: Vectors) -> float:
+    gap = _length([x - y for x, y in zip(a, b, strict=True)])
+    size = max(_length(a), _length(b))
+    return gap / size if size else gap
