@@ -181,7 +181,7 @@ def test_resume_goes_on_and_gives_the_same_bits(tmp_path, adaptive):
 
     def stop(done, total):
         assert total == 441
-        if done > 60:
+        if done > 30:
             raise Stop
 
     ledger = tmp_path / "run.resume"

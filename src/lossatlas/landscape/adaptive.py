@@ -28,7 +28,7 @@ FACTOR = {1: 5.0, 2: 2.0, 3: 2.0}
 _WORST = 4.0
 # Where more than this share had to be computed, interpolating the rest saves little; in a box
 # it costs more than small models do.
-_MOST = {1: 0.7, 2: 0.7, 3: 0.35}
+_MOST = {1: 0.6, 2: 0.6, 3: 0.35}
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,16 @@ def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:
     reach = (distance_transform_edt(~computed) / 1.5).astype(int)
     chosen, free = np.zeros_like(computed), ~computed
     left = max(16, np.count_nonzero(computed) // 2)
-    for place in map(tuple, np.argwhere(wanted)[np.argsort(-doubt[wanted], kind="stable")]):
+    order = np.argsort(-doubt[wanted], kind="stable")
+    for place in map(tuple, np.argwhere(wanted)[order]):
         if left and free[place]:
-            box = tuple(slice(max(0, i - reach[place]), i + reach[place] + 1) for i in place)
-            chosen[place], free[box] = True, False
+            chosen[place], free[_box(place, int(reach[place]))] = True, False
             left -= 1
     return chosen
+
+
+def _box(place: tuple[np.intp, ...], reach: int) -> tuple[slice, ...]:
+    return tuple(slice(max(0, int(i) - reach), int(i) + reach + 1) for i in place)
 
 
 def _rounding(losses: Array) -> float:

@@ -33,13 +33,19 @@ def first_points(shape: tuple[int, ...], seed: int) -> Mask:
     """
     dimension = len(shape)
     edges = [_chebyshev(points, _ON_EDGES[dimension]) for points in shape]
-    others = [np.setdiff1d(np.arange(n), rows) for n, rows in zip(shape, edges, strict=True)]
+    others = [_rows_inside(n, rows) for n, rows in zip(shape, edges, strict=True)]
     mask = np.zeros(shape, dtype=bool)
     for node in product(*edges):
         mask[node] = any(i in (0, n - 1) for i, n in zip(node, shape, strict=True))
     if all(map(len, others)):
         mask[tuple(_inside(others, _count(shape, others), seed).T)] = True
     return mask
+
+
+def _rows_inside(points: int, edge: Rows) -> Rows:
+    # Rows of large grids that have a point of the rim need no second one.
+    others = np.setdiff1d(np.arange(points), edge)
+    return others if len(others) >= 2 * len(edge) else np.arange(1, points - 1)
 
 
 def _count(shape: tuple[int, ...], others: list[Rows]) -> int:

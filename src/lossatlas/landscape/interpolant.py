@@ -195,7 +195,7 @@ class _Radial:
 
 def _largest(sizes: Array, nearest: NDArray[np.intp]) -> Array:
     # Never below the typical size: few neighbors may all happen to be well predicted.
-    return np.maximum(sizes[nearest].max(axis=1), np.median(sizes, axis=0))
+    return np.asarray(np.maximum(sizes[nearest].max(axis=1), np.median(sizes, axis=0)))
 
 
 def _patch(centres: Array, values: Array, queries: Array) -> tuple[Array, Array] | None:
