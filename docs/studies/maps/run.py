@@ -70,11 +70,15 @@ def row(
         "points": int(truth.size),
         "dimension": truth.ndim,
         "computed": int(computed.sum()),
-        "largest": float(off.max(initial=0.0)),
-        "rms": float(np.sqrt(np.mean(off**2))) if off.size else 0.0,
-        "stated": float(error / size),
-        "stated_rms": float(rms / size),
+        "largest": _short(off.max(initial=0.0)),
+        "rms": _short(np.sqrt(np.mean(off**2))) if off.size else 0.0,
+        "stated": _short(error / size),
+        "stated_rms": _short(rms / size),
     }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def functions(
@@ -114,10 +118,15 @@ def main(scale: float = 1.0) -> dict[str, Any]:
     }
 
 
+def _compact(results: dict[str, Any]) -> str:
+    # One map a line.
+    return json.dumps(results).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"
+
+
 if __name__ == "__main__":
     results = main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
     if len(sys.argv) == 1:
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (HERE / "results.json").write_text(_compact(results))
         (HERE / "README.md").write_text(page(results))
     else:
         print(page(results))

@@ -28,7 +28,7 @@ FACTOR = {1: 5.0, 2: 2.0, 3: 2.0}
 _WORST = 4.0
 # Where more than this share had to be computed, interpolating the rest saves little; in a box
 # it costs more than small models do.
-_MOST = {1: 0.6, 2: 0.6, 3: 0.35}
+_MOST = {1: 0.7, 2: 0.7, 3: 0.35}
 
 
 @dataclass(frozen=True)
