@@ -116,6 +116,20 @@ def check_at_least(argument: str, value: object, minimum: int) -> None:
         raise ArgumentError(f"`{argument}` must be a whole number >= {minimum}; got {value!r}.")
 
 
+def check_flag(argument: str, value: object) -> None:
+    """Require True or False.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+
+    Raises:
+        ArgumentError: something else came, such as the text "no".
+    """
+    if not isinstance(value, bool):
+        raise ArgumentError(f"`{argument}` must be True or False; got {value!r}.")
+
+
 def check_positive(argument: str, value: Any) -> None:
     """Require a finite number above zero.
 

@@ -251,6 +251,7 @@ def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
     assert deepest["death_place"] is None
     assert {bar["certain"] for bar in known["bars"]} <= {True, False}
 
+
 def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     from lossatlas.workbench import build_model, load_dataset

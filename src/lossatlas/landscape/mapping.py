@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lossatlas.arguments import public
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, select
@@ -45,8 +45,9 @@ def map_plane(
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
         tolerance: the root mean square error that interpolated points may have, as a share of
-            the range of the loss; never finer than half the sampling error. No held-out point
-            may be off by more than four times as much.
+            the range of the loss; never finer than half the sampling error. The stated
+            largest error may be four times as much. Points are computed until both hold, or
+            until every point is computed.
         engine: "auto", "plain", "stacked", "batched", "folded" or "streaming"; all give the
             same numbers (1e-6 relative), "auto" takes the fastest that does on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
@@ -72,6 +73,7 @@ def map_plane(
     started = time.monotonic()
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
+    check_flag("adaptive", adaptive)
     check_door(objective, plane, progress)
     request = Request(
         task=Task(objective, settled(objective, plane), _checked(metrics)),

@@ -21,7 +21,7 @@ from lossatlas.checks import (
 )
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.buffers import Buffers, is_statistic
-from lossatlas.landscape.directions import RandomDirection
+from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.objective import Objective
 from lossatlas.objective.state import State, split_state
 from lossatlas.reals import real_array
@@ -118,6 +118,31 @@ class Plane:
             if name in self.origin or not (name in beside or is_statistic(name))
         }
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know about the directions.
+
+        Returns:
+            Sentences that name the tensors which stand still, and those whose zero filters
+            move by the scale of their layer.
+        """
+        drawn = [d for d in self.directions if isinstance(d, RandomDirection)]
+        notes = []
+        scaled = [d for d in drawn if d.normalisation != "none"]
+        lent = zero_filters(self.origin, biases=scaled[0].biases) if scaled else ()
+        if lent:
+            notes.append(
+                "Zero filters have no length, so they move by that of their layer: "
+                f"{_list(lent)}."
+            )
+        still = [
+            name
+            for name in self.origin
+            if not drawn and not any(bool(d[name].any()) for d in self.directions)
+        ]
+        if still:
+            notes.append(f"These tensors do not move along any direction: {_list(still)}.")
+        return tuple(notes)
+
     def fingerprint(self) -> str:
         """A digest of the origin and the directions.
 
@@ -151,6 +176,10 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
     """
     if not 1 <= len(directions) <= 3:
         raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
+    if labels is not None and (isinstance(labels, str) or len(labels) != len(directions)):
+        raise ArgumentError(
+            f"`labels` must name each of {len(directions)} directions; got {labels!r}."
+        )
     for direction in directions:
         check_same_structure(direction=direction, origin=origin)
         check_real(direction)
@@ -186,6 +215,8 @@ def random_plane(
         seed: any whole number; the same seed gives the same directions.
         dimension: 1, 2 or 3.
         normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
+            Zero filters and layers have no norm: they move by the scale of their layer or
+            module, and maps say so.
         biases: whether biases and norm scales move too; they stay by default.
 
     Returns:
@@ -300,6 +331,11 @@ def _checked_coordinates(coordinates: object, dimension: int) -> list[float]:
             f"got {shown(coordinates)}."
         )
     return [float(value) for value in flat]
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _moves(weights: Params, *, biases: bool, scaled: bool) -> bool:

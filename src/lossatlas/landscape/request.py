@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,8 @@ class Request:
             Every point of the grid, computed or interpolated.
         """
         axes, shape = self.axes, (self.points,) * len(self.ranges)
-        origin = [np.flatnonzero(axis == 0) for axis in axes]
+        # The origin was evaluated to begin with.
+        origin = list(product(*(np.flatnonzero(axis == 0).tolist() for axis in axes)))
 
         def evaluate(places: NDArray[np.intp]) -> Array:
             coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
@@ -139,22 +141,15 @@ class Request:
 
         if self.adaptive:
             seed = derive_seed("held out", self.points, len(shape))
-            refined = refine(evaluate, shape, len(centre), self._target, seed=seed)
-        else:
-            places = np.argwhere(np.ones(shape, dtype=bool))
-            values = evaluate(places).reshape(*shape, len(centre))
-            refined = Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
-        if all(map(len, origin)):
-            # The origin was evaluated to begin with: it is known whatever was interpolated.
-            here = tuple(int(index[0]) for index in origin)
-            refined.values[here] = centre
-            refined.computed[here] = True
-        return refined
+            return refine(evaluate, shape, len(centre), self._target, seed=seed, first=origin)
+        places = np.argwhere(np.ones(shape, dtype=bool))
+        values = evaluate(places).reshape(*shape, len(centre))
+        return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
 
     def _target(self, known: Array) -> float:
         finite = known[np.isfinite(known[:, 0])]
         if not len(finite):
-            return self.tolerance
+            return math.nan
         error = finite[:, quantities_of(known)]
         typical = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
         return max(self.tolerance * float(np.ptp(finite[:, 0])), 0.5 * typical)
@@ -201,7 +196,7 @@ class Request:
             evaluations=int(refined.computed.sum()),
             memory=source.memory,
             seconds=seconds,
-            notes=_notes(values[..., 0], task),
+            notes=(*plane.notes(), *_notes(values[..., 0], task), *_of_refinement(refined)),
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
                 settings=settings | {"plane": dict(plane.recipe)},
@@ -221,6 +216,15 @@ def _rounding(values: Array, task: Task) -> float:
     # A loss is rounded as the weights are, whatever holds the means.
     eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
     return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _of_refinement(refined: Refined) -> tuple[str, ...]:
+    if not refined.rough:
+        return ()
+    return (
+        "The loss is too rough to be interpolated within the tolerance; "
+        "every point was computed.",
+    )
 
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def ranges(span: object, dimension: int) -> Ranges:
         return ((-half, half),) * dimension
     try:
         pairs = tuple((float(low), float(high)) for low, high in span)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"{expected}; got {span!r}.") from None
     if len(pairs) != dimension or not all(
         math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs
@@ -87,7 +87,7 @@ def suggest_span(
         The suggestion; the widest span (8) where the loss never rises enough.
 
     Raises:
-        ArgumentError: no objective or no plane.
+        ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the centre is not finite.
         StructureError: the plane is one of another model.
