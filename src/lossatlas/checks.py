@@ -181,20 +181,6 @@ def check_seed(argument: str, value: object) -> None:
         )
 
 
-def check_flag(argument: str, value: object) -> None:
-    """Require True or False.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: anything else.
-    """
-    if not isinstance(value, bool):
-        raise ArgumentError(f"`{argument}` must be True or False; got {value!r}.")
-
-
 def check_text(argument: str, value: object) -> None:
     """Require a string, or None.
 

@@ -111,7 +111,8 @@ def fit(
 def _better_settings(
     recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
 ) -> tuple[str, ...]:
-    best, found = BETTER, ()
+    best = BETTER
+    found: tuple[str, ...] = ()
     for other in recipe.law.relatives() if left_out else ():
         second = replace(recipe, law=other)
         fitted = second.solve(curves)

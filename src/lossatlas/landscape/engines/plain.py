@@ -77,7 +77,7 @@ class PlainEngine:
         """
         task, moments = self.task, self.task.moments(2)
         self._buffer.move_to(corner.tolist())
-        there = self._buffer.views | dict(task.buffers_at(corner))
+        there = self._buffer.views | dict(task.buffers_at(corner.tolist()))
         with torch.no_grad(), task.objective.session():
             for index, weights in enumerate((task.whole_origin, there)):
                 task.objective.swapped(weights, partial(_walk, task, moments, index))
