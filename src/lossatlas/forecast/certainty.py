@@ -172,4 +172,4 @@ def _share_within(residuals: Floats, huber: float) -> float:
     spread = GAUSS * float(np.median(size))
     window = max(huber, spread * residuals.size**-0.2)
     inside = float((size <= window).mean())
-    return max(inside * huber / window, 1 / residuals.size)
+    return float(max(inside * huber / window, 1 / residuals.size))

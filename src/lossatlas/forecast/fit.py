@@ -123,7 +123,7 @@ def _scores(
 def _better_settings(
     recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
 ) -> tuple[str, ...]:
-    best, found = BETTER, ()
+    best, found = BETTER, tuple[str, ...]()
     for other in recipe.law.relatives() if left_out else ():
         second = replace(recipe, law=other)
         fitted = second.solve(curves)

@@ -184,7 +184,8 @@ def read_tensorboard(
     """
     step, loss = _scalars(path)
     log = tidied(step, {"loss": loss}, f"'{path}'")
-    rates, assumed = None, ()
+    rates: Floats | None = None
+    assumed: tuple[str, ...] = ()
     if lr is not None:
         at, values = _scalars(lr)
         rated = tidied(at, {"loss": values}, f"'{lr}'")
