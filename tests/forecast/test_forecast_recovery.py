@@ -55,17 +55,23 @@ def test_what_has_no_interval_has_a_reason():
 
 def test_neighbors_that_are_alike_widen_the_intervals():
     law, values, make, _ = CASES["power"]
-    (white,) = make(law, values, 0.003, 0)
-    rng, residual = np.random.default_rng(1), np.zeros(white.step.size)
-    for i in range(1, residual.size):
-        residual[i] = 0.9 * residual[i - 1] + np.sqrt(1 - 0.81) * 0.003 * rng.standard_normal()
-    truth = law.predict(np.array(values, float), white.inputs)
-    smooth = forecast.Curve(white.step, truth * np.exp(residual))
-    pair = [
-        forecast.fit(law, curve, check=False).parameter_errors[2] for curve in (white, smooth)
-    ]
-    assert pair[1].stderr > 2 * pair[0].stderr
-    assert pair[1].degrees < pair[0].degrees / 4
+    ratios, degrees = [], []
+    for seed in range(6):
+        (white,) = make(law, values, 0.003, seed)
+        rng, residual = np.random.default_rng(seed), np.zeros(white.step.size)
+        for i in range(1, residual.size):
+            step = np.sqrt(1 - 0.81) * 0.003 * rng.standard_normal()
+            residual[i] = 0.9 * residual[i - 1] + step
+        truth = law.predict(np.array(values, float), white.inputs)
+        smooth = forecast.Curve(white.step, truth * np.exp(residual))
+        plain, alike = (
+            forecast.fit(law, curve, check=False).parameter_errors[2]
+            for curve in (white, smooth)
+        )
+        ratios.append(alike.stderr / plain.stderr)
+        degrees.append(alike.degrees / plain.degrees)
+    assert np.median(ratios) > 2
+    assert np.median(degrees) < 0.25
 
 
 @pytest.mark.parametrize("truth", [(2, 20, 0.8), (2.5, 6, 0.5), (1.5, 10, 0.3)])
@@ -74,7 +80,7 @@ def test_a_floor_is_no_bend(truth):
     found = [
         forecast.deceleration(over_time(law, truth, noise, seed)[0]) is not None
         for noise in (0.001, 0.01)
-        for seed in range(8)
+        for seed in range(4)
     ]
     assert sum(found) == 0
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
@@ -18,6 +19,8 @@ from lossatlas.forecast.result import Alternative, Fit
 from lossatlas.forecast.solver import Solution
 from lossatlas.forecast.validation import Recipe, doubled_horizon, leave_one_out, score
 from lossatlas.store import Provenance
+
+Floats = NDArray[np.float64]
 
 BETTER = 2.0  # times smaller errors on left-out curves from which on another setting is named
 
@@ -68,32 +71,14 @@ def fit(
     _check_time_unit(law, runs)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
-    points = sum(c.step.size for c in prepared)
-    if points <= len(law.parameters) - len(recipe.fixed):
-        raise ArgumentError(
-            f"`curves` must hold more points than {law.name} has free parameters "
-            f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
-        )
-    solution = recipe.solve(prepared)
-    if not np.isfinite(solution.penalised):
-        raise DataError(
-            f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
-            "another law."
-        )
+    solution = _solved(recipe, prepared)
     counts = [c.step.size for c in prepared]
     flat = flat_directions(law, solution, counts)
-    longest = max(int(c.step[-1]) for c in prepared)
-    names = labels(prepared)
     metric = recipe.metric(solution, prepared)
-    scores = tuple(
-        score(law, solution.values, c, name, c.group or name, longest=longest, metric=metric)
-        for c, name in zip(prepared, names, strict=True)
-    )
+    scores = _scores(law, solution.values, prepared, metric)
     left_out = leave_one_out(recipe, prepared, solution.values) if check else ()
     return Fit(
-        law, solution.values, tuple(prepared), solution.objective,
-        metric=metric,
-        scores=scores,
+        law, solution.values, tuple(prepared), solution.objective, metric=metric, scores=scores,
         left_out=left_out,
         doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
         flat=flat,
@@ -107,12 +92,38 @@ def fit(
     )  # fmt: skip
 
 
+def _solved(recipe: Recipe, curves: Sequence[Curve]) -> Solution:
+    law, points = recipe.law, sum(c.step.size for c in curves)
+    if points <= len(law.parameters) - len(recipe.fixed):
+        raise ArgumentError(
+            f"`curves` must hold more points than {law.name} has free parameters "
+            f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
+        )
+    solution = recipe.solve(curves)
+    if not np.isfinite(solution.penalised):
+        raise DataError(
+            f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
+            "another law."
+        )
+    return solution
+
+
+# The errors on the fitted curves themselves.
+def _scores(
+    law: Law, values: Floats, curves: Sequence[Curve], metric: Floats
+) -> tuple[LeftOut, ...]:
+    longest = max(int(c.step[-1]) for c in curves)
+    return tuple(
+        score(law, values, c, name, c.group or name, longest=longest, metric=metric)
+        for c, name in zip(curves, labels(curves), strict=True)
+    )
+
+
 # The law with other settings, if one of them forecasts left-out curves much better.
 def _better_settings(
     recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
 ) -> tuple[str, ...]:
-    best = BETTER
-    found: tuple[str, ...] = ()
+    best, found = BETTER, tuple[str, ...]()
     for other in recipe.law.relatives() if left_out else ():
         second = replace(recipe, law=other)
         fitted = second.solve(curves)

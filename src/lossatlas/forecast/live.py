@@ -1,6 +1,6 @@
 """The predicted end of a run while it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,7 @@ class LiveForecast:
         self.interval = interval
         self.fitted: Fit | None = (
             None
-            if history is None or not len(history)
+            if history is None or (isinstance(history, Sized) and not len(history))
             else fit(MultiPowerLaw() if law is None else law, history)
         )
         if self.fitted is not None:
@@ -206,7 +206,7 @@ def _past_errors(recipe: Recipe, curve: Curve, rates: Floats, steps: int) -> lis
             continue
         at = int(np.argmin(np.abs(curve.step - target)))
         told = _forecast(recipe, curve.select(early), rates, int(curve.step[at]))
-        near = float(np.median(curve.loss[max(at - 2, 0) : at + 3]))
+        near = np.median(curve.loss[max(at - 2, 0) : at + 3])
         found.append(float(log_error(np.array(told), np.array(near))))
     return found
 
