@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import trajectory_plane
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
@@ -99,6 +99,7 @@ def survey(
     """
     started = time.monotonic()
     check_door(objective, progress=progress)
+    _check(title, checkpoints, executor)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     ground = _plane(objective, plane, checkpoints, seed)
     land = map_plane(
@@ -132,6 +133,18 @@ def survey(
         notes=land.notes,
         provenance=replace(land.provenance, settings={**land.provenance.settings, **asked}),
     )
+
+
+def _check(title: Any, checkpoints: Any, executor: Any) -> None:
+    if title is not None and not isinstance(title, str):
+        raise ArgumentError(f"`title` must be a text; got {type(title).__name__}.")
+    listed = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str | bytes)
+    if not listed or not all(isinstance(point, Mapping) for point in checkpoints):
+        raise ArgumentError(
+            "`checkpoints` must be a list of points, each name -> tensor as in "
+            f"`objective.params`; got {type(checkpoints).__name__}."
+        )
+    get_executor(executor)
 
 
 def _tools(
