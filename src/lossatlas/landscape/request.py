@@ -212,12 +212,6 @@ def _axis(low: float, high: float, points: int) -> Array:
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
 
 
-def _rounding(values: Array, task: Task) -> float:
-    # A loss is rounded as the weights are, whatever holds the means.
-    eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
-    return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-
-
 def _of_refinement(refined: Refined) -> tuple[str, ...]:
     if not refined.rough:
         return ()
@@ -225,6 +219,12 @@ def _of_refinement(refined: Refined) -> tuple[str, ...]:
         "The loss is too rough to be interpolated within the tolerance; "
         "every point was computed.",
     )
+
+
+def _rounding(values: Array, task: Task) -> float:
+    # A loss is rounded as the weights are, whatever holds the means.
+    eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
+    return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
