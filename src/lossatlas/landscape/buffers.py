@@ -151,7 +151,7 @@ def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Param
     if not all(isinstance(point, Mapping) for point in points):
         return list(points), [{} for _ in points]
     shared = _shared_whole(points)
-    params = [
+    params: list[Params] = [
         {n: v for n, v in p.items() if not is_statistic(n) and n not in shared} for p in points
     ]
     return params, [{n: v for n, v in p.items() if n.endswith(_STATISTICS)} for p in points]
