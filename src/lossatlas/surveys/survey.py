@@ -11,9 +11,9 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_list, check_one_of, check_positive
+from lossatlas.checks import check_one_of, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
@@ -102,7 +102,7 @@ def survey(
     """
     started = time.monotonic()
     check_door(objective, progress=progress)
-    check_list("checkpoints", checkpoints, "points of parameter space")
+    _check(title, checkpoints, executor)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     checkpoints = [state.whole for state in states]
@@ -138,6 +138,18 @@ def survey(
         notes=land.notes,
         provenance=replace(land.provenance, settings={**land.provenance.settings, **asked}),
     )
+
+
+def _check(title: Any, checkpoints: Any, executor: Any) -> None:
+    if title is not None and not isinstance(title, str):
+        raise ArgumentError(f"`title` must be a text; got {type(title).__name__}.")
+    listed = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str | bytes)
+    if not listed or not all(isinstance(point, Mapping) for point in checkpoints):
+        raise ArgumentError(
+            "`checkpoints` must be a list of points, each name -> tensor as in "
+            f"`objective.params`; got {type(checkpoints).__name__}."
+        )
+    get_executor(executor)
 
 
 def _tools(
