@@ -60,7 +60,8 @@ def guard_exports(room: str) -> None:
         ours = str(getattr(value, "__module__", "")).startswith("lossatlas.")
         if not ours or not (inspect.isfunction(value) or isinstance(value, type)):
             continue
-        if hasattr(vars(value).get("__init__", value), "__guarded__"):
+        start = vars(value).get("__init__") if isinstance(value, type) else value
+        if hasattr(start, "__guarded__"):
             continue
         guarded = public(value)
         setattr(module, name, guarded)

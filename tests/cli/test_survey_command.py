@@ -227,31 +227,6 @@ def test_help_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
-    found = survey_of(sample_map("double well"))
-    told = json.loads(
-        json.dumps(survey_words.summary(found, Path("report.html")), allow_nan=True)
-    )
-    topology = told["topology"]
-    for key in ("certain_bars", "certain_basins", "threshold"):
-        assert topology[key] is None
-    assert {bar["certain"] for bar in topology["bars"]} == {None}
-    assert "no standard error" in topology["why_unknown"]
-    remark = {row[0]: row[2] for row in survey_words.table(found, Path("report.html"))}[
-        "basins"
-    ]
-    assert remark == f"certainty unknown: {topology['why_unknown']}"
-    known = survey_words.summary(
-        survey_of(sample_map("double well", noise=0.01)), Path("report.html")
-    )["topology"]
-    assert known["why_unknown"] is None
-    assert known["certain_bars"] >= 2
-    deepest = known["bars"][0]
-    assert len(deepest["birth_place"]) == 2
-    assert deepest["death_place"] is None
-    assert {bar["certain"] for bar in known["bars"]} <= {True, False}
-
-
 def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     from lossatlas.workbench import build_model, load_dataset
@@ -277,3 +252,28 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     )
     assert code == 2
     assert "nothing under `key` 'emma'" in error
+
+
+def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
+    found = survey_of(sample_map("double well"))
+    told = json.loads(
+        json.dumps(survey_words.summary(found, Path("report.html")), allow_nan=True)
+    )
+    topology = told["topology"]
+    for key in ("certain_bars", "certain_basins", "threshold"):
+        assert topology[key] is None
+    assert {bar["certain"] for bar in topology["bars"]} == {None}
+    assert "no standard error" in topology["why_unknown"]
+    remark = {row[0]: row[2] for row in survey_words.table(found, Path("report.html"))}[
+        "basins"
+    ]
+    assert remark == f"certainty unknown: {topology['why_unknown']}"
+    known = survey_words.summary(
+        survey_of(sample_map("double well", noise=0.01)), Path("report.html")
+    )["topology"]
+    assert known["why_unknown"] is None
+    assert known["certain_bars"] >= 2
+    deepest = known["bars"][0]
+    assert len(deepest["birth_place"]) == 2
+    assert deepest["death_place"] is None
+    assert {bar["certain"] for bar in known["bars"]} <= {True, False}

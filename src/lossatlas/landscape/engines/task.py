@@ -69,7 +69,7 @@ class Task:
         here = self.buffers_at((0.0,) * self.plane.dimension)
         return {**self.plane.origin, **here} if here else self.plane.origin
 
-    def buffers_at(self, coordinates: Sequence[float]) -> Params:
+    def buffers_at(self, coordinates: Sequence[float] | Array) -> Params:
         """The buffers of a point, where the plane has its own.
 
         Args:
@@ -79,7 +79,7 @@ class Task:
             name -> tensor; empty where the model's own stay.
         """
         held = self.plane.buffers
-        return {} if held is None else held.at(coordinates)
+        return {} if held is None else held.at([float(each) for each in coordinates])
 
     def corners(self) -> list[dict[str, Tensor]]:
         """The origin and the directions, drawn once for all engines that want them whole.
