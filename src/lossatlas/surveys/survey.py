@@ -11,7 +11,7 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_one_of, check_positive
+from lossatlas.checks import check_list, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
