@@ -4,6 +4,7 @@ import inspect
 import math
 import random
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def _objective():
     return la.Objective(model, la.supervised(F.cross_entropy), batches, check=False)
 
 
+@cache
 def valid():
     """A quick call of every exported function: name -> arguments by name."""
     objective = _objective()
@@ -125,7 +127,9 @@ def test_every_function_that_is_exported_is_called():
     assert sorted(valid()) == sorted(names)
 
 
-def test_hostile_arguments_end_in_named_errors():
+def test_hostile_arguments_end_in_named_errors(tmp_path, monkeypatch):
+    # A text is a path: what is written must not lie beside the sources.
+    monkeypatch.chdir(tmp_path)
     calls, arguments = hostile_calls(), valid()
     chosen = random.Random(0).sample(calls, CALLS)
     bad = [

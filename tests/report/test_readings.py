@@ -233,9 +233,10 @@ def test_what_was_interpolated_and_how_well():
     ]
     (sentence,) = read_interpolation(survey_of(refined_map()))
     assert sentence.startswith(
-        "196 of 1,681 points were computed and the rest interpolated; on"
+        "196 of 1,681 points were computed and the rest interpolated; each"
     )
-    assert "300 points held out the error was at most 0.006 (0.14 % of the range)" in sentence
+    assert "each of 300 computed points was predicted from the others" in sentence
+    assert "at most 0.006 (0.14 % of the range) (95 % confidence)" in sentence
     unmeasured = survey_of(replace(refined_map(), held_out=0))
     assert read_interpolation(unmeasured)[0].endswith("the error of that was not measured.")
 

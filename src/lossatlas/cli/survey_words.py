@@ -201,7 +201,9 @@ def _touching(survey: Survey) -> str:
 
 
 def _held_out(points: int) -> str:
-    return f"the largest at {points} held-out points" if points else "every point was computed"
+    if not points:
+        return "every point was computed"
+    return f"95 % bound, from leaving out each of {points} points"
 
 
 def _lost(points: int) -> str:

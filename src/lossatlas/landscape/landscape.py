@@ -28,10 +28,10 @@ class Landscape:
         axes: coordinates along each direction, in lengths of that direction.
         labels: what each direction is, as in "random 1".
         computed: True where the loss was evaluated, False where it was interpolated.
-        interpolation_error: the largest error measured at points held out from the
-            interpolant, in units of the loss; 0 where every point was computed.
-        interpolation_rms: the root mean square of the same errors.
-        held_out: how many points the two were measured on.
+        interpolation_error: a bound on the largest error of interpolated values, in units of
+            the loss, which holds on at least 95 % of maps; 0 where every point was computed.
+        interpolation_rms: the expected root mean square error of interpolated values.
+        held_out: how many computed points were each predicted from the others to measure both.
         metrics: further quantities on the same grid.
         metric_stderr: their sampling errors.
         landmarks: named rows of coordinates, such as the "trajectory" of training.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import is_number
+from lossatlas.arguments import public
+from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
-from lossatlas.landscape.plane import Plane, check_door
+from lossatlas.landscape.plane import Plane, check_door, settled
 from lossatlas.objective import Objective
 
 Span = float | Sequence[tuple[float, float]]
@@ -39,7 +40,7 @@ def ranges(span: object, dimension: int) -> Ranges:
         return ((-half, half),) * dimension
     try:
         pairs = tuple((float(low), float(high)) for low, high in span)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"{expected}; got {span!r}.") from None
     if len(pairs) != dimension or not all(
         math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs
@@ -65,6 +66,7 @@ class SpanSuggestion:
     evaluations: int
 
 
+@public
 def suggest_span(
     objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
 ) -> SpanSuggestion:
@@ -85,13 +87,15 @@ def suggest_span(
         The suggestion; the widest span (8) where the loss never rises enough.
 
     Raises:
-        ArgumentError: no objective or no plane.
+        ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the centre is not finite.
         StructureError: the plane is one of another model.
     """
     check_door(objective, plane)
-    task = Task(objective, plane)
+    check_positive("start", start)
+    check_positive("rise", rise)
+    task = Task(objective, settled(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
     engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
     if not math.isfinite(centre):

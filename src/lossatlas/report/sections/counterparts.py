@@ -203,7 +203,7 @@ def _ground(view: View, k: int) -> tuple[Number, ...]:
         ),
     ]
     if not land.computed.all():
-        why = f"itself a measured error, on {land.held_out:,} held-out points"
+        why = f"itself an error: {land.held_out:,} points, each predicted from the others"
         rows.append(
             Number(f"interpolation error around {name}", land.interpolation_error, why=why)
         )
