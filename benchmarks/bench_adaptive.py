@@ -42,7 +42,7 @@ def rows() -> list[Row]:
             f"{what}: error that the map itself states",
             ours=100 * land.interpolation_error / land.range,
             unit="%",
-            note=f"the largest at {land.held_out} points of its own",
+            note=f"a 95 % bound, from leaving out each of {land.held_out} points",
         ),
         Row(
             f"{what}: CPU time",

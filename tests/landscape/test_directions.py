@@ -30,7 +30,11 @@ def test_every_live_filter_takes_the_norm_of_its_weights(pair):
     direction, weights = pair
     got = filter_normalised(direction, weights)["w"].flatten(1).norm(dim=1)
     alive = direction["w"].flatten(1).any(dim=1)
-    assert_close(got, weights["w"].flatten(1).norm(dim=1) * alive)
+    rows = weights["w"].flatten(1)
+    live = rows[rows.any(dim=1)]
+    spare = live.norm() / max(1, live.numel()) ** 0.5 * rows.shape[1] ** 0.5
+    expected = torch.where(rows.any(dim=1), rows.norm(dim=1), spare)
+    assert_close(got, expected * alive)
 
 
 @given(direction_and_weights(), st.floats(1e-3, 1e3))
@@ -87,7 +91,9 @@ def test_li_et_al_leave_biases_and_norm_scales_alone():
     moving = RandomDirection(weights, 0, 0, "filter", biases=True)
     for name, value in weights.items():
         assert bool(still[name].any()) == (value.ndim > 1)
-        assert_close(moving[name].norm(), value.norm())
+        assert moving[name].any()
+        if value.any():
+            assert_close(moving[name].norm(), value.norm())
 
 
 def test_axes_and_seeds_are_independent_and_single_layers_need_no_others():
@@ -117,3 +123,87 @@ def test_nothing_to_move_is_an_error_with_the_remedy():
     for dimension in (0, 4, 1.5):
         with pytest.raises(ArgumentError, match="`dimension`"):
             la.random_plane(ground, dimension=dimension)
+
+
+class Adapter(nn.Module):
+    """y = W x + B A x with B = 0, as LoRA starts; then a head of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = nn.ModuleDict(
+            {"a": nn.Linear(6, 2, bias=False), "b": nn.Linear(2, 6, bias=False)}
+        )
+        self.head = nn.Linear(6, 3)
+        nn.init.zeros_(self.block["b"].weight)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        return self.head(x + self.block["b"](self.block["a"](x)))
+
+
+@pytest.mark.parametrize("normalisation", ["filter", "layer"])
+def test_zero_filters_move_by_the_scale_of_their_module_and_are_named(normalisation):
+    model = Adapter()
+    batch = (torch.randn(16, 6), torch.randint(3, (16,)))
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [batch])
+    plane = la.random_plane(objective, normalisation=normalisation)
+    weights, direction = weights_of(model), plane.directions[0]
+    typical = weights["block.a.weight"].norm() / 12**0.5
+    # The nearest module: its sibling for B, the whole model for the head.
+    for name in ("block.b.weight", "head.weight"):
+        rows = (
+            direction[name].norm(dim=1) if normalisation == "filter" else direction[name].norm()
+        )
+        entries = (
+            direction[name].shape[1] if normalisation == "filter" else direction[name].numel()
+        )
+        assert_close(rows, (typical * entries**0.5).expand_as(rows))
+    land = la.map_plane(objective, plane, points=3)
+    assert land.range > 0
+    assert any("block.b.weight, head.weight" in note for note in land.notes)
+
+
+def test_a_pruned_filter_moves_as_the_others_of_its_tensor():
+    weights = {"w": torch.ones(3, 4), "v": torch.full((2, 2), 100.0)}
+    weights["w"][1] = 0
+    moved = filter_normalised({k: torch.randn_like(v) for k, v in weights.items()}, weights)
+    assert_close(moved["w"].norm(dim=1), torch.full((3,), 2.0))
+
+
+def test_tensors_that_stand_still_are_named():
+    objective = la.Objective(
+        model(), lambda m, b: m(b).square().mean(), [torch.randn(4, 2, 4, 4)]
+    )
+    origin = objective.params
+    u = {k: torch.ones_like(v) if k == "0.weight" else 0 * v for k, v in origin.items()}
+    (note,) = la.plane(origin, u).notes()
+    assert "3.weight" in note
+    assert "0.weight" not in note
+    assert la.random_plane(objective).notes() == ()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"seed": float("inf")},
+        {"seed": True},
+        {"seed": "0"},
+        {"biases": "no"},
+        {"dimension": 2.0},
+    ],
+)
+def test_hostile_arguments_of_a_random_plane_are_refused(arguments):
+    objective = la.Objective(
+        model(), lambda m, b: m(b).square().mean(), [torch.randn(4, 2, 4, 4)]
+    )
+    with pytest.raises(ArgumentError):
+        la.random_plane(objective, **arguments)
+
+
+@pytest.mark.parametrize("labels", ["ab", ["one"], ["a", "b", "c"]])
+def test_labels_name_every_direction(labels):
+    origin = {"w": torch.zeros(2, 2)}
+    u, v = {"w": torch.eye(2)}, {"w": torch.ones(2, 2)}
+    with pytest.raises(ArgumentError, match="must name each of 2 directions"):
+        la.plane(origin, u, v, labels=labels)

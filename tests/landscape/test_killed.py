@@ -25,8 +25,9 @@ objective = cases.make(cases.mlp).objective()
 # Slow enough to be killed in the middle.
 slow = lambda done, total: time.sleep({pause})
 land = la.map_plane(
-    objective, la.random_plane(objective), points=25, adaptive={adaptive}, engine="plain",
-    resume={ledger!r}, progress=slow, executor={executor!r},
+    objective, la.random_plane(objective, dimension=3 if {adaptive} else 2),
+    points=11 if {adaptive} else 25, adaptive={adaptive}, engine="plain", resume={ledger!r},
+    progress=slow, executor={executor!r},
 )
 land.save({out!r})
 """

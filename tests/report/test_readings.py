@@ -35,6 +35,7 @@ def on_a_line(values, stderr=np.nan, **changes):
             axes=(np.arange(values.size, dtype=float),),
             labels=("step",),
             computed=np.ones(values.size, dtype=bool),
+            count=1000,
             **changes,
         )
     )
@@ -82,7 +83,7 @@ def test_without_errors_nothing_is_called_certain():
     found = on_a_line([3, 0, 2, 1, 3])
     assert headline(found) == "2 basins on this map, of unknown certainty."
     assert read_basins(found) == [
-        "2 basins; without an error of the map none can be called certain."
+        "2 basins; which are certain is unknown: 5 of 5 values have no standard error."
     ]
     assert not any("all certain" in sentence for sentence in reading(found))
 
@@ -232,9 +233,10 @@ def test_what_was_interpolated_and_how_well():
     ]
     (sentence,) = read_interpolation(survey_of(refined_map()))
     assert sentence.startswith(
-        "196 of 1,681 points were computed and the rest interpolated; on"
+        "196 of 1,681 points were computed and the rest interpolated; each"
     )
-    assert "300 points held out the error was at most 0.006 (0.14 % of the range)" in sentence
+    assert "each of 300 computed points was predicted from the others" in sentence
+    assert "at most 0.006 (0.14 % of the range) (95 % confidence)" in sentence
     unmeasured = survey_of(replace(refined_map(), held_out=0))
     assert read_interpolation(unmeasured)[0].endswith("the error of that was not measured.")
 

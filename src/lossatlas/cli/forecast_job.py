@@ -16,6 +16,7 @@ from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, schedules
 from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
+from lossatlas.store.sizes import check_npy
 
 Floats = NDArray[np.float64]
 Table = list[tuple[str, str, str]]
@@ -276,11 +277,14 @@ def _rates_file(path: Path | None) -> Floats | None:
         return None
     try:
         if path.suffix == ".npy":
+            check_npy(path)
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
         with path.open(encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
         at = rows[0].index("lr") if "lr" in rows[0] else 0
         return np.array([float(row[at]) for row in rows[("lr" in rows[0]) :]])
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"`rates`: '{path}' cannot be read ({error}).") from None
     except (ValueError, IndexError) as error:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
+from lossatlas.objective.state import State
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind
@@ -29,7 +30,11 @@ def interference(values: Tensor) -> float:
 
     Returns:
         0 where all have one sign, 1 where they cancel; NaN where all are zero.
+
+    Raises:
+        ArgumentError: not a tensor.
     """
+    check_tensor("values", values)
     x = values.double()
     total = float(x.abs().sum())
     return 1 - abs(float(x.sum())) / total if total else math.nan
@@ -76,6 +81,7 @@ def zero_sum_losses(
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
+    check_objective(objective)
     change = _parts(objective, after) - _parts(objective, before)
     if not bool(torch.isfinite(change).all()):
         raise NonFiniteError("the loss of some example is not finite at one of the points.")
@@ -144,8 +150,9 @@ def zero_sum_gradients(
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
-    check_at_least("folds", folds, 2)
-    check_at_least("chunk", chunk, 1)
+    check_objective(objective, params)
+    check_count("folds", folds, 2)
+    check_count("chunk", chunk, 1)
     if objective.unit != "examples" or objective.mode == "train":
         raise LossError(
             "gradients of examples need a loss that gives one number an example, and norm "
@@ -190,8 +197,8 @@ def _overall(signed: Tensor, absolute: Tensor) -> float:
 def _sums(
     objective: Objective, params: Params | None, folds: int, chunk: int, seed: int
 ) -> tuple[Tensor, Tensor, int]:
-    here = objective.params if params is None else params
-    leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
+    here = State(objective.params) if params is None else objective.split(params)
+    leaves = {n: v.detach().clone().requires_grad_() for n, v in here.params.items()}
     size = sum(value.numel() for value in leaves.values())
     signed = torch.zeros(folds, size, dtype=torch.float64, device=objective.device)
     absolute, drawn, count = torch.zeros_like(signed), generator(seed, "folds"), 0
@@ -206,7 +213,7 @@ def _sums(
                 count += len(rows)
 
     with torch.enable_grad():
-        objective.at(leaves, walk)
+        objective.at({**leaves, **here.buffers}, walk)
     return signed, absolute, count
 
 

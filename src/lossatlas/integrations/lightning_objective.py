@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.integrations.loaders import InOrder
@@ -62,6 +63,7 @@ class LightningLoss:
         return found
 
 
+@public
 def from_lightning(
     module: Any,
     datamodule: Any = None,

@@ -1,6 +1,7 @@
 """Directions in weight space: the axes of every landscape picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ def filter_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
 
     Returns:
         New tensors shaped like `direction`, in the units of `weights`: a step of 1 moves each
-        filter by 100 % of its norm. Zero filters stay zero.
+        filter by 100 % of its norm. Zero filters (of a zero-initialized head, of LoRA's B)
+        have no norm; their entries take the root mean square of the entries of the other
+        filters of their tensor, or else of the tensors of the same module, or else of the
+        nearest enclosing module that is not all zeros.
 
     Raises:
         StructureError: names or shapes differ; the message names the first difference.
@@ -37,7 +41,7 @@ def filter_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
     """
     check_same_structure(direction=direction, weights=weights)
     return {
-        name: _rescaled(d, weights[name], axis=1) if d.ndim > 1 else torch.zeros_like(d)
+        name: _rescaled(d, name, weights, axis=1) if d.ndim > 1 else torch.zeros_like(d)
         for name, d in direction.items()
     }
 
@@ -50,16 +54,34 @@ def layer_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
         weights: the point being probed; same names and shapes. Not modified.
 
     Returns:
-        New tensors; those with fewer than two axes are zero, as in `filter_normalised`.
+        New tensors; those with fewer than two axes are zero, and zero tensors take the scale
+        of their module, as in `filter_normalised`.
 
     Raises:
         StructureError: names or shapes differ; the message names the first difference.
     """
     check_same_structure(direction=direction, weights=weights)
     return {
-        name: _rescaled(d, weights[name], axis=0) if d.ndim > 1 else torch.zeros_like(d)
+        name: _rescaled(d, name, weights, axis=0) if d.ndim > 1 else torch.zeros_like(d)
         for name, d in direction.items()
     }
+
+
+def zero_filters(weights: Params, *, biases: bool = False) -> tuple[str, ...]:
+    """Tensors that hold a zero filter, which has no norm to scale a direction by.
+
+    Args:
+        weights: the point being probed.
+        biases: whether tensors with fewer than two axes count, each as one filter.
+
+    Returns:
+        Their names.
+    """
+    return tuple(
+        name
+        for name, value in weights.items()
+        if (value.ndim > 1 or biases) and not _as_rows(value).flatten(1).any(dim=1).all()
+    )
 
 
 class RandomDirection(Mapping[str, Tensor]):
@@ -118,7 +140,8 @@ class RandomDirection(Mapping[str, Tensor]):
         for index, rows in enumerate(_row_blocks(weight)):
             block = self._normal(name, index, _as_rows(weight)[rows])
             if scale is None:
-                block = _rescaled(block, _as_rows(weight)[rows], axis=1)
+                spare = partial(_typical, name, self.weights)
+                block = _to_length(block, _as_rows(weight)[rows], spare, axis=1)
             elif scale != 1:
                 block = block.mul_(scale)
             yield rows, block
@@ -132,7 +155,9 @@ class RandomDirection(Mapping[str, Tensor]):
             float(vector_norm(self._normal(name, i, _as_rows(weight)[rows]).double()) ** 2)
             for i, rows in enumerate(_row_blocks(weight))
         )
-        return float(vector_norm(weight.double())) / float(squares**0.5)
+        length = float(vector_norm(weight.double()))
+        length = length or _typical(name, self.weights) * weight.numel() ** 0.5
+        return length / float(squares**0.5)
 
     def _normal(self, name: str, block: int, like: Tensor) -> Tensor:
         source = generator(self.seed, "direction", self.axis, name, block)
@@ -141,12 +166,35 @@ class RandomDirection(Mapping[str, Tensor]):
         return drawn.to(like.device, like.dtype)
 
 
-def _rescaled(d: Tensor, w: Tensor, *, axis: int) -> Tensor:
+def _rescaled(d: Tensor, name: str, weights: Params, *, axis: int) -> Tensor:
+    return _to_length(d, weights[name], partial(_typical, name, weights), axis=axis)
+
+
+def _to_length(d: Tensor, w: Tensor, spare: Callable[[], float], *, axis: int) -> Tensor:
     axes = tuple(range(axis, w.ndim))
     length, target = (vector_norm(t, dim=axes, keepdim=True) for t in (d, w))
-    # A zero filter has no orientation to keep; dividing by its length would give nan.
+    if not target.all():
+        entries = w.numel() // max(1, target.numel())
+        target = torch.where(target > 0, target, spare() * entries**0.5)
+    # A zero filter of the direction has no orientation to keep; dividing would give nan.
     scaled: Tensor = torch.where(length > 0, d / length, 0.0) * target
     return scaled
+
+
+def _typical(name: str, weights: Params) -> float:
+    # Root mean square of the entries of filters that are not zero, the nearest ones there are.
+    prefix = name
+    while True:
+        inside = [v for k, v in weights.items() if k.startswith(prefix) and v.ndim > 1]
+        alive = [rows[rows.any(dim=1)] for v in inside for rows in [v.flatten(1)]]
+        entries = sum(v.numel() for v in alive)
+        if entries:
+            squares = sum(float(vector_norm(v.double()) ** 2) for v in alive)
+            return float((squares / entries) ** 0.5)
+        if not prefix:
+            return 0.0
+        prefix = prefix.rstrip(".").rpartition(".")[0]
+        prefix += "." if prefix else ""
 
 
 def _as_rows(tensor: Tensor) -> Tensor:

@@ -1,135 +1,230 @@
-"""Tensor-product cubic splines through some rows and columns of a grid."""
+"""Radial functions through scattered points, with an expected error at every other point."""
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator, make_interp_spline
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 Array = NDArray[np.float64]
-Knots = Sequence[NDArray[np.intp]]
-# Fewer points along a direction do not fix its quadratic part.
-_FEWEST = 6
-# Beyond these the dense system of a radial function costs more than it saves.
-_MOST_CENTRES, _MOST_WORK = 1500, 20_000_000
+Mask = NDArray[np.bool_]
+# From rough to smooth: r, r^3, ..., r^9, with polynomials of degree 0 to 4.
+_POWERS = (1, 3, 5, 7, 9)
+# The power whose power function carries errors from one place to another.
+_GUIDE = 3
+_FEWEST = 3
+# More centres than this are split into overlapping boxes: each takes its own power, so that
+# a kink does not roughen the whole map, and the cost of one box is cubic in them.
+_MOST_CENTRES = 120
+# Beyond this condition number the inverse has too few digits left to leave points out.
+_WORST_CONDITION = 1e13
+_QUERIES_AT_ONCE = 8192
 
 
-def levels(points: int) -> list[NDArray[np.intp]]:
-    """Nested sets of grid indices along one direction: about 6, 11, 21, 41, ... of them.
+@dataclass(frozen=True)
+class Surface:
+    """An interpolant on a whole grid.
 
-    Args:
-        points: how many there are in the end.
-
-    Returns:
-        Ascending index arrays, each within the next; the last one holds all.
+    Attributes:
+        values: shape (*grid, columns); what was given where points are known.
+        doubt: expected size of the error of column 0, shape (*grid,); 0 where points are
+            known, inf where nothing can be said.
     """
-    last = points - 1
-    rows = np.unique(np.round(np.linspace(0, last, min(points, 6))).astype(np.intp))
-    found = [rows]
-    while len(rows) < points:
-        rows = np.union1d(rows, (rows[:-1] + rows[1:]) // 2)
-        found.append(rows)
-    return found
+
+    values: Array
+    doubt: Array
 
 
-def interpolate(values: Array, knots: Knots, shape: Sequence[int], degree: int = 3) -> Array:
-    """The spline through values at some rows and columns, on the whole grid.
+def interpolate(known: Mask, values: Array) -> Surface:
+    """The radial function through all known points, and how far off it may be elsewhere.
 
-    Args:
-        values: shape (knots of direction 1, ..., columns); every column has its own spline.
-            Values that are not finite are replaced by their nearest finite neighbour first.
-        knots: ascending indices along each direction, the first and the last among them.
-        shape: points of the whole grid along each direction.
-        degree: 3, or 1 for straight lines; fewer where there are too few knots.
-
-    Returns:
-        Shape (*shape, columns).
-    """
-    whole = _filled(values)
-    for axis, (rows, points) in enumerate(zip(knots, shape, strict=True)):
-        matrix = _matrix(rows, points, min(degree, len(rows) - 1))
-        whole = np.moveaxis(np.tensordot(matrix, whole, axes=(1, axis)), 0, axis)
-    return whole
-
-
-def corrected(whole: Array, known: NDArray[np.bool_], values: Array) -> Array:
-    """Bend an interpolant smoothly so that it passes through further known points.
-
-    Args:
-        whole: shape (*grid, columns).
-        known: where values are known, shape (*grid,).
-        values: shape (*grid, columns); only known and finite ones are read.
-
-    Returns:
-        Like `whole`, equal to `values` where known.
-    """
-    usable = known & np.isfinite(values).all(-1)
-    residual = (values - whole)[usable]
-    places = np.argwhere(usable).astype(float)
-    missing = ~known
-    result = np.where(known[..., None], values, whole)
-    if missing.any() and len(places) > whole.ndim and np.any(residual):
-        near = None if len(places) <= 600 else 64
-        bend = RBFInterpolator(places, residual, neighbors=near, kernel="thin_plate_spline")
-        result[missing] += bend(np.argwhere(missing).astype(float))
-    return result
-
-
-def smooth(known: NDArray[np.bool_], values: Array) -> Array | None:
-    """The quintic radial function through all known points.
-
-    On smooth ground it errs less than splines do, because it uses every point, however
-    scattered; at kinks it swings.
+    Each column takes the power of the distance (1, 3, 5, 7 or 9) under which its own points
+    predict one another best, each from all others (leave-one-out predictive density). The
+    expected error at a point is the largest error of leaving out one of the 2^(dimension + 1)
+    nearest known points, scaled by the power function of r^3 from there to here: as errors of
+    a surface with hardly two derivatives would shrink, whatever the power that was taken.
+    Overlapping boxes of at most about 120 points are blended.
 
     Args:
         known: where values are known, shape (*grid,).
-        values: shape (*grid, columns); only known ones are read.
+        values: shape (*grid, columns); only known ones are read. A value that is not finite
+            is left out of its own column alone; a column is not finite where its nearest
+            known point is not.
 
     Returns:
-        Shape (*grid, columns), equal to `values` where known; None where there are too few or
-        too many points for it, or one of them is not finite.
+        The surface.
+
+    Source: leaving one out in closed form: Rippa, Adv. Comput. Math. 11, 1999; the power
+        function: Wendland, Scattered Data Approximation, 2004, chapter 11; the choice by
+        predictive density: Rasmussen and Williams, Gaussian Processes, 2006, section 5.4.2.
     """
-    data = values[known]
-    work = known.size * len(data)
-    if min(known.shape) < _FEWEST or len(data) > _MOST_CENTRES or work > _MOST_WORK:
-        return None
-    if not np.isfinite(data).all():
-        return None
-    fit = RBFInterpolator(np.argwhere(known).astype(float), data, kernel="quintic", degree=2)
-    whole = values.copy()
-    whole[~known] = fit(np.argwhere(~known).astype(float))
-    return whole
+    usable = known[..., None] & np.isfinite(values)
+    whole, doubt = np.full(values.shape, np.nan), np.full(known.shape, np.inf)
+    patterns = np.unique(usable.reshape(-1, values.shape[-1]), axis=1, return_inverse=True)[1]
+    for pattern in np.unique(patterns):
+        columns = np.flatnonzero(patterns == pattern)
+        centres = usable[..., columns[0]]
+        found, spread = _blended(centres, values[..., columns], ~known)
+        whole[..., columns] = _unknown_near_unknown(found, known, centres)
+        if columns[0] == 0:
+            doubt = spread
+    whole[known] = values[known]
+    return Surface(whole, np.where(known, 0.0, doubt))
 
 
-def _matrix(rows: NDArray[np.intp], points: int, degree: int) -> Array:
-    if degree == 0:
-        return np.ones((points, 1))
-    degree = degree if degree != 2 else 1
-    spline = make_interp_spline(rows, np.eye(len(rows)), k=degree)
-    return np.asarray(spline(np.arange(points)), dtype=float)
+def _unknown_near_unknown(found: Array, known: Mask, centres: Mask) -> Array:
+    if (centres == known).all() or not known.any():
+        return found
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return np.where(centres[tuple(nearest)][..., None], found, np.nan)
 
 
-def _filled(values: Array) -> Array:
-    bad = ~np.isfinite(values).all(-1)
-    if not bad.any() or bad.all():
-        return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    nearest = distance_transform_edt(bad, return_distances=False, return_indices=True)
-    return np.asarray(values[tuple(nearest)])
+def _blended(centres: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
+    # A partition of unity: every box has its own interpolant, weights fade towards its rim.
+    weight = np.zeros(centres.shape)
+    total, variance = np.zeros(values.shape), np.zeros(centres.shape)
+    size = float(max(centres.shape) - 1)
+    for box in _boxes(centres, wanted):
+        queries = np.argwhere(wanted[box])
+        places = np.argwhere(centres[box])
+        found = _patch(places / size, values[box][centres[box]], queries / size)
+        if found is None:
+            continue
+        inside = tuple(queries.T)
+        share = _fading(queries, wanted[box].shape)
+        weight[box][inside] += share
+        total[box][inside] += share[:, None] * found[0]
+        variance[box][inside] += share * found[1] ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        doubt = np.sqrt(variance / weight)
+        return total / weight[..., None], np.where(np.isnan(doubt), np.inf, doubt)
 
 
-def product(knots: Knots, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Where a grid has a knot in every direction.
+def _boxes(centres: Mask, wanted: Mask) -> Iterator[tuple[slice, ...]]:
+    waiting = [tuple((0, points) for points in centres.shape)]
+    while waiting:
+        core = waiting.pop()
+        if not wanted[tuple(slice(*side) for side in core)].any():
+            continue
+        box = tuple(
+            slice(max(0, low - _margin(low, high)), high + _margin(low, high))
+            for low, high in core
+        )
+        longest = int(np.argmax([high - low for low, high in core]))
+        low, high = core[longest]
+        if np.count_nonzero(centres[box]) <= _MOST_CENTRES or high - low < 4:
+            yield box
+            continue
+        middle = (low + high) // 2
+        waiting += [
+            (*core[:longest], half, *core[longest + 1 :])
+            for half in ((low, middle), (middle, high))
+        ]
 
-    Args:
-        knots: indices along each direction.
-        shape: points along each direction.
 
-    Returns:
-        A mask of the grid.
+def _margin(low: int, high: int) -> int:
+    return (high - low) // 4 + 2
+
+
+def _fading(places: NDArray[np.intp], shape: tuple[int, ...]) -> Array:
+    hats = np.sin(np.pi * (places + 0.5) / np.array(shape)) ** 2
+    return np.asarray(hats.prod(axis=1))
+
+
+class _Radial:
+    """A radial function of one power through some centres, in closed form.
+
+    Attributes:
+        left_out: by how much every centre is missed where it is left out.
+        left_out_power: the power function of the others there.
+        rounding: by how much the loss is missed at its own centres.
     """
-    lines = [
-        np.isin(np.arange(points), rows) for rows, points in zip(knots, shape, strict=True)
-    ]
-    return np.asarray(reduce(np.logical_and.outer, lines))
+
+    def __init__(self, centres: Array, values: Array, exponent: int) -> None:
+        self.exponent, self.centres = exponent, centres
+        kernel, tail = self._kernel(centres), self._tail(centres)
+        count, terms = tail.shape
+        if count < terms + 2 or np.linalg.matrix_rank(tail) < terms:
+            raise np.linalg.LinAlgError
+        system = np.block([[kernel, tail], [tail.T, np.zeros((terms, terms))]])
+        self.inverse = np.linalg.inv(system)
+        condition = np.linalg.norm(system, 1) * np.linalg.norm(self.inverse, 1)
+        diagonal = np.diag(self.inverse)[:count]
+        if not condition < _WORST_CONDITION or not np.all(diagonal != 0):
+            raise np.linalg.LinAlgError
+        target = np.concatenate([values, np.zeros((terms, values.shape[1]))])
+        weights = self.inverse @ target
+        # One step of refinement: the inverse has lost as many digits as the condition has.
+        self.weights = weights + self.inverse @ (target - system @ weights)
+        self.rounding = float(np.abs(target - system @ self.weights)[:count, 0].max())
+        self.left_out = self.weights[:count] / diagonal[:, None]
+        self.left_out_power = 1 / np.sqrt(np.abs(diagonal))
+
+    def _kernel(self, points: Array) -> Array:
+        # Signed so that it is conditionally positive definite.
+        squares = cdist(points, self.centres, "sqeuclidean")
+        sign, half = (-1) ** ((self.exponent + 1) // 2), (self.exponent - 1) // 2
+        return np.asarray(sign * np.sqrt(squares) * squares**half)
+
+    def _tail(self, points: Array) -> Array:
+        degree, axes = (self.exponent - 1) // 2, range(points.shape[1])
+        terms = [t for k in range(degree + 1) for t in combinations_with_replacement(axes, k)]
+        return np.stack([points[:, term].prod(axis=1) for term in terms], axis=1)
+
+    def _basis(self, points: Array) -> Array:
+        return np.concatenate([self._kernel(points), self._tail(points)], axis=1)
+
+    def at(self, points: Array) -> Array:
+        return np.asarray(self._basis(points) @ self.weights)
+
+    def power(self, points: Array) -> Array:
+        basis = self._basis(points)
+        square = -np.einsum("ij,ij->i", basis @ self.inverse, basis)
+        return np.asarray(np.sqrt(np.maximum(square, 0.0)))
+
+    def density(self, neighbors: NDArray[np.intp]) -> Array:
+        # Minus the logarithm, a point, for every column: the lowest is the best.
+        relative = np.abs(self.left_out) / self.left_out_power[:, None]
+        size = _largest(relative, neighbors) * self.left_out_power[:, None]
+        return np.asarray(np.log(size + np.finfo(float).tiny).mean(axis=0))
+
+
+def _largest(sizes: Array, nearest: NDArray[np.intp]) -> Array:
+    # Never below the typical size: few neighbors may all happen to be well predicted.
+    return np.asarray(np.maximum(sizes[nearest].max(axis=1), np.median(sizes, axis=0)))
+
+
+def _patch(centres: Array, values: Array, queries: Array) -> tuple[Array, Array] | None:
+    if len(centres) < _FEWEST:
+        return None
+    middle = (centres.min(0) + centres.max(0)) / 2
+    half = float(np.ptp(centres, axis=0).max()) / 2
+    centres, queries = (centres - middle) / half, (queries - middle) / half
+    fits = [fit for power in _POWERS if (fit := _fit(centres, values, power))]
+    if not fits:
+        return None
+    tree, near = KDTree(centres), range(1, 1 + min(len(centres), 2 ** (centres.shape[1] + 1)))
+    own = tree.query(centres, k=near)[1]
+    best = np.argmin([fit.density(own) for fit in fits], axis=0)
+    guide = next((fit for fit in fits if fit.exponent == _GUIDE), fits[0])
+    relative = np.abs(fits[best[0]].left_out[:, 0]) / guide.left_out_power
+    predicted, doubt = np.empty((len(queries), values.shape[1])), np.empty(len(queries))
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        piece = slice(start, start + _QUERIES_AT_ONCE)
+        for number in np.unique(best):
+            columns = best == number
+            predicted[piece, columns] = fits[number].at(queries[piece])[:, columns]
+        nearest = tree.query(queries[piece], k=near)[1]
+        doubt[piece] = guide.power(queries[piece]) * _largest(relative, nearest)
+    return predicted, doubt + fits[best[0]].rounding
+
+
+def _fit(centres: Array, values: Array, power: int) -> _Radial | None:
+    try:
+        return _Radial(centres, values, power)
+    except np.linalg.LinAlgError:
+        return None

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.arguments import public
+from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane, check_door
+from lossatlas.landscape.plane import Plane, check_door, settled
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 
 
+@public
 def map_plane(
     objective: Objective,
     plane: Plane,
@@ -43,8 +45,9 @@ def map_plane(
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
         tolerance: the root mean square error that interpolated points may have, as a share of
-            the range of the loss; never finer than half the sampling error. No held-out point
-            may be off by more than four times as much.
+            the range of the loss; never finer than half the sampling error. The stated
+            largest error may be four times as much. Points are computed until both hold, or
+            until every point is computed.
         engine: "auto", "plain", "stacked", "batched", "folded" or "streaming"; all give the
             same numbers (1e-6 relative), "auto" takes the fastest that does on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
@@ -70,9 +73,10 @@ def map_plane(
     started = time.monotonic()
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
+    check_flag("adaptive", adaptive)
     check_door(objective, plane, progress)
     request = Request(
-        task=Task(objective, plane, _checked(metrics)),
+        task=Task(objective, settled(objective, plane), _checked(metrics)),
         ranges=ranges(span, plane.dimension),
         points=points,
         adaptive=adaptive,
@@ -109,6 +113,7 @@ class MapPlan:
     memory: int
 
 
+@public
 def plan_map(
     objective: Objective,
     plane: Plane,
@@ -136,7 +141,8 @@ def plan_map(
         UnknownNameError: an unknown engine.
     """
     check_at_least("points", points, 2)
-    task = Task(objective, plane, _checked(metrics))
+    check_door(objective, plane)
+    task = Task(objective, settled(objective, plane), _checked(metrics))
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
     return MapPlan(chosen.name, points**plane.dimension, chosen.memory)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,24 @@ from numpy.typing import NDArray
 from lossatlas.errors import NonFiniteError
 from lossatlas.landscape.adaptive import Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
+from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
+from lossatlas.objective.state import tracks_statistics
 from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 
 Array = NDArray[np.float64]
+NO_STATISTICS = (
+    "The checkpoints came without running statistics, so those of the model are used at every "
+    'point: give full state dicts (model.state_dict()), or mode="recalibrated".'
+)
+_MOVING = (
+    "Running statistics go with their weights and are interpolated between the checkpoints: "
+    "they fit the checkpoints, and the points between only roughly, so a barrier may come from "
+    'them; mode="recalibrated" estimates them anew.'
+)
 _FINGERPRINTS = {"model", "data", "plane"}
 
 
@@ -99,6 +111,7 @@ class Request:
             "ranges": self.ranges,
             "points": self.points,
             "quantities": self.task.quantities,
+            "columns": "means, errors, leverage, count",
             "mode": self.task.objective.mode,
             "engine": engine,
             "adaptive": self.adaptive,
@@ -117,7 +130,8 @@ class Request:
             Every point of the grid, computed or interpolated.
         """
         axes, shape = self.axes, (self.points,) * len(self.ranges)
-        origin = [np.flatnonzero(axis == 0) for axis in axes]
+        # The origin was evaluated to begin with.
+        origin = list(product(*(np.flatnonzero(axis == 0).tolist() for axis in axes)))
 
         def evaluate(places: NDArray[np.intp]) -> Array:
             coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
@@ -127,23 +141,16 @@ class Request:
 
         if self.adaptive:
             seed = derive_seed("held out", self.points, len(shape))
-            refined = refine(evaluate, shape, len(centre), self._target, seed=seed)
-        else:
-            places = np.argwhere(np.ones(shape, dtype=bool))
-            values = evaluate(places).reshape(*shape, len(centre))
-            refined = Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
-        if all(map(len, origin)):
-            # The origin was evaluated to begin with: it is known whatever was interpolated.
-            here = tuple(int(index[0]) for index in origin)
-            refined.values[here] = centre
-            refined.computed[here] = True
-        return refined
+            return refine(evaluate, shape, len(centre), self._target, seed=seed, first=origin)
+        places = np.argwhere(np.ones(shape, dtype=bool))
+        values = evaluate(places).reshape(*shape, len(centre))
+        return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
 
     def _target(self, known: Array) -> float:
         finite = known[np.isfinite(known[:, 0])]
         if not len(finite):
-            return self.tolerance
-        error = finite[:, known.shape[1] // 2]
+            return math.nan
+        error = finite[:, quantities_of(known)]
         typical = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
         return max(self.tolerance * float(np.ptp(finite[:, 0])), 0.5 * typical)
 
@@ -163,7 +170,9 @@ class Request:
         """
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
-        errors = np.maximum(values[..., len(names) :], 0.0)
+        errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)
+        leverage = np.where(refined.computed, values[..., -2], np.nan)
+        counts = values[refined.computed][:, -1]
         settings = {k: v for k, v in run.items() if k not in _FINGERPRINTS}
         return Landscape(
             values=values[..., 0],
@@ -180,11 +189,14 @@ class Request:
             landmark_residuals=plane.residuals,
             landmark_values={k: np.full(len(v), np.nan) for k, v in plane.landmarks.items()},
             unit=task.objective.unit,
+            count=int(counts[np.isfinite(counts)].max(initial=0.0)),
+            leverage=leverage,
+            rounding=_rounding(values[..., 0], task),
             engine=str(run["engine"]),
             evaluations=int(refined.computed.sum()),
             memory=source.memory,
             seconds=seconds,
-            notes=_notes(values[..., 0], task),
+            notes=(*plane.notes(), *_notes(values[..., 0], task), *_of_refinement(refined)),
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
                 settings=settings | {"plane": dict(plane.recipe)},
@@ -200,6 +212,21 @@ def _axis(low: float, high: float, points: int) -> Array:
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
 
 
+def _of_refinement(refined: Refined) -> tuple[str, ...]:
+    if not refined.rough:
+        return ()
+    return (
+        "The loss is too rough to be interpolated within the tolerance; "
+        "every point was computed.",
+    )
+
+
+def _rounding(values: Array, task: Task) -> float:
+    # A loss is rounded as the weights are, whatever holds the means.
+    eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
+    return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
     notes = [*task.objective.notes]
     if values.size > 1 and (values == values.flat[0]).all():
@@ -209,4 +236,14 @@ def _notes(values: Array, task: Task) -> tuple[str, ...]:
         notes.append(f"{lost} of {values.size} points have no finite loss; they are left out.")
     if task.objective.unit == "batches":
         notes.append("Standard errors come from the spread over batches: only means are known.")
-    return tuple(notes)
+    return (*notes, *_buffer_notes(task))
+
+
+def _buffer_notes(task: Task) -> list[str]:
+    objective, plane = task.objective, task.plane
+    if objective.mode != "eval" or not tracks_statistics(objective.model):
+        return []
+    if plane.buffers is None:
+        through = plane.recipe.get("kind") in {"checkpoints", "trajectory"}
+        return [NO_STATISTICS] if through else []
+    return [_MOVING] if plane.buffers.directions else []

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import is_number
+from lossatlas.arguments import public
+from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
-from lossatlas.landscape.plane import Plane, check_door
+from lossatlas.landscape.plane import Plane, check_door, settled
 from lossatlas.objective import Objective
 
 Span = float | Sequence[tuple[float, float]]
@@ -39,7 +40,7 @@ def ranges(span: object, dimension: int) -> Ranges:
         return ((-half, half),) * dimension
     try:
         pairs = tuple((float(low), float(high)) for low, high in span)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"{expected}; got {span!r}.") from None
     if len(pairs) != dimension or not all(
         math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs
@@ -65,6 +66,7 @@ class SpanSuggestion:
     evaluations: int
 
 
+@public
 def suggest_span(
     objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
 ) -> SpanSuggestion:
@@ -85,18 +87,22 @@ def suggest_span(
         The suggestion; the widest span (8) where the loss never rises enough.
 
     Raises:
-        ArgumentError: no objective or no plane.
+        ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the centre is not finite.
         StructureError: the plane is one of another model.
     """
     check_door(objective, plane)
-    task = Task(objective, plane)
+    check_positive("start", start)
+    check_positive("rise", rise)
+    task = Task(objective, settled(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
-    engine, (centre, stderr) = chosen.engine, chosen.centre.tolist()
+    engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
     if not math.isfinite(centre):
         raise NonFiniteError(f"the loss at the centre is {centre}; load finite weights.")
-    error = 0.0 if math.isnan(stderr) else stderr
+    # An error that is unknown asks for nothing and vouches for nothing.
+    known = math.isfinite(stderr)
+    error = stderr if known else 0.0
     enough = max(rise * abs(centre), 10 * error)
     span, evaluations = start, 1
     while True:
@@ -105,9 +111,8 @@ def suggest_span(
         if risen >= enough:
             return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
         if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre):
-            reason = (
-                f"one filter norm away the loss rises by {risen:.3g}, well above its error."
-            )
+            judged = "well above its error" if known else "whose error is unknown"
+            reason = f"one filter norm away the loss rises by {risen:.3g}, {judged}."
             return SpanSuggestion(span, risen, reason, evaluations)
         if span >= _WIDEST:
             reason = f"even {span:g} directions away the loss rises by {risen:.3g} only."

@@ -19,6 +19,7 @@ from lossatlas.objective.names import select
 from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.state import State
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
@@ -165,7 +166,9 @@ class Objective(Stage):
         sum(sums) / sum(weights).
 
         Args:
-            params: where; the present weights by default. Names and shapes as in `.params`.
+            params: where; the present weights by default. Names and shapes as in `.params`, or
+                a full state dict of the model: its buffers (running statistics) are then used
+                in the place of the model's own.
 
         Returns:
             A plain number; NaN or inf where the loss is.
@@ -221,7 +224,8 @@ class Objective(Stage):
 
         Where examples have weights, a loss of one of them is no sample of the value. What is
         given then is its influence, R + (s_i - R w_i) / mean(w): the plain mean is the value,
-        the scatter that of its error; see `example_pairs` for sums and weights themselves.
+        and sd / sqrt(n) its standard error but for the correction for few unequal weights;
+        see `example_pairs` for sums and weights themselves.
 
         Args:
             params: where; the present weights by default.
@@ -280,8 +284,8 @@ class Objective(Stage):
             StructureError: names or shapes differ from `.params`.
         """
         ensure_slope(self)
-        here = self.params if params is None else params
-        leaves = {name: here[name].detach().requires_grad_() for name in self.names}
+        here = State(self.params) if params is None else self.split(params)
+        leaves = {n: value.detach().requires_grad_() for n, value in here.params.items()}
         total = {name: _wide_zeros(value) for name, value in leaves.items()}
 
         def walk() -> list[tuple[float, bool]]:
@@ -291,11 +295,12 @@ class Objective(Stage):
             ]
 
         with torch.enable_grad():
-            weights, reached = zip(*self.at(leaves, walk), strict=True)
+            point = {**leaves, **here.buffers}
+            weights, reached = zip(*self.at(point, walk), strict=True)
         if not any(reached):
             raise LossError(_NO_GRAPH)
         weight = sum(weights)
-        return {name: (value / weight).to(here[name].dtype) for name, value in total.items()}
+        return {name: (value / weight).to(leaves[name].dtype) for name, value in total.items()}
 
     def _add_gradient(
         self, found: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]

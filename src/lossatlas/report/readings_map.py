@@ -31,7 +31,7 @@ def read_centre(survey: Survey) -> list[str]:
     text = f"The lowest point of the map lies {number(lower, 2)} below the weights themselves"
     # The lowest of many points is low by luck too: only a bound on all at once will do.
     bound = survey.tree.threshold
-    if bound <= 0:
+    if not bound > 0:
         return [f"{text}; whether that is more than its error is not known."]
     if lower <= bound:
         return [f"{text}, which is within the error of the map ({number(bound, 2)} at 95 %)."]
@@ -248,7 +248,8 @@ def read_interpolation(survey: Survey) -> list[str]:
         return [f"{text}; the error of that was not measured."]
     share = f" ({percent(land.interpolation_error / land.range)} of the range)"
     return [
-        f"{text}; on {count(land.held_out, 'point')} held out the error was at most "
-        f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''}, "
-        f"{number(land.interpolation_rms, 2)} root mean square."
+        f"{text}; each of {count(land.held_out, 'computed point')} was predicted from the "
+        "others. By that the largest error of an interpolated point is at most "
+        f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''} "
+        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square."
     ]

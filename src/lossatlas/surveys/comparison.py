@@ -15,13 +15,16 @@ from lossatlas import store
 from lossatlas.algebra.params import Params
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError
-from lossatlas.landscape.checkpoints import plane_through
+from lossatlas.landscape.buffers import Buffers
+from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import check_door, random_plane
+from lossatlas.landscape.plane import Plane, check_door, random_plane
 from lossatlas.landscape.points import Progress
+from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 from lossatlas.store import Provenance
 from lossatlas.topology import Diagram, persistence
 from lossatlas.topology.distances import bottleneck, wasserstein
@@ -145,7 +148,8 @@ def compare(
 
     Args:
         objective: the model, loss and data; the model's own weights do not matter.
-        first: one point, names and shapes as in `objective.params`.
+        first: one point, names and shapes as in `objective.params`, or a full state dict:
+            its running statistics then go with its weights, and are interpolated on the line.
         second: another.
         span: half the width of the maps, or "auto": wide enough for the first checkpoint.
         points: points along each direction.
@@ -170,9 +174,10 @@ def compare(
     check_door(objective, progress=progress)
     _check_options(options)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
+    states = states_of(objective, (first, second))
     line = map_plane(
         objective,
-        plane_through(first, second),
+        through([s.params for s in states], [s.buffers for s in states]),
         span=[(0.0, 1.0)],
         points=points,
         resume=ledgers[-1],
@@ -182,9 +187,11 @@ def compare(
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
     maps = [
-        map_plane(objective, replace(around, origin=origin), resume=ledger, **common)
-        for origin, ledger in zip((first, second), ledgers[:2], strict=True)
+        map_plane(objective, _moved(around, state), resume=ledger, **common)
+        for state, ledger in zip(states, ledgers[:2], strict=True)
     ]
+    if NO_STATISTICS in line.notes:
+        maps = [replace(land, notes=(*land.notes, NO_STATISTICS)) for land in maps]
     diagrams = [persistence(land, connectivity=connectivity) for land in maps]
     matching = match_basins(*maps, connectivity=connectivity)
     barrier, stderr = _barrier(line)
@@ -203,6 +210,11 @@ def compare(
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
+
+
+def _moved(plane: Plane, state: State) -> Plane:
+    held = Buffers(state.buffers) if state.buffers else None
+    return replace(plane, origin=state.params, buffers=held)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import ResumeError
 from lossatlas.objective import Objective
 from lossatlas.store import Ledger
+from lossatlas.store.sizes import check_npz
 from lossatlas.surveys.finding import Finding
 
 _FIELDS = "fields"
@@ -43,7 +44,7 @@ class Keeper:
         self._ledger = ledger
 
     def keep(self, name: str, make: Callable[[], Finding]) -> Finding:
-        """A finding, made at most once.
+        """A finding, made at most once; one that is not final is not kept.
 
         Args:
             name: its name.
@@ -59,7 +60,7 @@ class Keeper:
         if known is not None:
             return unpacked(known)
         found = make()
-        if self._ledger is not None:
+        if self._ledger is not None and found.is_final:
             self._ledger.put(name, packed(found))
         return found
 
@@ -132,6 +133,7 @@ def unpacked(array: NDArray[np.float64]) -> Finding:
     """
     try:
         raw = array[0, 1:].astype("<f8").tobytes()[: int(array[0, 0])]
+        check_npz(io.BytesIO(raw), "the resume file")
         with np.load(io.BytesIO(raw), allow_pickle=False) as parts:
             text = parts[_FIELDS].tobytes().decode()
             arrays = {name: parts[name] for name in parts.files if name != _FIELDS}

@@ -33,10 +33,12 @@ class PlainEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
+        if task.plane.buffers is not None:
+            return self._each(coordinates)
 
         def run() -> None:
             here = None
@@ -51,6 +53,16 @@ class PlainEngine:
             task.objective.swapped(buffer.views, run)
         return columns(moments)
 
+    def _each(self, coordinates: Array) -> Array:
+        # Every point with buffers of its own.
+        task, moments = self.task, self.task.moments(len(coordinates))
+        with torch.no_grad(), task.objective.session():
+            for index, place in enumerate(coordinates):
+                self._buffer.move_to(place)
+                whole = self._buffer.views | dict(task.buffers_at(place))
+                task.objective.swapped(whole, partial(_walk, task, moments, index))
+        return columns(moments)
+
     def first_look(self, corner: Array) -> Array:
         """The origin itself, nothing copied or summed, and then another point.
 
@@ -61,12 +73,13 @@ class PlainEngine:
             corner: the other point, shape (dimension,).
 
         Returns:
-            Shape (2, 2 * quantities), the origin first.
+            Shape (2, 2 * quantities + 2), the origin first.
         """
         task, moments = self.task, self.task.moments(2)
         self._buffer.move_to(corner.tolist())
+        there = self._buffer.views | dict(task.buffers_at(corner.tolist()))
         with torch.no_grad(), task.objective.session():
-            for index, weights in enumerate((task.plane.origin, self._buffer.views)):
+            for index, weights in enumerate((task.whole_origin, there)):
                 task.objective.swapped(weights, partial(_walk, task, moments, index))
         return columns(moments)
 
@@ -78,11 +91,11 @@ def at_origin(task: Task) -> Array:
         task: what to evaluate.
 
     Returns:
-        Shape (1, 2 * quantities).
+        Shape (1, 2 * quantities + 2).
     """
     moments = task.moments(1)
     with torch.no_grad(), task.objective.session():
-        task.objective.swapped(task.plane.origin, partial(_walk, task, moments, 0))
+        task.objective.swapped(task.whole_origin, partial(_walk, task, moments, 0))
     return columns(moments)
 
 

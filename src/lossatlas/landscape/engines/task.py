@@ -37,7 +37,9 @@ class Engine(Protocol):
             coordinates: shape (points, dimension), with the last direction moving fastest.
 
         Returns:
-            Shape (points, 2 * quantities): all means, then all standard errors.
+            Shape (points, 2 * quantities + 2): all means, then all standard errors; the
+            largest share of the loss's variance that one unit carries, and the effective
+            number of units.
         """
         ...
 
@@ -60,6 +62,24 @@ class Task:
     def quantities(self) -> tuple[str, ...]:
         """The names of what is measured, the loss first."""
         return ("loss", *self.metrics)
+
+    @property
+    def whole_origin(self) -> Params:
+        """The origin with its buffers."""
+        here = self.buffers_at((0.0,) * self.plane.dimension)
+        return {**self.plane.origin, **here} if here else self.plane.origin
+
+    def buffers_at(self, coordinates: Sequence[float] | Array) -> Params:
+        """The buffers of a point, where the plane has its own.
+
+        Args:
+            coordinates: one number a direction.
+
+        Returns:
+            name -> tensor; empty where the model's own stay.
+        """
+        held = self.plane.buffers
+        return {} if held is None else held.at([float(each) for each in coordinates])
 
     def corners(self) -> list[dict[str, Tensor]]:
         """The origin and the directions, drawn once for all engines that want them whole.
@@ -115,15 +135,28 @@ class Task:
 
 
 def columns(moments: Moments) -> Array:
-    """Means and standard errors side by side, as engines return them.
+    """What engines return: means, standard errors, and what certainty needs of the loss.
 
     Args:
         moments: finished sums.
 
     Returns:
-        Shape (points, 2 * quantities).
+        Shape (points, 2 * quantities + 2), see `Engine.evaluate`.
     """
-    return np.concatenate([moments.mean(), moments.stderr()], axis=1)
+    loss = moments.leverage()[:, :1], moments.effective()[:, :1]
+    return np.concatenate([moments.mean(), moments.stderr(), *loss], axis=1)
+
+
+def quantities_of(values: Array) -> int:
+    """How many quantities an array that engines returned holds.
+
+    Args:
+        values: shape (..., 2 * quantities + 2).
+
+    Returns:
+        The number.
+    """
+    return int(values.shape[-1] - 2) // 2
 
 
 def bytes_of(*tensors: Tensor) -> int:

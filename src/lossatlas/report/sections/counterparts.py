@@ -173,7 +173,7 @@ def _distances(view: View) -> tuple[Number, ...]:
 
 
 def _certain(view: View) -> tuple[Number, ...]:
-    if min(tree.threshold for tree in view.trees) <= 0:
+    if not view.judged:
         return ()
     why = "at least so many of them are basins of their own map (95 %)"
     return tuple(
@@ -195,7 +195,7 @@ def _ground(view: View, k: int) -> tuple[Number, ...]:
         Number(
             f"certainty threshold around {name}",
             tree.threshold,
-            why=bound if tree.threshold > 0 else "no error of the map is known",
+            why=tree.why_unknown or bound,
         ),
         Number(f"SMAD around {name}", tree.smad(), why=smad, meaning="mean rise to a pass"),
         Number(
@@ -203,7 +203,7 @@ def _ground(view: View, k: int) -> tuple[Number, ...]:
         ),
     ]
     if not land.computed.all():
-        why = f"itself a measured error, on {land.held_out:,} held-out points"
+        why = f"itself an error: {land.held_out:,} points, each predicted from the others"
         rows.append(
             Number(f"interpolation error around {name}", land.interpolation_error, why=why)
         )

@@ -47,6 +47,6 @@ def mapped(landscape: Landscape, name: str, flat: int) -> Number:
     why = "the map has no standard errors"
     if not landscape.computed.ravel()[flat]:
         bound = number(landscape.interpolation_error, 2)
-        why = f"interpolated; held-out points were within {bound}"
+        why = f"interpolated, to within {bound} (95 % bound)"
     value, stderr = landscape.values.ravel()[flat], landscape.stderr.ravel()[flat]
     return Number(name, float(value), float(stderr), why, meaning=f"at ({place})")

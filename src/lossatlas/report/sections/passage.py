@@ -110,7 +110,7 @@ def _numbers(view: View) -> tuple[Number, ...]:
         mapped(line, "highest loss on the line", highest),
     ]
     if not line.computed.all():
-        why = f"itself a measured error, on {line.held_out:,} held-out points"
+        why = f"itself an error: {line.held_out:,} points, each predicted from the others"
         rows.append(
             Number("interpolation error of the line", line.interpolation_error, why=why)
         )
@@ -128,7 +128,7 @@ def _bound(view: View) -> Number:
         why = "no error of the line is known"
     return Number(
         "what a rise may be wrong by",
-        view.line_bound,
+        view.line_bound or float("nan"),
         why=why,
         meaning="a barrier above it is certain",
     )

@@ -63,17 +63,21 @@ def _numbers(survey: Survey) -> tuple[Number, ...]:
         Number("computed points", int(computed.sum()), why=COUNT),
         Number("interpolated points", int((~computed).sum()), why=COUNT),
         Number("points that are not finite", int(walls.sum()), why=COUNT, meaning="left out"),
-        Number("evaluations", land.evaluations, why=COUNT, meaning="held-out points too"),
+        Number("evaluations", land.evaluations, why=COUNT, meaning="all computed points"),
     ]
     if not computed.all():
-        why = f"itself a measured error, on {land.held_out:,} held-out points"
-        share = percent(land.interpolation_error / land.range) if land.range > 0 else ""
+        why = f"itself an error: {land.held_out:,} points, each predicted from the others"
+        share = (
+            f", {percent(land.interpolation_error / land.range)} of the range"
+            if land.range > 0
+            else ""
+        )
         rows += [
             Number(
                 "interpolation error, largest",
                 land.interpolation_error,
                 why=why,
-                meaning=f"{share} of the range" if share else "",
+                meaning=f"95 % bound{share}",
             ),
             Number("interpolation error, root mean square", land.interpolation_rms, why=why),
         ]
