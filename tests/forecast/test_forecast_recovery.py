@@ -70,7 +70,8 @@ def test_neighbors_that_are_alike_widen_the_intervals():
         )
         ratios.append(alike.stderr / plain.stderr)
         degrees.append(alike.degrees / plain.degrees)
-    assert np.median(ratios) > 2
+    # A draw whose parameter is not known at all widens it too.
+    assert np.nanmedian(ratios) > 2
     assert np.median(degrees) < 0.25
 
 
