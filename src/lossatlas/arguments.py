@@ -147,7 +147,8 @@ class _Arguments:
             return named
         reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason'])[0]}"
         for name, value in self._pairs(args, kwargs):
-            if name != "self" and (what := _odd(value)):
+            # Zero is an ordinary seed; what else fails is then not its fault.
+            if name not in {"self", "seed"} and (what := _odd(value)):
                 return ArgumentError(
                     f"`{name}` cannot be served as it is, {what} ({reason}); give another."
                 )
