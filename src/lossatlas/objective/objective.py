@@ -12,6 +12,7 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import look_at_loss
+from lossatlas.objective.door import check_whole
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
@@ -97,7 +98,9 @@ class Objective(Stage):
     ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}.")
+            inner = "; pass the module in it, `.module_`" if hasattr(model, "module_") else ""
+            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{inner}.")
+        check_whole(model)
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
         check_one_of("mode", mode, MODES)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,14 @@ def comparison_ledgers(resume: str | Path) -> list[Path]:
 
     Returns:
         Three files beside it: of the two maps and of the line.
+
+    Raises:
+        ArgumentError: not a path.
     """
+    if not isinstance(resume, str | PathLike) or not str(resume):
+        raise ArgumentError(
+            f"`resume` must be the path of a file, as in 'compare.resume'; got {resume!r}."
+        )
     return [Path(f"{resume}.{name}") for name in _MAPS]
 
 
