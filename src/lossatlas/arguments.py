@@ -277,7 +277,9 @@ def _is_row(value: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    if isinstance(value, bool | np.bool_ | str | bytes | complex) or _is_tensor(value):
+    if isinstance(value, bool | np.bool_ | str | bytes | complex | np.ndarray) or _is_tensor(
+        value
+    ):
         return False
     if kind is int:
         return hasattr(value, "__index__") and not isinstance(value, np.ndarray)
