@@ -146,7 +146,11 @@ class _Arguments:
         if named is not None:
             return named
         reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason'])[0]}"
+        no_memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
         for name, value in self._pairs(args, kwargs):
+            # Memory that does not suffice is the fault of a huge number, or of none.
+            if no_memory and not (isinstance(value, int) and value > _LARGE):
+                continue
             if name != "self" and (what := _odd(value)):
                 return ArgumentError(
                     f"`{name}` cannot be served as it is, {what} ({reason}); give another."
@@ -322,8 +326,6 @@ def _odd(value: Any) -> str:  # noqa: PLR0911 - one line a kind of value
 
 
 def _odd_whole(value: int) -> str:
-    if value == 0:
-        return "it is zero"
     if value < 0:
         return f"{value} is negative"
     return f"{value} is too large" if value > _LARGE else ""
