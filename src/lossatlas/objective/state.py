@@ -60,6 +60,7 @@ def split_state(
     alias = {name: place[id(value)] for name, value in every.items()}
     every |= dict(model.named_buffers(remove_duplicate=False))
     named = {alias.get(name, name): value for name, value in point.items()}
+    _check_known(named, every)
     params = {name: named[name] for name in own if name in named}
     check_same_structure(params=params, objective=own)
     still = _unread(model, mode)
@@ -67,15 +68,19 @@ def split_state(
     for name, value in named.items():
         if name in own or name in still:
             continue
+        check_same_structure(state={name: value}, model={name: every[name]})
+        if name in keep or not _spare(name, value, every[name]):
+            buffers[name] = value
+    return State(params, buffers)
+
+
+def _check_known(point: Params, every: Params) -> None:
+    for name in point:
         if name not in every:
             raise StructureError(
                 f"the model has no entry '{name}'{nearest(name, every)}; give a state dict of "
                 "this model, or its parameters alone."
             )
-        check_same_structure(state={name: value}, model={name: every[name]})
-        if name in keep or not _spare(name, value, every[name]):
-            buffers[name] = value
-    return State(params, buffers)
 
 
 def tracks_statistics(model: nn.Module) -> bool:
