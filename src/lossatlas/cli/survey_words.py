@@ -50,6 +50,7 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
         "curvature": _curvature(survey),
         "instruments": {name: _finding(found) for name, found in survey.findings.items()},
         "notes": list(survey.notes),
+        "checked": list(survey.checked),
         "seconds": survey.seconds,
         "evaluations": land.evaluations,
         "report": str(page),

@@ -1,7 +1,7 @@
 """The gradient with its noise: its length, the scatter of examples, the noise scale."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class GradientNoise(Stored):
             at which noise and signal are equal (McCandlish et al.).
         floor: the length that sampling alone gives a gradient whose mean is zero.
         unit: what the errors come from, "examples" or "batches".
+        checked: what the gradient was held against, a sentence each.
     """
 
     norm: Estimate
@@ -38,6 +39,7 @@ class GradientNoise(Stored):
     noise_scale: Estimate
     floor: float
     unit: str
+    checked: tuple[str, ...] = ()
 
 
 def gradient_noise(
@@ -82,7 +84,8 @@ def gradient_noise(
 
     with torch.enable_grad(), second_derivatives(objective.model):
         seen = objective.at(leaves, walk)
-    return _noise(seen, dot(mean, mean), "examples" if single else "batches")
+    found = _noise(seen, dot(mean, mean), "examples" if single else "batches")
+    return replace(found, checked=objective.checked)
 
 
 @dataclass(frozen=True)

@@ -198,14 +198,7 @@ def saddle_ratio(largest: float, smallest: float) -> float:
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
     if size_of(over) == size_of(objective.params):
         return gradient_noise(objective, params, probes=1).norm
-    part_of = Objective(
-        objective.model,
-        objective.loss,
-        objective.batches,
-        mode=objective.mode,
-        params=list(over),
-        check=False,
-    )
+    part_of = objective.part(names=list(over))
     if params is None:
         return gradient_noise(part_of, probes=1).norm
     # Elsewhere than at the weights of the model only the whole gradient can be taken.

@@ -88,14 +88,7 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
     in_memory = isinstance(objective.batches, list | tuple)
     selected = {label: _Selected(objective.batches, read, label) for label in present}
     return {
-        str(label): Objective(
-            objective.model,
-            objective.loss,
-            list(selected[label]) if in_memory else selected[label],
-            mode=objective.mode,
-            params=objective.names,
-            check=False,
-        )
+        str(label): objective.part(list(selected[label]) if in_memory else selected[label])
         for label in present
     }
 

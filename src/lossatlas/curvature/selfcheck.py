@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lossatlas.algebra.params import Params, norm
 from lossatlas.curvature.differentiable import second_derivatives
 from lossatlas.curvature.forms import (
     criterion_gradient,
@@ -63,13 +64,9 @@ def check(objective: Objective) -> CheckReport:
         >>> la.check(la.Objective(model, loss, [batch])).passed
         True
     """
-    makers: dict[str, Callable[[Objective], Check]] = {
-        "gradient": check_slope,
-        "hessian": check_hessian,
-        "outputs": check_outputs,
-    }
-    for name, make in makers.items():
-        if name not in objective.checks:
+    for name, make in _MAKERS.items():
+        other = name == "differences" and objective.derivatives != name
+        if name not in objective.checks and not other:
             objective.checks[name] = guarded(name, make, objective)
     return CheckReport(tuple(objective.checks.values()), objective.unused)
 
@@ -88,19 +85,33 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
         return
     ensure_slope(objective)
     _require(objective.checks["gradient"])
-    name = "hessian" if kind == "hessian" else "outputs"
-    if kind == "empirical_fisher" or objective.derivatives == "differences":
-        return
+    name = _RESTS_ON[kind]
+    if name == "hessian" and objective.derivatives == "differences":
+        name = "differences"
     if name not in objective.checks:
-        make = check_hessian if name == "hessian" else check_outputs
-        objective.checks[name] = guarded(name, make, objective)
+        objective.checks[name] = guarded(name, _MAKERS[name], objective)
     _require(objective.checks[name])
+
+
+def difference_step(point: Params) -> float:
+    """How far central differences of gradients go, as a length in the space of weights.
+
+    Args:
+        point: where.
+
+    Returns:
+        1e-3 of the length of the weights, or 1e-4 where they are in double precision.
+    """
+    fine = all(value.dtype.itemsize > 4 for value in point.values())
+    return (1e-4 if fine else 1e-3) * (norm(point) or 1.0)
 
 
 def _require(found: Check) -> None:
     if found.status != FAILED:
         return
-    if found.name == "gradient":
+    if found.name == "differences":
+        remedy = "the loss is not smooth enough for them (kinks, or low precision)."
+    elif found.name == "gradient":
         remedy = (
             "curvature of it is not that of the loss; map only, or take it as it is with "
             "Objective(..., derivatives='unchecked')."
@@ -141,6 +152,31 @@ def check_hessian(objective: Objective) -> Check:
     return _worded(found, "hessian", "products with the Hessian", "gradients")
 
 
+def check_differences(objective: Objective) -> Check:
+    """Whether central differences of gradients settle: one step against a third of it.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict; its figure is the relative change.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def change() -> float:
+        differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
+        step = difference_step(line.here) / line.length
+        return _relative(differences(step), differences(step / 3))
+
+    found = line.run(change)
+    if found <= SETTLED:
+        sentence = "products are differences of gradients, which agree at two steps"
+        return Check("differences", PASSED, found, sentence)
+    sentence = f"differences of gradients change by {found:.2g} of their size with the step"
+    return Check("differences", FAILED, found, sentence)
+
+
 def check_outputs(objective: Objective) -> Check:
     """Derivatives of the model's outputs, and the criterion's curvature, against differences.
 
@@ -176,6 +212,42 @@ def check_outputs(objective: Objective) -> Check:
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
     return _worded(found, "outputs", "derivatives of the outputs", "outputs")
+
+
+def check_losses(objective: Objective) -> Check:
+    """The derivative of the losses along a direction against differences of losses.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def compare() -> Check:
+        seen: list[Vectors] = []
+
+        def push(leaves: dict[str, Tensor]) -> None:
+            losses = [objective.measure(line.batch)]
+
+            def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
+                seen.append(pushed)
+                return list(pushed)
+
+            sandwich_form(leaves, losses, middle, 0)(direction, False)
+
+        def losses(step: float) -> Vectors:
+            return [line.at(step, lambda leaves: objective.measure(line.batch)).detach()]
+
+        line.at(0.0, push)
+        differences = _differences(line, losses)
+        return _Comparison(line, seen[0], differences, _length(losses(0.0))).verdict(first=True)
+
+    with torch.enable_grad(), second_derivatives(objective.model):
+        found = line.run(compare)
+    return _worded(found, "losses", "derivatives of the losses", "losses")
 
 
 def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
@@ -326,8 +398,8 @@ def _worded(found: Check, name: str, what: str, of: str) -> Check:
     if found.status == FAILED:
         where = f" in {found.sentence}" if found.sentence.startswith("'") else ""
         sentence = (
-            f"{what} are off by {found.figure:.2g} of their size{where} from differences of "
-            f"{of}, which agree among themselves"
+            f"{what} are off by {found.figure:.2g} of their size{where} from central "
+            f"differences of {of}, at every step"
         )
         return replace(found, name=name, sentence=sentence)
     return replace(found, name=name)
@@ -348,3 +420,20 @@ def _relative(a: Vectors, b: Vectors) -> float:
     gap = _length([x - y for x, y in zip(a, b, strict=True)])
     size = max(_length(a), _length(b))
     return gap / size if size else gap
+
+
+# What each matrix rests on. The empirical Fisher takes first derivatives alone, but in a way
+# that a backward pass without a graph would turn into zeros.
+_RESTS_ON = {
+    "hessian": "hessian",
+    "gauss_newton": "outputs",
+    "fisher": "outputs",
+    "empirical_fisher": "losses",
+}
+_MAKERS: dict[str, Callable[[Objective], Check]] = {
+    "gradient": check_slope,
+    "hessian": check_hessian,
+    "outputs": check_outputs,
+    "losses": check_losses,
+    "differences": check_differences,
+}

@@ -37,6 +37,7 @@ class WorstSharpness(Stored):
         radius: of the ball; in units of the weights, or of |weight| where adaptive.
         adaptive: whether the ball is measured in units of the weights' own size.
         ascents: gradients taken.
+        checked: what the gradient was held against, a sentence each.
     """
 
     rise: Estimate
@@ -44,6 +45,7 @@ class WorstSharpness(Stored):
     radius: float
     adaptive: bool
     ascents: int
+    checked: tuple[str, ...] = ()
 
 
 class _Ball:
@@ -165,7 +167,7 @@ def worst_sharpness(
         best = max(best, rise, key=lambda found: found.value)
     if best.value < 0:
         best = replace(best, value=0.0)
-    return WorstSharpness(best, first, ball.radius, adaptive, ascents)
+    return WorstSharpness(best, first, ball.radius, adaptive, ascents, objective.checked)
 
 
 def m_sharpness(
@@ -215,14 +217,7 @@ def m_sharpness(
     chosen = [pieces[index * len(pieces) // count] for index in range(count)]
     rises = []
     for piece in chosen:
-        small = Objective(
-            objective.model,
-            objective.loss,
-            [piece],
-            mode=objective.mode,
-            params=objective.names,
-            check=False,
-        )
+        small = objective.part([piece])
         found = worst_sharpness(
             small, radius, adaptive=adaptive, eta=eta, steps=steps, restarts=0, params=params
         )

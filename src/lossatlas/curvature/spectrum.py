@@ -63,6 +63,7 @@ class Spectrum(Stored):
         provenance: settings, seed, versions, fingerprints.
         note: what else to know (memory for fewer products than asked, products that are not
             symmetric); often empty.
+        checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
     top: Array
@@ -78,6 +79,7 @@ class Spectrum(Stored):
     memory: int
     provenance: Provenance
     note: str = ""
+    checked: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> Array:
@@ -195,11 +197,12 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
+    loose = _of_differences(objective, curvature) * float(np.abs(ritz.values).max(initial=0.0))
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),
-        top_bounds=ritz.bounds[::-1][:top].copy(),
-        bottom_bounds=ritz.bounds[:bottom].copy(),
+        top_bounds=ritz.bounds[::-1][:top] + loose,
+        bottom_bounds=ritz.bounds[:bottom] + loose,
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
         density=found,
@@ -211,7 +214,14 @@ def spectrum(
         note="; ".join(
             filter(None, (memory_note(fitting, min(limit, matrix.size)), ends.note))
         ),
+        checked=objective.checked,
     )
+
+
+def _of_differences(objective: Objective, curvature: str) -> float:
+    # What products are off by where they are differences of gradients, relative.
+    found = objective.checks.get("differences") if curvature == "hessian" else None
+    return 0.0 if found is None else found.figure
 
 
 def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.errors import DataError, LossError, StochasticError
 from lossatlas.objective.batches import Batch, batch_size, tensors
+from lossatlas.objective.firstlook import first_look
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
@@ -79,14 +81,16 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
     """
     with torch.no_grad():
         with named_failure("`loss`", loss_remedy(objective.loss)):
-            means, examples = objective.at(None, lambda: _first_pass(objective))
+            means, examples = first_look(objective, lambda: _first_pass(objective))
         _check_weights(objective, len(means))
         known = len(examples) == len(means)
         if twice:
             first = examples if known else means
             second = objective.at(None, lambda: _second_pass(objective, known=known))
             if not _agree(first, second):
-                raise StochasticError(_reason(objective.model, first, second))
+                again = objective.at(None, lambda: _third_pass(objective, known=known))
+                drawn = _agree(first, again)
+                raise StochasticError(_reason(objective, first, second, drawn=drawn))
     return known
 
 
@@ -106,6 +110,12 @@ def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
     return [measure(objective, batch).cpu().double() for batch in objective.each_batch()]
 
 
+def _third_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
+    # From the random state of the first: what differs still is no random draw.
+    measure = _examples if known else _call
+    return [measure(objective, batch).cpu().double() for batch in objective.each_batch()]
+
+
 def _first_pass(objective: "Objective") -> tuple[list[Tensor], list[Tensor]]:
     means, examples = [], []
     for batch in objective.each_batch():
@@ -119,12 +129,20 @@ def _first_pass(objective: "Objective") -> tuple[list[Tensor], list[Tensor]]:
 
 def _examples(objective: "Objective", batch: Batch) -> Tensor:
     loss = objective.loss
-    losses = loss.per_example(objective.model, batch) if isinstance(loss, Supervised) else None
+    losses = None
+    if isinstance(loss, Supervised):
+        losses = loss.per_example(objective.model, objective.handed(batch))
     return _call(objective, batch) if losses is None else losses
 
 
 def _call(objective: "Objective", batch: Batch) -> Tensor:
-    return check_loss(objective.loss(objective.model, batch), batch)
+    with torch.set_grad_enabled(objective.needs_gradients):
+        given = objective.loss(objective.model, objective.handed(batch))
+    return (
+        check_loss(given, batch).detach()
+        if isinstance(given, Tensor)
+        else check_loss(given, batch)
+    )
 
 
 def _examples_known(objective: "Objective", batch: Batch, value: Tensor) -> bool:
@@ -133,7 +151,7 @@ def _examples_known(objective: "Objective", batch: Batch, value: Tensor) -> bool
         return True
     if not isinstance(objective.loss, Supervised):
         return False
-    losses = objective.loss.per_example(objective.model, batch)
+    losses = objective.loss.per_example(objective.model, objective.handed(batch))
     if losses is None or losses.shape != (batch_size(batch),):
         return False
     mean = losses.double().mean()
@@ -147,22 +165,35 @@ def _agree(first: list[Tensor], second: list[Tensor]) -> bool:
     )
 
 
-def _reason(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> str:
+def _reason(
+    objective: "Objective", first: list[Tensor], second: list[Tensor], *, drawn: bool
+) -> str:
     one, two = (
         torch.cat([value.reshape(-1) for value in values]) for values in (first, second)
     )
     differ = f"two passes over the same weights differ ({_apart(one, two)})"
+    layers = _dropping(objective) if drawn else []
     if first and len(one) == len(two) and torch.allclose(one.mean(), two.mean(), rtol=1e-3):
         shuffled = torch.allclose(one.sort().values, two.sort().values, rtol=TOLERANCE)
-        if shuffled or not _dropout(model):
+        if shuffled or (drawn and not layers):
             return (
                 f"{differ} in single batches: the data seem to come shuffled or augmented "
                 "anew each time; pass list(loader) to freeze one pass, or shuffle=False."
             )
-    layers = ", ".join(_dropout(model)) or "F.dropout without training=self.training"
+    if not drawn:
+        return (
+            f"{differ}, and so do two from the same random state: the loss depends on state "
+            "that a call changes (a counter, a cache or a queue outside the model, a generator "
+            "of its own, data that change); make it a fixed function of the weights."
+        )
+    name = (
+        f"dropout ({', '.join(layers)})"
+        if layers
+        else ("F.dropout without training=self.training, noise, shuffling")
+    )
     return (
-        f"{differ}: dropout ({layers}), shuffling or another random draw is active even in "
-        "eval mode; make the loss a fixed function of the weights."
+        f"{differ}: {name} or another random draw is active even in eval mode; make the loss "
+        "a fixed function of the weights."
     )
 
 
@@ -176,5 +207,18 @@ def _apart(one: Tensor, two: Tensor) -> str:
     return f"the mean is {means[0]} in both, value {at} is {one[at]:.6g} and {two[at]:.6g}"
 
 
-def _dropout(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, _DropoutNd)]
+def _dropping(objective: "Objective") -> list[str]:
+    # Dropout layers that are active: in eval mode none is, unless the model says otherwise.
+    names = {module: name for name, module in objective.model.named_modules()}
+    active: dict[str, None] = {}
+
+    def note(module: nn.Module, _inputs: object, _output: object) -> None:
+        if isinstance(module, _DropoutNd) and module.training and module.p:
+            active[names.get(module, type(module).__name__)] = None
+
+    handle = register_module_forward_hook(note)
+    try:
+        objective.at(None, lambda: _call(objective, next(objective.each_batch())))
+    finally:
+        handle.remove()
+    return list(active)

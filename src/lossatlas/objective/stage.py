@@ -9,13 +9,20 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_same_structure
-from lossatlas.guard import preserved_attributes, preserved_rng
-from lossatlas.objective.batches import Batch, to_device
+from lossatlas.guard import preserved_rng
+from lossatlas.objective.batches import Batch, map_tensors, to_device
 from lossatlas.objective.determinism import check_loss
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
+from lossatlas.objective.state import (
+    Volatile,
+    WriteGuard,
+    modules_of_loss,
+    preserved_state,
+    shallow_copy,
+)
 from lossatlas.objective.swap import swapped_in
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -44,6 +51,10 @@ class Stage:
         self.model, self.loss, self.batches = model, loss, batches
         self.mode, self.names = mode, names
         self._per_example = False
+        self.loss_modules = modules_of_loss(loss, model)
+        self.volatile = Volatile()
+        self.needs_gradients = False
+        self.guard: WriteGuard | None = None
         self._named = named_failure("`loss`", loss_remedy(loss))
 
     @property
@@ -64,12 +75,28 @@ class Stage:
         Yields:
             Nothing.
         """
-        kept = preserved_attributes(self.model)
+        kept = preserved_state(self.holders(), self.volatile)
         with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
             yield
 
+    def holders(self) -> list[object]:
+        """What may change attributes of its own in a pass: modules, and the loss.
+
+        Returns:
+            Modules and objects.
+        """
+        found: list[object] = list(self.model.modules())
+        for module in self.loss_modules:
+            found.extend(module.modules())
+        if not isinstance(self.loss, nn.Module) and hasattr(self.loss, "__dict__"):
+            found.append(self.loss)
+        return found
+
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers.
+
+        Where a point would see what an earlier one left in the model, it is renewed: `call`
+        finds the state in which the session began.
 
         Args:
             params: a subset of the names in `.params`; kept, not copied.
@@ -78,8 +105,26 @@ class Stage:
         Returns:
             What `call` returns.
         """
-        with swapped_in(self.model, params, self.loss):
-            return call()
+        with swapped_in(self.model, params, self.loss_modules):
+            if not self.volatile.matters:
+                return call()
+            with preserved_state(self.holders(), self.volatile):
+                return call()
+
+    def handed(self, batch: Batch) -> Batch:
+        """What a loss or a metric is given: it may change containers, not the user's data.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            The same tensors in other containers; copies where they are written into.
+        """
+        if self.guard is not None:
+            self.guard.watch_batch(batch)
+        if self.volatile.batches:
+            return map_tensors(torch.clone, batch)
+        return shallow_copy(batch)
 
     def at(self, params: Params | None, call: Callable[[], T]) -> T:
         """Run `call` at a point, in a session, with statistics recalibrated where asked.
@@ -104,7 +149,7 @@ class Stage:
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""
         if self.mode == "recalibrated":
-            with torch.no_grad():
+            with torch.no_grad(), preserved_state(self.holders(), self.volatile):
                 recalibrate(self.model, self._walk)
 
     def each_batch(self) -> Iterator[Batch]:
@@ -150,11 +195,17 @@ class Stage:
         Raises:
             LossError: neither a number nor one number an example, or the loss fails.
         """
+        if self.needs_gradients and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return self._measured(batch).detach()
+        return self._measured(batch)
+
+    def _measured(self, batch: Batch) -> Tensor:
         loss, given = self.loss, None
         with self._named:
             if self._per_example and isinstance(loss, Supervised):
-                given = loss.per_example(self.model, batch)
-            given = loss(self.model, batch) if given is None else given
+                given = loss.per_example(self.model, self.handed(batch))
+            given = loss(self.model, self.handed(batch)) if given is None else given
         return check_loss(given, batch)
 
     def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Tensor]:
@@ -178,10 +229,10 @@ class Stage:
             given = []
             for name, metric in metrics.items():
                 with named_failure(f"metric '{name}'", "it is called as metric(model, batch)."):
-                    given.append(metric(self.model, batch))
+                    given.append(metric(self.model, self.handed(batch)))
             return [loss, *(check_loss(value, batch) for value in given)]
 
     def _walk(self) -> None:
         for batch in self.each_batch():
-            with self._named:
-                self.loss(self.model, batch)
+            with self._named, torch.set_grad_enabled(self.needs_gradients):
+                self.loss(self.model, self.handed(batch))

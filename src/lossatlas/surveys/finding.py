@@ -66,12 +66,14 @@ class Finding(Stored):
         results: name of a part -> its result, as the function of the instrument gave it.
         missing: name of a part -> why it could not be measured, a sentence.
         seconds: wall time.
+        checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
     instrument: str
     results: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    checked: tuple[str, ...] = ()
 
     @property
     def why_not(self) -> str:

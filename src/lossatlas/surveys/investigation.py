@@ -55,4 +55,5 @@ def _measured(site: Site, instrument: Instrument) -> Finding:
         except AtlasError as error:
             # An instrument that cannot serve this objective says why; the others go on.
             missing[name] = str(error)
-    return Finding(instrument.name, results, missing, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Finding(instrument.name, results, missing, seconds, site.objective.checked)

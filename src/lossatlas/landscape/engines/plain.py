@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
 from lossatlas.objective import Batch, Moments
@@ -48,14 +49,36 @@ class PlainEngine:
                 task.add(moments, task.measure(batch), batch, index)
 
         with torch.no_grad(), task.objective.session():
-            task.objective.swapped(buffer.views, run)
+            if task.objective.volatile.matters:
+                self._one_by_one(coordinates, moments)
+            else:
+                task.objective.swapped(buffer.views, run)
         return columns(moments)
+
+    def _one_by_one(self, coordinates: Array, moments: Moments) -> None:
+        # Each point finds the model as it was: it is put in anew.
+        for index, point in enumerate(coordinates):
+            self._buffer.move_to(point.tolist())
+            walk = partial(_walk, self.task, moments, index)
+            self.task.objective.swapped(self._buffer.views, walk)
+
+    def weights(self, corner: Array) -> Params:
+        """The weights of a point.
+
+        Args:
+            corner: shape (dimension,).
+
+        Returns:
+            Views that the next point overwrites.
+        """
+        self._buffer.move_to(corner.tolist())
+        return self._buffer.views
 
     def first_look(self, corner: Array) -> Array:
         """The origin itself, nothing copied or summed, and then another point.
 
-        Both in one session: a model that keeps what it made of its weights gives the first
-        again, as it would all over a map.
+        Each in a session of its own, as `Objective.value` has it: what engines give for a
+        point that comes after others must equal it.
 
         Args:
             corner: the other point, shape (dimension,).
@@ -65,9 +88,10 @@ class PlainEngine:
         """
         task, moments = self.task, self.task.moments(2)
         self._buffer.move_to(corner.tolist())
-        with torch.no_grad(), task.objective.session():
+        with torch.no_grad():
             for index, weights in enumerate((task.plane.origin, self._buffer.views)):
-                task.objective.swapped(weights, partial(_walk, task, moments, index))
+                with task.objective.session():
+                    task.objective.swapped(weights, partial(_walk, task, moments, index))
         return columns(moments)
 
 

@@ -110,14 +110,7 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
         )
     squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
     for piece in pieces:
-        one = Objective(
-            objective.model,
-            objective.loss,
-            [piece],
-            mode=objective.mode,
-            params=objective.names,
-            check=False,
-        )
+        one = objective.part([piece])
         for name, value in one.gradient().items():
             squares[name] += value**2 / len(pieces)
     parameters = _parameters(objective)
