@@ -103,7 +103,9 @@ def difference_step(point: Params) -> float:
         1e-3 of the length of the weights, or 1e-4 where they are in double precision.
     """
     fine = all(value.dtype.itemsize > 4 for value in point.values())
-    return (1e-4 if fine else 1e-3) * (norm(point) or 1.0)
+    return (1e-4 if fine else 1e-3) * (
+        norm({n: value.detach() for n, value in point.items()}) or 1.0
+    )
 
 
 def _require(found: Check) -> None:

@@ -144,6 +144,8 @@ def check_reach(objective: "Objective") -> Reach:
                 # Maps need no gradient: where none can be had, values tell.
                 why = f"no gradient could be taken ({type(error).__name__})"
                 break
+            if own and not moved and own[0].startswith(_LOSS):
+                raise ModelError(_nothing_moves(objective))
             if own:
                 raise ModelError(_reads_its_own(objective, own))
             if moved:
