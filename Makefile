@@ -1,12 +1,13 @@
 # Needs Python (>= 3.11), pip and make; everything else is set up on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+BASE := .venv/.base
 READY := .venv/.ready
 BENCH := .venv-bench/.ready
 
 .PHONY: demo test check format lint types floors tests bench docs clean
 
-demo: $(READY)  ## train a small network on real digits and survey where it arrived
+demo: $(BASE)  ## train a small network on real digits and survey where it arrived
 	$(BIN)/lossatlas survey --curvature --out survey
 
 test: $(READY)  ## the tests, doctests included
@@ -36,8 +37,12 @@ docs: $(READY)  ## the documentation as a site in site/
 clean:
 	rm -rf .venv .venv-bench site survey .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(READY): $(BASE)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

@@ -4,6 +4,10 @@ from .curvature import check as check
 from .curvature import spectrum as spectrum
 from .curvature import trace as trace
 from .errors import AtlasError as AtlasError
+from .integrations.diffusion import diffusion as diffusion
+from .integrations.huggingface_loss import huggingface as huggingface
+from .integrations.lightning_objective import from_lightning as from_lightning
+from .integrations.trainer import from_trainer as from_trainer
 from .landscape.checkpoints import plane_through as plane_through
 from .landscape.checkpoints import trajectory_plane as trajectory_plane
 from .landscape.landscape import Landscape as Landscape
@@ -13,6 +17,7 @@ from .landscape.plane import plane as plane
 from .landscape.plane import random_plane as random_plane
 from .landscape.span import suggest_span as suggest_span
 from .objective import Objective as Objective
+from .objective import Weighted as Weighted
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .report import write_report as write_report

@@ -54,7 +54,7 @@ def test_rates_must_cover_the_steps():
 def test_logged_rates_are_interpolated_and_said_so():
     curve = Curve([2, 4, 6], [3.0, 2.0, 1.0], [1.0, 3.0, 1.0])
     np.testing.assert_allclose(curve.rates, [1, 1, 2, 3, 2, 1])
-    assert "3 updates between the logged ones interpolated" in curve.notes[0]
+    assert "2 updates between the logged ones interpolated" in curve.notes[0]
     assert "first logged rate assumed for the 1 updates" in curve.notes[1]
 
 

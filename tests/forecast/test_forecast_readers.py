@@ -32,8 +32,12 @@ def test_csv(tmp_path):
         ("step,los\n1,2\n2,1\n", UnknownNameError, "did you mean 'los'"),
         ("step,loss\n1,2.0\n2k,1.0\n", DataError, "row 3, column 'step': '2k' is not a number"),
         ("step,loss\n1,2.0\n2,1.0,9\n", DataError, "3 cells in row 3 but 2 columns"),
-        ("step,loss\n1,2.0\n2,nan\n", DataError, "must be finite"),
-        ("step,loss\n1,2.0\n2,\n", DataError, "leave units and empty cells out"),
+        ("step,loss\n1,2.0\n2,nan\n", DataError, "1 row .* finite loss .1 of 2 losses are NaN"),
+        (
+            "step,loss\n1,2.0\n2,\n",
+            DataError,
+            "has 1 row with a step and a finite loss; a curve",
+        ),
     ],
 )
 def test_bad_csv_is_named(tmp_path, text, error, message):

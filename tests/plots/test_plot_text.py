@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossatlas.plots import text
+from lossatlas import text
 
 
 @pytest.mark.parametrize(

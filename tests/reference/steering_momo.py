@@ -4,10 +4,14 @@ import torch
 
 
 class NaiveMoMo:
-    """SGD with averaged gradients; averages start at the first sample, rho = 1."""
+    """SGD with averaged gradients; averages start at the first sample, rho = 1.
 
-    def __init__(self, w, lr, beta, bound=0.0):
+    The first `warmup` steps are at the full rate.
+    """
+
+    def __init__(self, w, lr, beta, bound=0.0, warmup=0):
         self.w, self.lr, self.beta, self.bound = w.clone(), lr, beta, bound
+        self.warmup = warmup
         self.f = self.d = self.gamma = None
 
     def step(self, loss, grad):
@@ -19,7 +23,8 @@ class NaiveMoMo:
             self.d = b * self.d + (1 - b) * grad
             self.gamma = b * self.gamma + (1 - b) * float(grad @ self.w)
         gap = max(self.f - self.bound + float(self.d @ self.w) - self.gamma, 0.0)
-        tau = min(self.lr, gap / float(self.d @ self.d))
+        tau = min(self.lr, gap / float(self.d @ self.d)) if self.warmup <= 0 else self.lr
+        self.warmup -= 1
         self.w = self.w - tau * self.d
         return tau
 

@@ -60,6 +60,21 @@ def test_the_horizon_can_be_chosen_late():
         schedule.cool_down(3)
 
 
+@pytest.mark.parametrize("shape", SHAPE_NAMES)
+@pytest.mark.parametrize("begin", [0, 1, 4, 9, 10, 12])
+def test_a_cooldown_within_the_warm_up_goes_down_from_where_the_rate_is(shape, begin):
+    schedule = WSD(optimizer(), warmup=10, shape=shape, end=0.1)
+    before = rates(schedule, begin)
+    schedule.cool_down(5)
+    cooled = rates(schedule, 5)
+    reached = 2.0 * min((begin + 1) / 10, 1.0)
+    # A warm-up that has reached less than the end rate stays where it is.
+    assert cooled[-1] == pytest.approx(min(0.2, reached))
+    assert all(a >= b for a, b in zip([reached, *cooled], cooled, strict=False))
+    assert cooled[0] > 0.19
+    assert before == pytest.approx([2.0 * min((k + 1) / 10, 1.0) for k in range(begin)])
+
+
 def test_wsd_s_cools_at_every_end_and_goes_on_at_the_full_rate():
     found = rates(WSDS(optimizer(), [10, 20], warmup=2, decay=0.25, shape="linear"), 24)
     assert found[:3] == [1.0, 2.0, 2.0]

@@ -1,5 +1,6 @@
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -205,10 +206,94 @@ def test_norm_layers_tied_weights_and_embeddings():
 
     model = Tied()
     penalty = SpectralRegulariser(model, exclude=["head.bias", "twin.bias"])
-    assert len(penalty.singular_values()) == 1
+    # A head tied to an embedding is the embedding: neither is drawn to a singular value.
+    assert len(penalty.singular_values()) == 0
+    assert penalty.left_out == ("embedding.weight", "head.bias", "twin.bias")
     nn.init.constant_(model.norm.weight, 2.0)
     zeroed = SpectralRegulariser(model.norm, 1.0)
     assert zeroed().item() == pytest.approx(6.0)
+
+
+def operator_norms(layer, *shape):
+    """The largest singular value of a linear map, from its matrix, one a group of channels."""
+    eye = torch.eye(math.prod(shape)).reshape(-1, *shape)
+    return torch.linalg.matrix_norm(layer(eye).flatten(1), 2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_of_kernel_one_are_their_operators(transposed, groups):
+    # With a kernel of 1 the matrix (out, in * kernel) is the operator itself.
+    kind = nn.ConvTranspose1d if transposed else nn.Conv1d
+    layer = kind(4, 6, 1, groups=groups, bias=False)
+    got = SpectralRegulariser(layer, iterations=300).singular_values()
+    assert len(got) == groups
+    assert_close(got.max(), operator_norms(layer, 4, 1), rtol=1e-3, atol=0)
+
+
+def test_transposed_convolutions_are_the_matrices_of_their_twins():
+    layer = nn.ConvTranspose2d(3, 5, (2, 3), bias=False)
+    matrix = layer.weight.permute(1, 0, 2, 3).flatten(1)
+    got = SpectralRegulariser(layer, iterations=300).singular_values()
+    assert_close(got[0], torch.linalg.matrix_norm(matrix, 2), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1), (nn.LSTMCell, 4)]
+)
+def test_recurrent_layers_have_one_matrix_a_gate(layer, gates):
+    model = layer(3, 5)
+    got = SpectralRegulariser(model, iterations=400).singular_values()
+    inputs, hidden = (p.detach() for p in list(model.parameters())[:2])
+    truth = [
+        float(torch.linalg.matrix_norm(m, 2))
+        for weight in (inputs, hidden)
+        for m in weight.unflatten(0, (gates, -1))
+    ]
+    assert got.tolist() == pytest.approx(truth, rel=1e-3)
+    projected = SpectralRegulariser(nn.LSTM(3, 5, proj_size=2), exclude=["weight_ih_l0"])
+    assert len(projected.singular_values()) == 4 + 1
+
+
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize("normed", [old_weight_norm, nn.utils.parametrizations.weight_norm])
+def test_the_effective_weight_counts_where_it_is_parametrized(normed):
+    layer = normed(nn.Linear(4, 3, bias=False))
+    for parameter in layer.parameters():
+        parameter.data.add_(0.3)
+    penalty = SpectralRegulariser(layer, 0.1, iterations=400)
+    first, second = layer.parameters()
+    gain, direction = (first, second) if first.shape[1] == 1 else (second, first)
+    weight = gain * direction / direction.norm(dim=1, keepdim=True)
+    sigma = torch.linalg.matrix_norm(weight, 2)
+    assert penalty.left_out == ()
+    assert_close(penalty(), 0.1 * (sigma**2 - 1) ** 2, rtol=1e-3, atol=1e-6)
+    truth = torch.autograd.grad(0.1 * (sigma**2 - 1) ** 2, (gain, direction))
+    for got, wanted in zip(
+        torch.autograd.grad(penalty(), (gain, direction)), truth, strict=True
+    ):
+        assert_close(got, wanted, rtol=2e-3, atol=1e-5)
+
+
+def test_reading_a_spectral_norm_does_not_iterate_it():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).train()
+    penalty = SpectralRegulariser(layer)
+    before = {name: value.clone() for name, value in layer.named_buffers()}
+    penalty()
+    assert layer.training
+    assert layer.parametrizations.weight[0].training
+    assert all(torch.equal(before[name], value) for name, value in layer.named_buffers())
+
+
+def test_what_is_left_out_is_listed():
+    model = nn.Sequential(nn.Bilinear(2, 3, 4), nn.Linear(4, 2), nn.Embedding(3, 2))
+    penalty = SpectralRegulariser(model, exclude=["1.bias"])
+    assert penalty.left_out == ("0.weight", "0.bias", "1.bias", "2.weight")
 
 
 def test_zero_matrices_and_frozen_models():
@@ -251,6 +336,30 @@ def test_saf_compares_with_predictions_of_lag_epochs_ago():
     again.load_state_dict(loss.state_dict())
     z = torch.randn(4, 3, generator=generator(9))
     assert torch.equal(loss(z, rows), again(z, rows))
+
+
+def test_saf_has_no_teacher_older_than_lag():
+    loss = SAFLoss(2, 3, lam=1.0, temperature=1.0, lag=2, start=2)
+    z = [torch.randn(2, 3, generator=generator(e)) for e in range(6)]
+    both, first = torch.tensor([0, 1]), torch.tensor([0])
+    for epoch in range(2):
+        loss(z[epoch], both)
+        loss.next_epoch()
+    for epoch in (2, 3):
+        loss(z[epoch][:1], first)
+        loss.next_epoch()
+    # The second example was seen last in epochs 0 and 1, four epochs ago.
+    got = loss(z[4], both)
+    assert_close(got, 0.5 * trajectory_penalty(z[4][:1], z[2][:1], 1.0))
+
+
+def test_saf_does_not_take_an_earlier_batch_of_the_same_epoch_as_teacher():
+    loss = SAFLoss(1, 3, lam=1.0, lag=1, start=1)
+    row = torch.tensor([0])
+    loss(torch.randn(1, 3), row)
+    loss.next_epoch()
+    assert loss(torch.randn(1, 3), row).item() > 0
+    assert loss(torch.randn(1, 3), row).item() == 0
 
 
 def test_saf_skips_examples_that_it_has_not_seen():

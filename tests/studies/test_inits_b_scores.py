@@ -321,3 +321,16 @@ def test_choosing_by_a_good_predictor_costs_less_regret(planted):
     assert good[0] == 8 * 11
     assert rows["train 8 x 5 epochs"][0] == 8 * 5 * 10
     assert rows["train 8 x 5 epochs"][1] < 0.1 * chance[1]
+
+
+def test_equal_recipes_are_in_one_fold():
+    twice = [Candidate("a", 1.0, seed) for seed in range(12)] * 2
+    twice += [Candidate("b", 2.0, 7)] * 5 + [
+        Candidate("b", 2.0, seed) for seed in range(20, 30)
+    ]
+    for split in make_splits(twice, 4):
+        for recipe in set(twice):
+            copies = [k for k, candidate in enumerate(twice) if candidate == recipe]
+            assert len(set(split.fold[copies])) == 1
+    with pytest.raises(DataError, match="different recipes; got 1"):
+        make_splits([Candidate("a", 1.0, 0)] * 20, 5)

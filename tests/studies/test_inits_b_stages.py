@@ -5,7 +5,7 @@ import pytest
 from test_inits_a_resume import die, killed
 
 from lossatlas import store
-from lossatlas.errors import ArgumentError, DataError, FileError, ModelError
+from lossatlas.errors import ArgumentError, DataError, FileError, LossError, ModelError
 from lossatlas.plots import canvas
 from lossatlas.plots.inits import plot_choice, plot_predicted, plot_scores
 from lossatlas.studies.inits import figures, stages
@@ -177,6 +177,17 @@ def test_bad_rankings_are_named(study, tmp_path):
     wild = settings.label.model_copy(update={"lr": 1e30})
     with pytest.raises(DataError, match="diverged"):
         rank(settings.model_copy(update={"label": wild}), 8, subject=study[1])
+
+
+def test_a_factory_that_does_not_fit_the_data_is_named(tmp_path):
+    (tmp_path / "narrow.py").write_text(
+        "import torch\n\ndef make():\n    return torch.nn.Linear(7, 10)\n"
+    )
+    settings = InitsSettings(
+        model=f"{tmp_path / 'narrow.py'}:make", examples=100, probe=20, folder=tmp_path
+    )
+    with pytest.raises(LossError, match=r"`loss` failed \(RuntimeError: mat1 and mat2"):
+        rank(settings, 8)
 
 
 def test_a_network_without_layers_is_named(study, tmp_path):

@@ -16,11 +16,11 @@ from lossatlas.cli.statistics import settle_statistics
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.points import Progress
 from lossatlas.objective import Evaluation, Objective, accuracy, supervised
-from lossatlas.plots.text import with_error
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
+from lossatlas.text import with_error
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import build_loss
 from lossatlas.workbench.dataset import Dataset

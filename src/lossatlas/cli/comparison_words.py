@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lossatlas.plots.text import with_error
 from lossatlas.report.readings_comparison import View, headline
 from lossatlas.surveys import Comparison
+from lossatlas.text import with_error
 
 
 def comparison_summary(found: Comparison, page: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lossatlas import store
 from lossatlas.cli.forecast_words import fit_table, laws_table, left_out_table
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
-from lossatlas.plots.text import plain
+from lossatlas.text import plain
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas.curvature import GroupSpectrum
-from lossatlas.plots.text import with_error
 from lossatlas.surveys import Finding, Quantity, Survey, named
+from lossatlas.text import with_error
 
 
 def summary(survey: Survey, page: Path) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.plots.text import count, percent, with_error
 from lossatlas.report.readings_trainings import band, headline, shown, signed
 from lossatlas.studies.compare.summary import Row, rows
 from lossatlas.studies.compare.trainings import Trainings
+from lossatlas.text import count, percent, with_error
 
 if TYPE_CHECKING:
     from lossatlas.cli.train_job import Files

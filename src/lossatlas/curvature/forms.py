@@ -10,18 +10,21 @@ from torch import Tensor
 from lossatlas.curvature.differentiable import UnreachedError, check_finite, check_graph
 from lossatlas.errors import LossError
 from lossatlas.guard import patched
-from lossatlas.objective import Batch, Objective
+from lossatlas.objective import Batch, Objective, Total
 from lossatlas.objective.batches import map_tensors, tensors
 from lossatlas.rng import generator
 
 Leaves = Mapping[str, Tensor]
 Vectors = list[Tensor]
 Form = Callable[[Vectors, bool], list[Tensor | None]]
-# Takes leaves, a batch and its number; gives v -> (matrix of the batch) v.
-Build = Callable[[Leaves, Batch, int], Form]
+# Takes leaves, a batch and its number; gives the loss of the batch, and v -> (matrix of its
+# mean) v.
+Build = Callable[[Leaves, Batch, int], tuple[Total, Form]]
 
 
-def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int) -> Form:
+def hessian_form(
+    objective: Objective, leaves: Leaves, batch: Batch, index: int
+) -> tuple[Total, Form]:
     """The Hessian of the mean loss of a batch.
 
     Args:
@@ -31,7 +34,8 @@ def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int)
         index: its number; the graph of the first is looked through.
 
     Returns:
-        (vector, keep the graph?) -> product, None for parameters without curvature.
+        The loss of the batch, and (vector, keep the graph?) -> product, None for parameters
+        without curvature.
 
     Raises:
         LossError: the loss is not twice differentiable.
@@ -39,7 +43,8 @@ def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int)
         UnreachedError: the loss does not depend on the leaves.
     """
     points = list(leaves.values())
-    mean = objective.measure(batch).mean()
+    total = objective.total(batch)
+    mean = total.mean
     if not mean.requires_grad:
         raise UnreachedError
     gradient = torch.autograd.grad(mean, points, create_graph=True, allow_unused=True)
@@ -48,7 +53,7 @@ def hessian_form(objective: Objective, leaves: Leaves, batch: Batch, index: int)
     check_finite(dict(zip(leaves, gradient, strict=True)))
     if index == 0:
         check_graph(gradient)
-    return _transposed(gradient, points)
+    return total, _transposed(gradient, points)
 
 
 def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) -> Form:
@@ -92,7 +97,9 @@ def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) ->
     return apply
 
 
-def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index: int) -> Form:
+def gauss_newton_form(
+    objective: Objective, leaves: Leaves, batch: Batch, index: int
+) -> tuple[Total, Form]:
     """J^T H J with H the Hessian of the batch's loss in the model's outputs.
 
     Args:
@@ -102,7 +109,7 @@ def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index:
         index: its number; the graph of the first is looked through.
 
     Returns:
-        (vector, keep the graph?) -> product.
+        The loss of the batch, and (vector, keep the graph?) -> product.
 
     Raises:
         LossError: the loss is not a function of what the model returns.
@@ -110,17 +117,17 @@ def gauss_newton_form(objective: Objective, leaves: Leaves, batch: Batch, index:
         UnreachedError: it is linear in what the model returns, does not read it, or what the
             model returns does not depend on the leaves.
     """
-    outputs, middle = _criterion(objective, leaves, batch)
+    total, outputs, middle = _criterion(objective, leaves, batch)
     if _is_zero(middle, outputs):
         raise UnreachedError(
             "the loss is linear in the model's outputs on every batch, so its Gauss-Newton "
             "matrix is zero and says nothing; let the model return logits (log_softmax and the "
             "loss belong into the criterion), or use hessian."
         )
-    return sandwich_form(leaves, outputs, middle, index)
+    return total, sandwich_form(leaves, outputs, middle, index)
 
 
-def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
+def model_outputs(objective: Objective, batch: Batch) -> tuple[Total, list[Tensor]]:
     """What the model returns while the loss of a batch is computed.
 
     Args:
@@ -128,16 +135,17 @@ def model_outputs(objective: Objective, batch: Batch) -> list[Tensor]:
         batch: on the model's device.
 
     Returns:
-        All floating-point tensors of all calls, in order, with their graph.
+        The loss, and all floating-point tensors of all calls, in order, with their graph.
 
     Raises:
         LossError: the model computes the loss itself, or gives no tensors that are known.
         UnreachedError: the loss does not call the model.
     """
-    return _floating(_recorded_calls(objective, batch))
+    total, calls = _recorded_calls(objective, batch)
+    return total, _floating(calls)
 
 
-def _recorded_calls(objective: Objective, batch: Batch) -> list[Any]:
+def _recorded_calls(objective: Objective, batch: Batch) -> tuple[Total, list[Any]]:
     calls: list[Any] = []
     forward = objective.model.forward
 
@@ -148,8 +156,8 @@ def _recorded_calls(objective: Objective, batch: Batch) -> list[Any]:
         return answer
 
     with patched((objective.model, "forward", recorded)):
-        objective.measure(batch)
-    return calls
+        total = objective.total(batch)
+    return total, calls
 
 
 def _floating(calls: list[Any]) -> Vectors:
@@ -173,15 +181,17 @@ def _floating(calls: list[Any]) -> Vectors:
     return found
 
 
-def _criterion(objective: Objective, leaves: Leaves, batch: Batch) -> tuple[Vectors, Form]:
-    # The outputs of the model, and the Hessian of the loss in them.
-    outputs, cuts, gradient = criterion_gradient(objective, leaves, batch)
-    return outputs, _transposed(gradient, cuts)
+def _criterion(
+    objective: Objective, leaves: Leaves, batch: Batch
+) -> tuple[Total, Vectors, Form]:
+    # The loss, the outputs of the model, and the Hessian of the loss in them.
+    total, outputs, cuts, gradient = criterion_gradient(objective, leaves, batch)
+    return total, outputs, _transposed(gradient, cuts)
 
 
 def criterion_gradient(
     objective: Objective, leaves: Leaves, batch: Batch
-) -> tuple[Vectors, Vectors, tuple[Tensor | None, ...]]:
+) -> tuple[Total, Vectors, Vectors, tuple[Tensor | None, ...]]:
     """The gradient of the batch's loss in the model's outputs.
 
     Args:
@@ -190,14 +200,15 @@ def criterion_gradient(
         batch: on the model's device.
 
     Returns:
-        The outputs with their graph, copies cut off from it, and the gradient in the copies.
+        The loss, the outputs with their graph, copies cut off from it, and the gradient in
+        the copies.
 
     Raises:
         LossError: the loss is not a function of what the model returns.
         NonFiniteError: the gradient is not finite.
         UnreachedError: the loss does not read what the model returns.
     """
-    calls = _recorded_calls(objective, batch)
+    total, calls = _recorded_calls(objective, batch)
     outputs = _floating(calls)
     cuts = [value.detach().requires_grad_() for value in outputs]
     with _answering(objective, calls, cuts):
@@ -213,13 +224,13 @@ def criterion_gradient(
     gradient, beside = slopes[: len(cuts)], slopes[len(cuts) :]
     _check_nothing_beside(dict(zip(leaves, beside, strict=True)), leaves)
     check_finite({f"output {i}": value for i, value in enumerate(gradient)})
-    return outputs, cuts, gradient
+    return total, outputs, cuts, gradient
 
 
 def _read_again(objective: Objective, batch: Batch) -> Tensor:
     # From the recorded outputs. What failed the first time has been named already.
     try:
-        return objective.measure(batch).mean()
+        return objective.total(batch).mean
     except LossError as error:
         raise LossError(
             "the loss does more with the model's outputs than read them (derivatives of them, "

@@ -13,7 +13,7 @@ from lossatlas.checks import check_at_least
 from lossatlas.curvature.differentiable import check_finite, second_derivatives
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.batches import batch_size
+from lossatlas.objective.weighted import Weighted, pairs_of
 from lossatlas.rng import derive_seed
 from lossatlas.store import kind
 
@@ -90,19 +90,22 @@ def gradient_noise(
 
 @dataclass(frozen=True)
 class _Seen:
-    # Inner products with the mean gradient; estimates of the sum of squared lengths; examples.
+    # Inner products with the mean gradient and weights, one a unit; estimates of the sum of
+    # squared lengths; examples.
     along: np.ndarray
+    weights: np.ndarray
     squares: np.ndarray
-    size: int
+    size: float
 
 
 def _look_at_examples(
     objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
 ) -> _Seen:
     points = list(leaves.values())
-    losses = objective.measure(batch)
+    pairs = pairs_of(objective.measure(batch))
+    losses = pairs.sums
     if not losses.requires_grad:
-        return _unreached(losses, probes)
+        return _unreached(pairs, probes)
     squares = []
     for probe in range(probes):
         signs = rademacher(len(losses), derive_seed(seed, probe), losses)
@@ -110,22 +113,28 @@ def _look_at_examples(
         squares.append(sum(float(p.double().square().sum()) for p in parts if p is not None))
     dummy = torch.zeros_like(losses, requires_grad=True)
     pulled = torch.autograd.grad(losses, points, dummy, create_graph=True, allow_unused=True)
-    pairs = [(p, mean[n]) for n, p in zip(leaves, pulled, strict=True) if p is not None]
-    if not pairs:
-        return _unreached(losses, probes)
-    along = torch.autograd.grad([p for p, _ in pairs], dummy, [m for _, m in pairs])[0]
-    return _Seen(along.double().cpu().numpy(), np.array(squares), len(losses))
+    means = [(p, mean[n]) for n, p in zip(leaves, pulled, strict=True) if p is not None]
+    if not means:
+        return _unreached(pairs, probes)
+    along = torch.autograd.grad([p for p, _ in means], dummy, [m for _, m in means])[0]
+    return _Seen(_numbers(along), _numbers(pairs.weights), np.array(squares), len(losses))
 
 
-def _unreached(losses: Tensor, probes: int) -> _Seen:
-    return _Seen(np.zeros(len(losses)), np.zeros(probes), len(losses))
+def _unreached(pairs: Weighted, probes: int) -> _Seen:
+    count = len(pairs.sums)
+    return _Seen(np.zeros(count), _numbers(pairs.weights), np.zeros(probes), count)
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
 
 
 def _look_at_batches(
     objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
 ) -> _Seen:
     points = list(leaves.values())
-    loss = objective.measure(batch).mean()
+    total = objective.total(batch)
+    loss = total.mean
     given = loss.requires_grad
     parts = (
         torch.autograd.grad(loss, points, allow_unused=True) if given else [None] * len(points)
@@ -134,33 +143,46 @@ def _look_at_batches(
         n: torch.zeros_like(mean[n]) if p is None else p
         for n, p in zip(leaves, parts, strict=True)
     }
-    size = batch_size(batch)
-    square = size * dot(gradient, gradient)
-    return _Seen(np.array([dot(gradient, mean)]), np.array([square]), size)
+    square = total.weight * dot(gradient, gradient)
+    along, weight = np.array([dot(gradient, mean)]), np.array([total.weight])
+    return _Seen(along, weight, np.array([square]), objective.size_of(batch))
 
 
 def _noise(seen: list[_Seen], square: float, unit: str) -> GradientNoise:
     total = sum(part.size for part in seen)
-    units = total if unit == "examples" else len(seen)
-    length = math.sqrt(square)
+    along, rows = _deviations(seen, square, unit)
+    units, length = len(along), math.sqrt(square)
     if units < 2:
         why = f"a spread needs two {unit}; there is one"
         lost = Estimate(math.nan, math.nan, why_no_error=why)
         norm = Estimate(length, math.nan, why_no_error=why)
         return GradientNoise(norm, lost, lost, math.nan, unit)
-    along = np.concatenate([part.along for part in seen])
-    error = float(along.std(ddof=1)) / math.sqrt(units) / length if length else math.nan
+    error = math.sqrt(float((along**2).sum()) / (units - 1) / units)
     flat = None if length else "the gradient is zero"
+    error = error / length if length else math.nan
     norm = Estimate(length, error, len(seen), units, why_no_error=flat)
-    # Sums of squares of all batches, one row a probe; batch means scatter 1 / size as much.
-    rows = np.stack([part.squares for part in seen]).sum(0) / total
+    # Batch means scatter 1 / size as much as examples do.
     each = 1.0 if unit == "examples" else total / len(seen)
-    scatter = mean_of((rows - square) * units / (units - 1) * each, len(seen))
+    scatter = mean_of(rows * units / (units - 1) * each, len(seen))
     floor = math.sqrt(max(scatter.value, 0.0) / total)
     return GradientNoise(norm, scatter, _scale(norm, scatter, total), floor, unit)
 
 
-def _scale(norm: Estimate, scatter: Estimate, total: int) -> Estimate:
+def _deviations(seen: list[_Seen], square: float, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    # What units deviate from the mean gradient: along it, and in mean squared length (one
+    # entry a probe). Examples: (s_i' - w_i mean) / mean(w). A batch mean has a variance that
+    # is the smaller, the more it weighs.
+    along = np.concatenate([part.along for part in seen])
+    weights = np.concatenate([part.weights for part in seen])
+    squares, typical = np.stack([part.squares for part in seen]).sum(0), weights.mean()
+    if unit == "batches":
+        lengths = squares / weights.sum() - square
+        return np.sqrt(weights / typical) * (along - square), lengths
+    crossed = square * float((weights**2).sum()) - 2 * float((weights * along).sum())
+    return (along - square * weights) / typical, (squares + crossed) / (len(along) * typical**2)
+
+
+def _scale(norm: Estimate, scatter: Estimate, total: float) -> Estimate:
     # The mean gradient of a sample is longer than the true one by the noise it carries.
     signal = norm.value**2 - scatter.value / total
     if signal <= 0:

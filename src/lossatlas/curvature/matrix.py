@@ -1,6 +1,7 @@
 """A curvature matrix, known by its products with vectors."""
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,8 +19,7 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
-from lossatlas.objective import Objective
-from lossatlas.objective.batches import batch_size
+from lossatlas.objective import Objective, Total
 
 
 class Product:
@@ -66,7 +66,7 @@ class Product:
         self.count = 0
         self.kind, self._build = kind, build
         self._cache = _one_in_memory(objective.batches) if cache is None else cache
-        self._graphs: list[tuple[int, Form]] | None = None
+        self._graphs: list[tuple[Total, Form]] | None = None
 
     @property
     def size(self) -> int:
@@ -202,38 +202,43 @@ class Product:
             value.copy_((ends[0][name] - ends[1][name]) / (2 * width))
             check_finite({name: value})
 
-    def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> int:
+    def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> float:
         if self._graphs is None and self._cache:
-            self._graphs = self._walk(lambda size, form: (size, form))
+            self._graphs = self._walk(_without_graph)
         if self._graphs is not None:
-            for size, form in self._graphs:
-                _add(totals, form(given, True), size)
-            return sum(size for size, _ in self._graphs)
+            for total, form in self._graphs:
+                _add(totals, form(given, True), total.scale)
+            return sum(total.weight for total, _ in self._graphs)
 
-        def use(size: int, form: Form) -> int:
-            _add(totals, form(given, False), size)
-            return size
+        def use(total: Total, form: Form) -> float:
+            _add(totals, form(given, False), total.scale)
+            return total.weight
 
-        return sum(self._walk(use))
+        return math.fsum(self._walk(use))
 
-    def _walk(self, use: Callable[[int, Form], Any]) -> list[Any]:
+    def _walk(self, use: Callable[[Total, Form], Any]) -> list[Any]:
         leaves = {name: self._point[name] for name in self.params}
 
         def walk() -> list[Any]:
             done, unreached = [], []
             for index, batch in enumerate(self.objective.each_batch()):
                 try:
-                    form = self._build(leaves, batch, index)
+                    total, form = self._build(leaves, batch, index)
                 except UnreachedError as error:
                     # An expert, say, that only other batches are sent to.
                     unreached.append(error)
-                    form = _nothing
-                done.append(use(batch_size(batch), form))
+                    with torch.no_grad():
+                        total, form = self.objective.total(batch), _nothing
+                done.append(use(total, form))
             if len(unreached) == len(done):
                 raise unreached[0]
             return done
 
         return self.objective.at(self._point, walk)
+
+
+def _without_graph(total: Total, form: Form) -> tuple[Total, Form]:
+    return Total(total.sum.detach(), total.weight), form
 
 
 def _nothing(given: Sequence[Tensor], keep: bool) -> list[Tensor | None]:

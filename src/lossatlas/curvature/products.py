@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossatlas.algebra.params import Params
@@ -19,7 +20,8 @@ from lossatlas.curvature.forms import (
 from lossatlas.curvature.likelihoods import likelihood_of, sampled_form
 from lossatlas.curvature.matrix import Product
 from lossatlas.errors import LossError
-from lossatlas.objective import Batch, Objective, Supervised
+from lossatlas.objective import Batch, Objective, Supervised, Total
+from lossatlas.objective.weighted import pairs_of, total_of
 from lossatlas.rng import generator
 
 KINDS = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
@@ -138,8 +140,8 @@ def fisher(
     check_at_least("draws", draws, 1)
     kind = likelihood_of(objective, likelihood)
 
-    def build(leaves: Leaves, batch: Batch, index: int) -> Form:
-        outputs = model_outputs(objective, batch)
+    def build(leaves: Leaves, batch: Batch, index: int) -> tuple[Total, Form]:
+        total, outputs = model_outputs(objective, batch)
         if len(outputs) != 1:
             raise LossError(
                 "the Fisher matrix needs one tensor of outputs; the model gave "
@@ -148,7 +150,7 @@ def fisher(
         drawn = generator(seed, "labels", index, device=outputs[0].device)
         mask = _counted(objective, batch) if kind == "categorical" else None
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
-        return sandwich_form(leaves, outputs, middle, index)
+        return total, sandwich_form(leaves, outputs, middle, index)
 
     return Product(objective, build, params=params, names=names, cache=cache, kind="fisher")
 
@@ -163,7 +165,8 @@ def empirical_fisher(
     """The mean of g g^T over examples, g the gradient of an example's own loss.
 
     It is neither the Fisher nor the Hessian (Kunstner et al. 2019); its top shows where
-    gradients of examples agree.
+    gradients of examples agree. With weights of examples it is their weighted mean: the sum of
+    (1 / w_i) s_i' s_i'^T by the sum of w_i, s_i' the gradient of a sum.
 
     Args:
         objective: its loss must give one number an example.
@@ -187,10 +190,12 @@ def empirical_fisher(
             "one number an example, shape (batch,)."
         )
 
-    def build(leaves: Leaves, batch: Batch, index: int) -> Form:
-        losses = objective.measure(batch)
-        size = losses.numel()
-        return sandwich_form(leaves, [losses], lambda given, keep: [given[0] / size], index)
+    def build(leaves: Leaves, batch: Batch, index: int) -> tuple[Total, Form]:
+        pairs = pairs_of(objective.measure(batch))
+        total, weights = total_of(pairs, 1.0), pairs.weights.to(pairs.sums)
+        shares = torch.where(weights > 0, 1 / (weights * total.scale), 0.0)
+        form = sandwich_form(leaves, [pairs.sums], lambda given, _: [given[0] * shares], index)
+        return total, form
 
     return Product(
         objective, build, params=params, names=names, cache=cache, kind="empirical_fisher"

@@ -17,7 +17,7 @@ from lossatlas.curvature.forms import (
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
-from lossatlas.objective import Check, CheckReport, Objective
+from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.objective.selfcheck import (
     AGREE,
@@ -196,7 +196,7 @@ def check_outputs(objective: Objective) -> Check:
     direction = list(line.direction.values())
 
     def outputs(step: float) -> Vectors:
-        found = line.at(step, lambda leaves: model_outputs(objective, line.batch))
+        _, found = line.at(step, lambda leaves: model_outputs(objective, line.batch))
         return [value.detach() for value in found]
 
     def compare() -> Check:
@@ -232,7 +232,7 @@ def check_losses(objective: Objective) -> Check:
         seen: list[Vectors] = []
 
         def push(leaves: dict[str, Tensor]) -> None:
-            losses = [objective.measure(line.batch)]
+            losses = [_losses(objective, line.batch)]
 
             def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
                 seen.append(pushed)
@@ -241,7 +241,7 @@ def check_losses(objective: Objective) -> Check:
             sandwich_form(leaves, losses, middle, 0)(direction, False)
 
         def losses(step: float) -> Vectors:
-            return [line.at(step, lambda leaves: objective.measure(line.batch)).detach()]
+            return [line.at(step, lambda leaves: _losses(objective, line.batch)).detach()]
 
         line.at(0.0, push)
         differences = _differences(line, losses)
@@ -252,8 +252,13 @@ def check_losses(objective: Objective) -> Check:
     return _worded(found, "losses", "derivatives of the losses", "losses")
 
 
+def _losses(objective: Objective, batch: Batch) -> Tensor:
+    measured = objective.measure(batch)
+    return measured if isinstance(measured, Tensor) else measured.sums
+
+
 def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
-    form = hessian_form(line.objective, leaves, line.batch, 0)
+    _, form = hessian_form(line.objective, leaves, line.batch, 0)
     return _filled(form(direction, False), direction)
 
 
@@ -262,7 +267,7 @@ def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
     seen: list[Vectors] = []
 
     def push(leaves: dict[str, Tensor]) -> None:
-        outputs, cuts, gradient = criterion_gradient(line.objective, leaves, line.batch)
+        _, outputs, cuts, gradient = criterion_gradient(line.objective, leaves, line.batch)
 
         def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
             live = [g if g is not None and g.requires_grad else None for g in gradient]
@@ -288,7 +293,7 @@ def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
 
 
 def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
-    _, _, gradient = line.at(
+    _, _, _, gradient = line.at(
         step, lambda leaves: criterion_gradient(line.objective, leaves, line.batch)
     )
     return [v.detach() for v in _filled(gradient, like)]

@@ -14,6 +14,7 @@ from lossatlas.checks import check_at_least
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
+from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
@@ -75,7 +76,7 @@ def zero_sum_losses(
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
-    change = objective.example_losses(after) - objective.example_losses(before)
+    change = _parts(objective, after) - _parts(objective, before)
     if not bool(torch.isfinite(change).all()):
         raise NonFiniteError("the loss of some example is not finite at one of the points.")
     found = jackknife(lambda kept: interference(change[kept]), len(change), seed=seed)
@@ -83,6 +84,12 @@ def zero_sum_losses(
         why = "no loss changed"
         found = Estimate(math.nan, math.nan, samples=len(change), why_no_error=why)
     return ZeroSumLosses(found, float(change.mean()), float((change > 0).double().mean()))
+
+
+def _parts(objective: Objective, params: Params | None) -> Tensor:
+    # What examples add to the value: the losses themselves where they count alike.
+    pairs = objective.example_pairs(params)
+    return pairs.sums / pairs.weights.mean()
 
 
 @part
@@ -206,7 +213,7 @@ def _sums(
 def _example_gradients(
     objective: Objective, leaves: Params, batch: Batch, chunk: int
 ) -> list[Tensor]:
-    losses, points = objective.measure(batch), list(leaves.values())
+    losses, points = pairs_of(objective.measure(batch)).sums, list(leaves.values())
     chosen = torch.split(torch.eye(len(losses)).to(losses), chunk)
     found = []
     for rows in chosen:

@@ -1,6 +1,7 @@
 """A loss curve with what the laws need to know about its run: rates, size, tokens."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -157,7 +158,7 @@ class Curve:
         Returns:
             A new curve.
         """
-        twin = self.select(np.arange(self.step.size))
+        twin = copy(self)
         twin._put("notes", tuple(notes))
         return twin
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from lossatlas.checks import check_at_least, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
+from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
-from lossatlas.forecast.identify import fit_warnings, flat_directions
+from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
 from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw
 from lossatlas.forecast.result import Alternative, Fit
@@ -49,7 +50,8 @@ def fit(
         The fit, with its errors on unseen curves and its warnings.
 
     Raises:
-        ArgumentError: no law, no curves, or fewer points than parameters.
+        ArgumentError: no law, no curves, fewer points than parameters, or a power law for
+            runs of which some have rates and some have none.
         DataError: a curve lacks what the law needs.
         UnknownNameError: `fixed` names no parameter.
 
@@ -58,6 +60,7 @@ def fit(
     runs = _listed(curves)
     _check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
+    _check_time_unit(law, runs)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
     points = sum(c.step.size for c in prepared)
@@ -67,19 +70,22 @@ def fit(
             f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
         )
     solution = recipe.solve(prepared)
-    flat = flat_directions(law, solution, [c.step.size for c in prepared])
+    counts = [c.step.size for c in prepared]
+    flat = flat_directions(law, solution, counts)
     longest = max(int(c.step[-1]) for c in prepared)
     names = labels(prepared)
+    scores = tuple(
+        score(law, solution.values, c, name, c.group or name, longest=longest)
+        for c, name in zip(prepared, names, strict=True)
+    )
     return Fit(
         law, solution.values, tuple(prepared), solution.objective,
-        scores=tuple(
-            score(law, solution.values, c, name, c.group or name, longest=longest)
-            for c, name in zip(prepared, names, strict=True)
-        ),
+        scores=scores,
         left_out=leave_one_out(recipe, prepared, solution.values) if check else (),
         doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
         flat=flat,
-        warnings=fit_warnings(law, solution, prepared, flat),
+        parameter_errors=parameter_errors(recipe.objective(prepared), solution, counts),
+        warnings=(*fit_warnings(law, solution, prepared, flat), *spike_warnings(scores)),
         provenance=Provenance(settings=_settings(recipe, max_points, len(prepared))),
     )  # fmt: skip
 
@@ -137,6 +143,16 @@ def _check_kinds(law: object, curves: Sequence[object]) -> None:
                 f"`curves` must hold curves; got {type(curve).__name__}; give "
                 "Curve(step, loss, lr)."
             )
+
+
+# Without rates the power law counts updates, with them it sums rates: two units.
+def _check_time_unit(law: Law, curves: Sequence[Curve]) -> None:
+    bare = [curve for curve in curves if curve.rates is None]
+    if isinstance(law, ScheduleLaw) and not law.needs and 0 < len(bare) < len(curves):
+        raise ArgumentError(
+            f"`curves` must all have rates or none: {law.name} sums rates where there are any "
+            f"and counts updates otherwise; curve '{bare[0].label}' has no `lr`."
+        )
 
 
 def _width(law: Law, huber: float | None) -> float:

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.intervals import LeftOut
 from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.outliers import outstanding
 from lossatlas.forecast.schedules import is_monotone
 from lossatlas.forecast.solver import Solution
 
@@ -60,7 +62,11 @@ def flat_directions(
     names = [name for name, keep in zip(law.parameters, active, strict=True) if keep]
     weight = np.repeat(1 / np.asarray(counts), counts)
     jacobian = solution.jacobian[:, active] * np.sqrt(weight)[:, None]
-    noise = np.sqrt((weight * solution.residuals**2).sum() / len(counts))
+    edges = np.cumsum(counts)[:-1]
+    spiked = np.concatenate([outstanding(r) for r in np.split(solution.residuals, edges)])
+    noise = np.sqrt(
+        (weight * np.where(spiked, 0.0, solution.residuals) ** 2).sum() / len(counts)
+    )
     _, singular, rows = np.linalg.svd(jacobian, full_matrices=False)
     with np.errstate(divide="ignore"):
         spreads = noise / singular
@@ -102,6 +108,23 @@ def fit_warnings(
         prefix = f"curve '{curve.name}': " if curve.name else ""
         out += [prefix + note for note in curve.notes]
     return tuple(out)
+
+
+def spike_warnings(scores: Sequence[LeftOut]) -> tuple[str, ...]:
+    """Which curves have spikes.
+
+    Args:
+        scores: the errors on the fitted curves.
+
+    Returns:
+        One sentence a curve that has any.
+    """
+    return tuple(
+        f"curve '{row.name}': {row.spikes} losses stand far off their neighbors and are left "
+        "out of its errors"
+        for row in scores
+        if row.spikes
+    )
 
 
 def _schedule_warnings(law: ScheduleLaw, curves: Sequence[Curve]) -> list[str]:

@@ -24,9 +24,10 @@ class LeftOut:
         group: what was left out with it; the name of the curve where it was alone.
         steps: its last step.
         horizon: its last step over the longest last step that the fit had seen.
-        final: log of forecast over truth at its last point.
-        rms: root mean square of the same over all its points.
-        mae: mean absolute error, in units of the loss.
+        final: log of forecast over truth at its last point that is no spike.
+        rms: root mean square of the same over all its points, spikes left out.
+        mae: mean absolute error, in units of the loss, spikes left out.
+        spikes: points that were left out because they stand far off their neighbors.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LeftOut:
     final: float
     rms: float
     mae: float
+    spikes: int = 0
 
     @property
     def error(self) -> float:

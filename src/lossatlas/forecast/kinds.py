@@ -16,18 +16,19 @@ def kind_of_file(path: Path) -> str:
 
     Returns:
         "trainer" for a folder or a JSON object, "tensorboard" for JSON rows or the columns Step
-        and Value, "wandb" for a column Step beside columns "run - metric", otherwise "csv".
+        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and __MAX,
+        otherwise "csv".
     """
     if _is_folder(path):
         return "trainer"
     if path.suffix.lower() == ".json":
         return "tensorboard" if _first(path).startswith("[") else "trainer"
     header = [cell.strip().strip('"') for cell in _first(path).split(",")]
-    if "Step" not in header:
-        return "csv"
-    if set(header) <= {"Wall time", "Step", "Value"} and "Value" in header:
+    if set(header) <= {"Wall time", "Step", "Value"} and {"Step", "Value"} <= set(header):
         return "tensorboard"
-    return "wandb" if any(_RUN in cell for cell in header) else "csv"
+    exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
+    charted = "Step" in header and any(_RUN in cell for cell in header)
+    return "wandb" if exported or charted else "csv"
 
 
 def _is_folder(path: Path) -> bool:

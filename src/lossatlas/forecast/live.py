@@ -71,7 +71,8 @@ class LiveForecast:
         interval: the share of losses to cover. Default 0.9.
 
     Raises:
-        ArgumentError: rates of fewer than two updates, or an interval outside (0, 1).
+        ArgumentError: rates of fewer than two updates, an interval outside (0, 1), or a history
+            that cannot answer for these rates.
         DataError: values that are no rates.
 
     Examples:
@@ -96,6 +97,9 @@ class LiveForecast:
         check_level(interval)
         self.interval = interval
         self.fitted: Fit | None = fit(law or MultiPowerLaw(), history) if history else None
+        if self.fitted is not None:
+            # A history that cannot answer for this run fails now, not in the middle of it.
+            self.fitted.predict(self.rates, steps=[self.rates.size])
         self._points: dict[int, float] = {}
 
     def update(self, step: int, loss: float) -> None:
@@ -197,7 +201,7 @@ def _past_errors(recipe: Recipe, curve: Curve, rates: Floats, steps: int) -> lis
             continue
         at = int(np.argmin(np.abs(curve.step - target)))
         told = _forecast(recipe, curve.select(early), rates, int(curve.step[at]))
-        near = np.exp(np.log(curve.loss[max(at - 2, 0) : at + 3]).mean())
+        near = float(np.median(curve.loss[max(at - 2, 0) : at + 3]))
         found.append(float(log_error(np.array(told), near)))
     return found
 

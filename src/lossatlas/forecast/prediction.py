@@ -1,5 +1,6 @@
 """A forecast: losses with an interval, and what to know before believing it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve, Inputs
-from lossatlas.forecast.law import Law
+from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.schedules import is_monotone, warmup_length
 from lossatlas.reals import real_array
@@ -58,17 +59,20 @@ class Prediction:
         return float(self.loss[-1]), float(self.lower[-1]), float(self.upper[-1])
 
 
-def check_level(interval: float) -> None:
+def check_level(interval: float, argument: str = "interval") -> None:
     """Require a share between 0 and 1.
 
     Args:
         interval: what came.
+        argument: its name, for the message.
 
     Raises:
         ArgumentError: not in (0, 1).
     """
     if not is_number(interval) or not 0 < interval < 1:
-        raise ArgumentError(f"`interval` must lie between 0 and 1, 0.9 say; got {interval!r}.")
+        raise ArgumentError(
+            f"`{argument}` must lie between 0 and 1, 0.9 say; got {interval!r}."
+        )
 
 
 def inputs_for(
@@ -110,6 +114,33 @@ def inputs_for(
         found = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
     law.check(found)
     return found
+
+
+def check_time_unit(law: Law, inputs: Inputs, fitted: Sequence[Curve]) -> None:
+    """Require that a law which counts updates or sums rates is asked in the unit of its fit.
+
+    Args:
+        law: the law.
+        inputs: the conditions that it is asked about.
+        fitted: the curves of the fit; none where the parameters came from elsewhere.
+
+    Raises:
+        ArgumentError: rates for a fit of runs without them, or the other way round.
+    """
+    if not isinstance(law, ScheduleLaw) or law.needs or not fitted:
+        return
+    rated = fitted[0].rates is not None
+    if rated == (inputs.rates is not None):
+        return
+    if rated:
+        raise ArgumentError(
+            f"`schedule` must give rates: {law.name} was fitted to runs with rates and sums "
+            "them; `steps` alone count updates, which is another unit."
+        )
+    raise ArgumentError(
+        f"`schedule` must not give rates: {law.name} was fitted to runs without rates and "
+        "counts updates, which is another unit; give `steps` alone, or fit runs with `lr`."
+    )
 
 
 def horizon_of(inputs: Inputs, longest: int, law: Law) -> Floats:

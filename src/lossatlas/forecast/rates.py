@@ -68,15 +68,42 @@ def per_update(
 def _interpolated(
     values: Floats, step: Steps, warmup: int | None
 ) -> tuple[Floats, tuple[str, ...]]:
+    return logged_rates(values, step, int(step[-1]), warmup)
+
+
+def logged_rates(
+    values: Floats, step: Steps | Floats, last: int, warmup: int | None
+) -> tuple[Floats, tuple[str, ...]]:
+    """Rates that were logged now and then, on every update.
+
+    Linear between logged steps, a linear warm-up or the first rate before them, the last rate
+    after them.
+
+    Args:
+        values: (m,) logged rates.
+        step: (m,) where they were logged, increasing.
+        last: the last update.
+        warmup: length of a linear warm-up from zero, or None.
+
+    Returns:
+        (last,) rates, and notes on what was assumed.
+    """
     if warmup is not None:
         check_at_least("warmup", warmup, 0)
-    every = np.arange(1, int(step[-1]) + 1)
+    every = np.arange(1, last + 1)
     rates = np.interp(every, step, values)
-    notes = [f"rates of {every.size - step.size} updates between the logged ones interpolated"]
-    first = int(step[0])
+    first = max(int(step[0]), 1)
+    gaps = min(last, int(step[-1])) - first + 1 - int(((step >= first) & (step <= last)).sum())
+    notes = []
+    if gaps > 0:
+        notes.append(f"rates of {gaps} updates between the logged ones interpolated")
     if warmup:
         rates[: min(warmup, first)] = ramp(warmup, float(values[0]))[:first]
         notes.append(f"a linear warm-up of {warmup} steps assumed before step {first}")
     elif first > 1:
         notes.append(f"the first logged rate assumed for the {first - 1} updates before it")
+    if step[-1] < last:
+        notes.append(
+            f"the last logged rate assumed for the {last - int(step[-1])} updates after it"
+        )
     return rates, tuple(notes)

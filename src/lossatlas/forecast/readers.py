@@ -1,29 +1,43 @@
-"""Loss curves from files: CSV, exports of W&B and TensorBoard, `trainer_state.json`."""
+"""Loss curves from files: CSV, exports of W&B and TensorBoard, `trainer_state.json`.
+
+Files are taken as programs write them: rows without a loss, empty cells, NaN, repeated and
+unsorted steps, restarts. What is left out or assumed is counted in `Curve.notes`.
+"""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import is_number, nearest
+from lossatlas.checks import is_number
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.logs import (
+    EMPTY,
+    LOSSES,
+    STEPS,
+    Column,
+    check_column,
+    chosen_name,
+    hint,
+    rate_name,
+    tidied,
+)
+from lossatlas.forecast.rates import logged_rates
 from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
-
-RATE_NAMES = ("lr", "learning_rate")  # looked for where the user names no column of rates
 
 
 def read_csv(
     path: str | Path,
     *,
-    step: str = "step",
-    loss: str = "loss",
+    step: str | None = None,
+    loss: str | None = None,
     lr: str | None = None,
     size: float | None = None,
     tokens: str | None = None,
@@ -31,13 +45,19 @@ def read_csv(
     group: str | None = None,
     warmup: int | None = None,
 ) -> Curve:
-    """A curve from a CSV file with a header.
+    """A curve from a CSV file with a header, Lightning's `metrics.csv` among them.
+
+    Rows without a loss (validation rows, say) are passed over; the rates may stand in other
+    rows than the losses. Losses that are NaN or infinite, rows that a restart wrote again, and
+    all but the last loss of a repeated step are left out and counted in `notes`.
 
     Args:
-        path: the file; its stem becomes the curve's name.
-        step: column of steps. Default "step".
-        loss: column of losses. Default "loss".
-        lr: column of rates. Default: "lr" or "learning_rate" where there is one.
+        path: the file; its stem becomes the curve's name ("metrics.csv": its folder).
+        step: column of steps. Default: "step", "_step", "global_step" or another usual name.
+        loss: column of losses. Default: "loss", "train_loss" or another usual name, else the
+            only column with "loss" in its name that is not of held-out data.
+        lr: column of rates. Default: "lr", "learning_rate" or Lightning's "lr-..." where there
+            is one.
         size: model size of the run.
         tokens: column of training tokens.
         source: column of losses on another set.
@@ -52,17 +72,18 @@ def read_csv(
         UnknownNameError: a column is not there; the message gives the nearest one.
         DataError: empty, a cell is not a number, or values that make no curve.
     """
-    header, rows = _table(path)
-    name = lr or next((known for known in RATE_NAMES if known in header), None)
-    wanted = {"step": step, "loss": loss, "lr": name, "tokens": tokens, "source": source}
-    found = {k: _column(path, header, rows, c) for k, c in wanted.items() if c is not None}
-    return Curve(
-        **found,
-        size=size,
-        group=group,
-        name=Path(path).stem,
-        warmup=warmup,
-    )
+    table = _Table.read(path)
+    names = {
+        "step": chosen_name(table.whose, table.header, step, STEPS, "step"),
+        "loss": chosen_name(table.whose, table.header, loss, LOSSES, "loss"),
+        "lr": lr or rate_name(table.header), "tokens": tokens, "source": source,
+    }  # fmt: skip
+    columns = {role: table.column(name) for role, name in names.items() if name is not None}
+    said = [f"the column '{names['loss']}' was taken for the losses"] if loss is None else []
+    return _curve(
+        columns, table.whose, warmup=warmup, name=_name(path), size=size, group=group,
+        notes=[*table.notes, *(said if names["loss"] != "loss" else [])],
+    )  # fmt: skip
 
 
 def read_points(
@@ -83,22 +104,25 @@ def read_points(
         source: column of losses on another set.
 
     Returns:
-        One curve whose steps number the rows.
+        One curve whose steps number the rows; rows in which a value is missing are left out
+        and counted in `notes`.
 
     Raises:
         FileError: missing or unreadable.
         UnknownNameError: a column is not there.
         DataError: as for `read_csv`.
     """
-    header, rows = _table(path)
+    table = _Table.read(path)
     wanted = {"loss": loss, "size": size, "tokens": tokens, "source": source}
-    found = {k: _column(path, header, rows, c) for k, c in wanted.items() if c is not None}
-    return Curve(np.arange(1, len(rows) + 1), **found, name=Path(path).stem)  # type: ignore[arg-type]
+    columns = {role: table.column(c) for role, c in wanted.items() if c is not None}
+    number = np.arange(1.0, len(table.rows) + 1)
+    columns["step"] = Column(number, np.ones(number.size, dtype=bool))
+    return _curve(columns, table.whose, name=Path(path).stem, notes=table.notes)
 
 
 def read_wandb(
-    path: str | Path, *, loss: str = "loss", lr: str | None = None, step: str = "Step",
-    warmup: int | None = None,
+    path: str | Path, *, loss: str | None = None, lr: str | None = None,
+    step: str | None = None, warmup: int | None = None,
 ) -> list[Curve]:  # fmt: skip
     """Curves from a chart exported by W&B as CSV: one a run.
 
@@ -107,9 +131,10 @@ def read_wandb(
 
     Args:
         path: the file.
-        loss: the metric, as in "train/loss"; a column matches if it ends in it. Default "loss".
-        lr: the metric of rates, if it is in the same file.
-        step: column of steps. Default "Step".
+        loss: the metric, as in "train/loss", or its last part. Default: the only metric of the
+            file, or the usual name of a training loss.
+        lr: the metric of rates. Default: one with a usual name, if it is in the same file.
+        step: column of steps. Default: "Step" or another usual name.
         warmup: as for `Curve`.
 
     Returns:
@@ -117,22 +142,21 @@ def read_wandb(
 
     Raises:
         FileError: missing or unreadable.
-        UnknownNameError: no column of that metric.
+        UnknownNameError: no column of that metric, or several that it may mean.
         DataError: values that make no curve.
     """
-    header, rows = _table(path)
-    runs = _runs(path, header, loss)
-    rates = {} if lr is None else _runs(path, header, lr)
+    table = _Table.read(path)
+    runs = _metrics(table)
+    metric = _metric(table, runs, loss)
+    rated = lr if lr is not None else rate_name(list(runs))
+    rates = runs[_metric(table, runs, rated)] if rated is not None else {}
+    steps = table.column(chosen_name(table.whose, table.header, step, STEPS, "step"))
     curves = []
-    for run, column in runs.items():
-        wanted = {"step": step, "loss": column} | ({"lr": rates[run]} if run in rates else {})
-        full = [
-            row for row in rows if all(row[header.index(c)].strip() for c in wanted.values())
-        ]
-        if not full:
-            raise DataError(f"'{path}' has no row in which run '{run}' logged {loss}.")
-        found = {k: _column(path, header, full, c) for k, c in wanted.items()}
-        curves.append(Curve(**found, name=run, warmup=warmup))  # type: ignore[arg-type]
+    for run, column in runs[metric].items():
+        columns = {"step": steps, "loss": table.column(column)}
+        columns |= {"lr": table.column(rates[run])} if run in rates else {}
+        whose = f"run '{run}' of {table.whose}"
+        curves.append(_curve(columns, whose, warmup=warmup, name=run, notes=table.notes))
     return curves
 
 
@@ -157,13 +181,16 @@ def read_tensorboard(
         DataError: values that make no curve.
     """
     step, loss = _scalars(path)
-    rates = None
+    log = tidied(step, {"loss": loss}, f"'{path}'")
+    rates, assumed = None, ()
     if lr is not None:
         at, values = _scalars(lr)
-        if (np.diff(at) <= 0).any():
-            raise DataError(f"the steps of '{lr}' must increase; sort its rows, one a step.")
-        rates = np.interp(step, at, values)
-    return Curve(step, loss, rates, name=Path(path).stem, warmup=warmup)
+        rated = tidied(at, {"loss": values}, f"'{lr}'")
+        rates, assumed = logged_rates(
+            rated.columns["loss"], rated.step, int(log.step[-1]), warmup
+        )
+    curve = Curve(log.step, log.columns["loss"], rates, name=Path(path).stem)
+    return curve.noted([*log.notes, *assumed])
 
 
 def read_trainer_state(
@@ -186,43 +213,94 @@ def read_trainer_state(
     """
     place = Path(path)
     place = place / "trainer_state.json" if place.is_dir() else place
-    log = _json(place).get("log_history") if isinstance(_json(place), dict) else None
+    whole = _json(place)
+    log = whole.get("log_history") if isinstance(whole, dict) else None
     if not isinstance(log, list):
         raise FileError(f"'{place}' has no `log_history`; give a trainer_state.json.")
     log = [entry for entry in log if isinstance(entry, dict) and is_number(entry.get("step"))]
-    rows = [entry for entry in log if loss in entry]
-    if not rows:
+    if not any(loss in entry for entry in log):
         known = sorted({key for entry in log for key in entry})
-        raise UnknownNameError(f"'{place}' logged no '{loss}'{_hint(loss, known)}.")
-    rated = [entry for entry in log if is_number(entry.get("learning_rate"))]
-    step = np.array([entry["step"] for entry in rows], dtype=np.float64)
-    rates = None
-    if rated:
-        at = [entry["step"] for entry in rated]
-        # The Trainer logs the rate that the scheduler has set for the next update.
-        rates = np.interp(step, at, [entry["learning_rate"] for entry in rated])
-    return Curve(
-        step, [r[loss] for r in rows], rates, size=size, name=place.parent.name or "run"
-    )
+        raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, known)}.")
+    # The Trainer logs the rate that the scheduler has set for the next update.
+    keys = {"step": "step", "loss": loss, "lr": "learning_rate"}
+    columns = {role: _entries(log, key, place) for role, key in keys.items()}
+    if not columns["lr"].present.any():
+        del columns["lr"]
+    return _curve(columns, f"'{place}'", size=size, name=place.parent.name or "run")
 
 
-def _table(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        rows = list(csv.reader(_text(path).splitlines()))
-    except csv.Error as error:
-        raise FileError(f"'{path}' is not CSV ({error}).") from None
-    if len(rows) < 2:
-        raise DataError(f"'{path}' is empty: a header and at least one row are needed.")
-    header = [cell.strip() for cell in rows[0]]
-    _refuse_twins(path, header)
-    body = [row for row in rows[1:] if any(cell.strip() for cell in row)]
-    short = next((i for i, row in enumerate(body) if len(row) != len(header)), None)
-    if short is not None:
-        raise DataError(
-            f"'{path}' has {len(body[short])} cells in row {short + 2} but {len(header)} "
-            "columns."
-        )
-    return header, body
+# A curve from columns as they came.
+def _curve(
+    columns: Mapping[str, Column],
+    whose: str,
+    *,
+    warmup: int | None = None,
+    notes: Sequence[str] = (),
+    **settings: Any,
+) -> Curve:
+    columns = dict(columns)
+    log = tidied(columns.pop("step"), columns, whose, warmup)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    curve = Curve(log.step, lr=log.rates, warmup=warmup, **log.columns, **settings)  # type: ignore[arg-type]
+    return curve.noted([*notes, *log.notes, *curve.notes])
+
+
+def _name(path: str | Path) -> str:
+    place = Path(path)
+    # Lightning calls every log metrics.csv and tells runs apart by their folders.
+    return place.parent.name if place.stem == "metrics" and place.parent.name else place.stem
+
+
+class _Table:
+    """The rows of a CSV file below its header."""
+
+    def __init__(
+        self, path: str | Path, header: list[str], rows: list[list[str]], notes: list[str]
+    ) -> None:
+        self.path, self.header, self.rows, self.notes = path, header, rows, notes
+        self.whose = f"'{path}'"
+
+    @classmethod
+    def read(cls, path: str | Path) -> "_Table":
+        try:
+            lines = list(csv.reader(_text(path).splitlines()))
+        except csv.Error as error:
+            raise FileError(f"'{path}' is not CSV ({error}).") from None
+        if len(lines) < 2:
+            raise DataError(f"'{path}' is empty: a header and at least one row are needed.")
+        header = [cell.strip() for cell in lines[0]]
+        _refuse_twins(path, header)
+        rows = [row for row in lines[1:] if any(cell.strip() for cell in row)]
+        notes = []
+        if rows and len(rows[-1]) < len(header):
+            # A run that was killed while it wrote leaves half a row.
+            notes.append("the last row is cut off and left out")
+            rows = rows[:-1]
+        odd = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
+        if odd is not None:
+            raise DataError(
+                f"'{path}' has {len(rows[odd])} cells in row {odd + 2} but {len(header)} "
+                "columns."
+            )
+        return cls(path, header, rows, notes)
+
+    def column(self, name: str) -> Column:
+        check_column(self.whose, self.header, name)
+        at = self.header.index(name)
+        values = np.full(len(self.rows), np.nan)
+        present = np.zeros(len(self.rows), dtype=bool)
+        for i, row in enumerate(self.rows):
+            cell = row[at].strip()
+            if cell.lower() in EMPTY:
+                continue
+            try:
+                values[i], present[i] = float(cell), True
+            except ValueError:
+                raise DataError(
+                    f"'{self.path}', row {i + 2}, column '{name}': '{cell}' is not a number; "
+                    "leave units out."
+                ) from None
+        return Column(values, present)
 
 
 # The W&B export repeats no name either: a second column would be read by nobody.
@@ -232,55 +310,53 @@ def _refuse_twins(path: str | Path, header: Sequence[str]) -> None:
         raise DataError(f"'{path}' has the column '{twin}' more than once; rename or drop one.")
 
 
-def _column(
-    path: str | Path, header: Sequence[str], rows: Sequence[Sequence[str]], name: str
-) -> Floats:
-    if name not in header:
-        raise UnknownNameError(
-            f"'{path}' has no column '{name}'{_hint(name, header)}; it has {', '.join(header)}."
-        )
-    at = list(header).index(name)
-    values = np.empty(len(rows))
-    for i, row in enumerate(rows):
-        try:
-            values[i] = float(row[at])
-        except ValueError:
-            raise DataError(
-                f"'{path}', row {i + 2}, column '{name}': '{row[at]}' is not a number; "
-                "leave units and empty cells out."
-            ) from None
-    return values
-
-
-# The nearest name, or one that holds what came: "loss" is far from "train/loss" in letters.
-def _hint(name: str, known: Iterable[str]) -> str:
-    found = nearest(name, known)
-    holding = next((k for k in known if name.lower() in k.lower()), None)
-    return found or (f" (did you mean '{holding}'?)" if holding else "")
-
-
-def _runs(path: str | Path, header: Sequence[str], metric: str) -> dict[str, str]:
-    plain = [c for c in header if not c.endswith(("__MIN", "__MAX"))]
-    found = {
-        c.rpartition(" - ")[0] or c: c for c in plain if c.rpartition(" - ")[2].endswith(metric)
-    }
-    if not found:
-        known = {c.rpartition(" - ")[2] for c in plain}
-        raise UnknownNameError(
-            f"'{path}' has no column of '{metric}'{_hint(metric, known)}; "
-            f"it has {', '.join(sorted(known))}."
-        )
+# Metric -> run -> column.
+def _metrics(table: _Table) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for column in table.header:
+        run, dash, metric = column.rpartition(" - ")
+        if not column.endswith(("__MIN", "__MAX")) and (dash or column not in STEPS):
+            found.setdefault(metric, {})[run or column] = column
     return found
 
 
-def _scalars(path: str | Path) -> tuple[Floats, Floats]:
+def _metric(table: _Table, known: Mapping[str, object], wanted: str | None) -> str:
+    if wanted is None:
+        named = [metric for metric in known if "loss" in metric.lower()]
+        usual = [metric for metric in LOSSES if metric in known]
+        found = usual[:1] or named or list(known)
+    elif wanted in known:
+        found = [wanted]
+    else:
+        found = [metric for metric in known if metric.endswith(f"/{wanted}")]
+    if len(found) != 1:
+        asked = wanted or "loss"
+        problem = "more than one column" if found else "no column"
+        raise UnknownNameError(
+            f"'{table.path}' has {problem} of '{asked}'{hint(asked, known)}; it has "
+            f"{', '.join(sorted(known))}; name one with `loss` or `lr`."
+        )
+    return found[0]
+
+
+def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
+    present = np.array([entry.get(key) is not None for entry in log])
+    found = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
+    values = real_array(key, found, f" of '{place}'")
+    if values.ndim != 1:
+        raise DataError(f"`{key}` of '{place}' must be one number an entry.")
+    return Column(values, present)
+
+
+def _scalars(path: str | Path) -> tuple[Column, Column]:
     if Path(path).suffix == ".json":
         rows = real_array("rows", _json(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
-        return rows[:, 1], rows[:, 2]
-    header, body = _table(path)
-    return _column(path, header, body, "Step"), _column(path, header, body, "Value")
+        every = np.ones(len(rows), dtype=bool)
+        return Column(rows[:, 1], every), Column(rows[:, 2], every)
+    table = _Table.read(path)
+    return table.column("Step"), table.column("Value")
 
 
 def _text(path: str | Path) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lossatlas import store
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import packing
+from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
@@ -20,6 +21,7 @@ from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Prediction,
     check_level,
+    check_time_unit,
     horizon_of,
     inputs_for,
     warnings_for,
@@ -48,6 +50,7 @@ class Alternative:
 
 _TABLES: dict[str, Any] = {
     "scores": LeftOut, "left_out": LeftOut, "doubled": LeftOut, "flat": FlatDirection,
+    "parameter_errors": ParameterError,
     "alternatives": Alternative,
 }  # fmt: skip
 
@@ -66,6 +69,7 @@ class Fit:
         left_out: forecasts of each curve by a fit to the others.
         doubled: forecasts of the longer curves by a fit to half the horizon.
         flat: directions in which the curves leave the parameters loose.
+        parameter_errors: standard errors of the logarithms of the parameters, or reasons.
         warnings: what to know before trusting it, in sentences.
         alternatives: the laws that `fit_best` compared, best first.
         provenance: settings and versions.
@@ -79,6 +83,7 @@ class Fit:
     left_out: tuple[LeftOut, ...] = ()
     doubled: tuple[LeftOut, ...] = ()
     flat: tuple[FlatDirection, ...] = ()
+    parameter_errors: tuple[ParameterError, ...] = ()
     warnings: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
@@ -87,6 +92,27 @@ class Fit:
     def parameters(self) -> dict[str, float]:
         """Name -> value."""
         return {n: float(v) for n, v in zip(self.law.parameters, self.values, strict=True)}
+
+    def parameter_intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Confidence intervals of the parameters.
+
+        They tell what the noise of the curves leaves open if the law is right; that the law may
+        be wrong is in the intervals of `predict`. Student's t on the logarithm.
+
+        Args:
+            level: confidence, between 0 and 1. Default 0.95.
+
+        Returns:
+            Name -> (low, high); NaN where there is none: `parameter_errors` has the reason.
+
+        Raises:
+            ArgumentError: a level outside (0, 1).
+        """
+        check_level(level, "level")
+        unknown = (float("nan"), float("nan"))
+        found = {row.name: row.interval(self.parameters[row.name], level)
+                 for row in self.parameter_errors}  # fmt: skip
+        return {name: found.get(name, unknown) for name in self.law.parameters}
 
     @property
     def errors(self) -> ErrorModel:
@@ -137,12 +163,13 @@ class Fit:
             reason.
 
         Raises:
-            ArgumentError: arguments that do not fit, or a horizon beyond a hundred times the
-                data.
+            ArgumentError: arguments that do not fit, a horizon beyond a hundred times the data,
+                or rates for a power law that was fitted to runs without them.
             DataError: something that the law needs is missing.
         """
         check_level(interval)
         inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
+        check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
         half = np.where(loss > 0, self.errors.half_width(interval, horizon), np.nan)
@@ -258,7 +285,9 @@ class Fit:
         """
         values, facts, curves = packing.unpack(tree)
         tables = {
-            key: tuple(kind(**row) for row in facts[key]) for key, kind in _TABLES.items()
+            # Files of earlier versions lack the younger tables.
+            key: tuple(kind(**row) for row in facts.get(key, ()))
+            for key, kind in _TABLES.items()
         }
         return cls(
             law=packing.law_from_record(facts), values=values, curves=curves,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.intervals import LeftOut
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.outliers import outstanding
 from lossatlas.forecast.solver import Objective, Solution, solve
 from lossatlas.forecast.sums import log_error
 
@@ -34,6 +35,17 @@ class Recipe:
     prior: bool = True
     fixed: dict[str, float] = field(default_factory=dict)
 
+    def objective(self, curves: Sequence[Curve]) -> Objective:
+        """What a fit minimises.
+
+        Args:
+            curves: at least one.
+
+        Returns:
+            The function.
+        """
+        return Objective(self.law, self.law.problem(curves), self.huber, self.prior, self.fixed)
+
     def solve(self, curves: Sequence[Curve], warm: Floats | None = None) -> Solution:
         """Fit the curves.
 
@@ -44,9 +56,8 @@ class Recipe:
         Returns:
             The best end point of all starts.
         """
-        problem = self.law.problem(curves)
-        objective = Objective(self.law, problem, self.huber, self.prior, self.fixed)
-        starts = self.law.starts(problem)
+        objective = self.objective(curves)
+        starts = self.law.starts(objective.problem)
         if warm is not None:
             starts = np.vstack([warm, starts])
         return solve(objective, starts, keep=3 if warm is None else 2)
@@ -129,9 +140,13 @@ def score(
     """
     forecast = law.predict(values, curve.inputs)
     log = log_error(forecast, curve.loss)
+    # Laws of single points have no neighbors that a point could stand out from.
+    plain = ~outstanding(log) if not law.pointwise or not law.needs else np.isfinite(log)
+    kept = log[plain]
     return LeftOut(
-        name, group, int(curve.step[-1]), float(curve.step[-1] / longest), float(log[-1]),
-        float(np.sqrt(np.mean(log**2))), float(np.abs(forecast - curve.loss).mean()),
+        name, group, int(curve.step[-1]), float(curve.step[-1] / longest), float(kept[-1]),
+        float(np.sqrt(np.mean(kept**2))),
+        float(np.abs(forecast - curve.loss)[plain].mean()), int((~plain).sum()),
     )  # fmt: skip
 
 

@@ -180,13 +180,15 @@ def continued(rates: Floats, question: Question, start: int) -> Floats:
 
 
 def offset_of(log_residual: Floats) -> float:
-    """Where a run stands against the law: the mean of its latest residuals.
+    """Where a run stands against the law: the median of its latest residuals.
+
+    The mean would follow a spike.
 
     Args:
         log_residual: (n,) log loss minus log forecast.
 
     Returns:
-        Their mean over the last tenth, three points at least.
+        Their median over the last tenth, three points at least.
     """
     recent = max(3, round(RECENT * log_residual.size))
-    return float(log_residual[-recent:].mean())
+    return float(np.median(log_residual[-recent:]))

@@ -201,7 +201,7 @@ def _axis(low: float, high: float, points: int) -> Array:
 
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
-    notes = []
+    notes = [*task.objective.notes]
     if values.size > 1 and (values == values.flat[0]).all():
         notes.append("The loss is the same at every point to the last bit.")
     lost = int((~np.isfinite(values)).sum())

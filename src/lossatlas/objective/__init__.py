@@ -5,15 +5,19 @@ from lossatlas.objective.losses import Supervised, accuracy, supervised
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.objective import Objective
 from lossatlas.objective.selfcheck import Check, CheckReport
+from lossatlas.objective.weighted import Measured, Total, Weighted
 
 __all__ = [
     "Batch",
     "Check",
     "CheckReport",
     "Evaluation",
+    "Measured",
     "Moments",
     "Objective",
     "Supervised",
+    "Total",
+    "Weighted",
     "accuracy",
     "supervised",
 ]

@@ -1,5 +1,6 @@
 """Batches of any structure: tensors anywhere inside tuples, lists and mappings."""
 
+import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.guard import preserved_rng
@@ -53,26 +55,36 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
     """All tensors of a batch, in order.
 
     Args:
-        batch: tensors inside tuples, lists, mappings and dataclasses.
+        batch: tensors inside tuples, lists, mappings, dataclasses, graphs of PyTorch Geometric
+            and TensorDicts.
 
     Yields:
         Each tensor.
     """
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from tensors(value)
-    elif isinstance(batch, list | tuple):
-        for value in batch:
-            yield from tensors(value)
-    elif _is_record(batch):
-        for field in dataclasses.fields(batch):
-            yield from tensors(getattr(batch, field.name))
+        return
+    for part in _parts(batch):
+        yield from tensors(part)
+
+
+def _parts(batch: Batch) -> Iterable[Any]:
+    if isinstance(batch, list | tuple):
+        return batch
+    if isinstance(batch, Mapping):
+        return batch.values()
+    if _is_graph(batch):
+        return list(batch.to_dict().values())
+    if _is_record(batch):
+        return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return ()
 
 
 def batch_size(batch: Batch) -> int:
-    """How many examples a batch holds: the length of its first tensor with an axis.
+    """How many examples a batch holds, as far as its structure tells.
+
+    A packed sequence, a nested tensor, a batch of graphs and a TensorDict know it themselves;
+    for everything else it is the length of the first tensor with an axis.
 
     Args:
         batch: any structure.
@@ -83,17 +95,43 @@ def batch_size(batch: Batch) -> int:
     Raises:
         DataError: the first tensor is empty.
     """
-    first = batch[0] if isinstance(batch, list | tuple) and batch else None
-    if isinstance(first, Tensor) and first.ndim:
+    first = batch[0] if type(batch) in {list, tuple} and batch else None
+    if type(first) is Tensor and first.ndim and all(type(part) is Tensor for part in batch):
         # Nearly every batch; asked for at every piece of every point.
-        size = first.shape[0]
+        size = len(first)
     else:
-        size = next((value.shape[0] for value in tensors(batch) if value.ndim), 1)
+        known = known_size(batch)
+        size = _first_length(batch) if known is None else known
     if size == 0:
         raise DataError(
             "a batch is empty (its first tensor has length 0); drop it from the data."
         )
     return size
+
+
+def known_size(batch: Batch) -> int | None:
+    """How many examples a container that knows it says there are.
+
+    Args:
+        batch: any structure; the first such container in it is asked.
+
+    Returns:
+        The number of sequences, samples or graphs; None where there is no such container.
+    """
+    if isinstance(batch, Tensor):
+        return int(batch.size(0)) if batch.is_nested else None
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    if _is_graph(batch):
+        graphs = getattr(batch, "num_graphs", None)
+        return None if graphs is None else int(graphs)
+    if _is_tensordict(batch):
+        return int(batch.batch_size[0]) if batch.batch_size else None
+    return next((size for size in map(known_size, _parts(batch)) if size is not None), None)
+
+
+def _first_length(batch: Batch) -> int:
+    return next((len(value) for value in tensors(batch) if value.ndim), 1)
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
@@ -108,6 +146,15 @@ def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     """
     if isinstance(batch, Tensor):
         return change(batch)
+    if isinstance(batch, PackedSequence):
+        return _packed_like(batch, change)
+    if _is_graph(batch) or _is_tensordict(batch):
+        # Graphs write into themselves: a shallow copy has stores of its own.
+        return copy.copy(batch).apply(change)
+    return _map_containers(change, batch)
+
+
+def _map_containers(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     if isinstance(batch, Mapping):
         changed = {key: map_tensors(change, value) for key, value in batch.items()}
         return _mapping_like(batch, changed)
@@ -126,6 +173,29 @@ def _mapping_like(batch: Mapping[Any, Any], changed: dict[Any, Any]) -> Mapping[
     if isinstance(batch, defaultdict):
         return defaultdict(batch.default_factory, changed)
     return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
+
+
+def _packed_like(batch: PackedSequence, change: Callable[[Tensor], Tensor]) -> PackedSequence:
+    # The lengths stay on the CPU; places of sequences go where the data go.
+    data = change(batch.data)
+    places = [
+        None if place is None else place.to(data.device)
+        for place in (batch.sorted_indices, batch.unsorted_indices)
+    ]
+    return PackedSequence(data, batch.batch_sizes, *places)
+
+
+def _is_graph(batch: Batch) -> bool:
+    # Of PyTorch Geometric, which is known by its module so that it need not be imported.
+    return any(
+        kind.__module__.startswith("torch_geometric.data") for kind in type(batch).__mro__
+    )
+
+
+def _is_tensordict(batch: Batch) -> bool:
+    return isinstance(getattr(batch, "batch_size", None), torch.Size) and hasattr(
+        batch, "apply"
+    )
 
 
 def _is_record(batch: Batch) -> bool:

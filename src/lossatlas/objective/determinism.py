@@ -3,6 +3,7 @@
 import random
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +13,21 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.errors import DataError, LossError, StochasticError
-from lossatlas.objective.batches import Batch, batch_size, tensors
+from lossatlas.objective.additivity import weighs_by_itself
+from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.firstlook import first_look
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
+from lossatlas.objective.sizes import Layout, check_guessed, layout_of
+from lossatlas.objective.weighted import (
+    cut_off,
+    Measured,
+    Weighted,
+    check_pairs,
+    check_weights,
+    pairs_of,
+)
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
@@ -25,30 +36,47 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 
 
-def check_loss(loss: object, batch: Batch) -> Tensor:
-    """Require a number, or one number for each example of the batch.
+@dataclass(frozen=True)
+class Look:
+    """What the loss gives at the present weights.
+
+    Attributes:
+        per_example: whether there is one number, or one pair, an example.
+        weighted: whether examples have weights that differ.
+        notes: what has to be known about its means, as sentences.
+    """
+
+    per_example: bool
+    weighted: bool
+    notes: tuple[str, ...] = ()
+
+
+def check_loss(loss: object, batch: Batch) -> Measured:
+    """Require a number, one number an example, or pairs of sums and weights.
 
     Args:
         loss: what a loss returned.
         batch: what it was given.
 
     Returns:
-        The loss as a tensor of shape () or (batch,).
+        The loss as a tensor of shape () or (examples,), or as pairs of that shape.
 
     Raises:
-        LossError: a matrix, a vector of another length, no tensor, or not a real number.
+        LossError: a matrix, no tensor, or not a real number.
     """
     wanted = "a loss must return a number or one number an example, shape (batch,)"
+    if isinstance(loss, Weighted):
+        return check_pairs(loss)
     if not isinstance(loss, Tensor):
         if isinstance(loss, float | int):
             return torch.tensor(float(loss), dtype=torch.float64)
         raise LossError(f"{wanted}; got {_described(loss)}.")
     if not loss.is_floating_point():
         raise LossError(f"{wanted}; got {loss.dtype}: return a floating-point tensor.")
-    if loss.ndim > 1 or (loss.ndim == 1 and loss.shape[0] != batch_size(batch)):
+    if loss.ndim > 1:
         raise LossError(
             f"{wanted}; got shape {tuple(loss.shape)} for a batch of {batch_size(batch)}: "
-            "reduce it, as in losses.mean()."
+            "reduce it, as in losses.mean() or losses.flatten(1).mean(1)."
         )
     return loss
 
@@ -64,7 +92,7 @@ def _described(loss: object) -> str:
     return name
 
 
-def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
+def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
     """Walk the data at the present weights, once or twice.
 
     Args:
@@ -72,90 +100,147 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> bool:
         twice: require a second pass to give the same.
 
     Returns:
-        Whether there is one number an example.
+        What the loss gives.
 
     Raises:
-        DataError: several batches, and one does not say how many examples it holds.
+        DataError: several batches, and one does not say how many examples it holds; or the
+            weights of all examples are 0.
         LossError: the loss fails, or returns neither a number nor one number an example.
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
         with named_failure("`loss`", loss_remedy(objective.loss)):
-            means, examples = first_look(objective, lambda: _first_pass(objective))
-        _check_weights(objective, len(means))
-        known = len(examples) == len(means)
+            first = first_look(objective, lambda: _first_pass(objective))
+        known = len(first.pairs) == len(first.values)
+        _check_means(objective, first)
+        weights = torch.cat([pairs.weights for pairs in first.pairs]) if known else None
         if twice:
-            first = examples if known else means
             second = objective.at(None, lambda: _second_pass(objective, known=known))
-            if not _agree(first, second):
-                again = objective.at(None, lambda: _third_pass(objective, known=known))
-                drawn = _agree(first, again)
-                raise StochasticError(_reason(objective, first, second, drawn=drawn))
-    return known
+            before = [pairs.sums for pairs in first.pairs] if known else first.values
+            if not _agree(before, second):
+                again = objective.at(None, lambda: _pass_again(objective, known=known))
+                drawn = _agree(before, again)
+                raise StochasticError(_reason(objective, before, second, drawn=drawn))
+        several = weights is None and len(first.values) > 1
+        note = weighs_by_itself(objective) if several else None
+    if weights is None:
+        return Look(per_example=False, weighted=False, notes=(note,) if note else ())
+    return Look(per_example=True, weighted=_differ(objective, weights))
 
 
-def _check_weights(objective: "Objective", batches: int) -> None:
-    if batches > 1 and any(objective.gathered(lambda b: next(tensors(b), None) is None)):
-        raise DataError(
-            "a batch holds no tensor that says how many examples it has; use tensors in "
-            "tuples, lists, mappings or dataclasses, or put all data into one batch."
+@dataclass(frozen=True)
+class _Pass:
+    # What the batches gave, on the CPU in float64; pairs of those where examples are known.
+    values: list[Tensor] = field(default_factory=list)
+    pairs: list[Weighted] = field(default_factory=list)
+    layouts: list[Layout] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
+
+
+def _check_means(objective: "Objective", first: _Pass) -> None:
+    known = len(first.pairs) == len(first.values)
+    if {"mean", "pairs"} <= first.kinds:
+        raise LossError(
+            "a loss must return la.Weighted for every batch or for none; got a mean for some."
         )
+    if known and not any(bool(pairs.weights.any()) for pairs in first.pairs):
+        raise DataError(
+            "nothing counts: the weights of all examples are 0 (every target is ignored, or of "
+            "a class of weight 0); check the targets."
+        )
+    if objective.size is None and not known:
+        check_guessed(first.layouts)
+
+
+def _differ(objective: "Objective", weights: Tensor) -> bool:
+    # Elements of a criterion that weighs classes are no losses, even where weights are equal.
+    if isinstance(objective.loss, Supervised):
+        return objective.loss.weighs == "weight" or bool((weights != weights[0]).any())
+    return bool((weights != 1).any())
 
 
 def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
     # Every pass starts from the same global random state, which a measurement leaves as it
     # was. Moved on, it shows whatever depends on it.
     torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
-    measure = _examples if known else _call
-    return [measure(objective, batch).cpu().double() for batch in objective.each_batch()]
+    return _pass_again(objective, known=known)
 
 
-def _third_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
+def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
     # From the random state of the first: what differs still is no random draw.
-    measure = _examples if known else _call
-    return [measure(objective, batch).cpu().double() for batch in objective.each_batch()]
+    found = []
+    for batch in objective.each_batch():
+        pairs = _examples(objective, batch) if known else None
+        value = _value(_call(objective, batch)) if pairs is None else pairs.sums
+        found.append(value.cpu().double())
+    return found
 
 
-def _first_pass(objective: "Objective") -> tuple[list[Tensor], list[Tensor]]:
-    means, examples = [], []
+def _first_pass(objective: "Objective") -> _Pass:
+    seen = _Pass()
     for batch in objective.each_batch():
         with remembered_forward(objective.model):
-            value = _call(objective, batch)
-            means.append(value.cpu().double())
-            if _examples_known(objective, batch, value):
-                examples.append(_examples(objective, batch).cpu().double())
-    return means, examples
+            given = _call(objective, batch)
+            seen.kinds.add(_kind(given))
+            seen.layouts.append(layout_of(batch))
+            if objective.size is not None:
+                objective.size_of(batch)
+            value = _value(given)
+            seen.values.append(value.cpu().double())
+            pairs = _examples(objective, batch)
+            if pairs is not None and not len(pairs.sums):
+                # An empty batch has a name; a selection of no examples is none.
+                objective.size_of(batch)
+            if pairs is not None and _agrees(objective, pairs, value):
+                seen.pairs.append(Weighted(*(part.cpu().double() for part in pairs)))
+                check_weights(seen.pairs[-1].weights.numpy())
+    return seen
 
 
-def _examples(objective: "Objective", batch: Batch) -> Tensor:
+def _kind(given: Measured) -> str:
+    return "pairs" if isinstance(given, Weighted) else "examples" if given.ndim else "mean"
+
+
+def _value(given: Measured) -> Tensor:
+    return given.sums if isinstance(given, Weighted) else given
+
+
+def _examples(objective: "Objective", batch: Batch) -> Weighted | None:
+    # Pairs of the examples, as far as the loss can give them.
     loss = objective.loss
-    losses = None
     if isinstance(loss, Supervised):
-        losses = loss.per_example(objective.model, objective.handed(batch))
-    return _call(objective, batch) if losses is None else losses
+        pairs = loss.pairs(objective.model, objective.handed(batch))
+        if pairs is not None:
+            return check_pairs(pairs)
+    given = _call(objective, batch)
+    if isinstance(given, Tensor) and not given.ndim:
+        return None
+    return pairs_of(given)
 
 
-def _call(objective: "Objective", batch: Batch) -> Tensor:
+def _call(objective: "Objective", batch: Batch) -> Measured:
     with torch.set_grad_enabled(objective.needs_gradients):
-        given = objective.loss(objective.model, objective.handed(batch))
-    return (
-        check_loss(given, batch).detach()
-        if isinstance(given, Tensor)
-        else check_loss(given, batch)
-    )
+        given = cut_off(objective.loss(objective.model, objective.handed(batch)))
+    given = check_loss(given, batch)
+    if isinstance(given, Tensor) and given.shape == (1,) and objective.size_of(batch) > 1:
+        raise LossError(
+            "a loss must return a number or one number an example, shape (batch,); got shape "
+            f"(1,) for a batch of {objective.size_of(batch):g}: return a mean as a number, as "
+            "loss.squeeze(), and one example that counts as la.Weighted(sums, weights)."
+        )
+    return given
 
 
-def _examples_known(objective: "Objective", batch: Batch, value: Tensor) -> bool:
-    # Example losses must average to the loss; class weights, say, break that.
-    if value.ndim == 1:
+def _agrees(objective: "Objective", pairs: Weighted, value: Tensor) -> bool:
+    # Pairs of examples must give the loss: a criterion may weigh in ways that are not known.
+    loss = objective.loss
+    if not isinstance(loss, Supervised) or value.ndim:
         return True
-    if not isinstance(objective.loss, Supervised):
-        return False
-    losses = objective.loss.per_example(objective.model, objective.handed(batch))
-    if losses is None or losses.shape != (batch_size(batch),):
-        return False
-    mean = losses.double().mean()
-    return bool(torch.isclose(mean, value.double(), rtol=TOLERANCE, equal_nan=True))
+    total, weight = pairs.sums.double().sum(), pairs.weights.double().sum()
+    found = total if loss.reduction == "sum" else total / weight
+    # Criteria round to the type of the outputs, once an element and once for the mean.
+    rounding = max(TOLERANCE, 4 * torch.finfo(value.dtype).eps)
+    return bool(torch.isclose(found, value.double(), rtol=rounding, equal_nan=True))
 
 
 def _agree(first: list[Tensor], second: list[Tensor]) -> bool:

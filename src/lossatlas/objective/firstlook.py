@@ -112,7 +112,7 @@ def _matters(objective: "Objective") -> bool:
     before, there = _away(objective, _AWAY), _away(objective, -_AWAY)
 
     def value() -> float:
-        return float(objective.measure(batch).double().mean())
+        return float(objective.total(batch).mean)
 
     def after() -> float:
         value()

@@ -1,12 +1,15 @@
 """Means with their standard errors, for many points and quantities at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lossatlas.intervals import interval
+from lossatlas.objective.weighted import Measured, Weighted, check_weights
 
 _Where = tuple[int, int]
 
@@ -16,16 +19,20 @@ class Evaluation:
     """One number of an objective at one point, with its sampling error.
 
     Attributes:
-        value: the mean over all examples, accumulated in float64, in the units of the loss.
-        stderr: standard error of that mean, same units; NaN where it cannot be had.
-        count: how many units the error comes from.
+        value: the mean over all examples, accumulated in float64, in the units of the loss; of
+            `Weighted` losses sum(sums) / sum(weights).
+        stderr: standard error of that mean, same units; NaN where it is unknown.
+        count: how many units the error comes from; examples of weight 0 do not count.
         unit: "examples", or "batches" where the loss gives only means.
+        effective: effective number of units, (sum w)^2 / sum w^2 over the weights of examples
+            (Kish); NaN means that all count alike, `count`.
     """
 
     value: float
     stderr: float
     count: int
     unit: str
+    effective: float = math.nan
 
     @property
     def why_no_error(self) -> str | None:
@@ -40,12 +47,30 @@ class Evaluation:
             return f"a spread needs two {self.unit}; there is one"
         return None
 
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval of the value: Student's t with `effective` - 1 degrees.
+
+        Args:
+            level: its coverage, between 0 and 1.
+
+        Returns:
+            (low, high); both NaN where the error is unknown.
+
+        Examples:
+            >>> low, high = Evaluation(1.0, 0.1, 5, "examples").interval()
+            >>> round(low, 2), round(high, 2)
+            (0.72, 1.28)
+        """
+        units = self.count if math.isnan(self.effective) else self.effective
+        return interval(self.value, self.stderr, units, level)
+
 
 class Moments:
     """Running sums of weighted means and their spread, in float64.
 
-    The variance is that of the units themselves (examples, or batch means weighted by batch
-    size), so the standard error is the sampling error of the mean.
+    Units are examples, or batch means weighted by batch size. A mean of n examples has n times
+    less variance than one of them, so that squares of batch means are weighted by size; pairs
+    of sums and weights have the linearised variance of a ratio.
 
     Args:
         points: how many points are evaluated side by side.
@@ -58,7 +83,9 @@ class Moments:
         self._shift = np.full(shape, np.nan)
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
         self._weight, self._count = np.zeros(shape), np.zeros(shape)
-        self._single = [True] * quantities
+        # What weights other than 1 add to the sums of d w and of w^2.
+        self._cross, self._weight_squares = np.zeros(shape), np.zeros(shape)
+        self._single, self._pairs = [True] * quantities, [False] * quantities
 
     def add(
         self,
@@ -84,6 +111,39 @@ class Moments:
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
+    def add_pairs(
+        self,
+        sums: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        *,
+        points: slice | None = None,
+        quantity: int = 0,
+    ) -> None:
+        """Take in examples as sums and weights.
+
+        Args:
+            sums: shape (points, units).
+            weights: shape (points, units), or (1, units) where they are the same everywhere.
+            points: which points they belong to; all by default.
+            quantity: which quantity they are.
+
+        Raises:
+            LossError: a weight is negative or not finite.
+        """
+        check_weights(weights)
+        where = (slice(None) if points is None else points, quantity)
+        total = weights.sum(1)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            shift = self._origin(where, sums.sum(1) / total)
+            d = sums - shift[:, None] * weights
+            self._sum[where] += d.sum(1)
+            self._squares[where] += np.einsum("pu,pu->p", d, d)
+            self._cross[where] += (d * (weights - 1)).sum(1)
+        self._weight_squares[where] += (weights * (weights - 1)).sum(1)
+        self._weight[where] += total
+        self._count[where] += np.count_nonzero(weights, axis=1)
+        self._pairs[quantity] = True
+
     def _add_row(self, values: NDArray[np.float64], weight: float, where: _Where) -> None:
         # What `add` does for one point, without the cost of many small arrays.
         if not math.isfinite(self._shift[where]) and math.isfinite(values[0]):
@@ -107,26 +167,47 @@ class Moments:
             shift = np.where(np.isnan(shift), 0.0, shift)
         return shift
 
-    def add_batch(self, measured: Sequence[Tensor], size: int, points: slice | int) -> None:
+    def add_batch(
+        self,
+        measured: Sequence[Measured],
+        size: float | Callable[[], float],
+        points: slice | int,
+    ) -> None:
         """Take in all quantities of one batch.
 
         Args:
             measured: one tensor a quantity: (batch,) where examples are known, otherwise ();
-                for a slice of points with an axis of points in front.
-            size: examples in the batch; what a mean weighs.
+                or pairs of two tensors (batch,); for a slice of points with an axis of points
+                in front.
+            size: examples in the batch; what a mean weighs. A function is asked where there
+                is a mean.
             points: which points, or which one.
+
+        Raises:
+            LossError: a weight is negative or not finite.
         """
         stacked = isinstance(points, slice)
         for quantity, values in enumerate(measured):
-            units = values.detach().double().cpu().numpy()
+            if isinstance(values, Weighted):
+                self._add_weighted(values, points, quantity)
+                continue
+            units = _numbers(values)
             per_example = units.ndim > int(stacked)
-            weight = 1.0 if per_example else float(size)
+            weight = 1.0 if per_example else float(size() if callable(size) else size)
             self._single[quantity] &= per_example
+            if units.shape[-1:] == (0,):
+                continue
             if isinstance(points, slice):
                 shaped = units.reshape(-1, units.shape[-1] if per_example else 1)
                 self.add(shaped, weight, points=points, quantity=quantity)
             else:
                 self._add_row(units.reshape(-1), weight, (points, quantity))
+
+    def _add_weighted(self, pairs: Weighted, points: slice | int, quantity: int) -> None:
+        sums, weights = np.atleast_2d(_numbers(pairs.sums)), _numbers(pairs.weights)
+        if sums.shape[-1]:
+            where = points if isinstance(points, slice) else slice(points, points + 1)
+            self.add_pairs(sums, np.atleast_2d(weights), points=where, quantity=quantity)
 
     def mean(self) -> NDArray[np.float64]:
         """The means.
@@ -144,10 +225,27 @@ class Moments:
             Shape (points, quantities); NaN where there is one unit or a value is not finite.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            spread = self._squares - self._sum**2 / self._weight
+            step = self._sum / self._weight
+            spread = (
+                self._squares
+                - 2 * step * (self._sum + self._cross)
+                + step**2 * (self._weight + self._weight_squares)
+            )
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
-            error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
+            # Squares of pairs are not weighted yet: by the inverse of their mean weight.
+            by = np.where(self._pairs, self._count / self._weight, 1.0)
+            error = np.sqrt(np.maximum(spread, 0) * by / (degrees * self._weight))
         return np.where(np.isfinite(self._sum), error, np.nan)
+
+    def effective(self) -> NDArray[np.float64]:
+        """The effective number of units, (sum w)^2 / sum w^2 over weights of examples.
+
+        Returns:
+            Shape (points, quantities); the number of batches where only means are known.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kish = self._weight**2 / (self._weight + self._weight_squares)
+        return np.where(self._pairs, kish, self._count)
 
     def evaluations(self) -> list[Evaluation]:
         """The quantities of the first point, one by one.
@@ -155,12 +253,19 @@ class Moments:
         Returns:
             Value, error, and what the error is over.
         """
+        means, errors, effective = self.mean()[0], self.stderr()[0], self.effective()[0]
         return [
             Evaluation(
-                float(self.mean()[0, quantity]),
-                float(self.stderr()[0, quantity]),
+                float(means[quantity]),
+                float(errors[quantity]),
                 int(self._count[0, quantity]),
                 "examples" if self._single[quantity] else "batches",
+                float(effective[quantity]),
             )
             for quantity in range(self._count.shape[1])
         ]
+
+
+def _numbers(values: Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = values.detach().double().cpu().numpy()
+    return found

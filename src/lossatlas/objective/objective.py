@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from lossatlas.algebra.params import Params, fingerprint
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
-from lossatlas.objective.batches import Batch, batch_size, check_batches
+from lossatlas.objective.batches import Batch, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import look_at_loss
 from lossatlas.objective.foreign import named_failure
@@ -17,7 +18,9 @@ from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope, state_check
+from lossatlas.objective.sizes import Size
 from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
 _DERIVATIVE = (
@@ -38,8 +41,10 @@ class Objective(Stage):
 
     Args:
         model: any module; its parameters are read live, not copied.
-        loss: `loss(model, batch)` gives a number (the mean of the batch) or a vector with one
-            number an example; `supervised(criterion)` makes one for (input, target) batches.
+        loss: `loss(model, batch)` gives a number (the mean of the batch), a vector with one
+            number an example, or `Weighted(sums, weights)` with one pair an example, whose
+            value is sum(sums) / sum(weights); `supervised(criterion)` makes one for
+            (input, target) batches.
         batches: a list of batches or a DataLoader; walked once for every evaluation
             (`list(loader)` keeps the batches in memory). Batches may be tensors in tuples,
             lists or mappings and are moved to the model's device.
@@ -54,11 +59,16 @@ class Objective(Stage):
         derivatives: "autograd"; "differences" takes products with the Hessian from central
             differences of gradients (for smooth losses whose second derivatives are wrong or
             missing); "unchecked" takes what autograd gives, without a look.
+        size: batch -> how many examples it holds, which a batch mean is weighted by; only
+            losses that return a number need it. None takes what the batch tells: packed
+            sequences, nested tensors, graphs (`num_graphs`) and TensorDicts know it, otherwise
+            it is the length of axis 0, where nothing in the batches speaks against that.
 
     Raises:
         ModelError: no parameters, none that is trainable, or the loss does not move with them.
         ArgumentError: batches or params of the wrong form.
-        DataError: no batches, or an empty one.
+        DataError: no batches, an empty one, batches of unequal sizes that cannot be told
+            (see `size`), or examples whose weights are all 0.
         LossError: the loss returns something else than a number or one number an example.
         StochasticError: two passes differ; the message names dropout or shuffling.
         UnknownNameError: an unknown mode, parameter name or kind of derivatives.
@@ -82,6 +92,7 @@ class Objective(Stage):
         mode: str = "eval",
         params: str | Iterable[str] | None = None,
         check: bool = True,
+        size: Size | None = None,
         derivatives: str = "autograd",
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -92,15 +103,22 @@ class Objective(Stage):
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
         check_one_of("mode", mode, MODES)
+        if size is not None and not callable(size):
+            raise ArgumentError(
+                "`size` must be a function batch -> how many examples it holds; got "
+                f"{type(size).__name__}."
+            )
         super().__init__(
-            model, loss, check_batches(batches), mode, tuple(select(model, params))
+            model, loss, check_batches(batches), mode, tuple(select(model, params)), size=size
         )
         check_one_of("derivatives", derivatives, DERIVATIVES)
         self.derivatives, self.is_checked = derivatives, check
         self.checks: dict[str, Check] = {}
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
-        self._per_example = look_at_loss(self, twice=check)
+        look = look_at_loss(self, twice=check)
+        self._per_example, self._weighted = look.per_example, look.weighted
+        self.notes: tuple[str, ...] = look.notes
         if check:
             found = check_reach(self)
             self.checks |= {"reach": found.check, "state": state_check(self)}
@@ -118,6 +136,11 @@ class Objective(Stage):
     def unit(self) -> str:
         """What the sampling error is over: "examples", or "batches" where only means exist."""
         return "examples" if self._per_example else "batches"
+
+    @property
+    def weighted(self) -> bool:
+        """Whether examples have weights that differ, so that the value is a ratio of sums."""
+        return self._weighted
 
     def part(
         self, batches: Iterable[Batch] | None = None, names: Iterable[str] | None = None
@@ -142,7 +165,10 @@ class Objective(Stage):
         return smaller
 
     def value(self, params: Params | None = None) -> float:
-        """The mean loss, weighted by batch size, accumulated in float64.
+        """The mean loss over all examples, accumulated in float64.
+
+        Means of batches are weighted by their sizes; `Weighted` losses give
+        sum(sums) / sum(weights).
 
         Args:
             params: where; the present weights by default. Names and shapes as in `.params`.
@@ -189,7 +215,8 @@ class Objective(Stage):
 
         def walk() -> None:
             for batch in self.each_batch():
-                moments.add_batch(self.measure_all(batch, metrics), batch_size(batch), 0)
+                measured = self.measure_all(batch, metrics)
+                moments.add_batch(measured, partial(self.size_of, batch), 0)
 
         with torch.no_grad():
             self.at(params, walk)
@@ -197,6 +224,10 @@ class Objective(Stage):
 
     def example_losses(self, params: Params | None = None) -> Tensor:
         """The loss of every example.
+
+        Where examples have weights, a loss of one of them is no sample of the value. What is
+        given then is its influence, R + (s_i - R w_i) / mean(w): the plain mean is the value,
+        the scatter that of its error; see `example_pairs` for sums and weights themselves.
 
         Args:
             params: where; the present weights by default.
@@ -208,14 +239,36 @@ class Objective(Stage):
             LossError: the loss gives only means.
             StructureError: names or shapes differ from `.params`.
         """
+        pairs = self.example_pairs(params)
+        return influence(pairs) if self._weighted else pairs.sums
+
+    def example_pairs(self, params: Params | None = None) -> Weighted:
+        """Sum and weight of every example: the value is sum(sums) / sum(weights).
+
+        Args:
+            params: where; the present weights by default.
+
+        Returns:
+            float64, shapes (examples,), in the order of the batches, on the CPU; weights of 1
+            where examples count alike.
+
+        Raises:
+            LossError: the loss gives only means.
+            StructureError: names or shapes differ from `.params`.
+        """
         if not self._per_example:
             raise LossError(
                 "`loss` gives only the mean of a batch; let it return one number an example, "
                 "shape (batch,), to see single examples."
             )
         with torch.no_grad():
-            losses = self.at(params, lambda: [self.measure(b).cpu() for b in self.each_batch()])
-        return torch.cat(losses).double()
+            found = self.at(params, lambda: [self._pairs(b) for b in self.each_batch()])
+        sums, weights = zip(*found, strict=True)
+        return Weighted(torch.cat(sums), torch.cat(weights))
+
+    def _pairs(self, batch: Batch) -> Weighted:
+        pairs = pairs_of(self.measure(batch))
+        return Weighted(pairs.sums.cpu().double(), pairs.weights.cpu().double())
 
     def gradient(self, params: Params | None = None) -> dict[str, Tensor]:
         """The gradient of `value`; no `.grad` field is written.
@@ -235,33 +288,33 @@ class Objective(Stage):
         ensure_slope(self)
         here = self.params if params is None else params
         leaves = {name: here[name].detach().requires_grad_() for name in self.names}
-        total = {name: torch.zeros_like(value) for name, value in leaves.items()}
+        total = {name: _wide_zeros(value) for name, value in leaves.items()}
 
-        def walk() -> list[tuple[int, bool]]:
+        def walk() -> list[tuple[float, bool]]:
             return [
-                (batch_size(batch), self._add_gradient(batch, leaves, total))
-                for batch in self.each_batch()
+                (found.weight, self._add_gradient(found, leaves, total))
+                for found in map(self.total, self.each_batch())
             ]
 
         with torch.enable_grad():
-            sizes, reached = zip(*self.at(leaves, walk), strict=True)
+            weights, reached = zip(*self.at(leaves, walk), strict=True)
         if not any(reached):
             raise LossError(_NO_GRAPH)
-        weight = sum(sizes)
-        return {name: value / weight for name, value in total.items()}
+        weight = sum(weights)
+        return {name: (value / weight).to(here[name].dtype) for name, value in total.items()}
 
     def _add_gradient(
-        self, batch: Batch, leaves: dict[str, Tensor], total: dict[str, Tensor]
+        self, found: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]
     ) -> bool:
         # Whether the loss of this batch depends on any leaf: it may be of other experts.
-        mean = self.measure(batch).mean()
+        mean = found.mean
         if not mean.requires_grad:
             return False
         with named_failure("the gradient of `loss`", _DERIVATIVE):
             parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
         for name, part in zip(leaves, parts, strict=True):
             if part is not None:
-                total[name].add_(part, alpha=batch_size(batch))
+                total[name].add_(part, alpha=found.scale)
         return True
 
     def fingerprint(self) -> tuple[str, str]:
@@ -272,3 +325,8 @@ class Objective(Stage):
         """
         state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
         return fingerprint(state), self._data.of(self.batches)
+
+
+def _wide_zeros(value: Tensor) -> Tensor:
+    # Sums over batches overflow half precision.
+    return torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))

@@ -628,7 +628,7 @@ def batch_mean(objective: "Objective", batch: Batch) -> Tensor:
     Returns:
         A scalar with its graph.
     """
-    return objective.measure(batch).mean()
+    return objective.total(batch).mean
 
 
 def few_examples(objective: "Objective", params: Params) -> Batch:

@@ -16,6 +16,7 @@ from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
+from lossatlas.objective.sizes import Size, size_of
 from lossatlas.objective.state import (
     Volatile,
     WriteGuard,
@@ -24,8 +25,9 @@ from lossatlas.objective.state import (
     shallow_copy,
 )
 from lossatlas.objective.swap import swapped_in
+from lossatlas.objective.weighted import Measured, Total, cut_off, total_of
 
-Loss = Callable[[nn.Module, Batch], Tensor]
+Loss = Callable[[nn.Module, Batch], Measured]
 T = TypeVar("T")
 
 
@@ -38,6 +40,7 @@ class Stage:
         batches: can be walked again and again.
         mode: see `Objective`.
         names: the parameters that move.
+        size: batch -> how many examples it holds; None for what the batch tells.
     """
 
     def __init__(
@@ -47,10 +50,13 @@ class Stage:
         batches: Iterable[Batch],
         mode: str,
         names: tuple[str, ...],
+        *,
+        size: Size | None = None,
     ) -> None:
         self.model, self.loss, self.batches = model, loss, batches
-        self.mode, self.names = mode, names
-        self._per_example = False
+        self.mode, self.names, self.size = mode, names, size
+        # Whether examples are known, and whether they have weights of their own.
+        self._per_example = self._weighted = False
         self.loss_modules = modules_of_loss(loss, model)
         self.volatile = Volatile()
         self.needs_gradients = False
@@ -183,32 +189,63 @@ class Stage:
         with preserved_rng():
             return next(self.each_batch())
 
-    def measure(self, batch: Batch) -> Tensor:
+    def size_of(self, batch: Batch) -> float:
+        """How many examples a batch holds: what a mean over it weighs.
+
+        Args:
+            batch: any structure.
+
+        Returns:
+            What `size=` says; otherwise what the batch tells.
+        """
+        return size_of(batch, self.size)
+
+    def measure(self, batch: Batch) -> Measured:
         """The loss of one batch at the weights swapped in.
 
         Args:
             batch: on the model's device.
 
         Returns:
-            Shape (batch,) where examples are known, otherwise a scalar.
+            Shape (batch,) or pairs of that shape where examples are known, otherwise a scalar.
 
         Raises:
-            LossError: neither a number nor one number an example, or the loss fails.
+            LossError: neither a number nor one number or pair an example, or the loss fails.
         """
         if self.needs_gradients and not torch.is_grad_enabled():
             with torch.enable_grad():
-                return self._measured(batch).detach()
+                return cut_off(self._measured(batch))
         return self._measured(batch)
 
-    def _measured(self, batch: Batch) -> Tensor:
+    def _measured(self, batch: Batch) -> Measured:
         loss, given = self.loss, None
         with self._named:
             if self._per_example and isinstance(loss, Supervised):
-                given = loss.per_example(self.model, self.handed(batch))
+                each = loss.pairs if self._weighted else loss.per_example
+                given = each(self.model, self.handed(batch))
             given = loss(self.model, self.handed(batch)) if given is None else given
         return check_loss(given, batch)
 
-    def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Tensor]:
+    def total(self, batch: Batch) -> Total:
+        """The loss of one batch as a sum with its graph, and the weight that divides it.
+
+        The gradient of the objective is the sum of the gradients of the sums by the sum of
+        the weights, whatever the loss returns.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            Sum and weight; `.mean` is the mean over the batch.
+
+        Raises:
+            LossError: as in `measure`.
+        """
+        measured = self.measure(batch)
+        mean = isinstance(measured, Tensor) and measured.ndim == 0
+        return total_of(measured, self.size_of(batch) if mean else 1.0)
+
+    def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Measured]:
         """The loss and some metrics of one batch at the weights swapped in, from one forward.
 
         Args:
@@ -216,10 +253,10 @@ class Stage:
             metrics: name -> function of (model, batch).
 
         Returns:
-            One tensor each, shape (batch,) or (), the loss first.
+            One tensor each, shape (batch,) or (), or pairs (batch,), the loss first.
 
         Raises:
-            LossError: neither a number nor one number an example, or a metric fails.
+            LossError: neither a number nor one number or pair an example, or a metric fails.
         """
         if not metrics:
             return [self.measure(batch)]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.curve import labels
 from lossatlas.plots import canvas, style
-from lossatlas.plots.text import cut_off
+from lossatlas.text import cut_off
 
 # Okabe and Ito: the order keeps neighbours apart for every common kind of colour vision.
 HUES = ("#00648c", "#d55e00", "#009e73", "#b3477d", "#56b4e9", "#8a6d00", "#1b2a33", "#9aa6ad")

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lossatlas.plots import canvas, style, web
-from lossatlas.plots.text import number, safe, with_error
 from lossatlas.steering.log import DecisionLog, Record
+from lossatlas.text import number, safe, with_error
 
 _SCALE = "scale of the rate"
 _WAYS = (

@@ -17,7 +17,7 @@ from lossatlas.plots.grids import (
 )
 from lossatlas.plots.marks import landmarks
 from lossatlas.plots.scale import scale_of
-from lossatlas.plots.text import axis_title, loss_title
+from lossatlas.text import axis_title, loss_title
 from lossatlas.topology import MergeTree
 
 Z95 = 1.96

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.plots import canvas, style
 from lossatlas.plots.curves import HUES
-from lossatlas.plots.text import cut_off
+from lossatlas.text import cut_off
 
 Array = NDArray[np.float64]
 

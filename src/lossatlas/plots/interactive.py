@@ -15,7 +15,6 @@ from lossatlas.plots.grids import (
     spread_errors,
 )
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.plots.text import loss_title, safe
 from lossatlas.plots.web_overlays import (
     add_computed,
     add_landmarks,
@@ -25,6 +24,7 @@ from lossatlas.plots.web_overlays import (
     add_minima_in_space,
     add_walls,
 )
+from lossatlas.text import loss_title, safe
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from lossatlas.plots.layouts import (
 from lossatlas.plots.marks import MOST_MINIMA
 from lossatlas.plots.profile import profile_colour, silhouettes
 from lossatlas.plots.scale import Scale, spanning
-from lossatlas.plots.text import number, surely, verdict
+from lossatlas.text import number, surely, verdict
 from lossatlas.topology import Diagram, MergeTree
 
 _TEXT = "%{text}<extra></extra>"

@@ -9,7 +9,7 @@ from lossatlas.plots import style, web
 from lossatlas.plots.grids import check_dimensions, spread_errors, wall_spans
 from lossatlas.plots.marks import Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.plots.text import number, safe, short
+from lossatlas.text import number, safe, short
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]

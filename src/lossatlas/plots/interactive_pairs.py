@@ -15,7 +15,7 @@ from lossatlas.plots.interactive_others import line_figure
 from lossatlas.plots.layouts import diagram_frame
 from lossatlas.plots.matched import Fate, bar_scale, bar_steps
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.plots.text import number, safe, with_error
+from lossatlas.text import number, safe, with_error
 from lossatlas.topology import Diagram
 
 Floats = NDArray[np.float64]

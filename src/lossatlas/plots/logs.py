@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossatlas.plots import web
-from lossatlas.plots.text import number
+from lossatlas.text import number
 
 
 def log_axis(title: str, values: ArrayLike, **options: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lossatlas.plots import canvas, style
 from lossatlas.plots.grids import cell_edges
 from lossatlas.plots.marks import Mark, landmarks, marked_minima
 from lossatlas.plots.scale import Scale
-from lossatlas.plots.text import axis_title, cut_off, surely
+from lossatlas.text import axis_title, cut_off, surely
 from lossatlas.topology import MergeTree
 
 _NUMBERED = 9

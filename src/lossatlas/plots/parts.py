@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.plots import canvas, style, web
 from lossatlas.plots.logs import log_axis
-from lossatlas.plots.text import cut_off, number, safe
+from lossatlas.text import cut_off, number, safe
 
 Floats = NDArray[np.float64]
 MOST_PARTS = 40

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.plots.text import number
+from lossatlas.text import number
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from lossatlas.curvature.spectrum import Spectrum
 from lossatlas.plots import canvas, style, web
-from lossatlas.plots.text import number
+from lossatlas.text import number
 
 _EIGENVALUE = "eigenvalue (loss per squared weight)"
 _DENSITY = "density of eigenvalues"

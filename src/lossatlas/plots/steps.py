@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from lossatlas.curvature import SampleSizeCurve, Stability
 from lossatlas.plots import style, web
 from lossatlas.plots.logs import log_axis
-from lossatlas.plots.text import number, safe
+from lossatlas.text import number, safe
 
 _Z95 = 1.96
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lossatlas.plots import style, web
 from lossatlas.plots.curves import HUES
-from lossatlas.plots.text import number, safe
+from lossatlas.text import number, safe
 
 Floats = NDArray[np.float64]
 _ROW = 34

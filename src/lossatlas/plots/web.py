@@ -11,7 +11,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style
 from lossatlas.plots.marks import Mark
 from lossatlas.plots.scale import Scale
-from lossatlas.plots.text import (
+from lossatlas.text import (
     axis_title,
     loss_title,
     number,

@@ -11,7 +11,7 @@ from lossatlas.plots import style, web
 from lossatlas.plots.grids import coordinates, ground, wall_boxes
 from lossatlas.plots.marks import Mark, Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale
-from lossatlas.plots.text import number, safe, surely, with_error
+from lossatlas.text import number, safe, surely, with_error
 from lossatlas.topology import MergeTree
 
 _TEXT = "%{text}<extra></extra>"

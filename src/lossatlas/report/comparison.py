@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lossatlas.plots.text import cut_off
 from lossatlas.report.contents import Page, Section
 from lossatlas.report.readings_comparison import View, ends_in_words, headline, reading
 from lossatlas.report.sections.counterparts import maps_section
 from lossatlas.report.sections.passage import passage_section
 from lossatlas.surveys import Comparison
+from lossatlas.text import cut_off
 
 SECTIONS: tuple[Callable[[View], Section], ...] = (passage_section, maps_section)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import plotly.graph_objects as go
 
 from lossatlas.errors import ArgumentError
-from lossatlas.plots.text import with_error
 from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
+from lossatlas.text import with_error
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Picture:
 
     Attributes:
         title: heading.
-        figure: the figure; texts in it must be safe (`lossatlas.plots.text.safe`).
+        figure: the figure; texts in it must be safe (`lossatlas.text.safe`).
         caption: what to see, in a sentence or two.
         alt: what a reader hears who sees no picture.
         wide: whether it takes the full width.

@@ -9,7 +9,6 @@ import jinja2
 from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
-from lossatlas.plots.text import cut_off, plain
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Picture, Section
 from lossatlas.report.readings import headline, reading
@@ -18,6 +17,7 @@ from lossatlas.report.trainings import trainings_page
 from lossatlas.store import Provenance, writing
 from lossatlas.studies.compare.trainings import Trainings
 from lossatlas.surveys import Comparison, Survey
+from lossatlas.text import cut_off, plain
 
 # What could end a script or start a comment, should it stand in a string of the data.
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from lossatlas.plots.text import count, number
 from lossatlas.report.readings_curvature import read_curvature, read_stability
 from lossatlas.report.readings_instruments import read_absent, read_sharpness
 from lossatlas.report.readings_map import (
@@ -23,6 +22,7 @@ from lossatlas.report.readings_topology import (
     read_ridges,
 )
 from lossatlas.surveys import Survey
+from lossatlas.text import count, number
 
 Reader = Callable[[Survey], list[str]]
 READERS: tuple[Reader, ...] = (

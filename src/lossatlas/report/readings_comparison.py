@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.matched import lie_apart
-from lossatlas.plots.text import count, cut_off, number, with_error
 from lossatlas.surveys import Comparison
+from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.topology import MergeTree, merge_tree
 
 _Z95 = 1.96

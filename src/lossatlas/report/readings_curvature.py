@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from lossatlas.curvature import GradientNoise, GroupSpectrum, Spectrum, Stability
-from lossatlas.plots.text import count, cut_off, number, percent, with_error
 from lossatlas.surveys import Survey
+from lossatlas.text import count, cut_off, number, percent, with_error
 
 RULES = {"descent": "gradient descent", "adam": "Adam's scale", "optimizer": "the optimizer"}
 # Below this share of the largest eigenvalue a negative one is no saddle worth a word.

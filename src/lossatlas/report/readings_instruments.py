@@ -3,8 +3,8 @@
 import math
 
 from lossatlas.algebra.estimators import Estimate
-from lossatlas.plots.text import count, number, percent, with_error
 from lossatlas.surveys import Survey, named
+from lossatlas.text import count, number, percent, with_error
 
 
 def _shown(found: Estimate) -> str:

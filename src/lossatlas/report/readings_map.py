@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import known_errors
 from lossatlas.plots.marks import Mark, landmarks
-from lossatlas.plots.text import count, cut_off, number, percent
 from lossatlas.surveys import Survey
+from lossatlas.text import count, cut_off, number, percent
 
 
 def read_centre(survey: Survey) -> list[str]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import known_errors
-from lossatlas.plots.text import count, number
 from lossatlas.surveys import Survey
+from lossatlas.text import count, number
 from lossatlas.topology import merge_tree
 
 

@@ -1,9 +1,9 @@
 """What trainings side by side say, in plain sentences."""
 
-from lossatlas.plots.text import count, with_error
 from lossatlas.studies.compare.statistics import Difference
 from lossatlas.studies.compare.summary import Row
 from lossatlas.studies.compare.trainings import Trainings
+from lossatlas.text import count, with_error
 
 
 def headline(found: Trainings, table: list[Row]) -> str:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.plots.decisions import decisions_figure
-from lossatlas.plots.text import count, cut_off, number, percent, with_error
 from lossatlas.plots.trainings import intervals_figure, traces_figure
 from lossatlas.report.contents import Number, Page, Picture, Section, Table, Tile
 from lossatlas.report.readings_trainings import (
@@ -20,6 +19,7 @@ from lossatlas.report.readings_trainings import (
 )
 from lossatlas.studies.compare.summary import Row, interval, rows
 from lossatlas.studies.compare.trainings import Trainings
+from lossatlas.text import count, cut_off, number, percent, with_error
 
 _MOST_LOGS = 6
 _PAIRS = "Dots are seeds, the mark is their mean with its 95 % interval."

@@ -214,7 +214,9 @@ class TopologyLR(LRScheduler):
         """
         return list(self._last_lr)
 
-    def _decide(self, closure: Closure | None) -> None:
+    def _decide(self, closure: Closure | None, *, apply: bool = True) -> None:
+        # Without `apply` the policy takes the reading in, so that its averages are those of
+        # the optimizer when the warm-up ends.
         helm = self._helm
         helm.extend(len(self._rates.scheduled))
         found = self._instruments.attempt(self.last_epoch, closure, tuple(helm.would))
@@ -225,7 +227,10 @@ class TopologyLR(LRScheduler):
         if self.dry_run:
             # Curvature was met at the plain rates; the rates in question are others.
             found = replace(found, edge=found.edge * helm.would[0])
-        helm.turn(found, self._rates.scheduled)
+        if apply:
+            helm.turn(found, self._rates.scheduled)
+        else:
+            helm.learn(found)
 
     def _write(self) -> None:
         self._helm.extend(len(self._rates.scheduled))
@@ -246,8 +251,7 @@ class TopologyLR(LRScheduler):
         if not opening:
             self._instruments.check_observed()
         self._rates.unscaled()
-        if opening or self.last_epoch >= self.warmup:
-            self._decide(None)
+        self._decide(None, apply=opening or self.last_epoch >= self.warmup)
         self._write()
 
     def state_dict(self) -> dict[str, Any]:

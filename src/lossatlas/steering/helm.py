@@ -74,6 +74,14 @@ class Helm:
             self.scales = list(self.would)
         self._note(reading, factors, decision.reason, scheduled, failed=False)
 
+    def learn(self, reading: Reading) -> None:
+        """Let the policy take a reading in, and leave the scales and the log as they are.
+
+        Args:
+            reading: what was measured.
+        """
+        self.memory, _ = self.policy.decide(self.memory, reading)
+
     def fail(self, step: int, message: str, scheduled: Sequence[float]) -> None:
         """Note that there is no reading; the scales stay.
 

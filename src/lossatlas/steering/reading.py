@@ -37,7 +37,8 @@ class Reading:
         train_count: how many there were.
         momentum: the optimizer's, 0 where it has none.
         normalised: whether the optimizer divides gradients by their size, as Adam does.
-        noise: of each group, the variance of its gradient over its squared mean length.
+        noise: of each group, an estimate of the variance of its gradient and one of the
+            squared length of its mean (which may be negative: average before dividing).
         model: for model-based rates, name -> number (see `MoMoPolicy`).
         size: length of all weights before the first step.
         reach: greatest distance of the weights from their start.
@@ -63,7 +64,7 @@ class Reading:
     train_count: int = 0
     momentum: float = 0.0
     normalised: bool = False
-    noise: tuple[float, ...] = ()
+    noise: tuple[tuple[float, float], ...] = ()
     model: Mapping[str, float] = field(default_factory=dict)
     size: float = NAN
     reach: float = NAN
@@ -77,7 +78,8 @@ class Reading:
             name -> number, list or mapping.
         """
         plain = asdict(self)
-        return plain | {"noise": list(self.noise), "scale": list(self.scale)}
+        pairs = [list(pair) for pair in self.noise]
+        return plain | {"noise": pairs, "scale": list(self.scale)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Reading":
@@ -89,8 +91,8 @@ class Reading:
         Returns:
             An equal reading.
         """
-        tuples = {name: tuple(plain[name]) for name in ("noise", "scale")}
-        return cls(**(dict(plain) | tuples))
+        pairs = tuple((float(a), float(b)) for a, b in plain["noise"])
+        return cls(**(dict(plain) | {"noise": pairs, "scale": tuple(plain["scale"])}))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ class WSD(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def cool_down(self, steps: int) -> None:
-        """Begin the cooldown with the next update.
+        """Begin the cooldown with the next update, from the rate of that update.
+
+        During the warm-up the rate goes down from where it is; it never rises first.
 
         Args:
             steps: its length in updates.
@@ -89,11 +91,18 @@ class WSD(LRScheduler):
         Returns:
             A number in [0, 1].
         """
-        if step < self.warmup:
-            return (step + 1) / self.warmup
         if self.start is None or step < self.start:
-            return 1.0
-        return shape_factor(self.shape, (step - self.start + 1) / self.length, self.end)
+            return self._before_cooldown(step)
+        progress, peak = (
+            (step - self.start + 1) / self.length,
+            self._before_cooldown(self.start),
+        )
+        if peak <= self.end:
+            return peak
+        return peak * shape_factor(self.shape, progress, self.end / peak)
+
+    def _before_cooldown(self, step: int) -> float:
+        return min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the next update.

@@ -139,19 +139,20 @@ def kept_gradients(optimizer: Optimizer) -> list[list[Tensor | None]]:
 
 def gradient_noise(
     optimizer: Optimizer, before: list[list[Tensor | None]]
-) -> tuple[float, ...]:
-    """How noisy the gradient of each group is, from two in a row.
+) -> tuple[tuple[float, float], ...]:
+    """Variance and squared mean of the gradient of each group, from two updates in a row.
 
-    Half the squared difference estimates the variance, the inner product the squared mean;
-    what the weights moved in between counts as noise.
+    Half the squared difference |g - g'|^2 / 2 estimates the variance, the inner product
+    <g, g'> the squared length of the mean; a movement of the weights in between counts as
+    variance. Both are unbiased and noisy, and the second may be negative: average many
+    readings before dividing one by the other.
 
     Args:
         optimizer: with the present gradients.
         before: those of the update before.
 
     Returns:
-        One number a group, variance over squared mean length, at most 1e6; NaN where a
-        gradient is missing.
+        One pair (variance, squared mean) a group; NaN where a gradient is missing.
     """
     found = []
     for group, kept in zip(optimizer.param_groups, before, strict=False):
@@ -161,13 +162,12 @@ def gradient_noise(
             if p.grad is not None and old is not None
         ]
         if not pairs:
-            found.append(math.nan)
+            found.append((math.nan, math.nan))
             continue
         variance = 0.5 * sum(float(_dot(g - old, g - old)) for g, old in pairs)
-        mean = sum(float(_dot(g, old)) for g, old in pairs)
-        found.append(min(variance / mean, 1e6) if mean > 0 else 1e6 if variance else math.nan)
+        found.append((variance, sum(float(_dot(g, old)) for g, old in pairs)))
     missing = len(optimizer.param_groups) - len(found)
-    return (*found, *(math.nan,) * missing)
+    return (*found, *((math.nan, math.nan),) * missing)
 
 
 def layer_groups(model: nn.Module) -> list[Group]:

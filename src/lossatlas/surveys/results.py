@@ -14,9 +14,9 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.objective import Evaluation
-from lossatlas.plots.text import count, cut_off, with_error
 from lossatlas.store import Provenance
 from lossatlas.surveys.finding import Finding
+from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
     MergeTree,

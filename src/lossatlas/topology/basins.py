@@ -1,7 +1,7 @@
 """Basins: every point of a grid or graph, sent down to the minimum below it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -60,7 +60,63 @@ def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
     order = lowest_passes(minima.size, labels[low], labels[high], rank[high])
     low, high = low[order], high[order]
     ends = np.stack([low, high], axis=1)
-    return Basins(labels, minima, labels[low], labels[high], ends, flat[high])
+    found = Basins(labels, minima, labels[low], labels[high], ends, flat[high])
+    return merge_plateaus(found, flat[minima])
+
+
+def merge_plateaus(basins: Basins, births: Floats) -> Basins:
+    """Join basins that touch at the level of the shallower minimum.
+
+    Descent breaks ties by index, so a plateau may hold several points without a lower
+    neighbor; they are one minimum, or none where the plateau drains into a lower basin.
+
+    Args:
+        basins: a reduction whose minima may share plateaus.
+        births: value of each minimum.
+
+    Returns:
+        The reduction with one minimum a plateau, the one of the lowest index.
+    """
+    younger = np.maximum(basins.first, basins.second)
+    ties = np.flatnonzero(basins.heights == births[younger])
+    if ties.size == 0:
+        return basins
+    root = _joined_at_birth(basins, births, ties)
+    kept = np.flatnonzero(root == np.arange(root.size))
+    number = np.searchsorted(kept, root)
+    first, second = number[basins.first], number[basins.second]
+    passes = np.flatnonzero(first != second)
+    return replace(
+        basins,
+        labels=np.where(basins.labels >= 0, number[basins.labels], -1),
+        minima=basins.minima[kept],
+        first=first[passes],
+        second=second[passes],
+        ends=basins.ends[passes],
+        heights=basins.heights[passes],
+        numbers=basins.numbers[passes] if basins.numbers.size else basins.numbers,
+    )
+
+
+def _joined_at_birth(basins: Basins, births: Floats, ties: Ints) -> Ints:
+    # The deepest basin that each one joins without a climb. A basin that touches two deeper
+    # ones at its own level joins the first of them only: the two are parted there.
+    parent, level = list(range(births.size)), births.tolist()
+    columns = (basins.first[ties], basins.second[ties], basins.heights[ties])
+    for *pair, height in zip(*(column.tolist() for column in columns), strict=True):
+        ends = []
+        for node in pair:
+            here = node
+            while parent[here] != here:
+                parent[here] = here = parent[parent[here]]
+            ends.append(here)
+        older, younger = min(ends), max(ends)
+        if older != younger and level[younger] == height:
+            parent[younger] = older
+    root = np.array(parent, dtype=np.int64)
+    while not np.array_equal(root, jumped := root[root]):
+        root = jumped
+    return root
 
 
 def value_order(values: Floats) -> Ints:

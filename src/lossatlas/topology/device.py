@@ -1,12 +1,13 @@
 """Basins on an accelerator: the reduction of `basins.py` in torch, where the field lies."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.topology.basins import Basins, edge_slices
+from lossatlas.topology.basins import Basins, edge_slices, merge_plateaus
 from lossatlas.topology.field import Floats
 
 
@@ -47,9 +48,25 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
     low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)
     ends = torch.stack([low, high], dim=1)
-    first, second, heights = labels[low], labels[high], flat[high]
+    first, second = labels[low], labels[high]
     numbers = (part.cpu().numpy() for part in (labels, minima, first, second, ends))
-    return Basins(*numbers, on_host(heights))  # type: ignore[call-arg]
+    found = Basins(*numbers, on_host(flat[high]))  # type: ignore[call-arg]
+    return _thinned(merge_plateaus(found, on_host(flat[minima])))
+
+
+def _thinned(basins: Basins) -> Basins:
+    # Joined plateaus may share several passes with one neighbor: the first is the lowest.
+    count = basins.minima.size
+    pair = np.minimum(basins.first, basins.second) * count
+    pair += np.maximum(basins.first, basins.second)
+    kept = np.sort(np.unique(pair, return_index=True)[1])
+    return replace(
+        basins,
+        first=basins.first[kept],
+        second=basins.second[kept],
+        ends=basins.ends[kept],
+        heights=basins.heights[kept],
+    )
 
 
 def on_host(values: Tensor) -> Floats:

@@ -8,7 +8,13 @@ from numpy.typing import ArrayLike
 
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.reals import real_array
-from lossatlas.topology.basins import Basins, descend, lowest_passes, value_order
+from lossatlas.topology.basins import (
+    Basins,
+    descend,
+    lowest_passes,
+    merge_plateaus,
+    value_order,
+)
 from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats, Ints
 
@@ -206,4 +212,5 @@ def graph_basins(source: Graph) -> Basins:
     low, high, numbers = low[passes], high[passes], numbers[passes]
     ends = np.stack([low, high], axis=1)
     heights = source.heights[numbers]
-    return Basins(labels, minima, labels[low], labels[high], ends, heights, numbers)
+    found = Basins(labels, minima, labels[low], labels[high], ends, heights, numbers)
+    return merge_plateaus(found, source.values[minima])

@@ -59,7 +59,7 @@ def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
         connectivity: "full" or "axis".
 
     Returns:
-        (bars, 2), bars of length 0 among them, essential bars not.
+        (bars, 2), essential bars left out.
 
     Raises:
         ArgumentError: another degree, or degree 1 of a field that is not a plane.

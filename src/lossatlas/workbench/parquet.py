@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lossatlas.checks import nearest
-from lossatlas.errors import DataError, FileError
+from lossatlas.errors import DataError, FileError, MissingDependencyError
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.files import existing_file, reason
 from lossatlas.workbench.images import decode, normalised
@@ -44,11 +44,17 @@ def load_parquet(
     Raises:
         FileError: missing, cut off, damaged, or not parquet.
         DataError: no such column, no rows, a label or a picture that is missing or damaged.
+        MissingDependencyError: pyarrow is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     source = existing_file(path, "a parquet file")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingDependencyError(
+            f"'{source}' is a parquet file, and pyarrow is not installed; pip install "
+            "'lossatlas[parquet]', or give the data as .npz."
+        ) from None
     try:
         with pq.ParquetFile(source) as table:
             _check_columns(source, table.schema_arrow.names, image, label)

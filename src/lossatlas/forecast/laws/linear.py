@@ -39,6 +39,8 @@ def sum_law(values: Floats, log_sum: Floats, gained: Floats) -> tuple[Floats, Fl
 def sum_limits(problem: Problem, reach: float) -> tuple[Floats, Floats]:
     """Wide limits for L0, A, alpha and a gain of at most 100 times the loss.
 
+    The floor may lie above the lowest loss, for with noise the lowest loss lies below it.
+
     Args:
         problem: the data; the first feature is log S1.
         reach: the largest |x| in the data.
@@ -51,7 +53,7 @@ def sum_limits(problem: Problem, reach: float) -> tuple[Floats, Floats]:
     unit = low / reach if reach > 0 else low
     return (
         np.array([1e-4 * low, 1e-8 * low, 0.01, 1e-6 * unit]),
-        np.array([low, 1e6 * top * max(sums, 1.0) ** 2, 5.0, 100 * unit]),
+        np.array([top, 1e6 * top * max(sums, 1.0) ** 2, 5.0, 100 * unit]),
     )
 
 

@@ -119,7 +119,7 @@ class MultiPowerLaw(ScheduleLaw):
         return (
             np.array([1e-4 * low, 1e-8 * low, 0.01, 1e-6 * low / peak, 1e-6, 1e-3, 1e-3]),
             np.array(
-                [low, 1e6 * top * max(sums, 1.0) ** 2, 5.0, 1e4 * top / peak, 1e8, 50.0, 3.0]
+                [top, 1e6 * top * max(sums, 1.0) ** 2, 5.0, 1e4 * top / peak, 1e8, 50.0, 3.0]
             ),
         )
 

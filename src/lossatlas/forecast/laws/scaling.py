@@ -92,7 +92,7 @@ class ChinchillaLaw(Law):
         return np.array(rows)
 
     def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """Exponents between 0.01 and 3, a floor below the lowest loss.
+        """Exponents between 0.01 and 3, a floor below the highest loss.
 
         Args:
             problem: the data.
@@ -102,7 +102,7 @@ class ChinchillaLaw(Law):
         """
         low, top = problem.loss.min(), problem.loss.max()
         reach = np.concatenate(problem.features).max(axis=0)
-        least, most = [1e-4 * low], [low]
+        least, most = [1e-4 * low], [top]
         for far in reach:
             least += [1e-8 * low, 0.01]
             most += [1e3 * top * np.exp(3 * max(far, 0.0)), 3.0]
@@ -178,7 +178,7 @@ class KaplanLaw(Law):
             yield np.array([floor, a ** (1 / alpha), alpha, b ** (1 / beta), beta])
 
     def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """Exponents between 0.01 and 3, a floor below the lowest loss.
+        """Exponents between 0.01 and 3, a floor below the highest loss.
 
         Args:
             problem: the data.
@@ -186,10 +186,10 @@ class KaplanLaw(Law):
         Returns:
             Lowest and highest values.
         """
-        low = problem.loss.min()
+        low, top = problem.loss.min(), problem.loss.max()
         x = np.concatenate(problem.features)
         near, far = np.exp(x.min(axis=0) - 30), np.exp(x.max(axis=0) + 60)
         return (
             np.array([1e-4 * low, near[0], 0.01, near[1], 0.01]),
-            np.array([low, far[0], 3.0, far[1], 3.0]),
+            np.array([top, far[0], 3.0, far[1], 3.0]),
         )

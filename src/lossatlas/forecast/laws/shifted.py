@@ -84,7 +84,7 @@ class ShiftedPowerLaw(Law):
         return np.array(rows)
 
     def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """Floors below the lowest losses.
+        """E0 below the lowest source, which is taken as exact; E1 below the highest loss.
 
         Args:
             problem: the data.
@@ -95,7 +95,7 @@ class ShiftedPowerLaw(Law):
         x, y = np.concatenate(problem.features), problem.loss
         return (
             np.array([1e-6 * y.min(), 0.02, 1e-4 * x.min(), 1e-4 * y.min()]),
-            np.array([1e6 * y.max(), 20.0, (1 - 1e-6) * x.min(), y.min()]),
+            np.array([1e6 * y.max(), 20.0, (1 - 1e-6) * x.min(), y.max()]),
         )
 
 

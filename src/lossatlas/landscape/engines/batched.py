@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Batch
+from lossatlas.objective import Batch, Measured
 
 # What points side by side may occupy, so that they stay in the processor's cache.
 _BLOCK_BYTES = 8 << 20
@@ -75,8 +75,8 @@ class BatchedEngine:
                     task.add(moments, measured, batch, block)
         return columns(moments)
 
-    def _at(self, batch: Batch) -> Callable[..., tuple[Tensor, ...]]:
-        def one(weights: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _at(self, batch: Batch) -> Callable[..., tuple[Measured, ...]]:
+        def one(weights: Tensor, params: dict[str, Tensor]) -> tuple[Measured, ...]:
             with ExitStack() as stack:
                 for layer in self._first:
                     stack.enter_context(layer.at(weights))

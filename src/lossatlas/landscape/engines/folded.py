@@ -1,6 +1,6 @@
 """Convolutional networks: BatchNorm folded, channels last, pieces that fit the cache."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from lossatlas.guard import patched
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.folding import Fold, FoldedPlane, find_folds, monomials
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Batch
+from lossatlas.objective import Batch, Measured, Weighted
 from lossatlas.objective.batches import batch_size, map_tensors, split, tensors
 
 # One activation of a piece shall stay in the second-level cache.
@@ -62,7 +62,7 @@ class FoldedEngine:
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run() -> None:
-            here, rows = None, dict[int, tuple[int, list[list[Tensor]]]]()
+            here, rows = None, dict[int, tuple[float, list[list[Measured]]]]()
             for number, index, pieces in self._walk(len(coordinates)):
                 if index != here:
                     self._buffer.move_to(monomials(coordinates[index], self._degree))
@@ -71,7 +71,7 @@ class FoldedEngine:
                 measured.append(pieces.measure(task))
             # Sums of all points at once cost what those of one do.
             for size, measured in rows.values():
-                whole = [torch.stack(values) for values in zip(*measured, strict=True)]
+                whole = [_joined(torch.stack, values) for values in zip(*measured, strict=True)]
                 moments.add_batch(whole, size, slice(0, len(coordinates)))
 
         with torch.no_grad(), task.objective.session(), patched(*self._patches):
@@ -101,7 +101,7 @@ class FoldedEngine:
         pieces = split(batch, self._piece)
         if self._wide:
             pieces = [map_tensors(_to_channels_last, piece) for piece in pieces]
-        return _Pieces(pieces, [batch_size(piece) for piece in pieces])
+        return _Pieces(pieces, [self.task.objective.size_of(piece) for piece in pieces])
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,24 @@ class _Pieces:
     """One batch, cut."""
 
     pieces: list[Batch]
-    sizes: list[int]
+    sizes: list[float]
 
-    def measure(self, task: Task) -> list[Tensor]:
+    def measure(self, task: Task) -> list[Measured]:
         # Put together again: sums are taken once a batch, not once a piece.
         measured = [task.measure(piece) for piece in self.pieces]
         return [self._whole(values) for values in zip(*measured, strict=True)]
 
-    def _whole(self, values: tuple[Tensor, ...]) -> Tensor:
-        if values[0].ndim:
-            return torch.cat(values)
+    def _whole(self, values: tuple[Measured, ...]) -> Measured:
+        if isinstance(values[0], Weighted) or values[0].ndim:
+            return _joined(torch.cat, values)
         sizes = torch.tensor(self.sizes, dtype=torch.float64, device=values[0].device)
-        return torch.stack(values).double() @ sizes / sum(self.sizes)
+        return torch.stack(cast(tuple[Tensor, ...], values)).double() @ sizes / sum(self.sizes)
+
+
+def _joined(join: Callable[..., Tensor], values: Sequence[Measured]) -> Measured:
+    if isinstance(values[0], Weighted):
+        return Weighted(*map(join, zip(*values, strict=True)))
+    return join(values)
 
 
 def _patches(

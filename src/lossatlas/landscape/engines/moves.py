@@ -54,7 +54,7 @@ def _depends(task: Task, batch: Batch, leaves: Params) -> bool:
         lambda _model, _inputs, output: outputs.extend(tensors(output))
     )
     try:
-        loss = task.objective.measure(batch)
+        loss = task.objective.total(batch).sum
     finally:
         handle.remove()
     if not outputs and not loss.requires_grad:

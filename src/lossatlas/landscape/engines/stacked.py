@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Supervised
+from lossatlas.objective import Supervised, Weighted
 from lossatlas.objective.batches import batch_size, cut
 
 # Activations of points side by side that stay in a processor's cache.
@@ -36,6 +36,7 @@ class StackedEngine:
     def __init__(self, task: Task) -> None:
         self.task = task
         objective, plane = task.objective, task.plane
+        self._weighted = objective.weighted
         batch = objective.first_batch()
         few = cut(batch, 0, _FEW)
         with torch.no_grad(), objective.session():
@@ -82,29 +83,34 @@ class StackedEngine:
 
         def run() -> None:
             for batch in task.objective.each_batch():
-                losses = [
-                    self._losses(batch, here) for here in torch.split(weights, self.block)
-                ]
-                moments.add_batch([torch.cat(losses)], batch_size(batch), slice(0, count))
+                parts = [self._losses(batch, here) for here in torch.split(weights, self.block)]
+                losses = torch.cat([part.sums for part in parts])
+                whole = Weighted(losses, parts[0].weights[:1]) if self._weighted else losses
+                task.add(moments, [whole], batch, slice(0, count))
 
         with torch.no_grad(), task.objective.session(), patched(*self._patches):
             task.objective.swapped({}, run)
         return columns(moments)
 
-    def _losses(self, batch: tuple[Tensor, Tensor], here: Tensor) -> Tensor:
+    def _losses(self, batch: tuple[Tensor, Tensor], here: Tensor) -> Weighted:
         self._here = here
         for stack in self._stacks:
             stack.move_to(here)
         outputs = self.task.objective.model(batch[0])
         loss, targets = cast(Supervised, self.task.objective.loss), batch[1]
         every = self._targets(targets, len(here))
+        if self._weighted:
+            pairs = loss.weighted(outputs.flatten(0, 1), every)
+            if pairs is None:
+                raise RuntimeError("the criterion gives only means")
+            return Weighted(*(part.view(len(here), -1) for part in pairs))
         if _classes_in_front(loss.criterion, outputs, targets):
             losses = loss.elements(outputs.mT, every.view(len(here), -1))
         else:
             losses = loss.unreduced(outputs.flatten(0, 1), every)
         if losses is None:
             raise RuntimeError("the criterion gives only means")
-        return losses.view(len(here), -1)
+        return Weighted(losses.view(len(here), -1), losses)
 
     def _targets(self, targets: Tensor, points: int) -> Tensor:
         known = self._repeated

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.landscape.plane import Plane
-from lossatlas.objective import Batch, Moments, Objective
-from lossatlas.objective.batches import batch_size
+from lossatlas.objective import Batch, Measured, Moments, Objective
 
 Array = NDArray[np.float64]
-Metric = Callable[[nn.Module, Batch], Tensor]
+Metric = Callable[[nn.Module, Batch], Measured]
 
 
 class Engine(Protocol):
@@ -79,14 +78,14 @@ class Task:
     def _corners(self) -> list[dict[str, Tensor]]:
         return [dict(corner.items()) for corner in (self.plane.origin, *self.plane.directions)]
 
-    def measure(self, batch: Batch) -> list[Tensor]:
+    def measure(self, batch: Batch) -> list[Measured]:
         """All quantities of one batch at the weights swapped in, from one forward pass.
 
         Args:
             batch: on the model's device.
 
         Returns:
-            One tensor a quantity, shape (batch,) or ().
+            One tensor a quantity, shape (batch,) or (), or pairs of shape (batch,).
         """
         return self.objective.measure_all(batch, self.metrics)
 
@@ -102,7 +101,7 @@ class Task:
         return Moments(points, len(self.quantities))
 
     def add(
-        self, moments: Moments, measured: Sequence[Tensor], batch: Batch, points: slice | int
+        self, moments: Moments, measured: Sequence[Measured], batch: Batch, points: slice | int
     ) -> None:
         """Take what `measure` gave into the sums.
 
@@ -112,7 +111,7 @@ class Task:
             batch: what was measured.
             points: which points, or which one.
         """
-        moments.add_batch(measured, batch_size(batch), points)
+        moments.add_batch(measured, partial(self.objective.size_of, batch), points)
 
 
 def columns(moments: Moments) -> Array:

@@ -1,8 +1,8 @@
 """What was asked for and could not be measured, each with the reason."""
 
-from lossatlas.plots.text import cut_off
 from lossatlas.report.contents import Section, Table
 from lossatlas.surveys import Survey, named
+from lossatlas.text import cut_off
 
 
 def absent_section(survey: Survey) -> Section | None:

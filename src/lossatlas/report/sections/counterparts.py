@@ -4,7 +4,6 @@ import math
 
 from lossatlas.plots.interactive_pairs import diagrams_figure, fate_figure, fate_name
 from lossatlas.plots.matched import Fate, fates, shared_scale
-from lossatlas.plots.text import count, number, with_error
 from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
 from lossatlas.report.readings_comparison import (
     View,
@@ -16,6 +15,7 @@ from lossatlas.report.readings_comparison import (
 from lossatlas.report.readings_map import lowest_index
 from lossatlas.report.sections.numbers import COUNT, MAP_COUNT, mapped
 from lossatlas.report.sections.terrain import DIFFERENCE
+from lossatlas.text import count, number, with_error
 
 _REFERENCES = (
     Reference(

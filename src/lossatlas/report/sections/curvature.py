@@ -2,11 +2,11 @@
 
 from lossatlas.curvature import Spectrum
 from lossatlas.plots.spectra import spectrum_figure
-from lossatlas.plots.text import count, number
 from lossatlas.report.contents import Picture, Reference, Section, Tile
 from lossatlas.report.readings_curvature import read_criteria, read_curvature
 from lossatlas.report.sections.findings import numbers, table
 from lossatlas.surveys import Survey
+from lossatlas.text import count, number
 
 _REFERENCES = (
     Reference(

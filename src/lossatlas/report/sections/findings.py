@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from lossatlas.plots.text import cut_off
 from lossatlas.report.contents import Number, Table
 from lossatlas.surveys import Quantity, Survey, named
+from lossatlas.text import cut_off
 
 _HEAD = ("measure", "value", "error", "meaning")
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.objective import Evaluation
-from lossatlas.plots.text import cut_off, number
 from lossatlas.report.contents import Number
+from lossatlas.text import cut_off, number
 
 COUNT = "a count, exact"
 MAP_COUNT = "exact for this map, which has errors of its own"

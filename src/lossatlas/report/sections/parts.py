@@ -2,11 +2,11 @@
 
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.plots.parts import MOST_PARTS, groups_figure
-from lossatlas.plots.text import number, with_error
 from lossatlas.report.contents import Picture, Reference, Section, Table
 from lossatlas.report.readings_curvature import read_parts
 from lossatlas.report.sections.findings import numbers
 from lossatlas.surveys import Survey
+from lossatlas.text import number, with_error
 
 _REFERENCE = Reference(
     "spectra of classes, and how near to a saddle they are",

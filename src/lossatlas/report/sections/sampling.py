@@ -3,11 +3,11 @@
 import numpy as np
 
 from lossatlas.plots.grids import known_errors
-from lossatlas.plots.text import number, percent
 from lossatlas.report.contents import Number, Section, Tile
 from lossatlas.report.readings_map import read_errors, read_interpolation
 from lossatlas.report.sections.numbers import COUNT
 from lossatlas.surveys import Survey
+from lossatlas.text import number, percent
 
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 _CLOCK = "a clock, read once"

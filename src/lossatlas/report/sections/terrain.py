@@ -10,7 +10,6 @@ from lossatlas.plots.interactive import contour_figure, stderr_figure, surface_f
 from lossatlas.plots.interactive_others import box_figure, line_figure
 from lossatlas.plots.marks import landmarks, marked_minima
 from lossatlas.plots.scale import scale_of
-from lossatlas.plots.text import cut_off, number, surely, with_error
 from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
 from lossatlas.report.readings_map import (
     lowest_index,
@@ -22,6 +21,7 @@ from lossatlas.report.readings_map import (
 )
 from lossatlas.report.sections.numbers import GEOMETRY, mapped, measured
 from lossatlas.surveys import Survey
+from lossatlas.text import cut_off, number, surely, with_error
 
 DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
 _MOST_METRICS = 4

@@ -11,7 +11,6 @@ from lossatlas.plots.interactive_diagrams import (
 )
 from lossatlas.plots.marks import marked_minima
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.plots.text import count, number, with_error
 from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
 from lossatlas.report.readings_topology import (
     count_basins,
@@ -21,6 +20,7 @@ from lossatlas.report.readings_topology import (
 )
 from lossatlas.report.sections.numbers import MAP_COUNT
 from lossatlas.surveys import Survey
+from lossatlas.text import count, number, with_error
 
 _MOST_PASSES = 12
 _REFERENCES = (

@@ -1,25 +1,82 @@
 """Spectral regularisation: keeps the largest singular value of every layer near its start."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ModelError
+from lossatlas.guard import preserved_modes
 from lossatlas.rng import generator
 from lossatlas.steering.penalties.terms import check_weight
 
-MATRICES = ("matrix", "fused")
+_CONVS = nn.modules.conv._ConvNd
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
+_RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A tensor of a layer: its name, what it is ("matrix", "bias", "gain", "" for other)."""
+
+    name: str
+    module: nn.Module
+    attribute: str
+    role: str
+
+    def read(self) -> Tensor:
+        """The tensor that the layer computes with, with its graph."""
+        for hook in self.module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm) and hook.name == self.attribute:
+                computed: Tensor = hook.compute_weight(self.module)
+                return computed
+        if not parametrize.is_parametrized(self.module, self.attribute):
+            plain: Tensor = getattr(self.module, self.attribute)
+            return plain
+        # In train mode some parametrizations write buffers of their own whenever they are read.
+        with preserved_modes(self.module):
+            self.module.eval()
+            effective: Tensor = getattr(self.module, self.attribute)
+            return effective
+
+    def matrices(self) -> Tensor:
+        """The weight as matrices, shape (blocks, rows, columns)."""
+        weight, module = self.read(), self.module
+        if isinstance(module, _TRANSPOSED):
+            # (in, out / groups, kernel) -> (groups, out / groups, in / groups * kernel)
+            inputs, outputs = weight.shape[:2]
+            each = weight.reshape(module.groups, inputs // module.groups, outputs, -1)
+            return each.transpose(1, 2).flatten(2)
+        blocks = _blocks(module, self.attribute)
+        return weight.reshape(blocks, len(weight) // blocks, -1)
+
+
+def _blocks(module: nn.Module, attribute: str) -> int:
+    if attribute == "in_proj_weight":
+        return 3
+    if isinstance(module, _RECURRENT) and not attribute.startswith("weight_hr"):
+        # Gates are stacked along the rows, each as tall as the hidden state.
+        hidden = module.hidden_size
+        return int(getattr(module, attribute).shape[0]) // int(hidden)
+    return int(module.groups) if isinstance(module, _CONVS) else 1
 
 
 class SpectralRegulariser(nn.Module):
     """The sum over layers of (sigma^k - target^k)^2 + |bias|^(2k), times `lam`.
 
     The largest singular value comes from power iteration that goes on from step to step; its
-    vectors are buffers, so a resumed run goes on with the same bits. Weights of convolutions
-    are seen as (out, in * kernel); fused query-key-value weights of attention as three
-    matrices. Embeddings are left out. Gains of norm layers are drawn to 1, their biases to 0.
+    vectors are buffers, so a resumed run goes on with the same bits. Convolutions, transposed
+    ones too, are matrices (out, in * kernel), one a group; fused query-key-value weights of
+    attention are three matrices, the gates of an LSTM four, of a GRU three. Of a parametrized
+    weight (`weight_norm`, say) the effective weight counts. Gains of norm layers are drawn to
+    1, their biases to 0. Embeddings, weights tied to them and parameters of other kinds of
+    layers are left out.
 
     Args:
         model: its weights are found by the kind of layer; kept by reference.
@@ -29,6 +86,9 @@ class SpectralRegulariser(nn.Module):
         iterations: power iterations a call. Default 1.
         exclude: names of parameters that are left out.
         seed: of the start vectors.
+
+    Attributes:
+        left_out: names of trainable parameters that the penalty does not reach.
 
     Raises:
         ArgumentError: numbers out of range.
@@ -54,22 +114,24 @@ class SpectralRegulariser(nn.Module):
         check_at_least("iterations", iterations, 1)
         self.lam, self.power = check_weight("lam", lam), float(power)
         self.target, self.iterations = float(target), iterations
-        left_out = set(exclude)
-        named = [(n, p, m) for n, p, m in _weights(model) if n not in left_out]
+        every = list(_weights(model))
+        excluded = set(exclude)
+        named = [weight for weight in every if weight.name not in excluded and weight.role]
         if not named:
             raise ModelError(
                 f"{type(model).__name__} has no layers to regularise (linear, convolution, "
-                "attention or norm layers that are not excluded)."
+                "recurrent, attention or norm layers that are not excluded)."
             )
-        # A plain tuple keeps the model's parameters out of this module's own.
-        self._gains = [p for _, p, m in named if m == "gain"]
-        self._matrices = [(n, p, m) for n, p, m in named if p.ndim > 1 and m in MATRICES]
-        self._biases = [p for _, p, m in named if m == "bias" or (p.ndim == 1 and m != "gain")]
-        for index, (name, weight, kind) in enumerate(self._matrices):
-            blocks, rows, columns = _blocks(weight, kind).shape
-            for side, length in (("left", rows), ("right", columns)):
-                drawn = generator(seed, "spectral", name, side)
-                start = torch.randn(blocks, length, 1, generator=drawn).to(weight.device)
+        self.left_out = tuple(w.name for w in every if not w.role or w.name in excluded)
+        # Plain lists keep the model's parameters out of this module's own.
+        self._gains = [w for w in named if w.role == "gain"]
+        self._matrices = [w for w in named if w.role == "matrix"]
+        self._biases = [w for w in named if w.role == "bias"]
+        for index, weight in enumerate(self._matrices):
+            matrix = weight.matrices()
+            for side, length in (("left", matrix.shape[1]), ("right", matrix.shape[2])):
+                drawn = generator(seed, "spectral", weight.name, side)
+                start = torch.randn(len(matrix), length, 1, generator=drawn).to(matrix.device)
                 self.register_buffer(f"{side}_{index}", start / start.norm(dim=1, keepdim=True))
 
     def forward(self) -> Tensor:
@@ -81,9 +143,9 @@ class SpectralRegulariser(nn.Module):
         sigmas = self.singular_values()
         total: Tensor = ((sigmas**self.power - self.target**self.power) ** 2).sum()
         for bias in self._biases:
-            total = total + _length(bias) ** self.power
+            total = total + _squared_length(bias.read()) ** self.power
         for gain in self._gains:
-            total = total + (gain.to(total) - 1).square().sum()
+            total = total + (gain.read().to(total) - 1).square().sum()
         return self.lam * total
 
     def singular_values(self) -> Tensor:
@@ -93,8 +155,8 @@ class SpectralRegulariser(nn.Module):
             Shape (matrices,), with gradient u v^T; from below, nearer with every call.
         """
         found = [torch.zeros(0, device=self._device())]
-        for index, (_, weight, kind) in enumerate(self._matrices):
-            matrix = _blocks(weight, kind)
+        for index, weight in enumerate(self._matrices):
+            matrix = weight.matrices()
             matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
             left, right = self._iterate(index, matrix.detach())
             found.append((left.mT @ matrix @ right).flatten())
@@ -110,8 +172,7 @@ class SpectralRegulariser(nn.Module):
         return left.to(matrix, copy=True), right.to(matrix, copy=True)
 
     def _device(self) -> torch.device:
-        every = [p for _, p, _ in self._matrices] + self._biases + self._gains
-        return every[0].device
+        return (self._matrices + self._biases + self._gains)[0].read().device
 
 
 def _turned(image: Tensor, before: Tensor) -> Tensor:
@@ -120,34 +181,52 @@ def _turned(image: Tensor, before: Tensor) -> Tensor:
     return torch.where(length > 0, image / length, before.to(image))
 
 
-def _length(bias: Tensor) -> Tensor:
+def _squared_length(bias: Tensor) -> Tensor:
     wide = bias if bias.dtype == torch.float64 else bias.float()
     return wide.square().sum()
 
 
-def _weights(model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
-    found: dict[int, tuple[str, nn.Parameter, str]] = {}
+def _weights(model: nn.Module) -> Iterator[_Weight]:
+    # Every trainable weight once, by its first place; an embedding's wherever it is used.
+    found: dict[tuple[int, ...], _Weight] = {}
     for prefix, module in model.named_modules():
-        kind = _kind(module)
-        for name, p in module.named_parameters(recurse=False):
-            role = "fused" if name == "in_proj_weight" else kind
-            if kind == "gain" and "bias" in name:
-                role = "bias"
-            if role and p.requires_grad:
-                # A tied weight counts once.
-                found.setdefault(id(p), (f"{prefix}.{name}" if prefix else name, p, role))
-    return list(found.values())
+        if ".parametrizations." in f".{prefix}.":
+            continue
+        for attribute, sources in _tensors(module):
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            key = tuple(map(id, sources))
+            weight = _Weight(name, module, attribute, _role(module, attribute))
+            if key not in found or isinstance(module, _EMBEDDINGS):
+                found[key] = weight
+    yield from found.values()
 
 
-def _kind(module: nn.Module) -> str:
-    layers = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
-    if isinstance(module, layers):
-        return "matrix"
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    return "gain" if isinstance(module, norms) else ""
+def _tensors(module: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    # What a layer computes with, and the trainable parameters that it comes from.
+    if parametrize.is_parametrized(module):
+        for attribute, parts in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            yield from _trainable(attribute, parts.parameters())
+    own = dict(module.named_parameters(recurse=False))
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            parts = [own.pop(f"{hook.name}_{end}") for end in ("g", "v")]
+            yield from _trainable(hook.name, parts)
+    for attribute, parameter in own.items():
+        yield from _trainable(attribute, [parameter])
 
 
-def _blocks(weight: Tensor, kind: str) -> Tensor:
-    # (blocks, rows, columns): one matrix a layer, three for fused attention weights.
-    flat = weight.flatten(1)
-    return flat.view(3, -1, flat.shape[1]) if kind == "fused" else flat[None]
+def _trainable(
+    attribute: str, parts: Iterable[nn.Parameter]
+) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    trainable = [part for part in parts if part.requires_grad]
+    if trainable:
+        yield attribute, trainable
+
+
+def _role(module: nn.Module, attribute: str) -> str:
+    if isinstance(module, _NORMS):
+        return "bias" if "bias" in attribute else "gain"
+    layers = (nn.Linear, _CONVS, nn.MultiheadAttention, *_RECURRENT)
+    if not isinstance(module, layers):
+        return ""
+    return "bias" if "bias" in attribute else "matrix"

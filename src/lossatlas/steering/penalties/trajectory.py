@@ -58,7 +58,7 @@ class SAFLoss(nn.Module):
 
     history: Tensor
     epoch: Tensor
-    seen: Tensor
+    written: Tensor
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SAFLoss(nn.Module):
         self.lam, self.temperature = check_weight("lam", lam), temperature
         self.lag, self.start = lag, start
         self.register_buffer("history", torch.zeros(lag, examples, classes))
-        self.register_buffer("seen", torch.zeros(lag, examples, dtype=torch.bool))
+        self.register_buffer("written", torch.full((lag, examples), -1, dtype=torch.int64))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Tensor, indices: Tensor) -> Tensor:
@@ -95,12 +95,15 @@ class SAFLoss(nn.Module):
             ArgumentError: shapes or indices that do not fit.
         """
         self._check(logits, indices)
-        slot = int(self.epoch) % self.lag
-        past, known = self.history[slot, indices], self.seen[slot, indices]
-        # What was remembered here was written `lag` epochs ago.
+        epoch = int(self.epoch)
+        slot = epoch % self.lag
+        # An example that was not seen `lag` epochs ago has an older entry here, or one of this
+        # very epoch where it comes twice; neither is its teacher.
+        past = self.history[slot, indices]
+        known = self.written[slot, indices] == epoch - self.lag
         self.history[slot, indices] = logits.detach().to(self.history)
-        self.seen[slot, indices] = True
-        if int(self.epoch) < self.start or not bool(known.any()):
+        self.written[slot, indices] = epoch
+        if epoch < self.start or not bool(known.any()):
             return logits.sum() * 0.0
         penalty = trajectory_penalty(logits[known], past[known], self.temperature)
         return self.lam * penalty * known.float().mean()

@@ -1,6 +1,7 @@
 """Noise: slower where the gradient of a group is noisier than that of the others."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossatlas.checks import check_positive
@@ -8,17 +9,23 @@ from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share
 from lossatlas.steering.reading import Decision, Reading, State
 
+# Above this ratio of variance to squared mean the ratio itself is not resolved.
+_MAX_NOISE = 1e6
+_UNKNOWN = (math.nan, math.nan)
+
 
 @dataclass(frozen=True)
 class NoisePolicy:
     """Rates of groups (layers, see `layer_groups`) by the noise of their gradients.
 
     The least noisy group keeps its rate; the others get sqrt(a / max a) of theirs, with
-    a = alpha / sqrt(alpha^2 + noise).
+    a = alpha / sqrt(alpha^2 + noise) and noise = E[variance] / E[squared mean]. The two
+    estimates are averaged over readings before they are divided: one inner product below zero,
+    which is common in small batches, then fades like every other reading.
 
     Attributes:
         alpha: noise (variance over squared mean) at which it begins to count. Default 1.
-        smoothing: share of the old noise in its average. Default 0.9.
+        smoothing: weight of the past in both averages. Default 0.9.
         every: steps between readings; each takes the gradients of two updates in a row.
             Default 10.
 
@@ -48,7 +55,7 @@ class NoisePolicy:
         """The memory before the first reading.
 
         Returns:
-            No noise known.
+            No averages known.
         """
         return {"noise": []}
 
@@ -56,26 +63,35 @@ class NoisePolicy:
         """One scale a group.
 
         Args:
-            state: average noise of each group.
-            reading: noise counts; groups whose noise is not known keep their average.
+            state: averages of (variance, squared mean) of each group.
+            reading: its `noise` counts; groups without a reading keep their averages.
 
         Returns:
             (state, decision).
         """
-        before = list(state["noise"])
-        before += [math.nan] * (len(reading.noise) - len(before))
-        after = [self._mixed(old, new) for old, new in zip(before, reading.noise, strict=True)]
-        shares = [
-            self.alpha / math.sqrt(self.alpha**2 + h) if math.isfinite(h) else 1.0
-            for h in after
-        ]
-        if not shares:
-            return {"noise": after}, Decision(1.0, "no noise read", absolute=True)
-        most = max(shares)
-        scales = tuple(math.sqrt(a / most) for a in shares)
-        return {"noise": after}, Decision(scales, "noise of groups", absolute=True)
+        before = [tuple(pair) for pair in state["noise"]]
+        before += [_UNKNOWN] * (len(reading.noise) - len(before))
+        after = [self._averaged(o, n) for o, n in zip(before, reading.noise, strict=True)]
+        if not after:
+            return {"noise": []}, Decision(1.0, "no noise read", absolute=True)
+        shares = [self._share(*pair) for pair in after]
+        largest = max(shares)
+        scales = tuple(math.sqrt(share / largest) for share in shares)
+        memory = {"noise": [list(pair) for pair in after]}
+        return memory, Decision(scales, "noise of groups", absolute=True)
 
-    def _mixed(self, old: float, new: float) -> float:
-        if not math.isfinite(new):
-            return old
-        return self.smoothing * old + (1 - self.smoothing) * new if math.isfinite(old) else new
+    def _averaged(self, old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+        if not all(map(math.isfinite, new)):
+            return old[0], old[1]
+        if not all(map(math.isfinite, old)):
+            return new[0], new[1]
+        keep = self.smoothing
+        return keep * old[0] + (1 - keep) * new[0], keep * old[1] + (1 - keep) * new[1]
+
+    def _share(self, variance: float, squared_mean: float) -> float:
+        # A group whose noise is not known, or that has no gradient at all, keeps its rate.
+        if not math.isfinite(variance) or variance == squared_mean == 0:
+            return 1.0
+        limit = variance / _MAX_NOISE
+        noise = variance / squared_mean if squared_mean > limit else _MAX_NOISE
+        return self.alpha / math.sqrt(self.alpha**2 + noise)

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
-from lossatlas.studies.inits import scores
+from lossatlas.studies.inits.calibration import Calibration, trust
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.label import label
 from lossatlas.studies.inits.ranking import Ranking
@@ -24,8 +23,8 @@ from lossatlas.studies.inits.subject import Subject, load_subject
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[str], object]
-# Candidates below which nothing can be said, those trained to the end as a check, simulations.
-FEWEST, CHECKED, RESAMPLES = 8, 8, 2000
+# Candidates below which nothing can be said, and those trained to the end as a check.
+FEWEST, CHECKED = 8, 8
 ORDERS = 2
 
 
@@ -142,56 +141,16 @@ class _Run:
 
 
 def _calibrated(short: Array, ranks: Ints, truth: Array, seed: int) -> dict[str, Any]:
-    # A line from short to long losses on the checked candidates, their residuals as noise.
-    finite = np.isfinite(truth)
-    x, y, source = short[ranks][finite], truth[finite], scores.random_source("rank", seed)
-    if len(x) < 4:
-        raise DataError(
-            f"only {len(x)} of the candidates trained to the end stayed finite, 4 are needed; "
-            "train with a smaller rate (--set label.lr=...)."
-        )
-    known = np.isfinite(short)
-    simulated = np.full((RESAMPLES, len(short)), np.nan)
-    agreements = np.zeros(RESAMPLES)
-    for k in range(RESAMPLES):
-        rows = source.integers(len(x), size=len(x))
-        slope, offset = _line(x[rows], y[rows])
-        rest = y - (offset + slope * x)
-        # Two parameters were fitted: residuals are too small by this factor.
-        spread = np.sqrt(len(x) / (len(x) - 2))
-        simulated[k, known] = offset + slope * short[known]
-        simulated[k, known] += spread * rest[source.integers(len(x), size=int(known.sum()))]
-        blocks = np.zeros(len(x), dtype=np.int64)
-        agreements[k] = scores.spearman(y[rows], x[rows][None], blocks)[0]
-    best = np.nanmin(simulated, axis=1)
-    regret = simulated[:, 0] - best
+    finite, known = np.isfinite(truth), np.isfinite(short)
+    line = Calibration.fit(short[ranks][finite], truth[finite])
+    expected, lower, upper = line.predict(short)
+    measured = np.full(len(short), np.nan)
+    # A candidate that diverged in the long training is worse than every other.
+    measured[ranks] = np.where(finite, truth, np.inf)
+    simulated = line.simulate(short[known], measured[known], seed)
     return {
-        "expected": _means(simulated, known),
-        "lower": _bound(simulated, known, 0.025),
-        "upper": _bound(simulated, known, 0.975),
-        "agreement": (
-            float(stats.spearmanr(x, y).statistic) if np.ptp(x) > 0 < np.ptp(y) else 0.0,
-            *scores.interval(agreements),
-        ),
-        "regret": (float(regret.mean()), *scores.interval(regret)),
-        "chance": float((np.nanmean(simulated, axis=1) - best).mean()),
+        "expected": expected,
+        "lower": lower,
+        "upper": upper,
+        **vars(trust(short[known], simulated)),
     }
-
-
-def _line(x: Array, y: Array) -> tuple[float, float]:
-    centred = x - x.mean()
-    square = float(centred @ centred)
-    slope = float(centred @ (y - y.mean())) / square if square > 0 else 0.0
-    return slope, float(y.mean()) - slope * float(x.mean())
-
-
-def _means(simulated: Array, known: NDArray[np.bool_]) -> Array:
-    found = np.full(len(known), np.nan)
-    found[known] = simulated[:, known].mean(0)
-    return found
-
-
-def _bound(simulated: Array, known: NDArray[np.bool_], level: float) -> Array:
-    found = np.full(len(known), np.nan)
-    found[known] = np.quantile(simulated[:, known], level, axis=0)
-    return found

@@ -22,14 +22,15 @@ class Ranking:
             diverged, which puts a candidate last.
         noise: standard error of `short` over the data orders.
         expected: loss expected after the long training.
-        lower: lower end of its 95 % interval.
+        lower: lower end of its 95 % prediction interval (one training in one data order).
         upper: upper end.
         epochs: of the short and of the long training.
         checked: ranks of the candidates that were trained to the end.
         truth: their losses, shape (checked,).
-        agreement: Spearman of short and long losses among them with its 95 % interval.
-        regret: expected loss above that of the best candidate when the first is taken, with
-            its 95 % interval.
+        agreement: Spearman of short and long losses over all candidates: median and 95 %
+            interval over the long losses that the checked ones allow.
+        regret: loss above that of the best candidate when the first is taken: mean and 95 %
+            interval, likewise.
         chance: the same when one is drawn blindly.
         halving: rank of the candidate that successive halving takes at no greater cost, and
             its loss after the long training.
@@ -85,9 +86,9 @@ class Ranking:
         return {
             "ranking": ranked,
             "epochs": list(self.epochs),
-            "agreement": list(self.agreement),
-            "expected_regret": list(self.regret),
-            "regret_of_chance": self.chance,
+            "agreement": [_plain(value) for value in self.agreement],
+            "expected_regret": [_plain(value) for value in self.regret],
+            "regret_of_chance": _plain(self.chance),
             "halving": {"rank": self.halving[0] + 1, "loss": _plain(self.halving[1])},
             "first_loss": _plain(self.first),
             "cost": self.cost,

@@ -79,7 +79,7 @@ def load_subject(settings: InitsSettings) -> Subject:
         The subject.
 
     Raises:
-        AtlasError: whatever cannot be loaded, by name.
+        AtlasError: whatever cannot be loaded, by name; a network that does not fit the data.
         ArgumentError: too few examples for the test set or the probe, or no such device.
     """
     device = chosen_device(settings.device)
@@ -98,7 +98,7 @@ def load_subject(settings: InitsSettings) -> Subject:
     def build(seed: int) -> nn.Module:
         return build_model(settings.model, data, seed=seed)
 
-    return Subject(
+    subject = Subject(
         build(settings.seed).to(device).eval(),
         train,
         test,
@@ -106,3 +106,6 @@ def load_subject(settings: InitsSettings) -> Subject:
         cast(Batch, train.batches(settings.probe)[0]),
         build,
     )
+    # A network that does not fit its data or its loss is named here, before hours of training.
+    subject.objective()
+    return subject

@@ -1,6 +1,6 @@
 """Who predicts whom: splits, and predictions of rows that no part of the fit has seen."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,7 @@ def make_splits(
         seed: of the folds.
 
     Returns:
+        Equal recipes are in one fold, so that none is predicted from its copy.
         "pooled": folds drawn within schemes. "leave-scheme-out", with two schemes or more: a
         fold is a scheme, order counts within it. "scale-matched", where at least 8 candidates
         share scheme and scale: folds drawn within these cells, order counts within them; as
@@ -75,18 +76,26 @@ def make_splits(
             f"{folds} folds need at least {SMALLEST_FOLD * folds} candidates whose training "
             f"stayed finite; got {len(candidates)}: label more, or ask for fewer folds."
         )
+    recipe = _numbers(candidates)
+    distinct = int(recipe.max()) + 1
+    if distinct < folds:
+        raise DataError(
+            f"{folds} folds need {folds} different recipes; got {distinct} among "
+            f"{len(candidates)} candidates: label more, or ask for fewer folds."
+        )
     scheme = _numbers([candidate.scheme for candidate in candidates])
     cell = _numbers([(c.scheme, c.scale) for c in candidates])
     everyone = np.zeros(len(candidates), dtype=np.int64)
-    splits = [Split("pooled", _dealt(scheme, folds, seed), everyone)]
+    splits = [Split("pooled", _dealt(scheme, recipe, folds, seed), everyone)]
     if len(np.unique(scheme)) > 1:
         splits.append(Split("leave-scheme-out", scheme, scheme))
-    members = np.bincount(cell)[cell]
+    first = np.unique(recipe, return_index=True)[1]
+    members = np.bincount(cell[first], minlength=int(cell.max()) + 1)[cell]
     large = members >= SMALLEST_CELL
     if large.any():
         # An order of two or three says next to nothing.
         fewer = min(folds, int(members[large].min()) // SMALLEST_FOLD)
-        fold = np.where(large, _dealt(cell, fewer, seed), -1)
+        fold = np.where(large, _dealt(cell, recipe, fewer, seed), -1)
         splits.append(Split("scale-matched", fold, cell, centred=True))
     return tuple(splits)
 
@@ -194,17 +203,18 @@ def _relative(train: Array, test: Array, blocks: tuple[Ints, Ints]) -> tuple[Arr
     return train, test
 
 
-def _dealt(groups: Ints, folds: int, seed: int) -> Ints:
-    # Like cards: every group is spread over all folds, and folds differ by one at most.
+def _dealt(groups: Ints, recipes: Ints, folds: int, seed: int) -> Ints:
+    # Like cards: every group is spread over all folds, and folds differ by one recipe at most.
     source = random_source("folds", seed)
+    first = groups[np.unique(recipes, return_index=True)[1]]
     order = np.concatenate(
-        [source.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)]
+        [source.permutation(np.flatnonzero(first == group)) for group in np.unique(first)]
     )
-    fold = np.empty(len(groups), dtype=np.int64)
-    fold[order] = np.arange(len(groups)) % folds
-    return fold
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[order] = np.arange(len(first)) % folds
+    return fold[recipes]
 
 
-def _numbers(keys: Sequence[object]) -> Ints:
+def _numbers(keys: Sequence[Hashable]) -> Ints:
     known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([known[key] for key in keys], dtype=np.int64)

@@ -1,0 +1,31 @@
+"""Points that stand far off the ones around them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+AROUND = 11  # neighbors that show where the curve stands
+GAUSS = 1.4826  # a median absolute deviation in standard deviations of a normal law
+FAR_OFF = 8.0  # deviations from which on a point is a spike, as in `watch.spikes`
+VISIBLE = 0.01  # of a log error: a point nearer than this to its neighbors hides no error
+
+
+def outstanding(log: Floats) -> NDArray[np.bool_]:
+    """Log errors that stand far off their neighbors: spikes of the loss, or slips of the log.
+
+    A point is compared with the median of the eleven around it, in units of the noise of the
+    curve: the median absolute difference of neighbors. An error that stays is no spike.
+
+    Args:
+        log: (n,) log errors in the order of the steps.
+
+    Returns:
+        (n,) mask; at most half of any eleven neighbors.
+    """
+    if log.size < AROUND:
+        return np.zeros(log.size, dtype=bool)
+    padded = np.pad(log, AROUND // 2, constant_values=np.nan)
+    level = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, AROUND), axis=1)
+    noise = GAUSS * np.median(np.abs(np.diff(log))) / np.sqrt(2)
+    return np.asarray(np.abs(log - level) > max(FAR_OFF * noise, VISIBLE))

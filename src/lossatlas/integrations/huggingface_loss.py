@@ -1,0 +1,239 @@
+"""The loss of a Hugging Face model, one pair (sum, weight) a sequence."""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lossatlas.errors import ArgumentError, DataError, LossError
+from lossatlas.objective.weighted import Weighted
+
+IGNORED = -100
+# Class names say what head a model has; an encoder with a decoder is asked for first.
+_HEADS = {
+    "causal": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
+    "tokens": ("ForMaskedLM", "ForTokenClassification"),
+    "classes": (
+        "ForSequenceClassification",
+        "ForImageClassification",
+        "ForAudioClassification",
+        "ForVideoClassification",
+        "ForMultipleChoice",
+    ),
+}
+_OWN = "write loss(model, batch), as in `lambda model, batch: model(**batch).loss`"
+
+
+class HuggingFaceLoss:
+    """What `huggingface` makes; see there.
+
+    Args:
+        model: of transformers, or a wrapper of one (peft, DDP, torch.compile).
+        label_smoothing: as in torch's cross entropy.
+    """
+
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0) -> None:
+        bare = _unwrapped(model)
+        self.head = _head(bare)
+        self.smoothing = label_smoothing
+        self._config: Any = bare.config
+        self._several = bool(getattr(bare.config, "is_encoder_decoder", False))
+        cached = "use_cache" in inspect.signature(bare.forward).parameters
+        self._extra = {"use_cache": False} if cached else {}
+        self._compared = label_smoothing > 0
+
+    def __call__(self, model: nn.Module, batch: Any) -> Weighted:
+        """The losses of the sequences of a batch.
+
+        Args:
+            model: called with the entries of the batch as keywords.
+            batch: a mapping with "labels".
+
+        Returns:
+            One sum and one weight a sequence.
+
+        Raises:
+            DataError: the batch is no mapping, has no labels, or labels of another shape.
+            LossError: the model's own loss is another number.
+        """
+        labels = _labels(batch)
+        inputs = {**self._extra, **batch}
+        if not self._several:
+            # A decoder is fed with the labels; all others compute a loss of them, for nothing.
+            del inputs["labels"]
+        found = self._pairs(_logits(model(**inputs)), labels)
+        if not self._compared:
+            self._compare(model, batch, found)
+        return found
+
+    def _pairs(self, logits: Tensor, labels: Tensor) -> Weighted:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.head == "classes":
+            losses = self._of_classes(logits, labels)
+            return Weighted(losses, torch.ones_like(losses, dtype=torch.float64))
+        if logits.shape[:-1] != labels.shape:
+            raise DataError(
+                f"`labels` must have one entry a token, shape {tuple(logits.shape[:-1])}; got "
+                f"{tuple(labels.shape)}: for a prompt before the tokens {_OWN}."
+            )
+        if self.head == "causal":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        losses = F.cross_entropy(
+            logits.flatten(0, 1),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.smoothing,
+        ).view(labels.shape)
+        return Weighted(losses.sum(1), (labels != IGNORED).sum(1).double())
+
+    def _of_classes(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.reshape(len(labels), -1)
+        problem = self._problem(logits, labels)
+        if problem == "single_label_classification":
+            return F.cross_entropy(
+                logits, labels.view(-1), reduction="none", label_smoothing=self.smoothing
+            )
+        goal = labels.reshape(logits.shape).to(logits)
+        if problem == "regression":
+            return (logits - goal).square().mean(1)
+        return F.binary_cross_entropy_with_logits(logits, goal, reduction="none").mean(1)
+
+    def _problem(self, logits: Tensor, labels: Tensor) -> str:
+        # As the model decides it, which writes the answer into its configuration.
+        given = getattr(self._config, "problem_type", None)
+        if given is not None:
+            return str(given)
+        if logits.shape[1] == 1:
+            return "regression"
+        whole = not labels.is_floating_point()
+        return "single_label_classification" if whole else "multi_label_classification"
+
+    def _compare(self, model: nn.Module, batch: Any, found: Weighted) -> None:
+        # Once: a router's loss, label smoothing or a loss of its own would be missed silently.
+        self._compared = True
+        with torch.no_grad(), _kept_problem(self._config):
+            own = model(**{**self._extra, **batch})
+        ours = float(found.sums.detach().double().sum() / found.weights.sum())
+        theirs = float(own["loss"] if isinstance(own, Mapping) else own[0])
+        eps = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+        close = math.isclose(ours, theirs, rel_tol=max(1e-4, 4 * eps), abs_tol=1e-6)
+        if not close and not (math.isnan(ours) and math.isnan(theirs)):
+            raise LossError(
+                f"`huggingface` expects the mean over labels that {type(model).__name__} gives "
+                f"as its loss; got {ours:.6g} where the model says {theirs:.6g}: it has further "
+                f"terms (a router's, say: config.output_router_logits=False); else {_OWN}."
+            )
+
+
+def huggingface(model: nn.Module) -> HuggingFaceLoss:
+    """The loss of a Hugging Face model, one (sum, weight) pair a sequence, for `Objective`.
+
+    The value of the objective is the sum of the losses of all labels by their number, however
+    the data are dealt to batches; labels of -100 count for nothing. On one batch it equals
+    `model(**batch).loss`, which is checked on the first. The standard error takes the sequence
+    as its unit, since the tokens of one are not independent.
+
+    | head | loss of a label |
+    |---|---|
+    | causal (`...ForCausalLM`, `...LMHeadModel`) | cross entropy of the next token |
+    | masked, token classification | cross entropy at the token |
+    | sequence to sequence (T5, BART, Whisper) | cross entropy of the decoder's token |
+    | sequence, image or audio classification | cross entropy, squared error or binary cross entropy, as `config.problem_type` says |
+
+    Args:
+        model: of transformers, also in a wrapper of peft, DDP or `torch.compile`. Batches are
+            mappings with "labels" and what `model.forward` takes.
+
+    Returns:
+        A loss(model, batch) that gives `Weighted`.
+
+    Raises:
+        ArgumentError: no model of transformers, or one whose head is none of these.
+
+    Examples:
+        >>> import pytest, torch, lossatlas as la
+        >>> transformers = pytest.importorskip("transformers")
+        >>> config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11)
+        >>> model = transformers.GPT2LMHeadModel(config)
+        >>> tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+        >>> labels = tokens.masked_fill(tokens == 0, -100)
+        >>> batch = {"input_ids": tokens, "labels": labels}
+        >>> objective = la.Objective(model, la.huggingface(model), [batch])
+        >>> objective.unit
+        'examples'
+    """
+    return HuggingFaceLoss(model)
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    bare: Any = model
+    while True:
+        inner = getattr(bare, "_orig_mod", None)
+        if inner is None and hasattr(bare, "get_base_model"):
+            inner = bare.get_base_model()
+        if inner is None and not hasattr(bare, "config"):
+            inner = getattr(bare, "module", None)
+        if inner is None or inner is bare:
+            break
+        bare = inner
+    if not isinstance(bare, nn.Module) or not hasattr(bare, "config"):
+        raise ArgumentError(
+            "`model` must be a model of transformers, with a config; got "
+            f"{type(bare).__name__}: {_OWN}."
+        )
+    return bare
+
+
+def _head(model: nn.Module) -> str:
+    name = type(model).__name__
+    config: Any = model.config
+    generates = name.endswith(("ForConditionalGeneration", "LMHeadModel", "ForCausalLM"))
+    if getattr(config, "is_encoder_decoder", False) and generates:
+        return "tokens"
+    for head, endings in _HEADS.items():
+        if name.endswith(endings):
+            return head
+    endings = tuple(ending for each in _HEADS.values() for ending in each)
+    raise ArgumentError(
+        "`huggingface` serves causal, masked and sequence-to-sequence language models and "
+        f"classifiers ({', '.join(endings[:3])}, ...); got {name}: {_OWN}."
+    )
+
+
+def _labels(batch: Any) -> Tensor:
+    if not isinstance(batch, Mapping):
+        raise DataError(
+            "`huggingface` takes batches that are mappings, as tokenizers and collators give "
+            f"them; got {type(batch).__name__}: name the entries as model.forward does."
+        )
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        entries = ", ".join(str(key) for key in batch)
+        raise DataError(
+            f"a batch must have 'labels'; got {entries}: for a causal model they are input_ids "
+            "with -100 at padding (DataCollatorForLanguageModeling(tokenizer, mlm=False))."
+        )
+    return labels
+
+
+def _logits(output: Any) -> Tensor:
+    found = output.get("logits") if isinstance(output, Mapping) else output[0]
+    if not isinstance(found, Tensor):
+        raise LossError(f"the model's output must have 'logits'; got none: {_OWN}.")
+    return found
+
+
+@contextmanager
+def _kept_problem(config: Any) -> Iterator[None]:
+    before = getattr(config, "problem_type", None)
+    try:
+        yield
+    finally:
+        if getattr(config, "problem_type", None) != before:
+            config.problem_type = before

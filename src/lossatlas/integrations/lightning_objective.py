@@ -1,0 +1,166 @@
+"""An objective from a LightningModule."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError, LossError
+from lossatlas.integrations.loaders import InOrder
+from lossatlas.objective import Objective
+
+_STEPS = {
+    "validation": ("validation_step", "val_dataloader", "validate"),
+    "training": ("training_step", "train_dataloader", "fit"),
+    "test": ("test_step", "test_dataloader", "test"),
+}
+
+
+class LightningLoss:
+    """The loss of a step of a LightningModule, whose logging calls are caught.
+
+    Args:
+        module: the module.
+        step: the name of its method.
+        key: of the loss in what the step returns or logs; None takes what is returned, its
+            entry "loss", or the only logged entry with "loss" in its name.
+    """
+
+    def __init__(self, module: Any, step: str, key: str | None) -> None:
+        self.module, self.step, self.key = module, step, key
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            model: the module.
+            batch: as the step takes it.
+
+        Returns:
+            What the step returns or logs under the key.
+
+        Raises:
+            LossError: there is no such entry.
+        """
+        with _caught(model) as logged:
+            given = getattr(model, self.step)(batch, 0)
+        entries = {**logged, **(given if isinstance(given, Mapping) else {})}
+        if self.key is None and isinstance(given, Tensor):
+            return given
+        found = entries.get(self.key or "loss")
+        if found is None and self.key is None:
+            named = [key for key in entries if "loss" in key.lower()]
+            found = entries[named[0]] if len(named) == 1 else None
+        if not isinstance(found, Tensor):
+            names = ", ".join(entries) or "nothing"
+            raise LossError(
+                f"{self.step} must return the loss, or return or log it under "
+                f"`key` ({self.key or 'loss'!r}); it gave {names}: pass key=."
+            )
+        return found
+
+
+def from_lightning(
+    module: Any,
+    datamodule: Any = None,
+    *,
+    dataloader: Any = None,
+    which: str = "validation",
+    key: str | None = None,
+    limit: int | None = None,
+    **options: Any,
+) -> Objective:
+    """The objective of a LightningModule: the loss of one of its steps over a data loader.
+
+    The step is called as `step(batch, 0)`, with the hooks of a training not run (also
+    `on_after_batch_transfer`). What it logs goes nowhere. Its means are weighted by batch size
+    and the standard error is over batches; a step that returns one number an example gives
+    errors over examples.
+
+    Args:
+        module: the LightningModule.
+        datamodule: prepared and set up as a trainer does, and asked for its loader. Default:
+            the module's own loader.
+        dataloader: batches in place of those; one loader, or a list of batches.
+        which: "validation", "training" or "test": whose step and whose data. A loader that
+            shuffles is walked in order.
+        key: name of the loss in what the step returns or logs. Default: what it returns, its
+            entry "loss", or the one logged name that holds "loss".
+        limit: how many batches. Default: all.
+        **options: of `Objective`.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ArgumentError: no LightningModule, no such step or data, or manual optimization.
+        LossError: the step gives no loss.
+
+    Examples:
+        objective = la.from_lightning(module, datamodule)
+        survey = la.survey(objective)
+    """
+    check_one_of("which", which, tuple(_STEPS))
+    step, loader, stage = _STEPS[which]
+    if not isinstance(module, nn.Module) or not callable(getattr(module, step, None)):
+        kind = type(module).__name__
+        raise ArgumentError(f"`module` must be a LightningModule with {step}; got {kind}.")
+    if which == "training" and not getattr(module, "automatic_optimization", True):
+        raise ArgumentError(
+            f"{type(module).__name__} optimizes by hand in training_step, which steps "
+            "optimizers; take which='validation'."
+        )
+    if dataloader is None:
+        dataloader = _loader(module, datamodule, loader, stage)
+    if isinstance(dataloader, Mapping):
+        raise ArgumentError(
+            f"{loader} gives several loaders ({', '.join(map(str, dataloader))}); pass one of "
+            "them as dataloader=."
+        )
+    batches = InOrder(dataloader, limit)
+    return Objective(module, LightningLoss(module, step, key), batches, **options)
+
+
+def _loader(module: Any, datamodule: Any, name: str, stage: str) -> Any:
+    if datamodule is None:
+        owner = module
+    else:
+        owner = datamodule
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+    try:
+        return getattr(owner, name)()
+    except (AttributeError, NotImplementedError, ImportError) as error:
+        # Lightning's own name for a hook that is not there derives from one of these.
+        raise ArgumentError(
+            f"{type(owner).__name__} has no {name}; pass a datamodule or dataloader=."
+        ) from error
+    except Exception as error:
+        if "Misconfiguration" not in type(error).__name__:
+            raise
+        raise ArgumentError(
+            f"{type(owner).__name__} has no {name}; pass a datamodule or dataloader=."
+        ) from error
+
+
+@contextmanager
+def _caught(module: Any) -> Iterator[dict[str, Any]]:
+    # Outside a trainer logging warns or fails; a measurement must not stand in anybody's logs.
+    logged: dict[str, Any] = {}
+
+    def log(name: str, value: Any, *_: Any, **__: Any) -> None:
+        logged[name] = value
+
+    def log_dict(values: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        logged.update(values)
+
+    replaced = {"log": log, "log_dict": log_dict, "print": lambda *_, **__: None}
+    for name, value in replaced.items():
+        object.__setattr__(module, name, value)
+    try:
+        yield logged
+    finally:
+        for name in replaced:
+            object.__delattr__(module, name)

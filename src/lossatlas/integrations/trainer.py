@@ -1,0 +1,123 @@
+"""An objective from a Hugging Face `Trainer`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lossatlas.errors import ArgumentError, DataError, StochasticError
+from lossatlas.integrations.huggingface_loss import HuggingFaceLoss
+from lossatlas.integrations.loaders import InOrder
+from lossatlas.objective import Objective
+from lossatlas.objective.weighted import Weighted
+
+_AUGMENTED = (
+    "the collator or the data set draws anew (random masks or augmentation): pass the batches "
+    "of one walk, `data=list(trainer.get_eval_dataloader())`."
+)
+
+
+class TrainerLoss:
+    """What a Trainer computes of a batch; one pair a sequence where its loss is the model's.
+
+    Args:
+        trainer: of transformers.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self._pairs = _pairs(trainer)
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor | Weighted:
+        """The loss of a batch.
+
+        Args:
+            model: the trainer's.
+            batch: of its data loader.
+
+        Returns:
+            Pairs, or the mean that `compute_loss` gives.
+        """
+        if self._pairs is not None:
+            return self._pairs(model, batch)
+        # compute_loss takes entries out of what it is given.
+        given = dict(batch) if isinstance(batch, Mapping) else batch
+        with self.trainer.compute_loss_context_manager():
+            found: Tensor = self.trainer.compute_loss(model, given)
+        return found
+
+
+def from_trainer(
+    trainer: Any, *, data: Any = "eval", limit: int | None = None, **options: Any
+) -> Objective:
+    """The objective of a Hugging Face `Trainer`: its model, its data, its loss.
+
+    Where the trainer's loss is that of the model, also with `label_smoothing_factor`, every
+    sequence gives one (sum, weight) pair, as with `huggingface`. A `compute_loss` or
+    `compute_loss_func` of your own is called as the trainer calls it; its means are weighted
+    by batch size, and the standard error is over batches.
+
+    Args:
+        trainer: of transformers, or of a library that extends it.
+        data: "eval" or "train": that data set, collated by the trainer and in order, in batches
+            of `per_device_eval_batch_size`; or a data set; or a list of batches.
+        limit: how many batches. Default: all.
+        **options: of `Objective`.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ArgumentError: no trainer, or another word for `data`.
+        DataError: the trainer has no such data set.
+        StochasticError: two walks over the data differ; the message says what draws.
+
+    Examples:
+        objective = la.from_trainer(trainer)
+        survey = la.survey(objective)
+    """
+    if not hasattr(trainer, "compute_loss") or not hasattr(trainer, "get_eval_dataloader"):
+        kind = type(trainer).__name__
+        raise ArgumentError(f"`trainer` must be a transformers.Trainer; got {kind}.")
+    batches = InOrder(_loader(trainer, data), limit)
+    try:
+        return Objective(trainer.model, TrainerLoss(trainer), batches, **options)
+    except StochasticError as error:
+        raise StochasticError(f"{error} Of a Trainer's data, often {_AUGMENTED}") from None
+
+
+def _loader(trainer: Any, data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return data
+    if not isinstance(data, str):
+        return trainer.get_test_dataloader(data)
+    if data not in {"eval", "train"}:
+        raise ArgumentError(
+            f"`data` must be 'eval', 'train', a data set or a list of batches; got {data!r}."
+        )
+    found = trainer.eval_dataset if data == "eval" else trainer.train_dataset
+    if found is None:
+        raise DataError(
+            f"`trainer` has no {data} data set; give it {data}_dataset=, or pass data=."
+        )
+    if isinstance(found, Mapping):
+        names = ", ".join(map(str, found))
+        raise DataError(
+            f"`trainer` has several {data} data sets ({names}); pass one of them as data=."
+        )
+    # The loader of a test set is one without shuffling.
+    return trainer.get_test_dataloader(found)
+
+
+def _pairs(trainer: Any) -> HuggingFaceLoss | None:
+    # Only where compute_loss is the library's own, whatever class the trainer is of.
+    own = type(trainer).compute_loss.__module__ != "transformers.trainer"
+    if own or getattr(trainer, "compute_loss_func", None) is not None:
+        return None
+    smoother = trainer.label_smoother
+    smoothing = 0.0 if smoother is None else float(smoother.epsilon)
+    try:
+        return HuggingFaceLoss(trainer.model, label_smoothing=smoothing)
+    except ArgumentError:
+        # Heads that `huggingface` does not know keep the mean of the trainer.
+        return None

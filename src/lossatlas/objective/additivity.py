@@ -1,0 +1,80 @@
+"""Is the loss of a batch the mean over its examples? A mean of means may be another number."""
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import LossError
+from lossatlas.objective.batches import Batch, batch_size, cut
+from lossatlas.objective.losses import Supervised
+from lossatlas.objective.weighted import total_of
+
+if TYPE_CHECKING:
+    from lossatlas.objective.objective import Objective
+
+# A sum of parts rounds otherwise than the whole; weights of examples change far more.
+_TOLERANCE = 1e-4
+_BATCHES = 2
+
+
+def weighs_by_itself(objective: "Objective") -> str | None:
+    """Compare the first batches of a loss that gives means with those batches in two parts.
+
+    Args:
+        objective: under construction; its loss gives means of batches.
+
+    Returns:
+        What has to be known where they differ, as a sentence; None where they agree, or where
+        parts cannot be had.
+
+    Raises:
+        LossError: they differ, and the criterion has weights that cannot be taken apart.
+    """
+    if objective.mode != "eval":
+        # Statistics of a part are others than those of the whole.
+        return None
+    found = objective.at(
+        None, lambda: [_both(objective, b) for b in islice(objective.each_batch(), _BATCHES)]
+    )
+    apart = [pair for pair in found if pair is not None and not _agree(*pair)]
+    criterion = objective.loss if isinstance(objective.loss, Supervised) else None
+    if criterion is not None and criterion.weighs and (apart or None in found):
+        raise LossError(
+            f"the criterion has `{criterion.weighs}` but gives only the mean of a batch, whose "
+            "weight cannot be told: let it take reduction='none', write a loss that returns "
+            "la.Weighted(sums, weights), or put all data into one batch."
+        )
+    if not apart:
+        return None
+    whole, parts = (f"{float(value):.4g}" for value in apart[0])
+    return (
+        f"The loss of a batch is not the mean over its examples: {whole} for one whole, {parts} "
+        "for the mean over its two parts. The value is a mean over batches, and depends on how "
+        "data are dealt to them; where tokens or examples have weights, let the loss return "
+        "la.Weighted(sums, weights)."
+    )
+
+
+def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
+    size = batch_size(batch)
+    if size < 2:
+        return None
+    middle = max(1, size // 3)
+    try:
+        whole = objective.measure(batch)
+        parts = [
+            total_of(objective.measure(part), objective.size_of(part))
+            for part in (cut(batch, 0, middle), cut(batch, middle, size))
+        ]
+    except Exception:
+        return None
+    if not isinstance(whole, Tensor) or whole.ndim:
+        return None
+    weight = parts[0].weight + parts[1].weight
+    return whole.double(), (parts[0].sum.double() + parts[1].sum.double()) / weight
+
+
+def _agree(whole: Tensor, parts: Tensor) -> bool:
+    return bool(torch.isclose(whole, parts, rtol=_TOLERANCE, equal_nan=True))

@@ -1,0 +1,297 @@
+"""Results: frozen records that know their numbers, sentences, picture and file.
+
+Everything that measures returns a `Result`. A subclass declares fields; storage, printing,
+JSON, tables and equality come from the fields, once for all. What a subclass adds is its
+meaning: which numbers count (`estimates`), how they read (`sentences`), how they look (`plot`).
+"""
+
+import html
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
+
+from lossatlas import store
+from lossatlas.errors import ArgumentError, FileError
+from lossatlas.intervals import t_quantile
+from lossatlas.store.records import equal, from_dataset, record, to_dataset
+from lossatlas.text import count as counted
+from lossatlas.text import number, with_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+R = TypeVar("R", bound=type)
+_MAX_LINES, _MAX_CHARACTERS = 5, 400
+
+
+def quantity(unit: str, **options: Any) -> Any:
+    """A field of a result with its unit.
+
+    Args:
+        unit: as in "loss per squared weight"; "" for pure numbers.
+        **options: as for `dataclasses.field`.
+
+    Returns:
+        The field.
+    """
+    return field(metadata={"unit": unit}, **options)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, quantity))
+def result(kind: str, *, references: tuple[str, ...] = ()) -> Callable[[R], R]:
+    """Class decorator: make a subclass of `Result` a frozen dataclass with a name on disk.
+
+    Args:
+        kind: the word written into files.
+        references: papers that the numbers come from, as in "Li et al., NeurIPS 2018,
+            arXiv:1712.09913".
+
+    Returns:
+        The decorator.
+    """
+
+    def decorate(cls: R) -> R:
+        made: Any = dataclass(frozen=True, eq=False, repr=False)(cls)
+        made.references = references
+        return cast("R", store.kind(kind)(record(made)))
+
+    return decorate
+
+
+@record
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty, or the reason why it has none.
+
+    Attributes:
+        value: the number.
+        stderr: its standard error, same units; 0 where exact, NaN where unknown.
+        count: independent units that the error comes from, for Student's t; infinite where
+            the error itself is known exactly.
+        bound: a largest error in place of a standard error (the residual of an eigenvalue,
+            say), same units; NaN where there is none.
+        why: why there is no error, as a sentence; empty where there is one.
+        name: what it is, as in "trace".
+        unit: of value, error and bound.
+        meaning: what it says, for a reader who has not met it.
+        over: what the units of `count` are: "examples", "batches", "probes".
+        products: products with a matrix (or evaluations) that it cost.
+        reached: whether the tolerance that was asked for was reached.
+        is_minor: whether it is left out of short tables.
+    """
+
+    value: float
+    stderr: float = math.nan
+    count: float = math.inf
+    bound: float = math.nan
+    why: str = ""
+    name: str = ""
+    unit: str = ""
+    meaning: str = ""
+    over: str = ""
+    products: int = 0
+    reached: bool = True
+    is_minor: bool = False
+
+    @property
+    def error(self) -> float:
+        """The bound where there is one, otherwise the standard error; NaN where unknown."""
+        return self.bound if math.isfinite(self.bound) else self.stderr
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A two-sided confidence interval (Student's t), or value -+ bound.
+
+        Args:
+            level: its confidence, between 0 and 1; a bound holds at every level.
+
+        Returns:
+            (lower, upper); NaN where the error is unknown.
+        """
+        if math.isfinite(self.bound):
+            half = self.bound
+        else:
+            half = float(t_quantile(level, self.count)) * self.stderr if self.stderr else 0.0
+        return self.value - half, self.value + half
+
+    def __str__(self) -> str:
+        text = with_error(self.value, self.error)
+        return f"{text} {self.unit}".strip()
+
+
+class Result:
+    """Base of everything that is measured: a frozen dataclass decorated with `result`."""
+
+    __kind__: ClassVar[str]
+    references: ClassVar[tuple[str, ...]] = ()
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The numbers that count, with their errors.
+
+        Returns:
+            All fields that are estimates, named after their fields, by default.
+        """
+        return tuple(_found_estimates(self))
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the numbers say, in words.
+
+        Returns:
+            Whole sentences; none by default.
+        """
+        return ()
+
+    def plot(self, *, backend: str = "matplotlib", ax: Any = None) -> Any:
+        """The picture of the result.
+
+        Args:
+            backend: "matplotlib" or "plotly".
+            ax: axes to draw into (matplotlib only).
+
+        Returns:
+            The axes, or the plotly figure.
+
+        Raises:
+            ArgumentError: the result has no picture.
+        """
+        del backend, ax
+        raise ArgumentError(
+            f"{type(self).__name__} has no picture; its numbers are in .estimates()."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values for JSON; NaN and infinity are None.
+
+        Returns:
+            Field name -> number, text, list or mapping.
+        """
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(_instance(self))}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The estimates as a table.
+
+        Returns:
+            One row an estimate; columns name, value, stderr, bound, count, unit, why.
+        """
+        import pandas as pd
+
+        columns = ("name", "value", "stderr", "bound", "count", "unit", "why")
+        rows = [{c: getattr(e, c) for c in columns} for e in self.estimates()]
+        return pd.DataFrame(rows, columns=list(columns))
+
+    def save(self, path: str | Path) -> Path:
+        """Write to one netCDF file; `lossatlas.load` reads it back.
+
+        Args:
+            path: where, by convention `*.nc`.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileError: the place cannot be written.
+        """
+        return store.save(self, path)
+
+    def to_tree(self) -> "dict[str, xr.Dataset]":
+        """The fields as one labeled data set: arrays as variables, the rest as JSON.
+
+        Returns:
+            {"result": Dataset}.
+        """
+        return {"result": to_dataset(self)}
+
+    @classmethod
+    def from_tree(cls, tree: "Mapping[str, xr.Dataset]") -> Any:
+        """The inverse of `to_tree`.
+
+        Args:
+            tree: what `to_tree` gave.
+
+        Returns:
+            An equal result.
+
+        Raises:
+            FileError: the tree holds something else.
+        """
+        found = from_dataset(tree["result"]) if "result" in tree else None
+        if not isinstance(found, cls):
+            raise FileError(f"the file holds no {cls.__name__}; make it again.")
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to the last bit in every field that counts; NaN equals NaN."""
+        if type(other) is not type(self):
+            return NotImplemented
+        return equal(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        lines = [f"{e.name} {e}" for e in self.estimates() if not e.is_minor]
+        lines = lines or [
+            f"{f.name}: {_brief(getattr(self, f.name))}" for f in fields(_instance(self))
+        ]
+        if len(lines) > _MAX_LINES:
+            rest = counted(len(lines) - _MAX_LINES + 1, "more number")
+            lines = [*lines[: _MAX_LINES - 1], f"and {rest}"]
+        text = f"<{type(self).__name__}: " + ",\n ".join(lines) + ">"
+        return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 2] + "…>"
+
+    def _repr_html_(self) -> str:
+        """The result as notebooks show it: its sentences and a table of its estimates."""
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        rows = "".join(
+            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(str(e))}</td>"
+            f"<td>{html.escape(e.why or e.meaning)}</td></tr>"
+            for e in self.estimates()
+        )
+        title = html.escape(type(self).__name__)
+        return f"<div><strong>{title}</strong>{said}<table>{rows}</table></div>"
+
+
+def _instance(value: Any) -> Any:
+    # A result is a dataclass by its decorator, which type checkers see on subclasses only.
+    return value
+
+
+def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Estimate]:
+    if isinstance(value, Estimate):
+        yield replace(value, name=value.name or name, unit=value.unit or unit)
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _found_estimates(entry, f"{name} {key}".strip(), unit)
+    elif isinstance(value, Result) and not name:
+        for f in fields(_instance(value)):
+            label = f.name.replace("_", " ")
+            yield from _found_estimates(
+                getattr(value, f.name), label, f.metadata.get("unit", "")
+            )
+
+
+def _brief(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return (
+            "x".join(map(str, value.shape)) + " array" if value.shape else number(float(value))
+        )
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping | list | tuple):
+        return counted(len(value), "entry", "entries")
+    return type(value).__name__ if is_dataclass(value) else str(value)[:60]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,138 @@
+"""The protocol of results, on a small result of every kind of field."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, FileError
+from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.store.records import record
+
+
+@record
+@dataclass(frozen=True)
+class Part:
+    name: str
+    weights: np.ndarray
+
+
+@result("test-sample", references=("Someone, 2026",))
+class Sample(Result):
+    trace: Estimate = quantity("loss per squared weight")
+    values: np.ndarray = field(default_factory=lambda: np.arange(3.0))
+    tensor: torch.Tensor = field(default_factory=lambda: torch.ones(2, dtype=torch.bfloat16))
+    parts: tuple[Part, ...] = ()
+    by_name: Mapping[str, Estimate] = field(default_factory=dict)
+    masked: np.ndarray | None = None
+    note: str | None = None
+    seconds: float = field(default=0.0, compare=False)
+
+    def sentences(self):
+        return (f"The trace is {self.trace}.",)
+
+
+@result("test-plain")
+class Plain(Result):
+    values: np.ndarray
+    label: str = "<b>x</b>"
+
+
+def sample(**changes):
+    trace = Estimate(12.34, 0.5, count=8, over="probes")
+    fields = {
+        "parts": (Part("a/b", np.eye(2)), Part("c", np.zeros((0, 2)))),
+        "by_name": {"layer/0 é": Estimate(1.0, why="one batch")},
+        "masked": np.ma.masked_array([True, False, True], [False, False, True]),
+    }
+    return Sample(trace=trace, **(fields | changes))
+
+
+def test_it_is_frozen_and_equal_to_the_last_bit():
+    with pytest.raises(FrozenInstanceError):
+        sample().note = "x"
+    assert sample(values=np.array([np.nan, 1.0])) == sample(values=np.array([np.nan, 1.0]))
+    assert sample(seconds=1.0) == sample(seconds=2.0)
+    for change in ({"values": np.array([0.0, 1.0])}, {"note": ""}, {"parts": ()}):
+        assert sample(**change) != sample()
+    assert sample() != Plain(np.zeros(1))
+    assert sample(values=np.arange(3)) != sample(values=np.arange(3.0))
+
+
+def test_it_comes_back_from_a_file_as_it_was(tmp_path):
+    before = sample(values=np.array([np.nan, np.inf, -0.0]), note="ü")
+    after = la.load(before.save(tmp_path / "sample.nc"))
+    assert after == before
+    assert after.tensor.dtype == torch.bfloat16
+    assert isinstance(after.masked, np.ma.MaskedArray)
+    assert after.parts[0].name == "a/b"
+    assert list(after.by_name) == ["layer/0 é"]
+
+
+@given(st.dictionaries(st.text(max_size=6), st.floats(), max_size=3), st.text(max_size=8))
+def test_any_text_and_any_number_survive_the_tree(numbers, text):
+    by_name = {name: Estimate(value, value) for name, value in numbers.items()}
+    before = sample(by_name=by_name, note=text)
+    assert Sample.from_tree(before.to_tree()) == before
+
+
+def test_a_file_of_something_else_is_named():
+    with pytest.raises(FileError, match="holds no Sample"):
+        Sample.from_tree(Plain(np.zeros(2)).to_tree())
+    with pytest.raises(FileError, match="holds no Sample"):
+        Sample.from_tree({})
+
+
+def test_its_estimates_have_the_names_and_units_of_its_fields():
+    found = sample().estimates()
+    assert [e.name for e in found] == ["trace", "by name layer/0 é"]
+    assert found[0].unit == "loss per squared weight"
+    frame = sample().to_frame()
+    assert list(frame["name"]) == [e.name for e in found]
+    assert frame["why"][1] == "one batch"
+    assert Sample.references == ("Someone, 2026",)
+
+
+def test_its_text_is_short():
+    assert repr(sample()).startswith("<Sample: trace 12.34 ± 0.50 loss per squared weight")
+    many = {f"number {k}": Estimate(k, 0.1) for k in range(50)}
+    for value in (sample(by_name=many), Plain(np.zeros((100, 100)), "y" * 5000), Plain(0.1)):
+        assert len(repr(value)) <= 400
+        assert repr(value).count("\n") <= 4
+    assert "and 47 more numbers" in repr(sample(by_name=many))
+    assert "100x100 array" in repr(Plain(np.zeros((100, 100))))
+
+
+def test_notebooks_see_its_sentences_and_numbers_and_no_markup_of_others():
+    page = sample(by_name={"<script>": Estimate(1.0, why="a <b>")})._repr_html_()
+    assert "The trace is 12.34 ± 0.50" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_json_holds_plain_values_and_no_nan():
+    plain = sample(values=np.array([np.nan, 1.0])).to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["values"] == [None, 1.0]
+    assert plain["trace"]["value"] == 12.34
+
+
+def test_a_result_without_a_picture_says_so():
+    with pytest.raises(ArgumentError, match="Plain has no picture"):
+        Plain(np.zeros(1)).plot()
+
+
+def test_intervals_of_estimates():
+    low, high = Estimate(0.0, 1.0, count=2).interval()
+    assert (low, high) == pytest.approx((-12.706, 12.706), abs=1e-3)
+    assert Estimate(1.0, 0.0).interval() == (1.0, 1.0)
+    assert Estimate(1.0, bound=0.5).interval(0.5) == (0.5, 1.5)
+    assert all(map(math.isnan, Estimate(1.0).interval()))
+    assert all(map(math.isnan, Estimate(1.0, 0.1, count=1).interval()))
