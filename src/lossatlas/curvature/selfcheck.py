@@ -34,7 +34,8 @@ from lossatlas.objective.selfcheck import (
 )
 
 Vectors = list[Tensor]
-# Every pair of gradients costs two; what three pairs do not settle has kinks.
+# Every pair of gradients costs two: what two do not settle has kinks, and what seems to
+# settle on many examples gets a third.
 _PAIRS = 3
 # A tensor may be wrong alone: it is looked at where its own product is off by this share.
 _OFF = 0.2
@@ -64,11 +65,26 @@ def check(objective: Objective) -> CheckReport:
         >>> la.check(la.Objective(model, loss, [batch])).passed
         True
     """
-    for name, make in _MAKERS.items():
-        other = name == "differences" and objective.derivatives != name
-        if name not in objective.checks and not other:
-            objective.checks[name] = guarded(name, make, objective)
+    skipped = "hessian" if objective.derivatives == "differences" else "differences"
+    for name in _MAKERS:
+        if name != skipped:
+            made(objective, name)
     return CheckReport(tuple(objective.checks.values()), objective.unused)
+
+
+def made(objective: Objective, name: str) -> Check:
+    """A check, made once an objective.
+
+    Args:
+        objective: what is checked.
+        name: "gradient", "hessian", "outputs", "losses" or "differences".
+
+    Returns:
+        The check.
+    """
+    if name not in objective.checks:
+        objective.checks[name] = guarded(name, _MAKERS[name], objective)
+    return objective.checks[name]
 
 
 def ensure_curvature(objective: Objective, kind: str) -> None:
@@ -88,9 +104,7 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
     name = _RESTS_ON[kind]
     if name == "hessian" and objective.derivatives == "differences":
         name = "differences"
-    if name not in objective.checks:
-        objective.checks[name] = guarded(name, _MAKERS[name], objective)
-    _require(objective.checks[name])
+    _require(made(objective, name))
 
 
 def difference_step(point: Params) -> float:
@@ -338,7 +352,11 @@ class _Comparison:
         """
         found: list[tuple[float, Vectors]] = []
         gaps = []
-        for step in self.line.steps[:_PAIRS]:
+        down, up = self.line.steps[:_PAIRS], self.line.steps[:1] + self.line.steps[_PAIRS:]
+        for place in range(_PAIRS):
+            # Upwards where rounding is what parts the two.
+            coarse = bool(found) and self._noise(*found[0]) > AGREE
+            step = (up if coarse else down)[place]
             found.append((step, self.differences(step)))
             gap, noise = self._gap(found[-1][1]), self._noise(step, found[-1][1])
             if not math.isfinite(gap):
@@ -349,6 +367,8 @@ class _Comparison:
                 return self._with_blocks(found, gap)
             if len(found) > 1 and self._settled(found):
                 return Check("", FAILED, gap)
+            if len(found) > 1 and not self._seems_settled(found):
+                break
         if not gaps:
             return Check("", UNKNOWN, sentence="rounding is too coarse")
         # A first derivative that agrees at no step is a surrogate; a second one may have kinks.
@@ -364,17 +384,25 @@ class _Comparison:
         floor = 8 * self.line.rounding(step) * self.length
         return floor / size if size > floor else math.inf
 
+    def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
+        last = _relative(found[-2][1], found[-1][1])
+        return last <= SETTLED and self._gap(found[-1][1]) > CLEARLY * last
+
     def _settled(self, found: list[tuple[float, Vectors]]) -> bool:
         # Many kinks within a step look like curvature, and more so the wider it is.
         steps = [step for step, _ in found]
         changes = [_relative(a, b) for (_, a), (_, b) in pairwise(found)]
         last = changes[-1]
-        if last > SETTLED or self._gap(found[-1][1]) <= CLEARLY * last:
+        if not self._seems_settled(found):
             return False
         if batch_size(self.line.batch) <= FEW:
             return True
         noise = self._noise(steps[-1], found[-1][1])
-        return len(changes) > 1 and (last <= 1.2 * changes[-2] or last <= noise)
+        return (
+            steps[-1] < steps[0]
+            and len(changes) > 1
+            and (last <= 1.2 * changes[-2] or last <= noise)
+        )
 
     def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
         # The whole agrees; one tensor that is far off and settled there is wrong all the same.

@@ -21,11 +21,11 @@ from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.sizes import Layout, check_guessed, layout_of
 from lossatlas.objective.weighted import (
-    cut_off,
     Measured,
     Weighted,
     check_pairs,
     check_weights,
+    cut_off,
     pairs_of,
 )
 

@@ -1,7 +1,9 @@
 """The first pass over the data: what it changes is found, undone, and undone ever after."""
 
+import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +17,7 @@ from lossatlas.rng import generator
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # How far the second point is, in root mean squares of each tensor.
 _AWAY = 0.1
@@ -40,15 +43,18 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
     except AtlasError:
         raise
     except Exception as error:
-        # Whatever the loss raised: some take derivatives, some want the model in train mode.
-        objective.needs_gradients = True
-        try:
-            return _watched(objective, walk)
-        except Exception:
-            objective.needs_gradients = False
-            if _works_in_train_mode(objective):
-                raise LossError(_TRAIN_ONLY) from error
-            raise error from error.__cause__
+        # Whatever the loss raised: some take derivatives, some run code that cannot be
+        # watched, some want the model in train mode.
+        for needs in (True, False):
+            objective.needs_gradients = needs
+            try:
+                return _watched(objective, walk, watch=needs)
+            except Exception as other:
+                # The first error is the one to tell.
+                logger.debug("the loss fails otherwise too: %r", other)
+        if _works_in_train_mode(objective):
+            raise LossError(_TRAIN_ONLY) from error
+        raise error from error.__cause__
 
 
 _TRAIN_ONLY = (
@@ -73,7 +79,7 @@ def _works_in_train_mode(objective: "Objective") -> bool:
         return False
 
 
-def _watched(objective: "Objective", walk: Callable[[], T]) -> T:
+def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = True) -> T:
     attributes: Attributes | None = None
     guard = objective.guard = WriteGuard()
 
@@ -82,7 +88,8 @@ def _watched(objective: "Objective", walk: Callable[[], T]) -> T:
         attributes = Attributes(_named_holders(objective))
         guard.watch(_outside_buffers(objective, attributes))
         buffers = {n: value.clone() for n, value in _buffers(objective)}
-        with guard:
+        # What is compiled would run as if it were not, and be another function in its bits.
+        with guard if watch and not _is_compiled(objective.model) else nullcontext():
             found = walk()
         names = attributes.changed()
         names += [n for n, value in _buffers(objective) if not _equal(value, buffers[n])]
@@ -103,6 +110,13 @@ def _watched(objective: "Objective", walk: Callable[[], T]) -> T:
     if names:
         objective.volatile = replace(volatile, matters=_matters(objective))
     return found
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
 
 
 def _matters(objective: "Objective") -> bool:

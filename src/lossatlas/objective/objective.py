@@ -114,6 +114,8 @@ class Objective(Stage):
         check_one_of("derivatives", derivatives, DERIVATIVES)
         self.derivatives, self.is_checked = derivatives, check
         self.checks: dict[str, Check] = {}
+        # What the checks run on, and how it is rounded.
+        self.few: tuple[Batch, float] | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
         look = look_at_loss(self, twice=check)
@@ -157,7 +159,7 @@ class Objective(Stage):
         smaller = copy.copy(self)
         smaller._data = DataFingerprint()
         if batches is not None:
-            smaller.batches = check_batches(batches)
+            smaller.batches, smaller.few = check_batches(batches), None
         if names is not None:
             smaller.names = tuple(select(self.model, list(names)))
             smaller.cut = tuple(name for name in self.cut if name in smaller.names)

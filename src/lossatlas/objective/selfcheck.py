@@ -42,7 +42,7 @@ FEW = 8
 # What parameters of a loss are called here; no parameter has a colon in its name.
 _LOSS = "loss: "
 # Directions along which a gradient is compared where the first leaves a doubt.
-_DIRECTIONS = 3
+_DIRECTIONS = 2
 # Batches that are looked at for parameters that the first one does not reach.
 _BATCHES = 3
 
@@ -62,6 +62,11 @@ class Check:
     status: str
     figure: float = math.nan
     sentence: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did not fail; one that could not be made counts as that."""
+        return self.status != FAILED
 
     def __str__(self) -> str:
         figure = f" to {self.figure:.1g}" if math.isfinite(self.figure) else ""
@@ -83,7 +88,7 @@ class CheckReport:
     @property
     def passed(self) -> bool:
         """Whether no check failed; one that could not be made counts as neither."""
-        return all(check.status != FAILED for check in self.checks)
+        return all(check.ok for check in self.checks)
 
     def __str__(self) -> str:
         rows = [("check", "result", "figure", "")]
@@ -186,7 +191,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
     # Names that get a gradient where they are swapped in, and where they are the model's own.
     leaves = {name: value.requires_grad_() for name, value in objective.params.items()}
     every = dict(objective.model.named_parameters())
-    own = {name: every[name] for name in objective.names if every[name].requires_grad}
+    own: dict[str, Tensor] = {n: every[n] for n in objective.names if every[n].requires_grad}
     own |= _of_the_loss(objective)
 
     def gradients() -> tuple[set[str], list[str]]:
@@ -353,8 +358,11 @@ class Line:
         length = math.sqrt(sum(float(v.abs().double().square().sum()) for v in here.values()))
         self.length = length or 1.0
         self.direction = _unit(self.here, number)
-        self.batch = few_examples(objective, self.here)
-        self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
+        if objective.few is None:
+            self.batch = few_examples(objective, self.here)
+            self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
+            objective.few = self.batch, self._epsilon
+        self.batch, self._epsilon = objective.few
 
     def point(self, step: float) -> dict[str, Tensor]:
         """The weights at a step along the direction, in units of their length.
@@ -456,7 +464,7 @@ class Line:
     def steps(self) -> tuple[float, ...]:
         """Steps in units of the weights' length, from the best to the sides."""
         fine = self._epsilon < 1e-12
-        return (1e-3, 1e-4, 1e-5, 1e-2) if fine else (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
+        return (1e-3, 1e-4, 1e-5, 3e-3, 1e-2) if fine else (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 
     def _dtypes(self) -> set[torch.dtype]:
         # Of weights and of what modules give out: autocast computes in half precision.
@@ -546,7 +554,8 @@ def _agreeing(gaps: list[_Gap]) -> float | None:
     # At one step, and about so at another: a surrogate may agree at one by chance.
     best = min(gaps, key=lambda gap: gap.size)
     near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
-    fine = best.size <= AGREE and best.noise <= CLEARLY * AGREE and near > 1
+    within = max(AGREE, min(best.noise, 3 * AGREE))
+    fine = best.size <= within and best.noise <= CLEARLY * AGREE and near > 1
     return best.size if fine else None
 
 

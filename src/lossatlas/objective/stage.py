@@ -214,7 +214,8 @@ class Stage:
         """
         if self.needs_gradients and not torch.is_grad_enabled():
             with torch.enable_grad():
-                return cut_off(self._measured(batch))
+                found: Measured = cut_off(self._measured(batch))
+                return found
         return self._measured(batch)
 
     def _measured(self, batch: Batch) -> Measured:

@@ -191,6 +191,9 @@ def _refill(held: _Container, kept: Any) -> None:
 class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps copies of watched tensors from just before something is written into them."""
 
+    # Operators that take functions (flex_attention, cond) go on as they are.
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched: dict[int, list[tuple[str, Tensor]]] = {}
@@ -258,9 +261,10 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @functools.cache
 def _targets(func: Any) -> tuple[tuple[int, str], ...]:
+    schema = getattr(func, "_schema", None)
     return tuple(
         (place, argument.name)
-        for place, argument in enumerate(func._schema.arguments)
+        for place, argument in enumerate(schema.arguments if schema else ())
         if argument.alias_info is not None and argument.alias_info.is_write
     )
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, check_positive
-from lossatlas.curvature import check
+from lossatlas.curvature.selfcheck import made
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor
 from lossatlas.landscape.checkpoints import trajectory_plane
@@ -101,7 +101,9 @@ def survey(
     started = time.monotonic()
     check_door(objective, progress=progress)
     tools = _tools(instruments, curvature=curvature, lr=lr)
-    failed = _failed(objective, differentiates=bool(tools) or plane == "eigen")
+    if objective.is_checked and (tools or plane == "eigen"):
+        # Before anything rests on it; what fails becomes a note, and instruments' reasons.
+        made(objective, "gradient"), made(objective, "hessian")
     ground = _plane(objective, plane, checkpoints, seed)
     land = map_plane(
         objective,
@@ -131,17 +133,14 @@ def survey(
         tree=merge_tree(land, connectivity=connectivity),
         findings=findings,
         seconds=time.monotonic() - started,
-        notes=(*failed, *land.notes),
+        notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
         provenance=replace(land.provenance, settings={**land.provenance.settings, **asked}),
     )
 
 
-def _failed(objective: Objective, *, differentiates: bool) -> list[str]:
-    # Checked first, where anything rests on derivatives; each failure as a note.
-    if differentiates and objective.is_checked:
-        check(objective)
-    return [f"{c.sentence}." for c in objective.checks.values() if c.status == "failed"]
+def _failed(objective: Objective) -> list[str]:
+    return [f"{found.sentence}." for found in objective.checks.values() if not found.ok]
 
 
 def _tools(
