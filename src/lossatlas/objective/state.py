@@ -194,6 +194,15 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # Operators that take functions (flex_attention, cond) go on as they are.
     supports_higher_order_operators = True
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """What torch asks: compiled code runs as it is, and is not looked into.
+
+        Returns:
+            Yes.
+        """
+        return True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched: dict[int, list[tuple[str, Tensor]]] = {}
