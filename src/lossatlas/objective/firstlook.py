@@ -58,7 +58,7 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
 
 
 _TRAIN_ONLY = (
-    "`loss` fails with the model in eval mode and works in train mode (detection models give "
+    "`loss` failed with the model in eval mode and works in train mode (detection models give "
     "their losses there only); switch it on within the loss, as in model.train() or "
     "model.training = True for the outermost module alone: modes come back afterwards."
 )

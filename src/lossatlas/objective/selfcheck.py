@@ -165,7 +165,7 @@ def _of_the_loss(objective: "Objective") -> dict[str, Tensor]:
     if not every <= set(objective.names):
         return {}
     return {
-        f"{_LOSS}{name}": value
+        f"{_LOSS}{type(module).__name__}.{name}": value
         for module in objective.loss_modules
         for name, value in module.named_parameters()
         if value.requires_grad
@@ -181,8 +181,8 @@ def _reads_its_own(objective: "Objective", own: Sequence[str]) -> str:
             "freeze them with requires_grad_(False) to measure the model's weights alone."
         )
     return (
-        f"the loss reads '{own[0]}'{_more(own)} of the model itself where other weights have "
-        f"been put in its place, so part of them never moves: "
+        f"the loss reads parameters of the model itself ('{own[0]}'{_more(own)}), past those "
+        "that are put into the model in their place, so part of them never moves: "
         f"{unmoved_remedy(objective.model, own)}"
     )
 

@@ -111,6 +111,12 @@ class Stage:
         Returns:
             What `call` returns.
         """
+        if self.needs_gradients:
+            # The loss takes derivatives, maybe in the parameters.
+            params = {
+                n: v if v.requires_grad else v.detach().requires_grad_()
+                for n, v in params.items()
+            }
         with swapped_in(self.model, params, self.loss_modules):
             if not self.volatile.matters:
                 return call()
