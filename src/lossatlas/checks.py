@@ -79,7 +79,7 @@ def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:
         UnknownNameError: it is not; the message gives the nearest match and the list.
     """
     known = list(options)
-    if value not in known:
+    if not any(isinstance(value, type(option)) and value == option for option in known):
         raise UnknownNameError(
             f"`{argument}` must be one of {', '.join(map(repr, known))}; "
             f"got {value!r}{nearest(value, known)}."

@@ -132,13 +132,13 @@ def verdict(certain: bool, threshold: float) -> str:
 
     Args:
         certain: it is longer than the threshold.
-        threshold: 0 where no error of the map is known.
+        threshold: NaN where the error of the map is unknown.
 
     Returns:
-        A few words; none where there is nothing to judge by.
+        A few words.
     """
-    if threshold <= 0:
-        return ""
+    if math.isnan(threshold):
+        return "certainty unknown"
     return "certain" if certain else "within the error of the map"
 
 
@@ -147,7 +147,7 @@ def surely(noun: str, threshold: float) -> str:
 
     Args:
         noun: as in "minimum".
-        threshold: 0 where no error of the map is known.
+        threshold: NaN where the error of the map is unknown.
 
     Returns:
         As in "certain minimum"; the noun alone where there is nothing to judge by.

@@ -11,7 +11,9 @@ import safetensors.torch
 import torch
 
 import lossatlas as la
-from lossatlas.cli import app
+from lossatlas.cli import app, survey_words
+from plots.sample_landscapes import sample_map
+from report.sample_surveys import survey_of
 
 SMALL = ["--set", "train.steps=30", "--points", "11", "--examples", "200", "--quiet"]
 
@@ -223,3 +225,28 @@ def test_help_needs_no_torch():
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
+    found = survey_of(sample_map("double well"))
+    told = json.loads(
+        json.dumps(survey_words.summary(found, Path("report.html")), allow_nan=True)
+    )
+    topology = told["topology"]
+    for key in ("certain_bars", "certain_basins", "threshold"):
+        assert topology[key] is None
+    assert {bar["certain"] for bar in topology["bars"]} == {None}
+    assert "no standard error" in topology["why_unknown"]
+    remark = {row[0]: row[2] for row in survey_words.table(found, Path("report.html"))}[
+        "basins"
+    ]
+    assert remark == f"certainty unknown: {topology['why_unknown']}"
+    known = survey_words.summary(
+        survey_of(sample_map("double well", noise=0.01)), Path("report.html")
+    )["topology"]
+    assert known["why_unknown"] is None
+    assert known["certain_bars"] >= 2
+    deepest = known["bars"][0]
+    assert len(deepest["birth_place"]) == 2
+    assert deepest["death_place"] is None
+    assert {bar["certain"] for bar in known["bars"]} <= {True, False}

@@ -93,12 +93,13 @@ def test_lines_without_change_and_without_a_loss_are_counted():
 
 def test_criteria_follow_their_formulas():
     density = Density(
-        np.array([[-1.0, 4.0], [-2.0, 4.0]]), np.array([[0.5, 0.5], [0.5, 0.5]]), 4
+        np.array([[-3.0, 4.0], [-1.0, 4.0], [-2.0, 4.0]]), np.full((3, 2), 0.5), 4
     )
     found = hessian_criteria(density)
-    assert math.isclose(found.ends.value, (0.25 + 0.5) / 2)
+    assert math.isclose(found.ends.value, (0.75 + 0.25 + 0.5) / 3)
+    # The first row is the run that found the eigenvalues: it depends on a tolerance.
     assert math.isclose(found.mass.value, (0.5 + math.sqrt(0.5)) / 2)
-    assert math.isclose(found.ends.stderr, np.std([0.25, 0.5], ddof=1) / math.sqrt(2))
+    assert math.isclose(found.ends.stderr, np.std([0.75, 0.25, 0.5], ddof=1) / math.sqrt(3))
     same = Density(np.array([[-1.0, 4.0], [-1.0, 4.0]]), np.full((2, 2), 0.5), 4)
     assert "pass that" in hessian_criteria(same).ends.why_no_error
     down = Density(np.array([[-1.0, -2.0]]), np.array([[0.5, 0.5]]), 2)
@@ -343,3 +344,45 @@ def test_losses_that_are_not_finite_are_named():
     far = {n: v * float("inf") for n, v in objective.params.items()}
     with pytest.raises(NonFiniteError, match="some example"):
         zero_sum_losses(objective, far)
+
+
+# What a tolerance must not move, and what is not known
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
+def test_criterion_k_does_not_see_the_run_that_found_the_eigenvalues(tolerance):
+    objective = CASES["mlp"].objective
+    options = {"top": 2, "bottom": 2, "probes": 4, "steps": 8}
+    found = hessian_criteria(spectrum(objective, tolerance=tolerance, **options)).mass
+    fine = hessian_criteria(spectrum(objective, tolerance=1e-8, **options)).mass
+    assert found.samples == 3
+    assert found.value == pytest.approx(fine.value, rel=0.02)
+    alone = spectrum(objective, tolerance=tolerance, **(options | {"probes": 1}))
+    lost = hessian_criteria(alone).mass
+    assert math.isnan(lost.value)
+    assert "second probe" in lost.why_no_error
+
+
+def test_criterion_re_of_a_hidden_sign_is_not_known():
+    objective = CASES["mlp"].objective
+    convex = spectrum(objective, top=1, bottom=1, curvature="gauss_newton")
+    found = hessian_criteria(convex).ends
+    assert math.isnan(found.value)
+    assert "hidden by its error bound" in found.why_no_error
+
+
+def test_the_interval_of_a_sample_size_follows_points_and_orders():
+    objective = la.Objective(
+        mlp(), la.supervised(F.cross_entropy), [(normal(120, 4), classes(120, 3))]
+    )
+    options = {"sizes": list(range(10, 60, 2)), "tolerance": 0.012, "orders": 5}
+    few, many = (sample_size_curve(objective, points=points, **options) for points in (3, 40))
+    for found in (few, many):
+        low, high = found.band
+        assert np.all((low <= found.change) & (found.change <= high))
+        assert (found.enough_low or 0) <= (found.enough or math.inf)
+    assert few.stderr[0] / few.change[0] > many.stderr[0] / many.change[0]
+    alone = sample_size_curve(objective, points=1, **options)
+    assert np.isnan(alone.stderr).all()
+    assert alone.enough_low is None
+    assert alone.enough_high is None

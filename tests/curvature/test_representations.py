@@ -227,3 +227,19 @@ def test_wrong_input_is_named():
         cka(normal(4, 2), normal(4, 2))
     assert math.isnan(rankme(torch.zeros(4, 2)).value)
     assert math.isnan(effective_rank(torch.ones(4, 2), "stable").value)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_alpha_ends_at_the_numerical_rank(kind):
+    # 24 directions that follow a power law, in 64 features: what lies beyond is rounding.
+    places = torch.arange(1, 25, dtype=torch.float64)
+    thin = normal(2000, 24) * places**-0.5
+    features = (thin.to(kind) @ normal(24, 64).to(kind)).double()
+    assert abs(alpha_req(features).value - alpha_req(thin @ normal(24, 64)).value) < 1e-3
+    assert alpha_req(features).value < 3
+    beyond = alpha_req(features, last=40)
+    assert math.isnan(beyond.value)
+    assert "rank 24 within rounding" in beyond.why_no_error
+    flat = alpha_req((thin[:, :3].to(kind) @ normal(3, 64).to(kind)).double())
+    assert math.isnan(flat.value)
+    assert "rank 3 within rounding" in flat.why_no_error

@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas import store
 from lossatlas.curvature import spectrum, spectrum_memory
-from lossatlas.curvature.grouped import saddle_ratio
+from lossatlas.curvature.saddles import saddle_ratio
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError, UnknownNameError
 from reference import curvature_dense as dense
 from reference.curvature_cases import cases, classes, initialised, mlp, normal
@@ -167,9 +168,56 @@ def test_the_bound_of_a_ratio_follows_those_of_its_eigenvalues():
     for line, truth in zip(found.groups, _class_ratios(objective), strict=True):
         assert abs(line.ratio - truth) <= line.ratio_bound
     flat = replace(found.groups[0], smallest=0.1, smallest_bound=0.3, largest=2.0)
-    assert flat.ratio == 0.0
-    assert flat.ratio_bound == pytest.approx(0.1, rel=1e-2)
-    assert math.isnan(replace(flat, largest=1e-9).ratio_bound)
+    assert math.isnan(flat.ratio)
+    assert math.isnan(flat.ratio_bound)
+    assert flat.ratio_range == pytest.approx((0, 0.1), rel=1e-2)
+    assert replace(flat, largest=1e-9).ratio_range[1] == math.inf
+    convex = replace(flat, smallest=0.3)
+    assert (convex.ratio, convex.ratio_range) == (0.0, (0.0, 0.0))
+    assert math.isnan(replace(convex, smallest_bound=math.nan).ratio)
+
+
+def test_a_sign_that_its_bound_hides_is_not_told():
+    # A large first layer makes the top so large that the lowest is lost in its tolerance.
+    model = nn.Sequential(nn.Linear(20, 16), nn.Softplus(), nn.Linear(16, 3))
+    model = initialised(model).float()
+    with torch.no_grad():
+        model[0].weight.mul_(100)
+    batch = (normal(100, 20).float(), classes(100, 3))
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [batch])
+    truth = np.linalg.eigvalsh(dense.hessian(objective))
+    assert truth[0] < -0.1
+    hidden = 0
+    for seed in range(6):
+        found = spectrum(objective, 3, 1, density=False, tolerance=0.01, seed=seed)
+        low, high = found.saddle_range
+        if abs(found.bottom[0]) < found.bottom_bounds[0]:
+            hidden += 1
+            assert math.isnan(found.saddle_ratio)
+            assert low == 0.0
+        else:
+            assert low <= found.saddle_ratio <= high
+    assert hidden
+    fine = spectrum(_in_float64(objective), top=1, bottom=1, density=False, tolerance=1e-6)
+    assert fine.bottom[0] + fine.bottom_bounds[0] < 0
+    assert fine.saddle_ratio > 0
+
+
+def _in_float64(objective):
+    (inputs, targets) = objective.batches[0]
+    batch = (inputs.double(), targets)
+    return la.Objective(copy.deepcopy(objective.model).double(), objective.loss, [batch])
+
+
+def test_which_end_was_not_reached_is_told():
+    objective = CASES["mlp"].objective
+    found = spectrum(objective, top=1, bottom=1, density=False, limit=13)
+    assert not found.reached
+    assert (found.top_reached, found.bottom_reached) == (True, False)
+    whole = spectrum(objective, top=1, bottom=1, density=False)
+    assert whole.reached
+    assert whole.top_reached
+    assert whole.bottom_reached
 
 
 def _class_ratios(objective):

@@ -28,6 +28,18 @@ def test_the_promise_of_ten_lines_holds():
     assert len(lines) <= 10
 
 
+def test_what_the_loss_returns_runs():
+    guide = (ROOT / "docs" / "guide" / "survey.md").read_text(encoding="utf-8")
+    part = guide.split("## What the loss returns")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```$", part, flags=re.DOTALL | re.MULTILINE)
+    names = {"__name__": "guide"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(compile(block, "docs/guide/survey.md", "exec"), names)
+    assert names["found"].count == 12
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_to_files_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -232,11 +234,46 @@ def test_save_and_load_are_inverse(tmp_path):
     back = la.load(land.save(tmp_path / "deep" / "land.nc"))
     assert back.values.tobytes() == land.values.tobytes()
     assert back.labels == land.labels
+    assert (back.count, back.rounding) == (land.count, land.rounding)
+    np.testing.assert_array_equal(back.leverage, land.leverage, strict=True)
     assert back.provenance == land.provenance
     assert back.metrics.keys() == land.metrics.keys()
     np.testing.assert_array_equal(
         back.landmarks["trajectory"], land.landmarks["trajectory"], strict=True
     )
+
+
+@pytest.mark.parametrize("engine", ["plain", "batched", "stacked"])
+def test_a_map_tells_how_many_examples_carry_its_errors(engine):
+    objective = cases.make(cases.mlp).objective()
+    plane = la.random_plane(objective, seed=0)
+    land = la.map_plane(objective, plane, span=0.5, points=9, engine=engine)
+    examples = [
+        objective.example_losses(plane.point([float(land.axes[0][i]), float(land.axes[1][j])]))
+        for i, j in np.argwhere(land.computed)
+    ]
+    losses = torch.stack(examples).double().numpy()
+    squares = (losses - losses.mean(1, keepdims=True)) ** 2
+    wanted = squares.max(1) / squares.sum(1)
+    assert land.count == losses.shape[1]
+    np.testing.assert_allclose(land.leverage[land.computed], wanted, rtol=1e-3)
+    assert np.isnan(land.leverage[~land.computed]).all()
+    assert land.rounding == pytest.approx(2.0**-24 * np.abs(land.values).max())
+    whole = la.persistence(land)
+    assert not whole.why_unknown
+    assert la.persistence(replace(land, count=0)).why_unknown
+
+
+def test_of_one_number_a_batch_certainty_comes_from_the_batches():
+    case = cases.make(cases.mlp)
+    objective = case.objective()
+    alone = la.Objective(case.model, lambda m, b: objective.loss(m, b).mean(), case.batches[:1])
+    land = la.map_plane(alone, la.random_plane(alone, seed=0), points=5)
+    assert land.count == 1
+    assert np.isnan(land.stderr).all()
+    diagram = la.persistence(land)
+    assert "25 of 25 values have no standard error" in diagram.why_unknown
+    assert not diagram.certain.any()
 
 
 def plane_point(objective, k):

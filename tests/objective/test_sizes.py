@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, DataError, LossError
-from lossatlas.objective.batches import batch_size, known_size, map_tensors, tensors
+from lossatlas.objective.batches import batch_size, cut, known_size, map_tensors, tensors
 
 
 def _model(width=3):
@@ -171,6 +171,14 @@ def test_containers_are_changed_without_being_touched(batch, size):
             assert_close(right, old.values() if old.is_nested else old)
 
 
+@pytest.mark.parametrize(
+    "batch", [PACKED, (PACKED, torch.zeros(3)), _Graphs(torch.zeros(9), 4)]
+)
+def test_what_is_no_structure_of_rows_is_not_cut(batch):
+    with pytest.raises(DataError, match="cannot be cut"):
+        cut(batch, 0, 1)
+
+
 def test_packed_sequences_are_weighted_by_their_sequences():
     rnn = nn.GRU(2, 1, batch_first=True).double()
     loss = lambda m, b: m(b)[1].square().mean()  # noqa: E731
@@ -184,7 +192,7 @@ def test_packed_sequences_are_weighted_by_their_sequences():
 def test_a_batch_without_tensors_must_say_its_size():
     model = _model()
     loss = lambda m, b: (m.weight.sum() * len(b)).square()  # noqa: E731
-    with pytest.raises(DataError, match="no tensor.*size="):
+    with pytest.raises(DataError, match=r"no tensor.*size="):
         la.Objective(model, loss, [["a", "b"], ["c"]])
     objective = la.Objective(model, loss, [["a", "b"], ["c"]], size=len)
     assert objective.value() == pytest.approx(model.weight.sum().item() ** 2 * (4 * 2 + 1) / 3)
@@ -233,6 +241,28 @@ def test_a_criterion_whose_weights_cannot_be_taken_apart_is_refused():
     with pytest.raises(LossError, match=r"`ignore_index`.*la\.Weighted"):
         la.Objective(model, la.supervised(_Unknown()), batches)
     assert la.Objective(model, la.supervised(_Unknown()), batches[:1]).unit == "batches"
+
+
+def test_rows_of_tokens_are_not_taken_for_examples():
+    model, batches = _tokens()
+
+    def rows(outputs, targets, reduction="mean"):
+        flat = outputs.flatten(0, 1), targets.flatten()
+        return F.cross_entropy(*flat, ignore_index=-1, reduction=reduction)
+
+    assert la.Objective(model, la.supervised(rows), batches).unit == "batches"
+
+
+def test_a_size_says_that_axis_0_is_not_the_examples():
+    model, x = _model(), _draw(7, 10, 3)
+    y = _draw(7, 10, 1)
+    batches = [(x[:, :6], y[:, :6]), (x[:, 6:], y[:, 6:])]
+    loss = la.supervised(F.mse_loss)
+    by_time = la.Objective(model, loss, batches, size=lambda batch: batch[0].shape[1])
+    assert by_time.unit == "batches"
+    assert by_time.value() == pytest.approx(F.mse_loss(model(x), y).item())
+    counted = la.Objective(model, loss, batches, size=lambda batch: batch[0].shape[0])
+    assert counted.unit == "examples"
 
 
 def test_plain_means_raise_no_false_alarm():

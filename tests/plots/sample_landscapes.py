@@ -32,6 +32,7 @@ def sample_map(name="bowl", span=1.6, points=31, *, noise=0.0, walls=False, seed
         "labels": ("random 1", "random 2"),
         "computed": np.ones(x.shape, dtype=bool),
         "evaluations": x.size,
+        "count": 1000,
     }
     return Landscape(**(fields | changes))
 
@@ -82,6 +83,7 @@ def line_map(points=61, noise=0.03, walls=False):
         labels=("gradient",),
         computed=np.ones(points, dtype=bool),
         evaluations=points,
+        count=1000,
     )
 
 
@@ -96,4 +98,5 @@ def box_map(points=17):
         labels=("random 1", "random 2", "random 3"),
         computed=np.ones(values.shape, dtype=bool),
         evaluations=values.size,
+        count=1000,
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.plots import (
     barcode_figure,
     betti_figure,
@@ -115,7 +116,9 @@ def test_a_line_has_its_band_and_its_walls():
     scale = scale_of(land.values)
     losses = scale.inverse(np.asarray(band.y))
     half = len(losses) // 2
-    np.testing.assert_allclose(losses[:half] - losses[: half - 1 : -1], 2 * 1.96 * 0.05)
+    np.testing.assert_allclose(
+        losses[:half] - losses[: half - 1 : -1], 2 * t_quantile(0.95, land.count) * 0.05
+    )
 
 
 def test_a_box_is_cut_through_its_lowest_point():
@@ -141,6 +144,9 @@ def test_bars_say_whether_they_are_certain():
     assert len(texts) == len(diagram)
     assert sum(text.endswith("<br>certain") for text in texts) == diagram.certain.sum()
     assert "within the error of the map" in names(figure)
+    assert all("<br>minimum at (" in t for t in texts if t.startswith("basins"))
+    ended = [t for t in texts if t.startswith("ridges") and "dies ∞" not in t]
+    assert all("<br>top at (" in t for t in ended)
     exact = persistence_figure(persistence(sample_map()))
     assert "within the error of the map" not in names(exact)
 

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.plots import cut, plot_contour, plot_line, plot_stderr, plot_surface, scale_of
 from lossatlas.plots.marks import landmarks
 from lossatlas.topology import merge_tree
@@ -141,7 +142,7 @@ def test_the_band_of_a_line_is_as_wide_as_its_error():
     ax = plot_line(land)
     vertices = ax.collections[0].get_paths()[0].vertices
     at_zero = vertices[np.isclose(vertices[:, 0], 0.0, atol=1e-9), 1]
-    assert np.isclose(at_zero.max() - at_zero.min(), 2 * 1.96 * 0.05)
+    assert np.isclose(at_zero.max() - at_zero.min(), 2 * t_quantile(0.95, land.count) * 0.05)
 
 
 def test_walls_of_a_line_are_shaded():

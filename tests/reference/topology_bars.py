@@ -183,3 +183,34 @@ def betti_matching(first, second, connectivity):
     return {
         k: sorted((ends[0][key], ends[1][key]) for key in keys if key[0] == k) for k in (0, 1)
     }
+
+
+def periodic_bars(values, connectivity, periodic):
+    """Bars of a grid some of whose axes are circles, by reduction cell by cell."""
+    inside = 1 if connectivity == "full" else 0
+    sizes = []
+    for n, circle in zip(values.shape, periodic, strict=True):
+        sizes.append(2 * n if circle else 2 * n + (1 if inside else -1))
+    values = np.where(np.isfinite(values), values, np.inf)
+    levels = {}
+    for cell in np.ndindex(*sizes):
+        ranges = []
+        for c, n, circle in zip(cell, values.shape, periodic, strict=True):
+            near = [c // 2] if c % 2 == inside else [c // 2 - inside, c // 2 + 1 - inside]
+            ranges.append([x % n if circle else x for x in near])
+        around = [
+            values[p]
+            for p in product(*ranges)
+            if all(0 <= x < n for x, n in zip(p, values.shape, strict=True))
+        ]
+        levels[cell] = min(around) if connectivity == "full" else max(around)
+    levels = {c: v for c, v in levels.items() if np.isfinite(v)}
+
+    def wrapped_faces(cell):
+        for face in faces(cell):
+            yield tuple(
+                c % size if circle else c
+                for c, size, circle in zip(face, sizes, periodic, strict=True)
+            )
+
+    return reduced_bars(levels, wrapped_faces, degree, values.ndim)

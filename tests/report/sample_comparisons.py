@@ -25,6 +25,7 @@ def way(height=0.4, stderr=0.01, points=21):
         labels=("towards checkpoint 2",),
         computed=np.ones(points, dtype=bool),
         evaluations=points,
+        count=1000,
         landmarks={"checkpoints": np.array([[0.0], [1.0]])},
         landmark_residuals={"checkpoints": np.zeros(2)},
         landmark_values={"checkpoints": np.full(2, np.nan)},

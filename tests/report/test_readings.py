@@ -35,6 +35,7 @@ def on_a_line(values, stderr=np.nan, **changes):
             axes=(np.arange(values.size, dtype=float),),
             labels=("step",),
             computed=np.ones(values.size, dtype=bool),
+            count=1000,
             **changes,
         )
     )
@@ -82,7 +83,7 @@ def test_without_errors_nothing_is_called_certain():
     found = on_a_line([3, 0, 2, 1, 3])
     assert headline(found) == "2 basins on this map, of unknown certainty."
     assert read_basins(found) == [
-        "2 basins; without an error of the map none can be called certain."
+        "2 basins; which are certain is unknown: 5 of 5 values have no standard error."
     ]
     assert not any("all certain" in sentence for sentence in reading(found))
 

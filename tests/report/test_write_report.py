@@ -157,8 +157,12 @@ def test_a_map_without_errors_claims_no_certainty():
     assert not any(name.startswith("pass of") for name in names)
     words = " ".join(Page(render(found)).words)
     assert "unknown certainty" in words
+    assert found.tree.why_unknown in words
     figures = json.dumps(Page(render(found)).figures)
-    assert '"certain' not in figures
+    assert '"certain"' not in figures
+    assert '"certain ' not in figures
+    assert "certainty unknown" in figures
+    assert "certainty unknown" in repr(found)
 
 
 def test_the_page_is_written_whole_or_not_at_all(tmp_path):

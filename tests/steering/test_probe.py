@@ -256,7 +256,16 @@ def test_sub_batches_give_the_losses_of_examples():
     assert_close(plain(), model(x[:5]).mean())
     got = read_probe(closure, model.parameters())
     assert got.loss_error > 0
-    assert got.persistence_error >= 0
+    assert got.persistence_error >= 0 or got.persistence == 0
+
+
+def test_a_patch_without_a_bar_has_an_unknown_error_of_persistence():
+    patch = Patch(pairs=3)
+    bowl = (patch.points**2).sum(1)[:, None] + np.random.default_rng(0).normal(size=20) / 1e9
+    got = read_patch(patch, bowl)
+    assert got.persistence == 0
+    assert math.isnan(got.persistence_error)
+    assert got.loss_error > 0
 
 
 def test_vectors_alone_have_no_patch_but_a_loss():

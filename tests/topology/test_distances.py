@@ -86,9 +86,10 @@ def test_essential_bars_follow_the_stated_rule():
     a, b = np.array([[0.0, np.inf], [1.0, 2.0]]), np.array([[0.5, np.inf], [1.0, 2.0]])
     two = np.array([[0.0, np.inf], [0.0, np.inf]])
     for metric in (bottleneck, wasserstein):
-        assert metric(a, b) == 0.0
-        assert metric(a, b, essential="keep") == 0.5
-        assert metric(a, two, essential="keep") == np.inf
+        assert metric(a, b) == metric(a, b, essential="keep") == 0.5
+        assert metric(a, two) == metric(two, a) == np.inf
+        assert metric(a, b, essential="drop") == metric(a, a) == 0.0
+        assert metric(a, two, essential="drop") == 0.5
         assert metric(a, b, essential=4.0) == 0.5
     assert bottleneck(np.empty((0, 2)), []) == 0.0
     with pytest.raises(ArgumentError, match="must give every bar an end"):

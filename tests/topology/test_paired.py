@@ -62,7 +62,7 @@ def test_of_few_examples_the_replicates_are_students():
         spread = np.quantile(np.abs(replicate_maps(sample, count=400) - sample.mean()), 0.95)
         hits.append(abs(sample.mean()) <= spread)
     # Normal weights alone would cover 0.89.
-    assert abs(np.mean(hits) - 0.95) < 0.025
+    assert np.mean(hits) > 0.94
 
 
 @pytest.mark.parametrize("count", [16, 256])
@@ -131,13 +131,13 @@ def test_bad_replicates_are_named():
         merge_tree(values, replicates=np.ones((18, 2, 3)))
     with pytest.raises(NonFiniteError, match="got 6 points"):
         certain_basins(values, replicates=np.full((19, 2, 3), np.nan))
-    for bad in (np.ones((1, 4)), np.ones(4)):
-        with pytest.raises(ArgumentError, match="two examples or more"):
+    for bad in (np.ones((3, 4)), np.ones(4)):
+        with pytest.raises(ArgumentError, match="at least 4 examples"):
             replicate_maps(bad)
     with pytest.raises(ArgumentError, match="count"):
-        replicate_maps(np.ones((3, 4)), count=0)
+        replicate_maps(np.ones((5, 4)), count=0)
     with pytest.raises(ArgumentError, match="seed"):
-        replicate_maps(np.ones((3, 4)), seed=-1)
+        replicate_maps(np.ones((5, 4)), seed=-1)
 
 
 def test_the_guide_from_an_objective_to_a_sharper_threshold():

@@ -14,7 +14,7 @@ from lossatlas.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
-from lossatlas.topology import persistence
+from lossatlas.topology import Graph, graph, persistence
 from lossatlas.topology.cubical import grid_bars
 from reference.topology_bars import cubical_bars, sweep_bars
 
@@ -206,8 +206,8 @@ def test_a_ring_of_ridge_is_a_bar_of_degree_one():
 def test_constant_and_single_cells_have_one_essential_bar(shape):
     diagram = persistence(np.ones(shape))
     assert (diagram.births.tolist(), diagram.deaths.tolist()) == ([1.0], [np.inf])
-    assert diagram.threshold == 0.0
-    assert diagram.certain.all()
+    assert np.isnan(diagram.threshold)
+    assert not diagram.certain.any()
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,22 @@ def test_other_bad_input_is_named():
 def test_a_diagram_survives_the_disk(tmp_path, values):
     diagram = persistence(values)
     again = store.load(store.save(diagram, tmp_path / "diagram.nc"))
-    for name in ("births", "deaths", "dimensions", "certain"):
+    places = ("birth_places", "death_places")
+    for name in ("births", "deaths", "dimensions", "certain", "threshold", *places):
         np.testing.assert_array_equal(getattr(again, name), getattr(diagram, name))
-    assert (again.threshold, again.connectivity, again.excluded) == (
-        0.0,
-        "full",
-        diagram.excluded,
-    )
+    for name in ("connectivity", "excluded", "why_unknown", "periodic"):
+        assert getattr(again, name) == getattr(diagram, name)
+
+
+@pytest.mark.parametrize("source", [graph([0.0, 2.0], [(0, 1)]), np.ones((4, 3))])
+def test_a_diagram_without_places_or_with_circles_survives_the_disk(tmp_path, source):
+    options = {} if isinstance(source, Graph) else {"periodic": (True, False), "error": 0.5}
+    diagram = persistence(source, **options)
+    again = store.load(store.save(diagram, tmp_path / "diagram.nc"))
+    assert again.birth_places.shape == (len(diagram), 2 * bool(options))
+    assert again.periodic == diagram.periodic == options.get("periodic", ())
+    assert again.why_unknown == diagram.why_unknown
+    np.testing.assert_array_equal(again.threshold, diagram.threshold)
 
 
 def test_degrees_that_a_grid_cannot_have_are_empty():

@@ -1,5 +1,7 @@
 """What is no number, no grid, no norm or no graph is named; nothing hangs and nothing lies."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,9 @@ FIELD = np.random.default_rng(0).random((7, 7))
 BARS = np.array([[0.0, 1.0], [0.2, 0.5]])
 OTHER = np.array([[0.1, 0.9]])
 TREE = topology.merge_tree(FIELD)
+EDGES = [(k, k + 1) for k in range(48)]
+PLACES = np.stack(np.unravel_index(np.arange(49), (7, 7)), axis=1)
+UNTRIED = np.array([[0.0, 4.0, np.nan], [4.0, 0.0, 5.0], [np.nan, 5.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -127,6 +132,27 @@ def test_choices_without_sense_are_named(ask):
         lambda: topology.graph([0.0, 1.0, 2.0, 3.0], [(0, 1, 1), (1, 2, 3)]),
         lambda: topology.graph([0.0, 1.0], [(0, 1)], error=-1),
         lambda: topology.graph([0.0, 1.0], [(0, 1)], error=np.nan),
+        lambda: topology.graph([0.0, 1.0], [(0, 1)], error="small"),
+        lambda: topology.checkpoints([1.0, 2.0], {(0, 1): "high"}),
+        lambda: topology.resolution(FIELD, floor="low"),
+        lambda: topology.resolution(FIELD, floor=np.nan),
+        lambda: topology.profile(FIELD, length="long"),
+        lambda: topology.persistence(FIELD, connectivity=["full"]),
+        lambda: topology.persistence(FIELD, confidence=True),
+        lambda: topology.bottleneck(BARS, OTHER, dimension="zero"),
+        lambda: topology.bottleneck(topology.persistence(FIELD), OTHER, dimension="zero"),
+        lambda: topology.persistence(FIELD).bars("zero"),
+        lambda: topology.persistence(FIELD).bars(-1),
+        lambda: topology.persistence_image(BARS, births=3, lengths=(0, 1)),
+        lambda: topology.persistence_image(BARS, births=(0, 1), lengths=(0, 1), pixels=4),
+        lambda: topology.persistence_image(BARS, births=(0, "x"), lengths=(0, 1)),
+        lambda: topology.spread("ab"),
+        lambda: topology.spread([{"a": "x"}]),
+        lambda: topology.spread(None),
+        lambda: topology.barrier_matrix(FIELD),
+        lambda: topology.simplify(FIELD),
+        lambda: topology.scattered([[0.0], [1.0]], [0.0, 1.0], neighbours=2.5),
+        lambda: topology.replicate_maps("many"),
         lambda: topology.graph([0.0, 1j], []),
         lambda: topology.checkpoints([1.0, 2.0], {(0, 1, 1): 3.0}),
         lambda: topology.checkpoints([1.0, 2.0], "high"),
@@ -140,6 +166,95 @@ def test_choices_without_sense_are_named(ask):
 def test_what_is_no_graph_and_no_cloud_is_named(ask):
     with pytest.raises(AtlasError):
         ask()
+
+
+@pytest.mark.parametrize("connectivity", ["full", "axis"])
+@pytest.mark.parametrize("kind", [float, int])
+def test_what_is_masked_is_missing_at_every_entry(kind, connectivity):
+    field = FIELD if kind is float else (9 * FIELD).astype(int)
+    mask = field < (0.3 if kind is float else 3)
+    masked, nan = np.ma.array(field, mask=mask), np.where(mask, np.nan, field)
+    options = {"connectivity": connectivity}
+    asks = (
+        lambda f: topology.persistence(f, **options).bars(0, essential="keep"),
+        lambda f: topology.persistence(f, **options).bars(1, essential="keep"),
+        lambda f: topology.persistence(f, superlevel=True, **options).bars(0),
+        lambda f: topology.persistence(f, **options).excluded,
+        lambda f: topology.merge_tree(f, **options).basins,
+        lambda f: topology.certain_basins(f, error=0.1, **options).births,
+        lambda f: topology.fill(f, 0.2, **options),
+        lambda f: topology.euler_curve(f, [0.4, 0.6], **options),
+        lambda f: topology.barrier_distance(f, FIELD, **options),
+        lambda f: topology.match_basins(f, FIELD, **options).pairs,
+        lambda f: topology.resolution(f).full,
+        lambda f: topology.profile(f, **options).tree.minima,
+        lambda f: topology.merge_tree(topology.graph(f.ravel(), EDGES)).basins,
+        lambda f: topology.merge_tree(topology.scattered(PLACES, f.ravel())).basins,
+    )
+    for ask in asks:
+        # Whole numbers have no rounding error, the same with NaN among them do.
+        np.testing.assert_allclose(ask(masked), ask(nan), rtol=1e-14)
+    assert topology.persistence(masked, **options).excluded == mask.sum() > 0
+
+
+def test_masked_errors_replicates_and_paths_are_missing_too():
+    nan, masked = (
+        topology.checkpoints([1.0, 2.0, 3.0], heights)
+        for heights in (UNTRIED, np.ma.masked_invalid(UNTRIED))
+    )
+    np.testing.assert_array_equal(topology.persistence(masked).bars(), nan_bars(nan))
+    maps = np.ma.array(np.stack([FIELD] * 19), mask=np.stack([FIELD < 0.3] * 19))
+    topology.persistence(np.ma.masked_less(FIELD, 0.3), replicates=maps)
+    with pytest.raises(AtlasError, match="`replicates` must be finite where"):
+        topology.persistence(FIELD, replicates=maps)
+
+
+def nan_bars(source):
+    return topology.persistence(source).bars()
+
+
+class Land(SimpleNamespace):
+    """A landscape with one thing wrong."""
+
+    def __init__(self, **wrong):
+        whole = {
+            "values": FIELD,
+            "stderr": np.full((7, 7), 0.1),
+            "axes": (np.arange(7.0),) * 2,
+            "interpolation_error": 0.0,
+        }
+        super().__init__(**(whole | wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stderr": np.full((7, 7), -1.0)},
+        {"stderr": np.full((7, 6), 1.0)},
+        {"stderr": "small"},
+        {"stderr": None},
+        {"interpolation_error": "small"},
+        {"interpolation_error": -0.1},
+        {"count": "many"},
+        {"count": -3},
+        {"leverage": np.ones((2, 2))},
+        {"leverage": "x"},
+        {"computed": np.ones((3, 3), dtype=bool)},
+        {"computed": "all"},
+        {"rounding": "none"},
+        {"rounding": -1.0},
+        {"axes": (np.arange(7.0),)},
+        {"axes": (np.arange(7.0), np.arange(6.0))},
+        {"axes": 3},
+    ],
+)
+@pytest.mark.parametrize(
+    "ask", [topology.persistence, topology.merge_tree, topology.certain_basins]
+)
+def test_a_landscape_with_something_wrong_is_named(wrong, ask):
+    ask(Land())
+    with pytest.raises(AtlasError, match="landscape"):
+        ask(Land(**wrong))
 
 
 def test_entropy_of_bars_whose_sum_overflows():

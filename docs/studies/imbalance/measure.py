@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 
 import numpy as np
 import torch
@@ -89,10 +90,15 @@ def _classes(model, data):
     for line in found.groups:
         keep = data.targets == int(line.name)
         loss = la.Objective(model, measure, [(data.inputs[keep], data.targets[keep])]).value()
-        yield {"label": line.name, "examples": line.examples, "ratio": line.ratio, "loss": loss,
+        yield {"label": line.name, "examples": line.examples, "ratio": _ratio(line), "loss": loss,
                "largest": line.largest, "smallest": line.smallest,
                "bounds": [line.largest_bound, line.smallest_bound],
                "gradient": line.gradient_norm.value}  # fmt: skip
+
+
+def _ratio(line):
+    # Where the bound hides the sign of the lowest eigenvalue: the middle of what is possible.
+    return sum(line.ratio_range) / 2 if math.isnan(line.ratio) else line.ratio
 
 
 def _halves(lines, what):

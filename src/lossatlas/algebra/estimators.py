@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from torch import Tensor
 
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
@@ -46,8 +48,14 @@ class Estimate:
             level: its coverage, between 0 and 1.
 
         Returns:
-            (lower, upper); NaN where there is no error.
+            (lower, upper); NaN where there is no error, or where it is unknown how many
+            samples it comes from.
+
+        Raises:
+            ArgumentError: `level` is not between 0 and 1.
         """
+        if not is_number(level) or not 0 < level < 1:
+            raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
         half = quantile(level, self.samples) * self.stderr if self.stderr else 0.0
         return self.value - half, self.value + half
 
@@ -137,6 +145,6 @@ def quantile(level: float, samples: int) -> float:
         samples: how many the error comes from.
 
     Returns:
-        A factor; 1.96 for 95 % and many samples.
+        A factor; 1.96 for 95 % and many samples, NaN for fewer than two.
     """
-    return float(student.ppf(0.5 + level / 2, max(samples - 1, 1)))
+    return float(t_quantile(level, samples))

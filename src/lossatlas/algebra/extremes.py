@@ -61,6 +61,29 @@ def converge(
         lanczos.extend(min(1 + lanczos.steps // 40, limit - lanczos.steps))
 
 
+def reached_ends(
+    lanczos: Lanczos, ritz: Ritz, reached: bool, *, top: int, bottom: int, tolerance: float
+) -> tuple[bool, bool]:
+    """Which end of a spectrum is known within the tolerance.
+
+    Args:
+        lanczos: the run.
+        ritz: what `converge` gave.
+        reached: what `converge` gave.
+        top: how many of the largest.
+        bottom: how many of the smallest.
+        tolerance: as for `converge`.
+
+    Returns:
+        (top, bottom); neither where all bounds are small but eigenvalues may be missing.
+    """
+    if reached:
+        return True, True
+    near = ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)
+    ends = bool(near[max(lanczos.steps - top, 0) :].all()), bool(near[:bottom].all())
+    return (False, False) if all(ends) else ends
+
+
 def _known(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int, tolerance: float) -> bool:
     wanted = _wanted(lanczos, ritz, top, bottom, min(tolerance, _LOOSEST))
     fresh = len(lanczos.starts) > 1

@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 _FIRST_PROBES = 12
 # How many samples the bound on the variance counts for.
 _PRIOR = 30
+# Its square is still a number.
+_TINY = 1e-150
 
 
 class DeflatedProbes:
@@ -206,7 +208,8 @@ def _probes_needed(estimate: Estimate, tolerance: float) -> int:
         return _FIRST_PROBES
     spread = estimate.stderr**2 * (estimate.samples - _PRIOR)
     wide = quantile(LEVEL, estimate.samples)
-    return math.ceil(min(wide**2 * spread / (tolerance * estimate.value) ** 2, 1e9))
+    half = max(abs(tolerance * estimate.value) / wide, _TINY)
+    return math.ceil(min(spread / half**2, 1e9))
 
 
 def _growth_pays(lanczos: Lanczos, estimate: Estimate, tolerance: float, missing: int) -> bool:
@@ -214,5 +217,5 @@ def _growth_pays(lanczos: Lanczos, estimate: Estimate, tolerance: float, missing
         return False
     tail = slice(-min(4, lanczos.steps), None)
     captured = np.array(lanczos.alpha[tail]) ** 2 + 2 * np.array(lanczos.beta[tail]) ** 2
-    saved = 2 * 1.96**2 * float(captured.mean()) / (tolerance * estimate.value) ** 2
-    return saved > 1.0
+    half = max(abs(tolerance * estimate.value) / 1.96, _TINY)
+    return 2 * float(captured.mean()) / half**2 > 1.0

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.surveys import Finding, Quantity, Survey, named
 from lossatlas.text import with_error
+from lossatlas.topology import Diagram
 
 
 def summary(survey: Survey, page: Path) -> dict[str, Any]:
@@ -19,11 +22,6 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    land, diagram, tree = survey.landscape, survey.diagram, survey.tree
-    bars = zip(
-        *(getattr(diagram, k).tolist() for k in ("dimensions", "births", "deaths", "certain")),
-        strict=True,
-    )
     return {
         "title": survey.title,
         "loss": survey.loss.value,
@@ -33,27 +31,43 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
             for name, value in survey.metrics.items()
         },
         "grid": _grid(survey),
-        "topology": {
-            "minima": len(tree),
-            "bars": [
-                {"dimension": k, "birth": birth, "death": death, "certain": certain}
-                for k, birth, death, certain in bars
-            ],
-            "smad": tree.smad(),
-            "certain_bars": int(diagram.certain.sum()),
-            "threshold": diagram.threshold,
-            "connectivity": diagram.connectivity,
-            "certain_basins": survey.certain_basins,
-            "under_resolved": survey.resolution.under_resolved,
-            "barriers": survey.barriers.tolist(),
-        },
+        "topology": _topology(survey),
         "curvature": _curvature(survey),
         "instruments": {name: _finding(found) for name, found in survey.findings.items()},
         "notes": list(survey.notes),
         "checked": list(survey.checked),
         "seconds": survey.seconds,
-        "evaluations": land.evaluations,
+        "evaluations": survey.landscape.evaluations,
         "report": str(page),
+    }
+
+
+def _topology(survey: Survey) -> dict[str, Any]:
+    diagram, tree, why = survey.diagram, survey.tree, survey.diagram.why_unknown
+    return {
+        "minima": len(tree),
+        "bars": [_bar(diagram, row) for row in range(len(diagram))],
+        "smad": tree.smad(),
+        "certain_bars": None if why else int(diagram.certain.sum()),
+        "threshold": None if why else diagram.threshold,
+        "why_unknown": why or None,
+        "connectivity": diagram.connectivity,
+        "certain_basins": None if why else survey.certain_basins,
+        "under_resolved": survey.resolution.under_resolved,
+        "barriers": survey.barriers.tolist(),
+    }
+
+
+def _bar(diagram: Diagram, row: int) -> dict[str, Any]:
+    places = diagram.birth_places[row], diagram.death_places[row]
+    born, dies = (place.tolist() if np.isfinite(place).all() else None for place in places)
+    return {
+        "dimension": int(diagram.dimensions[row]),
+        "birth": float(diagram.births[row]),
+        "death": float(diagram.deaths[row]),
+        "certain": None if diagram.why_unknown else bool(diagram.certain[row]),
+        "birth_place": born,
+        "death_place": dies,
     }
 
 
@@ -83,7 +97,7 @@ def table(survey: Survey, page: Path) -> list[tuple[str, str, str]]:
         ("interpolation error", f"{land.interpolation_error:.2g}", _held_out(land.held_out)),
         ("range of the loss", f"{land.range:.6g}", _lost(int((~land.finite).sum()))),
         ("minima", str(len(survey.tree)), _touching(survey)),
-        ("basins", str(basins), f"{certain} certain ({_rule(diagram.threshold)})"),
+        ("basins", str(basins), _certain(diagram, certain)),
         ("smad", f"{survey.tree.smad():.6g}", "mean rise to a pass, of all minima"),
         *_findings(survey),
         ("report", str(page), f"{survey.seconds:.1f} s"),
@@ -91,8 +105,10 @@ def table(survey: Survey, page: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _rule(threshold: float) -> str:
-    return f"the deepest, and those deeper than {threshold:.2g}"
+def _certain(diagram: Diagram, count: int) -> str:
+    if diagram.why_unknown:
+        return f"certainty unknown: {diagram.why_unknown}"
+    return f"{count} certain (the deepest, and those deeper than {diagram.threshold:.2g})"
 
 
 def _grid(survey: Survey) -> dict[str, Any]:
@@ -113,7 +129,13 @@ def _curvature(survey: Survey) -> dict[str, Any] | None:
     if spectrum is None or trace is None:
         return None
     ends = ("top", "top_bounds", "bottom", "bottom_bounds")
+    low, high = spectrum.saddle_range
     return {end: getattr(spectrum, end).tolist() for end in ends} | {
+        "top_reached": spectrum.top_reached,
+        "bottom_reached": spectrum.bottom_reached,
+        "saddle_ratio": spectrum.saddle_ratio,
+        "saddle_low": low,
+        "saddle_high": high,
         "trace": trace.value,
         "trace_stderr": trace.stderr,
         "products": spectrum.products + trace.products,
@@ -145,6 +167,8 @@ def _quantity(number: Quantity) -> dict[str, Any]:
 def _group(line: GroupSpectrum) -> dict[str, Any]:
     keys = ("name", "examples", "parameters", "largest", "largest_bound", "smallest")
     return {key: getattr(line, key) for key in (*keys, "smallest_bound", "ratio", "note")} | {
+        "ratio_low": line.ratio_range[0],
+        "ratio_high": line.ratio_range[1],
         "trace": line.trace.value,
         "trace_stderr": line.trace.stderr,
         "gradient_norm": line.gradient_norm.value,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, nearest
+from lossatlas.curvature.arguments import check_objective, check_text
 from lossatlas.errors import DataError, UnknownNameError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
@@ -42,6 +43,8 @@ def activations(
         DataError: the layer is not run, or gives no tensor with an axis of examples.
         StructureError: names or shapes of `params` differ from those of the objective.
     """
+    check_objective(objective, params)
+    check_text("layer", layer)
     check_one_of("side", side, SIDES)
     check_one_of("reduce", reduce, REDUCTIONS)
     known = dict(objective.model.named_modules())

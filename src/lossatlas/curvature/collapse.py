@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_count, check_flag, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError
@@ -94,7 +94,12 @@ def neural_collapse(
 
     Source: Papyan, Han, Donoho, PNAS 2020, arXiv:2008.08186; unbalanced: arXiv:2301.00437.
     """
-    check_at_least("folds", folds, 2)
+    check_flag("balanced", balanced)
+    check_tensor("labels", labels)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None:
+            check_tensor(name, value)
+    check_count("folds", folds, 2)
     matrix = checked_features(features)
     classes, places, counts = _checked_labels(labels, matrix, weight)
     known = {
@@ -161,6 +166,8 @@ def _checked_labels(
 def _classifier(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     w = weight.detach().double().cpu()
     b = torch.zeros(len(w)).double() if bias is None else bias.detach().double().cpu()
+    if b.shape != (len(w),):
+        raise DataError(f"`bias` must have shape ({len(w)},); got {tuple(b.shape)}.")
     for name, value in (("weight", w), ("bias", b)):
         if not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"`{name}` holds NaN or inf; check the weights.")

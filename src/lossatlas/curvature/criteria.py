@@ -1,6 +1,7 @@
 """Criteria of generalisation read off a spectrum: how much of it is negative."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +25,13 @@ class HessianCriteria(Stored):
     """Two ratios of a spectral density, averaged over its probes.
 
     Attributes:
-        ends: |smallest node / largest node|, called re; inf where no node is positive.
+        ends: |smallest node / largest node|, called re; inf where no node is positive. Of a
+            spectrum with both ends: the ratio of the eigenvalues, whose error is that of their
+            error bounds and no standard error; NaN where a bound hides a sign.
         mass: sum over negative nodes of |node x weight|^power over the same sum over positive
-            ones, called K_H^n; inf where no node is positive. Small: nearly convex.
+            ones, called K_H^n; inf where no node is positive. Small: nearly convex. The run
+            that found the eigenvalues (the first row of the density) is left out: how many
+            nodes it has depends on its tolerance. NaN where there is no other probe.
         power: the exponent n.
     """
 
@@ -39,15 +44,15 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
     """Read LLA's criteria off a spectrum.
 
     They are meant for spectra that are mainly positive, and depend on the number of Lanczos
-    steps: compare only densities with equal steps.
+    steps: compare only densities with equal steps and as many known eigenvalues.
 
     Args:
         spectrum: a spectrum with its density, or the density.
         power: exponent n, between 0 and 1 in the paper.
 
     Returns:
-        Both criteria with standard errors over probes; that of `ends` holds the error bounds of
-        the eigenvalues as well, which a density alone does not know.
+        Both criteria; the error of `mass` is a standard error over probes, as is that of `ends`
+        where a density alone is given.
 
     Raises:
         ArgumentError: the spectrum has no density, or `power` is not positive.
@@ -55,6 +60,10 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
     Source: Gabdullin, arXiv:2412.10146.
     """
     check_positive("power", power)
+    if not isinstance(spectrum, Spectrum | Density):
+        raise ArgumentError(
+            f"`spectrum` must be a Spectrum or a Density; got {type(spectrum).__name__}."
+        )
     density = spectrum.density if isinstance(spectrum, Spectrum) else spectrum
     if density is None:
         raise ArgumentError(
@@ -65,21 +74,39 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
         terms = np.abs(nodes * weights) ** power
         return _ratio(float(terms[nodes < 0].sum()), float(terms[nodes > 0].sum()))
 
-    ends = density.mean(_ends_ratio)
-    ends = (
-        _with_bounds(ends, spectrum) if isinstance(spectrum, Spectrum) else _with_spread(ends)
-    )
-    return HessianCriteria(_honest(ends), _honest(density.mean(mass)), power)
+    if isinstance(spectrum, Spectrum) and len(spectrum.top) and len(spectrum.bottom):
+        ends = _of_spectrum(spectrum)
+    else:
+        ends = _with_spread(density.mean(_ends_ratio))
+    return HessianCriteria(_honest(ends), _honest(_of_probes(density, mass)), power)
 
 
-def _with_bounds(ends: Estimate, found: Spectrum) -> Estimate:
-    # Eigenvalues that are known are nodes of every probe: their error is not in the spread.
-    low, high = found.bottom_bounds[:1].sum(), found.top_bounds[:1].sum()
-    largest = max((float(v) for v in found.top[:1]), default=0.0)
-    if not math.isfinite(ends.value) or largest <= 0:
-        return ends
-    bound = (float(low) + ends.value * float(high)) / largest
-    return replace(ends, stderr=math.hypot(ends.stderr, bound))
+def _of_probes(density: Density, mass: Callable[[Array, Array], float]) -> Estimate:
+    weights = density.weights[np.isfinite(density.nodes)]
+    if len(density.nodes) == 1 and np.ptp(weights) > 1e-9:
+        why = "it needs a second probe: the run that found the eigenvalues does not count"
+        return Estimate(math.nan, math.nan, density.products, why_no_error=why)
+    if len(density.nodes) == 1:
+        # Every eigenvalue is known: nothing is left to probe.
+        return Estimate(mass(density.nodes[0], density.weights[0]), 0.0, density.products)
+    return replace(density, nodes=density.nodes[1:], weights=density.weights[1:]).mean(mass)
+
+
+def _of_spectrum(found: Spectrum) -> Estimate:
+    low, high = float(found.bottom[0]), float(found.top[0])
+    below, above = float(found.bottom_bounds[0]), float(found.top_bounds[0])
+    options = {"products": found.products, "reached": found.reached}
+    if abs(low) < below or abs(high) < above:
+        most = (abs(low) + below) / (high - above) if high > above else math.inf
+        why = (
+            f"the sign of an end is hidden by its error bound; the ratio is at most {most:.2g}"
+        )
+        return Estimate(math.nan, math.nan, **options, why_no_error=why)  # type: ignore[arg-type]
+    if high <= 0:
+        why = "no eigenvalue is positive"
+        return Estimate(math.inf, math.nan, **options, why_no_error=why)  # type: ignore[arg-type]
+    ratio = abs(low) / high
+    return Estimate(ratio, (below + ratio * above) / high, **options)  # type: ignore[arg-type]
 
 
 def _with_spread(ends: Estimate) -> Estimate:
@@ -99,7 +126,7 @@ def _ratio(above: float, below: float) -> float:
 
 
 def _honest(found: Estimate) -> Estimate:
-    if math.isfinite(found.value):
+    if not math.isinf(found.value):
         return found
     why = "a probe has no positive node"
     return Estimate(found.value, math.nan, found.products, found.samples, why_no_error=why)

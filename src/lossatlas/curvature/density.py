@@ -23,9 +23,10 @@ class Density:
 
     Attributes:
         nodes: shape (probes, steps), padded with NaN; curvature units. The eigenvalues that
-            are known come first in each row.
-        weights: shares of the spectrum, same shape, padded with 0; each row sums to 1, a known
-            eigenvalue has 1 / parameters.
+            are known come first in each row. The first row is the run that found them.
+        weights: shares of the spectrum, same shape, padded with 0; each row sums to 1. A known
+            eigenvalue has 1 / parameters; in the first row one that occurs several times (a
+            null space) has the share that it had in that run.
         products: what all probes cost together.
     """
 
@@ -96,6 +97,12 @@ def _negative_share(nodes: Array, weights: Array) -> float:
     return float(mass[nodes < 0].sum() / mass.sum()) if mass.sum() > 0 else 0.0
 
 
+# A squared normal number is above this once in a thousand draws.
+_CHI2_999 = 10.83
+# Below this share of 1 / n a node next to a known eigenvalue is rounding.
+_ROUNDING = 1e-3
+
+
 def density_of(
     apply: Apply,
     first: Ritz,
@@ -110,7 +117,10 @@ def density_of(
     """Stochastic Lanczos quadrature around eigenvalues that are known.
 
     A known eigenvalue is a node of weight 1 / n in every probe; the probes share out what is
-    left, from starts outside the known eigenvectors.
+    left, from starts outside the known eigenvectors. In the first run a known node keeps its
+    own share where it stands for an eigenspace of several dimensions (the null space of a
+    matrix without full rank, say): there the run finds one vector of that space only, and no
+    other node holds the rest.
 
     Args:
         apply: v -> H v.
@@ -130,22 +140,37 @@ def density_of(
 
     Source: Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 38 (2017).
     """
-    atoms = first.values[known]
-    runs = [(first.values[~known], first.weights[~known])]
-    products = len(first.values)
-    for index in range(1, probes if len(atoms) < len(like) else 1):
+    atoms, size = first.values[known], len(like)
+    runs, products = [], len(first.values)
+    for index in range(1, probes if len(atoms) < size else 1):
         drawn = generator(seed, "density", index, device=like.device)
-        start = torch.randn(len(like), generator=drawn, dtype=like.dtype, device=like.device)
-        runs.append(quadrature(apply, start, min(steps, len(like) - len(atoms)), guards))
+        start = torch.randn(size, generator=drawn, dtype=like.dtype, device=like.device)
+        runs.append(quadrature(apply, start, min(steps, size - len(atoms)), guards))
         products += len(runs[-1][0])
-    longest = len(atoms) + max(len(nodes) for nodes, _ in runs)
-    nodes, weights = np.full((len(runs), longest), np.nan), np.zeros((len(runs), longest))
-    left = 1 - len(atoms) / len(like)
-    for row, (values, shares) in enumerate(runs):
-        nodes[row, : len(atoms) + len(values)] = np.concatenate([atoms, values])
-        total = float(shares.sum()) or 1.0
-        spread = left * shares / total
-        weights[row, : len(atoms) + len(values)] = np.concatenate(
-            [np.full(len(atoms), 1 / len(like)), spread]
-        )
+    single = known & ~_repeated(first, runs, size)
+    rows = [_row(first.values[single], first.values[~single], first.weights[~single], size)]
+    rows += [_row(atoms, values, shares, size) for values, shares in runs]
+    longest = max(len(row[0]) for row in rows)
+    nodes, weights = np.full((len(rows), longest), np.nan), np.zeros((len(rows), longest))
+    for index, (values, shares) in enumerate(rows):
+        nodes[index, : len(values)], weights[index, : len(values)] = values, shares
     return Density(nodes, weights, products)
+
+
+def _repeated(first: Ritz, runs: list[tuple[Array, Array]], size: int) -> NDArray[np.bool_]:
+    # Nodes that stand for several eigenvalues: their share of a random start is too large for
+    # one, or another probe, which started outside their eigenvector, sees the rest.
+    repeated = first.weights * size > _CHI2_999
+    for values, shares in runs:
+        seen = values[shares * size > _ROUNDING]
+        for k, (value, bound) in enumerate(zip(first.values, first.bounds, strict=True)):
+            repeated[k] |= bool(np.any(np.abs(seen - value) <= bound))
+    return np.asarray(repeated)
+
+
+def _row(atoms: Array, values: Array, shares: Array, size: int) -> tuple[Array, Array]:
+    # Single eigenvalues have 1 / n each; the others share out what is left.
+    left = 1 - len(atoms) / size
+    total = float(shares.sum()) or 1.0
+    weights = np.concatenate([np.full(len(atoms), 1 / size), left * shares / total])
+    return np.concatenate([atoms, values]), weights

@@ -103,7 +103,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
         except (RuntimeError, LossError) as error:
             # What fails within the loss comes under another name, with its cause.
             # (That something has no graph may also be the user's own mistake.)
-            sentence = _explained(str(error.__cause__ or error))
+            sentence = explained(str(error.__cause__ or error))
             if sentence == _CUT_OFF and error.__cause__ is not None:
                 raise
             if sentence is None:
@@ -111,7 +111,15 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
             raise LossError(sentence) from None
 
 
-def _explained(message: str) -> str | None:
+def explained(message: str) -> str | None:
+    """What an error of torch says about second derivatives.
+
+    Args:
+        message: its text.
+
+    Returns:
+        A sentence with a remedy; None where the error is about something else.
+    """
     missing = _MISSING.search(message)
     if missing:
         return (

@@ -4,7 +4,8 @@ import fnmatch
 
 from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_positive, nearest
+from lossatlas.checks import check_positive, nearest
+from lossatlas.curvature.arguments import check_count, check_objective, check_text
 from lossatlas.curvature.products import hessian
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective import Objective
@@ -48,8 +49,11 @@ def relative_flatness(
 
     Source: Petzka et al., NeurIPS 2021, arXiv:2001.00939.
     """
+    check_objective(objective, params)
+    if name is not None:
+        check_text("name", name)
     check_positive("tolerance", tolerance)
-    check_at_least("limit", limit, 2)
+    check_count("limit", limit, 2)
     chosen = _matrix(objective, name)
     product = hessian(objective, params, names=chosen)
     weight = product.params[chosen].flatten(1)

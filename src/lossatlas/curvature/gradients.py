@@ -7,15 +7,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
+from lossatlas.algebra.estimators import Array, Estimate, rademacher
 from lossatlas.algebra.params import Params, dot
-from lossatlas.checks import check_at_least
-from lossatlas.curvature.differentiable import check_finite, second_derivatives
+from lossatlas.curvature.arguments import check_count, check_objective
+from lossatlas.curvature.differentiable import (
+    check_finite,
+    check_graph,
+    explained,
+    second_derivatives,
+)
 from lossatlas.curvature.trees import Stored, part
+from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.weighted import Weighted, pairs_of
-from lossatlas.rng import derive_seed
+from lossatlas.objective.weighted import pairs_of
+from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
+
+# Errors come from folds of the examples: about so many in all.
+_FOLDS = 20
 
 
 @part
@@ -26,7 +35,9 @@ class GradientNoise(Stored):
 
     Attributes:
         norm: length of the mean gradient, loss per weight; its error is the sampling error.
-        scatter: trace of the covariance of the gradients of single examples.
+        scatter: trace of the covariance of the gradients of single examples. Its error, and
+            that of the noise scale, are taken over folds of examples (`samples` of them, or
+            batches): they hold the examples as well as the probes.
         noise_scale: scatter / squared length of the true gradient, in examples: the batch size
             at which noise and signal are equal (McCandlish et al.).
         floor: the length that sampling alone gives a gradient whose mean is zero.
@@ -48,13 +59,16 @@ def gradient_noise(
     """Measure the mean gradient against the scatter of single ones.
 
     Single gradients are never formed: their products with the mean come from one forward
-    derivative, the sum of their squares from random signs.
+    derivative, the sum of their squares from random signs. Where torch cannot differentiate
+    the backward pass of an operation (CTC, say), those products take a backward pass for each
+    example: first derivatives are enough.
 
     Args:
         objective: model, loss, batches. Where its loss gives only means, or norm layers use
             batch statistics, batches take the place of examples.
         params: where; the present weights by default.
-        probes: random combinations of the examples of each batch.
+        probes: random combinations of the examples of each batch, shared out over folds of
+            them; 2 or more for an error where there is one batch.
         seed: what they are drawn from.
 
     Returns:
@@ -67,7 +81,8 @@ def gradient_noise(
 
     Source: McCandlish, Kaplan, Amodei, arXiv:1812.06162, sec. 2.2 and app. A.
     """
-    check_at_least("probes", probes, 1)
+    check_objective(objective, params)
+    check_count("probes", probes, 1)
     with second_derivatives(objective.model):
         mean = objective.gradient(params)
     check_finite(mean)
@@ -76,9 +91,13 @@ def gradient_noise(
     leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
     look = _look_at_examples if single else _look_at_batches
 
+    count = len(objective.gathered(lambda batch: 1))
+    folds = _folds_of(count, probes)
+    plan = _Plan(folds, probes // folds)
+
     def walk() -> list[_Seen]:
         return [
-            look(objective, leaves, mean, batch, probes=probes, seed=derive_seed(seed, index))
+            look(objective, leaves, mean, batch, plan=plan, seed=derive_seed(seed, index))
             for index, batch in enumerate(objective.each_batch())
         ]
 
@@ -89,48 +108,101 @@ def gradient_noise(
 
 
 @dataclass(frozen=True)
+class _Plan:
+    # Folds of the examples of each batch, and random combinations of each.
+    folds: int
+    rounds: int
+
+
+@dataclass(frozen=True)
 class _Seen:
-    # Inner products with the mean gradient and weights, one a unit; estimates of the sum of
-    # squared lengths; examples.
-    along: np.ndarray
-    weights: np.ndarray
-    squares: np.ndarray
+    # Of one batch: inner products of single gradients with the mean one, and weights. Of each
+    # fold of its units: sums of squared distances from the mean gradient (estimates), of the
+    # products that are left of it along the mean, and how many units. How many examples.
+    along: Array
+    weights: Array
+    around: Array
+    uphill: Array
+    counts: Array
     size: float
 
 
+def _folds_of(batches: int, probes: int) -> int:
+    # Enough folds in all for a spread, unless each would have less than one probe.
+    wanted = -(-_FOLDS // batches)
+    return probes if 2 * wanted > probes else wanted
+
+
 def _look_at_examples(
-    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
+    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, plan: _Plan, seed: int
 ) -> _Seen:
     points = list(leaves.values())
     pairs = pairs_of(objective.measure(batch))
-    losses = pairs.sums
-    if not losses.requires_grad:
-        return _unreached(pairs, probes)
-    squares = []
-    for probe in range(probes):
-        signs = rademacher(len(losses), derive_seed(seed, probe), losses)
+    losses, count = pairs.sums, len(pairs.sums)
+    order = torch.randperm(count, generator=generator(seed, "folds"))
+    folds = [part.to(losses.device) for part in order.tensor_split(min(plan.folds, count))]
+    along, squares = torch.zeros(count), [0.0] * len(folds)
+    if losses.requires_grad:
+        squares = [_squares(losses, points, fold, plan.rounds, seed) for fold in folds]
+        along = _along(losses, points, [mean[name] for name in leaves])
+    a, w, square = _numbers(along), _numbers(pairs.weights), dot(mean, mean)
+    crossed, left = square * w**2 - 2 * w * a, a - w * square
+    kept = [fold.cpu().numpy() for fold in folds]
+    around = np.array(squares) + [crossed[fold].sum() for fold in kept]
+    uphill = np.array([left[fold].sum() for fold in kept])
+    return _Seen(a, w, around, uphill, np.array([len(fold) for fold in kept]), count)
+
+
+def _numbers(values: Tensor) -> Array:
+    return np.asarray(values.detach().double().cpu().numpy())
+
+
+def _squares(
+    losses: Tensor, points: list[Tensor], fold: Tensor, rounds: int, seed: int
+) -> float:
+    # The sum of squared lengths over a fold, from random signs.
+    found = []
+    for index in range(rounds):
+        signs = torch.zeros_like(losses)
+        drawn = derive_seed(seed, int(fold[0]), index)
+        signs[fold] = rademacher(len(fold), drawn, losses)
         parts = torch.autograd.grad(losses, points, signs, retain_graph=True, allow_unused=True)
-        squares.append(sum(float(p.double().square().sum()) for p in parts if p is not None))
+        found.append(sum(float(p.double().square().sum()) for p in parts if p is not None))
+    return sum(found) / rounds
+
+
+def _along(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
+    # Products of single gradients with the mean: a forward derivative as the derivative of a
+    # backward one, which is linear in `dummy` and so needs no second derivative in truth.
     dummy = torch.zeros_like(losses, requires_grad=True)
-    pulled = torch.autograd.grad(losses, points, dummy, create_graph=True, allow_unused=True)
-    means = [(p, mean[n]) for n, p in zip(leaves, pulled, strict=True) if p is not None]
-    if not means:
-        return _unreached(pairs, probes)
-    along = torch.autograd.grad([p for p, _ in means], dummy, [m for _, m in means])[0]
-    return _Seen(_numbers(along), _numbers(pairs.weights), np.array(squares), len(losses))
+    try:
+        pulled = torch.autograd.grad(
+            losses, points, dummy, create_graph=True, allow_unused=True
+        )
+        pairs = [(p, m) for p, m in zip(pulled, mean, strict=True) if p is not None]
+        if not pairs:
+            return torch.zeros_like(losses)
+        check_graph(p for p, _ in pairs)
+        (along,) = torch.autograd.grad([p for p, _ in pairs], dummy, [m for _, m in pairs])
+    except (RuntimeError, LossError) as error:
+        # Backward passes that torch cannot differentiate (CTC): one for each example.
+        if explained(str(error)) is None and not isinstance(error, LossError):
+            raise
+        return _along_one_by_one(losses, points, mean)
+    return along
 
 
-def _unreached(pairs: Weighted, probes: int) -> _Seen:
-    count = len(pairs.sums)
-    return _Seen(np.zeros(count), _numbers(pairs.weights), np.zeros(probes), count)
-
-
-def _numbers(values: Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()
+def _along_one_by_one(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
+    found = []
+    for loss in losses:
+        parts = torch.autograd.grad(loss, points, retain_graph=True, allow_unused=True)
+        pairs = [(p, m) for p, m in zip(parts, mean, strict=True) if p is not None]
+        found.append(math.fsum(float((p.double() * m.double()).sum()) for p, m in pairs))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _look_at_batches(
-    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, probes: int, seed: int
+    objective: Objective, leaves: Params, mean: Params, batch: Batch, *, plan: _Plan, seed: int
 ) -> _Seen:
     points = list(leaves.values())
     total = objective.total(batch)
@@ -143,55 +215,59 @@ def _look_at_batches(
         n: torch.zeros_like(mean[n]) if p is None else p
         for n, p in zip(leaves, parts, strict=True)
     }
-    square = total.weight * dot(gradient, gradient)
-    along, weight = np.array([dot(gradient, mean)]), np.array([total.weight])
-    return _Seen(along, weight, np.array([square]), objective.size_of(batch))
+    along, square = dot(gradient, mean), dot(mean, mean)
+    around = total.weight * (dot(gradient, gradient) - 2 * along + square)
+    uphill = total.weight * (along - square)
+    a, w, u, h, one = (np.array([x]) for x in (along, total.weight, around, uphill, 1.0))
+    return _Seen(a, w, u, h, one, objective.size_of(batch))
 
 
 def _noise(seen: list[_Seen], square: float, unit: str) -> GradientNoise:
     total = sum(part.size for part in seen)
-    along, rows = _deviations(seen, square, unit)
-    units, length = len(along), math.sqrt(square)
+    along, weights, around, uphill, counts = (
+        np.concatenate([getattr(part, name) for part in seen]).astype(np.float64)
+        for name in ("along", "weights", "around", "uphill", "counts")
+    )
+    length, units, typical = math.sqrt(square), len(along), float(weights.mean())
     if units < 2:
         why = f"a spread needs two {unit}; there is one"
         lost = Estimate(math.nan, math.nan, why_no_error=why)
         norm = Estimate(length, math.nan, why_no_error=why)
         return GradientNoise(norm, lost, lost, math.nan, unit)
-    error = math.sqrt(float((along**2).sum()) / (units - 1) / units)
+    deviations = (along - square * weights) / typical
+    # A batch mean has a variance that is the smaller, the more it weighs.
+    around = around / typical**2
+    if unit == "batches":
+        deviations = np.sqrt(weights / typical) * (along - square)
+        around = around * typical * total / units
+    error = math.sqrt(float((deviations**2).sum()) / (units - 1) / units)
     flat = None if length else "the gradient is zero"
     error = error / length if length else math.nan
     norm = Estimate(length, error, len(seen), units, why_no_error=flat)
-    # Batch means scatter 1 / size as much as examples do.
-    each = 1.0 if unit == "examples" else total / len(seen)
-    scatter = mean_of(rows * units / (units - 1) * each, len(seen))
-    floor = math.sqrt(max(scatter.value, 0.0) / total)
-    return GradientNoise(norm, scatter, _scale(norm, scatter, total), floor, unit)
+    scatter = float(around.sum()) / (units - 1)
+    moved = (around - counts / units * around.sum()) / (units - 1)
+    floor = math.sqrt(max(scatter, 0.0) / total)
+    climbed = 2 * uphill / float(weights.sum())
+    scale = _scale(scatter, square - scatter / total, total, moved, climbed)
+    return GradientNoise(norm, _folded(scatter, moved), scale, floor, unit)
 
 
-def _deviations(seen: list[_Seen], square: float, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    # What units deviate from the mean gradient: along it, and in mean squared length (one
-    # entry a probe). Examples: (s_i' - w_i mean) / mean(w). A batch mean has a variance that
-    # is the smaller, the more it weighs.
-    along = np.concatenate([part.along for part in seen])
-    weights = np.concatenate([part.weights for part in seen])
-    squares, typical = np.stack([part.squares for part in seen]).sum(0), weights.mean()
-    if unit == "batches":
-        lengths = squares / weights.sum() - square
-        return np.sqrt(weights / typical) * (along - square), lengths
-    crossed = square * float((weights**2).sum()) - 2 * float((weights * along).sum())
-    return (along - square * weights) / typical, (squares + crossed) / (len(along) * typical**2)
+def _folded(value: float, influence: Array) -> Estimate:
+    # What each fold adds to an estimate, so that examples count as well as probes.
+    folds = len(influence)
+    if folds < 2:
+        why = "a spread needs two folds of examples; take more `probes`"
+        return Estimate(value, math.nan, samples=folds, why_no_error=why)
+    error = math.sqrt(folds / (folds - 1) * float((influence**2).sum()))
+    return Estimate(value, error, samples=folds)
 
 
-def _scale(norm: Estimate, scatter: Estimate, total: float) -> Estimate:
+def _scale(
+    scatter: float, signal: float, total: float, moved: Array, uphill: Array
+) -> Estimate:
     # The mean gradient of a sample is longer than the true one by the noise it carries.
-    signal = norm.value**2 - scatter.value / total
     if signal <= 0:
         lost = "the gradient is lost in its noise; take more examples"
         return Estimate(math.inf, math.nan, why_no_error=lost)
-    value = scatter.value / signal
-    relative = math.hypot(
-        scatter.stderr / scatter.value if scatter.value else 0.0,
-        2 * norm.value * norm.stderr / signal,
-    )
-    why = None if math.isfinite(relative) else scatter.why_no_error or norm.why_no_error
-    return Estimate(value, value * relative, samples=scatter.samples, why_no_error=why)
+    value = scatter / signal
+    return _folded(value, moved * (1 + value / total) / signal - value / signal * uphill)

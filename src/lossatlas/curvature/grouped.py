@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from lossatlas.algebra.estimators import Estimate
-from lossatlas.algebra.extremes import converge
+from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
@@ -14,6 +14,7 @@ from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, layers, split_examples
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
+from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
@@ -61,23 +62,27 @@ class GroupSpectrum:
 
     @property
     def ratio(self) -> float:
-        """How much of a saddle it is; weights of the loss do not change it."""
-        return saddle_ratio(self.largest, self.smallest)
+        """|smallest| / largest, 0 where none is negative; NaN where the bounds hide a sign."""
+        return saddle_ratio(*self._ends)
 
     @property
-    def ratio_bound(self) -> float:
-        """How far the bounds of both eigenvalues let the ratio be off; NaN where it is inf.
+    def ratio_range(self) -> tuple[float, float]:
+        """What the bounds of both eigenvalues leave of the ratio, also where it is NaN.
 
         A lower eigenvalue that the run did not see is not in it (see `converge`).
         """
-        most = saddle_ratio(
-            self.largest - self.largest_bound, self.smallest - self.smallest_bound
-        )
-        least = saddle_ratio(
-            self.largest + self.largest_bound, self.smallest + self.smallest_bound
-        )
-        bound = max(most - self.ratio, self.ratio - least)
+        return saddle_range(*self._ends)
+
+    @property
+    def ratio_bound(self) -> float:
+        """How far the bounds let the ratio be off; NaN where it is NaN or may be inf."""
+        low, high = self.ratio_range
+        bound = max(high - self.ratio, self.ratio - low)
         return bound if math.isfinite(bound) else math.nan
+
+    @property
+    def _ends(self) -> tuple[float, float, float, float]:
+        return self.largest, self.smallest, self.largest_bound, self.smallest_bound
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,9 @@ def _line(
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
     lanczos = random_run(matrix, seed)
     try:
-        ritz, reached = converge(
-            lanczos, top=1, bottom=1, tolerance=request.tolerance, limit=limit
-        )
+        tolerance = request.tolerance
+        ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
+        ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
@@ -161,7 +166,10 @@ def _line(
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
-    notes += [] if reached else [f"the tolerance was not reached in {limit} products"]
+    missed = " and ".join(
+        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
+    )
+    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     return GroupSpectrum(
@@ -179,26 +187,10 @@ def _line(
     )
 
 
-def saddle_ratio(largest: float, smallest: float) -> float:
-    """How much of a saddle a spectrum is.
-
-    Args:
-        largest: largest eigenvalue.
-        smallest: smallest eigenvalue.
-
-    Returns:
-        |smallest| / largest for a negative smallest, 0 where none is negative, inf where none
-        is positive.
-    """
-    if smallest >= 0:
-        return 0.0
-    return -smallest / largest if largest > 0 else math.inf
-
-
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
     if size_of(over) == size_of(objective.params):
         return gradient_noise(objective, params, probes=1).norm
-    part_of = objective.part(names=list(over))
+    part_of = objective.part(names=over)
     if params is None:
         return gradient_noise(part_of, probes=1).norm
     # Elsewhere than at the weights of the model only the whole gradient can be taken.

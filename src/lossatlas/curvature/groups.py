@@ -1,13 +1,14 @@
 """Parts of an objective: layers of the model, groups of the examples."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from lossatlas.errors import ArgumentError, DataError
+from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective import Batch, Objective, Supervised
-from lossatlas.objective.batches import batch_size, map_tensors
+from lossatlas.objective.batches import batch_size, map_tensors, rows_of
 from lossatlas.objective.foreign import named_failure
 
 Labels = Callable[[Batch], Tensor]
@@ -43,8 +44,9 @@ def target_classes(batch: Batch) -> Tensor:
     targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
         raise ArgumentError(
-            'by="class" needs batches (input, class index); for others pass `labels`, a '
-            "function batch -> one whole number an example."
+            "classes are read from batches (input, class index), and these hold none; "
+            'spectrum(by="class") takes `labels`, a function batch -> one whole number an '
+            "example."
         )
     return targets
 
@@ -64,6 +66,7 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
         ArgumentError: batch statistics would change with the group, or labels are missing, of
             the wrong length or no whole numbers.
         DataError: there is no example.
+        LossError: the loss of a batch is no mean of those over its groups.
     """
     if labels is not None and not callable(labels):
         raise ArgumentError(
@@ -79,18 +82,38 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
         read = labels or target_classes
     else:
         raise ArgumentError(
-            "`labels` must be a function batch -> one whole number an example for this loss; "
-            "classes are read off the targets of `supervised` losses only."
+            "classes are read from the targets of `supervised` losses only; for this one "
+            'spectrum(by="class") takes `labels`, a function batch -> one whole number an '
+            "example."
         )
     present = sorted(set().union(*objective.gathered(lambda b: _labels_of(read, b).tolist())))
     if not present:
         raise DataError("there are no examples to group; check the batches.")
+    _check_groups(objective, read)
     in_memory = isinstance(objective.batches, list | tuple)
     selected = {label: _Selected(objective.batches, read, label) for label in present}
     return {
-        str(label): objective.part(list(selected[label]) if in_memory else selected[label])
-        for label in present
+        str(label): objective.part(list(each) if in_memory else each)
+        for label, each in selected.items()
     }
+
+
+def _check_groups(objective: Objective, read: Labels) -> None:
+    # A mean over all examples lies between those over groups, with weights of classes or not.
+    batch = objective.first_batch()
+    labels = _labels_of(read, batch)
+    parts = [_taken(batch, torch.nonzero(labels == k).flatten()) for k in torch.unique(labels)]
+    if len(parts) < 2:
+        return
+    whole = objective.part([batch]).value()
+    groups = [objective.part([part]).value() for part in parts]
+    slack = 1e-3 * max(map(abs, [whole, *groups]))
+    if math.isfinite(whole) and not min(groups) - slack <= whole <= max(groups) + slack:
+        raise LossError(
+            f"the loss of a batch is {whole:.4g}, and over its groups alone from "
+            f"{min(groups):.4g} to {max(groups):.4g}: examples of a batch depend on each other "
+            "(a contrastive loss), so a group has no loss of its own."
+        )
 
 
 class _Selected:
@@ -134,6 +157,6 @@ def _taken(batch: Batch, keep: Tensor) -> Batch:
 
     def take(value: Tensor) -> Tensor:
         whole = value.ndim and len(value) == total
-        return value[keep.to(value.device)] if whole else value
+        return rows_of(value, keep.tolist()) if whole else value
 
     return map_tensors(take, batch)

@@ -258,7 +258,10 @@ def _one_in_memory(batches: Iterable[Any]) -> bool:
 def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:
     if names is None:
         return list(known)
-    patterns = [names] if isinstance(names, str) else list(names)
+    listed = isinstance(names, Iterable) and not isinstance(names, str | torch.Tensor)
+    patterns: list[Any] = list(names) if listed else [names]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ArgumentError(f"`names` must be names or patterns of parameters; got {names!r}.")
     if not patterns:
         raise ArgumentError("`names` must hold at least one name or pattern; got none.")
     for pattern in patterns:

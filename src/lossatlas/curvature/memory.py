@@ -3,6 +3,8 @@
 import torch
 
 from lossatlas.algebra.krylov import krylov_bytes
+from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.matrix import Product
 from lossatlas.errors import ArgumentError
 from lossatlas.memory import free_memory
@@ -19,6 +21,8 @@ def spectrum_memory(objective: Objective, limit: int = 300) -> int:
     Returns:
         Bytes.
     """
+    check_objective(objective)
+    check_at_least("limit", limit, 1)
     sizes = [value.numel() for value in objective.params.values()]
     kinds = [value.dtype for value in objective.params.values()]
     dtype = torch.float32

@@ -11,15 +11,20 @@ from torch.nn import functional as F
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
+from lossatlas.objective.foreign import named_failure
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
 _BETAS = (0.9, 0.999)
+_FIRST_PART = (
+    "plasticity needs a model that takes the first part of a batch alone and returns logits."
+)
 
 
 @part
@@ -75,14 +80,16 @@ def plasticity(
     Raises:
         ArgumentError: a number of the wrong kind.
         DataError: batches are not pairs.
-        LossError: the model does not return logits for at least two classes.
+        LossError: the model does not take the first part of a batch alone, or does not return
+            logits for at least two classes.
         NonFiniteError: the loss on random labels is not finite at the start or the end.
         StructureError: names or shapes of `params` differ from those of the objective.
 
     Source: Lyle et al., ICML 2023, arXiv:2303.01486 (probe tasks).
     """
-    check_at_least("tasks", tasks, 1)
-    check_at_least("steps", steps, 1)
+    check_objective(objective, params)
+    check_count("tasks", tasks, 1)
+    check_count("steps", steps, 1)
     check_positive("learning_rate", learning_rate)
     batches = objective.gathered(lambda batch: batch)
     classes = _classes(objective, batches[0])
@@ -114,7 +121,8 @@ def _classes(objective: Objective, batch: Batch) -> int:
     inputs = _inputs(batch)
     with torch.no_grad():
         device = objective.device
-        output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
+        with named_failure("the model", _FIRST_PART):
+            output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LossError(

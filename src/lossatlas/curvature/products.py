@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.forms import (
     Form,
     Leaves,
@@ -64,6 +65,7 @@ def hessian(
 
     Source: Pearlmutter, Neural Computation 6 (1994).
     """
+    check_objective(objective, params)
     build = partial(hessian_form, objective)
     return Product(objective, build, params=params, names=names, cache=cache)
 
@@ -95,6 +97,7 @@ def gauss_newton(
 
     Source: Schraudolph, Neural Computation 14 (2002).
     """
+    check_objective(objective, params)
     build = partial(gauss_newton_form, objective)
     return Product(
         objective, build, params=params, names=names, cache=cache, kind="gauss_newton"
@@ -137,6 +140,7 @@ def fisher(
 
     Source: Martens, JMLR 21 (2020), sec. 5, arXiv:1412.1193.
     """
+    check_objective(objective, params)
     check_at_least("draws", draws, 1)
     kind = likelihood_of(objective, likelihood)
 
@@ -184,6 +188,7 @@ def empirical_fisher(
 
     Source: Kunstner, Balles, Hennig, NeurIPS 2019, arXiv:1905.12558.
     """
+    check_objective(objective, params)
     if objective.unit != "examples":
         raise LossError(
             "the empirical Fisher matrix needs the loss of every example; let `loss` return "

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.checks import check_one_of
+from lossatlas.curvature.arguments import check_count, check_flag, check_not_negative
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 
 SPECTRA = ("singular", "eigen")
@@ -48,6 +49,8 @@ def rankme(
 
     Source: Garrido et al., ICML 2023, arXiv:2210.02885.
     """
+    check_not_negative("epsilon", epsilon)
+    check_flag("center", center)
     check_one_of("spectrum", spectrum, SPECTRA)
 
     def rank(values: Tensor) -> float:
@@ -90,6 +93,7 @@ def effective_rank(
 
     Source: Roy and Vetterli, EUSIPCO 2007 (entropy).
     """
+    check_flag("center", center)
     check_one_of("kind", kind, RANKS)
     if kind == "entropy":
         return rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
@@ -116,7 +120,9 @@ def alpha_req(
 
     A line is fitted to log lambda over log i between two ranks. The head follows no power law
     and the tail is sampling noise: by default the fit begins at the 11th eigenvalue (or a tenth
-    of the way, where there are few) and ends half way.
+    of the way, where there are few) and ends half way. Ranks count up to the numerical rank
+    of the features: singular values below it are rounding, of float32 where the features went
+    through it.
 
     Args:
         features: shape (examples, features).
@@ -126,7 +132,8 @@ def alpha_req(
         seed: deals examples to the folds.
 
     Returns:
-        alpha, with a jackknife error over examples.
+        alpha, with a jackknife error over examples; NaN with a reason where the range goes
+        beyond the numerical rank.
 
     Raises:
         ArgumentError: fewer than three ranks to fit.
@@ -135,15 +142,27 @@ def alpha_req(
 
     Source: Agrawal et al., NeurIPS 2022 (alpha-ReQ).
     """
-    ranks = min(features.shape) if features.ndim == 2 else 0
+    matrix = checked_features(features)
+    for name, value in (("first", first), ("last", last)):
+        if value is not None:
+            check_count(name, value, 1)
+    most = min(len(matrix) - 1, matrix.shape[1])
+    ranks = _numerical_rank(features, matrix)
     begin = min(11, 1 + ranks // 10) if first is None else first
     end = ranks // 2 if last is None else last
-    check_at_least("first", begin, 1)
-    if end - begin < 2 or end > max(ranks, 2):
+    if end > max(most, 2):
         raise ArgumentError(
-            f"a slope needs three ranks between `first` and `last`, at most {ranks}; "
+            f"`last` must be at most the number of ranks, {most}; got {end}: take more "
+            "features, or another range."
+        )
+    if end - begin < 2 and (ranks == most or first is not None or last is not None):
+        raise ArgumentError(
+            f"a slope needs three ranks between `first` and `last`, at most {most}; "
             f"got {begin} to {end}: take more features, or another range."
         )
+    if end > ranks or end - begin < 2:
+        why = f"the features have rank {ranks} within rounding: {begin} to {end} fits noise"
+        return Estimate(math.nan, math.nan, samples=0, why_no_error=why)
     place = torch.arange(begin, end + 1, dtype=torch.float64).log()
 
     def slope(values: Tensor) -> float:
@@ -158,11 +177,25 @@ def alpha_req(
     return _of_spectrum(features, slope, True, folds, seed)
 
 
+def _numerical_rank(features: Tensor, matrix: Tensor) -> int:
+    # Features that went through float32 have its rounding, whatever type holds them now.
+    values = torch.linalg.svdvals(matrix - matrix.mean(0))
+    rounding = max(matrix.shape) * _precision(features) * float(matrix.norm(dim=1).max())
+    floor = max(max(matrix.shape) * _precision(features) * float(values.max()), rounding)
+    return int((values > floor).sum())
+
+
+def _precision(features: Tensor) -> float:
+    kinds = (torch.bfloat16, torch.float16, torch.float32)
+    held = (k for k in kinds if bool((features.to(k).to(features.dtype) == features).all()))
+    return torch.finfo(next(held, torch.float64)).eps
+
+
 def _of_spectrum(
     features: Tensor, statistic: Callable[[Tensor], float], center: bool, folds: int, seed: int
 ) -> Estimate:
     matrix = checked_features(features)
-    check_at_least("folds", folds, 2)
+    check_count("folds", folds, 2)
 
     def of_kept(kept: Tensor) -> float:
         rows = matrix[kept]

@@ -11,7 +11,8 @@ from torch.linalg import vector_norm
 
 from lossatlas.algebra.estimators import Estimate, jackknife, mean_of
 from lossatlas.algebra.params import Params, add
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.rises import normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ModelError
@@ -83,8 +84,9 @@ def roughness(
 
     Source: Wu et al., arXiv:2103.11069.
     """
-    check_at_least("directions", directions, 2)
-    check_at_least("points", points, 3)
+    check_objective(objective, params)
+    check_count("directions", directions, 2)
+    check_count("points", points, 3)
     check_positive("radius", radius)
     here = objective.params if params is None else params
     if not any(value.ndim >= 2 for value in here.values()):

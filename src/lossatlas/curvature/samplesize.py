@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, multiply
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.rises import Ground
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
+from lossatlas.intervals import t_quantile
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]
-
-_RESAMPLES = 200
 
 
 @part
@@ -33,13 +33,17 @@ class SampleSizeCurve(Stored):
         change: expected squared change of the loss surface from k to k + 1 examples, over
             points drawn in the top eigenspace, with the change at the centre removed; squared
             units of the loss. It holds curvature, unlike the published curve at fixed weights.
-        stderr: standard error of `change` over orders of the examples.
+        stderr: standard error of `change` over points and orders of the examples; NaN with one
+            point.
         enough: smallest size whose root change is within the tolerance, None where none is.
-        enough_low: lower end of its 95 % interval over orders; None where unknown.
-        enough_high: upper end; None where some orders do not reach the tolerance.
+        enough_low: lower end of its 95 % interval over points and orders (not over other
+            examples): where the lower end of the curve reaches the tolerance; None where it
+            does not, or is unknown.
+        enough_high: upper end; None where the upper end of the curve does not reach it.
         tolerance: the root change that counts as small, units of the loss.
         sigma: standard deviation of the points, units of the weights.
         directions: dimension of the eigenspace.
+        degrees: degrees of freedom of `stderr`; NaN where an older file does not say.
     """
 
     sizes: Array
@@ -51,6 +55,12 @@ class SampleSizeCurve(Stored):
     tolerance: float
     sigma: float
     directions: int
+    degrees: float = math.nan
+
+    @property
+    def band(self) -> tuple[Array, Array]:
+        """Both ends of the 95 % interval of `change` at every size; NaN where unknown."""
+        return _band(self.change, self.stderr, self.degrees)
 
 
 def sample_size_curve(
@@ -93,8 +103,9 @@ def sample_size_curve(
     Source: arXiv:2604.14870 (Delta_2 in the top eigenspace); the identity beneath it:
         arXiv:2409.11995.
     """
+    check_objective(objective)
     for name, value in (("directions", directions), ("points", points), ("orders", orders)):
-        check_at_least(name, value, 2 if name == "orders" else 1)
+        check_count(name, value, 2 if name == "orders" else 1)
     size = sum(value.numel() for value in objective.params.values())
     if directions > size:
         raise ArgumentError(
@@ -106,21 +117,22 @@ def sample_size_curve(
     known = _sizes(sizes, rises.shape[1])
     small = 1e-3 * abs(base) if tolerance is None else tolerance
     check_positive("tolerance", small)
-    rows = np.array(
-        [_curve(rises, known, derive_seed(seed, "order", index)) for index in range(orders)]
-    )
-    change = rows.mean(0)
-    low, high = _interval(rows, known, small, seed)
+    drawn = [derive_seed(seed, "order", index) for index in range(orders)]
+    rows = np.array([_curve(rises, known, each) for each in drawn])
+    change = rows.mean((0, 1))
+    stderr, degrees = _two_way(rows)
+    low, high = _band(change, stderr, degrees)
     return SampleSizeCurve(
         known,
         change,
-        rows.std(0, ddof=1) / math.sqrt(orders),
+        stderr,
         _first_below(change, known, small),
-        low,
-        high,
+        _first_below(low, known, small),
+        _first_below(high, known, small),
         small,
         spread,
         directions,
+        degrees,
     )
 
 
@@ -166,11 +178,15 @@ def _sizes(sizes: Sequence[int] | None, examples: int) -> Array:
         # Half of the examples stay to be the next one, so that its effect is an average.
         wanted = np.geomspace(20, examples // 2, 20)
         return np.unique(wanted.astype(int)).astype(np.float64)
-    known = np.unique(np.asarray(sizes, dtype=np.float64))
-    if not len(known) or known[0] < 1 or known[-1] > examples - 1:
+    try:
+        known = np.unique(np.asarray(sizes, dtype=np.float64))
+    except (TypeError, ValueError):
+        known = np.zeros(0)
+    inside = known.size and np.all((known >= 1) & (known <= examples - 1))
+    if not inside or np.any(known % 1):
         raise ArgumentError(
-            f"`sizes` must lie between 1 and {examples - 1} (one example less than there are); "
-            f"got {list(sizes)}."
+            f"`sizes` must be whole numbers between 1 and {examples - 1} (one example less "
+            f"than there are); got {sizes!r}."
         )
     return known
 
@@ -184,7 +200,7 @@ def _curve(rises: Array, sizes: Array, seed: int) -> Array:
     rest = squares[:, -1:] - squares[:, k - 1]
     cross = sums[:, -1:] - sums[:, k - 1]
     spread = (rest - 2 * mean * cross) / left + mean**2
-    return np.asarray((spread / (sizes + 1) ** 2).mean(0))
+    return np.asarray(spread / (sizes + 1) ** 2)
 
 
 def _first_below(change: Array, sizes: Array, tolerance: float) -> int | None:
@@ -194,15 +210,23 @@ def _first_below(change: Array, sizes: Array, tolerance: float) -> int | None:
     return int(sizes[stays.argmax()]) if stays.any() else None
 
 
-def _interval(
-    rows: Array, sizes: Array, tolerance: float, seed: int
-) -> tuple[int | None, int | None]:
-    # Percentile bootstrap over orders; a size beyond all counts as infinite.
-    drawn = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    firsts = []
-    for _ in range(_RESAMPLES):
-        chosen = rows[drawn.integers(0, len(rows), len(rows))].mean(0)
-        firsts.append(_first_below(chosen, sizes, tolerance) or math.inf)
-    ends = np.quantile(firsts, [0.025, 0.975], method="inverted_cdf")
-    low, high = (int(end) if math.isfinite(end) else None for end in ends)
-    return low, high
+def _two_way(rows: Array) -> tuple[Array, float]:
+    # Points and orders are both drawn: a mean over both scatters as each of them does.
+    # Degrees of freedom by Welch and Satterthwaite, those of the size that has fewest.
+    orders, points = rows.shape[:2]
+    if points < 2:
+        return np.full(rows.shape[2], math.nan), math.nan
+    of_points = rows.mean(0).var(0, ddof=1) / points
+    of_orders = rows.mean(1).var(0, ddof=1) / orders
+    both = of_points + of_orders
+    parts = of_points**2 / (points - 1) + of_orders**2 / (orders - 1)
+    known = both[parts > 0] ** 2 / parts[parts > 0]
+    return np.sqrt(both), float(known.min(initial=points + orders - 2))
+
+
+def _band(change: Array, stderr: Array, degrees: float) -> tuple[Array, Array]:
+    # Of the logarithm: squared changes are skewed, and never negative.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(change > 0, stderr / change, 0.0)
+    factor = np.exp(t_quantile(0.95, degrees + 1) * relative)
+    return change / factor, change * factor

@@ -3,18 +3,26 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params, add, multiply, norm
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_positive
+from lossatlas.curvature.arguments import (
+    check_count,
+    check_flag,
+    check_not_negative,
+    check_objective,
+)
 from lossatlas.curvature.differentiable import check_finite
+from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import batch_size, split
+from lossatlas.objective.batches import batch_size
 from lossatlas.store import kind
 
 # The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.
@@ -103,8 +111,9 @@ def average_sharpness(
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
         NonFiniteError: the loss here or on the sphere is not finite.
     """
+    check_objective(objective, params)
     ground, ball = _prepared(objective, radius, adaptive, eta, params)
-    check_at_least("directions", directions, 1)
+    check_count("directions", directions, 1)
     rises = []
     for index in range(directions):
         drawn = normal_like(ball.here, seed, "sphere", index)
@@ -149,9 +158,10 @@ def worst_sharpness(
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412; Kwon et al., ICML 2021, arXiv:2102.11600.
     """
+    check_objective(objective, params)
     ground, ball = _prepared(objective, radius, adaptive, eta, params)
-    check_at_least("steps", steps, 0)
-    check_at_least("restarts", restarts, 0)
+    check_count("steps", steps, 0)
+    check_count("restarts", restarts, 0)
     gradient = _gradient(objective, ball, ball.here)
     starts: list[Params] = [gradient] if norm(gradient) > 0 else []
     starts += [
@@ -201,27 +211,28 @@ def m_sharpness(
 
     Raises:
         ArgumentError: a number of the wrong kind, or no set of that size.
+        LossError: batches do not come in pieces, or the loss of a batch is not the mean of the
+            losses of its pieces (a contrastive loss, a mean with weights).
         NonFiniteError: the loss or its gradient is not finite here or in the ball.
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
     """
-    check_at_least("size", size, 1)
-    check_at_least("sets", sets, 1)
-    cut = objective.gathered(lambda batch: split(batch, size))
-    pieces = [piece for parts in cut for piece in parts if batch_size(piece) == size]
-    if not pieces:
+    check_objective(objective, params)
+    check_count("size", size, 1)
+    check_count("sets", sets, 1)
+    if size > max(objective.gathered(batch_size)):
         raise ArgumentError(
             f"`size` must be at most the size of a batch; no batch holds {size} examples."
         )
+    pieces = [piece for piece in pieces_of(objective, size) if batch_size(piece) == size]
     count = min(sets, len(pieces))
     chosen = [pieces[index * len(pieces) // count] for index in range(count)]
-    rises = []
-    for piece in chosen:
-        small = objective.part([piece])
-        found = worst_sharpness(
-            small, radius, adaptive=adaptive, eta=eta, steps=steps, restarts=0, params=params
-        )
-        rises.append(found.rise.value)
+    options: dict[str, Any] = {"adaptive": adaptive, "eta": eta, "steps": steps}
+    options |= {"restarts": 0, "params": params}
+    rises = [
+        worst_sharpness(objective.part([piece]), radius, **options).rise.value
+        for piece in chosen
+    ]
     return mean_of(rises, 2 * count)
 
 
@@ -232,10 +243,10 @@ def _prepared(
     eta: float,
     params: Params | None,
 ) -> tuple[Ground, _Ball]:
+    check_flag("adaptive", adaptive)
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
-    if eta != 0:
-        check_positive("eta", eta)
+    check_not_negative("eta", eta)
     ground = Ground(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_count, check_flag
 from lossatlas.curvature.representations import checked_features
 from lossatlas.errors import ArgumentError, DataError
 
@@ -44,12 +44,13 @@ def cka(
     Source: Kornblith et al., ICML 2019, arXiv:1905.00414; unbiased estimator: Song et al.,
         JMLR 13 (2012).
     """
+    check_flag("debiased", debiased)
     x, y = checked_features(first), checked_features(second)
     if len(x) != len(y):
         raise DataError(
             f"`first` has {len(x)} examples and `second` {len(y)}; they must match."
         )
-    check_at_least("folds", folds, 2)
+    check_count("folds", folds, 2)
     if len(x) < (5 if debiased else 4):
         needed = "debiased estimator needs five" if debiased else "biased estimator needs four"
         raise ArgumentError(f"the {needed} examples; got {len(x)}.")

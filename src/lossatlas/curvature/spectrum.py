@@ -1,5 +1,6 @@
 """Both ends of a curvature spectrum with error bounds, its density, and spectra of parts."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +11,22 @@ from numpy.typing import NDArray
 
 from lossatlas.algebra.basis import Basis
 from lossatlas.algebra.estimators import Estimate
-from lossatlas.algebra.extremes import converge
+from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count, check_flag, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,
     GroupSpectrum,
     group_spectra,
-    saddle_ratio,
 )
 from lossatlas.curvature.groups import Labels
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import KINDS, product_of
+from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
@@ -53,7 +55,8 @@ class Spectrum(Stored):
         products: all products with the matrix, those of the density included.
         reached: whether every bound is within the tolerance (top: relative to the eigenvalue;
             bottom: relative to the largest absolute one), or within eps^(2/3) of the largest
-            absolute one, beyond which products are noise.
+            absolute one, beyond which products are noise. It says nothing of signs: a bottom
+            within the tolerance of zero may have either (`saddle_ratio` is then NaN).
         density: quadrature nodes and weights; None where it was not asked for.
         groups: a line for each layer or class; empty where not asked for.
         vectors: eigenvectors of `top`, then of `bottom`, each name -> tensor of length 1;
@@ -63,6 +66,8 @@ class Spectrum(Stored):
         provenance: settings, seed, versions, fingerprints.
         note: what else to know (memory for fewer products than asked, products that are not
             symmetric); often empty.
+        top_reached: the same for `top` alone; None where an older file does not say.
+        bottom_reached: the same for `bottom` alone.
         checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
@@ -79,6 +84,8 @@ class Spectrum(Stored):
     memory: int
     provenance: Provenance
     note: str = ""
+    top_reached: bool | None = None
+    bottom_reached: bool | None = None
     checked: tuple[str, ...] = ()
 
     @property
@@ -88,10 +95,25 @@ class Spectrum(Stored):
 
     @property
     def saddle_ratio(self) -> float:
-        """|smallest| / largest where the smallest is negative, otherwise 0; NaN if unknown."""
-        if not len(self.top) or not len(self.bottom):
-            return float("nan")
-        return saddle_ratio(float(self.top[0]), float(self.bottom[0]))
+        """|smallest| / largest where the smallest is negative, otherwise 0.
+
+        NaN where it is unknown: an end was not asked for, or the error bound of one is larger
+        than itself, so that its sign is unknown.
+        """
+        return saddle_ratio(*self._ends)
+
+    @property
+    def saddle_range(self) -> tuple[float, float]:
+        """(low, high) of the saddle ratio as the bounds of both ends leave it.
+
+        An eigenvalue below the lowest that was found is not in it (see `spectrum`).
+        """
+        return saddle_range(*self._ends)
+
+    @property
+    def _ends(self) -> tuple[float, ...]:
+        ends = (self.top, self.bottom, self.top_bounds, self.bottom_bounds)
+        return tuple(float(end[0]) if len(end) else math.nan for end in ends)
 
     @property
     def outliers(self) -> int | None:
@@ -184,6 +206,9 @@ def spectrum(
     Source: Lanczos 1950; bounds: Parlett, The Symmetric Eigenvalue Problem, ch. 11; density:
         Ubaru, Chen, Saad 2017; classes: Rangwani et al., NeurIPS 2022, arXiv:2212.13827.
     """
+    check_objective(objective, params)
+    check_flag("density", density)
+    check_flag("vectors", vectors)
     _check_numbers(top, bottom, tolerance, probes=probes, steps=steps, limit=limit)
     check_one_of("curvature", curvature, KINDS)
     matrix = product_of(curvature, objective, params=params, names=names)
@@ -214,6 +239,8 @@ def spectrum(
         note="; ".join(
             filter(None, (memory_note(fitting, min(limit, matrix.size)), ends.note))
         ),
+        top_reached=ends.top_reached,
+        bottom_reached=ends.bottom_reached,
         checked=objective.checked,
     )
 
@@ -231,7 +258,7 @@ def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None
         raise ArgumentError("`top` and `bottom` are both 0; ask for at least one eigenvalue.")
     check_positive("tolerance", tolerance)
     for name, count in counts.items():
-        check_at_least(name, count, 1)
+        check_count(name, count, 1)
 
 
 def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Provenance:
@@ -246,27 +273,38 @@ class _Ends:
     # The run that found the ends; its basis now holds their eigenvectors, one for each of
     # `places` in `ritz`. Top, descending, comes before bottom; none is there twice.
     ritz: Ritz
-    reached: bool
+    top_reached: bool
+    bottom_reached: bool
     basis: Basis
     places: list[int]
     wanted: list[int]
     note: str
+
+    @property
+    def reached(self) -> bool:
+        return self.top_reached and self.bottom_reached
 
     def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.basis[self.places.index(place)] for place in self.wanted]
         return tuple(matrix.unflatten(row / row.norm()) for row in rows)
 
 
-def _ends(matrix: Product, top: int, bottom: int, *, seed: int, **stop: Any) -> _Ends:
+def _ends(
+    matrix: Product, top: int, bottom: int, *, seed: int, tolerance: float, limit: int
+) -> _Ends:
     lanczos = random_run(matrix, seed)
-    ritz, reached = converge(lanczos, top=top, bottom=bottom, **stop)
+    ritz, reached = converge(lanczos, top=top, bottom=bottom, tolerance=tolerance, limit=limit)
     every = list(range(len(ritz.values)))
     wanted = every[::-1][:top] + every[:bottom]
     places = list(dict.fromkeys(wanted))
     # The eigenvectors take the place of the basis: no further memory is needed.
     lanczos.basis.rotate(ritz.vectors[:, places])
-    enough = reached and len(every) >= max(top, bottom)
-    return _Ends(ritz, enough, lanczos.basis, places, wanted, _doubt(lanczos.asymmetry))
+    near = reached_ends(lanczos, ritz, reached, top=top, bottom=bottom, tolerance=tolerance)
+    above, below = (
+        ok and len(every) >= count for ok, count in zip(near, (top, bottom), strict=True)
+    )
+    note = _doubt(lanczos.asymmetry)
+    return _Ends(ritz, above, below, lanczos.basis, places, wanted, note)
 
 
 def _doubt(asymmetry: float) -> str:

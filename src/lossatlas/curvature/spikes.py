@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, nearest
+from lossatlas.checks import nearest
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import is_finite, second_derivatives
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.errors import ModelError, NonFiniteError, UnknownNameError
+from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.rng import generator
@@ -98,8 +99,9 @@ def spike_risk(
 
     Source: Takase et al., COLM 2025, arXiv:2312.16903.
     """
-    check_at_least("iterations", iterations, 2)
-    names = _found(objective.model) if blocks is None else list(blocks)
+    check_objective(objective, params)
+    check_count("iterations", iterations, 2)
+    names = _found(objective.model) if blocks is None else _named(blocks)
     modules = {name: _module(objective.model, name) for name in names}
     seen: dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = {}
     handles = [
@@ -149,6 +151,16 @@ def _found(model: nn.Module) -> list[str]:
             "no list of blocks of one class was found; name the residual blocks with `blocks`."
         )
     return max(lists, key=len)
+
+
+def _named(blocks: Any) -> list[str]:
+    names = list(blocks) if isinstance(blocks, Iterable) and not isinstance(blocks, str) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(
+            "`blocks` must hold names of modules, as in ['layers.0', 'layers.1']; got "
+            f"{blocks!r}."
+        )
+    return names
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

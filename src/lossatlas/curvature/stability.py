@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lossatlas.algebra.extremes import converge
 from lossatlas.algebra.krylov import Lanczos
 from lossatlas.checks import check_at_least, check_positive
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import hessian
 from lossatlas.curvature.trees import Stored, part
@@ -99,6 +100,7 @@ def edge_of_stability(
     Source: Cohen et al., ICLR 2021, arXiv:2103.00065 (descent, momentum, Nesterov); Cohen et
         al., arXiv:2207.14484 (Adam); Dozat, ICLR workshop 2016 (the steps of NAdam).
     """
+    check_objective(objective)
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 1)
     matrix = hessian(objective)

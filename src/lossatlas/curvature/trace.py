@@ -12,7 +12,8 @@ from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
 from lossatlas.algebra.krylov import Lanczos
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.probes import DeflatedProbes, deflated_trace
-from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.checks import check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.trees import Stored, part
@@ -247,7 +248,7 @@ def _diagonal_outside(apply: Callable[[Tensor], Tensor], lanczos: Lanczos, seed:
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        check_at_least(name, count, 1)
+        check_count(name, count, 1)
 
 
 def checked_product(curvature: str, objective: Objective, **options: Any) -> Product:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least
+from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
@@ -29,7 +29,11 @@ def interference(values: Tensor) -> float:
 
     Returns:
         0 where all have one sign, 1 where they cancel; NaN where all are zero.
+
+    Raises:
+        ArgumentError: not a tensor.
     """
+    check_tensor("values", values)
     x = values.double()
     total = float(x.abs().sum())
     return 1 - abs(float(x.sum())) / total if total else math.nan
@@ -76,6 +80,7 @@ def zero_sum_losses(
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
+    check_objective(objective)
     change = _parts(objective, after) - _parts(objective, before)
     if not bool(torch.isfinite(change).all()):
         raise NonFiniteError("the loss of some example is not finite at one of the points.")
@@ -144,8 +149,9 @@ def zero_sum_gradients(
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
-    check_at_least("folds", folds, 2)
-    check_at_least("chunk", chunk, 1)
+    check_objective(objective, params)
+    check_count("folds", folds, 2)
+    check_count("chunk", chunk, 1)
     if objective.unit != "examples" or objective.mode == "train":
         raise LossError(
             "gradients of examples need a loss that gives one number an example, and norm "

@@ -39,6 +39,11 @@ class Landscape:
             of the longest distance of a landmark from the origin (0: in the plane).
         landmark_values: loss at each landmark itself, off the plane; NaN where not evaluated.
         unit: what sampling errors are over, "examples" or "batches".
+        count: how many units the sampling errors come from; 0 where that is unknown.
+        leverage: at each computed point, the largest share of the variance that one unit
+            carries (1 / count at least; 1 where the units do not differ); NaN elsewhere;
+            None where it is unknown.
+        rounding: bound on the rounding of one value in the dtype of the weights.
         engine: how points were evaluated.
         evaluations: how many points were computed.
         memory: bytes needed beyond the model and data, as estimated before the start.
@@ -61,6 +66,9 @@ class Landscape:
     landmark_residuals: Mapping[str, Array] = field(default_factory=dict)
     landmark_values: Mapping[str, Array] = field(default_factory=dict)
     unit: str = "examples"
+    count: int = 0
+    leverage: Array | None = None
+    rounding: float = 0.0
     engine: str = "plain"
     evaluations: int = 0
     memory: int = 0
@@ -117,6 +125,8 @@ class Landscape:
         """
         dims = "abc"[: self.values.ndim]
         arrays = {"loss": self.values, "stderr": self.stderr, "computed": self.computed}
+        if self.leverage is not None:
+            arrays[_LEVERAGE] = self.leverage
         arrays |= {name: value for name, value in self.metrics.items() if name not in arrays}
         arrays |= {f"{name} stderr": value for name, value in self.metric_stderr.items()}
         coordinates = dict(zip(dims, self.axes, strict=True))
@@ -131,6 +141,7 @@ class Landscape:
         grid = replace(self, metrics={}, metric_stderr={}).to_xarray()
         attributes = {name: getattr(self, name) for name in _SCALARS}
         attributes |= {"labels": list(self.labels), "notes": list(self.notes)}
+        attributes |= {"count": self.count, "rounding": self.rounding}
         attributes |= {"provenance": self.provenance.to_json()}
         # Names are free text, so they are attributes and not names of groups or variables.
         dims = tuple(grid["loss"].dims)
@@ -171,6 +182,7 @@ class Landscape:
             stderr=grid["stderr"].to_numpy(),
             axes=tuple(grid[dim].to_numpy() for dim in grid["loss"].dims),
             computed=grid["computed"].to_numpy().astype(bool),
+            leverage=grid[_LEVERAGE].to_numpy() if _LEVERAGE in grid else None,
             labels=_strings(grid.attrs["labels"]),
             notes=_strings(grid.attrs["notes"]),
             metrics={name: data["value"].to_numpy() for name, data in metrics.items()},
@@ -181,10 +193,13 @@ class Landscape:
             },
             landmark_values={name: data["loss"].to_numpy() for name, data in marks.items()},
             provenance=Provenance.from_json(grid.attrs["provenance"]),
+            count=int(grid.attrs.get("count", 0)),
+            rounding=float(grid.attrs.get("rounding", 0.0)),
             **{name: kind(grid.attrs[name]) for name, kind in _SCALARS.items()},
         )
 
 
+_LEVERAGE = "loss leverage"
 _SCALARS: dict[str, Any] = {
     "interpolation_error": float,
     "interpolation_rms": float,

@@ -86,7 +86,7 @@ class Points:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities), means before standard errors.
+            Shape (points, 2 * quantities + 2), means before standard errors.
 
         Raises:
             ResumeError: the ledger cannot be written.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import NonFiniteError
 from lossatlas.landscape.adaptive import Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
+from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
@@ -99,6 +100,7 @@ class Request:
             "ranges": self.ranges,
             "points": self.points,
             "quantities": self.task.quantities,
+            "columns": "means, errors, leverage, count",
             "mode": self.task.objective.mode,
             "engine": engine,
             "adaptive": self.adaptive,
@@ -143,7 +145,7 @@ class Request:
         finite = known[np.isfinite(known[:, 0])]
         if not len(finite):
             return self.tolerance
-        error = finite[:, known.shape[1] // 2]
+        error = finite[:, quantities_of(known)]
         typical = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
         return max(self.tolerance * float(np.ptp(finite[:, 0])), 0.5 * typical)
 
@@ -163,7 +165,9 @@ class Request:
         """
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
-        errors = np.maximum(values[..., len(names) :], 0.0)
+        errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)
+        leverage = np.where(refined.computed, values[..., -2], np.nan)
+        counts = values[refined.computed][:, -1]
         settings = {k: v for k, v in run.items() if k not in _FINGERPRINTS}
         return Landscape(
             values=values[..., 0],
@@ -180,6 +184,9 @@ class Request:
             landmark_residuals=plane.residuals,
             landmark_values={k: np.full(len(v), np.nan) for k, v in plane.landmarks.items()},
             unit=task.objective.unit,
+            count=int(counts[np.isfinite(counts)].max(initial=0.0)),
+            leverage=leverage,
+            rounding=_rounding(values[..., 0], task),
             engine=str(run["engine"]),
             evaluations=int(refined.computed.sum()),
             memory=source.memory,
@@ -198,6 +205,12 @@ def _axis(low: float, high: float, points: int) -> Array:
     axis = np.linspace(low, high, points)
     # Rounding must not push the middle of a symmetric range off the origin.
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
+
+
+def _rounding(values: Array, task: Task) -> float:
+    # A loss is rounded as the weights are, whatever holds the means.
+    eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
+    return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:

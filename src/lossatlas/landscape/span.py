@@ -93,10 +93,12 @@ def suggest_span(
     check_door(objective, plane)
     task = Task(objective, plane)
     chosen = select(task, "auto", np.full(plane.dimension, start))
-    engine, (centre, stderr) = chosen.engine, chosen.centre.tolist()
+    engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
     if not math.isfinite(centre):
         raise NonFiniteError(f"the loss at the centre is {centre}; load finite weights.")
-    error = 0.0 if math.isnan(stderr) else stderr
+    # An error that is unknown asks for nothing and vouches for nothing.
+    known = math.isfinite(stderr)
+    error = stderr if known else 0.0
     enough = max(rise * abs(centre), 10 * error)
     span, evaluations = start, 1
     while True:
@@ -105,9 +107,8 @@ def suggest_span(
         if risen >= enough:
             return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
         if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre):
-            reason = (
-                f"one filter norm away the loss rises by {risen:.3g}, well above its error."
-            )
+            judged = "well above its error" if known else "whose error is unknown"
+            reason = f"one filter norm away the loss rises by {risen:.3g}, {judged}."
             return SpanSuggestion(span, risen, reason, evaluations)
         if span >= _WIDEST:
             reason = f"even {span:g} directions away the loss rises by {risen:.3g} only."

@@ -240,8 +240,39 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
 
     Returns:
         A batch of the same structure; its tensors are views.
+
+    Raises:
+        DataError: what came out holds another number of examples: a packed sequence or a graph
+            is not cut along axis 0.
     """
     total = batch_size(batch)
-    return map_tensors(
-        lambda value: value[start:stop] if value.ndim and len(value) == total else value, batch
+    piece = map_tensors(
+        lambda value: (
+            rows_of(value, slice(start, stop)) if value.ndim and len(value) == total else value
+        ),
+        batch,
     )
+    wanted = len(range(total)[start:stop])
+    if batch_size(piece) != wanted:
+        raise DataError(
+            f"a batch of {total} examples cannot be cut into pieces of {wanted}: its structure "
+            "(a packed sequence, a graph) is not one of rows."
+        )
+    return piece
+
+
+def rows_of(value: Tensor, places: slice | list[int]) -> Tensor:
+    """Some rows of a tensor.
+
+    Args:
+        value: an ordinary or a nested tensor.
+        places: which rows.
+
+    Returns:
+        The rows; a view where `places` is a slice and the tensor is not nested.
+    """
+    if not value.is_nested:
+        return value[places]
+    parts = value.unbind()
+    kept = parts[places] if isinstance(places, slice) else [parts[k] for k in places]
+    return torch.nested.as_nested_tensor(list(kept), layout=value.layout)

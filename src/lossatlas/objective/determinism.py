@@ -125,7 +125,8 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
         note = weighs_by_itself(objective) if several else None
     if weights is None:
         return Look(per_example=False, weighted=False, notes=(note,) if note else ())
-    return Look(per_example=True, weighted=_differ(objective, weights))
+    differ = len(weights) > 0 and bool((weights != weights[0]).any())
+    return Look(per_example=True, weighted=differ or not all(first.plain))
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ class _Pass:
     values: list[Tensor] = field(default_factory=list)
     pairs: list[Weighted] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
+    # Whether sums by weights are the numbers that the loss gives for single examples.
+    plain: list[bool] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
 
 
@@ -150,13 +153,6 @@ def _check_means(objective: "Objective", first: _Pass) -> None:
         )
     if objective.size is None and not known:
         check_guessed(first.layouts)
-
-
-def _differ(objective: "Objective", weights: Tensor) -> bool:
-    # Elements of a criterion that weighs classes are no losses, even where weights are equal.
-    if isinstance(objective.loss, Supervised):
-        return objective.loss.weighs == "weight" or bool((weights != weights[0]).any())
-    return bool((weights != 1).any())
 
 
 def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
@@ -194,7 +190,23 @@ def _first_pass(objective: "Objective") -> _Pass:
             if pairs is not None and _agrees(objective, pairs, value):
                 seen.pairs.append(Weighted(*(part.cpu().double() for part in pairs)))
                 check_weights(seen.pairs[-1].weights.numpy())
+                seen.plain.append(_is_plain(objective, batch, seen.pairs[-1]))
     return seen
+
+
+def _is_plain(objective: "Objective", batch: Batch, pairs: Weighted) -> bool:
+    if not isinstance(objective.loss, Supervised):
+        return bool((pairs.weights == 1).all())
+    losses = objective.loss.per_example(objective.model, batch)
+    if losses is None:
+        return False
+    each, rounding = pairs.sums / pairs.weights, _rounding(losses)
+    return bool(torch.allclose(losses.cpu().double(), each, rtol=rounding, equal_nan=True))
+
+
+def _rounding(value: Tensor) -> float:
+    # Criteria round to the type of the outputs, once an element and once for the mean.
+    return max(TOLERANCE, 4 * torch.finfo(value.dtype).eps)
 
 
 def _kind(given: Measured) -> str:
@@ -210,12 +222,19 @@ def _examples(objective: "Objective", batch: Batch) -> Weighted | None:
     loss = objective.loss
     if isinstance(loss, Supervised):
         pairs = loss.pairs(objective.model, objective.handed(batch))
-        if pairs is not None:
+        if pairs is not None and _fits(objective, batch, pairs):
             return check_pairs(pairs)
     given = _call(objective, batch)
     if isinstance(given, Tensor) and not given.ndim:
         return None
     return pairs_of(given)
+
+
+def _fits(objective: "Objective", batch: Batch, pairs: Weighted) -> bool:
+    # Where `size=` says another number than axis 0 of the targets, axis 0 is not examples.
+    if objective.size is None:
+        return True
+    return objective.size_of(batch) in {len(pairs.sums), float(pairs.weights.sum())}
 
 
 def _call(objective: "Objective", batch: Batch) -> Measured:
@@ -238,9 +257,7 @@ def _agrees(objective: "Objective", pairs: Weighted, value: Tensor) -> bool:
         return True
     total, weight = pairs.sums.double().sum(), pairs.weights.double().sum()
     found = total if loss.reduction == "sum" else total / weight
-    # Criteria round to the type of the outputs, once an element and once for the mean.
-    rounding = max(TOLERANCE, 4 * torch.finfo(value.dtype).eps)
-    return bool(torch.isclose(found, value.double(), rtol=rounding, equal_nan=True))
+    return bool(torch.isclose(found, value.double(), rtol=_rounding(value), equal_nan=True))
 
 
 def _agree(first: list[Tensor], second: list[Tensor]) -> bool:

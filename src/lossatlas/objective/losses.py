@@ -118,6 +118,9 @@ class Supervised:
         losses = self.elements(outputs, targets)
         if losses is None or not losses.ndim:
             return None
+        if isinstance(targets, Tensor) and targets.ndim and len(losses) != len(targets):
+            # Tokens in one row, say: which of them are of one example is not known.
+            return None
         rows = losses.flatten(1) if losses.ndim > 1 else losses[:, None]
         if self.reduction in {"sum", "batchmean"}:
             return Weighted(rows.sum(1), rows.new_ones(len(rows), dtype=torch.float64))

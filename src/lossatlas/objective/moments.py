@@ -25,7 +25,7 @@ class Evaluation:
         count: how many units the error comes from; examples of weight 0 do not count.
         unit: "examples", or "batches" where the loss gives only means.
         effective: effective number of units, (sum w)^2 / sum w^2 over the weights of examples
-            (Kish); NaN means that all count alike, `count`.
+            (Kish), 2 at least where two count; NaN means that all count alike, `count`.
     """
 
     value: float
@@ -48,7 +48,9 @@ class Evaluation:
         return None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval of the value: Student's t with `effective` - 1 degrees.
+        """A confidence interval of the value.
+
+        Student's t with `effective` - 1 degrees of freedom.
 
         Args:
             level: its coverage, between 0 and 1.
@@ -61,7 +63,7 @@ class Evaluation:
             >>> round(low, 2), round(high, 2)
             (0.72, 1.28)
         """
-        units = self.count if math.isnan(self.effective) else self.effective
+        units = self.effective if math.isfinite(self.effective) else self.count
         return interval(self.value, self.stderr, units, level)
 
 
@@ -69,8 +71,13 @@ class Moments:
     """Running sums of weighted means and their spread, in float64.
 
     Units are examples, or batch means weighted by batch size. A mean of n examples has n times
-    less variance than one of them, so that squares of batch means are weighted by size; pairs
-    of sums and weights have the linearised variance of a ratio.
+    less variance than one of them, so that squares of batch means are weighted by size. Pairs
+    of sums and weights have the linearised variance of a ratio R,
+
+        sum_i (s_i - R w_i)^2 / (sum w)^2 / c,
+        c = 1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2),
+
+    where c is (n - 1) / n if weights are equal, and less if few units carry most of the weight.
 
     Args:
         points: how many points are evaluated side by side.
@@ -83,8 +90,14 @@ class Moments:
         self._shift = np.full(shape, np.nan)
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
         self._weight, self._count = np.zeros(shape), np.zeros(shape)
-        # What weights other than 1 add to the sums of d w and of w^2.
-        self._cross, self._weight_squares = np.zeros(shape), np.zeros(shape)
+        # Of pairs: sums of d w, w^2 and w^3.
+        self._cross, self._seconds = np.zeros(shape), np.zeros(shape)
+        self._thirds = np.zeros(shape)
+        # The farthest units on either side, the range of weights of pairs, and the most that a
+        # mean weighs.
+        self._low, self._high = np.full(shape, np.inf), np.full(shape, -np.inf)
+        self._lightest, self._heaviest = np.full(shape, np.inf), np.zeros(shape)
+        self._most = np.ones(shape)
         self._single, self._pairs = [True] * quantities, [False] * quantities
 
     def add(
@@ -108,6 +121,9 @@ class Moments:
             difference = values - self._origin(where, values[:, 0])[:, None]
             self._sum[where] += weight * difference.sum(1)
             self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min(1))
+            self._high[where] = np.maximum(self._high[where], difference.max(1))
+        self._most[where] = np.maximum(self._most[where], weight)
         self._weight[where] += weight * values.shape[1]
         self._count[where] += values.shape[1]
 
@@ -138,8 +154,13 @@ class Moments:
             d = sums - shift[:, None] * weights
             self._sum[where] += d.sum(1)
             self._squares[where] += np.einsum("pu,pu->p", d, d)
-            self._cross[where] += (d * (weights - 1)).sum(1)
-        self._weight_squares[where] += (weights * (weights - 1)).sum(1)
+            self._cross[where] += (d * weights).sum(1)
+            self._low[where] = np.minimum(self._low[where], d.min(1))
+            self._high[where] = np.maximum(self._high[where], d.max(1))
+        self._lightest[where] = np.minimum(self._lightest[where], weights.min(1))
+        self._heaviest[where] = np.maximum(self._heaviest[where], weights.max(1))
+        self._seconds[where] += (weights**2).sum(1)
+        self._thirds[where] += (weights**3).sum(1)
         self._weight[where] += total
         self._count[where] += np.count_nonzero(weights, axis=1)
         self._pairs[quantity] = True
@@ -153,6 +174,9 @@ class Moments:
             difference = values - (0.0 if math.isnan(shift) else shift)
             self._sum[where] += weight * difference.sum()
             self._squares[where] += weight * np.einsum("u,u->", difference, difference)
+            self._low[where] = np.minimum(self._low[where], difference.min())
+            self._high[where] = np.maximum(self._high[where], difference.max())
+        self._most[where] = max(self._most[where], weight)
         self._weight[where] += weight * len(values)
         self._count[where] += len(values)
 
@@ -225,27 +249,64 @@ class Moments:
             Shape (points, quantities); NaN where there is one unit or a value is not finite.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            step = self._sum / self._weight
-            spread = (
-                self._squares
-                - 2 * step * (self._sum + self._cross)
-                + step**2 * (self._weight + self._weight_squares)
-            )
+            spread = self._spread()
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
-            # Squares of pairs are not weighted yet: by the inverse of their mean weight.
-            by = np.where(self._pairs, self._count / self._weight, 1.0)
-            error = np.sqrt(np.maximum(spread, 0) * by / (degrees * self._weight))
-        return np.where(np.isfinite(self._sum), error, np.nan)
+            error = np.sqrt(np.maximum(spread, 0) / (degrees * self._weight))
+        error = np.where(np.isfinite(self._sum), error, np.nan)
+        return np.where(self._pairs, self._stderr_of_ratio(), error)
+
+    def _stderr_of_ratio(self) -> NDArray[np.float64]:
+        # Residuals s_i - R w_i, squared and summed. Their expectation falls short by more than
+        # (n - 1) / n where weights differ: by this share, were all examples equally variable.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            squares = self._residual_squares()
+            share = 1 + self._seconds / self._weight**2
+            share -= 2 * self._thirds / (self._weight * self._seconds)
+            error = np.sqrt(np.maximum(squares, 0) / share) / self._weight
+        return np.where(np.isfinite(self._sum) & (self._count > 1), error, np.nan)
+
+    def _residual_squares(self) -> NDArray[np.float64]:
+        step = self._sum / self._weight
+        return self._squares - 2 * step * self._cross + step**2 * self._seconds
 
     def effective(self) -> NDArray[np.float64]:
         """The effective number of units, (sum w)^2 / sum w^2 over weights of examples.
 
         Returns:
-            Shape (points, quantities); the number of batches where only means are known.
+            Shape (points, quantities), 2 at least where two units count; the number of batches
+            where only means are known.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            kish = self._weight**2 / (self._weight + self._weight_squares)
-        return np.where(self._pairs, kish, self._count)
+            kish = self._weight**2 / self._seconds
+        return np.where(self._pairs, np.maximum(kish, np.minimum(self._count, 2)), self._count)
+
+    def _spread(self) -> NDArray[np.float64]:
+        # Sums of squared residuals.
+        means = self._squares - self._sum**2 / self._weight
+        return np.where(self._pairs, self._residual_squares(), means)
+
+    def leverage(self) -> NDArray[np.float64]:
+        """The largest share of the variance that one unit carries.
+
+        The largest squared residual of a unit, over the sum of all of them: 1 / n at least,
+        near 1 where one unit alone makes the spread. With unequal weights it is an upper
+        bound, from the extremes of residuals and weights.
+
+        Returns:
+            Shape (points, quantities), 0 to 1; 1 where the units do not differ or there is
+            one, NaN where a value is not finite.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            step = self._sum / self._weight
+            # Units that are no pairs weigh 1, whatever their mean weighs.
+            light = np.where(self._pairs, self._lightest, 1.0) * step
+            heavy = np.where(self._pairs, self._heaviest, 1.0) * step
+            above = self._high - np.minimum(light, heavy)
+            below = np.maximum(light, heavy) - self._low
+            share = self._most * np.maximum(above, below) ** 2 / self._spread()
+        known = np.isfinite(share) & (share >= 0) & (self._count > 1)
+        share = np.where(known, np.minimum(share, 1.0), 1.0)
+        return np.where(np.isfinite(self._sum), share, np.nan)
 
     def evaluations(self) -> list[Evaluation]:
         """The quantities of the first point, one by one.

@@ -229,7 +229,8 @@ class Objective(Stage):
 
         Where examples have weights, a loss of one of them is no sample of the value. What is
         given then is its influence, R + (s_i - R w_i) / mean(w): the plain mean is the value,
-        the scatter that of its error; see `example_pairs` for sums and weights themselves.
+        and sd / sqrt(n) its standard error but for the correction for few unequal weights;
+        see `example_pairs` for sums and weights themselves.
 
         Args:
             params: where; the present weights by default.

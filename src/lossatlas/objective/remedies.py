@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 _GENERAL = (
-    "let `loss` call the model that it is given and no other model, and let modules read their parameters at "
+    "let `loss` call the model that it is given and no other model, and let modules "
+    "read their parameters at "
     "every call (no captured lists, no merged or cached weights); or leave them out by params=."
 )
 

@@ -21,6 +21,7 @@ from lossatlas.errors import AtlasError, DerivativeError, DerivativeWarning, Mod
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
 from lossatlas.objective.firstlook import perturbed
+from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.rng import generator
 
@@ -199,7 +200,8 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
         if not mean.requires_grad:
             return set(), []
         points = [*leaves.values(), *own.values()]
-        parts = torch.autograd.grad(mean, points, allow_unused=True)
+        with named_failure("the gradient of `loss`", "look at its backward pass."):
+            parts = torch.autograd.grad(mean, points, allow_unused=True)
         first = {n for n, part in zip(leaves, parts, strict=False) if part is not None}
         rest = parts[len(leaves) :]
         return first, [n for n, part in zip(own, rest, strict=True) if part is not None]

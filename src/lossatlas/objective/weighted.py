@@ -17,7 +17,9 @@ class Weighted(NamedTuple):
     however they are dealt to batches. For a language model, say, an example is a sequence: its
     sum is that of the losses of its tokens that count, its weight how many there are. Tokens
     of one sequence are not independent, so the standard error takes the example as its unit:
-    with `e_i = (s_i - R w_i) / mean(w)`, R the value, it is `sd(e) / sqrt(n)`.
+    with `e_i = (s_i - R w_i) / mean(w)`, R the value, it is `sd(e) / sqrt(n)`, with a larger
+    correction than n / (n - 1) where few of the examples carry most of the weight. Intervals
+    take Student's t with n_eff - 1 degrees (1 at least), `n_eff = (sum w)^2 / sum w^2` (Kish).
 
     Attributes:
         sums: shape (examples,), floating point, in the units of the loss times the weight.
@@ -36,7 +38,9 @@ class Weighted(NamedTuple):
         >>> objective.evaluate().count
         2
 
-    Source: Cochran, Sampling Techniques (1977), ch. 6 (the ratio estimator).
+    Source: Cochran, Sampling Techniques (1977), ch. 6 (the ratio estimator); Kish, Survey
+        Sampling (1965), sec. 11.7 (effective number); Bell and McCaffrey, Survey Methodology
+        28 (2002) (few and unequal clusters).
     """
 
     sums: Tensor
@@ -100,6 +104,20 @@ def total_of(measured: Measured, size: float) -> Total:
     if measured.ndim:
         return Total(_wide(measured).sum(), float(len(measured)))
     return Total(_wide(measured) * size, size)
+
+
+def batch_mean(measured: Measured) -> Tensor:
+    """The mean over one batch of what a loss gave for it.
+
+    Args:
+        measured: a mean, one number an example, or pairs.
+
+    Returns:
+        A scalar with its graph.
+    """
+    if isinstance(measured, Weighted):
+        return total_of(measured, 1.0).mean
+    return measured.mean() if measured.ndim else measured
 
 
 def pairs_of(measured: Measured) -> Weighted:

@@ -107,7 +107,8 @@ def plot_barcode(
     shown = sorted({bar.dimension for bar in bars})
     keys = [(style.DIMENSION_COLOURS[k], 1.0, style.DIMENSION_NAMES[k]) for k in shown]
     if not all(bar.certain for bar in bars):
-        keys.append((style.MUTED, 0.4, "paler: within the error"))
+        faint = "paler: certainty unknown" if diagram.why_unknown else "paler: within the error"
+        keys.append((style.MUTED, 0.4, faint))
     lines = [Line2D([], [], color=c, alpha=a, lw=3, label=name) for c, a, name in keys]
     if lines:
         ax.legend(

@@ -11,6 +11,7 @@ from lossatlas.plots import canvas, overlays, style
 from lossatlas.plots.grids import (
     cell_edges,
     check_dimensions,
+    error_band,
     known_errors,
     spread_errors,
     wall_spans,
@@ -19,8 +20,6 @@ from lossatlas.plots.marks import landmarks
 from lossatlas.plots.scale import scale_of
 from lossatlas.text import axis_title, loss_title
 from lossatlas.topology import MergeTree
-
-Z95 = 1.96
 
 
 def plot_contour(
@@ -165,11 +164,10 @@ def plot_line(landscape: Landscape, *, ax: Axes | None = None) -> Axes:
     ax = canvas.axes(ax, (6.0, 3.8))
     (x,) = landscape.axes
     losses = np.where(landscape.finite, landscape.values, np.nan)
-    errors = spread_errors(landscape)
+    errors, name = error_band(landscape)
     if np.isfinite(errors).any():
         band = {"color": style.BASIN, "alpha": 0.18, "linewidth": 0}
-        low, high = losses - Z95 * errors, losses + Z95 * errors
-        ax.fill_between(x, low, high, label="95 % band", **band)  # type: ignore[arg-type]
+        ax.fill_between(x, losses - errors, losses + errors, label=name, **band)  # type: ignore[arg-type]
     ax.plot(x, losses, color=style.BASIN, lw=1.8, label="loss")
     computed = landscape.computed & landscape.finite
     ax.plot(x[computed], losses[computed], "o", ms=3, color=style.BASIN, label="computed")

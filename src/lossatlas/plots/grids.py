@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.landscape.landscape import Landscape
 
 Floats = NDArray[np.float64]
@@ -99,6 +100,23 @@ def spread_errors(landscape: Landscape) -> Floats:
     )
     filled = landscape.stderr[tuple(nearest)]
     return np.where(landscape.finite, filled, np.nan)
+
+
+def error_band(landscape: Landscape) -> tuple[Floats, str]:
+    """How far the true loss may lie from each value of the map, at 95 %.
+
+    Args:
+        landscape: the map.
+
+    Returns:
+        Half-widths shaped like the map (Student's t with the number of units; NaN where the
+        error is unknown), and what to call them. Where only the number of units is unknown
+        they are 1.96 standard errors, and called so.
+    """
+    errors = spread_errors(landscape)
+    if not landscape.count:
+        return 1.96 * errors, "± 1.96 standard errors"
+    return t_quantile(0.95, landscape.count) * errors, "95 % band"
 
 
 def wall_spans(landscape: Landscape) -> list[tuple[float, float]]:
@@ -199,6 +217,9 @@ def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:
         values=np.take(landscape.values, index, axis),
         stderr=np.take(landscape.stderr, index, axis),
         computed=np.take(landscape.computed, index, axis),
+        leverage=None
+        if landscape.leverage is None
+        else np.take(landscape.leverage, index, axis),
         metrics=_cut_all(landscape.metrics, index, axis),
         metric_stderr=_cut_all(landscape.metric_stderr, index, axis),
         axes=tuple(landscape.axes[k] for k in rest),

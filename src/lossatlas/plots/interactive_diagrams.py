@@ -92,7 +92,17 @@ def _bar_text(diagram: Diagram, row: int) -> str:
     judged = verdict(bool(diagram.certain[row]), diagram.threshold)
     kind = style.DIMENSION_NAMES[diagram.dimensions[row]]
     life = f"born {number(birth)}, dies {number(death)}<br>lasts {number(death - birth)}"
-    return "<br>".join(filter(None, [kind, life, judged]))
+    return "<br>".join(filter(None, [kind, life, _place(diagram, row), judged]))
+
+
+def _place(diagram: Diagram, row: int) -> str:
+    # Of a basin its minimum, of a ridge the top of the hill inside.
+    is_ridge = diagram.dimensions[row] == 1
+    place = (diagram.death_places if is_ridge else diagram.birth_places)[row]
+    if not place.size or not np.isfinite(place).all():
+        return ""
+    where = ", ".join(number(float(coordinate), 3) for coordinate in place)
+    return f"{'top' if is_ridge else 'minimum'} at ({where})"
 
 
 def barcode_figure(
@@ -205,8 +215,12 @@ def _add_branches(
         marker={"size": 9, "color": face, "line": {"color": colour, "width": 1.5}},
         text=[_branch_text(branch, threshold) for branch in drawn],
         hovertemplate=_TEXT,
-        name=surely("basin", threshold) if certain else "within the error",
+        name=surely("basin", threshold) if certain else _unsure(threshold),
     )
+
+
+def _unsure(threshold: float) -> str:
+    return "certainty unknown" if np.isnan(threshold) else "within the error"
 
 
 def _branch_text(branch: Branch, threshold: float) -> str:
@@ -238,7 +252,7 @@ def profile_figure(
     x = web.axis("share of the map's points (%)", showgrid=False, range=[0, 100])
     figure = web.figure(430, xaxis=x, yaxis=web.loss_axis(scale))
     one = surely("basin", tree.threshold)
-    names = {0: "within the error", 1: f"one {one}"}
+    names = {0: _unsure(tree.threshold), 1: f"one {one}"}
     shown: set[str] = set()
     for part in silhouettes(landscape, tree, most):
         name = names.get(part.certain, f"shared by {one}s")
@@ -275,12 +289,12 @@ def betti_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Figure:
     scale = scale or spanning(diagram.low, diagram.high)
     most = max((betti_curve(diagram, k)[1].max() for k in (0, 1)), default=1)
     step = {"dtick": 1} if most <= 8 else {}
-    kinds = {True: "certain", False: "all"}
+    kinds, judged = {True: "certain", False: "all"}, diagram.threshold > 0
     y = web.axis("number alive at or below", rangemode="tozero", tickformat="d", **step)
     figure = web.figure(360, xaxis=web.loss_axis(scale), yaxis=y)
     for dimension in np.unique(diagram.dimensions).tolist():
         colour, name = style.DIMENSION_COLOURS[dimension], style.DIMENSION_NAMES[dimension]
-        for certain, width in ((False, 1.0), (True, 2.6))[diagram.threshold <= 0 :]:
+        for certain, width in ((False, 1.0), (True, 2.6))[not judged :]:
             levels, alive = betti_curve(diagram, dimension, certain=certain)
             figure.add_scatter(
                 x=scale.forward(levels),
@@ -290,6 +304,6 @@ def betti_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Figure:
                 opacity=1.0 if certain else 0.6,
                 text=[number(level) for level in levels.tolist()],
                 hovertemplate="%{y} from loss %{text} on<extra></extra>",
-                name=name if diagram.threshold <= 0 else f"{name}, {kinds[certain]}",
+                name=f"{name}, {kinds[certain]}" if judged else name,
             )
     return figure

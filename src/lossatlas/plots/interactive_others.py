@@ -6,14 +6,13 @@ from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style, web
-from lossatlas.plots.grids import check_dimensions, spread_errors, wall_spans
+from lossatlas.plots.grids import check_dimensions, error_band, wall_spans
 from lossatlas.plots.marks import Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.text import number, safe, short
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]
-Z95 = 1.96
 
 
 def line_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Figure:
@@ -58,7 +57,7 @@ def line_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fi
 
 
 def _add_band(figure: go.Figure, landscape: Landscape, losses: Floats, scale: Scale) -> None:
-    errors = Z95 * spread_errors(landscape)
+    errors, name = error_band(landscape)
     known = np.isfinite(errors) & np.isfinite(losses)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(int), [0]])))
     for part, (start, stop) in enumerate(edges.reshape(-1, 2)):
@@ -71,7 +70,7 @@ def _add_band(figure: go.Figure, landscape: Landscape, losses: Floats, scale: Sc
             fill="toself",
             fillcolor=style.translucent(style.BASIN, 0.18),
             hoverinfo="skip",
-            name="95 % band",
+            name=name,
             showlegend=part == 0,
         )
 

@@ -24,7 +24,7 @@ class Branch:
         low: loss at the minimum.
         high: loss where it ends; the highest of the map where it never does.
         parent_x: where its parent stands; None where it never ends.
-        certain: whether it is longer than the tree's threshold.
+        certain: whether it is known to be longer than the tree's threshold.
     """
 
     minimum: int
@@ -49,7 +49,7 @@ def branches(tree: MergeTree, most: int = MOST_MINIMA) -> list[Branch]:
     place = {number: float(x) for x, number in enumerate(_order(tree, set(kept.tolist())))}
     parent = {int(a): int(b) for a, b in zip(tree.ended, tree.into, strict=True)}
     level = dict(zip(tree.ended.tolist(), tree.saddle_values.tolist(), strict=True))
-    certain = tree.persistences > tree.threshold
+    certain = tree.certain
     return [
         Branch(
             minimum=number,
@@ -225,10 +225,11 @@ def bar_groups(diagram: Diagram) -> list[Group]:
         Groups that are not empty, the uncertain first, so that the certain lie on top.
     """
     found = []
+    unsure = ", certainty unknown" if diagram.why_unknown else ", uncertain"
     for dimension in np.unique(diagram.dimensions).tolist():
         for certain in (False, True):
             alike = (diagram.dimensions == dimension) & (diagram.certain == certain)
-            name = style.DIMENSION_NAMES[dimension] + ("" if certain else ", uncertain")
+            name = style.DIMENSION_NAMES[dimension] + ("" if certain else unsure)
             if alike.any():
                 found.append(Group(dimension, certain, np.flatnonzero(alike), name))
     return found

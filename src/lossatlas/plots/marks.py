@@ -132,7 +132,7 @@ def marked_minima(
     else:
         numbers = most_persistent(tree, most)
         where, lives = tree.minima[numbers], tree.persistences[numbers]
-        certain = lives > tree.threshold
+        certain = tree.certain[numbers]
     return Minima(
         numbers=numbers,
         points=coordinates(landscape, where),

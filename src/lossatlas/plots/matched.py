@@ -114,7 +114,8 @@ def _runs_to(tree: MergeTree, point: int, minimum: int) -> bool:
     if here < 0:
         return False
     climb = tree.barrier(here, int(minimum)) - float(tree.minima_values[here])
-    return here == minimum or climb <= tree.threshold
+    # Where errors are unknown no climb is within them.
+    return here == minimum or climb <= (0.0 if tree.why_unknown else tree.threshold)
 
 
 def _fate(
@@ -136,7 +137,7 @@ def _fate(
         values=land.values.ravel()[where],
         stderr=land.stderr.ravel()[where],
         persistences=lives,
-        certain=lives > tree.threshold,
+        certain=tree.certain[numbers],
         apart=apart if kind == "matched" else np.zeros(numbers.size, dtype=np.bool_),
         total=total,
     )

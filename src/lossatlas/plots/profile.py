@@ -106,7 +106,7 @@ def _forest(landscape: Landscape, tree: MergeTree, kept: set[int]) -> list[_Node
             home[ended] = home[into]
     labels = np.where(tree.basins >= 0, home[tree.basins], -1).ravel()
     values = landscape.values.ravel()
-    certain = (tree.persistences > tree.threshold).astype(int)
+    certain = tree.certain.astype(int)
     inside = {number: np.sort(values[labels == number]) for number in sorted(kept)}
     live = {
         number: _Node(number, held, float(held[0]), int(certain[number]))

@@ -28,10 +28,12 @@ def plot_spectrum(spectrum: Spectrum, *, ax: Axes | None = None) -> Axes:
     level = 1.0
     if spectrum.density is not None:
         grid, values, low, high = _band(spectrum)
-        ax.fill_between(grid, low, high, color=style.SHARED, lw=0, label="± 1 standard error")
+        if np.isfinite(high).all():
+            name = "± 1 standard error"
+            ax.fill_between(grid, low, high, color=style.SHARED, lw=0, label=name)
         ax.plot(grid, values, color=style.BASIN, lw=1.2, label="density")
         ax.set_yscale("log")
-        ax.set_ylim(*_heights(high))
+        ax.set_ylim(*_heights(values, high))
         level = float(values.max() * np.sqrt(_FLOOR))
     found = np.concatenate([spectrum.bottom, spectrum.top])
     errors = np.concatenate([spectrum.bottom_bounds, spectrum.top_bounds])
@@ -62,20 +64,12 @@ def spectrum_figure(spectrum: Spectrum) -> go.Figure:
     level, ends = 1.0, (_FLOOR, 10.0)
     if spectrum.density is not None:
         grid, values, low, high = _band(spectrum)
-        edge = np.concatenate([high, low[::-1]])
-        figure.add_scatter(
-            x=np.concatenate([grid, grid[::-1]]),
-            y=edge,
-            fill="toself",
-            fillcolor=style.translucent(style.SHARED, 0.7),
-            line={"width": 0},
-            hoverinfo="skip",
-            name="± 1 standard error",
-        )
+        if np.isfinite(high).all():
+            _draw_band(figure, grid, low, high)
         figure.add_scatter(
             x=grid, y=values, line={"color": style.BASIN}, hoverinfo="skip", name="density"
         )
-        level, ends = float(values.max() * np.sqrt(_FLOOR)), _heights(high)
+        level, ends = float(values.max() * np.sqrt(_FLOOR)), _heights(values, high)
     found = np.concatenate([spectrum.bottom, spectrum.top])
     errors = np.concatenate([spectrum.bottom_bounds, spectrum.top_bounds])
     figure.add_scatter(
@@ -104,13 +98,25 @@ def _band(spectrum: Spectrum) -> tuple[np.ndarray, ...]:
     values, errors = density.on(grid)
     # Far below the axis: a density that vanishes leaves the picture.
     floor = float(values.max()) * _FLOOR**2
-    spread = np.nan_to_num(errors)
     low, middle, high = (
-        np.maximum(line, floor) for line in (values - spread, values, values + spread)
+        np.maximum(line, floor) for line in (values - errors, values, values + errors)
     )
     return grid, middle, low, high
 
 
-def _heights(high: np.ndarray) -> tuple[float, float]:
-    top = float(high.max())
+def _draw_band(figure: go.Figure, grid: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    figure.add_scatter(
+        x=np.concatenate([grid, grid[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        fill="toself",
+        fillcolor=style.translucent(style.SHARED, 0.7),
+        line={"width": 0},
+        hoverinfo="skip",
+        name="± 1 standard error",
+    )
+
+
+def _heights(values: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    # One probe has no spread: the band is then unknown and not drawn.
+    top = float(np.fmax(values, high).max())
     return top * _FLOOR, 3 * top

@@ -10,8 +10,6 @@ from lossatlas.plots import style, web
 from lossatlas.plots.logs import log_axis
 from lossatlas.text import number, safe
 
-_Z95 = 1.96
-
 
 def edge_figure(found: Mapping[str, Stability]) -> go.Figure:
     """Learning rates in units of the largest that is stable on a quadratic.
@@ -72,8 +70,9 @@ def samples_figure(curve: SampleSizeCurve) -> go.Figure:
     Returns:
         The figure, logarithmic both ways, with the tolerance as a line.
     """
-    middle, spread = curve.change, _Z95 * curve.stderr
-    low, high = np.maximum(middle - spread, middle * 0.05), middle + spread
+    middle, (low, high) = curve.change, curve.band
+    # An error that is unknown has no band.
+    low, high = (np.where(np.isfinite(end), end, middle) for end in (low, high))
     figure = web.figure(380)
     figure.add_scatter(
         x=np.concatenate([curve.sizes, curve.sizes[::-1]]),
@@ -82,7 +81,7 @@ def samples_figure(curve: SampleSizeCurve) -> go.Figure:
         fillcolor=style.translucent(style.BASIN, 0.18),
         line={"width": 0},
         hoverinfo="skip",
-        name="95 % band over orders",
+        name="95 % band over points and orders",
     )
     figure.add_scatter(
         x=curve.sizes,

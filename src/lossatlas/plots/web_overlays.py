@@ -146,7 +146,7 @@ def add_links(
         scale: how losses become heights.
         lift: height above the ground.
     """
-    sure = tree.persistences[tree.ended] > tree.threshold
+    sure = tree.certain[tree.ended]
     if not sure.any():
         return
     ends = (tree.minima[tree.ended], tree.saddles, tree.minima[tree.into])

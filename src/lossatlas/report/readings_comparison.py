@@ -8,13 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.intervals import t_quantile
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.matched import lie_apart
 from lossatlas.surveys import Comparison
 from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.topology import MergeTree, merge_tree
-
-_Z95 = 1.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,8 @@ class View:
     def line_bound(self) -> float:
         """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
         # Twice the bound on one value: the point itself, and the chord between two others.
-        return merge_tree(self.found.line).threshold
+        tree = merge_tree(self.found.line)
+        return 0.0 if tree.why_unknown else tree.threshold
 
     @property
     def depth_bound(self) -> float:
@@ -75,8 +75,12 @@ class View:
 
         By stability each diagram is as near to the true one as its map is to the ground.
         """
-        thresholds = [tree.threshold for tree in self.trees]
-        return sum(thresholds) / 2 if min(thresholds) > 0 else 0.0
+        return sum(tree.threshold for tree in self.trees) / 2 if self.judged else 0.0
+
+    @property
+    def judged(self) -> bool:
+        """Whether the errors of both maps are known, to judge their basins by."""
+        return not any(tree.why_unknown for tree in self.trees)
 
 
 def headline(view: View) -> str:
@@ -123,7 +127,10 @@ def read_ends(view: View) -> list[str]:
     both = math.hypot(*errors)
     if not math.isfinite(both):
         return [f"{text}; whether they differ by more than error is not known."]
-    if abs(step) <= _Z95 * both:
+    allowed = float(t_quantile(0.95, line.count)) * both
+    if math.isnan(allowed):
+        return [f"{text}; how many units these errors come from is not known."]
+    if abs(step) <= allowed:
         return [f"{text}: equal within their errors, taken as independent."]
     lower = two if step < 0 else one
     return [f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."]
@@ -184,8 +191,8 @@ def read_basins(view: View) -> list[str]:
             f"{view.apart:,} of the matched have their partner in another place: they end at "
             "the same pass, as happens where depths are nearly equal."
         )
-    if min(tree.threshold for tree in view.trees) <= 0:
-        return [*sentences, "Without errors of the maps none of them can be called certain."]
+    if not view.judged:
+        return [*sentences, "Which of them are certain is unknown: the maps lack errors."]
     sure = certain_fates(view)
     lost = sure["gone"] + sure["new"]
     if gone + new and not lost:
@@ -208,10 +215,7 @@ def certain_fates(view: View) -> dict[str, int]:
         "gone" and "new" -> count.
     """
     parts = zip(("gone", "new"), (view.found.gone, view.found.new), view.trees, strict=True)
-    return {
-        kind: int(np.count_nonzero(tree.persistences[numbers] > tree.threshold))
-        for kind, numbers, tree in parts
-    }
+    return {kind: int(np.count_nonzero(tree.certain[numbers])) for kind, numbers, tree in parts}
 
 
 def read_distances(view: View) -> list[str]:

@@ -33,16 +33,32 @@ def read_curvature(survey: Survey) -> list[str]:
     if not spectrum.reached:
         why = f": {spectrum.note}" if spectrum.note else ""
         found.append(
-            f"The eigenvalues did not reach the tolerance{why}; their bounds say how far."
+            f"The {_missed(spectrum)} eigenvalues did not reach the tolerance{why}; their "
+            "bounds say what is known."
         )
     return found
 
 
+def _missed(spectrum: Spectrum) -> str:
+    if spectrum.top_reached:
+        return "lowest"
+    return "largest" if spectrum.bottom_reached else "largest and lowest"
+
+
 def _saddle(spectrum: Spectrum) -> str:
+    if not len(spectrum.bottom):
+        return "The lowest eigenvalue was not asked for."
     lowest, bound = float(spectrum.bottom[0]), float(spectrum.bottom_bounds[0])
-    if lowest >= -bound:
-        return "No direction bends downhill beyond the error bound of its eigenvalue."
     ratio = spectrum.saddle_ratio
+    if math.isnan(ratio):
+        high = spectrum.saddle_range[1]
+        share = f", at most {number(high, 2)} times the largest" if math.isfinite(high) else ""
+        return (
+            f"Whether some direction bends downhill is not known: the lowest eigenvalue found "
+            f"is {with_error(lowest, bound)} (error bound{share})."
+        )
+    if lowest >= 0:
+        return "No direction bends downhill: the lowest eigenvalue found is not negative."
     if math.isinf(ratio):
         return "Every direction bends downhill or not at all: the weights lie on a top."
     how = "slightly downhill" if ratio < _SADDLE else "downhill"
@@ -64,10 +80,10 @@ def read_criteria(survey: Survey) -> list[str]:
     found = survey.part("criteria", "criteria")
     if found is None or not math.isfinite(found.ends.value):
         return []
+    mass = number(found.mass.value, 2) if math.isfinite(found.mass.value) else "not known"
     return [
-        f"The negative end of the spectrum is {percent(found.ends.value)} of the positive one "
-        f"(criterion re); criterion K is {number(found.mass.value, 2)}. Both are 0 on convex "
-        "ground."
+        f"The smallest eigenvalue is {percent(found.ends.value)} of the largest in size "
+        f"(criterion re); criterion K, negative over positive, is {mass}."
     ]
 
 
@@ -94,8 +110,9 @@ def _of_parts(groups: tuple[GroupSpectrum, ...], name: str) -> list[str]:
     sharp = max(known, key=lambda line: line.largest)
     value = with_error(sharp.largest, sharp.largest_bound)
     found = [f"The sharpest {name} is {cut_off(sharp.name, 30)}: largest eigenvalue {value}."]
-    saddle = max(known, key=lambda line: line.ratio)
-    if saddle.smallest < -saddle.smallest_bound and saddle.ratio >= _SADDLE:
+    known = [line for line in known if not math.isnan(line.ratio)]
+    saddle = max(known, key=lambda line: line.ratio, default=None)
+    if saddle is not None and saddle.ratio >= _SADDLE:
         found.append(
             f"The {name} nearest to a saddle is {cut_off(saddle.name, 30)}: its lowest "
             f"eigenvalue is negative, {number(saddle.ratio, 2)} times its largest in size."
@@ -122,10 +139,17 @@ def _edge(rule: str, found: Stability) -> str:
     start = f"For {rule}, lr x λmax = {value}"
     if abs(found.sharpness - found.threshold) <= found.bound:
         return f"{start}: at the edge of stability ({edge}), within the error bound."
+    if math.isnan(found.sharpness + found.bound):
+        return f"{start}: where it stands to the edge of stability ({edge}) is not known."
     if found.sharpness > found.threshold:
         return (
             f"{start}: above the edge of stability ({edge}); on a quadratic steps along the "
             "sharpest direction would grow."
+        )
+    if not found.reached:
+        return (
+            f"{start} at least (the tolerance was not reached): whether it is above the edge "
+            f"of stability ({edge}) is not known."
         )
     share = percent(max(found.ratio, 0.0))
     return f"{start}: below the edge of stability ({edge}), at {share} of it."
@@ -161,6 +185,6 @@ def read_gradient(survey: Survey) -> list[str]:
 def _noise_scale(found: GradientNoise) -> str:
     scale = found.noise_scale
     shown = with_error(scale.value, scale.stderr)
-    if not scale.stderr < scale.value / 2:
+    if not scale.interval()[0] > 0:
         return f"the noise scale is hardly known ({shown} {found.unit})"
     return f"the noise scale is {shown} {found.unit}: smaller batches are mostly noise"

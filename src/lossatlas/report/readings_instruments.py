@@ -3,6 +3,7 @@
 import math
 
 from lossatlas.algebra.estimators import Estimate
+from lossatlas.curvature import SampleSizeCurve
 from lossatlas.surveys import Survey, named
 from lossatlas.text import count, number, percent, with_error
 
@@ -41,11 +42,13 @@ def read_roughness(survey: Survey) -> list[str]:
     found = survey.part("roughness", "roughness")
     if found is None or not math.isfinite(found.mean.value):
         return []
-    high = found.mean.value - 2 * (found.mean.stderr if math.isfinite(found.mean.stderr) else 0)
-    verdict = "they have further ups and downs" if high > 2 else "as smooth as a bowl (2)"
-    return [
-        f"Along random lines the loss travels {_shown(found.mean)} times its range: {verdict}."
-    ]
+    start = f"Along random lines the loss travels {_shown(found.mean)} times its range"
+    low, high = found.mean.interval()
+    if low > 2:
+        return [f"{start}: they have further ups and downs."]
+    if high <= 2:
+        return [f"{start}: as smooth as a bowl (2)."]
+    return [f"{start}; whether that is more than the 2 of a bowl is not known."]
 
 
 def read_samples(survey: Survey) -> list[str]:
@@ -67,9 +70,15 @@ def read_samples(survey: Survey) -> list[str]:
             f"by more than {small}: more data would change the picture."
         ]
     return [
-        f"From {curve.enough:,} examples on, one more changes the landscape by less than "
-        f"{small}."
+        f"From {curve.enough:,} examples on{_range(curve)}, one more changes the landscape by "
+        f"less than {small}."
     ]
+
+
+def _range(curve: SampleSizeCurve) -> str:
+    if curve.enough_low is None or curve.enough_high is None:
+        return ""
+    return f" (95 % interval {curve.enough_low:,} to {curve.enough_high:,})"
 
 
 def read_interference(survey: Survey) -> list[str]:
@@ -107,12 +116,18 @@ def read_plasticity(survey: Survey) -> list[str]:
     if found is None:
         return []
     start = f"In {count(found.steps, 'step')} on random labels the loss"
-    if found.value.value <= 0:
+    low, high = found.value.interval()
+    if high <= 0:
         return [
             f"{start} stayed {with_error(-found.value.value, found.value.stderr)} nats above "
             "the best constant: what is known here was not unlearned in that budget."
         ]
-    return [f"{start} fell {_shown(found.value)} nats below the best constant."]
+    if low > 0:
+        return [f"{start} fell {_shown(found.value)} nats below the best constant."]
+    return [
+        f"{start} ended {_shown(found.value)} nats below the best constant, which does not "
+        "tell whether anything was learned."
+    ]
 
 
 def read_spikes(survey: Survey) -> list[str]:
@@ -168,11 +183,18 @@ def read_collapse(survey: Survey) -> list[str]:
     found = survey.part("collapse", "collapse")
     if found is None:
         return []
+    if not math.isfinite(found.within.value):
+        return []
+    start = (
+        "Neural collapse: scatter within classes over that between them (NC1) is "
+        f"{_shown(found.within)}"
+    )
+    if not math.isfinite(found.nearest.value):
+        return [f"{start}."]
     near = percent(1 - found.nearest.value)
     return [
-        f"Neural collapse: scatter within classes over that between them (NC1) is "
-        f"{_shown(found.within)}; the nearest class mean decides as the network does for "
-        f"{near} of the examples."
+        f"{start}; the nearest class mean decides as the network does for {near} of the "
+        "examples."
     ]
 
 

@@ -31,7 +31,7 @@ def read_centre(survey: Survey) -> list[str]:
     text = f"The lowest point of the map lies {number(lower, 2)} below the weights themselves"
     # The lowest of many points is low by luck too: only a bound on all at once will do.
     bound = survey.tree.threshold
-    if bound <= 0:
+    if not bound > 0:
         return [f"{text}; whether that is more than its error is not known."]
     if lower <= bound:
         return [f"{text}, which is within the error of the map ({number(bound, 2)} at 95 %)."]

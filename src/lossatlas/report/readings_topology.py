@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossatlas.landscape.landscape import Landscape
-from lossatlas.plots.grids import known_errors
 from lossatlas.surveys import Survey
 from lossatlas.text import count, number
-from lossatlas.topology import merge_tree
+from lossatlas.topology import MergeTree, merge_tree
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Basins:
         total: minima of the map.
         certain: those that outlast the error of the map; the deepest one always does.
         parts: parts of the map that walls keep apart.
-        judged: whether the map has any error to judge them by.
+        judged: whether the errors of the map are known, to judge them by.
     """
 
     total: int
@@ -37,25 +35,13 @@ def count_basins(survey: Survey) -> Basins:
     Returns:
         The counts.
     """
-    lives = survey.tree.persistences
+    tree = survey.tree
     return Basins(
-        total=len(survey.tree),
-        certain=int(np.count_nonzero(lives > survey.tree.threshold)),
-        parts=int(np.count_nonzero(np.isposinf(lives))),
-        judged=has_errors(survey.landscape),
+        total=len(tree),
+        certain=int(np.count_nonzero(tree.certain)),
+        parts=int(np.count_nonzero(np.isposinf(tree.persistences))),
+        judged=not tree.why_unknown,
     )
-
-
-def has_errors(landscape: Landscape) -> bool:
-    """Whether anything is known about how wrong a map is.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        True where it has standard errors or a measured error of interpolation.
-    """
-    return bool(known_errors(landscape).any()) or landscape.interpolation_error > 0
 
 
 def is_flat(survey: Survey) -> bool:
@@ -83,10 +69,10 @@ def read_basins(survey: Survey) -> list[str]:
     found = count_basins(survey)
     if survey.landscape.range == 0:
         return ["The loss is the same everywhere on the map."]
-    sentences = [_count_sentence(found, survey.tree.threshold, flat=is_flat(survey))]
+    sentences = [_count_sentence(found, survey.tree, flat=is_flat(survey))]
     if found.parts > 1:
         sentences.append(f"Walls of non-finite loss part the map into {found.parts} pieces.")
-    merges = np.flatnonzero(survey.tree.persistences[survey.tree.ended] > survey.tree.threshold)
+    merges = np.flatnonzero(survey.tree.certain[survey.tree.ended])
     if found.judged and merges.size:
         lives = survey.tree.persistences[survey.tree.ended[merges]]
         longest = merges[int(np.argmax(lives))]
@@ -99,15 +85,15 @@ def read_basins(survey: Survey) -> list[str]:
     return sentences
 
 
-def _count_sentence(found: Basins, threshold: float, *, flat: bool) -> str:
-    bound = f"the 95 % bound of {number(threshold, 2)}"
+def _count_sentence(found: Basins, tree: MergeTree, *, flat: bool) -> str:
+    bound = f"the 95 % bound of {number(tree.threshold, 2)}"
     if flat:
         return f"The whole map ranges over less than {bound}: no basin on it is certain."
     if found.total == 1:
         return "One basin at this scale: from every point of the map the way down leads to it."
     basins = count(found.total, "basin")
     if not found.judged:
-        return f"{basins}; without an error of the map none can be called certain."
+        return f"{basins}; which are certain is unknown: {tree.why_unknown}."
     if found.certain == found.total:
         return f"{basins}, all certain: each is deeper than {bound}."
     rest = found.total - found.certain
@@ -135,7 +121,7 @@ def with_bound(value: float, threshold: float) -> str:
     Returns:
         As in "0.83 (within 0.012 at 95 %)".
     """
-    if threshold <= 0:
+    if not threshold > 0:
         return number(value, 3)
     return f"{number(value, 3)} (to within {number(threshold, 2)} at 95 %)"
 
@@ -151,7 +137,7 @@ def read_ridges(survey: Survey) -> list[str]:
     """
     ridges = survey.diagram.dimensions == 1
     total = int(np.count_nonzero(ridges))
-    if not total or not has_errors(survey.landscape):
+    if not total or survey.diagram.why_unknown:
         return []
     sure = int(np.count_nonzero(survey.diagram.certain & ridges))
     if not sure:
@@ -193,9 +179,9 @@ def certain_counts(survey: Survey) -> tuple[int, int]:
         The two counts; equal where the topology is resolved, or was not taken on a grid.
     """
     tree = survey.tree
-    mine = int(np.count_nonzero(tree.persistences > tree.threshold))
+    mine = int(np.count_nonzero(tree.certain))
     pair = {"full": "axis", "axis": "full"}
     if tree.connectivity not in pair:
         return mine, mine
     other = merge_tree(survey.landscape, connectivity=pair[tree.connectivity])
-    return mine, int(np.count_nonzero(other.persistences > tree.threshold))
+    return mine, int(np.count_nonzero(other.certain))

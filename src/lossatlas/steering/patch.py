@@ -119,7 +119,8 @@ def read_patch(patch: Patch, losses: Array) -> PatchReading:
         variability=_variability(means),
         variability_error=float(rough),
         persistence=float(lengths.sum()),
-        persistence_error=float(total),
+        # Where no bar was seen nothing is known of the bars of other samples.
+        persistence_error=float(total) if len(bars) else nan,
         bars=int(np.count_nonzero(lengths > 2 * each)),
     )
 

@@ -12,6 +12,7 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import split
+from lossatlas.objective.weighted import batch_mean
 from lossatlas.rng import derive_seed
 from lossatlas.steering.bystanders import Bystanders
 from lossatlas.steering.patch import Patch, PatchReading, read_patch
@@ -134,8 +135,10 @@ def sub_batch(
 
     def closure() -> Tensor:
         part = split(batch, examples)[0]
-        known = loss.per_example(model, part) if isinstance(loss, Supervised) else None
-        return loss(model, part) if known is None else known
+        pairs = loss.pairs(model, part) if isinstance(loss, Supervised) else None
+        if pairs is not None and bool((pairs.weights == pairs.weights[0]).all()):
+            return pairs.sums / pairs.weights.to(pairs.sums)
+        return batch_mean(loss(model, part))
 
     return closure
 

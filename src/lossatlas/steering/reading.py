@@ -27,7 +27,8 @@ class Reading:
         variability_error: its standard error.
         persistence: total length of the finite bars of degree 0 of the probed patch, in units
             of the loss: how far it is from one bowl.
-        persistence_error: its standard error.
+        persistence_error: its standard error; NaN where it is unknown, as where the patch
+            has no bar.
         bars: how many of these bars are longer than two of their errors.
         edge: rate times the largest eigenvalue of the (preconditioned) Hessian; descent on a
             quadratic is stable below 2, with momentum beta below 2 (1 + beta) / (1 - beta).

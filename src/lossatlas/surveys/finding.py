@@ -66,6 +66,7 @@ class Finding(Stored):
         results: name of a part -> its result, as the function of the instrument gave it.
         missing: name of a part -> why it could not be measured, a sentence.
         seconds: wall time.
+        is_final: False where memory was short: another try may find more.
         checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
@@ -73,6 +74,7 @@ class Finding(Stored):
     results: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    is_final: bool = True
     checked: tuple[str, ...] = ()
 
     @property

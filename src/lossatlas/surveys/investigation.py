@@ -5,12 +5,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lossatlas.errors import AtlasError
+from lossatlas.objective.foreign import named_failure
 from lossatlas.surveys.finding import Finding
 from lossatlas.surveys.instruments import Instrument
 from lossatlas.surveys.keeping import Keeper
 from lossatlas.surveys.site import Site
 
 Stage = Callable[[str, int, int], None]
+
+_OTHERS_GO_ON = "the other instruments are not affected."
+_NO_MEMORY = (
+    "the memory did not suffice; take smaller batches or fewer parameters (`params=`), and run "
+    "it again with the same `resume` file"
+)
 
 
 def investigate(
@@ -20,6 +27,11 @@ def investigate(
     stage: Stage | None = None,
 ) -> dict[str, Finding]:
     """Apply instruments to a site.
+
+    Whatever the code of a user or of torch raises inside one part of an instrument becomes the
+    reason of that part, and the others go on. So does a lack of memory; its finding is not
+    kept, so that a resumed survey measures it again. Only what is no `Exception` (Ctrl-C,
+    SystemExit) ends a survey.
 
     Args:
         site: what they look at; each sees what those before it found.
@@ -49,11 +61,23 @@ def _measured(site: Site, instrument: Instrument) -> Finding:
     started = time.monotonic()
     results: dict[str, Any] = {}
     missing: dict[str, str] = {}
+    lost = False
     for name, measure in instrument.measure(site).items():
         try:
-            results[name] = measure()
+            with named_failure(f"`{instrument.name}`", _OTHERS_GO_ON):
+                results[name] = measure()
         except AtlasError as error:
             # An instrument that cannot serve this objective says why; the others go on.
             missing[name] = str(error)
+        except (MemoryError, RuntimeError) as error:
+            # `named_failure` lets nothing through but a lack of memory, of any kind.
+            missing[name], lost = f"{_NO_MEMORY} ({_first_line(error)})", True
     seconds = time.monotonic() - started
-    return Finding(instrument.name, results, missing, seconds, site.objective.checked)
+    checked = site.objective.checked
+    return Finding(
+        instrument.name, results, missing, seconds, is_final=not lost, checked=checked
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -43,7 +43,7 @@ class Keeper:
         self._ledger = ledger
 
     def keep(self, name: str, make: Callable[[], Finding]) -> Finding:
-        """A finding, made at most once.
+        """A finding, made at most once; one that is not final is not kept.
 
         Args:
             name: its name.
@@ -59,7 +59,7 @@ class Keeper:
         if known is not None:
             return unpacked(known)
         found = make()
-        if self._ledger is not None:
+        if self._ledger is not None and found.is_final:
             self._ledger.put(name, packed(found))
         return found
 

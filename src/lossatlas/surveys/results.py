@@ -1,5 +1,6 @@
 """Survey: what a stretch of loss landscape is like, as several instruments found it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,9 +68,11 @@ class Survey:
         found = ", ".join(self.findings) or "none"
         loss = with_error(self.loss.value, self.loss.stderr)
         size = " x ".join(map(str, self.landscape.values.shape))
+        unknown = self.tree.why_unknown
+        sure = "certainty unknown" if unknown else f"{self.certain_basins} certain"
         return (
             f"<Survey of {cut_off(self.title) or 'a model'}: loss {loss}, "
-            f"{size} map, {basins}, {self.certain_basins} certain; "
+            f"{size} map, {basins}, {sure}; "
             f"instruments: {found}>"
         )
 
@@ -100,7 +103,10 @@ class Survey:
 
     @property
     def certain_basins(self) -> int:
-        """How many basins the map's errors leave standing, judged place by place."""
+        """How many basins the map's errors leave standing, judged place by place.
+
+        0 where a part of the errors is unknown; `tree.why_unknown` then says which.
+        """
         return len(certain_basins(self.landscape))
 
     @property
@@ -197,7 +203,11 @@ _FINDING = "finding-"
 def _evaluation(data: xr.Dataset) -> Evaluation:
     found = data.attrs
     return Evaluation(
-        float(found["value"]), float(found["stderr"]), int(found["count"]), str(found["unit"])
+        float(found["value"]),
+        float(found["stderr"]),
+        int(found["count"]),
+        str(found["unit"]),
+        float(found.get("effective", math.nan)),
     )
 
 

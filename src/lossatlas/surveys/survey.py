@@ -14,7 +14,7 @@ from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.selfcheck import made
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import trajectory_plane
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
@@ -100,6 +100,7 @@ def survey(
     """
     started = time.monotonic()
     check_door(objective, progress=progress)
+    _check(title, checkpoints, executor)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     if objective.is_checked and (tools or plane == "eigen"):
         # Before anything rests on it; what fails becomes a note, and instruments' reasons.
@@ -141,6 +142,18 @@ def survey(
 
 def _failed(objective: Objective) -> list[str]:
     return [f"{found.sentence}." for found in objective.checks.values() if not found.ok]
+
+
+def _check(title: Any, checkpoints: Any, executor: Any) -> None:
+    if title is not None and not isinstance(title, str):
+        raise ArgumentError(f"`title` must be a text; got {type(title).__name__}.")
+    listed = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str | bytes)
+    if not listed or not all(isinstance(point, Mapping) for point in checkpoints):
+        raise ArgumentError(
+            "`checkpoints` must be a list of points, each name -> tensor as in "
+            f"`objective.params`; got {type(checkpoints).__name__}."
+        )
+    get_executor(executor)
 
 
 def _tools(

@@ -23,7 +23,11 @@ def barrier_matrix(tree: MergeTree) -> Floats:
         (minima, minima), symmetric; the values of the minima on the diagonal, +inf between
         parts that a wall keeps apart. Off the diagonal it is an ultrametric:
         b(i, k) <= max(b(i, j), b(j, k)).
+
+    Raises:
+        ArgumentError: no merge tree.
     """
+    _check_tree(tree)
     levels = np.full((len(tree), len(tree)), np.inf)
     np.fill_diagonal(levels, tree.minima_values)
     groups = {number: [number] for number in range(len(tree))}
@@ -36,20 +40,30 @@ def barrier_matrix(tree: MergeTree) -> Floats:
     return levels
 
 
+def _check_tree(tree: object) -> None:
+    if not isinstance(tree, MergeTree):
+        raise ArgumentError(
+            f"`tree` must be a MergeTree, as `merge_tree` gives; got {type(tree).__name__}."
+        )
+
+
 def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
     """Cut every branch that is not longer than `length`; its basin joins its parent's.
 
     Args:
         tree: a merge tree.
         length: the greatest branch to cut; None takes `tree.threshold`, which leaves the
-            certain ones.
+            certain ones; where that is unknown (`tree.why_unknown`), nothing is cut.
 
     Returns:
         The smaller tree: the minima that stay, numbered anew from the deepest.
 
     Raises:
-        ArgumentError: a length that is not finite.
+        ArgumentError: no merge tree, or a length that is not finite.
     """
+    _check_tree(tree)
+    if length is None and tree.why_unknown:
+        return tree
     least = tree.threshold if length is None else length
     check_finite("length", least, -math.inf)
     cut = tree.persistences <= least

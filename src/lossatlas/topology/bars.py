@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.reals import real_array
+from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Floats
 
 
@@ -35,9 +36,11 @@ def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop"
         An array (bars, 2) without bars of length 0.
 
     Raises:
-        ArgumentError: another shape, NaN, or deaths below births (how many).
+        ArgumentError: another shape, NaN, deaths below births (how many), or a degree that
+            is none.
         UnknownNameError: `essential` is none of these words.
     """
+    check_degree(dimension)
     if isinstance(diagram, HasBars):
         return diagram.bars(dimension, essential=essential)
     bars = real_array("diagram", diagram)

@@ -36,13 +36,16 @@ class Basins:
     numbers: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
-def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
+def grid_basins(
+    values: Floats, finite: Bools, connectivity: str, periodic: tuple[bool, ...] = ()
+) -> Basins:
     """Reduce a grid.
 
     Args:
         values: the field, any number of dimensions, +inf where not `finite`.
         finite: False at the walls.
         connectivity: "full" (3^d - 1 neighbours) or "axis" (2d neighbours).
+        periodic: per axis, whether its two ends touch; empty: none.
 
     Returns:
         The reduction. Ties are broken by flat index, the lower index first.
@@ -52,9 +55,10 @@ def grid_basins(values: Floats, finite: Bools, connectivity: str) -> Basins:
     rank = np.empty(flat.size, dtype=np.int64)
     rank[order] = np.arange(flat.size)
     grid = rank.reshape(values.shape)
-    lowest = np.where(finite, _lowest_neighbour(grid, connectivity), grid)
+    wraps = periodic or (False,) * values.ndim
+    lowest = np.where(finite, _lowest_neighbour(grid, connectivity, wraps), grid)
     labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
-    u, v = _passes(labels.reshape(values.shape), connectivity)
+    u, v = _passes(labels.reshape(values.shape), connectivity, wraps)
     low = np.where(rank[u] > rank[v], v, u)
     high = u + v - low
     order = lowest_passes(minima.size, labels[low], labels[high], rank[high])
@@ -159,14 +163,17 @@ def lowest_passes(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
     return np.asarray(found % keys.size)
 
 
-def _lowest_neighbour(rank: Ints, connectivity: str) -> Ints:
+def _lowest_neighbour(rank: Ints, connectivity: str, wraps: tuple[bool, ...]) -> Ints:
     lowest = rank.copy()
-    for axis in range(rank.ndim):
+    for axis, circle in enumerate(wraps):
         # The full neighbourhood is a product of intervals: minima of minima, axis by axis.
         source = np.moveaxis(lowest.copy() if connectivity == "full" else rank, axis, 0)
         target = np.moveaxis(lowest, axis, 0)
         np.minimum(target[:-1], source[1:], out=target[:-1])
         np.minimum(target[1:], source[:-1], out=target[1:])
+        if circle:
+            np.minimum(target[:1], source[-1:], out=target[:1])
+            np.minimum(target[-1:], source[:1], out=target[-1:])
     return lowest
 
 
@@ -191,9 +198,14 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
     return number[parent], minima
 
 
-def _passes(labels: Ints, connectivity: str) -> tuple[Ints, Ints]:
-    # Ends of every grid edge that joins two different basins.
+def _passes(labels: Ints, connectivity: str, wraps: tuple[bool, ...]) -> tuple[Ints, Ints]:
+    # Ends of every grid edge that joins two different basins. An axis whose ends touch is
+    # read one point further on both sides; edges that this repeats do no harm.
     index = np.arange(labels.size).reshape(labels.shape)
+    if any(wraps):
+        width = [(int(circle), int(circle)) for circle in wraps]
+        index = np.pad(index, width, mode="wrap")
+        labels = labels.ravel()[index]
     found = []
     for here, there in edge_slices(labels.ndim, connectivity):
         a, b = labels[here], labels[there]

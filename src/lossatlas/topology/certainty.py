@@ -1,75 +1,127 @@
 """Which bars are real: the stability theorem, fed with the errors of the map."""
 
 import numpy as np
-from scipy.special import ndtri
 
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
-from lossatlas.topology.field import Field
+from lossatlas.intervals import t_quantile
+from lossatlas.topology.field import Bools, Field, Floats
 from lossatlas.topology.paired import oscillation_bound
 
+# Above this share one unit may be all that is known of a point, and what other units would
+# have shown there is not.
+MOST_LEVERAGE = 0.3
+# Means are taken in double precision: a spread this small beside the values is their rounding.
+_SAME = 16 * 2.0**-53
 
-def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
+
+def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, str]:
     """The length above which a bar cannot be an effect of the map's errors.
 
     Two fields that differ by at most e everywhere have bars whose lengths differ by at most
     2e, once matched; so a bar longer than 2e belongs to the true field too. Here e is a
-    bound on the sampling error of all points at once (normal errors of the given standard
-    errors, Sidak's correction over the points, so it needs no independence) plus the
-    measured error of interpolation. It does not profit from errors that the points of a map
-    share, and errs on the side of silence.
+    bound on the sampling error of all points at once (the largest standard error times a
+    quantile of Student's t with Sidak's correction over the points, so it needs no
+    independence of points), plus the measured error of interpolation, plus rounding. It does
+    not profit from errors that the points of a map share, and errs on the side of silence.
 
     Where replicates of the whole map are known, lengths are judged by what they are,
     differences of two points: the threshold is then a bound on the greatest minus the least
     error. A common error of all points, which moves every bar and lengthens none, drops out.
 
     Args:
-        field: the map. Without standard errors only the interpolation counts, and without
-            both the threshold is 0.
+        field: the map.
         confidence: probability with which the bound holds at every point at once.
 
     Returns:
-        The threshold, in units of the field.
+        The threshold, in units of the field, and an empty text; NaN and the reason where a
+        part of the error is unknown.
 
     Source: Cohen-Steiner, Edelsbrunner, Harer, Discrete Comput. Geom. 37 (2007).
     """
+    reason = why_unknown(field)
+    if reason:
+        return float("nan"), reason
+    rest = field.interpolation_error + field.rounding
     if field.errors is not None:
-        return oscillation_bound(field.errors, confidence) + 2.0 * field.interpolation_error
-    return 2.0 * (sampling_bound(field, confidence) + field.interpolation_error)
+        return oscillation_bound(field.errors, confidence) + 2.0 * rest, ""
+    return 2.0 * (sampling_bound(field, confidence) + rest), ""
+
+
+def why_unknown(field: Field) -> str:
+    """Why no bound on the error of a map is known.
+
+    Args:
+        field: the map.
+
+    Returns:
+        The reason; empty where there is a bound.
+    """
+    if not np.isfinite(field.interpolation_error):
+        return "the error of interpolation is unknown"
+    if not np.isfinite(field.rounding):
+        return "the error of rounding is unknown"
+    if field.errors is not None:
+        same = np.median(np.ptp(field.errors, axis=1)) <= _SAME * _largest(field)
+        return "all replicates are equal, so they show no spread" if same else ""
+    if field.stderr is None:
+        return "the values come without errors" if np.isnan(field.bound) else ""
+    return _why_no_sampling_error(field, field.stderr)
+
+
+def _why_no_sampling_error(field: Field, stderr: Floats) -> str:
+    computed = ~_gaps(field)
+    missing = int(np.count_nonzero(computed & field.finite & ~np.isfinite(stderr)))
+    if missing or not (computed & field.finite).any():
+        return f"{missing:,} of {field.finite.sum():,} values have no standard error"
+    if not field.count >= 2:
+        return "the number of units behind the standard errors is unknown"
+    most = float(stderr[computed & field.finite].max())
+    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _SAME * _largest(field):
+        return "all units agree at every point, so they show no spread"
+    return ""
+
+
+def _largest(field: Field) -> float:
+    return max(map(abs, field.range))
+
+
+def _gaps(field: Field) -> Bools:
+    # Interpolated points may carry no error of their own: their neighbors' holds for them.
+    if field.interpolated is None:
+        return np.zeros(field.finite.shape, dtype=np.bool_)
+    return field.interpolated
 
 
 def sampling_bound(field: Field, confidence: float = 0.95) -> float:
     """A bound on the sampling error of every point of a map at once.
 
     Args:
-        field: the map.
+        field: the map, with standard errors or a stated bound.
         confidence: probability with which it holds.
 
     Returns:
-        The bound, in units of the field; 0 where no standard error is known.
+        The bound, in units of the field.
     """
     if field.stderr is None:
-        return 0.0
+        return field.bound
     known = field.stderr[field.finite & np.isfinite(field.stderr)]
-    if known.size == 0:
-        return 0.0
-    # Interpolated points carry no error of their own but take part in the supremum.
-    points = int(np.count_nonzero(field.finite))
-    return simultaneous_quantile(confidence, points) * float(known.max())
+    return simultaneous_quantile(field, confidence) * float(known.max())
 
 
-def simultaneous_quantile(confidence: float, points: int) -> float:
-    """How many standard errors hold for all points at once.
+def simultaneous_quantile(field: Field, confidence: float) -> float:
+    """How many standard errors hold for all points of a map at once.
 
     Args:
+        field: the map; interpolated points count, for they take part in the supremum.
         confidence: probability with which they hold.
-        points: number of points.
 
     Returns:
-        The normal quantile with Sidak's correction.
+        The quantile of Student's t (normal where the standard errors are exact) with
+        Sidak's correction over the finite points.
     """
-    single = -np.expm1(np.log(confidence) / points)
-    return float(-ndtri(single / 2.0))
+    points = int(np.count_nonzero(field.finite))
+    return float(t_quantile(confidence ** (1 / points), field.count))
 
 
 def check_confidence(confidence: float) -> None:

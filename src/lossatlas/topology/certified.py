@@ -8,7 +8,12 @@ from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from lossatlas.checks import check_one_of
 from lossatlas.topology.basins import grid_basins
-from lossatlas.topology.certainty import check_confidence, simultaneous_quantile
+from lossatlas.topology.certainty import (
+    MOST_LEVERAGE,
+    check_confidence,
+    simultaneous_quantile,
+    why_unknown,
+)
 from lossatlas.topology.field import (
     CONNECTIVITIES,
     Bools,
@@ -33,12 +38,15 @@ class CertainBasins:
         deaths: level up to which it is cut off from deeper ones at least; +inf for the
             deepest of each connected part.
         confidence: probability with which all of this holds at once.
+        why_unknown: why it is unknown which basins are certain; then none is listed. Empty
+            where it is known.
     """
 
     minima: Ints
     births: Floats
     deaths: Floats
     confidence: float
+    why_unknown: str = ""
 
     def __len__(self) -> int:
         return int(self.minima.size)
@@ -50,6 +58,7 @@ def certain_basins(
     connectivity: str = "full",
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
+    error: float | None = None,
 ) -> CertainBasins:
     """Count the basins that the errors of the map cannot have made.
 
@@ -58,18 +67,23 @@ def certain_basins(
     a lower and an upper bound at every point, a component of the upper sublevel set counts
     until the lower one joins it to a deeper one (image persistence of degree 0).
 
+    Place by place means to trust each standard error by itself. Where the largest share of
+    the variance at some point that one unit (an example, a batch) carries is above 0.3, or
+    unknown, few units carry what is known of the map, and units that were not drawn may
+    carry as much where it shows no error: then the largest standard error holds for all.
+
     Args:
-        landscape: a landscape with standard errors; where it has none the band is as thin
-            as the field.
+        landscape: a landscape with standard errors, or an array with `error`.
         connectivity: "full" or "axis".
         confidence: probability with which the true field lies within the band everywhere.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`).
             The band is then that of differences from the lowest point of the map, so births
             and deaths are right up to one common error.
+        error: bound on the error of every value of an array; None where it is unknown.
 
     Returns:
-        The certain basins. Where the errors are equal everywhere these are the bars longer
-        than the threshold.
+        The certain basins; none, and the reason, where a part of the error is unknown. Where
+        the errors are equal everywhere these are the bars longer than the threshold.
 
     Raises:
         ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
@@ -79,9 +93,13 @@ def certain_basins(
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_confidence(confidence)
-    field = read_field(landscape, replicates)
-    error = _band(field, confidence)
-    lower, upper = field.values - error, field.values + error
+    field = read_field(landscape, replicates, error)
+    reason = why_unknown(field)
+    if reason:
+        nothing = np.empty(0)
+        return CertainBasins(nothing.astype(np.int64), nothing, nothing, confidence, reason)
+    band = _band(field, confidence)
+    lower, upper = field.values - band, field.values + band
     found = images(upper, lower, field.finite, connectivity)
     heights = grid_basins(lower, field.finite, connectivity).heights
     minima = np.array(list(found.values()), dtype=np.int64)
@@ -92,20 +110,20 @@ def certain_basins(
 
 
 def _band(field: Field, confidence: float) -> Floats:
+    rest = field.interpolation_error + field.rounding
     if field.errors is not None:
         origin = int(np.argmin(field.values[field.finite]))
         error = np.zeros(field.values.shape)
         error[field.finite] = contrast_band(field.errors, origin, confidence)
         # Both ends of a difference may have been interpolated.
-        return error + 2.0 * field.interpolation_error
-    error = np.full(field.values.shape, field.interpolation_error)
+        return error + 2.0 * rest
     if field.stderr is None:
-        return error
+        return np.full(field.values.shape, field.bound + rest)
     known = field.finite & np.isfinite(field.stderr)
-    if known.any():
-        points = int(np.count_nonzero(field.finite))
-        error = error + simultaneous_quantile(confidence, points) * _spread(field.stderr, known)
-    return error
+    spread = _spread(field.stderr, known)
+    if not field.leverage <= MOST_LEVERAGE:
+        spread = np.full(spread.shape, spread[field.finite].max())
+    return simultaneous_quantile(field, confidence) * spread + rest
 
 
 def _spread(stderr: Floats, known: Bools) -> Floats:

@@ -37,6 +37,70 @@ def check_degrees(dimensions: Any) -> tuple[int, ...]:
     return tuple(dimensions)
 
 
+def check_degree(dimension: Any) -> None:
+    """Require one degree of homology.
+
+    Args:
+        dimension: what came.
+
+    Raises:
+        ArgumentError: not a whole number from 0.
+    """
+    check_at_least(
+        "dimension", int(dimension) if isinstance(dimension, np.integer) else dimension, 0
+    )
+
+
+def check_graph_options(*, error: Any, periodic: Any) -> None:
+    """Require that nothing is asked of a graph that only grids have.
+
+    Args:
+        error: must be None.
+        periodic: must be False.
+
+    Raises:
+        ArgumentError: one of them is given.
+    """
+    if error is not None:
+        raise ArgumentError(
+            f"`error` is for arrays; got {error!r} with a graph: give it when making the graph."
+        )
+    if periodic is not False:
+        raise ArgumentError(
+            f"`periodic` is for grids; got {periodic!r} with a graph: add edges to it."
+        )
+
+
+def read_periodic(periodic: Any, shape: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which axes of a grid are circles.
+
+    Args:
+        periodic: one bool for all axes, or one an axis.
+        shape: points along each axis.
+
+    Returns:
+        One bool an axis.
+
+    Raises:
+        ArgumentError: neither, or a periodic axis of fewer than three points.
+    """
+    every = (periodic,) * len(shape) if isinstance(periodic, bool | np.bool_) else periodic
+    if not isinstance(every, tuple | list | np.ndarray) or len(every) != len(shape):
+        raise ArgumentError(
+            f"`periodic` must be True, False or one of them for each of the {len(shape)} axes; "
+            f"got {periodic!r}."
+        )
+    if not all(isinstance(each, bool | np.bool_) for each in every):
+        raise ArgumentError(f"`periodic` must hold True or False; got {periodic!r}.")
+    short = [n for n, wraps in zip(shape, every, strict=True) if wraps and n < 3]
+    if short:
+        raise ArgumentError(
+            f"`periodic` axes need at least three points; got one of {short[0]}, whose ends "
+            "are neighbors already."
+        )
+    return tuple(bool(each) for each in every)
+
+
 def check_norm(argument: str, order: Any) -> None:
     """Require the order of a norm.
 

@@ -1,5 +1,7 @@
 """Bars of grids in every degree: gudhi's compiled routes, and our own where they lack."""
 
+from typing import Any
+
 import numpy as np
 
 from lossatlas.errors import MissingDependencyError
@@ -8,7 +10,12 @@ from lossatlas.topology.field import Floats
 from lossatlas.topology.pairing import elder_rule
 
 
-def grid_bars(values: Floats, connectivity: str, dimensions: tuple[int, ...]) -> list[Floats]:
+def grid_bars(
+    values: Floats,
+    connectivity: str,
+    dimensions: tuple[int, ...],
+    periodic: tuple[bool, ...] = (),
+) -> list[Floats]:
     """Bars of the sublevel filtration of a grid.
 
     Degree 0, and degree 1 of a plane, need nothing but numpy; gudhi makes planes faster and
@@ -18,6 +25,7 @@ def grid_bars(values: Floats, connectivity: str, dimensions: tuple[int, ...]) ->
         values: the field, +inf at the walls.
         connectivity: "full" (values on the cells) or "axis" (values on the vertices).
         dimensions: the degrees.
+        periodic: per axis, whether its two ends touch; empty: none.
 
     Returns:
         For each degree an array (bars, 2) of births and deaths, none of length 0.
@@ -25,31 +33,41 @@ def grid_bars(values: Floats, connectivity: str, dimensions: tuple[int, ...]) ->
     Raises:
         MissingDependencyError: gudhi is not installed and a degree needs it.
     """
-    # A box of d dimensions has no cycles of degree d or more.
-    wanted = [k for k in dimensions if k < values.ndim]
-    found = _bars(values, connectivity, wanted) if wanted else {}
+    # A box of d dimensions has no cycles of degree d or more; a torus has one of degree d.
+    most = values.ndim + (len(periodic) > 0 and all(periodic))
+    wanted = [k for k in dimensions if k < most]
+    found = _bars(values, connectivity, wanted, periodic) if wanted else {}
     return [found.get(k, np.empty((0, 2))) for k in dimensions]
 
 
-def _bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[int, Floats]:
-    if values.ndim == 2:
+def _bars(
+    values: Floats, connectivity: str, wanted: list[int], periodic: tuple[bool, ...]
+) -> dict[int, Floats]:
+    if values.ndim == 2 and not any(periodic):
         return _plane_bars(values, connectivity, wanted)
-    found = {0: degree_zero(values, connectivity)} if 0 in wanted else {}
+    found = {0: degree_zero(values, connectivity, periodic)} if 0 in wanted else {}
     higher = [k for k in wanted if k > 0]
-    return found | (_solid_bars(values, connectivity, higher) if higher else {})
+    if not higher:
+        return found
+    complex_ = cubical_complex(values, connectivity, periodic, higher)
+    return found | {
+        k: _longer_than_zero(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
+        for k in higher
+    }
 
 
-def degree_zero(values: Floats, connectivity: str) -> Floats:
+def degree_zero(values: Floats, connectivity: str, periodic: tuple[bool, ...] = ()) -> Floats:
     """Bars of degree 0 by basin reduction.
 
     Args:
         values: the field, any number of dimensions, +inf at the walls.
         connectivity: "full" or "axis".
+        periodic: per axis, whether its two ends touch; empty: none.
 
     Returns:
         (bars, 2) births and deaths, none of length 0, essential deaths +inf.
     """
-    return elder_bars(grid_basins(values, values < np.inf, connectivity), values)
+    return elder_bars(grid_basins(values, values < np.inf, connectivity, periodic), values)
 
 
 def elder_bars(basins: Basins, values: Floats) -> Floats:
@@ -78,7 +96,7 @@ def _plane_bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[in
     if connectivity == "full":
         bars = route.fit_transform([values])[0]
         return {k: _longer_than_zero(bars[k]) for k in wanted}
-    bars = route.fit_transform([_complement(values)])[0]
+    bars = route.fit_transform([complement(values)])[0]
     return {k: _turned(bars[1 - k]) for k in wanted}
 
 
@@ -87,13 +105,20 @@ def _plane_alone(values: Floats, connectivity: str, degree: int) -> Floats:
         return degree_zero(values, connectivity)
     other = "axis" if connectivity == "full" else "full"
     # Minus infinity is the lowest value here, and not a wall.
-    return _turned(degree_zero(_complement(values), other))
+    return _turned(degree_zero(complement(values), other))
 
 
-def _complement(values: Floats) -> Floats:
-    # Degree d-1-k of this field mirrors degree k of `values` on the other connectivity, with
-    # the outside of the box and the walls at minus infinity.
-    # Source: Bleile, Garin, Heiss, Maggs, Robins, arXiv:2102.11397.
+def complement(values: Floats) -> Floats:
+    """The field whose degree d-1-k mirrors degree k of another on the other connectivity.
+
+    Args:
+        values: the field, +inf at the walls.
+
+    Returns:
+        Minus the field, the walls and a layer around the box at minus infinity.
+
+    Source: Bleile, Garin, Heiss, Maggs, Robins, arXiv:2102.11397.
+    """
     return np.pad(-values, 1, constant_values=-np.inf)
 
 
@@ -104,21 +129,38 @@ def _turned(bars: Floats) -> Floats:
     return np.stack([births[kept], deaths[kept]], axis=1)
 
 
-def _solid_bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[int, Floats]:
+def cubical_complex(
+    values: Floats, connectivity: str, periodic: tuple[bool, ...], wanted: list[int]
+) -> Any:
+    """The complex of a grid in gudhi, its persistence computed.
+
+    Args:
+        values: the field, +inf at the walls.
+        connectivity: "full" or "axis".
+        periodic: per axis, whether its two ends touch; empty: none.
+        wanted: the degrees, for the message.
+
+    Returns:
+        The complex.
+
+    Raises:
+        MissingDependencyError: gudhi is not installed.
+    """
     try:
-        from gudhi import CubicalComplex
+        import gudhi
     except ImportError:
+        kind = "periodic grid" if any(periodic) else f"{values.ndim}-dimensional grid"
         raise MissingDependencyError(
-            f"`dimensions` {wanted} of a {values.ndim}-dimensional grid need gudhi, which is "
+            f"`dimensions` {wanted} of a {kind} need gudhi, which is "
             "not installed; install it, or ask for `dimensions=(0,)`."
         ) from None
     place = "top_dimensional_cells" if connectivity == "full" else "vertices"
-    complex_ = CubicalComplex(**{place: values})
-    complex_.compute_persistence(min_persistence=0.0)
-    return {
-        k: _longer_than_zero(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
-        for k in wanted
-    }
+    if any(periodic):
+        found = gudhi.PeriodicCubicalComplex(**{place: values}, periodic_dimensions=periodic)
+    else:
+        found = gudhi.CubicalComplex(**{place: values})
+    found.compute_persistence(min_persistence=0.0)
+    return found
 
 
 def _longer_than_zero(bars: Floats) -> Floats:

@@ -1,14 +1,20 @@
 """Barcodes: which basins and ridges there are, from where to where, and which are real."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
 
 from lossatlas import store
 from lossatlas.topology.bars import end_essential
+from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Bools, Floats, Ints
+
+# Births, deaths and degrees of bars -> coordinates where they are born and die.
+Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
 
 
 @store.kind("diagram")
@@ -24,9 +30,10 @@ class Diagram:
         deaths: level at which it ends; +inf for the essential bars (the deepest basin of
             every connected part; a closed ridge around a wall).
         dimensions: degree of each bar.
-        certain: True where a bar is longer than `threshold`.
-        threshold: bars longer than this are no effect of the map's errors; 0 where no error
-            is known.
+        certain: True where a bar is known to be longer than `threshold` allows the errors to
+            make one; False where it is not, and where that is unknown (see `why_unknown`).
+        threshold: bars longer than this are no effect of the map's errors; NaN where a part
+            of the error is unknown.
         connectivity: "full", "axis", or how the graph was made.
         excluded: number of non-finite points, which were left out as walls.
         low: least value of the field.
@@ -35,6 +42,14 @@ class Diagram:
             `high` are then those of minus the field.
         confidence: probability with which `threshold` holds; of a graph the errors given with
             it are taken to hold.
+        why_unknown: why it is unknown which bars are certain; empty where it is known.
+        periodic: per axis, whether its two ends touch; empty where none does.
+        birth_places: (bars, axes) coordinates of the point whose value each birth is: of a
+            basin its minimum, of a ridge the point that closes it. In units of the axes
+            (indices for plain arrays); NaN where it has none. No columns for graphs and
+            clouds.
+        death_places: the same for the deaths: of a basin the saddle where it spills over, of
+            a ridge the top of the hill inside. NaN for essential bars.
     """
 
     births: Floats
@@ -48,6 +63,9 @@ class Diagram:
     high: float
     superlevel: bool = False
     confidence: float = 0.95
+    why_unknown: str = ""
+    periodic: tuple[bool, ...] = ()
+    finder: Finder | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return int(self.births.size)
@@ -56,6 +74,23 @@ class Diagram:
     def lengths(self) -> Floats:
         """Length of each bar: death minus birth."""
         return self.deaths - self.births
+
+    @property
+    def birth_places(self) -> Floats:
+        """Coordinates of the point whose value each birth is; see `Diagram`."""
+        return self._places[0]
+
+    @property
+    def death_places(self) -> Floats:
+        """Coordinates of the point whose value each death is; see `Diagram`."""
+        return self._places[1]
+
+    @cached_property
+    def _places(self) -> tuple[Floats, Floats]:
+        # Found when somebody asks: the fast routes to the bars do not tell the places.
+        if self.finder is None:
+            return np.empty((len(self), 0)), np.empty((len(self), 0))
+        return self.finder(self.births, self.deaths, self.dimensions)
 
     @property
     def essential(self) -> Bools:
@@ -74,8 +109,10 @@ class Diagram:
             An array (bars, 2).
 
         Raises:
+            ArgumentError: a degree that is no whole number from 0.
             UnknownNameError: `essential` is none of these words.
         """
+        check_degree(dimension)
         chosen = self.dimensions == dimension
         bars = np.stack([self.births[chosen], self.deaths[chosen]], axis=1)
         return end_essential(bars, essential, self.high)
@@ -87,9 +124,14 @@ class Diagram:
             One group, `bars`.
         """
         names = ("births", "deaths", "dimensions", "certain")
-        data = {name: ("bar", getattr(self, name)) for name in names}
+        data: dict[str, Any] = {name: ("bar", getattr(self, name)) for name in names}
+        places = ("birth_places", "death_places")
+        if self.birth_places.shape[1]:
+            data |= {name: (("bar", "axis"), getattr(self, name)) for name in places}
         attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
         attributes["superlevel"] = int(self.superlevel)
+        if self.periodic:
+            attributes["periodic"] = np.array(self.periodic, dtype=np.int64)
         return {"bars": xr.Dataset(data, attrs=attributes)}
 
     @classmethod
@@ -103,6 +145,11 @@ class Diagram:
             An equal diagram.
         """
         bars = tree["bars"]
+        count = bars["births"].size
+        places = tuple(
+            bars[name].to_numpy() if name in bars else np.empty((count, 0))
+            for name in ("birth_places", "death_places")
+        )
         return cls(
             births=bars["births"].to_numpy().astype(np.float64),
             deaths=bars["deaths"].to_numpy().astype(np.float64),
@@ -115,10 +162,33 @@ class Diagram:
             high=float(bars.attrs["high"]),
             superlevel=bool(bars.attrs["superlevel"]),
             confidence=float(bars.attrs.get("confidence", 0.95)),
+            why_unknown=str(bars.attrs.get("why_unknown", "")),
+            periodic=tuple(bool(k) for k in np.atleast_1d(bars.attrs.get("periodic", []))),
+            finder=_Stored(places[0], places[1]),
         )
 
 
-_ATTRIBUTES = ("threshold", "connectivity", "excluded", "low", "high", "confidence")
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    # Places that a file holds, in the order of its bars.
+    birth_places: Floats
+    death_places: Floats
+
+    def __call__(
+        self, births: Floats, deaths: Floats, dimensions: Ints
+    ) -> tuple[Floats, Floats]:
+        return self.birth_places, self.death_places
+
+
+_ATTRIBUTES = (
+    "threshold",
+    "connectivity",
+    "excluded",
+    "low",
+    "high",
+    "confidence",
+    "why_unknown",
+)
 
 
 def make_diagram(
@@ -126,10 +196,12 @@ def make_diagram(
     *,
     connectivity: str,
     span: tuple[float, float],
-    threshold: float = 0.0,
+    threshold: tuple[float, str],
     excluded: int = 0,
     superlevel: bool = False,
     confidence: float = 0.95,
+    periodic: tuple[bool, ...] = (),
+    finder: Finder | None = None,
 ) -> Diagram:
     """Sort bars into a diagram.
 
@@ -137,10 +209,12 @@ def make_diagram(
         parts: degree -> (bars, 2).
         connectivity: how neighbours were chosen.
         span: least and greatest value of the field.
-        threshold: length above which a bar is certain.
+        threshold: length above which a bar is certain, and why it is unknown where it is.
         excluded: number of walls.
         superlevel: whether the field was turned over.
         confidence: probability with which the threshold holds.
+        periodic: per axis, whether its two ends touch.
+        finder: finds the places of the bars when they are asked for.
 
     Returns:
         The diagram: degrees ascending, in each the longest bar first, then the earliest.
@@ -148,18 +222,20 @@ def make_diagram(
     ordered = {k: parts[k][_longest_first(parts[k])] for k in sorted(parts)}
     births, deaths = np.concatenate([np.empty((0, 2)), *ordered.values()]).T
     degrees = np.repeat(list(ordered), [len(part) for part in ordered.values()])
-    certain = deaths - births > threshold
     return Diagram(
         births,
         deaths,
         degrees.astype(np.int64),
-        certain,
-        threshold,
+        deaths - births > threshold[0],
+        threshold[0],
         connectivity,
         excluded,
         *span,
         superlevel,
         confidence,
+        threshold[1],
+        periodic,
+        finder,
     )
 
 

@@ -18,7 +18,7 @@ def bottleneck(
     second: Bars,
     *,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: str | float = "keep",
     delta: float = 0.0,
 ) -> float:
     """Bottleneck distance: the longest step of the best matching, in the maximum norm.
@@ -27,13 +27,16 @@ def bottleneck(
         first: a `Diagram`, or births and deaths.
         second: another.
         dimension: the degree.
-        essential: the rule for essential bars. With "keep" they are matched among
-            themselves by their births, and unequal numbers are infinitely far apart.
+        essential: the rule for bars that never end. With "keep" they are matched among
+            themselves by their births, and unequal numbers of them are infinitely far apart.
+            "drop" ignores them: of a map it compares all basins but the deepest. "cap" ends
+            them at the greatest value of their own field, a number at that level.
         delta: relative error allowed; makes thousands of bars feasible. Used by Hera only.
 
     Returns:
-        The distance, in units of the field. It is at most the greatest difference of the
-        two fields.
+        The distance, in units of the field; infinite where the essential bars differ in
+        number and are kept. With "keep" it is at most the greatest difference of two fields
+        of the same shape and walls.
 
     Raises:
         ArgumentError: bad bars, or a `delta` that is no number >= 0.
@@ -58,7 +61,7 @@ def wasserstein(
     order: float = 1.0,
     ground: float = np.inf,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: str | float = "keep",
     delta: float = 0.01,
 ) -> float:
     """Wasserstein distance: the `order`-norm of the steps of the best matching.
@@ -69,11 +72,12 @@ def wasserstein(
         order: 1 or more.
         ground: norm in the plane of births and deaths (gudhi and Hera: infinity; persim: 2).
         dimension: the degree.
-        essential: the rule for essential bars; "keep" as for `bottleneck`.
+        essential: the rule for bars that never end, as for `bottleneck`.
         delta: relative error allowed beyond 1,500 bars, where Hera computes; below, exact.
 
     Returns:
-        The distance, in units of the field.
+        The distance, in units of the field; infinite where the essential bars differ in
+        number and are kept.
 
     Raises:
         ArgumentError: bad bars, an order or a norm below 1, or a `delta` below 0.

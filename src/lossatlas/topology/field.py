@@ -1,12 +1,13 @@
 """What a filtration starts from: numbers on a grid, their walls and their error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 from lossatlas.reals import real_array
 
@@ -20,7 +21,14 @@ CONNECTIVITIES = ("full", "axis")
 
 @runtime_checkable
 class Mapped(Protocol):
-    """What topology reads of a landscape; any object with these attributes will do."""
+    """What topology reads of a landscape; any object with these attributes will do.
+
+    Four more are read where they are there: `count`, how many units (examples, batches) the
+    standard errors come from; `leverage`, the largest share of the variance at each point
+    that one unit carries; `computed`, False where a value is interpolated; `rounding`, a
+    bound on the rounding error of a value. Without `count` the standard errors are taken as
+    known exactly (normal quantiles); without `leverage` no unit is taken to stand out.
+    """
 
     @property
     def values(self) -> Floats:
@@ -52,6 +60,14 @@ class Field:
         stderr: standard error of each value, same shape, or None where none is known.
         interpolation_error: sup-norm error of interpolated values, in units of `values`.
         errors: (replicates, finite points) errors of whole maps, or None.
+        bound: stated bound on the error of every value, or NaN where none is stated.
+        rounding: bound on the rounding error of every value.
+        count: units that the standard errors come from; infinite where they are exact, below
+            two where the number is unknown.
+        leverage: largest share of the variance of any point that one unit carries; NaN where
+            it is unknown.
+        interpolated: bool, same shape: True where a value was interpolated; None: nowhere.
+        axes: one coordinate array an axis; empty for plain arrays.
     """
 
     values: Floats
@@ -59,6 +75,12 @@ class Field:
     stderr: Floats | None = None
     interpolation_error: float = 0.0
     errors: Floats | None = None
+    bound: float = float("nan")
+    rounding: float = 0.0
+    count: float = float("inf")
+    leverage: float = 0.0
+    interpolated: Bools | None = None
+    axes: tuple[Floats, ...] = ()
 
     @property
     def excluded(self) -> int:
@@ -72,24 +94,28 @@ class Field:
         return float(kept.min()), float(kept.max())
 
 
-def read_field(source: Source, replicates: ArrayLike | None = None) -> Field:
+def read_field(
+    source: Source, replicates: ArrayLike | None = None, error: float | None = None
+) -> Field:
     """Read a landscape, an array or a tensor.
 
-    Points whose value is NaN or infinite become walls: they belong to no sublevel set.
+    Points whose value is NaN, infinite or masked become walls: they belong to no sublevel set.
 
     Args:
         source: a landscape, or anything that numpy reads as an array of real numbers with
             at least one dimension. Not modified.
         replicates: maps that other examples might have given, (count, ...); None takes an
             attribute of that name where the landscape has one.
+        error: bound on the error of every value of an array; None where it is unknown.
 
     Returns:
         The field, in float64.
 
     Raises:
-        ArgumentError: not an array of real numbers, an array without dimensions, or
-            replicates on another grid.
-        DataError: no finite value in it.
+        ArgumentError: not an array of real numbers, an array without dimensions,
+            replicates on another grid, an error that is no finite number >= 0, or one given
+            with a landscape, which brings its own.
+        DataError: no finite value in it, or standard errors on another grid or below 0.
         NonFiniteError: replicates that are not finite where the map is.
     """
     mapped = isinstance(source, Mapped)
@@ -100,17 +126,115 @@ def read_field(source: Source, replicates: ArrayLike | None = None) -> Field:
             f"`landscape` must hold at least one finite value; got {values.size} points, all "
             "NaN or infinite; check the loss at the centre and the span."
         )
+    _check_error(error, mapped=mapped)
+    largest = float(np.abs(values[finite]).max())
     values = np.where(finite, values, np.inf)
     maps = getattr(source, "replicates", None) if replicates is None else replicates
     errors = None if maps is None else _replicate_errors(maps, values, finite)
-    if not mapped:
-        return Field(values, finite, errors=errors)
-    stderr = _as_floats("landscape.stderr", source.stderr)  # type: ignore[union-attr]
-    error = float(source.interpolation_error)  # type: ignore[union-attr]
-    return Field(values, finite, stderr, error, errors)
+    bare = Field(values, finite, errors=errors)
+    if isinstance(source, Mapped):
+        return _with_errors(bare, source, largest)
+    bound = float("nan") if error is None else float(error)
+    return replace(bare, bound=bound, rounding=_unit_roundoff(source) * largest)
+
+
+def _check_error(error: Any, *, mapped: bool) -> None:
+    if error is not None and mapped:
+        raise ArgumentError(
+            f"`error` is for arrays; got {error!r} with a landscape, which brings its own."
+        )
+    if error is not None and (not is_number(error) or not 0 <= float(error) < np.inf):
+        raise ArgumentError(f"`error` must be a finite number >= 0 or None; got {error!r}.")
+
+
+def _with_errors(field: Field, source: Mapped, largest: float) -> Field:
+    shape = field.values.shape
+    computed = getattr(source, "computed", None)
+    rounding = getattr(source, "rounding", _unit_roundoff(source.values) * largest)
+    interpolated = None
+    if computed is not None:
+        interpolated = _on_grid("computed", computed, shape) == 0
+    return replace(
+        field,
+        stderr=_on_grid("stderr", source.stderr, shape),
+        interpolation_error=_at_least_zero("interpolation_error", source.interpolation_error),
+        rounding=_at_least_zero("rounding", rounding),
+        count=_at_least_zero("count", getattr(source, "count", np.inf)),
+        leverage=_largest_leverage(source, field, interpolated),
+        interpolated=interpolated,
+        axes=_axes(source.axes, shape),
+    )
+
+
+def _on_grid(name: str, source: Any, shape: tuple[int, ...]) -> Floats:
+    array = _as_floats(f"landscape.{name}", source)
+    if array.shape != shape or (array < 0).any():
+        raise DataError(
+            f"`landscape.{name}` must hold one number >= 0 (or NaN) a value, of shape {shape}; "
+            f"got shape {array.shape}, {int((array < 0).sum())} below 0."
+        )
+    return array
+
+
+def _at_least_zero(name: str, number: Any) -> float:
+    if not is_number(number) or float(number) < 0:
+        raise DataError(
+            f"`landscape.{name}` must be a number >= 0, or NaN where it is unknown; "
+            f"got {number!r}."
+        )
+    return float(number)
+
+
+def _axes(axes: Any, shape: tuple[int, ...]) -> tuple[Floats, ...]:
+    steps = axes if isinstance(axes, tuple | list) else ()
+    found = tuple(_as_floats("landscape.axes", axis) for axis in steps)
+    if [axis.shape for axis in found] != [(points,) for points in shape]:
+        raise DataError(
+            f"`landscape.axes` must hold one row of coordinates an axis, of {shape} points; "
+            f"got {[axis.shape for axis in found]}."
+        )
+    return found
+
+
+def _largest_leverage(source: Mapped, field: Field, interpolated: Bools | None) -> float:
+    leverage = getattr(source, "leverage", 0.0)
+    if leverage is None:
+        return float("nan")
+    if is_number(leverage):
+        return float(leverage)
+    shares = _on_grid("leverage", leverage, field.values.shape)
+    where = field.finite if interpolated is None else field.finite & ~interpolated
+    # NaN stays NaN: what is unknown anywhere is unknown for the map.
+    return float(shares[where].max(initial=0.0))
+
+
+def _unit_roundoff(source: Any) -> float:
+    # Half the distance of 1 to the next number of this kind; whole numbers are exact.
+    kind = getattr(source, "dtype", None)
+    if hasattr(source, "detach"):
+        import torch
+
+        return torch.finfo(kind).eps / 2 if kind.is_floating_point else 0.0
+    kind = np.asarray(source).dtype if kind is None else np.dtype(kind)
+    return float(np.finfo(kind).eps) / 2 if kind.kind == "f" else 0.0
+
+
+def without_mask(source: Any) -> Any:
+    """Masked entries of a numpy array as NaN; anything else as it is.
+
+    Args:
+        source: anything.
+
+    Returns:
+        A plain array, or `source`.
+    """
+    if not isinstance(source, np.ma.MaskedArray) or source.dtype.kind not in "fiub":
+        return source
+    return np.ma.filled(source.astype(np.float64), np.nan)
 
 
 def _as_floats(argument: str, source: Any) -> Floats:
+    source = without_mask(source)
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         # numpy has no bfloat16 and no sparse layout.
@@ -129,7 +253,7 @@ def _as_floats(argument: str, source: Any) -> Floats:
 
 
 def _replicate_errors(replicates: ArrayLike, values: Floats, finite: Bools) -> Floats:
-    maps = real_array("replicates", replicates)
+    maps = real_array("replicates", without_mask(replicates))
     if maps.ndim < 1 or maps.shape[1:] != values.shape or len(maps) == 0:
         raise ArgumentError(
             "`replicates` must be maps on the grid of the landscape, of shape (count, "

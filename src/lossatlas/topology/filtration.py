@@ -16,7 +16,7 @@ from lossatlas.topology.basins import (
     value_order,
 )
 from lossatlas.topology.choices import check_finite
-from lossatlas.topology.field import Floats, Ints
+from lossatlas.topology.field import Floats, Ints, without_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,8 @@ class Graph:
         heights: level of each edge, at least that of its ends.
         made: how the edges were chosen ("given", "checkpoints", "delaunay", "knn-10", ...).
         points: (vertices, dimensions) coordinates, or None.
-        error: bound on the error of every level, for the certainty of bars.
+        error: bound on the error of every level, for the certainty of bars; NaN where it is
+            unknown.
     """
 
     values: Floats
@@ -37,7 +38,7 @@ class Graph:
     heights: Floats
     made: str = "given"
     points: Floats | None = None
-    error: float = 0.0
+    error: float = float("nan")
 
     @property
     def excluded(self) -> int:
@@ -57,16 +58,17 @@ def graph(
     edges: ArrayLike,
     heights: ArrayLike | None = None,
     *,
-    error: float = 0.0,
+    error: float | None = None,
 ) -> Graph:
     """A weighted graph as a filtration.
 
     Args:
-        values: one level a vertex; non-finite vertices are walls.
+        values: one level a vertex; vertices that are not finite, or masked, are walls.
         edges: (edges, 2) vertex numbers; loops and repetitions do no harm.
         heights: one level an edge, at least that of both ends (NaN or infinite: the edge is
             left out); None gives each edge the higher of its ends (the lower star).
-        error: bound on the error of every level.
+        error: bound on the error of every level; None where it is unknown, and then it is
+            unknown which bars are certain.
 
     Returns:
         The filtration. It may have several connected parts.
@@ -83,15 +85,15 @@ def graph(
         array([[0.5, 3. ],
                [1. , 2. ]])
     """
-    levels = real_array("values", values)
+    levels = real_array("values", without_mask(values))
     ends = _read_edges(edges)
-    check_finite("error", error)
+    error = _read_error(error)
     _check_vertices(levels, ends)
     levels = np.where(np.isfinite(levels), levels, np.inf)
     floor = np.maximum(levels[ends[:, 0]], levels[ends[:, 1]])
     if heights is None:
         return Graph(levels, ends, floor, error=error)
-    tops = real_array("heights", heights)
+    tops = real_array("heights", without_mask(heights))
     if tops.shape != floor.shape:
         raise ArgumentError(
             f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
@@ -106,6 +108,13 @@ def graph(
             "them; pass the maximum of the loss along each path, its ends included."
         )
     return Graph(levels, ends, np.maximum(tops, floor), error=error)
+
+
+def _read_error(error: float | None) -> float:
+    if error is None:
+        return float("nan")
+    check_finite("error", error)
+    return float(error)
 
 
 def _read_edges(edges: ArrayLike) -> Ints:
@@ -135,7 +144,7 @@ def checkpoints(
     losses: ArrayLike,
     heights: Mapping[tuple[int, int], float] | ArrayLike,
     *,
-    error: float = 0.0,
+    error: float | None = None,
 ) -> Graph:
     """Checkpoints joined by paths: the ground of a loss barcode.
 
@@ -144,7 +153,7 @@ def checkpoints(
         heights: greatest loss along the path between two checkpoints, as `{(i, j): height}`
             or as a symmetric matrix with NaN or infinity where no path was tried. This is
             the height itself, not the barrier above the chord.
-        error: bound on the error of every loss.
+        error: bound on the error of every loss; None where it is unknown.
 
     Returns:
         The filtration. Its bars are upper bounds: a better path only lowers a death.
@@ -156,12 +165,12 @@ def checkpoints(
     Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
     least height from which a lower one is reached).
     """
-    levels = real_array("losses", losses)
+    levels = real_array("losses", without_mask(losses))
     if isinstance(heights, Mapping):
         edges = _read_edges(list(heights))
-        tops = np.array(list(heights.values()), dtype=np.float64)
+        tops = real_array("heights", list(heights.values()))
     else:
-        edges, tops = _from_matrix(real_array("heights", heights), levels.size)
+        edges, tops = _from_matrix(real_array("heights", without_mask(heights)), levels.size)
     return replace(graph(levels, edges, tops, error=error), made="checkpoints")
 
 
@@ -173,6 +182,19 @@ def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
         )
     upper = np.stack(np.triu_indices(count, 1), axis=1)
     return upper, matrix[upper[:, 0], upper[:, 1]]
+
+
+def graph_threshold(source: Graph) -> tuple[float, str]:
+    """The length above which a bar of a graph is certain.
+
+    Args:
+        source: the filtration.
+
+    Returns:
+        Twice its error, and an empty text; NaN and the reason where the error is unknown.
+    """
+    unknown = np.isnan(source.error)
+    return 2.0 * source.error, "the levels come without an error" if unknown else ""
 
 
 def graph_basins(source: Graph) -> Basins:

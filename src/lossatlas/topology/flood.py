@@ -1,6 +1,7 @@
 """Flooding a landscape: the merge tree of its sublevel sets."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -8,8 +9,9 @@ from numpy.typing import ArrayLike
 from lossatlas.checks import check_one_of
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import certainty_threshold, check_confidence
+from lossatlas.topology.choices import check_graph_options, read_periodic
 from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
-from lossatlas.topology.filtration import Graph, graph_basins
+from lossatlas.topology.filtration import Graph, graph_basins, graph_threshold
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.pairing import elder_rule
 
@@ -20,27 +22,34 @@ def merge_tree(
     connectivity: str = "full",
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
+    error: float | None = None,
+    periodic: bool | Sequence[bool] = False,
 ) -> MergeTree:
     """Minima of a landscape and the saddles over which they join.
 
     Args:
         landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which
             is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
-            Points that are not finite are walls.
+            Points that are not finite, or masked, are walls.
         connectivity: "full" (3^d - 1 neighbours, the better count of minima) or "axis" (2d
             neighbours; `smad()` is then Landscaper's number on smooth fields). A graph brings
             its own.
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
             with them certainty is judged by errors of differences.
+        error: bound on the error of every value of an array, as for `persistence`; None
+            where it is unknown.
+        periodic: whether the two ends of an axis touch, as for `persistence`.
 
     Returns:
-        The merge tree of the sublevel sets. Exact, ties broken by flat index.
+        The merge tree of the sublevel sets. Exact: as many minima as `persistence` has bars
+        of degree 0. A connected plateau is one minimum; equal ones are ordered by flat index.
 
     Raises:
         ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, or replicates on another grid.
-        DataError: no finite value.
+            replicates for it, replicates on another grid, an error below 0 or beside a
+            landscape, or periodic axes that do not fit.
+        DataError: no finite value, or bad standard errors.
         UnknownNameError: an unknown connectivity.
 
     Examples:
@@ -51,28 +60,33 @@ def merge_tree(
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_confidence(confidence)
     if isinstance(landscape, Graph):
+        check_graph_options(error=error, periodic=periodic)
         basins, made, span = graph_basins(landscape), landscape.made, landscape.range
-        threshold = 2.0 * landscape.error
+        threshold = graph_threshold(landscape)
         return grow(basins, landscape.values, span=span, threshold=threshold, connectivity=made)
-    field = read_field(landscape, replicates)
+    field = read_field(landscape, replicates, error)
+    wraps = read_periodic(periodic, field.values.shape)
     return grow(
-        _grid_basins(landscape, field, connectivity),
+        _grid_basins(landscape, field, connectivity, wraps),
         field.values,
         span=field.range,
         threshold=certainty_threshold(field, confidence),
         connectivity=connectivity,
         confidence=confidence,
+        periodic=wraps if any(wraps) else (),
     )
 
 
-def _grid_basins(landscape: Any, field: Field, connectivity: str) -> Basins:
+def _grid_basins(
+    landscape: Any, field: Field, connectivity: str, wraps: tuple[bool, ...]
+) -> Basins:
     # Whoever passes a tensor has imported torch already; nobody else shall pay for it.
-    if "torch" in sys.modules:
+    if "torch" in sys.modules and not any(wraps):
         from lossatlas.topology.device import on_accelerator, tensor_basins
 
         if on_accelerator(landscape):
             return tensor_basins(landscape, connectivity)
-    return grid_basins(field.values, field.finite, connectivity)
+    return grid_basins(field.values, field.finite, connectivity, wraps)
 
 
 def grow(
@@ -80,9 +94,10 @@ def grow(
     values: Floats,
     *,
     span: tuple[float, float],
-    threshold: float,
+    threshold: tuple[float, str],
     connectivity: str,
     confidence: float = 0.95,
+    periodic: tuple[bool, ...] = (),
 ) -> MergeTree:
     """Apply the elder rule to a reduction and lay out the tree.
 
@@ -90,9 +105,10 @@ def grow(
         basins: the reduced grid or graph.
         values: the field, in its shape.
         span: least and greatest finite value.
-        threshold: length above which a branch is certain.
+        threshold: length above which a branch is certain, and why it is unknown where it is.
         connectivity: how neighbours were chosen.
         confidence: probability with which the threshold holds.
+        periodic: per axis, whether its two ends touch.
 
     Returns:
         The merge tree.
@@ -110,7 +126,9 @@ def grow(
         basins=basins.labels.reshape(values.shape),
         low=span[0],
         high=span[1],
-        threshold=threshold,
+        threshold=threshold[0],
         connectivity=connectivity,
         confidence=confidence,
+        why_unknown=threshold[1],
+        periodic=periodic,
     )

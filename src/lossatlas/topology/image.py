@@ -1,10 +1,15 @@
 """Persistence images: a barcode as a small picture of fixed size."""
 
+import math
+from typing import Any
+
 import numpy as np
 from scipy.special import ndtr
 
 from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
 from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats
 
 
@@ -37,10 +42,13 @@ def persistence_image(
         An array of shape `pixels`: the mass of each pixel.
 
     Raises:
-        ArgumentError: fewer than one pixel, a spread or a range that is not positive.
+        ArgumentError: ranges or pixels that are no pairs of numbers, fewer than one pixel, a
+            spread or a range that is not positive.
 
     Source: Adams et al., JMLR 18 (2017).
     """
+    for name, pair in (("births", births), ("lengths", lengths), ("pixels", pixels)):
+        _check_pair(name, pair)
     for name, number in zip(("pixels[0]", "pixels[1]"), pixels, strict=True):
         check_at_least(name, number, 1)
     check_positive("births[1] - births[0]", births[1] - births[0])
@@ -54,6 +62,13 @@ def persistence_image(
     across = _masses(bars[:, 0], births, pixels[0], width)
     up = _masses(long, lengths, pixels[1], width)
     return np.asarray((across * weights[:, None]).T @ up)
+
+
+def _check_pair(name: str, pair: Any) -> None:
+    if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+        raise ArgumentError(f"`{name}` must be two numbers; got {pair!r}.")
+    for number in pair:
+        check_finite(name, number, -math.inf)
 
 
 def _masses(centres: Floats, span: tuple[float, float], count: int, spread: float) -> Floats:

@@ -141,10 +141,12 @@ def _nearest(one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints) ->
     free = [set(range(len(t))) - {pair[k] for pair in pairs} for k, t in enumerate(trees)]
     twins = [_free_by_basin(t, f, labels) for t, f in zip(trees, free, strict=True)]
     out = []
+    # Where errors are unknown only equal depths are taken for one.
+    bounds = [0.0 if tree.why_unknown else tree.threshold for tree in trees]
     for pair in pairs:
         choice = [
             [n, *(m for m in twins[k].get(int(labels[t.minima[n]]), ()) if m in free[k]
-                  and t.minima_values[m] - t.minima_values[n] <= t.threshold)]
+                  and t.minima_values[m] - t.minima_values[n] <= bounds[k])]
             for k, (n, t) in enumerate(zip(pair, trees, strict=True))
         ]  # fmt: skip
         best = min(

@@ -9,7 +9,7 @@ import xarray as xr
 from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
-from lossatlas.topology.field import Floats, Ints
+from lossatlas.topology.field import Bools, Floats, Ints
 
 
 @store.kind("mergetree")
@@ -33,10 +33,13 @@ class MergeTree:
         basins: number of the basin of each point, shaped like the field; -1 at the walls.
         low: least value of the field.
         high: greatest finite value.
-        threshold: branches longer than this are no effect of the map's errors.
+        threshold: branches longer than this are no effect of the map's errors; NaN where a
+            part of the error is unknown.
         connectivity: "full", "axis", or how the graph was made.
         confidence: probability with which `threshold` holds; of a graph the errors given with
             it are taken to hold.
+        why_unknown: why it is unknown which branches are certain; empty where it is known.
+        periodic: per axis, whether its two ends touch; empty where none does.
     """
 
     minima: Ints
@@ -52,6 +55,8 @@ class MergeTree:
     threshold: float
     connectivity: str
     confidence: float = 0.95
+    why_unknown: str = ""
+    periodic: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return int(self.minima.size)
@@ -72,6 +77,14 @@ class MergeTree:
         lengths = np.full(len(self), np.inf)
         lengths[self.ended] = self.saddle_values - self.minima_values[self.ended]
         return lengths
+
+    @property
+    def certain(self) -> Bools:
+        """True where the branch of a minimum is known to be longer than the threshold.
+
+        False where it is not, and where that is unknown (see `why_unknown`).
+        """
+        return self.persistences > self.threshold
 
     def coordinates(self, points: Ints) -> Ints:
         """Grid indices of flat indices.
@@ -184,6 +197,8 @@ class MergeTree:
         """
         axes = tuple(f"axis_{k}" for k in range(self.basins.ndim))
         attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
+        if self.periodic:
+            attributes["periodic"] = np.array(self.periodic, dtype=np.int64)
         merges = {name: ("merge", getattr(self, name)) for name in _MERGES}
         minima = {name: ("minimum", getattr(self, name)) for name in _MINIMA}
         return {
@@ -217,9 +232,11 @@ class MergeTree:
             threshold=float(minima.attrs["threshold"]),
             connectivity=str(minima.attrs["connectivity"]),
             confidence=float(minima.attrs.get("confidence", 0.95)),
+            why_unknown=str(minima.attrs.get("why_unknown", "")),
+            periodic=tuple(bool(k) for k in np.atleast_1d(minima.attrs.get("periodic", []))),
         )
 
 
 _MINIMA = ("minima", "minima_values")
 _MERGES = ("saddles", "saddle_values", "ended", "into")
-_ATTRIBUTES = ("low", "high", "threshold", "connectivity", "confidence")
+_ATTRIBUTES = ("low", "high", "threshold", "connectivity", "confidence", "why_unknown")

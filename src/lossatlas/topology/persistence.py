@@ -1,5 +1,6 @@
 """Persistent homology of a landscape, an array, a graph."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,12 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_one_of
 from lossatlas.topology.certainty import certainty_threshold, check_confidence
-from lossatlas.topology.choices import check_degrees
+from lossatlas.topology.choices import check_degrees, check_graph_options, read_periodic
 from lossatlas.topology.cubical import elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
-from lossatlas.topology.field import CONNECTIVITIES, Field, Source, read_field
-from lossatlas.topology.filtration import Graph, graph_basins
+from lossatlas.topology.field import CONNECTIVITIES, Source, read_field
+from lossatlas.topology.filtration import Graph, graph_basins, graph_threshold
+from lossatlas.topology.places import GridPlaces
 
 
 def persistence(
@@ -22,15 +24,18 @@ def persistence(
     superlevel: bool = False,
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
+    error: float | None = None,
+    periodic: bool | Sequence[bool] = False,
 ) -> Diagram:
     """Basins (degree 0) and ridges (degree 1) of a landscape, with the certain ones marked.
 
-    Points that are not finite are walls: they are left out and counted, never filled.
+    Points that are not finite, or masked, are walls: they are left out and counted, never
+    filled.
 
     Args:
         landscape: a `Landscape`; or an array of any number of dimensions, whose errors are
-            then taken as zero; or a `Graph`, of which only degree 0 is computed (a cycle of
-            a graph never ends).
+            unknown unless `error` or `replicates` are given; or a `Graph`, of which only
+            degree 0 is computed (a cycle of a graph never ends).
         connectivity: "full": all 3^d - 1 neighbours touch, values live on cells. The better
             count of minima, because "axis" invents minima in valleys that run across the
             grid at an angle. "axis": 2d neighbours, values live on vertices: the lower-star
@@ -42,16 +47,25 @@ def persistence(
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
             with them certainty is judged by errors of differences.
+        error: bound on the error of every value of an array, to which the rounding of its
+            dtype is added (0: the values are exact but for rounding). None: unknown, and
+            then no bar is certain.
+        periodic: whether the two ends of an axis touch, as for angles; one for all axes or
+            one an axis. The last point of an axis is a neighbor of the first, not the same
+            point. Such an axis needs three points or more.
 
     Returns:
-        The diagram. Bars of length 0 are left out.
+        The diagram. Bars of length 0 are left out. A periodic axis adds essential bars of
+        degree 1 (the circle itself); a torus has two, and one of degree 2.
 
     Raises:
         ArgumentError: not an array of real numbers, bad degrees, a confidence outside
-            (0, 1), too few replicates for it, or replicates on another grid.
-        DataError: no finite value.
+            (0, 1), too few replicates for it, replicates on another grid, an error below 0
+            or beside a landscape, or periodic axes that do not fit.
+        DataError: no finite value, or bad standard errors.
         UnknownNameError: an unknown connectivity.
-        MissingDependencyError: a degree above 0 of a grid that is not a plane needs gudhi.
+        MissingDependencyError: a degree above 0 of a grid that is not a plane, or that is
+            periodic, needs gudhi.
 
     Examples:
         >>> diagram = persistence([3.0, 0.0, 2.0, 1.0, 3.0])
@@ -62,26 +76,14 @@ def persistence(
     check_confidence(confidence)
     dimensions = check_degrees(dimensions)
     if isinstance(landscape, Graph):
+        check_graph_options(error=error, periodic=periodic)
         return _graph_diagram(landscape)
-    field = read_field(landscape, replicates)
+    field = read_field(landscape, replicates, error)
+    wraps = read_periodic(periodic, field.values.shape)
     if superlevel:
-        turned = np.where(field.finite, -field.values, np.inf)
-        return _grid_diagram(
-            replace(field, values=turned), connectivity, dimensions, confidence, superlevel=True
-        )
-    return _grid_diagram(field, connectivity, dimensions, confidence, superlevel=False)
-
-
-def _grid_diagram(
-    field: Field,
-    connectivity: str,
-    dimensions: tuple[int, ...],
-    confidence: float,
-    *,
-    superlevel: bool,
-) -> Diagram:
+        field = replace(field, values=np.where(field.finite, -field.values, np.inf))
     touching = {"full": "axis", "axis": "full"}[connectivity] if superlevel else connectivity
-    parts = grid_bars(field.values, touching, dimensions)
+    parts = grid_bars(field.values, touching, dimensions, wraps)
     return make_diagram(
         dict(zip(dimensions, parts, strict=True)),
         connectivity=connectivity,
@@ -90,6 +92,8 @@ def _grid_diagram(
         excluded=field.excluded,
         superlevel=superlevel,
         confidence=confidence,
+        periodic=wraps if any(wraps) else (),
+        finder=GridPlaces(field.values, touching, wraps, field.axes),
     )
 
 
@@ -98,6 +102,6 @@ def _graph_diagram(source: Graph) -> Diagram:
         {0: elder_bars(graph_basins(source), source.values)},
         connectivity=source.made,
         span=source.range,
-        threshold=2.0 * source.error,
+        threshold=graph_threshold(source),
         excluded=source.excluded,
     )

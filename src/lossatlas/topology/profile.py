@@ -61,7 +61,7 @@ def profile(
         landscape: a landscape or an array.
         connectivity: "full" or "axis".
         length: branches not longer than this are left out; None takes the certainty
-            threshold.
+            threshold, and leaves none out where that is unknown.
 
     Returns:
         The profile: one silhouette a component at each merge, and one for each part as a

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from lossatlas.errors import ArgumentError
+from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Source
 from lossatlas.topology.persistence import persistence
 
@@ -39,7 +39,8 @@ def resolution(
     Args:
         landscape: a landscape or an array.
         floor: basins shorter than this share of the range never count.
-        confidence: of the certainty threshold; the greater of the two thresholds is used.
+        confidence: of the certainty threshold; the greater of the two thresholds is used,
+            the floor alone where the errors of the map are unknown.
         replicates: as for `persistence`.
 
     Returns:
@@ -48,8 +49,7 @@ def resolution(
     Raises:
         ArgumentError: a negative `floor`, or what `persistence` refuses.
     """
-    if not floor >= 0:
-        raise ArgumentError(f"`floor` must be a share of the range, 0 or more; got {floor!r}.")
+    check_finite("floor", floor)
     counts = {}
     threshold = 0.0
     for connectivity in ("full", "axis"):
@@ -60,7 +60,9 @@ def resolution(
             confidence=confidence,
             replicates=replicates,
         )
-        threshold = max(diagram.threshold, floor * (diagram.high - diagram.low))
+        threshold = floor * (diagram.high - diagram.low)
+        if not diagram.why_unknown:
+            threshold = max(diagram.threshold, threshold)
         counts[connectivity] = int((diagram.lengths > threshold).sum())
     full, axis = counts["full"], counts["axis"]
     return Resolution(full, axis, threshold, full != axis)

@@ -54,7 +54,10 @@ def rips(
         parts = _higher_bars(matrix, higher, reach)
     if 0 in dimensions:
         parts = {0: _linkage_bars(matrix, reach)} | parts
-    return make_diagram(parts, connectivity="rips", span=(0.0, float(matrix.max())))
+    threshold = float("nan"), "the distances come without an error"
+    return make_diagram(
+        parts, connectivity="rips", span=(0.0, float(matrix.max())), threshold=threshold
+    )
 
 
 def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Floats:

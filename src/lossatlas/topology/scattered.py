@@ -21,7 +21,7 @@ def scattered(
     *,
     method: str = "auto",
     neighbours: int | None = None,
-    error: float = 0.0,
+    error: float | None = None,
 ) -> Graph:
     """A field sampled at scattered points, as the lower star of a neighbour graph.
 
@@ -30,12 +30,12 @@ def scattered(
 
     Args:
         points: (points, dimensions), finite. Equal points count as neighbours.
-        values: one number a point; non-finite points are walls.
+        values: one number a point; points that are not finite, or masked, are walls.
         method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbours, made symmetric,
             and the shortest edges that join the parts), or "auto": Delaunay up to 3
             dimensions where the points span them, else "knn".
         neighbours: for "knn"; default the larger of 10 and twice the dimension.
-        error: bound on the error of every value.
+        error: bound on the error of every value; None where it is unknown.
 
     Returns:
         The filtration.

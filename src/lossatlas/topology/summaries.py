@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lossatlas.errors import DataError
+from lossatlas.reals import real_array
 from lossatlas.topology.bars import Bars, finite_bars
 from lossatlas.topology.choices import check_finite, check_norm
 
@@ -167,17 +168,23 @@ def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         name -> mean, standard deviation, standard error, count.
 
     Raises:
-        DataError: no planes, or names that differ.
+        DataError: no planes, names that differ, or values that are no numbers.
     """
-    if not repeats or any(numbers.keys() != repeats[0].keys() for numbers in repeats):
+    planes = list(repeats) if isinstance(repeats, list | tuple) else []
+    if not planes or not all(isinstance(numbers, Mapping) for numbers in planes):
         raise DataError(
-            "`repeats` must hold at least one mapping, all with the same names; "
-            f"got {len(repeats)}."
+            "`repeats` must be a list of mappings, at least one, all with the same names; "
+            f"got {len(planes)} in a {type(repeats).__name__}."
         )
-    return {name: _spread([numbers[name] for numbers in repeats]) for name in repeats[0]}
+    if any(numbers.keys() != planes[0].keys() for numbers in planes):
+        raise DataError("`repeats` must all have the same names; got some that differ.")
+    return {
+        name: _spread(real_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes]))
+        for name in planes[0]
+    }
 
 
-def _spread(values: list[float]) -> Spread:
-    count = len(values)
+def _spread(values: np.ndarray) -> Spread:
+    count = values.size
     sd = float(np.std(values, ddof=1)) if count > 1 else float("nan")
     return Spread(float(np.mean(values)), sd, sd / count**0.5, count)

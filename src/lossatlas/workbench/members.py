@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.algebra.params import Params
 from lossatlas.objective import Batch, Supervised
+from lossatlas.objective.weighted import batch_mean
 from lossatlas.workbench.criteria import Criterion, Loss
 
 # (weights, buffers, batch) -> shape (members,); weights and buffers are stacked along axis 0.
@@ -95,7 +96,7 @@ class _WithLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         value = self.loss(self.model, batch)
-        return value.mean() if value.ndim else value
+        return batch_mean(value)
 
 
 def _dense_losses(model: nn.Sequential, criterion: Criterion, *, shared: bool) -> Losses:

@@ -16,6 +16,7 @@ from lossatlas.errors import ModelError
 from lossatlas.guard import preserved_modes, preserved_rng
 from lossatlas.objective import Batch
 from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.weighted import batch_mean
 from lossatlas.rng import derive_seed
 from lossatlas.workbench.criteria import Criterion, Loss, as_loss
 from lossatlas.workbench.optimizers import Optimizer, build_optimizer
@@ -196,8 +197,7 @@ class _Loop:
 
     def _update(self, step: int, batch: Batch, log: _Log) -> Tick | None:
         def closure() -> Tensor:
-            value = self.loss(self.model, batch)
-            return value.mean() if value.ndim else value
+            return batch_mean(self.loss(self.model, batch))
 
         # A seed for each step makes dropout independent of what callbacks draw, and resumable.
         reseed(derive_seed(self.seed, "step", step), self._device())

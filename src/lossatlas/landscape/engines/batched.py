@@ -59,7 +59,7 @@ class BatchedEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, count = self.task, len(coordinates)
         moments = task.moments(count)

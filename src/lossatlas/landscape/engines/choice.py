@@ -21,7 +21,7 @@ from lossatlas.landscape.engines.moves import check_moves
 from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
-from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, quantities_of
 from lossatlas.memory import free_memory
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Choice:
 
     Attributes:
         engine: serves the task.
-        centre: the quantities at the origin, from the origin itself, shape (2 * quantities,).
+        centre: the quantities at the origin, from the origin itself, as a row of what engines
+            return.
     """
 
     engine: Engine
@@ -238,7 +239,7 @@ def _against(task: Task, name: str) -> str | None:
 
 def _difference(fast: Array, slow: Array) -> float:
     # Relative to the largest value of a quantity: a loss may pass through zero.
-    means = slice(0, slow.shape[1] // 2)
+    means = slice(0, quantities_of(slow))
     a, b = fast[:, means], slow[:, means]
     if not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return float("inf")

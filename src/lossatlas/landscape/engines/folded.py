@@ -57,7 +57,7 @@ class FoldedEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, moments = self.task, self.task.moments(len(coordinates))
 

@@ -22,7 +22,7 @@ def check_moves(task: Task, look: Array) -> None:
 
     Args:
         task: what was evaluated.
-        look: the quantities of two points, one after the other, shape (2, 2 * quantities).
+        look: the quantities of two points, one after the other, shape (2, 2 * quantities + 2).
 
     Raises:
         ModelError: the model's outputs do not depend on the weights.

@@ -34,7 +34,7 @@ class PlainEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
@@ -84,7 +84,7 @@ class PlainEngine:
             corner: the other point, shape (dimension,).
 
         Returns:
-            Shape (2, 2 * quantities), the origin first.
+            Shape (2, 2 * quantities + 2), the origin first.
         """
         task, moments = self.task, self.task.moments(2)
         self._buffer.move_to(corner.tolist())
@@ -102,7 +102,7 @@ def at_origin(task: Task) -> Array:
         task: what to evaluate.
 
     Returns:
-        Shape (1, 2 * quantities).
+        Shape (1, 2 * quantities + 2).
     """
     moments = task.moments(1)
     with torch.no_grad(), task.objective.session():

@@ -74,7 +74,7 @@ class StackedEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, count = self.task, len(coordinates)
         moments = task.moments(count)

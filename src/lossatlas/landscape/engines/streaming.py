@@ -65,7 +65,7 @@ class StreamingEngine:
             coordinates: shape (points, dimension).
 
         Returns:
-            Shape (points, 2 * quantities).
+            Shape (points, 2 * quantities + 2).
         """
         task, moments = self.task, self.task.moments(len(coordinates))
 

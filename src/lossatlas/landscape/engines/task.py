@@ -37,7 +37,9 @@ class Engine(Protocol):
             coordinates: shape (points, dimension), with the last direction moving fastest.
 
         Returns:
-            Shape (points, 2 * quantities): all means, then all standard errors.
+            Shape (points, 2 * quantities + 2): all means, then all standard errors; the
+            largest share of the loss's variance that one unit carries, and the effective
+            number of units.
         """
         ...
 
@@ -115,15 +117,28 @@ class Task:
 
 
 def columns(moments: Moments) -> Array:
-    """Means and standard errors side by side, as engines return them.
+    """What engines return: means, standard errors, and what certainty needs of the loss.
 
     Args:
         moments: finished sums.
 
     Returns:
-        Shape (points, 2 * quantities).
+        Shape (points, 2 * quantities + 2), see `Engine.evaluate`.
     """
-    return np.concatenate([moments.mean(), moments.stderr()], axis=1)
+    loss = moments.leverage()[:, :1], moments.effective()[:, :1]
+    return np.concatenate([moments.mean(), moments.stderr(), *loss], axis=1)
+
+
+def quantities_of(values: Array) -> int:
+    """How many quantities an array that engines returned holds.
+
+    Args:
+        values: shape (..., 2 * quantities + 2).
+
+    Returns:
+        The number.
+    """
+    return int(values.shape[-1] - 2) // 2
 
 
 def bytes_of(*tensors: Tensor) -> int:

@@ -173,7 +173,7 @@ def _distances(view: View) -> tuple[Number, ...]:
 
 
 def _certain(view: View) -> tuple[Number, ...]:
-    if min(tree.threshold for tree in view.trees) <= 0:
+    if not view.judged:
         return ()
     why = "at least so many of them are basins of their own map (95 %)"
     return tuple(
@@ -195,7 +195,7 @@ def _ground(view: View, k: int) -> tuple[Number, ...]:
         Number(
             f"certainty threshold around {name}",
             tree.threshold,
-            why=bound if tree.threshold > 0 else "no error of the map is known",
+            why=tree.why_unknown or bound,
         ),
         Number(f"SMAD around {name}", tree.smad(), why=smad, meaning="mean rise to a pass"),
         Number(

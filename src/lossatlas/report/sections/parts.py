@@ -1,5 +1,7 @@
 """Curvature part by part: of layers and of classes."""
 
+import math
+
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.plots.parts import MOST_PARTS, groups_figure
 from lossatlas.report.contents import Picture, Reference, Section, Table
@@ -83,12 +85,19 @@ def _table(kind: str, groups: tuple[GroupSpectrum, ...]) -> Table:
     return Table(title, head, tuple(rows))
 
 
+def _ratio(line: GroupSpectrum) -> str:
+    low, high = line.ratio_range
+    if not math.isnan(line.ratio) or not math.isfinite(high):
+        return number(line.ratio, 3)
+    return f"{number(low, 2)} to {number(high, 2)}" if low else f"at most {number(high, 2)}"
+
+
 def _row(line: GroupSpectrum) -> tuple[str, ...]:
     return (
         line.name,
         with_error(line.largest, line.largest_bound),
         with_error(line.smallest, line.smallest_bound),
-        number(line.ratio, 3),
+        _ratio(line),
         with_error(line.trace.value, line.trace.stderr),
         with_error(line.gradient_norm.value, line.gradient_norm.stderr),
         f"{line.examples:,}",

@@ -128,7 +128,7 @@ def _bound(view: View) -> Number:
         why = "no error of the line is known"
     return Number(
         "what a rise may be wrong by",
-        view.line_bound,
+        view.line_bound or float("nan"),
         why=why,
         meaning="a barrier above it is certain",
     )

@@ -179,6 +179,8 @@ def _mark_note(survey: Survey) -> str:
     if any(mark.is_path for mark in marks):
         start = "The way of training ends at the star. "
     dips = "" if minima.certain.all() else ", dips within the error of the map grey"
+    if survey.tree.why_unknown:
+        return f"{start}Minima are grey: it is unknown which are certain."
     which = surely("minima", survey.tree.threshold).capitalize()
     return f"{start}{which} are yellow{dips}."
 

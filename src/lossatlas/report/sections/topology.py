@@ -78,7 +78,8 @@ def _lead(survey: Survey) -> str:
     if not count_basins(survey).judged:
         return (
             "Fill the map with water: a basin appears at its minimum and ends where it spills "
-            "into a deeper one. The map has no error to judge them by: none is called certain."
+            "into a deeper one. Which are certain is unknown: "
+            f"{survey.tree.why_unknown}."
         )
     return (
         "Fill the map with water: a basin appears at its minimum and ends where it spills into "
@@ -106,7 +107,8 @@ def _pictures(survey: Survey) -> tuple[Picture, ...]:
 
 def _bars(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
     diagram = survey.diagram
-    sure = f", {int(diagram.certain.sum())} certain" if diagram.threshold > 0 else ""
+    sure = f", {int(diagram.certain.sum())} certain"
+    sure = ", certainty unknown" if diagram.why_unknown else sure
     bars = count(len(diagram), "bar") + sure
     return (
         Picture(
@@ -136,7 +138,7 @@ def _bars(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
 def _basins(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
     tree, land = survey.tree, survey.landscape
     found = count_basins(survey)
-    sure = f", {found.certain} certain" if found.judged else ""
+    sure = f", {found.certain} certain" if found.judged else ", certainty unknown"
     basins = count(found.total, "minimum", "minima") + sure
     return (
         Picture(
@@ -160,7 +162,8 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
     judged = count_basins(survey).judged
     rows = []
     for k, basin in enumerate(marks.numbers.tolist()):
-        verdict = ("certain" if marks.certain[k] else "within the error") if judged else "?"
+        verdict = "certain" if marks.certain[k] else "within the error"
+        verdict = verdict if judged else "unknown"
         rows.append(
             (
                 str(basin),
@@ -194,7 +197,7 @@ def _verdicts(survey: Survey) -> tuple[Number, ...]:
     found = count_basins(survey)
     threshold = "certainty threshold", survey.tree.threshold
     if not found.judged:
-        return (Number(*threshold, why="no error of the map is known"),)
+        return (Number(*threshold, why=survey.tree.why_unknown),)
     bound = "itself a bound (95 %, all points at once)"
     return (
         Number(*threshold, why=bound, meaning="what lasts longer is no effect of errors"),
@@ -211,7 +214,7 @@ def _means(survey: Survey) -> tuple[Number, ...]:
     tree = survey.tree
     why = f"each bar is right to within {number(tree.threshold, 2)} (95 %); more may be missed"
     if not count_basins(survey).judged:
-        why = "the map has no error to carry over"
+        why = tree.why_unknown
     return tuple(
         Number(name, value, why=why, meaning=meaning)
         for name, value, meaning in (
@@ -227,7 +230,7 @@ def _passes(survey: Survey) -> tuple[Number, ...]:
     if not count_basins(survey).judged:
         return ()
     why = f"right to within {number(tree.threshold / 2, 2)} (95 %, all points at once)"
-    sure = np.flatnonzero(tree.persistences[tree.ended] > tree.threshold)[::-1][:_MOST_PASSES]
+    sure = np.flatnonzero(tree.certain[tree.ended])[::-1][:_MOST_PASSES]
     return tuple(
         Number(
             f"pass of minimum {tree.ended[k]}",

@@ -11,6 +11,7 @@ from lossatlas.errors import AtlasError
 from lossatlas.guard import preserved_modes
 from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import tensors
+from lossatlas.objective.weighted import batch_mean
 from lossatlas.studies.inits.chains import Chain, read_chain
 from lossatlas.workbench.criteria import Criterion, Loss
 from lossatlas.workbench.members import vmapped_losses
@@ -84,8 +85,7 @@ class TrueLosses:
     def _one(self, weights: Params) -> Tensor:
         named = {f"model.{name}": value for name, value in weights.items()}
         whole = Measured(self.model, self.loss)
-        value: Tensor = functional_call(whole, named, (self.batch,))
-        return value.mean() if value.ndim else value
+        return batch_mean(functional_call(whole, named, (self.batch,)))
 
     def _chained(self) -> tuple[Many | None, int]:
         chain = read_chain(self.model)

@@ -174,7 +174,7 @@ def read_samples(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
         Quantity(
             "examples that suffice",
             found.enough,
-            why=f"95 % interval {low} to {high}, over orders of the examples",
+            why=f"95 % interval {low} to {high}, over points and orders",
             meaning=f"one more changes the surface by less than {found.tolerance:.2g}",
         ),
         last,

@@ -64,13 +64,18 @@ def _eigenvalues(found: Spectrum | None) -> list[Quantity]:
             float(value),
             float(bound),
             unit=UNIT,
-            meaning="error is a residual bound",
+            meaning=_known(float(value), float(bound)),
             is_bound=True,
             is_minor=k > 0,
         )
         for name, values, bounds in ends
         for k, (value, bound) in enumerate(zip(values, bounds, strict=True))
     ]
+
+
+def _known(value: float, bound: float) -> str:
+    hidden = abs(value) < bound
+    return "error is a residual bound" + ("; its sign is not known" if hidden else "")
 
 
 def measure_criteria(site: Site) -> Parts:
@@ -160,18 +165,27 @@ def _of_groups(groups: tuple[GroupSpectrum, ...], kind: str) -> tuple[Quantity, 
     if not known:
         return ()
     sharp = max(known, key=lambda line: line.largest)
-    saddle = max(known, key=lambda line: line.ratio)
-    ratio = Quantity(
-        f"strongest saddle of a {kind}",
+    ratio = _strongest_saddle(known, kind)
+    lines = (quantity for line in groups for quantity in _line(line, kind))
+    head = _largest(sharp, f"sharpest {kind}", f"{kind} {sharp.name}", is_minor=False)
+    return (head, ratio, *lines)
+
+
+def _strongest_saddle(known: list[GroupSpectrum], kind: str) -> Quantity:
+    # Judged by what is certain: a sign that its bound hides makes no saddle.
+    name = f"strongest saddle of a {kind}"
+    saddle = max(known, key=lambda line: (line.ratio_range[0], not math.isnan(line.ratio)))
+    if math.isnan(saddle.ratio):
+        why = f"in no {kind} is the sign of the lowest eigenvalue known beyond its error bound"
+        return Quantity(name, math.nan, why=why)
+    return Quantity(
+        name,
         saddle.ratio,
         saddle.ratio_bound,
         why="" if math.isfinite(saddle.ratio_bound) else "the largest may be below zero",
         meaning=f"|smallest| / largest eigenvalue, {kind} {saddle.name}; error: their bounds",
         is_bound=True,
     )
-    lines = (quantity for line in groups for quantity in _line(line, kind))
-    head = _largest(sharp, f"sharpest {kind}", f"{kind} {sharp.name}", is_minor=False)
-    return (head, ratio, *lines)
 
 
 def _line(line: GroupSpectrum, kind: str) -> tuple[Quantity, ...]:
@@ -184,7 +198,7 @@ def _line(line: GroupSpectrum, kind: str) -> tuple[Quantity, ...]:
         line.smallest,
         line.smallest_bound,
         unit=UNIT,
-        meaning="error is a residual bound",
+        meaning=_known(line.smallest, line.smallest_bound),
         is_bound=True,
         is_minor=True,
     )

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lossatlas.curvature import Stability, edge_of_stability, gradient_noise
+from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.stability import Steps
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import Batch, batch_size, split
+from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.surveys.finding import Quantity, estimated
 from lossatlas.surveys.site import Parts, Site
 
@@ -101,6 +102,7 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
     Raises:
         ArgumentError: fewer than eight sets: where a gradient is small by chance its square
             would make the step far too long.
+        LossError: the loss of a batch is not the mean of the losses of its pieces.
     """
     pieces = _pieces(objective)
     if len(pieces) < _SETS:
@@ -110,8 +112,7 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
         )
     squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
     for piece in pieces:
-        one = objective.part([piece])
-        for name, value in one.gradient().items():
+        for name, value in objective.part([piece]).gradient().items():
             squares[name] += value**2 / len(pieces)
     parameters = _parameters(objective)
     group = {"params": parameters, "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
@@ -123,11 +124,10 @@ def warm_adam(objective: Objective, lr: float) -> Rule:
 
 
 def _pieces(objective: Objective) -> list[Batch]:
-    batches = objective.gathered(lambda batch: batch)
     if objective.mode == "train":
-        return batches
-    most = max(1, min(_SET, sum(map(batch_size, batches)) // _SETS))
-    return [piece for batch in batches for piece in split(batch, most)]
+        return objective.gathered(lambda batch: batch)
+    examples = sum(objective.gathered(batch_size))
+    return pieces_of(objective, max(1, min(_SET, examples // _SETS)))
 
 
 def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:

@@ -1,0 +1,102 @@
+"""Pieces of batches, for losses whose mean over the pieces is that of the whole batch."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lossatlas.errors import LossError
+from lossatlas.objective import Batch, Objective
+from lossatlas.objective.batches import batch_size, split
+from lossatlas.objective.foreign import named_failure
+
+_OWN = (
+    "its batches have a structure of their own (a graph, a packed sequence, images of a size)"
+)
+_ANOTHER = (
+    "examples of a batch depend on each other (a contrastive loss), or its mean has weights or "
+    "a mask; a loss that gives one number an example needs no other one"
+)
+
+
+def pieces_of(objective: Objective, size: int) -> list[Batch]:
+    """All batches in pieces of at most `size` examples.
+
+    Args:
+        objective: model, loss, batches.
+        size: examples of a piece.
+
+    Returns:
+        The pieces, in order.
+
+    Raises:
+        LossError: the first batch that is cut does not come in pieces, or its loss is not the
+            mean of the losses of its pieces.
+    """
+    found: list[Batch] = []
+    checked = False
+    for batch in objective.gathered(lambda batch: batch):
+        parts = _split(batch, size)
+        if not checked and len(parts) > 1:
+            check_pieces(objective, batch, parts)
+            checked = True
+        found += parts
+    return found
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    with named_failure("cutting a batch into pieces", f"{_OWN}.", LossError):
+        parts = split(batch, size)
+        whole = sum(map(batch_size, parts)) == batch_size(batch)
+    if not whole:
+        raise LossError(f"a batch of the objective does not come in pieces: {_OWN}.")
+    return parts
+
+
+def check_pieces(objective: Objective, batch: Batch, parts: Sequence[Batch]) -> None:
+    """Require the loss of a batch to be the mean of the losses of its pieces.
+
+    Norm layers hold their running statistics for the comparison, since those of a batch are
+    another network in every piece.
+
+    Args:
+        objective: model and loss.
+        batch: one batch.
+        parts: the same batch in pieces.
+
+    Raises:
+        LossError: the loss fails on the pieces, or their mean is another number.
+    """
+    held = _held(objective)
+    whole = held.part([batch]).value()
+    try:
+        pieces = held.part(parts).value()
+    except LossError as error:
+        raise LossError(
+            f"the loss of a batch does not come in pieces: {_OWN}; on {len(parts)} pieces "
+            f"{str(error).partition('; ')[0].rstrip('.')}."
+        ) from error
+    if abs(whole - pieces) > _tolerance(objective) * max(abs(whole), abs(pieces)):
+        raise LossError(
+            f"the loss of a batch is not that of its pieces ({whole:.4g} whole, {pieces:.4g} "
+            f"in {len(parts)} pieces): {_ANOTHER}."
+        )
+
+
+def _held(objective: Objective) -> Objective:
+    if objective.mode != "train":
+        return objective
+    return Objective(
+        objective.model,
+        objective.loss,
+        objective.batches,
+        params=objective.names,
+        check=False,
+        size=objective.size,
+    )
+
+
+def _tolerance(objective: Objective) -> float:
+    # Kernels choose their order of sums by the shape; on accelerators with less precision.
+    kinds = {value.dtype for value in objective.params.values()}
+    rounding = max(torch.finfo(kind).eps for kind in kinds)
+    return 8 * rounding + (1e-4 if objective.device.type == "cpu" else 1e-3)

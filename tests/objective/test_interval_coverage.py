@@ -1,0 +1,57 @@
+"""A small version of docs/studies/coverage: intervals hold the truth as often as they say."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lossatlas as la
+from lossatlas.objective import Evaluation
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "studies" / "coverage"))
+
+measure = pytest.importorskip("measure")
+sys.path.pop(0)
+sys.modules.pop("measure", None)
+
+
+@pytest.mark.parametrize(
+    ("case", "units"),
+    [
+        ("normal", 2),
+        ("normal", 4),
+        ("unequal batches", 3),
+        ("class weights 1, 5, .2", 8),
+        ("clustered tokens", 4),
+        ("informative length", 16),
+    ],
+)
+def test_intervals_hold_the_truth(case, units):
+    draw = measure.CASES[case]
+    many = 4 if case in {"normal", "unequal batches"} else 40_000
+    truth = 1.0 if many == 4 else measure.evaluate(draw, _rng(), many).value
+    found = measure.cover(draw, units, 400, truth)
+    # Three standard errors of a share of 400.
+    assert 0.95 - 0.035 <= found["coverage"] <= 0.95 + 0.035
+    assert found["normal"] < found["coverage"]
+    assert found["unknown"] == 0
+
+
+def test_an_interval_without_an_error_is_unknown():
+    for found in (Evaluation(1.0, np.nan, 1, "batches"), Evaluation(1.0, 0.0, 1, "batches")):
+        assert np.isnan(found.interval()).all()
+    low, high = Evaluation(1.0, 0.1, 10, "examples", 2.0).interval()
+    assert high - low == pytest.approx(2 * 12.706 * 0.1, rel=1e-3)
+
+
+def test_one_number_for_one_batch_has_an_unknown_error():
+    objective = la.Objective(measure.Shift(), measure._mean, measure.batches(_rng(), 1)[1])
+    found = objective.evaluate()
+    assert np.isnan(found.stderr)
+    assert np.isnan(found.interval()).all()
+    assert found.why_no_error == "a spread needs two batches; there is one"
+
+
+def _rng():
+    return np.random.default_rng(0)
