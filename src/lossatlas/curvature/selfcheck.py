@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.params import Params, norm
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import second_derivatives
 from lossatlas.curvature.forms import (
     criterion_gradient,
@@ -65,6 +66,7 @@ def check(objective: Objective) -> CheckReport:
         >>> la.check(la.Objective(model, loss, [batch])).passed
         True
     """
+    check_objective(objective)
     skipped = "hessian" if objective.derivatives == "differences" else "differences"
     for name in _MAKERS:
         if name != skipped:

@@ -118,8 +118,11 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
             second = objective.at(None, lambda: _second_pass(objective, known=known))
             before = [pairs.sums for pairs in first.pairs] if known else first.values
             if not _agree(before, second):
-                again = objective.at(None, lambda: _pass_again(objective, known=known))
-                drawn = _agree(before, again)
+                again, same = (
+                    objective.at(None, lambda: _pass_again(objective, known=known))
+                    for _ in range(2)
+                )
+                drawn = _agree(again, same)
                 raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
         note = weighs_by_itself(objective) if several else None
@@ -183,7 +186,7 @@ def _first_pass(objective: "Objective") -> _Pass:
                 objective.size_of(batch)
             value = _value(given)
             seen.values.append(value.cpu().double())
-            pairs = _examples(objective, batch)
+            pairs = _examples(objective, batch, given)
             if pairs is not None and not len(pairs.sums):
                 # An empty batch has a name; a selection of no examples is none.
                 objective.size_of(batch)
@@ -217,14 +220,16 @@ def _value(given: Measured) -> Tensor:
     return given.sums if isinstance(given, Weighted) else given
 
 
-def _examples(objective: "Objective", batch: Batch) -> Weighted | None:
+def _examples(
+    objective: "Objective", batch: Batch, given: Measured | None = None
+) -> Weighted | None:
     # Pairs of the examples, as far as the loss can give them.
     loss = objective.loss
     if isinstance(loss, Supervised):
         pairs = loss.pairs(objective.model, objective.handed(batch))
         if pairs is not None and _fits(objective, batch, pairs):
             return check_pairs(pairs)
-    given = _call(objective, batch)
+    given = _call(objective, batch) if given is None else given
     if isinstance(given, Tensor) and not given.ndim:
         return None
     return pairs_of(given)

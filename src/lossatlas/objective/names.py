@@ -37,17 +37,7 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
     every: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if value.is_floating_point()
     }
-    if any(value.is_meta for value in every.values()):
-        if any(hasattr(module, "_hf_hook") for module in model.modules()):
-            raise ModelError(
-                f"{type(model).__name__} is offloaded: accelerate's hooks bring weights in at "
-                "every call, and they cannot be moved; load it whole (without device_map), or "
-                "call accelerate.hooks.remove_hook_from_submodules(model) once it is."
-            )
-        raise ModelError(
-            f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
-            "load weights first."
-        )
+    _check_numbers(model, every)
     if not every:
         raise ModelError(
             f"{type(model).__name__} has no parameters (of real numbers); nothing can move."
@@ -71,6 +61,21 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         name for pattern in _patterns(patterns) for name in _matches(model, pattern, every)
     }
     return {name: value for name, value in every.items() if name in chosen}
+
+
+def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
+    if not any(value.is_meta for value in every.values()):
+        return
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} is offloaded: accelerate's hooks bring weights in at "
+            "every call, and they cannot be moved; load it whole (without device_map), or "
+            "call accelerate.hooks.remove_hook_from_submodules(model) once it is."
+        )
+    raise ModelError(
+        f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
+        "load weights first."
+    )
 
 
 def _check_kinds(model: nn.Module) -> None:

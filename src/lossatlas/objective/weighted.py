@@ -61,7 +61,7 @@ def cut_off(measured: Any) -> Any:
         The same numbers.
     """
     if isinstance(measured, Weighted):
-        return Weighted(*(part.detach() for part in measured))
+        return Weighted(*map(cut_off, measured))
     return measured.detach() if isinstance(measured, Tensor) else measured
 
 
