@@ -252,7 +252,7 @@ def shown(value: object) -> str:
     Returns:
         Plain values as they are written, others by their class.
     """
-    plain = value is None or isinstance(value, bool | int | float | str)
+    plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
     text = repr(value) if plain else ""
     return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
 

@@ -1,8 +1,5 @@
 """Code of others: what a model, a loss or a metric raises becomes an error with a name."""
 
-import os
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +7,8 @@ from pathlib import Path
 from torch import OutOfMemoryError, Tensor
 
 from lossatlas.errors import AtlasError, LossError
+from lossatlas.tracebacks import user_frame
 
-# Where code lies that the user did not write: ours, Python's own, what an interpreter made up.
-_OTHERS = (
-    *(f"{p}{os.sep}" for p in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))),
-    "<",
-)
 # Out of memory on a processor is a plain RuntimeError.
 _NO_MEMORY = "DefaultCPUAllocator"
 
@@ -128,8 +121,5 @@ def _reason(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    # The last line that the user wrote: not of an installed package either.
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_OTHERS) and "site-packages" not in frame.filename:
-            return f" in {Path(frame.filename).name}, line {frame.lineno}"
-    return ""
+    frame = user_frame(error)
+    return f" in {Path(frame.filename).name}, line {frame.lineno}" if frame else ""
