@@ -79,7 +79,7 @@ def code_of_a_user(body):
 @pytest.mark.parametrize("value", [float("nan"), "no number", 0.0])
 def test_what_a_users_code_raises_is_never_blamed_on_an_argument(value):
     callback = code_of_a_user("raise ValueError('mine')")
-    with pytest.raises(ValueError, match="^mine$") as caught:
+    with pytest.raises(ValueError, match=r"^mine$") as caught:
         applied(callback, value)
     assert not isinstance(caught.value, ArgumentError)
 
