@@ -22,7 +22,7 @@ import numpy as np
 
 from lossatlas.checks import shown
 from lossatlas.errors import ArgumentError, AtlasError
-from lossatlas.tracebacks import user_frame
+from lossatlas.tracebacks import reason_of, user_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,8 +153,8 @@ class _Arguments:
         named = self.misfit(args, kwargs)
         if named is not None:
             return named
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason'])[0]}"
-        no_memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
+        reason = reason_of(error)
+        no_memory = isinstance(error, MemoryError) or "memory" in reason.lower()
         for name, value in self._pairs(args, kwargs):
             if name in {"self", "seed"} or self._is_default(name, value):
                 continue

@@ -1,4 +1,4 @@
-"""Where an error comes from: code of the user, or code that is installed."""
+"""Where an error comes from, and what it says: in code of the user, or in what is installed."""
 
 import os
 import sysconfig
@@ -27,6 +27,25 @@ def user_frame(error: BaseException, *, but: str = "") -> traceback.FrameSummary
     """
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return next((f for f in frames if f.filename != but and _is_the_users(f.filename)), None)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of others says, in a line: its class, its first line, and its place.
+
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        As in "KeyError: 'x' in train.py, line 12".
+    """
+    try:
+        lines = str(error).strip().rstrip(".").splitlines()
+    except Exception:
+        # An error whose own text fails still has a name and a place.
+        lines = []
+    frame = user_frame(error)
+    place = f" in {Path(frame.filename).name}, line {frame.lineno}" if frame else ""
+    return ": ".join([type(error).__name__, *lines[:1]]) + place
 
 
 def _is_the_users(file: str) -> bool:

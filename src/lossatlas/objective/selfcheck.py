@@ -24,6 +24,7 @@ from lossatlas.objective.firstlook import perturbed, same_value
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.rng import generator
+from lossatlas.tracebacks import reason_of
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
@@ -669,8 +670,11 @@ def guarded(name: str, make: Callable[["Objective"], Check], objective: "Objecti
     """
     try:
         return make(objective)
-    except (AtlasError, RuntimeError, MemoryError) as error:
+    except AtlasError as error:
         return Check(name, UNKNOWN, sentence=str(error).rstrip("."))
+    # Whatever a model or a loss of others raises; a check only reports.
+    except Exception as error:
+        return Check(name, UNKNOWN, sentence=reason_of(error))
 
 
 def few_examples(objective: "Objective", params: Params) -> Batch:
