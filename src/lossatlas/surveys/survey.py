@@ -107,8 +107,7 @@ def survey(
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     checkpoints = [state.whole for state in states]
-    if tools or plane == "eigen":
-        _check_derivatives(objective)
+    _check_derivatives(objective, needed=bool(tools) or plane == "eigen")
     ground = _plane(objective, plane, states, seed)
     land = map_plane(
         objective,
@@ -160,9 +159,9 @@ def _check(title: Any, checkpoints: Any, executor: Any) -> None:
     get_executor(executor)
 
 
-def _check_derivatives(objective: Objective) -> None:
+def _check_derivatives(objective: Objective, *, needed: bool) -> None:
     # Before anything rests on them: what fails becomes a note, and instruments' reasons.
-    for name in ("gradient", "hessian") if objective.is_checked else ():
+    for name in ("gradient", "hessian") if needed and objective.is_checked else ():
         made(objective, name)
 
 
