@@ -35,8 +35,8 @@ it interpolated. Here every point of every map is computed too, so the error is 
 whose loss is not finite and that was interpolated counts as an error without bounds.
 
 The bound is the largest expected error, from leaving computed points out, times
-{_factors(results["factor"])}. The factors were chosen on the families of the first tables
-alone, so that the bound holds on 95 % of them or more; the other tables use other families,
+{_factors(results["factor"])}. The factors were chosen on families like those of the first
+tables, and on ReLU networks, with other seeds, so that the bound holds on 95 % of them or more; the other tables use other families,
 other seeds, and networks. "Interpolated" counts the maps that were not computed whole; "points
 computed" and "stated over true" are medians, the latter over interpolated maps (1 is exact).
 
