@@ -2,7 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.errors import ArgumentError, StructureError, UnknownNameError
@@ -18,7 +20,8 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
         **pair: exactly two keyword arguments; their names appear in the message.
 
     Raises:
-        StructureError: names or shapes differ; the message names the first difference.
+        StructureError: names, shapes or kinds of numbers (whole, real, complex) differ; the
+            message names the first difference.
     """
     (first, a), (second, b) = pair.items()
     for argument, given in pair.items():
@@ -38,12 +41,24 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
                 f"'{name}' has shape {tuple(value.shape)} in `{first}` but "
                 f"{tuple(b[name].shape)} in `{second}`; the two must be points of one model."
             )
+        if _number_kind(value) != _number_kind(b[name]):
+            raise StructureError(
+                f"'{name}' holds {value.dtype} in `{first}` but {b[name].dtype} in `{second}`: "
+                "codes of quantized or other numbers are no weights; dequantize them first."
+            )
     extra = next((name for name in b if name not in a), None)
     if extra is not None:
         raise StructureError(
             f"`{first}` has no entry '{extra}'{nearest(extra, a)}; "
             f"it must hold the same names as `{second}`."
         )
+
+
+def _number_kind(value: "Tensor") -> str:
+    if not value.is_floating_point():
+        return "complex" if value.is_complex() else "whole"
+    # Eight bits are codes that need a scale; torch can not even add them.
+    return "real" if value.element_size() > 1 else "code"
 
 
 def _is_tensor(value: object) -> bool:
@@ -62,8 +77,8 @@ def check_real(point: "Mapping[str, Tensor]") -> None:
     for name, value in point.items():
         if not value.is_floating_point():
             raise StructureError(
-                f"'{name}' holds whole numbers, but points of parameter space are real: "
-                "leave buffers such as counters out, as `Objective.params` does."
+                f"'{name}' holds {value.dtype}, but points of parameter space are real: give "
+                "`model.state_dict()` or `Objective.params`, with equal whole-number buffers."
             )
 
 
@@ -127,6 +142,119 @@ def check_positive(argument: str, value: Any) -> None:
     """
     if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ArgumentError(f"`{argument}` must be a finite number > 0; got {value!r}.")
+
+
+def check_path(argument: str, value: object) -> Path:
+    """Require the path of a file or folder.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: neither a string nor a path, empty, or with a null byte.
+    """
+    if isinstance(value, str | PathLike):
+        text = fspath(value)
+        if isinstance(text, str) and text and "\0" not in text:
+            return Path(text)
+    raise ArgumentError(f"`{argument}` must be the path of a file or folder; got {value!r}.")
+
+
+def check_seed(argument: str, value: object) -> None:
+    """Require a seed: a whole number >= 0 of at most 64 bits.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+
+    Raises:
+        ArgumentError: anything else, `True` included.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not 0 <= value < 2**64:  # type: ignore[operator]
+        raise ArgumentError(
+            f"`{argument}` must be a whole number from 0 to 2^64 - 1; got {value!r}."
+        )
+
+
+def check_text(argument: str, value: object) -> None:
+    """Require a string, or None.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise ArgumentError(f"`{argument}` must be a string or None; got {shown(value)}.")
+
+
+def check_callable(argument: str, value: object, *, optional: bool = False) -> None:
+    """Require something that can be called.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+        optional: whether None will do.
+
+    Raises:
+        ArgumentError: it cannot be called.
+    """
+    if not callable(value) and not (optional and value is None):
+        raise ArgumentError(f"`{argument}` must be callable; got {shown(value)}.")
+
+
+def check_kind(argument: str, value: object, kind: type | tuple[type, ...], make: str) -> None:
+    """Require an instance of a class.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+        kind: the class, or several.
+        make: how to make one, the end of the sentence.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(k.__name__ for k in kinds)
+        raise ArgumentError(f"`{argument}` must be a {names}; got {shown(value)}: {make}.")
+
+
+def check_list(argument: str, value: object, what: str) -> None:
+    """Require a list or tuple, which has a length and can be walked twice.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+        what: what it should hold, in the plural.
+
+    Raises:
+        ArgumentError: a string, a mapping, a generator, or no sequence.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise ArgumentError(f"`{argument}` must be a list of {what}; got {shown(value)}.")
+
+
+def shown(value: object) -> str:
+    """What came, short enough for a sentence.
+
+    Args:
+        value: anything.
+
+    Returns:
+        Plain values as they are written, others by their class.
+    """
+    plain = value is None or isinstance(value, bool | int | float | str)
+    text = repr(value) if plain else ""
+    return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
 
 
 def is_number(value: Any) -> bool:

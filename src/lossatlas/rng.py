@@ -4,6 +4,8 @@ import hashlib
 
 import torch
 
+from lossatlas.errors import ArgumentError
+
 
 def derive_seed(*parts: object) -> int:
     """A seed that depends on every part and on nothing else.
@@ -14,10 +16,16 @@ def derive_seed(*parts: object) -> int:
     Returns:
         A whole number in [0, 2**63): the same in every process and on every machine.
 
+    Raises:
+        ArgumentError: the first part, a seed by custom, is neither a whole number nor a string.
+
     Examples:
         >>> derive_seed(0, "a") == derive_seed(0, "b")
         False
     """
+    seed = parts[0] if parts else None
+    if isinstance(seed, bool) or not (isinstance(seed, str) or hasattr(seed, "__index__")):
+        raise ArgumentError(f"`seed` must be a whole number; got {seed!r}.")
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -20,7 +20,7 @@ def normed():
 class Odd(torch.nn.Linear):
     def __init__(self):
         super().__init__(4, 3)
-        self.register_buffer("table", torch.zeros(2))
+        self.register_buffer("table", torch.zeros(2, dtype=torch.long))
 def odd():
     return Odd()
 """
@@ -159,7 +159,10 @@ BAD = [
     ([*PAIR, "--instruments", "gradient"], "`instruments` is not served"),
     ([*PAIR, "--lr", "0.1"], "`lr` is not served"),
     ([*PAIR, "--mode", "exact"], "`mode`"),
-    (["o0.safetensors", "o1.safetensors", "--model", "mine.py:odd"], "the buffer 'table'"),
+    (
+        ["o0.safetensors", "o1.safetensors", "--model", "mine.py:odd"],
+        "'table' holds torch.int64",
+    ),
 ]
 
 

@@ -27,6 +27,10 @@ def folder(tmp_path_factory):
             writer.writerow(["step", "train_loss", "lr"])
             rows = zip(curve.step, curve.loss, curve.rates[curve.step - 1], strict=True)
             writer.writerows([int(s), float(v), float(r)] for s, v, r in rows)
+    (place / "odd.csv").write_text("step,value\n1,2\n2,1\n")
+    bare = "".join(f"{step},{2 + step**-0.5}\n" for step in range(20, 2001, 20))
+    (place / "bare.csv").write_text("step,loss\n" + bare)
+    call("fit", place / "bare.csv", "--out", place / "power", "--json", "--quiet")
     printed = call("fit", *files(place), *COLUMN, "--out", place / "out", "--json", "--quiet")
     (place / "printed.json").write_text(printed)
     return place
@@ -70,7 +74,7 @@ def test_a_table_for_people(folder):
 
 def test_predict_a_shape_and_a_measured_run(folder):
     shape = ["--shape", "linear", "--steps", 2000, "--peak", 1e-3, "--decay", 0.3]
-    shape += ["--end", 5e-5, "--warmup", 100]
+    shape += ["--min-ratio", 0.05, "--warmup", 100]
     told = json.loads(call("predict", folder / "out", *shape, "--json", "--out", folder / "p"))
     truth = made_up(LAW, TRUTH, RATES["linear"], "linear").loss[-1]
     assert told["final"]["lower"] < truth < told["final"]["upper"]
@@ -108,10 +112,40 @@ def test_compare_keeps_the_best(folder):
     assert Path(told["fit"]).exists()
 
 
+def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
+    done = CliRunner().invoke(
+        app, ["fit", str(folder / "bare.csv"), "--out", str(folder / "b"), "--json"]
+    )
+    assert "'bare' has no learning rate: the power law in updates is taken" in done.stderr
+    told = json.loads(done.stdout)
+    assert told["law"] == "PowerLaw"
+    assert told["parameters"]["alpha"] == pytest.approx(0.5, rel=1e-3)
+    assert set(told["parameter_intervals"]["alpha"]) == {"low", "high", "level", "reason"}
+    ahead = json.loads(call("predict", folder / "power", "--steps", 4000, "--json"))
+    assert ahead["final"]["loss"] == pytest.approx(2 + 4000**-0.5, rel=1e-4)
+    mixed = CliRunner().invoke(
+        app, ["fit", str(folder / "bare.csv"), str(folder / "constant.csv"),
+              "--out", str(folder / "m"), "--json"],
+    )  # fmt: skip
+    assert "so the rates of 1 other runs are not used" in mixed.stderr
+    assert json.loads(mixed.stdout)["law"] == "PowerLaw"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "constant.csv"], "did you mean 'train_loss'"),
+        (["fit", "constant.csv", "--column", "loss=rain_los"], "did you mean 'train_loss'"),
+        (["fit", "odd.csv"], r"name it with --column loss=NAME"),
+        (
+            ["fit", "bare.csv", "--law", "annealing"],
+            r"--column lr=NAME of curve 'bare' is missing",
+        ),
+        (["fit", "bare.csv", "--law", "annealing"], r"column with --column lr=NAME\.$"),
+        (
+            ["predict", "power", "--shape", "constant", "--steps", 9, "--peak", 1],
+            "^--rates, --run",
+        ),
+        (["compare", "constant.csv"], "fit one law with lossatlas forecast fit"),
         (["fit", "none.csv"], "cannot be read"),
         (["fit", "constant.csv", *COLUMN, "--law", "multipower"], "did you mean 'multi-power'"),
         (
@@ -121,10 +155,12 @@ def test_compare_keeps_the_best(folder):
         (["fit", "constant.csv", "--column", "loss"], "must look like"),
         (["fit", "constant.csv", "--column", "los=x"], "did you mean 'loss'"),
         (["fit", "constant.csv", *COLUMN, "--fixed", "L0=x"], "'x' is not a number"),
-        (["predict", "out"], "`schedule` must be a curve or the rates"),
+        (["predict", "out"], "--rates, --run or --shape must be a curve or the rates"),
         (["predict", "out", "--shape", "linear"], "are needed together"),
         (["predict", "constant.csv"], "not netCDF|was not written"),
-        (["schedule", "out", "--steps", 1, "--peak", 1], "`steps`"),
+        (["predict", "out", "--shape", "linear"], "^--shape, --steps and --peak are needed"),
+        (["predict", "out", "--interval", 2], "^--interval must lie between"),
+        (["schedule", "out", "--steps", 1, "--peak", 1], "^--steps must"),
     ],
 )
 def test_mistakes_are_named(folder, monkeypatch, arguments, message):

@@ -128,7 +128,7 @@ BAD = [
     (["--device", "warp:9"], "`device`: 'warp:9' cannot be used"),
     (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["--weights", "truncated.safetensors"], "truncated.safetensors"),
-    (["--weights", "evil.pt"], "safetensors"),
+    (["--weights", "evil.pt"], "pickles an object of 'os.system'"),
     (["--config", "nowhere.yaml"], "cannot be read"),
     (["--config", "bad.yaml"], "is not YAML"),
     (["--set", "map.tolerence=1"], "there is no setting 'map.tolerence' (did you mean"),
@@ -225,6 +225,33 @@ def test_help_needs_no_torch():
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    from lossatlas.workbench import build_model, load_dataset
+
+    data = load_dataset("digits", examples=64)
+    files = []
+    for seed in range(3):
+        net = build_model("mlp(4)", data, seed=seed)
+        state = {f"module.{name}": value for name, value in net.state_dict().items()}
+        torch.save({"epoch": seed, "ema": state}, f"{seed}.ckpt")
+        files += ["--checkpoint", f"{seed}.ckpt"]
+    common = ["--model", "mlp(4)", "--examples", "64", "--points", "5", "--key", "ema"]
+    code, out, error = call(monkeypatch, capsys, "survey", *files, *common, "--json")
+    assert code == 0, error
+    assert "2.ckpt: The prefix 'module.' of all names is stripped." in error
+    land = la.load(tmp_path / "survey" / "survey.nc").landscape
+    values = land.landmark_values["trajectory"]
+    assert len(values) == 3
+    # The last one is where the survey stands.
+    assert json.loads(out)["loss"] == pytest.approx(values[-1], rel=1e-6)
+    code, _, error = call(
+        monkeypatch, capsys, "survey", "--weights", "0.ckpt", *common[:-2], "--key", "emma"
+    )
+    assert code == 2
+    assert "nothing under `key` 'emma'" in error
 
 
 def test_unknown_certainty_is_null_in_json_and_said_in_the_table():

@@ -4,6 +4,7 @@ import inspect
 import math
 import random
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def _objective():
     return la.Objective(model, la.supervised(F.cross_entropy), batches, check=False)
 
 
+@cache
 def valid():
     """A quick call of every exported function: name -> arguments by name."""
     objective = _objective()
@@ -103,6 +105,8 @@ def hostile_calls():
         if kind.kind is not inspect.Parameter.VAR_KEYWORD
         for value in VALUES
         if not (argument == "points" and name in MAPS and any(value is huge for huge in HUGE))
+        # What a caller's own callback raises is the caller's.
+        if not (argument == "progress" and callable(value))
     ]
 
 
@@ -125,7 +129,9 @@ def test_every_function_that_is_exported_is_called():
     assert sorted(valid()) == sorted(names)
 
 
-def test_hostile_arguments_end_in_named_errors():
+def test_hostile_arguments_end_in_named_errors(tmp_path, monkeypatch):
+    # A text is a path: what is written must not lie beside the sources.
+    monkeypatch.chdir(tmp_path)
     calls, arguments = hostile_calls(), valid()
     chosen = random.Random(0).sample(calls, CALLS)
     bad = [

@@ -72,7 +72,7 @@ def test_an_operation_without_second_derivative_inside_the_loss_is_named():
         return torch.autograd.grad(slope.sum(), outputs, create_graph=True)[0].mean()
 
     objective = la.Objective(nn.Linear(4, 3), loss, [(X, Y)])
-    words = r"not twice differentiable: the operation _cdist_backward .* replace it\.$"
+    words = r"not twice differentiable: the operation _cdist_backward .* replace it, or pass"
     with pytest.raises(LossError, match=words):
         trace(objective)
 

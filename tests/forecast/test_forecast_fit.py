@@ -193,6 +193,27 @@ def test_the_best_law_is_chosen_by_left_out_curves():
         forecast.fit_best(curves, laws[2:])
 
 
+def test_another_decay_that_forecasts_better_is_named():
+    curves = [
+        made_up(forecast.AnnealingLaw(0.99), [2.6, 0.9, 0.5, 3.0], SCHEDULES[name], name, 1e-4)
+        for name in ("constant", "cosine", "two-step", "linear")
+    ]
+    far = forecast.fit(forecast.AnnealingLaw(0.9995), curves)
+    near = forecast.fit(forecast.AnnealingLaw(0.99), curves)
+    assert far.errors.scale > 10 * near.errors.scale
+    assert far.warnings[0].startswith("AnnealingLaw(decay=0.99) forecasts left-out curves")
+    assert not any("times better" in line for line in near.warnings)
+
+
+def test_without_rates_the_power_law_is_taken():
+    step = np.arange(20, 2000, 20)
+    noise = [np.exp(1e-3 * np.random.default_rng(i).standard_normal(step.size)) for i in (0, 1)]
+    curves = [
+        Curve(step, (2 + step**-0.5) * wobble, name=f"{i}") for i, wobble in enumerate(noise)
+    ]
+    assert forecast.fit_best(curves).law == forecast.PowerLaw()
+
+
 def test_a_point_law_leaves_out_points():
     size = np.geomspace(1e6, 1e9, 40)
     noise = np.exp(1e-3 * np.random.default_rng(0).standard_normal(40))

@@ -13,8 +13,8 @@ from reference import forecast_laws as twin
 from reference.forecast_cases import TRUTH, small_schedules
 
 SCHEDULES = small_schedules(steps=300, warmup=20)
-SCHEDULES["wsd-s"] = schedules.wsd_s(300, 1e-3, [150], 0.3, warmup=20)
-SCHEDULES["to zero"] = schedules.wsd(300, 1e-3, 100, warmup=20)
+SCHEDULES["wsd-s"] = schedules.wsd_s(300, 1e-3, [150], 0.3, "linear", min_ratio=0, warmup=20)
+SCHEDULES["to zero"] = schedules.wsd(300, 1e-3, 100, "linear", warmup=20)
 STEPS = np.array([25, 40, 90, 151, 160, 220, 299, 300])
 
 POINTS = {"size": np.geomspace(1e6, 1e9, 8), "tokens": np.geomspace(3e8, 1e10, 8)[::-1],

@@ -115,7 +115,7 @@ def test_wandb_tells_metrics_of_one_run_apart(tmp_path):
 
 def test_which_column_holds_the_losses_is_not_guessed(tmp_path):
     path = write(tmp_path / "run.csv", "step,a_loss,b_loss\n1,2,3\n2,1,2\n")
-    with pytest.raises(UnknownNameError, match="has no column 'loss'.*name it with `loss`"):
+    with pytest.raises(UnknownNameError, match=r"has no column 'loss'.*name it with `loss`"):
         forecast.read_csv(path)
     held_out = write(tmp_path / "val.csv", "step,val_loss\n1,2\n2,1\n")
     with pytest.raises(UnknownNameError, match="did you mean 'val_loss'"):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast import schedules
-from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
+from lossatlas.forecast.intervals import CALIBRATION, ErrorModel, LeftOut, error_model
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
 LAW = forecast.MultiPowerLaw()
@@ -38,24 +38,81 @@ def test_a_forecast_of_a_schedule_runs_to_its_end(fitted):
     assert one.step.tolist() == [1500]
 
 
-@given(st.floats(0.1, 0.95), st.floats(0.0, 0.04), st.floats(1.0, 20.0))
-def test_intervals_grow_with_level_and_horizon(level, more, horizon):
-    model = ErrorModel(0.003, 4, 0.002)
-    width = model.half_width(level, horizon)
+@given(st.floats(0.1, 0.95), st.floats(0.0, 0.04), st.floats(1.0, 20.0), st.floats(0.0, 50.0))
+def test_intervals_grow_with_level_horizon_and_leverage(level, more, horizon, leverage):
+    model = ErrorModel(0.003, 4, 0.002, 0.003)
+    width = model.half_width(level, horizon, leverage)
     assert width >= 0.003 * 0.1
-    assert model.half_width(level + more, horizon) >= width
-    assert model.half_width(level, 2 * horizon) > width
+    assert model.half_width(level + more, horizon, leverage) >= width
+    assert model.half_width(level, 2 * horizon, leverage) > width
+    assert model.half_width(level, horizon, leverage + 1) > width
 
 
 def test_intervals_come_from_the_left_out_errors():
     rows = tuple(
-        LeftOut(str(i), str(i), 10, 1.0, e, 0.0, 0.0) for i, e in enumerate([1, -1, 1])
+        LeftOut(str(i), str(i), 10, 1.0, e, 0.0, 0.0, leverage=3.0)
+        for i, e in enumerate([1, -1, 1])
     )
     model = error_model(rows, ())
-    # t with three degrees of freedom, and one more curve than was averaged over.
-    assert model.half_width(0.9, 1.0) == pytest.approx(2.3534 * np.sqrt(4 / 3), rel=1e-4)
+    # t with three degrees of freedom; errors of leverage 3 are twice those of leverage 0.
+    expected = CALIBRATION * 2.3534 / 2
+    assert model.half_width(0.9, 1.0, 0.0) == pytest.approx(expected, rel=1e-4)
+    assert model.half_width(0.9, 1.0, 3.0) == pytest.approx(2 * expected, rel=1e-4)
     assert "at least 3" in error_model(rows[:2], ()).reason
-    assert np.isnan(error_model(rows[:2], ()).half_width(0.9, 1.0))
+    assert np.isnan(error_model(rows[:2], ()).half_width(0.9, 1.0, 0.0))
+
+
+def test_what_the_curves_do_not_show_has_no_interval():
+    curves = [made_up(LAW, TRUTH, SCHEDULES["constant"], f"{i}", 1e-3, i) for i in range(3)]
+    lone = forecast.fit(LAW, curves)
+    assert np.isfinite(lone.predict(SCHEDULES["constant"]).half_width)
+    told = lone.predict(SCHEDULES["linear"])
+    assert np.isnan(told.half_width)
+    assert "depends on B, which no fitted curve shows" in told.reason
+
+
+def test_what_the_curves_hardly_show_widens_the_interval():
+    rates = SCHEDULES["constant"].copy()
+    rates[1900:] *= 0.9
+    hint = made_up(LAW, TRUTH, rates, "hint", 1e-3, 5)
+    curves = [made_up(LAW, TRUTH, SCHEDULES["constant"], f"{i}", 1e-3, i) for i in range(3)]
+    found = forecast.fit(LAW, [*curves, hint])
+    stay, decay = (found.predict(SCHEDULES[n]).half_width for n in ("constant", "linear"))
+    assert decay > 3 * stay
+
+
+@pytest.mark.parametrize("at", [30, -1, [10, 11, 12]])
+def test_a_spike_leaves_the_interval_as_it_is(fitted, at):
+    curves = list(fitted.curves)
+    loss = curves[0].loss.copy()
+    loss[at] *= 2.5
+    curves[0] = forecast.Curve(curves[0].step, loss, curves[0].rates, name="constant")
+    spiked = forecast.fit(LAW, curves)
+    assert spiked.predict(SCHEDULES["linear"]).half_width == pytest.approx(
+        fitted.predict(SCHEDULES["linear"]).half_width, rel=0.1
+    )
+    count = np.size(at)
+    assert spiked.left_out[0].spikes == spiked.scores[0].spikes == count
+    assert any(f"{count} losses stand far off" in line for line in spiked.warnings)
+    assert not any("stand far off" in line for line in fitted.warnings)
+
+
+def test_updates_and_rates_are_not_mixed():
+    step = np.arange(50, 5000, 50)
+    bare = forecast.Curve(step, 2 + 20 * step**-0.8)
+    rated = forecast.Curve(step, 2 + 20 * step**-0.8, 3e-3)
+    law, rates = forecast.PowerLaw(), schedules.constant(5000, 3e-3)
+    counted, summed = (forecast.fit(law, curve, check=False) for curve in (bare, rated))
+    assert counted.predict(steps=[5000]).loss[-1] == pytest.approx(2 + 20 * 5000**-0.8)
+    assert summed.predict(rates).loss[-1] == pytest.approx(2 + 20 * 5000**-0.8)
+    with pytest.raises(ArgumentError, match="`schedule` must not give rates: PowerLaw was"):
+        counted.predict(rates)
+    with pytest.raises(ArgumentError, match="`schedule` must give rates: PowerLaw was"):
+        summed.predict(steps=[5000])
+    with pytest.raises(ArgumentError, match="must all have rates or none"):
+        forecast.fit(law, [bare, rated])
+    with pytest.raises(ArgumentError, match="must not give rates"):
+        forecast.LiveForecast(rates, history=[bare], law=law)
 
 
 def test_leaving_the_data_is_warned_of(fitted):
@@ -107,7 +164,7 @@ def test_a_law_outside_its_range_says_so():
 def test_what_if_knows_the_future_of_a_made_up_run(fitted):
     lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
     lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.rates)
-    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", end=5e-5)
+    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", min_ratio=0.05)
     now, later = found.rows
     assert found.offset == pytest.approx(np.log(0.99), abs=2e-3)
     assert (now.decay_at, now.steps, later.steps) == (1400, 2000, 2100)

@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch.optim import lr_scheduler as ls
 
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.forecast import from_torch, schedules
+from lossatlas.steering.schedules import WSD, WSDS
+from lossatlas.steering.shapes import SHAPE_NAMES
 
 
 @given(
@@ -17,7 +20,7 @@ from lossatlas.forecast import from_torch, schedules
     st.floats(0.01, 1.0),
 )  # fmt: skip
 def test_every_cooldown_falls_from_the_peak_to_its_end(shape, warmup, decay, end):
-    rates = schedules.wsd(100, 2.0, decay, shape, end=2.0 * end, warmup=warmup)
+    rates = schedules.wsd(100, 2.0, decay, shape, min_ratio=end, warmup=warmup)
     assert rates.size == 100
     assert rates[-1] == pytest.approx(2.0 * end)
     assert rates.max() <= 2.0 + 1e-12
@@ -27,20 +30,21 @@ def test_every_cooldown_falls_from_the_peak_to_its_end(shape, warmup, decay, end
 
 def test_shapes_at_the_middle_of_a_cooldown():
     middle = {
-        shape: schedules.wsd(200, 1.0, 100, shape, end=0.01 if shape == "exponential" else 0)[
-            149
-        ]
+        shape: schedules.wsd(
+            200, 1.0, 100, shape, min_ratio=0 if shape in schedules.SHAPES else 0.01
+        )[149]
         for shape in schedules.SHAPE_NAMES
     }
     expected = {
         "linear": 0.5, "cosine": 0.5, "mirror-cosine": 0.5, "square": 0.75,
         "sqrt": 1 - np.sqrt(0.5), "power": 0.5**1.5, "lowered-linear": 0.35, "exponential": 0.1,
+        "inverse": 1 / 50.5,
     }  # fmt: skip
     assert middle == pytest.approx(expected)
 
 
 def test_wsd_s_rises_again_and_is_flagged():
-    rates = schedules.wsd_s(100, 1.0, [50], decay=10, warmup=5)
+    rates = schedules.wsd_s(100, 1.0, [50], 10, "linear", min_ratio=0, warmup=5)
     assert rates.size == 100
     assert rates[49] == rates[99] == 0
     assert rates[50] == 1
@@ -50,7 +54,7 @@ def test_wsd_s_rises_again_and_is_flagged():
 def test_numbers_out_of_range_are_named():
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
         schedules.wsd(100, 1.0, shape="lineal")
-    with pytest.raises(ArgumentError, match="`end` must be > 0 for the exponential"):
+    with pytest.raises(ArgumentError, match="`min_ratio` must be > 0 for the exponential"):
         schedules.wsd(100, 1.0, shape="exponential")
     with pytest.raises(ArgumentError, match="`decay` must not be longer than the 90 steps"):
         schedules.wsd(100, 1.0, 95, warmup=10)
@@ -104,3 +108,32 @@ def test_a_scheduler_that_needs_a_metric_is_refused():
         from_torch(ls.ReduceLROnPlateau(made), 10)
     with pytest.raises(ArgumentError, match="must be a torch scheduler"):
         from_torch(object(), 10)
+
+
+def scheduled(make, steps):
+    made = SGD([torch.nn.Parameter(torch.ones(1))], lr=2.0)
+    scheduler = make(made)
+    found = []
+    for _ in range(steps):
+        found.append(made.param_groups[0]["lr"])
+        made.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("shape", schedules.SHAPE_NAMES)
+@pytest.mark.parametrize(("warmup", "decay"), [(0, 0.1), (7, 0.25), (5, 13), (3, 57)])
+def test_schedulers_and_arrays_agree_step_by_step(shape, warmup, decay):
+    words = {"warmup": warmup, "decay": decay, "shape": shape, "min_ratio": 0.05}
+    seen = scheduled(lambda made: WSD(made, 60, **words), 60)
+    np.testing.assert_allclose(schedules.wsd(60, 2.0, **words), seen, rtol=1e-12)
+
+
+def test_the_defaults_of_schedulers_and_arrays_agree():
+    np.testing.assert_allclose(schedules.wsd(50, 2.0), scheduled(lambda o: WSD(o, 50), 50))
+    seen = scheduled(lambda o: WSDS(o, [20, 50], warmup=4), 50)
+    np.testing.assert_allclose(schedules.wsd_s(50, 2.0, [20], warmup=4), seen, rtol=1e-12)
+    both = [inspect.signature(f).parameters for f in (schedules.wsd, WSD)]
+    for word in ("warmup", "decay", "shape", "min_ratio"):
+        assert both[0][word].default == both[1][word].default
+    assert schedules.SHAPE_NAMES == SHAPE_NAMES

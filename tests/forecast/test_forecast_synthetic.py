@@ -42,10 +42,10 @@ def test_laws_of_the_rate_forecast_sgd_under_unseen_schedules():
     peak, steps = 0.4, 2000
     make = {
         "constant": schedules.constant(steps, peak),
-        "cosine": schedules.cosine(steps, peak, 0.1 * peak),
+        "cosine": schedules.cosine(steps, peak, 0.1),
         "two-step": np.repeat([peak, 0.3 * peak], steps // 2),
-        "linear": schedules.wsd(steps, peak, 0.3, end=0.1 * peak),
-        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", end=0.1 * peak),
+        "linear": schedules.wsd(steps, peak, 0.3, "linear", min_ratio=0.1),
+        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", min_ratio=0.1),
     }
     runs = {name: sgd_run(rates, name, batch=4) for name, rates in make.items()}
     known = [runs[name] for name in ("constant", "cosine", "two-step")]

@@ -105,9 +105,9 @@ def test_conditions_go_to_the_model_by_name():
 
 
 def test_what_cannot_be_served_is_named():
-    with pytest.raises(ArgumentError, match="`unet` must be a torch.nn.Module"):
+    with pytest.raises(ArgumentError, match=r"`unet` must be a torch\.nn\.Module"):
         la.diffusion(lambda x: x, Scheduler())
-    with pytest.raises(ArgumentError, match="add_noise .*write loss"):
+    with pytest.raises(ArgumentError, match=r"add_noise .*write loss"):
         la.diffusion(Denoiser(), SimpleNamespace())
     with pytest.raises(ArgumentError, match="draws"):
         la.diffusion(Denoiser(), Scheduler(), draws=0)

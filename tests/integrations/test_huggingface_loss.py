@@ -87,9 +87,9 @@ def test_batches_of_another_form_are_refused_by_name():
     model = MEMBERS["gpt2"].build().model
     loss = la.huggingface(model)
     tokens = torch.ones(2, 4, dtype=torch.long)
-    with pytest.raises(DataError, match="mappings.*got tuple"):
+    with pytest.raises(DataError, match=r"mappings.*got tuple"):
         la.Objective(model, loss, [(tokens, tokens)])
-    with pytest.raises(DataError, match="must have 'labels'; got input_ids: .*mlm=False"):
+    with pytest.raises(DataError, match=r"must have 'labels'; got input_ids: .*mlm=False"):
         la.Objective(model, loss, [{"input_ids": tokens}])
     with pytest.raises((DataError, LossError), match="one entry a token"):
         loss(model, {"input_ids": tokens, "labels": tokens[:, :3]})

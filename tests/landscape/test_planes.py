@@ -100,7 +100,7 @@ ORIGIN = vector(1.0, 2.0, 3.0)
         (
             lambda: la.plane(ORIGIN, {"a": ORIGIN["a"], "b": torch.tensor([1])}),
             StructureError,
-            "'b' holds whole numbers",
+            "'b' holds torch.int64 in",
         ),
         (lambda: la.plane_through(ORIGIN), ArgumentError, "two to four checkpoints; got 1"),
         (lambda: la.plane_through(ORIGIN, ORIGIN), ArgumentError, "checkpoint 2 equals"),

@@ -57,9 +57,13 @@ def schedule(name):
     steps = int(numbers[-1])
     return {
         "constant": lambda: schedules.constant(steps, PEAK, WARMUP),
-        "cosine": lambda: schedules.cosine(steps, PEAK, END, WARMUP),
-        "wsd": lambda: schedules.wsd(steps, PEAK, 4000, "exponential", end=END, warmup=WARMUP),
-        "wsdld": lambda: schedules.wsd(steps, PEAK, 4000, "linear", end=END, warmup=WARMUP),
+        "cosine": lambda: schedules.cosine(steps, PEAK, END / PEAK, WARMUP),
+        "wsd": lambda: schedules.wsd(
+            steps, PEAK, 4000, "exponential", min_ratio=END / PEAK, warmup=WARMUP
+        ),
+        "wsdld": lambda: schedules.wsd(
+            steps, PEAK, 4000, "linear", min_ratio=END / PEAK, warmup=WARMUP
+        ),
     }[kind]()
 
 
@@ -103,12 +107,12 @@ def small_schedules(peak=1e-3, steps=2000, warmup=100):
     make = schedules
     return {
         "constant": make.constant(steps, peak, warmup),
-        "cosine": make.cosine(steps, peak, 0.1 * peak, warmup),
+        "cosine": make.cosine(steps, peak, 0.1, warmup),
         "two-step": np.concatenate([
             make.constant(steps // 2, peak, warmup), np.full(steps // 2, 0.3 * peak)
         ]),
-        "linear": make.wsd(steps, peak, 0.3, "linear", end=0.05 * peak, warmup=warmup),
-        "long": make.wsd(steps * 3 // 2, peak, 0.2, "sqrt", end=0.02 * peak, warmup=warmup),
+        "linear": make.wsd(steps, peak, 0.3, "linear", min_ratio=0.05, warmup=warmup),
+        "long": make.wsd(steps * 3 // 2, peak, 0.2, "sqrt", min_ratio=0.02, warmup=warmup),
     }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_wsd_warms_up_stays_and_cools():
     assert found[:4] == [0.5, 1.0, 1.5, 2.0]
     assert found[4:15] == [2.0] * 11
     assert found[15:] == pytest.approx([1.6, 1.2, 0.8, 0.4, 0.0])
-    share = rates(WSD(optimizer(), 20, decay=0.25, shape="linear", end=0.5), 20)
+    share = rates(WSD(optimizer(), 20, decay=0.25, shape="linear", min_ratio=0.5), 20)
     assert share[15:] == pytest.approx([1.8, 1.6, 1.4, 1.2, 1.0])
 
 
@@ -63,7 +63,7 @@ def test_the_horizon_can_be_chosen_late():
 @pytest.mark.parametrize("shape", SHAPE_NAMES)
 @pytest.mark.parametrize("begin", [0, 1, 4, 9, 10, 12])
 def test_a_cooldown_within_the_warm_up_goes_down_from_where_the_rate_is(shape, begin):
-    schedule = WSD(optimizer(), warmup=10, shape=shape, end=0.1)
+    schedule = WSD(optimizer(), warmup=10, shape=shape, min_ratio=0.1)
     before = rates(schedule, begin)
     schedule.cool_down(5)
     cooled = rates(schedule, 5)

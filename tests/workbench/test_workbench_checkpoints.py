@@ -65,7 +65,7 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path):
 def test_pickles_are_refused_unopened(tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(FileError, match="never opened: convert"):
+    with pytest.raises(FileError, match=r"pickles an object of 'os\.system'"):
         load_weights(network(), path)
     renamed = path.rename(tmp_path / "a.safetensors")
     with pytest.raises(FileError, match="damaged, cut off or not safetensors"):

@@ -1,4 +1,4 @@
-"""Models whose derivatives are other than those of what they compute, and honest ones beside."""
+"""Models whose derivatives are not those of what they compute, and honest ones."""
 
 import torch
 from torch import nn
@@ -6,12 +6,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lossatlas as la
-from zoo.losses import labelled
-from zoo.member import Case, mean_over, refused, right
+from zoo.losses import BY_DIFFERENCES, labelled
+from zoo.member import Case, refused, right
 
 CE = la.supervised(F.cross_entropy)
-SURROGATE = "(?s)(surrogate|straight-through|stop|detach).*(differences|value|gradient)"
-SECOND = '(?s)second.*(derivatives="differences"|differences)'
+SURROGATE = "(?s)gradient is not that of the loss.*differences of values.*surrogate"
+SECOND = "(?s)differences of gradients.*derivatives='differences'"
 
 
 def plain_ce(model, batch):
@@ -98,7 +98,7 @@ def spiking_by_hand():
     return around(Spike)
 
 
-@refused("derivative", "gradient", "(?s)gradient.*(reversal|differ|agree)")
+@refused("derivative", "gradient", SURROGATE)
 def gradient_reversal():
     return around(Reversed)
 
@@ -108,7 +108,16 @@ def derivative_saved_in_forward():
     return around(SavedDerivative)
 
 
-@refused("derivative", "curvature", "(?s)(once|twice|second).*")
+@right("derivative")
+def derivative_saved_in_forward_by_differences():
+    """What the refusal advises."""
+    case = around(SavedDerivative)
+    return Case(case.model, CE, case.batches, plain_ce, BY_DIFFERENCES)
+
+
+@refused(
+    "derivative", "curvature", "(?s)once_differentiable.*write its backward with differentiable"
+)
 def once_differentiable():
     return around(Once)
 
@@ -154,8 +163,9 @@ def deep_equilibrium():
     return Case(Equilibrium(implicit=True), CE, labelled(5, 4), plain_ce)
 
 
-@refused("derivative", "gradient", SURROGATE)
+@refused("derivative", "curvature", SECOND)
 def equilibrium_with_a_gradient_of_one_step():
+    """Off by 4 % of the gradient: kinks leave as much, so that only the Hessian shows it."""
     return Case(Equilibrium(implicit=False), CE, labelled(5, 4), plain_ce)
 
 
@@ -170,7 +180,7 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.first, x, use_reentrant=self.reentrant))
 
 
-@refused("derivative", "construction", "(?s)first\\.0.*(checkpoint).*use_reentrant=False")
+@refused("derivative", "gradient", "(?s)first.0.weight.*moves the loss.*use_reentrant=False")
 def reentrant_checkpoint():
     return Case(Checkpointed(reentrant=True), CE, labelled(7, 4), plain_ce)
 
@@ -202,7 +212,7 @@ def physics_informed():
     return Case(model, loss, [(torch.rand(n, 1),) for n in (6, 5)], plain)
 
 
-@right("derivative")
+@right("derivative", unused=("2.bias",))
 def energy_based():
     """Score matching by a Jacobian of the network, in a batch loss."""
     model = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -221,23 +231,36 @@ def energy_based():
 
 @right("derivative")
 def learning_to_learn():
-    """MAML: an inner gradient step inside the loss, by functional_call."""
+    """MAML: an inner gradient step inside the loss."""
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
 
     def loss(model, batch):
         x, y, far, far_y = batch
-        with torch.enable_grad():
-            weights = dict(model.named_parameters())
-            inner = F.cross_entropy(torch.func.functional_call(model, weights, (x,)), y)
-            steps = torch.autograd.grad(inner, list(weights.values()), create_graph=True)
-        moved = {k: v - 0.3 * g for (k, v), g in zip(weights.items(), steps, strict=True)}
+
+        def inner(weights):
+            return F.cross_entropy(torch.func.functional_call(model, weights, (x,)), y)
+
+        weights = dict(model.named_parameters())
+        steps = torch.func.grad(inner)(weights)
+        moved = {name: value - 0.3 * steps[name] for name, value in weights.items()}
         return F.cross_entropy(torch.func.functional_call(model, moved, (far,)), far_y)
+
+    def plain(model, batch):
+        x, y, far, far_y = batch
+        weights = dict(model.named_parameters())
+        inner = F.cross_entropy(model(x), y)
+        steps = torch.autograd.grad(inner, list(weights.values()), create_graph=True)
+        first, bias, second, shift = (
+            value - 0.3 * step for value, step in zip(weights.values(), steps, strict=True)
+        )
+        out = F.linear(torch.tanh(F.linear(far, first, bias)), second, shift)
+        return F.cross_entropy(out, far_y, reduction="sum"), len(far)
 
     batches = [
         (torch.randn(n, 6), torch.randint(0, 3, (n,)), torch.randn(n, 6), torch.arange(n) % 3)
         for n in (5, 4)
     ]
-    return Case(model, loss, batches, mean_over(lambda b: len(b[0]), loss))
+    return Case(model, loss, batches, plain)
 
 
 class Siamese(nn.Module):

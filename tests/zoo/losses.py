@@ -9,6 +9,8 @@ from torch.nn import functional as F
 import lossatlas as la
 from zoo.member import Case, mean_over, refused, right
 
+BY_DIFFERENCES = {"derivatives": "differences"}
+
 
 def network(inputs: int = 6, classes: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, classes))
@@ -139,9 +141,24 @@ class ArcFace(nn.Module):
         return F.cross_entropy(8 * torch.cos(angle), y)
 
 
-@refused("loss", "construction", "(?s)ArcFace.*centres.*(ModuleList|one module|inside|into)")
+@refused(
+    "loss",
+    "construction",
+    "(?s)parameters of its own \\('centres'\\).*one module hold",
+)
 def loss_with_weights_of_its_own():
     return Case(network(classes=4), ArcFace(), labelled(7, 4), mean_over(len, ArcFace()))
+
+
+@right("loss")
+def loss_with_weights_in_the_model():
+    """What the refusal advises."""
+
+    def loss(model, batch):
+        return model[1](model[0], batch)
+
+    both = nn.ModuleList([network(classes=4), ArcFace()])
+    return Case(both, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
 @right("loss")
@@ -195,7 +212,7 @@ class Detector(nn.Module):
         }
 
 
-@refused("loss", "construction", "(?s)`loss` failed.*(train mode|eval mode)")
+@refused("loss", "construction", "(?s)eval mode.*train mode")
 def detector_in_eval_mode():
     def loss(model, batch):
         return sum(model(*batch).values())
@@ -234,7 +251,7 @@ class Speller(nn.Module):
         return self.head(self.rnn(x)[0]).log_softmax(2)
 
 
-@refused("loss", "curvature", "(?s)(ctc|CTC).*(derivative|differences)")
+@refused("loss", "curvature", "(?s)_ctc_loss.*no second derivative.*differences")
 def connectionist_temporal_classification():
     """Has first derivatives only."""
 
@@ -252,6 +269,12 @@ def connectionist_temporal_classification():
     return Case(Speller(), loss, batches, plain)
 
 
+@right("loss", tolerances=(2e-5, 1e-3, 3e-2))
+def connectionist_by_differences():
+    case = connectionist_temporal_classification()
+    return Case(case.model, case.loss, case.batches, case.plain, BY_DIFFERENCES)
+
+
 @right("loss")
 def penalty_of_the_weights():
     """L2 of the model's own parameters, read through the model that is handed over."""
@@ -263,9 +286,7 @@ def penalty_of_the_weights():
     return Case(network(), loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
-@refused(
-    "loss", "construction", "(?s)parameters?.*(past|outside|original|captured|itself).*model"
-)
+@refused("loss", "construction", "(?s)reads '0.weight'.*the model itself.*no captured lists")
 def penalty_of_captured_weights():
     """The same from a list that the loss holds: it never moves."""
     model = network()
@@ -278,9 +299,7 @@ def penalty_of_captured_weights():
     return Case(model, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
-@refused(
-    "loss", "construction", "(?s)parameters?.*(past|outside|original|captured|itself).*model"
-)
+@refused("loss", "construction", "(?s)reads '0.weight'.*the model itself.*no captured lists")
 def penalty_of_an_optimizer():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -293,7 +312,9 @@ def penalty_of_an_optimizer():
     return Case(model, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
-@refused("loss", "construction", "(?s)(closure|captured|original|another|past|given).*model")
+@refused(
+    "loss", "construction", "(?s)nothing can be measured.*call the `model` that it is given"
+)
 def another_model_than_the_one_given():
     """The loss calls a model of its own: the most frequent slip in a notebook."""
     mine = network()

@@ -1,4 +1,4 @@
-"""A member of the zoo: a small foreign model, and whether the library must be right or refuse."""
+"""A member of the zoo: a small foreign model that is measured rightly, or refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import lossatlas as la
 
 Plain = Callable[[nn.Module, Any], tuple[Tensor, float]]
 
-# Relative tolerances of (value, gradient, product of the Hessian), by the dtype that the model is in.
+# Relative tolerances of (value, gradient, product of the Hessian), by the dtype of the weights.
 TOLERANCES = {
     torch.float64: (1e-9, 1e-8, 1e-4),
     torch.float32: (2e-5, 1e-3, 1e-2),
@@ -44,7 +44,8 @@ class Member:
 
     `stage` is where the library must refuse: "construction", "map", "gradient", "curvature";
     None where every number must be right. `double`: whether the truth is computed in float64;
-    `step`: of its differences, as a share of the weights.
+    `step`: of its differences, as a share of the weights;
+    `unused`: parameters on which the loss does not depend, which the library must list.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Member:
     match: str = ""
     double: bool = True
     step: float | None = None
+    unused: tuple[str, ...] = ()
     tolerances: tuple[float, float, float] | None = None
 
     def build(self) -> Case:

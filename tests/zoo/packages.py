@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from zoo.derivatives import CE, SECOND, SURROGATE, plain_ce
+from zoo.derivatives import BY_DIFFERENCES, CE, SECOND, SURROGATE, plain_ce
 from zoo.losses import labelled, network
 from zoo.member import Case, mean_over, refused, right
 
@@ -43,10 +43,10 @@ def unet_of_diffusers():
         for image in batch:
             noises, steps = loss._drawn(image)
             for noise, step in zip(noises, steps, strict=True):
-                noise = noise.to(image)
-                noisy = alphas[step] ** 0.5 * image + (1 - alphas[step]) ** 0.5 * noise
+                drawn = noise.to(image)
+                noisy = alphas[step] ** 0.5 * image + (1 - alphas[step]) ** 0.5 * drawn
                 guessed = model(noisy[None], torch.tensor([step]))[0][0]
-                total = total + (guessed - noise).square().mean() / 2
+                total = total + (guessed - drawn).square().mean() / 2
         return total, len(batch)
 
     return Case(model, loss, [torch.randn(n, 1, 4, 4) for n in (2, 1)], plain)
@@ -155,6 +155,9 @@ def gaussian_process(kernel: str) -> Case:
         gap = scaled.reshape(-1, 1) - scaled.reshape(1, -1)
         if kernel == "RBFKernel":
             shape = (-gap.square() / 2).exp()
+        elif kernel == "RQKernel":
+            alpha = model.covar_module.base_kernel.alpha
+            shape = (1 + gap.square() / (2 * alpha)) ** -alpha
         else:
             far = 5**0.5 * gap.abs()
             shape = (1 + far + far.square() / 3) * (-far).exp()
@@ -172,6 +175,22 @@ def gaussian_process(kernel: str) -> Case:
 @refused("gaussian process", "curvature", SECOND, needs=("gpytorch",))
 def gaussian_process_with_an_rbf_kernel():
     return gaussian_process("RBFKernel")
+
+
+@refused("gaussian process", "curvature", SECOND, needs=("gpytorch",))
+def gaussian_process_with_a_matern_kernel():
+    return gaussian_process("MaternKernel")
+
+
+@right("gaussian process", needs=("gpytorch",))
+def gaussian_process_with_a_rational_kernel():
+    return gaussian_process("RQKernel")
+
+
+@right("gaussian process", needs=("gpytorch",), tolerances=(1e-9, 1e-8, 1e-3))
+def gaussian_process_by_differences():
+    case = gaussian_process("RBFKernel")
+    return Case(case.model, case.loss, case.batches, case.plain, BY_DIFFERENCES)
 
 
 # Differential equations
@@ -209,6 +228,12 @@ def neural_differential_equation():
 )
 def neural_differential_equation_by_its_adjoint():
     return Case(Flow(adjoint=True), CE, labelled(4, 3, inputs=4), plain_ce)
+
+
+@right("differential equations", needs=("torchdiffeq",))
+def adjoint_by_differences():
+    batches = labelled(4, 3, inputs=4)
+    return Case(Flow(adjoint=True), CE, batches, plain_ce, BY_DIFFERENCES)
 
 
 # Densities
@@ -353,7 +378,7 @@ def sentence_embeddings():
 # Spikes
 
 
-@refused("spiking", "gradient", SURROGATE, needs=("snntorch",))
+@refused("spiking", "gradient", SURROGATE, needs=("snntorch",), double=False)
 def leaky_neurons_of_snntorch():
     import snntorch
 
@@ -376,39 +401,33 @@ def leaky_neurons_of_snntorch():
 # Reinforcement learning
 
 
-def policy_and_data():
+@refused(
+    "torchrl",
+    "construction",
+    "(?s)TorchRL.*functional=False",
+    needs=("torchrl", "tensordict"),
+)
+def loss_module_of_torchrl():
     from tensordict import TensorDict
-    from tensordict.nn import TensorDictModule
     from torchrl.modules import QValueActor
+    from torchrl.objectives import DQNLoss
 
     actor = QValueActor(network(classes=2), in_keys=["observation"], action_space="one-hot")
     n = 6
+    after = {
+        "observation": torch.randn(n, 6),
+        "reward": torch.randn(n, 1),
+        "done": torch.zeros(n, 1, dtype=torch.bool),
+        "terminated": torch.zeros(n, 1, dtype=torch.bool),
+    }
     data = TensorDict(
         {
             "observation": torch.randn(n, 6),
             "action": F.one_hot(torch.arange(n) % 2, 2),
-            "next": {
-                "observation": torch.randn(n, 6),
-                "reward": torch.randn(n, 1),
-                "done": torch.zeros(n, 1, dtype=torch.bool),
-                "terminated": torch.zeros(n, 1, dtype=torch.bool),
-            },
+            "next": after,
         },
         batch_size=[n],
     )
-    return actor, data, TensorDictModule
-
-
-@refused(
-    "torchrl",
-    "construction",
-    "(?s)TorchRL.*(actor|parameters of their own)",
-    needs=("torchrl", "tensordict"),
-)
-def loss_module_of_torchrl():
-    from torchrl.objectives import DQNLoss
-
-    actor, data, _ = policy_and_data()
     module = DQNLoss(actor, action_space="one-hot", delay_value=True)
     module.make_value_estimator(gamma=0.9)
 
@@ -418,25 +437,86 @@ def loss_module_of_torchrl():
     return Case(module, loss, [data], mean_over(len, loss))
 
 
+@right("torchrl", needs=("torchrl", "tensordict"))
+def proximal_policy_of_torchrl():
+    """A loss module that is not functionalized reads the parameters of its actor and critic."""
+    from tensordict import TensorDict
+    from tensordict.nn import ProbabilisticTensorDictModule, TensorDictModule
+    from torch.distributions import Categorical
+    from torchrl.modules import ProbabilisticActor, ValueOperator
+    from torchrl.objectives import ClipPPOLoss
+
+    head = TensorDictModule(network(classes=2), ["observation"], ["logits"])
+    actor = ProbabilisticActor(
+        head, in_keys=["logits"], distribution_class=Categorical, return_log_prob=True
+    )
+    assert isinstance(actor[-1], ProbabilisticTensorDictModule)
+    critic = ValueOperator(network(classes=1), in_keys=["observation"])
+    module = ClipPPOLoss(actor, critic, functional=False)
+
+    def loss(model, batch):
+        found = model(batch)
+        return found["loss_objective"] + found["loss_critic"] + found["loss_entropy"]
+
+    def plain(model, batch):
+        state = batch["observation"].to(next(model.parameters()).dtype)
+        logs = model.actor_network[0].module(state).log_softmax(1)
+        new = logs.gather(1, batch["action"][:, None])[:, 0]
+        ratio = (new - batch["action_log_prob"]).exp()[:, None]
+        gain = batch["advantage"]
+        kept = torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain).mean()
+        entropy = -(logs.exp() * logs).sum(1).mean()
+        value = model.critic_network.module(state)
+        error = F.smooth_l1_loss(value, batch["value_target"].to(value))
+        return (error - kept - 0.01 * entropy) * len(batch), len(batch)
+
+    batches = [
+        TensorDict(
+            {
+                "observation": torch.randn(n, 6),
+                "action": torch.arange(n) % 2,
+                "action_log_prob": torch.full((n,), -0.7),
+                "advantage": torch.randn(n, 1),
+                "value_target": torch.randn(n, 1),
+            },
+            batch_size=[n],
+        )
+        for n in (6, 4)
+    ]
+    return Case(module, loss, batches, plain)
+
+
 # Physics
 
 
 @right("deepxde", needs=("deepxde",), step=1e-3)
-def network_of_deepxde():
-    """The residual of u'' = -sin(x) on the network of a DeepXDE model."""
-    import deepxde
+def equation_of_deepxde():
+    """u'' + u = 0 with u = 0 at the ends; the loss is that of the DeepXDE model."""
+    import deepxde as dde
 
-    model = deepxde.nn.FNN([1, 6, 6, 1], "tanh", "Glorot normal")
+    place = dde.geometry.Interval(-1, 1)
 
-    def loss(model, batch):
-        with torch.enable_grad():
-            x = batch[0].detach().clone().requires_grad_()
-            u = model(x)
-            first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
-            second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
-            return (second + torch.sin(x)).square()[:, 0]
+    def equation(x, u):
+        return dde.grad.hessian(u, x) + u
 
-    def plain(model, batch):
-        return loss(model, batch).sum(), len(batch[0])
+    ends = dde.icbc.DirichletBC(place, lambda x: 0 * x, lambda _, there: there)
+    data = dde.data.PDE(place, equation, ends, 6, 2, train_distribution="uniform")
+    net = dde.nn.FNN([1, 6, 6, 1], "tanh", "Glorot normal")
+    solver = dde.Model(data, net)
+    solver.compile("adam", lr=1e-3, verbose=0)
 
-    return Case(model, loss, [(torch.rand(n, 1),) for n in (5, 4)], plain)
+    def loss(net, batch):
+        return solver.outputs_losses_train(batch[0], None, None)[1].sum()
+
+    def plain(net, batch):
+        x = batch[0].detach().clone().requires_grad_()
+        hidden = x
+        for linear in net.linears[:-1]:
+            hidden = torch.tanh(linear(hidden))
+        u = net.linears[-1](hidden)
+        first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
+        inside = (second + u).square()[2:].mean()
+        return (inside + u[:2].square().mean()) * len(x), len(x)
+
+    return Case(net, loss, [(torch.as_tensor(data.train_x),)], plain)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zoo.derivatives import CE, plain_ce
+from zoo.derivatives import CE, SURROGATE, plain_ce
 from zoo.losses import labelled, network
 from zoo.member import Case, mean_over, refused, right
 
@@ -26,14 +26,14 @@ class Centred(nn.Module):
         return out - self.centre.clone()
 
 
-@refused("state", "gradient", "(?s)(state|stop|detach|surrogate)")
+@refused("state", "gradient", SURROGATE)
 def moving_centre_inside_the_output():
     """The centre follows the weights without a graph: the gradient is not that of the loss."""
     return Case(Centred(), CE, labelled(6), plain_ce)
 
 
 class Counting(nn.Module):
-    """A centre that is only kept, and a counter; the output does not read what the pass wrote."""
+    """A centre that is only kept, and a counter: nothing reads what the pass wrote."""
 
     def __init__(self):
         super().__init__()
@@ -153,12 +153,18 @@ class Merged(nn.Module):
         self.merged = (self.base.weight + self.b @ self.a).detach()
 
     def forward(self, x):
-        return F.linear(x, self.merged, self.base.bias)
+        return F.linear(x, self.merged.to(x), self.base.bias)
 
 
-@refused("state", "construction", "(?s)(base.weight|\\ba\\b|\\bb\\b).*(cache|merged)")
+@right("state", unused=("a", "b", "base.weight"))
 def merged_weights():
+    """The bias moves; the cached sum does not, and what it was made of is said to be unused."""
     return Case(Merged(), CE, labelled(6, 4), plain_ce)
+
+
+@refused("state", "construction", "(?s)nothing can be measured.*'merged'.*cache")
+def merged_weights_alone():
+    return Case(Merged(), CE, labelled(6, 4), plain_ce, {"params": ["a", "b", "base.weight"]})
 
 
 class InPlace(nn.Module):

@@ -1,5 +1,6 @@
 """The measurements of the study: every number of the page comes from here."""
 
+import functools
 import itertools
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 
 from lossatlas import forecast
 from lossatlas.forecast import Curve, schedules
+from lossatlas.forecast.intervals import CALIBRATION, FARTHEST, error_model
+from lossatlas.forecast.validation import Recipe, doubled_horizon, score
 from reference import forecast_cases as real
 from reference.forecast_laws import structured_sgd
 
@@ -24,59 +27,65 @@ LEVEL = 0.9
 
 
 def training_sets(quick):
-    """All triples, and nine random sets of each size from four to eight."""
-    triples = list(itertools.combinations(NAMES, 3))
-    rng = np.random.default_rng(0)
-    larger = []
-    for k in range(4, 9):
-        sets = list(itertools.combinations(NAMES, k))
-        larger += [sets[i] for i in rng.permutation(len(sets))[:9]]
-    if quick:
-        return [*triples[:4], larger[0]]
-    return triples + larger
-
-
-def one_set(law, curves, train):
-    """Fit to some curves; the errors inside and the forecasts of the others."""
-    fit = forecast.fit(law, [curves[name] for name in train])
-    rows = []
-    for name in NAMES:
-        if name in train:
-            continue
-        truth = curves[name]
-        told = fit.predict(truth)
-        loss, lower, upper = told.final
-        rows.append({
-            "curve": name, "horizon": told.horizon,
-            "error": float(np.log(loss / truth.loss[-1])),
-            "covered": bool(lower <= truth.loss[-1] <= upper),
-            "half_width": float(np.log(upper / loss)),
-            "mae": float(np.abs(told.loss - truth.loss).mean()),
-        })  # fmt: skip
-    falls = sum(bool((np.diff(curves[name].rates[real.WARMUP :]) < 0).any()) for name in train)
-    return {
-        "train": train, "falling": falls, "tests": rows,
-        "final": [row.final for row in fit.left_out], "rms": [row.rms for row in fit.left_out],
-        "doubled": [row.error for row in fit.doubled],
-    }  # fmt: skip
+    """All sets of three to eight of the nine runs."""
+    sets = [s for k in range(3, 9) for s in itertools.combinations(NAMES, k)]
+    return sets[:6] if quick else sets
 
 
 def nested(size, label, *, quick):
-    """Intervals from inside the training curves, scored on curves never used."""
+    """Intervals from inside the training curves, scored on curves never used.
+
+    Leaving one curve out of a set is a fit to a smaller set, so every set is fitted once. The
+    intervals are those of `forecast.fit(...).predict(...)`, up to the start of the iteration.
+    """
     curves = {name: real.run(size, name) for name in NAMES}
-    return [
-        {"size": size, "law": label} | one_set(LAWS[label], curves, train)
-        for train in training_sets(quick)
-    ]
+    law = LAWS[label]
+    recipe = Recipe(law, law.huber)
+    after = {n: c.select(c.step > c.inputs.warmup) for n, c in curves.items()}
+
+    @functools.cache
+    def fitted(names):
+        solution = recipe.solve([after[n] for n in names])
+        return solution.values, recipe.metric(solution, [after[n] for n in names])
+
+    def row(names, name):
+        values, metric = fitted(names)
+        longest = max(int(after[n].step[-1]) for n in names)
+        return score(law, values, after[name], name, name, longest=longest, metric=metric)
+
+    out = []
+    for train in training_sets(quick):
+        left = tuple(row(tuple(n for n in train if n != name), name) for name in train)
+        doubled = doubled_horizon(recipe, [after[n] for n in train], fitted(train)[0])
+        errors = error_model(left, doubled)
+        tests = []
+        for name in NAMES:
+            if name in train:
+                continue
+            told = row(train, name)
+            half = float(errors.half_width(LEVEL, told.horizon, told.leverage))
+            tests.append({
+                "curve": name, "horizon": told.horizon, "error": told.final,
+                "leverage": told.leverage, "covered": bool(abs(told.final) <= half),
+                "half_width": half,
+            })  # fmt: skip
+        out.append({
+            "size": size, "law": label, "train": train, "tests": tests,
+            "falling": sum(not name.startswith("constant") for name in train),
+            "final": [r.final for r in left], "rms": [r.rms for r in left],
+            "leverage": [r.leverage for r in left], "doubled": [r.error for r in doubled],
+        })  # fmt: skip
+    return out
 
 
 def rules(found):
     """Other rules for the same left-out errors, so that a reader sees what was chosen among."""
     tail = (1 + LEVEL) / 2
 
-    def student(errors):
+    def student(errors, spread=None):
         k = len(errors)
-        return t.ppf(tail, k) * np.sqrt(np.mean(np.square(errors)) * (1 + 1 / k))
+        spread = 1 + 1 / k if spread is None else spread
+        return t.ppf(tail, k) * np.sqrt(np.mean(np.square(errors)) * spread)
 
     def beyond(row, test):
         doubled = np.sqrt(np.mean(np.square(row["doubled"]))) if row["doubled"] else 0.0
@@ -85,34 +94,60 @@ def rules(found):
     def larger(row):
         return np.maximum(np.abs(row["final"]), row["rms"])
 
+    def leveraged(row, test):
+        unit = np.array(row["final"]) / np.sqrt(1 + np.minimum(row["leverage"], FARTHEST))
+        return np.hypot(student(unit, 1 + test["leverage"]), beyond(row, test))
+
     table = {
         "normal, final errors": lambda row, _: (
             norm.ppf(tail) * np.sqrt(np.mean(np.square(row["final"])))
         ),
         "Student, final errors": lambda row, _: student(row["final"]),
-        "Student, final or typical": lambda row, _: student(larger(row)),
-        "Student, final errors, horizon": lambda row, test: np.hypot(
-            student(row["final"]), beyond(row, test)
-        ),
-        "Student, final or typical, horizon (ours)": lambda row, test: np.hypot(
+        "Student, final or typical, horizon (until 0.1)": lambda row, test: np.hypot(
             student(larger(row)), beyond(row, test)
+        ),
+        "Student, final errors, leverage, horizon": leveraged,
+        f"the same, {CALIBRATION} times as wide (ours)": lambda row, test: (
+            CALIBRATION * leveraged(row, test)
         ),
     }
     out = []
     for law in LAWS:
         for name, rule in table.items():
-            pairs = [
-                (abs(test["error"]) <= (half := rule(row, test)), half)
-                for row in found if row["law"] == law for test in row["tests"]
-            ]  # fmt: skip
-            hits, halves = zip(*pairs, strict=True)
-            out.append({"law": law, "rule": name, "coverage": float(np.mean(hits)),
-                        "half_width": float(np.mean(halves)), "tests": len(hits)})  # fmt: skip
+            for size in real.SIZES:
+                pairs = [
+                    (abs(test["error"]) <= (half := rule(row, test)), half)
+                    for row in found if row["law"] == law and row["size"] == size
+                    for test in row["tests"]
+                ]  # fmt: skip
+                hits, halves = zip(*pairs, strict=True)
+                out.append({"law": law, "rule": name, "size": size, "tests": len(hits),
+                            "coverage": float(np.mean(hits)),
+                            "half_width": float(np.median(halves))})  # fmt: skip
+    return out
+
+
+def calibration(found):
+    """The factor that makes 90 % intervals hold 90 %, had it been chosen at each size."""
+    out = {}
+    for size in real.SIZES:
+        picked = [
+            [(abs(test["error"]), test["half_width"] / CALIBRATION)
+             for row in found if row["law"] == law and row["size"] == size
+             for test in row["tests"]]
+            for law in LAWS
+        ]  # fmt: skip
+        factors = np.linspace(0.8, 1.6, 81)
+        held = [
+            np.mean([np.mean([e <= f * h for e, h in pairs]) for pairs in picked])
+            for f in factors
+        ]
+        out[size] = float(factors[np.argmin(np.abs(np.array(held) - LEVEL))])
     return out
 
 
 def coverage(found, keep, law=None):
-    """Share of covered final losses and mean half width among some tests."""
+    """Share of covered final losses and median half width among some tests."""
     picked = [
         test for row in found if law in {None, row["law"]} for test in row["tests"]
         if keep(row, test)
@@ -122,7 +157,7 @@ def coverage(found, keep, law=None):
     return {
         "tests": len(picked),
         "coverage": float(np.mean([test["covered"] for test in picked])),
-        "half_width": float(np.mean([test["half_width"] for test in picked])),
+        "half_width": float(np.median([test["half_width"] for test in picked])),
     }
 
 
@@ -186,10 +221,10 @@ def _sgd_family(a, b, batch, steps=1500, features=500):
     peak = 0.5 / (1 + (k ** (-2 * a)).sum() / batch)
     make = {
         "constant": schedules.constant(steps, peak),
-        "cosine": schedules.cosine(steps, peak, 0.1 * peak),
+        "cosine": schedules.cosine(steps, peak, 0.1),
         "two-step": np.repeat([peak, 0.3 * peak], steps // 2),
-        "linear": schedules.wsd(steps, peak, 0.3, end=0.1 * peak),
-        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", end=0.1 * peak),
+        "linear": schedules.wsd(steps, peak, 0.3, "linear", min_ratio=0.1),
+        "sqrt": schedules.wsd(steps, peak, 0.2, "sqrt", min_ratio=0.1),
     }
     found = {}
     for name, rates in make.items():
@@ -241,7 +276,9 @@ def decays(*, quick):
         ):
             truth = real.run(size, name)
             now = Curve(truth.step, truth.loss, truth.rates).until(20_000)
-            told = fit.what_if(now, 20_000, length=4000, shape=shape, end=real.END)
+            told = fit.what_if(
+                now, 20_000, length=4000, shape=shape, min_ratio=real.END / real.PEAK
+            )
             # The run was logged to step 23,904 only; the forecast of that step is compared.
             rates = told.rows[0].rates
             last = int(truth.step[-1])

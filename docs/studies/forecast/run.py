@@ -1,7 +1,7 @@
 """Run the study: `python docs/studies/forecast/run.py [--quick]`.
 
 Writes results.json, nested.csv, the figures and README.md beside this file. Needs the curves
-beside the checkout; about a quarter of an hour on one core. Parts that are done are kept in
+beside the checkout; about half an hour on one core. Parts that are done are kept in
 parts/.
 """
 
@@ -33,6 +33,8 @@ def main() -> None:
             nested += part(asked, f"nested-{size}-{law}", measure.nested, size, law)
     results = {
         "rules": measure.rules(nested),
+        "calibration": measure.calibration(nested),
+        "coverage": page.coverage_rows(nested),
         "bootstrap": part(asked, "bootstrap", measure.bootstrap),
         "strangers": part(asked, "strangers", measure.strangers),
         "priors": part(asked, "priors", measure.priors),
@@ -59,17 +61,17 @@ def part(asked, name, work, *arguments):
 
 
 def write_table(nested, path):
-    """One line a forecast: what was fitted, what was forecast, how far off it was."""
+    """One line a forecast of the first law: what was fitted, how far off the forecast was."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["size", "law", "fitted", "forecast", "horizon", "error",
-                         "half_width", "covered", "mae"])  # fmt: skip
-        for row in nested:
+                         "half_width", "leverage", "covered"])  # fmt: skip
+        for row in (row for row in nested if row["law"] == next(iter(measure.LAWS))):
             fitted = " ".join(str(measure.NAMES.index(name)) for name in row["train"])
             writer.writerows(
                 [row["size"], row["law"], fitted, test["curve"], f"{test['horizon']:.3g}",
-                 *(f"{test[k]:.4g}" for k in ("error", "half_width")), int(test["covered"]),
-                 f"{test['mae']:.3g}"]
+                 *(f"{test[k]:.3g}" for k in ("error", "half_width", "leverage")),
+                 int(test["covered"])]
                 for test in row["tests"]
             )  # fmt: skip
 

@@ -90,7 +90,8 @@ def _classes(model, data):
     for line in found.groups:
         keep = data.targets == int(line.name)
         loss = la.Objective(model, measure, [(data.inputs[keep], data.targets[keep])]).value()
-        yield {"label": line.name, "examples": line.examples, "ratio": _ratio(line), "loss": loss,
+        yield {"label": line.name, "examples": line.examples,
+               "ratio": _ratio(line), "loss": loss,
                "largest": line.largest, "smallest": line.smallest,
                "bounds": [line.largest_bound, line.smallest_bound],
                "gradient": line.gradient_norm.value}  # fmt: skip

@@ -74,7 +74,7 @@ def run_comparison(
     with output.progress("mapping") as progress:
         found = compare(
             objective,
-            *({name: state[name] for name in objective.names} for state in subject.states),
+            *subject.states,
             span=settings.span,
             points=settings.points,
             connectivity=settings.map.connectivity,
@@ -121,7 +121,10 @@ def _subject(settings: SurveySettings) -> _Subject:
         settings.data, examples=settings.examples, normalise=normalisation_of(name)
     )
     model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
-    first, second = (snapshot(load_weights(model, file).state_dict()) for file in files)
+    said: dict[str, None] = {}
+    first, second = (
+        snapshot(_loaded(model, file, settings, said).state_dict()) for file in files
+    )
     model.load_state_dict(first)
     if all(torch.equal(first[name], second[name]) for name, _ in model.named_parameters()):
         raise ArgumentError(
@@ -129,7 +132,18 @@ def _subject(settings: SurveySettings) -> _Subject:
         )
     mode, notes = settle_statistics(model, first, second, settings.mode)
     title = f"{name} on {settings.data}, two checkpoints"
-    return _Subject(title, model, data, settings.loss, files, (first, second), mode, notes)
+    return _Subject(
+        title, model, data, settings.loss, files, (first, second), mode, (*said, *notes)
+    )
+
+
+def _loaded(
+    model: nn.Module, file: Path, settings: SurveySettings, said: dict[str, None]
+) -> nn.Module:
+    def note(sentence: str) -> None:
+        said[f"{file.name}: {sentence}"] = None
+
+    return load_weights(model, file, key=settings.key, prefix=settings.prefix, note=note)
 
 
 def _files(settings: SurveySettings) -> tuple[Path, Path]:

@@ -4,28 +4,34 @@ from pathlib import Path
 
 import typer
 
+from lossatlas.cli.forecast_options import in_options
 from lossatlas.cli.output import Output
 
 app = typer.Typer(
     help="What will the loss be, under this schedule or a better one?", no_args_is_help=True
 )
 
-_FILES = "Loss curves: .csv with a header, or trainer_state.json; one run a file."
+_FILES = (
+    "Loss curves: .csv with a header (Lightning's metrics.csv, exports of W&B), or "
+    "trainer_state.json."
+)
 _KIND = "auto | csv | wandb | tensorboard | trainer | points (one run a row) [auto]."
 _LAW = (
     "multi-power | annealing | linear-lr | power | broken-power | chinchilla | kaplan | "
-    "shifted-power, with settings as in 'annealing(decay=0.995)' [multi-power]."
+    "shifted-power, with settings as in 'annealing(decay=0.995)' [multi-power; power where a "
+    "run has no rates]."
 )
-_COLUMNS = "Columns that are not called step, loss, lr: --column loss=train_loss."
+_COLUMNS = "Columns whose names are not the usual ones: --column loss=my_loss."
 _WARMUP = "Length of a linear warm-up before the first logged rate, or of the schedule [0]."
 _FIT = "fit.nc, or the folder that holds it."
 _OUT = "Folder for results, pictures and report.html."
 
 
 @app.command("fit")
+@in_options
 def fit_command(  # noqa: PLR0917 - typer reads the options from here
     files: list[Path] = typer.Argument(help=_FILES),
-    law: str = typer.Option("multi-power", help=_LAW),
+    law: str | None = typer.Option(None, help=_LAW),
     kind: str = typer.Option("auto", help=_KIND),
     column: list[str] = typer.Option([], help=_COLUMNS),
     warmup: int | None = typer.Option(None, help=_WARMUP),
@@ -43,13 +49,15 @@ def fit_command(  # noqa: PLR0917 - typer reads the options from here
 
     output = Output(as_json=as_json, quiet=quiet)
     curves = job.read_curves(files, kind, column, warmup)
-    output.note(f"fitting {law} to {len(curves)} curves ...")
-    found = fit(job.named_law(law), curves, prior=prior, fixed=job.assignments("fixed", fixed))
+    chosen, curves, why = job.chosen_law(law, curves)
+    output.note(f"{why}fitting {chosen.name} to {len(curves)} curves ...")
+    found = fit(chosen, curves, prior=prior, fixed=job.assignments("fixed", fixed))
     files_of.write_fit(found, out)
     output.result(words.fit_summary(found, out), found.law.name, words.fit_table(found, out))
 
 
 @app.command("compare")
+@in_options
 def compare_command(  # noqa: PLR0917 - typer reads the options from here
     files: list[Path] = typer.Argument(help=_FILES),
     law: list[str] = typer.Option([], help="Laws to compare, one an option [those of rates]."),
@@ -68,7 +76,8 @@ def compare_command(  # noqa: PLR0917 - typer reads the options from here
 
     output = Output(as_json=as_json, quiet=quiet)
     curves = job.read_curves(files, kind, column, warmup)
-    output.note(f"comparing laws on {len(curves)} curves ...")
+    _, curves, why = job.chosen_law(law[0] if law else None, curves)
+    output.note(f"{why}comparing laws on {len(curves)} curves ...")
     found = fit_best(curves, [job.named_law(name) for name in law] or None)
     files_of.write_fit(found, out)
     rows = words.laws_table(found)
@@ -76,15 +85,18 @@ def compare_command(  # noqa: PLR0917 - typer reads the options from here
 
 
 @app.command("predict")
+@in_options
 def predict_command(  # noqa: PLR0917 - typer reads the options from here
     fit: Path = typer.Argument(help=_FIT),
     rates: Path | None = typer.Option(None, help="The rate of every update: .npy, or a .csv."),
     run: Path | None = typer.Option(None, help="A measured run, to set beside its forecast."),
     shape: str | None = typer.Option(None, help="constant | cosine | a cooldown: sqrt, ..."),
-    steps: int | None = typer.Option(None, help="Updates, warm-up included."),
+    steps: int | None = typer.Option(
+        None, help="Updates, warm-up included; alone for a fit without rates."
+    ),
     peak: float | None = typer.Option(None, help="Highest rate."),
     decay: float = typer.Option(0.2, help="Cooldown: a share if < 1, else updates."),
-    end: float = typer.Option(0.0, help="Last rate."),
+    min_ratio: float = typer.Option(0.0, help="Last rate, as a share of the peak."),
     warmup: int | None = typer.Option(None, help=_WARMUP),
     size: float | None = typer.Option(None, help="Model size, for laws in size."),
     tokens: float | None = typer.Option(None, help="Training tokens, for laws in tokens."),
@@ -103,10 +115,10 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
     output = Output(as_json=as_json, quiet=quiet)
     found = job.load_fit(fit)
     truth = job.read_curves([run], "auto", column, warmup)[0] if run else None
-    plan = job.Shape(shape, steps, peak, decay, end, warmup or 0)
+    plan = job.Shape(shape, steps, peak, decay, min_ratio, warmup or 0)
     told = found.predict(
-        job.chosen_schedule(rates, truth, plan), size=size, tokens=tokens, source=source,
-        interval=interval,
+        job.chosen_schedule(rates, truth, plan, found), steps=job.counted_steps(found, plan),
+        size=size, tokens=tokens, source=source, interval=interval,
     )  # fmt: skip
     files_of.write_prediction(told, truth, out)
     data, rows = words.prediction_summary(told, truth)
@@ -114,6 +126,7 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
 
 
 @app.command("schedule")
+@in_options
 def schedule_command(  # noqa: PLR0917 - typer reads the options from here
     fit: Path = typer.Argument(help=_FIT),
     steps: int = typer.Option(help="Updates, warm-up included."),

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas import forecast, store
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, schedules
 from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
+from lossatlas.store.sizes import check_npy
 
 Floats = NDArray[np.float64]
 Table = list[tuple[str, str, str]]
@@ -130,6 +131,31 @@ def named_law(text: str) -> Law:
     return forecast.LAWS[name](**settings)
 
 
+def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Curve], str]:
+    """The law that was asked for, or the one that the rates allow.
+
+    Args:
+        text: as for `named_law`; None chooses.
+        curves: the runs.
+
+    Returns:
+        The law, the runs as it takes them, and a sentence on what was chosen and why.
+    """
+    if text is not None:
+        return named_law(text), list(curves), ""
+    bare = [curve.label for curve in curves if curve.rates is None]
+    if not bare:
+        return forecast.MultiPowerLaw(), list(curves), ""
+    why = f"'{bare[0]}' has no learning rate"
+    dropped = len(curves) - len(bare)
+    if dropped:
+        why += f", so the rates of {dropped} other runs are not used"
+    return (
+        forecast.PowerLaw(), [curve.without_rates() for curve in curves],
+        f"{why}: the power law in updates is taken; ",
+    )  # fmt: skip
+
+
 def load_fit(path: Path) -> Fit:
     """A fit from disk.
 
@@ -157,7 +183,7 @@ class Shape:
         steps: updates, or None.
         peak: highest rate, or None.
         decay: length of a cooldown.
-        end: last rate.
+        min_ratio: last rate as a share of the peak.
         warmup: length of the warm-up.
     """
 
@@ -165,7 +191,7 @@ class Shape:
     steps: int | None
     peak: float | None
     decay: float
-    end: float
+    min_ratio: float
     warmup: int
 
     def rates(self) -> Floats | None:
@@ -186,14 +212,41 @@ class Shape:
         if self.shape == "constant":
             return schedules.constant(self.steps, self.peak, self.warmup)
         if self.shape == "cosine":
-            return schedules.cosine(self.steps, self.peak, self.end, self.warmup)
+            return schedules.cosine(self.steps, self.peak, self.min_ratio, self.warmup)
         return schedules.wsd(
-            self.steps, self.peak, self.decay, self.shape, end=self.end, warmup=self.warmup
+            self.steps,
+            self.peak,
+            self.decay,
+            self.shape,
+            min_ratio=self.min_ratio,
+            warmup=self.warmup,
         )
 
 
+def counted_steps(fit: Fit, shape: Shape) -> Floats | None:
+    """The steps that a fit which counts updates is asked about.
+
+    Args:
+        fit: the fit.
+        shape: a schedule as options say it.
+
+    Returns:
+        Steps up to the last one where only their number was given and the fit has no rates.
+    """
+    lone = shape.shape is None and shape.peak is None and shape.steps is not None
+    if not lone or not _counts_updates(fit):
+        return None
+    check_at_least("steps", shape.steps, 1)
+    assert shape.steps is not None
+    return np.unique(np.linspace(1, shape.steps, min(200, shape.steps)).round())
+
+
+def _counts_updates(fit: Fit) -> bool:
+    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
+
+
 def chosen_schedule(
-    rates: Path | None, run: Curve | None, shape: Shape
+    rates: Path | None, run: Curve | None, shape: Shape, fit: Fit
 ) -> Curve | Floats | None:
     """The schedule that the options ask for.
 
@@ -201,6 +254,7 @@ def chosen_schedule(
         rates: a file of rates.
         run: a measured run.
         shape: a shape.
+        fit: the fit, which may count updates and need no schedule.
 
     Returns:
         The only one that was given; None where none was.
@@ -209,7 +263,10 @@ def chosen_schedule(
         ArgumentError: more than one was given.
         FileError: the file cannot be read.
     """
-    given = [part for part in (_rates_file(rates), run, shape.rates()) if part is not None]
+    planned = None if counted_steps(fit, shape) is not None else shape.rates()
+    if run is not None and _counts_updates(fit):
+        run = run.without_rates()
+    given = [part for part in (_rates_file(rates), run, planned) if part is not None]
     if len(given) > 1:
         raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
     return given[0] if given else None
@@ -220,11 +277,14 @@ def _rates_file(path: Path | None) -> Floats | None:
         return None
     try:
         if path.suffix == ".npy":
+            check_npy(path)
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
         with path.open(encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
         at = rows[0].index("lr") if "lr" in rows[0] else 0
         return np.array([float(row[at]) for row in rows[("lr" in rows[0]) :]])
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"`rates`: '{path}' cannot be read ({error}).") from None
     except (ValueError, IndexError) as error:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from lossatlas.cli.forecast_options import told
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
+from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.optimise import Shape
 
+LEVEL = 0.95  # of the intervals of parameters
 Table = list[tuple[str, str, str]]
 
 
@@ -28,6 +31,11 @@ def fit_summary(fit: Fit, out: Path) -> dict[str, Any]:
         "law": fit.law.name,
         "settings": fit.law.settings(),
         "parameters": fit.parameters,
+        "parameter_intervals": {
+            row.name: {"low": low, "high": high, "level": LEVEL, "reason": row.reason}
+            for row in fit.parameter_errors
+            for low, high in [fit.parameter_intervals(LEVEL)[row.name]]
+        },
         "objective": fit.objective,
         "r2": fit.r2,
         "mae": fit.mae,
@@ -54,7 +62,10 @@ def fit_table(fit: Fit, out: Path) -> Table:
     """
     errors = fit.errors
     unseen = errors.reason or f"{errors.groups} groups left out, one after the other"
-    rows = [(name, f"{value:.6g}", "") for name, value in fit.parameters.items()]
+    known = {row.name: _certainty(fit, row) for row in fit.parameter_errors}
+    rows = [
+        (name, f"{value:.6g}", known.get(name, "")) for name, value in fit.parameters.items()
+    ]
     rows += [
         ("R2", f"{fit.r2:.5f}", f"on the {len(fit.scores)} fitted curves"),
         ("mean absolute error", f"{fit.mae:.5f}", "on the fitted curves"),
@@ -65,10 +76,15 @@ def fit_table(fit: Fit, out: Path) -> Table:
     return [*rows, ("report", str(out / "report.html"), "")]
 
 
+def _certainty(fit: Fit, row: ParameterError) -> str:
+    low, high = fit.parameter_intervals(LEVEL)[row.name]
+    return row.reason or f"{LEVEL:.0%} interval {low:.4g} to {high:.4g}"
+
+
 def _warned(warnings: Sequence[str]) -> Table:
     # What is said of many curves differs in names and numbers only, and is said once.
     alike: dict[str, list[str]] = {}
-    for line in warnings:
+    for line in map(told, warnings):
         alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
     more = "the same of {} more; --json names them"
     return [
@@ -104,31 +120,34 @@ def laws_table(fit: Fit) -> Table:
     return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
 
 
-def prediction_summary(told: Prediction, truth: Curve | None) -> tuple[dict[str, Any], Table]:
+def prediction_summary(
+    prediction: Prediction, truth: Curve | None
+) -> tuple[dict[str, Any], Table]:
     """A forecast.
 
     Args:
-        told: the forecast.
+        prediction: the forecast.
         truth: the run itself, or None.
 
     Returns:
         What `--json` prints, and what a person is shown.
     """
-    loss, lower, upper = told.final
+    loss, lower, upper = prediction.final
     data = {
-        "step": told.step.tolist(), "loss": told.loss.tolist(), "lower": told.lower.tolist(),
-        "upper": told.upper.tolist(), "level": told.level, "horizon": told.horizon,
-        "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": told.reason,
-        "warnings": list(told.warnings),
+        "step": prediction.step.tolist(), "loss": prediction.loss.tolist(),
+        "lower": prediction.lower.tolist(), "upper": prediction.upper.tolist(),
+        "level": prediction.level, "horizon": prediction.horizon,
+        "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": prediction.reason,
+        "warnings": list(prediction.warnings),
     }  # fmt: skip
-    band = told.reason or f"{told.level:.0%} interval {lower:.4f} to {upper:.4f}"
+    band = prediction.reason or f"{prediction.level:.0%} interval {lower:.4f} to {upper:.4f}"
     rows = [("final loss", f"{loss:.4f}", band)]
     if truth is not None:
         measured = float(truth.loss[-1])
         data["measured"] = measured
         off = f"the forecast is {np.log(loss / measured):+.2%} off"
         rows.append(("measured", f"{measured:.4f}", off))
-    return data, rows + _warned(told.warnings)
+    return data, rows + _warned(prediction.warnings)
 
 
 def plan_summary(plan: SchedulePlan) -> dict[str, Any]:

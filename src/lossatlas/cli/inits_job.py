@@ -8,6 +8,7 @@ from typing import Any
 from lossatlas.cli import inits_words as words
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import settings_of
+from lossatlas.store import occupied
 from lossatlas.studies.inits.pipeline import REMEMBERED, Done, run, run_stage
 from lossatlas.studies.inits.settings import InitsSettings
 
@@ -46,7 +47,9 @@ def run_one(common: dict[str, Any], stage: str, more: dict[str, Any]) -> None:
         more: options of the stage.
     """
     output = _output(common)
-    done = run_stage(read_settings(common, more), stage, progress=_teller(output))
+    settings = read_settings(common, more)
+    with occupied(settings.folder):
+        done = run_stage(settings, stage, progress=_teller(output))
     _mention(done, output)
     output.result(words.summary(done), words.title(done), words.table(done))
 
@@ -59,7 +62,8 @@ def run_study(common: dict[str, Any], part: int | None) -> None:
         part: 1, 2 or None.
     """
     output, settings = _output(common), read_settings(common, {})
-    finished = run(settings, part, progress=_teller(output))
+    with occupied(settings.folder):
+        finished = run(settings, part, progress=_teller(output))
     for done in finished:
         _mention(done, output)
     data = {done.stage: words.summary(done) for done in finished}
@@ -77,7 +81,9 @@ def rank_study(common: dict[str, Any], candidates: int) -> None:
     from lossatlas.studies.inits.rank import rank
 
     output = _output(common)
-    found = rank(read_settings(common, {}), candidates, progress=_teller(output))
+    settings = read_settings(common, {})
+    with occupied(settings.folder):
+        found = rank(settings, candidates, progress=_teller(output))
     output.result(found.summary(), found.title, found.table())
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from lossatlas.algebra.params import Params
+from lossatlas.algebra.params import Params, snapshot
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import SurveySettings
 from lossatlas.curvature import spectrum_memory
 from lossatlas.errors import ArgumentError
-from lossatlas.landscape.checkpoints import trajectory_plane
+from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.mapping import plan_map
 from lossatlas.landscape.plane import Plane, random_plane
@@ -115,12 +115,36 @@ def _subject(settings: SurveySettings, output: Output) -> _Subject:
     )
     model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
     if settings.weights is not None:
-        load_weights(model, settings.weights)
+        _load(model, settings.weights, settings, output)
+    given = _given(model, settings, output)
     steps = settings.train.steps
     if steps is None:
-        steps = 0 if settings.model or settings.weights else _DEMO_STEPS
-    checkpoints = _trained(settings, model, data, steps, output) if steps else ()
+        known = settings.model or settings.weights or given
+        steps = 0 if known else _DEMO_STEPS
+    checkpoints = _trained(settings, model, data, steps, output) if steps else given
     return _Subject(f"{name} on {settings.data}", model, data, checkpoints)
+
+
+def _load(model: nn.Module, file: Path, settings: SurveySettings, output: Output) -> None:
+    def note(sentence: str) -> None:
+        output.note(f"{file.name}: {sentence}")
+
+    load_weights(model, file, key=settings.key, prefix=settings.prefix, note=note)
+
+
+# The model is left with --weights, or else with the last checkpoint.
+def _given(model: nn.Module, settings: SurveySettings, output: Output) -> tuple[Params, ...]:
+    if settings.checkpoints and settings.train.steps:
+        raise ArgumentError(
+            "`checkpoints` and `train.steps` both say where the training went; leave one out."
+        )
+    here, states = snapshot(model.state_dict()), []
+    for file in settings.checkpoints:
+        _load(model, file, settings, output)
+        states.append(snapshot(model.state_dict()))
+    if states and settings.weights is not None:
+        model.load_state_dict(here)
+    return tuple(states)
 
 
 def _trained(
@@ -172,14 +196,17 @@ def _size(memory: int) -> str:
 def _plane(
     settings: SurveySettings, objective: Objective, checkpoints: tuple[Params, ...]
 ) -> Plane:
-    kind = settings.plane or ("checkpoints" if checkpoints else "random")
+    kind = settings.plane or (
+        "checkpoints" if len(checkpoints) > settings.map.dimension else "random"
+    )
     if kind == "checkpoints":
         if not checkpoints:
             raise ArgumentError(
                 "`plane`: there are no checkpoints to span one; train first "
                 "(--set train.steps=400) or use --plane random."
             )
-        return trajectory_plane(checkpoints, dimension=settings.map.dimension)
+        states = states_of(objective, checkpoints)
+        return plane_of(states, settings.map.dimension)
     if kind == "eigen":
         return eigen_plane(objective, dimension=settings.map.dimension, seed=settings.seed)
     return random_plane(

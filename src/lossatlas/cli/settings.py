@@ -52,6 +52,9 @@ class SurveySettings(Strict):
     model: str | None = None
     weights: Path | None = None
     against: Path | None = None
+    checkpoints: tuple[Path, ...] = ()
+    key: str | None = None
+    prefix: str | None = None
     data: str = "digits"
     loss: str | None = None
     batch_size: int = Field(default=256, ge=1)

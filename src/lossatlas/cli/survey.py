@@ -1,10 +1,14 @@
 """`lossatlas survey`: train or load a network, survey the ground around it, write a report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from lossatlas.cli.output import Output
+
+if TYPE_CHECKING:
+    from lossatlas.cli.settings import SurveySettings
 
 _MODEL = (
     "mlp | cnn | resnet20 | resnet56 | chargpt, with arguments as in 'mlp(64,64)'; "
@@ -24,13 +28,22 @@ _INSTRUMENTS = (
     "sharpness, flatness, roughness, samples, interference, plasticity, spikes, "
     "representations, collapse, similarity."
 )
-_FILES = "None, one or two .safetensors files; two are compared."
+_FILES = (
+    "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, "
+    "or a folder of Hugging Face, accelerate or torch.distributed.checkpoint."
+)
+_CHECKPOINT = (
+    "A checkpoint of the training that led here, drawn on the map; repeat it in order."
+)
 
 
 def command(  # noqa: PLR0917 - typer reads the options from here
     files: list[Path] = typer.Argument(None, help=_FILES),
     model: str | None = typer.Option(None, help=_MODEL),
     weights: Path | None = typer.Option(None, help="The same as one file; never unpickled."),
+    checkpoint: list[Path] = typer.Option([], "--checkpoint", help=_CHECKPOINT),
+    key: str | None = typer.Option(None, help="Where weights are in a file, as in ema."),
+    prefix: str | None = typer.Option(None, help="Keep names that begin so, and strip it."),
     data: str | None = typer.Option(None, help=_DATA),
     loss: str | None = typer.Option(None, help="cross_entropy | mse | ... | module:function."),
     batch_size: int | None = typer.Option(None, help="Examples a batch [256]."),
@@ -65,6 +78,9 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     options = {
         "model": model,
         **named_files(files or [], weights),
+        "checkpoints": tuple(checkpoint) or None,
+        "key": key,
+        "prefix": prefix,
         "data": data,
         "loss": loss,
         "batch_size": batch_size,
@@ -83,6 +99,13 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     }
     settings = load_settings(config, set_, options)
     output = Output(as_json=as_json, quiet=quiet)
+    from lossatlas.store import occupied
+
+    with occupied(settings.folder):
+        _run(settings, output, resume=resume)
+
+
+def _run(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
     if settings.against is not None:
         from lossatlas.cli.comparison import report_comparison
 

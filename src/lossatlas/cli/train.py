@@ -74,6 +74,8 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     output = Output(as_json=as_json, quiet=quiet)
     from lossatlas.cli.train_job import run_trainings
     from lossatlas.cli.train_words import summary, table
+    from lossatlas.store import occupied
 
-    found, files = run_trainings(settings, output, resume=resume)
+    with occupied(settings.out):
+        found, files = run_trainings(settings, output, resume=resume)
     output.result(summary(found, files), files.title, table(found, files))

@@ -1,5 +1,6 @@
 """Curvature instruments: spectra, traces, sharpness and what goes with them."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.curvature.activations import activations
 from lossatlas.curvature.collapse import NeuralCollapse, neural_collapse
 from lossatlas.curvature.criteria import HessianCriteria, hessian_criteria
@@ -89,3 +90,5 @@ __all__ = [
     "neural_collapse",
     "cka",
 ]
+
+guard_exports(__name__)

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.guard import patched
+from lossatlas.objective.foreign import named_failure
 
 _MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
 _ONCE = "once_differentiable"
@@ -25,6 +26,10 @@ _COMPILED = "does not currently support double backward"
 _CUT_OFF = (
     "the loss does not depend on the parameters through differentiable operations "
     "(argmax, rounding, .item() or .detach() cut the path); use a smooth loss."
+)
+_OTHERWISE = (
+    "use operations that have one, or pass Objective(..., derivatives='differences') where the "
+    "loss is smooth."
 )
 _CUT = "torch::autograd::Error"
 _NO_PATH = "does not require grad"
@@ -69,7 +74,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
 
     Raises:
         LossError: an operation of the loss cannot be differentiated twice, or at all.
-        RuntimeError: torch failed for another reason.
+        RuntimeError: torch got no memory of the processor's.
     """
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -85,7 +90,8 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
             if sentence == _CUT_OFF and error.__cause__ is not None:
                 raise
             if sentence is None:
-                raise
+                with named_failure("the second derivative of `loss`", _OTHERWISE):
+                    raise
             raise LossError(sentence) from None
 
 
@@ -102,7 +108,8 @@ def explained(message: str) -> str | None:
     if missing:
         return (
             f"the loss is not twice differentiable: the operation {missing[1]} has no second "
-            f"derivative; replace it{_ATTENTION if 'attention' in missing[1] else ''}."
+            f"derivative; replace it{_ATTENTION if 'attention' in missing[1] else ''}, or pass "
+            "Objective(..., derivatives='differences')."
         )
     if _COMPILED in message:
         return (

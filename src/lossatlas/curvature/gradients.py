@@ -19,6 +19,7 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
+from lossatlas.objective.state import State
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
@@ -85,8 +86,8 @@ def gradient_noise(
         mean = objective.gradient(params)
     check_finite(mean)
     single = objective.unit == "examples" and objective.mode != "train"
-    here = objective.params if params is None else params
-    leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
+    here = State(objective.params) if params is None else objective.split(params)
+    leaves = {n: v.detach().clone().requires_grad_() for n, v in here.params.items()}
     look = _look_at_examples if single else _look_at_batches
 
     count = len(objective.gathered(lambda batch: 1))
@@ -100,7 +101,7 @@ def gradient_noise(
         ]
 
     with torch.enable_grad(), second_derivatives(objective.model):
-        seen = objective.at(leaves, walk)
+        seen = objective.at({**leaves, **here.buffers}, walk)
     return _noise(seen, dot(mean, mean), "examples" if single else "batches")
 
 

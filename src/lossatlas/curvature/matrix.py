@@ -19,6 +19,7 @@ from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective, Total
+from lossatlas.objective.state import State
 
 
 class Product:
@@ -53,13 +54,13 @@ class Product:
         cache: bool | None = None,
         kind: str = "hessian",
     ) -> None:
-        here = objective.params if params is None else params
-        check_same_structure(params=here, objective=objective.params)
+        state = State(objective.params) if params is None else objective.split(params)
+        here = state.params
         chosen = _matching(objective.names, names)
         self._point = {
             name: here[name].detach().clone().requires_grad_(name in chosen)
             for name in objective.names
-        }
+        } | dict(state.buffers)
         self.objective = objective
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0

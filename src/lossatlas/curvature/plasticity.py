@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.state import State
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
@@ -93,14 +95,14 @@ def plasticity(
     check_positive("learning_rate", learning_rate)
     batches = objective.gathered(lambda batch: batch)
     classes = _classes(objective, batches[0])
-    start = objective.params if params is None else params
+    start = State(objective.params) if params is None else objective.split(params)
     found = []
     for task in range(tasks):
         drawn = generator(seed, "task", task)
         labels = [torch.randint(0, classes, (batch_size(b),), generator=drawn) for b in batches]
-        leaves = {n: start[n].detach().clone().requires_grad_() for n in objective.names}
+        leaves = {n: v.detach().clone().requires_grad_() for n, v in start.params.items()}
         reached = _learned(
-            objective, leaves, batches, labels, steps=steps, learning_rate=learning_rate
+            objective, leaves, start.buffers, batches, labels, steps=steps, rate=learning_rate
         )
         found.append((reached, _constant(torch.cat(labels), classes)))
     ends, constants = np.array(found).T
@@ -135,11 +137,12 @@ def _classes(objective: Objective, batch: Batch) -> int:
 def _learned(
     objective: Objective,
     leaves: dict[str, Tensor],
+    buffers: Params,
     batches: list[Batch],
     labels: list[Tensor],
     *,
     steps: int,
-    learning_rate: float,
+    rate: float,
 ) -> float:
     moments = {n: (torch.zeros_like(v), torch.zeros_like(v)) for n, v in leaves.items()}
 
@@ -150,15 +153,17 @@ def _learned(
 
     for step in range(steps):
         with torch.enable_grad():
-            loss = objective.at(leaves, lambda step=step: loss_of(step % len(batches)))  # type: ignore[misc]
+            loss = objective.at({**leaves, **buffers}, partial(loss_of, step % len(batches)))
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         if step == 0:
             _check(float(loss.detach()), "at the weights it starts from; check them")
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             if gradient is not None:
-                _adam_step(leaf, gradient.to_dense(), moments[name], learning_rate, step + 1)
+                _adam_step(leaf, gradient.to_dense(), moments[name], rate, step + 1)
     with torch.no_grad():
-        losses = objective.at(leaves, lambda: [float(loss_of(i)) for i in range(len(batches))])
+        losses = objective.at(
+            {**leaves, **buffers}, lambda: [float(loss_of(i)) for i in range(len(batches))]
+        )
     reached = float(np.average(losses, weights=[len(each) for each in labels]))
     _check(reached, f"after {steps} steps; check the inputs, or take a smaller `learning_rate`")
     return reached

@@ -9,6 +9,7 @@ from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 from lossatlas.rng import generator
 
 
@@ -26,8 +27,9 @@ class Ground:
 
     def __init__(self, objective: Objective, params: Params | None = None) -> None:
         self.objective = objective
-        here = objective.params if params is None else params
-        self.here = {name: value.detach().clone() for name, value in here.items()}
+        state = State(objective.params) if params is None else objective.split(params)
+        self.here = {name: value.detach().clone() for name, value in state.params.items()}
+        self._buffers = dict(state.buffers)
         self._single = objective.unit == "examples"
         self._base = self._losses(self.here)
         self.value = float(self._base.mean())
@@ -37,6 +39,7 @@ class Ground:
             )
 
     def _losses(self, params: Params) -> Tensor:
+        params = {**params, **self._buffers} if self._buffers else params
         if self._single:
             return self.objective.example_losses(params)
         return torch.tensor([self.objective.value(params)], dtype=torch.float64)

@@ -17,6 +17,7 @@ from lossatlas.curvature.rises import normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ModelError
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]
@@ -88,13 +89,14 @@ def roughness(
     check_count("directions", directions, 2)
     check_count("points", points, 3)
     check_positive("radius", radius)
-    here = objective.params if params is None else params
+    state = State(objective.params) if params is None else objective.split(params)
+    here = state.params
     if not any(value.ndim >= 2 for value in here.values()):
         raise ModelError("no parameter has two axes, so there is no filter to move along.")
     steps = np.linspace(-radius, radius, points)
     lines = np.array(
         [
-            _line(objective, here, _direction(here, seed, index), steps)
+            _line(objective, state, _direction(here, seed, index), steps)
             for index in range(directions)
         ]
     )
@@ -127,8 +129,9 @@ def variation(line: Array) -> float:
     return float(np.abs(np.diff(line)).sum()) / extent if extent else 0.0
 
 
-def _line(objective: Objective, here: Params, direction: Params, steps: Array) -> list[float]:
-    return [objective.value(add(here, direction, scale=float(step))) for step in steps]
+def _line(objective: Objective, state: State, direction: Params, steps: Array) -> list[float]:
+    points = (add(state.params, direction, scale=float(step)) for step in steps)
+    return [objective.value({**point, **state.buffers}) for point in points]
 
 
 def _direction(here: Params, seed: int, index: int) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import second_derivatives
 from lossatlas.curvature.forms import (
     criterion_gradient,
@@ -63,6 +64,7 @@ def check(objective: Objective) -> CheckReport:
         >>> la.check(la.Objective(model, loss, [batch])).passed
         True
     """
+    check_objective(objective)
     makers: dict[str, Callable[[Objective], Check]] = {
         "gradient": check_slope,
         "hessian": check_hessian,

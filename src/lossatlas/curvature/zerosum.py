@@ -14,6 +14,7 @@ from lossatlas.curvature.arguments import check_count, check_objective, check_te
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
+from lossatlas.objective.state import State
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind
@@ -196,8 +197,8 @@ def _overall(signed: Tensor, absolute: Tensor) -> float:
 def _sums(
     objective: Objective, params: Params | None, folds: int, chunk: int, seed: int
 ) -> tuple[Tensor, Tensor, int]:
-    here = objective.params if params is None else params
-    leaves = {n: here[n].detach().clone().requires_grad_() for n in objective.names}
+    here = State(objective.params) if params is None else objective.split(params)
+    leaves = {n: v.detach().clone().requires_grad_() for n, v in here.params.items()}
     size = sum(value.numel() for value in leaves.values())
     signed = torch.zeros(folds, size, dtype=torch.float64, device=objective.device)
     absolute, drawn, count = torch.zeros_like(signed), generator(seed, "folds"), 0
@@ -212,7 +213,7 @@ def _sums(
                 count += len(rows)
 
     with torch.enable_grad():
-        objective.at(leaves, walk)
+        objective.at({**leaves, **here.buffers}, walk)
     return signed, absolute, count
 
 

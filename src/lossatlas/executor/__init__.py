@@ -1,5 +1,6 @@
 """Where work runs: here, on all cores, or on a cluster. Pieces are chunks, never points."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.executor.cluster import Ray
@@ -36,3 +37,6 @@ def get_executor(executor: str | Executor) -> Executor:
     if executor == "ray":
         return Ray()
     return Serial() if executor == "serial" else Joblib()
+
+
+guard_exports(__name__)

@@ -8,6 +8,7 @@ errors on curves it had not seen. Needs numpy and scipy only.
     fit.predict(forecast.schedules.wsd(24_000, 3e-4, decay=0.2)).final
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.forecast import schedules
 from lossatlas.forecast.curve import Curve, points
 from lossatlas.forecast.fit import fit, fit_best
@@ -71,3 +72,5 @@ __all__ = [
     "spikes",
     "translate",
 ]
+
+guard_exports(__name__)

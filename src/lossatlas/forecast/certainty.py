@@ -19,8 +19,9 @@ from lossatlas.intervals import t_quantile
 Floats = NDArray[np.float64]
 
 ALIKE = 0.98  # correlation of neighbors beyond which a curve counts as one observation
-TIED = 0.5  # share of the variance that comes from parameters which are not known themselves
+TIED = 0.3  # share of the variance that comes from parameters which are not known themselves
 FARTHEST = 20.0  # e-folds: more is no bound at all
+CLIPPED = 4.0  # robust deviations at which residuals are cut for the correlation of neighbors
 HELD = 0.5  # share of what is known of a parameter that may come from the prior
 
 
@@ -74,7 +75,7 @@ def parameter_errors(
     free = np.flatnonzero(objective.free)
     reasons = ["it was given"] * objective.free.size
     errors = np.full(len(reasons), np.nan)
-    degrees = _effective(solution.residuals, objective.huber, counts)[1] - free.size
+    degrees = _effective(solution.residuals, counts)[1] - free.size
     if degrees < 1:
         for i in free:
             reasons[i] = "the residuals are too few or too alike to tell of an error"
@@ -125,7 +126,7 @@ def _sandwich(
     objective: Objective, solution: Solution, counts: Sequence[int]
 ) -> tuple[Floats, Floats]:
     slopes = solution.jacobian[:, objective.free]
-    inflation, _ = _effective(solution.residuals, objective.huber, counts)
+    inflation, _ = _effective(solution.residuals, counts)
     curves = np.split(solution.residuals, np.cumsum(counts)[:-1])
     shares = [np.full(r.size, _share_within(r, objective.huber)) for r in curves]
     push = np.clip(solution.residuals, -objective.huber, objective.huber)
@@ -149,9 +150,12 @@ def _sandwich(
 
 
 # By how much each residual counts less than an independent one, and how many there are in all.
-def _effective(residuals: Floats, huber: float, counts: Sequence[int]) -> tuple[Floats, float]:
+def _effective(residuals: Floats, counts: Sequence[int]) -> tuple[Floats, float]:
     inflation, number = [], 0.0
-    for r in np.split(np.clip(residuals, -huber, huber), np.cumsum(counts)[:-1]):
+    for raw in np.split(residuals, np.cumsum(counts)[:-1]):
+        # Spikes would hide how alike the others are.
+        far = CLIPPED * GAUSS * float(np.median(np.abs(raw)))
+        r = np.clip(raw, -far, far)
         square = float(r @ r)
         alike = float(r[1:] @ r[:-1]) / square if square > 0 else 0.0
         alike = min(max(alike, 0.0), ALIKE)
@@ -168,4 +172,4 @@ def _share_within(residuals: Floats, huber: float) -> float:
     spread = GAUSS * float(np.median(size))
     window = max(huber, spread * residuals.size**-0.2)
     inside = float((size <= window).mean())
-    return max(inside * huber / window, 1 / residuals.size)
+    return float(max(inside * huber / window, 1 / residuals.size))

@@ -1,6 +1,6 @@
 """A loss curve with what the laws need to know about its run: rates, size, tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length, check_scale
 from lossatlas.forecast.rates import per_update
@@ -102,11 +103,15 @@ class Curve:
         source: ArrayLike | None = None,
         warmup: int | None = None,
     ) -> None:
-        label = f" of curve '{name}'" if name else ""
+        label = f" of curve '{name}'" if isinstance(name, str) and name else ""
         self._put("step", _steps(step, label))
         self._put("loss", _losses(loss, self.step, label))
-        self._put("group", group)
-        self._put("name", name)
+        for key, text in (("group", group), ("name", name)):
+            if not isinstance(text, str) and (key == "name" or text is not None):
+                raise ArgumentError(f"`{key}` must be text; got {text!r}.")
+            self._put(key, text)
+        if warmup is not None:
+            check_at_least("warmup", warmup, 0)
         self._put("warmup", warmup)
         for key, value in (("size", size), ("tokens", tokens), ("source", source)):
             self._put(key, _per_point(key, value, len(self.step), label))
@@ -136,8 +141,21 @@ class Curve:
 
         Returns:
             A curve with the same schedule and fewer points.
+
+        Raises:
+            ArgumentError: neither.
+            DataError: fewer than two points are left.
         """
         keep = np.asarray(keep)
+        n = self.step.size
+        mask = keep.dtype == bool and keep.shape == (n,)
+        indices = (
+            keep.dtype.kind in "iu" and keep.ndim == 1 and np.isin(keep, np.arange(n)).all()
+        )
+        if not (mask or indices):
+            raise ArgumentError(
+                f"`keep` must be a mask of the {self.step.size} points, or their indices."
+            )
         lr = self.rates
         parts = {
             key: None if (value := getattr(self, key)) is None else value[keep]
@@ -157,10 +175,26 @@ class Curve:
 
         Returns:
             A new curve.
+
+        Raises:
+            ArgumentError: `notes` are no sentences.
         """
+        if isinstance(notes, str) or not all(
+            isinstance(note, str) for note in _iterated(notes)
+        ):
+            raise ArgumentError("`notes` must be a list of sentences.")
         twin = copy(self)
         twin._put("notes", tuple(notes))
         return twin
+
+    def without_rates(self) -> "Curve":
+        """The curve for laws that count updates.
+
+        Returns:
+            A curve without rates and the notes on them.
+        """
+        parts = {key: getattr(self, key) for key in ("size", "tokens", "group", "source")}
+        return Curve(self.step, self.loss, name=self.name, **parts)
 
     def until(self, step: int) -> "Curve":
         """The curve as it was known at `step`, with the schedule cut there too.
@@ -172,8 +206,11 @@ class Curve:
             The shorter curve.
 
         Raises:
+            ArgumentError: `step` is no number.
             DataError: fewer than two points are left.
         """
+        if not is_number(step):
+            raise ArgumentError(f"`step` must be a number; got {step!r}.")
         keep = self.step <= step
         part = self.select(keep)
         if part.rates is not None:
@@ -189,7 +226,11 @@ class Curve:
         Returns:
             The same curve if it is short enough; else bins of equal count, each at the step of
             its middle point.
+
+        Raises:
+            ArgumentError: `points` is not a whole number >= 2.
         """
+        check_at_least("points", points, 2)
         n = len(self.step)
         if n <= points:
             return self
@@ -227,6 +268,10 @@ def points(
     """
     number = np.arange(1, real_array("loss", loss).size + 1)
     return Curve(number, loss, size=size, tokens=tokens, source=source, name=name)
+
+
+def _iterated(notes: object) -> Iterable[object]:
+    return notes if isinstance(notes, Sequence) else [None]
 
 
 def _steps(step: ArrayLike, label: str) -> Steps:

@@ -4,19 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
 from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
-from lossatlas.forecast.law import Law, ScheduleLaw
-from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw
+from lossatlas.forecast.intervals import LeftOut, error_model
+from lossatlas.forecast.law import Law, ScheduleLaw, check_flag
+from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
+from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit
+from lossatlas.forecast.solver import Solution
 from lossatlas.forecast.validation import Recipe, doubled_horizon, leave_one_out, score
 from lossatlas.store import Provenance
 
-DECAYS = (0.99, 0.995, 0.999, 0.9995)
+Floats = NDArray[np.float64]
+
+BETTER = 2.0  # times smaller errors on left-out curves from which on another setting is named
 
 
 def fit(
@@ -60,34 +66,78 @@ def fit(
     runs = _listed(curves)
     _check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
+    check_flag("prior", prior)
+    check_flag("check", check)
     _check_time_unit(law, runs)
     recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
-    points = sum(c.step.size for c in prepared)
+    solution = _solved(recipe, prepared)
+    counts = [c.step.size for c in prepared]
+    flat = flat_directions(law, solution, counts)
+    metric = recipe.metric(solution, prepared)
+    scores = _scores(law, solution.values, prepared, metric)
+    left_out = leave_one_out(recipe, prepared, solution.values) if check else ()
+    return Fit(
+        law, solution.values, tuple(prepared), solution.objective, metric=metric, scores=scores,
+        left_out=left_out,
+        doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
+        flat=flat,
+        parameter_errors=parameter_errors(recipe.objective(prepared), solution, counts),
+        warnings=(
+            *_better_settings(recipe, prepared, solution, left_out),
+            *fit_warnings(law, solution, prepared, flat),
+            *spike_warnings(scores),
+        ),
+        provenance=Provenance(settings=_settings(recipe, max_points, len(prepared))),
+    )  # fmt: skip
+
+
+def _solved(recipe: Recipe, curves: Sequence[Curve]) -> Solution:
+    law, points = recipe.law, sum(c.step.size for c in curves)
     if points <= len(law.parameters) - len(recipe.fixed):
         raise ArgumentError(
             f"`curves` must hold more points than {law.name} has free parameters "
             f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
         )
-    solution = recipe.solve(prepared)
-    counts = [c.step.size for c in prepared]
-    flat = flat_directions(law, solution, counts)
-    longest = max(int(c.step[-1]) for c in prepared)
-    names = labels(prepared)
-    scores = tuple(
-        score(law, solution.values, c, name, c.group or name, longest=longest)
-        for c, name in zip(prepared, names, strict=True)
+    solution = recipe.solve(curves)
+    if not np.isfinite(solution.penalised):
+        raise DataError(
+            f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
+            "another law."
+        )
+    return solution
+
+
+# The errors on the fitted curves themselves.
+def _scores(
+    law: Law, values: Floats, curves: Sequence[Curve], metric: Floats
+) -> tuple[LeftOut, ...]:
+    longest = max(int(c.step[-1]) for c in curves)
+    return tuple(
+        score(law, values, c, name, c.group or name, longest=longest, metric=metric)
+        for c, name in zip(curves, labels(curves), strict=True)
     )
-    return Fit(
-        law, solution.values, tuple(prepared), solution.objective,
-        scores=scores,
-        left_out=leave_one_out(recipe, prepared, solution.values) if check else (),
-        doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
-        flat=flat,
-        parameter_errors=parameter_errors(recipe.objective(prepared), solution, counts),
-        warnings=(*fit_warnings(law, solution, prepared, flat), *spike_warnings(scores)),
-        provenance=Provenance(settings=_settings(recipe, max_points, len(prepared))),
-    )  # fmt: skip
+
+
+# The law with other settings, if one of them forecasts left-out curves much better.
+def _better_settings(
+    recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
+) -> tuple[str, ...]:
+    best, found = BETTER, tuple[str, ...]()
+    for other in recipe.law.relatives() if left_out else ():
+        second = replace(recipe, law=other)
+        fitted = second.solve(curves)
+        # Only what fits better is worth the cost of leaving curves out.
+        if fitted.objective > solution.objective / BETTER:
+            continue
+        errors = error_model(leave_one_out(second, curves, fitted.values), ())
+        ratio = error_model(left_out, ()).scale / max(errors.scale, 1e-300)
+        if ratio >= best:
+            best, found = ratio, (
+                f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
+                "it, or let `fit_best` choose",
+            )  # fmt: skip
+    return found
 
 
 def fit_best(
@@ -98,7 +148,7 @@ def fit_best(
     Args:
         curves: at least two runs.
         laws: candidates. Default: the multi-power law, annealing laws of four decays, and the
-            linear law.
+            linear law; the power law alone where a run has no rates.
         **settings: for `fit`.
 
     Returns:
@@ -108,8 +158,8 @@ def fit_best(
         ArgumentError: no candidates, or curves that cannot be left out.
         DataError: no candidate could be fitted; the message says why.
     """
-    default: list[Law] = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
-    candidates = list(laws) if laws is not None else default
+    curves = _listed(curves)
+    candidates = _candidates(curves, laws)
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")
     for law in candidates:
@@ -132,6 +182,16 @@ def fit_best(
             "leaving one out; fit one law with `fit`."
         )
     return replace(fits[best], alternatives=tuple(sorted(tried, key=lambda row: row.error)))
+
+
+def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law]:
+    if laws is not None:
+        if not isinstance(laws, Iterable):
+            raise ArgumentError(f"`laws` must be laws; got {type(laws).__name__}.")
+        return list(laws)
+    if any(isinstance(curve, Curve) and curve.rates is None for curve in _listed(curves)):
+        return [PowerLaw()]
+    return [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
 
 
 def _check_kinds(law: object, curves: Sequence[object]) -> None:
@@ -163,16 +223,20 @@ def _width(law: Law, huber: float | None) -> float:
 
 
 def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
-    known = {name: float(value) for name, value in (fixed or {}).items()}
+    if fixed is not None and not isinstance(fixed, Mapping):
+        raise ArgumentError(
+            f"`fixed` must map parameters to numbers; got {type(fixed).__name__}."
+        )
+    known = dict(fixed or {})
     for name, value in known.items():
         if name not in law.parameters:
             raise UnknownNameError(
                 f"`fixed` names '{name}', which {law.name} does not have"
                 f"{nearest(name, law.parameters)}; it has {', '.join(law.parameters)}."
             )
-        if not np.isfinite(value) or value < 0:
+        if not is_number(value) or not 0 <= float(value) < np.inf:
             raise ArgumentError(f"`fixed['{name}']` must be finite and >= 0; got {value!r}.")
-    return known
+    return {name: float(value) for name, value in known.items()}
 
 
 def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:

@@ -1,7 +1,10 @@
 """Which program wrote a file of losses."""
 
 from itertools import islice
+from os import PathLike
 from pathlib import Path
+
+from lossatlas.errors import ArgumentError
 
 # The separator of run and metric in the columns of a W&B export.
 _RUN = " - "
@@ -16,8 +19,8 @@ def kind_of_file(path: Path) -> str:
 
     Returns:
         "trainer" for a folder or a JSON object, "tensorboard" for JSON rows or the columns Step
-        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and __MAX,
-        otherwise "csv".
+        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and
+        __MAX, otherwise "csv".
     """
     if _is_folder(path):
         return "trainer"
@@ -29,6 +32,23 @@ def kind_of_file(path: Path) -> str:
     exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
     charted = "Step" in header and any(_RUN in cell for cell in header)
     return "wandb" if exported or charted else "csv"
+
+
+def check_path(path: object) -> Path:
+    """Require a path.
+
+    Args:
+        path: what came.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: neither text nor a path.
+    """
+    if not isinstance(path, str | PathLike):
+        raise ArgumentError(f"`path` must be the path of a file; got {path!r}.")
+    return Path(path)
 
 
 def _is_folder(path: Path) -> bool:

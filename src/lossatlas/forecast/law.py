@@ -6,7 +6,7 @@ in a `Fit`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -14,10 +14,52 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from lossatlas.errors import DataError
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs
 
 Floats = NDArray[np.float64]
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Require True or False.
+
+    Args:
+        argument: its name, for the message.
+        value: what came.
+
+    Raises:
+        ArgumentError: neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"`{argument}` must be True or False; got {value!r}.")
+
+
+def check_parameters(argument: str, values: object, names: Sequence[str]) -> None:
+    """Require a finite number >= 0 for every parameter.
+
+    Args:
+        argument: what the mapping is called, for the message.
+        values: name -> value.
+        names: the parameters.
+
+    Raises:
+        ArgumentError: no mapping, a name is missing, or a value is no such number.
+    """
+    if not isinstance(values, Mapping):
+        raise ArgumentError(
+            f"`{argument}` must map parameters to numbers; got {type(values).__name__}."
+        )
+    for name in names:
+        if name not in values:
+            raise ArgumentError(
+                f"`{argument}` must give {', '.join(names)}; {name} is missing."
+            )
+        value = values[name]
+        if not is_number(value) or not 0 <= float(value) < np.inf:
+            raise ArgumentError(
+                f"`{argument}['{name}']` must be finite and >= 0; got {value!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -120,6 +162,14 @@ class Law(ABC):
             Field -> value.
         """
         return {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
+
+    def relatives(self) -> tuple["Law", ...]:
+        """The same formula with other settings, among which `fit` looks for a better one.
+
+        Returns:
+            Laws; none by default.
+        """
+        return ()
 
     def check(self, inputs: Inputs, label: str = "") -> None:
         """Require what the law needs.

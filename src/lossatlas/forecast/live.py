@@ -1,6 +1,6 @@
 """The predicted end of a run while it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from lossatlas.forecast.sums import log_error
 from lossatlas.forecast.validation import Recipe
 from lossatlas.forecast.watch import Deceleration, Spike, deceleration, spikes
 from lossatlas.forecast.whatif import offset_of
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -91,12 +92,16 @@ class LiveForecast:
         law: Law | None = None,
         interval: float = 0.9,
     ) -> None:
-        self.rates = np.asarray(rates, dtype=np.float64)
+        self.rates = real_array("rates", rates)
         check_rates(self.rates)
         check_at_least("steps", self.rates.size, 2)
         check_level(interval)
         self.interval = interval
-        self.fitted: Fit | None = fit(law or MultiPowerLaw(), history) if history else None
+        self.fitted: Fit | None = (
+            None
+            if history is None or (isinstance(history, Sized) and not len(history))
+            else fit(MultiPowerLaw() if law is None else law, history)
+        )
         if self.fitted is not None:
             # A history that cannot answer for this run fails now, not in the middle of it.
             self.fitted.predict(self.rates, steps=[self.rates.size])
@@ -201,8 +206,8 @@ def _past_errors(recipe: Recipe, curve: Curve, rates: Floats, steps: int) -> lis
             continue
         at = int(np.argmin(np.abs(curve.step - target)))
         told = _forecast(recipe, curve.select(early), rates, int(curve.step[at]))
-        near = float(np.median(curve.loss[max(at - 2, 0) : at + 3]))
-        found.append(float(log_error(np.array(told), near)))
+        near = np.median(curve.loss[max(at - 2, 0) : at + 3])
+        found.append(float(log_error(np.array(told), np.array(near))))
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.checks import nearest
-from lossatlas.errors import DataError, UnknownNameError
+from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast.rates import logged_rates
 
 Floats = NDArray[np.float64]
@@ -96,8 +96,8 @@ def tidied(
     if rows.sum() < 2:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{told}; a curve "
-            "needs at least two."
+            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{told}; a "
+            "curve needs at least two."
         )
     rows &= _last_of_each(step.values, rows, notes)
     at = step.values[rows]
@@ -125,6 +125,7 @@ def chosen_name(
         UnknownNameError: there is none; the message gives the nearest one.
     """
     if wanted is not None:
+        check_name(wanted)
         check_column(whose, header, wanted)
         return wanted
     found = next((name for name in known if name in header), None)
@@ -150,6 +151,19 @@ def rate_name(header: Sequence[str]) -> str | None:
     """
     usual = next((name for name in RATES if name in header), None)
     return usual or next((name for name in header if name.startswith("lr-")), None)
+
+
+def check_name(name: object) -> None:
+    """Require the name of a column.
+
+    Args:
+        name: what came.
+
+    Raises:
+        ArgumentError: not text.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"the name of a column must be text; got {name!r}.")
 
 
 def check_column(whose: str, header: Sequence[str], name: str) -> None:

@@ -23,8 +23,10 @@ def check_length(argument: str, updates: float, label: str = "") -> None:
         DataError: more than `LONGEST`.
     """
     if updates > LONGEST:
+        # A whole number in Python can be longer than any float.
+        shown = f"{updates:.3g}" if updates < 1e300 else "1e+300 or more"
         raise DataError(
-            f"`{argument}`{label} counts {updates:.3g} updates, more than {LONGEST:.0e}: "
+            f"`{argument}`{label} counts {shown} updates, more than {LONGEST:.0e}: "
             "tokens or a time of day? Steps are updates; give tokens as `tokens`."
         )
 

@@ -17,7 +17,7 @@ KNOTS = 48  # of the smooth optimum
 STAIRS = 32  # blocks of the staircase
 MANY_FALLS = 50  # fewer falls than this make a staircase
 FRACTIONS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
-END = 0.01  # of the peak: where the exponential shape stops, which cannot reach zero
+END = 0.01  # of the peak: where the shapes stop that cannot reach zero
 ABRUPT = 0.005  # of the steps: a cooldown shorter than this is an artefact of the law
 
 
@@ -142,11 +142,11 @@ def _best_cooldown(
     loss_of: Callable[[Floats], float], name: str, steps: int, peak: float, warmup: int
 ) -> tuple[str, int, Floats, float]:
     body = steps - warmup
-    end = END * peak if name == "exponential" else 0.0
+    least = END if name not in schedules.SHAPES else 0.0
 
     def rates(log_length: float) -> Floats:
         length = int(np.clip(round(np.exp(log_length)), 1, body))
-        return schedules.wsd(steps, peak, max(length, 1), name, end=end, warmup=warmup)
+        return schedules.wsd(steps, peak, max(length, 1), name, min_ratio=least, warmup=warmup)
 
     grid = np.log(np.maximum(np.array(FRACTIONS) * body, 1.0))
     losses = [loss_of(rates(x)) for x in grid]
@@ -165,7 +165,7 @@ def _others(steps: int, peak: float, warmup: int) -> list[tuple[str, int, Floats
     body = steps - warmup
     return [
         ("cosine to 0", body, schedules.cosine(steps, peak, 0.0, warmup)),
-        ("cosine to 10 %", body, schedules.cosine(steps, peak, 0.1 * peak, warmup)),
+        ("cosine to 10 %", body, schedules.cosine(steps, peak, 0.1, warmup)),
         ("constant", 0, schedules.constant(steps, peak, warmup)),
     ]
 

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import is_number
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.numbers import check_length
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.schedules import is_monotone, warmup_length
 from lossatlas.reals import real_array
@@ -212,6 +213,7 @@ def _steps(steps: ArrayLike) -> Steps:
     whole = np.isfinite(values).all() and (values % 1 == 0).all() and (values >= 1).all()
     if values.ndim != 1 or not values.size or not whole or (np.diff(values) <= 0).any():
         raise ArgumentError("`steps` must be increasing whole numbers >= 1.")
+    check_length("steps", float(values[-1]))
     return values.astype(np.int64)
 
 
@@ -236,4 +238,6 @@ def _like(value: ArrayLike | None, step: Steps) -> Floats | None:
             f"`size`, `tokens` and `source` must be numbers or have one length; "
             f"got {array.size} beside {step.size}."
         )
+    if not (np.isfinite(array) & (array > 0)).all():
+        raise DataError("`size`, `tokens` and `source` must be finite and > 0.")
     return np.broadcast_to(array, (step.size,)).copy()

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from lossatlas.checks import is_number
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.kinds import check_path
 from lossatlas.forecast.logs import (
     EMPTY,
     LOSSES,
     STEPS,
     Column,
     check_column,
+    check_name,
     chosen_name,
     hint,
     rate_name,
@@ -182,7 +184,8 @@ def read_tensorboard(
     """
     step, loss = _scalars(path)
     log = tidied(step, {"loss": loss}, f"'{path}'")
-    rates, assumed = None, ()
+    rates: Floats | None = None
+    assumed: tuple[str, ...] = ()
     if lr is not None:
         at, values = _scalars(lr)
         rated = tidied(at, {"loss": values}, f"'{lr}'")
@@ -211,13 +214,14 @@ def read_trainer_state(
         UnknownNameError: nothing of that name was logged.
         DataError: values that make no curve.
     """
-    place = Path(path)
+    place = check_path(path)
     place = place / "trainer_state.json" if place.is_dir() else place
     whole = _json(place)
     log = whole.get("log_history") if isinstance(whole, dict) else None
     if not isinstance(log, list):
         raise FileError(f"'{place}' has no `log_history`; give a trainer_state.json.")
     log = [entry for entry in log if isinstance(entry, dict) and is_number(entry.get("step"))]
+    check_name(loss)
     if not any(loss in entry for entry in log):
         known = sorted({key for entry in log for key in entry})
         raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, known)}.")
@@ -285,6 +289,7 @@ class _Table:
         return cls(path, header, rows, notes)
 
     def column(self, name: str) -> Column:
+        check_name(name)
         check_column(self.whose, self.header, name)
         at = self.header.index(name)
         values = np.full(len(self.rows), np.nan)
@@ -321,6 +326,8 @@ def _metrics(table: _Table) -> dict[str, dict[str, str]]:
 
 
 def _metric(table: _Table, known: Mapping[str, object], wanted: str | None) -> str:
+    if wanted is not None:
+        check_name(wanted)
     if wanted is None:
         named = [metric for metric in known if "loss" in metric.lower()]
         usual = [metric for metric in LOSSES if metric in known]
@@ -349,7 +356,7 @@ def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
 
 
 def _scalars(path: str | Path) -> tuple[Column, Column]:
-    if Path(path).suffix == ".json":
+    if check_path(path).suffix == ".json":
         rows = real_array("rows", _json(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
@@ -360,9 +367,11 @@ def _scalars(path: str | Path) -> tuple[Column, Column]:
 
 
 def _text(path: str | Path) -> str:
+    place = check_path(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return place.read_text(encoding="utf-8-sig")
+    # A ValueError is a null byte in the name, or text in another encoding.
+    except (OSError, ValueError) as error:
         raise FileError(f"'{path}' cannot be read as text ({error}).") from None
 
 

@@ -16,7 +16,8 @@ from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
-from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.kinds import check_path
+from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Prediction,
@@ -27,6 +28,7 @@ from lossatlas.forecast.prediction import (
     warnings_for,
 )
 from lossatlas.forecast.schedules import check_plan
+from lossatlas.forecast.validation import leverages
 from lossatlas.forecast.whatif import Question, WhatIf, answer, decay_starts
 from lossatlas.store import Provenance
 
@@ -65,6 +67,8 @@ class Fit:
         values: (p,) parameters in natural units, in the order of `law.parameters`.
         curves: what it was fitted to (thinned, without the warm-up).
         objective: sum of Huber losses of the log residuals, without the prior.
+        metric: (p, p) inverse information about the logarithms of the parameters, from which
+            the leverage of a forecast comes; None without curves.
         scores: errors on the fitted curves themselves.
         left_out: forecasts of each curve by a fit to the others.
         doubled: forecasts of the longer curves by a fit to half the horizon.
@@ -79,6 +83,7 @@ class Fit:
     values: Floats
     curves: tuple[Curve, ...] = ()
     objective: float = float("nan")
+    metric: Floats | None = None
     scores: tuple[LeftOut, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     doubled: tuple[LeftOut, ...] = ()
@@ -145,9 +150,10 @@ class Fit:
     ) -> Prediction:
         """The loss under a schedule, at a size, or on another set.
 
-        The interval comes from the errors on left-out curves (Student's t, one degree of
-        freedom a curve), and widens beyond the longest fitted curve by the error of a doubled
-        horizon.
+        The interval comes from the final errors on left-out curves (Student's t, one degree of
+        freedom a curve). It widens with the leverage of the schedule, that is where the fitted
+        curves leave open what it depends on, and beyond the longest fitted curve by the error
+        of a doubled horizon.
 
         Args:
             schedule: rates of every update, or a curve, whose conditions are taken and whose
@@ -172,13 +178,16 @@ class Fit:
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
-        half = np.where(loss > 0, self.errors.half_width(interval, horizon), np.nan)
+        leverage = self._leverage(inputs)
+        half = self.errors.half_width(interval, horizon, leverage)
+        half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
+        reason = self.errors.reason or self._blind(float(leverage[-1]))
         warnings = warnings_for(inputs, float(horizon[-1]), self._schedules())
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), interval,
-            float(horizon[-1]), inputs.rates, self.errors.reason, warnings,
+            float(horizon[-1]), inputs.rates, reason, warnings,
         )  # fmt: skip
 
     def what_if(
@@ -188,7 +197,7 @@ class Fit:
         *,
         length: float = 0.2,
         shape: str = "sqrt",
-        end: float = 0.0,
+        min_ratio: float = 0.0,
         interval: float = 0.9,
     ) -> WhatIf:
         """The end of a run under way if it decays at a step, beside not decaying.
@@ -202,7 +211,7 @@ class Fit:
                 step of the curve.
             length: of the cooldown: a share of `decay_at` if < 1, else updates. Default 0.2.
             shape: as for `schedules.wsd`. Default "sqrt".
-            end: the last rate. Default 0.
+            min_ratio: the last rate as a share of the present one. Default 0.
             interval: the share of losses to cover. Default 0.9.
 
         Returns:
@@ -213,8 +222,10 @@ class Fit:
             DataError: the curve has no rates.
         """
         check_level(interval)
+        if not isinstance(curve, Curve):
+            raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
         self.law.check(curve.inputs, curve.name)
-        question = Question(curve, length, shape, end, interval)
+        question = Question(curve, length, shape, min_ratio, interval)
         return answer(
             self.law, self.values, self.predict, question, decay_starts(curve, decay_at)
         )
@@ -238,7 +249,8 @@ class Fit:
                 f"`law` must depend on the rate to choose a schedule; {self.law.name} does "
                 "not; fit a MultiPowerLaw."
             )
-        check_plan(steps, peak, warmup)
+        if check_plan(steps, peak, warmup) < 2:
+            raise ArgumentError("`steps` must leave two updates or more after the warm-up.")
         plan = plan_schedule(
             self.law, self.values, steps, peak, warmup=warmup, error=self.errors.scale
         )
@@ -260,7 +272,7 @@ class Fit:
         Raises:
             FileError: the place cannot be written.
         """
-        return store.save(self, path)
+        return store.save(self, check_path(path))
 
     def to_tree(self) -> dict[str, xr.Dataset]:
         """As groups for the store.
@@ -270,6 +282,7 @@ class Fit:
         """
         tables = {key: [asdict(row) for row in getattr(self, key)] for key in _TABLES}
         facts = packing.law_record(self.law) | {"objective": self.objective, **tables}
+        facts |= {"metric": None if self.metric is None else self.metric.tolist()}
         facts |= {"warnings": self.warnings, "provenance": self.provenance.to_json()}
         return packing.pack(self.law.parameters, self.values, facts, self.curves)
 
@@ -289,7 +302,9 @@ class Fit:
             key: tuple(kind(**row) for row in facts.get(key, ()))
             for key, kind in _TABLES.items()
         }
+        metric = facts.get("metric")
         return cls(
+            metric=None if metric is None else np.array(metric),
             law=packing.law_from_record(facts), values=values, curves=curves,
             objective=facts["objective"], warnings=tuple(facts["warnings"]),
             provenance=Provenance.from_json(facts["provenance"]), **tables,
@@ -307,14 +322,29 @@ class Fit:
             A fit without errors.
 
         Raises:
-            ArgumentError: names are missing.
+            ArgumentError: no law, names that are missing, or values that are no numbers.
         """
-        missing = [name for name in law.parameters if name not in parameters]
-        if missing:
-            raise ArgumentError(
-                f"`parameters` must give {', '.join(law.parameters)}; {missing[0]} is missing."
-            )
+        if not isinstance(law, Law):
+            raise ArgumentError(f"`law` must be a law, MultiPowerLaw() say; got {law!r}.")
+        check_parameters("parameters", parameters, law.parameters)
         return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
+
+    # Without a metric (a file of an earlier version) every forecast counts as a typical one.
+    def _leverage(self, inputs: Inputs) -> Floats:
+        if self.metric is None:
+            return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
+        return leverages(self.law, self.values, inputs, self.metric)
+
+    # Why a forecast of infinite leverage has no interval; empty for any other.
+    def _blind(self, leverage: float) -> str:
+        if self.metric is None or not np.isinf(leverage):
+            return ""
+        unseen = np.isinf(np.diag(self.metric))
+        names = [n for n, blind in zip(self.law.parameters, unseen, strict=True) if blind]
+        return (
+            f"the loss depends on {', '.join(names)}, which no fitted curve shows at work; add "
+            "a run with a schedule of this kind"
+        )
 
     def _longest(self, inputs: Any) -> int:
         if not self.curves:

@@ -1,7 +1,8 @@
 """Learning-rate schedules as plain arrays: one rate an update.
 
 `rates[t - 1]` is the rate of update t. A linear warm-up of w updates ends with the peak at
-update w. Decays run over s in (0, 1]: the last update has the end rate.
+update w. Decays run over s in (0, 1]: the last update has the rate min_ratio * peak. Words and
+defaults are those of `lossatlas.steering.schedules`, whose schedulers set the same rates.
 """
 
 import copy
@@ -11,15 +12,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive, is_number
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
-# Progress s in [0, 1] -> factor g from 1 to 0; the rate is end + (peak - end) g.
+# Progress s in [0, 1] -> factor g from 1 to 0; the ratio to the peak is m + (1 - m) g.
 SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "linear": lambda s: 1 - s,
     "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
@@ -29,8 +31,8 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "power": lambda s: (1 - s) ** 1.5,
     "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
 }
-# The exponential shape is a product, not a mix, so it stands outside the table.
-SHAPE_NAMES = (*SHAPES, "exponential")
+# These two depend on the last rate otherwise than by mixing, and so stand outside the table.
+SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
 
 
 def ramp(warmup: int, peak: float) -> Floats:
@@ -42,7 +44,14 @@ def ramp(warmup: int, peak: float) -> Floats:
 
     Returns:
         (warmup,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
     """
+    check_at_least("warmup", warmup, 0)
+    check_length("warmup", warmup)
+    if not is_number(peak) or not 0 <= peak < np.inf:
+        raise ArgumentError(f"`peak` must be a finite number >= 0; got {peak!r}.")
     return peak * np.arange(1, warmup + 1) / max(warmup, 1)
 
 
@@ -63,13 +72,13 @@ def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
     return _with_warmup(np.full(check_plan(steps, peak, warmup), float(peak)), peak, warmup)
 
 
-def cosine(steps: int, peak: float, end: float = 0.0, warmup: int = 0) -> Floats:
-    """Half a cosine from the peak to the end rate.
+def cosine(steps: int, peak: float, min_ratio: float = 0.0, warmup: int = 0) -> Floats:
+    """Half a cosine from the peak to the last rate.
 
     Args:
         steps: number of updates, warm-up included.
         peak: the highest rate.
-        end: the rate of the last update. Default 0.
+        min_ratio: the last rate as a share of the peak, in [0, 1]. Default 0.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -78,17 +87,17 @@ def cosine(steps: int, peak: float, end: float = 0.0, warmup: int = 0) -> Floats
     Raises:
         ArgumentError: a number out of range.
     """
-    body = check_plan(steps, peak, warmup, end)
-    return _with_warmup(_decay(body, peak, end, "cosine"), peak, warmup)
+    body = check_plan(steps, peak, warmup, min_ratio)
+    return _with_warmup(_decay(body, peak, min_ratio, "cosine"), peak, warmup)
 
 
 def wsd(
     steps: int,
     peak: float,
     decay: float = 0.1,
-    shape: str = "linear",
+    shape: str = "sqrt",
     *,
-    end: float = 0.0,
+    min_ratio: float = 0.0,
     warmup: int = 0,
 ) -> Floats:
     """Warm-up, stable, decay: constant, then a cooldown at the end.
@@ -99,8 +108,10 @@ def wsd(
         decay: length of the cooldown: a fraction of the steps after the warm-up if < 1, else a
             number of updates. Default 0.1.
         shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
-            "lowered-linear" falls to 0.7 at once. Default "linear".
-        end: the rate of the last update; "exponential" needs it above zero. Default 0.
+            "lowered-linear" falls to 0.7 at once, with "inverse" 1 / rate grows linearly.
+            Default "sqrt".
+        min_ratio: the last rate as a share of the peak, in [0, 1]; "exponential" and "inverse"
+            need it above zero. Default 0.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -111,15 +122,15 @@ def wsd(
         UnknownNameError: no such shape.
 
     Examples:
-        >>> wsd(10, 1.0, decay=4)
+        >>> wsd(10, 1.0, decay=4, shape="linear")
         array([1.  , 1.  , 1.  , 1.  , 1.  , 1.  , 0.75, 0.5 , 0.25, 0.  ])
     """
     check_one_of("shape", shape, SHAPE_NAMES)
-    body = check_plan(steps, peak, warmup, end)
+    body = check_plan(steps, peak, warmup, min_ratio)
     length = _length("decay", decay, body)
     stable = np.full(body - length, float(peak))
     return _with_warmup(
-        np.concatenate([stable, _decay(length, peak, end, shape)]), peak, warmup
+        np.concatenate([stable, _decay(length, peak, min_ratio, shape)]), peak, warmup
     )
 
 
@@ -128,9 +139,9 @@ def wsd_s(
     peak: float,
     checkpoints: Sequence[int],
     decay: float = 0.1,
-    shape: str = "linear",
+    shape: str = "inverse",
     *,
-    end: float = 0.0,
+    min_ratio: float = 0.1,
     warmup: int = 0,
 ) -> Floats:
     """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights.
@@ -142,8 +153,8 @@ def wsd_s(
         peak: the stable rate.
         checkpoints: increasing steps at which a decay ends; the end of training is always one.
         decay: length of each decay: a fraction of the stretch before it if < 1, else updates.
-        shape: as for `wsd`. Default "linear".
-        end: the rate at each checkpoint. Default 0.
+        shape: as for `wsd`. Default "inverse", the paper's.
+        min_ratio: the rate at each checkpoint as a share of the peak. Default 0.1.
         warmup: length of the warm-up. Default 0.
 
     Returns:
@@ -152,15 +163,23 @@ def wsd_s(
     Raises:
         ArgumentError: a number out of range, or checkpoints that do not increase.
     """
-    check_plan(steps, peak, warmup, end)
-    stops = [*(c for c in checkpoints if c < steps), steps]
+    check_plan(steps, peak, warmup, min_ratio)
+    check_one_of("shape", shape, SHAPE_NAMES)
+    wanted = real_array("checkpoints", checkpoints)
+    if wanted.ndim != 1 or (wanted % 1 != 0).any():
+        raise ArgumentError(f"`checkpoints` must be whole numbers; got {checkpoints!r}.")
+    stops = [*(int(c) for c in wanted if c < steps), steps]
     if any(b <= a for a, b in zip([warmup, *stops], stops, strict=False)):
         raise ArgumentError(
             f"`checkpoints` must increase and lie after the warm-up ({warmup}); got {stops}."
         )
     parts = [ramp(warmup, peak)]
     for first, last in zip([warmup, *stops], stops, strict=False):
-        parts.append(wsd(last - first, peak, decay, shape, end=end))
+        length = min(_share("decay", decay, last - first), last - first)
+        parts += [
+            np.full(last - first - length, float(peak)),
+            _decay(length, peak, min_ratio, shape),
+        ]
     return np.concatenate(parts)
 
 
@@ -182,11 +201,17 @@ def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
         ArgumentError: not a scheduler, or one that needs a metric.
     """
     check_at_least("steps", steps, 1)
+    check_length("steps", steps)
     optimizer = getattr(scheduler, "optimizer", None)
     if optimizer is None or type(scheduler).__name__ == "ReduceLROnPlateau":
         raise ArgumentError(
             f"`scheduler` must be a torch scheduler that steps without a metric; "
             f"got {type(scheduler).__name__}; give the rates as an array instead."
+        )
+    check_at_least("group", group, 0)
+    if group >= len(optimizer.param_groups):
+        raise ArgumentError(
+            f"`group` must be below the {len(optimizer.param_groups)} groups; got {group}."
         )
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     step = SimpleNamespace(_wrapped_by_lr_sched=True)
@@ -218,6 +243,7 @@ def warmup_length(rates: Floats) -> int:
     Returns:
         0 where the first rate is already the highest of the opening rise.
     """
+    rates = _one_row(rates)
     falls = np.flatnonzero(np.diff(rates) < 0)
     rise = rates[: falls[0] + 1] if falls.size else rates
     return int(np.argmax(rise))
@@ -232,17 +258,25 @@ def is_monotone(rates: Floats) -> bool:
     Returns:
         False for cyclic schedules and for WSD-S.
     """
+    rates = _one_row(rates)
     return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
 
 
-def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
+def _one_row(rates: ArrayLike) -> Floats:
+    values = real_array("rates", rates)
+    if values.ndim != 1 or not values.size:
+        raise DataError(f"`rates` must have one dimension and a value; got {values.shape}.")
+    return values
+
+
+def check_plan(steps: int, peak: float, warmup: int, min_ratio: float = 0.0) -> int:
     """Require the numbers of a schedule to be possible.
 
     Args:
         steps: updates, warm-up included.
         peak: the highest rate.
         warmup: length of the warm-up.
-        end: the last rate.
+        min_ratio: the last rate as a share of the peak.
 
     Returns:
         The updates after the warm-up.
@@ -254,34 +288,41 @@ def check_plan(steps: int, peak: float, warmup: int, end: float = 0.0) -> int:
     check_length("steps", steps)
     check_at_least("warmup", warmup, 0)
     check_positive("peak", peak)
-    if not is_number(end) or not 0 <= end <= peak:
-        raise ArgumentError(f"`end` must lie in [0, peak = {peak}]; got {end!r}.")
+    if not is_number(min_ratio) or not 0 <= min_ratio <= 1:
+        raise ArgumentError(
+            f"`min_ratio` must lie in [0, 1], a share of the peak; got {min_ratio!r}."
+        )
     if warmup >= steps:
         raise ArgumentError(f"`warmup` must be shorter than `steps` = {steps}; got {warmup}.")
     return steps - warmup
 
 
 def _length(argument: str, decay: float, body: int) -> int:
-    check_positive(argument, decay)
-    length = round(decay * body) if decay < 1 else int(decay)
+    length = _share(argument, decay, body)
     if length > body:
         raise ArgumentError(
             f"`{argument}` must not be longer than the {body} steps after the warm-up; "
             f"got {length}."
         )
-    return max(length, 1)
+    return length
 
 
-def _decay(length: int, peak: float, end: float, shape: str) -> Floats:
+# A share of so many steps if below 1, else a number of them.
+def _share(argument: str, decay: float, steps: int) -> int:
+    check_positive(argument, decay)
+    return max(round(decay * steps), 1) if decay < 1 else round(decay)
+
+
+def _decay(length: int, peak: float, min_ratio: float, shape: str) -> Floats:
     s = np.arange(1, length + 1) / length
-    if shape != "exponential":
-        return end + (peak - end) * SHAPES[shape](s)
-    if end <= 0:
+    if shape in SHAPES:
+        return peak * (min_ratio + (1 - min_ratio) * SHAPES[shape](s))
+    if min_ratio <= 0:
         raise ArgumentError(
-            "`end` must be > 0 for the exponential shape, which never reaches zero; "
-            "give end=0.1 * peak, say."
+            f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
+            "give min_ratio=0.1, say."
         )
-    return peak * (end / peak) ** s
+    return peak * (min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s))
 
 
 def _with_warmup(body: Floats, peak: float, warmup: int) -> Floats:

@@ -7,8 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
+from lossatlas.forecast.certainty import ALIKE
 from lossatlas.forecast.curve import Curve
-from lossatlas.forecast.laws import BrokenPowerLaw
+from lossatlas.forecast.laws import BrokenPowerLaw, PowerLaw
 from lossatlas.forecast.validation import Recipe
 from lossatlas.reals import real_array
 
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 GAUSS = 1.4826  # a median absolute deviation in standard deviations of a normal law
 FAINT = 1e-4  # a change of the log loss below this is no spike, however quiet the curve
 LEVEL = 10  # losses whose median is where the run stands
+DOUBT = 6.0  # of the criterion: less speaks for neither law (20 to 1)
 FEWEST = 40  # points without which no bend is looked for
 
 
@@ -81,6 +83,8 @@ def spikes(
         raise ArgumentError(
             f"`step` and `loss` must have one length; got {steps.shape} and {values.shape}."
         )
+    if not np.isfinite(steps).all():
+        raise ArgumentError("`step` must be finite; leave rows without a step out.")
     good = np.isfinite(values) & (values > 0)
     logs = np.log(np.where(good, values, 1.0))
     found = [
@@ -103,26 +107,44 @@ def deceleration(curve: Curve) -> Deceleration | None:
 
     A broken power law is fitted and believed where the second exponent is less than half the
     first, the bend lies well inside the data, and the Bayesian information criterion prefers it
-    to a straight line in log-log.
+    both to a straight line in log-log and to a power law with a floor, L0 + A t^-alpha, which
+    slows down without any bend. Residuals that follow each other count as fewer.
 
     Args:
-        curve: the run so far.
+        curve: the run so far; its rates are not looked at.
 
     Returns:
         The bend, or None.
+
+    Raises:
+        ArgumentError: `curve` is not a `Curve`.
     """
-    first = max(int(curve.step[0]), 1)
-    usable = curve.select(curve.step >= first).thinned(400)
-    if usable.step.size < FEWEST:
+    if not isinstance(curve, Curve):
+        raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
+    keep = curve.step >= 1
+    if keep.sum() < FEWEST:
         return None
-    law = BrokenPowerLaw()
-    solution = Recipe(law, law.huber).solve([usable])
-    level, bend, before, after, _ = solution.values
+    usable = Curve(curve.step[keep], curve.loss[keep]).thinned(400)
+    first = int(usable.step[0])
+    bent, floor = (
+        Recipe(law, float("inf")).solve([usable]) for law in (BrokenPowerLaw(), PowerLaw())
+    )
+    level, bend, before, after, _ = bent.values
+    inside = 2 * first < bend < curve.step[-1] / 2
+    if not inside or after > before / 2:
+        return None
     x, y = np.log(usable.step), np.log(usable.loss)
     straight = y - np.polyval(np.polyfit(x, y, 1), x)
-    n = x.size
-    gain = n * np.log((straight @ straight) / (solution.residuals @ solution.residuals))
-    inside = 2 * first < bend < curve.step[-1] / 2
-    if not inside or after > before / 2 or gain < 3 * np.log(n):
-        return None
+    for residuals, parameters in ((straight, 2), (floor.residuals, 3)):
+        if _evidence(residuals, bent.residuals, 5 - parameters) < DOUBT:
+            return None
     return Deceleration(float(bend), float(level), float(before), float(after))
+
+
+# By how much the criterion prefers the second of two fits that has so many parameters more.
+def _evidence(plain: Floats, richer: Floats, more: int) -> float:
+    square = float(richer @ richer)
+    alike = min(max(float(richer[1:] @ richer[:-1]) / max(square, 1e-300), 0.0), ALIKE)
+    independent = richer.size * (1 - alike) / (1 + alike)
+    gain = independent * np.log(max(float(plain @ plain), 1e-300) / max(square, 1e-300))
+    return float(gain - more * np.log(max(independent, 2.0)))

@@ -10,6 +10,7 @@ from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.numbers import check_length
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
 from lossatlas.forecast.sums import log_error
@@ -76,14 +77,14 @@ class Question:
         curve: the run so far.
         length: of the cooldown: a share of its start if < 1, else updates.
         shape: as for `schedules.wsd`.
-        end: the last rate.
+        min_ratio: the last rate as a share of the present one.
         interval: the share of losses to cover.
     """
 
     curve: Curve
     length: float
     shape: str
-    end: float
+    min_ratio: float
     interval: float
 
 
@@ -143,11 +144,12 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
         ArgumentError: a start before the last step of the curve, or none at all.
     """
     starts = np.atleast_1d(real_array("decay_at", decay_at))
-    if not starts.size:
-        raise ArgumentError("`decay_at` must name at least one step.")
+    if not starts.size or starts.ndim != 1:
+        raise ArgumentError("`decay_at` must name at least one step, in one dimension.")
     for start in starts:
         if not np.isfinite(start) or start % 1 or start < 1:
             raise ArgumentError(f"`decay_at` must be a whole number >= 1; got {start:g}.")
+        check_length("decay_at", float(start))
         if start < curve.step[-1]:
             raise ArgumentError(
                 f"`decay_at` must not lie before the last step of the curve "
@@ -169,13 +171,14 @@ def continued(rates: Floats, question: Question, start: int) -> Floats:
         The whole schedule.
 
     Raises:
-        ArgumentError: a length or an end out of range.
+        ArgumentError: a length or a ratio out of range.
     """
     length, last = question.length, int(question.curve.step[-1])
     check_positive("length", length)
+    check_length("length", float(length))
     steps = max(round(length * start) if length < 1 else int(length), 2)
     now = float(rates[last - 1])
-    decay = wsd(steps, now, steps, question.shape, end=question.end)
+    decay = wsd(steps, now, steps, question.shape, min_ratio=question.min_ratio)
     return np.concatenate([rates[:last], np.full(start - last, now), decay])
 
 

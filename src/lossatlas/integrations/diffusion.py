@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.rng import generator
@@ -67,7 +68,8 @@ class DiffusionLoss:
             wanted = noise if self.target == "epsilon" else images
         output = model(noisy, steps, **conditions)
         guessed = output if isinstance(output, Tensor) else output[0]
-        return (guessed - wanted).square().flatten(1).mean(1)
+        losses: Tensor = (guessed - wanted).square().flatten(1).mean(1)
+        return losses
 
     def _drawn(self, image: Tensor) -> tuple[Tensor, list[int]]:
         # By content, so that an example keeps its draws however the data are dealt to batches.
@@ -80,6 +82,7 @@ class DiffusionLoss:
         return noise, (place * self.steps).long().clamp(max=self.steps - 1).tolist()
 
 
+@public
 def diffusion(
     unet: nn.Module,
     scheduler: Any,
@@ -128,7 +131,8 @@ def diffusion(
     if not hasattr(scheduler, "add_noise") or not hasattr(config, "num_train_timesteps"):
         raise ArgumentError(
             "`scheduler` must have add_noise and config.num_train_timesteps, as DDPMScheduler "
-            f"has; got {type(scheduler).__name__}: for another process write loss(model, batch)."
+            f"has; got {type(scheduler).__name__}: for another process write loss(model, "
+            "batch)."
         )
     check_at_least("draws", draws, 1)
     target = prediction or str(getattr(config, "prediction_type", "epsilon"))
@@ -147,6 +151,7 @@ def _parts(batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
                 return batch[name], {k: v for k, v in batch.items() if k != name}
     raise DataError(
         "`diffusion` takes batches that are images, (images,) or a mapping with 'images' and "
-        f"the model's conditions by name; got {type(batch).__name__}: name what it holds, as in "
+        f"the model's conditions by name; got {type(batch).__name__}: name what it holds, as "
+        "in "
         "{'images': x, 'class_labels': y}."
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.arguments import public
 from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective.weighted import Weighted
 
@@ -126,11 +127,12 @@ class HuggingFaceLoss:
         if not close and not (math.isnan(ours) and math.isnan(theirs)):
             raise LossError(
                 f"`huggingface` expects the mean over labels that {type(model).__name__} gives "
-                f"as its loss; got {ours:.6g} where the model says {theirs:.6g}: it has further "
+                f"as its loss; got {ours:.6g} where the model says {theirs:.6g}: it has more "
                 f"terms (a router's, say: config.output_router_logits=False); else {_OWN}."
             )
 
 
+@public
 def huggingface(model: nn.Module) -> HuggingFaceLoss:
     """The loss of a Hugging Face model, one (sum, weight) pair a sequence, for `Objective`.
 
@@ -144,7 +146,7 @@ def huggingface(model: nn.Module) -> HuggingFaceLoss:
     | causal (`...ForCausalLM`, `...LMHeadModel`) | cross entropy of the next token |
     | masked, token classification | cross entropy at the token |
     | sequence to sequence (T5, BART, Whisper) | cross entropy of the decoder's token |
-    | sequence, image or audio classification | cross entropy, squared error or binary cross entropy, as `config.problem_type` says |
+    | sequence, image or audio classification | as `config.problem_type` says |
 
     Args:
         model: of transformers, also in a wrapper of peft, DDP or `torch.compile`. Batches are

@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
+from lossatlas.guard import patched
 from lossatlas.integrations.loaders import InOrder
 from lossatlas.objective import Objective
 
@@ -62,6 +64,7 @@ class LightningLoss:
         return found
 
 
+@public
 def from_lightning(
     module: Any,
     datamodule: Any = None,
@@ -156,11 +159,6 @@ def _caught(module: Any) -> Iterator[dict[str, Any]]:
     def log_dict(values: Mapping[str, Any], *_: Any, **__: Any) -> None:
         logged.update(values)
 
-    replaced = {"log": log, "log_dict": log_dict, "print": lambda *_, **__: None}
-    for name, value in replaced.items():
-        object.__setattr__(module, name, value)
-    try:
+    silent = {"log": log, "log_dict": log_dict, "print": lambda *_, **__: None}
+    with patched(*((module, name, value) for name, value in silent.items())):
         yield logged
-    finally:
-        for name in replaced:
-            object.__delattr__(module, name)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lossatlas.arguments import public
 from lossatlas.errors import ArgumentError, DataError, StochasticError
 from lossatlas.integrations.huggingface_loss import HuggingFaceLoss
 from lossatlas.integrations.loaders import InOrder
@@ -47,6 +48,7 @@ class TrainerLoss:
         return found
 
 
+@public
 def from_trainer(
     trainer: Any, *, data: Any = "eval", limit: int | None = None, **options: Any
 ) -> Objective:

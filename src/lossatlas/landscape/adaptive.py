@@ -128,7 +128,7 @@ def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:
     # The most doubtful first, and none beside another one in the same hole.
     reach = (distance_transform_edt(~computed) / 1.5).astype(int)
     chosen, free = np.zeros_like(computed), ~computed
-    left = max(16, np.count_nonzero(computed) // 2)
+    left = max(16, int(np.count_nonzero(computed)) // 2)
     order = np.argsort(-doubt[wanted], kind="stable")
     for place in map(tuple, np.argwhere(wanted)[order]):
         if left and free[place]:

@@ -8,22 +8,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
-from lossatlas.checks import check_at_least, check_real, check_same_structure
-from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.arguments import public
+from lossatlas.checks import check_at_least, check_list, check_real, check_same_structure
+from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
+from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
+from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 
 Array = NDArray[np.float64]
 _MARGIN = 0.5
 
 
+@public
 def plane_through(*checkpoints: Params) -> Plane:
     """The line through two checkpoints, the plane through three, the box through four.
 
     The first checkpoint is the origin and the second lies at coordinate 1 of the first
     direction. Directions are orthogonal and equally long, so the picture is not distorted.
 
+    Full state dicts are taken: running statistics go with their weights, linear in the
+    coordinates of the plane, so that the loss at a checkpoint is its own. They count neither
+    for lengths nor for angles. Points between have statistics that fit them roughly: an
+    objective with mode="recalibrated" estimates them anew.
+
     Args:
-        *checkpoints: two to four points with the same names and shapes.
+        *checkpoints: two to four points with the same names and shapes: parameters, or
+            `model.state_dict()`.
 
     Returns:
         The plane, with the landmark "checkpoints" and bounds that show all of them.
@@ -35,7 +46,26 @@ def plane_through(*checkpoints: Params) -> Plane:
     """
     if not 2 <= len(checkpoints) <= 4:
         raise ArgumentError(f"give two to four checkpoints; got {len(checkpoints)}.")
-    origin, *others = checkpoints
+    points, statistics = split_statistics(checkpoints)
+    return through(points, statistics)
+
+
+def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
+    """The plane through checkpoints whose parameters and buffers are told apart.
+
+    Args:
+        points: two to four, the parameters.
+        buffers: of each, the same names; empty mappings where there are none.
+
+    Returns:
+        As `plane_through`.
+
+    Raises:
+        ArgumentError: equal points, or points on one line.
+        NonFiniteError: a checkpoint holds NaN or inf.
+        StructureError: names or shapes differ.
+    """
+    origin, *others = points
     for other in others:
         check_same_structure(checkpoint=other, origin=origin)
         check_real(other)
@@ -43,14 +73,19 @@ def plane_through(*checkpoints: Params) -> Plane:
     for number, other in enumerate(others, 2):
         axes.append(_orthogonal_step(subtract(other, origin), axes, number))
     labels = [f"towards checkpoint {k + 2}" for k in range(len(axes))]
-    return _with_landmarks(plane(origin, *axes, labels=labels), "checkpoints", checkpoints)
+    bare = plane(origin, *axes, labels=labels)
+    return _with_landmarks(bare, "checkpoints", points, buffers, 0)
 
 
+@public
 def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Plane:
     """The plane that best holds a trajectory: principal directions around its last point.
 
     Args:
-        checkpoints: at least `dimension` + 1 points of one model in the order of training.
+        checkpoints: at least `dimension` + 1 points of one model in the order of training:
+            parameters, or `model.state_dict()`. Running statistics go with their weights where
+            the plane goes through all checkpoints; where there are more, all points of the
+            plane have those of the last.
         dimension: 1, 2 or 3.
 
     Returns:
@@ -65,20 +100,87 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
 
     Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentred).
     """
+    check_list("checkpoints", checkpoints, "points of parameter space")
+    _check_enough(dimension, len(checkpoints))
+    return along(*split_statistics(checkpoints), dimension)
+
+
+def states_of(objective: Objective, checkpoints: Sequence[Params]) -> list[State]:
+    """Checkpoints of an objective's model, parameters and buffers told apart.
+
+    Args:
+        objective: says what moves.
+        checkpoints: parameters or full state dicts.
+
+    Returns:
+        One state each.
+
+    Raises:
+        StructureError: another model, or statistics in some checkpoints and not in others.
+    """
+    states = [objective.split(point) for point in checkpoints]
+    names = [state.buffers.keys() for state in states]
+    for number, own in enumerate(names, 1):
+        missing = sorted(set().union(*names) - own)
+        if missing:
+            raise StructureError(
+                f"checkpoint {number} holds no '{missing[0]}' but another does; give full "
+                "state dicts (model.state_dict()) of all, or parameters of all."
+            )
+    return states
+
+
+def plane_of(states: Sequence[State], dimension: int = 2) -> Plane:
+    """The plane of a trajectory; see `trajectory_plane`.
+
+    Args:
+        states: what `states_of` gave.
+        dimension: 1, 2 or 3.
+
+    Returns:
+        The plane.
+
+    Raises:
+        ArgumentError: too few checkpoints.
+    """
+    _check_enough(dimension, len(states))
+    return along([s.params for s in states], [s.buffers for s in states], dimension)
+
+
+def _check_enough(dimension: int, count: int) -> None:
     check_at_least("dimension", dimension, 1)
-    if dimension > 3 or len(checkpoints) <= dimension:
+    if dimension > 3 or count <= dimension:
         raise ArgumentError(
             f"`dimension` must be 1 to 3 and below the number of checkpoints; "
-            f"got dimension {dimension} and {len(checkpoints)} checkpoints."
+            f"got dimension {dimension} and {count} checkpoints."
         )
-    last = checkpoints[-1]
-    for point in checkpoints:
+
+
+def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -> Plane:
+    """The plane of a trajectory whose parameters and buffers are told apart.
+
+    Args:
+        points: the parameters, at least `dimension` + 1.
+        buffers: of each, the same names; empty mappings where there are none.
+        dimension: 1, 2 or 3.
+
+    Returns:
+        As `trajectory_plane`.
+
+    Raises:
+        ArgumentError: the points span fewer directions.
+        NonFiniteError: a checkpoint holds NaN or inf.
+        StructureError: names or shapes differ.
+    """
+    last = points[-1]
+    for point in points:
         check_same_structure(checkpoint=point, origin=last)
         check_real(point)
-    steps = [subtract(point, last) for point in checkpoints[:-1]]
+    steps = [subtract(point, last) for point in points[:-1]]
     axes, shares = _principal(steps, dimension)
     labels = [f"PC {k + 1} ({share:.0%} of the trajectory)" for k, share in enumerate(shares)]
-    return _with_landmarks(plane(last, *axes, labels=labels), "trajectory", checkpoints)
+    bare = plane(last, *axes, labels=labels)
+    return _with_landmarks(bare, "trajectory", points, buffers, len(points) - 1)
 
 
 def _principal(steps: list[dict[str, Tensor]], dimension: int) -> tuple[list[Params], Array]:
@@ -124,7 +226,9 @@ def _orthogonal_step(step: Params, axes: list[Params], number: int) -> Params:
     return multiply(step, norm(axes[0]) / norm(step)) if axes else step
 
 
-def _with_landmarks(bare: Plane, name: str, points: Sequence[Params]) -> Plane:
+def _with_landmarks(
+    bare: Plane, name: str, points: Sequence[Params], buffers: Sequence[Params], origin: int
+) -> Plane:
     coordinates, residuals = bare.project(points)
     low, high = coordinates.min(0), coordinates.max(0)
     # One margin for all directions keeps a thin trajectory from filling the picture.
@@ -138,4 +242,5 @@ def _with_landmarks(bare: Plane, name: str, points: Sequence[Params]) -> Plane:
         residuals={name: residuals},
         bounds=bounds,
         recipe={"kind": name, "points": len(points)},
+        buffers=between(buffers, coordinates, origin),
     )

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane, check_door
+from lossatlas.landscape.plane import Plane, check_door, settled
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 
 
+@public
 def map_plane(
     objective: Objective,
     plane: Plane,
@@ -74,7 +76,7 @@ def map_plane(
     check_flag("adaptive", adaptive)
     check_door(objective, plane, progress)
     request = Request(
-        task=Task(objective, plane, _checked(metrics)),
+        task=Task(objective, settled(objective, plane), _checked(metrics)),
         ranges=ranges(span, plane.dimension),
         points=points,
         adaptive=adaptive,
@@ -111,6 +113,7 @@ class MapPlan:
     memory: int
 
 
+@public
 def plan_map(
     objective: Objective,
     plane: Plane,
@@ -138,7 +141,8 @@ def plan_map(
         UnknownNameError: an unknown engine.
     """
     check_at_least("points", points, 2)
-    task = Task(objective, plane, _checked(metrics))
+    check_door(objective, plane)
+    task = Task(objective, settled(objective, plane), _checked(metrics))
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
     return MapPlan(chosen.name, points**plane.dimension, chosen.memory)
 

@@ -2,18 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Integral
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
-from lossatlas.checks import check_at_least, check_flag, check_real, check_same_structure
+from lossatlas.arguments import public
+from lossatlas.checks import (
+    check_at_least,
+    check_flag,
+    check_list,
+    check_real,
+    check_same_structure,
+    check_seed,
+    shown,
+)
 from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State, split_state
+from lossatlas.reals import real_array
 
 Array = NDArray[np.float64]
 
@@ -31,6 +42,8 @@ class Plane:
             distance of a landmark from the origin; 0 means in the plane.
         bounds: the range along each direction that shows all landmarks, or None.
         recipe: how it was made, as plain values.
+        buffers: running statistics, other buffers and frozen parameters that go with its
+            points; None where all points have those of the model.
     """
 
     origin: Params
@@ -40,6 +53,7 @@ class Plane:
     residuals: Mapping[str, Array] = field(default_factory=dict)
     bounds: tuple[tuple[float, float], ...] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    buffers: Buffers | None = None
 
     @property
     def dimension(self) -> int:
@@ -53,18 +67,22 @@ class Plane:
             coordinates: one number a direction.
 
         Returns:
-            New tensors.
+            New tensors, with the buffers of the point where it has its own.
+
+        Raises:
+            ArgumentError: not one finite number a direction.
         """
+        steps = _checked_coordinates(coordinates, self.dimension)
         here: Params = self.origin
-        for step, direction in zip(coordinates, self.directions, strict=True):
-            here = add(here, direction, scale=float(step))
-        return here
+        for step, direction in zip(steps, self.directions, strict=True):
+            here = add(here, direction, scale=step)
+        return here if self.buffers is None else {**here, **self.buffers.at(steps)}
 
     def project(self, points: Sequence[Params]) -> tuple[Array, Array]:
         """Coordinates of the nearest point of the plane, and how far off it the points lie.
 
         Args:
-            points: names and shapes as in the origin.
+            points: names and shapes as in the origin; buffers beside them do not count.
 
         Returns:
             (coordinates, residuals): shapes (points, dimension) and (points,); a residual is
@@ -73,6 +91,7 @@ class Plane:
         Raises:
             StructureError: a point has other names or shapes.
         """
+        check_list("points", points, "points of parameter space")
         gram = np.array([[dot(a, b) for b in self.directions] for a in self.directions])
         rows = [self._project(point, gram) for point in points]
         coordinates = np.array([row for row, *_ in rows]).reshape(len(rows), self.dimension)
@@ -80,6 +99,7 @@ class Plane:
         return coordinates, off / max(distance.max(initial=0.0), np.finfo(float).tiny)
 
     def _project(self, point: Params, gram: Array) -> tuple[Array, float, float]:
+        point = self._without_buffers(point)
         check_same_structure(point=point, origin=self.origin)
         offset = subtract(point, self.origin)
         products = np.array([dot(offset, direction) for direction in self.directions])
@@ -87,6 +107,16 @@ class Plane:
         distance = norm(offset)
         inside = max(0.0, float(coordinates @ products))
         return coordinates, math.sqrt(max(0.0, distance**2 - inside)), distance
+
+    def _without_buffers(self, point: Params) -> Params:
+        if not isinstance(point, Mapping):
+            return point
+        beside = {} if self.buffers is None else self.buffers.origin
+        return {
+            name: value
+            for name, value in point.items()
+            if name in self.origin or not (name in beside or is_statistic(name))
+        }
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know about the directions.
@@ -123,9 +153,11 @@ class Plane:
             str(dict(self.recipe)) if isinstance(d, RandomDirection) else fingerprint(d)
             for d in self.directions
         ]
-        return "-".join([fingerprint(self.origin), *parts])
+        held = [] if self.buffers is None else [self.buffers.fingerprint()]
+        return "-".join([fingerprint(self.origin), *parts, *held])
 
 
+@public
 def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = None) -> Plane:
     """The line, plane or box spanned by given directions.
 
@@ -151,11 +183,19 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
     for direction in directions:
         check_same_structure(direction=direction, origin=origin)
         check_real(direction)
+    if labels is not None:
+        check_list("labels", labels, "strings")
+        if len(labels) != len(directions) or not all(isinstance(n, str) for n in labels):
+            raise ArgumentError(
+                f"`labels` must be one string a direction; got {len(labels)} labels for "
+                f"{len(directions)} directions."
+            )
     _check_directions(directions)
     named = labels or [f"direction {k + 1}" for k in range(len(directions))]
     return Plane(origin, directions, tuple(named), recipe={"kind": "given"})
 
 
+@public
 def random_plane(
     objective: Objective,
     *,
@@ -170,7 +210,8 @@ def random_plane(
     Args:
         objective: whose parameters move.
         origin: another point to start from; by default the present weights, read live and
-            not copied. The directions are scaled to its filters.
+            not copied; with its buffers where it is a full state dict. The directions are
+            scaled to its filters.
         seed: any whole number; the same seed gives the same directions.
         dimension: 1, 2 or 3.
         normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
@@ -192,11 +233,10 @@ def random_plane(
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise ArgumentError(f"`seed` must be a whole number; got {seed!r}.")
+    check_seed("seed", seed)
     check_flag("biases", biases)
-    weights = objective.params if origin is None else origin
-    check_same_structure(origin=weights, objective=objective.params)
+    state = State(objective.params) if origin is None else objective.split(origin)
+    weights = state.params
     directions = tuple(
         RandomDirection(weights, seed, axis, normalisation, biases=biases)
         for axis in range(dimension)
@@ -214,7 +254,8 @@ def random_plane(
         "dimension": dimension,
     }
     labels = tuple(f"random direction {axis + 1}" for axis in range(dimension))
-    return Plane(weights, directions, labels, recipe=recipe)
+    held = Buffers(state.buffers) if state.buffers else None
+    return Plane(weights, directions, labels, recipe=recipe, buffers=held)
 
 
 def check_door(objective: object, plane: object = None, progress: object = None) -> None:
@@ -240,9 +281,56 @@ def check_door(objective: object, plane: object = None, progress: object = None)
                 f"`plane` must be a Plane; got {type(plane).__name__}: make one with "
                 "random_plane(objective), plane(origin, u, v) or trajectory_plane(checkpoints)."
             )
-        check_same_structure(plane=plane.origin, objective=objective.params)
+        settled(objective, plane)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"`progress` must be callable; got {type(progress).__name__}.")
+
+
+def settled(objective: Objective, plane: Plane) -> Plane:
+    """A plane whose origin holds what the objective moves, and whose buffers are all read.
+
+    Args:
+        objective: names the parameters that move.
+        plane: may have buffers among the entries of its origin.
+
+    Returns:
+        The plane, with those entries among its buffers.
+
+    Raises:
+        StructureError: the plane is one of another model.
+    """
+    own, before = objective.params, plane.buffers
+    if plane.origin.keys() == own.keys() and before is None:
+        check_same_structure(plane=plane.origin, objective=own)
+        return plane
+    held = {} if before is None else before.origin
+    extra = [name for name in plane.origin if name not in own]
+    moved = {n for n in extra if any(bool(d[n].any()) for d in plane.directions)}
+    point = {**plane.origin, **held}
+    state = split_state(objective.model, objective.mode, own, point, keep=moved)
+    beside = [name for name in state.buffers if name not in held]
+    lines = [{n: v for n, v in d.items() if n in state.params} for d in plane.directions]
+    moving = tuple({n: d[n] for n in beside} for d in plane.directions) if beside else ()
+    kept = None if before is None else before.only([n for n in held if n in state.buffers])
+    own_buffers = Buffers({n: plane.origin[n] for n in beside}, moving)
+    whole = own_buffers if kept is None else kept.joined(own_buffers)
+    changed = state.params.keys() != plane.origin.keys()
+    return replace(
+        plane,
+        origin=state.params if changed else plane.origin,
+        directions=tuple(lines) if changed else plane.directions,
+        buffers=whole if whole.origin else None,
+    )
+
+
+def _checked_coordinates(coordinates: object, dimension: int) -> list[float]:
+    flat = real_array("coordinates", coordinates)
+    if flat.shape != (dimension,) or not np.isfinite(flat).all():
+        raise ArgumentError(
+            f"`coordinates` must be {dimension} finite numbers, one a direction; "
+            f"got {shown(coordinates)}."
+        )
+    return [float(value) for value in flat]
 
 
 def _list(names: Sequence[str]) -> str:

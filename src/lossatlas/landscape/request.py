@@ -16,10 +16,20 @@ from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
+from lossatlas.objective.state import tracks_statistics
 from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 
 Array = NDArray[np.float64]
+NO_STATISTICS = (
+    "The checkpoints came without running statistics, so those of the model are used at every "
+    'point: give full state dicts (model.state_dict()), or mode="recalibrated".'
+)
+_MOVING = (
+    "Running statistics go with their weights and are interpolated between the checkpoints: "
+    "they fit the checkpoints, and the points between only roughly, so a barrier may come from "
+    'them; mode="recalibrated" estimates them anew.'
+)
 _FINGERPRINTS = {"model", "data", "plane"}
 
 
@@ -226,4 +236,14 @@ def _notes(values: Array, task: Task) -> tuple[str, ...]:
         notes.append(f"{lost} of {values.size} points have no finite loss; they are left out.")
     if task.objective.unit == "batches":
         notes.append("Standard errors come from the spread over batches: only means are known.")
-    return tuple(notes)
+    return (*notes, *_buffer_notes(task))
+
+
+def _buffer_notes(task: Task) -> list[str]:
+    objective, plane = task.objective, task.plane
+    if objective.mode != "eval" or not tracks_statistics(objective.model):
+        return []
+    if plane.buffers is None:
+        through = plane.recipe.get("kind") in {"checkpoints", "trajectory"}
+        return [NO_STATISTICS] if through else []
+    return [_MOVING] if plane.buffers.directions else []

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.arguments import public
 from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
-from lossatlas.landscape.plane import Plane, check_door
+from lossatlas.landscape.plane import Plane, check_door, settled
 from lossatlas.objective import Objective
 
 Span = float | Sequence[tuple[float, float]]
@@ -65,6 +66,7 @@ class SpanSuggestion:
     evaluations: int
 
 
+@public
 def suggest_span(
     objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
 ) -> SpanSuggestion:
@@ -93,7 +95,7 @@ def suggest_span(
     check_door(objective, plane)
     check_positive("start", start)
     check_positive("rise", rise)
-    task = Task(objective, plane)
+    task = Task(objective, settled(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
     engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
     if not math.isfinite(centre):

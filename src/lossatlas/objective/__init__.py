@@ -1,5 +1,6 @@
 """The narrow waist: model + loss + batches -> a pure function of the parameters."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.losses import Supervised, accuracy, supervised
 from lossatlas.objective.moments import Evaluation, Moments
@@ -21,3 +22,5 @@ __all__ = [
     "accuracy",
     "supervised",
 ]
+
+guard_exports(__name__)

@@ -68,4 +68,10 @@ def data_fingerprint(batches: Iterable[Batch]) -> str:
 
 
 def _numbered(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    return ((str(index), value) for index, value in enumerate(tensors(batch)))
+    for index, value in enumerate(tensors(batch)):
+        if value.is_nested:
+            # Jagged: its rows have no common shape, their values and lengths have.
+            yield f"{index}.values", value.values()
+            yield f"{index}.offsets", value.offsets()
+        else:
+            yield str(index), value

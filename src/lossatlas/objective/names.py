@@ -9,6 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.objective.door import why_nothing_moves
 
 
 def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, Tensor]:
@@ -40,7 +41,8 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         )
     if not every:
         raise ModelError(
-            f"{type(model).__name__} has no parameters (of real numbers); nothing can move."
+            f"{type(model).__name__} has no parameters (of real numbers): "
+            f"{why_nothing_moves(model)}."
         )
     if patterns is None:
         trainable = {name: value for name, value in every.items() if value.requires_grad}

@@ -12,6 +12,7 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import look_at_loss
+from lossatlas.objective.door import check_whole
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
@@ -19,6 +20,7 @@ from lossatlas.objective.names import select
 from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.state import State
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
@@ -96,7 +98,9 @@ class Objective(Stage):
     ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}.")
+            inner = "; pass the module in it, `.module_`" if hasattr(model, "module_") else ""
+            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{inner}.")
+        check_whole(model)
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
         check_one_of("mode", mode, MODES)
@@ -165,7 +169,9 @@ class Objective(Stage):
         sum(sums) / sum(weights).
 
         Args:
-            params: where; the present weights by default. Names and shapes as in `.params`.
+            params: where; the present weights by default. Names and shapes as in `.params`, or
+                a full state dict of the model: its buffers (running statistics) are then used
+                in the place of the model's own.
 
         Returns:
             A plain number; NaN or inf where the loss is.
@@ -281,8 +287,8 @@ class Objective(Stage):
             StructureError: names or shapes differ from `.params`.
         """
         ensure_slope(self)
-        here = self.params if params is None else params
-        leaves = {name: here[name].detach().requires_grad_() for name in self.names}
+        here = State(self.params) if params is None else self.split(params)
+        leaves = {n: value.detach().requires_grad_() for n, value in here.params.items()}
         total = {name: _wide_zeros(value) for name, value in leaves.items()}
 
         def walk() -> list[tuple[float, bool]]:
@@ -292,11 +298,12 @@ class Objective(Stage):
             ]
 
         with torch.enable_grad():
-            weights, reached = zip(*self.at(leaves, walk), strict=True)
+            point = {**leaves, **here.buffers}
+            weights, reached = zip(*self.at(point, walk), strict=True)
         if not any(reached):
             raise LossError(_NO_GRAPH)
         weight = sum(weights)
-        return {name: (value / weight).to(here[name].dtype) for name, value in total.items()}
+        return {name: (value / weight).to(leaves[name].dtype) for name, value in total.items()}
 
     def _add_gradient(
         self, found: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]

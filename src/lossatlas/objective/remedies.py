@@ -35,8 +35,14 @@ def unmoved_remedy(model: nn.Module, names: Sequence[str]) -> str:
             )
         if any(kind.startswith("torchrl.") for kind in kinds):
             return (
-                "TorchRL's loss modules keep parameters of their own; take the actor or critic "
-                "as the model and write the loss as a function of (model, batch)."
+                "TorchRL's loss modules keep parameters of their own; make this one with "
+                "functional=False where it has that, or take the actor or critic as the model "
+                "and write the loss as a function of (model, batch)."
+            )
+        if getattr(module, "merged", None) is True and hasattr(module, "unmerge"):
+            return (
+                "its adapters are merged into the weights below them; take them out again with "
+                "model.unmerge_adapter(), or move the base weights with params=."
             )
         if hasattr(module, "_hf_hook"):
             return (

@@ -7,9 +7,9 @@ and gradients that are not those of the loss. Each check compares two ways to on
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -40,7 +40,11 @@ CLEARLY = 10.0
 # examples cross few kinks, and many of them would look like curvature.
 FEW = 8
 # Directions along which a gradient is compared where the first leaves a doubt.
-_DIRECTIONS = 3
+_DIRECTIONS = 4
+# Gaps that rounding of a gradient may leave.
+_CLOSE = 2e-3
+# A gradient that is wrong in some layers agrees along one direction in a hundred, by chance.
+_ENOUGH = 2
 # Batches that are looked at for parameters that the first one does not reach.
 _BATCHES = 3
 
@@ -298,7 +302,8 @@ class Line:
         self.here = {name: here[name].detach() for name in objective.names}
         length = math.sqrt(sum(float(v.abs().double().square().sum()) for v in here.values()))
         self.length = length or 1.0
-        self.direction = _unit(self.here, number)
+        self.scales = _scales(self.here)
+        self.direction = _unit(self.here, self.scales, number)
         self.batch = few_examples(objective, self.here)
         self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
 
@@ -313,6 +318,26 @@ class Line:
         """
         alpha = step * self.length
         return {n: v + alpha * self.direction[n] for n, v in self.here.items()}
+
+    def usual(self, gradient: Sequence[Tensor | None]) -> float:
+        """What the component of a gradient along such a direction is about.
+
+        Args:
+            gradient: one tensor a parameter, None where there is none.
+
+        Returns:
+            The root mean square over directions.
+        """
+        scales = list(self.scales.values())
+        parts = [
+            0.0 if part is None else float((part.double().abs() * scale).square().sum())
+            for part, scale in zip(gradient, scales, strict=True)
+        ]
+        lengths = [
+            value.numel() * scale**2
+            for value, scale in zip(self.here.values(), scales, strict=True)
+        ]
+        return math.sqrt(sum(parts) / sum(lengths))
 
     def run(self, call: Callable[[], T]) -> T:
         """Run a function in one session, with statistics estimated once, at the weights.
@@ -424,7 +449,7 @@ class Line:
 
 
 def check_slope(objective: "Objective") -> Check:
-    """The gradient along one random direction against central differences of values.
+    """The gradient along random directions against central differences of values.
 
     Args:
         objective: what is checked.
@@ -433,13 +458,16 @@ def check_slope(objective: "Objective") -> Check:
         The verdict; it raises nothing.
     """
     every: list[_Gap] = []
-    found = Check("gradient", UNKNOWN)
+    passed: list[Check] = []
     for number in range(_DIRECTIONS):
         line = Line(objective, number=number)
         found, gaps = line.run(lambda line=line: _slope(line))  # type: ignore[misc]
-        if not gaps:
-            return found
         every += gaps
+        if not gaps and found.status != PASSED:
+            return found
+        passed += [] if gaps else [found]
+        if len(passed) == _ENOUGH:
+            return max(passed, key=lambda check: check.figure)
     clear = [gap for gap in every if gap.noise <= CLEARLY * AGREE]
     if not clear:
         return Check("gradient", UNKNOWN, sentence="values are rounded too coarsely")
@@ -469,9 +497,9 @@ def _slope(line: Line) -> tuple[Check, list[_Gap]]:
     gradient = line.gradient()
     if all(part is None for part in gradient):
         return Check("gradient", UNKNOWN, sentence="the loss has no gradient"), []
-    slope, length = _along(gradient, line.direction.values())
+    slope = _along(gradient, line.direction.values())
     # What a component along a random direction is about, should this one be small by chance.
-    usual = length / math.sqrt(sum(v.numel() for v in line.here.values()))
+    usual = line.usual(gradient)
     gaps: list[_Gap] = []
     for step in line.steps:
         low, high = line.value(-step), line.value(step)
@@ -493,7 +521,18 @@ def _agreeing(gaps: list[_Gap]) -> float | None:
     best = min(gaps, key=lambda gap: gap.size)
     near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
     fine = best.size <= AGREE and best.noise <= CLEARLY * AGREE and near > 1
-    return best.size if fine else None
+    return best.size if fine and not _settled_elsewhere(gaps) else None
+
+
+def _settled_elsewhere(gaps: list[_Gap]) -> bool:
+    # Differences that agree among themselves much better than with the slope.
+    for one, other in pairwise(gaps):
+        size, noise = min(one.size, other.size), max(one.noise, other.noise)
+        off = abs(one.found - one.slope)
+        apart = abs(one.found - other.found) / off * one.size if off else math.inf
+        if size > max(CLEARLY * (apart + noise), _CLOSE):
+            return True
+    return False
 
 
 def ensure_slope(objective: "Objective") -> None:
@@ -522,26 +561,34 @@ def ensure_slope(objective: "Objective") -> None:
         warnings.warn(f"{check.sentence}.", DerivativeWarning, stacklevel=4)
 
 
-def _along(gradient: Sequence[Tensor | None], vectors: Iterable[Tensor]) -> tuple[float, float]:
-    # Component along a direction, and the length.
-    pairs = [
-        (part.double(), vector.double())
+def _along(gradient: Sequence[Tensor | None], vectors: Iterable[Tensor]) -> float:
+    # The component along a direction.
+    return sum(
+        float((part.double() * vector.double()).sum())
         for part, vector in zip(gradient, vectors, strict=True)
         if part is not None
-    ]
-    slope = sum(float((part * vector).sum()) for part, vector in pairs)
-    return slope, math.sqrt(sum(float(part.square().sum()) for part, _ in pairs))
+    )
 
 
-def _unit(like: Params, number: int) -> dict[str, Tensor]:
+def _unit(like: Params, scales: Mapping[str, float], number: int) -> dict[str, Tensor]:
     drawn = {
-        name: torch.randn(
+        name: scales[name]
+        * torch.randn(
             value.shape, generator=generator(number, "line", name), dtype=torch.float64
         )
         for name, value in like.items()
     }
     length = math.sqrt(sum(float(value.square().sum()) for value in drawn.values()))
     return {name: (value / length).to(like[name]) for name, value in drawn.items()}
+
+
+def _scales(like: Params) -> dict[str, float]:
+    # Each tensor moves by the same share of itself; those that are zero by that of all others.
+    sizes = {name: float(v.abs().double().square().mean().sqrt()) for name, v in like.items()}
+    numbers = sum(value.numel() for value in like.values())
+    total = sum(size**2 * like[name].numel() for name, size in sizes.items())
+    typical = math.sqrt(total / numbers) or 1.0
+    return {name: size or typical for name, size in sizes.items()}
 
 
 # Shared

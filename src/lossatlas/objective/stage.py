@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_same_structure
 from lossatlas.guard import preserved_attributes, preserved_rng
 from lossatlas.objective.batches import Batch, to_device
 from lossatlas.objective.determinism import check_loss
@@ -17,6 +16,7 @@ from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
 from lossatlas.objective.sizes import Size, size_of
+from lossatlas.objective.state import State, split_state
 from lossatlas.objective.swap import swapped_in
 from lossatlas.objective.weighted import Measured, Total, total_of
 
@@ -97,15 +97,28 @@ class Stage:
         Returns:
             What `call` returns.
         """
-        if params is not None:
-            check_same_structure(params=params, objective=self.params)
+        held = {} if params is None else self.split(params).whole
 
         def run() -> T:
             self.prepare()
             return call()
 
         with self.session():
-            return self.swapped({} if params is None else params, run)
+            return self.swapped(held, run)
+
+    def split(self, params: Params) -> State:
+        """A point in two parts: the parameters that move, and the buffers that go with them.
+
+        Args:
+            params: names and shapes as in `.params`, or a full state dict of the model.
+
+        Returns:
+            Both parts; no buffers where only parameters came.
+
+        Raises:
+            StructureError: names, shapes or kinds of numbers differ from those of the model.
+        """
+        return split_state(self.model, self.mode, self.params, params)
 
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""

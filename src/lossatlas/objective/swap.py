@@ -20,7 +20,7 @@ def swapped_in(model: nn.Module, params: Mapping[str, Tensor], also: object) -> 
     Args:
         model: holds the parameters.
         params: name -> tensor, kept and not copied; parameters that share a tensor move
-            together.
+            together. Names of buffers may be among them: copies of these take their place.
         also: a loss; where it is a module, its buffers are cloned as well.
 
     Yields:
@@ -47,7 +47,7 @@ def _put(
         if params and module._parameters:
             yield from _put_parameters(path, cast(_Entries, module._parameters), params, tied)
         if module._buffers:
-            yield from _put_clones(module._buffers, clones)
+            yield from _put_clones(path, module._buffers, params, clones)
 
 
 def _put_parameters(
@@ -63,10 +63,17 @@ def _put_parameters(
         entries[key] = new
 
 
-def _put_clones(entries: _Entries, clones: dict[int, Tensor]) -> Iterator[_Slot]:
+def _put_clones(
+    path: str, entries: _Entries, params: Mapping[str, Tensor], clones: dict[int, Tensor]
+) -> Iterator[_Slot]:
     for key, value in list(entries.items()):
         if value is not None:
             yield entries, key, value
             if id(value) not in clones:
-                clones[id(value)] = value.clone()
+                given = params.get(f"{path}.{key}" if path else key)
+                clones[id(value)] = value.clone() if given is None else _like(given, value)
             entries[key] = clones[id(value)]
+
+
+def _like(given: Tensor, own: Tensor) -> Tensor:
+    return given.detach().to(own.device, own.dtype, copy=True)

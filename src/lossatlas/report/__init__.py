@@ -1,5 +1,6 @@
 """Reports: a result as one self-contained page, with its readings in plain language."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.report.contents import (
     Builder,
     Number,
@@ -27,3 +28,5 @@ __all__ = [
     "Table",
     "Tile",
 ]
+
+guard_exports(__name__)

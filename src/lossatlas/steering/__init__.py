@@ -4,6 +4,7 @@
 rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalties`.
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.steering.averaging import EMA, LAWA, ValleyAverage, WeightAverage
 from lossatlas.steering.controller import TopologyLR
 from lossatlas.steering.log import DecisionLog, Record, replay
@@ -54,3 +55,5 @@ __all__ = [
     "WSD",
     "WSDS",
 ]
+
+guard_exports(__name__)

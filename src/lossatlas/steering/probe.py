@@ -148,7 +148,12 @@ def _loss(closure: Closure) -> Tensor:
     torch.clear_autocast_cache()
     with preserved_rng():
         value = closure()
-    tensor = torch.as_tensor(value)
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LossError(
+            f"`closure` must give a number or one number an example; got {error}."
+        ) from None
     if tensor.ndim > 1 or tensor.numel() == 0 or tensor.is_complex():
         raise LossError(
             "`closure` must give a number or one number an example; got shape "

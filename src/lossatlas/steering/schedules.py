@@ -15,17 +15,18 @@ class WSD(LRScheduler):
     """Warm up, stay, cool down.
 
     The warm-up of w updates is linear and reaches the base rate with update w; the last update
-    of a cooldown has the end rate. Without `steps` the rate stays until `cool_down` is called,
-    so that the horizon can be chosen late.
+    of a cooldown has the last rate. Words and defaults are those of
+    `lossatlas.forecast.schedules.wsd`, which gives the same rates as an array. Without `steps`
+    the rate stays until `cool_down` is called, so that the horizon can be chosen late.
 
     Args:
         optimizer: any.
         steps: updates of the whole training, warm-up included; None stays.
         warmup: updates of the warm-up. Default 0.
-        decay: length of the cooldown: a share of the steps if below 1, else updates. Default
-            0.1.
+        decay: length of the cooldown: a share of the steps after the warm-up if below 1, else
+            updates. Default 0.1.
         shape: see `lossatlas.steering.shapes`. Default "sqrt".
-        end: share of the base rate at the end. Default 0.
+        min_ratio: the last rate as a share of the base rate. Default 0.
         last_epoch: as for every scheduler.
 
     Raises:
@@ -43,17 +44,21 @@ class WSD(LRScheduler):
         warmup: int = 0,
         decay: float = 0.1,
         shape: str = "sqrt",
-        end: float = 0.0,
+        min_ratio: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
         check_at_least("warmup", warmup, 0)
         check_shape("shape", shape)
-        self.warmup, self.shape, self.end = warmup, shape, check_share("end", end)
+        self.warmup, self.shape, self.min_ratio = (
+            warmup,
+            shape,
+            check_share("min_ratio", min_ratio),
+        )
         self.start: int | None = None
         self.length = 0
         if steps is not None:
             check_at_least("steps", steps, 1)
-            self.length = _length("decay", decay, steps)
+            self.length = _length("decay", decay, max(steps - warmup, 1))
             self.start = steps - self.length
             if self.start < warmup:
                 raise ArgumentError(
@@ -97,9 +102,9 @@ class WSD(LRScheduler):
             (step - self.start + 1) / self.length,
             self._before_cooldown(self.start),
         )
-        if peak <= self.end:
+        if peak <= self.min_ratio:
             return peak
-        return peak * shape_factor(self.shape, progress, self.end / peak)
+        return peak * shape_factor(self.shape, progress, self.min_ratio / peak)
 
     def _before_cooldown(self, step: int) -> float:
         return min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
@@ -126,7 +131,7 @@ class WSDS(LRScheduler):
         decay: length of each cooldown: a share of its period if below 1, else updates.
             Default 0.1.
         shape: see `lossatlas.steering.shapes`; "inverse" is the paper's. Default "inverse".
-        end: share of the base rate at the end of each. Default 0.1.
+        min_ratio: the last rate of each as a share of the base rate. Default 0.1.
         last_epoch: as for every scheduler.
 
     Raises:
@@ -144,12 +149,16 @@ class WSDS(LRScheduler):
         warmup: int = 0,
         decay: float = 0.1,
         shape: str = "inverse",
-        end: float = 0.1,
+        min_ratio: float = 0.1,
         last_epoch: int = -1,
     ) -> None:
         check_at_least("warmup", warmup, 0)
         check_shape("shape", shape)
-        self.warmup, self.shape, self.end = warmup, shape, check_share("end", end)
+        self.warmup, self.shape, self.min_ratio = (
+            warmup,
+            shape,
+            check_share("min_ratio", min_ratio),
+        )
         self.ends = [warmup, *ends]
         for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
             if after <= before:
@@ -175,7 +184,9 @@ class WSDS(LRScheduler):
             if step < after:
                 length = min(_length("decay", self.decay, after - before), after - before)
                 progress = (step - (after - length) + 1) / length
-                return shape_factor(self.shape, progress, self.end) if progress > 0 else 1.0
+                return (
+                    shape_factor(self.shape, progress, self.min_ratio) if progress > 0 else 1.0
+                )
         return 1.0
 
     def get_lr(self) -> list[float | torch.Tensor]:

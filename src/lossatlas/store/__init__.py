@@ -1,22 +1,30 @@
 """Everything that touches the disk: results, weights, and the ledger of unfinished work.
 
-Nothing here is a pickle: a file from a stranger can be opened.
+Nothing here is unpickled: a file from a stranger can be opened.
 """
 
+from lossatlas.arguments import guard_exports
+from lossatlas.store.checkpoints import Checkpoint, load_checkpoint
 from lossatlas.store.files import make_folder, writing
 from lossatlas.store.ledger import Ledger, remove_ledger
+from lossatlas.store.lock import occupied
 from lossatlas.store.provenance import Provenance
 from lossatlas.store.results import below, kind, load, nested, save
 
 __all__ = [
+    "Checkpoint",
     "Ledger",
     "Provenance",
     "below",
     "kind",
     "load",
+    "load_checkpoint",
     "make_folder",
     "nested",
+    "occupied",
     "remove_ledger",
     "save",
     "writing",
 ]
+
+guard_exports(__name__)

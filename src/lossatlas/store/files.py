@@ -1,13 +1,19 @@
 """Whole or not at all: a file appears under its name only when it is complete."""
 
 import errno
+import hashlib
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lossatlas.checks import check_path
 from lossatlas.errors import FileError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}-(\d+)-\w+")
 
 
 @contextmanager
@@ -23,10 +29,12 @@ def writing(path: str | Path) -> Iterator[Path]:
     Raises:
         FileError: the place cannot be written (permissions, a full disk); nothing is left.
     """
-    target = Path(path)
+    target = check_path("path", path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        clear_stale(target.parent, target.name)
+        prefix = f".{target.name}.{_host()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix)
         os.close(handle)
     except OSError as error:
         raise FileError(_sentence(target, error)) from None
@@ -43,6 +51,37 @@ def writing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_stale(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that no longer live left half written.
+
+    Args:
+        folder: where to look.
+        name: of the file that was being written; any by default.
+    """
+    if os.name == "nt":
+        # There is no harmless way to ask whether a process lives.
+        return
+    for path in folder.glob(f".{name or '*'}.{_host()}-*-*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _alive(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    # A folder may be shared: processes of other machines cannot be asked for.
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder and see that it takes files, before long work relies on it.
 
@@ -55,7 +94,7 @@ def make_folder(path: str | Path) -> Path:
     Raises:
         FileError: it cannot be made or written.
     """
-    folder = Path(path)
+    folder = check_path("path", path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -77,7 +116,7 @@ def check_readable(path: str | Path, what: str) -> Path:
     Raises:
         FileError: missing, a folder, or empty.
     """
-    target = Path(path)
+    target = check_path("path", path)
     if not target.is_file():
         state = "is a folder" if target.is_dir() else "does not exist"
         raise FileError(f"'{target}' {state}; expected a file with {what}.")

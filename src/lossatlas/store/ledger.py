@@ -1,5 +1,6 @@
 """The ledger of unfinished work: an SQLite file that survives SIGKILL at any moment."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -10,9 +11,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.checks import check_path
 from lossatlas.errors import ResumeError
 
 _MAGIC = b"SQLite format 3\0"
+# Written into the header of the file, so that it is known as ours before a byte is changed.
+_APPLICATION = 0x6C617467
+_TABLES = {"run", "chunk"}
 _FOREIGN = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_SCHEMA"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -33,13 +38,35 @@ def remove_ledger(path: str | Path) -> None:
 
 def _check_ours(path: Path) -> None:
     # SQLite takes a file of a few bytes for an empty base and writes over it.
+    if path.is_dir():
+        raise ResumeError(f"'{path}' is a folder, not a resume file; name a file.")
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) == _MAGIC:
-                return
+            head = file.read(100)
+        if not head.startswith(_MAGIC):
+            raise ResumeError(
+                f"'{path}' is not a resume file (no SQLite header); name another file or "
+                "remove it."
+            )
+        application = int.from_bytes(head[68:72], "big")
+        if application != _APPLICATION and (application or _tables(path) != _TABLES):
+            raise ResumeError(
+                f"'{path}' is a database of another program, not a resume file; it was not "
+                "changed: name another file."
+            )
+
+
+def _tables(path: Path) -> set[str]:
+    # Immutable: SQLite neither writes nor makes a file beside it.
+    place = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(place, uri=True)) as base:
+            rows = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in rows}
+    except sqlite3.Error as error:
         raise ResumeError(
-            f"'{path}' is not a resume file (no SQLite header); name another file or remove it."
-        )
+            f"'{path}' is not a resume file ({error}); name another file or remove it."
+        ) from None
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -66,11 +93,12 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = check_path("resume", path)
         _check_ours(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, isolation_level=None)
+            self._base.execute(f"PRAGMA application_id={_APPLICATION}")
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.executescript(_SCHEMA)
             self._claim({key: json.dumps(value, sort_keys=True) for key, value in run.items()})

@@ -11,6 +11,7 @@ import xarray as xr
 
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.store.files import check_readable, writing
+from lossatlas.store.sizes import check_netcdf
 
 FORMAT = 1
 Tree = Mapping[str, xr.Dataset]
@@ -138,10 +139,13 @@ def below(tree: Tree, part: str) -> dict[str, xr.Dataset]:
 
 def _read(source: Path) -> tuple[dict[str, Any], dict[str, xr.Dataset]]:
     try:
+        check_netcdf(source)
         with contextlib.closing(xr.open_datatree(source, engine="h5netcdf")) as tree:
             head = {k: tree.attrs.get(f"lossatlas_{k}") for k in ("kind", "format", "home")}
             groups = {key.strip("/"): node.to_dataset().load() for key, node in _groups(tree)}
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except FileError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError) as error:
         raise FileError(
             f"'{source}' is damaged or not netCDF ({error}); make it again."
         ) from None

@@ -1,5 +1,6 @@
 """Where the instruments meet: one survey, or two checkpoints side by side."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.comparison import Comparison, compare
 from lossatlas.surveys.finding import Finding, Quantity
@@ -19,3 +20,5 @@ __all__ = [
     "named",
     "survey",
 ]
+
+guard_exports(__name__)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from lossatlas import store
 from lossatlas.algebra.params import Params
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError
-from lossatlas.landscape.checkpoints import plane_through
+from lossatlas.landscape.buffers import Buffers
+from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import check_door, random_plane
+from lossatlas.landscape.plane import Plane, check_door, random_plane
 from lossatlas.landscape.points import Progress
+from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State
 from lossatlas.store import Provenance
 from lossatlas.topology import Diagram, persistence
 from lossatlas.topology.distances import bottleneck, wasserstein
@@ -145,7 +149,8 @@ def compare(
 
     Args:
         objective: the model, loss and data; the model's own weights do not matter.
-        first: one point, names and shapes as in `objective.params`.
+        first: one point, names and shapes as in `objective.params`, or a full state dict:
+            its running statistics then go with its weights, and are interpolated on the line.
         second: another.
         span: half the width of the maps, or "auto": wide enough for the first checkpoint.
         points: points along each direction.
@@ -170,9 +175,10 @@ def compare(
     check_door(objective, progress=progress)
     _check_options(options)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
+    states = states_of(objective, (first, second))
     line = map_plane(
         objective,
-        plane_through(first, second),
+        through([s.params for s in states], [s.buffers for s in states]),
         span=[(0.0, 1.0)],
         points=points,
         resume=ledgers[-1],
@@ -182,9 +188,11 @@ def compare(
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
     maps = [
-        map_plane(objective, replace(around, origin=origin), resume=ledger, **common)
-        for origin, ledger in zip((first, second), ledgers[:2], strict=True)
+        map_plane(objective, _moved(around, state), resume=ledger, **common)
+        for state, ledger in zip(states, ledgers[:2], strict=True)
     ]
+    if NO_STATISTICS in line.notes:
+        maps = [replace(land, notes=(*land.notes, NO_STATISTICS)) for land in maps]
     diagrams = [persistence(land, connectivity=connectivity) for land in maps]
     matching = match_basins(*maps, connectivity=connectivity)
     barrier, stderr = _barrier(line)
@@ -205,6 +213,11 @@ def compare(
     )
 
 
+def _moved(plane: Plane, state: State) -> Plane:
+    held = Buffers(state.buffers) if state.buffers else None
+    return replace(plane, origin=state.params, buffers=held)
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in _OPTIONS:
@@ -222,7 +235,14 @@ def comparison_ledgers(resume: str | Path) -> list[Path]:
 
     Returns:
         Three files beside it: of the two maps and of the line.
+
+    Raises:
+        ArgumentError: not a path.
     """
+    if not isinstance(resume, str | PathLike) or not str(resume):
+        raise ArgumentError(
+            f"`resume` must be the path of a file, as in 'compare.resume'; got {resume!r}."
+        )
     return [Path(f"{resume}.{name}") for name in _MAPS]
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import ResumeError
 from lossatlas.objective import Objective
 from lossatlas.store import Ledger
+from lossatlas.store.sizes import check_npz
 from lossatlas.surveys.finding import Finding
 
 _FIELDS = "fields"
@@ -132,6 +133,7 @@ def unpacked(array: NDArray[np.float64]) -> Finding:
     """
     try:
         raw = array[0, 1:].astype("<f8").tobytes()[: int(array[0, 0])]
+        check_npz(io.BytesIO(raw), "the resume file")
         with np.load(io.BytesIO(raw), allow_pickle=False) as parts:
             text = parts[_FIELDS].tobytes().decode()
             arrays = {name: parts[name] for name in parts.files if name != _FIELDS}

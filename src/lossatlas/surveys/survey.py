@@ -11,17 +11,19 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_one_of, check_positive
+from lossatlas.checks import check_list, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
-from lossatlas.landscape.checkpoints import trajectory_plane
+from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_door, random_plane
 from lossatlas.landscape.points import Progress
+from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
+from lossatlas.objective.state import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.finding import Finding
 from lossatlas.surveys.instruments import Instrument, chosen
@@ -64,7 +66,8 @@ def survey(
         plane: "random", "checkpoints" (the plane that best holds `checkpoints`), "eigen" (the
             two sharpest directions of the Hessian), or a plane of your own. By default the
             checkpoints' plane where there are three or more.
-        checkpoints: points of the training that led here, drawn on the map.
+        checkpoints: points of the training that led here, drawn on the map: parameters, or
+            full state dicts, whose running statistics go with their weights.
         span: half the width of the map, one (low, high) a direction, or "auto": wide enough to
             show all checkpoints, or until the loss has risen.
         points: points along each direction.
@@ -101,7 +104,9 @@ def survey(
     check_door(objective, progress=progress)
     _check(title, checkpoints, executor)
     tools = _tools(instruments, curvature=curvature, lr=lr)
-    ground = _plane(objective, plane, checkpoints, seed)
+    states = states_of(objective, checkpoints)
+    checkpoints = [state.whole for state in states]
+    ground = _plane(objective, plane, states, seed)
     land = map_plane(
         objective,
         ground,
@@ -116,7 +121,7 @@ def survey(
         progress=progress,
     )
     if checkpoints:
-        land = _with_values(land, objective, checkpoints)
+        land = _with_values(land, objective, states)
     site = Site(objective, seed, lr, optimizer, tuple(checkpoints))
     findings = _findings(site, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
@@ -138,8 +143,8 @@ def survey(
 def _check(title: Any, checkpoints: Any, executor: Any) -> None:
     if title is not None and not isinstance(title, str):
         raise ArgumentError(f"`title` must be a text; got {type(title).__name__}.")
-    listed = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str | bytes)
-    if not listed or not all(isinstance(point, Mapping) for point in checkpoints):
+    check_list("checkpoints", checkpoints, "points of parameter space")
+    if not all(isinstance(point, Mapping) for point in checkpoints):
         raise ArgumentError(
             "`checkpoints` must be a list of points, each name -> tensor as in "
             f"`objective.params`; got {type(checkpoints).__name__}."
@@ -168,23 +173,23 @@ def _findings(
 
 
 def _plane(
-    objective: Objective, plane: str | Plane | None, checkpoints: Sequence[Params], seed: int
+    objective: Objective, plane: str | Plane | None, states: Sequence[State], seed: int
 ) -> Plane:
     if isinstance(plane, Plane):
-        return _marked(plane, checkpoints)
-    name = plane or ("checkpoints" if len(checkpoints) > 2 else "random")
+        return _marked(plane, states)
+    name = plane or ("checkpoints" if len(states) > 2 else "random")
     check_one_of("plane", name, PLANES)
     if name == "checkpoints":
-        return trajectory_plane(checkpoints)
+        return plane_of(states)
     if name == "eigen":
-        return _marked(eigen_plane(objective, seed=seed), checkpoints)
-    return _marked(random_plane(objective, seed=seed), checkpoints)
+        return _marked(eigen_plane(objective, seed=seed), states)
+    return _marked(random_plane(objective, seed=seed), states)
 
 
-def _marked(plane: Plane, checkpoints: Sequence[Params]) -> Plane:
-    if not checkpoints or plane.landmarks:
+def _marked(plane: Plane, states: Sequence[State]) -> Plane:
+    if not states or plane.landmarks:
         return plane
-    coordinates, residuals = plane.project(checkpoints)
+    coordinates, residuals = plane.project([state.params for state in states])
     return replace(
         plane, landmarks={"trajectory": coordinates}, residuals={"trajectory": residuals}
     )
@@ -206,6 +211,9 @@ def _start(objective: Objective, plane: Plane, usual: float = 0.125) -> float:
     return min(usual, math.sqrt(2 * loss / sharpest)) if 0 < loss < math.inf else usual
 
 
-def _with_values(land: Landscape, objective: Objective, points: Sequence[Params]) -> Landscape:
-    values = np.array([objective.value(point) for point in points])
-    return replace(land, landmark_values=dict.fromkeys(land.landmarks, values))
+def _with_values(land: Landscape, objective: Objective, states: Sequence[State]) -> Landscape:
+    values = np.array([objective.value(state.whole) for state in states])
+    bare = objective.mode == "eval" and not any(state.buffers for state in states)
+    missing = bare and tracks_statistics(objective.model) and NO_STATISTICS not in land.notes
+    notes = (*land.notes, *([NO_STATISTICS] if missing else []))
+    return replace(land, landmark_values=dict.fromkeys(land.landmarks, values), notes=notes)

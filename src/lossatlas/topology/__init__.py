@@ -4,6 +4,7 @@ Receives arrays and knows no network. What needs torch lives in `layers` and `lo
 needs scikit-learn in `transformer`; they are imported by name.
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
 from lossatlas.topology.certified import CertainBasins, certain_basins
 from lossatlas.topology.curves import (
@@ -82,3 +83,5 @@ __all__ = [
     "sliced_wasserstein",
     "wasserstein",
 ]
+
+guard_exports(__name__)

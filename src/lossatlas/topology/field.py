@@ -210,7 +210,7 @@ def _largest_leverage(source: Mapped, field: Field, interpolated: Bools | None) 
 
 def _unit_roundoff(source: Any) -> float:
     # Half the distance of 1 to the next number of this kind; whole numbers are exact.
-    kind = getattr(source, "dtype", None)
+    kind: Any = getattr(source, "dtype", None)
     if hasattr(source, "detach"):
         import torch
 

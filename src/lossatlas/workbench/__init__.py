@@ -1,5 +1,6 @@
 """Data, models, losses and trainings by name: something to measure at once."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.workbench.checkpoints import load_weights
 from lossatlas.workbench.criteria import Criterion, build_loss
 from lossatlas.workbench.dataset import Dataset
@@ -25,3 +26,5 @@ __all__ = [
     "train",
     "train_ensemble",
 ]
+
+guard_exports(__name__)

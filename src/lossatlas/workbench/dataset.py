@@ -40,6 +40,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_one_of("task", self.task, TASKS)
+        for argument in ("inputs", "targets"):
+            value = getattr(self, argument)
+            if getattr(value, "ndim", 0) == 0 or not hasattr(value, "numel"):
+                raise DataError(f"`{argument}` must be a tensor with an axis of examples.")
         if not len(self.inputs):
             raise DataError(f"'{self.name}' holds no examples; give one that holds some.")
         if len(self.inputs) != len(self.targets):

@@ -9,6 +9,7 @@ import torch
 
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError, MissingDependencyError
+from lossatlas.store.sizes import check_parquet
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.files import existing_file, reason
 from lossatlas.workbench.images import decode, normalised
@@ -57,11 +58,14 @@ def load_parquet(
         ) from None
     try:
         with pq.ParquetFile(source) as table:
+            check_parquet(source, table.metadata)
             _check_columns(source, table.schema_arrow.names, image, label)
             labels, classes = _labels(source, table, label)
             count = len(labels) if examples is None else min(examples, len(labels))
             rows = _pictures(source, table, image, count)
             pictures = decode(rows, size=size, channels=channels)
+    except FileError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise FileError(
             f"'{source}' is damaged, cut off or not parquet ({reason(error)}); "

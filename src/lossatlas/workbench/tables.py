@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError
+from lossatlas.store.sizes import check_npz
 from lossatlas.workbench.dataset import Dataset
 from lossatlas.workbench.files import existing_file, reason
 
@@ -63,6 +64,8 @@ def load_npz(
 def _read(source: Path, names: tuple[str, str]) -> list[Array]:
     try:
         # Given a path, numpy leaves the file open where the archive is damaged.
+        if zipfile.is_zipfile(source):
+            check_npz(source, str(source))
         with source.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):

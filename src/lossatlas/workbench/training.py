@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least
@@ -67,7 +68,8 @@ class TrainingRun:
             the end of a run that diverged.
         rates: learning rate of the first group at each update, shape (updates,).
         state: parameters and buffers at the end, copies.
-        checkpoints: the trainable parameters at `checkpoint_steps`, copies.
+        checkpoints: the trainable parameters at `checkpoint_steps`, copies, with the running
+            statistics of normalisation layers where there are any.
         checkpoint_steps: updates done when each checkpoint was kept.
         diverged_at: the update at which loss or weights were no longer finite; None otherwise.
         seconds: wall time.
@@ -161,7 +163,7 @@ def train(
                 break
     arrived = _arrival(start, log, weights)
     if keeping and arrived < total:
-        log.kept.setdefault(arrived, copied(weights))
+        log.kept.setdefault(arrived, copied(weights | _statistics(model)))
     made.zero_grad(set_to_none=True)
     return TrainingRun(
         np.array(log.losses),
@@ -186,13 +188,13 @@ class _Loop:
     def run(self, start: int, stop: int, log: _Log, keeping: Sequence[int]) -> Iterator[Tick]:
         weights = _trainable(self.model)
         if start in keeping:
-            log.kept[start] = copied(weights)
+            log.kept[start] = copied(weights | _statistics(self.model))
         for step, batch in enumerate(self.plan.walk(self.seed, start, stop), start=start):
             tick = self._update(step, batch, log)
             if tick is None:
                 return
             if step + 1 in keeping:
-                log.kept[step + 1] = copied(weights)
+                log.kept[step + 1] = copied(weights | _statistics(self.model))
             yield tick
 
     def _update(self, step: int, batch: Batch, log: _Log) -> Tick | None:
@@ -238,6 +240,16 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
             f"{type(model).__name__} has no trainable parameters; unfreeze some to train it."
         )
     return weights
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for name, value in module.named_buffers(recurse=False)
+        if value.is_floating_point()
+    }
 
 
 def _scheduler(

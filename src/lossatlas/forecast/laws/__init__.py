@@ -1,5 +1,6 @@
 """The laws: one formula a file, and their names on the command line."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.laws.annealing import AnnealingLaw
 from lossatlas.forecast.laws.broken import BrokenPowerLaw, smoothed
@@ -32,3 +33,5 @@ __all__ = [
     "smoothed",
     "translate",
 ]
+
+guard_exports(__name__)

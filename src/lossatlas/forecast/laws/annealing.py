@@ -11,12 +11,14 @@ from scipy.signal import lfilter
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw
+from lossatlas.forecast.law import Law, Problem, ScheduleLaw
 from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
 from lossatlas.forecast.schedules import warmup_length
 from lossatlas.forecast.sums import falls, rate_sums
 
 Floats = NDArray[np.float64]
+
+DECAYS = (0.99, 0.995, 0.999, 0.9995)  # that have served
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class AnnealingLaw(ScheduleLaw):
         """
         if not is_number(self.decay) or not 0 < self.decay < 1:
             raise ArgumentError(f"`decay` must lie between 0 and 1; got {self.decay!r}.")
+
+    def relatives(self) -> tuple[Law, ...]:
+        """The law with other decays.
+
+        Returns:
+            Laws, their decays in `DECAYS`.
+        """
+        return tuple(AnnealingLaw(decay) for decay in DECAYS if decay != self.decay)
 
     def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """The two sums at every point.

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Inputs
 from lossatlas.forecast.law import Law, Problem
 from lossatlas.forecast.sums import check_cover
+from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +112,7 @@ class BrokenPowerLaw(Law):
         )
 
 
-def smoothed(loss: Floats, base: float = 1.2) -> Floats:
+def smoothed(loss: ArrayLike, base: float = 1.2) -> Floats:
     """A running mean over [j / base, j]: a window that grows with time.
 
     Args:
@@ -119,9 +122,18 @@ def smoothed(loss: Floats, base: float = 1.2) -> Floats:
     Returns:
         (n,) means.
 
+    Raises:
+        ArgumentError: a base that is not above 1.
+        DataError: losses that are no numbers in one dimension.
+
     Source: Mircea et al. 2025, arXiv:2506.05447.
     """
-    total = np.concatenate([[0.0], np.cumsum(loss)])
-    last = np.arange(loss.size)
+    if not is_number(base) or not 1 < base < np.inf:
+        raise ArgumentError(f"`base` must be a finite number > 1; got {base!r}.")
+    values = real_array("loss", loss)
+    if values.ndim != 1:
+        raise DataError(f"`loss` must have one dimension; got shape {values.shape}.")
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.arange(values.size)
     first = (last / base).astype(int)
     return np.asarray((total[last + 1] - total[first]) / (last + 1 - first))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw
+from lossatlas.forecast.law import Problem, ScheduleLaw, check_flag
 from lossatlas.forecast.laws.merging import TINY, Drops, merged_drops
 from lossatlas.forecast.schedules import warmup_length
 from lossatlas.forecast.sums import falls, rate_sums
@@ -36,6 +36,14 @@ class MultiPowerLaw(ScheduleLaw):
 
     parameters: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
     warmup_drops: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the setting.
+
+        Raises:
+            ArgumentError: `warmup_drops` is neither True nor False.
+        """
+        check_flag("warmup_drops", self.warmup_drops)
 
     def features(self, inputs: Inputs) -> tuple[Floats, Drops]:
         """The sums of rates and the merged falls.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem
+from lossatlas.forecast.law import Law, Problem, check_flag
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,12 @@ class ChinchillaLaw(Law):
     tokens: bool = True
 
     def __post_init__(self) -> None:
-        """Without tokens the law has three parameters."""
+        """Without tokens the law has three parameters.
+
+        Raises:
+            ArgumentError: `tokens` is neither True nor False.
+        """
+        check_flag("tokens", self.tokens)
         if not self.tokens:
             # The names are a class variable; this instance hides it with a shorter one.
             object.__setattr__(self, "parameters", ("E", "A", "alpha"))

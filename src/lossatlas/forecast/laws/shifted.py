@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem
+from lossatlas.forecast.law import Law, Problem, check_parameters
+from lossatlas.forecast.laws.scaling import KaplanLaw
 
 Floats = NDArray[np.float64]
 
@@ -114,10 +115,15 @@ def translate(law: Mapping[str, float], shift: Mapping[str, float]) -> dict[str,
         E, A, alpha, B, beta of the law on the second set.
 
     Raises:
-        ArgumentError: the floors differ, so the form is not kept.
+        ArgumentError: parameters that are missing or no positive numbers, or floors that
+            differ, so that the form is not kept.
 
     Source: Brandfonbrener et al. 2024, sec. 4, arXiv:2411.12925.
     """
+    for argument, found, names in (
+        ("law", law, KaplanLaw.parameters), ("shift", shift, ShiftedPowerLaw.parameters)
+    ):  # fmt: skip
+        check_parameters(argument, found, names)
     if not np.isclose(shift["E0"], law["E"], rtol=1e-6):
         raise ArgumentError(
             f"`shift` starts from the floor E0 = {shift['E0']:g} but the law's is "

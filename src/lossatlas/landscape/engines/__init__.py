@@ -1,5 +1,6 @@
 """How the points of a map are evaluated: five ways to the same numbers."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.landscape.engines.choice import ENGINES, Choice, build, choose, select
 from lossatlas.landscape.engines.task import Engine, Metric, Task
 
@@ -13,3 +14,5 @@ __all__ = [
     "choose",
     "select",
 ]
+
+guard_exports(__name__)

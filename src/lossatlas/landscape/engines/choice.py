@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task, quantities_of
 from lossatlas.memory import free_memory
+from lossatlas.objective.swap import swapped_in
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming")
@@ -86,7 +88,7 @@ def select(task: Task, name: str, corner: Array) -> Choice:
     check_one_of("engine", name, ENGINES)
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
-        return Choice(StreamingEngine(task), at_origin(task)[0])
+        return Choice(build(task, "streaming"), at_origin(task)[0])
     if "stacked" in candidates or "batched" in candidates:
         # They hold the directions whole: the plain loop need not draw them for itself.
         task.corners()
@@ -137,14 +139,60 @@ def build(task: Task, name: str) -> Engine:
 
     Returns:
         The engine.
+
+    Raises:
+        ArgumentError: the engine cannot serve buffers that change from point to point.
     """
-    return _BUILD[name](task)
+    make = _BUILD[name]
+    held = task.plane.buffers
+    if held is None or name == "plain":
+        return make(task)
+    if held.directions:
+        raise ArgumentError("buffers change from point to point, which only plain serves")
+    return HeldEngine(task, make)
+
+
+class HeldEngine:
+    """An engine around which the model holds other buffers, the same at all points.
+
+    Args:
+        task: what to evaluate.
+        make: builds the engine.
+    """
+
+    def __init__(self, task: Task, make: Callable[[Task], Engine]) -> None:
+        self._task = task
+        with self._held():
+            self.inner = make(task)
+        self.name, self.chunk, self.memory = (
+            self.inner.name,
+            self.inner.chunk,
+            self.inner.memory,
+        )
+
+    def evaluate(self, coordinates: Array) -> Array:
+        """Means and standard errors of some points; see `Engine`.
+
+        Args:
+            coordinates: shape (points, dimension).
+
+        Returns:
+            Shape (points, 2 * quantities).
+        """
+        with self._held():
+            return self.inner.evaluate(coordinates)
+
+    def _held(self) -> AbstractContextManager[None]:
+        here = self._task.buffers_at(())
+        return swapped_in(self._task.objective.model, here, None)
 
 
 def _candidates(task: Task) -> list[str]:
     free = free_memory(task.objective.device)
     if free is not None and plain.memory(task) > free / 2:
         return ["streaming"]
+    if task.plane.buffers is not None and task.plane.buffers.directions:
+        return []
     coarse = any(torch.finfo(v.dtype).bits < 32 for v in task.plane.origin.values())
     if coarse or task.objective.mode == "recalibrated":
         # Half precision rounds by more than engines may differ.
@@ -179,12 +227,9 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
             # vmap then loops over the points inside the operation: no gain, and noise.
             warnings.filterwarnings("error", message="There is a performance drop")
             engine = build(task, name)
-            if (
-                wanted == "auto"
-                and isinstance(engine, BatchedEngine)
-                and engine.block < _FEWEST
-            ):
-                return f"{engine.block} points of this network fill the cache already"
+            inner = engine.inner if isinstance(engine, HeldEngine) else engine
+            if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.block < _FEWEST:
+                return f"{inner.block} points of this network fill the cache already"
             fast = engine.evaluate(known.coordinates)
     except _UNSUPPORTED as error:
         # Whatever a model, loss or metric does that vmap or folding does not support shows

@@ -37,6 +37,8 @@ class PlainEngine:
         """
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
+        if task.plane.buffers is not None:
+            return self._each(coordinates)
 
         def run() -> None:
             here = None
@@ -49,6 +51,16 @@ class PlainEngine:
 
         with torch.no_grad(), task.objective.session():
             task.objective.swapped(buffer.views, run)
+        return columns(moments)
+
+    def _each(self, coordinates: Array) -> Array:
+        # Every point with buffers of its own.
+        task, moments = self.task, self.task.moments(len(coordinates))
+        with torch.no_grad(), task.objective.session():
+            for index, place in enumerate(coordinates):
+                self._buffer.move_to(place)
+                whole = self._buffer.views | dict(task.buffers_at(place))
+                task.objective.swapped(whole, partial(_walk, task, moments, index))
         return columns(moments)
 
     def first_look(self, corner: Array) -> Array:
@@ -65,8 +77,9 @@ class PlainEngine:
         """
         task, moments = self.task, self.task.moments(2)
         self._buffer.move_to(corner.tolist())
+        there = self._buffer.views | dict(task.buffers_at(corner.tolist()))
         with torch.no_grad(), task.objective.session():
-            for index, weights in enumerate((task.plane.origin, self._buffer.views)):
+            for index, weights in enumerate((task.whole_origin, there)):
                 task.objective.swapped(weights, partial(_walk, task, moments, index))
         return columns(moments)
 
@@ -82,7 +95,7 @@ def at_origin(task: Task) -> Array:
     """
     moments = task.moments(1)
     with torch.no_grad(), task.objective.session():
-        task.objective.swapped(task.plane.origin, partial(_walk, task, moments, 0))
+        task.objective.swapped(task.whole_origin, partial(_walk, task, moments, 0))
     return columns(moments)
 
 

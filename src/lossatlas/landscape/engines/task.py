@@ -63,6 +63,24 @@ class Task:
         """The names of what is measured, the loss first."""
         return ("loss", *self.metrics)
 
+    @property
+    def whole_origin(self) -> Params:
+        """The origin with its buffers."""
+        here = self.buffers_at((0.0,) * self.plane.dimension)
+        return {**self.plane.origin, **here} if here else self.plane.origin
+
+    def buffers_at(self, coordinates: Sequence[float] | Array) -> Params:
+        """The buffers of a point, where the plane has its own.
+
+        Args:
+            coordinates: one number a direction.
+
+        Returns:
+            name -> tensor; empty where the model's own stay.
+        """
+        held = self.plane.buffers
+        return {} if held is None else held.at([float(each) for each in coordinates])
+
     def corners(self) -> list[dict[str, Tensor]]:
         """The origin and the directions, drawn once for all engines that want them whole.
 

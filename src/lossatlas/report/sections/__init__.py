@@ -4,6 +4,7 @@ A new instrument adds a file with one function, `Survey -> Section` (or None whe
 does not hold its result), and a line in `SECTIONS`.
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.report.contents import Builder
 from lossatlas.report.sections.absent import absent_section
 from lossatlas.report.sections.curvature import curvature_section
@@ -41,3 +42,5 @@ __all__ = [
     "terrain_section",
     "topology_section",
 ]
+
+guard_exports(__name__)

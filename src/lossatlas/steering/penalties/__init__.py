@@ -3,6 +3,7 @@
 Each is a pure function and, where it holds settings or state, a thin module around it.
 """
 
+from lossatlas.arguments import guard_exports
 from lossatlas.steering.penalties.capture import Capture, captured_features, find_head
 from lossatlas.steering.penalties.composite import TopologicalLoss
 from lossatlas.steering.penalties.cvp import (
@@ -60,3 +61,5 @@ __all__ = [
     # all together
     "TopologicalLoss",
 ]
+
+guard_exports(__name__)

@@ -1,5 +1,6 @@
 """Policies: pure rules from readings to scales of the learning rate."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.steering.policies.climb import ClimbPolicy
 from lossatlas.steering.policies.edge import EdgePolicy
 from lossatlas.steering.policies.momo import MoMoPolicy
@@ -15,3 +16,5 @@ __all__ = [
     "PlateauCooldown",
     "RegimePolicy",
 ]
+
+guard_exports(__name__)

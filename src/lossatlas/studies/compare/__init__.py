@@ -1,5 +1,6 @@
 """Which optimizer, controller or penalty is worth it: paired, tuned alike, with intervals."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.studies.compare.comparison import Comparison
 from lossatlas.studies.compare.many import train_recipes
 from lossatlas.studies.compare.problem import Problem
@@ -28,3 +29,5 @@ __all__ = [
     "run_trial",
     "train_recipes",
 ]
+
+guard_exports(__name__)

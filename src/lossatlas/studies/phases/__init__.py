@@ -1,5 +1,6 @@
 """The load-temperature plane: five phases of training, told apart by their landscape."""
 
+from lossatlas.arguments import guard_exports
 from lossatlas.studies.phases.curve import Connection, bezier, connect, mode_connectivity
 from lossatlas.studies.phases.result import (
     MEANING,
@@ -26,3 +27,5 @@ __all__ = [
     "phase_plane",
     "ring",
 ]
+
+guard_exports(__name__)

@@ -7,7 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from lossatlas.algebra.params import Params, add, multiply
+from lossatlas.checks import check_same_structure
+from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
+from lossatlas.reals import real_array
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
@@ -43,6 +46,8 @@ def bezier(
     Returns:
         The point.
     """
+    check_same_structure(middle=middle, first=first)
+    check_same_structure(second=second, first=first)
     point = add(multiply(first, (1 - place) ** 2), middle, scale=2 * place * (1 - place))
     return add(point, second, scale=place**2)
 
@@ -101,7 +106,15 @@ def mode_connectivity(losses: Array) -> float:
 
     Returns:
         Loss units; below 0 is a barrier. -inf where a loss is infinite, NaN where one is NaN.
+
+    Raises:
+        ArgumentError: no losses, or not in a row.
     """
+    losses = real_array("losses", losses)
+    if losses.ndim != 1 or not losses.size:
+        raise ArgumentError(
+            f"`losses` must be numbers in a row, shape (points,); got shape {losses.shape}."
+        )
     ends = (losses[0] + losses[-1]) / 2
     gaps = ends - losses
     if np.isnan(gaps).any():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.checks import check_at_least, check_one_of, check_real
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
 from lossatlas.workbench import Dataset
@@ -30,6 +30,7 @@ class ScaledLinear(nn.Module):
 
     def __init__(self, weight: Tensor, factor: float) -> None:
         super().__init__()
+        check_real({"weight": weight})
         self.weight = nn.Parameter(weight)
         self.factor = factor
 

@@ -1,0 +1,199 @@
+"""Buffers along a plane: running statistics travel with the weights they belong to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.algebra.params import Params, add, fingerprint, multiply
+from lossatlas.errors import StructureError
+
+Array = NDArray[np.float64]
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Buffers (and frozen parameters) as a function of the coordinates of a plane.
+
+    Affine in the coordinates, so that each checkpoint has its own to the last bits; variances
+    never fall below the smallest of the checkpoints.
+
+    Attributes:
+        origin: name -> tensor at coordinates zero.
+        directions: the change along each direction; none where they are the same everywhere.
+        lowest: the least value that each variance may take.
+    """
+
+    origin: Params
+    directions: tuple[Params, ...] = ()
+    lowest: Params = field(default_factory=dict)
+
+    def at(self, coordinates: Sequence[float]) -> Params:
+        """The buffers of a point.
+
+        Args:
+            coordinates: one number a direction of the plane.
+
+        Returns:
+            name -> tensor.
+        """
+        if not self.directions:
+            return self.origin
+        here: Params = self.origin
+        for step, direction in zip(coordinates, self.directions, strict=True):
+            here = add(here, direction, scale=float(step))
+        return {**here, **{n: torch.maximum(here[n], low) for n, low in self.lowest.items()}}
+
+    def only(self, names: Sequence[str]) -> "Buffers | None":
+        """These buffers without some.
+
+        Args:
+            names: which to keep.
+
+        Returns:
+            The rest; None where nothing is left.
+        """
+        if not names:
+            return None
+        parts = [{n: part[n] for n in names} for part in (self.origin, *self.directions)]
+        lowest = {n: v for n, v in self.lowest.items() if n in parts[0]}
+        return Buffers(parts[0], tuple(parts[1:]), lowest)
+
+    def joined(self, other: "Buffers") -> "Buffers":
+        """Two sets of buffers of one plane as one.
+
+        Args:
+            other: under other names.
+
+        Returns:
+            Both.
+        """
+        count = max(len(self.directions), len(other.directions))
+        mine, theirs = (_moving(part, count) for part in (self, other))
+        directions = tuple({**a, **b} for a, b in zip(mine, theirs, strict=True))
+        return Buffers(
+            {**self.origin, **other.origin}, directions, {**self.lowest, **other.lowest}
+        )
+
+    def fingerprint(self) -> str:
+        """A digest of all that is held.
+
+        Returns:
+            Hexadecimal digits.
+        """
+        return "-".join(map(fingerprint, (self.origin, *self.directions, self.lowest)))
+
+
+def between(points: Sequence[Params], coordinates: Array, origin: int) -> Buffers | None:
+    """The buffers of a plane through checkpoints.
+
+    Args:
+        points: the buffers of each checkpoint, the same names.
+        coordinates: of each checkpoint, shape (points, dimension).
+        origin: which one lies at coordinates zero.
+
+    Returns:
+        Affine where the plane goes through all of them, the origin's elsewhere; None where
+        there are none.
+
+    Raises:
+        StructureError: whole-number buffers differ between the checkpoints.
+    """
+    if not points[origin]:
+        return None
+    others = [k for k in range(len(points)) if k != origin]
+    if len(others) != coordinates.shape[1]:
+        return Buffers(points[origin])
+    moving = {n: v for n, v in points[origin].items() if v.is_floating_point()}
+    _check_whole(points, set(points[origin]) - set(moving))
+    weights = np.linalg.inv(coordinates[others] - coordinates[origin])
+    steps = [
+        {name: value - moving[name] for name, value in _only(points[k], moving).items()}
+        for k in others
+    ]
+    directions = tuple(_combined(steps, row) for row in weights)
+    lowest = {
+        name: torch.stack([point[name] for point in points]).amin(0)
+        for name in moving
+        if name.endswith("running_var")
+    }
+    return Buffers(moving, directions, lowest)
+
+
+def _moving(part: Buffers, count: int) -> Sequence[Params]:
+    still = {name: torch.zeros_like(value) for name, value in part.origin.items()}
+    return part.directions or [still] * count
+
+
+def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Params]]:
+    """Parameters and running statistics of state dicts, told apart by their names.
+
+    Args:
+        points: state dicts or parameters.
+
+    Returns:
+        Parameters, and statistics, of each. Counters, and whole numbers that all points share,
+        are left out.
+
+    Raises:
+        StructureError: some points hold statistics and some none.
+    """
+    held = [isinstance(point, Mapping) and any(map(is_statistic, point)) for point in points]
+    if any(held) and not all(held):
+        raise StructureError(
+            f"checkpoint {held.index(False) + 1} holds no running statistics but another does; "
+            "give full state dicts (model.state_dict()) of all, or parameters of all."
+        )
+    if not all(isinstance(point, Mapping) for point in points):
+        return list(points), [{} for _ in points]
+    shared = _shared_whole(points)
+    params: list[Params] = [
+        {n: v for n, v in p.items() if not is_statistic(n) and n not in shared} for p in points
+    ]
+    return params, [{n: v for n, v in p.items() if n.endswith(_STATISTICS)} for p in points]
+
+
+def is_statistic(name: object) -> bool:
+    """Whether a name is that of a running statistic or its counter, as torch has them.
+
+    Args:
+        name: of a tensor in a state dict.
+
+    Returns:
+        True for running means, running variances and their counters.
+    """
+    return isinstance(name, str) and name.endswith((*_STATISTICS, "num_batches_tracked"))
+
+
+def _shared_whole(points: Sequence[Params]) -> set[str]:
+    first, *others = points
+    whole = {n for n, v in first.items() if isinstance(v, Tensor) and _is_whole(v)}
+    return {n for n in whole if all(n in p and torch.equal(first[n], p[n]) for p in others)}
+
+
+def _is_whole(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())
+
+
+def _check_whole(points: Sequence[Params], names: set[str]) -> None:
+    for name in sorted(names):
+        if any(not torch.equal(point[name], points[0][name]) for point in points):
+            raise StructureError(
+                f"'{name}' holds whole numbers and differs between the checkpoints, so points "
+                "between them have no such buffer; give all of them the same."
+            )
+
+
+def _only(point: Params, like: Params) -> Params:
+    return {name: point[name] for name in like}
+
+
+def _combined(steps: Sequence[Params], weights: Array) -> Params:
+    total = multiply(steps[0], float(weights[0]))
+    for step, weight in zip(steps[1:], weights[1:], strict=True):
+        total = add(total, step, scale=float(weight))
+    return total

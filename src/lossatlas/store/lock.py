@@ -1,0 +1,81 @@
+"""One writer a folder: a lock that dies with the process that holds it."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from lossatlas.errors import FileError
+from lossatlas.store.files import clear_stale, make_folder
+
+LOCK = ".lossatlas.lock"
+
+
+@contextmanager
+def occupied(folder: str | Path) -> Iterator[Path]:
+    """Hold a folder for writing; a second writer is refused at once.
+
+    The lock is the operating system's: it ends with the process, whatever ends that. What
+    killed processes left half written in the folder is cleared.
+
+    Args:
+        folder: made if missing.
+
+    Yields:
+        The folder.
+
+    Raises:
+        FileError: another process writes there (the message names it), or it cannot be written.
+    """
+    place = make_folder(folder)
+    path = place / LOCK
+    file = _locked(path)
+    if file is None:
+        raise FileError(
+            f"'{place}' is being written by another run ({_owner(path)}); wait for it, or give "
+            "another folder (--out)."
+        )
+    try:
+        clear_stale(place)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield place
+    finally:
+        # Before it is let go: whoever opened the old file finds that it has no name.
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    try:
+        import fcntl
+    except ImportError:
+        # Windows has no such lock; two writers are not told apart there.
+        return path.open("w")
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        if _is_at(file, path):
+            file.truncate(0)
+            return file
+        file.close()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text() or "it just began"
+    except OSError:
+        return "it just ended"
