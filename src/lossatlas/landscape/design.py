@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 # Points inside, at least, and points along each edge, for one to three directions.
-_FEWEST = {1: 18, 2: 35, 3: 125}
+_FEWEST = {1: 52, 2: 35, 3: 125}
 _ON_EDGES = {1: 2, 2: 7, 3: 5}
 # A stripe this wide, as a share of the range, is met wherever it lies.
 _STRIPE = 0.02
