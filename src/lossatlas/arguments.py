@@ -146,8 +146,13 @@ class _Arguments:
         if named is not None:
             return named
         reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason'])[0]}"
+        no_memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
         for name, value in self._pairs(args, kwargs):
-            if name != "self" and (what := _odd(value)):
+            # Memory that does not suffice is the fault of a huge number, or of none.
+            if no_memory and not (isinstance(value, int) and value > _LARGE):
+                continue
+            # Zero is an ordinary seed; what else fails is then not its fault.
+            if name not in {"self", "seed"} and (what := _odd(value)):
                 return ArgumentError(
                     f"`{name}` cannot be served as it is, {what} ({reason}); give another."
                 )
@@ -277,7 +282,9 @@ def _is_row(value: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    if isinstance(value, bool | np.bool_ | str | bytes | complex) or _is_tensor(value):
+    if isinstance(value, bool | np.bool_ | str | bytes | complex | np.ndarray) or _is_tensor(
+        value
+    ):
         return False
     if kind is int:
         return hasattr(value, "__index__") and not isinstance(value, np.ndarray)
@@ -320,8 +327,6 @@ def _odd(value: Any) -> str:  # noqa: PLR0911 - one line a kind of value
 
 
 def _odd_whole(value: int) -> str:
-    if value == 0:
-        return "it is zero"
     if value < 0:
         return f"{value} is negative"
     return f"{value} is too large" if value > _LARGE else ""

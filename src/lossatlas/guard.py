@@ -1,7 +1,7 @@
 """Leave no trace: whatever a measurement switches, it switches back."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
 from types import ModuleType
@@ -55,28 +55,27 @@ def preserved_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def preserved_attributes(model: nn.Module) -> Iterator[None]:
-    """Keep what modules hold as plain attributes: a remembered activation, say.
+def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
+    """Keep what modules and other objects hold as attributes: a remembered activation, say.
 
     Args:
-        model: whose submodules may set attributes while they run.
+        holders: may set attributes of their own while they run.
 
     Yields:
         Nothing.
     """
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    before = [(holder.__dict__, holder.__dict__.copy()) for holder in holders]
     try:
         yield
     finally:
-        for module, attributes in before:
-            own = module.__dict__
+        for own, attributes in before:
             if len(own) == len(attributes) and all(map(is_, own.values(), attributes.values())):
                 continue
-            for name in module.__dict__.keys() - attributes.keys():
-                del module.__dict__[name]
+            for name in own.keys() - attributes.keys():
+                del own[name]
             for name, value in attributes.items():
-                if module.__dict__.get(name, before) is not value:
-                    module.__dict__[name] = value
+                if own.get(name, before) is not value:
+                    own[name] = value
 
 
 @contextmanager

@@ -144,16 +144,24 @@ class Keeps(nn.Module):
         return x @ self.kept.T
 
 
-@pytest.mark.parametrize("filled", [True, False])
-@pytest.mark.parametrize("engine", ["auto", "plain", "batched"])
-def test_a_model_that_keeps_its_weights_is_told_so(filled, engine):
-    model = Keeps(filled)
-    objective = la.Objective(model, CE, [(X, Y)])
-    plane = la.random_plane(objective)
+@pytest.mark.parametrize("engine", ["auto", "plain", "streaming"])
+def test_a_model_that_keeps_its_weights_is_told_so_or_served(engine):
+    with pytest.raises(ModelError, match=r"'layer' keeps a tensor|keeps a tensor in 'kept'"):
+        la.Objective(Keeps(filled=True), CE, [(X, Y)])
+    unchecked = la.Objective(Keeps(filled=True), CE, [(X, Y)], check=False)
+    plane = la.random_plane(unchecked)
     with pytest.raises(ModelError, match=r"outputs do not depend on 'layer\.weight'"):
-        la.map_plane(objective, plane, points=3, engine=engine)
+        la.map_plane(unchecked, plane, points=3)
     with pytest.raises(ModelError, match="cached weights"):
-        la.suggest_span(objective, plane)
+        la.suggest_span(unchecked, plane)
+    # What is made within a pass is made anew at every point.
+    objective = la.Objective(Keeps(filled=False), CE, [(X, Y)])
+    plane = la.random_plane(objective)
+    land = la.map_plane(objective, plane, points=3, engine=engine, adaptive=False)
+    assert land.engine == ("plain" if engine == "auto" else engine)
+    assert np.isclose(land.values[0, 2], objective.value(plane.point([-1, 1])), rtol=1e-6)
+    with pytest.raises(ArgumentError, match="a pass changes 'kept'"):
+        la.map_plane(objective, plane, points=3, engine="batched")
 
 
 def test_level_ground_is_a_note_and_no_error():

@@ -42,7 +42,7 @@ def test_shared_layers_and_tied_weights_move_together_and_come_back():
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.a.weight.copy_(new)
-    with swapped_in(model, {"a.weight": new}, None):
+    with swapped_in(model, {"a.weight": new}):
         assert model.a.weight is model.b.weight is model.c.weight is new
         torch.testing.assert_close(model.eval()(X), twin.eval()(X))
         model.train()(X)
@@ -53,7 +53,7 @@ def test_shared_layers_and_tied_weights_move_together_and_come_back():
 def test_an_error_inside_leaves_nothing_behind():
     model = Shared()
     before = entries(model)
-    with pytest.raises(ZeroDivisionError), swapped_in(model, {"a.bias": torch.ones(4)}, None):
+    with pytest.raises(ZeroDivisionError), swapped_in(model, {"a.bias": torch.ones(4)}):
         raise ZeroDivisionError
     assert entries(model) == before
 

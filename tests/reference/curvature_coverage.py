@@ -28,6 +28,8 @@ from reference import curvature_dense as dense
 from reference.curvature_cases import initialised, mlp, normal
 
 MANY = 20_000
+# No seed of a draw.
+LARGE = 10**6
 
 
 class Tally:
@@ -46,8 +48,8 @@ class Tally:
 
 def classified(count, seed, batches=1, model=None):
     """A small classifier and `count` examples from one population."""
-    x = normal(count, 4, seed=("x", seed))
-    y = (x[:, 0] + 0.7 * normal(count, seed=("n", seed)) > 0).long() + (x[:, 1] > 0.5).long()
+    x = normal(count, 4, seed=3 * seed)
+    y = (x[:, 0] + 0.7 * normal(count, seed=3 * seed + 1) > 0).long() + (x[:, 1] > 0.5).long()
     data = list(zip(x.tensor_split(batches), y.tensor_split(batches), strict=True))
     return la.Objective(model or mlp(), la.supervised(F.cross_entropy), data, check=False)
 
@@ -66,7 +68,7 @@ def gradients(objective):
 
 def of_gradient_noise(draws, examples=64, batches=1):
     """Length, scatter and noise scale over data drawn anew."""
-    truth = gradients(classified(MANY, "many", 100))
+    truth = gradients(classified(MANY, LARGE, 100))
     mean = truth.mean(0)
     scatter = float((truth - mean).square().sum(1).mean())
     tally = Tally()
@@ -158,7 +160,7 @@ def of_sharpness(draws, directions=20, examples=128, size=16):
         average_sharpness(objective, 0.3, directions=directions, seed=s) for s in range(draws)
     ]
     truth = np.mean([each.value for each in found])
-    many = m_sharpness(classified(16 * 2000, "many", model=model), size, sets=2000).value
+    many = m_sharpness(classified(16 * 2000, LARGE, model=model), size, sets=2000).value
     for seed, each in enumerate(found):
         tally.add("average sharpness", each.interval(), truth)
         sets = m_sharpness(classified(examples, seed, model=model), size)

@@ -46,7 +46,7 @@ reader who asks about cooldowns only should take the multi-power law.
 
 **What had a say.** The rule (below) follows linear regression: left-out errors are compared in
 units of sqrt(1 + leverage), and a forecast is as wide as its own leverage asks. Its form was
-chosen among a few dozen variants with both sizes in sight; the one number in it, a factor of
+chosen among some 300 variants with both sizes in sight; the one number in it, a factor of
 {factor}, was chosen at 25M, so that the three laws together hold 90 % there. Chosen at 100M it
 would be {other:.2f}. The 100M column is what the factor of 25M gives.
 
@@ -115,7 +115,8 @@ of 4,000 steps wins less than the law expects from one sudden fall and a slow co
 `bends.py` draws noisy curves without and with a bend (`bends.json`): `deceleration` finds one
 in none of 1,600 power laws with a floor, straight lines among them, and in 96 % of 1,280
 broken power laws. `parameters.py` fits every law to noisy data of its own and counts how often
-the 95 % intervals of the parameters hold the truth (`parameters.json`).
+the 95 % intervals of the parameters hold the truth (`parameters.json`): 96 % on average, 88 %
+in the worst row.
 
 ## Forecast and measured
 

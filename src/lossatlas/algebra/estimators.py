@@ -30,6 +30,7 @@ class Estimate:
         samples: how many independent samples the error comes from; 0 where it is exact.
         reached: whether the tolerance that was asked for was reached.
         why_no_error: why `stderr` is NaN, as a sentence; None where there is an error.
+        checked: what the derivatives under it were held against, a sentence each.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Estimate:
     samples: int = 0
     reached: bool = True
     why_no_error: str | None = None
+    checked: tuple[str, ...] = ()
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """A confidence interval (Student's t).

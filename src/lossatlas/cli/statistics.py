@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lossatlas.algebra.params import Params
-from lossatlas.objective.state import tracks_statistics
+from lossatlas.objective.point import tracks_statistics
 
 _NOTES = {
     "recalibrated": (

@@ -35,6 +35,7 @@ def summary(survey: Survey, page: Path) -> dict[str, Any]:
         "curvature": _curvature(survey),
         "instruments": {name: _finding(found) for name, found in survey.findings.items()},
         "notes": list(survey.notes),
+        "checked": list(survey.checked),
         "seconds": survey.seconds,
         "evaluations": survey.landscape.evaluations,
         "report": str(page),

@@ -78,7 +78,7 @@ def _kept(
         found = []
         for batch in objective.each_batch():
             last.clear()
-            objective.loss(objective.model, batch)
+            objective.loss(objective.model, objective.handed(batch))
             found += last
         return found
 

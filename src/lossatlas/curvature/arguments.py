@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_same_structure, is_number
+from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
 
@@ -32,7 +32,7 @@ def check_objective(objective: Any, params: Params | None = None) -> None:
             f"{type(objective).__name__}."
         )
     if params is not None:
-        check_same_structure(params=params, objective=objective.params)
+        objective.split(params)
 
 
 def check_flag(argument: str, value: Any) -> None:

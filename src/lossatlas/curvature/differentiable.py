@@ -32,7 +32,29 @@ _OTHERWISE = (
     "loss is smooth."
 )
 _CUT = "torch::autograd::Error"
+_IN_PLACE = "modified by an inplace operation"
 _NO_PATH = "does not require grad"
+
+
+_SENTENCES = (
+    (
+        _COMPILED,
+        "the loss is not twice differentiable: torch.compile gives no second derivative; "
+        "pass the model that was compiled (`model._orig_mod`).",
+    ),
+    (
+        _REENTRANT,
+        "the loss is not twice differentiable: torch.utils.checkpoint gives a second "
+        "derivative with use_reentrant=False only.",
+    ),
+    (_ONCE, _ONCE_SENTENCE),
+    (
+        _IN_PLACE,
+        "the model writes into tensors that its gradient needs; switch its cache off (as "
+        "in model(..., use_cache=False)), or write `x = x + y` for `x += y`.",
+    ),
+    (_NO_PATH, _CUT_OFF),
+)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -111,21 +133,7 @@ def explained(message: str) -> str | None:
             f"derivative; replace it{_ATTENTION if 'attention' in missing[1] else ''}, or pass "
             "Objective(..., derivatives='differences')."
         )
-    if _COMPILED in message:
-        return (
-            "the loss is not twice differentiable: torch.compile gives no second derivative; "
-            "pass the model that was compiled (`model._orig_mod`)."
-        )
-    if _REENTRANT in message:
-        return (
-            "the loss is not twice differentiable: torch.utils.checkpoint gives a second "
-            "derivative with use_reentrant=False only."
-        )
-    if _ONCE in message:
-        return _ONCE_SENTENCE
-    if _NO_PATH in message:
-        return _CUT_OFF
-    return None
+    return next((sentence for words, sentence in _SENTENCES if words in message), None)
 
 
 def check_graph(values: Iterable[Tensor | None]) -> None:

@@ -1,7 +1,7 @@
 """The gradient with its noise: its length, the scatter of examples, the noise scale."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
@@ -43,6 +43,7 @@ class GradientNoise(Stored):
             at which noise and signal are equal (McCandlish et al.).
         floor: the length that sampling alone gives a gradient whose mean is zero.
         unit: what the errors come from, "examples" or "batches".
+        checked: what the gradient was held against, a sentence each.
     """
 
     norm: Estimate
@@ -50,6 +51,7 @@ class GradientNoise(Stored):
     noise_scale: Estimate
     floor: float
     unit: str
+    checked: tuple[str, ...] = ()
 
 
 def gradient_noise(
@@ -102,7 +104,8 @@ def gradient_noise(
 
     with torch.enable_grad(), second_derivatives(objective.model):
         seen = objective.at({**leaves, **here.buffers}, walk)
-    return _noise(seen, dot(mean, mean), "examples" if single else "batches")
+    found = _noise(seen, dot(mean, mean), "examples" if single else "batches")
+    return replace(found, checked=objective.checked)
 
 
 @dataclass(frozen=True)

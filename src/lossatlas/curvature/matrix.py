@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
+from lossatlas.algebra.params import Params, norm
 from lossatlas.checks import check_same_structure, nearest
 from lossatlas.curvature.differentiable import (
     UnreachedError,
+    check_finite,
     is_finite,
     second_derivatives,
 )
 from lossatlas.curvature.forms import Build, Form
-from lossatlas.curvature.selfcheck import ensure_curvature
+from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.objective import Objective, Total
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 
 
 class Product:
@@ -173,6 +174,9 @@ class Product:
         if not self.count:
             ensure_curvature(self.objective, self.kind)
         self.count += 1
+        if self.kind == "hessian" and self.objective.derivatives == "differences":
+            self._add_differences(totals, given)
+            return
         with torch.enable_grad(), second_derivatives(self.objective.model):
             weight = self._add_batches(totals, given)
         for name, value in zip(self.params, totals, strict=True):
@@ -182,6 +186,22 @@ class Product:
                     f"the curvature in '{name}' is not finite at these weights although the "
                     "gradient is: look for a square root or a norm at zero."
                 )
+
+    def _add_differences(self, totals: list[Tensor], given: list[Tensor]) -> None:
+        # Central differences of gradients, at a step that is a share of the weights' length.
+        length = norm(dict(zip(self.params, given, strict=True)))
+        if length == 0:
+            return
+        width = difference_step(self._point) / length
+        ends = []
+        for sign in (1, -1):
+            place = {name: value.detach().clone() for name, value in self._point.items()}
+            for name, vector in zip(self.params, given, strict=True):
+                place[name].add_(vector, alpha=sign * width)
+            ends.append(self.objective.gradient(place))
+        for name, value in zip(self.params, totals, strict=True):
+            value.copy_((ends[0][name] - ends[1][name]) / (2 * width))
+            check_finite({name: value})
 
     def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> float:
         if self._graphs is None and self._cache:

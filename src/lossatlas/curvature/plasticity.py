@@ -19,7 +19,7 @@ from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.objective.foreign import named_failure
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.rng import generator
 from lossatlas.store import kind
 

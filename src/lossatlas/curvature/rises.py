@@ -9,7 +9,7 @@ from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.rng import generator
 
 

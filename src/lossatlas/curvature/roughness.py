@@ -17,7 +17,7 @@ from lossatlas.curvature.rises import normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ModelError
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lossatlas.algebra.params import Params, norm
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import second_derivatives
 from lossatlas.curvature.forms import (
@@ -17,7 +18,7 @@ from lossatlas.curvature.forms import (
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
-from lossatlas.objective import Check, CheckReport, Objective
+from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.objective.selfcheck import (
     AGREE,
@@ -34,7 +35,8 @@ from lossatlas.objective.selfcheck import (
 )
 
 Vectors = list[Tensor]
-# Every pair of gradients costs two; what three pairs do not settle has kinks.
+# Every pair of gradients costs two: what two do not settle has kinks, and what seems to
+# settle on many examples gets a third.
 _PAIRS = 3
 # A tensor may be wrong alone: it is looked at where its own product is off by this share.
 _OFF = 0.2
@@ -65,15 +67,26 @@ def check(objective: Objective) -> CheckReport:
         True
     """
     check_objective(objective)
-    makers: dict[str, Callable[[Objective], Check]] = {
-        "gradient": check_slope,
-        "hessian": check_hessian,
-        "outputs": check_outputs,
-    }
-    for name, make in makers.items():
-        if name not in objective.checks:
-            objective.checks[name] = guarded(name, make, objective)
+    skipped = "hessian" if objective.derivatives == "differences" else "differences"
+    for name in _MAKERS:
+        if name != skipped:
+            made(objective, name)
     return CheckReport(tuple(objective.checks.values()), objective.unused)
+
+
+def made(objective: Objective, name: str) -> Check:
+    """A check, made once an objective.
+
+    Args:
+        objective: what is checked.
+        name: "gradient", "hessian", "outputs", "losses" or "differences".
+
+    Returns:
+        The check.
+    """
+    if name not in objective.checks:
+        objective.checks[name] = guarded(name, _MAKERS[name], objective)
+    return objective.checks[name]
 
 
 def ensure_curvature(objective: Objective, kind: str) -> None:
@@ -90,19 +103,33 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
         return
     ensure_slope(objective)
     _require(objective.checks["gradient"])
-    name = "hessian" if kind == "hessian" else "outputs"
-    if kind == "empirical_fisher" or objective.derivatives == "differences":
-        return
-    if name not in objective.checks:
-        make = check_hessian if name == "hessian" else check_outputs
-        objective.checks[name] = guarded(name, make, objective)
-    _require(objective.checks[name])
+    name = _RESTS_ON[kind]
+    if name == "hessian" and objective.derivatives == "differences":
+        name = "differences"
+    _require(made(objective, name))
+
+
+def difference_step(point: Params) -> float:
+    """How far central differences of gradients go, as a length in the space of weights.
+
+    Args:
+        point: where.
+
+    Returns:
+        1e-3 of the length of the weights, or 1e-4 where they are in double precision.
+    """
+    fine = all(value.dtype.itemsize > 4 for value in point.values())
+    return (1e-4 if fine else 1e-3) * (
+        norm({n: value.detach() for n, value in point.items()}) or 1.0
+    )
 
 
 def _require(found: Check) -> None:
     if found.status != FAILED:
         return
-    if found.name == "gradient":
+    if found.name == "differences":
+        remedy = "the loss is not smooth enough for them (kinks, or low precision)."
+    elif found.name == "gradient":
         remedy = (
             "curvature of it is not that of the loss; map only, or take it as it is with "
             "Objective(..., derivatives='unchecked')."
@@ -143,6 +170,31 @@ def check_hessian(objective: Objective) -> Check:
     return _worded(found, "hessian", "products with the Hessian", "gradients")
 
 
+def check_differences(objective: Objective) -> Check:
+    """Whether central differences of gradients settle: one step against a third of it.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict; its figure is the relative change.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def change() -> float:
+        differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
+        step = difference_step(line.here) / line.length
+        return _relative(differences(step), differences(step / 3))
+
+    found = line.run(change)
+    if found <= SETTLED:
+        sentence = "products are differences of gradients, which agree at two steps"
+        return Check("differences", PASSED, found, sentence)
+    sentence = f"differences of gradients change by {found:.2g} of their size with the step"
+    return Check("differences", FAILED, found, sentence)
+
+
 def check_outputs(objective: Objective) -> Check:
     """Derivatives of the model's outputs, and the criterion's curvature, against differences.
 
@@ -178,6 +230,47 @@ def check_outputs(objective: Objective) -> Check:
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
     return _worded(found, "outputs", "derivatives of the outputs", "outputs")
+
+
+def check_losses(objective: Objective) -> Check:
+    """The derivative of the losses along a direction against differences of losses.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict.
+    """
+    line = Line(objective)
+    direction = list(line.direction.values())
+
+    def compare() -> Check:
+        seen: list[Vectors] = []
+
+        def push(leaves: dict[str, Tensor]) -> None:
+            losses = [_losses(objective, line.batch)]
+
+            def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
+                seen.append(pushed)
+                return list(pushed)
+
+            sandwich_form(leaves, losses, middle, 0)(direction, False)
+
+        def losses(step: float) -> Vectors:
+            return [line.at(step, lambda leaves: _losses(objective, line.batch)).detach()]
+
+        line.at(0.0, push)
+        differences = _differences(line, losses)
+        return _Comparison(line, seen[0], differences, _length(losses(0.0))).verdict(first=True)
+
+    with torch.enable_grad(), second_derivatives(objective.model):
+        found = line.run(compare)
+    return _worded(found, "losses", "derivatives of the losses", "losses")
+
+
+def _losses(objective: Objective, batch: Batch) -> Tensor:
+    measured = objective.measure(batch)
+    return measured if isinstance(measured, Tensor) else measured.sums
 
 
 def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
@@ -261,7 +354,11 @@ class _Comparison:
         """
         found: list[tuple[float, Vectors]] = []
         gaps = []
-        for step in self.line.steps[:_PAIRS]:
+        down, up = self.line.steps[:_PAIRS], self.line.steps[:1] + self.line.steps[_PAIRS:]
+        for place in range(_PAIRS):
+            # Upwards where rounding is what parts the two.
+            coarse = bool(found) and self._noise(*found[0]) > AGREE
+            step = (up if coarse else down)[place]
             found.append((step, self.differences(step)))
             gap, noise = self._gap(found[-1][1]), self._noise(step, found[-1][1])
             if not math.isfinite(gap):
@@ -272,6 +369,8 @@ class _Comparison:
                 return self._with_blocks(found, gap)
             if len(found) > 1 and self._settled(found):
                 return Check("", FAILED, gap)
+            if len(found) > 1 and not self._seems_settled(found):
+                break
         if not gaps:
             return Check("", UNKNOWN, sentence="rounding is too coarse")
         # A first derivative that agrees at no step is a surrogate; a second one may have kinks.
@@ -287,17 +386,25 @@ class _Comparison:
         floor = 8 * self.line.rounding(step) * self.length
         return floor / size if size > floor else math.inf
 
+    def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
+        last = _relative(found[-2][1], found[-1][1])
+        return last <= SETTLED and self._gap(found[-1][1]) > CLEARLY * last
+
     def _settled(self, found: list[tuple[float, Vectors]]) -> bool:
         # Many kinks within a step look like curvature, and more so the wider it is.
         steps = [step for step, _ in found]
         changes = [_relative(a, b) for (_, a), (_, b) in pairwise(found)]
         last = changes[-1]
-        if last > SETTLED or self._gap(found[-1][1]) <= CLEARLY * last:
+        if not self._seems_settled(found):
             return False
         if batch_size(self.line.batch) <= FEW:
             return True
         noise = self._noise(steps[-1], found[-1][1])
-        return len(changes) > 1 and (last <= 1.2 * changes[-2] or last <= noise)
+        return (
+            steps[-1] < steps[0]
+            and len(changes) > 1
+            and (last <= 1.2 * changes[-2] or last <= noise)
+        )
 
     def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
         # The whole agrees; one tensor that is far off and settled there is wrong all the same.
@@ -328,8 +435,8 @@ def _worded(found: Check, name: str, what: str, of: str) -> Check:
     if found.status == FAILED:
         where = f" in {found.sentence}" if found.sentence.startswith("'") else ""
         sentence = (
-            f"{what} are off by {found.figure:.2g} of their size{where} from differences of "
-            f"{of}, which agree among themselves"
+            f"{what} are off by {found.figure:.2g} of their size{where} from central "
+            f"differences of {of}, at every step"
         )
         return replace(found, name=name, sentence=sentence)
     return replace(found, name=name)
@@ -350,3 +457,20 @@ def _relative(a: Vectors, b: Vectors) -> float:
     gap = _length([x - y for x, y in zip(a, b, strict=True)])
     size = max(_length(a), _length(b))
     return gap / size if size else gap
+
+
+# What each matrix rests on. The empirical Fisher takes first derivatives alone, but in a way
+# that a backward pass without a graph would turn into zeros.
+_RESTS_ON = {
+    "hessian": "hessian",
+    "gauss_newton": "outputs",
+    "fisher": "outputs",
+    "empirical_fisher": "losses",
+}
+_MAKERS: dict[str, Callable[[Objective], Check]] = {
+    "gradient": check_slope,
+    "hessian": check_hessian,
+    "outputs": check_outputs,
+    "losses": check_losses,
+    "differences": check_differences,
+}

@@ -45,6 +45,7 @@ class WorstSharpness(Stored):
         radius: of the ball; in units of the weights, or of |weight| where adaptive.
         adaptive: whether the ball is measured in units of the weights' own size.
         ascents: gradients taken.
+        checked: what the gradient was held against, a sentence each.
     """
 
     rise: Estimate
@@ -52,6 +53,7 @@ class WorstSharpness(Stored):
     radius: float
     adaptive: bool
     ascents: int
+    checked: tuple[str, ...] = ()
 
 
 class _Ball:
@@ -175,7 +177,7 @@ def worst_sharpness(
         best = max(best, rise, key=lambda found: found.value)
     if best.value < 0:
         best = replace(best, value=0.0)
-    return WorstSharpness(best, first, ball.radius, adaptive, ascents)
+    return WorstSharpness(best, first, ball.radius, adaptive, ascents, objective.checked)
 
 
 def m_sharpness(

@@ -68,6 +68,7 @@ class Spectrum(Stored):
             symmetric); often empty.
         top_reached: the same for `top` alone; None where an older file does not say.
         bottom_reached: the same for `bottom` alone.
+        checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
     top: Array
@@ -85,6 +86,7 @@ class Spectrum(Stored):
     note: str = ""
     top_reached: bool | None = None
     bottom_reached: bool | None = None
+    checked: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> Array:
@@ -220,11 +222,12 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
+    loose = _of_differences(objective, curvature) * float(np.abs(ritz.values).max(initial=0.0))
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),
-        top_bounds=ritz.bounds[::-1][:top].copy(),
-        bottom_bounds=ritz.bounds[:bottom].copy(),
+        top_bounds=ritz.bounds[::-1][:top] + loose,
+        bottom_bounds=ritz.bounds[:bottom] + loose,
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
         density=found,
@@ -238,7 +241,15 @@ def spectrum(
         ),
         top_reached=ends.top_reached,
         bottom_reached=ends.bottom_reached,
+        checked=objective.checked,
     )
+
+
+def _of_differences(objective: Objective, curvature: str) -> float:
+    # What products are off by where they are differences of gradients, relative.
+    found = objective.checks.get("differences") if curvature == "hessian" else None
+    # A sharp direction is off by more than the random one that was looked at.
+    return 0.0 if found is None else 100 * found.figure
 
 
 def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None:

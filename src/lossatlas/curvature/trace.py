@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def trace(
     estimate, _ = deflated_trace(
         matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
     )
-    return estimate
+    return replace(estimate, checked=objective.checked)
 
 
 def frobenius_norm(
@@ -115,7 +115,7 @@ def frobenius_norm(
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
-            return estimate
+            return replace(estimate, checked=objective.checked)
         more = max(len(probes) // 2, _FEW - len(probes), 4)
         probes.draw(min(more, limit - estimate.products))
 

@@ -14,7 +14,7 @@ from lossatlas.curvature.arguments import check_count, check_objective, check_te
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind

@@ -14,7 +14,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
 from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 
 Array = NDArray[np.float64]
 _MARGIN = 0.5

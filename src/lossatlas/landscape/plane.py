@@ -23,7 +23,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State, split_state
+from lossatlas.objective.point import State, split_state
 from lossatlas.reals import real_array
 
 Array = NDArray[np.float64]

@@ -16,7 +16,7 @@ from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
-from lossatlas.objective.state import tracks_statistics
+from lossatlas.objective.point import tracks_statistics
 from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 

@@ -72,6 +72,6 @@ def _numbered(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         if value.is_nested:
             # Jagged: its rows have no common shape, their values and lengths have.
             yield f"{index}.values", value.values()
-            yield f"{index}.offsets", value.offsets()
+            yield f"{index}.offsets", value.offsets()  # type: ignore[attr-defined]
         else:
             yield str(index), value

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.errors import DataError, LossError, StochasticError
 from lossatlas.objective.additivity import weighs_by_itself
 from lossatlas.objective.batches import Batch, batch_size
+from lossatlas.objective.firstlook import first_look
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
@@ -23,6 +25,7 @@ from lossatlas.objective.weighted import (
     Weighted,
     check_pairs,
     check_weights,
+    cut_off,
     pairs_of,
 )
 
@@ -107,7 +110,7 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
     """
     with torch.no_grad():
         with named_failure("`loss`", loss_remedy(objective.loss)):
-            first = objective.at(None, lambda: _first_pass(objective))
+            first = first_look(objective, lambda: _first_pass(objective))
         known = len(first.pairs) == len(first.values)
         _check_means(objective, first)
         weights = torch.cat([pairs.weights for pairs in first.pairs]) if known else None
@@ -115,7 +118,12 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
             second = objective.at(None, lambda: _second_pass(objective, known=known))
             before = [pairs.sums for pairs in first.pairs] if known else first.values
             if not _agree(before, second):
-                raise StochasticError(_reason(objective.model, before, second))
+                again, same = (
+                    objective.at(None, lambda: _pass_again(objective, known=known))
+                    for _ in range(2)
+                )
+                drawn = _agree(again, same)
+                raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
         note = weighs_by_itself(objective) if several else None
     if weights is None:
@@ -154,6 +162,11 @@ def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
     # Every pass starts from the same global random state, which a measurement leaves as it
     # was. Moved on, it shows whatever depends on it.
     torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
+    return _pass_again(objective, known=known)
+
+
+def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
+    # From the random state of the first: what differs still is no random draw.
     found = []
     for batch in objective.each_batch():
         pairs = _examples(objective, batch) if known else None
@@ -173,7 +186,7 @@ def _first_pass(objective: "Objective") -> _Pass:
                 objective.size_of(batch)
             value = _value(given)
             seen.values.append(value.cpu().double())
-            pairs = _examples(objective, batch)
+            pairs = _examples(objective, batch, given)
             if pairs is not None and not len(pairs.sums):
                 # An empty batch has a name; a selection of no examples is none.
                 objective.size_of(batch)
@@ -207,14 +220,16 @@ def _value(given: Measured) -> Tensor:
     return given.sums if isinstance(given, Weighted) else given
 
 
-def _examples(objective: "Objective", batch: Batch) -> Weighted | None:
+def _examples(
+    objective: "Objective", batch: Batch, given: Measured | None = None
+) -> Weighted | None:
     # Pairs of the examples, as far as the loss can give them.
     loss = objective.loss
     if isinstance(loss, Supervised):
-        pairs = loss.pairs(objective.model, batch)
+        pairs = loss.pairs(objective.model, objective.handed(batch))
         if pairs is not None and _fits(objective, batch, pairs):
             return check_pairs(pairs)
-    given = _call(objective, batch)
+    given = _call(objective, batch) if given is None else given
     if isinstance(given, Tensor) and not given.ndim:
         return None
     return pairs_of(given)
@@ -228,7 +243,9 @@ def _fits(objective: "Objective", batch: Batch, pairs: Weighted) -> bool:
 
 
 def _call(objective: "Objective", batch: Batch) -> Measured:
-    given = check_loss(objective.loss(objective.model, batch), batch)
+    with torch.set_grad_enabled(objective.needs_gradients):
+        given = cut_off(objective.loss(objective.model, objective.handed(batch)))
+    given = check_loss(given, batch)
     if isinstance(given, Tensor) and given.shape == (1,) and objective.size_of(batch) > 1:
         raise LossError(
             "a loss must return a number or one number an example, shape (batch,); got shape "
@@ -255,22 +272,35 @@ def _agree(first: list[Tensor], second: list[Tensor]) -> bool:
     )
 
 
-def _reason(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> str:
+def _reason(
+    objective: "Objective", first: list[Tensor], second: list[Tensor], *, drawn: bool
+) -> str:
     one, two = (
         torch.cat([value.reshape(-1) for value in values]) for values in (first, second)
     )
     differ = f"two passes over the same weights differ ({_apart(one, two)})"
+    layers = _dropping(objective) if drawn else []
     if first and len(one) == len(two) and torch.allclose(one.mean(), two.mean(), rtol=1e-3):
         shuffled = torch.allclose(one.sort().values, two.sort().values, rtol=TOLERANCE)
-        if shuffled or not _dropout(model):
+        if shuffled or (drawn and not layers):
             return (
                 f"{differ} in single batches: the data seem to come shuffled or augmented "
                 "anew each time; pass list(loader) to freeze one pass, or shuffle=False."
             )
-    layers = ", ".join(_dropout(model)) or "F.dropout without training=self.training"
+    if not drawn:
+        return (
+            f"{differ}, and so do two from the same random state: the loss depends on state "
+            "that a call changes (a counter, a cache or a queue outside the model, a generator "
+            "of its own, data that change); make it a fixed function of the weights."
+        )
+    name = (
+        f"dropout ({', '.join(layers)})"
+        if layers
+        else ("F.dropout without training=self.training, noise, shuffling")
+    )
     return (
-        f"{differ}: dropout ({layers}), shuffling or another random draw is active even in "
-        "eval mode; make the loss a fixed function of the weights."
+        f"{differ}: {name} or another random draw is active even in eval mode; make the loss "
+        "a fixed function of the weights."
     )
 
 
@@ -284,5 +314,18 @@ def _apart(one: Tensor, two: Tensor) -> str:
     return f"the mean is {means[0]} in both, value {at} is {one[at]:.6g} and {two[at]:.6g}"
 
 
-def _dropout(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, _DropoutNd)]
+def _dropping(objective: "Objective") -> list[str]:
+    # Dropout layers that are active: in eval mode none is, unless the model says otherwise.
+    names = {module: name for name, module in objective.model.named_modules()}
+    active: dict[str, None] = {}
+
+    def note(module: nn.Module, _inputs: object, _output: object) -> None:
+        if isinstance(module, _DropoutNd) and module.training and module.p:
+            active[names.get(module, type(module).__name__)] = None
+
+    handle = register_module_forward_hook(note)
+    try:
+        objective.at(None, lambda: _call(objective, next(objective.each_batch())))
+    finally:
+        handle.remove()
+    return list(active)

@@ -20,6 +20,26 @@ _OTHERS = (
 _NO_MEMORY = "DefaultCPUAllocator"
 
 
+# What torch and common libraries say, and what helps there.
+_REMEDIES = (
+    (
+        "decoder_input_ids",
+        "give the model labels (or decoder_input_ids), as in model(**batch).loss with "
+        "batch['labels'].",
+    ),
+    (
+        "modified by an inplace operation",
+        "the model writes into tensors that its gradient needs; switch its cache off (as in "
+        "model(..., use_cache=False)), or write `x = x + y` for `x += y`.",
+    ),
+    (
+        "device meta",
+        "its weights are offloaded; load it whole, or call "
+        "accelerate.hooks.remove_hook_from_submodules(model).",
+    ),
+)
+
+
 class named_failure:  # noqa: N801 - used as a function is
     """Run code of others; what it raises becomes the cause of a named error.
 
@@ -52,7 +72,8 @@ class named_failure:  # noqa: N801 - used as a function is
             return
         if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
             return
-        raise self.kind(f"{self.what} failed ({_reason(error)}); {self.remedy}") from error
+        remedy = _known_remedy(error) or self.remedy
+        raise self.kind(f"{self.what} failed ({_reason(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -80,6 +101,15 @@ def fed_with(outputs: object, who: str, instead: str) -> Iterator[None]:
             f"({_reason(error)}); where it wants a tensor, write {instead} that picks the "
             f"tensor, as in model(x)[{_entry(outputs)}]."
         ) from error
+
+
+def _known_remedy(error: Exception) -> str | None:
+    try:
+        text = str(error)
+    except Exception:
+        # An error whose own text fails has no remedy that is known.
+        return None
+    return next((remedy for words, remedy in _REMEDIES if words in text), None)
 
 
 def _entry(outputs: object) -> str:

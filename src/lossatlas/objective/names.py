@@ -11,6 +11,9 @@ from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective.door import why_nothing_moves
 
+# Parameters that are pieces of others.
+_SHARDED = frozenset({"DTensor", "FlatParameter"})
+
 
 def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, Tensor]:
     """The parameters to move, by their first name (tied weights have one entry).
@@ -31,14 +34,11 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         raise ModelError(
             f"{type(model).__name__} has lazy parameters without a shape; run one batch first."
         )
+    _check_kinds(model)
     every: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if value.is_floating_point()
     }
-    if any(value.is_meta for value in every.values()):
-        raise ModelError(
-            f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
-            "load weights first."
-        )
+    _check_numbers(model, every)
     if not every:
         raise ModelError(
             f"{type(model).__name__} has no parameters (of real numbers): "
@@ -47,6 +47,13 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
     if patterns is None:
         trainable = {name: value for name, value in every.items() if value.requires_grad}
         if not trainable:
+            codes = [v.dtype for v in model.parameters() if not v.dtype.is_floating_point]
+            if codes:
+                raise ModelError(
+                    f"{type(model).__name__} holds its weights in {codes[0]} codes, which "
+                    "cannot move by small steps; load it in bfloat16 or float32, or name "
+                    'adapters, as in params="*lora_*".'
+                )
             raise ModelError(
                 f"{type(model).__name__} has no trainable parameters (all are frozen); "
                 'say which to move, as in params="*".'
@@ -56,6 +63,38 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         name for pattern in _patterns(patterns) for name in _matches(model, pattern, every)
     }
     return {name: value for name, value in every.items() if name in chosen}
+
+
+def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
+    if not any(value.is_meta for value in every.values()):
+        return
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} is offloaded: accelerate's hooks bring weights in at "
+            "every call, and they cannot be moved; load it whole (without device_map), or "
+            "call accelerate.hooks.remove_hook_from_submodules(model) once it is."
+        )
+    raise ModelError(
+        f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
+        "load weights first."
+    )
+
+
+def _check_kinds(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if any(kind.__name__ in _SHARDED for kind in type(value).__mro__):
+            raise ModelError(
+                f"'{name}' is sharded ({type(value).__name__}), and a forward pass gathers "
+                "shards of its own; measure a whole copy of the model, loaded from a full "
+                "state dict (torch.distributed.checkpoint.state_dict, full_state_dict=True)."
+            )
+        if value.is_complex() and value.requires_grad:
+            raise ModelError(
+                f"'{name}' is complex ({value.dtype}), and real losses are mapped over real "
+                "numbers; hold torch.view_as_real(w) as the parameter and use "
+                "torch.view_as_complex of it in forward, or leave it out with "
+                "requires_grad_(False)."
+            )
 
 
 def _patterns(patterns: str | Iterable[str]) -> list[str]:

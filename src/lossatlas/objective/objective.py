@@ -1,5 +1,6 @@
 """Objective: the one thing that every instrument takes."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -17,10 +18,10 @@ from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
-from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope
+from lossatlas.objective.point import State
+from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope, state_check
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.stage import Loss, Stage
-from lossatlas.objective.state import State
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
@@ -98,8 +99,9 @@ class Objective(Stage):
     ) -> None:
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            inner = "; pass the module in it, `.module_`" if hasattr(model, "module_") else ""
-            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{inner}.")
+            inner = next((n for n in ("module_", "module", "model") if hasattr(model, n)), None)
+            told = f": pass its .{inner}" if inner else ""
+            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{told}.")
         check_whole(model)
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
@@ -115,6 +117,8 @@ class Objective(Stage):
         check_one_of("derivatives", derivatives, DERIVATIVES)
         self.derivatives, self.is_checked = derivatives, check
         self.checks: dict[str, Check] = {}
+        # What the checks run on, and how it is rounded.
+        self.few: tuple[Batch, float] | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
         look = look_at_loss(self, twice=check)
@@ -122,9 +126,16 @@ class Objective(Stage):
         self.notes: tuple[str, ...] = look.notes
         if check:
             found = check_reach(self)
-            self.checks["reach"] = found.check
+            self.checks |= {"reach": found.check, "state": state_check(self)}
             self.unused, self.cut = found.unused, found.cut
         self._data = DataFingerprint()
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """What was checked so far and to how much, a sentence each; see `lossatlas.check`."""
+        if not self.is_checked:
+            return ("nothing was checked (check=False)",)
+        return tuple(map(str, self.checks.values()))
 
     @property
     def unit(self) -> str:
@@ -148,18 +159,14 @@ class Objective(Stage):
         Returns:
             An objective.
         """
-        smaller = Objective(
-            self.model,
-            self.loss,
-            self.batches if batches is None else batches,
-            mode=self.mode,
-            params=self.names if names is None else names,
-            check=False,
-            derivatives=self.derivatives,
-            size=self.size,
-        )
-        smaller.checks, smaller.is_checked = self.checks, self.is_checked
-        smaller.cut = tuple(name for name in self.cut if name in smaller.names)
+        smaller = copy.copy(self)
+        smaller._data = DataFingerprint()
+        if batches is not None:
+            smaller.batches, smaller.few = check_batches(batches), None
+        if names is not None:
+            smaller.names = tuple(select(self.model, list(names)))
+            smaller.cut = tuple(name for name in self.cut if name in smaller.names)
+            smaller.unused = tuple(name for name in self.unused if name in smaller.names)
         return smaller
 
     def value(self, params: Params | None = None) -> float:

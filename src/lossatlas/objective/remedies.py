@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 _GENERAL = (
-    "let `loss` call the `model` that it is given, and let modules read their parameters at "
+    "let `loss` call the model that it is given and no other model, and let modules "
+    "read their parameters at "
     "every call (no captured lists, no merged or cached weights); or leave them out by params=."
 )
 
@@ -53,14 +54,22 @@ def unmoved_remedy(model: nn.Module, names: Sequence[str]) -> str:
 
 
 def _caches(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
-    # Tensors beside parameters and buffers in the modules that hold these names.
-    holders = dict.fromkeys(name.rpartition(".")[0] for name in names)
-    for path in holders:
+    # Tensors beside parameters and buffers in the modules that hold these names, or in those
+    # that hold these modules.
+    paths = dict.fromkeys(path for name in names for path in _above(name))
+    for path in paths:
         module = model.get_submodule(path)
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 yield (
                     f"'{path or type(module).__name__}' keeps a tensor in '{key}' that may "
                     "have been made of them; let it be made anew at every call (un-merge "
-                    "adapters, drop the cache), or leave them out by params=."
+                    "adapters, drop the cached weights), or leave them out by params=."
                 )
+
+
+def _above(name: str) -> Iterator[str]:
+    path = name
+    while path:
+        path = path.rpartition(".")[0]
+        yield path

@@ -20,6 +20,7 @@ from lossatlas.algebra.params import Params
 from lossatlas.errors import AtlasError, DerivativeError, DerivativeWarning, ModelError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
+from lossatlas.objective.firstlook import perturbed
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.rng import generator
@@ -39,6 +40,8 @@ CLEARLY = 10.0
 # Examples of a batch that the checks run on: the fault is in the code, not in the data. Few
 # examples cross few kinks, and many of them would look like curvature.
 FEW = 8
+# What parameters of a loss are called here; no parameter has a colon in its name.
+_LOSS = "loss: "
 # Directions along which a gradient is compared where the first leaves a doubt.
 _DIRECTIONS = 4
 # Gaps that rounding of a gradient may leave.
@@ -65,6 +68,11 @@ class Check:
     figure: float = math.nan
     sentence: str = ""
 
+    @property
+    def ok(self) -> bool:
+        """Whether it did not fail; one that could not be made counts as that."""
+        return self.status != FAILED
+
     def __str__(self) -> str:
         figure = f" to {self.figure:.1g}" if math.isfinite(self.figure) else ""
         return f"{self.name}: {self.status}{figure}; {self.sentence}"
@@ -85,7 +93,7 @@ class CheckReport:
     @property
     def passed(self) -> bool:
         """Whether no check failed; one that could not be made counts as neither."""
-        return all(check.status != FAILED for check in self.checks)
+        return all(check.ok for check in self.checks)
 
     def __str__(self) -> str:
         rows = [("check", "result", "figure", "")]
@@ -146,6 +154,8 @@ def check_reach(objective: "Objective") -> Reach:
                 # Maps need no gradient: where none can be had, values tell.
                 why = f"no gradient could be taken ({type(error).__name__})"
                 break
+            if own and not moved and own[0].startswith(_LOSS):
+                raise ModelError(_nothing_moves(objective))
             if own:
                 raise ModelError(_reads_its_own(objective, own))
             if moved:
@@ -154,10 +164,30 @@ def check_reach(objective: "Objective") -> Reach:
         return _reach_of_values(objective, why)
 
 
+def _of_the_loss(objective: "Objective") -> dict[str, Tensor]:
+    # Parameters that the loss holds (prototypes, a temperature), where all are to move.
+    every = {n for n, value in objective.model.named_parameters() if value.requires_grad}
+    if not every <= set(objective.names):
+        return {}
+    return {
+        f"{_LOSS}{type(module).__name__}.{name}": value
+        for module in objective.loss_modules
+        for name, value in module.named_parameters()
+        if value.requires_grad
+    }
+
+
 def _reads_its_own(objective: "Objective", own: Sequence[str]) -> str:
+    held = [name.removeprefix(_LOSS) for name in own if name.startswith(_LOSS)]
+    if held:
+        return (
+            f"the loss has parameters of its own ('{held[0]}'{_more(held)}) that would not "
+            "move; let one module hold the model and the loss's module, and be the model; or "
+            "freeze them with requires_grad_(False) to measure the model's weights alone."
+        )
     return (
-        f"the loss reads '{own[0]}'{_more(own)} of the model itself where other weights have "
-        f"been put in its place, so part of them never moves: "
+        f"the loss reads parameters of the model itself ('{own[0]}'{_more(own)}), past those "
+        "that are put into the model in their place, so part of them never moves: "
         f"{unmoved_remedy(objective.model, own)}"
     )
 
@@ -166,7 +196,8 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
     # Names that get a gradient where they are swapped in, and where they are the model's own.
     leaves = {name: value.requires_grad_() for name, value in objective.params.items()}
     every = dict(objective.model.named_parameters())
-    own = {name: every[name] for name in objective.names if every[name].requires_grad}
+    own: dict[str, Tensor] = {n: every[n] for n in objective.names if every[n].requires_grad}
+    own |= _of_the_loss(objective)
 
     def gradients() -> tuple[set[str], list[str]]:
         mean = batch_mean(objective, batch)
@@ -188,7 +219,7 @@ def _reach_of_values(objective: "Objective", why: str) -> Reach:
     for batch in objective.each_batch():
         values = _Values(objective, batch)
         known &= math.isfinite(values.base)
-        if math.isfinite(values.base) and values.move(objective.names):
+        if math.isfinite(values.base) and values.move(objective.names, outputs=True):
             sentence = f"{why}; it moves with the parameters"
             return Reach(Check("reach", PASSED, sentence=sentence))
     if known:
@@ -235,18 +266,23 @@ class _Values:
 
     def __init__(self, objective: "Objective", batch: Batch) -> None:
         self._objective, self._batch = objective, batch
-        self.base = self._at({})
+        self.base, self._outputs = self._at({})
 
-    def move(self, names: Sequence[str]) -> bool:
+    def move(self, names: Sequence[str], *, outputs: bool = False) -> bool:
         """Whether the loss moves with any of these: by a little, or by a lot.
 
         Args:
             names: parameters that are perturbed together.
+            outputs: whether it is enough that what the model returns moves.
 
         Returns:
             Yes or no.
         """
-        return any(self._differs(names, scale) for scale in (0.3, 3.0))
+        for scale in (0.3, 3.0):
+            value, given = self._perturbed(names, scale)
+            if _differ(value, self.base) or (outputs and _differ(given, self._outputs)):
+                return True
+        return False
 
     def movers(self, names: Sequence[str]) -> list[str]:
         """Those of these that move the loss, by halving.
@@ -264,22 +300,47 @@ class _Values:
         half = len(names) // 2
         return self.movers(names[:half]) + self.movers(names[half:])
 
-    def _differs(self, names: Sequence[str], scale: float) -> bool:
+    def _perturbed(self, names: Sequence[str], scale: float) -> tuple[float, float]:
         present = self._objective.params
-        value = self._at({name: _perturbed(name, present[name], scale) for name in names})
-        # The same kernels on the same numbers: beyond a few roundings it is another value.
-        return not math.isclose(value, self.base, rel_tol=1e-6, abs_tol=1e-12)
+        return self._at({name: perturbed(name, present[name], scale) for name in names})
 
-    def _at(self, params: Params) -> float:
-        objective = self._objective
-        with torch.no_grad(), objective.session():
-            return float(objective.swapped(params, lambda: batch_mean(objective, self._batch)))
+    def _at(self, params: Params) -> tuple[float, float]:
+        # The loss, and a sum over what the model returns.
+        objective, total = self._objective, 0.0
+
+        def note(_model: nn.Module, _inputs: object, output: object) -> None:
+            nonlocal total
+            total += sum(float(v.double().abs().sum()) for v in tensors(output))
+
+        handle = objective.model.register_forward_hook(note)
+        try:
+            with torch.no_grad(), objective.session():
+                mean = objective.swapped(params, lambda: batch_mean(objective, self._batch))
+        finally:
+            handle.remove()
+        return float(mean), total
 
 
-def _perturbed(name: str, value: Tensor, scale: float) -> Tensor:
-    drawn = torch.randn(value.shape, generator=generator(0, "reach", name), dtype=torch.float64)
-    size = float(value.detach().abs().double().square().mean().sqrt()) or 0.1
-    return value + (scale * size * drawn).to(value)
+def _differ(a: float, b: float) -> bool:
+    # The same kernels on the same numbers: beyond a few roundings it is another value.
+    return not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def state_check(objective: "Objective") -> Check:
+    """What a pass changes in the model, and what becomes of it.
+
+    Args:
+        objective: whose first pass has been watched.
+
+    Returns:
+        The check; it passes where points do not see what others left.
+    """
+    volatile = objective.volatile
+    if not volatile.names:
+        return Check("state", PASSED, sentence="a pass changes nothing in the model")
+    what = f"a pass changes '{volatile.names[0]}'{_more(volatile.names)}"
+    how = "renewed for every point" if volatile.matters else "which no other point sees"
+    return Check("state", PASSED, sentence=f"{what}, {how}")
 
 
 # Slope
@@ -304,8 +365,11 @@ class Line:
         self.length = length or 1.0
         self.scales = _scales(self.here)
         self.direction = _unit(self.here, self.scales, number)
-        self.batch = few_examples(objective, self.here)
-        self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
+        if objective.few is None:
+            self.batch = few_examples(objective, self.here)
+            self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
+            objective.few = self.batch, self._epsilon
+        self.batch, self._epsilon = objective.few
 
     def point(self, step: float) -> dict[str, Tensor]:
         """The weights at a step along the direction, in units of their length.
@@ -427,7 +491,7 @@ class Line:
     def steps(self) -> tuple[float, ...]:
         """Steps in units of the weights' length, from the best to the sides."""
         fine = self._epsilon < 1e-12
-        return (1e-3, 1e-4, 1e-5, 1e-2) if fine else (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
+        return (1e-3, 1e-4, 1e-5, 3e-3, 1e-2) if fine else (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 
     def _dtypes(self) -> set[torch.dtype]:
         # Of weights and of what modules give out: autocast computes in half precision.
@@ -520,7 +584,8 @@ def _agreeing(gaps: list[_Gap]) -> float | None:
     # At one step, and about so at another: a surrogate may agree at one by chance.
     best = min(gaps, key=lambda gap: gap.size)
     near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
-    fine = best.size <= AGREE and best.noise <= CLEARLY * AGREE and near > 1
+    within = max(AGREE, min(best.noise, 3 * AGREE))
+    fine = best.size <= within and best.noise <= CLEARLY * AGREE and near > 1
     return best.size if fine and not _settled_elsewhere(gaps) else None
 
 

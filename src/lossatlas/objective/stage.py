@@ -8,17 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
-from lossatlas.guard import preserved_attributes, preserved_rng
-from lossatlas.objective.batches import Batch, to_device
+from lossatlas.guard import preserved_rng
+from lossatlas.objective.batches import Batch, map_tensors, to_device
 from lossatlas.objective.determinism import check_loss
 from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
+from lossatlas.objective.point import State, split_state
 from lossatlas.objective.sizes import Size, size_of
-from lossatlas.objective.state import State, split_state
+from lossatlas.objective.state import (
+    Volatile,
+    WriteGuard,
+    modules_of_loss,
+    preserved_state,
+    shallow_copy,
+)
 from lossatlas.objective.swap import swapped_in
-from lossatlas.objective.weighted import Measured, Total, total_of
+from lossatlas.objective.weighted import Measured, Total, cut_off, total_of
 
 Loss = Callable[[nn.Module, Batch], Measured]
 T = TypeVar("T")
@@ -50,6 +57,10 @@ class Stage:
         self.mode, self.names, self.size = mode, names, size
         # Whether examples are known, and whether they have weights of their own.
         self._per_example = self._weighted = False
+        self.loss_modules = modules_of_loss(loss, model)
+        self.volatile = Volatile()
+        self.needs_gradients = False
+        self.guard: WriteGuard | None = None
         self._named = named_failure("`loss`", loss_remedy(loss))
 
     @property
@@ -70,12 +81,28 @@ class Stage:
         Yields:
             Nothing.
         """
-        kept = preserved_attributes(self.model)
+        kept = preserved_state(self.holders(), self.volatile)
         with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
             yield
 
+    def holders(self) -> list[object]:
+        """What may change attributes of its own in a pass: modules, and the loss.
+
+        Returns:
+            Modules and objects.
+        """
+        found: list[object] = list(self.model.modules())
+        for module in self.loss_modules:
+            found.extend(module.modules())
+        if not isinstance(self.loss, nn.Module) and hasattr(self.loss, "__dict__"):
+            found.append(self.loss)
+        return found
+
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers.
+
+        Where a point would see what an earlier one left in the model, it is renewed: `call`
+        finds the state in which the session began.
 
         Args:
             params: a subset of the names in `.params`; kept, not copied.
@@ -84,8 +111,32 @@ class Stage:
         Returns:
             What `call` returns.
         """
-        with swapped_in(self.model, params, self.loss):
-            return call()
+        if self.needs_gradients:
+            # The loss takes derivatives, maybe in the parameters.
+            params = {
+                n: v if v.requires_grad else v.detach().requires_grad_()
+                for n, v in params.items()
+            }
+        with swapped_in(self.model, params, self.loss_modules):
+            if not self.volatile.matters:
+                return call()
+            with preserved_state(self.holders(), self.volatile):
+                return call()
+
+    def handed(self, batch: Batch) -> Batch:
+        """What a loss or a metric is given: it may change containers, not the user's data.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            The same tensors in other containers; copies where they are written into.
+        """
+        if self.guard is not None:
+            self.guard.watch_batch(batch)
+        if self.volatile.batches:
+            return map_tensors(torch.clone, batch)
+        return shallow_copy(batch)
 
     def at(self, params: Params | None, call: Callable[[], T]) -> T:
         """Run `call` at a point, in a session, with statistics recalibrated where asked.
@@ -123,7 +174,7 @@ class Stage:
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""
         if self.mode == "recalibrated":
-            with torch.no_grad():
+            with torch.no_grad(), preserved_state(self.holders(), self.volatile):
                 recalibrate(self.model, self._walk)
 
     def each_batch(self) -> Iterator[Batch]:
@@ -180,12 +231,19 @@ class Stage:
         Raises:
             LossError: neither a number nor one number or pair an example, or the loss fails.
         """
+        if self.needs_gradients and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                found: Measured = cut_off(self._measured(batch))
+                return found
+        return self._measured(batch)
+
+    def _measured(self, batch: Batch) -> Measured:
         loss, given = self.loss, None
         with self._named:
             if self._per_example and isinstance(loss, Supervised):
                 each = loss.pairs if self._weighted else loss.per_example
-                given = each(self.model, batch)
-            given = loss(self.model, batch) if given is None else given
+                given = each(self.model, self.handed(batch))
+            given = loss(self.model, self.handed(batch)) if given is None else given
         return check_loss(given, batch)
 
     def total(self, batch: Batch) -> Total:
@@ -228,10 +286,10 @@ class Stage:
             given = []
             for name, metric in metrics.items():
                 with named_failure(f"metric '{name}'", "it is called as metric(model, batch)."):
-                    given.append(metric(self.model, batch))
+                    given.append(metric(self.model, self.handed(batch)))
             return [loss, *(check_loss(value, batch) for value in given)]
 
     def _walk(self) -> None:
         for batch in self.each_batch():
-            with self._named:
-                self.loss(self.model, batch)
+            with self._named, torch.set_grad_enabled(self.needs_gradients):
+                self.loss(self.model, self.handed(batch))

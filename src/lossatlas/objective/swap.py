@@ -11,7 +11,9 @@ _Slot = tuple[_Entries, str, Tensor | None]
 
 
 @contextmanager
-def swapped_in(model: nn.Module, params: Mapping[str, Tensor], also: object) -> Iterator[None]:
+def swapped_in(
+    model: nn.Module, params: Mapping[str, Tensor], also: Iterable[nn.Module] = ()
+) -> Iterator[None]:
     """Let modules hold other tensors: the given parameters, and clones of all buffers.
 
     Does what `torch.func.functional_call` does with tied weights, and in a quarter of its time:
@@ -21,7 +23,7 @@ def swapped_in(model: nn.Module, params: Mapping[str, Tensor], also: object) -> 
         model: holds the parameters.
         params: name -> tensor, kept and not copied; parameters that share a tensor move
             together. Names of buffers may be among them: copies of these take their place.
-        also: a loss; where it is a module, its buffers are cloned as well.
+        also: modules of the loss, whose buffers are cloned as well.
 
     Yields:
         Nothing.
@@ -29,8 +31,8 @@ def swapped_in(model: nn.Module, params: Mapping[str, Tensor], also: object) -> 
     before: list[_Slot] = []
     try:
         before += _put(model.named_modules(), params)
-        if isinstance(also, nn.Module):
-            before += _put(also.named_modules(), {})
+        for module in also:
+            before += _put(module.named_modules(), {})
         yield
     finally:
         for entries, key, value in reversed(before):

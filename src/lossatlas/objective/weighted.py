@@ -1,6 +1,6 @@
 """Sums with their weights: what a loss returns where examples do not count alike."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,20 @@ class Weighted(NamedTuple):
 
 # What a loss or a metric gives for one batch: a mean, one number an example, or pairs.
 Measured = Tensor | Weighted
+
+
+def cut_off(measured: Any) -> Any:
+    """What a loss gave, without its graph.
+
+    Args:
+        measured: a tensor, pairs, or whatever else.
+
+    Returns:
+        The same numbers.
+    """
+    if isinstance(measured, Weighted):
+        return Weighted(*map(cut_off, measured))
+    return measured.detach() if isinstance(measured, Tensor) else measured
 
 
 class Total(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from lossatlas.errors import ArgumentError
 from lossatlas.plots import style, web
 from lossatlas.plots.curves import HUES
 from lossatlas.text import number, safe
@@ -93,7 +94,14 @@ def traces_figure(
 
     Returns:
         The figure.
+
+    Raises:
+        ArgumentError: not one trace a name.
     """
+    if len(names) != len(traces):
+        raise ArgumentError(
+            f"`traces` must be one array a name; got {len(traces)} for {len(names)} names."
+        )
     figure = web.figure(400)
     for index, (name, trace) in enumerate(zip(names, traces, strict=True)):
         hue = HUES[index % len(HUES)]

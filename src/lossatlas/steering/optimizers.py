@@ -79,7 +79,13 @@ class TopoAdamW(torch.optim.AdamW):
                 "labels of its own table and is not offered; leave it out."
             )
         patch, examples = _patch(dict(probe_kwargs or {}), seed)
-        super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
+        try:
+            super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"torch's AdamW does not take these arguments ({error}); `params` must be "
+                "parameters or groups of them, as in `model.parameters()`."
+            ) from error
         self.model, self.verbose, self._examples = model, verbose, examples
         self._settings: dict[str, Any] = {
             "policy": policy,

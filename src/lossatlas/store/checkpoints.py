@@ -128,7 +128,7 @@ def _read(source: Path) -> Any:
     with source.open("rb") as file:
         head = file.read(16)
     if not head:
-        raise FileError(f"'{source}' is empty; copy or save it again.")
+        raise FileError(f"'{source}' is empty or cut off; copy or save it again.")
     if source.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(source)
     return _read_torch(source)

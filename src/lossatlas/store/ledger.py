@@ -104,6 +104,10 @@ class Ledger:
             self._claim({key: json.dumps(value, sort_keys=True) for key, value in run.items()})
         except ResumeError:
             raise
+        except (TypeError, ValueError) as error:
+            raise ResumeError(
+                f"`run` must hold plain values, as JSON does ({error})."
+            ) from None
         except (sqlite3.Error, OSError) as error:
             raise ResumeError(_reason(self.path, error)) from None
 

@@ -25,7 +25,7 @@ from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State
+from lossatlas.objective.point import State
 from lossatlas.store import Provenance
 from lossatlas.topology import Diagram, persistence
 from lossatlas.topology.distances import bottleneck, wasserstein

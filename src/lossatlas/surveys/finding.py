@@ -67,6 +67,7 @@ class Finding(Stored):
         missing: name of a part -> why it could not be measured, a sentence.
         seconds: wall time.
         is_final: False where memory was short: another try may find more.
+        checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
     instrument: str
@@ -74,6 +75,7 @@ class Finding(Stored):
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     is_final: bool = True
+    checked: tuple[str, ...] = ()
 
     @property
     def why_not(self) -> str:

@@ -56,7 +56,7 @@ def _last_linear(
     ran: list[nn.Module] = []
 
     def walk() -> tuple[str, Tensor, Tensor | None]:
-        objective.loss(objective.model, objective.first_batch())
+        objective.loss(objective.model, objective.handed(objective.first_batch()))
         last = ran[-1] if ran else None
         if not isinstance(last, nn.Linear):
             raise ModelError("no linear layer runs in the model, so it has no head to look at.")

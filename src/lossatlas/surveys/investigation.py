@@ -73,7 +73,10 @@ def _measured(site: Site, instrument: Instrument) -> Finding:
             # `named_failure` lets nothing through but a lack of memory, of any kind.
             missing[name], lost = f"{_NO_MEMORY} ({_first_line(error)})", True
     seconds = time.monotonic() - started
-    return Finding(instrument.name, results, missing, seconds, is_final=not lost)
+    checked = site.objective.checked
+    return Finding(
+        instrument.name, results, missing, seconds, is_final=not lost, checked=checked
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,6 +47,8 @@ class Survey:
         seconds: wall time of the whole survey.
         notes: what a reader should know, in sentences.
         provenance: seed, settings, fingerprints, versions.
+        checked: what was checked before anything was measured, and to how much; a sentence each
+            (see `lossatlas.check`).
     """
 
     title: str
@@ -59,6 +61,7 @@ class Survey:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
+    checked: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         basins = count(len(self.tree), "basin")
@@ -146,6 +149,7 @@ class Survey:
                 "title": self.title,
                 "seconds": self.seconds,
                 "notes": list(self.notes),
+                "checked": list(self.checked),
                 "provenance": self.provenance.to_json(),
                 "instruments": list(self.findings),
             }
@@ -181,6 +185,7 @@ class Survey:
             metrics={name.removeprefix("metric:"): value for name, value in numbers.items()},
             seconds=float(head["seconds"]),
             notes=_texts(head["notes"]),
+            checked=_texts(head.get("checked", ())),
             provenance=Provenance.from_json(str(head["provenance"])),
             findings=findings,
             **parts,

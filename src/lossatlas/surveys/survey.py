@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
 from lossatlas.checks import check_list, check_one_of, check_positive
+from lossatlas.curvature.selfcheck import made
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
@@ -23,7 +24,7 @@ from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.objective import Objective
-from lossatlas.objective.state import State, tracks_statistics
+from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.finding import Finding
 from lossatlas.surveys.instruments import Instrument, chosen
@@ -106,6 +107,9 @@ def survey(
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     checkpoints = [state.whole for state in states]
+    if objective.is_checked and (tools or plane == "eigen"):
+        # Before anything rests on it; what fails becomes a note, and instruments' reasons.
+        made(objective, "gradient"), made(objective, "hessian")
     ground = _plane(objective, plane, states, seed)
     land = map_plane(
         objective,
@@ -135,9 +139,14 @@ def survey(
         tree=merge_tree(land, connectivity=connectivity),
         findings=findings,
         seconds=time.monotonic() - started,
-        notes=land.notes,
+        notes=(*_failed(objective), *land.notes),
+        checked=objective.checked,
         provenance=replace(land.provenance, settings={**land.provenance.settings, **asked}),
     )
+
+
+def _failed(objective: Objective) -> list[str]:
+    return [f"{found.sentence}." for found in objective.checks.values() if not found.ok]
 
 
 def _check(title: Any, checkpoints: Any, executor: Any) -> None:

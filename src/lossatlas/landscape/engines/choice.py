@@ -1,10 +1,12 @@
 """Which engine evaluates a map: by rule, never by stopwatch, and never one that disagrees."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from lossatlas.algebra.params import size
 from lossatlas.checks import check_one_of
-from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.landscape.engines import plain
 from lossatlas.landscape.engines.batched import BatchedEngine
 from lossatlas.landscape.engines.folded import FoldedEngine
@@ -20,7 +22,7 @@ from lossatlas.landscape.engines.moves import check_moves
 from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
-from lossatlas.landscape.engines.task import Array, Engine, Task, quantities_of
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, quantities_of
 from lossatlas.memory import free_memory
 from lossatlas.objective.swap import swapped_in
 
@@ -31,6 +33,8 @@ TOLERANCE = 1e-6
 _SMALL = 300_000
 # Fewer points side by side are not worth their stacking.
 _FEWEST = 4
+# Batches on which a point that comes last is compared with itself alone.
+_BATCHES = 2
 _UNSUPPORTED = (
     AtlasError,
     RuntimeError,
@@ -88,7 +92,7 @@ def select(task: Task, name: str, corner: Array) -> Choice:
     check_one_of("engine", name, ENGINES)
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
-        return Choice(build(task, "streaming"), at_origin(task)[0])
+        return _streaming(task, corner)
     if "stacked" in candidates or "batched" in candidates:
         # They hold the directions whole: the plain loop need not draw them for itself.
         task.corners()
@@ -108,7 +112,35 @@ def select(task: Task, name: str, corner: Array) -> Choice:
                 f'engine="{name}" cannot serve this model ({engine}); use engine="auto".'
             )
         logger.info("engine %s left out: %s", candidate, engine)
+    _check_same(task, slow, corner)
     return Choice(slow, look[0])
+
+
+def _streaming(task: Task, corner: Array) -> Choice:
+    engine = build(task, "streaming")
+    copies = bytes_of(*task.plane.origin.values())
+    fits = 2 * copies < (free_memory(task.objective.device) or 0)
+    if fits and isinstance(engine, StreamingEngine):
+        _check_same(task, engine, corner)
+    return Choice(engine, at_origin(task)[0])
+
+
+def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array) -> None:
+    # A point that comes after another one is what it is alone. Batches tell it, not many.
+    few = list(islice(task.objective.each_batch(), _BATCHES))
+    small = copy.copy(engine)
+    small.task = replace(task, objective=task.objective.part(few))
+    alone = small.task.objective.value(engine.weights(corner))
+    later = float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0])
+    if np.array_equal(alone, later, equal_nan=True) or not np.isfinite(alone):
+        return
+    if not abs(later - alone) <= TOLERANCE * max(abs(alone), 1e-30):
+        raise ModelError(
+            f"a point that is evaluated after another one has the loss {later:.6g}, and alone "
+            f"{alone:.6g}: the model or the loss keeps something from call to call that is not "
+            "found among its attributes and buffers; make the loss a fixed function of the "
+            "weights."
+        )
 
 
 def choose(task: Task, name: str, corners: Array) -> str:
@@ -184,14 +216,15 @@ class HeldEngine:
 
     def _held(self) -> AbstractContextManager[None]:
         here = self._task.buffers_at(())
-        return swapped_in(self._task.objective.model, here, None)
+        return swapped_in(self._task.objective.model, here, ())
 
 
 def _candidates(task: Task) -> list[str]:
     free = free_memory(task.objective.device)
     if free is not None and plain.memory(task) > free / 2:
         return ["streaming"]
-    if task.plane.buffers is not None and task.plane.buffers.directions:
+    moving = task.plane.buffers is not None and task.plane.buffers.directions
+    if moving or task.objective.volatile.matters:
         return []
     coarse = any(torch.finfo(v.dtype).bits < 32 for v in task.plane.origin.values())
     if coarse or task.objective.mode == "recalibrated":
@@ -215,13 +248,9 @@ class _Known:
 
 def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | str:
     # The engine, or the reason why not.
-    if task.objective.mode != "eval" and name == "folded":
-        return f'it needs mode="eval", not "{task.objective.mode}"'
-    against = obstacle(task) if name == "stacked" else None
+    against = _against(task, name)
     if against is not None:
         return against
-    if task.objective.mode == "recalibrated":
-        return 'mode="recalibrated" needs a pass over the data at every point'
     try:
         with warnings.catch_warnings():
             # vmap then loops over the points inside the operation: no gain, and noise.
@@ -238,6 +267,19 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
         return ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
     worst = _difference(fast, known.values)
     return engine if worst <= TOLERANCE else f"it differs from the plain loop by {worst:.1e}"
+
+
+def _against(task: Task, name: str) -> str | None:
+    # What rules an engine out before it is built.
+    volatile, mode = task.objective.volatile, task.objective.mode
+    if volatile.matters and name != "streaming":
+        return f"a pass changes '{volatile.names[0]}', which every point must find as it was"
+    if mode != "eval" and name == "folded":
+        return f'it needs mode="eval", not "{mode}"'
+    against = obstacle(task) if name == "stacked" else None
+    if against is None and mode == "recalibrated":
+        return 'mode="recalibrated" needs a pass over the data at every point'
+    return against
 
 
 def _difference(fast: Array, slow: Array) -> float:

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
 from lossatlas.objective import Batch, Moments
@@ -37,8 +38,6 @@ class PlainEngine:
         """
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
-        if task.plane.buffers is not None:
-            return self._each(coordinates)
 
         def run() -> None:
             here = None
@@ -50,24 +49,36 @@ class PlainEngine:
                 task.add(moments, task.measure(batch), batch, index)
 
         with torch.no_grad(), task.objective.session():
-            task.objective.swapped(buffer.views, run)
+            if task.plane.buffers is not None or task.objective.volatile.matters:
+                self._one_by_one(coordinates, moments)
+            else:
+                task.objective.swapped(buffer.views, run)
         return columns(moments)
 
-    def _each(self, coordinates: Array) -> Array:
-        # Every point with buffers of its own.
-        task, moments = self.task, self.task.moments(len(coordinates))
-        with torch.no_grad(), task.objective.session():
-            for index, place in enumerate(coordinates):
-                self._buffer.move_to(place)
-                whole = self._buffer.views | dict(task.buffers_at(place))
-                task.objective.swapped(whole, partial(_walk, task, moments, index))
-        return columns(moments)
+    def _one_by_one(self, coordinates: Array, moments: Moments) -> None:
+        # Each point finds the model as it was, with buffers of its own: it is put in anew.
+        for index, point in enumerate(coordinates):
+            walk = partial(_walk, self.task, moments, index)
+            self.task.objective.swapped(self.weights(point), walk)
+
+    def weights(self, corner: Array) -> Params:
+        """The weights of a point, with the buffers that the plane has for it.
+
+        Args:
+            corner: shape (dimension,).
+
+        Returns:
+            Views that the next point overwrites.
+        """
+        place = corner.tolist()
+        self._buffer.move_to(place)
+        return self._buffer.views | dict(self.task.buffers_at(place))
 
     def first_look(self, corner: Array) -> Array:
         """The origin itself, nothing copied or summed, and then another point.
 
-        Both in one session: a model that keeps what it made of its weights gives the first
-        again, as it would all over a map.
+        Each in a session of its own, as `Objective.value` has it: what engines give for a
+        point that comes after others must equal it.
 
         Args:
             corner: the other point, shape (dimension,).
@@ -76,11 +87,10 @@ class PlainEngine:
             Shape (2, 2 * quantities + 2), the origin first.
         """
         task, moments = self.task, self.task.moments(2)
-        self._buffer.move_to(corner.tolist())
-        there = self._buffer.views | dict(task.buffers_at(corner.tolist()))
-        with torch.no_grad(), task.objective.session():
-            for index, weights in enumerate((task.whole_origin, there)):
-                task.objective.swapped(weights, partial(_walk, task, moments, index))
+        with torch.no_grad():
+            for index, weights in enumerate((task.whole_origin, self.weights(corner))):
+                with task.objective.session():
+                    task.objective.swapped(weights, partial(_walk, task, moments, index))
         return columns(moments)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lossatlas.algebra.params import Params
 from lossatlas.errors import ModelError
 from lossatlas.landscape.directions import RandomDirection
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
@@ -76,10 +77,23 @@ class StreamingEngine:
         with torch.no_grad(), task.objective.session():
             for index, point in enumerate(coordinates):
                 moving = _Moved(task.plane, self._names, [float(c) for c in point])
+                moving.unused = frozenset(task.objective.unused)
                 with moving:
                     task.objective.swapped({}, partial(run, index))
                 moving.check_complete()
         return columns(moments)
+
+    def weights(self, corner: Array) -> Params:
+        """The weights of a point, all at once.
+
+        Args:
+            corner: shape (dimension,).
+
+        Returns:
+            New tensors.
+        """
+        plane, coordinates = self.task.plane, [float(c) for c in corner]
+        return {name: moved(plane, name, coordinates) for name in plane.origin}
 
 
 def memory(task: Task) -> int:
@@ -104,6 +118,7 @@ class _Moved(TorchFunctionMode):
         super().__init__()
         self._plane, self._names, self._coordinates = plane, names, coordinates
         self._seen: set[str] = set()
+        self.unused: frozenset[str] = frozenset()
 
     def check_complete(self) -> None:
         """Require that every parameter passed through here.
@@ -111,7 +126,7 @@ class _Moved(TorchFunctionMode):
         Raises:
             ModelError: one did not: nobody reads it, or code that cannot be looked into does.
         """
-        unseen = [name for name in self._names.values() if name not in self._seen]
+        unseen = [n for n in self._names.values() if n not in self._seen | self.unused]
         if unseen:
             raise ModelError(
                 f"streaming never saw '{unseen[0]}': it is unused, or only compiled code reads "

@@ -7,6 +7,7 @@ does not hold its result), and a line in `SECTIONS`.
 from lossatlas.arguments import guard_exports
 from lossatlas.report.contents import Builder
 from lossatlas.report.sections.absent import absent_section
+from lossatlas.report.sections.checks import checks_section
 from lossatlas.report.sections.curvature import curvature_section
 from lossatlas.report.sections.learning import features_section, learning_section
 from lossatlas.report.sections.parts import parts_section
@@ -26,12 +27,14 @@ SECTIONS: tuple[Builder, ...] = (
     learning_section,
     features_section,
     absent_section,
+    checks_section,
     sampling_section,
 )
 
 __all__ = [
     "SECTIONS",
     "absent_section",
+    "checks_section",
     "curvature_section",
     "features_section",
     "learning_section",

@@ -1,0 +1,191 @@
+"""The first pass over the data: what it changes is found, undone, and undone ever after."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.errors import AtlasError, LossError
+from lossatlas.objective.state import Attributes, Volatile, WriteGuard
+from lossatlas.rng import generator
+
+if TYPE_CHECKING:
+    from lossatlas.objective.objective import Objective
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+# How far the second point is, in root mean squares of each tensor.
+_AWAY = 0.1
+
+
+def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
+    """Walk the data once, with a watch on the model.
+
+    Args:
+        objective: under construction; told what a pass changes, and whether the loss takes
+            derivatives itself.
+        walk: goes over the data.
+
+    Returns:
+        What `walk` returns.
+
+    Raises:
+        AtlasError: the loss gives what it should not.
+        LossError: the loss works in train mode only.
+    """
+    try:
+        return _watched(objective, walk)
+    except AtlasError:
+        raise
+    except Exception as error:
+        # Whatever the loss raised: some take derivatives, some run code that cannot be
+        # watched, some want the model in train mode.
+        for needs in (True, False):
+            objective.needs_gradients = needs
+            try:
+                return _watched(objective, walk, watch=needs)
+            except Exception as other:
+                # The first error is the one to tell.
+                logger.debug("the loss fails otherwise too: %r", other)
+        if _works_in_train_mode(objective):
+            raise LossError(_TRAIN_ONLY) from error
+        raise error from error.__cause__
+
+
+_TRAIN_ONLY = (
+    "`loss` failed with the model in eval mode and works in train mode (detection models give "
+    "their losses there only); switch it on within the loss, as in model.train() or "
+    "model.training = True for the outermost module alone: modes come back afterwards."
+)
+
+
+def _works_in_train_mode(objective: "Objective") -> bool:
+    def call() -> bool:
+        for module in objective.model.modules():
+            module.training = True
+        batch = next(objective.each_batch())
+        given = objective.loss(objective.model, objective.handed(batch))
+        return isinstance(given, Tensor | float)
+
+    try:
+        return objective.at(None, call)
+    except Exception:
+        # It fails there too, in whatever way.
+        return False
+
+
+def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = True) -> T:
+    attributes: Attributes | None = None
+    guard = objective.guard = WriteGuard()
+
+    def run() -> tuple[T, Volatile]:
+        nonlocal attributes
+        attributes = Attributes(_named_holders(objective))
+        guard.watch(_outside_buffers(objective, attributes))
+        buffers = {n: value.clone() for n, value in _buffers(objective)}
+        # What is compiled would run as if it were not, and be another function in its bits.
+        with guard if watch and not _is_compiled(objective.model) else nullcontext():
+            found = walk()
+        names = attributes.changed()
+        names += [n for n, value in _buffers(objective) if not _equal(value, buffers[n])]
+        contents = attributes.contents_changed()
+        return found, Volatile(containers=contents, names=tuple(names))
+
+    try:
+        found, volatile = objective.at(None, run)
+    finally:
+        objective.guard = None
+        written = guard.restore()
+        if attributes is not None:
+            attributes.restore()
+    names = tuple(dict.fromkeys([*volatile.names, *written]))
+    objective.volatile = volatile = replace(
+        volatile, tensors=written, batches=guard.batches, names=names
+    )
+    if names:
+        objective.volatile = replace(volatile, matters=_matters(objective))
+    return found
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
+
+
+def _matters(objective: "Objective") -> bool:
+    # Whether a point after another one is not what it is alone. The other one is off the
+    # weights: a target that follows them is where they are.
+    batch = objective.first_batch()
+    before, there = _away(objective, _AWAY), _away(objective, -_AWAY)
+
+    def value() -> float:
+        return float(objective.total(batch).mean)
+
+    def after() -> float:
+        value()
+        return objective.swapped(there, value)
+
+    try:
+        with objective.session():
+            alone = objective.swapped(there, value)
+        with objective.session():
+            later = objective.swapped(before, after)
+    except LossError:
+        return True
+    both = math.isnan(alone) and math.isnan(later)
+    return not (both or math.isclose(alone, later, rel_tol=1e-6, abs_tol=1e-12))
+
+
+def _away(objective: "Objective", step: float) -> dict[str, Tensor]:
+    return {name: perturbed(name, value, step) for name, value in objective.params.items()}
+
+
+def perturbed(name: str, value: Tensor, scale: float) -> Tensor:
+    """A tensor with a random change added, the same for the same name.
+
+    Args:
+        name: what the change is drawn from.
+        value: any floating-point tensor.
+        scale: of the change, in root mean squares of the tensor (of 0.1 where that is zero).
+
+    Returns:
+        A new tensor.
+    """
+    drawn = torch.randn(value.shape, generator=generator(0, "away", name), dtype=torch.float64)
+    size = float(value.detach().abs().double().square().mean().sqrt()) or 0.1
+    return value + (scale * size * drawn).to(value)
+
+
+def _named_holders(objective: "Objective") -> dict[str, object]:
+    names = {module: name for name, module in objective.model.named_modules()}
+    return {
+        names.get(holder, f"loss {place}") if isinstance(holder, nn.Module) else "loss": holder
+        for place, holder in enumerate(objective.holders())
+    }
+
+
+def _outside_buffers(
+    objective: "Objective", attributes: Attributes
+) -> list[tuple[str, Tensor]]:
+    found = list(objective.model.named_parameters())
+    for index, module in enumerate(objective.loss_modules):
+        found += [(f"loss {index}.{n}", value) for n, value in module.named_parameters()]
+    return found + list(attributes.tensors.items())
+
+
+def _buffers(objective: "Objective") -> list[tuple[str, Tensor]]:
+    found = list(objective.model.named_buffers())
+    for index, module in enumerate(objective.loss_modules):
+        found += [(f"loss {index}.{n}", value) for n, value in module.named_buffers()]
+    return found
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or bool(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()))

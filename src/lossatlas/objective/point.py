@@ -1,0 +1,115 @@
+"""A point of parameter space as a state dict: parameters that move, buffers with them."""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.algebra.params import Params
+from lossatlas.checks import check_same_structure, nearest
+from lossatlas.errors import StructureError
+from lossatlas.objective.modes import norm_layers
+
+
+@dataclass(frozen=True)
+class State:
+    """A point in two parts.
+
+    Attributes:
+        params: the parameters that move, in the order of the objective.
+        buffers: buffers and frozen parameters that belong to this point, name -> tensor.
+    """
+
+    params: Params
+    buffers: Params = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Params:
+        """Both parts as one mapping."""
+        return {**self.params, **self.buffers} if self.buffers else self.params
+
+
+def split_state(
+    model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
+) -> State:
+    """Sort the entries of a state dict into what moves and what goes with it.
+
+    Left out are counters of normalisation layers, frozen parameters and whole-number buffers
+    that equal those of the model, second names of tied weights, and running statistics where
+    `mode` does not read them.
+
+    Args:
+        model: gives the names.
+        mode: of the objective.
+        own: the parameters that move, at the present weights.
+        point: name -> tensor, at least the names of `own`.
+        keep: names that stay although they equal those of the model.
+
+    Returns:
+        The two parts.
+
+    Raises:
+        StructureError: names, shapes or kinds of numbers differ from those of the model.
+    """
+    if not isinstance(point, Mapping) or not point.keys() - own.keys():
+        check_same_structure(params=point, objective=own)
+        return State(point)
+    every: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    place = {id(value): name for name, value in model.named_parameters()}
+    alias = {name: place[id(value)] for name, value in every.items()}
+    every |= dict(model.named_buffers(remove_duplicate=False))
+    named = {alias.get(name, name): value for name, value in point.items()}
+    _check_known(named, every)
+    params = {name: named[name] for name in own if name in named}
+    check_same_structure(params=params, objective=own)
+    still = _unread(model, mode)
+    buffers = {}
+    for name, value in named.items():
+        if name in own or name in still:
+            continue
+        check_same_structure(state={name: value}, model={name: every[name]})
+        if name in keep or not _spare(name, value, every[name]):
+            buffers[name] = value
+    return State(params, buffers)
+
+
+def _check_known(point: Params, every: Params) -> None:
+    for name in point:
+        if name not in every:
+            raise StructureError(
+                f"the model has no entry '{name}'{nearest(name, every)}; give a state dict of "
+                "this model, or its parameters alone."
+            )
+
+
+def tracks_statistics(model: nn.Module) -> bool:
+    """Whether some layer normalises by running statistics.
+
+    Args:
+        model: any module.
+
+    Returns:
+        True where BatchNorm or InstanceNorm keeps them.
+    """
+    return any(layer.track_running_stats for layer in norm_layers(model))
+
+
+def _unread(model: nn.Module, mode: str) -> set[str]:
+    # Statistics of the batch, or estimated anew, take the place of those of the file.
+    if mode == "eval":
+        return set()
+    layers = {id(layer) for layer in norm_layers(model)}
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if id(module) in layers
+        for name, _ in module.named_buffers(recurse=False)
+    }
+
+
+def _spare(name: str, value: Tensor, own: Tensor) -> bool:
+    if name.endswith("num_batches_tracked"):
+        return True
+    frozen = isinstance(own, nn.Parameter) or not own.is_floating_point()
+    return frozen and torch.equal(value.to(own.device, own.dtype), own)

@@ -1,0 +1,30 @@
+"""What was checked before anything was measured."""
+
+from lossatlas.report.contents import Section, Table
+from lossatlas.surveys import Survey
+
+
+def checks_section(survey: Survey) -> Section | None:
+    """Whether derivatives belong to the loss, and to how much.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        The section; None for surveys of before there were checks.
+    """
+    rows = tuple(_row(text) for text in survey.checked)
+    if not rows:
+        return None
+    return Section(
+        key="checks",
+        title="What was checked",
+        lead="Values, gradients and curvature, each held against differences of the other.",
+        tables=(Table("Checks", ("check", "result", "what was compared"), rows),),
+    )
+
+
+def _row(text: str) -> tuple[str, str, str]:
+    result, _, sentence = text.partition("; ")
+    name, found, verdict = result.partition(": ")
+    return (name, verdict, sentence) if found else ("", text, "")

@@ -1,0 +1,399 @@
+"""Wrong derivatives, and parameters that do not reach the loss, are caught; others pass."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import lossatlas as la
+from lossatlas.curvature import gauss_newton, gradient_noise, hessian
+from lossatlas.errors import DerivativeError, DerivativeWarning, ModelError
+
+X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
+CE = la.supervised(F.cross_entropy)
+# What re-entrant checkpointing says, once, of the fault that is planted.
+pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+
+
+class Between(nn.Module):
+    """Two layers with something between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(6, 12), nn.Linear(12, 3), between
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x)))
+
+
+class KeepsDerivative(torch.autograd.Function):
+    """A bell whose derivative is made in forward, as in GPyTorch's kernels."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.slope = -2 * x * torch.exp(-x.square())
+        return torch.exp(-x.square())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.slope
+
+
+class Adjoint(torch.autograd.Function):
+    """The derivative is right and has no graph, as that of an adjoint."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.no_grad():
+            return grad * ctx.saved_tensors[0].cos()
+
+
+class Scaled(torch.autograd.Function):
+    """The identity; its backward is off by a factor."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+class Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / (1 + ctx.saved_tensors[0].abs()) ** 2
+
+
+class MixedTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (3 * x - x.detach())
+
+
+class FusedCriterion(torch.autograd.Function):
+    """Cross-entropy whose gradient is made in forward, as fused kernels do."""
+
+    @staticmethod
+    def forward(ctx, outputs, targets):
+        ctx.slope = (outputs.softmax(1) - F.one_hot(targets, 3)) / len(targets)
+        return F.cross_entropy(outputs, targets)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.slope, None
+
+
+def rounds(x):
+    return x + ((4 * x).round() / 4 - x).detach()
+
+
+def equilibrium(x):
+    with torch.no_grad():
+        z = x
+        for _ in range(30):
+            z = torch.tanh(0.7 * z + x)
+    return torch.tanh(0.7 * z + x)
+
+
+def halves(x):
+    return 0.5 * x.tanh() + (0.5 * x.tanh()).detach()
+
+
+def function(of, *more):
+    return lambda x: of.apply(x, *more)
+
+
+class Checkpointed(Between):
+    def forward(self, x):
+        return self.b(checkpoint(lambda v: self.a(v).tanh(), x, use_reentrant=True))
+
+
+class ThroughNumpy(Between):
+    def forward(self, x):
+        hidden = F.linear(x, self.a.weight, torch.from_numpy(self.a.bias.detach().numpy()))
+        return self.b(hidden.tanh())
+
+
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+        self.merged = 2 * self.a.weight.detach()
+
+    def forward(self, x):
+        return x @ self.merged.T
+
+
+def data():
+    return [(X.to(torch.get_default_dtype()), Y)]
+
+
+def build_of_copy():
+    model = Between(torch.tanh)
+    frozen = copy.deepcopy(model)
+    return la.Objective(model, lambda m, b: CE(frozen, b), data())
+
+
+def build_of_captured():
+    model = Between(torch.tanh)
+    captured = list(model.parameters())
+    penalty = lambda: 0.1 * sum(p.square().sum() for p in captured)  # noqa: E731
+    return la.Objective(model, lambda m, b: CE(m, b) + penalty(), data())
+
+
+def of(model, loss=CE):
+    return lambda: la.Objective(model(), loss, data())
+
+
+WRONG = {
+    "kept derivative": of(lambda: Between(function(KeepsDerivative))),
+    "adjoint": of(lambda: Between(function(Adjoint))),
+    "straight-through": of(lambda: Between(rounds)),
+    "reversal": of(lambda: Between(function(Scaled, -1.0))),
+    "factor": of(lambda: Between(function(Scaled, 0.7))),
+    "spiking": of(lambda: Between(function(Spike))),
+    "mixed": of(lambda: Between(function(MixedTwice))),
+    "equilibrium": of(lambda: Between(equilibrium)),
+    "detached": of(lambda: Between(halves)),
+    "fused": of(lambda: Between(torch.tanh), lambda m, b: FusedCriterion.apply(m(b[0]), b[1])),
+    "checkpoint": of(lambda: Checkpointed(None)),
+    "numpy": of(lambda: ThroughNumpy(None)),
+    "cached": of(Cached),
+    "copy": build_of_copy,
+    "captured": build_of_captured,
+}
+
+
+REFUSED = [WRONG[name] for name in ("cached", "copy", "captured")]
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def kind(request):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("build", WRONG.values(), ids=WRONG)
+def test_wrong_derivatives_are_caught(build, kind):
+    torch.manual_seed(1)
+    if build in REFUSED:
+        with pytest.raises(ModelError, match=r"same to the bit|of the model itself"):
+            build()
+        return
+    objective = build()
+    assert not la.check(objective).passed
+    with pytest.raises(DerivativeError):
+        hessian(objective) @ objective.params
+
+
+class Convolutional(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.pool, self.head = pool, nn.Linear(16, 3)
+
+    def forward(self, x):
+        image = F.pad(x, (0, 30))[:, :36].reshape(-1, 1, 6, 6)
+        return self.head(self.pool(F.relu(self.norm(self.conv(image)))).flatten(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(2, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.reshape(-1, 3, 2))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lift, self.head = nn.Linear(2, 8), nn.Linear(8, 3)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.block(self.lift(x.reshape(-1, 3, 2))).mean(1))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(self.a(x).tanh())[:, :3]
+
+
+def layers(*sizes, act):
+    parts = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), act())]
+    return nn.Sequential(*parts[:-1])
+
+
+HONEST = {
+    "tanh": (lambda: layers(6, 12, 3, act=nn.Tanh), "eval"),
+    "relu": (lambda: layers(6, 40, 40, 3, act=nn.ReLU), "eval"),
+    "wide relu": (lambda: layers(6, 400, 3, act=nn.ReLU), "eval"),
+    "gelu": (lambda: layers(6, 20, 20, 20, 3, act=nn.GELU), "eval"),
+    "average": (lambda: Convolutional(nn.AvgPool2d(2)), "train"),
+    "maximum": (lambda: Convolutional(nn.MaxPool2d(2)), "recalibrated"),
+    "lstm": (Recurrent, "eval"),
+    "attention": (Attention, "eval"),
+    "tied": (Tied, "eval"),
+    "linear": (lambda: nn.Linear(6, 3), "eval"),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_networks_raise_no_alarm(name, kind, seed):
+    torch.manual_seed(seed)
+    build, mode = HONEST[name]
+    report = la.check(la.Objective(build(), CE, data(), mode=mode))
+    assert report.passed, str(report)
+    found = {check.name: check for check in report.checks}
+    assert found["gradient"].status == "passed"
+    if name in {"tanh", "gelu", "lstm", "tied", "linear"}:
+        assert found["hessian"].figure < 1e-2
+        assert found["outputs"].figure < 1e-2
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["uncut", "cut"])
+def test_many_kinks_do_not_look_like_curvature(whole):
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(8000, 6), torch.randint(0, 3, (8000,))
+
+    def loss(model, batch):
+        assert not whole or len(batch[0]) == 8000
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    objective = la.Objective(layers(6, 60, 60, 3, act=nn.ReLU), loss, [(inputs, targets)])
+    assert la.check(objective).passed
+
+
+def test_results_say_what_was_checked_and_instruments_refuse():
+    torch.manual_seed(0)
+    smooth = la.Objective(Between(torch.tanh), CE, [(X, Y)])
+    assert [text.partition(":")[0] for text in smooth.checked] == ["reach", "state"]
+    found = la.spectrum(smooth, top=1, bottom=0, density=False)
+    assert any(text.startswith("hessian: passed to") for text in found.checked)
+    assert any(
+        text.startswith("gradient: passed to") for text in gradient_noise(smooth).checked
+    )
+    unchecked = la.Objective(Between(torch.tanh), CE, [(X, Y)], check=False)
+    assert la.trace(unchecked).checked == ("nothing was checked (check=False)",)
+    surrogate = la.Objective(Between(rounds), CE, [(X, Y)])
+    with pytest.warns(DerivativeWarning, match="not that of the loss"):
+        surrogate.gradient()
+    with pytest.raises(DerivativeError, match="'unchecked'"):
+        la.spectrum(surrogate, top=1, bottom=0)
+    assert any("failed" in text for text in gradient_noise(surrogate).checked)
+    fused = WRONG["fused"]()
+    with pytest.raises(DerivativeError, match="derivatives of the outputs"):
+        gauss_newton(fused) @ fused.params
+
+
+def test_differences_of_gradients_serve_where_products_are_wrong():
+    torch.manual_seed(0)
+    model = Between(function(KeepsDerivative)).double()
+    exact = copy.deepcopy(model)
+    exact.between = lambda x: torch.exp(-x.square())
+    batches = [(X.double(), Y)]
+    got = la.spectrum(
+        la.Objective(model, CE, batches, derivatives="differences"), top=3, density=False
+    )
+    want = la.spectrum(la.Objective(exact, CE, batches), top=3, density=False)
+    assert (np.abs(got.top - want.top) <= got.top_bounds + want.top_bounds).all()
+    np.testing.assert_allclose(got.top, want.top, rtol=1e-5)
+    assert any(text.startswith("differences: passed") for text in got.checked)
+    kinked = layers(6, 300, 300, 3, act=nn.ReLU)
+    with pytest.raises(DerivativeError, match="not smooth enough"):
+        la.spectrum(la.Objective(kinked, CE, [(X, Y)], derivatives="differences"))
+
+
+def test_a_parameter_without_gradient_is_unused_or_cut():
+    model = Between(torch.tanh)
+    model.extra = nn.Linear(2, 2)
+    objective = la.Objective(model, CE, [(X, Y)])
+    assert objective.unused == ("extra.weight", "extra.bias")
+    assert "the loss does not depend on: extra.weight" in str(la.check(objective))
+    cut = WRONG["checkpoint"]()
+    assert set(cut.cut) == {"a.weight", "a.bias"}
+    land = la.map_plane(cut, la.random_plane(cut), points=3, adaptive=False)
+    assert land.range > 0
+    with pytest.raises(DerivativeError, match=r"'a\.\w+' \(and 1 more\).*use_reentrant=False"):
+        cut.gradient()
+    head = la.Objective(cut.model, CE, [(X, Y)], params="b.*")
+    assert head.gradient()["b.weight"].any()
+
+
+def test_losses_without_a_gradient_can_be_mapped():
+    objective = la.Objective(Between(torch.tanh), la.accuracy, [(X, Y)])
+    assert la.map_plane(objective, la.random_plane(objective), points=3).values.shape == (3, 3)
+
+
+def test_a_loss_with_parameters_of_its_own_is_named():
+    margin = nn.Linear(3, 3)
+    loss = lambda m, b: F.cross_entropy(margin(m(b[0])), b[1])  # noqa: E731
+    with pytest.raises(
+        ModelError, match=r"parameters of its own \('Linear\.weight' \(and 1 more\)\)"
+    ):
+        la.Objective(Between(torch.tanh), loss, [(X, Y)])
+    margin.requires_grad_(False)
+    assert la.Objective(Between(torch.tanh), loss, [(X, Y)]).gradient()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("_hf_hook", "remove_hook_from_submodules"),
+        ("merged", "keeps a tensor in 'merged'"),
+    ],
+)
+def test_the_remedy_is_that_of_the_kind(attribute, words):
+    model = Cached()
+    if attribute != "merged":
+        setattr(model, attribute, object())
+    with pytest.raises(ModelError, match=words):
+        la.Objective(model, CE, [(X, Y)])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("keras.src.layers.layer", "Keras layers"),
+        ("torchrl.objectives.common", "TorchRL's loss modules"),
+        ("torch.distributed.fsdp._fully_shard", "whole copy"),
+    ],
+)
+def test_models_of_other_libraries_are_known_by_their_modules(module, words):
+    kind = type("Layer", (Cached,), {"__module__": module})
+    with pytest.raises(ModelError, match=words):
+        la.Objective(kind(), CE, [(X, Y)])
