@@ -20,13 +20,14 @@ def page(results: dict[str, Any]) -> str:
     """Markdown, from what `run.py` measured."""
     report, held = results["report"], _holds(results["report"])
     lines = [row for row in results["others"] if row["dimension"] == 1]
+    share, of_lines = (100 * _holds(rows) / len(rows) for rows in (report, lines))
     return f"""# Is the stated error of an adaptive map true?
 
 Written by `python docs/studies/maps/run.py`; its numbers are in `results.json`.
 
 **In short.** On {len(report)} planes of surfaces and networks that were not used for
 calibration, the true largest error of an interpolated point is at most the stated one on {held}
-({100 * held / len(report):.1f} %); on {len(lines)} lines, on {100 * _holds(lines) / len(lines):.1f} %.
+({share:.1f} %); on {len(lines)} lines, on {of_lines:.1f} %.
 
 ## What was asked
 
@@ -36,11 +37,13 @@ it interpolated. Here every point of every map is computed too, so the error is 
 whose loss is not finite and that was interpolated counts as an error without bounds.
 
 The bound is the largest expected error, from leaving computed points out, times
-{_factors(results["factor"])}. "Interpolated" counts the maps that were not computed whole; "points
-computed" and "stated over true" are medians, the latter over interpolated maps (1 is exact).
+{_factors(results["factor"])}. "Interpolated" counts the maps that were not computed whole;
+"points computed" and "stated over true" are medians, the latter over interpolated maps (1 is
+exact).
 
 **For calibration**: {_families(results["calibration"])}. The factors were chosen on these
-families and on ReLU networks, with other seeds, so that the bound holds on 95 % of them or more.
+families and on ReLU networks, with other seeds, so that the bound holds on 95 % of them or
+more.
 
 **For the report**: {_families(report)}, and on lines a stripe of twice the width. None of them
 played a part in choosing the method on planes, except that the factors were chosen on ReLU
@@ -79,12 +82,15 @@ def _families(rows: Rows) -> str:
 
 def _above(rows: Rows, tolerance: float) -> str:
     networks = [row for row in rows if row["family"].split()[-1] in {"network", "SIREN"}]
-    above = [row for row in networks if row["rms"] > tolerance]
+    above = [
+        row
+        for row in networks
+        if row["stated_rms"] > tolerance or row["stated"] > 4 * tolerance
+    ]
     largest = max((row["largest"] for row in above), default=0.0)
     return (
-        f"For that reason {len(above)} of these {len(networks)} maps are less accurate than the "
-        f"tolerance (by up to {100 * largest:.1f} % of the range at one point), and say so in "
-        "their `notes`."
+        f"For that reason {len(above)} of these {len(networks)} maps end above the tolerance, "
+        f"with true errors of up to {100 * largest:.1f} % of the range; their `notes` say so."
     )
 
 
