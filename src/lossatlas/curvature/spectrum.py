@@ -222,12 +222,12 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
-    loose = _of_differences(objective, curvature) * float(np.abs(ritz.values).max(initial=0.0))
+    bounds = ends.bounds(matrix)
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),
-        top_bounds=ritz.bounds[::-1][:top] + loose,
-        bottom_bounds=ritz.bounds[:bottom] + loose,
+        top_bounds=bounds[:top],
+        bottom_bounds=bounds[top:],
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
         density=found,
@@ -243,13 +243,6 @@ def spectrum(
         bottom_reached=ends.bottom_reached,
         checked=objective.checked,
     )
-
-
-def _of_differences(objective: Objective, curvature: str) -> float:
-    # What products are off by where they are differences of gradients, relative.
-    found = objective.checks.get("differences") if curvature == "hessian" else None
-    # A sharp direction is off by more than the random one that was looked at.
-    return 0.0 if found is None else 100 * found.figure
 
 
 def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None:
@@ -284,6 +277,14 @@ class _Ends:
     @property
     def reached(self) -> bool:
         return self.top_reached and self.bottom_reached
+
+    def bounds(self, matrix: Product) -> Array:
+        # Of the run, and of products that are differences of gradients.
+        values, found = self.ritz.values, {}
+        for row, place in enumerate(self.places):
+            off = matrix.difference_error(self.basis[row], float(values[place]))
+            found[place] = float(self.ritz.bounds[place]) + off
+        return np.array([found[place] for place in self.wanted])
 
     def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.basis[self.places.index(place)] for place in self.wanted]
