@@ -312,9 +312,7 @@ def penalty_of_an_optimizer():
     return Case(model, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
-@refused(
-    "loss", "construction", "(?s)nothing can be measured.*call the model that it is given"
-)
+@refused("loss", "construction", "(?s)nothing can be measured.*call the model that it is given")
 def another_model_than_the_one_given():
     """The loss calls a model of its own: the most frequent slip in a notebook."""
     mine = network()

@@ -155,7 +155,8 @@ def _line(
         ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
         low, high = (
-            float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
+            float(ritz.bounds[place])
+            + matrix.difference_error(vector, float(ritz.values[place]))
             for place, vector in zip(
                 (0, -1), lanczos.basis.combine(ritz.vectors[:, [0, -1]]), strict=True
             )

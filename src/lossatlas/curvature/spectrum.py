@@ -27,6 +27,7 @@ from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
@@ -86,7 +87,6 @@ class Spectrum(Stored):
     note: str = ""
     top_reached: bool | None = None
     bottom_reached: bool | None = None
-    checked: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> Array:
@@ -137,6 +137,7 @@ class Spectrum(Stored):
         return None if self.density is None else self.density.negative_mass
 
 
+@says_checks
 def spectrum(
     objective: Objective,
     top: int = 10,
@@ -241,7 +242,6 @@ def spectrum(
         ),
         top_reached=ends.top_reached,
         bottom_reached=ends.bottom_reached,
-        checked=objective.checked,
     )
 
 
