@@ -73,7 +73,7 @@ class named_failure:  # noqa: N801 - used as a function is
         if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
             return
         remedy = _known_remedy(error) or self.remedy
-        raise self.kind(f"{self.what} failed ({_reason(error)}); {remedy}") from error
+        raise self.kind(f"{self.what} failed ({reason_of(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def fed_with(outputs: object, who: str, instead: str) -> Iterator[None]:
             raise
         raise LossError(
             f"the model returns {type(outputs).__name__}, and {who} failed on it "
-            f"({_reason(error)}); where it wants a tensor, write {instead} that picks the "
+            f"({reason_of(error)}); where it wants a tensor, write {instead} that picks the "
             f"tensor, as in model(x)[{_entry(outputs)}]."
         ) from error
 
@@ -118,7 +118,15 @@ def _entry(outputs: object) -> str:
     return repr("logits" if "logits" in outputs else next(iter(outputs), "logits"))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error of others says, in a line: its class, its first line, and its place.
+
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        As in "KeyError: 'x' in train.py, line 12".
+    """
     try:
         lines = str(error).strip().rstrip(".").splitlines()
     except Exception:

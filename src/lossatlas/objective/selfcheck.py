@@ -21,7 +21,7 @@ from lossatlas.errors import AtlasError, DerivativeError, DerivativeWarning, Mod
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
 from lossatlas.objective.firstlook import perturbed
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.foreign import named_failure, reason_of
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.rng import generator
 
@@ -672,8 +672,11 @@ def guarded(name: str, make: Callable[["Objective"], Check], objective: "Objecti
     """
     try:
         return make(objective)
-    except (AtlasError, RuntimeError, MemoryError) as error:
+    except AtlasError as error:
         return Check(name, UNKNOWN, sentence=str(error).rstrip("."))
+    # Whatever a model or a loss of others raises; a check only reports.
+    except Exception as error:
+        return Check(name, UNKNOWN, sentence=reason_of(error))
 
 
 def batch_mean(objective: "Objective", batch: Batch) -> Tensor:

@@ -107,9 +107,8 @@ def survey(
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     checkpoints = [state.whole for state in states]
-    if objective.is_checked and (tools or plane == "eigen"):
-        # Before anything rests on it; what fails becomes a note, and instruments' reasons.
-        made(objective, "gradient"), made(objective, "hessian")
+    if tools or plane == "eigen":
+        _check_derivatives(objective)
     ground = _plane(objective, plane, states, seed)
     land = map_plane(
         objective,
@@ -159,6 +158,12 @@ def _check(title: Any, checkpoints: Any, executor: Any) -> None:
             f"`objective.params`; got {type(checkpoints).__name__}."
         )
     get_executor(executor)
+
+
+def _check_derivatives(objective: Objective) -> None:
+    # Before anything rests on them: what fails becomes a note, and instruments' reasons.
+    for name in ("gradient", "hessian") if objective.is_checked else ():
+        made(objective, name)
 
 
 def _tools(
