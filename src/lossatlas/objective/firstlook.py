@@ -126,7 +126,7 @@ def _matters(objective: "Objective") -> bool:
     before, there = _away(objective, _AWAY), _away(objective, -_AWAY)
 
     def value() -> float:
-        return float(objective.total(batch).mean)
+        return float(objective.total(batch).mean.detach())
 
     def after() -> float:
         value()

@@ -310,7 +310,7 @@ class _Values:
 
         def note(_model: nn.Module, _inputs: object, output: object) -> None:
             nonlocal total
-            total += sum(float(v.double().abs().sum()) for v in tensors(output))
+            total += sum(float(v.detach().double().abs().sum()) for v in tensors(output))
 
         handle = objective.model.register_forward_hook(note)
         try:
@@ -318,7 +318,7 @@ class _Values:
                 mean = objective.swapped(params, lambda: batch_mean(objective, self._batch))
         finally:
             handle.remove()
-        return float(mean), total
+        return float(mean.detach()), total
 
 
 def _differ(a: float, b: float) -> bool:
