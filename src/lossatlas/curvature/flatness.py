@@ -7,11 +7,13 @@ from lossatlas.algebra.params import Params
 from lossatlas.checks import check_positive, check_text, nearest
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.products import hessian
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed
 
 
+@says_checks
 def relative_flatness(
     objective: Objective,
     name: str | None = None,

@@ -154,6 +154,13 @@ def _line(
         tolerance = request.tolerance
         ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
+        low, high = (
+            float(ritz.bounds[place])
+            + matrix.difference_error(vector, float(ritz.values[place]))
+            for place, vector in zip(
+                (0, -1), lanczos.basis.combine(ritz.vectors[:, [0, -1]]), strict=True
+            )
+        )
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
@@ -177,9 +184,9 @@ def _line(
         examples,
         matrix.size,
         largest=float(ritz.values[-1]),
-        largest_bound=float(ritz.bounds[-1]),
+        largest_bound=high,
         smallest=float(ritz.values[0]),
-        smallest_bound=float(ritz.bounds[0]),
+        smallest_bound=low,
         trace=total,
         gradient_norm=gradient,
         products=matrix.count,

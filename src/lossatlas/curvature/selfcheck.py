@@ -1,9 +1,11 @@
 """Checks of second derivatives, and of the outputs' first ones, against differences."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ from lossatlas.objective.selfcheck import (
 )
 
 Vectors = list[Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
 # Every pair of gradients costs two: what two do not settle has kinks, and what seems to
 # settle on many examples gets a third.
 _PAIRS = 3
@@ -122,6 +125,25 @@ def _rests_on(objective: Objective, kind: str) -> str:
     name = _RESTS_ON[kind]
     by_differences = name == "hessian" and objective.derivatives == "differences"
     return "differences" if by_differences else name
+
+
+def says_checks(measure: F) -> F:
+    """Decorator of an instrument: its result says what was checked of its objective.
+
+    Args:
+        measure: takes an objective first; gives a dataclass with `checked`.
+
+    Returns:
+        The same function, whose result has it.
+    """
+
+    @functools.wraps(measure)
+    def measured(*args: Any, **options: Any) -> Any:
+        found = measure(*args, **options)
+        objective = args[0] if args else options["objective"]
+        return replace(found, checked=objective.checked)
+
+    return cast(F, measured)
 
 
 def difference_step(point: Params) -> float:
