@@ -1,4 +1,4 @@
-"""What the self-checks cost: gradients of one batch before a spectrum, and the share of a survey.
+"""What self-checks cost: gradients of one batch before a spectrum, and the share of a survey.
 
 `python benchmarks/bench_selfcheck.py` prints the table of docs/guide/checks.md.
 """
@@ -186,7 +186,8 @@ def main() -> None:
     for subject in subjects():
         (reach, later), part = cost(subject), share(subject)
         out.append(
-            f"| {subject.name} | {reach:.1f} | {later:.1f} | {reach + later:.1f} | {part:.1f} % |"
+            f"| {subject.name} | {reach:.1f} | {later:.1f} | {reach + later:.1f} "
+            f"| {part:.1f} % |"
         )
     sys.stdout.write("\n".join(out) + "\n")
 

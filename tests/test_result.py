@@ -136,3 +136,14 @@ def test_intervals_of_estimates():
     assert Estimate(1.0, bound=0.5).interval(0.5) == (0.5, 1.5)
     assert all(map(math.isnan, Estimate(1.0).interval()))
     assert all(map(math.isnan, Estimate(1.0, 0.1, count=1).interval()))
+
+
+def test_two_records_of_one_name_are_refused():
+    def other():
+        @record
+        @dataclass(frozen=True)
+        class Estimate:
+            value: float
+
+    with pytest.raises(ArgumentError, match="two records are called Estimate"):
+        other()

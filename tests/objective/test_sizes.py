@@ -300,3 +300,14 @@ def test_sums_of_half_precision_do_not_overflow():
     objective = la.Objective(model, lambda m, b: m(b).square()[:, 0], [x, x])
     assert objective.value() == pytest.approx(256.0)
     assert_close(objective.gradient()["weight"], torch.tensor([[512.0]]).half())
+
+
+def test_time_in_front_is_not_cut_as_if_it_were_examples():
+    recurrent = nn.LSTM(3, 2)
+    series = [(torch.randn(5, n, 3), torch.randn(n, 2)) for n in (4, 2)]
+
+    def last_step(model, batch):
+        return nn.functional.mse_loss(model(batch[0])[0][-1], batch[1])
+
+    objective = la.Objective(recurrent, last_step, series, size=lambda batch: len(batch[1]))
+    assert objective.notes == ()

@@ -12,6 +12,8 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.errors import AtlasError, FileError, StructureError, UnknownNameError
+from lossatlas.store.distributed import _assemble
+from lossatlas.store.pickled import Record
 from lossatlas.workbench import load_weights
 
 load = la.store.load_checkpoint
@@ -167,6 +169,21 @@ def test_distributed_folders_are_read_and_nothing_is_unpickled(tmp_path):
     (folder / ".metadata").write_bytes(b"\x80\x04cos\nsystem\n(S'touch x'\ntR.")
     with pytest.raises(FileError, match=r"damaged folder"):
         load(folder)
+
+
+def test_pieces_that_overlap_and_leave_a_hole_are_refused(tmp_path):
+    def chunk(start):
+        return Record("chunk", state={"offsets": (start,), "sizes": (2,)})
+
+    def info():
+        return Record("info", state={"relative_path": "a", "offset": 0, "length": 1})
+
+    (tmp_path / "a").write_bytes(b"a")
+    starts = (0, 1)
+    entry = Record("entry", state={"size": (4,), "chunks": [chunk(k) for k in starts]})
+    shards = {("x", (k,)): info() for k in starts}
+    with pytest.raises(FileError, match="the pieces of 'x' overlap"):
+        _assemble(tmp_path, "x", entry, shards, lambda _: torch.ones(2))
 
 
 def test_tied_weights_may_come_under_any_of_their_names_but_must_agree(tmp_path):

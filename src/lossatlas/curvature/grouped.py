@@ -1,10 +1,12 @@
 """Spectra of parts: one line for each layer, class or other group of examples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
+from lossatlas.algebra.krylov import Lanczos, Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
@@ -12,6 +14,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, layers, split_examples
+from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
@@ -19,7 +22,6 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import batch_size
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -145,7 +147,7 @@ def group_spectra(objective: Objective, request: GroupRequest) -> tuple[GroupSpe
 def _line(
     name: str, objective: Objective, over: list[str], request: GroupRequest
 ) -> GroupSpectrum:
-    examples = sum(objective.gathered(batch_size))
+    examples = round(sum(objective.gathered(objective.size_of)))
     seed = derive_seed(request.seed, request.by, name)
     matrix = product_of(request.curvature, objective, params=request.params, names=over)
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
@@ -154,13 +156,7 @@ def _line(
         tolerance = request.tolerance
         ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
-        low, high = (
-            float(ritz.bounds[place])
-            + matrix.difference_error(vector, float(ritz.values[place]))
-            for place, vector in zip(
-                (0, -1), lanczos.basis.combine(ritz.vectors[:, [0, -1]]), strict=True
-            )
-        )
+        low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
@@ -173,10 +169,7 @@ def _line(
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
-    missed = " and ".join(
-        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
-    )
-    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
+    notes += _missed(ends, limit)
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     return GroupSpectrum(
@@ -192,6 +185,21 @@ def _line(
         products=matrix.count,
         note="; ".join(notes),
     )
+
+
+def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
+    # Of the smallest and the largest eigenvalue, with what differences of gradients add.
+    ends = lanczos.basis.combine(ritz.vectors[:, [0, -1]])
+    low, high = (
+        float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
+        for place, vector in zip((0, -1), ends, strict=True)
+    )
+    return low, high
+
+
+def _missed(ends: Sequence[bool], limit: int) -> list[str]:
+    names = [n for n, ok in zip(("largest", "smallest"), ends, strict=True) if not ok]
+    return [f"{' and '.join(names)}: tolerance not reached in {limit} products"] * bool(names)
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:

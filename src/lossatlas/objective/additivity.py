@@ -59,7 +59,8 @@ def weighs_by_itself(objective: "Objective") -> str | None:
 
 def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
     size = batch_size(batch)
-    if size < 2:
+    if size < 2 or objective.size_of(batch) != size:
+        # Where `size=` says another number, axis 0 is not that of the examples.
         return None
     middle = max(1, size // 3)
     try:

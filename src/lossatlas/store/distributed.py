@@ -57,6 +57,8 @@ def _assemble(
     shards: dict[tuple[str, tuple[int, ...]], Record],
     read_tensor: Callable[[io.BytesIO], "Tensor"],
 ) -> "Tensor":
+    import torch
+
     shape = _sizes(entry.get("size"))
     pieces = []
     for chunk in entry.get("chunks"):
@@ -73,10 +75,13 @@ def _assemble(
             f"'{folder}': '{name}' states shape {shape}, but its pieces hold {held} numbers; "
             "save it again."
         )
-    whole = pieces[0][1].new_empty(shape)
+    whole, filled = pieces[0][1].new_empty(shape), torch.zeros(shape, dtype=torch.bool)
     for start, piece in pieces:
         where = tuple(slice(a, a + n) for a, n in zip(start, piece.shape, strict=True))
-        whole[where] = piece
+        whole[where], filled[where] = piece, True
+    if not filled.all():
+        # Pieces that overlap hold as many numbers and leave a hole.
+        raise FileError(f"'{folder}': the pieces of '{name}' overlap; save it again.")
     return whole
 
 

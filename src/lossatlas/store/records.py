@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lossatlas.errors import FileError
+from lossatlas.errors import ArgumentError, FileError
 from lossatlas.store.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -30,7 +30,16 @@ def record(cls: C) -> C:
 
     Returns:
         The same class.
+
+    Raises:
+        ArgumentError: another class has this name, which files could not tell apart.
     """
+    other = _CLASSES.setdefault(cls.__name__, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ArgumentError(
+            f"two records are called {cls.__name__} ({other.__module__}, {cls.__module__}); "
+            "give one another name."
+        )
     _CLASSES[cls.__name__] = cls
     return cls
 
