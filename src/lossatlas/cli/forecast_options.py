@@ -1,4 +1,4 @@
-"""Errors of `lossatlas forecast` in the language of its options, not of Python."""
+"""Errors of `lossatlas forecast` name options of the command, not arguments of Python."""
 
 import functools
 import inspect

@@ -46,7 +46,7 @@ _OFF = 0.2
 
 
 def check(objective: Objective) -> CheckReport:
-    """Check that what is differentiated belongs to what is evaluated.
+    """Check that derivatives are those of the loss that is evaluated.
 
     Made on a few examples of the first batch: whether the loss moves with the parameters
     (made on construction), the gradient along a random direction against central differences

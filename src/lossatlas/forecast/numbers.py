@@ -1,4 +1,4 @@
-"""Numbers that no run has: schedules beyond memory, losses beyond squaring."""
+"""Limits of numbers: schedules that do not fit in memory, losses whose squares overflow."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Points that stand far off the ones around them."""
+"""Points of a loss curve that are far from their neighbors."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ VISIBLE = 0.01  # of a log error: a point nearer than this to its neighbors hide
 
 
 def outstanding(log: Floats) -> NDArray[np.bool_]:
-    """Log errors that stand far off their neighbors: spikes of the loss, or slips of the log.
+    """Log errors far from their neighbors: spikes of the loss, or mistakes in the log.
 
     A point is compared with the median of the eleven around it, in units of the noise of the
     curve: the median absolute difference of neighbors. An error that stays is no spike.

@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 # is below the largest expected one times this (one to three directions); kinks need most.
 FACTOR = {1: 5.0, 2: 2.0, 3: 2.0}
 # The stated error may be at most this many times the tolerance, which is a root mean square:
-# errors sit where the ground is steepest.
+# errors are largest where the loss is steepest.
 WORST = 4.0
 # Where more than this share had to be computed, interpolating the rest saves little; in a box
 # it costs more than small models do.

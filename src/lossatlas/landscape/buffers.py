@@ -1,4 +1,4 @@
-"""Buffers along a plane: running statistics travel with the weights they belong to."""
+"""Buffers along a plane: running statistics move with the weights they belong to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -52,8 +52,8 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     return (
         f"The loss of a batch is not the mean over its examples: {whole} for one whole, "
         f"{parts} for the mean over its two parts. The value is a mean over batches, and "
-        "depends on how data are dealt to them; where tokens or examples have weights, let the "
-        "loss return la.Weighted(sums, weights)."
+        "depends on how data are split into them; where tokens or examples have weights, let "
+        "the loss return la.Weighted(sums, weights)."
     )
 
 

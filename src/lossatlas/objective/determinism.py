@@ -1,4 +1,4 @@
-"""What the loss gives, and whether it gives the same twice: asked once, on construction."""
+"""What the loss returns, and whether two passes agree; checked once, on construction."""
 
 import random
 import reprlib

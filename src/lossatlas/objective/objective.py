@@ -132,7 +132,7 @@ class Objective(Stage):
 
     @property
     def checked(self) -> tuple[str, ...]:
-        """What was checked so far and to how much, a sentence each; see `lossatlas.check`."""
+        """What was checked so far and how closely it agrees, a sentence each; see `check`."""
         if not self.is_checked:
             return ("nothing was checked (check=False)",)
         return tuple(map(str, self.checks.values()))

@@ -1,4 +1,4 @@
-"""How many examples a batch holds: said, known by its container, or a guess that is safe."""
+"""How many examples a batch holds: as given, known by its container, or inferred safely."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ class Weighted(NamedTuple):
     """The losses of the examples of a batch as sums and weights, one pair an example.
 
     The value of an objective is `sum(sums) / sum(weights)` over all examples of all batches,
-    however they are dealt to batches. For a language model, say, an example is a sequence: its
+    however they are split into batches. For a language model an example is a sequence: its
     sum is that of the losses of its tokens that count, its weight how many there are. Tokens
     of one sequence are not independent, so the standard error takes the example as its unit:
     with `e_i = (s_i - R w_i) / mean(w)`, R the value, it is `sd(e) / sqrt(n)`, with a larger

@@ -1,4 +1,4 @@
-"""What a file states about its size is held against the file before anything is allocated."""
+"""Compare the sizes that a file states with the file, before anything is allocated."""
 
 import math
 import zipfile

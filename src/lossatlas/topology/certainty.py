@@ -1,4 +1,4 @@
-"""Which bars are real: the stability theorem, fed with the errors of the map."""
+"""Which bars are real: the stability theorem, applied to the errors of the map."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, 
     bound on the sampling error of all points at once (the largest standard error times a
     quantile of Student's t with Sidak's correction over the points, so it needs no
     independence of points), plus the measured error of interpolation, plus rounding. It does
-    not profit from errors that the points of a map share, and errs on the side of silence.
+    not use correlations between the errors of points, so it is conservative.
 
     Where replicates of the whole map are known, lengths are judged by what they are,
     differences of two points: the threshold is then a bound on the greatest minus the least

@@ -5,7 +5,7 @@ from lossatlas.surveys import Survey
 
 
 def checks_section(survey: Survey) -> Section | None:
-    """Whether derivatives belong to the loss, and to how much.
+    """Whether derivatives are those of the loss, and how closely.
 
     Args:
         survey: the survey.
@@ -19,7 +19,7 @@ def checks_section(survey: Survey) -> Section | None:
     return Section(
         key="checks",
         title="What was checked",
-        lead="Values, gradients and curvature, each held against differences of the other.",
+        lead="Gradients against differences of values, curvature against those of gradients.",
         tables=(Table("Checks", ("check", "result", "what was compared"), rows),),
     )
 

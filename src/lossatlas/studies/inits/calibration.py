@@ -1,4 +1,4 @@
-"""From short to long losses: a line with prediction intervals, and trust in a ranking."""
+"""Predict long losses from short ones by a line with intervals, and rate a ranking by them."""
 
 from dataclasses import dataclass
 
