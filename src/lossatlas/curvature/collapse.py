@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.curvature.arguments import check_count, check_flag, check_tensor
+from lossatlas.checks import check_flag
+from lossatlas.curvature.arguments import check_count, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError

@@ -70,14 +70,14 @@ def check(objective: Objective) -> CheckReport:
         True
     """
     check_objective(objective)
-    skipped = "hessian" if objective.derivatives == "differences" else "differences"
+    skipped = {"hessian", "differences"} - {_rests_on(objective, "hessian")}
     for name in _MAKERS:
-        if name != skipped:
-            made(objective, name)
+        if name not in skipped:
+            check_once(objective, name)
     return CheckReport(tuple(objective.checks.values()), objective.unused)
 
 
-def made(objective: Objective, name: str) -> Check:
+def check_once(objective: Objective, name: str) -> Check:
     """A check, made once an objective.
 
     Args:
@@ -106,10 +106,25 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
         return
     ensure_slope(objective)
     _require(objective.checks["gradient"])
+    _require(check_once(objective, _rests_on(objective, kind)))
+
+
+def check_before(objective: Objective, kind: str) -> None:
+    """Make the checks that a matrix rests on, ahead of the instruments; raises nothing.
+
+    Args:
+        objective: what is differentiated; left alone where it is not to be checked.
+        kind: as for `ensure_curvature`.
+    """
+    if objective.derivatives != "unchecked" and objective.is_checked:
+        check_once(objective, "gradient")
+        check_once(objective, _rests_on(objective, kind))
+
+
+def _rests_on(objective: Objective, kind: str) -> str:
     name = _RESTS_ON[kind]
-    if name == "hessian" and objective.derivatives == "differences":
-        name = "differences"
-    _require(made(objective, name))
+    by_differences = name == "hessian" and objective.derivatives == "differences"
+    return "differences" if by_differences else name
 
 
 def says_checks(measure: F) -> F:

@@ -14,8 +14,8 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.curvature.arguments import check_count, check_flag, check_objective
+from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,

@@ -20,10 +20,11 @@ from lossatlas.algebra.params import Params
 from lossatlas.errors import AtlasError, DerivativeError, DerivativeWarning, ModelError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
-from lossatlas.objective.firstlook import perturbed
-from lossatlas.objective.foreign import named_failure, reason_of
+from lossatlas.objective.firstlook import perturbed, same_value
+from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.rng import generator
+from lossatlas.tracebacks import reason_of
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
@@ -200,7 +201,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
     own |= _of_the_loss(objective)
 
     def gradients() -> tuple[set[str], list[str]]:
-        mean = batch_mean(objective, batch)
+        mean = objective.total(batch).mean
         if not mean.requires_grad:
             return set(), []
         points = [*leaves.values(), *own.values()]
@@ -280,7 +281,9 @@ class _Values:
         """
         for scale in (0.3, 3.0):
             value, given = self._perturbed(names, scale)
-            if _differ(value, self.base) or (outputs and _differ(given, self._outputs)):
+            if not same_value(value, self.base) or (
+                outputs and not same_value(given, self._outputs)
+            ):
                 return True
         return False
 
@@ -315,15 +318,10 @@ class _Values:
         handle = objective.model.register_forward_hook(note)
         try:
             with torch.no_grad(), objective.session():
-                mean = objective.swapped(params, lambda: batch_mean(objective, self._batch))
+                mean = objective.swapped(params, lambda: objective.total(self._batch).mean)
         finally:
             handle.remove()
         return float(mean.detach()), total
-
-
-def _differ(a: float, b: float) -> bool:
-    # The same kernels on the same numbers: beyond a few roundings it is another value.
-    return not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def state_check(objective: "Objective") -> Check:
@@ -509,7 +507,7 @@ class Line:
         return seen
 
     def _mean(self) -> Tensor:
-        return batch_mean(self.objective, self.batch)
+        return self.objective.total(self.batch).mean
 
 
 def check_slope(objective: "Objective") -> Check:
@@ -688,19 +686,6 @@ def guarded(name: str, make: Callable[["Objective"], Check], objective: "Objecti
         return Check(name, UNKNOWN, sentence=reason_of(error))
 
 
-def batch_mean(objective: "Objective", batch: Batch) -> Tensor:
-    """The mean loss of one batch at the weights swapped in.
-
-    Args:
-        objective: inside its session.
-        batch: on the model's device.
-
-    Returns:
-        A scalar with its graph.
-    """
-    return objective.total(batch).mean
-
-
 def few_examples(objective: "Objective", params: Params) -> Batch:
     """The first examples of the first batch, or all of it where it cannot be cut.
 
@@ -717,7 +702,7 @@ def few_examples(objective: "Objective", params: Params) -> Batch:
     part = cut(batch, 0, FEW)
     try:
         with torch.no_grad(), objective.session():
-            mean = objective.swapped(params, lambda: batch_mean(objective, part))
+            mean = objective.swapped(params, lambda: objective.total(part).mean)
     except Exception:
         # Whatever a loss does with a part of a batch that it cannot serve: it gets all of it.
         return batch
