@@ -108,7 +108,10 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         volatile, tensors=written, batches=guard.batches, names=names
     )
     if names:
-        objective.volatile = replace(volatile, matters=_matters(objective))
+        # Where moved parameters are written into, points are copies, so one is put in after
+        # another.
+        moved = not written.keys().isdisjoint(objective.names)
+        objective.volatile = replace(volatile, matters=moved or _matters(objective))
     return found
 
 

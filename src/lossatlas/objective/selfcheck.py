@@ -365,6 +365,7 @@ class Line:
         self.length = length or 1.0
         self.scales = _scales(self.here)
         self.direction = _unit(self.here, self.scales, number)
+        _still(objective.model, self.direction)
         if objective.few is None:
             self.batch = few_examples(objective, self.here)
             self._epsilon = max(torch.finfo(kind).eps for kind in self._dtypes())
@@ -645,6 +646,17 @@ def _unit(like: Params, scales: Mapping[str, float], number: int) -> dict[str, T
     }
     length = math.sqrt(sum(float(value.square().sum()) for value in drawn.values()))
     return {name: (value / length).to(like[name]) for name, value in drawn.items()}
+
+
+def _still(model: nn.Module, direction: dict[str, Tensor]) -> None:
+    # Torch gives the row at `padding_idx` no gradient, so that it stays in training.
+    names = {id(value): name for name, value in model.named_parameters()}
+    for module in model.modules():
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None:
+            continue
+        name = names.get(id(module.weight))
+        if name in direction:
+            direction[name][module.padding_idx] = 0.0
 
 
 def _scales(like: Params) -> dict[str, float]:
