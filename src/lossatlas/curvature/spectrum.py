@@ -30,6 +30,7 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
+from lossatlas.objective.selfcheck import coarse_rounding
 from lossatlas.objective import Objective
 from lossatlas.store import Provenance, kind
 
@@ -222,7 +223,8 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
-    loose = _of_differences(objective, curvature) * float(np.abs(ritz.values).max(initial=0.0))
+    loose = _of_differences(objective, curvature) + coarse_rounding(objective)
+    loose *= float(np.abs(ritz.values).max(initial=0.0))
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),

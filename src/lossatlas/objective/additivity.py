@@ -97,10 +97,10 @@ def _examples_of_both(objective: "Objective", batch: Batch) -> tuple[Tensor, Ten
         middle = size // 2
         parts = (cut(batch, 0, middle), cut(batch, middle, size))
         whole, *pieces = (pairs_of(objective.measure(part)).sums for part in (batch, *parts))
+        return whole, torch.cat(pieces)
     except Exception:
         # Whatever a loss does with a part of a batch that it cannot serve.
         return None
-    return whole, torch.cat(pieces)
 
 
 def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:

@@ -97,7 +97,8 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         return found, Volatile(containers=contents, names=tuple(names))
 
     try:
-        found, volatile = objective.at(None, run)
+        # At the weights as points are put in: without gradients, unless the loss takes them.
+        found, volatile = objective.at(objective.params, run)
     finally:
         objective.guard = None
         written = guard.restore()
