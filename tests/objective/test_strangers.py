@@ -235,3 +235,34 @@ def test_losses_that_differentiate_in_the_parameters_serve_at_every_point():
     model.load_state_dict(point)
     expected = sum(float(smooth(model, batch).detach()) for batch in BATCHES) / 2
     assert objective.value(point) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rebinds", ["data", "parameter"])
+def test_weights_that_a_pass_replaces_come_back(rebinds):
+    class Normed(nn.Linear):
+        def forward(self, x):
+            length = self.weight.detach().norm(dim=1, keepdim=True)
+            if rebinds == "data":
+                self.weight.data = self.weight.data / length
+            else:
+                self.weight = nn.Parameter(self.weight.detach() / length)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = Normed(6, 3)
+    own, before = model.weight, model.weight.detach().clone()
+    objective = la.Objective(model, each, BATCHES)
+    first = objective.value()
+    point = {name: 2 * value for name, value in objective.params.items()}
+    kept = copy.deepcopy(point)
+    assert objective.value(point) != objective.value()
+    assert objective.value() == first
+    assert model.weight is own
+    assert torch.equal(model.weight, before)
+    assert torch.equal(point["weight"], kept["weight"])
+    if rebinds == "data":
+        plane = la.random_plane(objective)
+        land = la.map_plane(objective, plane, points=5, adaptive=False)
+        corner = plane.point((land.axes[0][0], land.axes[1][4]))
+        assert land.values[0, 4] == pytest.approx(objective.value(corner), rel=1e-6)
+    assert torch.equal(model.weight, before)
