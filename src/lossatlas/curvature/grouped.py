@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Lanczos, Ritz
@@ -22,6 +24,7 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
+from lossatlas.objective.selfcheck import coarse_rounding
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -172,14 +175,15 @@ def _line(
     notes += _missed(ends, limit)
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
+    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     return GroupSpectrum(
         name,
         examples,
         matrix.size,
         largest=float(ritz.values[-1]),
-        largest_bound=high,
+        largest_bound=high + loose,
         smallest=float(ritz.values[0]),
-        smallest_bound=low,
+        smallest_bound=low + loose,
         trace=total,
         gradient_norm=gradient,
         products=matrix.count,
