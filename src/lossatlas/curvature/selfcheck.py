@@ -12,29 +12,29 @@ from torch import Tensor
 
 from lossatlas.algebra.params import Params, norm
 from lossatlas.curvature.arguments import check_objective
-from lossatlas.curvature.differentiable import second_derivatives
+from lossatlas.curvature.differentiable import check_graph, second_derivatives
 from lossatlas.curvature.forms import (
     criterion_gradient,
-    hessian_form,
+    gradient_graph,
     model_outputs,
+    of_gradient,
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
+from lossatlas.objective.lines import FEW, Line, shared_lines
 from lossatlas.objective.selfcheck import (
     AGREE,
     CLEARLY,
     FAILED,
-    FEW,
     PASSED,
     SETTLED,
     UNKNOWN,
-    Line,
-    check_slope,
-    ensure_slope,
     guarded,
+    in_order,
 )
+from lossatlas.objective.slope import check_slope, ensure_slope, require_whole
 
 Vectors = list[Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,10 +71,11 @@ def check(objective: Objective) -> CheckReport:
     """
     check_objective(objective)
     skipped = "hessian" if objective.derivatives == "differences" else "differences"
-    for name in _MAKERS:
-        if name != skipped:
-            made(objective, name)
-    return CheckReport(tuple(objective.checks.values()), objective.unused)
+    with shared_lines(objective):
+        for name in _MAKERS:
+            if name != skipped:
+                made(objective, name)
+    return CheckReport(in_order(objective.checks), objective.unused)
 
 
 def made(objective: Objective, name: str) -> Check:
@@ -104,12 +105,17 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
     """
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
-    ensure_slope(objective)
-    _require(objective.checks["gradient"])
+    require_whole(objective)
     name = _RESTS_ON[kind]
     if name == "hessian" and objective.derivatives == "differences":
         name = "differences"
-    _require(made(objective, name))
+    if not {"gradient", name} <= objective.checks.keys():
+        with shared_lines(objective):
+            # Curvature first: the gradient is then known, and values beside it.
+            made(objective, name)
+            ensure_slope(objective)
+    _require(objective.checks["gradient"])
+    _require(objective.checks[name])
 
 
 def says_checks(measure: F) -> F:
@@ -178,14 +184,14 @@ def check_hessian(objective: Objective) -> Check:
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient is not finite.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def compare() -> Check:
         product = line.at(0.0, lambda leaves: _product(line, leaves, direction))
-        length = _length(_filled(line.gradient(), direction))
         differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
-        return _Comparison(line, product, differences, length).verdict()
+        return _Comparison(line, product, differences, line.lines.size).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
@@ -201,7 +207,8 @@ def check_differences(objective: Objective) -> Check:
     Returns:
         The verdict; its figure is the relative change.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def change() -> float:
@@ -230,7 +237,8 @@ def check_outputs(objective: Objective) -> Check:
         LossError: the loss is not a function of what the model returns.
         NonFiniteError: the gradient in the outputs is not finite.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def outputs(step: float) -> Vectors:
@@ -263,7 +271,8 @@ def check_losses(objective: Objective) -> Check:
     Returns:
         The verdict.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def compare() -> Check:
@@ -296,8 +305,10 @@ def _losses(objective: Objective, batch: Batch) -> Tensor:
 
 
 def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
-    _, form = hessian_form(line.objective, leaves, line.batch, 0)
-    return _filled(form(direction, False), direction)
+    _, gradient = gradient_graph(line.objective, leaves, line.batch)
+    check_graph(gradient)
+    line.lines.note([None if part is None else part.detach() for part in gradient])
+    return _filled(of_gradient(gradient, leaves)(direction, False), direction)
 
 
 def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
@@ -490,8 +501,8 @@ _RESTS_ON = {
     "empirical_fisher": "losses",
 }
 _MAKERS: dict[str, Callable[[Objective], Check]] = {
-    "gradient": check_slope,
     "hessian": check_hessian,
+    "gradient": check_slope,
     "outputs": check_outputs,
     "losses": check_losses,
     "differences": check_differences,
