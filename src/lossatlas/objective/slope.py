@@ -91,13 +91,13 @@ def _looked_at(lines: Lines, number: int, *, steps: int) -> tuple[Check, list[_G
 
 
 def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, list[_Gap]]:
-    gaps: list[_Gap] = []
-    for step in line.steps:
-        low, high = line.value(-step), line.value(step)
-        found = (high - low) / (2 * step * line.length)
-        scale = max(abs(slope), abs(found), usual) or 1.0
-        noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
-        gaps.append(_Gap(abs(found - slope) / scale, noise, slope, found))
+    first, *others = line.steps
+    gaps = [_gap(line, first, slope, usual)]
+    # Wider steps first where rounding is what parts the two.
+    coarse = gaps[0].noise > AGREE
+    for step in (None, *sorted(others, key=lambda step: (step > first) != coarse)):
+        if step is not None:
+            gaps.append(_gap(line, step, slope, usual))
         if not math.isfinite(gaps[-1].size):
             return Check("gradient", UNKNOWN, sentence="not finite near the weights"), []
         best = _agreeing(gaps, steps)
@@ -107,13 +107,22 @@ def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, l
     return Check("gradient", UNKNOWN), gaps
 
 
+def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
+    low, high = line.value(-step), line.value(step)
+    found = (high - low) / (2 * step * line.length)
+    scale = max(abs(slope), abs(found), usual) or 1.0
+    noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
+    return _Gap(abs(found - slope) / scale, noise, slope, found)
+
+
 def _agreeing(gaps: list[_Gap], steps: int) -> float | None:
     # At one step, and about so at others: a surrogate may agree at one by chance.
-    best = min(gaps, key=lambda gap: gap.size)
+    clear = [gap for gap in gaps if gap.noise <= CLEARLY * AGREE]
     near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
-    within = max(AGREE, min(best.noise, 3 * AGREE))
-    fine = best.size <= within and best.noise <= CLEARLY * AGREE and near >= steps
-    return best.size if fine and not _settled_elsewhere(gaps) else None
+    if not clear or near < steps or _settled_elsewhere(gaps):
+        return None
+    best = min(clear, key=lambda gap: gap.size)
+    return best.size if best.size <= max(AGREE, min(best.noise, 3 * AGREE)) else None
 
 
 def _settled_elsewhere(gaps: list[_Gap]) -> bool:
