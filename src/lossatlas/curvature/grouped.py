@@ -7,6 +7,7 @@ import numpy as np
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
+from lossatlas.algebra.krylov import Lanczos, Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
@@ -14,6 +15,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, layers, split_examples
+from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
@@ -22,7 +24,7 @@ from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -157,13 +159,7 @@ def _line(
         tolerance = request.tolerance
         ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
-        low, high = (
-            float(ritz.bounds[place])
-            + matrix.difference_error(vector, float(ritz.values[place]))
-            for place, vector in zip(
-                (0, -1), lanczos.basis.combine(ritz.vectors[:, [0, -1]]), strict=True
-            )
-        )
+        low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
@@ -196,6 +192,16 @@ def _line(
         products=matrix.count,
         note="; ".join(notes),
     )
+
+
+def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
+    # Of both ends: of the run, and of products that are differences of gradients.
+    ends = lanczos.basis.combine(ritz.vectors[:, [0, -1]])
+    low, high = (
+        float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
+        for place, vector in zip((0, -1), ends, strict=True)
+    )
+    return low, high
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
