@@ -125,8 +125,7 @@ class Ending:
 def test_a_loader_that_runs_dry_is_named():
     objective = la.Objective(network(), each, Ending(20))
     with pytest.raises(DataError, match="the first walk 2"):
-        for _ in range(20):
-            objective.value()
+        [objective.value() for _ in range(20)]
     assert objective.part(BATCHES[:1]).value() > 0
 
 
@@ -166,7 +165,7 @@ def test_a_graph_that_is_kept_from_batch_to_batch_is_named():
             return self.state
 
     objective = la.Objective(Recurrent(), each, BATCHES)
-    with pytest.raises(LossError, match="'state'.*must be detached"):
+    with pytest.raises(LossError, match=r"'state'.*must be detached"):
         objective.gradient()
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,8 +130,11 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
+    measures: dict[str, Any] = {
+        name: found.get(name, lost) for name in (*known, "self_dual", "nearest")
+    }
     return NeuralCollapse(
-        **{name: found.get(name, lost) for name in (*known, "self_dual", "nearest")},
+        **measures,
         counts=tuple(counts),
         balanced=balanced,
     )

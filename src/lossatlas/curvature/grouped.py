@@ -1,7 +1,6 @@
 """Spectra of parts: one line for each layer, class or other group of examples."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -172,7 +171,10 @@ def _line(
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
-    notes += _missed(ends, limit)
+    missed = " and ".join(
+        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
+    )
+    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
@@ -192,18 +194,13 @@ def _line(
 
 
 def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
-    # Of the smallest and the largest eigenvalue, with what differences of gradients add.
+    # Of both ends: of the run, and of products that are differences of gradients.
     ends = lanczos.basis.combine(ritz.vectors[:, [0, -1]])
     low, high = (
         float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
         for place, vector in zip((0, -1), ends, strict=True)
     )
     return low, high
-
-
-def _missed(ends: Sequence[bool], limit: int) -> list[str]:
-    names = [n for n, ok in zip(("largest", "smallest"), ends, strict=True) if not ok]
-    return [f"{' and '.join(names)}: tolerance not reached in {limit} products"] * bool(names)
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:

@@ -32,7 +32,7 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]

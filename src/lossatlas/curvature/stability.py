@@ -19,7 +19,7 @@ from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.objective import Objective
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import generator
 from lossatlas.store import kind
 

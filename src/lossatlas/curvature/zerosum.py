@@ -16,7 +16,7 @@ from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
-from lossatlas.objective.selfcheck import ensure_slope
+from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind

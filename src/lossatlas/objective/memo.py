@@ -21,7 +21,8 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
 
     A call runs anew where anything about the model differs: other weights put into it
     (`functional_call`), a mode, an attribute (a disabled adapter), a hook; and where the first
-    one drew random numbers. Call it around what belongs to one batch at one point; nothing is remembered afterwards.
+    one drew random numbers. Call it around what belongs to one batch at one point; nothing is
+    remembered afterwards.
 
     Args:
         model: called several times inside the block.
