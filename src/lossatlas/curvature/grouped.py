@@ -171,10 +171,7 @@ def _line(
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
     notes = [f"only {examples} examples"] if examples < request.least else []
-    missed = " and ".join(
-        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
-    )
-    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
+    notes += _missed(ends, limit)
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
@@ -201,6 +198,11 @@ def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float
         for place, vector in zip((0, -1), ends, strict=True)
     )
     return low, high
+
+
+def _missed(ends: tuple[bool, bool], limit: int) -> list[str]:
+    names = [n for n, ok in zip(("largest", "smallest"), ends, strict=True) if not ok]
+    return [f"{' and '.join(names)}: tolerance not reached in {limit} products"] * bool(names)
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
