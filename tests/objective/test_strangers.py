@@ -1,6 +1,8 @@
 """Losses, models and data of strangers that once gave a wrong number without a word."""
 
 import copy
+import itertools
+import operator
 
 import numpy as np
 import pytest
@@ -60,9 +62,7 @@ def test_points_side_by_side_share_no_decision(branches, seed):
     objective = la.Objective(model, la.supervised(F.cross_entropy), data)
     plane = la.random_plane(objective, seed=seed, biases=True)
     land = la.map_plane(objective, plane, span=1.5, points=7, adaptive=False)
-    there = [
-        [objective.value(plane.point((a, b))) for b in land.axes[1]] for a in land.axes[0]
-    ]
+    there = [[objective.value(plane.point((a, b))) for b in land.axes[1]] for a in land.axes[0]]
     np.testing.assert_allclose(land.values, there, rtol=1e-9)
     with pytest.raises(ArgumentError, match="stacked"):
         la.map_plane(objective, plane, points=5, adaptive=False, engine="stacked")
@@ -126,9 +126,9 @@ class Ending:
 
 def test_a_loader_that_runs_dry_is_named():
     objective = la.Objective(network(), each, Ending(20))
+    walks = itertools.repeat(objective.value, 20)
     with pytest.raises(DataError, match="the first walk 2"):
-        for _ in range(20):
-            objective.value()
+        list(map(operator.call, walks))
     assert objective.part(BATCHES[:1]).value() > 0
 
 
@@ -168,7 +168,7 @@ def test_a_graph_that_is_kept_from_batch_to_batch_is_named():
             return self.state
 
     objective = la.Objective(Recurrent(), each, BATCHES)
-    with pytest.raises(LossError, match="'state'.*must be detached"):
+    with pytest.raises(LossError, match=r"'state'.*must be detached"):
         objective.gradient()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
+from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
@@ -175,20 +176,24 @@ def _line(
     notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
-    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     return GroupSpectrum(
         name,
         examples,
         matrix.size,
         largest=float(ritz.values[-1]),
-        largest_bound=float(ritz.bounds[-1]) + loose,
         smallest=float(ritz.values[0]),
-        smallest_bound=float(ritz.bounds[0]) + loose,
+        **_bounds(objective, ritz),
         trace=total,
         gradient_norm=gradient,
         products=matrix.count,
         note="; ".join(notes),
     )
+
+
+def _bounds(objective: Objective, ritz: Ritz) -> dict[str, float]:
+    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
+    low, high = float(ritz.bounds[0]) + loose, float(ritz.bounds[-1]) + loose
+    return {"smallest_bound": low, "largest_bound": high}
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:

@@ -30,8 +30,8 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
-from lossatlas.objective.selfcheck import coarse_rounding
 from lossatlas.objective import Objective
+from lossatlas.objective.selfcheck import coarse_rounding
 from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]

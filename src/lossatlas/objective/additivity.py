@@ -83,8 +83,8 @@ def depends_on_others(objective: "Objective") -> str | None:
         return None
     return (
         f"The loss of an example depends on the others in its batch: {float(whole[at]):.4g} "
-        f"beside all of them, {float(parts[at]):.4g} beside some. The value depends on how data "
-        "are dealt to batches, and standard errors take examples for independent."
+        f"beside all of them, {float(parts[at]):.4g} beside some. The value depends on how "
+        "data are dealt to batches, and standard errors take examples for independent."
     )
 
 

@@ -21,7 +21,8 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
 
     A call runs anew where anything about the model differs: other weights put into it
     (`functional_call`), a mode, an attribute (a disabled adapter), a hook; and where the first
-    one drew random numbers. Call it around what belongs to one batch at one point; nothing is remembered afterwards.
+    one drew random numbers. Call it around what belongs to one batch at one point; nothing is
+    remembered afterwards.
 
     Args:
         model: called several times inside the block.
@@ -42,7 +43,8 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
         drawn = torch.get_rng_state()
         output = forward(*args, **kwargs)
         if torch.equal(drawn, torch.get_rng_state()):
-            calls.append((args, kwargs, output, _stamp(args, kwargs, output), state))
+            # As the first call left it: what it changes itself is of that call.
+            calls.append((args, kwargs, output, _stamp(args, kwargs, output), _state(model)))
         return output
 
     with patched((model, "forward", remember)):

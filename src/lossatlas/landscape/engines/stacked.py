@@ -140,7 +140,7 @@ def _classes_in_front(criterion: object, outputs: Tensor, targets: Tensor) -> bo
 
 
 class _NoDecisions(TorchDispatchMode):
-    """Refuses a pass that turns a tensor into a number: points side by side share such a number."""
+    """Refuses a pass that turns a tensor into a number, which points would share."""
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
