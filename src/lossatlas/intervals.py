@@ -36,14 +36,14 @@ def interval(
     Args:
         value: the mean.
         stderr: its standard error; NaN where it is unknown.
-        count: units the standard error comes from; `math.inf` for a normal interval.
+        count: units the standard error comes from; infinite for a normal interval.
         level: confidence, between 0 and 1.
 
     Returns:
         (low, high); both NaN where the error is unknown.
 
     Examples:
-        >>> low, high = interval(1.0, 0.1, count=math.inf)
+        >>> low, high = interval(1.0, 0.1, count=float("inf"))
         >>> round(low, 3), round(high, 3)
         (0.804, 1.196)
     """

@@ -179,7 +179,7 @@ def test_wrong_second_derivatives_that_show_are_told():
     def loss(model, batch):
         return WrongTwice.apply(model(batch[0])).sum(1)
 
-    with pytest.raises(DerivativeError, match=r"off by 0\.\d+ .*'differences'"):
+    with pytest.raises(DerivativeError, match=r"off by \d\S* .*'differences'"):
         spectrum(la.Objective(model, loss, [(X, Y)]))
     unchecked = la.Objective(model, loss, [(X, Y)], derivatives="unchecked")
     found = spectrum(unchecked, top=2, bottom=1, density=False)

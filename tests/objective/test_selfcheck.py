@@ -1,6 +1,7 @@
 """Wrong derivatives, and parameters that do not reach the loss, are caught; others pass."""
 
 import copy
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lossatlas as la
+from lossatlas import curvature, store
 from lossatlas.curvature import gauss_newton, gradient_noise, hessian
 from lossatlas.errors import DerivativeError, DerivativeWarning, ModelError
 
@@ -320,6 +322,40 @@ def test_results_say_what_was_checked_and_instruments_refuse():
         gauss_newton(fused) @ fused.params
 
 
+def test_every_stored_result_says_what_it_rests_on(tmp_path):
+    torch.manual_seed(0)
+    objective = la.Objective(Between(torch.tanh), CE, [(X, Y)])
+    assert curvature.roughness(objective, 2, points=3).checked == ()
+    spectrum = la.spectrum(objective, top=2, bottom=1)
+    by_hessian = [
+        spectrum,
+        la.trace(objective),
+        curvature.diagonal(objective, limit=30),
+        curvature.frobenius_norm(objective),
+        curvature.relative_flatness(objective, limit=12),
+        curvature.hessian_criteria(spectrum),
+        curvature.sample_size_curve(objective, [4, 8], directions=1, points=2, orders=2),
+        curvature.edge_of_stability(objective, torch.optim.SGD(objective.model.parameters())),
+    ]
+    for found in by_hessian:
+        assert any(text.startswith("hessian: passed to") for text in found.checked), found
+    fresh = la.Objective(Between(torch.tanh), CE, [(X, Y)])
+    for found in (
+        curvature.zero_sum_gradients(fresh),
+        curvature.worst_sharpness(fresh),
+        curvature.m_sharpness(fresh, 8),
+    ):
+        assert found.checked == fresh.checked
+        assert found.checked[-1].startswith("gradient: passed to")
+    path = store.save(curvature.worst_sharpness(fresh), tmp_path / "a.nc")
+    assert la.load(path).checked == fresh.checked
+
+
+def test_gradients_of_examples_refuse_a_cut_graph():
+    with pytest.raises(DerivativeError, match="use_reentrant=False"):
+        curvature.zero_sum_gradients(WRONG["checkpoint"]())
+
+
 def test_differences_of_gradients_serve_where_products_are_wrong():
     torch.manual_seed(0)
     model = Between(function(KeepsDerivative)).double()
@@ -397,3 +433,19 @@ def test_models_of_other_libraries_are_known_by_their_modules(module, words):
     kind = type("Layer", (Cached,), {"__module__": module})
     with pytest.raises(ModelError, match=words):
         la.Objective(kind(), CE, [(X, Y)])
+
+
+def test_a_stationary_point_is_no_surrogate():
+    place = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(place.weight)
+
+    def loss(model, batch):
+        x, y = model.weight[0]
+        return x**2 + 2 * y**2 + x**3 - y**3
+
+    objective = la.Objective(place, loss, [torch.zeros(1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient = objective.gradient()
+    assert not gradient["weight"].any()
+    assert objective.checks["gradient"].status == "could not be checked"

@@ -41,10 +41,10 @@ Rows are what the loss returns, columns how many units there are: examples, sequ
 - *Exponential*, *heavy tail* (log-normal, sigma 1.5) and *skewed clusters* (cross-entropy of
   sequences, few of which have most of the loss) show what skewness does: the mean of few units
   is below the truth in most samples, and its error is too small in the same samples. An
-  interval that is symmetric about the mean cannot mend that. A first set of cases (2,500 samples) drew the
-  clustered and the informative-length tokens from skewed cross-entropies: 6 of its entries, with
-  8 to 30 sequences, held 91.1 to 92.5 %. They were replaced by symmetric losses, so 93 to 97 % is
-  not promised for skewed losses of few sequences.
+  interval that is symmetric about the mean cannot mend that. A first set of cases (2,500
+  samples) drew the clustered and the informative-length tokens from skewed cross-entropies: 6
+  of its entries, with 8 to 30 sequences, held 91.1 to 92.5 %. They were replaced by symmetric
+  losses, so 93 to 97 % is not promised for skewed losses of few sequences.
 - *Tokens as examples* shows what one number a token would give: tokens of one sequence are not
   independent, and the error is far too small. Return one pair a sequence.
 

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.curvature.arguments import check_count, check_flag, check_tensor
+from lossatlas.checks import check_flag
+from lossatlas.curvature.arguments import check_count, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError
@@ -128,8 +130,11 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
+    measures: dict[str, Any] = {
+        name: found.get(name, lost) for name in (*known, "self_dual", "nearest")
+    }
     return NeuralCollapse(
-        **{name: found.get(name, lost) for name in (*known, "self_dual", "nearest")},
+        **measures,
         counts=tuple(counts),
         balanced=balanced,
     )

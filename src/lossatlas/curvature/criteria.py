@@ -78,7 +78,9 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
         ends = _of_spectrum(spectrum)
     else:
         ends = _with_spread(density.mean(_ends_ratio))
-    return HessianCriteria(_honest(ends), _honest(_of_probes(density, mass)), power)
+    checked = spectrum.checked if isinstance(spectrum, Spectrum) else ()
+    masses = _honest(_of_probes(density, mass))
+    return HessianCriteria(_honest(ends), masses, power, checked=checked)
 
 
 def _of_probes(density: Density, mass: Callable[[Array, Array], float]) -> Estimate:

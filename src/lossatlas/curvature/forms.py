@@ -1,6 +1,6 @@
 """Quadratic forms of one batch: graphs that give products with a vector again and again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,29 @@ def hessian_form(
         NonFiniteError: the gradient is not finite.
         UnreachedError: the loss does not depend on the leaves.
     """
+    total, gradient = gradient_graph(objective, leaves, batch)
+    if index == 0:
+        check_graph(gradient)
+    return total, of_gradient(gradient, leaves)
+
+
+def gradient_graph(
+    objective: Objective, leaves: Leaves, batch: Batch
+) -> tuple[Total, tuple[Tensor | None, ...]]:
+    """The gradient of the mean loss of a batch, with its graph.
+
+    Args:
+        objective: inside its session, with the leaves swapped in.
+        leaves: name -> parameter that requires grad.
+        batch: on the model's device.
+
+    Returns:
+        The loss of the batch, and one part a leaf, None where there is none.
+
+    Raises:
+        NonFiniteError: the gradient is not finite.
+        UnreachedError: the loss does not depend on the leaves.
+    """
     points = list(leaves.values())
     total = objective.total(batch)
     mean = total.mean
@@ -51,9 +74,20 @@ def hessian_form(
     if all(part is None for part in gradient):
         raise UnreachedError
     check_finite(dict(zip(leaves, gradient, strict=True)))
-    if index == 0:
-        check_graph(gradient)
-    return total, _transposed(gradient, points)
+    return total, gradient
+
+
+def of_gradient(gradient: Sequence[Tensor | None], leaves: Leaves) -> Form:
+    """Products with the derivative of a gradient.
+
+    Args:
+        gradient: with its graph.
+        leaves: name -> parameter that requires grad.
+
+    Returns:
+        (vector, keep the graph?) -> product.
+    """
+    return _transposed(gradient, list(leaves.values()))
 
 
 def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) -> Form:

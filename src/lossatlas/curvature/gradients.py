@@ -1,7 +1,7 @@
 """The gradient with its noise: its length, the scatter of examples, the noise scale."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from lossatlas.curvature.differentiable import (
     explained,
     second_derivatives,
 )
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
@@ -51,9 +52,9 @@ class GradientNoise(Stored):
     noise_scale: Estimate
     floor: float
     unit: str
-    checked: tuple[str, ...] = ()
 
 
+@says_checks
 def gradient_noise(
     objective: Objective, params: Params | None = None, *, probes: int = 8, seed: int = 0
 ) -> GradientNoise:
@@ -104,8 +105,7 @@ def gradient_noise(
 
     with torch.enable_grad(), second_derivatives(objective.model):
         seen = objective.at({**leaves, **here.buffers}, walk)
-    found = _noise(seen, dot(mean, mean), "examples" if single else "batches")
-    return replace(found, checked=objective.checked)
+    return _noise(seen, dot(mean, mean), "examples" if single else "batches")
 
 
 @dataclass(frozen=True)

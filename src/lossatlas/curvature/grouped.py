@@ -7,7 +7,7 @@ import numpy as np
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
-from lossatlas.algebra.krylov import Ritz
+from lossatlas.algebra.krylov import Lanczos, Ritz
 from lossatlas.algebra.params import Params
 from lossatlas.algebra.params import size as size_of
 from lossatlas.algebra.probes import deflated_trace
@@ -15,6 +15,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
 from lossatlas.curvature.groups import Labels, layers, split_examples
+from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
@@ -23,7 +24,7 @@ from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -158,6 +159,7 @@ def _line(
         tolerance = request.tolerance
         ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
+        low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
             lanczos,
@@ -176,13 +178,15 @@ def _line(
     notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
+    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     return GroupSpectrum(
         name,
         examples,
         matrix.size,
         largest=float(ritz.values[-1]),
+        largest_bound=high + loose,
         smallest=float(ritz.values[0]),
-        **_bounds(objective, ritz),
+        smallest_bound=low + loose,
         trace=total,
         gradient_norm=gradient,
         products=matrix.count,
@@ -190,10 +194,14 @@ def _line(
     )
 
 
-def _bounds(objective: Objective, ritz: Ritz) -> dict[str, float]:
-    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
-    low, high = float(ritz.bounds[0]) + loose, float(ritz.bounds[-1]) + loose
-    return {"smallest_bound": low, "largest_bound": high}
+def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
+    # Of both ends: of the run, and of products that are differences of gradients.
+    ends = lanczos.basis.combine(ritz.vectors[:, [0, -1]])
+    low, high = (
+        float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
+        for place, vector in zip((0, -1), ends, strict=True)
+    )
+    return low, high
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:

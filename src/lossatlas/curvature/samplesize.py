@@ -11,6 +11,7 @@ from lossatlas.algebra.params import Params, add, multiply
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.rises import Ground
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
@@ -63,6 +64,7 @@ class SampleSizeCurve(Stored):
         return _band(self.change, self.stderr, self.degrees)
 
 
+@says_checks
 def sample_size_curve(
     objective: Objective,
     sizes: Sequence[int] | None = None,

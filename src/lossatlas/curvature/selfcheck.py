@@ -1,40 +1,43 @@
 """Checks of second derivatives, and of the outputs' first ones, against differences."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from lossatlas.algebra.params import Params, norm
 from lossatlas.curvature.arguments import check_objective
-from lossatlas.curvature.differentiable import second_derivatives
+from lossatlas.curvature.differentiable import check_graph, second_derivatives
 from lossatlas.curvature.forms import (
     criterion_gradient,
-    hessian_form,
+    gradient_graph,
     model_outputs,
+    of_gradient,
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
+from lossatlas.objective.lines import FEW, Line, shared_lines
 from lossatlas.objective.selfcheck import (
     AGREE,
     CLEARLY,
     FAILED,
-    FEW,
     PASSED,
     SETTLED,
     UNKNOWN,
-    Line,
-    check_slope,
-    ensure_slope,
     guarded,
+    in_order,
 )
+from lossatlas.objective.slope import check_slope, ensure_slope, require_whole
 
 Vectors = list[Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
 # Every pair of gradients costs two: what two do not settle has kinks, and what seems to
 # settle on many examples gets a third.
 _PAIRS = 3
@@ -67,14 +70,15 @@ def check(objective: Objective) -> CheckReport:
         True
     """
     check_objective(objective)
-    skipped = "hessian" if objective.derivatives == "differences" else "differences"
-    for name in _MAKERS:
-        if name != skipped:
-            made(objective, name)
-    return CheckReport(tuple(objective.checks.values()), objective.unused)
+    skipped = {"hessian", "differences"} - {_rests_on(objective, "hessian")}
+    with shared_lines(objective):
+        for name in _MAKERS:
+            if name not in skipped:
+                check_once(objective, name)
+    return CheckReport(in_order(objective.checks), objective.unused)
 
 
-def made(objective: Objective, name: str) -> Check:
+def check_once(objective: Objective, name: str) -> Check:
     """A check, made once an objective.
 
     Args:
@@ -101,12 +105,54 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
     """
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
-    ensure_slope(objective)
+    require_whole(objective)
+    name = _rests_on(objective, kind)
+    if not {"gradient", name} <= objective.checks.keys():
+        with shared_lines(objective):
+            # Curvature first: the gradient is then known, and values beside it.
+            check_once(objective, name)
+            ensure_slope(objective)
     _require(objective.checks["gradient"])
+    _require(objective.checks[name])
+
+
+def check_before(objective: Objective, kind: str) -> None:
+    """Make the checks that a matrix rests on, ahead of the instruments; raises nothing.
+
+    Args:
+        objective: what is differentiated; left alone where it is not to be checked.
+        kind: as for `ensure_curvature`.
+    """
+    if objective.derivatives == "unchecked" or not objective.is_checked:
+        return
+    with shared_lines(objective):
+        check_once(objective, _rests_on(objective, kind))
+        check_once(objective, "gradient")
+
+
+def _rests_on(objective: Objective, kind: str) -> str:
     name = _RESTS_ON[kind]
-    if name == "hessian" and objective.derivatives == "differences":
-        name = "differences"
-    _require(made(objective, name))
+    by_differences = name == "hessian" and objective.derivatives == "differences"
+    return "differences" if by_differences else name
+
+
+def says_checks(measure: F) -> F:
+    """Decorator of an instrument: its result says what was checked of its objective.
+
+    Args:
+        measure: takes an objective first; gives a dataclass with `checked`.
+
+    Returns:
+        The same function, whose result has it.
+    """
+
+    @functools.wraps(measure)
+    def measured(*args: Any, **options: Any) -> Any:
+        found = measure(*args, **options)
+        objective = args[0] if args else options["objective"]
+        return replace(found, checked=objective.checked)
+
+    return cast(F, measured)
 
 
 def difference_step(point: Params) -> float:
@@ -156,14 +202,14 @@ def check_hessian(objective: Objective) -> Check:
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient is not finite.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def compare() -> Check:
         product = line.at(0.0, lambda leaves: _product(line, leaves, direction))
-        length = _length(_filled(line.gradient(), direction))
         differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
-        return _Comparison(line, product, differences, length).verdict()
+        return _Comparison(line, product, differences, line.lines.size).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
@@ -179,7 +225,8 @@ def check_differences(objective: Objective) -> Check:
     Returns:
         The verdict; its figure is the relative change.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def change() -> float:
@@ -208,7 +255,8 @@ def check_outputs(objective: Objective) -> Check:
         LossError: the loss is not a function of what the model returns.
         NonFiniteError: the gradient in the outputs is not finite.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def outputs(step: float) -> Vectors:
@@ -241,7 +289,8 @@ def check_losses(objective: Objective) -> Check:
     Returns:
         The verdict.
     """
-    line = Line(objective)
+    with shared_lines(objective) as lines:
+        line = lines[0]
     direction = list(line.direction.values())
 
     def compare() -> Check:
@@ -274,8 +323,10 @@ def _losses(objective: Objective, batch: Batch) -> Tensor:
 
 
 def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
-    _, form = hessian_form(line.objective, leaves, line.batch, 0)
-    return _filled(form(direction, False), direction)
+    _, gradient = gradient_graph(line.objective, leaves, line.batch)
+    check_graph(gradient)
+    line.lines.note([None if part is None else part.detach() for part in gradient])
+    return _filled(of_gradient(gradient, leaves)(direction, False), direction)
 
 
 def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
@@ -468,8 +519,8 @@ _RESTS_ON = {
     "empirical_fisher": "losses",
 }
 _MAKERS: dict[str, Callable[[Objective], Check]] = {
-    "gradient": check_slope,
     "hessian": check_hessian,
+    "gradient": check_slope,
     "outputs": check_outputs,
     "losses": check_losses,
     "differences": check_differences,

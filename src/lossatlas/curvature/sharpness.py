@@ -9,16 +9,12 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params, add, multiply, norm
-from lossatlas.checks import check_positive
-from lossatlas.curvature.arguments import (
-    check_count,
-    check_flag,
-    check_not_negative,
-    check_objective,
-)
+from lossatlas.checks import check_flag, check_number, check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.objective import Objective
@@ -53,7 +49,6 @@ class WorstSharpness(Stored):
     radius: float
     adaptive: bool
     ascents: int
-    checked: tuple[str, ...] = ()
 
 
 class _Ball:
@@ -122,6 +117,7 @@ def average_sharpness(
     return mean_of(rises, 2 * directions)
 
 
+@says_checks
 def worst_sharpness(
     objective: Objective,
     radius: float | None = None,
@@ -177,9 +173,10 @@ def worst_sharpness(
         best = max(best, rise, key=lambda found: found.value)
     if best.value < 0:
         best = replace(best, value=0.0)
-    return WorstSharpness(best, first, ball.radius, adaptive, ascents, objective.checked)
+    return WorstSharpness(best, first, ball.radius, adaptive, ascents)
 
 
+@says_checks
 def m_sharpness(
     objective: Objective,
     size: int,
@@ -246,7 +243,7 @@ def _prepared(
     check_flag("adaptive", adaptive)
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
-    check_not_negative("eta", eta)
+    check_number("eta", eta, 0)
     ground = Ground(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 

@@ -14,8 +14,8 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.curvature.arguments import check_count, check_flag, check_objective
+from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,
@@ -27,11 +27,12 @@ from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.memory import fitting_steps, memory_note
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]
@@ -87,7 +88,6 @@ class Spectrum(Stored):
     note: str = ""
     top_reached: bool | None = None
     bottom_reached: bool | None = None
-    checked: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> Array:
@@ -138,6 +138,7 @@ class Spectrum(Stored):
         return None if self.density is None else self.density.negative_mass
 
 
+@says_checks
 def spectrum(
     objective: Objective,
     top: int = 10,
@@ -223,13 +224,13 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
-    loose = _of_differences(objective, curvature) + coarse_rounding(objective)
-    loose *= float(np.abs(ritz.values).max(initial=0.0))
+    largest = float(np.abs(ritz.values).max(initial=0.0))
+    bounds = ends.bounds(matrix) + coarse_rounding(objective) * largest
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),
-        top_bounds=ritz.bounds[::-1][:top] + loose,
-        bottom_bounds=ritz.bounds[:bottom] + loose,
+        top_bounds=bounds[:top],
+        bottom_bounds=bounds[top:],
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
         density=found,
@@ -243,15 +244,7 @@ def spectrum(
         ),
         top_reached=ends.top_reached,
         bottom_reached=ends.bottom_reached,
-        checked=objective.checked,
     )
-
-
-def _of_differences(objective: Objective, curvature: str) -> float:
-    # What products are off by where they are differences of gradients, relative.
-    found = objective.checks.get("differences") if curvature == "hessian" else None
-    # A sharp direction is off by more than the random one that was looked at.
-    return 0.0 if found is None else 100 * found.figure
 
 
 def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None:
@@ -286,6 +279,14 @@ class _Ends:
     @property
     def reached(self) -> bool:
         return self.top_reached and self.bottom_reached
+
+    def bounds(self, matrix: Product) -> Array:
+        # Of the run, and of products that are differences of gradients.
+        values, found = self.ritz.values, {}
+        for row, place in enumerate(self.places):
+            off = matrix.difference_error(self.basis[row], float(values[place]))
+            found[place] = float(self.ritz.bounds[place]) + off
+        return np.array([found[place] for place in self.wanted])
 
     def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.basis[self.places.index(place)] for place in self.wanted]

@@ -15,10 +15,11 @@ from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import hessian
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.objective import Objective
-from lossatlas.objective.selfcheck import coarse_rounding
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
@@ -62,6 +63,7 @@ class Stability(Stored):
     reached: bool
 
 
+@says_checks
 def edge_of_stability(
     objective: Objective,
     optimizer: Steps,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import KINDS, product_of
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed, generator
@@ -25,6 +26,7 @@ from lossatlas.store import kind
 _FEW = 12
 
 
+@says_checks
 def trace(
     objective: Objective,
     tolerance: float = 0.05,
@@ -71,9 +73,10 @@ def trace(
     estimate, _ = deflated_trace(
         matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
     )
-    return replace(estimate, checked=objective.checked)
+    return estimate
 
 
+@says_checks
 def frobenius_norm(
     objective: Objective,
     tolerance: float = 0.05,
@@ -115,7 +118,7 @@ def frobenius_norm(
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
-            return replace(estimate, checked=objective.checked)
+            return estimate
         more = max(len(probes) // 2, _FEW - len(probes), 4)
         probes.draw(min(more, limit - estimate.products))
 
@@ -162,6 +165,7 @@ class Diagonal(Stored):
     reached: bool
 
 
+@says_checks
 def diagonal(
     objective: Objective,
     tolerance: float = 0.2,

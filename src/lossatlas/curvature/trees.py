@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,8 +32,16 @@ def part(cls: C) -> C:
     return cls
 
 
+@dataclass(frozen=True)
 class Stored:
-    """A base for results: any frozen dataclass of numbers, text, arrays, tensors and parts."""
+    """A base for results: any frozen dataclass of numbers, text, arrays, tensors and parts.
+
+    Attributes:
+        checked: what the derivatives of the loss under it were held against, and to how much,
+            a sentence each; none where it rests on no derivative of the loss.
+    """
+
+    checked: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
 
     def to_tree(self) -> Tree:
         """The result as one labelled data set; numbers and text are its attribute "fields".

@@ -11,10 +11,12 @@ from torch import Tensor
 from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.algebra.params import Params
 from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
+from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
+from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
 from lossatlas.rng import generator
 from lossatlas.store import kind
@@ -119,6 +121,7 @@ class ZeroSumGradients(Stored):
     examples: int
 
 
+@says_checks
 def zero_sum_gradients(
     objective: Objective,
     params: Params | None = None,
@@ -144,6 +147,7 @@ def zero_sum_gradients(
 
     Raises:
         ArgumentError: a number of the wrong kind.
+        DerivativeError: a parameter moves the loss and gets no gradient.
         LossError: the loss gives only means, or uses batch statistics.
         NonFiniteError: the gradient of some example is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
@@ -158,6 +162,7 @@ def zero_sum_gradients(
             "gradients of examples need a loss that gives one number an example, and norm "
             "layers that do not mix examples (mode='eval')."
         )
+    ensure_slope(objective)
     signed, absolute, count = _sums(objective, params, folds, chunk, seed)
     if not bool(torch.isfinite(absolute).all()):
         raise NonFiniteError(

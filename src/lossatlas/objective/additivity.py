@@ -115,6 +115,7 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
             for part in (cut(batch, 0, middle), cut(batch, middle, size))
         ]
     except Exception:
+        # Whatever a loss does with a part of a batch: there is nothing to compare then.
         return None
     if not isinstance(whole, Tensor) or whole.ndim:
         return None

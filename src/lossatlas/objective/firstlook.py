@@ -151,7 +151,7 @@ def _matters(objective: "Objective") -> bool:
     before, there = _away(objective, _AWAY), _away(objective, -_AWAY)
 
     def value() -> float:
-        return float(objective.total(batch).mean)
+        return float(objective.total(batch).mean.detach())
 
     def after() -> float:
         value()
@@ -165,7 +165,20 @@ def _matters(objective: "Objective") -> bool:
     except LossError:
         return True
     both = math.isnan(alone) and math.isnan(later)
-    return not (both or math.isclose(alone, later, rel_tol=1e-6, abs_tol=1e-12))
+    return not (both or same_value(alone, later))
+
+
+def same_value(a: float, b: float) -> bool:
+    """Whether two values of the loss are one number up to rounding.
+
+    Args:
+        a: from some kernels on some numbers.
+        b: from the same kernels; beyond a few roundings it is another value.
+
+    Returns:
+        False for NaN.
+    """
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _away(objective: "Objective", step: float) -> dict[str, Tensor]:

@@ -15,12 +15,15 @@ from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import look_at_loss
 from lossatlas.objective.door import check_whole
 from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.lines import Lines
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State
-from lossatlas.objective.selfcheck import Check, check_reach, ensure_slope, state_check
+from lossatlas.objective.reach import check_reach
+from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.sizes import Size
+from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.stage import Loss, Stage
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
@@ -119,6 +122,8 @@ class Objective(Stage):
         self.checks: dict[str, Check] = {}
         # What the checks run on, and how it is rounded.
         self.few: tuple[Batch, float] | None = None
+        self.kinds: set[torch.dtype] = set()
+        self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
         look = look_at_loss(self, twice=check)
@@ -136,7 +141,7 @@ class Objective(Stage):
         """What was checked so far and to how much, a sentence each; see `lossatlas.check`."""
         if not self.is_checked:
             return ("nothing was checked (check=False)",)
-        return tuple(map(str, self.checks.values()))
+        return tuple(map(str, in_order(self.checks)))
 
     @property
     def unit(self) -> str:

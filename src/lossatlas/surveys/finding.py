@@ -75,7 +75,6 @@ class Finding(Stored):
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     is_final: bool = True
-    checked: tuple[str, ...] = ()
 
     @property
     def why_not(self) -> str:

@@ -48,7 +48,7 @@ class StackedEngine:
         self._weighted = objective.weighted
         batch = objective.first_batch()
         few = cut(batch, 0, _FEW)
-        with torch.no_grad(), objective.session(), _NoDecisions():
+        with torch.no_grad(), objective.session(), _NoDecisions():  # type: ignore[no-untyped-call]
             layers = look_at_layers(objective, few)
         corners = task.corners()
         keep = isinstance(objective.batches, list | tuple)
@@ -139,8 +139,8 @@ def _classes_in_front(criterion: object, outputs: Tensor, targets: Tensor) -> bo
     return known and laid_out and targets.ndim == 1 and not targets.is_floating_point()
 
 
-class _NoDecisions(TorchDispatchMode):
-    """Refuses a pass that turns a tensor into a number, which points would share."""
+class _NoDecisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses a pass that makes a number of a tensor: points side by side would share it."""
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:

@@ -1,0 +1,183 @@
+"""Is the gradient that of the loss? Its slope against central differences of values."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from lossatlas.errors import DerivativeError, DerivativeWarning
+from lossatlas.objective.lines import Line, Lines, shared_lines
+from lossatlas.objective.selfcheck import (
+    AGREE,
+    CLEARLY,
+    FAILED,
+    PASSED,
+    UNKNOWN,
+    Check,
+    guarded,
+    more,
+)
+
+if TYPE_CHECKING:
+    from lossatlas.objective.objective import Objective
+
+# Directions along which a gradient is compared where the first leaves a doubt.
+_DIRECTIONS = 4
+# Gaps that rounding of a gradient may leave.
+_CLOSE = 2e-3
+# A gradient that is wrong in some layers agrees along one direction in a hundred, by chance.
+_ENOUGH = 2
+
+
+def check_slope(objective: "Objective") -> Check:
+    """The gradient along random directions against central differences of values.
+
+    Args:
+        objective: what is checked.
+
+    Returns:
+        The verdict; it raises nothing.
+    """
+    every: list[_Gap] = []
+    passed: list[Check] = []
+    with shared_lines(objective) as lines:
+        for number in range(_DIRECTIONS):
+            found, gaps = _looked_at(lines, number, steps=1 if passed else 2)
+            every += gaps
+            if not gaps and found.status != PASSED:
+                return found
+            passed += [] if gaps else [found]
+            if len(passed) == _ENOUGH:
+                return max(passed, key=lambda check: check.figure)
+    clear = [gap for gap in every if gap.noise <= CLEARLY * AGREE]
+    if not clear:
+        return Check("gradient", UNKNOWN, sentence="values are rounded too coarsely")
+    middle = sorted(clear, key=lambda gap: gap.size)[len(clear) // 2]
+    if middle.size <= 5 * AGREE:
+        return Check("gradient", UNKNOWN, middle.size, "kinks or rounding within every step")
+    if _stationary(every):
+        told = "the gradient is zero, and differences of values fall to zero with their step"
+        return Check("gradient", UNKNOWN, sentence=told)
+    return Check("gradient", FAILED, middle.size, f"{middle}: it is a surrogate")
+
+
+def _stationary(gaps: list["_Gap"]) -> bool:
+    # At a minimum a central difference is of the order of its step squared, and no slope.
+    found = [abs(gap.found) for gap in gaps]
+    return not any(gap.slope for gap in gaps) and min(found) < 1e-2 * max(found)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    # Of a slope to a difference of values; size and noise are relative.
+    size: float
+    noise: float
+    slope: float
+    found: float
+
+    def __str__(self) -> str:
+        return (
+            f"the gradient is not that of the loss: along a random direction it says "
+            f"{self.slope:.4g}, differences of values say {self.found:.4g}"
+        )
+
+
+def _looked_at(lines: Lines, number: int, *, steps: int) -> tuple[Check, list[_Gap]]:
+    # Gaps only where the check is open.
+    line = lines[number]
+
+    def look() -> tuple[Check, list[_Gap]]:
+        if number not in lines.slopes:
+            gradient = line.gradient()
+            if all(part is None for part in gradient):
+                return Check("gradient", UNKNOWN, sentence="the loss has no gradient"), []
+            lines.note(gradient, number)
+        # What a component is about, should this one be small by chance.
+        return _slope(line, lines.slopes[number], lines.usual, steps)
+
+    return line.run(look)
+
+
+def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, list[_Gap]]:
+    first, *others = line.steps
+    gaps = [_gap(line, first, slope, usual)]
+    # Wider steps first where rounding is what parts the two.
+    coarse = gaps[0].noise > AGREE
+    for step in (None, *sorted(others, key=lambda step: (step > first) != coarse)):
+        if step is not None:
+            gaps.append(_gap(line, step, slope, usual))
+        if not math.isfinite(gaps[-1].size):
+            return Check("gradient", UNKNOWN, sentence="not finite near the weights"), []
+        best = _agreeing(gaps, steps)
+        if best is not None:
+            sentence = "its slope equals differences of values"
+            return Check("gradient", PASSED, best, sentence), []
+    return Check("gradient", UNKNOWN), gaps
+
+
+def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
+    low, high = line.value(-step), line.value(step)
+    found = (high - low) / (2 * step * line.length)
+    scale = max(abs(slope), abs(found), usual) or 1.0
+    noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
+    return _Gap(abs(found - slope) / scale, noise, slope, found)
+
+
+def _agreeing(gaps: list[_Gap], steps: int) -> float | None:
+    # At one step, and about so at others: a surrogate may agree at one by chance.
+    clear = [gap for gap in gaps if gap.noise <= CLEARLY * AGREE]
+    near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
+    if not clear or near < steps or _settled_elsewhere(gaps):
+        return None
+    best = min(clear, key=lambda gap: gap.size)
+    return best.size if best.size <= max(AGREE, min(best.noise, 3 * AGREE)) else None
+
+
+def _settled_elsewhere(gaps: list[_Gap]) -> bool:
+    # Differences that agree among themselves much better than with the slope.
+    for one, other in pairwise(gaps):
+        size, noise = min(one.size, other.size), max(one.noise, other.noise)
+        off = abs(one.found - one.slope)
+        apart = abs(one.found - other.found) / off * one.size if off else math.inf
+        if size > max(CLEARLY * (apart + noise), _CLOSE):
+            return True
+    return False
+
+
+def ensure_slope(objective: "Objective") -> None:
+    """Check the gradient before the first number that rests on it, once an objective.
+
+    Args:
+        objective: what is differentiated.
+
+    Raises:
+        DerivativeError: some parameters that move the loss get no gradient.
+    """
+    if objective.derivatives == "unchecked" or not objective.is_checked:
+        return
+    require_whole(objective)
+    if "gradient" in objective.checks:
+        return
+    check = guarded("gradient", check_slope, objective)
+    objective.checks["gradient"] = check
+    if check.status == FAILED:
+        warnings.warn(f"{check.sentence}.", DerivativeWarning, stacklevel=4)
+
+
+def require_whole(objective: "Objective") -> None:
+    """Refuse an objective whose graph is cut on the way to some parameters.
+
+    Args:
+        objective: what is differentiated.
+
+    Raises:
+        DerivativeError: some parameters that move the loss get no gradient.
+    """
+    if objective.cut:
+        raise DerivativeError(
+            f"'{objective.cut[0]}'{more(objective.cut)} moves the loss and gets no gradient: "
+            "the graph is cut on the way to it (torch.utils.checkpoint needs "
+            "use_reentrant=False; .detach(), rounding and argmax cut it too); leave it out "
+            "with params=, or map only."
+        )
