@@ -66,7 +66,7 @@ def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
     """
     kept = [holder.__dict__ for holder in holders]
     # Which parameters a module holds: `module.weight = ...` goes there.
-    kept += [own["_parameters"] for own in kept if "_parameters" in own]
+    kept += [own["_parameters"] for own in kept if isinstance(own.get("_parameters"), dict)]
     before = [(own, own.copy()) for own in kept]
     try:
         yield

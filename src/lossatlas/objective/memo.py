@@ -43,7 +43,8 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
         drawn = torch.get_rng_state()
         output = forward(*args, **kwargs)
         if torch.equal(drawn, torch.get_rng_state()):
-            calls.append((args, kwargs, output, _stamp(args, kwargs, output), state))
+            # As the first call left it: what it changes itself is of that call.
+            calls.append((args, kwargs, output, _stamp(args, kwargs, output), _state(model)))
         return output
 
     with patched((model, "forward", remember)):
