@@ -43,9 +43,9 @@ class Check:
     sentence: str = ""
 
     @property
-    def ok(self) -> bool:
-        """Whether it did not fail; one that could not be made counts as that."""
-        return self.status != FAILED
+    def failed(self) -> bool:
+        """Whether it failed; one that could not be made neither failed nor passed."""
+        return self.status == FAILED
 
     def __str__(self) -> str:
         figure = f" to {self.figure:.1g}" if math.isfinite(self.figure) else ""
@@ -66,8 +66,13 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; one that could not be made counts as neither."""
-        return all(check.ok for check in self.checks)
+        """Whether every check passed; one that could not be made has not."""
+        return all(check.status == PASSED for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.failed)
 
     def __str__(self) -> str:
         rows = [("check", "result", "figure", "")]

@@ -144,7 +144,7 @@ def survey(
 
 
 def _failed(objective: Objective) -> list[str]:
-    return [f"{found.sentence}." for found in objective.checks.values() if not found.ok]
+    return [f"{found.sentence}." for found in objective.checks.values() if found.failed]
 
 
 def _check(objective: Any, progress: Any, title: Any, checkpoints: Any, executor: Any) -> None:
