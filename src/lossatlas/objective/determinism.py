@@ -148,7 +148,7 @@ def _more_than_examples(objective: "Objective", first: "_Pass") -> str | None:
             return None
     return (
         f"The loss gives {len(pairs.sums)} numbers for a batch of {size}, and each counts as "
-        "an example of its own. Where several are of one example, such as tokens of a sequence, "
+        "an example. Where several are of one example, such as tokens of a sequence, "
         "standard errors are too small: return la.Weighted(sums, weights), one pair an example."
     )
 
