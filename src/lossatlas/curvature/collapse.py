@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,8 +129,11 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
+    numbers: dict[str, Any] = {
+        name: found.get(name, lost) for name in (*known, "self_dual", "nearest")
+    }
     return NeuralCollapse(
-        **{name: found.get(name, lost) for name in (*known, "self_dual", "nearest")},
+        **numbers,
         counts=tuple(counts),
         balanced=balanced,
     )

@@ -194,8 +194,7 @@ def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float
     # Of both ends: of the run, and of products that are differences of gradients.
     ends = lanczos.basis.combine(ritz.vectors[:, [0, -1]])
     low, high = (
-        float(ritz.bounds[place])
-        + matrix.difference_error(vector, float(ritz.values[place]))
+        float(ritz.bounds[place]) + matrix.difference_error(vector, float(ritz.values[place]))
         for place, vector in zip((0, -1), ends, strict=True)
     )
     return low, high
