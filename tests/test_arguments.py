@@ -62,6 +62,56 @@ def test_errors_of_a_users_function_stay_as_they_are():
         each(stop)
 
 
+@public
+def applied(
+    function: Callable[[float], float], value: float, names: Sequence[str] = ()
+) -> float:
+    return function(value)
+
+
+def code_of_a_user(body):
+    """A function that lies in a file of its own, as a user's callback does."""
+    names = {}
+    exec(compile(f"def callback(value):\n    {body}", "/home/user/train.py", "exec"), names)
+    return names["callback"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), "no number", 0.0])
+def test_what_a_users_code_raises_is_never_blamed_on_an_argument(value):
+    callback = code_of_a_user("raise ValueError('mine')")
+    with pytest.raises(ValueError, match=r"^mine$") as caught:
+        applied(callback, value)
+    assert not isinstance(caught.value, ArgumentError)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, -3, 0, 2.0])
+def test_zero_negative_numbers_and_empty_defaults_hide_no_fault_of_ours(value):
+    def fails(_):
+        raise IndexError("a fault of ours")
+
+    with pytest.raises(IndexError, match="a fault of ours"):
+        applied(fails, value, ())
+
+
+@pytest.mark.parametrize("kind", [NameError, AssertionError, ImportError, UserWarning])
+def test_faults_of_code_are_never_blamed_on_an_argument(kind):
+    def fails(_):
+        raise kind("a fault of ours")
+
+    with pytest.raises(kind, match="a fault of ours"):
+        applied(fails, float("nan"))
+
+
+def test_what_is_no_usable_number_is_named():
+    def fails(_):
+        raise IndexError("deep inside")
+
+    with pytest.raises(
+        ArgumentError, match=r"`value` cannot be used as it is, nan .*deep inside"
+    ):
+        applied(fails, float("nan"))
+
+
 def test_context_managers_are_looked_at_before_they_are_entered():
     @public
     @contextmanager

@@ -1,9 +1,10 @@
-"""Arguments of public functions, held against what their annotations say.
+"""Compare the arguments of public functions with their annotations.
 
-A wrong argument often fails deep inside with an error that names nothing. `public` looks at the
-arguments then: where one does not fit its annotation, the error names it; where all of them
-fit, the error is left as it is, for it is a fault of ours. Numbers are looked at before the
-call: True for a number and 0.5 for a whole number would pass without an error.
+A wrong argument often fails deep inside with an error that does not name it. `public` compares
+the arguments with their annotations then, and names the first that does not fit, or that holds
+no usable numbers (NaN, complex, masked, empty). Any other error is left as it is, and so is
+one that passed through code of the user. Numbers are compared before the call: True for a
+number and 0.5 for a whole number would pass without an error.
 """
 
 import collections.abc
@@ -19,16 +20,21 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
+from lossatlas.checks import shown
 from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.tracebacks import reason_of, user_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
 _NUMBERS = (int, float)
-# Elements of a container that are looked at: an error in a later one is rare and slow to find.
+# Elements of a container that are compared: an error in a later one is rare and slow to find.
 _MOST = 1000
-_LARGE = 2**31
+# Beyond it a size does not fit into memory; beyond 64 bits no number is one of torch's.
+_LARGE, _HUGE = 2**31, 2**63
+# Faults of code or of the installation, whatever the arguments are.
+_FAULTS = (AssertionError, ImportError, NameError, RecursionError, Warning)
 
 
 def public(target: T) -> T:
@@ -74,7 +80,8 @@ def _guarded(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
     signature = inspect.signature(function)
     arguments = _Arguments(function, signature)
     # A context manager fails when it is entered, which nobody sees from here.
-    later = inspect.isgeneratorfunction(inspect.unwrap(function))
+    inner = inspect.unwrap(function)
+    later, file = inspect.isgeneratorfunction(inner), inner.__code__.co_filename
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -87,6 +94,8 @@ def _guarded(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
             raise
         # Whatever a wrong argument leads to; it goes on as it is where no argument is wrong.
         except Exception as error:
+            if isinstance(error, _FAULTS) or user_frame(error, but=file) is not None:
+                raise
             named = arguments.blamed(args, kwargs, error)
             if named is None:
                 raise
@@ -141,22 +150,26 @@ class _Arguments:
     def blamed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
     ) -> ArgumentError | None:
-        # The error that names the first argument that does not fit, or is odd.
         named = self.misfit(args, kwargs)
         if named is not None:
             return named
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason'])[0]}"
-        no_memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
+        reason = reason_of(error)
+        no_memory = isinstance(error, MemoryError) or "memory" in reason.lower()
         for name, value in self._pairs(args, kwargs):
-            # Memory that does not suffice is the fault of a huge number, or of none.
-            if no_memory and not (isinstance(value, int) and value > _LARGE):
+            if name in {"self", "seed"} or self._is_default(name, value):
                 continue
-            # Zero is an ordinary seed; what else fails is then not its fault.
-            if name not in {"self", "seed"} and (what := _odd(value)):
+            what = _too_large(value, no_memory=no_memory)
+            # Memory that does not suffice is no fault of NaN.
+            if what or (not no_memory and (what := _unusable(value))):
                 return ArgumentError(
-                    f"`{name}` cannot be served as it is, {what} ({reason}); give another."
+                    f"`{name}` cannot be used as it is, {what} ({reason}); give another."
                 )
         return None
+
+    def _is_default(self, name: str, value: Any) -> bool:
+        parameter = self._signature.parameters.get(name)
+        default = parameter.default if parameter is not None else inspect.Parameter.empty
+        return value is default or (type(value) is type(default) is tuple and not value)
 
     def misfit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ArgumentError | None:
         # The error that names the first argument that does not fit its annotation.
@@ -277,7 +290,7 @@ def _is_walkable(value: Any) -> bool:
 def _is_row(value: Any) -> bool:
     # Arrays and tensors stand in for sequences everywhere.
     if isinstance(value, np.ndarray) or _is_tensor(value):
-        return value.ndim > 0 and not _odd(value)
+        return value.ndim > 0 and not _unusable(value)
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
@@ -308,16 +321,15 @@ def _members(kind: type) -> set[str]:
     return {name for name in own if not name.startswith("_")}
 
 
-def _odd(value: Any) -> str:  # noqa: PLR0911 - one line a kind of value
-    # What is strange about a value of the right kind; an empty text where nothing is.
+def _unusable(value: Any) -> str:
+    # Why a value of the right type has no numbers or names to use; empty where it has. Zero
+    # and negative numbers are ordinary: where they are not, a check says so before the call.
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not finite"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _odd_whole(value)
     if _is_tensor(value):
-        return _odd_tensor(value)
+        return _unusable_tensor(value)
     if isinstance(value, np.ndarray):
-        return _odd_array(value)
+        return _unusable_array(value)
     if isinstance(value, str | PathLike):
         text = str(value)
         return "an empty text" if not text else "a text with a null byte" * ("\0" in text)
@@ -326,10 +338,9 @@ def _odd(value: Any) -> str:  # noqa: PLR0911 - one line a kind of value
     return ""
 
 
-def _odd_whole(value: int) -> str:
-    if value < 0:
-        return f"{value} is negative"
-    return f"{value} is too large" if value > _LARGE else ""
+def _too_large(value: Any, *, no_memory: bool) -> str:
+    large = isinstance(value, int) and value > (_LARGE if no_memory else _HUGE)
+    return f"{value} is too large" if large else ""
 
 
 def _is_tensor(value: Any) -> "TypeGuard[Tensor]":
@@ -338,7 +349,7 @@ def _is_tensor(value: Any) -> "TypeGuard[Tensor]":
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _odd_tensor(value: "Tensor") -> str:
+def _unusable_tensor(value: "Tensor") -> str:
     if value.device.type == "meta":
         return "a tensor on the meta device holds no numbers"
     if value.is_complex():
@@ -348,7 +359,7 @@ def _odd_tensor(value: "Tensor") -> str:
     return "" if bool(value.isfinite().all()) else "it holds NaN or infinite numbers"
 
 
-def _odd_array(value: np.ndarray) -> str:
+def _unusable_array(value: np.ndarray) -> str:
     if np.ma.is_masked(value):
         return "some of its numbers are masked"
     if value.dtype.kind not in "biuf":
@@ -356,20 +367,6 @@ def _odd_array(value: np.ndarray) -> str:
     if value.size == 0:
         return "it is empty"
     return "" if np.isfinite(value).all() else "it holds NaN or infinite numbers"
-
-
-def shown(value: Any) -> str:
-    """What came, short enough for a sentence.
-
-    Args:
-        value: anything.
-
-    Returns:
-        Plain values as they are written, others by their class.
-    """
-    plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
-    text = repr(value) if plain else ""
-    return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
 
 
 def described(hint: Any) -> str:  # noqa: PLR0911 - one line a kind of hint

@@ -7,6 +7,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lossatlas.errors import ArgumentError, StructureError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -126,8 +128,8 @@ def check_flag(argument: str, value: object) -> None:
     Raises:
         ArgumentError: something else came, such as the text "no".
     """
-    if not isinstance(value, bool):
-        raise ArgumentError(f"`{argument}` must be True or False; got {value!r}.")
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"`{argument}` must be True or False; got {shown(value)}.")
 
 
 def check_positive(argument: str, value: Any) -> None:
@@ -142,6 +144,36 @@ def check_positive(argument: str, value: Any) -> None:
     """
     if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ArgumentError(f"`{argument}` must be a finite number > 0; got {value!r}.")
+
+
+def check_number(argument: str, value: Any, minimum: float = -math.inf) -> None:
+    """Require a finite number of at least `minimum`.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+        minimum: the least that works; any number by default.
+
+    Raises:
+        ArgumentError: not a number, not finite, or too small.
+    """
+    if not is_number(value) or not math.isfinite(value) or value < minimum:
+        bound = f" >= {minimum:g}" if math.isfinite(minimum) else ""
+        raise ArgumentError(f"`{argument}` must be a finite number{bound}; got {value!r}.")
+
+
+def check_fraction(argument: str, value: Any) -> None:
+    """Require a number strictly between 0 and 1, such as a confidence level.
+
+    Args:
+        argument: how the caller calls it.
+        value: what came.
+
+    Raises:
+        ArgumentError: not a number, or not in (0, 1).
+    """
+    if not is_number(value) or not 0 < value < 1:
+        raise ArgumentError(f"`{argument}` must lie between 0 and 1; got {value!r}.")
 
 
 def check_path(argument: str, value: object) -> Path:
@@ -181,18 +213,20 @@ def check_seed(argument: str, value: object) -> None:
         )
 
 
-def check_text(argument: str, value: object) -> None:
-    """Require a string, or None.
+def check_text(argument: str, value: object, *, optional: bool = False) -> None:
+    """Require a string.
 
     Args:
         argument: how the caller calls it.
         value: what came.
+        optional: whether None is allowed too.
 
     Raises:
         ArgumentError: anything else.
     """
-    if value is not None and not isinstance(value, str):
-        raise ArgumentError(f"`{argument}` must be a string or None; got {shown(value)}.")
+    if not isinstance(value, str) and not (optional and value is None):
+        wanted = "a string or None" if optional else "a string"
+        raise ArgumentError(f"`{argument}` must be {wanted}; got {shown(value)}.")
 
 
 def check_callable(argument: str, value: object, *, optional: bool = False) -> None:
@@ -252,7 +286,7 @@ def shown(value: object) -> str:
     Returns:
         Plain values as they are written, others by their class.
     """
-    plain = value is None or isinstance(value, bool | int | float | str)
+    plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
     text = repr(value) if plain else ""
     return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
 
@@ -266,11 +300,11 @@ def is_number(value: Any) -> bool:
     Returns:
         True for int, float and zero-dimensional numpy or torch numbers.
     """
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, bool | np.bool_ | str | bytes):
         return False
     try:
         float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return False
     return True
 

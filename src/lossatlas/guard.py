@@ -64,7 +64,10 @@ def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    before = [(holder.__dict__, holder.__dict__.copy()) for holder in holders]
+    kept = [holder.__dict__ for holder in holders]
+    # Which parameters a module holds: `module.weight = ...` goes there.
+    kept += [own["_parameters"] for own in kept if "_parameters" in own]
+    before = [(own, own.copy()) for own in kept]
     try:
         yield
     finally:

@@ -93,3 +93,30 @@ def test_batches_of_another_form_are_refused_by_name():
         la.Objective(model, loss, [{"input_ids": tokens}])
     with pytest.raises((DataError, LossError), match="one entry a token"):
         loss(model, {"input_ids": tokens, "labels": tokens[:, :3]})
+
+
+def test_the_model_is_compared_once_and_not_at_every_point():
+    case = MEMBERS["gpt2"].build()
+    objective = la.Objective(case.model, la.huggingface(case.model), case.batches)
+    calls = []
+    handle = case.model.register_forward_hook(lambda *_: calls.append(1))
+    objective.value()
+    handle.remove()
+    assert len(calls) == len(case.batches)
+
+
+def test_a_loss_that_was_refused_is_refused_again():
+    case = MEMBERS["gpt2"].build()
+
+    class MoreLMHeadModel(type(case.model)):
+        def forward(self, *args, **kwargs):
+            found = super().forward(*args, **kwargs)
+            if found.loss is not None:
+                found.loss = found.loss + 1
+            return found
+
+    case.model.__class__ = MoreLMHeadModel
+    loss = la.huggingface(case.model)
+    for _ in range(2):
+        with pytest.raises(LossError, match="it has more terms"):
+            la.Objective(case.model, loss, case.batches)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
 
 from lossatlas.landscape.adaptive import FACTOR, refine
 from lossatlas.landscape.design import first_points
@@ -122,6 +123,69 @@ def test_what_lies_between_the_nodes_of_a_coarse_lattice_is_found_by_every_seed(
         off = np.nanmax(np.abs(values - full))
         assert off <= found.error
         assert off < 0.008 * np.ptp(full[np.isfinite(full)])
+
+
+@pytest.mark.parametrize("points", [31, 41, 61, 101, 201])
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_stripes_of_four_percent_of_a_line_are_found_wherever_they_lie(points, lost):
+    random = np.random.default_rng(points)
+    for seed in range(40):
+        width = random.uniform(0.08, 0.3)
+        at = random.uniform(-1 + width / 2, 1 - width / 2)
+
+        def loss(x, at=at, half=width / 2):
+            return np.where(np.abs(x - at) <= half, lost, np.cos(2 * x) + x)
+
+        found, full = refined(loss, points=points, reach=1.0, dimension=1, seed=seed)
+        values = found.values[..., 0]
+        finite = np.isfinite(full)
+        np.testing.assert_array_equal(np.isfinite(values), finite)
+        assert np.abs(values[finite] - full[finite]).max() <= found.error
+        # The last finite point on either side is computed, not interpolated.
+        edges = np.flatnonzero(np.diff(finite))
+        assert found.computed[edges].all()
+        assert found.computed[edges + 1].all()
+
+
+@pytest.mark.parametrize("points", [31, 61, 101, 201])
+def test_walls_of_four_percent_of_a_line_are_found_wherever_they_lie(points):
+    random = np.random.default_rng(points)
+    for seed in range(40):
+        at, height = random.uniform(-0.95, 0.95), random.uniform(0.5, 5)
+
+        def loss(x, at=at, height=height):
+            return 3 * x * x + height * np.exp(-(((x - at) / 0.034) ** 2) / 2)
+
+        found, full = refined(loss, points=points, reach=1.0, dimension=1, seed=seed)
+        assert np.abs(found.values[..., 0] - full).max() <= found.error + 1e-12
+
+
+@pytest.mark.parametrize("reach", [1.0, 4.0])
+def test_the_edge_of_a_region_without_finite_losses_is_computed(reach):
+    for seed in range(5):
+        found, full = refined(
+            lambda x, y: np.where(x * x + 3 * y * y + x * y > 0.6, np.nan, np.exp(x - y)),
+            points=41,
+            reach=reach,
+            seed=seed,
+        )
+        lost = ~np.isfinite(full)
+        np.testing.assert_array_equal(~np.isfinite(found.values[..., 0]), lost)
+        assert found.computed[binary_dilation(lost, np.ones((3, 3)))].all()
+
+
+def test_a_smooth_line_takes_no_more_points_than_a_plane():
+    counts = {
+        points: refined(np.exp, points=points, reach=1.0, dimension=1)[0].computed.sum()
+        for points in (31, 41, 101, 201, 1001)
+    }
+    assert counts == {31: 31, 41: 41, 101: 54, 201: 54, 1001: 54}
+
+
+@given(points=st.integers(3, 400), seed=st.integers(0, 9))
+def test_the_first_points_leave_no_gap_of_three_percent_of_a_line(points, seed):
+    gaps = np.diff(np.flatnonzero(first_points((points,), seed)))
+    assert gaps.max() <= max(1, 0.03 * (points - 1))
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

@@ -168,9 +168,7 @@ def test_losses_that_are_not_finite_stay_in_the_map():
         assert land.notes[0] == (
             f"{lost.sum()} of 121 points have no finite loss; they are left out."
         )
-        # A logarithm goes off without bounds: too rough to be interpolated.
-        assert len(land.notes) == 1 + adaptive
-        assert land.computed.all()
+        assert land.computed[lost].all()
         assert land.finite.sum() == 121 - lost.sum()
 
 
@@ -325,6 +323,43 @@ def test_a_plane_of_another_model_is_refused():
     other = la.random_plane(cases.make(cases.mlp).objective())
     with pytest.raises(StructureError, match="no entry"):
         la.map_plane(objective, other, points=3)
+
+
+def test_a_map_that_had_to_be_computed_whole_says_so():
+    objective, plane = analytic(lambda x, y: torch.sin(40 * x) * torch.sin(37 * y + x), 0, 0)
+    rough = la.map_plane(objective, plane, points=21)
+    assert rough.computed.all()
+    assert rough.evaluations == 441
+    assert rough.interpolation_error == rough.interpolation_rms == 0
+    assert [n for n in rough.notes if "too rough to be interpolated" in n] == [rough.notes[-1]]
+    assert "every point was computed" in rough.notes[-1]
+    for options in ({"adaptive": False, "points": 5}, {"points": 5}):
+        whole = la.map_plane(objective, plane, **options)
+        assert whole.computed.all()
+        assert not any("too rough" in note for note in whole.notes)
+
+
+def test_a_map_that_is_as_fine_as_the_sampling_error_and_no_finer_says_so():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    inputs, targets = torch.randn(12, 3), 9 * torch.randn(12, 1)
+    objective = la.Objective(
+        model,
+        lambda m, b: ((m(b[0]).sin() * 3 - b[1]) ** 2).mean(1),
+        [(inputs, targets)],
+    )
+    plane = la.random_plane(objective, seed=1)
+    land = la.map_plane(objective, plane, span=4.0, points=31)
+    truth = la.map_plane(objective, plane, span=4.0, points=31, adaptive=False)
+    floor = 0.5 * np.median(land.stderr[land.computed])
+    assert 0.002 * land.range < floor
+    assert not land.computed.all()
+    assert f"half the typical sampling error ({floor:.2g})" in land.notes[-1]
+    assert f"off by {land.interpolation_error:.2g}" in land.notes[-1]
+    assert np.abs(land.values - truth.values).max() <= land.interpolation_error
+    assert land.interpolation_rms <= floor
+    exact = la.map_plane(objective, plane, span=0.2, points=31, tolerance=0.9)
+    assert not any("sampling error (" in note for note in exact.notes)
 
 
 def test_span_widens_until_there_is_something_to_see():

@@ -1,6 +1,7 @@
 """Wrong derivatives, and parameters that do not reach the loss, are caught; others pass."""
 
 import copy
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -432,3 +433,19 @@ def test_models_of_other_libraries_are_known_by_their_modules(module, words):
     kind = type("Layer", (Cached,), {"__module__": module})
     with pytest.raises(ModelError, match=words):
         la.Objective(kind(), CE, [(X, Y)])
+
+
+def test_a_stationary_point_is_no_surrogate():
+    place = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(place.weight)
+
+    def loss(model, batch):
+        x, y = model.weight[0]
+        return x**2 + 2 * y**2 + x**3 - y**3
+
+    objective = la.Objective(place, loss, [torch.zeros(1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient = objective.gradient()
+    assert not gradient["weight"].any()
+    assert objective.checks["gradient"].status == "could not be checked"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from page import page
-from surfaces import ACTIVATIONS, CALIBRATION, REPORT, Maker, network
+from surfaces import ACTIVATIONS, CALIBRATION, LINES, REPORT, Maker, network
 
 import lossatlas as la
 from lossatlas.landscape.adaptive import FACTOR, refine
@@ -105,8 +105,9 @@ def main(scale: float = 1.0) -> dict[str, Any]:
         *functions(REPORT, many(20), 10_000, 2),
         *(of_network(kind, 10_000 + k) for kind in ACTIVATIONS for k in range(many(15))),
     ]
+    # Seeds apart from those on which the number of first points of a line was chosen.
     others = [
-        *functions(REPORT, many(30), 10_000, 1),
+        *functions(LINES, many(30), 30_000, 1),
         *functions(REPORT, many(3), 10_000, 3),
     ]
     return {

@@ -168,11 +168,16 @@ def wall(random: Generator, dimension: int) -> Surface:
     return lambda *x: 3 * _bowl(x) + height * np.exp(-((x[axis] - offset) ** 2) / 2 / width**2)
 
 
-def stripe(random: Generator, dimension: int) -> Surface:
+def stripe(random: Generator, dimension: int, half: float = 0.02) -> Surface:
     """A smooth surface with a stripe of width .04 that is not finite."""
     ground, axis = wells(random, dimension), random.integers(dimension)
     offset = random.choice([0.31, random.uniform(-0.9, 0.9)])
-    return lambda *x: np.where(np.abs(x[axis] - offset) <= 0.02, np.nan, ground(*x))
+    return lambda *x: np.where(np.abs(x[axis] - offset) <= half, np.nan, ground(*x))
+
+
+def wide_stripe(random: Generator, dimension: int) -> Surface:
+    """The same with a stripe of width .08, which is 4 % of the range."""
+    return stripe(random, dimension, half=0.04)
 
 
 def absolute(random: Generator, dimension: int) -> Surface:
@@ -203,6 +208,7 @@ REPORT: dict[str, Maker] = {
     f.__name__.replace("_", " "): f
     for f in (rough_field, wells, ripples, wall, stripe, absolute, narrow_well)
 }
+LINES: dict[str, Maker] = REPORT | {"wide stripe": wide_stripe}
 
 
 class Sine(nn.Module):

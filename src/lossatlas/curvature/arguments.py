@@ -1,13 +1,11 @@
 """Checks of what every instrument of this room is given."""
 
-import math
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, is_number
+from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
 
@@ -35,20 +33,6 @@ def check_objective(objective: Any, params: Params | None = None) -> None:
         objective.split(params)
 
 
-def check_flag(argument: str, value: Any) -> None:
-    """Require True or False.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: anything else.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise ArgumentError(f"`{argument}` must be True or False; got {type(value).__name__}.")
-
-
 def check_count(argument: str, value: Any, least: int) -> None:
     """Require a whole number between `least` and ten million.
 
@@ -65,20 +49,6 @@ def check_count(argument: str, value: Any, least: int) -> None:
         raise ArgumentError(f"`{argument}` must be at most {_MOST:,}; got {value!r}.")
 
 
-def check_not_negative(argument: str, value: Any) -> None:
-    """Require a finite number of at least zero.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: not a number, not finite, or negative.
-    """
-    if not is_number(value) or not math.isfinite(value) or value < 0:
-        raise ArgumentError(f"`{argument}` must be a finite number >= 0; got {value!r}.")
-
-
 def check_tensor(argument: str, value: Any) -> None:
     """Require a tensor.
 
@@ -91,17 +61,3 @@ def check_tensor(argument: str, value: Any) -> None:
     """
     if not isinstance(value, Tensor):
         raise ArgumentError(f"`{argument}` must be a tensor; got {type(value).__name__}.")
-
-
-def check_text(argument: str, value: Any) -> None:
-    """Require a text.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: anything else.
-    """
-    if not isinstance(value, str):
-        raise ArgumentError(f"`{argument}` must be a name; got {type(value).__name__}.")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.curvature.arguments import check_count, check_flag, check_tensor
+from lossatlas.checks import check_flag
+from lossatlas.curvature.arguments import check_count, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError
@@ -129,11 +130,9 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
-    numbers: dict[str, Any] = {
-        name: found.get(name, lost) for name in (*known, "self_dual", "nearest")
-    }
+    measures: dict[str, Any] = {"self_dual": lost, "nearest": lost} | found
     return NeuralCollapse(
-        **numbers,
+        **measures,
         counts=tuple(counts),
         balanced=balanced,
     )

@@ -4,8 +4,8 @@ import fnmatch
 
 from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_positive, nearest
-from lossatlas.curvature.arguments import check_count, check_objective, check_text
+from lossatlas.checks import check_positive, check_text, nearest
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.products import hessian
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
@@ -52,8 +52,7 @@ def relative_flatness(
     Source: Petzka et al., NeurIPS 2021, arXiv:2001.00939.
     """
     check_objective(objective, params)
-    if name is not None:
-        check_text("name", name)
+    check_text("name", name, optional=True)
     check_positive("tolerance", tolerance)
     check_count("limit", limit, 2)
     chosen = _matrix(objective, name)

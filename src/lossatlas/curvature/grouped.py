@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
@@ -22,6 +25,7 @@ from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")
@@ -153,9 +157,9 @@ def _line(
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
     lanczos = random_run(matrix, seed)
     try:
-        tolerance = request.tolerance
-        ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
-        ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
+        wanted: Any = {"top": 1, "bottom": 1, "tolerance": request.tolerance}
+        ritz, reached = converge(lanczos, **wanted, limit=limit)
+        ends = reached_ends(lanczos, ritz, reached, **wanted)
         low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
@@ -175,14 +179,15 @@ def _line(
     notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
+    loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     return GroupSpectrum(
         name,
         examples,
         matrix.size,
         largest=float(ritz.values[-1]),
-        largest_bound=high,
+        largest_bound=high + loose,
         smallest=float(ritz.values[0]),
-        smallest_bound=low,
+        smallest_bound=low + loose,
         trace=total,
         gradient_norm=gradient,
         products=matrix.count,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.checks import check_one_of
-from lossatlas.curvature.arguments import check_count, check_flag, check_not_negative
+from lossatlas.checks import check_flag, check_number, check_one_of
+from lossatlas.curvature.arguments import check_count
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 
 SPECTRA = ("singular", "eigen")
@@ -49,7 +49,7 @@ def rankme(
 
     Source: Garrido et al., ICML 2023, arXiv:2210.02885.
     """
-    check_not_negative("epsilon", epsilon)
+    check_number("epsilon", epsilon, 0)
     check_flag("center", center)
     check_one_of("spectrum", spectrum, SPECTRA)
 

@@ -70,15 +70,15 @@ def check(objective: Objective) -> CheckReport:
         True
     """
     check_objective(objective)
-    skipped = "hessian" if objective.derivatives == "differences" else "differences"
+    skipped = {"hessian", "differences"} - {_rests_on(objective, "hessian")}
     with shared_lines(objective):
         for name in _MAKERS:
-            if name != skipped:
-                made(objective, name)
+            if name not in skipped:
+                check_once(objective, name)
     return CheckReport(in_order(objective.checks), objective.unused)
 
 
-def made(objective: Objective, name: str) -> Check:
+def check_once(objective: Objective, name: str) -> Check:
     """A check, made once an objective.
 
     Args:
@@ -106,16 +106,34 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
     require_whole(objective)
-    name = _RESTS_ON[kind]
-    if name == "hessian" and objective.derivatives == "differences":
-        name = "differences"
+    name = _rests_on(objective, kind)
     if not {"gradient", name} <= objective.checks.keys():
         with shared_lines(objective):
             # Curvature first: the gradient is then known, and values beside it.
-            made(objective, name)
+            check_once(objective, name)
             ensure_slope(objective)
     _require(objective.checks["gradient"])
     _require(objective.checks[name])
+
+
+def check_before(objective: Objective, kind: str) -> None:
+    """Make the checks that a matrix rests on, ahead of the instruments; raises nothing.
+
+    Args:
+        objective: what is differentiated; left alone where it is not to be checked.
+        kind: as for `ensure_curvature`.
+    """
+    if objective.derivatives == "unchecked" or not objective.is_checked:
+        return
+    with shared_lines(objective):
+        check_once(objective, _rests_on(objective, kind))
+        check_once(objective, "gradient")
+
+
+def _rests_on(objective: Objective, kind: str) -> str:
+    name = _RESTS_ON[kind]
+    by_differences = name == "hessian" and objective.derivatives == "differences"
+    return "differences" if by_differences else name
 
 
 def says_checks(measure: F) -> F:

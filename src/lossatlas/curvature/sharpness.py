@@ -9,13 +9,8 @@ from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.algebra.params import Params, add, multiply, norm
-from lossatlas.checks import check_positive
-from lossatlas.curvature.arguments import (
-    check_count,
-    check_flag,
-    check_not_negative,
-    check_objective,
-)
+from lossatlas.checks import check_flag, check_number, check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.rises import Ground, normal_like
@@ -248,7 +243,7 @@ def _prepared(
     check_flag("adaptive", adaptive)
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
-    check_not_negative("eta", eta)
+    check_number("eta", eta, 0)
     ground = Ground(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.curvature.arguments import check_count, check_flag
+from lossatlas.checks import check_flag
+from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.representations import checked_features
 from lossatlas.errors import ArgumentError, DataError
 

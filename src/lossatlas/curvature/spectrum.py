@@ -14,8 +14,8 @@ from lossatlas.algebra.estimators import Estimate
 from lossatlas.algebra.extremes import converge, reached_ends
 from lossatlas.algebra.krylov import Ritz
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.curvature.arguments import check_count, check_flag, check_objective
+from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
+from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.grouped import (
     GroupRequest,
@@ -32,6 +32,7 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]
@@ -223,7 +224,8 @@ def spectrum(
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
     asked |= {"probes": probes, "steps": steps}
     ritz = ends.ritz
-    bounds = ends.bounds(matrix)
+    largest = float(np.abs(ritz.values).max(initial=0.0))
+    bounds = ends.bounds(matrix) + coarse_rounding(objective) * largest
     return Spectrum(
         top=ritz.values[::-1][:top].copy(),
         bottom=ritz.values[:bottom].copy(),

@@ -19,6 +19,7 @@ from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.objective import Objective
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
@@ -121,7 +122,7 @@ def edge_of_stability(
     value = float(ritz.values[-1])
     return Stability(
         value,
-        float(ritz.bounds[-1]),
+        float(ritz.bounds[-1]) + coarse_rounding(objective) * abs(value),
         threshold,
         value / threshold,
         rule,

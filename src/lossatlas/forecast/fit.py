@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import check_at_least, is_number, nearest
+from lossatlas.checks import check_at_least, check_flag, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
 from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
 from lossatlas.forecast.intervals import LeftOut, error_model
-from lossatlas.forecast.law import Law, ScheduleLaw, check_flag
+from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit

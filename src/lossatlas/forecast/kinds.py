@@ -1,10 +1,7 @@
 """Which program wrote a file of losses."""
 
 from itertools import islice
-from os import PathLike
 from pathlib import Path
-
-from lossatlas.errors import ArgumentError
 
 # The separator of run and metric in the columns of a W&B export.
 _RUN = " - "
@@ -32,23 +29,6 @@ def kind_of_file(path: Path) -> str:
     exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
     charted = "Step" in header and any(_RUN in cell for cell in header)
     return "wandb" if exported or charted else "csv"
-
-
-def check_path(path: object) -> Path:
-    """Require a path.
-
-    Args:
-        path: what came.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: neither text nor a path.
-    """
-    if not isinstance(path, str | PathLike):
-        raise ArgumentError(f"`path` must be the path of a file; got {path!r}.")
-    return Path(path)
 
 
 def _is_folder(path: Path) -> bool:

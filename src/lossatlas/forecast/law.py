@@ -21,20 +21,6 @@ from lossatlas.forecast.curve import Curve, Inputs
 Floats = NDArray[np.float64]
 
 
-def check_flag(argument: str, value: object) -> None:
-    """Require True or False.
-
-    Args:
-        argument: its name, for the message.
-        value: what came.
-
-    Raises:
-        ArgumentError: neither.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise ArgumentError(f"`{argument}` must be True or False; got {value!r}.")
-
-
 def check_parameters(argument: str, values: object, names: Sequence[str]) -> None:
     """Require a finite number >= 0 for every parameter.
 

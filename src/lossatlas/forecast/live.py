@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t
 
-from lossatlas.checks import check_at_least, is_number
+from lossatlas.checks import check_at_least, check_fraction, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.fit import fit
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.laws import LinearLRLaw, MultiPowerLaw, PowerLaw
-from lossatlas.forecast.prediction import check_level
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.result import Fit
 from lossatlas.forecast.schedules import warmup_length
@@ -21,6 +19,7 @@ from lossatlas.forecast.sums import log_error
 from lossatlas.forecast.validation import Recipe
 from lossatlas.forecast.watch import Deceleration, Spike, deceleration, spikes
 from lossatlas.forecast.whatif import offset_of
+from lossatlas.intervals import t_quantile
 from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
@@ -95,7 +94,7 @@ class LiveForecast:
         self.rates = real_array("rates", rates)
         check_rates(self.rates)
         check_at_least("steps", self.rates.size, 2)
-        check_level(interval)
+        check_fraction("interval", interval)
         self.interval = interval
         self.fitted: Fit | None = (
             None
@@ -184,7 +183,7 @@ class LiveForecast:
         if len(errors) < len(BACK):
             return loss, float("nan"), reason or "too early to check a forecast of this horizon"
         spread = float(np.sqrt(np.mean(np.square(errors)) * (1 + 1 / len(errors))))
-        half = float(t.ppf((1 + self.interval) / 2, len(errors))) * spread
+        half = float(t_quantile(self.interval, len(errors) + 1)) * spread
         return loss, float("nan") if reason else half, reason
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.law import Law, ScheduleLaw
@@ -58,22 +57,6 @@ class Prediction:
     def final(self) -> tuple[float, float, float]:
         """The last loss, and the ends of its interval."""
         return float(self.loss[-1]), float(self.lower[-1]), float(self.upper[-1])
-
-
-def check_level(interval: float, argument: str = "interval") -> None:
-    """Require a share between 0 and 1.
-
-    Args:
-        interval: what came.
-        argument: its name, for the message.
-
-    Raises:
-        ArgumentError: not in (0, 1).
-    """
-    if not is_number(interval) or not 0 < interval < 1:
-        raise ArgumentError(
-            f"`{argument}` must lie between 0 and 1, 0.9 say; got {interval!r}."
-        )
 
 
 def inputs_for(

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import is_number
+from lossatlas.checks import check_path, is_number
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
-from lossatlas.forecast.kinds import check_path
 from lossatlas.forecast.logs import (
     EMPTY,
     LOSSES,
@@ -214,7 +213,7 @@ def read_trainer_state(
         UnknownNameError: nothing of that name was logged.
         DataError: values that make no curve.
     """
-    place = check_path(path)
+    place = check_path("path", path)
     place = place / "trainer_state.json" if place.is_dir() else place
     whole = _json(place)
     log = whole.get("log_history") if isinstance(whole, dict) else None
@@ -356,7 +355,7 @@ def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
 
 
 def _scalars(path: str | Path) -> tuple[Column, Column]:
-    if check_path(path).suffix == ".json":
+    if check_path("path", path).suffix == ".json":
         rows = real_array("rows", _json(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
@@ -367,7 +366,7 @@ def _scalars(path: str | Path) -> tuple[Column, Column]:
 
 
 def _text(path: str | Path) -> str:
-    place = check_path(path)
+    place = check_path("path", path)
     try:
         return place.read_text(encoding="utf-8-sig")
     # A ValueError is a null byte in the name, or text in another encoding.

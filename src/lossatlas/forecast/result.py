@@ -10,18 +10,17 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas import store
+from lossatlas.checks import check_fraction, check_path
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import packing
 from lossatlas.forecast.certainty import ParameterError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
-from lossatlas.forecast.kinds import check_path
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Prediction,
-    check_level,
     check_time_unit,
     horizon_of,
     inputs_for,
@@ -113,7 +112,7 @@ class Fit:
         Raises:
             ArgumentError: a level outside (0, 1).
         """
-        check_level(level, "level")
+        check_fraction("level", level)
         unknown = (float("nan"), float("nan"))
         found = {row.name: row.interval(self.parameters[row.name], level)
                  for row in self.parameter_errors}  # fmt: skip
@@ -173,7 +172,7 @@ class Fit:
                 or rates for a power law that was fitted to runs without them.
             DataError: something that the law needs is missing.
         """
-        check_level(interval)
+        check_fraction("interval", interval)
         inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
@@ -221,7 +220,7 @@ class Fit:
             ArgumentError: a start in the past, or a number out of range.
             DataError: the curve has no rates.
         """
-        check_level(interval)
+        check_fraction("interval", interval)
         if not isinstance(curve, Curve):
             raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
         self.law.check(curve.inputs, curve.name)
@@ -272,7 +271,7 @@ class Fit:
         Raises:
             FileError: the place cannot be written.
         """
-        return store.save(self, check_path(path))
+        return store.save(self, check_path("path", path))
 
     def to_tree(self) -> dict[str, xr.Dataset]:
         """As groups for the store.

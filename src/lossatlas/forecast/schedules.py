@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.checks import check_at_least, check_one_of, check_positive, is_number
+from lossatlas.checks import (
+    check_at_least,
+    check_number,
+    check_one_of,
+    check_positive,
+    is_number,
+)
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length
 from lossatlas.reals import real_array
@@ -50,8 +56,7 @@ def ramp(warmup: int, peak: float) -> Floats:
     """
     check_at_least("warmup", warmup, 0)
     check_length("warmup", warmup)
-    if not is_number(peak) or not 0 <= peak < np.inf:
-        raise ArgumentError(f"`peak` must be a finite number >= 0; got {peak!r}.")
+    check_number("peak", peak, 0)
     return peak * np.arange(1, warmup + 1) / max(warmup, 1)
 
 

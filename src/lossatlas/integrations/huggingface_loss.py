@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ _HEADS = {
 _OWN = "write loss(model, batch), as in `lambda model, batch: model(**batch).loss`"
 
 
+# Losses that were compared with their model's own. Not an attribute: whatever a pass changes in
+# those comes back, and the comparison would be made anew at every point.
+_COMPARED: "WeakSet[HuggingFaceLoss]" = WeakSet()
+
+
 class HuggingFaceLoss:
     """What `huggingface` makes; see there.
 
@@ -46,7 +52,8 @@ class HuggingFaceLoss:
         self._several = bool(getattr(bare.config, "is_encoder_decoder", False))
         cached = "use_cache" in inspect.signature(bare.forward).parameters
         self._extra = {"use_cache": False} if cached else {}
-        self._compared = label_smoothing > 0
+        if label_smoothing > 0:
+            _COMPARED.add(self)
 
     def __call__(self, model: nn.Module, batch: Any) -> Weighted:
         """The losses of the sequences of a batch.
@@ -68,7 +75,7 @@ class HuggingFaceLoss:
             # A decoder is fed with the labels; all others compute a loss of them, for nothing.
             del inputs["labels"]
         found = self._pairs(_logits(model(**inputs)), labels)
-        if not self._compared:
+        if self not in _COMPARED:
             self._compare(model, batch, found)
         return found
 
@@ -117,7 +124,6 @@ class HuggingFaceLoss:
 
     def _compare(self, model: nn.Module, batch: Any, found: Weighted) -> None:
         # Once: a router's loss, label smoothing or a loss of its own would be missed silently.
-        self._compared = True
         with torch.no_grad(), _kept_problem(self._config):
             own = model(**{**self._extra, **batch})
         ours = float(found.sums.detach().double().sum() / found.weights.sum())
@@ -130,6 +136,7 @@ class HuggingFaceLoss:
                 f"as its loss; got {ours:.6g} where the model says {theirs:.6g}: it has more "
                 f"terms (a router's, say: config.output_router_logits=False); else {_OWN}."
             )
+        _COMPARED.add(self)
 
 
 @public

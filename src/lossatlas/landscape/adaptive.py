@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 FACTOR = {1: 5.0, 2: 2.0, 3: 2.0}
 # The stated error may be at most this many times the tolerance, which is a root mean square:
 # errors sit where the ground is steepest.
-_WORST = 4.0
+WORST = 4.0
 # Where more than this share had to be computed, interpolating the rest saves little; in a box
 # it costs more than small models do.
 _MOST = {1: 0.7, 2: 0.7, 3: 0.35}
@@ -42,7 +42,7 @@ class Refined:
             for 95 % of maps; 0 where every point was computed.
         rms: the expected root mean square of those errors.
         held_out: how many computed points were predicted from the others.
-        rough: whether every point was computed because too many had to be.
+        rough: whether every point was computed although interpolation was tried.
     """
 
     values: Array
@@ -107,19 +107,20 @@ def refine(
     for place in first:
         start[place] = True
     grid.compute(start)
-    while (computed := float(grid.computed.mean())) <= _MOST[len(shape)]:
+    most, rough = _MOST[len(shape)], False
+    while grid.computed.mean() <= most:
+        rough = True
         surface = interpolate(grid.computed, grid.values)
         target = max(tolerance(grid.values[grid.computed]), _rounding(grid.losses))
         doubt = surface.doubt[~grid.computed]
         error, rms = factor * float(doubt.max()), float(np.sqrt(np.mean(doubt**2)))
-        if error <= _WORST * target and rms <= target:
+        if error <= WORST * target and rms <= target:
             held_out = int(np.isfinite(grid.losses[grid.computed]).sum())
             error = max(error, _rounding(grid.losses))
             return Refined(surface.values, grid.computed, error, rms, held_out)
-        worst = factor * surface.doubt > _WORST * target
+        worst = factor * surface.doubt > WORST * target
         wanted = worst if worst.any() else ~(surface.doubt <= target)
         grid.compute(_next(surface.doubt, wanted, grid.computed))
-    rough = computed < 1 and start.mean() <= _MOST[len(shape)]
     grid.compute(np.ones(shape, dtype=bool))
     return Refined(grid.values, grid.computed, 0.0, 0.0, 0, rough)
 

@@ -45,9 +45,9 @@ def map_plane(
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
         tolerance: the root mean square error that interpolated points may have, as a share of
-            the range of the loss; never finer than half the sampling error. The stated
-            largest error may be four times as much. Points are computed until both hold, or
-            until every point is computed.
+            the range of the loss; never finer than half the sampling error (where that is
+            what ends the refinement, `.notes` say so). The stated largest error may be four
+            times as much. Points are computed until both hold, or until every point is.
         engine: "auto", "plain", "stacked", "batched", "folded" or "streaming"; all give the
             same numbers (1e-6 relative), "auto" takes the fastest that does on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.

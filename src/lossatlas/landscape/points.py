@@ -4,14 +4,12 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Serial
 from lossatlas.landscape.engines import Engine, Task, build
 from lossatlas.store import Ledger
@@ -135,8 +133,6 @@ def open_ledger(
         ArgumentError: not a path.
         ResumeError: the file is damaged or belongs to another run.
     """
-    if path is not None and not isinstance(path, str | PathLike):
-        raise ArgumentError(f"`resume` must be the path of a file; got {path!r}.")
     return nullcontext() if path is None else Ledger(path, run)
 
 

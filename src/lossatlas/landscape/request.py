@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lossatlas.errors import NonFiniteError
-from lossatlas.landscape.adaptive import Refined, refine
+from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
@@ -29,6 +29,9 @@ _MOVING = (
     "Running statistics go with their weights and are interpolated between the checkpoints: "
     "they fit the checkpoints, and the points between only roughly, so a barrier may come from "
     'them; mode="recalibrated" estimates them anew.'
+)
+_ROUGH = (
+    "The loss is too rough to be interpolated within the tolerance; every point was computed."
 )
 _FINGERPRINTS = {"model", "data", "plane"}
 
@@ -147,12 +150,12 @@ class Request:
         return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
 
     def _target(self, known: Array) -> float:
-        finite = known[np.isfinite(known[:, 0])]
-        if not len(finite):
-            return math.nan
-        error = finite[:, quantities_of(known)]
-        typical = float(np.nanmedian(error)) if np.isfinite(error).any() else 0.0
-        return max(self.tolerance * float(np.ptp(finite[:, 0])), 0.5 * typical)
+        # Not a number as long as no loss is finite: then every point is computed.
+        return float(np.maximum(self._asked(known), _half_error(known)))
+
+    def _asked(self, known: Array) -> float:
+        losses = known[np.isfinite(known[:, 0]), 0]
+        return self.tolerance * float(np.ptp(losses)) if losses.size else math.nan
 
     def landscape(
         self, refined: Refined, source: Points, run: dict[str, Any], seconds: float
@@ -196,13 +199,32 @@ class Request:
             evaluations=int(refined.computed.sum()),
             memory=source.memory,
             seconds=seconds,
-            notes=(*plane.notes(), *_notes(values[..., 0], task), *_of_refinement(refined)),
+            notes=(
+                *plane.notes(),
+                *_notes(values[..., 0], task),
+                *self._of_refinement(refined),
+            ),
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
                 settings=settings | {"plane": dict(plane.recipe)},
                 model=run["model"],
                 data=run["data"],
             ),
+        )
+
+    def _of_refinement(self, refined: Refined) -> tuple[str, ...]:
+        if refined.rough:
+            return (_ROUGH,)
+        known = refined.values[refined.computed]
+        asked, floor = self._asked(known), _half_error(known)
+        coarse = refined.rms > asked or refined.error > WORST * asked
+        if not (coarse and floor > asked):
+            return ()
+        return (
+            "Points were computed until interpolated losses were accurate to half the typical "
+            f"sampling error ({floor:.2g}), which is more than the tolerance "
+            f"({asked:.2g}): they may be off by {refined.error:.2g}, and by {refined.rms:.2g} "
+            "root mean square.",
         )
 
 
@@ -212,13 +234,10 @@ def _axis(low: float, high: float, points: int) -> Array:
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
 
 
-def _of_refinement(refined: Refined) -> tuple[str, ...]:
-    if not refined.rough:
-        return ()
-    return (
-        "The loss is too rough to be interpolated within the tolerance; "
-        "every point was computed.",
-    )
+def _half_error(known: Array) -> float:
+    # Interpolation need not be finer than half the typical sampling error.
+    errors = known[np.isfinite(known[:, 0]), quantities_of(known)]
+    return 0.5 * float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
 
 
 def _rounding(values: Array, task: Task) -> float:

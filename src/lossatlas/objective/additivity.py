@@ -9,7 +9,7 @@ from torch import Tensor
 from lossatlas.errors import LossError
 from lossatlas.objective.batches import Batch, batch_size, cut
 from lossatlas.objective.losses import Supervised
-from lossatlas.objective.weighted import total_of
+from lossatlas.objective.weighted import pairs_of, total_of
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
@@ -57,6 +57,52 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     )
 
 
+def depends_on_others(objective: "Objective") -> str | None:
+    """Compare losses of examples in the first batch with those in two parts of it.
+
+    Args:
+        objective: under construction; its loss gives one number or pair an example.
+
+    Returns:
+        What has to be known where they differ, as a sentence; None where they agree, or where
+        parts cannot be had.
+    """
+    if objective.mode != "eval" or objective.volatile.names:
+        # Statistics and state are others in a part.
+        return None
+    batch = objective.first_batch()
+    found = objective.at(None, lambda: _examples_of_both(objective, batch))
+    if found is None or found[0].shape != found[1].shape:
+        return None
+    whole, parts = found
+    rounding = max(_TOLERANCE, 4 * torch.finfo(whole.dtype).eps)
+    apart = (whole - parts).abs().double()
+    typical = whole.abs().double().nanmean()
+    at = int((apart / (whole.abs().double() + typical)).nan_to_num(0.0).argmax())
+    if not apart[at] > rounding * (abs(whole[at].double()) + typical):
+        return None
+    return (
+        f"The loss of an example depends on the others in its batch: {float(whole[at]):.4g} "
+        f"beside all of them, {float(parts[at]):.4g} beside some. The value depends on how "
+        "data are dealt to batches, and standard errors take examples for independent."
+    )
+
+
+def _examples_of_both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
+    try:
+        size = batch_size(batch)
+        if size < 4:
+            # One example alone may be no batch to the loss.
+            return None
+        middle = size // 2
+        parts = (cut(batch, 0, middle), cut(batch, middle, size))
+        whole, *pieces = (pairs_of(objective.measure(part)).sums for part in (batch, *parts))
+        return whole, torch.cat(pieces)
+    except Exception:
+        # Whatever a loss does with a part of a batch that it cannot serve.
+        return None
+
+
 def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
     size = batch_size(batch)
     if size < 2:
@@ -69,12 +115,14 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
             for part in (cut(batch, 0, middle), cut(batch, middle, size))
         ]
     except Exception:
+        # Whatever a loss does with a part of a batch: there is nothing to compare then.
         return None
     if not isinstance(whole, Tensor) or whole.ndim:
         return None
     weight = parts[0].weight + parts[1].weight
-    return whole.double(), (parts[0].sum.double() + parts[1].sum.double()) / weight
+    return whole, (parts[0].sum.double() + parts[1].sum.double()) / weight
 
 
 def _agree(whole: Tensor, parts: Tensor) -> bool:
-    return bool(torch.isclose(whole, parts, rtol=_TOLERANCE, equal_nan=True))
+    rounding = max(_TOLERANCE, 4 * torch.finfo(whole.dtype).eps)
+    return bool(torch.isclose(whole.double(), parts, rtol=rounding, equal_nan=True))

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.errors import DataError, LossError, StochasticError
-from lossatlas.objective.additivity import weighs_by_itself
+from lossatlas.objective.additivity import depends_on_others, weighs_by_itself
 from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.firstlook import first_look
 from lossatlas.objective.foreign import named_failure
@@ -43,11 +43,13 @@ class Look:
     Attributes:
         per_example: whether there is one number, or one pair, an example.
         weighted: whether examples have weights that differ.
-        notes: what has to be known about its means, as sentences.
+        batches: how many there are.
+        notes: what has to be known about its numbers, as sentences.
     """
 
     per_example: bool
     weighted: bool
+    batches: int
     notes: tuple[str, ...] = ()
 
 
@@ -125,11 +127,31 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
                 drawn = _agree(again, same)
                 raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
-        note = weighs_by_itself(objective) if several else None
+        found = [weighs_by_itself(objective)] if several else []
+        if known:
+            found = [depends_on_others(objective), _more_than_examples(objective, first)]
+    notes, count = tuple(note for note in found if note), len(first.values)
     if weights is None:
-        return Look(per_example=False, weighted=False, notes=(note,) if note else ())
+        return Look(per_example=False, weighted=False, batches=count, notes=notes)
     differ = len(weights) > 0 and bool((weights != weights[0]).any())
-    return Look(per_example=True, weighted=differ or not all(first.plain))
+    weighted = differ or not all(first.plain)
+    return Look(per_example=True, weighted=weighted, batches=count, notes=notes)
+
+
+def _more_than_examples(objective: "Objective", first: "_Pass") -> str | None:
+    # Numbers of one example (tokens of a sequence) are not independent.
+    if objective.size is not None or first.kinds != {"examples"}:
+        return None
+    for layout, pairs in zip(first.layouts, first.pairs, strict=True):
+        size = layout.known or (layout.shapes[0][0] if layout.shapes else 0)
+        if not 0 < size < len(pairs.sums):
+            return None
+    return (
+        f"The loss gives {len(pairs.sums)} numbers for a batch of {size}, and each counts as "
+        "an example of its own. Where several are of one example, such as tokens of a "
+        "sequence, standard errors are too small: return la.Weighted(sums, weights), one pair "
+        "an example."
+    )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def _works_in_train_mode(objective: "Objective") -> bool:
 
 def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = True) -> T:
     attributes: Attributes | None = None
+    rebound: dict[str, Tensor] = {}
     guard = objective.guard = WriteGuard()
 
     def run() -> tuple[T, Volatile]:
@@ -88,19 +89,24 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         attributes = Attributes(_named_holders(objective))
         guard.watch(_outside_buffers(objective, attributes))
         buffers = {n: value.clone() for n, value in _buffers(objective)}
+        homes = _homes(objective)
         # What is compiled would run as if it were not, and be another function in its bits.
         with guard if watch and not _is_compiled(objective.model) else nullcontext():
             found = walk()
         names = attributes.changed()
         names += [n for n, value in _buffers(objective) if not _equal(value, buffers[n])]
+        rebound.update(_moved_out(homes))
         contents = attributes.contents_changed()
         return found, Volatile(containers=contents, names=tuple(names))
 
     try:
-        found, volatile = objective.at(None, run)
+        # At the weights as points are put in: without gradients, unless the loss takes them.
+        found, volatile = objective.at(objective.params, run)
     finally:
         objective.guard = None
-        written = guard.restore()
+        # By name: what was swapped in is an alias of the model's own.
+        own = dict(objective.model.named_parameters())
+        written = {n: own.get(n, value) for n, value in (guard.restore() | rebound).items()}
         if attributes is not None:
             attributes.restore()
     names = tuple(dict.fromkeys([*volatile.names, *written]))
@@ -108,7 +114,26 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         volatile, tensors=written, batches=guard.batches, names=names
     )
     if names:
-        objective.volatile = replace(volatile, matters=_matters(objective))
+        # Where moved parameters are written into, points are copies, so one is put in after
+        # another.
+        moved = not written.keys().isdisjoint(objective.names)
+        objective.volatile = replace(volatile, matters=moved or _matters(objective))
+    return found
+
+
+def _homes(objective: "Objective") -> list[tuple[str, Tensor, Tensor]]:
+    # Parameters with what they hold: an assignment to `.data` is no operation to be seen.
+    swapped = dict(objective.model.named_parameters())
+    return [(name, value, value.detach()) for name, value in swapped.items()]
+
+
+def _moved_out(homes: list[tuple[str, Tensor, Tensor]]) -> dict[str, Tensor]:
+    # Those that hold other memory now; they hold the former again.
+    found = {}
+    for name, value, before in homes:
+        if value.data_ptr() != before.data_ptr():
+            value.data = before
+            found[name] = value
     return found
 
 
@@ -140,7 +165,20 @@ def _matters(objective: "Objective") -> bool:
     except LossError:
         return True
     both = math.isnan(alone) and math.isnan(later)
-    return not (both or math.isclose(alone, later, rel_tol=1e-6, abs_tol=1e-12))
+    return not (both or same_value(alone, later))
+
+
+def same_value(a: float, b: float) -> bool:
+    """Whether two values of the loss are one number up to rounding.
+
+    Args:
+        a: from some kernels on some numbers.
+        b: from the same kernels; beyond a few roundings it is another value.
+
+    Returns:
+        False for NaN.
+    """
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _away(objective: "Objective", step: float) -> dict[str, Tensor]:

@@ -1,21 +1,13 @@
 """Code of others: what a model, a loss or a metric raises becomes an error with a name."""
 
-import os
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import OutOfMemoryError, Tensor
 
 from lossatlas.errors import AtlasError, LossError
+from lossatlas.tracebacks import reason_of
 
-# Where code lies that the user did not write: ours, Python's own, what an interpreter made up.
-_OTHERS = (
-    *(f"{p}{os.sep}" for p in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))),
-    "<",
-)
 # Out of memory on a processor is a plain RuntimeError.
 _NO_MEMORY = "DefaultCPUAllocator"
 
@@ -116,28 +108,3 @@ def _entry(outputs: object) -> str:
     if not isinstance(outputs, Mapping):
         return "0"
     return repr("logits" if "logits" in outputs else next(iter(outputs), "logits"))
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of others says, in a line: its class, its first line, and its place.
-
-    Args:
-        error: whatever was raised.
-
-    Returns:
-        As in "KeyError: 'x' in train.py, line 12".
-    """
-    try:
-        lines = str(error).strip().rstrip(".").splitlines()
-    except Exception:
-        # An error whose own text fails still has a name and a place.
-        lines = []
-    return ": ".join([type(error).__name__, *lines[:1]]) + _place(error)
-
-
-def _place(error: Exception) -> str:
-    # The last line that the user wrote: not of an installed package either.
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_OTHERS) and "site-packages" not in frame.filename:
-            return f" in {Path(frame.filename).name}, line {frame.lineno}"
-    return ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -10,12 +11,18 @@ from torch import nn
 from lossatlas.guard import patched
 from lossatlas.objective.batches import tensors
 
+# Objects that a model holds, and counts that change with them.
+_State = tuple[list[object], list[object]]
+
 
 @contextmanager
 def remembered_forward(model: nn.Module) -> Iterator[None]:
     """Let repeated calls of the model on the very same input objects run once.
 
-    Call it around what belongs to one batch at one point; nothing is remembered afterwards.
+    A call runs anew where anything about the model differs: other weights put into it
+    (`functional_call`), a mode, an attribute (a disabled adapter), a hook; and where the first
+    one drew random numbers. Call it around what belongs to one batch at one point; nothing is
+    remembered afterwards.
 
     Args:
         model: called several times inside the block.
@@ -24,19 +31,41 @@ def remembered_forward(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     forward = model.forward
-    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any, object]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any, object, _State]] = []
 
     def remember(*args: Any, **kwargs: Any) -> Any:
-        for seen_args, seen_kwargs, output, stamp in calls:
+        state = _state(model)
+        for seen_args, seen_kwargs, output, stamp, seen_state in calls:
             same = _same(args, seen_args) and _same_keywords(kwargs, seen_kwargs)
+            same = same and _same_state(state, seen_state)
             if same and stamp == _stamp(args, kwargs, output):
                 return output
+        drawn = torch.get_rng_state()
         output = forward(*args, **kwargs)
-        calls.append((args, kwargs, output, _stamp(args, kwargs, output)))
+        if torch.equal(drawn, torch.get_rng_state()):
+            calls.append((args, kwargs, output, _stamp(args, kwargs, output), state))
         return output
 
     with patched((model, "forward", remember)):
         yield
+
+
+def _state(model: nn.Module) -> _State:
+    # What a forward pass reads beside its input. Objects are kept: their ids may come again.
+    held: list[object] = []
+    counts: list[object] = [torch.is_autocast_enabled()]
+    for module in model.modules():
+        held.extend(module.__dict__.values())
+        counts.append(len(module._forward_hooks) + len(module._forward_pre_hooks))
+        for entries in (module._parameters, module._buffers):
+            values = [value for value in entries.values() if value is not None]
+            held.extend(values)
+            counts.extend(0 if v.is_inference() else v._version for v in values)
+    return held, counts
+
+
+def _same_state(a: _State, b: _State) -> bool:
+    return a[1] == b[1] and len(a[0]) == len(b[0]) and all(map(is_, a[0], b[0]))
 
 
 def _stamp(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> object:

@@ -129,6 +129,7 @@ class Objective(Stage):
         look = look_at_loss(self, twice=check)
         self._per_example, self._weighted = look.per_example, look.weighted
         self.notes: tuple[str, ...] = look.notes
+        self.count = look.batches
         if check:
             found = check_reach(self)
             self.checks |= {"reach": found.check, "state": state_check(self)}
@@ -168,6 +169,7 @@ class Objective(Stage):
         smaller._data = DataFingerprint()
         if batches is not None:
             smaller.batches, smaller.few = check_batches(batches), None
+            smaller.count = None
         if names is not None:
             smaller.names = tuple(select(self.model, list(names)))
             smaller.cut = tuple(name for name in self.cut if name in smaller.names)
@@ -312,7 +314,7 @@ class Objective(Stage):
         with torch.enable_grad():
             point = {**leaves, **here.buffers}
             weights, reached = zip(*self.at(point, walk), strict=True)
-        if not any(reached):
+        if not any(reached) and not set(leaves) <= set(self.unused):
             raise LossError(_NO_GRAPH)
         weight = sum(weights)
         return {name: (value / weight).to(leaves[name].dtype) for name, value in total.items()}
@@ -324,12 +326,14 @@ class Objective(Stage):
         mean = found.mean
         if not mean.requires_grad:
             return False
-        with named_failure("the gradient of `loss`", _DERIVATIVE):
+        remedy = _kept(self.volatile.names) if self.volatile.names else _DERIVATIVE
+        with named_failure("the gradient of `loss`", remedy):
             parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
         for name, part in zip(leaves, parts, strict=True):
             if part is not None:
                 total[name].add_(part, alpha=found.scale)
-        return True
+        # Without checks it is not known which parameters are unused.
+        return not self.is_checked or any(part is not None for part in parts)
 
     def fingerprint(self) -> tuple[str, str]:
         """Digests of the present weights (with buffers) and of the data.
@@ -339,6 +343,13 @@ class Objective(Stage):
         """
         state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
         return fingerprint(state), self._data.of(self.batches)
+
+
+def _kept(names: tuple[str, ...]) -> str:
+    return (
+        f"a pass leaves something in '{names[0]}', and what it keeps from batch to batch must "
+        "be detached from the graph."
+    )
 
 
 def _wide_zeros(value: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from lossatlas.algebra.params import Params
 from lossatlas.errors import AtlasError, ModelError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, tensors
-from lossatlas.objective.firstlook import perturbed
+from lossatlas.objective.firstlook import perturbed, same_value
 from lossatlas.objective.foreign import named_failure
-from lossatlas.objective.lines import batch_mean, noted_kinds
+from lossatlas.objective.lines import noted_kinds
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.objective.selfcheck import FAILED, PASSED, UNKNOWN, Check, more
 
@@ -113,7 +113,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
     own |= _of_the_loss(objective)
 
     def gradients() -> tuple[set[str], list[str]]:
-        mean = batch_mean(objective, batch)
+        mean = objective.total(batch).mean
         if not mean.requires_grad:
             return set(), []
         points = [*leaves.values(), *own.values()]
@@ -189,7 +189,8 @@ class _Values:
         """
         for scale in (0.3, 3.0):
             value, given = self._perturbed(names, scale)
-            if _differ(value, self.base) or (outputs and _differ(given, self._outputs)):
+            moved = not same_value(value, self.base)
+            if moved or (outputs and not same_value(given, self._outputs)):
                 return True
         return False
 
@@ -224,12 +225,7 @@ class _Values:
         handle = objective.model.register_forward_hook(note)
         try:
             with torch.no_grad(), objective.session():
-                mean = objective.swapped(params, lambda: batch_mean(objective, self._batch))
+                mean = objective.swapped(params, lambda: objective.total(self._batch).mean)
         finally:
             handle.remove()
         return float(mean.detach()), total
-
-
-def _differ(a: float, b: float) -> bool:
-    # The same kernels on the same numbers: beyond a few roundings it is another value.
-    return not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)

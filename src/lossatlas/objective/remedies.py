@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 _GENERAL = (
-    "let `loss` call the model that it is given and no other model, and let modules "
-    "read their parameters at "
-    "every call (no captured lists, no merged or cached weights); or leave them out by params=."
+    "let `loss` call the model that it is given and no other model, and let modules read "
+    "their parameters at every call (no captured lists, no merged or cached weights); or leave "
+    "them out by params=."
 )
 
 
@@ -23,12 +23,6 @@ def unmoved_remedy(model: nn.Module, names: Sequence[str]) -> str:
     """
     for module in model.modules():
         kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__}
-        if any("fsdp" in kind.lower() for kind in kinds):
-            return (
-                "it is sharded (FSDP), and its forward gathers shards of its own; measure a "
-                "whole copy, loaded from a full state dict (torch.distributed.checkpoint."
-                "state_dict, full_state_dict=True)."
-            )
         if any(kind.startswith(("keras.", "keras_core.")) for kind in kinds):
             return (
                 "Keras layers read their own Variables and not the parameters of the torch "

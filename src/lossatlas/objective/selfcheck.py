@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lossatlas.errors import AtlasError
-from lossatlas.objective.foreign import reason_of
+from lossatlas.tracebacks import reason_of
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective

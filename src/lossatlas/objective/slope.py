@@ -56,7 +56,16 @@ def check_slope(objective: "Objective") -> Check:
     middle = sorted(clear, key=lambda gap: gap.size)[len(clear) // 2]
     if middle.size <= 5 * AGREE:
         return Check("gradient", UNKNOWN, middle.size, "kinks or rounding within every step")
+    if _stationary(every):
+        told = "the gradient is zero, and differences of values fall to zero with their step"
+        return Check("gradient", UNKNOWN, sentence=told)
     return Check("gradient", FAILED, middle.size, f"{middle}: it is a surrogate")
+
+
+def _stationary(gaps: list["_Gap"]) -> bool:
+    # At a minimum a central difference is of the order of its step squared, and no slope.
+    found = [abs(gap.found) for gap in gaps]
+    return not any(gap.slope for gap in gaps) and min(found) < 1e-2 * max(found)
 
 
 @dataclass(frozen=True)

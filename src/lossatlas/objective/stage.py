@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.algebra.params import Params
+from lossatlas.errors import DataError
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import Batch, map_tensors, to_device
 from lossatlas.objective.determinism import check_loss
@@ -60,6 +61,8 @@ class Stage:
         self.loss_modules = modules_of_loss(loss, model)
         self.volatile = Volatile()
         self.needs_gradients = False
+        # How many batches a walk gives; None before the first.
+        self.count: int | None = None
         self.guard: WriteGuard | None = None
         self._named = named_failure("`loss`", loss_remedy(loss))
 
@@ -105,7 +108,8 @@ class Stage:
         finds the state in which the session began.
 
         Args:
-            params: a subset of the names in `.params`; kept, not copied.
+            params: a subset of the names in `.params`; copied only where a pass writes into
+                them.
             call: runs the model, usually through `measure`.
 
         Returns:
@@ -116,6 +120,11 @@ class Stage:
             params = {
                 n: v if v.requires_grad else v.detach().requires_grad_()
                 for n, v in params.items()
+            }
+        if self.volatile.tensors:
+            # The forward pass writes into them (`max_norm`), and they are the user's.
+            params = {
+                n: v.clone() if n in self.volatile.tensors else v for n, v in params.items()
             }
         with swapped_in(self.model, params, self.loss_modules):
             if not self.volatile.matters:
@@ -182,10 +191,19 @@ class Stage:
 
         Yields:
             Each batch.
+
+        Raises:
+            DataError: other batches came than in the first walk.
         """
-        device = self.device
+        device, count = self.device, 0
         for batch in self.batches:
+            count += 1
             yield to_device(batch, device)
+        if self.count not in {None, count}:
+            raise DataError(
+                f"a walk over `batches` gave {count} of them, and the first walk {self.count}: "
+                "they must be the same at every walk; pass list(batches)."
+            )
 
     def gathered(self, read: Callable[[Batch], T]) -> list[T]:
         """Something of every batch, wherever it lives, outside a session.

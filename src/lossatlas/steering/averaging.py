@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossatlas.checks import check_at_least, is_number
+from lossatlas.checks import check_at_least, check_number
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
 from lossatlas.objective.modes import norm_layers
@@ -176,8 +176,7 @@ class ValleyAverage(WeightAverage):
     """
 
     def __init__(self, params: Iterable[Tensor], gamma: float = 16.0) -> None:
-        if not is_number(gamma) or not 0 <= gamma < float("inf"):
-            raise ArgumentError(f"`gamma` must be a finite number >= 0; got {gamma!r}.")
+        check_number("gamma", gamma, 0)
         super().__init__(params)
         self.gamma = float(gamma)
 

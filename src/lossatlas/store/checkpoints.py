@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.checks import check_path, nearest
+from lossatlas.checks import check_path, check_text, nearest
 from lossatlas.errors import ArgumentError, FileError, StructureError, UnknownNameError
 from lossatlas.store.distributed import METADATA, read_distributed
 
@@ -108,9 +108,8 @@ def load_checkpoint(
         (['weight'], "The weights are those under 'model'.")
     """
     source = check_path("path", path).expanduser()
-    for name, value in (("key", key), ("prefix", prefix)):
-        if value is not None and not isinstance(value, str):
-            raise ArgumentError(f"`{name}` must be a string or None; got {value!r}.")
+    check_text("key", key, optional=True)
+    check_text("prefix", prefix, optional=True)
     state, notes = _weights(source, _read(source), key)
     state, stripped = _strip(source, state, prefix)
     _refuse_codes(source, state)

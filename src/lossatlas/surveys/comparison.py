@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.algebra.params import Params
-from lossatlas.checks import nearest
+from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import states_of, through
@@ -239,11 +238,7 @@ def comparison_ledgers(resume: str | Path) -> list[Path]:
     Raises:
         ArgumentError: not a path.
     """
-    if not isinstance(resume, str | PathLike) or not str(resume):
-        raise ArgumentError(
-            f"`resume` must be the path of a file, as in 'compare.resume'; got {resume!r}."
-        )
-    return [Path(f"{resume}.{name}") for name in _MAPS]
+    return [Path(f"{check_path('resume', resume)}.{name}") for name in _MAPS]
 
 
 def _barrier(line: Landscape) -> tuple[float, float]:

@@ -11,8 +11,8 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lossatlas.algebra.params import Params
-from lossatlas.checks import check_list, check_one_of, check_positive
-from lossatlas.curvature.selfcheck import made
+from lossatlas.checks import check_list, check_one_of, check_positive, check_text
+from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
@@ -102,13 +102,12 @@ def survey(
         UnknownNameError: an unknown plane, instrument, engine, executor or connectivity.
     """
     started = time.monotonic()
-    check_door(objective, progress=progress)
-    _check(title, checkpoints, executor)
+    _check(objective, progress, title, checkpoints, executor)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
-    checkpoints = [state.whole for state in states]
     if tools or plane == "eigen":
-        _check_derivatives(objective)
+        # Before anything rests on it; what fails becomes a note, and instruments' reasons.
+        check_before(objective, "hessian")
     ground = _plane(objective, plane, states, seed)
     land = map_plane(
         objective,
@@ -123,12 +122,12 @@ def survey(
         resume=resume,
         progress=progress,
     )
-    if checkpoints:
+    if states:
         land = _with_values(land, objective, states)
-    site = Site(objective, seed, lr, optimizer, tuple(checkpoints))
+    site = Site(objective, seed, lr, optimizer, tuple(state.whole for state in states))
     findings = _findings(site, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
-    asked: dict[str, Any] = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
+    asked = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),
@@ -148,9 +147,9 @@ def _failed(objective: Objective) -> list[str]:
     return [f"{found.sentence}." for found in objective.checks.values() if not found.ok]
 
 
-def _check(title: Any, checkpoints: Any, executor: Any) -> None:
-    if title is not None and not isinstance(title, str):
-        raise ArgumentError(f"`title` must be a text; got {type(title).__name__}.")
+def _check(objective: Any, progress: Any, title: Any, checkpoints: Any, executor: Any) -> None:
+    check_door(objective, progress=progress)
+    check_text("title", title, optional=True)
     check_list("checkpoints", checkpoints, "points of parameter space")
     if not all(isinstance(point, Mapping) for point in checkpoints):
         raise ArgumentError(
@@ -158,12 +157,6 @@ def _check(title: Any, checkpoints: Any, executor: Any) -> None:
             f"`objective.params`; got {type(checkpoints).__name__}."
         )
     get_executor(executor)
-
-
-def _check_derivatives(objective: Objective) -> None:
-    # Before anything rests on them: what fails becomes a note, and instruments' reasons.
-    for name in ("gradient", "hessian") if objective.is_checked else ():
-        made(objective, name)
 
 
 def _tools(

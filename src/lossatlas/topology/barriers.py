@@ -1,12 +1,11 @@
 """Barriers between all minima, trees cut to size, fields filled, trees compared."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 
+from lossatlas.checks import check_number
 from lossatlas.errors import ArgumentError
-from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree
@@ -65,7 +64,7 @@ def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
     if length is None and tree.why_unknown:
         return tree
     least = tree.threshold if length is None else length
-    check_finite("length", least, -math.inf)
+    check_number("length", least)
     cut = tree.persistences <= least
     # A parent is at least as long as its child, so what stays is closed upwards.
     home = _kept_parents(tree, cut)
@@ -109,7 +108,7 @@ def fill(landscape: Source, length: float, *, connectivity: str = "full") -> Flo
     Raises:
         ArgumentError: a length that is not finite.
     """
-    check_finite("length", length, -math.inf)
+    check_number("length", length)
     field = read_field(landscape)
     tree = merge_tree(landscape, connectivity=connectivity)
     cut = tree.persistences <= length

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from lossatlas.checks import is_number
-from lossatlas.errors import ArgumentError
 from lossatlas.intervals import t_quantile
 from lossatlas.topology.field import Bools, Field, Floats
 from lossatlas.topology.paired import oscillation_bound
@@ -122,18 +120,3 @@ def simultaneous_quantile(field: Field, confidence: float) -> float:
     """
     points = int(np.count_nonzero(field.finite))
     return float(t_quantile(confidence ** (1 / points), field.count))
-
-
-def check_confidence(confidence: float) -> None:
-    """Require a probability strictly between 0 and 1.
-
-    Args:
-        confidence: what came.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if not is_number(confidence) or not 0.0 < confidence < 1.0:
-        raise ArgumentError(
-            f"`confidence` must lie strictly between 0 and 1; got {confidence!r}."
-        )

@@ -6,14 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.basins import grid_basins
-from lossatlas.topology.certainty import (
-    MOST_LEVERAGE,
-    check_confidence,
-    simultaneous_quantile,
-    why_unknown,
-)
+from lossatlas.topology.certainty import MOST_LEVERAGE, simultaneous_quantile, why_unknown
 from lossatlas.topology.field import (
     CONNECTIVITIES,
     Bools,
@@ -92,7 +87,7 @@ def certain_basins(
         UnknownNameError: an unknown connectivity.
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
-    check_confidence(confidence)
+    check_fraction("confidence", confidence)
     field = read_field(landscape, replicates, error)
     reason = why_unknown(field)
     if reason:

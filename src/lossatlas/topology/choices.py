@@ -1,6 +1,5 @@
 """What a user chooses: degrees, orders of norms, relative errors, levels, places."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -113,22 +112,6 @@ def check_norm(argument: str, order: Any) -> None:
     """
     if not is_number(order) or not order >= 1:
         raise ArgumentError(f"`{argument}` must be a number >= 1 or infinity; got {order!r}.")
-
-
-def check_finite(argument: str, value: Any, least: float = 0.0) -> None:
-    """Require a finite number of at least `least`.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        least: the least that works; minus infinity where any does.
-
-    Raises:
-        ArgumentError: not a number, not finite, or too small.
-    """
-    if not is_number(value) or not math.isfinite(value) or value < least:
-        bound = f" >= {least:g}" if math.isfinite(least) else ""
-        raise ArgumentError(f"`{argument}` must be a finite number{bound}; got {value!r}.")
 
 
 def read_levels(levels: ArrayLike) -> Floats:

@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.checks import check_at_least, check_number, check_one_of
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
-from lossatlas.topology.choices import check_finite, read_levels
+from lossatlas.topology.choices import read_levels
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
 
 
@@ -131,7 +131,7 @@ def silhouette(
 
     Source: Chazal, Fasy, Lecci, Rinaldo, Wasserman, SoCG 2014.
     """
-    check_finite("power", power)
+    check_number("power", power, 0)
     bars = finite_bars(diagram, dimension, essential)
     if len(bars) == 0:
         return np.zeros(read_levels(levels).shape)

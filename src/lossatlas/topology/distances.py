@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lossatlas.checks import check_at_least
+from lossatlas.checks import check_at_least, check_number
 from lossatlas.errors import MissingDependencyError
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
-from lossatlas.topology.choices import check_finite, check_norm
+from lossatlas.topology.choices import check_norm
 from lossatlas.topology.field import Floats
 from lossatlas.topology.matching import bottleneck_level, ground_costs, match_bars
 
@@ -41,7 +41,7 @@ def bottleneck(
     Raises:
         ArgumentError: bad bars, or a `delta` that is no number >= 0.
     """
-    check_finite("delta", delta)
+    check_number("delta", delta, 0)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
     rest_a, rest_b, apart = _match_essential(a, b)
     far = float(apart.max(initial=0.0))
@@ -85,7 +85,7 @@ def wasserstein(
     """
     check_norm("order", order)
     check_norm("ground", ground)
-    check_finite("delta", delta)
+    check_number("delta", delta, 0)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
     rest_a, rest_b, apart = _match_essential(a, b)
     if np.isinf(apart).any():

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.checks import is_number
+from lossatlas.checks import check_number, is_number
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 from lossatlas.reals import real_array
 
@@ -143,8 +143,8 @@ def _check_error(error: Any, *, mapped: bool) -> None:
         raise ArgumentError(
             f"`error` is for arrays; got {error!r} with a landscape, which brings its own."
         )
-    if error is not None and (not is_number(error) or not 0 <= float(error) < np.inf):
-        raise ArgumentError(f"`error` must be a finite number >= 0 or None; got {error!r}.")
+    if error is not None:
+        check_number("error", error, 0)
 
 
 def _with_errors(field: Field, source: Mapped, largest: float) -> Field:

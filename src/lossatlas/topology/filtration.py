@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossatlas.checks import check_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.reals import real_array
 from lossatlas.topology.basins import (
@@ -15,7 +16,6 @@ from lossatlas.topology.basins import (
     merge_plateaus,
     value_order,
 )
-from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats, Ints, without_mask
 
 
@@ -113,7 +113,7 @@ def graph(
 def _read_error(error: float | None) -> float:
     if error is None:
         return float("nan")
-    check_finite("error", error)
+    check_number("error", error, 0)
     return float(error)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.basins import Basins, grid_basins
-from lossatlas.topology.certainty import certainty_threshold, check_confidence
+from lossatlas.topology.certainty import certainty_threshold
 from lossatlas.topology.choices import check_graph_options, read_periodic
 from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
 from lossatlas.topology.filtration import Graph, graph_basins, graph_threshold
@@ -58,7 +58,7 @@ def merge_tree(
         (array([1, 3]), array([2]), 2.0, 1.5)
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
-    check_confidence(confidence)
+    check_fraction("confidence", confidence)
     if isinstance(landscape, Graph):
         check_graph_options(error=error, periodic=periodic)
         basins, made, span = graph_basins(landscape), landscape.made, landscape.range

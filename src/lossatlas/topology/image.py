@@ -1,15 +1,13 @@
 """Persistence images: a barcode as a small picture of fixed size."""
 
-import math
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_number, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.bars import Bars, finite_bars
-from lossatlas.topology.choices import check_finite
 from lossatlas.topology.field import Floats
 
 
@@ -68,7 +66,7 @@ def _check_pair(name: str, pair: Any) -> None:
     if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
         raise ArgumentError(f"`{name}` must be two numbers; got {pair!r}.")
     for number in pair:
-        check_finite(name, number, -math.inf)
+        check_number(name, number)
 
 
 def _masses(centres: Floats, span: tuple[float, float], count: int, spread: float) -> Floats:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lossatlas.checks import check_one_of
-from lossatlas.topology.certainty import certainty_threshold, check_confidence
+from lossatlas.checks import check_fraction, check_one_of
+from lossatlas.topology.certainty import certainty_threshold
 from lossatlas.topology.choices import check_degrees, check_graph_options, read_periodic
 from lossatlas.topology.cubical import elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
@@ -73,7 +73,7 @@ def persistence(
         (array([0., 1.]), array([inf,  2.]))
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
-    check_confidence(confidence)
+    check_fraction("confidence", confidence)
     dimensions = check_degrees(dimensions)
     if isinstance(landscape, Graph):
         check_graph_options(error=error, periodic=periodic)

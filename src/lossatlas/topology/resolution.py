@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from lossatlas.topology.choices import check_finite
+from lossatlas.checks import check_number
 from lossatlas.topology.field import Source
 from lossatlas.topology.persistence import persistence
 
@@ -49,7 +49,7 @@ def resolution(
     Raises:
         ArgumentError: a negative `floor`, or what `persistence` refuses.
     """
-    check_finite("floor", floor)
+    check_number("floor", floor, 0)
     counts = {}
     threshold = 0.0
     for connectivity in ("full", "axis"):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lossatlas.checks import check_number
 from lossatlas.errors import DataError
 from lossatlas.reals import real_array
 from lossatlas.topology.bars import Bars, finite_bars
-from lossatlas.topology.choices import check_finite, check_norm
+from lossatlas.topology.choices import check_norm
 
 
 def total_persistence(
@@ -28,7 +29,7 @@ def total_persistence(
     Raises:
         ArgumentError: bad bars, or an order that is no number >= 0.
     """
-    check_finite("order", order)
+    check_number("order", order, 0)
     return float((_lengths(diagram, dimension, essential) ** order).sum())
 
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from lossatlas.checks import is_number
-from lossatlas.errors import ArgumentError
+from lossatlas.checks import check_fraction
 from lossatlas.forecast.curve import Inputs
 from lossatlas.forecast.law import Law, Problem, ScheduleLaw
 from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
@@ -47,8 +46,7 @@ class AnnealingLaw(ScheduleLaw):
         Raises:
             ArgumentError: outside (0, 1).
         """
-        if not is_number(self.decay) or not 0 < self.decay < 1:
-            raise ArgumentError(f"`decay` must lie between 0 and 1; got {self.decay!r}.")
+        check_fraction("decay", self.decay)
 
     def relatives(self) -> tuple[Law, ...]:
         """The law with other decays.

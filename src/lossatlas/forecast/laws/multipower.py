@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.checks import check_flag
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Problem, ScheduleLaw, check_flag
+from lossatlas.forecast.law import Problem, ScheduleLaw
 from lossatlas.forecast.laws.merging import TINY, Drops, merged_drops
 from lossatlas.forecast.schedules import warmup_length
 from lossatlas.forecast.sums import falls, rate_sums

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from lossatlas.checks import check_flag
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem, check_flag
+from lossatlas.forecast.law import Law, Problem
 
 Floats = NDArray[np.float64]
 

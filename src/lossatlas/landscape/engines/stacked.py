@@ -5,10 +5,11 @@ hand, in half the time: the first layer is affine along the plane and done once 
 the later ones are products of stacks, and everything between works on any number of axes.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
@@ -22,6 +23,14 @@ _MOST_POINTS = 256
 _BLOCKS = 32
 # Examples that show what a layer reads and how much it gives out.
 _FEW = 8
+# What `if`, `float(...)` and `.item()` call on a tensor.
+_DECISIONS = frozenset(
+    {
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.is_nonzero.default,
+        torch.ops.aten.equal.default,
+    }
+)
 
 
 class StackedEngine:
@@ -39,7 +48,7 @@ class StackedEngine:
         self._weighted = objective.weighted
         batch = objective.first_batch()
         few = cut(batch, 0, _FEW)
-        with torch.no_grad(), objective.session():
+        with torch.no_grad(), objective.session(), _NoDecisions():  # type: ignore[no-untyped-call]
             layers = look_at_layers(objective, few)
         corners = task.corners()
         keep = isinstance(objective.batches, list | tuple)
@@ -128,6 +137,30 @@ def _classes_in_front(criterion: object, outputs: Tensor, targets: Tensor) -> bo
     known = criterion is nn.functional.cross_entropy or type(criterion) is nn.CrossEntropyLoss
     laid_out = outputs.ndim == 3 and outputs.mT.is_contiguous()
     return known and laid_out and targets.ndim == 1 and not targets.is_floating_point()
+
+
+class _NoDecisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses a pass that makes a number of a tensor: points side by side would share it."""
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """What torch asks: compiled code runs as it is.
+
+        Returns:
+            Yes.
+        """
+        return True
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _DECISIONS:
+            raise RuntimeError("the pass branches on a number that it computes")
+        return func(*args, **(kwargs or {}))
 
 
 class _Stack:

@@ -123,11 +123,21 @@ def _metrics(land: Landscape) -> tuple[Picture, ...]:
             Picture(
                 f"{cut_off(name, 40)} from above",
                 contour_figure(metric, quantity=name),
-                "A further metric on the same points; dark is high." + _wall_note(metric),
+                _about_metric(land) + _wall_note(metric),
                 f"Contour map of {cut_off(name, 40)}.",
             )
         )
     return tuple(pictures)
+
+
+def _about_metric(land: Landscape) -> str:
+    told = "A further metric at the same points; dark is high."
+    if land.computed.all():
+        return told
+    return (
+        f"{told} Between the computed points (dots) it is interpolated, and its error there is "
+        "not measured: points were chosen for the loss. adaptive=False computes all of them."
+    )
 
 
 def _errors(land: Landscape) -> Picture:

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lossatlas.checks import is_number
-from lossatlas.errors import ArgumentError
+from lossatlas.checks import check_number
 from lossatlas.steering.reading import Decision, Reading, State
 
 
@@ -40,10 +39,7 @@ class MoMoPolicy:
     warmup = 0
 
     def __post_init__(self) -> None:
-        if not is_number(self.lower_bound) or not math.isfinite(self.lower_bound):
-            raise ArgumentError(
-                f"`lower_bound` must be a finite number; got {self.lower_bound!r}."
-            )
+        check_number("lower_bound", self.lower_bound)
 
     def start(self) -> State:
         """The memory before the first reading.

@@ -1,0 +1,54 @@
+"""Where an error comes from, and what it says: in code of the user, or in what is installed."""
+
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+# Code that the user did not write: this library, Python's own, installed packages.
+_INSTALLED = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "platstdlib")))
+)
+_PACKAGES = ("site-packages", "dist-packages")
+# Names in angle brackets belong to generated code, but for those of interactive sessions.
+_INTERACTIVE = ("<stdin", "<python-input", "<ipython-input", "<console", "<doctest")
+
+
+def user_frame(error: BaseException, *, but: str = "") -> traceback.FrameSummary | None:
+    """The last line of the user's own code that an error passed through.
+
+    Args:
+        error: as it was caught; frames above the place where it was caught do not count.
+        but: a file that does not count as the user's.
+
+    Returns:
+        File and line, or None where all of them are this library, Python or packages.
+    """
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((f for f in frames if f.filename != but and _is_the_users(f.filename)), None)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of others says, in a line: its class, its first line, and its place.
+
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        As in "KeyError: 'x' in train.py, line 12".
+    """
+    try:
+        lines = str(error).strip().rstrip(".").splitlines()
+    except Exception:
+        # An error whose own text fails still has a name and a place.
+        lines = []
+    frame = user_frame(error)
+    place = f" in {Path(frame.filename).name}, line {frame.lineno}" if frame else ""
+    return ": ".join([type(error).__name__, *lines[:1]]) + place
+
+
+def _is_the_users(file: str) -> bool:
+    if file.startswith("<"):
+        return file.startswith(_INTERACTIVE)
+    return not file.startswith(_INSTALLED) and not any(name in file for name in _PACKAGES)
