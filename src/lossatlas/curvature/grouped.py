@@ -172,14 +172,8 @@ def _line(
         gradient = _gradient(objective, matrix.params, request.params)
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
-    notes = [f"only {examples} examples"] if examples < request.least else []
-    missed = " and ".join(
-        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
-    )
-    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
-    notes += [] if total.reached else ["the trace is known less well than to a tenth"]
-    notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
+    notes = _notes(request, examples, ends, total, limit=limit, size=matrix.size)
     return GroupSpectrum(
         name,
         examples,
@@ -193,6 +187,25 @@ def _line(
         products=matrix.count,
         note="; ".join(notes),
     )
+
+
+def _notes(
+    request: GroupRequest,
+    examples: int,
+    ends: tuple[bool, bool],
+    total: Estimate,
+    *,
+    limit: int,
+    size: int,
+) -> list[str]:
+    notes = [f"only {examples} examples"] if examples < request.least else []
+    missed = " and ".join(
+        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
+    )
+    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
+    notes += [] if total.reached else ["the trace is known less well than to a tenth"]
+    notes += [cut] if (cut := memory_note(limit, min(request.limit, size))) else []
+    return notes
 
 
 def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
