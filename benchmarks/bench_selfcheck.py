@@ -181,14 +181,16 @@ def rows() -> list[Row]:
 
 def main() -> None:
     """Print the table."""
-    out = ["| network | construction | before a spectrum | together | share of a survey |"]
-    out.append("|---|---|---|---|---|")
+    sys.stdout.write(
+        "| network | construction | before a spectrum | together | share of a survey |\n"
+        "|---|---|---|---|---|\n"
+    )
     for subject in subjects():
         reach, later = cost(subject)
         counts = f"{reach:.1f} | {later:.1f} | {reach + later:.1f}"
         part = "" if subject.whole else f"{share(subject):.1f} %"
-        out.append(f"| {subject.name} | {counts} | {part} |")
-    sys.stdout.write("\n".join(out) + "\n")
+        sys.stdout.write(f"| {subject.name} | {counts} | {part} |\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -130,9 +130,7 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
-    measures: dict[str, Any] = {
-        name: found.get(name, lost) for name in (*known, "self_dual", "nearest")
-    }
+    measures: dict[str, Any] = {"self_dual": lost, "nearest": lost} | found
     return NeuralCollapse(
         **measures,
         counts=tuple(counts),

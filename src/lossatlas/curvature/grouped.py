@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -155,9 +156,9 @@ def _line(
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
     lanczos = random_run(matrix, seed)
     try:
-        tolerance = request.tolerance
-        ritz, reached = converge(lanczos, top=1, bottom=1, tolerance=tolerance, limit=limit)
-        ends = reached_ends(lanczos, ritz, reached, top=1, bottom=1, tolerance=tolerance)
+        wanted: Any = {"top": 1, "bottom": 1, "tolerance": request.tolerance}
+        ritz, reached = converge(lanczos, **wanted, limit=limit)
+        ends = reached_ends(lanczos, ritz, reached, **wanted)
         low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
@@ -170,11 +171,15 @@ def _line(
         gradient = _gradient(objective, matrix.params, request.params)
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
+<<<<<<< HEAD
     notes = [f"only {examples} examples"] if examples < request.least else []
     notes += _missed(ends, limit)
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
     notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
+=======
+>>>>>>> a1f334514ecc43e303b3fa3e855b11bc4beebf43
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
+    notes = _notes(request, examples, ends, total, limit=limit, size=matrix.size)
     return GroupSpectrum(
         name,
         examples,
@@ -188,6 +193,25 @@ def _line(
         products=matrix.count,
         note="; ".join(notes),
     )
+
+
+def _notes(
+    request: GroupRequest,
+    examples: int,
+    ends: tuple[bool, bool],
+    total: Estimate,
+    *,
+    limit: int,
+    size: int,
+) -> list[str]:
+    notes = [f"only {examples} examples"] if examples < request.least else []
+    missed = " and ".join(
+        n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
+    )
+    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
+    notes += [] if total.reached else ["the trace is known less well than to a tenth"]
+    notes += [cut] if (cut := memory_note(limit, min(request.limit, size))) else []
+    return notes
 
 
 def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float]:
