@@ -171,13 +171,6 @@ def _line(
         gradient = _gradient(objective, matrix.params, request.params)
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
-<<<<<<< HEAD
-    notes = [f"only {examples} examples"] if examples < request.least else []
-    notes += _missed(ends, limit)
-    notes += [] if total.reached else ["the trace is known less well than to a tenth"]
-    notes += [cut] if (cut := memory_note(limit, min(request.limit, matrix.size))) else []
-=======
->>>>>>> a1f334514ecc43e303b3fa3e855b11bc4beebf43
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     notes = _notes(request, examples, ends, total, limit=limit, size=matrix.size)
     return GroupSpectrum(
@@ -222,11 +215,6 @@ def _bounds(matrix: Product, lanczos: Lanczos, ritz: Ritz) -> tuple[float, float
         for place, vector in zip((0, -1), ends, strict=True)
     )
     return low, high
-
-
-def _missed(ends: tuple[bool, bool], limit: int) -> list[str]:
-    names = [n for n, ok in zip(("largest", "smallest"), ends, strict=True) if not ok]
-    return [f"{' and '.join(names)}: tolerance not reached in {limit} products"] * bool(names)
 
 
 def _gradient(objective: Objective, over: Params, params: Params | None) -> Estimate:
