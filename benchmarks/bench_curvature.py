@@ -20,12 +20,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.algebra.estimators import Estimate
-from lossatlas.algebra.extremes import converge
-from lossatlas.algebra.krylov import Lanczos, quadrature
-from lossatlas.algebra.probes import deflated_trace
 from lossatlas.curvature import Product, hessian, spectrum, trace
 from lossatlas.curvature.trace import random_run
+from lossatlas.linalg.estimators import Estimate
+from lossatlas.linalg.extremes import converge
+from lossatlas.linalg.krylov import Lanczos, quadrature
+from lossatlas.linalg.probes import deflated_trace
 from lossatlas.rng import generator
 
 _BATCH = 4 if harness.QUICK else 8
@@ -37,7 +37,7 @@ _MODULES = {_PYHESSIAN: "pyhessian", _CURVLINOPS: "curvlinops"}
 
 
 @dataclass(frozen=True)
-class Subject:
+class Problem:
     """A case with its products on one cached graph.
 
     Attributes:
@@ -78,10 +78,10 @@ def rows() -> list[Row]:
     return [*table, _trace(both[1]), _coverage(), spectrum_memory.row()]
 
 
-def _subject(case: Case, name: str) -> Subject:
+def _subject(case: Case, name: str) -> Problem:
     matrix = hessian(case.objective)
     matrix.flat(matrix.zeros())
-    return Subject(case, name, matrix, _truth(case))
+    return Problem(case, name, matrix, _truth(case))
 
 
 def _truth(case: Case) -> np.ndarray:
@@ -93,7 +93,7 @@ def _truth(case: Case) -> np.ndarray:
     return found.top[:_TOP]
 
 
-def _eigenvalues(subject: Subject) -> list[Row]:
+def _eigenvalues(subject: Problem) -> list[Row]:
     truth = subject.truth
     found = spectrum(subject.case.objective, top=_TOP, bottom=0, density=False)
     error = float(np.abs(found.top / truth - 1).max())
@@ -172,7 +172,7 @@ def _curvlinops(case: Case) -> np.ndarray:
 _PEERS = {_PYHESSIAN: _pyhessian, _CURVLINOPS: _curvlinops}
 
 
-def _density(subject: Subject) -> Row:
+def _density(subject: Problem) -> Row:
     """The algebra of all steps, timed with a diagonal for the Hessian, beside real products."""
     vector, diagonal = subject.start, torch.linspace(-1, 2, subject.matrix.size)
     # As `spectrum` does it: beside the eigenvectors that it has found.
@@ -237,7 +237,7 @@ def _their_density(
     return {"their products": products, "theirs": theirs}
 
 
-def _trace(subject: Subject) -> Row:
+def _trace(subject: Problem) -> Row:
     lanczos = random_run(subject.matrix, 0)
     estimate, probes = deflated_trace(
         subject.matrix.flat, lanczos, tolerance=0.05, limit=1000, rows=100, seed=0

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.datasets import load_dataset
-from lossatlas.workbench.ensemble import train_ensemble
-from lossatlas.workbench.models import build_model
-from lossatlas.workbench.seeding import epoch_order
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.ensemble import train_ensemble
+from lossatlas.training.models import build_model
+from lossatlas.training.seeding import epoch_order
 
 ROUNDS = 5
 

@@ -1,4 +1,4 @@
-"""True losses of many initialisations, labels, and a predictor of losses beside the truth.
+"""True losses of many initializations, labels, and a predictor of losses beside the truth.
 
 The digits MLP with 256 examples is bound by arithmetic: 1.7 million operations a loss, in which
 one network at a time spends a quarter of its time already. What is left to gain is the rest.
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from lossatlas.objective import supervised
 from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.candidates import Initialiser
+from lossatlas.studies.inits.candidates import Initializer
 from lossatlas.studies.inits.losses import TrueLosses
 from lossatlas.studies.inits.pipeline import run_stage
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.workbench import build_loss, build_model, load_dataset, train_ensemble
-from lossatlas.workbench.seeding import epoch_order
+from lossatlas.training import build_loss, build_model, load_dataset, train_ensemble
+from lossatlas.training.seeding import epoch_order
 
 PEER = "weights copied into the model, one forward at a time"
 LOSSES = 100_000
@@ -60,7 +60,7 @@ def _losses(what: str, model: nn.Module, batch, members: int, goal: str) -> Row:
     members = members // 16 if QUICK else members
     loss = supervised(build_loss("cross_entropy"))
     recipes = [Candidate("xavier_normal", 1.0, seed, 0.02) for seed in range(members)]
-    stacked = Initialiser(model, loss, batch).stack(recipes)
+    stacked = Initializer(model, loss, batch).stack(recipes)
     many = TrueLosses(model.eval(), loss, batch)
     own, (inputs, targets) = dict(model.named_parameters()), batch
 
@@ -90,7 +90,7 @@ def _drawn(model: nn.Module, batch) -> list[Row]:
     """Drawing the parameters as well: what a pair of stage 1 costs."""
     members = 64 if QUICK else 512
     loss = supervised(build_loss("cross_entropy"))
-    initialiser = Initialiser(model, loss, batch)
+    initializer = Initializer(model, loss, batch)
     recipes = [Candidate("xavier_normal", 1.0, seed, 0.02) for seed in range(members)]
     many = TrueLosses(model.eval(), loss, batch)
     inputs, targets = batch
@@ -109,7 +109,7 @@ def _drawn(model: nn.Module, batch) -> list[Row]:
             found.append(F.cross_entropy(model(inputs), targets).item())
         return found
 
-    jobs = {"ours": lambda: many(initialiser.stack(recipes)), "peer": alone}
+    jobs = {"ours": lambda: many(initializer.stack(recipes)), "peer": alone}
     times = interleaved(jobs)
     scale = LOSSES / members
     return [
@@ -124,7 +124,7 @@ def _drawn(model: nn.Module, batch) -> list[Row]:
 
 def _surrogate() -> Row:
     """What a landscape costs from the published predictor, all it needs counted."""
-    points, initialisations = (2000, 200)
+    points, initializations = (2000, 200)
     plan = {"kinds": ("flat",), "epochs": 1 if QUICK else 5, "anchors": 1, "points": 8}
     with tempfile.TemporaryDirectory() as folder:
         settings = InitsSettings(
@@ -135,12 +135,12 @@ def _surrogate() -> Row:
         done = [run_stage(settings, stage).result for stage in ("generate", "fit-surrogate")]
     found = done[-1]
     return Row(
-        "2,000 landscape losses at each of 200 initialisations, digits MLP",
+        "2,000 landscape losses at each of 200 initializations, digits MLP",
         "the published predictor on flat weights: data, training and use",
         found.true_seconds * points / 1000,
-        found.cost("flat", points, initialisations),
+        found.cost("flat", points, initializations),
         "s", ">= 1x",
-        f"for one initialisation; fitted to {len(done[0])} pairs for {plan['epochs']} epochs, "
+        f"for one initialization; fitted to {len(done[0])} pairs for {plan['epochs']} epochs, "
         "published are 100,000 for 200",
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ def _small_network() -> list[Row]:
     loop = peers.state_dict_loop(case, plane, land.axes)
     truth = loop()
     jobs: dict[str, Callable[[], Any]] = {_OURS: every, _REFINED: refined, _LOOP: loop}
-    # Short jobs feel every neighbour: more rounds, steadier medians.
+    # Short jobs feel every neighbor: more rounds, steadier medians.
     times = harness.interleaved(jobs | _peers(case, _POINTS), rounds=3 if harness.QUICK else 21)
     what = f"{_POINTS}x{_POINTS} map, MLP 784-64-10, batch 512 ({case.source})"
     worst = float(np.abs(fewer.values - truth).max()) / land.range

@@ -71,7 +71,7 @@ def _case(**sizes: int) -> Any:
     import torch
     from subjects import Case
 
-    from lossatlas.workbench.models import build_model
+    from lossatlas.training.models import build_model
 
     model = build_model("chargpt", **sizes).eval()
     source = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ _GOAL, _SHARE = 8.0, 3.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class Problem:
     """A network with its batches, which can be cut or not."""
 
     name: str
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         return self.head(self.body(self.lift(x.view(-1, 16, 16))).mean(1))
 
 
-def subjects() -> Iterator[Subject]:
+def subjects() -> Iterator[Problem]:
     """Networks of three kinds, on batches that can be cut and that cannot.
 
     Yields:
@@ -99,8 +99,8 @@ def subjects() -> Iterator[Subject]:
                 (torch.randn(_BATCH, 256), torch.randint(0, 10, (_BATCH,))) for _ in range(4)
             ]
             model = make()
-        yield Subject(name, model, batches)
-        yield Subject(f"{name}, uncuttable", model, batches, whole=True)
+        yield Problem(name, model, batches)
+        yield Problem(f"{name}, uncuttable", model, batches, whole=True)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -117,7 +117,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def cost(subject: Subject) -> tuple[float, float]:
+def cost(subject: Problem) -> tuple[float, float]:
     """The checks in gradients of one batch: at construction, and before a spectrum.
 
     Args:
@@ -139,7 +139,7 @@ def cost(subject: Subject) -> tuple[float, float]:
     return statistics.median(reach), statistics.median(later)
 
 
-def share(subject: Subject) -> float:
+def share(subject: Problem) -> float:
     """The share of a survey with curvature that the checks take, in percent.
 
     Args:

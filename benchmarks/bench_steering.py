@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.objective import supervised
-from lossatlas.steering.averaging import ValleyAverage
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.averaging import PolynomialAverage
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.penalties import SASPCrossEntropy, sasp_penalty
-from lossatlas.steering.policies import ClimbPolicy
+from lossatlas.steering.policies import GrowthPolicy
 from lossatlas.steering.probe import sub_batch
 
 # One probe falls into every block of 50 steps, as by default.
@@ -37,8 +37,8 @@ def _controllers() -> list[Row]:
     jobs = {
         _PLAIN: _steps(_adamw),
         "TopoAdamW": _steps(_drop_in),
-        "TopologyLR": _steps(_controller),
-        "ClimbPolicy and ValleyAverage": _steps(_climbing),
+        "LandscapeLR": _steps(_controller),
+        "GrowthPolicy and PolynomialAverage": _steps(_climbing),
     }
     if harness.installed("topoadamw"):
         jobs["topoadamw 0.1.0"] = _steps(_original)
@@ -59,8 +59,8 @@ def _controllers() -> list[Row]:
         )
         for name, goal in (
             ("TopoAdamW", "<= 1.05 AdamW"),
-            ("TopologyLR", "<= 1.05 AdamW"),
-            ("ClimbPolicy and ValleyAverage", ""),
+            ("LandscapeLR", "<= 1.05 AdamW"),
+            ("GrowthPolicy and PolynomialAverage", ""),
         )
     ]
 
@@ -179,7 +179,7 @@ def _drop_in(model: nn.Module) -> Step:
 
 def _controller(model: nn.Module) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    controller = TopologyLR(optimizer, interval=_STEPS, warmup=0)
+    controller = LandscapeLR(optimizer, interval=_STEPS, warmup=0)
     loss = supervised(F.cross_entropy)
 
     def step(x: Tensor, y: Tensor) -> None:
@@ -192,8 +192,8 @@ def _controller(model: nn.Module) -> Step:
 
 def _climbing(model: nn.Module) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    controller = TopologyLR(optimizer, ClimbPolicy())
-    average = ValleyAverage(model.parameters())
+    controller = LandscapeLR(optimizer, GrowthPolicy())
+    average = PolynomialAverage(model.parameters())
 
     def step(x: Tensor, y: Tensor) -> None:
         loss = _backward(model, optimizer, x, y)

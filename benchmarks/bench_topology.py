@@ -170,7 +170,7 @@ def _scattered_points() -> dict[str, Any]:
         return tree
 
     what = "merge tree of 10,000 scattered points, end to end"
-    return _row(what, "topopy", "10 neighbours", ours, topopy, ">= 2x")
+    return _row(what, "topopy", "10 neighbors", ours, topopy, ">= 2x")
 
 
 def _cloud() -> dict[str, Any]:

@@ -41,7 +41,7 @@ def state_dict_loop(case: Case, plane: Plane, axes: tuple[np.ndarray, ...]) -> M
 def loss_landscapes(
     case: Case, points: int, metric: Loss | None = None, *, copy: bool = True
 ) -> Map:
-    """A filter-normalised random plane of loss-landscapes 3.0.6.
+    """A filter-normalized random plane of loss-landscapes 3.0.6.
 
     It leaves the weights displaced and frozen; `copy=True` lets it do so to a copy.
     """

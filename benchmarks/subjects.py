@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.workbench.checkpoints import load_weights
-from lossatlas.workbench.datasets import load_dataset
-from lossatlas.workbench.models import build_model
+from lossatlas.training.checkpoints import load_weights
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.models import build_model
 
 _ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LOSSATLAS_SHARED", _ROOT.parent / "shared"))
@@ -72,7 +72,7 @@ def resnet20(examples: int = 512) -> Case:
     path = SHARED / "data/cifar10-jpeg/test.parquet"
     weights = SHARED / "models/resnet20-cifar10.safetensors"
     if path.exists() and weights.exists():
-        data = load_dataset(f"parquet:{path}", examples=examples, normalise="imagenet")
+        data = load_dataset(f"parquet:{path}", examples=examples, normalize="imagenet")
         model = load_weights(build_model("resnet20", data), weights).eval()
         return Case(model, data.inputs, data.targets, "CIFAR-10, trained")
     model = build_model("resnet20", outputs=10).eval()

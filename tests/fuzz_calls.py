@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas import curvature, forecast
-from lossatlas.algebra.estimators import Estimate
-from lossatlas.workbench import Dataset
+from lossatlas.linalg.estimators import Estimate
+from lossatlas.training import Dataset
 
 ROOT = Path(la.__file__).parent
 # Not functions of ours: aliases of types, protocols, and the errors themselves.
@@ -160,7 +160,7 @@ def task():
 
 @once
 def _plan():
-    from lossatlas.forecast.optimise import plan_schedule
+    from lossatlas.forecast.optimize import plan_schedule
 
     values = np.array([2.0, 0.5, 0.3, 400.0, 0.6, 2.0, 0.1])
     law = forecast.MultiPowerLaw()
@@ -287,7 +287,7 @@ def _special():
         "plane_through": lambda: ((point(), other_point()), {}),
         "Objective": lambda: ((model(), loss, [batch()]), {}),
         "TopoAdamW": lambda: ((params(), model()), {}),
-        "TopologyLR": lambda: ((optimizer(),), {}),
+        "LandscapeLR": lambda: ((optimizer(),), {}),
         "load": lambda: ((file("a.nc", landscape().save),), {}),
         "write_report": lambda: ((survey(), Path(tempfile.mkdtemp()) / "r.html"), {}),
         "map_plane": lambda: (
@@ -321,7 +321,7 @@ def _special():
         "plots.traces_figure": lambda: ((["a"], [np.ones((2, 3))], "t"), {}),
         "plots.plot_schedule": lambda: ((_plan(),), {}),
         "report.Number": lambda: (("x", 1.0, 0.1), {}),
-        "workbench.Dataset": lambda: ((batch()[0], batch()[1]), {}),
+        "training.Dataset": lambda: ((batch()[0], batch()[1]), {}),
         "curvature.cka": lambda: ((numbers(12, 3), numbers(12, 4)), {}),
         "curvature.Product": lambda: ((objective(), lambda *a: lambda *b: []), {}),
         "curvature.zero_sum_losses": lambda: ((objective(), other_point()), {}),
@@ -384,7 +384,7 @@ def _special():
         "steering.sub_batch": lambda: ((model(), loss, batch()), {}),
         "steering.replay": lambda: ((policy(), [log().records[0].reading]), {}),
         "steering.WeightAverage": lambda: ((params(),), {}),
-        "steering.ValleyAverage": lambda: ((params(),), {}),
+        "steering.PolynomialAverage": lambda: ((params(),), {}),
         "steering.EMA": lambda: ((params(),), {}),
         "steering.LAWA": lambda: ((params(),), {}),
         "steering.WSD": lambda: ((optimizer(), 20), {}),
@@ -489,24 +489,24 @@ def _special():
             (diagram(),),
             {"births": (0.0, 1.0), "lengths": (0.0, 1.0)},
         ),
-        "workbench.build_loss": lambda: (("mse",), {}),
-        "workbench.build_model": lambda: (("mlp(4)", dataset()), {}),
-        "workbench.initial_weights": lambda: (("mlp(4)", dataset()), {"seeds": [0, 1]}),
-        "workbench.load_dataset": lambda: (("digits",), {"examples": 5}),
-        "workbench.load_weights": lambda: (
+        "training.build_loss": lambda: (("mse",), {}),
+        "training.build_model": lambda: (("mlp(4)", dataset()), {}),
+        "training.initial_weights": lambda: (("mlp(4)", dataset()), {"seeds": [0, 1]}),
+        "training.load_dataset": lambda: (("digits",), {"examples": 5}),
+        "training.load_weights": lambda: (
             (model(), file("a.pt", lambda p: torch.save(point(), p))),
             {},
         ),
-        "workbench.train": lambda: ((model(), dataset()), {"steps": 2}),
-        "workbench.train_ensemble": lambda: (
+        "training.train": lambda: ((model(), dataset()), {"steps": 2}),
+        "training.train_ensemble": lambda: (
             (model(), dataset()),
             {"initial": [point(), other_point()], "steps": 2},
         ),
-        "workbench.evaluate_ensemble": lambda: (
+        "training.evaluate_ensemble": lambda: (
             (model(), {n: torch.stack([v, v]) for n, v in point().items()}, dataset()),
             {},
         ),
-        "workbench.normalisation_of": lambda: (("mlp(4)",), {}),
+        "training.normalization_of": lambda: (("mlp(4)",), {}),
     }
 
 

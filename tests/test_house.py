@@ -21,7 +21,7 @@ NAMES = {
     "Survey",
     "TopoAdamW",
     "TopologicalLoss",
-    "TopologyLR",
+    "LandscapeLR",
     "accuracy",
     "check",
     "compare",

@@ -21,8 +21,8 @@ from .objective import Weighted as Weighted
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .report import write_report as write_report
+from .steering import LandscapeLR as LandscapeLR
 from .steering import TopoAdamW as TopoAdamW
-from .steering import TopologyLR as TopologyLR
 from .steering.penalties import TopologicalLoss as TopologicalLoss
 from .steering.penalties import sasp_penalty as sasp_penalty
 from .store import load as load

@@ -127,7 +127,7 @@ def test_running_statistics_are_estimated_anew_and_it_is_said(monkeypatch, capsy
     assert "estimated anew" in found["notes"][0]
     assert f"{losses_with_own_statistics()[0]:.1f}" in found["notes"][1]
     kept = la.load("comparison/comparison.nc")
-    # The centre of each map is the end of the line: one and the same treatment.
+    # The center of each map is the end of the line: one and the same treatment.
     assert kept.first.values[2, 2] == pytest.approx(kept.line.values[0], rel=1e-6)
     assert kept.second.values[2, 2] == pytest.approx(kept.line.values[-1], rel=1e-5)
 

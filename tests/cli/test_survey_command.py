@@ -98,7 +98,7 @@ def test_own_factory_weights_and_data(monkeypatch, capsys, tmp_path):
 def test_settings_come_from_a_file_then_set_then_options(monkeypatch, capsys, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(
-        "points: 7\nexamples: 100\nmap:\n  adaptive: false\n  normalisation: layer\n"
+        "points: 7\nexamples: 100\nmap:\n  adaptive: false\n  normalization: layer\n"
     )
     code, text, error = call(
         monkeypatch,
@@ -111,7 +111,7 @@ def test_settings_come_from_a_file_then_set_then_options(monkeypatch, capsys, tm
     assert found["grid"]["points"] == [9, 9]
     assert found["grid"]["computed"] == 81
     survey = la.load(tmp_path / "o" / "survey.nc")
-    assert survey.provenance.settings["plane"]["normalisation"] == "layer"
+    assert survey.provenance.settings["plane"]["normalization"] == "layer"
 
 
 BAD = [
@@ -229,7 +229,7 @@ def test_help_needs_no_torch():
 
 def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    from lossatlas.workbench import build_model, load_dataset
+    from lossatlas.training import build_model, load_dataset
 
     data = load_dataset("digits", examples=64)
     files = []

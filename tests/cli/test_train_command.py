@@ -11,8 +11,8 @@ from test_survey_command import call
 import lossatlas as la
 from lossatlas.cli.train_settings import TrainingSettings
 from lossatlas.studies.compare import many
-from lossatlas.workbench import build_model, load_dataset
-from lossatlas.workbench.checkpoints import load_weights
+from lossatlas.training import build_model, load_dataset
+from lossatlas.training.checkpoints import load_weights
 
 SMALL = ("--examples", "120", "--steps", "12", "--model", "mlp(6)", "--quiet")
 TEN = ("--examples", "10")
@@ -34,14 +34,14 @@ def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_p
     assert other["difference"]["pairs"] == other["untuned"]["pairs"] == 2
     assert other["difference"]["lower"] < other["difference"]["upper"]
     assert other["decisions"] == 4
-    assert other["reasons"]["timid start"] == 1
+    assert other["reasons"]["initial step"] == 1
     assert 0 < other["steering"] < 1
     assert len(other["overhead"]) == 3
     loaded = la.load(tmp_path / "trainings.nc")
     assert np.mean(loaded.tuned("adamw+climb", "test accuracy")) == other["score"]
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;&amp;" in page
-    assert "timid start" in page
+    assert "initial step" in page
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "trainings.nc"]
 
 
@@ -179,7 +179,7 @@ def test_a_text_is_split_where_it_ends():
     from lossatlas.cli.train_job import _parts
 
     blocks = torch.arange(20).view(20, 1)
-    data = la.workbench.dataset.Dataset(blocks, blocks, "t", "language", vocabulary=("a",) * 20)
+    data = la.training.dataset.Dataset(blocks, blocks, "t", "language", vocabulary=("a",) * 20)
     train_, valid, test = _parts(TrainingSettings(), data)
     joined = torch.cat([train_.inputs, valid.inputs, test.inputs])
     assert joined.equal(blocks)

@@ -11,7 +11,7 @@ from lossatlas.curvature import gradient_noise, m_sharpness, spectrum, zero_sum_
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import cut
-from reference.curvature_cases import classes, initialised, mlp, normal
+from reference.curvature_cases import classes, initialized, mlp, normal
 
 
 def _classified(loss, count=24):
@@ -58,7 +58,7 @@ def test_ordinary_losses_come_in_pieces(reduction, dtype):
 
 
 def test_norm_layers_with_batch_statistics_are_served():
-    model = initialised(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    model = initialized(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
     batch = (normal(24, 4), classes(24, 3))
     objective = la.Objective(model, la.supervised(F.cross_entropy), [batch], mode="train")
     assert m_sharpness(objective, 6).value > 0
@@ -102,7 +102,7 @@ def _ctc(count=16):
     targets = classes(count * 3, 4).reshape(count, 3) + 1
     lengths = torch.full((count,), 9), torch.full((count,), 3)
     batch = (normal(count, 9, 4), targets, *lengths)
-    return la.Objective(initialised(nn.Linear(4, 5)), loss, [batch])
+    return la.Objective(initialized(nn.Linear(4, 5)), loss, [batch])
 
 
 def _gradients(objective):
@@ -136,7 +136,7 @@ def test_errors_of_the_scatter_hold_the_examples():
     def loss(model, batch):
         return model(batch).sum(1)
 
-    objective = la.Objective(initialised(nn.Linear(4, 1)), loss, [inputs])
+    objective = la.Objective(initialized(nn.Linear(4, 1)), loss, [inputs])
     found = gradient_noise(objective, probes=64).scatter
     assert found.stderr > 0.7 * found.value
     assert found.samples == 20

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.algebra.extremes import converge
-from lossatlas.algebra.krylov import Lanczos
 from lossatlas.curvature import spectrum
 from lossatlas.curvature.density import density_of
+from lossatlas.linalg.extremes import converge
+from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
 from reference import curvature_dense as dense
 from reference.curvature_cases import classes, mlp, normal

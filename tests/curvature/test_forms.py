@@ -8,7 +8,7 @@ import lossatlas as la
 from lossatlas.curvature import gauss_newton, hessian
 from lossatlas.errors import LossError
 from reference import curvature_dense as dense
-from reference.curvature_cases import Tied, classes, initialised, mlp, normal
+from reference.curvature_cases import Tied, classes, initialized, mlp, normal
 
 CACHE = pytest.mark.parametrize("cache", [True, False], ids=["cached", "streamed"])
 
@@ -87,7 +87,7 @@ def test_kept_workers_are_not_walked_twice_at_once():
 # Losses that read more than the model's outputs
 
 
-def _penalised(model, batch, read):
+def _penalized(model, batch, read):
     return F.cross_entropy(model(batch[0]), batch[1]) + 0.5 * read(model)
 
 
@@ -111,7 +111,7 @@ PENALTIES = {
 def test_a_penalty_on_the_weights_is_named(name, cache):
     read, match = PENALTIES[name]
     objective = la.Objective(
-        mlp(), lambda m, b: _penalised(m, b, read), [(normal(6, 4), classes(6, 3))]
+        mlp(), lambda m, b: _penalized(m, b, read), [(normal(6, 4), classes(6, 3))]
     )
     matrix = gauss_newton(objective, cache=cache)
     with pytest.raises(LossError, match=rf"reads {match}.*curvature='hessian'"):
@@ -125,7 +125,7 @@ def test_a_penalty_on_weights_at_zero_is_named():
     nn.init.zeros_(model[2].weight)
     objective = la.Objective(
         model,
-        lambda m, b: _penalised(m, b, lambda m: m[2].weight.square().sum()),
+        lambda m, b: _penalized(m, b, lambda m: m[2].weight.square().sum()),
         [(normal(6, 4), classes(6, 3))],
     )
     with pytest.raises(LossError, match=r"2\.weight"):
@@ -150,7 +150,7 @@ def test_a_penalty_on_other_parameters_does_not_matter():
     model = mlp()
     part = gauss_newton(
         la.Objective(
-            model, lambda m, b: _penalised(m, b, lambda m: m[0].weight.square().sum()), [batch]
+            model, lambda m, b: _penalized(m, b, lambda m: m[0].weight.square().sum()), [batch]
         ),
         names="2.*",
     )
@@ -164,7 +164,7 @@ def test_a_term_that_adds_nothing_does_not_matter():
     batch = (normal(6, 4), classes(6, 3))
     model = mlp()
     touched = la.Objective(
-        model, lambda m, b: _penalised(m, b, lambda m: 0.0 * m[0].weight.sum()), [batch]
+        model, lambda m, b: _penalized(m, b, lambda m: 0.0 * m[0].weight.sum()), [batch]
     )
     plain = la.Objective(model, la.supervised(F.cross_entropy), [batch])
     assert_close(dense.matrix_of(gauss_newton(touched)), dense.matrix_of(gauss_newton(plain)))
@@ -240,12 +240,12 @@ def test_terms_of_every_output_count(cache):
 def test_tied_weights_raise_no_alarm_and_a_penalty_on_them_does(cache):
     tokens = torch.arange(12).reshape(4, 3) % 5
     batch = (tokens, tokens.roll(1, 1))
-    model = initialised(Tied())
+    model = initialized(Tied())
     plain = la.Objective(model, la.supervised(F.cross_entropy), [batch])
     got = dense.matrix_of(gauss_newton(plain, cache=cache))
     assert_close(got, dense.gauss_newton(plain), rtol=1e-9, atol=1e-11)
     decayed = la.Objective(
-        model, lambda m, b: _penalised(m, b, lambda m: m.head.weight.square().sum()), [batch]
+        model, lambda m, b: _penalized(m, b, lambda m: m.head.weight.square().sum()), [batch]
     )
     with pytest.raises(LossError, match="penalty"):
         gauss_newton(decayed, cache=cache).flat(normal(len(got)))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas import curvature, surveys
 from lossatlas.errors import AtlasError
-from reference.curvature_cases import classes, initialised, normal
+from reference.curvature_cases import classes, initialized, normal
 
 CALLS = 250
 # A map of so many points is long, not wrong.
@@ -37,7 +37,7 @@ def _objective():
         def forward(self, x):
             return x + torch.tanh(self.inner(x))
 
-    model = initialised(nn.Sequential(Block(), Block(), nn.Linear(3, 2)))
+    model = initialized(nn.Sequential(Block(), Block(), nn.Linear(3, 2)))
     batches = [(normal(30, 3, seed=k), classes(30, 2, seed=k)) for k in (0, 1)]
     return la.Objective(model, la.supervised(F.cross_entropy), batches, check=False)
 

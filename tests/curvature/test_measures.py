@@ -33,7 +33,7 @@ from lossatlas.errors import (
     UnknownNameError,
 )
 from reference import curvature_dense as dense
-from reference.curvature_cases import cases, classes, initialised, mlp, normal
+from reference.curvature_cases import cases, classes, initialized, mlp, normal
 
 CASES = {case.name: case for case in cases()}
 
@@ -57,7 +57,7 @@ def test_a_cosine_has_twice_its_periods_and_edges_have_a_meaning():
 
 
 def test_a_quadratic_at_its_minimum_is_not_rough():
-    model = initialised(nn.Linear(4, 2))
+    model = initialized(nn.Linear(4, 2))
     x = normal(20, 4)
     objective = la.Objective(model, la.supervised(F.mse_loss), [(x, model(x).detach())])
     found = roughness(objective, directions=5, points=11)
@@ -68,7 +68,7 @@ def test_a_quadratic_at_its_minimum_is_not_rough():
 
 
 def test_lines_without_change_and_without_a_loss_are_counted():
-    model = initialised(nn.Linear(4, 2))
+    model = initialized(nn.Linear(4, 2))
     flat = la.Objective(model, lambda m, b: m.bias.sum(), [normal(3, 4)])
     found = roughness(flat, directions=3, points=5)
     assert (found.flat, found.index.value) == (3, 0.0)
@@ -181,7 +181,7 @@ def test_the_curve_falls_and_holds_curvature():
     assert np.all(found.stderr > 0)
     slope = np.polyfit(np.log(found.sizes), np.log(found.change), 1)[0]
     assert abs(slope + 2) < 0.3
-    # With the change at the centre removed, a wider cloud sees the fourth power of its width
+    # With the change at the center removed, a wider cloud sees the fourth power of its width
     # where the slope is small, the square where it is not: never less than the square.
     wide = sample_size_curve(objective, directions=3, points=8, orders=20, sigma=0.2)
     assert np.all(wide.change > 3.5 * found.change)
@@ -274,7 +274,7 @@ class Tower(nn.Module):
 
 
 def _tower(scales=(0.1, 1.0, 3.0)):
-    model = initialised(Tower(scales))
+    model = initialized(Tower(scales))
     return la.Objective(model, lambda m, b: m(b).square().mean(), [normal(3, 4)])
 
 

@@ -18,7 +18,7 @@ from lossatlas.errors import (
 )
 from lossatlas.objective.batches import map_tensors
 from reference import curvature_dense as dense
-from reference.curvature_cases import cases, classes, initialised, mlp, normal
+from reference.curvature_cases import cases, classes, initialized, mlp, normal
 
 CASES = {case.name: case for case in cases()}
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -103,7 +103,7 @@ def test_the_fisher_matrix_keeps_its_labels_and_follows_its_seed():
 
 def test_gauss_newton_trace_of_a_softmax_head_has_its_closed_form():
     x, y = normal(7, 4), classes(7, 3)
-    model = initialised(nn.Linear(4, 3))
+    model = initialized(nn.Linear(4, 3))
     objective = la.Objective(model, la.supervised(F.cross_entropy), [(x, y)])
     share = model(x).softmax(1)
     want = ((x.square().sum(1) + 1) * (1 - share.square().sum(1))).mean()

@@ -18,7 +18,7 @@ from lossatlas.curvature import (
 )
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
 from reference import curvature_dense as dense
-from reference.curvature_cases import cases, classes, initialised, mlp, normal, stepped
+from reference.curvature_cases import cases, classes, initialized, mlp, normal, stepped
 
 CASES = {case.name: case for case in cases()}
 
@@ -201,7 +201,7 @@ def test_wrong_input_is_named():
         edge_of_stability(objective, torch.optim.Adagrad(objective.model.parameters()))
     with pytest.raises(ArgumentError, match="take a step"):
         edge_of_stability(objective, torch.optim.Adam(objective.model.parameters()))
-    with pytest.raises(ArgumentError, match="maximises"):
+    with pytest.raises(ArgumentError, match="maximizes"):
         edge_of_stability(
             objective, torch.optim.SGD(objective.model.parameters(), lr=1.0, maximize=True)
         )
@@ -219,7 +219,7 @@ def test_wrong_input_is_named():
 
 
 def test_a_loss_that_is_not_finite_nearby_is_named():
-    model = initialised(nn.Linear(2, 1, bias=False))
+    model = initialized(nn.Linear(2, 1, bias=False))
     log = la.Objective(
         model, lambda m, b: -(m.weight[0, 0] + 5).log() - m(b).mean() * 0, [normal(3, 2)]
     )

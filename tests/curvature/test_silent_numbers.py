@@ -21,7 +21,7 @@ from lossatlas.curvature import (
     zero_sum_gradients,
 )
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
-from reference.curvature_cases import classes, initialised, mlp, normal
+from reference.curvature_cases import classes, initialized, mlp, normal
 
 # Sharpness
 
@@ -76,8 +76,8 @@ def test_the_point_after_the_last_step_is_looked_at():
         worst_sharpness(objective, 0.3, steps=1, restarts=0)
 
 
-def test_a_ball_without_a_higher_point_gives_its_centre_with_an_error():
-    model = initialised(nn.Linear(3, 1, bias=False))
+def test_a_ball_without_a_higher_point_gives_its_center_with_an_error():
+    model = initialized(nn.Linear(3, 1, bias=False))
     nn.init.zeros_(model.weight)
     top = la.Objective(model, lambda m, b: -m(b).square().squeeze(1), [normal(20, 3)])
     found = worst_sharpness(top, 0.1).rise
@@ -106,7 +106,7 @@ def test_gradients_that_are_not_finite_do_not_count_as_zero():
 
 
 def test_why_gradients_have_no_error_is_told_apart():
-    model = initialised(nn.Linear(2, 1, bias=False))
+    model = initialized(nn.Linear(2, 1, bias=False))
     silent = la.Objective(model, lambda m, b: m(b * 0).squeeze(1), [normal(8, 2)])
     found = zero_sum_gradients(silent)
     assert math.isnan(found.overall.value)
@@ -121,7 +121,7 @@ def test_why_gradients_have_no_error_is_told_apart():
 def _embedded(bag, sparse):
     kind = nn.EmbeddingBag if bag else nn.Embedding
     parts = [kind(7, 4, sparse=sparse)] + ([] if bag else [nn.Flatten()])
-    model = initialised(nn.Sequential(*parts, nn.Linear(4 if bag else 20, 3)))
+    model = initialized(nn.Sequential(*parts, nn.Linear(4 if bag else 20, 3)))
     return _classified(model, (torch.arange(60) * 3 % 7).reshape(12, 5))
 
 
@@ -157,7 +157,7 @@ class Step(nn.Module):
 
 
 def _steps(function):
-    model = initialised(nn.Sequential(Step(lambda x, f: x + f(x)), Step(function)))
+    model = initialized(nn.Sequential(Step(lambda x, f: x + f(x)), Step(function)))
     return la.Objective(model, lambda m, b: m(b).square().mean(), [normal(3, 4)])
 
 
@@ -192,7 +192,7 @@ def test_relative_flatness_takes_one_weight_by_name_or_pattern():
 
 
 def test_more_directions_than_parameters_are_named_so():
-    objective = _classified(initialised(nn.Linear(4, 3)), normal(60, 4))
+    objective = _classified(initialized(nn.Linear(4, 3)), normal(60, 4))
     with pytest.raises(ArgumentError, match=r"`directions` must be .* 15; got 50"):
         sample_size_curve(objective, directions=50)
 
@@ -227,7 +227,7 @@ def test_scatter_around_equal_means_is_no_collapse_either(balanced):
     assert "class means are equal" in found.within.why_no_error
 
 
-def test_a_class_at_the_centre_of_all_has_lengths_but_no_angle():
+def test_a_class_at_the_center_of_all_has_lengths_but_no_angle():
     line = torch.tensor([-1.0, 0.0, 1.0]).double()[LABELS, None] * torch.ones(1, 4) + 0.1
     found = neural_collapse(line, LABELS)
     assert abs(found.within.value) < 1e-9

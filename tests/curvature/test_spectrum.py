@@ -14,7 +14,7 @@ from lossatlas.curvature import spectrum, spectrum_memory
 from lossatlas.curvature.saddles import saddle_ratio
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError, UnknownNameError
 from reference import curvature_dense as dense
-from reference.curvature_cases import cases, classes, initialised, mlp, normal
+from reference.curvature_cases import cases, classes, initialized, mlp, normal
 
 CASES = {case.name: case for case in cases()}
 
@@ -180,7 +180,7 @@ def test_the_bound_of_a_ratio_follows_those_of_its_eigenvalues():
 def test_a_sign_that_its_bound_hides_is_not_told():
     # A large first layer makes the top so large that the lowest is lost in its tolerance.
     model = nn.Sequential(nn.Linear(20, 16), nn.Softplus(), nn.Linear(16, 3))
-    model = initialised(model).float()
+    model = initialized(model).float()
     with torch.no_grad():
         model[0].weight.mul_(100)
     batch = (normal(100, 20).float(), classes(100, 3))
@@ -308,7 +308,7 @@ def test_wrong_input_is_named():
     with pytest.raises(ArgumentError, match="`labels`"):
         spectrum(custom, by="class")
     cut = la.Objective(
-        initialised(nn.Linear(4, 3)),
+        initialized(nn.Linear(4, 3)),
         lambda m, b: F.cross_entropy(m(b[0]).detach(), b[1]),
         objective.batches,
     )

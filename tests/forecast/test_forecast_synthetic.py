@@ -1,4 +1,4 @@
-"""Ground truth from theory: random features and SGD on structured features."""
+"""BasePoint truth from theory: random features and SGD on structured features."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
-from lossatlas.steering import ClimbPolicy, MoMoPolicy, RegimePolicy, TopologyLR
+from lossatlas.steering import GrowthPolicy, LandscapeLR, MoMoPolicy, RegimePolicy
 
 STEPS, BATCH, LR = 12, 8, 0.05
 drawn = generator(0, "frameworks")
@@ -18,7 +18,7 @@ INPUTS = torch.randn(STEPS * BATCH, 6, generator=drawn)
 LABELS = torch.randint(0, 3, (STEPS * BATCH,), generator=drawn)
 POLICIES = {
     "regime": {"policy": RegimePolicy(hysteresis=1), "interval": 3, "warmup": 2},
-    "climb": {"policy": ClimbPolicy(every=2)},
+    "climb": {"policy": GrowthPolicy(every=2)},
     "momo": {"policy": MoMoPolicy(), "warmup": 0},
 }
 
@@ -37,7 +37,7 @@ def scheduled(optimizer):
 def plain(kind, inputs=INPUTS, labels=LABELS):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
-    controller = TopologyLR(optimizer, scheduler=scheduled(optimizer), **POLICIES[kind])
+    controller = LandscapeLR(optimizer, scheduler=scheduled(optimizer), **POLICIES[kind])
     for step in range(STEPS):
         rows = slice(step * BATCH, (step + 1) * BATCH)
         x, y = inputs[rows], labels[rows]
@@ -139,7 +139,7 @@ def test_lightning_needs_one_optimizer():
         SteeringCallback().on_train_start(SimpleNamespace(optimizers=[1, 2]), None)
 
 
-class Labelled(nn.Module):
+class Labeled(nn.Module):
     def __init__(self):
         super().__init__()
         self.model = network()
@@ -156,7 +156,7 @@ def hugging_face(kind, folder, *, optimizers=None, resume=None, **settings):
         def _get_train_sampler(self, *_):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    model = Labelled()
+    model = Labeled()
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH,
         report_to=[], use_cpu=True, disable_tqdm=True, max_grad_norm=0.0, logging_steps=100,
@@ -197,7 +197,7 @@ def test_hugging_face_decides_as_a_plain_loop_and_resumes(kind, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_takes_a_controller_as_its_scheduler(tmp_path):
     def given(optimizer):
-        return TopologyLR(optimizer, scheduler=scheduled(optimizer), **POLICIES["regime"])
+        return LandscapeLR(optimizer, scheduler=scheduled(optimizer), **POLICIES["regime"])
 
     assert_same(hugging_face("regime", tmp_path, optimizers=given), plain("regime"))
     with pytest.raises(ArgumentError, match="must not wait for a metric"):

@@ -8,13 +8,13 @@ import torch
 
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.integrations.trackers import Reporter, as_tracker
-from lossatlas.steering import RegimePolicy, TopologyLR
+from lossatlas.steering import LandscapeLR, RegimePolicy
 
 
 def steered(steps, failing=False):
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    controller = TopologyLR(optimizer, RegimePolicy(), interval=1, warmup=0)
+    controller = LandscapeLR(optimizer, RegimePolicy(), interval=1, warmup=0)
     for _ in range(steps):
         weight.grad = torch.ones(2, 2)
         optimizer.step()

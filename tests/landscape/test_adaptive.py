@@ -293,8 +293,8 @@ def random_surface(kind, random, dimension):
         if kind == "p":  # polynomials
             return sum(s * a**k for k, (s, a) in enumerate(zip(sizes[:5], along, strict=False)))
         if kind == "g":  # Gaussian wells on a bowl
-            centre = normals[0] / (1 + np.abs(normals[0]).max())
-            far = sum((c - m) ** 2 for c, m in zip(x, centre, strict=True))
+            center = normals[0] / (1 + np.abs(normals[0]).max())
+            far = sum((c - m) ** 2 for c, m in zip(x, center, strict=True))
             return sum(c * c for c in x) - sizes[0] * np.exp(-far * (1 + scale) ** 2)
         return np.max([a + o / 4 for a, o in zip(along[:5], offsets, strict=False)], axis=0)
 

@@ -11,8 +11,8 @@ from lossatlas.errors import ArgumentError, StructureError, UnknownNameError
 from lossatlas.landscape import directions
 from lossatlas.landscape.directions import (
     RandomDirection,
-    filter_normalised,
-    layer_normalised,
+    filter_normalized,
+    layer_normalized,
 )
 
 
@@ -28,7 +28,7 @@ def direction_and_weights(draw):
 @given(direction_and_weights())
 def test_every_live_filter_takes_the_norm_of_its_weights(pair):
     direction, weights = pair
-    got = filter_normalised(direction, weights)["w"].flatten(1).norm(dim=1)
+    got = filter_normalized(direction, weights)["w"].flatten(1).norm(dim=1)
     alive = direction["w"].flatten(1).any(dim=1)
     rows = weights["w"].flatten(1)
     live = rows[rows.any(dim=1)]
@@ -41,20 +41,20 @@ def test_every_live_filter_takes_the_norm_of_its_weights(pair):
 def test_length_of_the_direction_is_irrelevant(pair, scale):
     direction, weights = pair
     longer = {"w": scale * direction["w"]}
-    for normalised in (filter_normalised, layer_normalised):
-        assert_close(normalised(longer, weights), normalised(direction, weights))
+    for normalized in (filter_normalized, layer_normalized):
+        assert_close(normalized(longer, weights), normalized(direction, weights))
 
 
 @given(direction_and_weights())
 def test_a_layer_takes_the_norm_of_its_weights(pair):
     direction, weights = pair
-    got = layer_normalised(direction, weights)["w"].norm()
+    got = layer_normalized(direction, weights)["w"].norm()
     assert_close(got, weights["w"].norm() * direction["w"].any())
 
 
 def test_missing_name_is_reported():
     with pytest.raises(StructureError, match="`weights` has no entry 'b'"):
-        filter_normalised({"b": torch.ones(2, 2)}, {})
+        filter_normalized({"b": torch.ones(2, 2)}, {})
 
 
 def model():
@@ -65,11 +65,11 @@ def weights_of(network):
     return {name: value.detach() for name, value in network.named_parameters()}
 
 
-@pytest.mark.parametrize("normalisation", directions.NORMALISATIONS)
+@pytest.mark.parametrize("normalization", directions.NORMALIZATIONS)
 @pytest.mark.parametrize("biases", [False, True])
-def test_a_drawn_direction_is_the_same_whole_or_in_blocks(normalisation, biases, monkeypatch):
+def test_a_drawn_direction_is_the_same_whole_or_in_blocks(normalization, biases, monkeypatch):
     weights = weights_of(model())
-    drawn = RandomDirection(weights, 4, 0, normalisation, biases=biases)
+    drawn = RandomDirection(weights, 4, 0, normalization, biases=biases)
     whole = dict(drawn.items())
     assert list(whole) == list(weights)
     for name, value in whole.items():
@@ -81,7 +81,7 @@ def test_a_drawn_direction_is_the_same_whole_or_in_blocks(normalisation, biases,
     monkeypatch.setattr(directions, "_BLOCK", 20)
     assert len(list(drawn.blocks("3.weight"))) > 1
     scaled = drawn["3.weight"].norm()
-    if normalisation == "layer":
+    if normalization == "layer":
         assert_close(scaled, weights["3.weight"].norm())
 
 
@@ -117,9 +117,9 @@ def test_nothing_to_move_is_an_error_with_the_remedy():
     ground = objective(network, torch.ones(3, 2))
     with pytest.raises(ArgumentError, match=r"random direction is zero.*biases=True"):
         la.random_plane(ground)
-    assert la.random_plane(ground, normalisation="none").dimension == 2
+    assert la.random_plane(ground, normalization="none").dimension == 2
     with pytest.raises(UnknownNameError, match="did you mean 'filter'"):
-        la.random_plane(ground, normalisation="filters")
+        la.random_plane(ground, normalization="filters")
     for dimension in (0, 4, 1.5):
         with pytest.raises(ArgumentError, match="`dimension`"):
             la.random_plane(ground, dimension=dimension)
@@ -142,21 +142,21 @@ class Adapter(nn.Module):
         return self.head(x + self.block["b"](self.block["a"](x)))
 
 
-@pytest.mark.parametrize("normalisation", ["filter", "layer"])
-def test_zero_filters_move_by_the_scale_of_their_module_and_are_named(normalisation):
+@pytest.mark.parametrize("normalization", ["filter", "layer"])
+def test_zero_filters_move_by_the_scale_of_their_module_and_are_named(normalization):
     model = Adapter()
     batch = (torch.randn(16, 6), torch.randint(3, (16,)))
     objective = la.Objective(model, la.supervised(F.cross_entropy), [batch])
-    plane = la.random_plane(objective, normalisation=normalisation)
+    plane = la.random_plane(objective, normalization=normalization)
     weights, direction = weights_of(model), plane.directions[0]
     typical = weights["block.a.weight"].norm() / 12**0.5
     # The nearest module: its sibling for B, the whole model for the head.
     for name in ("block.b.weight", "head.weight"):
         rows = (
-            direction[name].norm(dim=1) if normalisation == "filter" else direction[name].norm()
+            direction[name].norm(dim=1) if normalization == "filter" else direction[name].norm()
         )
         entries = (
-            direction[name].shape[1] if normalisation == "filter" else direction[name].numel()
+            direction[name].shape[1] if normalization == "filter" else direction[name].numel()
         )
         assert_close(rows, (typical * entries**0.5).expand_as(rows))
     land = la.map_plane(objective, plane, points=3)
@@ -167,7 +167,7 @@ def test_zero_filters_move_by_the_scale_of_their_module_and_are_named(normalisat
 def test_a_pruned_filter_moves_as_the_others_of_its_tensor():
     weights = {"w": torch.ones(3, 4), "v": torch.full((2, 2), 100.0)}
     weights["w"][1] = 0
-    moved = filter_normalised({k: torch.randn_like(v) for k, v in weights.items()}, weights)
+    moved = filter_normalized({k: torch.randn_like(v) for k, v in weights.items()}, weights)
     assert_close(moved["w"].norm(dim=1), torch.full((3,), 2.0))
 
 

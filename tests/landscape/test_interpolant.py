@@ -10,11 +10,11 @@ from reference.landscape_radial import left_out, power_function
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 def test_leaving_out_in_closed_form_equals_fitting_again(power, dimension):
     random = np.random.default_rng(0)
-    centres, values = random.uniform(-1, 1, (14, dimension)), random.normal(size=(14, 2))
-    fit = interpolant._Radial(centres, values, power)
-    np.testing.assert_allclose(fit.left_out, left_out(centres, values, power), 1e-3, 1e-4)
+    centers, values = random.uniform(-1, 1, (14, dimension)), random.normal(size=(14, 2))
+    fit = interpolant._Radial(centers, values, power)
+    np.testing.assert_allclose(fit.left_out, left_out(centers, values, power), 1e-3, 1e-4)
     points = random.uniform(1.1, 1.5, (5, dimension))
-    expected = power_function(centres, points, power)
+    expected = power_function(centers, points, power)
     np.testing.assert_allclose(fit.power(points), expected, rtol=1e-2, atol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_boxes_cover_the_grid_and_blend_smoothly(monkeypatch):
     full = np.exp(np.add.outer(line, np.sin(3 * line)))[..., None]
     known = np.random.default_rng(1).random((41, 41)) < 0.3
     whole = interpolate(known, full)
-    monkeypatch.setattr(interpolant, "_MOST_CENTRES", 10_000)
+    monkeypatch.setattr(interpolant, "_MOST_CENTERS", 10_000)
     single = interpolate(known, full)
     assert np.isfinite(whole.doubt).all()
     for surface in (whole, single):

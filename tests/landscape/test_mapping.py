@@ -112,7 +112,7 @@ def test_the_map_is_the_one_of_the_slow_twin(builder):
     np.testing.assert_allclose(land.values, slow, rtol=2e-6, atol=1e-7)
 
 
-def test_the_centre_is_the_value_of_the_objective_to_the_bit():
+def test_the_center_is_the_value_of_the_objective_to_the_bit():
     for builder in (cases.mlp, cases.conv_bn):
         objective = cases.make(builder).objective()
         land = la.map_plane(objective, la.random_plane(objective), points=13)
@@ -310,11 +310,11 @@ def test_bad_arguments_are_named_errors(options, error, message):
         la.map_plane(objective, plane, **options)
 
 
-def test_a_centre_without_a_loss_is_an_error():
+def test_a_center_without_a_loss_is_an_error():
     objective, plane = analytic(lambda x, y: torch.log(x) + y, -1.0, 0.0)
-    with pytest.raises(NonFiniteError, match="the loss at the centre is nan"):
+    with pytest.raises(NonFiniteError, match="the loss at the center is nan"):
         la.map_plane(objective, plane, points=3)
-    with pytest.raises(NonFiniteError, match="centre"):
+    with pytest.raises(NonFiniteError, match="center"):
         la.suggest_span(objective, plane)
 
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas.algebra.params import norm, subtract
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
+from lossatlas.linalg.params import norm, subtract
 
 
 def vector(*numbers):

@@ -173,10 +173,10 @@ def test_level_ground_is_a_note_and_no_error():
     assert la.map_plane(steps, la.random_plane(steps), points=3).range == 0
 
 
-def test_choosing_gives_the_centre_to_the_bit():
+def test_choosing_gives_the_center_to_the_bit():
     objective = la.Objective(perceptron(nn.ReLU()), CE, [(X, Y)])
     chosen = select(Task(objective, la.random_plane(objective)), "auto", np.array([0.3, 0.2]))
-    assert chosen.centre[0] == objective.value()
+    assert chosen.center[0] == objective.value()
     assert chosen.engine.name == "stacked"
 
 

@@ -204,7 +204,7 @@ def test_frozen_parameters_and_tied_names_of_a_state_dict_are_taken():
 
 
 def test_a_training_keeps_the_statistics_with_its_checkpoints():
-    from lossatlas.workbench import train
+    from lossatlas.training import train
 
     model, batches, _, _ = trained(9, 1)
     run = train(model, batches, steps=6, keep=3, lr=0.2)

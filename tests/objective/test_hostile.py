@@ -20,8 +20,8 @@ from lossatlas.errors import (
     StructureError,
 )
 from lossatlas.objective.losses import Supervised
-from lossatlas.workbench.criteria import build_loss
-from lossatlas.workbench.training import train
+from lossatlas.training.criteria import build_loss
+from lossatlas.training.training import train
 
 X, Y = torch.randn(13, 6, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 3
 BATCHES = [(X[:8], Y[:8]), (X[8:], Y[8:])]

@@ -23,17 +23,17 @@ class Base(nn.Module):
         self.net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-class Centre(Base):
+class Center(Base):
     """Subtracts a moving average, as DINO does."""
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("centre", torch.zeros(3))
+        self.register_buffer("center", torch.zeros(3))
 
     def forward(self, x):
         found = self.net(x)
-        given = found - self.centre
-        self.centre.mul_(0.5).add_(found.detach().mean(0))
+        given = found - self.center
+        self.center.mul_(0.5).add_(found.detach().mean(0))
         return given
 
 
@@ -93,7 +93,7 @@ class Kept(Base):
         return self.net[2](torch.tanh(x @ self.kept.T + self.net[0].bias))
 
 
-CHANGING = {kind.__name__: kind for kind in (Centre, Queue, Target, Helper, Kept)}
+CHANGING = {kind.__name__: kind for kind in (Center, Queue, Target, Helper, Kept)}
 
 
 def _everything(model):
@@ -281,21 +281,21 @@ def test_the_reason_why_two_passes_differ_is_named():
 
 
 def test_a_module_of_the_loss_is_renewed_too():
-    centre = Centre()
+    center = Center()
     model = Base().net
-    loss = lambda m, b: F.cross_entropy(m(b[0]) - _moving(centre, m(b[0])), b[1])  # noqa: E731
-    centre.requires_grad_(False)
+    loss = lambda m, b: F.cross_entropy(m(b[0]) - _moving(center, m(b[0])), b[1])  # noqa: E731
+    center.requires_grad_(False)
     objective = la.Objective(model, loss, BATCHES)
     plane = la.random_plane(objective)
     land = la.map_plane(objective, plane, points=3, adaptive=False)
     place = plane.point([land.axes[0][2], land.axes[1][2]])
     assert abs(land.values[2, 2] - objective.value(place)) <= 1e-6 * land.range
-    assert not centre.centre.any()
+    assert not center.center.any()
 
 
-def _moving(centre, outputs):
-    before = centre.centre.clone()
-    centre.centre.mul_(0.5).add_(outputs.detach().mean(0))
+def _moving(center, outputs):
+    before = center.center.clone()
+    center.center.mul_(0.5).add_(outputs.detach().mean(0))
     return before
 
 

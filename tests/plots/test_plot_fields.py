@@ -79,7 +79,7 @@ def test_without_a_tree_the_lowest_point_is_marked():
     assert (x, y) == land.minimum
 
 
-def test_ground_without_a_loss_is_hatched_and_not_coloured():
+def test_ground_without_a_loss_is_hatched_and_not_colored():
     land = sample_map(walls=True)
     ax = plot_contour(land)
     hatched = [p for p in ax.patches if isinstance(p, Rectangle) and p.get_hatch()]
@@ -109,7 +109,7 @@ def test_the_error_map_shows_the_error_of_every_value():
     assert mesh.norm.vmin == 0
 
 
-def test_interpolated_points_show_the_error_of_their_neighbour():
+def test_interpolated_points_show_the_error_of_their_neighbor():
     land = refined_map()
     shown = plot_stderr(land).collections[0].get_array().reshape(land.values.shape).T
     np.testing.assert_allclose(shown[land.computed], land.stderr[land.computed])

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.grids import cell_edges
 from lossatlas.plots.layouts import bar_groups, barcode, betti_curve, branches, diagram_frame
-from lossatlas.plots.profile import profile_colour, silhouettes
+from lossatlas.plots.profile import profile_color, silhouettes
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import sample_map
@@ -79,7 +79,7 @@ def test_basins_side_by_side_do_not_overlap(values):
         for b in parts:
             apart = a.levels[0] >= b.levels[-1] or b.levels[0] >= a.levels[-1]
             if a is not b and not apart:
-                gap = abs(a.centre - b.centre)
+                gap = abs(a.center - b.center)
                 # Drawn at one height, they are as wide as at that height.
                 level = max(a.levels[0], b.levels[0])
                 wide = [np.interp(level, p.levels, p.widths) for p in (a, b)]
@@ -92,8 +92,8 @@ def test_the_double_well_has_two_basins_below_one_trunk():
     assert [part.depth for part in parts] == [0, 1, 1]
     trunk, *wells = parts
     assert np.isclose(sum(well.widths[-1] for well in wells), trunk.widths[0])
-    assert len({profile_colour(k) for k in (0, 1, 2)}) == 3
-    assert profile_colour(2) == profile_colour(5)
+    assert len({profile_color(k) for k in (0, 1, 2)}) == 3
+    assert profile_color(2) == profile_color(5)
 
 
 def test_a_barcode_keeps_the_longest_and_counts_the_rest():
@@ -123,6 +123,6 @@ def test_the_frame_leaves_room_for_endless_bars():
         assert (np.diff(frame.steps()) > 0).all()
 
 
-def test_cells_reach_half_way_to_their_neighbours():
+def test_cells_reach_half_way_to_their_neighbors():
     assert cell_edges(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
     assert cell_edges(np.array([2.0])).tolist() == [1.5, 2.5]

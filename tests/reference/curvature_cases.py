@@ -10,7 +10,7 @@ import lossatlas as la
 from lossatlas.rng import generator
 
 
-def initialised(model, seed=0):
+def initialized(model, seed=0):
     """The model in float64 with weights from a generator of one's own."""
     drawn = generator(seed, "weights")
     model = model.double()
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 def mlp(inputs=4, hidden=5, outputs=3, activation=nn.Tanh):
-    return initialised(
+    return initialized(
         nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
     )
 
@@ -77,7 +77,7 @@ def convolution():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
     )
-    model = initialised(model)
+    model = initialized(model)
     model[1].running_mean.copy_(normal(2, seed=3))
     return model
 
@@ -121,10 +121,10 @@ def cases():
             [(normal(4, 1, 4, 4), classes(4, 2))],
             mode="train",
         ),
-        _case("tied", initialised(Tied()), F.cross_entropy, [(tokens, tokens.roll(1, 1))]),
+        _case("tied", initialized(Tied()), F.cross_entropy, [(tokens, tokens.roll(1, 1))]),
         _case(
             "attention",
-            initialised(Attention()),
+            initialized(Attention()),
             F.cross_entropy,
             [(normal(3, 4, 4), classes(3, 3))],
         ),

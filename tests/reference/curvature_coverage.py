@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.algebra.estimators import jackknife, mean_of
 from lossatlas.curvature import (
     average_sharpness,
     frobenius_norm,
@@ -24,8 +23,9 @@ from lossatlas.curvature import (
     trace,
 )
 from lossatlas.curvature.samplesize import _first_below
+from lossatlas.linalg.estimators import jackknife, mean_of
 from reference import curvature_dense as dense
-from reference.curvature_cases import initialised, mlp, normal
+from reference.curvature_cases import initialized, mlp, normal
 
 MANY = 20_000
 # No seed of a draw.
@@ -132,7 +132,7 @@ def of_sample_size(draws, points=32, orders=50):
 
 def of_roughness(draws, directions=12):
     """Mean and index over lines drawn anew."""
-    model = initialised(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    model = initialized(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
     with torch.no_grad():
         model[0].weight.mul_(4)
     objective = classified(20, 0, model=model)

@@ -6,18 +6,18 @@ from scipy.interpolate import RBFInterpolator
 KERNELS = {1: ("linear", 0), 3: ("cubic", 1), 5: ("quintic", 2)}
 
 
-def left_out(centres, values, power):
-    """By how much each centre is missed by the function through all others."""
+def left_out(centers, values, power):
+    """By how much each center is missed by the function through all others."""
     kernel, degree = KERNELS[power]
     missed = []
-    for k in range(len(centres)):
-        others = np.arange(len(centres)) != k
-        fit = RBFInterpolator(centres[others], values[others], kernel=kernel, degree=degree)
-        missed.append(values[k] - fit(centres[k : k + 1])[0])
+    for k in range(len(centers)):
+        others = np.arange(len(centers)) != k
+        fit = RBFInterpolator(centers[others], values[others], kernel=kernel, degree=degree)
+        missed.append(values[k] - fit(centers[k : k + 1])[0])
     return np.array(missed)
 
 
-def power_function(centres, points, power):
+def power_function(centers, points, power):
     """The norm of the error functional: how far f(x) may be from its interpolant, |f| = 1."""
     kernel, degree = KERNELS[power]
     sign = {1: -1, 3: 1, 5: -1}[power]
@@ -28,10 +28,10 @@ def power_function(centres, points, power):
     found = []
     for point in points[:, None]:
         # Weights of the interpolant at the point: what it gives for each unit vector of data.
-        fit = RBFInterpolator(centres, np.eye(len(centres)), kernel=kernel, degree=degree)
+        fit = RBFInterpolator(centers, np.eye(len(centers)), kernel=kernel, degree=degree)
         weights = fit(point)[0]
         square = (
-            weights @ phi(centres, centres) @ weights - 2 * weights @ phi(centres, point)[:, 0]
+            weights @ phi(centers, centers) @ weights - 2 * weights @ phi(centers, point)[:, 0]
         )
         found.append(np.sqrt(max(0.0, square)))
     return np.array(found)

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def indicators(losses):
-    """Sharpness and variability of losses at (centre, eight neighbours, others)."""
-    centre = losses[0]
-    neighbours = losses[1:9]
-    sharpness = (sum(neighbours) / 8 - centre) / (centre + 1e-8)
+    """Sharpness and variability of losses at (center, eight neighbors, others)."""
+    center = losses[0]
+    neighbors = losses[1:9]
+    sharpness = (sum(neighbors) / 8 - center) / (center + 1e-8)
     variability = np.std(losses) / (np.mean(losses) + 1e-8)
     return sharpness, variability
 

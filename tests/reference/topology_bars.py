@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 
-def neighbours(shape, point, connectivity):
+def neighbors(shape, point, connectivity):
     for offset in product((-1, 0, 1), repeat=len(shape)):
         if not any(offset) or (connectivity == "axis" and sum(map(abs, offset)) > 1):
             continue
@@ -28,7 +28,7 @@ def sweep(values, connectivity):
 
     for point in points:
         root[point] = point
-        near = {find(q) for q in neighbours(values.shape, point, connectivity) if q in root}
+        near = {find(q) for q in neighbors(values.shape, point, connectivity) if q in root}
         elder, *younger = sorted(near | {point}, key=age.get)
         for other in younger:
             if other != point:
@@ -50,7 +50,7 @@ def minimax(values, connectivity, start, goal):
             continue
         seen, todo = {start}, [start]
         while todo:
-            for q in neighbours(values.shape, todo.pop(), connectivity):
+            for q in neighbors(values.shape, todo.pop(), connectivity):
                 if q not in seen and values[q] <= level:
                     seen.add(q)
                     todo.append(q)

@@ -1,6 +1,6 @@
 """What Landscaper 1.3.1 averages, step by step: the leaves of a contour tree cut short.
 
-Its join tree and its split tree both come from the 2d-neighbour grid. Two such trees are not
+Its join tree and its split tree both come from the 2d-neighbor grid. Two such trees are not
 those of one simply connected domain, so pruning leaves, first all upper and then all lower
 ones, may come to a halt before the tree is written; what is left is dropped without a word.
 """
@@ -87,6 +87,6 @@ def _prune(tree, other):
         leaf = min(leaves)
         arcs.append((leaf, tree.pop(leaf)))
         up = other.pop(leaf)
-        # The leaf lies on the way of the other tree, and its neighbours there are glued.
+        # The leaf lies on the way of the other tree, and its neighbors there are glued.
         other |= {v: up for v, target in other.items() if target == leaf}
     return arcs

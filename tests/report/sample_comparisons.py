@@ -8,8 +8,8 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.store import Provenance
 from lossatlas.surveys import Comparison
 from lossatlas.topology import persistence
+from lossatlas.topology.basin_matching import match_basins
 from lossatlas.topology.distances import bottleneck, wasserstein
-from lossatlas.topology.induced import match_basins
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE
 

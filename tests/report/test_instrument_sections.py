@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import lossatlas as la
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import (
     GradientNoise,
     GroupSpectrum,
@@ -16,6 +15,7 @@ from lossatlas.curvature import (
     Stability,
     WorstSharpness,
 )
+from lossatlas.linalg.estimators import Estimate
 from lossatlas.plots import (
     edge_figure,
     groups_figure,
@@ -27,7 +27,7 @@ from lossatlas.plots import (
 from lossatlas.report import SECTIONS, reading, render
 from lossatlas.report.readings_curvature import read_gradient, read_parts, read_stability
 from lossatlas.report.readings_instruments import read_samples
-from lossatlas.surveys import Finding
+from lossatlas.surveys import InstrumentResult
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE, survey_of
 
@@ -61,11 +61,11 @@ def curve(enough):
 
 def survey_with(missing=None, **results):
     findings = {
-        name: Finding(name, parts, (missing or {}).get(name, {}), 1.5)
+        name: InstrumentResult(name, parts, (missing or {}).get(name, {}), 1.5)
         for name, parts in results.items()
     }
     for name, lost in (missing or {}).items():
-        findings.setdefault(name, Finding(name, {}, lost))
+        findings.setdefault(name, InstrumentResult(name, {}, lost))
     return survey_of(sample_map("himmelblau", 5, 15), findings=findings)
 
 

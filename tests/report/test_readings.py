@@ -7,7 +7,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.objective import Evaluation
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.readings_map import (
-    read_centre,
+    read_center,
     read_errors,
     read_interpolation,
     read_lowest,
@@ -139,14 +139,14 @@ def test_a_grid_that_is_too_coarse_says_so():
     ],
 )
 def test_the_weights_against_the_lowest_point(values, stderr, words):
-    assert words in read_centre(on_a_line(values, stderr))[0]
+    assert words in read_center(on_a_line(values, stderr))[0]
 
 
 def test_weights_without_a_finite_loss():
     broken = replace(
         on_a_line([2, 1, 2], 0.1), loss=Evaluation(np.nan, np.nan, 512, "examples")
     )
-    assert read_centre(broken) == ["The loss at the weights themselves is not finite."]
+    assert read_center(broken) == ["The loss at the weights themselves is not finite."]
 
 
 def test_the_lowest_point_on_the_edge():

@@ -112,15 +112,15 @@ def test_a_page_that_does_ask_the_network_is_caught(tmp_path):
     assert asked == {"http://example.org/canary.png"}
 
 
-def test_the_surface_is_drawn_in_colour(visited):
+def test_the_surface_is_drawn_in_color(visited):
     seen, _, picture = visited
     left, top, right, bottom = seen["box"]
     region = picture[top:bottom, left:right].reshape(-1, 3).astype(int)
     assert len(region) > 100_000
-    coloured = region[np.ptp(region, axis=1) > 25]
-    # A blank or failed canvas is one colour; a surface has thousands, and fills its place.
-    assert len(coloured) > 0.15 * len(region)
-    assert len(np.unique(coloured, axis=0)) > 1000
+    colored = region[np.ptp(region, axis=1) > 25]
+    # A blank or failed canvas is one color; a surface has thousands, and fills its place.
+    assert len(colored) > 0.15 * len(region)
+    assert len(np.unique(colored, axis=0)) > 1000
     path = np.abs(region - [0xD5, 0x5E, 0x00]).max(axis=1) < 40
     assert path.sum() > 100
 

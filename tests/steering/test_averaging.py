@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
-from lossatlas.steering.averaging import EMA, LAWA, ValleyAverage
+from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
 
 KINDS = {
-    "valley": lambda p: ValleyAverage(p, gamma=4),
+    "valley": lambda p: PolynomialAverage(p, gamma=4),
     "ema": lambda p: EMA(p, 0.9),
     "lawa": lambda p: LAWA(p, window=3, every=2),
 }
@@ -33,7 +33,7 @@ def test_the_power_law_is_its_definition(values, gamma):
     truth = 0.0
     for t, value in enumerate(values, start=1):
         truth += (gamma + 1) / (t + gamma) * (value - truth)
-    assert fed(ValleyAverage([w], gamma), [w], values) == pytest.approx(truth, abs=1e-12)
+    assert fed(PolynomialAverage([w], gamma), [w], values) == pytest.approx(truth, abs=1e-12)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=12), st.floats(0, 0.99))
@@ -130,7 +130,7 @@ def test_a_resumed_average_goes_on_with_the_same_bits(kind):
 
 def test_half_precision_is_averaged_in_single():
     w = torch.zeros(1, dtype=torch.bfloat16)
-    average = ValleyAverage([w], gamma=0)
+    average = PolynomialAverage([w], gamma=0)
     fed(average, [w], [1.0] * 300 + [0.0] * 300)
     assert average.average[0].dtype == torch.float32
     assert average.average[0].item() == pytest.approx(0.5, abs=1e-3)
@@ -138,7 +138,7 @@ def test_half_precision_is_averaged_in_single():
 
 def test_bad_input_is_named():
     model = network()
-    average = ValleyAverage(model.parameters())
+    average = PolynomialAverage(model.parameters())
     with pytest.raises(ArgumentError, match="`batches` must be given"), average.swapped(model):
         pass
     with average.swapped():
@@ -150,7 +150,7 @@ def test_bad_input_is_named():
     with pytest.raises(ArgumentError, match="at least one"):
         EMA([])
     with pytest.raises(ArgumentError, match="`gamma`"):
-        ValleyAverage(model.parameters(), -1)
+        PolynomialAverage(model.parameters(), -1)
     with pytest.raises(ArgumentError, match="`decay`"):
         EMA(model.parameters(), 1.0)
     with pytest.raises(ArgumentError, match="`window`"):

@@ -8,13 +8,13 @@ from torch import nn
 
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
+from lossatlas.steering.distance import DistanceTracker
 from lossatlas.steering.log import replay
-from lossatlas.steering.policies import ClimbPolicy
+from lossatlas.steering.policies import GrowthPolicy
 from lossatlas.steering.reading import Reading
-from lossatlas.steering.travel import Travel
 
-POLICY = ClimbPolicy(pace=2.0, timid=1e-2, growth=4.0)
+POLICY = GrowthPolicy(scale=2.0, initial_step=1e-2, growth=4.0)
 OPENING = Reading(step=0, size=10.0, stride=5.0, scale=(1.0,))
 
 
@@ -24,7 +24,7 @@ def later(step, reach, stride, scale, loss=1.0, error=0.01):
         reach=reach,
         stride=stride,
         momentum=0.0,
-        normalised=True,
+        normalized=True,
         scale=(scale,),
         train_loss=loss,
         train_error=error,
@@ -48,8 +48,8 @@ def test_the_scale_is_pace_times_reach_over_a_random_walk():
 
 
 def test_plain_gradients_go_slower():
-    plain = replace(later(4, 3.0, 2.0, 1.0), normalised=False)
-    assert replay(POLICY, [plain])[0].factor == pytest.approx(0.4 * 3.0)
+    sgd_factor = replace(later(4, 3.0, 2.0, 1.0), normalized=False)
+    assert replay(POLICY, [sgd_factor])[0].factor == pytest.approx(0.4 * 3.0)
 
 
 def test_a_loss_that_leaps_halves_the_scale_for_good():
@@ -91,7 +91,7 @@ def walked(travel, weights, steps, scales=(1.0,)):
 
 def test_straight_walks_reach_as_far_as_their_steps():
     w = torch.zeros(3, 7, requires_grad=True)
-    travel = Travel(torch.optim.SGD([w], lr=0.1))
+    travel = DistanceTracker(torch.optim.SGD([w], lr=0.1))
     travel.begin()
     walked(travel, [w], [0.5] * 4)
     reach, stride = travel.read()
@@ -105,7 +105,7 @@ def test_straight_walks_reach_as_far_as_their_steps():
 
 def test_large_weights_are_extrapolated_from_a_sample():
     w = torch.zeros(300, 200, requires_grad=True)
-    travel = Travel(torch.optim.SGD([w], lr=0.1))
+    travel = DistanceTracker(torch.optim.SGD([w], lr=0.1))
     travel.begin()
     kick = torch.randn(300, 200, generator=generator(0))
     with torch.no_grad():
@@ -120,9 +120,9 @@ def test_large_weights_are_extrapolated_from_a_sample():
 def test_the_opening_knows_the_first_stride():
     w = torch.full((4, 4), 2.0, requires_grad=True)
     w.grad = torch.full((4, 4), 3.0)
-    size, stride = Travel(torch.optim.SGD([w], lr=0.1)).opening()
+    size, stride = DistanceTracker(torch.optim.SGD([w], lr=0.1)).opening()
     assert (size, stride) == (pytest.approx(8.0), pytest.approx(0.1 * 12.0))
-    assert Travel(torch.optim.Adam([w], lr=0.1)).opening()[1] == pytest.approx(0.4)
+    assert DistanceTracker(torch.optim.Adam([w], lr=0.1)).opening()[1] == pytest.approx(0.4)
 
 
 def trained(lr, steps=40, stop=None, optimizer=torch.optim.Adam, policy=None):
@@ -130,13 +130,13 @@ def trained(lr, steps=40, stop=None, optimizer=torch.optim.Adam, policy=None):
         torch.random.default_generator.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
     made = optimizer(model.parameters(), lr=lr)
-    policy = policy or ClimbPolicy()
-    controller = TopologyLR(made, policy)
+    policy = policy or GrowthPolicy()
+    controller = LandscapeLR(made, policy)
     for step in range(steps):
         if step == stop:
             state = [part.state_dict() for part in (model, made, controller)]
             made = optimizer(model.parameters(), lr=lr)
-            controller = TopologyLR(made, policy)
+            controller = LandscapeLR(made, policy)
             for part, kept in zip((model, made, controller), state, strict=True):
                 part.load_state_dict(kept)
         x = torch.randn(32, 4, generator=generator("climb", step))
@@ -158,10 +158,10 @@ def test_the_base_rate_drops_out(optimizer):
 
 
 def test_it_climbs_and_the_log_says_why():
-    policy = ClimbPolicy(timid=3e-3)
+    policy = GrowthPolicy(initial_step=3e-3)
     _, _, controller = trained(1e-6, policy=policy)
     reasons = controller.log.column("reason").tolist()
-    assert reasons[0] == "timid start"
+    assert reasons[0] == "initial step"
     assert reasons[2:] == ["climb"] * 9
     assert controller.scales[0] > 3 * controller.log.column("scale")[0]
     decided = controller.log.replay(policy)
@@ -179,7 +179,7 @@ def test_it_resumes_with_the_same_bits(stop):
 def test_groups_that_come_later_are_followed():
     first, second = (torch.zeros(2, 2, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.SGD([first], lr=0.1)
-    controller = TopologyLR(optimizer, ClimbPolicy(every=1))
+    controller = LandscapeLR(optimizer, GrowthPolicy(every=1))
     for step in range(4):
         if step == 2:
             optimizer.add_param_group({"params": [second], "lr": 0.2})
@@ -192,7 +192,7 @@ def test_groups_that_come_later_are_followed():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ArgumentError, match="`pace`"):
-        ClimbPolicy(pace=0.0)
-    with pytest.raises(ArgumentError, match="`timid`"):
-        ClimbPolicy(timid=-1.0)
+    with pytest.raises(ArgumentError, match="`scale`"):
+        GrowthPolicy(scale=0.0)
+    with pytest.raises(ArgumentError, match="`initial_step`"):
+        GrowthPolicy(initial_step=-1.0)

@@ -27,7 +27,7 @@ from lossatlas.studies.compare import (
     run_trial,
 )
 from lossatlas.studies.compare.losses import training_loss
-from lossatlas.workbench import build_model, load_dataset
+from lossatlas.training import build_model, load_dataset
 
 
 def part(data, start, stop):

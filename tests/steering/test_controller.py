@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as schedulers
 from lossatlas import store
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.rng import generator
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.policies import (
     EdgePolicy,
@@ -99,7 +99,7 @@ class Run:
         settings = {"interval": 2, "warmup": 2} | settings
         self.controller = None
         if not bare:
-            self.controller = TopologyLR(
+            self.controller = LandscapeLR(
                 self.optimizer, policy, scheduler=self.scheduler, **settings
             )
         self.autocast = False
@@ -191,7 +191,7 @@ def test_plateau_schedulers_and_schedulers_by_epoch():
     w = torch.ones(2, 2, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=1.0)
     plateau = schedulers.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
-    controller = TopologyLR(optimizer, Fixed(0.5), interval=1, warmup=0, scheduler=plateau)
+    controller = LandscapeLR(optimizer, Fixed(0.5), interval=1, warmup=0, scheduler=plateau)
     w.grad = torch.zeros_like(w)
     for metric in (None, 1.0, 2.0):
         optimizer.step()
@@ -199,7 +199,7 @@ def test_plateau_schedulers_and_schedulers_by_epoch():
     assert optimizer.param_groups[0]["lr"] == 0.5 * 0.2
     optimizer = torch.optim.SGD([w], lr=1.0)
     inner = schedulers.ExponentialLR(optimizer, 0.1)
-    controller = TopologyLR(
+    controller = LandscapeLR(
         optimizer, Fixed(0.5, 1.0), interval=1, warmup=0, scheduler=inner, per_epoch=True
     )
     for _ in range(2):
@@ -222,7 +222,7 @@ def test_rates_that_are_tensors_stay_tensors():
     w = torch.ones(2, 2, requires_grad=True)
     rate = torch.tensor(0.5)
     optimizer = torch.optim.SGD([w], lr=rate)
-    controller = TopologyLR(optimizer, Fixed(0.5), interval=1, warmup=0)
+    controller = LandscapeLR(optimizer, Fixed(0.5), interval=1, warmup=0)
     w.grad = torch.zeros_like(w)
     optimizer.step()
     controller.step()
@@ -233,7 +233,7 @@ def test_rates_that_are_tensors_stay_tensors():
 def test_groups_have_their_own_bounds_and_may_come_later():
     weights = [torch.ones(2, 2, requires_grad=True) for _ in range(3)]
     optimizer = torch.optim.SGD([{"params": [w]} for w in weights[:2]], lr=1.0)
-    controller = TopologyLR(
+    controller = LandscapeLR(
         optimizer, Fixed(0.5), interval=1, warmup=0, min_ratio=[0.4, 0.1], max_ratio=[1, 2]
     )
     for w in weights:
@@ -255,7 +255,7 @@ def test_groups_have_their_own_bounds_and_may_come_later():
 def test_a_policy_may_scale_each_group():
     weights = [torch.ones(2, 2, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": [w]} for w in weights], lr=1.0)
-    controller = TopologyLR(optimizer, Fixed((0.5, 0.9), absolute=True), interval=1, warmup=0)
+    controller = LandscapeLR(optimizer, Fixed((0.5, 0.9), absolute=True), interval=1, warmup=0)
     for w in weights:
         w.grad = torch.zeros_like(w)
     for _ in range(3):
@@ -267,7 +267,7 @@ def test_a_policy_may_scale_each_group():
 def test_decisions_fall_after_the_warmup_at_every_interval():
     run = Run(policy=Fixed(1.0), interval=3, warmup=6).go(0, 13)
     assert run.controller.log.column("step").tolist() == [9, 12]
-    default = TopologyLR(run.optimizer)
+    default = LandscapeLR(run.optimizer)
     assert [s for s in range(1, 400) if default.due(ahead=s)] == [200, 250, 300, 350]
 
 
@@ -314,7 +314,7 @@ def test_copies_go_on_by_themselves(way, kind):
 
 def test_a_dropped_controller_no_longer_steers():
     run = RESUMED["momo"]()
-    run.controller = TopologyLR(run.optimizer, Fixed(1.0), interval=1, warmup=0)
+    run.controller = LandscapeLR(run.optimizer, Fixed(1.0), interval=1, warmup=0)
     run.go(0, 3)
     assert run.optimizer.param_groups[0]["lr"] == 0.1
 
@@ -323,7 +323,7 @@ def test_skipped_updates_are_no_steps():
     w = torch.ones(2, 2, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=1.0)
     inner = schedulers.ExponentialLR(optimizer, 0.5)
-    controller = TopologyLR(optimizer, Fixed(0.5), interval=1, warmup=0, scheduler=inner)
+    controller = LandscapeLR(optimizer, Fixed(0.5), interval=1, warmup=0, scheduler=inner)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for value in (1.0, math.inf, 1.0):
         optimizer.zero_grad()
@@ -398,7 +398,7 @@ def test_a_closure_makes_the_gradient_before_anything_is_decided(named):
     def go(within):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        controller = TopologyLR(optimizer, MoMoPolicy(), warmup=0)
+        controller = LandscapeLR(optimizer, MoMoPolicy(), warmup=0)
         for step in range(4):
             torch.random.default_generator.manual_seed(step)
             data, target = batch(step)
@@ -436,7 +436,7 @@ def test_compiled_models_are_steered_as_others_are():
         called = torch.compile(model, backend="eager") if compiling else model
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         policy = RegimePolicy(hysteresis=1)
-        controller = TopologyLR(optimizer, policy, interval=1, warmup=0)
+        controller = LandscapeLR(optimizer, policy, interval=1, warmup=0)
         for step in range(3):
             x = torch.randn(16, 6, generator=generator(step, "data"))
             y = torch.arange(16) % 3
@@ -457,7 +457,7 @@ def test_compiled_models_are_steered_as_others_are():
 def test_a_loss_may_be_told_before_the_update():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    controller = TopologyLR(optimizer, PlateauCooldown(), interval=2, warmup=0)
+    controller = LandscapeLR(optimizer, PlateauCooldown(), interval=2, warmup=0)
     for value in (3.0, 1.0):
         weight.grad = torch.ones(2)
         controller.observe(torch.tensor(value))
@@ -507,22 +507,22 @@ def test_bad_settings_are_named():
         ({"scheduler": "cosine"}, "of the same optimizer"),
     ):
         with pytest.raises(ArgumentError, match=message):
-            TopologyLR(optimizer, **settings_)
+            LandscapeLR(optimizer, **settings_)
     with pytest.raises(ArgumentError, match=r"torch\.optim\.Optimizer"):
-        TopologyLR(model)
+        LandscapeLR(model)
     with pytest.raises(UnknownNameError, match="did you mean 'patch'"):
-        TopologyLR(optimizer, Curious(1.0))
-    controller = TopologyLR(optimizer)
+        LandscapeLR(optimizer, Curious(1.0))
+    controller = LandscapeLR(optimizer)
     with pytest.raises(ArgumentError, match="`closure` must be a function"):
         controller.step(3.0)
     state = controller.state_dict()
     with pytest.raises(ArgumentError, match="with EdgePolicy"):
-        TopologyLR(optimizer, EdgePolicy()).load_state_dict(state)
-    scheduled = TopologyLR(optimizer, scheduler=schedulers.ConstantLR(optimizer))
+        LandscapeLR(optimizer, EdgePolicy()).load_state_dict(state)
+    scheduled = LandscapeLR(optimizer, scheduler=schedulers.ConstantLR(optimizer))
     with pytest.raises(ArgumentError, match="with a scheduler"):
         scheduled.load_state_dict(state)
     with pytest.raises(ArgumentError, match="of this version"):
         controller.load_state_dict({})
     optimizer.add_param_group({"params": [torch.ones(1, requires_grad=True)]})
     with pytest.raises(ArgumentError, match="1 parameter groups; the optimizer has 2"):
-        TopologyLR(optimizer).load_state_dict(state)
+        LandscapeLR(optimizer).load_state_dict(state)

@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler as schedulers
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.steering import (
-    ClimbPolicy,
+    GrowthPolicy,
     Reading,
     RegimePolicy,
     TopoAdamW,
@@ -199,7 +199,7 @@ def test_decisions_are_logged_not_printed(caplog, capsys):
 
 def test_policies_that_decide_before_the_update_do_so_once():
     model = network()
-    optimizer = made(model, policy=ClimbPolicy(every=1), warmup_steps=0)
+    optimizer = made(model, policy=GrowthPolicy(every=1), warmup_steps=0)
     go(model, optimizer, 0, 3)
     assert optimizer.log.column("step").tolist() == [0, 1, 2, 3]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import RegimePolicy
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.shapes import SHAPE_NAMES, shape_factor
@@ -97,7 +97,7 @@ def test_schedules_resume_and_can_be_multiplied(make):
     second.optimizer.param_groups[0]["params"][0].grad = torch.zeros(2, 2)
     assert rates(second, 6) == whole[6:]
     base = optimizer()
-    steered = TopologyLR(base, RegimePolicy(), scheduler=make(base))
+    steered = LandscapeLR(base, RegimePolicy(), scheduler=make(base))
     found = []
     for _ in range(12):
         found.append(base.param_groups[0]["lr"])

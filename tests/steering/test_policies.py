@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.rng import generator
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import replay
 from lossatlas.steering.policies import (
     EdgePolicy,
@@ -196,7 +196,7 @@ def steered(make, lower=0.0, groups=1, **settings):
     ]
     optimizer = make([{"params": [w]} for w in weights] if groups > 1 else weights)
     policy = MoMoPolicy(lower, **settings)
-    controller = TopologyLR(optimizer, policy, warmup=0, min_ratio=0.0)
+    controller = LandscapeLR(optimizer, policy, warmup=0, min_ratio=0.0)
     return trained(optimizer, controller, weights), controller
 
 
@@ -233,7 +233,7 @@ def test_momo_adam_is_the_papers(lr, estimate):
 def test_steps_end_where_the_model_meets_the_bound(make):
     weights = [start().requires_grad_()]
     optimizer = make(weights)
-    controller = TopologyLR(optimizer, MoMoPolicy(), warmup=0, min_ratio=0.0)
+    controller = LandscapeLR(optimizer, MoMoPolicy(), warmup=0, min_ratio=0.0)
     trained(optimizer, controller, weights, steps=30)
     assert controller.log.column("scale").min() < 1
     assert loss_of(weights[0].detach(), 1.0) < loss_of(start(), 1.0)
@@ -243,7 +243,7 @@ def test_steps_end_where_the_model_meets_the_bound(make):
 def test_averages_go_on_during_the_warm_up(warmup):
     weights = [start().requires_grad_()]
     optimizer = torch.optim.SGD(weights, lr=0.5, momentum=0.9, dampening=0.9)
-    controller = TopologyLR(optimizer, MoMoPolicy(), warmup=warmup, min_ratio=0.0)
+    controller = LandscapeLR(optimizer, MoMoPolicy(), warmup=warmup, min_ratio=0.0)
     path = trained(optimizer, controller, weights, steps=20)
     truth = naive(NaiveMoMo(start(), 0.5, 0.9, warmup=warmup), steps=20)
     for ours, theirs in zip(path, truth, strict=True):
@@ -256,7 +256,7 @@ def test_decay_is_a_part_of_the_update():
     # One step from rest: the model is the tangent, and the update reaches the bound on it.
     w = torch.tensor([2.0, -1.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.AdamW([w], lr=50.0, weight_decay=0.01)
-    controller = TopologyLR(optimizer, MoMoPolicy(0.5), warmup=0, min_ratio=0.0)
+    controller = LandscapeLR(optimizer, MoMoPolicy(0.5), warmup=0, min_ratio=0.0)
     loss = 0.5 * w.square().sum()
     loss.backward()
     before = w.detach().clone()
@@ -273,7 +273,7 @@ def test_momo_survives_rates_that_plain_adam_does_not():
         weights = [start().requires_grad_()]
         optimizer = torch.optim.SGD(weights, lr=10.0, momentum=0.9)
         policy = MoMoPolicy() if steering else RegimePolicy()
-        controller = TopologyLR(
+        controller = LandscapeLR(
             optimizer, policy, warmup=0 if steering else 10**6, min_ratio=0.0
         )
         path = trained(optimizer, controller, weights)
@@ -290,14 +290,14 @@ def test_momo_knows_what_it_cannot_serve():
         lambda: torch.optim.Adagrad([w], lr=1.0),
     ):
         optimizer = make()
-        controller = TopologyLR(optimizer, MoMoPolicy(), warmup=0)
+        controller = LandscapeLR(optimizer, MoMoPolicy(), warmup=0)
         loss_of(w, 1.0).backward()
         controller.observe(1.0)
         with pytest.warns(UserWarning, match="MoMoPolicy needs"):
             optimizer.step()
         assert controller.log.records[0].failed
     optimizer = torch.optim.SGD([w], lr=1.0)
-    controller = TopologyLR(optimizer, MoMoPolicy())
+    controller = LandscapeLR(optimizer, MoMoPolicy())
     with pytest.raises(ArgumentError, match=r"controller\.observe\(loss\)"):
         optimizer.step()
 
@@ -368,7 +368,7 @@ def test_groups_without_any_gradient_keep_their_rate():
 def test_the_layer_with_injected_noise_is_slowed():
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
     optimizer = torch.optim.SGD(layer_groups(model), lr=0.01)
-    controller = TopologyLR(optimizer, NoisePolicy(every=5), warmup=0, min_ratio=0.0)
+    controller = LandscapeLR(optimizer, NoisePolicy(every=5), warmup=0, min_ratio=0.0)
     x = torch.randn(64, 8, generator=generator(0))
     y = x.sum(1, keepdim=True)
     for step in range(40):

@@ -15,8 +15,8 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective import supervised
 from lossatlas.rng import generator
 from lossatlas.steering.edge import read_edge
-from lossatlas.steering.patch import Patch, read_patch
 from lossatlas.steering.probe import probe_losses, read_probe, sub_batch
+from lossatlas.steering.probe_grid import ProbeGrid, read_patch
 from reference.steering_probe import indicators, total_persistence
 
 
@@ -103,7 +103,7 @@ def seen_weights(model, **settings):
         seen.append([p.detach().clone() for p in model.parameters()])
         return torch.zeros(())
 
-    patch = Patch(**settings)
+    patch = ProbeGrid(**settings)
     probe_losses(closure, model.parameters(), patch)
     return seen, patch
 
@@ -111,12 +111,12 @@ def seen_weights(model, **settings):
 def test_points_are_mirrored_and_of_the_filters_size():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(4, 5)).double()
     seen, patch = seen_weights(model, pairs=3)
-    centre = seen[0]
+    center = seen[0]
     assert len(seen) == len(patch.points) == 15
     for plus, minus in zip(seen[1::2], seen[2::2], strict=True):
-        for a, b, c in zip(plus, minus, centre, strict=True):
+        for a, b, c in zip(plus, minus, center, strict=True):
             assert_close(a + b, 2 * c)
-    for a, c in zip(seen[1], centre, strict=True):
+    for a, c in zip(seen[1], center, strict=True):
         move = (a - c).flatten(1).norm(dim=1) if c.ndim > 1 else a - c
         size = c.flatten(1).norm(dim=1) * patch.step if c.ndim > 1 else torch.zeros_like(c)
         assert_close(move, size)
@@ -137,7 +137,7 @@ def test_slopes_cancel_and_bowls_are_met_exactly():
     assert straight.persistence == 0
     bowl = read_probe(lambda: 1.0 + w.square().sum(), [w])
     size = w.detach().square().sum().item()
-    # Eight neighbours: four at one step, four at the diagonal; axes of unit size each.
+    # Eight neighbors: four at one step, four at the diagonal; axes of unit size each.
     directions = [m[0] - w.detach() for m in _moves(w)]
     truth = np.mean([(w.detach() + d).square().sum().item() for d in directions]) - size
     assert bowl.sharpness == pytest.approx(truth / (1 + size), rel=1e-6)
@@ -150,13 +150,13 @@ def _moves(w):
         seen.append([w.detach().clone()])
         return torch.zeros(())
 
-    probe_losses(closure, [w], Patch())
+    probe_losses(closure, [w], ProbeGrid())
     return seen[1:9]
 
 
 @given(st.integers(0, 1000))
 def test_indicators_are_their_definitions(seed):
-    patch = Patch(pairs=3)
+    patch = ProbeGrid(pairs=3)
     losses = np.random.default_rng(seed).uniform(0.5, 2.0, len(patch.points))
     got = read_patch(patch, losses)
     sharpness, variability = indicators(losses)
@@ -172,7 +172,7 @@ def test_indicators_are_their_definitions(seed):
 
 
 def test_errors_of_examples_are_those_of_sampling_them():
-    patch = Patch(pairs=2)
+    patch = ProbeGrid(pairs=2)
     drawn = np.random.default_rng(0)
     x, y = patch.points.T / patch.step
     field = 1 + 0.2 * (x**2 - 1) ** 2 / (1 + np.abs(x)) + 0.1 * y**2
@@ -190,7 +190,7 @@ def test_errors_of_examples_are_those_of_sampling_them():
 
 
 def test_a_second_basin_is_certain_where_examples_agree():
-    patch = Patch(pairs=0)
+    patch = ProbeGrid(pairs=0)
     x = patch.points[:, 0] / patch.step
     field = (x**2 - 1) ** 2 + 0.3 * x
     noise = np.random.default_rng(0).normal(0, 0.01, (9, 200))
@@ -204,7 +204,7 @@ def test_a_second_basin_is_certain_where_examples_agree():
 def test_all_points_see_the_same_dropout():
     drop, w = nn.Dropout(0.5), torch.ones(2, 2, requires_grad=True)
     x = torch.randn(50, generator=generator(0))
-    losses = probe_losses(lambda: drop(x).sum(), [w], Patch())
+    losses = probe_losses(lambda: drop(x).sum(), [w], ProbeGrid())
     assert len(set(losses.tolist())) == 1
 
 
@@ -213,10 +213,10 @@ def test_autocast_does_not_go_on_with_old_weights():
     x = torch.randn(4, 8, generator=generator(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = probe_losses(
-            lambda: layer(x).float().square().mean(), layer.parameters(), Patch()
+            lambda: layer(x).float().square().mean(), layer.parameters(), ProbeGrid()
         )
     assert len(set(inside.tolist())) > 5
-    plain = probe_losses(lambda: layer(x).square().mean(), layer.parameters(), Patch())
+    plain = probe_losses(lambda: layer(x).square().mean(), layer.parameters(), ProbeGrid())
     assert_close(torch.tensor(inside), torch.tensor(plain), rtol=0.05, atol=0.0)
 
 
@@ -260,7 +260,7 @@ def test_sub_batches_give_the_losses_of_examples():
 
 
 def test_a_patch_without_a_bar_has_an_unknown_error_of_persistence():
-    patch = Patch(pairs=3)
+    patch = ProbeGrid(pairs=3)
     bowl = (patch.points**2).sum(1)[:, None] + np.random.default_rng(0).normal(size=20) / 1e9
     got = read_patch(patch, bowl)
     assert got.persistence == 0
@@ -285,7 +285,7 @@ def test_bad_closures_are_named():
     with pytest.raises(ArgumentError, match="requires a gradient"):
         read_probe(lambda: 1.0, [w.detach()])
     with pytest.raises(ArgumentError, match="step"):
-        Patch(step=0.0)
+        ProbeGrid(step=0.0)
 
 
 # The edge

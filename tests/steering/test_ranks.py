@@ -11,8 +11,8 @@ from torch import multiprocessing, nn
 from torch.nn import functional as F
 
 from lossatlas.rng import generator
-from lossatlas.steering.averaging import ValleyAverage
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.averaging import PolynomialAverage
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import RegimePolicy
 from lossatlas.steering.reading import Decision
 
@@ -44,8 +44,8 @@ def trained(model, rank, steering):
     controller = None
     if steering:
         ratios = {"min_ratio": 1.0} if steering == "watch" else {}
-        controller = TopologyLR(optimizer, Wavy(), interval=2, warmup=0, **ratios)
-    average = ValleyAverage(model.parameters())
+        controller = LandscapeLR(optimizer, Wavy(), interval=2, warmup=0, **ratios)
+    average = PolynomialAverage(model.parameters())
     for step in range(6):
         x, y = batch(rank, step)
         optimizer.zero_grad()

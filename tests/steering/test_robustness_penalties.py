@@ -13,7 +13,7 @@ from lossatlas.steering.penalties import (
     MESALoss,
     SAFLoss,
     SBMPLoss,
-    SpectralRegulariser,
+    SpectralRegularizer,
     ascended,
     sbmp_penalty,
     trajectory_penalty,
@@ -146,7 +146,7 @@ def test_sbmp_of_nothing_and_bad_input():
 
 def test_power_iteration_finds_the_largest_singular_values():
     model = nn.Sequential(nn.Linear(5, 4), nn.Conv1d(3, 2, 3), nn.MultiheadAttention(4, 2))
-    penalty = SpectralRegulariser(model, iterations=200)
+    penalty = SpectralRegularizer(model, iterations=200)
     got = penalty.singular_values().detach()
     attention = model[2].in_proj_weight.detach().view(3, 4, 4)
     matrices = [model[0].weight, model[1].weight.flatten(1), *attention]
@@ -157,7 +157,7 @@ def test_power_iteration_finds_the_largest_singular_values():
 
 def test_the_penalty_is_its_formula_with_the_gradient_of_sigma():
     layer = nn.Linear(3, 3).double()
-    penalty = SpectralRegulariser(layer, 0.1, iterations=500)
+    penalty = SpectralRegularizer(layer, 0.1, iterations=500)
     value = penalty()
     sigma = torch.linalg.matrix_norm(layer.weight, 2)
     truth = 0.1 * ((sigma**2 - 1) ** 2 + layer.bias.square().sum() ** 2)
@@ -168,7 +168,7 @@ def test_the_penalty_is_its_formula_with_the_gradient_of_sigma():
 
 def test_spectral_gradients_are_those_of_finite_differences():
     layer = nn.Linear(3, 2).double()
-    penalty = SpectralRegulariser(layer, iterations=300).double()
+    penalty = SpectralRegularizer(layer, iterations=300).double()
     for p in layer.parameters():
         (gradient,) = torch.autograd.grad(penalty(), p)
         for place in range(p.numel()):
@@ -183,12 +183,12 @@ def test_spectral_gradients_are_those_of_finite_differences():
 
 def test_one_iteration_a_call_converges_over_calls_and_resumes():
     model = nn.Linear(6, 6)
-    penalty = SpectralRegulariser(model)
+    penalty = SpectralRegularizer(model)
     for _ in range(300):
         penalty()
     sigma = torch.linalg.matrix_norm(model.weight.detach(), 2)
     assert_close(penalty.singular_values()[0].detach(), sigma, rtol=1e-3, atol=0)
-    other = SpectralRegulariser(model, seed=3)
+    other = SpectralRegularizer(model, seed=3)
     other.load_state_dict(penalty.state_dict())
     assert torch.equal(penalty(), other())
 
@@ -205,12 +205,12 @@ def test_norm_layers_tied_weights_and_embeddings():
             self.twin.weight = self.head.weight
 
     model = Tied()
-    penalty = SpectralRegulariser(model, exclude=["head.bias", "twin.bias"])
+    penalty = SpectralRegularizer(model, exclude=["head.bias", "twin.bias"])
     # A head tied to an embedding is the embedding: neither is drawn to a singular value.
     assert len(penalty.singular_values()) == 0
     assert penalty.left_out == ("embedding.weight", "head.bias", "twin.bias")
     nn.init.constant_(model.norm.weight, 2.0)
-    zeroed = SpectralRegulariser(model.norm, 1.0)
+    zeroed = SpectralRegularizer(model.norm, 1.0)
     assert zeroed().item() == pytest.approx(6.0)
 
 
@@ -226,7 +226,7 @@ def test_convolutions_of_kernel_one_are_their_operators(transposed, groups):
     # With a kernel of 1 the matrix (out, in * kernel) is the operator itself.
     kind = nn.ConvTranspose1d if transposed else nn.Conv1d
     layer = kind(4, 6, 1, groups=groups, bias=False)
-    got = SpectralRegulariser(layer, iterations=300).singular_values()
+    got = SpectralRegularizer(layer, iterations=300).singular_values()
     assert len(got) == groups
     assert_close(got.max(), operator_norms(layer, 4, 1), rtol=1e-3, atol=0)
 
@@ -234,7 +234,7 @@ def test_convolutions_of_kernel_one_are_their_operators(transposed, groups):
 def test_transposed_convolutions_are_the_matrices_of_their_twins():
     layer = nn.ConvTranspose2d(3, 5, (2, 3), bias=False)
     matrix = layer.weight.permute(1, 0, 2, 3).flatten(1)
-    got = SpectralRegulariser(layer, iterations=300).singular_values()
+    got = SpectralRegularizer(layer, iterations=300).singular_values()
     assert_close(got[0], torch.linalg.matrix_norm(matrix, 2), rtol=1e-3, atol=0)
 
 
@@ -243,7 +243,7 @@ def test_transposed_convolutions_are_the_matrices_of_their_twins():
 )
 def test_recurrent_layers_have_one_matrix_a_gate(layer, gates):
     model = layer(3, 5)
-    got = SpectralRegulariser(model, iterations=400).singular_values()
+    got = SpectralRegularizer(model, iterations=400).singular_values()
     inputs, hidden = (p.detach() for p in list(model.parameters())[:2])
     truth = [
         float(torch.linalg.matrix_norm(m, 2))
@@ -251,7 +251,7 @@ def test_recurrent_layers_have_one_matrix_a_gate(layer, gates):
         for m in weight.unflatten(0, (gates, -1))
     ]
     assert got.tolist() == pytest.approx(truth, rel=1e-3)
-    projected = SpectralRegulariser(nn.LSTM(3, 5, proj_size=2), exclude=["weight_ih_l0"])
+    projected = SpectralRegularizer(nn.LSTM(3, 5, proj_size=2), exclude=["weight_ih_l0"])
     assert len(projected.singular_values()) == 4 + 1
 
 
@@ -266,7 +266,7 @@ def test_the_effective_weight_counts_where_it_is_parametrized(normed):
     layer = normed(nn.Linear(4, 3, bias=False))
     for parameter in layer.parameters():
         parameter.data.add_(0.3)
-    penalty = SpectralRegulariser(layer, 0.1, iterations=400)
+    penalty = SpectralRegularizer(layer, 0.1, iterations=400)
     first, second = layer.parameters()
     gain, direction = (first, second) if first.shape[1] == 1 else (second, first)
     weight = gain * direction / direction.norm(dim=1, keepdim=True)
@@ -282,7 +282,7 @@ def test_the_effective_weight_counts_where_it_is_parametrized(normed):
 
 def test_reading_a_spectral_norm_does_not_iterate_it():
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).train()
-    penalty = SpectralRegulariser(layer)
+    penalty = SpectralRegularizer(layer)
     before = {name: value.clone() for name, value in layer.named_buffers()}
     penalty()
     assert layer.training
@@ -292,7 +292,7 @@ def test_reading_a_spectral_norm_does_not_iterate_it():
 
 def test_what_is_left_out_is_listed():
     model = nn.Sequential(nn.Bilinear(2, 3, 4), nn.Linear(4, 2), nn.Embedding(3, 2))
-    penalty = SpectralRegulariser(model, exclude=["1.bias"])
+    penalty = SpectralRegularizer(model, exclude=["1.bias"])
     assert penalty.left_out == ("0.weight", "0.bias", "1.bias", "2.weight")
 
 
@@ -300,11 +300,11 @@ def test_zero_matrices_and_frozen_models():
     layer = nn.Linear(2, 2)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    assert SpectralRegulariser(layer, 1.0)().item() == pytest.approx(1.0)
-    with pytest.raises(ModelError, match="no layers to regularise"):
-        SpectralRegulariser(layer.requires_grad_(False))
+    assert SpectralRegularizer(layer, 1.0)().item() == pytest.approx(1.0)
+    with pytest.raises(ModelError, match="no layers to regularize"):
+        SpectralRegularizer(layer.requires_grad_(False))
     with pytest.raises(ArgumentError, match="`lam`"):
-        SpectralRegulariser(nn.Linear(2, 2), -1.0)
+        SpectralRegularizer(nn.Linear(2, 2), -1.0)
 
 
 # The past

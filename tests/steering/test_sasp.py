@@ -201,7 +201,7 @@ def test_autocast_changes_little():
     assert_close(rough, exact, rtol=0.03, atol=0.0)
 
 
-def test_nothing_to_penalise_is_zero_with_a_gradient():
+def test_nothing_to_penalize_is_zero_with_a_gradient():
     logits = torch.zeros(0, C, requires_grad=True)
     for kind in ("ggn", "fisher"):
         value = sasp_penalty(logits, torch.zeros(0, D), torch.zeros(0).long(), kind=kind)

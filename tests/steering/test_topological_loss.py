@@ -16,8 +16,8 @@ from lossatlas.steering.penalties import (
     sasp_penalty,
     sbmp_penalty,
 )
-from lossatlas.topology.layers import grid_bars
 from lossatlas.topology.losses import persistence_penalty, signature_loss
+from lossatlas.topology.torch_layers import grid_bars
 
 
 def everything():

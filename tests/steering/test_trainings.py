@@ -12,10 +12,10 @@ from lossatlas.errors import ArgumentError
 from lossatlas.plots.decisions import decisions_figure, plot_decisions
 from lossatlas.plots.trainings import traces_figure
 from lossatlas.report import render
-from lossatlas.steering import ClimbPolicy, DecisionLog, Reading, Record
+from lossatlas.steering import DecisionLog, GrowthPolicy, Reading, Record
 from lossatlas.studies.compare import Problem, Training, Trainings, parse_recipe, train_recipes
 from lossatlas.studies.compare.summary import interval, rows
-from lossatlas.workbench import load_dataset
+from lossatlas.training import load_dataset
 
 RECIPES = ("adamw", "adamw+average", "adamw+topology+interval=2", "topoadamw+interval=2")
 
@@ -104,7 +104,7 @@ def test_the_page_says_what_can_be_said(found, problem):
     alone = train_recipes(problem, ["adamw+climb"], steps=5, seeds=1)
     page = render(alone)
     assert "One seed: nothing here says" in page
-    assert "timid start" in page
+    assert "initial step" in page
 
 
 def test_processes_give_the_same(problem):
@@ -145,7 +145,7 @@ def test_decisions_are_drawn_with_their_reasons():
     empty = DecisionLog(())
     assert len(plot_decisions(empty).collections) == 0
     plt.close("all")
-    assert log.replay(ClimbPolicy())
+    assert log.replay(GrowthPolicy())
 
 
 def test_traces_hold_all_trainings():

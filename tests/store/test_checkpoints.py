@@ -14,7 +14,7 @@ import lossatlas as la
 from lossatlas.errors import AtlasError, FileError, StructureError, UnknownNameError
 from lossatlas.store.distributed import _assemble
 from lossatlas.store.pickled import Record
-from lossatlas.workbench import load_weights
+from lossatlas.training import load_weights
 
 load = la.store.load_checkpoint
 

@@ -19,7 +19,7 @@ import lossatlas as la
 from lossatlas.errors import FileError, ResumeError
 from lossatlas.store import Ledger, occupied, writing
 from lossatlas.store.sizes import check_npy, check_npz, check_parquet
-from lossatlas.workbench.tables import load_npz
+from lossatlas.training.tables import load_npz
 
 HOLD = """
 import sys, time
@@ -181,7 +181,7 @@ def test_an_npz_that_states_18_gib_is_refused_before_anything_is_allocated(tmp_p
 
 
 def test_a_finding_in_a_ledger_that_states_18_gib_is_refused(tmp_path):
-    from lossatlas.surveys.keeping import unpacked
+    from lossatlas.surveys.result_cache import unpacked
 
     raw = hostile_npz(tmp_path / "big.npz", ("fields",)).read_bytes()
     body = np.frombuffer(raw + bytes(-len(raw) % 8), dtype="<f8")

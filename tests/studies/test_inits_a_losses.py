@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from lossatlas.objective import supervised
 from lossatlas.studies.inits.losses import TrueLosses
-from lossatlas.workbench.criteria import as_loss
+from lossatlas.training.criteria import as_loss
 
 
 def small_cnn():

@@ -5,8 +5,8 @@ import pytest
 
 from lossatlas.studies.inits.generate import generate
 from lossatlas.studies.inits.label import label
+from lossatlas.studies.inits.problem import load_subject
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import load_subject
 from lossatlas.studies.inits.surrogates import fit_surrogates, training
 
 SMALL = {

@@ -18,11 +18,11 @@ from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.files import load_stage, path_of
 from lossatlas.studies.inits.generate import base_recipes, generate
 from lossatlas.studies.inits.label import label, label_candidates
+from lossatlas.studies.inits.problem import load_subject
 from lossatlas.studies.inits.records import MEASURES
 from lossatlas.studies.inits.reliability import reliability
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import load_subject
-from lossatlas.workbench import build_model, train
+from lossatlas.training import build_model, train
 
 SMALL = {
     "model": "mlp(6)",
@@ -63,7 +63,7 @@ def test_losses_of_pairs_are_those_of_the_objective(tmp_path):
     assert len(pairs) == 120
     objective = Objective(subject.model, subject.loss, [subject.probe], mode="eval")
     for index in (0, 57, 119):
-        value = objective.value(subject.initialiser.draw(pairs.candidates[index]))
+        value = objective.value(subject.initializer.draw(pairs.candidates[index]))
         assert value == pytest.approx(pairs.losses[index], rel=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_labels_are_trainings_of_their_own(tmp_path):
     plan = settings.label
     for candidate, order, budget in ((0, 0, 1), (5, 1, 2)):
         model = build_model(settings.model, subject.train)
-        model.load_state_dict(subject.initialiser.draw(labels.candidates[candidate]))
+        model.load_state_dict(subject.initializer.draw(labels.candidates[candidate]))
         train(
             model,
             subject.train,

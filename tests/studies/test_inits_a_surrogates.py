@@ -7,14 +7,14 @@ from torch.testing import assert_close
 from lossatlas import store
 from lossatlas.errors import DataError, ModelError, UnknownNameError
 from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.candidates import Initialiser
+from lossatlas.studies.inits.candidates import Initializer
 from lossatlas.studies.inits.generate import generate
-from lossatlas.studies.inits.pairs import Pairs
+from lossatlas.studies.inits.problem import load_subject
+from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.schemes import find_layers
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import load_subject
 from lossatlas.studies.inits.surrogates import fit_surrogates
-from lossatlas.studies.inits.surrogates.local import RADIUS, gaussian_process, neighbourhoods
+from lossatlas.studies.inits.surrogates.local import RADIUS, gaussian_process, neighborhoods
 from lossatlas.studies.inits.surrogates.networks import EquivariantNetwork, FlatNetwork
 from lossatlas.studies.inits.surrogates.rows import Rows
 from lossatlas.studies.inits.surrogates.summaries import layer_statistics
@@ -68,7 +68,7 @@ def test_held_out_pairs_are_no_pairs_that_were_fitted(study, found):
             "surrogate": settings.surrogate.model_copy(update={"kinds": ("statistics",)}),
         }
     )
-    other = fit_surrogates(small, subject, Pairs(pairs.candidates, changed))
+    other = fit_surrogates(small, subject, Samples(pairs.candidates, changed))
     index = found.kinds.index("statistics")
     assert other.predictions[0].tobytes() == found.predictions[index].tobytes()
 
@@ -88,9 +88,9 @@ def test_the_result_comes_back_from_disk(found, tmp_path):
     assert back.spearman("flat", "pooled") == found.spearman("flat", "pooled")
 
 
-def test_points_of_a_neighbourhood_are_at_one_distance(study):
+def test_points_of_a_neighborhood_are_at_one_distance(study):
     settings, subject, _ = study
-    around = neighbourhoods(settings, subject)[0]
+    around = neighborhoods(settings, subject)[0]
     assert_close(np.linalg.norm(around.asked, axis=1), np.full(64, RADIUS))
     assert (np.linalg.norm(around.known, axis=1) <= RADIUS).all()
     mean, deviation = gaussian_process(around)
@@ -146,7 +146,7 @@ def test_layer_statistics_are_what_they_say():
 def test_rows_that_do_not_fit_into_memory_are_drawn_again():
     model = network()
     recipes = [Candidate("normal", 1.0, seed) for seed in range(9)]
-    kept, drawn = (Rows(Initialiser(model), recipes, budget) for budget in (1 << 30, 0))
+    kept, drawn = (Rows(Initializer(model), recipes, budget) for budget in (1 << 30, 0))
     picked = torch.tensor([3, 3, 8])
     assert torch.equal(kept(picked), drawn(picked))
     mean, deviation = drawn.moments(torch.arange(9))
@@ -159,7 +159,7 @@ def test_rows_that_do_not_fit_into_memory_are_drawn_again():
 
 def test_too_few_pairs(study):
     settings, subject, pairs = study
-    few = Pairs(pairs.candidates[:12], pairs.losses[:12])
+    few = Samples(pairs.candidates[:12], pairs.losses[:12])
     with pytest.raises(DataError, match=r"20 pairs .* got 12 and 2.*generate\.samples"):
         fit_surrogates(settings, subject, few)
 

@@ -1,4 +1,4 @@
-"""Features of initialisations: known barcodes, closed forms, slow twins."""
+"""Features of initializations: known barcodes, closed forms, slow twins."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ from lossatlas.studies.inits.features.derivatives import derivatives
 from lossatlas.studies.inits.features.early import early_losses
 from lossatlas.studies.inits.features.gather import Measure, Training, stacked
 from lossatlas.studies.inits.features.landscape import landscape_row
-from lossatlas.studies.inits.features.neighbourhood import Neighbourhood, Sampling, Surveyor
+from lossatlas.studies.inits.features.neighborhood import Neighborhood, Sampling, Surveyor
 from lossatlas.studies.inits.features.proxies import proxies
 from lossatlas.studies.inits.features.statistics import loss_numbers
+from lossatlas.studies.inits.problem import load_subject
 from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.studies.inits.stages import joined
-from lossatlas.studies.inits.subject import load_subject
-from lossatlas.workbench import Dataset, build_loss, build_model, initial_weights
-from lossatlas.workbench.criteria import as_loss
+from lossatlas.training import Dataset, build_loss, build_model, initial_weights
+from lossatlas.training.criteria import as_loss
 
 SMALL = Sampling(planes=1, points=7, radii=(0.5, 1.0), scattered=60, dimensions=3, cloud=30)
 
@@ -40,7 +40,7 @@ def on_grid(function, points=21, half=1.5):
 def test_a_bowl_has_one_basin_and_nothing_else():
     numbers = plane_numbers(on_grid(lambda x, y: 3 * x**2 + y**2))
     assert numbers["basins"] == 1
-    for name in ("total", "longest", "entropy", "ridges", "saddle minimum", "centre depth"):
+    for name in ("total", "longest", "entropy", "ridges", "saddle minimum", "center depth"):
         assert numbers[name] == 0
     assert numbers["betti"] == numbers["deepest share"] == 1
 
@@ -56,7 +56,7 @@ def test_a_double_well_has_a_bar_as_long_as_its_barrier():
     assert numbers["basins"] == 2
     assert numbers["longest"] == pytest.approx(1.0 - 0.1, abs=1e-12)
     assert numbers["relative"] == pytest.approx(0.9 / np.ptp(values), rel=1e-12)
-    assert numbers["centre depth"] == pytest.approx(1.0 / np.ptp(values), rel=1e-12)
+    assert numbers["center depth"] == pytest.approx(1.0 / np.ptp(values), rel=1e-12)
 
 
 def test_a_ring_has_a_ridge_as_high_as_its_hill():
@@ -107,9 +107,9 @@ def test_true_losses_are_those_of_the_objective():
     subject = load_subject(InitsSettings(examples=300, probe=64))
     params = initial_weights("mlp(32, 32)", subject.train, seeds=[0])[0]
     surveyor = Surveyor(subject.objective(), SMALL)
-    found = surveyor.neighbourhood(params)
+    found = surveyor.neighborhood(params)
     middle = found.planes[0, :, 3, 3]
-    assert middle == pytest.approx(found.centre, rel=1e-6)
+    assert middle == pytest.approx(found.center, rel=1e-6)
     assert found.planes.shape == (1, 2, 7, 7)
     # The grids of two radii share the points where they meet: half of 1.0 is all of 0.5.
     assert found.planes[0, 0, 0, 3] == pytest.approx(
@@ -127,7 +127,7 @@ def shifted(params, axis, step):
 
 def test_the_same_row_twice_and_the_null_keeps_the_statistics():
     source = np.random.default_rng(4)
-    found = Neighbourhood(
+    found = Neighborhood(
         2.0, source.random((1, 2, 7, 7)), SMALL.ball(), source.random(SMALL.scattered)
     )
     first, second = (landscape_row(found, SMALL) for _ in "ab")

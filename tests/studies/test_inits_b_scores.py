@@ -9,12 +9,12 @@ from sklearn.linear_model import Ridge
 
 from lossatlas import store
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
-from lossatlas.studies.inits import heads, scores
-from lossatlas.studies.inits.bench import Scoring
+from lossatlas.studies.inits import regressors, scores
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.evaluate import evaluate
-from lossatlas.studies.inits.heads import HEADS, PENALTIES, Scaler, boosted, network, ridge
+from lossatlas.studies.inits.evaluation import Scoring
 from lossatlas.studies.inits.records import Features, Labels
+from lossatlas.studies.inits.regressors import HEADS, PENALTIES, Scaler, boosted, network, ridge
 from lossatlas.studies.inits.selection import Draws, halving_plans, halving_regret
 from lossatlas.studies.inits.sets import feature_sets, set_cost
 from lossatlas.studies.inits.validation import make_folds, make_splits, out_of_fold
@@ -88,11 +88,11 @@ def test_the_rate_of_false_alarms_is_the_level():
     alarms = sum(scores.p_value(value, found[200:]) <= 0.05 for value in found[:200])
     low, high = stats.binom.ppf((0.005, 0.995), 200, 0.05)
     assert low <= alarms <= high
-    centred = make_splits(labels.candidates, 5)[2]
-    cells = scores.shuffles(centred.blocks, 1200, seed=1)
-    made = out_of_fold(ridge, values, truth[cells].T, centred)[centred.taking]
+    centered = make_splits(labels.candidates, 5)[2]
+    cells = scores.shuffles(centered.blocks, 1200, seed=1)
+    made = out_of_fold(ridge, values, truth[cells].T, centered)[centered.taking]
     found = scores.spearman(
-        truth[cells][:, centred.taking], made.T, centred.ranked[centred.taking]
+        truth[cells][:, centered.taking], made.T, centered.ranked[centered.taking]
     )
     # Predictions of nothing lean to no side.
     assert abs(found.mean()) < 4 * found.std() / 1200**0.5
@@ -102,7 +102,7 @@ def test_the_rate_of_false_alarms_is_the_level():
 
 @pytest.mark.parametrize("head", HEADS)
 def test_nothing_of_a_held_out_row_reaches_its_prediction(head, monkeypatch):
-    monkeypatch.setattr(heads, "TREES", (2, 4))
+    monkeypatch.setattr(regressors, "TREES", (2, 4))
     features, labels = study(effect=0.5, count=48)
     truth = np.log(labels.quality(5))
     fit = partial(network, epochs=2) if head == "network" else HEADS[head]

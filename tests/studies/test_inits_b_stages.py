@@ -13,9 +13,9 @@ from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.features.gather import Measure
 from lossatlas.studies.inits.files import path_of
 from lossatlas.studies.inits.label import label
+from lossatlas.studies.inits.problem import load_subject
 from lossatlas.studies.inits.rank import rank
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import load_subject
 
 FAST = {
     "model": "mlp(8)",

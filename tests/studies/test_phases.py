@@ -22,7 +22,7 @@ from lossatlas.studies.phases import (
     phase_plane,
     ring,
 )
-from lossatlas.workbench import build_loss, load_dataset
+from lossatlas.training import build_loss, load_dataset
 
 DIGITS = load_dataset("digits", examples=160)
 TRAIN, TEST = DIGITS.take(120), DIGITS.skip(120)
@@ -75,7 +75,7 @@ def test_connectivity_is_the_largest_gap_with_its_sign():
     assert math.isnan(mode_connectivity(np.array([1.0, np.nan, 2.0])))
 
 
-def test_pairs_are_neighbours_on_a_ring():
+def test_pairs_are_neighbors_on_a_ring():
     assert ring(2) == [(0, 1)]
     assert ring(4) == [(0, 1), (1, 2), (2, 3), (3, 0)]
 
@@ -140,7 +140,7 @@ def test_measures_are_those_of_the_networks():
     assert np.isfinite(found.of_seeds).all()
     assert np.isfinite(found.of_pairs[:, :, 0]).all()
     assert np.isnan(found.of_pairs[:, :, 1]).all()  # two seeds make one pair
-    from lossatlas.workbench import build_model, train
+    from lossatlas.training import build_model, train
 
     model = build_model("mlp(3)", TRAIN, seed=1)
     train(

@@ -9,11 +9,11 @@ from lossatlas.curvature import hessian
 from lossatlas.errors import ArgumentError, ResumeError, UnknownNameError
 from lossatlas.objective import Objective, supervised
 from lossatlas.studies.widths import FAMILIES, WidthStudy, scaled_mlp, sharpness_consistency
-from lossatlas.workbench import Dataset, build_loss, load_dataset
+from lossatlas.training import Dataset, build_loss, load_dataset
 
 
 def digits(count=64):
-    return load_dataset("digits", examples=count, normalise="standardised")
+    return load_dataset("digits", examples=count, normalize="standardized")
 
 
 def study(losses, sharpness=None, widths=(8, 16, 32), rates=(1.0, 2.0, 4.0)):
@@ -24,7 +24,7 @@ def study(losses, sharpness=None, widths=(8, 16, 32), rates=(1.0, 2.0, 4.0)):
     return WidthStudy(("own",), widths, rates, seeds, (0,), chosen, 0 * chosen, losses)
 
 
-def test_parametrisations_are_one_function_with_other_rates():
+def test_parametrizations_are_one_function_with_other_rates():
     # Weights of spread s behind a factor c are weights of spread c s; a rate r then is c^2 r.
     data, width = digits(8), 16
     models = {name: family(width, data, 0)[0] for name, family in FAMILIES.items()}

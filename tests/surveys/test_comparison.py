@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 import lossatlas as la
-from lossatlas.algebra.params import snapshot
 from lossatlas.errors import ArgumentError, ResumeError, StructureError
+from lossatlas.linalg.params import snapshot
 
 
 class Point(nn.Module):

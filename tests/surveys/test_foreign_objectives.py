@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.surveys import INSTRUMENTS, named
-from reference.curvature_cases import classes, initialised, normal
+from reference.curvature_cases import classes, initialized, normal
 
 QUICK = {"points": 3, "span": 0.5, "instruments": "all", "lr": 0.1}
 
@@ -49,18 +49,18 @@ def graph_loss(model, batch):
 
 def vae():
     batches = [(normal(n, 6, seed=n), normal(n, 2, seed=n + 1)) for n in (40, 24)]
-    return la.Objective(initialised(Autoencoder()), vae_loss, batches)
+    return la.Objective(initialized(Autoencoder()), vae_loss, batches)
 
 
 def graph():
     adjacency = (normal(30, 30) > 1).double() + torch.eye(30)
     adjacency = adjacency / adjacency.sum(1, keepdim=True)
     batch = (normal(30, 5), adjacency, classes(30, 3), torch.arange(30) % 2 == 0)
-    return la.Objective(initialised(Graph()), graph_loss, [batch])
+    return la.Objective(initialized(Graph()), graph_loss, [batch])
 
 
 def mapping():
-    model = initialised(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    model = initialized(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
     batches = [{"input": normal(n, 4, seed=n), "label": classes(n, 3)} for n in (40, 24)]
 
     def loss(model, batch):
@@ -71,7 +71,7 @@ def mapping():
 
 def contrastive():
     # The loss of a pair depends on all others of its batch.
-    model = initialised(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)))
+    model = initialized(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)))
 
     def loss(model, batch):
         first, second = (F.normalize(model(x), dim=1) for x in batch)
@@ -177,7 +177,7 @@ def failing(make):
         def backward(ctx, grad):
             raise make()
 
-    model = initialised(nn.Linear(4, 3))
+    model = initialized(nn.Linear(4, 3))
     batch = (normal(30, 4), classes(30, 3))
 
     def loss(model, batch):

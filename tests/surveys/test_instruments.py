@@ -14,7 +14,7 @@ from lossatlas.surveys import INSTRUMENTS, eigen_plane, named
 from lossatlas.surveys.head import read_head
 from lossatlas.surveys.instruments import chosen
 from lossatlas.surveys.instruments.steps import warm_adam
-from lossatlas.surveys.keeping import instruments_ledger, packed, unpacked
+from lossatlas.surveys.result_cache import instruments_ledger, packed, unpacked
 
 QUICK = ("stability", "gradient", "representations")
 

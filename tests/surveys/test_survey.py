@@ -78,7 +78,7 @@ def test_a_trajectory_is_marked_on_a_random_plane_too():
 
 def test_own_planes_are_taken_as_they_are():
     objective = cases.make(cases.frozen).objective()
-    plane = la.random_plane(objective, dimension=1, normalisation="layer")
+    plane = la.random_plane(objective, dimension=1, normalization="layer")
     found = la.survey(objective, plane=plane, span=0.5, points=9, connectivity="axis")
     assert found.landscape.values.shape == (9,)
     assert found.diagram.connectivity == "axis"

@@ -69,7 +69,7 @@ def test_with_equal_errors_they_are_the_bars_above_the_threshold(f, connectivity
     np.testing.assert_allclose(np.sort(found.deaths), deaths, atol=1e-12)
 
 
-def test_a_sharp_centre_is_seen_through_a_blurred_rim():
+def test_a_sharp_center_is_seen_through_a_blurred_rim():
     x = np.linspace(-3, 3, 61)
     f = np.minimum((x**2 - 1) ** 2, 4.0 + x**2)
     source = Map(f, 0.05 + 0.5 * (np.abs(x) > 2))
@@ -113,7 +113,7 @@ def test_where_few_examples_carry_a_point_the_largest_error_holds_everywhere(lev
     assert persistence(source).certain.sum() == 1
 
 
-def test_interpolated_points_take_the_error_of_their_neighbours():
+def test_interpolated_points_take_the_error_of_their_neighbors():
     f = np.array([0.0, 1.0, 0.2, 9.0, 0.0])
     stderr = np.array([0.01, np.nan, 0.01, np.nan, 2.0])
     blurred = Map(f, stderr, computed=np.isfinite(stderr))

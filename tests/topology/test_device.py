@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from lossatlas.topology import device, merge_tree, persistence
-from lossatlas.topology.layers import graph_bars, grid_bars, rips_bars
 from lossatlas.topology.losses import betti_matching_loss, persistence_penalty, signature_loss
+from lossatlas.topology.torch_layers import graph_bars, grid_bars, rips_bars
 
 levels = st.one_of(st.integers(0, 9).map(float), st.just(np.nan))
 fields = arrays(

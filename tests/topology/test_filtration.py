@@ -128,17 +128,17 @@ def test_scattered_points_find_the_two_wells():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
-def test_nearest_neighbours_and_spanning_edges_make_one_part(seed, neighbours):
+def test_nearest_neighbors_and_spanning_edges_make_one_part(seed, neighbors):
     rng = np.random.default_rng(seed)
-    centres = rng.uniform(-50, 50, (4, 4))
-    points = (centres[:, None] + 0.01 * rng.standard_normal((4, 8, 4))).reshape(-1, 4)
-    source = scattered(points, rng.random(32), method="knn", neighbours=neighbours)
+    centers = rng.uniform(-50, 50, (4, 4))
+    points = (centers[:, None] + 0.01 * rng.standard_normal((4, 8, 4))).reshape(-1, 4)
+    source = scattered(points, rng.random(32), method="knn", neighbors=neighbors)
     assert persistence(source).essential.sum() == 1
 
 
 def test_spanning_edges_are_the_shortest_links():
     points = np.array([[0.0], [1.0], [10.0], [11.0]])
-    edges = scattered(points, np.zeros(4), method="knn", neighbours=1).edges
+    edges = scattered(points, np.zeros(4), method="knn", neighbors=1).edges
     heights = np.abs(points[edges[:, 0], 0] - points[edges[:, 1], 0])
     assert sorted(heights) == sorted(linkage(points, "single")[:, 2])
 
@@ -181,8 +181,8 @@ def test_bad_points_are_named():
         scattered([[0.0, 1.0]], [1.0], method="delauney")
     with pytest.raises(DataError, match="use `method='knn'`"):
         scattered(np.arange(8.0).reshape(4, 2), np.zeros(4), method="delaunay")
-    with pytest.raises(ArgumentError, match="neighbours"):
-        scattered([[0.0, 1.0]], [1.0], neighbours=0)
+    with pytest.raises(ArgumentError, match="neighbors"):
+        scattered([[0.0, 1.0]], [1.0], neighbors=0)
 
 
 def test_a_graph_is_a_plain_record():

@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import merge_tree, persistence
+from lossatlas.topology.basin_matching import match_basins
 from lossatlas.topology.betti import matched_places
-from lossatlas.topology.induced import match_basins
 from reference.topology_bars import betti_matching
 
 connectivities = st.sampled_from(["full", "axis"])

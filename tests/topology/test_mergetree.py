@@ -35,7 +35,7 @@ def test_the_tree_equals_the_sweep(f, connectivity):
     merges, roots = sweep(f, connectivity)
     where = [tuple(map(int, p)) for p in tree.coordinates(tree.minima)]
     names = [(where[a], where[b]) for a, b in zip(tree.ended, tree.into, strict=True)]
-    # A point without a lower neighbour that joins at its own level is no minimum of its own.
+    # A point without a lower neighbor that joins at its own level is no minimum of its own.
     assert sorted((m, f[s]) for m, s, _ in merges if m in where) == sorted(
         (ended, level) for (ended, _), level in zip(names, tree.saddle_values, strict=True)
     )
@@ -100,7 +100,7 @@ def test_double_well_smad_counts_the_deepest_well_too():
     (a, b), s = tree.minima_values, tree.saddle_values[0]
     assert tree.smad() == pytest.approx(((s - a) + (s - b)) / 2)
     assert tree.smad(rule="elder") == pytest.approx(s - b)
-    assert tree.smad(normalise=True) == pytest.approx(tree.smad() / (f.max() - f.min()))
+    assert tree.smad(normalize=True) == pytest.approx(tree.smad() / (f.max() - f.min()))
     share = tree.volumes / f.size
     assert tree.smad(weighted=True) == pytest.approx(
         ((s - a) * share[0] + (s - b) * share[1]) / 2
@@ -136,7 +136,7 @@ def test_parts_behind_walls_have_infinite_barriers_and_no_share_in_smad():
     assert tree.barrier(0, 1) == np.inf
     assert tree.barrier(1, 2) == 5.0
     assert tree.smad() == 2.5
-    assert merge_tree(np.ones(3)).smad(normalise=True) == 0.0
+    assert merge_tree(np.ones(3)).smad(normalize=True) == 0.0
 
 
 def test_ties_are_broken_by_index():

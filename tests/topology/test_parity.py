@@ -47,7 +47,7 @@ def well(points):
 
 
 @pytest.mark.parametrize(
-    ("field", "plain", "normalised", "weighted"),
+    ("field", "plain", "normalized", "weighted"),
     [
         (himmelblau(15), 47.61765930862142, 0.05354408148928697, 12.145814244064972),
         (himmelblau(21), 19.9375, 0.022401685393258427, 5.112244897959184),
@@ -56,10 +56,10 @@ def well(points):
         (well(21), 0.9966211406250001, 0.15766973165076503, 0.5031068845982143),
     ],
 )
-def test_smad_is_landscapers(field, plain, normalised, weighted):
+def test_smad_is_landscapers(field, plain, normalized, weighted):
     tree = merge_tree(field, connectivity="axis")
     assert tree.smad() == pytest.approx(plain, rel=1e-12)
-    assert tree.smad(normalise=True) == pytest.approx(normalised, rel=1e-12)
+    assert tree.smad(normalize=True) == pytest.approx(normalized, rel=1e-12)
     assert tree.smad(weighted=True) == pytest.approx(weighted, rel=1e-12)
 
 
@@ -111,7 +111,7 @@ def test_distances_and_entropy_are_persims():
     assert wasserstein(a, b, ground=2.0) == pytest.approx(3.3087380851171386)
     assert sliced_wasserstein(a, b, directions=40) == pytest.approx(2.048436730923915, rel=1e-6)
     assert entropy(a) == pytest.approx(2.36427966)
-    assert entropy(a, normalised=True) == pytest.approx(0.95145613)
+    assert entropy(a, normalized=True) == pytest.approx(0.95145613)
 
 
 def test_clouds_are_ripsers():

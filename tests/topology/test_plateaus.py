@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from lossatlas.topology import Graph, graph, merge_tree, persistence, scattered
-from lossatlas.topology.layers import grid_bars
+from lossatlas.topology.torch_layers import grid_bars
 
 ties = st.one_of(st.integers(0, 2).map(float), st.integers(0, 2).map(float), st.just(np.nan))
 fields = arrays(

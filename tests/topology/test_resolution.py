@@ -56,7 +56,7 @@ def test_silhouettes_hold_their_basins_and_do_not_overlap(f, connectivity):
     assert sum(shape.levels.size - 1 for shape in whole) == np.isfinite(f).sum()
     for depth in range(max(s.depth for s in shapes) + 1):
         spans = sorted(
-            (s.centre - s.levels.size + 1, s.centre + s.levels.size - 1)
+            (s.center - s.levels.size + 1, s.center + s.levels.size - 1)
             for s in shapes
             if s.depth == depth
         )
@@ -70,7 +70,7 @@ def test_outlines_are_mirrored_and_as_wide_as_the_basin():
     assert outer.levels.tolist() == [0.0, 1.0, 2.0, 3.0, 3.0, 3.0]
     assert {tuple(left.levels), tuple(right.levels)} == {(0.0, 2.0), (1.0, 2.0)}
     across, up = outer.outline
-    assert (across - outer.centre).tolist() == list(range(-5, 6))
+    assert (across - outer.center).tolist() == list(range(-5, 6))
     assert up.tolist() == up[::-1].tolist()
     assert drawn.tree.minima.tolist() == [1, 3]
 

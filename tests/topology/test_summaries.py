@@ -81,14 +81,14 @@ def test_entropy_lies_between_its_bounds_and_ignores_shift_and_scale(bars, scale
     value = entropy(bars)
     assert -1e-12 <= value <= np.log(max(len(bars), 1)) + 1e-12
     assert entropy(scale * bars + shift) == pytest.approx(value)
-    assert 0 <= entropy(bars, normalised=True) <= 1 + 1e-12
+    assert 0 <= entropy(bars, normalized=True) <= 1 + 1e-12
     if len(bars) == 1:
-        assert value == entropy(bars, normalised=True) == 0.0
+        assert value == entropy(bars, normalized=True) == 0.0
 
 
 def test_entropy_of_equal_bars_counts_them():
     assert np.exp(entropy([[0, 1], [2, 3], [5, 6]])) == pytest.approx(3)
-    assert entropy([[0, 1], [2, 3]], normalised=True) == pytest.approx(1)
+    assert entropy([[0, 1], [2, 3]], normalized=True) == pytest.approx(1)
 
 
 @given(diagrams, st.sampled_from([1.0, 2.0]), st.sampled_from([1.0, 2.0, np.inf]))

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.topology import persistence
-from lossatlas.topology.layers import graph_bars, grid_bars, rips_bars
 from lossatlas.topology.losses import betti_matching_loss, persistence_penalty, signature_loss
 from lossatlas.topology.rips import rips
+from lossatlas.topology.torch_layers import graph_bars, grid_bars, rips_bars
 
 connectivities = st.sampled_from(["full", "axis"])
 
@@ -123,20 +123,20 @@ def test_descending_the_penalty_merges_the_wells():
 
 
 @given(st.integers(0, 10**6), st.sampled_from([True, False]))
-def test_signature_loss_vanishes_on_motions_and_is_symmetric(seed, normalise):
+def test_signature_loss_vanishes_on_motions_and_is_symmetric(seed, normalize):
     x, z = cloud(seed).detach(), cloud(seed + 1, dimensions=3).detach()
     turn = torch.linalg.qr(cloud(seed + 2, 2, 2).detach()).Q
-    options = {"normalise": normalise}
+    options = {"normalize": normalize}
     assert_close(signature_loss(x, x @ turn + 5.0, **options), torch.tensor(0.0).double())
     assert_close(signature_loss(x, z, **options), signature_loss(z, x, **options))
-    if normalise:
+    if normalize:
         assert_close(signature_loss(x, 3.0 * z), signature_loss(x, z))
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_signature_loss_has_the_gradient_of_finite_differences(normalise):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_signature_loss_has_the_gradient_of_finite_differences(normalize):
     assert gradcheck(
-        lambda x, z: signature_loss(x, z, normalise=normalise), (cloud(0), cloud(1, 7, 3))
+        lambda x, z: signature_loss(x, z, normalize=normalize), (cloud(0), cloud(1, 7, 3))
     )
 
 

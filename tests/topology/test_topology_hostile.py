@@ -151,7 +151,7 @@ def test_choices_without_sense_are_named(ask):
         lambda: topology.spread(None),
         lambda: topology.barrier_matrix(FIELD),
         lambda: topology.simplify(FIELD),
-        lambda: topology.scattered([[0.0], [1.0]], [0.0, 1.0], neighbours=2.5),
+        lambda: topology.scattered([[0.0], [1.0]], [0.0, 1.0], neighbors=2.5),
         lambda: topology.replicate_maps("many"),
         lambda: topology.graph([0.0, 1j], []),
         lambda: topology.checkpoints([1.0, 2.0], {(0, 1, 1): 3.0}),

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lossatlas as la
-from zoo.losses import BY_DIFFERENCES, labelled
+from zoo.losses import BY_DIFFERENCES, labeled
 from zoo.member import Case, refused, right
 
 CE = la.supervised(F.cross_entropy)
@@ -85,7 +85,7 @@ class Apply(nn.Module):
 
 def around(function) -> Case:
     model = nn.Sequential(nn.Linear(6, 8), Apply(function), nn.Linear(8, 3))
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @refused("derivative", "gradient", SURROGATE)
@@ -160,13 +160,13 @@ class Equilibrium(nn.Module):
 
 @refused("derivative", "curvature", SECOND)
 def deep_equilibrium():
-    return Case(Equilibrium(implicit=True), CE, labelled(5, 4), plain_ce)
+    return Case(Equilibrium(implicit=True), CE, labeled(5, 4), plain_ce)
 
 
 @refused("derivative", "curvature", SECOND)
 def equilibrium_with_a_gradient_of_one_step():
     """Off by 4 % of the gradient: kinks leave as much, so that only the Hessian shows it."""
-    return Case(Equilibrium(implicit=False), CE, labelled(5, 4), plain_ce)
+    return Case(Equilibrium(implicit=False), CE, labeled(5, 4), plain_ce)
 
 
 class Checkpointed(nn.Module):
@@ -182,12 +182,12 @@ class Checkpointed(nn.Module):
 
 @refused("derivative", "gradient", "(?s)first.0.weight.*moves the loss.*use_reentrant=False")
 def reentrant_checkpoint():
-    return Case(Checkpointed(reentrant=True), CE, labelled(7, 4), plain_ce)
+    return Case(Checkpointed(reentrant=True), CE, labeled(7, 4), plain_ce)
 
 
 @right("derivative")
 def checkpoint_without_reentrance():
-    return Case(Checkpointed(reentrant=False), CE, labelled(7, 4), plain_ce)
+    return Case(Checkpointed(reentrant=False), CE, labeled(7, 4), plain_ce)
 
 
 @right("derivative")
@@ -303,7 +303,7 @@ def rectified_residual():
             return self.norm(x + self.b(F.relu(self.a(x))))
 
     model = nn.Sequential(Block(), Block(), nn.Linear(6, 3))
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("derivative")
@@ -319,7 +319,7 @@ def sorted_and_pooled():
             hidden = self.a(x).sort(1).values.topk(8).values[:, :6].clamp(-2, 2)
             return self.b(torch.maximum(hidden, hidden.flip(1) * 0.3))
 
-    return Case(Pooled(), CE, labelled(7, 4), plain_ce)
+    return Case(Pooled(), CE, labeled(7, 4), plain_ce)
 
 
 @right("derivative")

@@ -16,7 +16,7 @@ def network(inputs: int = 6, classes: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, classes))
 
 
-def labelled(*sizes: int, inputs: int = 6, classes: int = 3) -> list:
+def labeled(*sizes: int, inputs: int = 6, classes: int = 3) -> list:
     return [(torch.randn(n, inputs), torch.randint(0, classes, (n,))) for n in sizes]
 
 
@@ -59,7 +59,7 @@ def class_weights():
         return -(picked * share).sum(), float(share.sum())
 
     criterion = nn.CrossEntropyLoss(weight=weight)
-    return Case(network(), la.supervised(criterion), labelled(7, 4), plain)
+    return Case(network(), la.supervised(criterion), labeled(7, 4), plain)
 
 
 @right("loss")
@@ -70,7 +70,7 @@ def label_smoothing():
         return -(target * logs).sum(), len(logs)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    return Case(network(), la.supervised(criterion), labelled(7, 4), plain)
+    return Case(network(), la.supervised(criterion), labeled(7, 4), plain)
 
 
 @right("loss")
@@ -111,7 +111,7 @@ def weighted_examples():
         losses = F.cross_entropy(model(x), y, reduction="none")
         return (losses * weight).sum(), float(weight.sum())
 
-    batches = [(x, y, torch.rand(len(x)) + 0.1) for x, y in labelled(7, 4)]
+    batches = [(x, y, torch.rand(len(x)) + 0.1) for x, y in labeled(7, 4)]
     return Case(network(), loss, batches, plain)
 
 
@@ -132,11 +132,11 @@ class ArcFace(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.centres = nn.Parameter(torch.randn(3, 4))
+        self.centers = nn.Parameter(torch.randn(3, 4))
 
     def forward(self, model, batch):
         x, y = batch
-        cosine = F.normalize(model(x), dim=1) @ F.normalize(self.centres.to(x), dim=1).T
+        cosine = F.normalize(model(x), dim=1) @ F.normalize(self.centers.to(x), dim=1).T
         angle = torch.acos(cosine.clamp(-0.99, 0.99)) + 0.3 * F.one_hot(y, 3)
         return F.cross_entropy(8 * torch.cos(angle), y)
 
@@ -144,10 +144,10 @@ class ArcFace(nn.Module):
 @refused(
     "loss",
     "construction",
-    "(?s)parameters of its own \\('ArcFace.centres'\\).*one module hold",
+    "(?s)parameters of its own \\('ArcFace.centers'\\).*one module hold",
 )
 def loss_with_weights_of_its_own():
-    return Case(network(classes=4), ArcFace(), labelled(7, 4), mean_over(len, ArcFace()))
+    return Case(network(classes=4), ArcFace(), labeled(7, 4), mean_over(len, ArcFace()))
 
 
 @right("loss")
@@ -158,7 +158,7 @@ def loss_with_weights_in_the_model():
         return model[1](model[0], batch)
 
     both = nn.ModuleList([network(classes=4), ArcFace()])
-    return Case(both, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(both, loss, labeled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
 @right("loss")
@@ -188,7 +188,7 @@ def multiplied_tasks():
     def plain(model, batch):
         return loss(model, batch).sum(), len(batch["x"])
 
-    batches = [{"x": x, "y": y, "t": torch.randn(len(x))} for x, y in labelled(5, 4)]
+    batches = [{"x": x, "y": y, "t": torch.randn(len(x))} for x, y in labeled(5, 4)]
     return Case(Tasks(), loss, batches, plain)
 
 
@@ -283,7 +283,7 @@ def penalty_of_the_weights():
         penalty = sum(p.square().sum() for p in model.parameters())
         return F.cross_entropy(model(batch[0]), batch[1]) + 0.01 * penalty
 
-    return Case(network(), loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(network(), loss, labeled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
 @refused("loss", "construction", "(?s)model itself .'0.weight' .and 3 more.*no captured lists")
@@ -296,7 +296,7 @@ def penalty_of_captured_weights():
         penalty = sum(p.square().sum() for p in captured)
         return F.cross_entropy(model(batch[0]), batch[1]) + 0.01 * penalty
 
-    return Case(model, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(model, loss, labeled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
 @refused("loss", "construction", "(?s)model itself .'0.weight' .and 3 more.*no captured lists")
@@ -309,7 +309,7 @@ def penalty_of_an_optimizer():
         penalty = sum(p.square().sum() for p in group["params"])
         return F.cross_entropy(model(batch[0]), batch[1]) + group["weight_decay"] * penalty
 
-    return Case(model, loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(model, loss, labeled(7, 4), mean_over(lambda b: len(b[0]), loss))
 
 
 @refused("loss", "construction", "(?s)nothing can be measured.*call the model that it is given")
@@ -320,4 +320,4 @@ def another_model_than_the_one_given():
     def loss(model, batch):
         return F.cross_entropy(mine(batch[0]), batch[1])
 
-    return Case(copy.deepcopy(mine), loss, labelled(7, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(copy.deepcopy(mine), loss, labeled(7, 4), mean_over(lambda b: len(b[0]), loss))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from zoo.derivatives import BY_DIFFERENCES, CE, SECOND, SURROGATE, plain_ce
-from zoo.losses import labelled, network
+from zoo.losses import labeled, network
 from zoo.member import Case, mean_over, refused, right
 
 # Their default choice is what is installed first; both must be said before the import.
@@ -142,10 +142,10 @@ def gaussian_process(kernel: str) -> Case:
         x, y = batch
         covariance = model.covar_module(x).to_dense()
         covariance = covariance + model.likelihood.noise * torch.eye(len(x), dtype=x.dtype)
-        centred = y - model.mean_module(x)
+        centered = y - model.mean_module(x)
         # log_prob of gpytorch has a second derivative only by Cholesky.
         half = torch.linalg.cholesky(covariance)
-        solved = torch.linalg.solve_triangular(half, centred[:, None], upper=False)
+        solved = torch.linalg.solve_triangular(half, centered[:, None], upper=False)
         return (solved.square().sum() / 2 + half.diagonal().log().sum()) / len(x)
 
     def plain(model, batch):
@@ -163,9 +163,9 @@ def gaussian_process(kernel: str) -> Case:
             shape = (1 + far + far.square() / 3) * (-far).exp()
         covariance = model.covar_module.outputscale * shape
         covariance = covariance + model.likelihood.noise * torch.eye(len(x), dtype=x.dtype)
-        centred = y - model.mean_module.constant
+        centered = y - model.mean_module.constant
         return (
-            centred @ torch.linalg.solve(covariance, centred) + covariance.logdet()
+            centered @ torch.linalg.solve(covariance, centered) + covariance.logdet()
         ) / 2, len(x)
 
     batches = [(x.double(), y.double())]
@@ -220,19 +220,19 @@ class Flow(nn.Module):
 
 @right("differential equations", needs=("torchdiffeq",))
 def neural_differential_equation():
-    return Case(Flow(adjoint=False), CE, labelled(4, 3, inputs=4), plain_ce)
+    return Case(Flow(adjoint=False), CE, labeled(4, 3, inputs=4), plain_ce)
 
 
 @refused(
     "differential equations", "curvature", "(?s)(second|adjoint).*", needs=("torchdiffeq",)
 )
 def neural_differential_equation_by_its_adjoint():
-    return Case(Flow(adjoint=True), CE, labelled(4, 3, inputs=4), plain_ce)
+    return Case(Flow(adjoint=True), CE, labeled(4, 3, inputs=4), plain_ce)
 
 
 @right("differential equations", needs=("torchdiffeq",))
 def adjoint_by_differences():
-    batches = labelled(4, 3, inputs=4)
+    batches = labeled(4, 3, inputs=4)
     return Case(Flow(adjoint=True), CE, batches, plain_ce, BY_DIFFERENCES)
 
 
@@ -291,7 +291,7 @@ def modules_that_write_into_a_tensordict():
         logits = model[1].module[1](hidden)
         return F.cross_entropy(logits, batch["y"], reduction="sum"), len(batch["y"])
 
-    batches = [TensorDict({"x": x, "y": y}, batch_size=[len(y)]) for x, y in labelled(5, 3)]
+    batches = [TensorDict({"x": x, "y": y}, batch_size=[len(y)]) for x, y in labeled(5, 3)]
     return Case(model, loss, batches, plain)
 
 
@@ -310,7 +310,7 @@ def keras_on_torch():
             keras.layers.Dense(3),
         ]
     )
-    batches = [(x.cpu(), y) for x, y in labelled(5, 3)]
+    batches = [(x.cpu(), y) for x, y in labeled(5, 3)]
     return Case(model, CE, batches, plain_ce)
 
 
@@ -322,7 +322,7 @@ def net_of_skorch():
     from skorch import NeuralNetClassifier
 
     net = NeuralNetClassifier(network(), criterion=nn.CrossEntropyLoss).initialize()
-    return Case(net, CE, labelled(5, 3), plain_ce)
+    return Case(net, CE, labeled(5, 3), plain_ce)
 
 
 @right("skorch", needs=("skorch",))
@@ -330,7 +330,7 @@ def module_of_skorch():
     from skorch import NeuralNetClassifier
 
     net = NeuralNetClassifier(network(), criterion=nn.CrossEntropyLoss).initialize()
-    return Case(net.module_, CE, labelled(5, 3), plain_ce)
+    return Case(net.module_, CE, labeled(5, 3), plain_ce)
 
 
 # Sentences
@@ -395,7 +395,7 @@ def leaky_neurons_of_snntorch():
                 out = out + self.b(spikes)
             return out
 
-    return Case(Spiking(), CE, labelled(7, 4), plain_ce)
+    return Case(Spiking(), CE, labeled(7, 4), plain_ce)
 
 
 # Reinforcement learning

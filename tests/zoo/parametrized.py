@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 import lossatlas as la
 from zoo.derivatives import CE, plain_ce
-from zoo.losses import Words, labelled, network
+from zoo.losses import Words, labeled, network
 from zoo.member import Case, mean_over, refused, right
 
 
@@ -18,7 +18,7 @@ from zoo.member import Case, mean_over, refused, right
 def weight_norm():
     model = network()
     parametrizations.weight_norm(model[0])
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
@@ -26,21 +26,21 @@ def weight_norm_of_old():
     """By a hook that computes the weight before forward and keeps it as an attribute."""
     model = network()
     torch.nn.utils.weight_norm(model[0])
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
 def spectral_norm():
     model = network()
     parametrizations.spectral_norm(model[2], n_power_iterations=5)
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
 def orthogonal():
     model = network()
     parametrizations.orthogonal(model[2], orthogonal_map="matrix_exp")
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
@@ -73,7 +73,7 @@ def transposed_tie():
     def plain(model, batch):
         return (model(batch[0]) - batch[1]).square().mean(1).sum(), len(batch[0])
 
-    batches = [(x, x) for x, _ in labelled(6, 4)]
+    batches = [(x, x) for x, _ in labeled(6, 4)]
     return Case(Tied(), la.supervised(F.mse_loss), batches, plain)
 
 
@@ -91,7 +91,7 @@ def low_rank_with_a_zero_factor():
         def forward(self, x):
             return self.base(x) + x @ self.down.T @ self.up.T
 
-    return Case(Adapted(), CE, labelled(7, 4), plain_ce)
+    return Case(Adapted(), CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
@@ -106,7 +106,7 @@ def hypernetwork():
             made = self.make(torch.tanh(self.code))
             return F.linear(x, made[:18].view(3, 6), made[18:])
 
-    return Case(Hyper(), CE, labelled(7, 4), plain_ce)
+    return Case(Hyper(), CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
@@ -122,7 +122,7 @@ def lists_and_dicts_of_parameters():
                 x = torch.tanh(x @ weight)
             return x @ self.heads["a"] + x @ self.heads["b"]
 
-    return Case(Many(), CE, labelled(7, 4), plain_ce)
+    return Case(Many(), CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
@@ -139,7 +139,7 @@ def ensemble_by_vmap():
             each = torch.vmap(F.linear, in_dims=(None, 0, 0))
             return each(x, self.weight, self.bias).log_softmax(2).mean(0)
 
-    return Case(Ensemble(), CE, labelled(7, 4), plain_ce)
+    return Case(Ensemble(), CE, labeled(7, 4), plain_ce)
 
 
 class Spectral(nn.Module):
@@ -156,19 +156,19 @@ class Spectral(nn.Module):
 
 @refused("weights", "construction", "(?s)'weight' is complex.*view_as_complex")
 def complex_weights():
-    return Case(Spectral(), CE, labelled(7, 4, inputs=8), plain_ce)
+    return Case(Spectral(), CE, labeled(7, 4, inputs=8), plain_ce)
 
 
 @right("weights")
 def bfloat16():
-    x = labelled(40, 24)
+    x = labeled(40, 24)
     batches = [(a.bfloat16(), y) for a, y in x]
     return Case(network().bfloat16(), CE, batches, plain_ce)
 
 
 @right("weights")
 def half_precision():
-    batches = [(a.half(), y) for a, y in labelled(40, 24)]
+    batches = [(a.half(), y) for a, y in labeled(40, 24)]
     return Case(network().half(), CE, batches, plain_ce)
 
 
@@ -181,12 +181,12 @@ def mixed_precision_by_autocast():
             out = model(batch[0])
         return F.cross_entropy(out.float(), batch[1], reduction="none")
 
-    return Case(network(), loss, labelled(40, 24), plain_ce)
+    return Case(network(), loss, labeled(40, 24), plain_ce)
 
 
 @right("weights")
 def double_precision():
-    batches = [(a.double(), y) for a, y in labelled(7, 4)]
+    batches = [(a.double(), y) for a, y in labeled(7, 4)]
     return Case(network().double(), CE, batches, plain_ce)
 
 
@@ -194,12 +194,12 @@ def double_precision():
 def frozen_half():
     model = network()
     model[0].requires_grad_(False)
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("weights")
 def chosen_by_pattern():
-    return Case(network(), CE, labelled(7, 4), plain_ce, {"params": "2.*"})
+    return Case(network(), CE, labeled(7, 4), plain_ce, {"params": "2.*"})
 
 
 @right("weights", unused=("experts.2.weight", "experts.2.bias"))
@@ -223,34 +223,34 @@ def experts_that_get_no_example():
                     out = out.index_put((rows.nonzero()[:, 0],), expert(x[rows]))
             return out * share[:, None]
 
-    return Case(Mixture(), CE, labelled(9, 6), plain_ce)
+    return Case(Mixture(), CE, labeled(9, 6), plain_ce)
 
 
 @right("wrapped")
 def compiled():
-    return Case(torch.compile(network(), backend="eager"), CE, labelled(7, 4), plain_ce)
+    return Case(torch.compile(network(), backend="eager"), CE, labeled(7, 4), plain_ce)
 
 
 @right("wrapped")
 def traced_by_fx():
-    return Case(torch.fx.symbolic_trace(network()), CE, labelled(7, 4), plain_ce)
+    return Case(torch.fx.symbolic_trace(network()), CE, labeled(7, 4), plain_ce)
 
 
 @right("wrapped")
 def scripted():
-    return Case(torch.jit.script(network()), CE, labelled(7, 4), plain_ce)
+    return Case(torch.jit.script(network()), CE, labeled(7, 4), plain_ce)
 
 
 @refused("wrapped", "construction", "(?s)quantized \\(int8.*before it is quantized")
-def quantised():
+def quantized():
     import torch.ao.quantization as quantization
 
     model = quantization.quantize_dynamic(network(), {nn.Linear}, dtype=torch.qint8)
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("wrapped")
-def quantised_beside_float():
+def quantized_beside_float():
     """Weight-only int8 under a float head: the codes are no parameters that can move."""
 
     class Coded(nn.Module):
@@ -265,7 +265,7 @@ def quantised_beside_float():
         def forward(self, x):
             return self.head(torch.tanh(F.linear(x, self.weight.to(x) * self.scale.to(x))))
 
-    return Case(Coded(), CE, labelled(7, 4), plain_ce, {"params": "*"})
+    return Case(Coded(), CE, labeled(7, 4), plain_ce, {"params": "*"})
 
 
 def in_a_group(wrap):
@@ -284,7 +284,7 @@ def data_parallel():
     def wrap(model):
         return nn.parallel.DistributedDataParallel(model)
 
-    return Case(in_a_group(wrap), CE, labelled(7, 4), plain_ce)
+    return Case(in_a_group(wrap), CE, labeled(7, 4), plain_ce)
 
 
 @refused("wrapped", "construction", "(?s)(FSDP|fully_shard|DTensor).*full_tensor")
@@ -295,14 +295,14 @@ def fully_sharded():
     def wrap(model):
         return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 
-    return Case(in_a_group(wrap), CE, labelled(7, 4), plain_ce)
+    return Case(in_a_group(wrap), CE, labeled(7, 4), plain_ce)
 
 
 @right("wrapped")
 def averaged_by_swa():
     model = torch.optim.swa_utils.AveragedModel(network())
     model.requires_grad_(True)
-    return Case(model, CE, labelled(7, 4), plain_ce)
+    return Case(model, CE, labeled(7, 4), plain_ce)
 
 
 @right("wrapped")
@@ -312,4 +312,4 @@ def mean_of_batches():
     def loss(model, batch):
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    return Case(network(), loss, labelled(9, 2), mean_over(lambda b: len(b[0]), loss))
+    return Case(network(), loss, labeled(9, 2), mean_over(lambda b: len(b[0]), loss))

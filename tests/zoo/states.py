@@ -7,45 +7,45 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo.derivatives import CE, SURROGATE, plain_ce
-from zoo.losses import labelled, network
+from zoo.losses import labeled, network
 from zoo.member import Case, mean_over, refused, right
 
 
-class Centred(nn.Module):
-    """DINO: a moving centre of the outputs, updated at every call, whatever the mode."""
+class Centered(nn.Module):
+    """DINO: a moving center of the outputs, updated at every call, whatever the mode."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
-        self.register_buffer("centre", torch.zeros(3))
+        self.register_buffer("center", torch.zeros(3))
 
     def forward(self, x):
         out = self.b(torch.tanh(self.a(x)))
         with torch.no_grad():
-            self.centre.mul_(0.5).add_(out.mean(0), alpha=0.5)
-        return out - self.centre.clone()
+            self.center.mul_(0.5).add_(out.mean(0), alpha=0.5)
+        return out - self.center.clone()
 
 
 @refused("state", "gradient", SURROGATE)
-def moving_centre_inside_the_output():
-    """The centre follows the weights without a graph: the gradient is not that of the loss."""
-    return Case(Centred(), CE, labelled(6), plain_ce)
+def moving_center_inside_the_output():
+    """The center follows the weights without a graph: the gradient is not that of the loss."""
+    return Case(Centered(), CE, labeled(6), plain_ce)
 
 
 class Counting(nn.Module):
-    """A centre that is only kept, and a counter: nothing reads what the pass wrote."""
+    """A center that is only kept, and a counter: nothing reads what the pass wrote."""
 
     def __init__(self):
         super().__init__()
         self.net = network()
-        self.register_buffer("centre", torch.ones(3))
+        self.register_buffer("center", torch.ones(3))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.history = []
 
     def forward(self, x):
-        out = self.net(x) - self.centre
+        out = self.net(x) - self.center
         with torch.no_grad():
-            self.centre = self.centre * 1.0
+            self.center = self.center * 1.0
             self.calls += 1
         self.history.append(float(self.calls))
         return out
@@ -53,7 +53,7 @@ class Counting(nn.Module):
 
 @right("state")
 def counters_and_lists():
-    return Case(Counting(), CE, labelled(6, 4), plain_ce)
+    return Case(Counting(), CE, labeled(6, 4), plain_ce)
 
 
 class Queue(nn.Module):
@@ -105,7 +105,7 @@ class Remembering(nn.Module):
 
 @right("state")
 def cached_activation():
-    return Case(Remembering(), CE, labelled(6, 4), plain_ce)
+    return Case(Remembering(), CE, labeled(6, 4), plain_ce)
 
 
 class Bootstrap(nn.Module):
@@ -159,12 +159,12 @@ class Merged(nn.Module):
 @right("state", unused=("a", "b", "base.weight"))
 def merged_weights():
     """The bias moves; the cached sum does not, and what it was made of is said to be unused."""
-    return Case(Merged(), CE, labelled(6, 4), plain_ce)
+    return Case(Merged(), CE, labeled(6, 4), plain_ce)
 
 
 @refused("state", "construction", "(?s)nothing can be measured.*'merged'.*cache")
 def merged_weights_alone():
-    return Case(Merged(), CE, labelled(6, 4), plain_ce, {"params": ["a", "b", "base.weight"]})
+    return Case(Merged(), CE, labeled(6, 4), plain_ce, {"params": ["a", "b", "base.weight"]})
 
 
 class InPlace(nn.Module):
@@ -181,7 +181,7 @@ class InPlace(nn.Module):
 
 @right("state")
 def writes_into_its_input():
-    return Case(InPlace(), CE, labelled(6, 4), plain_ce)
+    return Case(InPlace(), CE, labeled(6, 4), plain_ce)
 
 
 @right("state")
@@ -197,11 +197,11 @@ def pops_its_batch():
             batch["x"]
         )
 
-    batches = [{"x": x, "labels": y} for x, y in labelled(6, 4)]
+    batches = [{"x": x, "labels": y} for x, y in labeled(6, 4)]
     return Case(network(), loss, batches, plain)
 
 
-def normalised() -> nn.Sequential:
+def normalized() -> nn.Sequential:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2.0)
@@ -213,8 +213,8 @@ def images(*sizes):
 
 
 @right("state")
-def batch_normalisation():
-    model = normalised()
+def batch_normalization():
+    model = normalized()
     model.train()
     return Case(model, CE, images(5, 3), plain_ce)
 
@@ -227,14 +227,14 @@ def statistics_of_the_batch():
         model.train()
         return plain_ce(model, batch)
 
-    return Case(normalised(), CE, images(5, 3), plain, {"mode": "train"})
+    return Case(normalized(), CE, images(5, 3), plain, {"mode": "train"})
 
 
 @right("state")
 def dropout_in_the_model():
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
     model.train()
-    return Case(model, CE, labelled(6, 4), plain_ce)
+    return Case(model, CE, labeled(6, 4), plain_ce)
 
 
 @refused("state", "construction", "(?s)two passes.*(dropout|draw)")
@@ -247,7 +247,7 @@ def dropout_that_never_sleeps():
         def forward(self, x):
             return self.net(F.dropout(x, 0.5))
 
-    return Case(Noisy(), CE, labelled(6, 4), plain_ce)
+    return Case(Noisy(), CE, labeled(6, 4), plain_ce)
 
 
 @refused("state", "construction", "(?s)two passes.*state")
@@ -259,4 +259,4 @@ def state_without_an_end():
         count[0] += 1
         return count[0] * F.cross_entropy(model(batch[0]), batch[1])
 
-    return Case(model, loss, labelled(6, 4), mean_over(lambda b: len(b[0]), loss))
+    return Case(model, loss, labeled(6, 4), mean_over(lambda b: len(b[0]), loss))

@@ -85,7 +85,7 @@ The law is wrong by more than its residuals tell, so resampling them cannot help
 ## The weak prior
 
 Mean absolute error on the curves outside {sets} training triples, without and with the
-prior on (C, beta, gamma). Its centre is round (beta = gamma = 1/2, a saturation pace of 0.1
+prior on (C, beta, gamma). Its center is round (beta = gamma = 1/2, a saturation pace of 0.1
 an update at the peak) and its width half an e-fold; measurements on these curves were known
 when it was chosen.
 

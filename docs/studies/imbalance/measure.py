@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 import lossatlas as la
-from lossatlas.algebra.estimators import mean_of
 from lossatlas.curvature import spectrum
+from lossatlas.linalg.estimators import mean_of
 from lossatlas.rng import generator
 from lossatlas.studies.compare import paired
-from lossatlas.workbench import build_loss, build_model, load_dataset, train
+from lossatlas.training import build_loss, build_model, load_dataset, train
 
 HEAD, TAIL, EQUAL = 110, 10, 10
 STEPS = (60, 300)
@@ -23,7 +23,7 @@ _log = logging.getLogger("study")
 
 def rows(seeds):
     """One line a seed, kind of data, length of training, examples and class."""
-    digits = load_dataset("digits", normalise="standardised")
+    digits = load_dataset("digits", normalize="standardized")
     found = []
     for seed, kind in itertools.product(range(seeds), ("rare", "balanced")):
         found += _one(digits, seed, kind)

@@ -22,7 +22,7 @@ from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.surrogates.result import VIEWS, Surrogates
 
 HERE = Path(__file__).parent
-# Losses of a landscape, and initialisations that share the data and the fit, as published.
+# Losses of a landscape, and initializations that share the data and the fit, as published.
 ASKED = (2000, 200)
 SHOWN = (
     "scheme + scale",

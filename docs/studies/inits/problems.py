@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from lossatlas.studies.inits.settings import InitsSettings, LabelSettings
-from lossatlas.workbench import load_dataset
+from lossatlas.training import load_dataset
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SCHEMES = ("xavier_uniform", "kaiming_uniform", "orthogonal", "lsuv", "normal", "uniform")

@@ -23,7 +23,7 @@ SETTINGS = InitsSettings(
 
 
 def main() -> None:
-    """Pairs and predictors; what is there is not made again."""
+    """Samples and predictors; what is there is not made again."""
     torch.set_num_threads(1)
     for stage in ("generate", "fit-surrogate"):
         run_stage(SETTINGS, stage, progress=logging.info)

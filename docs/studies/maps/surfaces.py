@@ -63,14 +63,14 @@ def polynomial(random: Generator, dimension: int) -> Surface:
 def bumps(random: Generator, dimension: int) -> Surface:
     """A bowl with one to four Gaussian bumps or wells."""
     count = random.integers(1, 5)
-    centres, sizes = random.uniform(-1, 1, (count, dimension)), random.normal(size=count)
+    centers, sizes = random.uniform(-1, 1, (count, dimension)), random.normal(size=count)
     widths = [_log_uniform(random, 0.08 if dimension < 3 else 0.3, 0.8) for _ in range(count)]
     slope = random.uniform(0, 2)
     return lambda *x: (
         slope * _bowl(x)
         + sum(
-            s * np.exp(-_bowl(tuple(c - m for c, m in zip(x, centre, strict=True))) / 2 / w**2)
-            for s, w, centre in zip(sizes, widths, centres, strict=True)
+            s * np.exp(-_bowl(tuple(c - m for c, m in zip(x, center, strict=True))) / 2 / w**2)
+            for s, w, center in zip(sizes, widths, centers, strict=True)
         )
     )
 
@@ -110,9 +110,9 @@ def ridge(random: Generator, dimension: int) -> Surface:
 def hole(random: Generator, dimension: int) -> Surface:
     """A Gaussian field that is not finite in a ball."""
     ground = gaussian_field(random, dimension)
-    centre, radius = random.uniform(-1, 1, dimension), random.uniform(0.02, 0.5)
+    center, radius = random.uniform(-1, 1, dimension), random.uniform(0.02, 0.5)
     return lambda *x: np.where(
-        _bowl(tuple(c - m for c, m in zip(x, centre, strict=True))) < radius**2,
+        _bowl(tuple(c - m for c, m in zip(x, center, strict=True))) < radius**2,
         np.nan,
         ground(*x),
     )
@@ -136,13 +136,13 @@ def rough_field(random: Generator, dimension: int) -> Surface:
 def wells(random: Generator, dimension: int) -> Surface:
     """The soft minimum of some quadratic wells."""
     count, heat = random.integers(2, 6), _log_uniform(random, 0.03, 0.3)
-    centres, steep = random.uniform(-1, 1, (count, dimension)), random.uniform(1, 5, count)
+    centers, steep = random.uniform(-1, 1, (count, dimension)), random.uniform(1, 5, count)
     return lambda *x: (
         -heat
         * np.log(
             sum(
-                np.exp(-s * _bowl(tuple(c - m for c, m in zip(x, centre, strict=True))) / heat)
-                for s, centre in zip(steep, centres, strict=True)
+                np.exp(-s * _bowl(tuple(c - m for c, m in zip(x, center, strict=True))) / heat)
+                for s, center in zip(steep, centers, strict=True)
             )
             + 1e-300
         )
@@ -197,10 +197,10 @@ def absolute(random: Generator, dimension: int) -> Surface:
 
 def narrow_well(random: Generator, dimension: int) -> Surface:
     """A bowl with a Gaussian well of width .08 to .2."""
-    centre, width = random.uniform(-0.8, 0.8, dimension), random.uniform(0.08, 0.2)
+    center, width = random.uniform(-0.8, 0.8, dimension), random.uniform(0.08, 0.2)
     return lambda *x: (
         _bowl(x)
-        - np.exp(-_bowl(tuple(c - m for c, m in zip(x, centre, strict=True))) / 2 / width**2)
+        - np.exp(-_bowl(tuple(c - m for c, m in zip(x, center, strict=True))) / 2 / width**2)
     )
 
 

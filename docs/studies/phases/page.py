@@ -14,7 +14,7 @@ from lossatlas.studies.phases import MEANING, OF_PAIRS, OF_SEEDS, PHASES, Thresh
 
 THRESHOLDS = Thresholds(loss=0.1, connectivity=0.05, alignment=0.9)
 SHOWN = ("train loss", "largest eigenvalue", "connectivity", "alignment", "test error")
-COLOURS = {
+COLORS = {
     "I": "#d55e00",
     "II": "#f0b27a",
     "III": "#cc79a7",
@@ -87,7 +87,7 @@ def _short_number(value):
 def _phases(ax, plane):
     named, sure = plane.phases(THRESHOLDS), plane.certain(THRESHOLDS)
     for (i, j), phase in np.ndenumerate(named):
-        ax.add_patch(plt.Rectangle((i - 0.5, j - 0.5), 1, 1, color=COLOURS[phase]))
+        ax.add_patch(plt.Rectangle((i - 0.5, j - 0.5), 1, 1, color=COLORS[phase]))
         text = phase if sure[i, j] else f"{phase} ?"
         ax.text(
             i,
@@ -157,7 +157,7 @@ the width of an MLP with one hidden layer and temperature the batch size (small 
 momentum 0.9, {settings["epochs"]} epochs for every cell, {settings["seeds"]} seeds a cell.
 
 - **Largest eigenvalue** and trace of the Hessian of the mean loss over {settings["examples"]} training examples.
-- **Connectivity** between neighbours on the ring of seeds: mean loss of the ends minus the loss where
+- **Connectivity** between neighbors on the ring of seeds: mean loss of the ends minus the loss where
   a quadratic Bezier curve, trained for {settings["curve_steps"]} steps, is farthest from it. Below zero is a barrier.
 - **Alignment** of their outputs on the test examples: debiased linear CKA.
 

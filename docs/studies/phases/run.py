@@ -15,7 +15,7 @@ import torch
 
 from lossatlas.rng import generator
 from lossatlas.studies.phases import phase_plane
-from lossatlas.workbench import load_dataset
+from lossatlas.training import load_dataset
 
 HERE = Path(__file__).parent
 NOISE = (0.0, 0.2)
@@ -39,7 +39,7 @@ def main() -> None:
 def measure(share, folder, *, quick):
     """The plane with a share of the training labels drawn at random."""
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    digits = load_dataset("digits", normalise="standardised")
+    digits = load_dataset("digits", normalize="standardized")
     digits = digits.pick(torch.randperm(len(digits), generator=generator(0, "split")))
     training, test = digits.take(1000), digits.skip(1000)
     return phase_plane(

@@ -77,9 +77,9 @@ def short(studies):
     }
     count = len(kept)
     return f"""**In short.** The average does the work; the controller spares the guess; schedule-free at its best rate
-is the one to beat. AdamW at a constant rate, read through `ValleyAverage`, is {_span(kept)} points from cosine that was told
+is the one to beat. AdamW at a constant rate, read through `PolynomialAverage`, is {_span(kept)} points from cosine that was told
 the horizon, with one training for all horizons: {_count(kept, _kept)} of {count} intervals stay above -0.2, none lies below zero.
-`ClimbPolicy` adds nothing to it where the rate can be tuned ({_span(beside)} points; {_signs(beside)}),
+`GrowthPolicy` adds nothing to it where the rate can be tuned ({_span(beside)} points; {_signs(beside)}),
 and reaches the goal against cosine in {_count(climbed, _kept)} of {count} settings. Both fall behind a tuned schedule-free
 in most settings. What the policy is worth shows where the rate is a guess: averaged over base rates from
 1e-4 to 1e-1 it is {_span(guess[COSINE])} points above cosine and {_span(guess["schedule-free"])} above schedule-free.

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib import pyplot as plt
 from penalties import DECAYS, ENDS, GATES, NOISES, ROBUST, STRENGTHS, WEIGHTINGS
 
-from lossatlas.algebra.estimators import quantile
+from lossatlas.linalg.estimators import quantile
 from lossatlas.plots import style
 from lossatlas.plots.curves import HUES
 from lossatlas.studies.compare import paired
 
-KINDS = {"clean": "clean labels", "mislabelled": "a fifth of the labels drawn at random"}
+KINDS = {"clean": "clean labels", "mislabeled": "a fifth of the labels drawn at random"}
 RIVALS = ("plain", "L2", "label smoothing", "SAM")
 SASP = ("SASP, GGN", "SASP, Fisher")
 BOTH = ("SASP + CVP", "SASP + CVP, original")
@@ -121,7 +121,7 @@ def _noise(ax, study):
     for hue, method in zip(HUES, ROBUST, strict=False):
         table = np.array([study.under_noise(method, at) for at in range(len(NOISES))])
         _curve(ax, NOISES, table, hue, method)
-    ax.set_xlabel("standard deviation of the noise, per standardised pixel")
+    ax.set_xlabel("standard deviation of the noise, per standardized pixel")
     ax.set_ylabel("test accuracy, %")
     ax.set_title("Noise on the test inputs", loc="left", fontsize=style.TITLE_SIZE)
     ax.legend(frameon=False, fontsize=style.LABEL_SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from reading import FREE, ahead, guessed, points, rate, tuned
 
-from lossatlas.algebra.estimators import quantile
+from lossatlas.linalg.estimators import quantile
 from lossatlas.plots import style
 from lossatlas.plots.curves import HUES
 

@@ -18,7 +18,7 @@ from lossatlas.rng import generator
 from lossatlas.steering.penalties import NGERWeighter, nger_weights
 from lossatlas.store.ledger import Ledger
 from lossatlas.studies.compare import Problem
-from lossatlas.workbench import build_model
+from lossatlas.training import build_model
 
 SEEDS = 20
 STEPS = 400
@@ -91,7 +91,7 @@ def measure(folder: Path, progress: Progress) -> dict[str, Array]:
 
 def _jobs(clean: Problem) -> dict[str, Callable[[], Array]]:
     jobs: dict[str, Callable[[], Array]] = {}
-    for noise, problem in (("clean", clean), ("mislabelled", mislabelled(clean, 0.2))):
+    for noise, problem in (("clean", clean), ("mislabeled", mislabeled(clean, 0.2))):
         for method, settings in STRENGTHS.items():
             jobs[f"{noise} {method}"] = partial(_ends, problem, settings)
     for method, part in GATES.items():
@@ -105,7 +105,7 @@ def _jobs(clean: Problem) -> dict[str, Callable[[], Array]]:
     return jobs
 
 
-def mislabelled(problem: Problem, share: float) -> Problem:
+def mislabeled(problem: Problem, share: float) -> Problem:
     """The problem with some training labels drawn at random.
 
     Args:
@@ -115,7 +115,7 @@ def mislabelled(problem: Problem, share: float) -> Problem:
     Returns:
         A problem with the same validation and test examples.
     """
-    drawn = generator("mislabelled")
+    drawn = generator("mislabeled")
     targets = problem.train.targets
     wrong = torch.rand(len(targets), generator=drawn) < share
     other = torch.randint(0, problem.train.outputs, targets.shape, generator=drawn)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lossatlas.studies.compare import Problem
-from lossatlas.workbench import load_dataset
-from lossatlas.workbench.dataset import Dataset
+from lossatlas.training import load_dataset
+from lossatlas.training.dataset import Dataset
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 # Earlier trials took the first rows of each set.
@@ -18,7 +18,7 @@ FRESH = 20_000
 
 
 def mnist(train: int = 4000, valid: int = 1000, test: int = 5000) -> Problem:
-    """MNIST at 14 x 14 pixels, fresh examples, an MLP without normalisation layers.
+    """MNIST at 14 x 14 pixels, fresh examples, an MLP without normalization layers.
 
     Args:
         train: examples to train on.
@@ -53,7 +53,7 @@ def digits() -> Problem:
     Returns:
         The problem.
     """
-    data = load_dataset("digits", normalise="standardised")
+    data = load_dataset("digits", normalize="standardized")
     pieces = [_rows(data, *bounds) for bounds in ((0, 400), (400, 800), (800, len(data)))]
     return Problem(*pieces, model="mlp(64, 64)", batch_size=32, decay=0.0, warmup=0)
 
@@ -76,7 +76,7 @@ def _parts(
     folder: str, train: int, valid: int, test: int, change: Callable[[Tensor], Tensor]
 ) -> tuple[Dataset, Dataset, Dataset]:
     both, last = (
-        load_dataset(f"parquet:{SHARED}/{folder}/{file}.parquet", normalise="standardised")
+        load_dataset(f"parquet:{SHARED}/{folder}/{file}.parquet", normalize="standardized")
         for file in ("train", "test")
     )
     both = _rows(both, FRESH, FRESH + train + valid)

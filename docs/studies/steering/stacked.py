@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lossatlas.rng import generator
 from lossatlas.steering.penalties import cvp_gate, sasp_penalty, sbmp_penalty
 from lossatlas.studies.compare import Problem
-from lossatlas.workbench import build_model
+from lossatlas.training import build_model
 
 RATE, MOMENTUM = 0.05, 0.9
 Weights = list[Tensor]

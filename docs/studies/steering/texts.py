@@ -29,11 +29,11 @@ Penalties have [a page of their own](penalties.md).
 ## What was asked
 
 A schedule such as cosine has to be told when the training ends, and every rate has to be
-guessed. Does one training, read through a `ValleyAverage` (gamma 16), do as well at every
-horizon as cosine that was told each of them? And does `ClimbPolicy`, which leaves the base rate
+guessed. Does one training, read through a `PolynomialAverage` (gamma 16), do as well at every
+horizon as cosine that was told each of them? And does `GrowthPolicy`, which leaves the base rate
 behind, spare the guess?
 
-- **climb + valley**: AdamW, `ClimbPolicy` with its defaults, base rate 1e-4; one training.
+- **climb + valley**: AdamW, `GrowthPolicy` with its defaults, base rate 1e-4; one training.
 - **constant + valley**: AdamW at a constant rate, the same average; one training a rate.
 - **cosine, WSD**: told the horizon, one training for each; WSD cools for the last fifth.
 - **plateau**: `PlateauCooldown`; **TopoAdamW**: the table of topoadamw 0.1.0

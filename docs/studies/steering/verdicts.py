@@ -104,13 +104,13 @@ def short(study):
     }
     return f"""**In short.** Against plain training all five claims hold on this problem; against rivals that are tuned alike, one does.
 
-- **SASP** flattens: the exact form takes the trace to {trace["clean"]} of plain training's, {trace["mislabelled"]} where labels are wrong. On clean
+- **SASP** flattens: the exact form takes the trace to {trace["clean"]} of plain training's, {trace["mislabeled"]} where labels are wrong. On clean
   labels it lowers the test loss ({loss["clean", "SASP, GGN", "plain"]}), but L2, label smoothing and SAM lower it further. Under wrong labels the exact form is below L2
-  ({loss["mislabelled", "SASP, GGN", "L2"]}) and not told apart from SAM ({loss["mislabelled", "SASP, GGN", "SAM"]}); the original (Fisher) is above both.
+  ({loss["mislabeled", "SASP, GGN", "L2"]}) and not told apart from SAM ({loss["mislabeled", "SASP, GGN", "SAM"]}); the original (Fisher) is above both.
 - **CVP** forgives a decay that is too strong: {wide["CVP, original"]} points over L2 on average over the strengths. Its gate is all but
   constant, about a half, at such gradients; a gate that really opens and shuts keeps {wide["CVP, gate without units"]} of it.
 - **NGER** takes the error on the noisy task from {task["equal"]:.2f} to {task["NGER, original"]:.2f}, but a small fixed weight takes it to {task["fixed"]:.2f}. Our
   `NGERWeighter`, which starves no task, reaches only {task["NGER"]:.2f}: here the noisy task was the one to starve.
 - **SBMP** keeps its promise: {loud} points over tuned noise on the inputs, at noise 1, for a little accuracy without noise.
-- **The composite** in its original form is ahead of plain training ({right["clean", "plain"]} points; {right["mislabelled", "plain"]} under wrong labels), and of
-  SASP alone; under wrong labels it stays behind SAM ({right["mislabelled", "SAM"]}) and behind L2."""
+- **The composite** in its original form is ahead of plain training ({right["clean", "plain"]} points; {right["mislabeled", "plain"]} under wrong labels), and of
+  SASP alone; under wrong labels it stays behind SAM ({right["mislabeled", "SAM"]}) and behind L2."""

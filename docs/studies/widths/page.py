@@ -153,7 +153,7 @@ def text(study, found):
     return f"""# Does a learning rate survive widening?
 
 Written by `python docs/studies/widths/run.py`; its numbers are in `results.json`.
-Data: {256} of scikit-learn's digits, standardised, one full batch.
+Data: {256} of scikit-learn's digits, standardized, one full batch.
 
 **In short.** {_short(study, found)}
 
@@ -163,7 +163,7 @@ Data: {256} of scikit-learn's digits, standardised, one full batch.
 
 ReLU networks with two hidden layers and no biases, squared error, {study.provenance.settings["steps"]} steps of plain gradient
 descent at {len(study.rates)} rates from 1/{1 / study.rates[0]:.0f} to {study.rates[-1]:.0f} (the same for all), {len(study.seeds)} seeds a width. Three
-parametrisations: **muP** (outputs divided by the width, rate times the width), **NTK** (unit
+parametrizations: **muP** (outputs divided by the width, rate times the width), **NTK** (unit
 weights behind 1/sqrt(inputs), one rate) and **standard** (weights of spread 1/sqrt(inputs), one
 rate). A base rate is not the same step in all three; what counts is whether the best one moves.
 The sharpness is the largest eigenvalue of the Hessian over all examples, times the rate: above

@@ -12,7 +12,7 @@ from pathlib import Path
 import page
 
 from lossatlas.studies.widths import RATES, sharpness_consistency
-from lossatlas.workbench import load_dataset
+from lossatlas.training import load_dataset
 
 HERE = Path(__file__).parent
 FAMILIES = ("mup", "ntk", "standard")
@@ -28,7 +28,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     (asked.out / "parts").mkdir(parents=True, exist_ok=True)
     study = sharpness_consistency(
-        load_dataset("digits", examples=256, normalise="standardised"),
+        load_dataset("digits", examples=256, normalize="standardized"),
         FAMILIES,
         widths=(16, 32) if asked.quick else (16, 32, 64, 128, 256),
         rates=RATES[6:10] if asked.quick else RATES,
@@ -38,7 +38,7 @@ def main() -> None:
     )
     # Widths at which a limit would show, at two rates.
     wide = sharpness_consistency(
-        load_dataset("digits", examples=512, normalise="standardised"),
+        load_dataset("digits", examples=512, normalize="standardized"),
         ("mup", "ntk"),
         widths=(16, 32) if asked.quick else (64, 256, 768),
         rates=(5.0, 10.0),

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lossatlas.algebra.params import Params, fingerprint, snapshot
 from lossatlas.cli.comparison_words import comparison_summary, comparison_table
 from lossatlas.cli.job import DEMO_MODEL
 from lossatlas.cli.output import Output
@@ -15,18 +14,19 @@ from lossatlas.cli.settings import MapSettings, SurveySettings
 from lossatlas.cli.statistics import settle_statistics
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.points import Progress
+from lossatlas.linalg.params import Params, fingerprint, snapshot
 from lossatlas.objective import Evaluation, Objective, accuracy, supervised
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
 from lossatlas.text import with_error
-from lossatlas.workbench.checkpoints import load_weights
-from lossatlas.workbench.criteria import build_loss
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.datasets import load_dataset
-from lossatlas.workbench.devices import chosen_device
-from lossatlas.workbench.models import build_model, normalisation_of
+from lossatlas.training.checkpoints import load_weights
+from lossatlas.training.criteria import build_loss
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.devices import chosen_device
+from lossatlas.training.models import build_model, normalization_of
 
 
 def report_comparison(settings: SurveySettings, output: Output, *, resume: bool) -> None:
@@ -118,7 +118,7 @@ def _subject(settings: SurveySettings) -> _Subject:
     name = settings.model or DEMO_MODEL
     files = _files(settings)
     data = load_dataset(
-        settings.data, examples=settings.examples, normalise=normalisation_of(name)
+        settings.data, examples=settings.examples, normalize=normalization_of(name)
     )
     model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
     said: dict[str, None] = {}
@@ -201,7 +201,7 @@ def _both_maps(tell: Progress | None) -> Progress | None:
 
 def _check_served(settings: SurveySettings) -> None:
     plain = MapSettings()
-    kept = ("dimension", "normalisation", "biases")
+    kept = ("dimension", "normalization", "biases")
     changed = {
         f"map.{name}": getattr(settings.map, name)
         for name in kept

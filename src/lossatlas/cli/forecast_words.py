@@ -11,7 +11,7 @@ import numpy as np
 from lossatlas.cli.forecast_options import told
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.certainty import ParameterError
-from lossatlas.forecast.optimise import Shape
+from lossatlas.forecast.optimize import Shape
 
 LEVEL = 0.95  # of the intervals of parameters
 Table = list[tuple[str, str, str]]

@@ -1,4 +1,4 @@
-"""`lossatlas inits`: which initialisation will train best, in five stages or at once."""
+"""`lossatlas inits`: which initialization will train best, in five stages or at once."""
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 app = typer.Typer(
-    help="Which initialisation will train best, and can it be told before training?",
+    help="Which initialization will train best, and can it be told before training?",
     no_args_is_help=True,
 )
 
@@ -62,9 +62,9 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def generate_command(
     common: Common,
     *,
-    n_samples: int | None = typer.Option(None, help="Pairs of recipe and loss [5000]."),
+    n_samples: int | None = typer.Option(None, help="Samples of recipe and loss [5000]."),
 ) -> None:
-    """1. Initialisations from many schemes with their true losses; writes pairs.nc."""
+    """1. Initializations from many schemes with their true losses; writes pairs.nc."""
     _stage("generate", common, {"generate.samples": n_samples})
 
 
@@ -82,10 +82,10 @@ def surrogate_command(
 def label_command(
     common: Common,
     *,
-    n_samples: int | None = typer.Option(None, help="Initialisations to train [200]."),
+    n_samples: int | None = typer.Option(None, help="Initializations to train [200]."),
     orders: int | None = typer.Option(None, help="Trainings of each, in other orders [3]."),
 ) -> None:
-    """3. Train initialisations, many at once, for several budgets; writes labels.nc."""
+    """3. Train initializations, many at once, for several budgets; writes labels.nc."""
     _stage("label", common, {"label.samples": n_samples, "label.orders": orders})
 
 
@@ -125,9 +125,9 @@ def run_command(
 def rank_command(
     common: Common,
     *,
-    candidates: int = typer.Option(32, help="How many initialisations to choose from."),
+    candidates: int = typer.Option(32, help="How many initializations to choose from."),
 ) -> None:
-    """Rank initialisations of your own model, and say how much to trust it."""
+    """Rank initializations of your own model, and say how much to trust it."""
     from lossatlas.cli.inits_job import rank_study
 
     rank_study(common, candidates)

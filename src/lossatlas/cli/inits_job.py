@@ -1,4 +1,4 @@
-"""From the command line to the stages of an initialisation study."""
+"""From the command line to the stages of an initialization study."""
 
 import math
 import time
@@ -68,7 +68,7 @@ def run_study(common: dict[str, Any], part: int | None) -> None:
         _mention(done, output)
     data = {done.stage: words.summary(done) for done in finished}
     rows = [row for done in finished for row in words.headline(done)]
-    output.result(data, f"initialisations of {settings.model} on {settings.data}", rows)
+    output.result(data, f"initializations of {settings.model} on {settings.data}", rows)
 
 
 def rank_study(common: dict[str, Any], candidates: int) -> None:

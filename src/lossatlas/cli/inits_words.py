@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.studies.inits.pairs import Pairs
 from lossatlas.studies.inits.pipeline import Done
 from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.records import Labels
+from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.surrogates import Surrogates
 from lossatlas.studies.inits.surrogates.result import VIEWS
 
 Rows = list[tuple[str, str, str]]
-# What a landscape of the published study takes, for each of its 200 initialisations.
-_POINTS, _INITIALISATIONS = 2000, 200
+# What a landscape of the published study takes, for each of its 200 initializations.
+_POINTS, _INITIALIZATIONS = 2000, 200
 
 
 def title(done: Done) -> str:
@@ -26,7 +26,7 @@ def title(done: Done) -> str:
         One line.
     """
     return {
-        "generate": "true losses of initialisations",
+        "generate": "true losses of initializations",
         "fit-surrogate": "rank correlation of predicted and true losses, held-out points",
         "label": "loss after training",
         "fit-quality": "quality predicted before training",
@@ -44,7 +44,7 @@ def summary(done: Done) -> dict[str, Any]:
         Plain values.
     """
     paths = {"stage": done.stage, "fresh": done.fresh, "files": [str(p) for p in done.paths]}
-    if isinstance(done.result, Pairs):
+    if isinstance(done.result, Samples):
         return paths | _pairs(done.result)
     if isinstance(done.result, Surrogates):
         return paths | _surrogates(done.result)
@@ -63,7 +63,7 @@ def table(done: Done) -> Rows:
         (name, value, error or remark) each.
     """
     rows: Rows = []
-    if isinstance(done.result, Pairs):
+    if isinstance(done.result, Samples):
         rows = _pairs_rows(done.result)
     elif isinstance(done.result, Surrogates):
         rows = _surrogate_rows(done.result)
@@ -84,7 +84,7 @@ def headline(done: Done) -> Rows:
         (name, value, error or remark) each.
     """
     rows = table(done)
-    if isinstance(done.result, Pairs):
+    if isinstance(done.result, Samples):
         rows = rows[:1]
     elif isinstance(done.result, Surrogates):
         rows = [row for row in rows if "pooled" not in row[0]]
@@ -109,7 +109,7 @@ def _best(found: Quality) -> Rows:
     return [*rows, *(("note", note, "") for note in found.notes)]
 
 
-def _pairs(pairs: Pairs) -> dict[str, Any]:
+def _pairs(pairs: Samples) -> dict[str, Any]:
     finite = np.isfinite(pairs.losses)
     return {
         "pairs": len(pairs),
@@ -121,7 +121,7 @@ def _pairs(pairs: Pairs) -> dict[str, Any]:
     }
 
 
-def _pairs_rows(pairs: Pairs) -> Rows:
+def _pairs_rows(pairs: Samples) -> Rows:
     rows = [("pairs", str(len(pairs)), _lost(int((~np.isfinite(pairs.losses)).sum())))]
     for scheme in np.unique(pairs.schemes):
         here = pairs.losses[pairs.schemes == scheme]
@@ -139,13 +139,13 @@ def _surrogates(found: Surrogates) -> dict[str, Any]:
                 "spearman": {view: list(found.spearman(kind, view)) for view in VIEWS},
                 "mean_absolute_error": found.error(kind),
                 "coverage_of_90": found.coverage(kind),
-                "cpu_seconds": found.cost(kind, _POINTS, _INITIALISATIONS),
+                "cpu_seconds": found.cost(kind, _POINTS, _INITIALIZATIONS),
             }
             for kind in found.kinds
         },
         "true_cpu_seconds": _true(found),
         "points": _POINTS,
-        "initialisations": _INITIALISATIONS,
+        "initializations": _INITIALIZATIONS,
         "held_out": len(found.tested),
     }
 
@@ -158,9 +158,9 @@ def _surrogate_rows(found: Surrogates) -> Rows:
         for value, low, high in [found.spearman(kind, view)]
         if np.isfinite(value)
     ]
-    what = f"CPU s for {_POINTS:,} losses at each of {_INITIALISATIONS}"
+    what = f"CPU s for {_POINTS:,} losses at each of {_INITIALIZATIONS}"
     rows += [
-        (f"cost, {kind}", f"{found.cost(kind, _POINTS, _INITIALISATIONS):.3g}", what)
+        (f"cost, {kind}", f"{found.cost(kind, _POINTS, _INITIALIZATIONS):.3g}", what)
         for kind in found.kinds
     ]
     return [*rows, ("cost, true losses", f"{_true(found):.3g}", what)]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from lossatlas.algebra.params import Params, snapshot
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import SurveySettings
 from lossatlas.curvature import spectrum_memory
@@ -15,19 +14,20 @@ from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.mapping import plan_map
 from lossatlas.landscape.plane import Plane, random_plane
+from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Survey, eigen_plane, survey
 from lossatlas.surveys.instruments import chosen
-from lossatlas.surveys.keeping import instruments_ledger
-from lossatlas.workbench.checkpoints import load_weights
-from lossatlas.workbench.criteria import build_loss
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.datasets import load_dataset
-from lossatlas.workbench.devices import chosen_device
-from lossatlas.workbench.models import build_model, normalisation_of
-from lossatlas.workbench.training import train
+from lossatlas.surveys.result_cache import instruments_ledger
+from lossatlas.training.checkpoints import load_weights
+from lossatlas.training.criteria import build_loss
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.devices import chosen_device
+from lossatlas.training.models import build_model, normalization_of
+from lossatlas.training.training import train
 
 DEMO_MODEL = "mlp(32)"
 _DEMO_STEPS = 400
@@ -111,7 +111,7 @@ def _forget(ledger: Path) -> None:
 def _subject(settings: SurveySettings, output: Output) -> _Subject:
     name = settings.model or DEMO_MODEL
     data = load_dataset(
-        settings.data, examples=settings.examples, normalise=normalisation_of(name)
+        settings.data, examples=settings.examples, normalize=normalization_of(name)
     )
     model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
     if settings.weights is not None:
@@ -213,6 +213,6 @@ def _plane(
         objective,
         seed=settings.seed,
         dimension=settings.map.dimension,
-        normalisation=settings.map.normalisation,
+        normalization=settings.map.normalization,
         biases=settings.map.biases,
     )

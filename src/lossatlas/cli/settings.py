@@ -26,7 +26,7 @@ class MapSettings(Strict):
     engine: str = "auto"
     executor: Literal["serial", "joblib"] = "serial"
     connectivity: Literal["full", "axis"] = "full"
-    normalisation: str = "filter"
+    normalization: str = "filter"
     biases: bool = False
     dimension: Literal[1, 2, 3] = 2
 

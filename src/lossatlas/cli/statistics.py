@@ -1,9 +1,9 @@
-"""Which statistics normalisation layers use where two checkpoints are compared."""
+"""Which statistics normalization layers use where two checkpoints are compared."""
 
 import torch
 from torch import nn
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.objective.point import tracks_statistics
 
 _NOTES = {
@@ -17,7 +17,7 @@ _NOTES = {
         "weights (mode eval): they do not fit the points between, and a barrier may come from "
         "that alone."
     ),
-    "train": "Normalisation layers used the statistics of each batch (mode train).",
+    "train": "Normalization layers used the statistics of each batch (mode train).",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lossatlas.curvature import GroupSpectrum
-from lossatlas.surveys import Finding, Quantity, Survey, named
+from lossatlas.surveys import InstrumentResult, Quantity, Survey, named
 from lossatlas.text import with_error
 from lossatlas.topology import Diagram
 
@@ -142,7 +142,7 @@ def _curvature(survey: Survey) -> dict[str, Any] | None:
     }
 
 
-def _finding(found: Finding) -> dict[str, Any]:
+def _finding(found: InstrumentResult) -> dict[str, Any]:
     numbers = named(found.instrument).quantities(found)
     groups = [g for part in ("layers", "classes") for g in found.results.get(part, ())]
     return {

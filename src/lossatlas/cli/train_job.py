@@ -14,12 +14,12 @@ from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.studies.compare import Problem, Trainings, train_recipes
 from lossatlas.studies.compare.training import Weights
-from lossatlas.workbench.checkpoints import save_weights
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.datasets import load_dataset
-from lossatlas.workbench.devices import chosen_device
-from lossatlas.workbench.models import normalisation_of
-from lossatlas.workbench.seeding import epoch_order
+from lossatlas.training.checkpoints import save_weights
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.devices import chosen_device
+from lossatlas.training.models import normalization_of
+from lossatlas.training.seeding import epoch_order
 
 _NAMES = {"raw": "weights.safetensors", "average": "average.safetensors"}
 
@@ -31,7 +31,7 @@ class Files:
     Attributes:
         title: of the trainings.
         report: the page.
-        results: the trainings as labelled arrays.
+        results: the trainings as labeled arrays.
         weights: of a single training, as they are and averaged.
     """
 
@@ -89,7 +89,7 @@ def run_trainings(
 
 def _problem(settings: TrainingSettings) -> Problem:
     data = load_dataset(
-        settings.data, examples=settings.examples, normalise=normalisation_of(settings.model)
+        settings.data, examples=settings.examples, normalize=normalization_of(settings.model)
     )
     if data.task == "classification" and not data.classes:
         data = replace(data, classes=tuple(map(str, range(data.outputs))))
@@ -129,7 +129,7 @@ def _parts(settings: TrainingSettings, data: Dataset) -> tuple[Dataset, Dataset,
 def _other(settings: TrainingSettings, data: Dataset) -> Dataset | None:
     if settings.test is None:
         return None
-    found = load_dataset(settings.test, normalise=normalisation_of(settings.model))
+    found = load_dataset(settings.test, normalize=normalization_of(settings.model))
     fits = found.inputs.shape[1:] == data.inputs.shape[1:] and found.task == data.task
     if not fits or found.vocabulary != data.vocabulary or found.outputs > data.outputs:
         raise ArgumentError(

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, check_text, nearest
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.errors import DataError, UnknownNameError
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 

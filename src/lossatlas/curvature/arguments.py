@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 
 # More probes, points or steps than this are a mistake, not a wish.

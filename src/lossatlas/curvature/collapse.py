@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.checks import check_flag
 from lossatlas.curvature.arguments import check_count, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError
+from lossatlas.linalg.estimators import Estimate, jackknife
 from lossatlas.store import kind
 
 # Directions of between-class scatter below this share of the largest are rounding.
@@ -24,7 +24,7 @@ _EQUAL = "the class means are equal, so nothing between classes sets a scale"
 _WHY_NO_VALUE = {
     "within": _EQUAL,
     "norms": _EQUAL,
-    "angles": "a class mean lies at the centre of all, so it has no direction",
+    "angles": "a class mean lies at the center of all, so it has no direction",
     "orthogonal": "a class mean is zero, so it has no direction",
     "self_dual": "the class means are equal, or the classifier is zero",
     "nearest": "the class means are equal, so none is nearest",
@@ -42,12 +42,12 @@ class NeuralCollapse(Stored):
 
     Attributes:
         within: NC1, tr(S_W S_B^+) / C; 0 is collapse.
-        norms: NC2, standard deviation of the lengths of centred class means over their mean;
+        norms: NC2, standard deviation of the lengths of centered class means over their mean;
             0 is equal lengths.
         angles: NC2, mean distance of their cosines from -1 / (C - 1); 0 is a simplex.
         orthogonal: mean |cosine| of the means as they are; 0 is an orthogonal frame, the form
             that unbalanced classes and squared error without bias lead to.
-        self_dual: NC3, distance between classifier and centred means, each of length 1; 0 is
+        self_dual: NC3, distance between classifier and centered means, each of length 1; 0 is
             alignment. NaN without a classifier.
         nearest: NC4, share of examples where the classifier differs from the nearest class
             mean; NaN without a classifier.
@@ -97,24 +97,21 @@ def neural_collapse(
     Source: Papyan, Han, Donoho, PNAS 2020, arXiv:2008.08186; unbalanced: arXiv:2301.00437.
     """
     check_flag("balanced", balanced)
-    check_tensor("labels", labels)
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None:
-            check_tensor(name, value)
+    _check_tensors(labels=labels, weight=weight, bias=bias)
     check_count("folds", folds, 2)
     matrix = checked_features(features)
     classes, places, counts = _checked_labels(labels, matrix, weight)
     known = {
         "within": lambda m, p: _within(m, p, classes, balanced),
-        "norms": lambda m, p: _norms(_centred(m, p, classes, balanced)),
-        "angles": lambda m, p: _angles(_centred(m, p, classes, balanced)),
+        "norms": lambda m, p: _norms(_centered(m, p, classes, balanced)),
+        "angles": lambda m, p: _angles(_centered(m, p, classes, balanced)),
         "orthogonal": lambda m, p: _orthogonal(m, _means(m, p, classes)),
     }
     if weight is not None:
         w, b = _classifier(weight, bias)
-        known["self_dual"] = lambda m, p: _dual(_centred(m, p, classes, balanced), w)
+        known["self_dual"] = lambda m, p: _dual(_centered(m, p, classes, balanced), w)
         known["nearest"] = lambda m, p: _disagreement(
-            m, _centred(m, p, classes, balanced), _means(m, p, classes), w, b
+            m, _centered(m, p, classes, balanced), _means(m, p, classes), w, b
         )
     found = {
         name: _reasoned(
@@ -136,6 +133,13 @@ def neural_collapse(
         counts=tuple(counts),
         balanced=balanced,
     )
+
+
+def _check_tensors(*, labels: Any, weight: Any, bias: Any) -> None:
+    check_tensor("labels", labels)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None:
+            check_tensor(name, value)
 
 
 def _reasoned(name: str, found: Estimate) -> Estimate:
@@ -193,10 +197,10 @@ def _shares(places: Tensor, classes: int, balanced: bool) -> Tensor:
     )
 
 
-def _centred(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> Tensor:
+def _centered(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> Tensor:
     means = _means(matrix, places, classes)
-    centred: Tensor = means - _shares(places, classes, balanced) @ means
-    return _without_rounding(centred, matrix)
+    centered: Tensor = means - _shares(places, classes, balanced) @ means
+    return _without_rounding(centered, matrix)
 
 
 def _without_rounding(vectors: Tensor, matrix: Tensor) -> Tensor:
@@ -205,13 +209,13 @@ def _without_rounding(vectors: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _within(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> float:
-    centred = _centred(matrix, places, classes, balanced)
+    centered = _centered(matrix, places, classes, balanced)
     shares = _shares(places, classes, balanced)
     counts = torch.bincount(places, minlength=classes)
     rest = matrix - _means(matrix, places, classes)[places]
     weights = (shares / counts)[places]
     # S_B has at most C - 1 directions: its pseudo-inverse acts on those alone.
-    _, sizes, rows = torch.linalg.svd(shares.sqrt()[:, None] * centred, full_matrices=False)
+    _, sizes, rows = torch.linalg.svd(shares.sqrt()[:, None] * centered, full_matrices=False)
     if not sizes.any():
         return math.nan
     live = sizes > _RANK**0.5 * sizes.max()
@@ -219,8 +223,8 @@ def _within(matrix: Tensor, places: Tensor, classes: int, balanced: bool) -> flo
     return float((weights[:, None] * along**2).sum()) / classes
 
 
-def _norms(centred: Tensor) -> float:
-    lengths = centred.norm(dim=1)
+def _norms(centered: Tensor) -> float:
+    lengths = centered.norm(dim=1)
     return float(lengths.std(correction=0) / lengths.mean())
 
 
@@ -235,18 +239,18 @@ def _orthogonal(matrix: Tensor, means: Tensor) -> float:
     return float(_cosines(_without_rounding(means, matrix)).abs().mean())
 
 
-def _angles(centred: Tensor) -> float:
-    return float((_cosines(centred) + 1 / (len(centred) - 1)).abs().mean())
+def _angles(centered: Tensor) -> float:
+    return float((_cosines(centered) + 1 / (len(centered) - 1)).abs().mean())
 
 
-def _dual(centred: Tensor, weight: Tensor) -> float:
-    return float((weight / weight.norm() - centred / centred.norm()).norm())
+def _dual(centered: Tensor, weight: Tensor) -> float:
+    return float((weight / weight.norm() - centered / centered.norm()).norm())
 
 
 def _disagreement(
-    matrix: Tensor, centred: Tensor, means: Tensor, weight: Tensor, bias: Tensor
+    matrix: Tensor, centered: Tensor, means: Tensor, weight: Tensor, bias: Tensor
 ) -> float:
-    if not centred.any():
+    if not centered.any():
         return math.nan
     chosen = (matrix @ weight.T + bias).argmax(1)
     return float((torch.cdist(matrix, means).argmin(1) != chosen).double().mean())

@@ -1,4 +1,4 @@
-"""Criteria of generalisation read off a spectrum: how much of it is negative."""
+"""Criteria of generalization read off a spectrum: how much of it is negative."""
 
 import math
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.checks import check_positive
 from lossatlas.curvature.density import Density
 from lossatlas.curvature.spectrum import Spectrum
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.estimators import Estimate
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]

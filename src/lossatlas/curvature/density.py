@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.algebra.basis import Basis
-from lossatlas.algebra.estimators import Estimate, mean_of
-from lossatlas.algebra.krylov import Apply, Ritz, quadrature
 from lossatlas.curvature.trees import part
+from lossatlas.linalg.basis import Basis
+from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.krylov import Apply, Ritz, quadrature
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.guard import patched
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.user_code import wrap_errors
 
 _MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
 _ONCE = "once_differentiable"
@@ -61,7 +61,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-# The parametrisation looks it up in torch, the older hook in its own module.
+# The parametrization looks it up in torch, the older hook in its own module.
 _WEIGHT_NORMS = tuple(
     (place, "_weight_norm", _weight_norm)
     for place in (torch, sys.modules["torch.nn.utils.weight_norm"])
@@ -112,7 +112,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
             if sentence == _CUT_OFF and error.__cause__ is not None:
                 raise
             if sentence is None:
-                with named_failure("the second derivative of `loss`", _OTHERWISE):
+                with wrap_errors("the second derivative of `loss`", _OTHERWISE):
                     raise
             raise LossError(sentence) from None
 

@@ -2,13 +2,13 @@
 
 import fnmatch
 
-from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_positive, check_text, nearest
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.products import hessian
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.linalg.estimators import Estimate, mean_of, rademacher
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed
 

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Array, Estimate, rademacher
-from lossatlas.algebra.params import Params, dot
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import (
     check_finite,
@@ -19,6 +17,8 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
+from lossatlas.linalg.estimators import Array, Estimate, rademacher
+from lossatlas.linalg.params import Params, dot
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of

@@ -6,12 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.algebra.estimators import Estimate
-from lossatlas.algebra.extremes import converge, reached_ends
-from lossatlas.algebra.krylov import Lanczos, Ritz
-from lossatlas.algebra.params import Params
-from lossatlas.algebra.params import size as size_of
-from lossatlas.algebra.probes import deflated_trace
 from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradients import gradient_noise
@@ -23,6 +17,12 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
+from lossatlas.linalg.estimators import Estimate
+from lossatlas.linalg.extremes import converge, reached_ends
+from lossatlas.linalg.krylov import Lanczos, Ritz
+from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import size as size_of
+from lossatlas.linalg.probes import deflated_trace
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import derive_seed

@@ -9,7 +9,7 @@ from torch import Tensor
 from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors, rows_of
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.user_code import wrap_errors
 
 Labels = Callable[[Batch], Tensor]
 
@@ -130,7 +130,7 @@ class _Selected:
 
 
 def _labels_of(labels: Labels, batch: Batch) -> Tensor:
-    with named_failure("`labels`", "it is called as labels(batch).", ArgumentError):
+    with wrap_errors("`labels`", "it is called as labels(batch).", ArgumentError):
         found = labels(batch)
     if not isinstance(found, Tensor) or found.shape != (batch_size(batch),):
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

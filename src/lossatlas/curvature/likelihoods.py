@@ -45,7 +45,7 @@ def likelihood_of(objective: Objective, likelihood: str | None) -> str:
     if likelihood is not None:
         check_one_of("likelihood", likelihood, LIKELIHOODS)
     criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
-    known = _recognised(criterion)
+    known = _recognized(criterion)
     if known or isinstance(criterion, tuple(_MODULES)):
         _check_unweighted(objective, criterion)
     if likelihood is None:
@@ -56,7 +56,7 @@ def likelihood_of(objective: Objective, likelihood: str | None) -> str:
         raise ArgumentError(
             "`likelihood` must be 'categorical', 'gaussian' or 'bernoulli' for this loss: "
             "labels are drawn from it; only cross-entropy, squared error and binary "
-            "cross-entropy with logits are recognised by themselves."
+            "cross-entropy with logits are recognized by themselves."
         )
     return likelihood or str(known)
 
@@ -104,7 +104,7 @@ def sampled_form(
     return apply
 
 
-def _recognised(criterion: object) -> str | None:
+def _recognized(criterion: object) -> str | None:
     if isinstance(criterion, nn.Module):
         return _MODULES.get(type(criterion))
     function = criterion.func if isinstance(criterion, partial) else criterion
@@ -148,7 +148,7 @@ def _is_even(objective: Objective, criterion: object, weight: Tensor) -> bool:
     # Equal weights of classes cancel where the mean divides by them: not with probabilities,
     # and not where examples are averaged afterwards.
     crossed = (
-        isinstance(criterion, nn.CrossEntropyLoss) or _recognised(criterion) == LIKELIHOODS[0]
+        isinstance(criterion, nn.CrossEntropyLoss) or _recognized(criterion) == LIKELIHOODS[0]
     )
     divided = (_settings(criterion).get("reduction") or "mean") == "mean"
     shares = crossed and objective.first_batch()[1].is_floating_point()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params, norm
 from lossatlas.checks import check_same_structure, nearest
 from lossatlas.curvature.differentiable import (
     UnreachedError,
@@ -19,6 +18,7 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.linalg.params import Params, norm
 from lossatlas.objective import Objective, Total
 from lossatlas.objective.point import State
 

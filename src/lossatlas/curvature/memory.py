@@ -2,11 +2,11 @@
 
 import torch
 
-from lossatlas.algebra.krylov import krylov_bytes
 from lossatlas.checks import check_at_least
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.matrix import Product
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.krylov import krylov_bytes
 from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
 

@@ -7,7 +7,7 @@ import torch
 from lossatlas.errors import LossError
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, split
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.user_code import wrap_errors
 
 _OWN = (
     "its batches have a structure of their own (a graph, a packed sequence, images of a size)"
@@ -44,7 +44,7 @@ def pieces_of(objective: Objective, size: int) -> list[Batch]:
 
 
 def _split(batch: Batch, size: int) -> list[Batch]:
-    with named_failure("cutting a batch into pieces", f"{_OWN}.", LossError):
+    with wrap_errors("cutting a batch into pieces", f"{_OWN}.", LossError):
         parts = split(batch, size)
         whole = sum(map(batch_size, parts)) == batch_size(batch)
     if not whole:

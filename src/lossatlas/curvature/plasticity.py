@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lossatlas.algebra.estimators import Estimate, mean_of
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
+from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
-from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.point import State
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.rng import generator
 from lossatlas.store import kind
 
@@ -33,7 +33,7 @@ _FIRST_PART = (
 @kind("plasticity")
 @dataclass(frozen=True)
 class Plasticity(Stored):
-    """How much of a random labelling can be learned in a fixed budget.
+    """How much of a random labeling can be learned in a fixed budget.
 
     Attributes:
         value: loss of the best constant prediction minus the loss reached, mean over tasks with
@@ -70,7 +70,7 @@ def plasticity(
     Args:
         objective: its batches are pairs whose first part the model takes; the model must
             return logits with the classes along axis 1. Its loss and targets are not used.
-        tasks: random labellings.
+        tasks: random labelings.
         steps: steps for each.
         learning_rate: of Adam.
         seed: what labels are drawn from.
@@ -123,7 +123,7 @@ def _classes(objective: Objective, batch: Batch) -> int:
     inputs = _inputs(batch)
     with torch.no_grad():
         device = objective.device
-        with named_failure("the model", _FIRST_PART):
+        with wrap_errors("the model", _FIRST_PART):
             output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

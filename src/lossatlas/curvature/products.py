@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.forms import (
@@ -21,6 +20,7 @@ from lossatlas.curvature.forms import (
 from lossatlas.curvature.likelihoods import likelihood_of, sampled_form
 from lossatlas.curvature.matrix import Product
 from lossatlas.errors import LossError
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective, Supervised, Total
 from lossatlas.objective.weighted import pairs_of, total_of
 from lossatlas.rng import generator
@@ -77,7 +77,7 @@ def gauss_newton(
     names: str | Iterable[str] | None = None,
     cache: bool | None = None,
 ) -> Product:
-    """The generalised Gauss-Newton matrix J^T H J, positive semi-definite for convex criteria.
+    """The generalized Gauss-Newton matrix J^T H J, positive semi-definite for convex criteria.
 
     J is the Jacobian of everything the model returns, H the Hessian of the loss in it.
 
@@ -134,7 +134,7 @@ def fisher(
         The matrix as a function of a vector.
 
     Raises:
-        ArgumentError: the likelihood is not recognised, or `draws` is below 1.
+        ArgumentError: the likelihood is not recognized, or `draws` is below 1.
         UnknownNameError: an unknown likelihood, or a name that matches nothing.
         StructureError: names or shapes of `params` differ from those of the objective.
 

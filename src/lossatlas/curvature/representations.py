@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.checks import check_flag, check_number, check_one_of
 from lossatlas.curvature.arguments import check_count
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
+from lossatlas.linalg.estimators import Estimate, jackknife
 
 SPECTRA = ("singular", "eigen")
 RANKS = ("entropy", "participation", "stable")
@@ -24,7 +24,7 @@ def rankme(
     folds: int = 10,
     seed: int = 0,
 ) -> Estimate:
-    """RankMe: the exponential of the entropy of the normalised spectrum.
+    """RankMe: the exponential of the entropy of the normalized spectrum.
 
     The convention matters: the paper takes singular values of features as they are; work on
     language models has taken eigenvalues of their covariance (spectrum="eigen", center=True).

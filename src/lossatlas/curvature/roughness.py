@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from lossatlas.algebra.estimators import Estimate, jackknife, mean_of
-from lossatlas.algebra.params import Params, add
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
-from lossatlas.curvature.rises import normal_like
+from lossatlas.curvature.base_point import normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ModelError
+from lossatlas.linalg.estimators import Estimate, jackknife, mean_of
+from lossatlas.linalg.params import Params, add
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.store import kind

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params, add, multiply
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
-from lossatlas.curvature.rises import Ground
+from lossatlas.curvature.base_point import BasePoint
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.intervals import t_quantile
+from lossatlas.linalg.params import Params, add, multiply
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed
 from lossatlas.store import kind
@@ -32,7 +32,7 @@ class SampleSizeCurve(Stored):
     Attributes:
         sizes: numbers of examples k, shape (s,).
         change: expected squared change of the loss surface from k to k + 1 examples, over
-            points drawn in the top eigenspace, with the change at the centre removed; squared
+            points drawn in the top eigenspace, with the change at the center removed; squared
             units of the loss. It holds curvature, unlike the published curve at fixed weights.
         stderr: standard error of `change` over points and orders of the examples; NaN with one
             point.
@@ -141,7 +141,7 @@ def sample_size_curve(
 def _rises(
     objective: Objective, directions: int, sigma: float | None, points: int, seed: int
 ) -> tuple[Array, float, float]:
-    ground = Ground(objective)
+    ground = BasePoint(objective)
     found = spectrum(
         objective, top=directions, bottom=0, density=False, seed=seed, vectors=True
     )

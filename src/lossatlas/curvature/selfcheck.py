@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params, norm
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import check_graph, second_derivatives
 from lossatlas.curvature.forms import (
@@ -21,6 +20,7 @@ from lossatlas.curvature.forms import (
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
+from lossatlas.linalg.params import Params, norm
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.objective.lines import FEW, Line, shared_lines

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, mean_of
-from lossatlas.algebra.params import Params, add, multiply, norm
 from lossatlas.checks import check_flag, check_number, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
+from lossatlas.curvature.base_point import BasePoint, normal_like
 from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.pieces import pieces_of
-from lossatlas.curvature.rises import Ground, normal_like
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.params import Params, add, multiply, norm
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.store import kind
@@ -36,7 +36,7 @@ class WorstSharpness(Stored):
     Attributes:
         rise: loss there minus loss here, units of the loss. Its error is the sampling error;
             the rise is a lower bound of the maximum, which no ascent can certify. The ball
-            holds its centre: 0, with the error of the highest point, where all are lower.
+            holds its center: 0, with the error of the highest point, where all are lower.
         first_step: the rise after the one step that SAM takes; NaN where the gradient is zero.
         radius: of the ball; in units of the weights, or of |weight| where adaptive.
         adaptive: whether the ball is measured in units of the weights' own size.
@@ -131,7 +131,7 @@ def worst_sharpness(
 ) -> WorstSharpness:
     """The largest rise of the loss within a ball, by ascent.
 
-    Each step goes to where the linearised loss is largest on the sphere, which never loses
+    Each step goes to where the linearized loss is largest on the sphere, which never loses
     height where the loss is convex and is a power iteration at a minimum. The first ascent
     starts along the gradient (its first step is SAM's), the others in random directions.
 
@@ -146,7 +146,7 @@ def worst_sharpness(
         params: where; the present weights by default.
 
     Returns:
-        The best rise found; never below 0, the rise at the centre of the ball.
+        The best rise found; never below 0, the rise at the center of the ball.
 
     Raises:
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
@@ -239,12 +239,12 @@ def _prepared(
     adaptive: bool,
     eta: float,
     params: Params | None,
-) -> tuple[Ground, _Ball]:
+) -> tuple[BasePoint, _Ball]:
     check_flag("adaptive", adaptive)
     chosen = (ADAPTIVE_RADIUS if adaptive else RADIUS) if radius is None else radius
     check_positive("radius", chosen)
     check_number("eta", eta, 0)
-    ground = Ground(objective, params)
+    ground = BasePoint(objective, params)
     return ground, _Ball(ground.here, chosen, adaptive, eta)
 
 
@@ -254,7 +254,7 @@ def _gradient(objective: Objective, ball: _Ball, where: Params) -> Params:
     return ball.scaled(gradient)
 
 
-def _rise(ground: Ground, ball: _Ball, place: Params) -> Estimate:
+def _rise(ground: BasePoint, ball: _Ball, place: Params) -> Estimate:
     rise = ground.rise(place)
     if not math.isfinite(rise.value):
         raise NonFiniteError(
@@ -265,7 +265,7 @@ def _rise(ground: Ground, ball: _Ball, place: Params) -> Estimate:
 
 
 def _climbed(
-    objective: Objective, ground: Ground, ball: _Ball, start: Params, steps: int
+    objective: Objective, ground: BasePoint, ball: _Ball, start: Params, steps: int
 ) -> tuple[Estimate, int, float]:
     gradient: Callable[[Params], Params] = lambda where: _gradient(objective, ball, where)  # noqa: E731
     place = ball.at(start)

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.checks import check_flag
 from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.representations import checked_features
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.linalg.estimators import Estimate, jackknife
 
 
 def cka(
@@ -20,7 +20,7 @@ def cka(
     folds: int = 10,
     seed: int = 0,
 ) -> Estimate:
-    """Linear centred kernel alignment, invariant to rotations and to the scale of features.
+    """Linear centered kernel alignment, invariant to rotations and to the scale of features.
 
     Without debiasing it tends to 1 for any two representations with more features than
     examples. The debiased one may be slightly negative for unrelated ones.
@@ -55,7 +55,7 @@ def cka(
     if len(x) < (5 if debiased else 4):
         needed = "debiased estimator needs five" if debiased else "biased estimator needs four"
         raise ArgumentError(f"the {needed} examples; got {len(x)}.")
-    # Kernels of all examples serve every fold; features are centred once for the numbers' sake.
+    # Kernels of all examples serve every fold; centering once keeps rounding small.
     x, y = x - x.mean(0), y - y.mean(0)
     k, l = x @ x.T, y @ y.T  # noqa: E741
     inner = _unbiased if debiased else _biased
@@ -71,8 +71,8 @@ def cka(
 
 
 def _biased(a: Tensor, b: Tensor) -> float:
-    centred = a - a.mean(0) - a.mean(1, keepdim=True) + a.mean()
-    return float((centred * b).sum())
+    centered = a - a.mean(0) - a.mean(1, keepdim=True) + a.mean()
+    return float((centered * b).sum())
 
 
 def _unbiased(a: Tensor, b: Tensor) -> float:

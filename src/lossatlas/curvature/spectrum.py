@@ -9,11 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.algebra.basis import Basis
-from lossatlas.algebra.estimators import Estimate
-from lossatlas.algebra.extremes import converge, reached_ends
-from lossatlas.algebra.krylov import Ritz
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
@@ -31,6 +26,11 @@ from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.basis import Basis
+from lossatlas.linalg.estimators import Estimate
+from lossatlas.linalg.extremes import converge, reached_ends
+from lossatlas.linalg.krylov import Ritz
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.store import Provenance, kind
@@ -120,7 +120,7 @@ class Spectrum(Stored):
     def outliers(self) -> int | None:
         """How many eigenvalues stand above the bulk: those before the last wide gap.
 
-        A gap is the ratio of neighbours; it is wide where its logarithm is at least half that
+        A gap is the ratio of neighbors; it is wide where its logarithm is at least half that
         of the widest, since outliers have gaps among themselves. None where fewer than three
         of `top` are positive beyond their bounds. 0 where no gap is a factor of 1.5. Ask for
         about twice as many as there are classes.
@@ -162,7 +162,7 @@ def spectrum(
 
     The run stops when the residuals are within the tolerance and is the first probe of the
     density. Bounds are of the eigenvalues found: one that occurs several times, or lies very
-    close to another, may be given once (see `lossatlas.algebra.extremes.converge`).
+    close to another, may be given once (see `lossatlas.linalg.extremes.converge`).
 
     Args:
         objective: model, loss, batches.

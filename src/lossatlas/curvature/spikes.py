@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import nearest
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import is_finite, second_derivatives
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.rng import generator
@@ -76,7 +76,7 @@ def spike_risk(
 ) -> SpikeRisk:
     """Measure shortcut, branch and gain of every residual block on the first batch.
 
-    The theory is for pre-norm blocks; post-norm ones are refused where they are recognised.
+    The theory is for pre-norm blocks; post-norm ones are refused where they are recognized.
     Small branches (small init of the last matrix of each) and a large shortcut (embeddings
     with deviation about 1) keep the bound small.
 

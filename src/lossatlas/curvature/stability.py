@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossatlas.algebra.extremes import converge
-from lossatlas.algebra.krylov import Lanczos
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.matrix import Product
@@ -18,6 +16,8 @@ from lossatlas.curvature.products import hessian
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, ModelError
+from lossatlas.linalg.extremes import converge
+from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.rng import generator
@@ -96,7 +96,7 @@ def edge_of_stability(
 
     Raises:
         ArgumentError: an optimizer of another class, groups with different momenta, one that
-            maximises, or one of Adam's kind before its first step.
+            maximizes, or one of Adam's kind before its first step.
         ModelError: the optimizer holds none of the objective's parameters.
         LossError: the loss is not twice differentiable.
 
@@ -169,7 +169,7 @@ def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
 
 def _edge_of(optimizer: Steps, group: Mapping[str, Any]) -> tuple[str, float]:
     if group.get("maximize"):
-        raise ArgumentError("`optimizer` maximises; the edge is known for descent only.")
+        raise ArgumentError("`optimizer` maximizes; the edge is known for descent only.")
     if "betas" in group:
         beta = float(group["betas"][0])
         if isinstance(optimizer, torch.optim.NAdam):

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, mean_of, rademacher
-from lossatlas.algebra.krylov import Lanczos
-from lossatlas.algebra.params import Params
-from lossatlas.algebra.probes import DeflatedProbes, deflated_trace
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
+from lossatlas.linalg.estimators import Estimate, mean_of, rademacher
+from lossatlas.linalg.krylov import Lanczos
+from lossatlas.linalg.params import Params
+from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
 from lossatlas.objective import Objective
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
@@ -64,7 +64,7 @@ def trace(
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient or a product is not finite.
 
-    Source: see `lossatlas.algebra.probes.DeflatedProbes`.
+    Source: see `lossatlas.linalg.probes.DeflatedProbes`.
     """
     check_positive("tolerance", tolerance)
     _check_counts(limit=limit, rows=rows)
@@ -127,7 +127,7 @@ def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> 
     spent = lanczos.steps + len(probes)
     last = lanczos.steps if lanczos.exhausted else max(lanczos.steps - 1, 0)
     alpha, beta = lanczos.alpha[:last], lanczos.beta[:last]
-    # |H Q|^2: neighbours inside the space count twice, the coupling to the outside once.
+    # |H Q|^2: neighbors inside the space count twice, the coupling to the outside once.
     inside = math.fsum(a * a for a in alpha) + math.fsum(2 * b * b for b in beta)
     inside -= beta[-1] ** 2 if beta else 0.0
     if lanczos.exhausted:

@@ -1,4 +1,4 @@
-"""Results of this room as labelled arrays, and back: one walk serves every dataclass."""
+"""Results of this room as labeled arrays, and back: one walk serves every dataclass."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.errors import FileError
+from lossatlas.linalg.estimators import Estimate
 from lossatlas.store import Provenance
 
 Tree = dict[str, xr.Dataset]
@@ -44,7 +44,7 @@ class Stored:
     checked: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
 
     def to_tree(self) -> Tree:
-        """The result as one labelled data set; numbers and text are its attribute "fields".
+        """The result as one labeled data set; numbers and text are its attribute "fields".
 
         Returns:
             Group name -> Dataset.

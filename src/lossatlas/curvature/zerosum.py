@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.algebra.estimators import Estimate, jackknife
-from lossatlas.algebra.params import Params
 from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
+from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.slope import ensure_slope

@@ -26,7 +26,7 @@ from lossatlas.forecast.laws import (
     translate,
 )
 from lossatlas.forecast.live import LiveForecast, Reading
-from lossatlas.forecast.optimise import SchedulePlan
+from lossatlas.forecast.optimize import SchedulePlan
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.readers import (
     read_csv,

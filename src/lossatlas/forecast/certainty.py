@@ -1,6 +1,6 @@
 """How well the curves know each parameter: standard errors that allow for Huber weights.
 
-The estimate minimises a sum of Huber losses, so its covariance is the sandwich H^-1 M H^-1: H
+The estimate minimizes a sum of Huber losses, so its covariance is the sandwich H^-1 M H^-1: H
 is the curvature of the objective, M the spread of its gradient. Residuals of one curve follow
 each other; M is widened by (1 + phi) / (1 - phi), with phi the correlation of neighbors.
 """
@@ -62,7 +62,7 @@ def parameter_errors(
     """The standard error of every parameter, or why there is none.
 
     Args:
-        objective: what was minimised.
+        objective: what was minimized.
         solution: its minimum.
         counts: points of each curve.
 

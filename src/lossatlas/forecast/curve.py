@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length, check_scale
 from lossatlas.forecast.rates import per_update
 from lossatlas.forecast.schedules import warmup_length
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -218,7 +218,7 @@ class Curve:
         return part
 
     def thinned(self, points: int) -> "Curve":
-        """The curve with neighbouring points averaged (in log loss) until `points` are left.
+        """The curve with neighboring points averaged (in log loss) until `points` are left.
 
         Args:
             points: how many to keep at most.
@@ -266,7 +266,7 @@ def points(
         DataError: as for `Curve`.
         ArgumentError: as for `Curve`.
     """
-    number = np.arange(1, real_array("loss", loss).size + 1)
+    number = np.arange(1, as_float_array("loss", loss).size + 1)
     return Curve(number, loss, size=size, tokens=tokens, source=source, name=name)
 
 
@@ -275,7 +275,7 @@ def _iterated(notes: object) -> Iterable[object]:
 
 
 def _steps(step: ArrayLike, label: str) -> Steps:
-    values = real_array("step", step, label)
+    values = as_float_array("step", step, label)
     if values.ndim != 1 or values.size < 2:
         raise DataError(f"`step`{label} must hold at least two points in one dimension; "
                         f"got shape {values.shape}.")  # fmt: skip
@@ -295,7 +295,7 @@ def _steps(step: ArrayLike, label: str) -> Steps:
 
 
 def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
-    values = real_array("loss", loss, label)
+    values = as_float_array("loss", loss, label)
     if values.shape != step.shape:
         raise ArgumentError(f"`loss`{label} must have one value a step ({len(step)}); "
                             f"got shape {values.shape}.")  # fmt: skip
@@ -317,7 +317,7 @@ def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
 def _per_point(key: str, value: ArrayLike | None, n: int, label: str) -> Floats | None:
     if value is None:
         return None
-    values = real_array(key, value, label)
+    values = as_float_array(key, value, label)
     if values.shape not in {(), (n,)}:
         raise ArgumentError(
             f"`{key}`{label} must be one number or {n}; got shape {values.shape}."

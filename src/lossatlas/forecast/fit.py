@@ -100,7 +100,7 @@ def _solved(recipe: Recipe, curves: Sequence[Curve]) -> Solution:
             f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
         )
     solution = recipe.solve(curves)
-    if not np.isfinite(solution.penalised):
+    if not np.isfinite(solution.penalized):
         raise DataError(
             f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
             "another law."

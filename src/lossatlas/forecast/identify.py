@@ -47,7 +47,7 @@ def flat_directions(
 ) -> tuple[FlatDirection, ...]:
     """Directions that the residuals leave loose, the prior left aside.
 
-    The noise is the residuals' own, taken as one value a curve: neighbouring residuals are so
+    The noise is the residuals' own, taken as one value a curve: neighboring residuals are so
     alike that counting each would make every parameter look certain.
 
     Args:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, check_fraction, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
@@ -20,7 +21,6 @@ from lossatlas.forecast.validation import Recipe
 from lossatlas.forecast.watch import Deceleration, Spike, deceleration, spikes
 from lossatlas.forecast.whatif import offset_of
 from lossatlas.intervals import t_quantile
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ class LiveForecast:
         law: Law | None = None,
         interval: float = 0.9,
     ) -> None:
-        self.rates = real_array("rates", rates)
+        self.rates = as_float_array("rates", rates)
         check_rates(self.rates)
         check_at_least("steps", self.rates.size, 2)
         check_fraction("interval", interval)

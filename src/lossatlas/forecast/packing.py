@@ -1,4 +1,4 @@
-"""A fit as labelled arrays, and back."""
+"""A fit as labeled arrays, and back."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.numbers import check_length
 from lossatlas.forecast.rates import check_rates
 from lossatlas.forecast.schedules import is_monotone, warmup_length
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -90,7 +90,7 @@ def inputs_for(
         if steps is not None:
             found = Inputs(_steps(steps), found.rates)
     else:
-        rates = None if schedule is None else real_array("schedule", schedule)
+        rates = None if schedule is None else as_float_array("schedule", schedule)
         if rates is not None:
             check_rates(rates)
         values = [v for v in (size, tokens, source) if v is not None]
@@ -192,7 +192,7 @@ def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[
 
 
 def _steps(steps: ArrayLike) -> Steps:
-    values = np.atleast_1d(real_array("steps", steps))
+    values = np.atleast_1d(as_float_array("steps", steps))
     whole = np.isfinite(values).all() and (values % 1 == 0).all() and (values >= 1).all()
     if values.ndim != 1 or not values.size or not whole or (np.diff(values) <= 0).any():
         raise ArgumentError("`steps` must be increasing whole numbers >= 1.")
@@ -215,7 +215,7 @@ def _grid(rates: Floats | None, values: list[ArrayLike]) -> Steps:
 def _like(value: ArrayLike | None, step: Steps) -> Floats | None:
     if value is None:
         return None
-    array = real_array("size, tokens, source", value)
+    array = as_float_array("size, tokens, source", value)
     if array.shape not in {(), (step.size,), (1,)}:
         raise ArgumentError(
             f"`size`, `tokens` and `source` must be numbers or have one length; "

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.schedules import ramp
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -49,7 +49,7 @@ def per_update(
     """
     if lr is None:
         return None, ()
-    values = real_array("lr", lr, label)
+    values = as_float_array("lr", lr, label)
     last = int(step[-1])
     if values.ndim == 0:
         values = np.full(last, float(values))

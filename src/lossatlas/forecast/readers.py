@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_path, is_number
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve
@@ -29,7 +30,6 @@ from lossatlas.forecast.logs import (
     tidied,
 )
 from lossatlas.forecast.rates import logged_rates
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -348,7 +348,7 @@ def _metric(table: _Table, known: Mapping[str, object], wanted: str | None) -> s
 def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
     present = np.array([entry.get(key) is not None for entry in log])
     found = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
-    values = real_array(key, found, f" of '{place}'")
+    values = as_float_array(key, found, f" of '{place}'")
     if values.ndim != 1:
         raise DataError(f"`{key}` of '{place}' must be one number an entry.")
     return Column(values, present)
@@ -356,7 +356,7 @@ def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
 
 def _scalars(path: str | Path) -> tuple[Column, Column]:
     if check_path("path", path).suffix == ".json":
-        rows = real_array("rows", _json(path), f" of '{path}'")
+        rows = as_float_array("rows", _json(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
         every = np.ones(len(rows), dtype=bool)

@@ -18,7 +18,7 @@ from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identify import FlatDirection
 from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
-from lossatlas.forecast.optimise import SchedulePlan, plan_schedule
+from lossatlas.forecast.optimize import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Prediction,
     check_time_unit,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import (
     check_at_least,
     check_number,
@@ -23,7 +24,6 @@ from lossatlas.checks import (
 )
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.numbers import check_length
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -170,7 +170,7 @@ def wsd_s(
     """
     check_plan(steps, peak, warmup, min_ratio)
     check_one_of("shape", shape, SHAPE_NAMES)
-    wanted = real_array("checkpoints", checkpoints)
+    wanted = as_float_array("checkpoints", checkpoints)
     if wanted.ndim != 1 or (wanted % 1 != 0).any():
         raise ArgumentError(f"`checkpoints` must be whole numbers; got {checkpoints!r}.")
     stops = [*(int(c) for c in wanted if c < steps), steps]
@@ -268,7 +268,7 @@ def is_monotone(rates: Floats) -> bool:
 
 
 def _one_row(rates: ArrayLike) -> Floats:
-    values = real_array("rates", rates)
+    values = as_float_array("rates", rates)
     if values.ndim != 1 or not values.size:
         raise DataError(f"`rates` must have one dimension and a value; got {values.shape}.")
     return values

@@ -22,7 +22,7 @@ class Solution:
     Attributes:
         values: (p,) parameters in natural units.
         objective: sum of Huber losses of the log residuals, without the prior.
-        penalised: mean Huber loss of each curve, summed, in units of the width squared, plus
+        penalized: mean Huber loss of each curve, summed, in units of the width squared, plus
             half the prior's squares.
         residuals: (n,) log prediction minus log loss.
         jacobian: (n, p) derivatives of the residuals by the logarithms of the parameters.
@@ -32,7 +32,7 @@ class Solution:
 
     values: Floats
     objective: float
-    penalised: float
+    penalized: float
     residuals: Floats
     jacobian: Floats
     converged: bool
@@ -40,7 +40,7 @@ class Solution:
 
 
 class Objective:
-    """The function to minimise, over logarithms of the free parameters."""
+    """The function to minimize, over logarithms of the free parameters."""
 
     def __init__(
         self, law: Law, problem: Problem, huber: float, prior: bool, fixed: dict[str, float]
@@ -91,16 +91,16 @@ class Objective:
         return inner * (size - 0.5 * inner)
 
     def value(self, residuals: Floats, rows: Floats) -> float:
-        """Returns the penalised objective."""
+        """Returns the penalized objective."""
         return float(self.weight @ self.losses(residuals) + 0.5 * rows @ rows)
 
     def at(self, logs: Floats) -> float:
-        """Returns the penalised objective at a point; inf where the law has no value."""
+        """Returns the penalized objective at a point; inf where the law has no value."""
         value = self.value(self.residuals(logs)[0], self.prior(logs)[0])
         return value if np.isfinite(value) else np.inf
 
     def normal(self, residuals: Floats, slopes: Floats, logs: Floats) -> tuple[Floats, Floats]:
-        """Returns gradient and Gauss-Newton matrix of the penalised objective."""
+        """Returns gradient and Gauss-Newton matrix of the penalized objective."""
         rows, row_slopes = self.prior(logs)
         size = np.maximum(np.abs(residuals), 1e-300)
         weighted = slopes * (self.weight * np.minimum(1.0, self.huber / size))[:, None]
@@ -109,7 +109,7 @@ class Objective:
 
 
 def solve(objective: Objective, starts: Floats, keep: int = 3) -> Solution:
-    """Minimise from many starts: a taste of the better ones, then the best to the end.
+    """Minimize from many starts: a taste of the better ones, then the best to the end.
 
     Args:
         objective: the function.

@@ -39,7 +39,7 @@ class Recipe:
     fixed: dict[str, float] = field(default_factory=dict)
 
     def objective(self, curves: Sequence[Curve]) -> Objective:
-        """What a fit minimises.
+        """What a fit minimizes.
 
         Args:
             curves: at least one.

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.certainty import ALIKE
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws import BrokenPowerLaw, PowerLaw
 from lossatlas.forecast.validation import Recipe
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def spikes(
     """Losses that stand out from the ones before them.
 
     Each log loss is compared with the median of the ten before it, in units of the noise: the
-    median absolute difference of neighbours in the `window` before it. Neither feels the trend,
+    median absolute difference of neighbors in the `window` before it. Neither feels the trend,
     and a few spikes in the window do not hide the next one.
 
     Args:
@@ -78,7 +78,7 @@ def spikes(
     """
     check_at_least("window", window, LEVEL)
     check_positive("threshold", threshold)
-    steps, values = real_array("step", step), real_array("loss", loss)
+    steps, values = as_float_array("step", step), as_float_array("loss", loss)
     if steps.shape != values.shape or values.ndim != 1:
         raise ArgumentError(
             f"`step` and `loss` must have one length; got {steps.shape} and {values.shape}."

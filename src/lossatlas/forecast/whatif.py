@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
@@ -14,7 +15,6 @@ from lossatlas.forecast.numbers import check_length
 from lossatlas.forecast.prediction import Prediction
 from lossatlas.forecast.schedules import wsd
 from lossatlas.forecast.sums import log_error
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -143,7 +143,7 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
     Raises:
         ArgumentError: a start before the last step of the curve, or none at all.
     """
-    starts = np.atleast_1d(real_array("decay_at", decay_at))
+    starts = np.atleast_1d(as_float_array("decay_at", decay_at))
     if not starts.size or starts.ndim != 1:
         raise ArgumentError("`decay_at` must name at least one step, in one dimension.")
     for start in starts:

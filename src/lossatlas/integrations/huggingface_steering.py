@@ -10,20 +10,20 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lossatlas.errors import ArgumentError
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective.batches import split
-from lossatlas.steering import DecisionLog, TopologyLR
+from lossatlas.steering import DecisionLog, LandscapeLR
 from lossatlas.steering.probe import Closure
 
 
 class SteeringMixin:
-    """Put before `Trainer` in a class: the scheduler becomes a `TopologyLR` around it.
+    """Put before `Trainer` in a class: the scheduler becomes a `LandscapeLR` around it.
 
     It decides as a plain loop with the same settings does. Checkpoints hold its state as that
-    of the scheduler, and `resume_from_checkpoint` goes on with it. A `TopologyLR` that is
+    of the scheduler, and `resume_from_checkpoint` goes on with it. A `LandscapeLR` that is
     given in `optimizers=` is taken as it is.
 
     Args:
         *args: of the Trainer.
-        steering: settings of `TopologyLR` by name.
+        steering: settings of `LandscapeLR` by name.
         examples: of a batch that a probe reads. Default 24.
         tracker: anything that `as_tracker` takes; gets new decisions.
         **kwargs: of the Trainer.
@@ -57,7 +57,7 @@ class SteeringMixin:
     @property
     def decisions(self) -> DecisionLog:
         """The decisions so far."""
-        steered = isinstance(self.lr_scheduler, TopologyLR)
+        steered = isinstance(self.lr_scheduler, LandscapeLR)
         return self.lr_scheduler.log if steered else DecisionLog(())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -73,7 +73,7 @@ class SteeringMixin:
         Raises:
             ArgumentError: a scheduler that waits for a metric.
         """
-        if isinstance(self.lr_scheduler, TopologyLR):
+        if isinstance(self.lr_scheduler, LandscapeLR):
             return self.lr_scheduler
         steered = _bare(self.optimizer if optimizer is None else optimizer)
         inner = super().create_scheduler(num_training_steps, steered)  # type: ignore[misc]
@@ -82,7 +82,7 @@ class SteeringMixin:
                 "`lr_scheduler_type` must not wait for a metric where the rate is steered; "
                 "take another, or PlateauCooldown() as the policy."
             )
-        self.lr_scheduler = TopologyLR(steered, scheduler=inner, **self.steering)
+        self.lr_scheduler = LandscapeLR(steered, scheduler=inner, **self.steering)
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -12,7 +12,7 @@ from lossatlas.integrations.base import lightning_callback
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import split
-from lossatlas.steering import DecisionLog, TopologyLR, sub_batch
+from lossatlas.steering import DecisionLog, LandscapeLR, sub_batch
 from lossatlas.steering.probe import Closure
 from lossatlas.steering.reading import Policy
 
@@ -25,7 +25,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
     It decides as a plain loop with the same settings does. The state goes into checkpoints.
 
     Attributes:
-        controller: the `TopologyLR`; None before training.
+        controller: the `LandscapeLR`; None before training.
 
     Args:
         policy: decides; `RegimePolicy()` by default.
@@ -34,7 +34,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         examples: of a batch that a probe reads. Default 24.
         tracker: anything that `as_tracker` takes; gets new decisions.
         log: also `pl_module.log_dict` of scale and rate at decisions. Default False.
-        **settings: as for `TopologyLR`.
+        **settings: as for `LandscapeLR`.
 
     Raises:
         ArgumentError: a tracker that cannot take numbers.
@@ -53,7 +53,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         super().__init__()
         self.policy, self.loss, self.examples, self.log = policy, loss, examples, log
         self.settings = settings
-        self.controller: TopologyLR | None = None
+        self.controller: LandscapeLR | None = None
         self._reporter = None if tracker is None else Reporter(tracker)
         self._kept: Mapping[str, Any] | None = None
         self._losses: list[Tensor] = []
@@ -77,12 +77,12 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         if len(trainer.optimizers) != 1:
             raise ArgumentError(
                 f"the module must have one optimizer to be steered; it has "
-                f"{len(trainer.optimizers)}: use TopologyLR in manual optimization."
+                f"{len(trainer.optimizers)}: use LandscapeLR in manual optimization."
             )
         configs = list(trainer.lr_scheduler_configs)
         config = configs[0] if configs else None
         every = config is not None and _every_update(config)
-        self.controller = TopologyLR(
+        self.controller = LandscapeLR(
             trainer.optimizers[0],
             self.policy,
             scheduler=None if config is None else config.scheduler,
@@ -185,7 +185,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
 class _Stepped:
     """Stands where Lightning steps a scheduler, and steps it on its own rates."""
 
-    def __init__(self, controller: TopologyLR, *, within: bool) -> None:
+    def __init__(self, controller: LandscapeLR, *, within: bool) -> None:
         self.controller, self.within = controller, within
         self.inner: Any = controller.scheduler
 
@@ -221,5 +221,5 @@ def _muted(module: Any) -> Iterator[None]:
             object.__delattr__(module, name)
 
 
-def _rate(controller: TopologyLR) -> float:
+def _rate(controller: LandscapeLR) -> float:
     return float(controller.get_last_lr()[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.steering import Record, TopologyLR
+from lossatlas.steering import LandscapeLR, Record
 
 _MEASURED = ("loss", "sharpness", "variability", "persistence", "edge", "train_loss")
 
@@ -156,7 +156,7 @@ class Reporter:
         self.tracker, self.prefix = as_tracker(tracker), prefix
         self._sent = 0
 
-    def report(self, controller: TopologyLR) -> int:
+    def report(self, controller: LandscapeLR) -> int:
         """Send what is new.
 
         Args:

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.algebra.params import Params, add, fingerprint, multiply
 from lossatlas.errors import StructureError
+from lossatlas.linalg.params import Params, add, fingerprint, multiply
 
 Array = NDArray[np.float64]
 _STATISTICS = ("running_mean", "running_var")

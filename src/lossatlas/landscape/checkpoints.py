@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.algebra.params import Params, add, dot, multiply, norm, subtract
 from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_list, check_real, check_same_structure
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
 from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
+from lossatlas.linalg.params import Params, add, dot, multiply, norm, subtract
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 
@@ -98,7 +98,7 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
         NonFiniteError: a checkpoint holds NaN or inf.
         StructureError: names or shapes differ.
 
-    Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentred).
+    Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentered).
     """
     check_list("checkpoints", checkpoints, "points of parameter space")
     _check_enough(dimension, len(checkpoints))

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, check_same_structure
+from lossatlas.linalg.params import Params
 from lossatlas.rng import generator
 
-NORMALISATIONS = ("filter", "layer", "none")
+NORMALIZATIONS = ("filter", "layer", "none")
 # Numbers drawn at once: directions of a large model never exist whole.
 _BLOCK = 1 << 20
 
 
-def filter_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
+def filter_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
     """Rescale every filter of `direction` to the norm of the same filter in `weights`.
 
     Rescaling a layer of a ReLU network changes its weights but not its function; without this
@@ -46,7 +46,7 @@ def filter_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
     }
 
 
-def layer_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
+def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
     """Rescale every tensor of `direction` to the norm of the same tensor in `weights`.
 
     Args:
@@ -55,7 +55,7 @@ def layer_normalised(direction: Params, weights: Params) -> dict[str, Tensor]:
 
     Returns:
         New tensors; those with fewer than two axes are zero, and zero tensors take the scale
-        of their module, as in `filter_normalised`.
+        of their module, as in `filter_normalized`.
 
     Raises:
         StructureError: names or shapes differ; the message names the first difference.
@@ -94,21 +94,21 @@ class RandomDirection(Mapping[str, Tensor]):
         weights: the point it starts from; kept, not copied.
         seed: any whole number.
         axis: 0, 1 or 2; directions of one seed are independent.
-        normalisation: "filter" and "layer" as in the functions above, "none" for plain
+        normalization: "filter" and "layer" as in the functions above, "none" for plain
             standard normal numbers.
         biases: whether tensors with fewer than two axes (biases, norm scales) move too, each
             rescaled as one filter; Li et al. keep them still.
 
     Raises:
-        UnknownNameError: an unknown normalisation.
+        UnknownNameError: an unknown normalization.
     """
 
     def __init__(
-        self, weights: Params, seed: int, axis: int, normalisation: str, *, biases: bool
+        self, weights: Params, seed: int, axis: int, normalization: str, *, biases: bool
     ) -> None:
-        check_one_of("normalisation", normalisation, NORMALISATIONS)
+        check_one_of("normalization", normalization, NORMALIZATIONS)
         self.weights, self.seed, self.axis = weights, seed, axis
-        self.normalisation, self.biases = normalisation, biases
+        self.normalization, self.biases = normalization, biases
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self.weights[name]
@@ -147,9 +147,9 @@ class RandomDirection(Mapping[str, Tensor]):
             yield rows, block
 
     def _layer_scale(self, name: str, weight: Tensor) -> float | None:
-        if self.normalisation == "none":
+        if self.normalization == "none":
             return 1.0
-        if self.normalisation == "filter" or weight.ndim < 2:
+        if self.normalization == "filter" or weight.ndim < 2:
             return None
         squares: float = sum(
             float(vector_norm(self._normal(name, i, _as_rows(weight)[rows]).double()) ** 2)

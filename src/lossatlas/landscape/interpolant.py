@@ -17,9 +17,9 @@ _POWERS = (1, 3, 5, 7, 9)
 # The power whose power function carries errors from one place to another.
 _GUIDE = 3
 _FEWEST = 3
-# More centres than this are split into overlapping boxes: each takes its own power, so that
+# More centers than this are split into overlapping boxes: each takes its own power, so that
 # a kink does not roughen the whole map, and the cost of one box is cubic in them.
-_MOST_CENTRES = 120
+_MOST_CENTERS = 120
 # Beyond this condition number the inverse has too few digits left to leave points out.
 _WORST_CONDITION = 1e13
 _QUERIES_AT_ONCE = 8192
@@ -67,31 +67,31 @@ def interpolate(known: Mask, values: Array) -> Surface:
     patterns = np.unique(usable.reshape(-1, values.shape[-1]), axis=1, return_inverse=True)[1]
     for pattern in np.unique(patterns):
         columns = np.flatnonzero(patterns == pattern)
-        centres = usable[..., columns[0]]
-        found, spread = _blended(centres, values[..., columns], ~known)
-        whole[..., columns] = _unknown_near_unknown(found, known, centres)
+        centers = usable[..., columns[0]]
+        found, spread = _blended(centers, values[..., columns], ~known)
+        whole[..., columns] = _unknown_near_unknown(found, known, centers)
         if columns[0] == 0:
             doubt = spread
     whole[known] = values[known]
     return Surface(whole, np.where(known, 0.0, doubt))
 
 
-def _unknown_near_unknown(found: Array, known: Mask, centres: Mask) -> Array:
-    if (centres == known).all() or not known.any():
+def _unknown_near_unknown(found: Array, known: Mask, centers: Mask) -> Array:
+    if (centers == known).all() or not known.any():
         return found
     nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return np.where(centres[tuple(nearest)][..., None], found, np.nan)
+    return np.where(centers[tuple(nearest)][..., None], found, np.nan)
 
 
-def _blended(centres: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
+def _blended(centers: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
     # A partition of unity: every box has its own interpolant, weights fade towards its rim.
-    weight = np.zeros(centres.shape)
-    total, variance = np.zeros(values.shape), np.zeros(centres.shape)
-    size = float(max(centres.shape) - 1)
-    for box in _boxes(centres, wanted):
+    weight = np.zeros(centers.shape)
+    total, variance = np.zeros(values.shape), np.zeros(centers.shape)
+    size = float(max(centers.shape) - 1)
+    for box in _boxes(centers, wanted):
         queries = np.argwhere(wanted[box])
-        places = np.argwhere(centres[box])
-        found = _patch(places / size, values[box][centres[box]], queries / size)
+        places = np.argwhere(centers[box])
+        found = _patch(places / size, values[box][centers[box]], queries / size)
         if found is None:
             continue
         inside = tuple(queries.T)
@@ -104,8 +104,8 @@ def _blended(centres: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
         return total / weight[..., None], np.where(np.isnan(doubt), np.inf, doubt)
 
 
-def _boxes(centres: Mask, wanted: Mask) -> Iterator[tuple[slice, ...]]:
-    waiting = [tuple((0, points) for points in centres.shape)]
+def _boxes(centers: Mask, wanted: Mask) -> Iterator[tuple[slice, ...]]:
+    waiting = [tuple((0, points) for points in centers.shape)]
     while waiting:
         core = waiting.pop()
         if not wanted[tuple(slice(*side) for side in core)].any():
@@ -116,7 +116,7 @@ def _boxes(centres: Mask, wanted: Mask) -> Iterator[tuple[slice, ...]]:
         )
         longest = int(np.argmax([high - low for low, high in core]))
         low, high = core[longest]
-        if np.count_nonzero(centres[box]) <= _MOST_CENTRES or high - low < 4:
+        if np.count_nonzero(centers[box]) <= _MOST_CENTERS or high - low < 4:
             yield box
             continue
         middle = (low + high) // 2
@@ -136,17 +136,17 @@ def _fading(places: NDArray[np.intp], shape: tuple[int, ...]) -> Array:
 
 
 class _Radial:
-    """A radial function of one power through some centres, in closed form.
+    """A radial function of one power through some centers, in closed form.
 
     Attributes:
-        left_out: by how much every centre is missed where it is left out.
+        left_out: by how much every center is missed where it is left out.
         left_out_power: the power function of the others there.
-        rounding: by how much the loss is missed at its own centres.
+        rounding: by how much the loss is missed at its own centers.
     """
 
-    def __init__(self, centres: Array, values: Array, exponent: int) -> None:
-        self.exponent, self.centres = exponent, centres
-        kernel, tail = self._kernel(centres), self._tail(centres)
+    def __init__(self, centers: Array, values: Array, exponent: int) -> None:
+        self.exponent, self.centers = exponent, centers
+        kernel, tail = self._kernel(centers), self._tail(centers)
         count, terms = tail.shape
         if count < terms + 2 or np.linalg.matrix_rank(tail) < terms:
             raise np.linalg.LinAlgError
@@ -166,7 +166,7 @@ class _Radial:
 
     def _kernel(self, points: Array) -> Array:
         # Signed so that it is conditionally positive definite.
-        squares = cdist(points, self.centres, "sqeuclidean")
+        squares = cdist(points, self.centers, "sqeuclidean")
         sign, half = (-1) ** ((self.exponent + 1) // 2), (self.exponent - 1) // 2
         return np.asarray(sign * np.sqrt(squares) * squares**half)
 
@@ -198,17 +198,17 @@ def _largest(sizes: Array, nearest: NDArray[np.intp]) -> Array:
     return np.asarray(np.maximum(sizes[nearest].max(axis=1), np.median(sizes, axis=0)))
 
 
-def _patch(centres: Array, values: Array, queries: Array) -> tuple[Array, Array] | None:
-    if len(centres) < _FEWEST:
+def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array] | None:
+    if len(centers) < _FEWEST:
         return None
-    middle = (centres.min(0) + centres.max(0)) / 2
-    half = float(np.ptp(centres, axis=0).max()) / 2
-    centres, queries = (centres - middle) / half, (queries - middle) / half
-    fits = [fit for power in _POWERS if (fit := _fit(centres, values, power))]
+    middle = (centers.min(0) + centers.max(0)) / 2
+    half = float(np.ptp(centers, axis=0).max()) / 2
+    centers, queries = (centers - middle) / half, (queries - middle) / half
+    fits = [fit for power in _POWERS if (fit := _fit(centers, values, power))]
     if not fits:
         return None
-    tree, near = KDTree(centres), range(1, 1 + min(len(centres), 2 ** (centres.shape[1] + 1)))
-    own = tree.query(centres, k=near)[1]
+    tree, near = KDTree(centers), range(1, 1 + min(len(centers), 2 ** (centers.shape[1] + 1)))
+    own = tree.query(centers, k=near)[1]
     best = np.argmin([fit.density(own) for fit in fits], axis=0)
     guide = next((fit for fit in fits if fit.exponent == _GUIDE), fits[0])
     relative = np.abs(fits[best[0]].left_out[:, 0]) / guide.left_out_power
@@ -223,8 +223,8 @@ def _patch(centres: Array, values: Array, queries: Array) -> tuple[Array, Array]
     return predicted, doubt + fits[best[0]].rounding
 
 
-def _fit(centres: Array, values: Array, power: int) -> _Radial | None:
+def _fit(centers: Array, values: Array, power: int) -> _Radial | None:
     try:
-        return _Radial(centres, values, power)
+        return _Radial(centers, values, power)
     except np.linalg.LinAlgError:
         return None

@@ -118,7 +118,7 @@ class Landscape:
         return store.save(self, path)
 
     def to_xarray(self) -> xr.Dataset:
-        """Values, errors and metrics as a labelled Dataset.
+        """Values, errors and metrics as a labeled Dataset.
 
         Returns:
             Dimensions "a", "b", "c" with the coordinates of the grid.

@@ -13,7 +13,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane, check_door, settled
+from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
@@ -74,7 +74,7 @@ def map_plane(
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
     check_flag("adaptive", adaptive)
-    check_door(objective, plane, progress)
+    check_objective(objective, plane, progress)
     request = Request(
         task=Task(objective, settled(objective, plane), _checked(metrics)),
         ranges=ranges(span, plane.dimension),
@@ -94,7 +94,7 @@ def map_plane(
             progress=progress,
             total=points**plane.dimension,
         )
-        refined = request.fill(source, chosen.centre)
+        refined = request.fill(source, chosen.center)
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 
@@ -141,7 +141,7 @@ def plan_map(
         UnknownNameError: an unknown engine.
     """
     check_at_least("points", points, 2)
-    check_door(objective, plane)
+    check_objective(objective, plane)
     task = Task(objective, settled(objective, plane), _checked(metrics))
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
     return MapPlan(chosen.name, points**plane.dimension, chosen.memory)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.arguments import public
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import (
     check_at_least,
     check_flag,
@@ -22,9 +22,9 @@ from lossatlas.checks import (
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection, zero_filters
+from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, split_state
-from lossatlas.reals import real_array
 
 Array = NDArray[np.float64]
 
@@ -127,7 +127,7 @@ class Plane:
         """
         drawn = [d for d in self.directions if isinstance(d, RandomDirection)]
         notes = []
-        scaled = [d for d in drawn if d.normalisation != "none"]
+        scaled = [d for d in drawn if d.normalization != "none"]
         lent = zero_filters(self.origin, biases=scaled[0].biases) if scaled else ()
         if lent:
             notes.append(
@@ -202,7 +202,7 @@ def random_plane(
     origin: Params | None = None,
     seed: int = 0,
     dimension: int = 2,
-    normalisation: str = "filter",
+    normalization: str = "filter",
     biases: bool = False,
 ) -> Plane:
     """A random line, plane or box through the present weights.
@@ -214,7 +214,7 @@ def random_plane(
             scaled to its filters.
         seed: any whole number; the same seed gives the same directions.
         dimension: 1, 2 or 3.
-        normalisation: "filter" (each filter moves by its own norm a step), "layer", or "none".
+        normalization: "filter" (each filter moves by its own norm a step), "layer", or "none".
             Zero filters and layers have no norm: they move by the scale of their layer or
             module, and maps say so.
         biases: whether biases and norm scales move too; they stay by default.
@@ -225,11 +225,11 @@ def random_plane(
     Raises:
         ArgumentError: a dimension other than 1 to 3, or nothing would move.
         StructureError: the origin is a point of another model.
-        UnknownNameError: an unknown normalisation.
+        UnknownNameError: an unknown normalization.
 
     Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
     """
-    check_door(objective)
+    check_objective(objective)
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
@@ -238,18 +238,18 @@ def random_plane(
     state = State(objective.params) if origin is None else objective.split(origin)
     weights = state.params
     directions = tuple(
-        RandomDirection(weights, seed, axis, normalisation, biases=biases)
+        RandomDirection(weights, seed, axis, normalization, biases=biases)
         for axis in range(dimension)
     )
-    if not _moves(weights, biases=biases, scaled=normalisation != "none"):
+    if not _moves(weights, biases=biases, scaled=normalization != "none"):
         raise ArgumentError(
             "the random direction is zero: all weights that may move are zero, biases or norm "
-            'scales; pass biases=True, or normalisation="none".'
+            'scales; pass biases=True, or normalization="none".'
         )
     recipe = {
         "kind": "random",
         "seed": seed,
-        "normalisation": normalisation,
+        "normalization": normalization,
         "biases": biases,
         "dimension": dimension,
     }
@@ -258,7 +258,7 @@ def random_plane(
     return Plane(weights, directions, labels, recipe=recipe, buffers=held)
 
 
-def check_door(objective: object, plane: object = None, progress: object = None) -> None:
+def check_objective(objective: object, plane: object = None, progress: object = None) -> None:
     """Require what every instrument on a plane is given to be what it should be.
 
     Args:
@@ -324,7 +324,7 @@ def settled(objective: Objective, plane: Plane) -> Plane:
 
 
 def _checked_coordinates(coordinates: object, dimension: int) -> list[float]:
-    flat = real_array("coordinates", coordinates)
+    flat = as_float_array("coordinates", coordinates)
     if flat.shape != (dimension,) or not np.isfinite(flat).all():
         raise ArgumentError(
             f"`coordinates` must be {dimension} finite numbers, one a direction; "

@@ -77,9 +77,9 @@ class Request:
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         # No row of a grid, so that a model which is level at special places shows it moves.
         chosen = select(self.task, engine, low + 0.297 * (high - low))
-        if not math.isfinite(chosen.centre[0]):
+        if not math.isfinite(chosen.center[0]):
             raise NonFiniteError(
-                f"the loss at the centre is {chosen.centre[0]}; there is no landscape around "
+                f"the loss at the center is {chosen.center[0]}; there is no landscape around "
                 "it: load finite weights, or look at objective.example_losses()."
             )
         return chosen
@@ -94,7 +94,7 @@ class Request:
             Hexadecimal digits.
         """
         corner = chosen.engine.evaluate(np.array([[high for _, high in self.ranges]]))
-        return np.concatenate([chosen.centre, corner[0]]).tobytes().hex()
+        return np.concatenate([chosen.center, corner[0]]).tobytes().hex()
 
     def identity(self, engine: str) -> dict[str, Any]:
         """What makes two runs the same run.
@@ -122,12 +122,12 @@ class Request:
             "torch": torch.__version__,
         }
 
-    def fill(self, source: Points, centre: Array) -> Refined:
+    def fill(self, source: Points, center: Array) -> Refined:
         """Make the map.
 
         Args:
             source: evaluates points.
-            centre: the quantities at the origin.
+            center: the quantities at the origin.
 
         Returns:
             Every point of the grid, computed or interpolated.
@@ -139,14 +139,14 @@ class Request:
         def evaluate(places: NDArray[np.intp]) -> Array:
             coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
             values = source(coordinates)
-            values[~coordinates.any(1)] = centre
+            values[~coordinates.any(1)] = center
             return values
 
         if self.adaptive:
             seed = derive_seed("held out", self.points, len(shape))
-            return refine(evaluate, shape, len(centre), self._target, seed=seed, first=origin)
+            return refine(evaluate, shape, len(center), self._target, seed=seed, first=origin)
         places = np.argwhere(np.ones(shape, dtype=bool))
-        values = evaluate(places).reshape(*shape, len(centre))
+        values = evaluate(places).reshape(*shape, len(center))
         return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
 
     def _target(self, known: Array) -> float:

@@ -11,7 +11,7 @@ from lossatlas.arguments import public
 from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
-from lossatlas.landscape.plane import Plane, check_door, settled
+from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.objective import Objective
 
 Span = float | Sequence[tuple[float, float]]
@@ -74,14 +74,14 @@ def suggest_span(
 
     Both ends of every direction are evaluated at `start`, 2 `start`, 4 `start`, ... The first
     span is taken where along every direction the higher end has risen by `rise` times the loss
-    at the centre and by ten standard errors of it, or where it has risen by twenty standard
+    at the center and by ten standard errors of it, or where it has risen by twenty standard
     errors and the span is at least 1 (a step of one filter norm).
 
     Args:
         objective: what to map.
-        plane: where; its origin is the centre.
+        plane: where; its origin is the center.
         start: the narrowest span to try.
-        rise: how many times the centre's loss is enough.
+        rise: how many times the center's loss is enough.
 
     Returns:
         The suggestion; the widest span (8) where the loss never rises enough.
@@ -89,28 +89,28 @@ def suggest_span(
     Raises:
         ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
         ModelError: the model's outputs do not depend on the weights that move.
-        NonFiniteError: the loss at the centre is not finite.
+        NonFiniteError: the loss at the center is not finite.
         StructureError: the plane is one of another model.
     """
-    check_door(objective, plane)
+    check_objective(objective, plane)
     check_positive("start", start)
     check_positive("rise", rise)
     task = Task(objective, settled(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
-    engine, (centre, stderr, *_) = chosen.engine, chosen.centre.tolist()
-    if not math.isfinite(centre):
-        raise NonFiniteError(f"the loss at the centre is {centre}; load finite weights.")
+    engine, (center, stderr, *_) = chosen.engine, chosen.center.tolist()
+    if not math.isfinite(center):
+        raise NonFiniteError(f"the loss at the center is {center}; load finite weights.")
     # An error that is unknown asks for nothing and vouches for nothing.
     known = math.isfinite(stderr)
     error = stderr if known else 0.0
-    enough = max(rise * abs(centre), 10 * error)
+    enough = max(rise * abs(center), 10 * error)
     span, evaluations = start, 1
     while True:
-        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - centre)
+        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - center)
         evaluations += 2 * plane.dimension
         if risen >= enough:
             return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
-        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(centre):
+        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(center):
             judged = "well above its error" if known else "whose error is unknown"
             reason = f"one filter norm away the loss rises by {risen:.3g}, {judged}."
             return SpanSuggestion(span, risen, reason, evaluations)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from lossatlas.algebra.params import fingerprint
 from lossatlas.guard import preserved_rng
+from lossatlas.linalg.params import fingerprint
 from lossatlas.objective.batches import Batch, tensors
 
 _State = list[tuple[object, ...]]

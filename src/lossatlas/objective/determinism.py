@@ -16,10 +16,10 @@ from lossatlas.errors import DataError, LossError, StochasticError
 from lossatlas.objective.additivity import depends_on_others, weighs_by_itself
 from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.firstlook import first_look
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.forward_cache import forward_cache
 from lossatlas.objective.losses import Supervised, loss_remedy
-from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.sizes import Layout, check_guessed, layout_of
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import (
     Measured,
     Weighted,
@@ -94,7 +94,7 @@ def _described(loss: object) -> str:
     return name
 
 
-def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
+def validate_loss(objective: "Objective", *, twice: bool) -> Look:
     """Walk the data at the present weights, once or twice.
 
     Args:
@@ -111,7 +111,7 @@ def look_at_loss(objective: "Objective", *, twice: bool) -> Look:
         StochasticError: the passes differ; the message names the likely reason.
     """
     with torch.no_grad():
-        with named_failure("`loss`", loss_remedy(objective.loss)):
+        with wrap_errors("`loss`", loss_remedy(objective.loss)):
             first = first_look(objective, lambda: _first_pass(objective))
         known = len(first.pairs) == len(first.values)
         _check_means(objective, first)
@@ -200,7 +200,7 @@ def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
 def _first_pass(objective: "Objective") -> _Pass:
     seen = _Pass()
     for batch in objective.each_batch():
-        with remembered_forward(objective.model):
+        with forward_cache(objective.model):
             given = _call(objective, batch)
             seen.kinds.add(_kind(given))
             seen.layouts.append(layout_of(batch))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
 from lossatlas.rng import generator
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch
-from lossatlas.objective.foreign import fed_with
+from lossatlas.objective.user_code import fed_with
 from lossatlas.objective.weighted import Weighted
 
 Criterion = Callable[..., Tensor]

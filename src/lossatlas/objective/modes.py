@@ -1,4 +1,4 @@
-"""How normalisation layers behave while an objective is evaluated."""
+"""How normalization layers behave while an objective is evaluated."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -72,7 +72,7 @@ class Moments:
 
     Units are examples, or batch means weighted by batch size. A mean of n examples has n times
     less variance than one of them, so that squares of batch means are weighted by size. Pairs
-    of sums and weights have the linearised variance of a ratio R,
+    of sums and weights have the linearized variance of a ratio R,
 
         sum_i (s_i - R w_i)^2 / (sum w)^2 / c,
         c = 1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2),

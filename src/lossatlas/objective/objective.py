@@ -7,14 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params, fingerprint
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, LossError
+from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective.batches import Batch, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
-from lossatlas.objective.determinism import look_at_loss
+from lossatlas.objective.determinism import validate_loss
 from lossatlas.objective.door import check_whole
-from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Evaluation, Moments
@@ -25,6 +24,7 @@ from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
@@ -53,7 +53,7 @@ class Objective(Stage):
         batches: a list of batches or a DataLoader; walked once for every evaluation
             (`list(loader)` keeps the batches in memory). Batches may be tensors in tuples,
             lists or mappings and are moved to the model's device.
-        mode: what normalisation layers do. "eval": running statistics; "train": the batch's
+        mode: what normalization layers do. "eval": running statistics; "train": the batch's
             statistics, running ones untouched; "recalibrated": running statistics estimated
             anew at every point. Everything else (dropout) is always in eval mode.
         params: names or patterns of the parameters to move ("*lora_*", ["fc.weight"]);
@@ -126,7 +126,7 @@ class Objective(Stage):
         self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
-        look = look_at_loss(self, twice=check)
+        look = validate_loss(self, twice=check)
         self._per_example, self._weighted = look.per_example, look.weighted
         self.notes: tuple[str, ...] = look.notes
         self.count = look.batches
@@ -327,7 +327,7 @@ class Objective(Stage):
         if not mean.requires_grad:
             return False
         remedy = _kept(self.volatile.names) if self.volatile.names else _DERIVATIVE
-        with named_failure("the gradient of `loss`", remedy):
+        with wrap_errors("the gradient of `loss`", remedy):
             parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
         for name, part in zip(leaves, parts, strict=True):
             if part is not None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_same_structure, nearest
 from lossatlas.errors import StructureError
+from lossatlas.linalg.params import Params
 from lossatlas.objective.modes import norm_layers
 
 
@@ -35,7 +35,7 @@ def split_state(
 ) -> State:
     """Sort the entries of a state dict into what moves and what goes with it.
 
-    Left out are counters of normalisation layers, frozen parameters and whole-number buffers
+    Left out are counters of normalization layers, frozen parameters and whole-number buffers
     that equal those of the model, second names of tied weights, and running statistics where
     `mode` does not read them.
 
@@ -84,7 +84,7 @@ def _check_known(point: Params, every: Params) -> None:
 
 
 def tracks_statistics(model: nn.Module) -> bool:
-    """Whether some layer normalises by running statistics.
+    """Whether some layer normalizes by running statistics.
 
     Args:
         model: any module.

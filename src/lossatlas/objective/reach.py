@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.errors import AtlasError, ModelError
 from lossatlas.guard import preserved_rng
+from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, tensors
 from lossatlas.objective.firstlook import perturbed, same_value
-from lossatlas.objective.foreign import named_failure
 from lossatlas.objective.lines import noted_kinds
 from lossatlas.objective.remedies import unmoved_remedy
 from lossatlas.objective.selfcheck import FAILED, PASSED, UNKNOWN, Check, more
+from lossatlas.objective.user_code import wrap_errors
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
@@ -117,7 +117,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
         if not mean.requires_grad:
             return set(), []
         points = [*leaves.values(), *own.values()]
-        with named_failure("the gradient of `loss`", "look at its backward pass."):
+        with wrap_errors("the gradient of `loss`", "look at its backward pass."):
             parts = torch.autograd.grad(mean, points, allow_unused=True)
         first = {n for n, part in zip(leaves, parts, strict=False) if part is not None}
         rest = parts[len(leaves) :]

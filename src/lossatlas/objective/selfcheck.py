@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PASSED, FAILED, UNKNOWN = "passed", "failed", "could not be checked"
 # Two ways to one number agree where they are this close to each other.
 AGREE = 1e-2
-# Differences have settled where neighbouring steps are this close to each other.
+# Differences have settled where neighboring steps are this close to each other.
 SETTLED = 2e-2
 # What has settled disagrees with a derivative beyond this many times its own change.
 CLEARLY = 10.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.objective.batches import Batch, batch_size, known_size, tensors
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.user_code import wrap_errors
 
 Size = Callable[[Batch], float]
 
@@ -32,7 +32,7 @@ def said_size(size: Size, batch: Batch) -> float:
     Raises:
         ArgumentError: it fails, or gives no positive number.
     """
-    with named_failure("`size`", "it is called as size(batch).", ArgumentError):
+    with wrap_errors("`size`", "it is called as size(batch).", ArgumentError):
         found: Any = size(batch)
     single = isinstance(found, Tensor) and found.numel() == 1
     number = float(found) if single or isinstance(found, int | float) else math.nan

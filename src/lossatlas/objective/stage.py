@@ -7,14 +7,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.errors import DataError
 from lossatlas.guard import preserved_rng
+from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, map_tensors, to_device
 from lossatlas.objective.determinism import check_loss
-from lossatlas.objective.foreign import named_failure
+from lossatlas.objective.forward_cache import forward_cache
 from lossatlas.objective.losses import Supervised, loss_remedy
-from lossatlas.objective.memo import remembered_forward
 from lossatlas.objective.modes import evaluation_mode, recalibrate
 from lossatlas.objective.point import State, split_state
 from lossatlas.objective.sizes import Size, size_of
@@ -26,6 +25,7 @@ from lossatlas.objective.state import (
     shallow_copy,
 )
 from lossatlas.objective.swap import swapped_in
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import Measured, Total, cut_off, total_of
 
 Loss = Callable[[nn.Module, Batch], Measured]
@@ -64,7 +64,7 @@ class Stage:
         # How many batches a walk gives; None before the first.
         self.count: int | None = None
         self.guard: WriteGuard | None = None
-        self._named = named_failure("`loss`", loss_remedy(loss))
+        self._named = wrap_errors("`loss`", loss_remedy(loss))
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -298,12 +298,12 @@ class Stage:
         """
         if not metrics:
             return [self.measure(batch)]
-        with remembered_forward(self.model):
+        with forward_cache(self.model):
             # The loss first: a metric may change what it is handed.
             loss = self.measure(batch)
             given = []
             for name, metric in metrics.items():
-                with named_failure(f"metric '{name}'", "it is called as metric(model, batch)."):
+                with wrap_errors(f"metric '{name}'", "it is called as metric(model, batch)."):
                     given.append(metric(self.model, self.handed(batch)))
             return [loss, *(check_loss(value, batch) for value in given)]
 

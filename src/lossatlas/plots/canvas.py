@@ -1,4 +1,4 @@
-"""The matplotlib side of the style: new axes, their dress, colour maps."""
+"""The matplotlib side of the style: new axes, their dress, color maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -101,16 +101,16 @@ def legend(ax: Axes, **where: Any) -> None:
             text.set_parse_math(False)
 
 
-def colour_map(colours: tuple[str, ...]) -> LinearSegmentedColormap:
-    """A colour map of the house.
+def color_map(colors: tuple[str, ...]) -> LinearSegmentedColormap:
+    """A color map of the house.
 
     Args:
-        colours: `style.DEPTH`, `style.EMBER` or `style.METRIC`.
+        colors: `style.DEPTH`, `style.EMBER` or `style.METRIC`.
 
     Returns:
         The map, unregistered.
     """
-    return LinearSegmentedColormap.from_list("lossatlas", list(colours))
+    return LinearSegmentedColormap.from_list("lossatlas", list(colors))
 
 
 def norm(scale: Scale) -> FuncNorm:
@@ -143,12 +143,12 @@ def use_scale(ax: Axes, scale: Scale | None, which: str) -> None:
         axis.set_ticks(list(ticks), labels=labels)
 
 
-def colour_bar(ax: Axes, shown: ScalarMappable, scale: Scale | None, label: str) -> Colorbar:
-    """A colour bar beside the axes.
+def color_bar(ax: Axes, shown: ScalarMappable, scale: Scale | None, label: str) -> Colorbar:
+    """A color bar beside the axes.
 
     Args:
         ax: the axes.
-        shown: what the colours stand for.
+        shown: what the colors stand for.
         scale: its ticks are used; None leaves them to matplotlib.
         label: what is shown, with its unit.
 

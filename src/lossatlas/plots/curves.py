@@ -10,7 +10,7 @@ from lossatlas.forecast.curve import labels
 from lossatlas.plots import canvas, style
 from lossatlas.text import cut_off
 
-# Okabe and Ito: the order keeps neighbours apart for every common kind of colour vision.
+# Okabe and Ito: the order keeps neighbors apart for every common kind of color vision.
 HUES = ("#00648c", "#d55e00", "#009e73", "#b3477d", "#56b4e9", "#8a6d00", "#1b2a33", "#9aa6ad")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 

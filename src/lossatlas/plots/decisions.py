@@ -33,11 +33,11 @@ def plot_decisions(log: DecisionLog, *, ax: Axes | None = None) -> Axes:
     ax = canvas.axes(ax, (5.4, 3.2))
     steps, scales, ways = _shown(log)
     ax.step(steps, scales, where="post", color=style.BASIN, lw=1.0)
-    for index, (name, colour, mark, _) in enumerate(_WAYS):
+    for index, (name, color, mark, _) in enumerate(_WAYS):
         these = ways == index
         if these.any():
             ax.scatter(
-                steps[these], scales[these], s=16, c=colour, marker=mark, label=name, zorder=3
+                steps[these], scales[these], s=16, c=color, marker=mark, label=name, zorder=3
             )
     if _wide(scales):
         ax.set_yscale("log")
@@ -66,14 +66,14 @@ def decisions_figure(log: DecisionLog) -> go.Figure:
         name=_SCALE,
     )
     texts = np.array([_hover(record) for record in log], dtype=object)
-    for index, (name, colour, _, mark) in enumerate(_WAYS):
+    for index, (name, color, _, mark) in enumerate(_WAYS):
         these = ways == index
         if these.any():
             figure.add_scatter(
                 x=steps[these],
                 y=scales[these],
                 mode="markers",
-                marker={"color": colour, "symbol": mark, "size": 8},
+                marker={"color": color, "symbol": mark, "size": 8},
                 text=texts[these],
                 hovertemplate="%{text}<extra></extra>",
                 name=name,

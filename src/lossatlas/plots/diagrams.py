@@ -18,7 +18,7 @@ from lossatlas.plots.layouts import (
     diagram_frame,
 )
 from lossatlas.plots.marks import MOST_MINIMA
-from lossatlas.plots.profile import profile_colour, silhouettes
+from lossatlas.plots.profile import profile_color, silhouettes
 from lossatlas.plots.scale import Scale
 from lossatlas.topology import Diagram, MergeTree
 
@@ -51,7 +51,7 @@ def plot_persistence(
         ax.axhline(frame.ceiling, color=style.FAINT, lw=0.8, ls=(0, (4, 3)))
         canvas.note(ax, "never ends", (frame.steps(3)[1], frame.ceiling), (0, 3), ha="center")
     for group in bar_groups(diagram):
-        colour = style.DIMENSION_COLOURS[group.dimension]
+        color = style.DIMENSION_COLORS[group.dimension]
         births, deaths = diagram.births[group.rows], diagram.deaths[group.rows]
         ax.plot(
             births,
@@ -59,8 +59,8 @@ def plot_persistence(
             _MARKERS[group.dimension],
             label=group.name,
             ms=5.5,
-            mfc=colour if group.certain else "none",
-            mec=colour,
+            mfc=color if group.certain else "none",
+            mec=color,
         )
     canvas.use_scale(ax, scale, "xy")
     ax.set_xlim(*ends)
@@ -93,11 +93,11 @@ def plot_barcode(
     bars, hidden = barcode(diagram, most)
     ax = canvas.axes(ax, (5.4, 1.4 + 0.13 * len(bars)))
     for row, bar in enumerate(bars):
-        colour = style.DIMENSION_COLOURS[bar.dimension]
+        color = style.DIMENSION_COLORS[bar.dimension]
         alpha = 1.0 if bar.certain else 0.35
-        ax.hlines(row, bar.birth, bar.end, color=colour, alpha=alpha, lw=3)
+        ax.hlines(row, bar.birth, bar.end, color=color, alpha=alpha, lw=3)
         if bar.essential:
-            ax.plot(bar.end, row, ">", color=colour, alpha=alpha, ms=5, clip_on=False)
+            ax.plot(bar.end, row, ">", color=color, alpha=alpha, ms=5, clip_on=False)
     canvas.use_scale(ax, scale, "x")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -105,7 +105,7 @@ def plot_barcode(
     note = f"; {hidden:,} shorter bars are not drawn" if hidden else ""
     canvas.name_axes(ax, "Barcode", f"loss{note}", "")
     shown = sorted({bar.dimension for bar in bars})
-    keys = [(style.DIMENSION_COLOURS[k], 1.0, style.DIMENSION_NAMES[k]) for k in shown]
+    keys = [(style.DIMENSION_COLORS[k], 1.0, style.DIMENSION_NAMES[k]) for k in shown]
     if not all(bar.certain for bar in bars):
         faint = "paler: certainty unknown" if diagram.why_unknown else "paler: within the error"
         keys.append((style.MUTED, 0.4, faint))
@@ -133,17 +133,17 @@ def plot_tree(
         ax: where to draw; a new figure by default.
 
     Returns:
-        The axes. Dark branches are certain, grey ones are within the error of the map.
+        The axes. Dark branches are certain, gray ones are within the error of the map.
     """
     ax = canvas.axes(ax, (5.4, 4.0))
     drawn = branches(tree, most)
     for branch in drawn:
-        colour = style.BASIN if branch.certain else style.FAINT
+        color = style.BASIN if branch.certain else style.FAINT
         end = branch.x if branch.parent_x is None else branch.parent_x
         path = [branch.x, branch.x, end], [branch.low, branch.high, branch.high]
-        ax.plot(*path, color=colour, lw=1.8 if branch.certain else 1.1, solid_joinstyle="round")
+        ax.plot(*path, color=color, lw=1.8 if branch.certain else 1.1, solid_joinstyle="round")
         face = style.BASIN if branch.certain else "white"
-        ax.plot(branch.x, branch.low, "o", ms=5.5, mfc=face, mec=colour, zorder=3)
+        ax.plot(branch.x, branch.low, "o", ms=5.5, mfc=face, mec=color, zorder=3)
         canvas.note(ax, str(branch.minimum), (branch.x, branch.low), (0, -13), ha="center")
     canvas.use_scale(ax, scale, "y")
     ax.set_xticks([])
@@ -177,9 +177,9 @@ def plot_profile(
     """
     ax = canvas.axes(ax, (5.4, 4.0))
     for part in silhouettes(landscape, tree, most):
-        colour = profile_colour(part.certain)
-        left, right = part.centre - part.widths / 2, part.centre + part.widths / 2
-        ax.fill_betweenx(part.levels, 100 * left, 100 * right, color=colour, lw=0)
+        color = profile_color(part.certain)
+        left, right = part.center - part.widths / 2, part.center + part.widths / 2
+        ax.fill_betweenx(part.levels, 100 * left, 100 * right, color=color, lw=0)
         ax.plot(100 * left, part.levels, color="white", lw=0.7)
         ax.plot(100 * right, part.levels, color="white", lw=0.7)
     canvas.use_scale(ax, scale, "y")
@@ -201,15 +201,15 @@ def plot_betti(diagram: Diagram, *, scale: Scale | None = None, ax: Axes | None 
     """
     ax = canvas.axes(ax, (5.4, 3.4))
     for dimension in np.unique(diagram.dimensions):
-        colour, name = style.DIMENSION_COLOURS[dimension], style.DIMENSION_NAMES[dimension]
+        color, name = style.DIMENSION_COLORS[dimension], style.DIMENSION_NAMES[dimension]
         levels, alive = betti_curve(diagram, dimension)
         judged = diagram.threshold > 0
         if judged:
             thin: dict[str, Any] = {"lw": 0.8, "alpha": 0.6, "label": f"{name}, all"}
-            ax.step(levels, alive, where="post", color=colour, **thin)
+            ax.step(levels, alive, where="post", color=color, **thin)
             levels, alive = betti_curve(diagram, dimension, certain=True)
         label = f"{name}, certain" if judged else name
-        ax.step(levels, alive, where="post", color=colour, lw=2.0, label=label)
+        ax.step(levels, alive, where="post", color=color, lw=2.0, label=label)
     canvas.use_scale(ax, scale, "x")
     ax.grid(axis="y", color=style.GRID, lw=0.6)
     ax.set_ylim(bottom=0)

@@ -13,8 +13,8 @@ from lossatlas.plots.grids import (
     check_dimensions,
     error_band,
     known_errors,
+    nonfinite_spans,
     spread_errors,
-    wall_spans,
 )
 from lossatlas.plots.marks import landmarks
 from lossatlas.plots.scale import scale_of
@@ -25,7 +25,7 @@ from lossatlas.topology import MergeTree
 def plot_contour(
     landscape: Landscape, *, tree: MergeTree | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw a map from above: depths as colours and lines, the way of training upon it.
+    """Draw a map from above: depths as colors and lines, the way of training upon it.
 
     Contours are logarithmic above the lowest loss where the map is steep. Where the loss is
     not finite the paper is hatched. Computed points are dotted where others are interpolated.
@@ -50,10 +50,10 @@ def plot_contour(
     losses = np.ma.masked_invalid(landscape.values.T)
     if losses.count():
         levels, norm = scale.levels(), canvas.norm(scale)
-        colours: dict[str, Any] = {"levels": levels, "norm": norm, "corner_mask": False}
-        filled = ax.contourf(x, y, losses, cmap=canvas.colour_map(style.DEPTH), **colours)
-        ax.contour(x, y, losses, colors="white", linewidths=0.5, alpha=0.55, **colours)
-        canvas.colour_bar(ax, filled, scale, loss_title(scale.is_log))
+        colors: dict[str, Any] = {"levels": levels, "norm": norm, "corner_mask": False}
+        filled = ax.contourf(x, y, losses, cmap=canvas.color_map(style.DEPTH), **colors)
+        ax.contour(x, y, losses, colors="white", linewidths=0.5, alpha=0.55, **colors)
+        canvas.color_bar(ax, filled, scale, loss_title(scale.is_log))
     overlays.dot_computed(ax, landscape)
     overlays.draw_landmarks(ax, landscape)
     overlays.draw_minima(ax, landscape, tree)
@@ -86,12 +86,12 @@ def plot_stderr(landscape: Landscape, *, ax: Axes | None = None) -> Axes:
         shown = ax.pcolormesh(
             *edges,
             np.ma.masked_invalid(errors.T),
-            cmap=canvas.colour_map(style.EMBER),
+            cmap=canvas.color_map(style.EMBER),
             vmin=0.0,
             vmax=top,
             rasterized=True,
         )
-        canvas.colour_bar(ax, shown, None, f"standard error over {landscape.unit}")
+        canvas.color_bar(ax, shown, None, f"standard error over {landscape.unit}")
         overlays.dot_computed(ax, landscape)
     else:
         text = "no standard error is known"
@@ -128,7 +128,7 @@ def plot_surface(
         x,
         y,
         heights,
-        cmap=canvas.colour_map(style.DEPTH),
+        cmap=canvas.color_map(style.DEPTH),
         vmin=bottom,
         vmax=top,
         rcount=80,
@@ -171,7 +171,7 @@ def plot_line(landscape: Landscape, *, ax: Axes | None = None) -> Axes:
     ax.plot(x, losses, color=style.BASIN, lw=1.8, label="loss")
     computed = landscape.computed & landscape.finite
     ax.plot(x[computed], losses[computed], "o", ms=3, color=style.BASIN, label="computed")
-    for left, right in wall_spans(landscape):
+    for left, right in nonfinite_spans(landscape):
         ax.axvspan(left, right, facecolor=style.WALL, hatch="////", edgecolor=style.FAINT, lw=0)
     for mark in landmarks(landscape):
         label = {"label": mark.name, "color": style.PATH}

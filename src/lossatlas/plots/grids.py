@@ -13,7 +13,7 @@ from lossatlas.landscape.landscape import Landscape
 
 Floats = NDArray[np.float64]
 # What a map without landmarks is drawn around.
-CENTRE = "origin"
+CENTER = "origin"
 
 
 def ground(landscape: Landscape, points: Floats) -> Floats:
@@ -59,7 +59,7 @@ def cell_edges(axis: Floats) -> Floats:
         axis: ascending coordinates, at least one.
 
     Returns:
-        One more than there are coordinates; half-way between neighbours.
+        One more than there are coordinates; half-way between neighbors.
     """
     if axis.size == 1:
         return np.array([axis[0] - 0.5, axis[0] + 0.5])
@@ -119,14 +119,14 @@ def error_band(landscape: Landscape) -> tuple[Floats, str]:
     return t_quantile(0.95, landscape.count) * errors, "95 % band"
 
 
-def wall_spans(landscape: Landscape) -> list[tuple[float, float]]:
+def nonfinite_spans(landscape: Landscape) -> list[tuple[float, float]]:
     """Stretches of a line where the loss is not finite.
 
     Args:
         landscape: a map of a line.
 
     Returns:
-        (left, right) of each stretch, half-way to its finite neighbours.
+        (left, right) of each stretch, half-way to its finite neighbors.
     """
     (axis,) = landscape.axes
     edges = cell_edges(axis)
@@ -143,7 +143,7 @@ def wall_boxes(landscape: Landscape) -> list[tuple[float, float, float, float]]:
 
     Returns:
         (left, right, low, high) of overlapping boxes, one a run of walls along the second
-        axis, each reaching to its finite neighbours.
+        axis, each reaching to its finite neighbors.
     """
     x, y = landscape.axes
     boxes = []
@@ -185,7 +185,7 @@ def _kept_landmarks(landscape: Landscape, rest: list[int], at: float) -> dict[st
     # None says that a map lies around its origin; this one may not hold it.
     if at == 0 and not landscape.landmarks:
         return {}
-    return {CENTRE: np.empty((0, len(rest)))}
+    return {CENTER: np.empty((0, len(rest)))}
 
 
 def cut(landscape: Landscape, axis: int, at: float | None = None) -> Landscape:

@@ -1,4 +1,4 @@
-"""Initialisation studies on paper: scores with intervals, predictions, cost against regret."""
+"""Initialization studies on paper: scores with intervals, predictions, cost against regret."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ def plot_scores(
         title: what is shown.
         label: of the axis, with its unit.
         ceiling: the highest value that the noise of the labels allows, drawn as a line.
-        strong: names drawn in the strong colour.
+        strong: names drawn in the strong color.
         ax: where to draw; a new figure by default.
 
     Returns:
@@ -71,7 +71,7 @@ def plot_predicted(
     Args:
         truth: shape (points,).
         predicted: shape (points,); NaN is left out.
-        groups: what each point belongs to, for its colour.
+        groups: what each point belongs to, for its color.
         title: what is shown.
         label: the quantity, with its unit.
         ax: where to draw; a new figure by default.

@@ -62,7 +62,7 @@ def surface_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go
         z=_heights(landscape, scale).T,
         cmin=bottom,
         cmax=top,
-        colorscale=style.colour_stops(style.DEPTH),
+        colorscale=style.color_stops(style.DEPTH),
         colorbar=web.loss_bar(scale, len=0.62, x=0.98),
         contours={"z": _isolines(scale)},
         lighting={"ambient": 0.72, "diffuse": 0.55, "specular": 0.06, "roughness": 0.9},
@@ -90,13 +90,13 @@ def _sides(landscape: Landscape) -> tuple[float, float, float]:
 def _isolines(scale: Scale) -> dict[str, Any]:
     bottom, top = scale.heights(2)
     step = (top - bottom) / _ISOLINES
-    colour = "#a9c3c4"
+    color = "#a9c3c4"
     return {
         "show": True,
         "start": bottom + step,
         "end": top - step,
         "size": step,
-        "color": colour,
+        "color": color,
         "width": 1,
         "highlight": False,
     }
@@ -139,7 +139,7 @@ def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") ->
 
     Args:
         landscape: a map of a plane.
-        scale: how losses become colours.
+        scale: how losses become colors.
         quantity: what the values are.
 
     Returns:
@@ -150,7 +150,7 @@ def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") ->
     """
     check_dimensions(landscape, 2)
     bottom, top = scale.heights(2)
-    colours = style.DEPTH if quantity == "loss" else style.METRIC
+    colors = style.DEPTH if quantity == "loss" else style.METRIC
     figure = web.figure(**web.map_axes(landscape))
     figure.add_contour(
         x=landscape.axes[0],
@@ -158,7 +158,7 @@ def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") ->
         z=_heights(landscape, scale).T,
         zmin=bottom,
         zmax=top,
-        colorscale=style.colour_stops(colours),
+        colorscale=style.color_stops(colors),
         colorbar=web.loss_bar(scale, safe(quantity, 40)),
         contours={"start": bottom, "end": top, "size": (top - bottom) / _CONTOURS},
         line={"color": "rgba(255, 255, 255, 0.5)", "width": 0.6, "smoothing": 0.6},
@@ -206,8 +206,8 @@ def stderr_figure(landscape: Landscape) -> go.Figure:
         z=errors.T,
         zmin=0.0,
         zmax=float(np.nanmax(errors)) or 1.0,
-        colorscale=style.colour_stops(style.EMBER),
-        colorbar=web.colour_bar(f"standard error over {safe(landscape.unit, 16)}"),
+        colorscale=style.color_stops(style.EMBER),
+        colorbar=web.color_bar(f"standard error over {safe(landscape.unit, 16)}"),
         text=web.hover_grid(landscape).T,
         hovertemplate=_map_hover(landscape),
         name="standard error",

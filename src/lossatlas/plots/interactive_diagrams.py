@@ -16,7 +16,7 @@ from lossatlas.plots.layouts import (
     diagram_frame,
 )
 from lossatlas.plots.marks import MOST_MINIMA
-from lossatlas.plots.profile import profile_colour, silhouettes
+from lossatlas.plots.profile import profile_color, silhouettes
 from lossatlas.plots.scale import Scale, spanning
 from lossatlas.text import number, surely, verdict
 from lossatlas.topology import Diagram, MergeTree
@@ -74,13 +74,13 @@ def persistence_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Fi
 def _add_bars(figure: go.Figure, diagram: Diagram, scale: Scale, ceiling: float) -> None:
     heights = np.minimum(scale.forward(diagram.deaths), ceiling)
     for group in bar_groups(diagram):
-        colour = style.DIMENSION_COLOURS[group.dimension]
+        color = style.DIMENSION_COLORS[group.dimension]
         symbol = _SYMBOLS[group.dimension] + ("" if group.certain else "-open")
         figure.add_scatter(
             x=scale.forward(diagram.births[group.rows]),
             y=heights[group.rows],
             mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 1.0},
+            marker={"color": color, "symbol": symbol, "size": 9, "opacity": 1.0},
             text=[_bar_text(diagram, row) for row in group.rows.tolist()],
             hovertemplate=_TEXT,
             name=group.name,
@@ -125,7 +125,7 @@ def barcode_figure(
     figure = web.figure(470, xaxis=web.loss_axis(scale, note), yaxis=y)
     looks = sorted({(bar.dimension, not bar.certain) for bar in bars})
     for dimension, uncertain in looks:
-        colour = style.translucent(style.DIMENSION_COLOURS[dimension], 0.35 if uncertain else 1)
+        color = style.translucent(style.DIMENSION_COLORS[dimension], 0.35 if uncertain else 1)
         rows = [
             (row, bar)
             for row, bar in enumerate(bars)
@@ -135,7 +135,7 @@ def barcode_figure(
             x=scale.forward(np.array([v for _, b in rows for v in (b.birth, b.end, np.nan)])),
             y=[row for row, _ in rows for _ in range(3)],
             mode="lines",
-            line={"color": colour, "width": max(2, min(9, 260 // len(bars)))},
+            line={"color": color, "width": max(2, min(9, 260 // len(bars)))},
             text=[text for _, b in rows for text in [_bar_text(diagram, b.index)] * 3],
             hovertemplate=_TEXT,
             name=style.DIMENSION_NAMES[dimension] + (", uncertain" if uncertain else ""),
@@ -155,7 +155,7 @@ def _add_arrows(figure: go.Figure, bars: list[Bar], scale: Scale) -> None:
         marker={
             "symbol": "triangle-right",
             "size": 13,
-            "color": [style.DIMENSION_COLOURS[bar.dimension] for _, bar in endless],
+            "color": [style.DIMENSION_COLORS[bar.dimension] for _, bar in endless],
             "opacity": 1.0,
         },
         hoverinfo="skip",
@@ -175,7 +175,7 @@ def tree_figure(
         most: how many branches; the longest are drawn.
 
     Returns:
-        The figure. Dark branches are certain, grey ones are within the error of the map.
+        The figure. Dark branches are certain, gray ones are within the error of the map.
     """
     scale = scale or spanning(tree.low, tree.high)
     drawn = branches(tree, most)
@@ -196,23 +196,23 @@ def _add_branches(
     figure: go.Figure, drawn: list[Branch], scale: Scale, threshold: float
 ) -> None:
     certain = drawn[0].certain
-    colour = style.BASIN if certain else style.FAINT
+    color = style.BASIN if certain else style.FAINT
     ends = [branch.x if branch.parent_x is None else branch.parent_x for branch in drawn]
     rows = list(zip(drawn, ends, strict=True))
     figure.add_scatter(
         x=[v for b, end in rows for v in (b.x, b.x, end, None)],
         y=scale.forward(np.array([v for b in drawn for v in (b.low, b.high, b.high, np.nan)])),
         mode="lines",
-        line={"color": colour, "width": 2.6 if certain else 1.4},
+        line={"color": color, "width": 2.6 if certain else 1.4},
         hoverinfo="skip",
         showlegend=False,
     )
-    face = colour if certain else style.PAPER
+    face = color if certain else style.PAPER
     figure.add_scatter(
         x=[b.x for b in drawn],
         y=scale.forward(np.array([b.low for b in drawn])),
         mode="markers",
-        marker={"size": 9, "color": face, "line": {"color": colour, "width": 1.5}},
+        marker={"size": 9, "color": face, "line": {"color": color, "width": 1.5}},
         text=[_branch_text(branch, threshold) for branch in drawn],
         hovertemplate=_TEXT,
         name=surely("basin", threshold) if certain else _unsure(threshold),
@@ -256,7 +256,7 @@ def profile_figure(
     shown: set[str] = set()
     for part in silhouettes(landscape, tree, most):
         name = names.get(part.certain, f"shared by {one}s")
-        left, right = part.centre - part.widths / 2, part.centre + part.widths / 2
+        left, right = part.center - part.widths / 2, part.center + part.widths / 2
         top = f"{number(100 * float(part.widths[-1]), 3)} % of the map"
         figure.add_scatter(
             x=100 * np.concatenate([left, right[::-1]]),
@@ -264,7 +264,7 @@ def profile_figure(
             mode="lines",
             line={"color": style.PAPER, "width": 0.8},
             fill="toself",
-            fillcolor=profile_colour(part.certain),
+            fillcolor=profile_color(part.certain),
             hoveron="fills",
             text=f"basin of minimum {part.minimum}, {top} at loss {number(part.levels[-1])}",
             hoverinfo="text",
@@ -293,14 +293,14 @@ def betti_figure(diagram: Diagram, *, scale: Scale | None = None) -> go.Figure:
     y = web.axis("number alive at or below", rangemode="tozero", tickformat="d", **step)
     figure = web.figure(360, xaxis=web.loss_axis(scale), yaxis=y)
     for dimension in np.unique(diagram.dimensions).tolist():
-        colour, name = style.DIMENSION_COLOURS[dimension], style.DIMENSION_NAMES[dimension]
+        color, name = style.DIMENSION_COLORS[dimension], style.DIMENSION_NAMES[dimension]
         for certain, width in ((False, 1.0), (True, 2.6))[not judged :]:
             levels, alive = betti_curve(diagram, dimension, certain=certain)
             figure.add_scatter(
                 x=scale.forward(levels),
                 y=alive,
                 mode="lines",
-                line={"shape": "hv", "color": colour, "width": width},
+                line={"shape": "hv", "color": color, "width": width},
                 opacity=1.0 if certain else 0.6,
                 text=[number(level) for level in levels.tolist()],
                 hovertemplate="%{y} from loss %{text} on<extra></extra>",

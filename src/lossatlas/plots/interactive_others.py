@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style, web
-from lossatlas.plots.grids import check_dimensions, error_band, wall_spans
+from lossatlas.plots.grids import check_dimensions, error_band, nonfinite_spans
 from lossatlas.plots.marks import Minima, landmarks, marked_minima
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.text import number, safe, short
@@ -23,7 +23,7 @@ def line_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fi
         tree: its merge tree, to mark the minima; the lowest point alone without it.
 
     Returns:
-        The figure; grey stretches are where the loss is not finite.
+        The figure; gray stretches are where the loss is not finite.
 
     Raises:
         ArgumentError: not a map of a line.
@@ -49,7 +49,7 @@ def line_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fi
         hovertemplate=f"loss %{{text}}<br>{label} %{{x:.4g}}<extra></extra>",
         name="loss (dots: computed)",
     )
-    for left, right in wall_spans(landscape):
+    for left, right in nonfinite_spans(landscape):
         look = {"fillcolor": style.WALL, "line_width": 0, "layer": "below"}
         figure.add_vrect(x0=left, x1=right, annotation_text="not finite", **look)
     _add_points(figure, landscape, tree, scale)
@@ -89,12 +89,12 @@ def _add_points(
             name=safe(mark.name),
         )
     minima = marked_minima(landscape, tree)
-    colours = np.where(minima.certain, style.SURE, style.FAINT).tolist()
+    colors = np.where(minima.certain, style.SURE, style.FAINT).tolist()
     figure.add_scatter(
         x=minima.points[:, 0],
         y=scale.forward(minima.values),
         mode="markers",
-        marker={"color": colours, "size": 10, "line": {"color": style.INK, "width": 1}},
+        marker={"color": colors, "size": 10, "line": {"color": style.INK, "width": 1}},
         text=[f"minimum {k}<br>lasts {number(v)}" for k, v in enumerate(minima.persistences)],
         hovertemplate="%{text}<extra></extra>",
         name=_minima_name(minima, tree),
@@ -124,7 +124,7 @@ def box_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fig
         coloraxis={
             "cmin": bottom,
             "cmax": top,
-            "colorscale": style.colour_stops(style.DEPTH),
+            "colorscale": style.color_stops(style.DEPTH),
             "colorbar": web.loss_bar(scale, len=0.62, x=0.98),
         },
         margin={"l": 0, "r": 0, "t": 0, "b": 24},
@@ -156,14 +156,14 @@ def box_figure(landscape: Landscape, *, tree: MergeTree | None = None) -> go.Fig
 def _add_minima_in_box(figure: go.Figure, landscape: Landscape, tree: MergeTree | None) -> None:
     minima = marked_minima(landscape, tree)
     x, y, z = minima.points.T
-    colours = np.where(minima.certain, style.SURE, style.FAINT).tolist()
+    colors = np.where(minima.certain, style.SURE, style.FAINT).tolist()
     losses = zip(minima.numbers, minima.values, minima.persistences, strict=True)
     figure.add_scatter3d(
         x=x,
         y=y,
         z=z,
         mode="markers",
-        marker={"color": colours, "size": 8, "line": {"color": style.INK, "width": 1}},
+        marker={"color": colors, "size": 8, "line": {"color": style.INK, "width": 1}},
         text=[f"minimum {k}<br>loss {number(v)}<br>lasts {number(p)}" for k, v, p in losses],
         hovertemplate="%{text}<extra></extra>",
         name=_minima_name(minima, tree),
@@ -173,4 +173,4 @@ def _add_minima_in_box(figure: go.Figure, landscape: Landscape, tree: MergeTree 
 def _minima_name(minima: Minima, tree: MergeTree | None) -> str:
     if tree is None:
         return "lowest point"
-    return "minimum" if minima.certain.all() else "minimum (grey: within the error)"
+    return "minimum" if minima.certain.all() else "minimum (gray: within the error)"

@@ -13,14 +13,14 @@ from lossatlas.plots import style, web
 from lossatlas.plots.interactive import ground_figure
 from lossatlas.plots.interactive_others import line_figure
 from lossatlas.plots.layouts import diagram_frame
-from lossatlas.plots.matched import Fate, bar_scale, bar_steps
+from lossatlas.plots.matched import BasinMatch, bar_scale, bar_steps
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.text import number, safe, with_error
 from lossatlas.topology import Diagram
 
 Floats = NDArray[np.float64]
 _TEXT = "%{text}<extra></extra>"
-_COLOURS = {"matched": style.SURE, "gone": style.PATH, "new": style.RIDGE}
+_COLORS = {"matched": style.SURE, "gone": style.PATH, "new": style.RIDGE}
 _SYMBOLS = {"matched": "circle", "gone": "x", "new": "diamond"}
 _NAMES = {"matched": "in both", "gone": "gone", "new": "new"}
 
@@ -100,13 +100,15 @@ def _add_rise(
     )
 
 
-def fate_figure(landscape: Landscape, marks: tuple[Fate, Fate], scale: Scale) -> go.Figure:
+def fate_figure(
+    landscape: Landscape, marks: tuple[BasinMatch, BasinMatch], scale: Scale
+) -> go.Figure:
     """A map from above with its basins named by what becomes of them in the other map.
 
     Args:
         landscape: a map of a plane.
         marks: its matched basins, and those without a partner.
-        scale: how losses become colours; share it between the two maps.
+        scale: how losses become colors; share it between the two maps.
 
     Returns:
         The figure. Basins within the error of the map are pale and small.
@@ -123,13 +125,13 @@ def fate_figure(landscape: Landscape, marks: tuple[Fate, Fate], scale: Scale) ->
     return figure
 
 
-def _add_fate(figure: go.Figure, fate: Fate, rows: NDArray[np.intp]) -> None:
+def _add_fate(figure: go.Figure, fate: BasinMatch, rows: NDArray[np.intp]) -> None:
     x, y = fate.points[rows].T
     certain, apart = bool(fate.certain[rows[0]]), bool(fate.apart[rows[0]])
     marker: dict[str, Any] = {
         "symbol": "square" if apart else _SYMBOLS[fate.kind],
         "size": 12 if certain else 7,
-        "color": _COLOURS[fate.kind] if certain else style.FAINT,
+        "color": _COLORS[fate.kind] if certain else style.FAINT,
         "line": {"color": style.INK, "width": 1},
         "opacity": 1.0,
     }
@@ -147,7 +149,7 @@ def _add_fate(figure: go.Figure, fate: Fate, rows: NDArray[np.intp]) -> None:
     )
 
 
-def fate_name(fate: Fate, k: int) -> str:
+def fate_name(fate: BasinMatch, k: int) -> str:
     """What became of a basin, in words.
 
     Args:
@@ -168,7 +170,7 @@ def _side(point: Floats, others: Floats) -> str:
     return "middle right" if point[0] <= float(np.median(others[:, 0])) else "middle left"
 
 
-def _mark_text(fate: Fate, k: int) -> str:
+def _mark_text(fate: BasinMatch, k: int) -> str:
     value = with_error(float(fate.values[k]), float(fate.stderr[k]))
     lasts = number(float(fate.persistences[k]), 3)
     return f"basin {fate.labels[k]}, {fate_name(fate, k)}<br>loss {value}<br>lasts {lasts}"
@@ -217,8 +219,8 @@ def diagrams_figure(
     )
     _add_steps(figure, first, second, scale, ceiling)
     looks = zip((first, second), names, ("circle", "diamond"), strict=True)
-    for (diagram, name, symbol), colour in zip(looks, (style.BASIN, style.PATH), strict=True):
-        _add_basins(figure, diagram, safe(name, 20), scale, (symbol, colour, ceiling))
+    for (diagram, name, symbol), color in zip(looks, (style.BASIN, style.PATH), strict=True):
+        _add_basins(figure, diagram, safe(name, 20), scale, (symbol, color, ceiling))
     return figure
 
 
@@ -265,7 +267,7 @@ def _add_basins(
     scale: Scale,
     look: tuple[str, str, float],
 ) -> None:
-    symbol, colour, ceiling = look
+    symbol, color, ceiling = look
     for certain in (False, True):
         rows = np.flatnonzero((diagram.dimensions == 0) & (diagram.certain == certain))
         if not rows.size:
@@ -277,7 +279,7 @@ def _add_basins(
             y=np.minimum(scale.forward(deaths), ceiling),
             mode="markers",
             marker={
-                "color": colour,
+                "color": color,
                 "symbol": symbol if certain else f"{symbol}-open",
                 "size": 10 if certain else 8,
                 "opacity": 1.0,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.plots.grids import CENTRE, coordinates, ground
+from lossatlas.plots.grids import CENTER, coordinates, ground
 from lossatlas.topology import MergeTree
 
 Floats = NDArray[np.float64]
@@ -37,9 +37,9 @@ class Mark:
         return self.name.startswith("trajectory") and len(self.points) > 1
 
     @property
-    def is_centre(self) -> bool:
+    def is_center(self) -> bool:
         """Whether it is the one point that a map without landmarks is drawn around."""
-        return self.name == CENTRE and len(self.points) == 1
+        return self.name == CENTER and len(self.points) == 1
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -80,8 +80,8 @@ def landmarks(landscape: Landscape) -> list[Mark]:
     if landscape.landmarks:
         known = landscape.landmarks.items()
         return [_mark(landscape, name, where) for name, where in known if len(where)]
-    centre = _mark(landscape, CENTRE, np.zeros((1, landscape.values.ndim)))
-    return [centre] if centre.inside.any() else []
+    center = _mark(landscape, CENTER, np.zeros((1, landscape.values.ndim)))
+    return [center] if center.inside.any() else []
 
 
 def _mark(landscape: Landscape, name: str, where: Floats) -> Mark:

@@ -20,7 +20,7 @@ FATES = ("matched", "gone", "new")
 
 
 @dataclass(frozen=True, eq=False)
-class Fate:
+class BasinMatch:
     """Minima of one map that share a fate, the longest-lived first.
 
     Attributes:
@@ -54,7 +54,7 @@ def fates(
     trees: tuple[MergeTree, MergeTree],
     pairs: Ints,
     most: int = MOST_PAIRS,
-) -> tuple[tuple[Fate, Fate], tuple[Fate, Fate]]:
+) -> tuple[tuple[BasinMatch, BasinMatch], tuple[BasinMatch, BasinMatch]]:
     """What becomes of the basins of one map in the other.
 
     Args:
@@ -126,10 +126,10 @@ def _fate(
     *,
     apart: NDArray[np.bool_],
     total: int,
-) -> Fate:
+) -> BasinMatch:
     where, lives = tree.minima[numbers], tree.persistences[numbers]
     letter = {"matched": "", "gone": "G", "new": "N"}[kind]
-    return Fate(
+    return BasinMatch(
         kind=kind,
         labels=tuple(f"{letter}{k + 1}" for k in range(numbers.size)),
         numbers=numbers,
@@ -144,7 +144,7 @@ def _fate(
 
 
 def shared_scale(landscapes: Sequence[Landscape]) -> Scale:
-    """One scale for several maps, so that one colour is one loss.
+    """One scale for several maps, so that one color is one loss.
 
     Args:
         landscapes: the maps.

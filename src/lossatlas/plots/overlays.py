@@ -69,7 +69,7 @@ def draw_landmarks(ax: Axes, landscape: Landscape) -> None:
         if mark.is_path:
             _draw_path(ax, mark)
         else:
-            shape, size = ("*", 11) if mark.is_centre else ("D", 5)
+            shape, size = ("*", 11) if mark.is_center else ("D", 5)
             look: dict[str, Any] = {"ms": size, "mec": "white", "mew": 0.8, "zorder": 4}
             ax.plot(*mark.points.T, shape, color=style.PATH, label=cut_off(mark.name), **look)
 

@@ -31,7 +31,7 @@ def plot_groups(groups: Sequence[GroupSpectrum], *, ax: Axes | None = None) -> A
     names, ends = _ends(groups)
     ax = canvas.axes(ax, (5.4, 1.2 + 0.22 * len(names)))
     places = np.arange(len(names))
-    for label, colour, values, bounds in ends:
+    for label, color, values, bounds in ends:
         live = values > 0
         ax.errorbar(
             values[live],
@@ -39,7 +39,7 @@ def plot_groups(groups: Sequence[GroupSpectrum], *, ax: Axes | None = None) -> A
             xerr=bounds[live],
             fmt="o",
             ms=4,
-            color=colour,
+            color=color,
             label=label,
         )
     ax.set_xscale("log")
@@ -62,15 +62,15 @@ def groups_figure(groups: Sequence[GroupSpectrum]) -> go.Figure:
     names, ends = _ends(groups)
     shown = [safe(name, 28) for name in names]
     figure = web.figure(176 + 20 * len(names), margin={"l": 72, "r": 24, "t": 40, "b": 96})
-    for label, colour, values, bounds in ends:
+    for label, color, values, bounds in ends:
         live = values > 0
         texts = [f"{number(v)} ± {number(b, 2)}" for v, b in zip(values, bounds, strict=True)]
         figure.add_scatter(
             x=values[live],
             y=np.flatnonzero(live),
-            error_x={"array": bounds[live], "color": colour, "thickness": 1},
+            error_x={"array": bounds[live], "color": color, "thickness": 1},
             mode="markers",
-            marker={"color": colour, "size": 8},
+            marker={"color": color, "size": 8},
             text=np.array(texts, dtype=object)[live],
             hovertemplate="%{y}: %{text}<extra></extra>",
             name=label,

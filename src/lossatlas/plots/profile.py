@@ -21,7 +21,7 @@ class Silhouette:
     Attributes:
         minimum: number of the deepest minimum in it.
         levels: ascending losses.
-        centre: middle of the part, as a share of the map's points.
+        center: middle of the part, as a share of the map's points.
         widths: share of the map's points that lie in the basin at or below each level.
         depth: passes above it; 0 for the whole map.
         certain: how many certain minima it holds.
@@ -29,7 +29,7 @@ class Silhouette:
 
     minimum: int
     levels: Floats
-    centre: float
+    center: float
     widths: Floats
     depth: int
     certain: int
@@ -75,25 +75,25 @@ def silhouettes(
         stack = [(root, start + root.values.size / 2, tree.high, 0)]
         start += root.values.size
         while stack:
-            node, centre, top, depth = stack.pop()
+            node, center, top, depth = stack.pop()
             levels, widths = _outline(node, top)
             drawn.append(
                 Silhouette(
-                    node.minimum, levels, centre / total, widths / total, depth, node.certain
+                    node.minimum, levels, center / total, widths / total, depth, node.certain
                 )
             )
-            stack += [(*child, node.bottom, depth + 1) for child in _side_by_side(node, centre)]
+            stack += [(*child, node.bottom, depth + 1) for child in _side_by_side(node, center)]
     return drawn
 
 
-def profile_colour(certain: int) -> str:
-    """Colour of a part of a topological profile.
+def profile_color(certain: int) -> str:
+    """Color of a part of a topological profile.
 
     Args:
         certain: how many certain minima it holds.
 
     Returns:
-        Pale where several share it, grey where it is within the error of the map.
+        Pale where several share it, gray where it is within the error of the map.
     """
     return {0: style.FAINT, 1: style.FILL}.get(certain, style.SHARED)
 
@@ -122,9 +122,9 @@ def _forest(landscape: Landscape, tree: MergeTree, kept: set[int]) -> list[_Node
     return list(live.values())
 
 
-def _side_by_side(node: _Node, centre: float) -> list[tuple[_Node, float]]:
+def _side_by_side(node: _Node, center: float) -> list[tuple[_Node, float]]:
     widths = [child.width(node.bottom) for child in node.children]
-    left = centre - sum(widths) / 2
+    left = center - sum(widths) / 2
     starts = np.cumsum([0, *widths])
     return [
         (child, float(left + start + width / 2))

@@ -1,4 +1,4 @@
-"""How losses become heights and colours: straight, or logarithmic above the minimum."""
+"""How losses become heights and colors: straight, or logarithmic above the minimum."""
 
 from dataclasses import dataclass
 
@@ -92,7 +92,7 @@ class Scale:
         return levels
 
     def ticks(self, count: int = 7) -> tuple[Floats, list[str]]:
-        """Round losses for an axis or a colour bar.
+        """Round losses for an axis or a color bar.
 
         Args:
             count: about how many.

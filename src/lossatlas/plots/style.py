@@ -1,4 +1,4 @@
-"""One look for every picture: colours that survive colour blindness, grey print and a beamer.
+"""One look for every picture: colors that survive color blindness, gray print and a beamer.
 
 Plain data, so that pages can be drawn without matplotlib and pictures without plotly.
 """
@@ -10,7 +10,7 @@ GRID = "#e4e9ec"
 PAPER = "#ffffff"
 WALL = "#eceff1"
 
-# Hues of Okabe and Ito that stay apart for every common kind of colour vision.
+# Hues of Okabe and Ito that stay apart for every common kind of color vision.
 PATH = "#d55e00"
 BASIN = "#00648c"
 RIDGE = "#cc79a7"
@@ -20,7 +20,7 @@ SHARED = "#bcd3d6"
 FILL = "#2b7a90"
 
 # The sea chart: deep water is a low loss, sand a high one. Lightness rises all the way, so
-# that the order also reads in grey.
+# that the order also reads in gray.
 DEPTH = ("#0a1f3c", "#123c5e", "#1a5d7a", "#2f7f8e", "#5fa199", "#98c1a6", "#cddcbb", "#f4efd8")
 # Errors: pale where the map is sure, dark where it is not.
 EMBER = ("#fdf6ec", "#fbe0c0", "#f6bf8b", "#e8935a", "#c9652f", "#96431b", "#5c2a12")
@@ -33,32 +33,32 @@ WEB_FAMILY = (
 )
 LABEL_SIZE = 9
 TITLE_SIZE = 10.5
-DIMENSION_COLOURS = (BASIN, RIDGE, INK)
+DIMENSION_COLORS = (BASIN, RIDGE, INK)
 DIMENSION_NAMES = ("basins (H0)", "ridges (H1)", "shells (H2)")
 
 
-def colour_stops(colours: tuple[str, ...]) -> list[tuple[float, str]]:
-    """A colour scale as plotly and matplotlib both read it.
+def color_stops(colors: tuple[str, ...]) -> list[tuple[float, str]]:
+    """A color scale as plotly and matplotlib both read it.
 
     Args:
-        colours: hexadecimal colours, from the low to the high end.
+        colors: hexadecimal colors, from the low to the high end.
 
     Returns:
-        Pairs (position from 0 to 1, colour), evenly spaced.
+        Pairs (position from 0 to 1, color), evenly spaced.
     """
-    last = len(colours) - 1
-    return [(position / last, colour) for position, colour in enumerate(colours)]
+    last = len(colors) - 1
+    return [(position / last, color) for position, color in enumerate(colors)]
 
 
-def translucent(colour: str, opacity: float) -> str:
-    """A colour with some transparency, in the notation of the web.
+def translucent(color: str, opacity: float) -> str:
+    """A color with some transparency, in the notation of the web.
 
     Args:
-        colour: "#rrggbb".
+        color: "#rrggbb".
         opacity: 0 (unseen) to 1 (solid).
 
     Returns:
         "rgba(r, g, b, opacity)".
     """
-    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {opacity:g})"

@@ -1,4 +1,4 @@
-"""The plotly side of the style: empty figures, axes, colour bars, hover texts."""
+"""The plotly side of the style: empty figures, axes, color bars, hover texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -132,7 +132,7 @@ def map_axes(landscape: Landscape) -> Options:
         y |= {"scaleanchor": "x", "constrain": "domain"}
         x |= {"constrain": "domain"}
     height = _MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2)
-    # Both maps of a pair keep the same square, whatever their legends and colour bars need.
+    # Both maps of a pair keep the same square, whatever their legends and color bars need.
     margin = _MARGIN | {"r": 96, "autoexpand": False}
     return {"xaxis": x, "yaxis": y, "height": round(height), "margin": margin}
 
@@ -196,8 +196,8 @@ def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -
     }
 
 
-def colour_bar(title: str, scale: Scale | None = None, **options: Any) -> Options:
-    """A thin colour bar.
+def color_bar(title: str, scale: Scale | None = None, **options: Any) -> Options:
+    """A thin color bar.
 
     Args:
         title: what is shown, with its unit; safe text.
@@ -205,7 +205,7 @@ def colour_bar(title: str, scale: Scale | None = None, **options: Any) -> Option
         **options: options that differ.
 
     Returns:
-        Options of a colour bar.
+        Options of a color bar.
     """
     plain: Options = {
         "title": {"text": title, "side": "right", "font": {"size": 12}},
@@ -222,17 +222,17 @@ def colour_bar(title: str, scale: Scale | None = None, **options: Any) -> Option
 
 
 def loss_bar(scale: Scale, quantity: str = "loss", **options: Any) -> Options:
-    """The colour bar of losses.
+    """The color bar of losses.
 
     Args:
-        scale: how losses become colours.
+        scale: how losses become colors.
         quantity: what is shown; safe text.
         **options: options that differ.
 
     Returns:
-        Options of a colour bar.
+        Options of a color bar.
     """
-    return colour_bar(loss_title(scale.is_log, quantity), scale, **options)
+    return color_bar(loss_title(scale.is_log, quantity), scale, **options)
 
 
 def ticks(scale: Scale) -> Options:
@@ -242,7 +242,7 @@ def ticks(scale: Scale) -> Options:
         scale: how losses are spread.
 
     Returns:
-        Options of an axis or a colour bar on which heights are drawn.
+        Options of an axis or a color bar on which heights are drawn.
     """
     losses, labels = scale.ticks()
     return {"tickvals": scale.forward(losses).tolist(), "ticktext": labels}

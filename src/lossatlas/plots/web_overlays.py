@@ -88,7 +88,7 @@ def _add_mark(figure: go.Figure, mark: Mark) -> None:
         symbols = ["square", *["circle"] * (len(x) - 2), "star"]
         marker = {"size": sizes, "symbol": symbols, "opacity": 1.0}
     else:
-        size, symbol = (15, "star") if mark.is_centre else (9, "diamond")
+        size, symbol = (15, "star") if mark.is_center else (9, "diamond")
         marker = {"size": size, "symbol": symbol, "opacity": 1.0}
     figure.add_scatter(
         x=x,
@@ -231,8 +231,8 @@ def _minima_looks(
         ("uncertain dip", style.FAINT, 6, ~minima.certain),
     ]
     return [
-        (name, {"color": colour, "size": size, "line": edge}, chosen, minima)
-        for name, colour, size, chosen in looks
+        (name, {"color": color, "size": size, "line": edge}, chosen, minima)
+        for name, color, size, chosen in looks
         if chosen.any()
     ]
 

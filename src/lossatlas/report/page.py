@@ -165,7 +165,7 @@ def _plotly() -> str:
 
 
 def _finalize(value: Any) -> Any:
-    # Escaped text may still turn its neighbours around with control characters.
+    # Escaped text may still turn its neighbors around with control characters.
     return plain(value) if type(value) is str else value
 
 

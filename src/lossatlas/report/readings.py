@@ -5,7 +5,7 @@ from collections.abc import Callable
 from lossatlas.report.readings_curvature import read_curvature, read_stability
 from lossatlas.report.readings_instruments import read_absent, read_sharpness
 from lossatlas.report.readings_map import (
-    read_centre,
+    read_center,
     read_errors,
     read_interpolation,
     read_lowest,
@@ -29,7 +29,7 @@ READERS: tuple[Reader, ...] = (
     read_basins,
     read_ridges,
     read_resolution,
-    read_centre,
+    read_center,
     read_lowest,
     read_range,
     read_walls,

@@ -2,8 +2,8 @@
 
 import math
 
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import SampleSizeCurve
+from lossatlas.linalg.estimators import Estimate
 from lossatlas.surveys import Survey, named
 from lossatlas.text import count, number, percent, with_error
 

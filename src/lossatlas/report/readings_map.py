@@ -12,7 +12,7 @@ from lossatlas.surveys import Survey
 from lossatlas.text import count, cut_off, number, percent
 
 
-def read_centre(survey: Survey) -> list[str]:
+def read_center(survey: Survey) -> list[str]:
     """How the weights themselves compare with the lowest point of the map.
 
     Args:

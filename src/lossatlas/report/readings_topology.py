@@ -151,7 +151,7 @@ def read_ridges(survey: Survey) -> list[str]:
 def read_resolution(survey: Survey) -> list[str]:
     """Whether the grid is fine enough for its own findings.
 
-    The two notions of neighbourhood agree on what is well resolved; where they count
+    The two notions of neighborhood agree on what is well resolved; where they count
     different certain basins, some valley is narrower than the grid.
 
     Args:
@@ -164,13 +164,13 @@ def read_resolution(survey: Survey) -> list[str]:
     if mine == other:
         return []
     return [
-        f"The map is under-resolved: the two notions of neighbourhood count {mine} and "
+        f"The map is under-resolved: the two notions of neighborhood count {mine} and "
         f"{other} certain basins; take more points."
     ]
 
 
 def certain_counts(survey: Survey) -> tuple[int, int]:
-    """Certain basins by the survey's notion of neighbourhood, and by the other.
+    """Certain basins by the survey's notion of neighborhood, and by the other.
 
     Args:
         survey: the survey.

@@ -1,36 +1,36 @@
 """Steering: read the ground, decide, scale the rate; penalties; averages and schedules.
 
-`TopologyLR` is the controller, `TopoAdamW` the drop-in with one inside. Policies are pure
+`LandscapeLR` is the controller, `TopoAdamW` the drop-in with one inside. Policies are pure
 rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalties`.
 """
 
 from lossatlas.arguments import guard_exports
-from lossatlas.steering.averaging import EMA, LAWA, ValleyAverage, WeightAverage
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage, WeightAverage
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog, Record, replay
 from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
-from lossatlas.steering.patch import Patch
 from lossatlas.steering.policies import (
-    ClimbPolicy,
     EdgePolicy,
+    GrowthPolicy,
     MoMoPolicy,
     NoisePolicy,
     PlateauCooldown,
     RegimePolicy,
 )
 from lossatlas.steering.probe import read_probe, sub_batch
+from lossatlas.steering.probe_grid import ProbeGrid
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
 
 __all__ = [
     # the controller and the drop-in
-    "TopologyLR",
+    "LandscapeLR",
     "TopoAdamW",
     "create_topoadamw",
     "layer_groups",
     # what it sees, what it did
-    "Patch",
+    "ProbeGrid",
     "read_probe",
     "sub_batch",
     "Reading",
@@ -41,14 +41,14 @@ __all__ = [
     # policies
     "Policy",
     "RegimePolicy",
-    "ClimbPolicy",
+    "GrowthPolicy",
     "EdgePolicy",
     "MoMoPolicy",
     "NoisePolicy",
     "PlateauCooldown",
     # averages
     "WeightAverage",
-    "ValleyAverage",
+    "PolynomialAverage",
     "EMA",
     "LAWA",
     # schedules

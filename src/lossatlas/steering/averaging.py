@@ -148,7 +148,7 @@ class WeightAverage:
             )
 
 
-class ValleyAverage(WeightAverage):
+class PolynomialAverage(WeightAverage):
     """The power-law average: the newest weights weigh (gamma + 1) / (t + gamma).
 
     Its window grows with time: it spans about the last 1 / gamma of the training, whatever
@@ -167,7 +167,7 @@ class ValleyAverage(WeightAverage):
     Examples:
         >>> import torch
         >>> w = torch.zeros(1)
-        >>> average = ValleyAverage([w], gamma=0)
+        >>> average = PolynomialAverage([w], gamma=0)
         >>> for value in (1.0, 2.0, 6.0):
         ...     _ = w.fill_(value)
         ...     average.update()

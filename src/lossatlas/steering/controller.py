@@ -1,4 +1,4 @@
-"""TopologyLR: reads the ground, asks a policy, scales the rates that others schedule."""
+"""LandscapeLR: reads the ground, asks a policy, scales the rates that others schedule."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
-from lossatlas.steering.helm import Helm
 from lossatlas.steering.hooks import attach, check_pair
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
-from lossatlas.steering.patch import Patch
 from lossatlas.steering.policies import RegimePolicy
 from lossatlas.steering.probe import Closure, check_closure
+from lossatlas.steering.probe_grid import ProbeGrid
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy
+from lossatlas.steering.scale_controller import ScaleController
 from lossatlas.store import Provenance
 
 _STATE = 1
 
 
-class TopologyLR(LRScheduler):
+class LandscapeLR(LRScheduler):
     """Scales the learning rates of an optimizer by what the loss landscape looks like.
 
     Call `step(closure)` after `optimizer.step()`. It is an `LRScheduler` to everybody who
@@ -43,7 +43,7 @@ class TopologyLR(LRScheduler):
         max_ratio: greatest scale, likewise (1).
         scheduler: the scheduler whose rates are multiplied; stepped by this one.
         per_epoch: the scheduler is stepped by `step_scheduler`, not with every step.
-        patch: where the probe looks; `Patch(seed=seed)` by default.
+        patch: where the probe looks; `ProbeGrid(seed=seed)` by default.
         model: what the closure runs; needed only where it was compiled in place.
         seed: of the probe's directions.
         dry_run: log what would be done, and leave the rates alone. Default False.
@@ -60,7 +60,7 @@ class TopologyLR(LRScheduler):
         >>> import torch
         >>> w = torch.nn.Parameter(torch.ones(2, 2))
         >>> optimizer = torch.optim.SGD([w], lr=0.1)
-        >>> controller = TopologyLR(optimizer, interval=1, warmup=0)
+        >>> controller = LandscapeLR(optimizer, interval=1, warmup=0)
         >>> for _ in range(3):
         ...     optimizer.zero_grad()
         ...     w.square().sum().backward()
@@ -81,7 +81,7 @@ class TopologyLR(LRScheduler):
         max_ratio: float | Sequence[float] | None = None,
         scheduler: LRScheduler | None = None,
         per_epoch: bool = False,
-        patch: Patch | None = None,
+        patch: ProbeGrid | None = None,
         model: nn.Module | None = None,
         seed: int = 0,
         dry_run: bool = False,
@@ -97,11 +97,11 @@ class TopologyLR(LRScheduler):
         asked = zip((min_ratio, max_ratio), self.policy.limits, strict=True)
         least, most = (own if given is None else given for given, own in asked)
         groups = len(optimizer.param_groups)
-        self._helm = Helm(self.policy, least, most, groups, dry_run=dry_run)
+        self._helm = ScaleController(self.policy, least, most, groups, dry_run=dry_run)
         self._rates = Rates(optimizer)
         self.base_lrs: list[float | Tensor] = list(self._rates.base)
         self._instruments = Instruments(
-            optimizer, self.policy.needs, patch or Patch(seed=seed), model, seed
+            optimizer, self.policy.needs, patch or ProbeGrid(seed=seed), model, seed
         )
         self.last_epoch, self._step_count, self.skipped, self._updates = 0, 1, 0, 0
         self.closure: Closure | None = None
@@ -282,7 +282,7 @@ class TopologyLR(LRScheduler):
         own = self.scheduler is not None
         if state_dict.get("format") != _STATE or (state_dict["scheduler"] is not None) != own:
             raise ArgumentError(
-                "`state_dict` must be that of a TopologyLR of this version, "
+                "`state_dict` must be that of a LandscapeLR of this version, "
                 f"{'with' if own else 'without'} a scheduler; build it as it was."
             )
         self._helm.load(state_dict["helm"])

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.krylov import Lanczos
 from lossatlas.errors import LossError
 from lossatlas.guard import preserved_rng
+from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
 from lossatlas.steering.bystanders import Bystanders
 from lossatlas.steering.probe import Closure, check_closure

@@ -126,7 +126,7 @@ class DecisionLog:
         return replay(policy, [r.reading for r in self.records if not r.failed])
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The log as labelled arrays.
+        """The log as labeled arrays.
 
         Returns:
             group name -> Dataset.

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.steering.distance import DistanceTracker
 from lossatlas.steering.distributed import agreed
 from lossatlas.steering.edge import read_edge
-from lossatlas.steering.patch import Patch
 from lossatlas.steering.probe import Closure, read_probe
+from lossatlas.steering.probe_grid import ProbeGrid
 from lossatlas.steering.reading import Reading
 from lossatlas.steering.signals import (
     gradient_noise,
@@ -20,7 +21,6 @@ from lossatlas.steering.signals import (
     model_signals,
     momentum_of,
 )
-from lossatlas.steering.travel import Travel
 
 # What a closure or a measurement may raise in mid-training without ending it.
 _FAILURES = (AtlasError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)
@@ -45,7 +45,7 @@ class Instruments:
         self,
         optimizer: torch.optim.Optimizer,
         needs: frozenset[str],
-        patch: Patch,
+        patch: ProbeGrid,
         model: nn.Module | None,
         seed: int,
     ) -> None:
@@ -56,7 +56,7 @@ class Instruments:
         self._losses: list[Tensor | float] = []
         self._told: Tensor | float | None = None
         self._gradients: list[list[Tensor | None]] | None = None
-        self._travel = Travel(optimizer) if "travel" in needs else None
+        self._travel = DistanceTracker(optimizer) if "travel" in needs else None
 
     @property
     def wants_closure(self) -> bool:
@@ -70,7 +70,7 @@ class Instruments:
         return device
 
     def watch(self, loss: Tensor | float) -> None:
-        """Take the loss of a training batch in; no synchronisation with a device.
+        """Take the loss of a training batch in; no synchronization with a device.
 
         Args:
             loss: a number.
@@ -177,7 +177,7 @@ class Instruments:
         if self._travel is not None:
             found |= _travelled(self._travel, step)
         found["momentum"] = momentum_of(self.optimizer)
-        found["normalised"] = is_adam(self.optimizer)
+        found["normalized"] = is_adam(self.optimizer)
         return Reading(step=step, scale=scale, **found)
 
     def state(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Instruments:
         return [float(loss) for loss in self._losses]
 
 
-def _travelled(travel: Travel, step: int) -> dict[str, float]:
+def _travelled(travel: DistanceTracker, step: int) -> dict[str, float]:
     if step == 0:
         travel.begin()
         size, stride = travel.opening()

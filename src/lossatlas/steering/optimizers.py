@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import supervised
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog
-from lossatlas.steering.patch import Patch
 from lossatlas.steering.probe import Closure, sub_batch
+from lossatlas.steering.probe_grid import ProbeGrid
 from lossatlas.steering.reading import Policy
 
 _LOGGER = logging.getLogger("lossatlas.steering")
@@ -22,7 +22,7 @@ _PROBE_KEYS = ("grid_size", "span", "n_samples", "tda_grid_size", "step", "pairs
 
 
 class TopoAdamW(torch.optim.AdamW):
-    """AdamW with a `TopologyLR` inside: a drop-in for topoadamw's class of this name.
+    """AdamW with a `LandscapeLR` inside: a drop-in for topoadamw's class of this name.
 
     Args:
         params: as for AdamW.
@@ -30,8 +30,8 @@ class TopoAdamW(torch.optim.AdamW):
         lr: base rate. Default 1e-3.
         weight_decay: decoupled. Default 5e-4.
         interval: steps between probes. Default 50.
-        probe_kwargs: "span", "grid_size" (whose cells are the step to the neighbours) and
-            "n_samples" as in the original, or "step", "span" and "pairs" of `Patch`;
+        probe_kwargs: "span", "grid_size" (whose cells are the step to the neighbors) and
+            "n_samples" as in the original, or "step", "span" and "pairs" of `ProbeGrid`;
             "examples" of a batch that a probe reads (default 24).
         max_lr_ratio: greatest scale, one number or one a group. Default 1.
         min_lr_ratio: least scale, likewise. Default 0.2.
@@ -46,7 +46,7 @@ class TopoAdamW(torch.optim.AdamW):
         **kwargs: passed on to AdamW.
 
     Attributes:
-        controller: the `TopologyLR`.
+        controller: the `LandscapeLR`.
 
     Raises:
         ArgumentError: numbers out of range, bounds that do not match the groups.
@@ -166,9 +166,9 @@ class TopoAdamW(torch.optim.AdamW):
             return None
         return sub_batch(self.model, supervised(criterion), (data, target), self._examples)
 
-    def _steered(self) -> TopologyLR:
+    def _steered(self) -> LandscapeLR:
         inner = None if self._scheduler is None else self._scheduler(self)
-        return TopologyLR(self, scheduler=inner, model=self.model, **self._settings)
+        return LandscapeLR(self, scheduler=inner, model=self.model, **self._settings)
 
     def __getstate__(self) -> dict[str, Any]:
         # The controller points back here, so its settings and state travel instead of it.
@@ -218,7 +218,7 @@ def _bare(step: Any) -> Any:
     return step
 
 
-def _patch(asked: dict[str, Any], seed: int) -> tuple[Patch, int]:
+def _patch(asked: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
     for key in asked:
         check_one_of("probe_kwargs", key, _PROBE_KEYS)
     examples = asked.get("examples", 24)
@@ -228,7 +228,7 @@ def _patch(asked: dict[str, Any], seed: int) -> tuple[Patch, int]:
     check_at_least("grid_size", cells, 2)
     pairs = asked.get("pairs", asked.get("n_samples", 8) // 2)
     step = asked.get("step", 2 * span / (cells - 1))
-    return Patch(step=step, span=span, pairs=pairs, seed=seed), examples
+    return ProbeGrid(step=step, span=span, pairs=pairs, seed=seed), examples
 
 
 def _report(log: DecisionLog) -> None:

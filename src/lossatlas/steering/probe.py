@@ -15,7 +15,7 @@ from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.rng import derive_seed
 from lossatlas.steering.bystanders import Bystanders
-from lossatlas.steering.patch import Patch, PatchReading, read_patch
+from lossatlas.steering.probe_grid import PatchReading, ProbeGrid, read_patch
 
 Closure = Callable[[], Tensor | float]
 
@@ -23,7 +23,7 @@ Closure = Callable[[], Tensor | float]
 def read_probe(
     closure: Closure,
     weights: Iterable[Tensor],
-    patch: Patch | None = None,
+    patch: ProbeGrid | None = None,
     *,
     model: nn.Module | None = None,
 ) -> PatchReading:
@@ -51,12 +51,16 @@ def read_probe(
         ArgumentError: no closure, or no weights that move.
         LossError: the closure gives something else than losses.
     """
-    losses = probe_losses(closure, weights, patch or Patch(), model=model)
-    return read_patch(patch or Patch(), losses)
+    losses = probe_losses(closure, weights, patch or ProbeGrid(), model=model)
+    return read_patch(patch or ProbeGrid(), losses)
 
 
 def probe_losses(
-    closure: Closure, weights: Iterable[Tensor], patch: Patch, *, model: nn.Module | None = None
+    closure: Closure,
+    weights: Iterable[Tensor],
+    patch: ProbeGrid,
+    *,
+    model: nn.Module | None = None,
 ) -> NDArray[np.float64]:
     """The losses at the points of a patch; see `read_probe`.
 
@@ -130,7 +134,7 @@ def sub_batch(
         examples: at most so many. Default 24.
 
     Returns:
-        A closure for `read_probe` and `TopologyLR.step`.
+        A closure for `read_probe` and `LandscapeLR.step`.
     """
 
     def closure() -> Tensor:

@@ -21,7 +21,7 @@ class Reading:
         step: updates done so far.
         loss: of the probe's batch at the present weights, in units of the loss.
         loss_error: its standard error over examples.
-        sharpness: how much higher the neighbours are, on average: (mean - loss) / loss.
+        sharpness: how much higher the neighbors are, on average: (mean - loss) / loss.
         sharpness_error: its standard error.
         variability: standard deviation of all probed losses over their mean.
         variability_error: its standard error.
@@ -37,7 +37,7 @@ class Reading:
         train_error: its standard error over these batches.
         train_count: how many there were.
         momentum: the optimizer's, 0 where it has none.
-        normalised: whether the optimizer divides gradients by their size, as Adam does.
+        normalized: whether the optimizer divides gradients by their size, as Adam does.
         noise: of each group, an estimate of the variance of its gradient and one of the
             squared length of its mean (which may be negative: average before dividing).
         model: for model-based rates, name -> number (see `MoMoPolicy`).
@@ -64,7 +64,7 @@ class Reading:
     train_error: float = NAN
     train_count: int = 0
     momentum: float = 0.0
-    normalised: bool = False
+    normalized: bool = False
     noise: tuple[tuple[float, float], ...] = ()
     model: Mapping[str, float] = field(default_factory=dict)
     size: float = NAN

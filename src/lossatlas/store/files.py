@@ -18,7 +18,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}-(\d+)-\w+")
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Write to a temporary neighbour that takes the name `path` when the block succeeds.
+    """Write to a temporary neighbor that takes the name `path` when the block succeeds.
 
     Args:
         path: where the file shall be; missing folders are made.

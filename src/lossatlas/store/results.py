@@ -1,4 +1,4 @@
-"""Results on disk: one netCDF file a result, labelled arrays, no pickle."""
+"""Results on disk: one netCDF file a result, labeled arrays, no pickle."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ Tree = Mapping[str, xr.Dataset]
 
 
 class Result(Protocol):
-    """A frozen dataclass that can become labelled arrays and come back."""
+    """A frozen dataclass that can become labeled arrays and come back."""
 
     def to_tree(self) -> Tree:
         """The result as group name -> Dataset."""

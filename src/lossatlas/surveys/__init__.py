@@ -3,7 +3,7 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.comparison import Comparison, compare
-from lossatlas.surveys.finding import Finding, Quantity
+from lossatlas.surveys.instrument_result import InstrumentResult, Quantity
 from lossatlas.surveys.instruments import INSTRUMENTS, Instrument, named
 from lossatlas.surveys.results import Survey
 from lossatlas.surveys.survey import survey
@@ -11,7 +11,7 @@ from lossatlas.surveys.survey import survey
 __all__ = [
     "INSTRUMENTS",
     "Comparison",
-    "Finding",
+    "InstrumentResult",
     "Instrument",
     "Quantity",
     "Survey",

@@ -12,23 +12,23 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lossatlas import store
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import Plane, check_door, random_plane
+from lossatlas.landscape.plane import Plane, check_objective, random_plane
 from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.store import Provenance
 from lossatlas.topology import Diagram, persistence
+from lossatlas.topology.basin_matching import match_basins
 from lossatlas.topology.distances import bottleneck, wasserstein
-from lossatlas.topology.induced import match_basins
 
 
 @store.kind("comparison")
@@ -153,7 +153,7 @@ def compare(
         second: another.
         span: half the width of the maps, or "auto": wide enough for the first checkpoint.
         points: points along each direction.
-        connectivity: which neighbours count for the topology.
+        connectivity: which neighbors count for the topology.
         seed: of the random directions.
         resume: as for `map_plane`; each map keeps its chunks in a file of its own, see
             `comparison_ledgers`.
@@ -171,7 +171,7 @@ def compare(
         UnknownNameError: an unknown engine, executor or connectivity.
     """
     started = time.monotonic()
-    check_door(objective, progress=progress)
+    check_objective(objective, progress=progress)
     _check_options(options)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
     states = states_of(objective, (first, second))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.curvature import activations
 from lossatlas.curvature.groups import target_classes
 from lossatlas.errors import ModelError
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 
 

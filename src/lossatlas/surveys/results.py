@@ -11,12 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lossatlas import store
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
+from lossatlas.linalg.estimators import Estimate
 from lossatlas.objective import Evaluation
 from lossatlas.store import Provenance
-from lossatlas.surveys.finding import Finding
+from lossatlas.surveys.instrument_result import InstrumentResult
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
@@ -57,7 +57,7 @@ class Survey:
     diagram: Diagram
     tree: MergeTree
     metrics: Mapping[str, Evaluation] = field(default_factory=dict)
-    findings: Mapping[str, Finding] = field(default_factory=dict)
+    findings: Mapping[str, InstrumentResult] = field(default_factory=dict)
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
@@ -176,7 +176,7 @@ class Survey:
         }
         parts = {p: kind.from_tree(store.below(tree, p)) for p, kind in _PARTS.items()}
         findings = {
-            name: Finding.from_tree(store.below(tree, _FINDING + name))
+            name: InstrumentResult.from_tree(store.below(tree, _FINDING + name))
             for name in _texts(head["instruments"])
         }
         return cls(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch.optim import Optimizer
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_list, check_one_of, check_positive, check_text
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
@@ -19,19 +18,20 @@ from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import Plane, check_door, random_plane
+from lossatlas.landscape.plane import Plane, check_objective, random_plane
 from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
-from lossatlas.surveys.finding import Finding
+from lossatlas.surveys.context import Context
+from lossatlas.surveys.instrument_result import InstrumentResult
 from lossatlas.surveys.instruments import Instrument, chosen
-from lossatlas.surveys.investigation import Stage, investigate
-from lossatlas.surveys.keeping import keeper
+from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
-from lossatlas.surveys.site import Site
+from lossatlas.surveys.runner import Stage, run_instruments
 from lossatlas.topology import merge_tree, persistence
 
 PLANES = ("random", "checkpoints", "eigen")
@@ -73,7 +73,7 @@ def survey(
             show all checkpoints, or until the loss has risen.
         points: points along each direction.
         metrics: further quantities, name -> function of (model, batch).
-        connectivity: which neighbours count for the topology, "full" or "axis".
+        connectivity: which neighbors count for the topology, "full" or "axis".
         curvature: the same as the instrument "curvature".
         instruments: what else to measure at the weights: "all", or names of
             `lossatlas.surveys.INSTRUMENTS`, in a sequence or with commas between them. One
@@ -124,7 +124,7 @@ def survey(
     )
     if states:
         land = _with_values(land, objective, states)
-    site = Site(objective, seed, lr, optimizer, tuple(state.whole for state in states))
+    site = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
     findings = _findings(site, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
     asked = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
@@ -148,7 +148,7 @@ def _failed(objective: Objective) -> list[str]:
 
 
 def _check(objective: Any, progress: Any, title: Any, checkpoints: Any, executor: Any) -> None:
-    check_door(objective, progress=progress)
+    check_objective(objective, progress=progress)
     check_text("title", title, optional=True)
     check_list("checkpoints", checkpoints, "points of parameter space")
     if not all(isinstance(point, Mapping) for point in checkpoints):
@@ -168,15 +168,15 @@ def _tools(
 
 
 def _findings(
-    site: Site, tools: tuple[Instrument, ...], resume: str | Path | None, stage: Stage | None
-) -> dict[str, Finding]:
+    site: Context, tools: tuple[Instrument, ...], resume: str | Path | None, stage: Stage | None
+) -> dict[str, InstrumentResult]:
     if stage is not None and not callable(stage):
         raise ArgumentError(f"`stage` must be callable; got {type(stage).__name__}.")
     if not tools:
         return {}
     shared = {"seed": site.seed, "lr": site.lr, "checkpoints": len(site.checkpoints)}
     with keeper(resume, site.objective, shared) as kept:
-        return investigate(site, tools, kept, stage)
+        return run_instruments(site, tools, kept, stage)
 
 
 def _plane(

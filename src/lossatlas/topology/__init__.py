@@ -6,7 +6,8 @@ needs scikit-learn in `transformer`; they are imported by name.
 
 from lossatlas.arguments import guard_exports
 from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
-from lossatlas.topology.certified import CertainBasins, certain_basins
+from lossatlas.topology.basin_certainty import CertainBasins, certain_basins
+from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.curves import (
     betti_curve,
     euler_curve,
@@ -18,7 +19,6 @@ from lossatlas.topology.distances import bottleneck, sliced_wasserstein, wassers
 from lossatlas.topology.filtration import Graph, checkpoints, graph
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.image import persistence_image
-from lossatlas.topology.induced import BasinMatching, match_basins
 from lossatlas.topology.matching import Matching, match_bars
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.paired import replicate_maps

@@ -127,7 +127,7 @@ def barrier_distance(first: Source, second: Source, *, connectivity: str = "full
 
     Every minimum of either field is a label on both merge trees. The distance is the
     greatest difference between the least levels at which two labels are joined (or one is
-    born): the interleaving distance of the labelled trees. It never exceeds the greatest
+    born): the interleaving distance of the labeled trees. It never exceeds the greatest
     difference of the fields, and unlike a distance of barcodes it knows which basin is which.
 
     Args:

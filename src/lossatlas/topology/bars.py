@@ -5,9 +5,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError
-from lossatlas.reals import real_array
 from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Floats
 
@@ -43,7 +43,7 @@ def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop"
     check_degree(dimension)
     if isinstance(diagram, HasBars):
         return diagram.bars(dimension, essential=essential)
-    bars = real_array("diagram", diagram)
+    bars = as_float_array("diagram", diagram)
     bars = bars.reshape(0, 2) if bars.size == 0 else bars
     if bars.ndim != 2 or bars.shape[1] != 2 or np.isnan(bars).any():
         raise ArgumentError(

@@ -44,7 +44,7 @@ def grid_basins(
     Args:
         values: the field, any number of dimensions, +inf where not `finite`.
         finite: False at the walls.
-        connectivity: "full" (3^d - 1 neighbours) or "axis" (2d neighbours).
+        connectivity: "full" (3^d - 1 neighbors) or "axis" (2d neighbors).
         periodic: per axis, whether its two ends touch; empty: none.
 
     Returns:
@@ -56,7 +56,7 @@ def grid_basins(
     rank[order] = np.arange(flat.size)
     grid = rank.reshape(values.shape)
     wraps = periodic or (False,) * values.ndim
-    lowest = np.where(finite, _lowest_neighbour(grid, connectivity, wraps), grid)
+    lowest = np.where(finite, _lowest_neighbor(grid, connectivity, wraps), grid)
     labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
     u, v = _passes(labels.reshape(values.shape), connectivity, wraps)
     low = np.where(rank[u] > rank[v], v, u)
@@ -163,10 +163,10 @@ def lowest_passes(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
     return np.asarray(found % keys.size)
 
 
-def _lowest_neighbour(rank: Ints, connectivity: str, wraps: tuple[bool, ...]) -> Ints:
+def _lowest_neighbor(rank: Ints, connectivity: str, wraps: tuple[bool, ...]) -> Ints:
     lowest = rank.copy()
     for axis, circle in enumerate(wraps):
-        # The full neighbourhood is a product of intervals: minima of minima, axis by axis.
+        # The full neighborhood is a product of intervals: minima of minima, axis by axis.
         source = np.moveaxis(lowest.copy() if connectivity == "full" else rank, axis, 0)
         target = np.moveaxis(lowest, axis, 0)
         np.minimum(target[:-1], source[1:], out=target[:-1])
@@ -181,7 +181,7 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
     """Follow every point down to its minimum.
 
     Args:
-        parent: flat index of the lowest neighbour of each point, or its own.
+        parent: flat index of the lowest neighbor of each point, or its own.
         order: flat indices from the lowest point up.
         finite: False at the walls.
 

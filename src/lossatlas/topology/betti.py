@@ -10,9 +10,9 @@ from lossatlas.errors import ArgumentError
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.device import on_host
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints
-from lossatlas.topology.inclusion import images
-from lossatlas.topology.layers import complement, inside
+from lossatlas.topology.image_persistence import images
 from lossatlas.topology.pairing import elder_rule
+from lossatlas.topology.torch_layers import complement, inside
 
 
 @dataclass(frozen=True, eq=False)

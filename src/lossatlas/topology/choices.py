@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.reals import real_array
 from lossatlas.topology.field import Floats
 
 FARTHEST = 1e150  # coordinates whose squares are still numbers
@@ -127,7 +127,7 @@ def read_levels(levels: ArrayLike) -> Floats:
         ArgumentError: NaN, or a table.
         DataError: no real numbers.
     """
-    at = real_array("levels", levels)
+    at = as_float_array("levels", levels)
     if at.ndim > 1 or np.isnan(at).any():
         raise ArgumentError(
             f"`levels` must be a row of numbers without NaN; got shape {at.shape}."
@@ -147,7 +147,7 @@ def read_places(points: ArrayLike) -> Floats:
     Raises:
         DataError: none, not finite, so large that a distance overflows, or no table.
     """
-    places = real_array("points", points)
+    places = as_float_array("points", points)
     if places.ndim != 2 or places.size == 0 or not (np.abs(places) < FARTHEST).all():
         raise DataError(
             "`points` must be finite coordinates of shape (points, dimensions), at least one "

@@ -44,7 +44,7 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     rank = torch.empty_like(order)
     rank[order] = torch.arange(flat.numel(), device=flat.device)
     grid = rank.reshape(values.shape)
-    lowest = torch.where(finite, _lowest_neighbour(grid, connectivity), grid)
+    lowest = torch.where(finite, _lowest_neighbor(grid, connectivity), grid)
     labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
     low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)
     ends = torch.stack([low, high], dim=1)
@@ -82,7 +82,7 @@ def on_host(values: Tensor) -> Floats:
     return np.asarray(values.detach().cpu().double().numpy())
 
 
-def _lowest_neighbour(rank: Tensor, connectivity: str) -> Tensor:
+def _lowest_neighbor(rank: Tensor, connectivity: str) -> Tensor:
     lowest = rank.clone()
     for axis, size in enumerate(rank.shape):
         source = lowest.clone() if connectivity == "full" else rank

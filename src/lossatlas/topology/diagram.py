@@ -118,7 +118,7 @@ class Diagram:
         return end_essential(bars, essential, self.high)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The diagram as labelled arrays.
+        """The diagram as labeled arrays.
 
         Returns:
             One group, `bars`.
@@ -207,7 +207,7 @@ def make_diagram(
 
     Args:
         parts: degree -> (bars, 2).
-        connectivity: how neighbours were chosen.
+        connectivity: how neighbors were chosen.
         span: least and greatest value of the field.
         threshold: length above which a bar is certain, and why it is unknown where it is.
         excluded: number of walls.

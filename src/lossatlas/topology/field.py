@@ -7,15 +7,15 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number, is_number
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
-from lossatlas.reals import real_array
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
-# "full": all 3^d - 1 neighbours touch. "axis": the 2d along the axes.
+# "full": all 3^d - 1 neighbors touch. "axis": the 2d along the axes.
 CONNECTIVITIES = ("full", "axis")
 
 
@@ -124,7 +124,7 @@ def read_field(
     if not finite.any():
         raise DataError(
             f"`landscape` must hold at least one finite value; got {values.size} points, all "
-            "NaN or infinite; check the loss at the centre and the span."
+            "NaN or infinite; check the loss at the center and the span."
         )
     _check_error(error, mapped=mapped)
     largest = float(np.abs(values[finite]).max())
@@ -253,7 +253,7 @@ def _as_floats(argument: str, source: Any) -> Floats:
 
 
 def _replicate_errors(replicates: ArrayLike, values: Floats, finite: Bools) -> Floats:
-    maps = real_array("replicates", without_mask(replicates))
+    maps = as_float_array("replicates", without_mask(replicates))
     if maps.ndim < 1 or maps.shape[1:] != values.shape or len(maps) == 0:
         raise ArgumentError(
             "`replicates` must be maps on the grid of the landscape, of shape (count, "

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.reals import real_array
 from lossatlas.topology.basins import (
     Basins,
     descend,
@@ -85,7 +85,7 @@ def graph(
         array([[0.5, 3. ],
                [1. , 2. ]])
     """
-    levels = real_array("values", without_mask(values))
+    levels = as_float_array("values", without_mask(values))
     ends = _read_edges(edges)
     error = _read_error(error)
     _check_vertices(levels, ends)
@@ -93,7 +93,7 @@ def graph(
     floor = np.maximum(levels[ends[:, 0]], levels[ends[:, 1]])
     if heights is None:
         return Graph(levels, ends, floor, error=error)
-    tops = real_array("heights", without_mask(heights))
+    tops = as_float_array("heights", without_mask(heights))
     if tops.shape != floor.shape:
         raise ArgumentError(
             f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
@@ -118,7 +118,7 @@ def _read_error(error: float | None) -> float:
 
 
 def _read_edges(edges: ArrayLike) -> Ints:
-    ends = real_array("edges", edges)
+    ends = as_float_array("edges", edges)
     ends = ends.reshape(0, 2) if ends.size == 0 else ends
     if ends.ndim != 2 or ends.shape[1] != 2 or not (ends % 1 == 0).all():
         raise ArgumentError(
@@ -165,12 +165,14 @@ def checkpoints(
     Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
     least height from which a lower one is reached).
     """
-    levels = real_array("losses", without_mask(losses))
+    levels = as_float_array("losses", without_mask(losses))
     if isinstance(heights, Mapping):
         edges = _read_edges(list(heights))
-        tops = real_array("heights", list(heights.values()))
+        tops = as_float_array("heights", list(heights.values()))
     else:
-        edges, tops = _from_matrix(real_array("heights", without_mask(heights)), levels.size)
+        edges, tops = _from_matrix(
+            as_float_array("heights", without_mask(heights)), levels.size
+        )
     return replace(graph(levels, edges, tops, error=error), made="checkpoints")
 
 
@@ -200,7 +202,7 @@ def graph_threshold(source: Graph) -> tuple[float, str]:
 def graph_basins(source: Graph) -> Basins:
     """Reduce a graph to its minima and the passes between their basins.
 
-    A vertex may be given to a neighbour only over an edge that opens with the vertex
+    A vertex may be given to a neighbor only over an edge that opens with the vertex
     itself; where edges lie above both ends, every vertex is its own basin.
 
     Args:

@@ -31,8 +31,8 @@ def merge_tree(
         landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which
             is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
             Points that are not finite, or masked, are walls.
-        connectivity: "full" (3^d - 1 neighbours, the better count of minima) or "axis" (2d
-            neighbours; `smad()` is then Landscaper's number on smooth fields). A graph brings
+        connectivity: "full" (3^d - 1 neighbors, the better count of minima) or "axis" (2d
+            neighbors; `smad()` is then Landscaper's number on smooth fields). A graph brings
             its own.
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
@@ -106,7 +106,7 @@ def grow(
         values: the field, in its shape.
         span: least and greatest finite value.
         threshold: length above which a branch is certain, and why it is unknown where it is.
-        connectivity: how neighbours were chosen.
+        connectivity: how neighbors were chosen.
         confidence: probability with which the threshold holds.
         periodic: per axis, whether its two ends touch.
 

@@ -69,6 +69,6 @@ def _check_pair(name: str, pair: Any) -> None:
         check_number(name, number)
 
 
-def _masses(centres: Floats, span: tuple[float, float], count: int, spread: float) -> Floats:
+def _masses(centers: Floats, span: tuple[float, float], count: int, spread: float) -> Floats:
     borders = np.linspace(*span, count + 1)
-    return np.asarray(np.diff(ndtr((borders - centres[:, None]) / spread), axis=1))
+    return np.asarray(np.diff(ndtr((borders - centers[:, None]) / spread), axis=1))

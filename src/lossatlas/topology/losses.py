@@ -8,8 +8,8 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.betti import matched_places
 from lossatlas.topology.device import on_host
-from lossatlas.topology.layers import check_finite_field, edge_lengths
 from lossatlas.topology.rips import spanning_edges
+from lossatlas.topology.torch_layers import check_finite_field, edge_lengths
 
 
 def persistence_penalty(
@@ -20,7 +20,7 @@ def persistence_penalty(
     Args:
         bars: (bars, 2) births and deaths with gradient, as from `grid_bars`.
         order: each length is raised to this power.
-        keep: number of longest bars that are not penalised.
+        keep: number of longest bars that are not penalized.
         reward: weight with which those are rewarded instead.
 
     Returns:
@@ -36,7 +36,7 @@ def persistence_penalty(
     return lengths[keep:].sum() - reward * lengths[:keep].sum()
 
 
-def signature_loss(first: Tensor, second: Tensor, *, normalise: bool = True) -> Tensor:
+def signature_loss(first: Tensor, second: Tensor, *, normalize: bool = True) -> Tensor:
     """How far two clouds disagree on the distances that make their components.
 
     The edges are those of a minimum spanning tree of each cloud, the degree 0 of its Rips
@@ -45,7 +45,7 @@ def signature_loss(first: Tensor, second: Tensor, *, normalise: bool = True) -> 
     Args:
         first: (points, a) coordinates, finite.
         second: (points, b) coordinates of the same points.
-        normalise: divide the distances of each cloud by their greatest.
+        normalize: divide the distances of each cloud by their greatest.
 
     Returns:
         Half the sum of squared differences over both sets of edges; 0 exactly where the
@@ -67,7 +67,7 @@ def signature_loss(first: Tensor, second: Tensor, *, normalise: bool = True) -> 
     clouds = (first, second)
     matrices = [vector_norm(c.detach()[:, None] - c.detach()[None], dim=-1) for c in clouds]
     scales = [
-        _greatest(c, m) if normalise else 1.0 for c, m in zip(clouds, matrices, strict=True)
+        _greatest(c, m) if normalize else 1.0 for c, m in zip(clouds, matrices, strict=True)
     ]
     total = first.new_zeros(())
     for matrix in matrices:

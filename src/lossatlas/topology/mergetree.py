@@ -153,13 +153,13 @@ class MergeTree:
         return level
 
     def smad(
-        self, *, weighted: bool = False, normalise: bool = False, rule: str = "leaf"
+        self, *, weighted: bool = False, normalize: bool = False, rule: str = "leaf"
     ) -> float:
         """Saddle-minimum average distance: how high the ground rises around a minimum.
 
         Args:
             weighted: multiply each gap by the share of the points in its basin.
-            normalise: divide by the range of the field.
+            normalize: divide by the range of the field.
             rule: "leaf": every minimum against the saddle where it first meets another, the
                 deepest minimum too (Landscaper's number, on axis connectivity). "elder":
                 the length of each finite branch, that is the mean persistence.
@@ -186,11 +186,11 @@ class MergeTree:
             return 0.0
         points = np.count_nonzero(self.basins >= 0)
         share = self.volumes / points if weighted else np.ones(len(self))
-        scale = self.high - self.low if normalise else 1.0
+        scale = self.high - self.low if normalize else 1.0
         return float(np.mean(gaps[met] * share[met]) / scale) if scale > 0 else 0.0
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The merge tree as labelled arrays.
+        """The merge tree as labeled arrays.
 
         Returns:
             Groups `minima`, `merges` and `basins`.

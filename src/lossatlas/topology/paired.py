@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
-from lossatlas.reals import real_array
 from lossatlas.topology.field import Floats, without_mask
 
 # Of fewer skewed examples no spread holds 95 % (docs/studies/certainty).
@@ -41,7 +41,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     """
     check_at_least("count", count, 1)
     check_at_least("seed", seed, 0)
-    losses = real_array("examples", without_mask(examples))
+    losses = as_float_array("examples", without_mask(examples))
     if losses.ndim < 2 or len(losses) < _FEWEST:
         raise ArgumentError(
             f"`examples` must be losses of shape (examples, ...), of at least {_FEWEST} "

@@ -36,9 +36,9 @@ def persistence(
         landscape: a `Landscape`; or an array of any number of dimensions, whose errors are
             unknown unless `error` or `replicates` are given; or a `Graph`, of which only
             degree 0 is computed (a cycle of a graph never ends).
-        connectivity: "full": all 3^d - 1 neighbours touch, values live on cells. The better
+        connectivity: "full": all 3^d - 1 neighbors touch, values live on cells. The better
             count of minima, because "axis" invents minima in valleys that run across the
-            grid at an angle. "axis": 2d neighbours, values live on vertices: the lower-star
+            grid at an angle. "axis": 2d neighbors, values live on vertices: the lower-star
             filtration of the multilinear interpolant. A graph brings its own.
         dimensions: the degrees wanted.
         superlevel: turn the field over first, so that bars of degree 0 are hills. Where

@@ -16,14 +16,14 @@ class Silhouette:
 
     Attributes:
         minimum: number of its deepest minimum in `Profile.tree`.
-        centre: horizontal place of its axis, in points.
+        center: horizontal place of its axis, in points.
         levels: values of its points, ascending, and last the level where it spills; at
-            height `levels[k]` it is `k` points wide to either side of the centre.
+            height `levels[k]` it is `k` points wide to either side of the center.
         depth: how many silhouettes it lies in.
     """
 
     minimum: int
-    centre: float
+    center: float
     levels: Floats
     depth: int
 
@@ -33,7 +33,7 @@ class Silhouette:
         across = np.arange(self.levels.size, dtype=np.float64)
         sides = np.concatenate([-across[::-1], across[1:]])
         heights = np.concatenate([self.levels[::-1], self.levels[1:]])
-        return self.centre + sides, heights
+        return self.center + sides, heights
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +108,8 @@ def _width(component: _Component) -> float:
     return float(component.points.size)
 
 
-def _place(root: _Component, centre: float, found: list[Silhouette]) -> None:
-    todo = [(root, centre, 0)]
+def _place(root: _Component, center: float, found: list[Silhouette]) -> None:
+    todo = [(root, center, 0)]
     while todo:
         component, middle, inside = todo.pop()
         top = component.spill if component.spill < np.inf else component.points[-1]

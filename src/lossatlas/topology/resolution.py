@@ -14,7 +14,7 @@ class Resolution:
     """Basins longer than `threshold`, counted under both rules of touching.
 
     Attributes:
-        full: where diagonal neighbours touch. Too few where a ridge runs between samples.
+        full: where diagonal neighbors touch. Too few where a ridge runs between samples.
         axis: where they do not. Too many where a valley runs across the grid at an angle.
         threshold: length above which a basin counts, in units of the field.
         under_resolved: the two counts differ: the picture of the basins is the grid's as

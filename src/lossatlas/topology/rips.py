@@ -5,9 +5,9 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist, squareform
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, MissingDependencyError
-from lossatlas.reals import real_array
 from lossatlas.topology.choices import check_degrees, read_places
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import Floats, Ints
@@ -77,7 +77,7 @@ def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Flo
     if (points is None) == (distances is None):
         raise ArgumentError("Exactly one of `points` and `distances` must be given.")
     if distances is not None:
-        matrix = real_array("distances", distances)
+        matrix = as_float_array("distances", distances)
         square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] > 0
         if not square or not np.array_equal(matrix, matrix.T) or not (matrix >= 0).all():
             raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Scattered points as a graph: who is a neighbour of whom, where there is no grid."""
+"""Scattered points as a graph: who is a neighbor of whom, where there is no grid."""
 
 from dataclasses import replace
 
@@ -20,21 +20,21 @@ def scattered(
     values: ArrayLike,
     *,
     method: str = "auto",
-    neighbours: int | None = None,
+    neighbors: int | None = None,
     error: float | None = None,
 ) -> Graph:
-    """A field sampled at scattered points, as the lower star of a neighbour graph.
+    """A field sampled at scattered points, as the lower star of a neighbor graph.
 
     The graph is part of the answer: a sparser one has more minima. Its making is named in
     `Graph.made` and carried into every result.
 
     Args:
-        points: (points, dimensions), finite. Equal points count as neighbours.
+        points: (points, dimensions), finite. Equal points count as neighbors.
         values: one number a point; points that are not finite, or masked, are walls.
-        method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbours, made symmetric,
+        method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbors, made symmetric,
             and the shortest edges that join the parts), or "auto": Delaunay up to 3
             dimensions where the points span them, else "knn".
-        neighbours: for "knn"; default the larger of 10 and twice the dimension.
+        neighbors: for "knn"; default the larger of 10 and twice the dimension.
         error: bound on the error of every value; None where it is unknown.
 
     Returns:
@@ -42,19 +42,19 @@ def scattered(
 
     Raises:
         UnknownNameError: an unknown method.
-        ArgumentError: `neighbours` below 1.
+        ArgumentError: `neighbors` below 1.
         DataError: no points, non-finite coordinates, another number of values, or Delaunay
             asked of points that do not span their space.
     """
     check_one_of("method", method, ("auto", "delaunay", "knn"))
-    if neighbours is not None:
-        check_at_least("neighbours", neighbours, 1)
+    if neighbors is not None:
+        check_at_least("neighbors", neighbors, 1)
     places = read_places(points)
     _check_values(places, np.shape(values))
-    # Repeated points would break Delaunay and fool nearest neighbours: one stands for all.
+    # Repeated points would break Delaunay and fool nearest neighbors: one stands for all.
     distinct, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1)
-    edges, made = _neighbour_edges(distinct, method, neighbours)
+    edges, made = _neighbor_edges(distinct, method, neighbors)
     repeated = np.flatnonzero(first[which] != np.arange(which.size))
     same = np.stack([repeated, first[which[repeated]]], axis=1)
     lower_star = graph(values, np.concatenate([first[edges], same]), error=error)
@@ -69,10 +69,10 @@ def _check_values(points: Floats, values_shape: tuple[int, ...]) -> None:
         )
 
 
-def _neighbour_edges(points: Floats, method: str, neighbours: int | None) -> tuple[Ints, str]:
+def _neighbor_edges(points: Floats, method: str, neighbors: int | None) -> tuple[Ints, str]:
     count, dimensions = points.shape
     if method != "knn" and dimensions == 1:
-        # Sorted by `unique`, so the neighbours on a line are the next ones.
+        # Sorted by `unique`, so the neighbors on a line are the next ones.
         return np.stack([np.arange(count - 1), np.arange(1, count)], axis=1), "delaunay"
     if method == "delaunay" or (method == "auto" and 2 <= dimensions <= 3):
         try:
@@ -83,7 +83,7 @@ def _neighbour_edges(points: Floats, method: str, neighbours: int | None) -> tup
                     f"`points` do not span their {dimensions} dimensions, which Delaunay "
                     f"needs (got {count} distinct ones); use `method='knn'`."
                 ) from None
-    nearest = min(neighbours or max(10, 2 * dimensions), count - 1)
+    nearest = min(neighbors or max(10, 2 * dimensions), count - 1)
     return _nearest(points, nearest), f"knn-{nearest}"
 
 
@@ -93,11 +93,11 @@ def _delaunay(points: Floats) -> Ints:
     return edges[edges[:, 0] < edges[:, 1]].astype(np.int64)
 
 
-def _nearest(points: Floats, neighbours: int) -> Ints:
-    if neighbours == 0:
+def _nearest(points: Floats, neighbors: int) -> Ints:
+    if neighbors == 0:
         return np.empty((0, 2), dtype=np.int64)
-    _, found = cKDTree(points).query(points, k=neighbours + 1)
-    edges = np.stack([np.repeat(found[:, 0], neighbours), found[:, 1:].ravel()], axis=1)
+    _, found = cKDTree(points).query(points, k=neighbors + 1)
+    edges = np.stack([np.repeat(found[:, 0], neighbors), found[:, 1:].ravel()], axis=1)
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     while (parts := _parts(edges, len(points))).max() > 0:
         edges = np.concatenate([edges, _bridges(points, parts)])

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number
 from lossatlas.errors import DataError
-from lossatlas.reals import real_array
 from lossatlas.topology.bars import Bars, finite_bars
 from lossatlas.topology.choices import check_norm
 
@@ -66,7 +66,7 @@ def amplitude(
 def entropy(
     diagram: Bars,
     *,
-    normalised: bool = False,
+    normalized: bool = False,
     dimension: int = 0,
     essential: str | float = "drop",
 ) -> float:
@@ -74,7 +74,7 @@ def entropy(
 
     Args:
         diagram: a `Diagram`, or births and deaths.
-        normalised: divide by the logarithm of the number of bars.
+        normalized: divide by the logarithm of the number of bars.
         dimension: the degree.
         essential: the rule for essential bars. With "cap" the deepest basin outweighs the
             rest; with "drop" it is not heard.
@@ -92,7 +92,7 @@ def entropy(
     # A share may underflow; x log x goes to 0 there.
     shares = shares[shares > 0]
     value = float(-(shares * np.log(shares)).sum())
-    return value / float(np.log(lengths.size)) if normalised else value
+    return value / float(np.log(lengths.size)) if normalized else value
 
 
 def statistics(
@@ -106,7 +106,7 @@ def statistics(
         essential: the rule for essential bars.
 
     Returns:
-        `count`; `total`, `entropy`, `normalised_entropy`; `mean_birth`, the mean birth
+        `count`; `total`, `entropy`, `normalized_entropy`; `mean_birth`, the mean birth
         weighted by length; `runner_up`, the second longest bar over the longest; and of
         the lengths and of the middles of the bars: `mean`, `median`, `sd`, `q25`, `q75`,
         `max` (as `length_mean`, `middle_sd`, ...). Zeros without bars.
@@ -119,7 +119,7 @@ def statistics(
         "count": float(lengths.size),
         "total": total,
         "entropy": entropy(bars),
-        "normalised_entropy": entropy(bars, normalised=True),
+        "normalized_entropy": entropy(bars, normalized=True),
         "mean_birth": float(births @ (deaths - births) / total) if total else 0.0,
         "runner_up": float(lengths[1] / lengths[0]) if lengths.size > 1 else 0.0,
     }
@@ -180,7 +180,9 @@ def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     if any(numbers.keys() != planes[0].keys() for numbers in planes):
         raise DataError("`repeats` must all have the same names; got some that differ.")
     return {
-        name: _spread(real_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes]))
+        name: _spread(
+            as_float_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes])
+        )
         for name in planes[0]
     }
 

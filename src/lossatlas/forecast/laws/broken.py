@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Inputs
 from lossatlas.forecast.law import Law, Problem
 from lossatlas.forecast.sums import check_cover
-from lossatlas.reals import real_array
 
 Floats = NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def smoothed(loss: ArrayLike, base: float = 1.2) -> Floats:
     """
     if not is_number(base) or not 1 < base < np.inf:
         raise ArgumentError(f"`base` must be a finite number > 1; got {base!r}.")
-    values = real_array("loss", loss)
+    values = as_float_array("loss", loss)
     if values.ndim != 1:
         raise DataError(f"`loss` must have one dimension; got shape {values.shape}.")
     total = np.concatenate([[0.0], np.cumsum(values)])

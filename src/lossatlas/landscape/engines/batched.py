@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Measured
 
 # What points side by side may occupy, so that they stay in the processor's cache.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 
 
 class PointBuffer:

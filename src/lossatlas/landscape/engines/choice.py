@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lossatlas.algebra.params import size
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.landscape.engines import plain
@@ -23,6 +22,7 @@ from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
 from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, quantities_of
+from lossatlas.linalg.params import size
 from lossatlas.memory import free_memory
 from lossatlas.objective.swap import swapped_in
 
@@ -63,12 +63,12 @@ class Choice:
 
     Attributes:
         engine: serves the task.
-        centre: the quantities at the origin, from the origin itself, as a row of what engines
+        center: the quantities at the origin, from the origin itself, as a row of what engines
             return.
     """
 
     engine: Engine
-    centre: Array
+    center: Array
 
 
 def select(task: Task, name: str, corner: Array) -> Choice:

@@ -12,9 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.task import bytes_of
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import tensors
 

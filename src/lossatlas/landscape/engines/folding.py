@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -132,13 +132,13 @@ class FoldedPlane:
         mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         inverse = torch.rsqrt(variance + norm.eps)
         weight = self._affine(f"{fold.conv}.weight", conv.weight)
-        centre = self._affine(f"{fold.conv}.bias", conv.bias, without=torch.zeros_like(mean))
-        centre = [centre[0] - mean, *centre[1:]]
+        center = self._affine(f"{fold.conv}.bias", conv.bias, without=torch.zeros_like(mean))
+        center = [center[0] - mean, *center[1:]]
         gamma = self._affine(f"{fold.norm}.weight", norm.weight, without=torch.ones_like(mean))
         shift = self._affine(f"{fold.norm}.bias", norm.bias, without=torch.zeros_like(mean))
         scale = [value * inverse for value in gamma]
         wide = [value.reshape(-1, *[1] * (conv.weight.ndim - 1)) for value in scale]
-        bias = self._product(scale, centre)
+        bias = self._product(scale, center)
         bias = [value + (shift[k] if k < len(shift) else 0.0) for k, value in enumerate(bias)]
         return {"weight": self._product(wide, weight), "bias": bias}
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
 from lossatlas.errors import ModelError
 from lossatlas.landscape.engines.task import Array, Task
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import tensors
 

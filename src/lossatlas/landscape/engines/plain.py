@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from lossatlas.algebra.params import Params
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Moments
 from lossatlas.objective.batches import to_device
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lossatlas.algebra.params import Params
 from lossatlas.errors import ModelError
 from lossatlas.landscape.directions import RandomDirection
 from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
 from lossatlas.landscape.plane import Plane
+from lossatlas.linalg.params import Params
 
 # Reading these of a parameter needs no numbers.
 _METADATA = frozenset({"size", "dim", "numel", "stride", "is_floating_point", "is_complex"})

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.landscape.plane import Plane
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Measured, Moments, Objective
 
 Array = NDArray[np.float64]

@@ -3,7 +3,7 @@
 import math
 
 from lossatlas.plots.interactive_pairs import diagrams_figure, fate_figure, fate_name
-from lossatlas.plots.matched import Fate, fates, shared_scale
+from lossatlas.plots.matched import BasinMatch, fates, shared_scale
 from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
 from lossatlas.report.readings_comparison import (
     View,
@@ -19,7 +19,7 @@ from lossatlas.text import count, number, with_error
 
 _REFERENCES = (
     Reference(
-        "map on filter-normalised random directions",
+        "map on filter-normalized random directions",
         "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of "
         "Neural Nets. NeurIPS 2018.",
         "https://arxiv.org/abs/1712.09913",
@@ -46,7 +46,7 @@ def maps_section(view: View) -> Section:
         view: the comparison.
 
     Returns:
-        Both maps on one colour scale, the matched basins as a table, the overlaid diagrams.
+        Both maps on one color scale, the matched basins as a table, the overlaid diagrams.
     """
     one, two = view.names
     sides = fates(view.lands, view.trees, view.found.pairs)
@@ -55,7 +55,7 @@ def maps_section(view: View) -> Section:
         title="The ground around each",
         lead=(
             f"Both maps run along the same directions, scaled to the filters of {one}, over "
-            f"the same range and on one colour scale; {one} and {two} lie at zero. A basin has "
+            f"the same range and on one color scale; {one} and {two} lie at zero. A basin has "
             "the same number on both maps where it ends at the same pass of the two laid over "
             "each other (the lower of both, Betti matching)."
         ),
@@ -68,7 +68,7 @@ def maps_section(view: View) -> Section:
     )
 
 
-Sides = tuple[tuple[Fate, Fate], tuple[Fate, Fate]]
+Sides = tuple[tuple[BasinMatch, BasinMatch], tuple[BasinMatch, BasinMatch]]
 
 
 def _tiles(view: View) -> tuple[Tile, ...]:
@@ -84,7 +84,7 @@ def _tiles(view: View) -> tuple[Tile, ...]:
 
 def _pictures(view: View, sides: Sides) -> tuple[Picture, ...]:
     scale = shared_scale(view.lands)
-    log = " Colours are logarithmic above the lowest loss." if scale.is_log else ""
+    log = " Colors are logarithmic above the lowest loss." if scale.is_log else ""
     pictures = []
     for name, land, marks in zip(view.names, view.lands, sides, strict=True):
         walls = "" if land.finite.all() else " Hatched: the loss is not finite there."
@@ -131,7 +131,7 @@ def _table(view: View, sides: Sides) -> tuple[Table, ...]:
     return (Table(title, tuple(head), tuple(rows)),)
 
 
-def _cells(fate: Fate, k: int) -> tuple[str, str, str]:
+def _cells(fate: BasinMatch, k: int) -> tuple[str, str, str]:
     place = ", ".join(number(float(c), 3) for c in fate.points[k])
     value = with_error(float(fate.values[k]), float(fate.stderr[k]))
     lasts = number(float(fate.persistences[k]), 3)

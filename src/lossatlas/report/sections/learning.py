@@ -45,7 +45,7 @@ _FEATURES = {
         "https://arxiv.org/abs/2008.08186",
     ),
     "similarity": Reference(
-        "centred kernel alignment",
+        "centered kernel alignment",
         "S. Kornblith, M. Norouzi, H. Lee, G. Hinton. Similarity of Neural Network "
         "Representations Revisited. ICML 2019.",
         "https://arxiv.org/abs/1905.00414",

@@ -17,7 +17,7 @@ _REFERENCE = Reference(
     "https://arxiv.org/abs/1912.05671",
 )
 _STATISTICS = Reference(
-    "statistics of normalisation layers estimated anew between two networks",
+    "statistics of normalization layers estimated anew between two networks",
     "K. Jordan, H. Sedghi, O. Saukh, R. Entezari, B. Neyshabur. REPAIR: REnormalizing Permuted "
     "Activations for Interpolation Repair. ICLR 2023.",
     "https://arxiv.org/abs/2211.08403",

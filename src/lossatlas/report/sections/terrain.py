@@ -13,7 +13,7 @@ from lossatlas.plots.scale import scale_of
 from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
 from lossatlas.report.readings_map import (
     lowest_index,
-    read_centre,
+    read_center,
     read_lowest,
     read_range,
     read_trajectory,
@@ -25,10 +25,10 @@ from lossatlas.text import cut_off, number, surely, with_error
 
 DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
 _MOST_METRICS = 4
-_LOG = " Heights and colours are logarithmic above the lowest loss."
+_LOG = " Heights and colors are logarithmic above the lowest loss."
 
 _FILTERS = Reference(
-    "map on filter-normalised random directions",
+    "map on filter-normalized random directions",
     "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of "
     "Neural Nets. NeurIPS 2018.",
     "https://arxiv.org/abs/1712.09913",
@@ -44,7 +44,7 @@ def terrain_section(survey: Survey) -> Section:
     Returns:
         Pictures that fit its dimension, the loss at the weights, heights and metrics.
     """
-    readers = (read_centre, read_lowest, read_range, read_walls, read_trajectory)
+    readers = (read_center, read_lowest, read_range, read_walls, read_trajectory)
     return Section(
         key="map",
         title="The map",
@@ -167,7 +167,7 @@ def _box(survey: Survey) -> tuple[Picture, ...]:
         "The box, cut open",
         box_figure(land, tree=survey.tree),
         "Three planes through the lowest point. Drag to turn." + _scale_note(land),
-        f"Three orthogonal planes coloured by the loss. {_extremes(land)}",
+        f"Three orthogonal planes colored by the loss. {_extremes(land)}",
         wide=True,
     )
     flat = [
@@ -185,12 +185,12 @@ def _box(survey: Survey) -> tuple[Picture, ...]:
 def _mark_note(survey: Survey) -> str:
     minima = marked_minima(survey.landscape, survey.tree)
     marks = landmarks(survey.landscape)
-    start = "The star stands at the origin. " if any(m.is_centre for m in marks) else ""
+    start = "The star stands at the origin. " if any(m.is_center for m in marks) else ""
     if any(mark.is_path for mark in marks):
         start = "The way of training ends at the star. "
-    dips = "" if minima.certain.all() else ", dips within the error of the map grey"
+    dips = "" if minima.certain.all() else ", dips within the error of the map gray"
     if survey.tree.why_unknown:
-        return f"{start}Minima are grey: it is unknown which are certain."
+        return f"{start}Minima are gray: it is unknown which are certain."
     which = surely("minima", survey.tree.threshold).capitalize()
     return f"{start}{which} are yellow{dips}."
 

@@ -219,7 +219,7 @@ def _means(survey: Survey) -> tuple[Number, ...]:
         Number(name, value, why=why, meaning=meaning)
         for name, value, meaning in (
             ("SMAD", tree.smad(), "mean rise from a minimum to its first pass"),
-            ("SMAD, share of range", tree.smad(normalise=True), "the same, over the range"),
+            ("SMAD, share of range", tree.smad(normalize=True), "the same, over the range"),
             ("mean persistence", tree.smad(rule="elder"), "mean depth of basins that end"),
         )
     )

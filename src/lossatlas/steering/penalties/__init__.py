@@ -18,7 +18,7 @@ from lossatlas.steering.penalties.fused import SASPCrossEntropy, sasp_cross_entr
 from lossatlas.steering.penalties.nger import NGERWeighter, nger_loss, nger_weights, ntk_proxies
 from lossatlas.steering.penalties.sasp import SASPLoss, per_example_sasp_penalty, sasp_penalty
 from lossatlas.steering.penalties.sbmp import SBMPLoss, sbmp_penalty
-from lossatlas.steering.penalties.spectral import SpectralRegulariser
+from lossatlas.steering.penalties.spectral import SpectralRegularizer
 from lossatlas.steering.penalties.trajectory import MESALoss, SAFLoss, trajectory_penalty
 from lossatlas.steering.penalties.tram import ascended, tram_radius
 
@@ -50,7 +50,7 @@ __all__ = [
     "dmta_penalty",
     "DMTATracker",
     # layers
-    "SpectralRegulariser",
+    "SpectralRegularizer",
     # the past
     "trajectory_penalty",
     "SAFLoss",

@@ -13,8 +13,8 @@ from lossatlas.steering.penalties.dmta import DMTATracker, dmta_penalty
 from lossatlas.steering.penalties.sasp import KINDS, sasp_penalty
 from lossatlas.steering.penalties.sbmp import sbmp_penalty
 from lossatlas.steering.penalties.terms import check_weight
-from lossatlas.topology.layers import grid_bars
 from lossatlas.topology.losses import persistence_penalty, signature_loss
+from lossatlas.topology.torch_layers import grid_bars
 
 # Term -> the inputs that it cannot do without.
 NEEDS: dict[str, tuple[str, ...]] = {

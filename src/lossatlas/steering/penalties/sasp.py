@@ -35,7 +35,7 @@ def sasp_penalty(
     `mean (1 - |p|^2) (|h|^2 + 1)`. "fisher" is the trace of the empirical Fisher matrix, the
     mean squared length of the examples' gradients: `mean |p - y|^2 (|h|^2 + 1)`. It is no
     curvature: it vanishes faster where examples fit and is largest on examples that are
-    confidently wrong, mislabelled ones among them.
+    confidently wrong, mislabeled ones among them.
 
     Args:
         logits: shape (..., outputs), with gradient.

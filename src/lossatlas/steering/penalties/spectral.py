@@ -1,4 +1,4 @@
-"""Spectral regularisation: keeps the largest singular value of every layer near its start."""
+"""Spectral regularization: keeps the largest singular value of every layer near its start."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def _blocks(module: nn.Module, attribute: str) -> int:
     return int(module.groups) if isinstance(module, _CONVS) else 1
 
 
-class SpectralRegulariser(nn.Module):
+class SpectralRegularizer(nn.Module):
     """The sum over layers of (sigma^k - target^k)^2 + |bias|^(2k), times `lam`.
 
     The largest singular value comes from power iteration that goes on from step to step; its
@@ -92,7 +92,7 @@ class SpectralRegulariser(nn.Module):
 
     Raises:
         ArgumentError: numbers out of range.
-        ModelError: nothing to regularise.
+        ModelError: nothing to regularize.
 
     Source: Lewandowski et al., ICLR 2025, arXiv:2406.06811.
     """
@@ -119,7 +119,7 @@ class SpectralRegulariser(nn.Module):
         named = [weight for weight in every if weight.name not in excluded and weight.role]
         if not named:
             raise ModelError(
-                f"{type(model).__name__} has no layers to regularise (linear, convolution, "
+                f"{type(model).__name__} has no layers to regularize (linear, convolution, "
                 "recurrent, attention or norm layers that are not excluded)."
             )
         self.left_out = tuple(w.name for w in every if not w.role or w.name in excluded)

@@ -50,7 +50,7 @@ class SAFLoss(nn.Module):
         lam: weight of the penalty, >= 0. Default 0.3.
         temperature: as in `trajectory_penalty`. Default 5.
         lag: how many epochs ago, at least 1. Default 3.
-        start: the first epoch that is penalised, at least `lag`. Default 5.
+        start: the first epoch that is penalized, at least `lag`. Default 5.
 
     Raises:
         ArgumentError: numbers out of range.

@@ -11,7 +11,7 @@ from lossatlas.steering.reading import Decision, Reading, State
 class MoMoPolicy:
     """Truncated model-based rates for SGD with momentum and for Adam.
 
-    The mean of the loss's past linearisations, cut off at the lowest loss that can be, is a
+    The mean of the loss's past linearizations, cut off at the lowest loss that can be, is a
     model of the loss along the update. The step goes to where this model reaches the bound,
     at most as far as the scheduled rate goes: scale = min(1, gap / slope), where gap is the
     height of the model over the bound and slope its decrease along one full update, decay

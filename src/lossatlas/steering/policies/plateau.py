@@ -9,7 +9,7 @@ from lossatlas.steering.penalties.terms import check_share
 from lossatlas.steering.reading import Decision, Reading, State
 from lossatlas.steering.shapes import check_shape, shape_factor
 
-# Windows kept; beyond that neighbours are merged in pairs, so that memory stays bounded.
+# Windows kept; beyond that neighbors are merged in pairs, so that memory stays bounded.
 _MOST = 128
 
 

@@ -156,7 +156,7 @@ class Comparison:
         return paired(a, b)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The comparison as labelled arrays.
+        """The comparison as labeled arrays.
 
         Returns:
             group name -> Dataset.

@@ -12,7 +12,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
 from lossatlas.steering.penalties import (
     CautiousDecay,
-    SpectralRegulariser,
+    SpectralRegularizer,
     apply_cvp_,
     captured_features,
     sasp_cross_entropy,
@@ -20,7 +20,7 @@ from lossatlas.steering.penalties import (
     sbmp_penalty,
 )
 from lossatlas.studies.compare.recipe import Recipe
-from lossatlas.workbench.dataset import Dataset
+from lossatlas.training.dataset import Dataset
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 # The losses whose head SASP knows, and what it calls that head.
@@ -48,7 +48,7 @@ def training_loss(
     plain = _cross_entropy(asked) if criterion is None else _any_loss(asked, criterion)
     base = _with_decay(plain, asked["l2"]) if asked.get("l2") else plain
     if "spectral" in asked:
-        base = _with_spectral(base, SpectralRegulariser(model, asked["spectral"]))
+        base = _with_spectral(base, SpectralRegularizer(model, asked["spectral"]))
     if "sbmp" in asked:
         base = _with_sbmp(base, asked["sbmp"])
     if "noise" in asked:
@@ -152,7 +152,7 @@ def _with_decay(base: Loss, decay: float) -> Loss:
     return loss
 
 
-def _with_spectral(base: Loss, penalty: SpectralRegulariser) -> Loss:
+def _with_spectral(base: Loss, penalty: SpectralRegularizer) -> Loss:
     return lambda model, batch: base(model, batch) + penalty()
 
 

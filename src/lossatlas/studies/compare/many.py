@@ -57,7 +57,7 @@ def train_recipes(
         ResumeError: the file is damaged or belongs to another comparison.
 
     Examples:
-        >>> from lossatlas.workbench import load_dataset
+        >>> from lossatlas.training import load_dataset
         >>> data = load_dataset("digits", examples=90)
         >>> problem = Problem(data.take(50), data.skip(70), data.take(70).skip(50), "mlp(4)")
         >>> found = train_recipes(problem, ["sgd", "sgd+average"], steps=2, seeds=2)

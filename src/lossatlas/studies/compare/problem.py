@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossatlas.algebra.params import fingerprint
-from lossatlas.workbench.criteria import build_loss
-from lossatlas.workbench.dataset import Dataset
+from lossatlas.linalg.params import fingerprint
+from lossatlas.training.criteria import build_loss
+from lossatlas.training.dataset import Dataset
 
 
 @dataclass(frozen=True)

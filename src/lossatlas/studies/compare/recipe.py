@@ -59,7 +59,7 @@ class Recipe:
 
     @property
     def averaged(self) -> bool:
-        """Whether its weights are read through a `ValleyAverage`: on request, or on a climb."""
+        """Whether its weights are averaged: on request, or with the growth policy."""
         return self.controller == "climb" or any(name == "average" for name, _ in self.parts)
 
     @property

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from lossatlas.objective import Batch, supervised
 from lossatlas.steering.averaging import WeightAverage
-from lossatlas.steering.controller import TopologyLR
+from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.policies import (
-    ClimbPolicy,
     EdgePolicy,
+    GrowthPolicy,
     MoMoPolicy,
     PlateauCooldown,
     RegimePolicy,
@@ -28,12 +28,12 @@ from lossatlas.studies.compare.losses import hang_on, training_loss
 from lossatlas.studies.compare.optimizers import INTERVAL, PATIENCE, build
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe
-from lossatlas.workbench import Tick
+from lossatlas.training import StepInfo
 
 CONTROLLERS: dict[str, Callable[[], Policy]] = {
     "topology": RegimePolicy,
     "compat": lambda: RegimePolicy(compat="0.1.0"),
-    "climb": ClimbPolicy,
+    "climb": GrowthPolicy,
     "momo": MoMoPolicy,
     "edge": EdgePolicy,
     "cooldown": PlateauCooldown,
@@ -66,10 +66,10 @@ class Session:
     ) -> None:
         self.problem, self.recipe, self.model, self.steps = problem, recipe, model, steps
         self.averages = averages
-        self.controller: TopologyLR | None = None
+        self.controller: LandscapeLR | None = None
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         self.steering, self.spent, self._began = 0.0, 0.0, time.process_time()
-        self._drop_in: TopologyLR | None = None
+        self._drop_in: LandscapeLR | None = None
         self._loss = training_loss(recipe, model, problem.criterion)
         self._probed = supervised(problem.criterion or F.cross_entropy)
 
@@ -92,7 +92,7 @@ class Session:
             self.steering = math.nan
         if self.recipe.controller is not None:
             policy = CONTROLLERS[self.recipe.controller]()
-            self.controller = TopologyLR(
+            self.controller = LandscapeLR(
                 optimizer,
                 policy,
                 interval=int(self.recipe.setting("interval", INTERVAL)),
@@ -123,7 +123,7 @@ class Session:
             self._drop_in.closure = self._closure(batch)
         return value
 
-    def after(self, tick: Tick) -> None:
+    def after(self, tick: StepInfo) -> None:
         """Step controller or schedule, and take the weights into the averages.
 
         Args:
@@ -139,7 +139,7 @@ class Session:
             average.update()
 
     @property
-    def log(self) -> TopologyLR | None:
+    def log(self) -> LandscapeLR | None:
         """The controller, also the one inside a drop-in."""
         return self._drop_in if self.controller is None else self.controller
 

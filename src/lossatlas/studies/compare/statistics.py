@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lossatlas.algebra.estimators import quantile
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.estimators import quantile
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.algebra.estimators import quantile
+from lossatlas.linalg.estimators import quantile
 from lossatlas.studies.compare.statistics import Difference
 from lossatlas.studies.compare.trainings import Trainings
 

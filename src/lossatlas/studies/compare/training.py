@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.objective import Batch, Objective, supervised
-from lossatlas.steering.averaging import ValleyAverage
+from lossatlas.steering.averaging import PolynomialAverage
 from lossatlas.steering.log import Record
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import parse_recipe
 from lossatlas.studies.compare.session import Session
 from lossatlas.studies.compare.trial import read_through
-from lossatlas.workbench import Tick, build_model, train
-from lossatlas.workbench.criteria import CRITERIA
-from lossatlas.workbench.dataset import Dataset
+from lossatlas.training import StepInfo, build_model, train
+from lossatlas.training.criteria import CRITERIA
+from lossatlas.training.dataset import Dataset
 
 Array = NDArray[np.float64]
 Weights = dict[str, Tensor]
@@ -123,11 +123,11 @@ def run_training(
     torch.set_num_threads(1)
     parsed = parse_recipe(recipe)
     model = build_model(problem.model, problem.train, seed=seed).to(device)
-    average = ValleyAverage(model.parameters())
+    average = PolynomialAverage(model.parameters())
     session = Session(problem, parsed, model, steps, {"average": average})
     ended: dict[str, Any] = {}
 
-    def after(tick: Tick) -> None:
+    def after(tick: StepInfo) -> None:
         session.after(tick)
         if tick.step == steps:
             with session.paused():

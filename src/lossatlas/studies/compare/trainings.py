@@ -219,7 +219,7 @@ class Trainings:
         return {(run.recipe, run.lr, run.seed): run for run in self.trainings}
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The trainings as labelled arrays.
+        """The trainings as labeled arrays.
 
         Returns:
             group name -> Dataset.

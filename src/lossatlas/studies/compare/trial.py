@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from lossatlas.guard import preserved_modes
-from lossatlas.steering.averaging import EMA, ValleyAverage, WeightAverage
+from lossatlas.steering.averaging import EMA, PolynomialAverage, WeightAverage
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe
 from lossatlas.studies.compare.session import Session
-from lossatlas.workbench import Tick, build_model, train
-from lossatlas.workbench.dataset import Dataset
+from lossatlas.training import StepInfo, build_model, train
+from lossatlas.training.dataset import Dataset
 
 Array = NDArray[np.float64]
 READINGS = ("raw", "ema", "valley-4", "valley-16")
@@ -45,8 +45,8 @@ def run_trial(
     model = build_model(problem.model, problem.train, seed=seed)
     averages: dict[str, WeightAverage] = {
         "ema": EMA(model.parameters(), 0.99),
-        "valley-4": ValleyAverage(model.parameters(), 4),
-        "valley-16": ValleyAverage(model.parameters(), 16),
+        "valley-4": PolynomialAverage(model.parameters(), 4),
+        "valley-16": PolynomialAverage(model.parameters(), 16),
     }
     session = Session(problem, recipe, model, horizons[-1], averages)
     reader = _Reader(session, tuple(horizons))
@@ -68,7 +68,7 @@ class _Reader:
         self.session, self.horizons = session, horizons
         self.rows: list[list[float]] = []
 
-    def after(self, tick: Tick) -> None:
+    def after(self, tick: StepInfo) -> None:
         self.session.after(tick)
         if tick.step in self.horizons:
             with self.session.paused():
@@ -82,7 +82,7 @@ class _Reader:
             self.rows.append([horizon, *lost, self.session.spent, math.nan])
         return np.array(self.rows, dtype=np.float64).reshape(len(self.horizons), width)
 
-    def _read(self, tick: Tick) -> list[float]:
+    def _read(self, tick: StepInfo) -> list[float]:
         session, found = self.session, [float(tick.step)]
         for reading in READINGS:
             with read_through(session, session.averages.get(reading), tick.optimizer):

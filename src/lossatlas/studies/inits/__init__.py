@@ -1,1 +1,1 @@
-"""Which initialisation will train best: five stages, each resumable, scored honestly."""
+"""Which initialization will train best: five stages, each resumable, scored honestly."""

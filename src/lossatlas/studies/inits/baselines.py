@@ -1,4 +1,4 @@
-"""What is known of an initialisation without looking at the loss: its recipe and its size."""
+"""What is known of an initialization without looking at the loss: its recipe and its size."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.studies.inits.candidate import Candidate
 
 Array = NDArray[np.float64]

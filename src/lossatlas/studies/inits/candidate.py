@@ -1,4 +1,4 @@
-"""The recipe of an initialisation: a few numbers instead of its parameters."""
+"""The recipe of an initialization: a few numbers instead of its parameters."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import xarray as xr
 
 @dataclass(frozen=True)
 class Candidate:
-    """The recipe of one initialisation: enough to make its parameters again.
+    """The recipe of one initialization: enough to make its parameters again.
 
     Attributes:
         scheme: one of `schemes.SCHEMES`, or "interpolation".

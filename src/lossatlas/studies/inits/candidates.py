@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_one_of, nearest
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.guard import preserved_modes
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import generator
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.losses import Measured
 from lossatlas.studies.inits.schemes import INTERPOLATION, OWN, SCHEMES, Layer, find_layers
-from lossatlas.workbench.criteria import Loss
+from lossatlas.training.criteria import Loss
 
 
-class Initialiser:
+class Initializer:
     """Makes the parameters of candidates: the same recipe gives the same bits.
 
     The weights of dense layers, convolutions and attention projections follow the scheme, their

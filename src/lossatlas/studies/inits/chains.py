@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid)
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -92,7 +92,7 @@ class Chain:
                 value = _convolved(name, layer, value, weights, first=first)
                 first = False
             elif isinstance(layer, nn.BatchNorm2d):
-                value = _normalised(name, layer, value, weights, members)
+                value = _normalized(name, layer, value, weights, members)
             elif isinstance(layer, nn.ReLU):
                 # The data themselves must stay as they are.
                 value = value.relu() if first else value.relu_()
@@ -194,7 +194,7 @@ def _convolved(
     )
 
 
-def _normalised(
+def _normalized(
     name: str, layer: nn.BatchNorm2d, value: Tensor, weights: Params, members: int
 ) -> Tensor:
     mean, variance = layer.running_mean, layer.running_var

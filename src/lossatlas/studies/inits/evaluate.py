@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.errors import DataError
-from lossatlas.studies.inits import beside
-from lossatlas.studies.inits.bench import Bench, Scoring, make_models
+from lossatlas.studies.inits import diagnostics
+from lossatlas.studies.inits.evaluation import Evaluator, Scoring, make_models
 from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.records import Features, Labels
 from lossatlas.studies.inits.sets import set_cost
@@ -56,12 +56,14 @@ def evaluate(
     chosen = [c for c, keep in zip(labels.candidates, kept, strict=True) if keep]
     splits = {split.name: split for split in make_splits(chosen, how.folds, how.seed)}
     models = make_models(features, how)
-    bench = Bench(how, features.values[kept], features, truth, losses[kept])
+    bench = Evaluator(how, features.values[kept], features, truth, losses[kept])
     tell = _counter(progress, len(splits) * len(models))
     tables = [bench.table(split, models, tell) for split in splits.values()]
     found = _assembled(tables, tuple(splits), kept, len(models))
     tested = [n for n, g in zip(features.names, features.groups, strict=True) if g != "null"]
-    choices = beside.selection(bench, found["predictions"][0][:, kept], models, labels, kept)
+    choices = diagnostics.selection(
+        bench, found["predictions"][0][:, kept], models, labels, kept
+    )
     return Quality(
         budget=budget,
         measure=measure,
@@ -71,14 +73,14 @@ def evaluate(
         choices=tuple(choices),
         truth=np.log(np.where(kept, losses, np.nan)),
         cost=np.array([set_cost(features, names) for names, _ in models.values()]),
-        ceilings=beside.ceilings(labels, budget, measure, kept, splits),
+        ceilings=diagnostics.ceilings(labels, budget, measure, kept, splits),
         selection=np.array(list(choices.values())),
         group=min(how.group, len(truth)),
         diverged=int((~kept).sum()),
-        divergence=beside.divergence(features, kept, splits, how.seed),
-        notes=beside.notes(splits, kept),
+        divergence=diagnostics.divergence(features, kept, splits, how.seed),
+        notes=diagnostics.notes(splits, kept),
         provenance=made or store.Provenance(how.seed, labels.provenance.settings),
-        **beside.single_features(features.of(tested)[kept], truth, splits, how),
+        **diagnostics.single_features(features.of(tested)[kept], truth, splits, how),
         **found,
     )
 

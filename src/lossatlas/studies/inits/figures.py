@@ -16,10 +16,10 @@ from lossatlas.plots import canvas, plot_betti, plot_contour, plot_persistence, 
 from lossatlas.plots.inits import plot_choice, plot_histories, plot_predicted, plot_scores
 from lossatlas.store import writing
 from lossatlas.studies.inits.files import load_stage, path_of
+from lossatlas.studies.inits.problem import load_subject
 from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.records import Labels
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import load_subject
 from lossatlas.studies.inits.surrogates.result import Surrogates
 from lossatlas.topology import persistence
 
@@ -64,7 +64,7 @@ def _page(
     progress: Progress | None,
 ) -> Path:
     path = settings.folder / "figures" / "figures.html"
-    title = escape(f"Initialisations of {settings.model} on {settings.data}")
+    title = escape(f"Initializations of {settings.model} on {settings.data}")
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
         "<style>body{font-family:system-ui,sans-serif;max-width:60rem;margin:2rem auto}"
@@ -135,7 +135,7 @@ def _landscapes(
     maps: list[tuple[str, Landscape]] = []
     for word, index in picked:
         candidate = labels.candidates[int(index)]
-        origin = subject.initialiser.draw(candidate)
+        origin = subject.initializer.draw(candidate)
         plane = random_plane(objective, origin=origin, seed=settings.seed)
         name = f"{word}: {candidate.scheme} x {candidate.scale:.2f}"
         maps.append((name, map_plane(objective, plane, span=1.0, points=SIDE)))

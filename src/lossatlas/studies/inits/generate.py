@@ -1,4 +1,4 @@
-"""Stage 1: points of parameter space from many initialisers, and the true losses there."""
+"""Stage 1: points of parameter space from many initializers, and the true losses there."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,10 +13,10 @@ from lossatlas.store import remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
 from lossatlas.studies.inits.files import ledger_of, provenance
-from lossatlas.studies.inits.pairs import Pairs
+from lossatlas.studies.inits.problem import Problem
+from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.schemes import INTERPOLATION
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject
 from lossatlas.studies.inits.threads import one_thread
 from lossatlas.studies.pieces import finished
 
@@ -27,14 +27,14 @@ _BEST, _PARENTS, _MIX_NOISE = 0.3, 500, 0.1
 
 def generate(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     *,
     executor: str | Executor | None = None,
     progress: Callable[[str], object] | None = None,
-) -> Pairs:
+) -> Samples:
     """Draw recipes and compute their losses; what is done is kept in the folder.
 
-    Nine of ten are initialisers with some noise on top; the others mix two to four of the
+    Nine of ten are initializers with some noise on top; the others mix two to four of the
     best of these, as in the published study.
 
     Args:
@@ -54,23 +54,23 @@ def generate(
         ResumeError: the folder holds unfinished work of other settings.
     """
     base = base_recipes(settings)
-    subject.initialiser.draw(base[0])
+    subject.initializer.draw(base[0])
     losses = _losses(settings, subject, base, executor, progress)
     if not np.isfinite(losses).any():
         # What is there is of no use, and must not bar the way to other settings.
         remove_ledger(ledger_of(settings, "generate"))
         raise DataError(
-            f"none of {len(losses)} initialisations has a finite loss; give smaller scales, "
+            f"none of {len(losses)} initializations has a finite loss; give smaller scales, "
             "as in --set generate.scales=[0.5,1.0]."
         )
     mixed = mixed_recipes(settings, base, losses)
     losses = np.concatenate([losses, _losses(settings, subject, mixed, executor, progress)])
     made = provenance(settings, "generate", subject.fingerprint)
-    return Pairs((*base, *mixed), losses, made)
+    return Samples((*base, *mixed), losses, made)
 
 
 def base_recipes(settings: InitsSettings) -> tuple[Candidate, ...]:
-    """Initialisers with scales and noise.
+    """Initializers with scales and noise.
 
     Args:
         settings: of the study.
@@ -138,14 +138,14 @@ def _seed(settings: InitsSettings, index: int) -> int:
 
 def _losses(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     candidates: Sequence[Candidate],
     executor: str | Executor | None,
     progress: Callable[[str], object] | None,
 ) -> Array:
     chunk = settings.generate.chunk
     firsts = range(0, len(candidates), chunk)
-    kind = "mixtures" if candidates and candidates[0].parents else "initialisers"
+    kind = "mixtures" if candidates and candidates[0].parents else "initializers"
     measure: list[Callable[[Sequence[Candidate]], Array]] = []
 
     def work(index: int) -> Array:
@@ -165,12 +165,12 @@ def _losses(
     return np.concatenate([np.empty(0), *(table[:, 0] for table in tables)])
 
 
-def _measure(subject: Subject) -> Callable[[Sequence[Candidate]], Array]:
-    initialiser, losses = subject.initialiser, subject.true_losses()
+def _measure(subject: Problem) -> Callable[[Sequence[Candidate]], Array]:
+    initializer, losses = subject.initializer, subject.true_losses()
 
     def measure(candidates: Sequence[Candidate]) -> Array:
         with one_thread():
-            found: Array = losses(initialiser.stack(candidates)).numpy()
+            found: Array = losses(initializer.stack(candidates)).numpy()
         return found[:, None]
 
     return measure

@@ -1,4 +1,4 @@
-"""Stage 3: what becomes of each initialisation. Every label is a training of its own."""
+"""Stage 3: what becomes of each initialization. Every label is a training of its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor
+from lossatlas.linalg.params import Params
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
 from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.records import MEASURES, Labels
 from lossatlas.studies.inits.settings import InitsSettings, LabelSettings
-from lossatlas.studies.inits.subject import Subject
 from lossatlas.studies.inits.threads import one_thread
 from lossatlas.studies.pieces import finished
-from lossatlas.workbench import EnsembleRun, evaluate_ensemble, train_ensemble
+from lossatlas.training import EnsembleRun, evaluate_ensemble, train_ensemble
 
 Array = NDArray[np.float64]
 
 
 def label(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     candidates: Sequence[Candidate] | None = None,
     *,
     executor: str | Executor | None = None,
@@ -58,7 +58,7 @@ def label(
     plan = settings.label
     check_budgets(plan.budgets)
     chosen = label_candidates(settings) if candidates is None else tuple(candidates)
-    subject.initialiser.draw(chosen[0])
+    subject.initializer.draw(chosen[0])
     groups = _groups(plan, len(chosen))
     run = settings.identity("label") | {
         "data fingerprint": subject.fingerprint,
@@ -141,13 +141,13 @@ def _groups(plan: LabelSettings, candidates: int) -> list[_Group]:
 
 
 def _trained(
-    subject: Subject, plan: LabelSettings, candidates: Sequence[Candidate], group: _Group
+    subject: Problem, plan: LabelSettings, candidates: Sequence[Candidate], group: _Group
 ) -> Array:
     # One row a member: the measures, and whether it diverged.
-    initialiser, starts = subject.initialiser, dict[int, Params]()
+    initializer, starts = subject.initializer, dict[int, Params]()
     for index, _ in group.members:
         if index not in starts:
-            starts[index] = initialiser.draw(candidates[index])
+            starts[index] = initializer.draw(candidates[index])
     with one_thread():
         run = train_ensemble(
             subject.model,
@@ -166,7 +166,7 @@ def _trained(
         return _measured(subject, run)
 
 
-def _measured(subject: Subject, run: EnsembleRun) -> Array:
+def _measured(subject: Problem, run: EnsembleRun) -> Array:
     parts = (subject.train, subject.test)
     losses = [evaluate_ensemble(subject.model, run.states, p, subject.loss) for p in parts]
     right = [np.full(len(run), np.nan)] * 2
@@ -180,7 +180,7 @@ def _measured(subject: Subject, run: EnsembleRun) -> Array:
 
 def _assembled(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     candidates: tuple[Candidate, ...],
     groups: list[_Group],
     tables: list[Array],

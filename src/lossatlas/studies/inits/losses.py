@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lossatlas.algebra.params import Params
 from lossatlas.errors import AtlasError
 from lossatlas.guard import preserved_modes
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import tensors
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.studies.inits.chains import Chain, read_chain
-from lossatlas.workbench.criteria import Criterion, Loss
-from lossatlas.workbench.members import vmapped_losses
+from lossatlas.training.criteria import Criterion, Loss
+from lossatlas.training.members import vmapped_losses
 
 # (weights stacked along axis 0) -> shape (members,).
 Many = Callable[[Params], Tensor]

@@ -14,8 +14,8 @@ from lossatlas.store import make_folder, remove_ledger, writing
 from lossatlas.studies.inits.files import ledger_of, load_stage, path_of
 from lossatlas.studies.inits.generate import generate
 from lossatlas.studies.inits.label import label
+from lossatlas.studies.inits.problem import Problem, load_subject
 from lossatlas.studies.inits.settings import STAGES, InitsSettings
-from lossatlas.studies.inits.subject import Subject, load_subject
 from lossatlas.studies.inits.surrogates import fit_surrogates
 
 Progress = Callable[[str], object]
@@ -46,7 +46,7 @@ def run_stage(
     settings: InitsSettings,
     stage: str,
     *,
-    subject: Subject | None = None,
+    subject: Problem | None = None,
     progress: Progress | None = None,
 ) -> Done:
     """Run one stage, unless its file is there already.
@@ -109,7 +109,7 @@ def run(
 
 
 def _computed(
-    settings: InitsSettings, stage: str, subject: Subject, progress: Progress | None
+    settings: InitsSettings, stage: str, subject: Problem, progress: Progress | None
 ) -> Any:
     try:
         return _COMPUTE[stage](settings, subject, progress)
@@ -120,20 +120,20 @@ def _computed(
         ) from error
 
 
-def _generate(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
+def _generate(settings: InitsSettings, subject: Problem, progress: Progress | None) -> Any:
     return generate(settings, subject, progress=progress)
 
 
-def _surrogates(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
+def _surrogates(settings: InitsSettings, subject: Problem, progress: Progress | None) -> Any:
     pairs = load_stage(settings, "generate", subject.fingerprint)
     return fit_surrogates(settings, subject, pairs, progress=progress)
 
 
-def _label(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
+def _label(settings: InitsSettings, subject: Problem, progress: Progress | None) -> Any:
     return label(settings, subject, progress=progress)
 
 
-def _quality(settings: InitsSettings, subject: Subject, progress: Progress | None) -> Any:
+def _quality(settings: InitsSettings, subject: Problem, progress: Progress | None) -> Any:
     from lossatlas.studies.inits.stages import fit_quality, measure_features
 
     labels = load_stage(settings, "label", subject.fingerprint)
@@ -145,7 +145,7 @@ def _quality(settings: InitsSettings, subject: Subject, progress: Progress | Non
     return fit_quality(settings, subject, labels, features, progress=progress)
 
 
-_COMPUTE: dict[str, Callable[[InitsSettings, Subject, Progress | None], Any]] = {
+_COMPUTE: dict[str, Callable[[InitsSettings, Problem, Progress | None], Any]] = {
     "generate": _generate,
     "fit-surrogate": _surrogates,
     "label": _label,

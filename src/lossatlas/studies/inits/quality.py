@@ -1,4 +1,4 @@
-"""What the quality of an initialisation can be predicted from, and how well."""
+"""What the quality of an initialization can be predicted from, and how well."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -209,7 +209,7 @@ class Quality:
         return [*rows, *(("note", note, "") for note in self.notes)]
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The scores as labelled arrays.
+        """The scores as labeled arrays.
 
         Returns:
             One group.

@@ -14,11 +14,11 @@ from lossatlas.rng import derive_seed
 from lossatlas.studies.inits.calibration import Calibration, trust
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.label import label
+from lossatlas.studies.inits.problem import Problem, load_subject
 from lossatlas.studies.inits.ranking import Ranking
 from lossatlas.studies.inits.records import Labels
 from lossatlas.studies.inits.schemes import OWN
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject, load_subject
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,17 +32,17 @@ def rank(
     settings: InitsSettings,
     candidates: int = 32,
     *,
-    subject: Subject | None = None,
+    subject: Problem | None = None,
     progress: Progress | None = None,
 ) -> Ranking:
-    """Rank initialisations of one network by what a short training shows.
+    """Rank initializations of one network by what a short training shows.
 
     All candidates are trained for the first of `label.budgets` in two data orders; eight spread
     over the order, the first among them, are trained for the last budget, and say how far the
     short training foretells the long one. What is done is kept below `folder`/rank.
 
     Args:
-        settings: of the study. The candidates are seeds of the model's own initialisation;
+        settings: of the study. The candidates are seeds of the model's own initialization;
             where `label.schemes` is set they are drawn from these schemes at scale 1.
         candidates: how many, at least 8.
         subject: network and data; loaded by default.
@@ -83,7 +83,7 @@ def rank(
         halving=(place, halved[1]),
         first=float(truth[0]),
         cost=run.epochs(candidates * ORDERS * budgets[0] + len(ranks) * budgets[-1]),
-        title=f"{candidates} initialisations of {settings.model} on {settings.data}",
+        title=f"{candidates} initializations of {settings.model} on {settings.data}",
         **found,
     )
 
@@ -99,7 +99,7 @@ def _recipes(settings: InitsSettings, count: int) -> tuple[Candidate, ...]:
 @dataclass(frozen=True, eq=False)
 class _Run:
     settings: InitsSettings
-    subject: Subject
+    subject: Problem
     candidates: tuple[Candidate, ...]
     progress: Progress | None
 

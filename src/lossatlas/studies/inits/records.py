@@ -1,9 +1,9 @@
-"""What the stages hand to each other: recipes of initialisations, labels, features.
+"""What the stages hand to each other: recipes of initializations, labels, features.
 
 One folder holds one study. Each stage reads files of the stages before it and writes one of
 its own, whole or not at all:
 
-    pairs.nc                 1  `Pairs`: recipes and their true losses
+    pairs.nc                 1  `Samples`: recipes and their true losses
     surrogate.nc             2  `Surrogates`: how well the loss is predicted, at what cost
     labels.nc                3  `Labels`: the losses after training
     features.nc, quality.nc  4  `Features`, and what was predicted from them
@@ -36,10 +36,10 @@ GROUPS = ("topology", "null", "statistics", "curvature", "baseline")
 @store.kind("inits-labels")
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What became of each initialisation: the losses after training.
+    """What became of each initialization: the losses after training.
 
     Attributes:
-        candidates: the recipes, one an initialisation.
+        candidates: the recipes, one an initialization.
         budgets: epochs of each training, growing; trainings are of their own, not prefixes of
             one another, because the schedule knows its end.
         orders: seeds of the data order; the spread over them is the noise of a label.
@@ -58,7 +58,7 @@ class Labels:
     provenance: store.Provenance = field(default_factory=store.Provenance)
 
     def __len__(self) -> int:
-        """How many initialisations there are.
+        """How many initializations there are.
 
         Returns:
             Their number.
@@ -139,7 +139,7 @@ class Labels:
         return reliability(self.of(budget, which)[chosen])
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The labels as labelled arrays.
+        """The labels as labeled arrays.
 
         Returns:
             One group.
@@ -184,7 +184,7 @@ class Labels:
 @store.kind("inits-features")
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What can be known of each initialisation before its training.
+    """What can be known of each initialization before its training.
 
     Attributes:
         names: of the features.
@@ -236,7 +236,7 @@ class Features:
         return tuple(name for name, group in both if group in groups)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The features as labelled arrays.
+        """The features as labeled arrays.
 
         Returns:
             One group.

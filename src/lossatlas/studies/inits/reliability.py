@@ -1,4 +1,4 @@
-"""How much of a label is the initialisation's own, and how much the order of the data."""
+"""How much of a label is the initialization's own, and how much the order of the data."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Initialisation schemes by name: how the weights of one layer are drawn."""
+"""Initialization schemes by name: how the weights of one layer are drawn."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no supported layers (dense, convolution, attention) "
-            'to initialise; give another model, or the scheme "own".'
+            'to initialize; give another model, or the scheme "own".'
         )
     return tuple(found)
 
@@ -102,7 +102,7 @@ def _orthogonal(layer: Layer, generator: torch.Generator) -> Tensor:
     rows, columns = layer.rows, layer.shape.numel() // layer.rows
     tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
     q, r = torch.linalg.qr(tall)
-    # The signs make the draw uniform (Haar): the factorisation alone prefers some rotations.
+    # The signs make the draw uniform (Haar): the factorization alone prefers some rotations.
     q = q * r.diagonal().sign()
     matrix = q if rows >= columns else q.T
     return _stored(matrix, layer)

@@ -1,4 +1,4 @@
-"""Settings of an initialisation study: one model serves the command, YAML and Python."""
+"""Settings of an initialization study: one model serves the command, YAML and Python."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,9 +50,9 @@ class SurrogateSettings(_Strict):
     held_out: float = Field(default=0.2, gt=0, lt=1)
     widths: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     patience: int = Field(default=30, ge=1)
-    # Pairs that a predictor is fitted to at most.
+    # Samples that a predictor is fitted to at most.
     limit: int = Field(default=100_000, ge=10)
-    # Initialisations around which predictors are tried, and points around each.
+    # Initializations around which predictors are tried, and points around each.
     anchors: int = Field(default=12, ge=1)
     points: int = Field(default=64, ge=8)
 

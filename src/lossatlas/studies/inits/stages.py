@@ -10,16 +10,16 @@ from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance
 from lossatlas.studies.inits.baselines import recipe_numbers
-from lossatlas.studies.inits.bench import Scoring
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.evaluate import evaluate
+from lossatlas.studies.inits.evaluation import Scoring
 from lossatlas.studies.inits.features.gather import Column, Measure, Training
-from lossatlas.studies.inits.features.neighbourhood import Sampling
+from lossatlas.studies.inits.features.neighborhood import Sampling
 from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.records import Features, Labels
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject
 from lossatlas.studies.inits.threads import one_thread
 from lossatlas.studies.pieces import finished
 
@@ -31,12 +31,12 @@ PIECE = 15
 
 def measure_features(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     labels: Labels,
     *,
     progress: Progress | None = None,
 ) -> Features:
-    """Measure the features of all labelled candidates.
+    """Measure the features of all labeled candidates.
 
     What is done is kept in the folder: a run that died goes on from there.
 
@@ -77,7 +77,7 @@ def measure_features(
     return joined(measure.columns(), np.concatenate(tables), candidates, made)
 
 
-def make_measure(settings: InitsSettings, subject: Subject) -> Measure:
+def make_measure(settings: InitsSettings, subject: Problem) -> Measure:
     """What the settings ask to be measured.
 
     Args:
@@ -96,7 +96,7 @@ def make_measure(settings: InitsSettings, subject: Subject) -> Measure:
         seed=settings.seed,
     )
     training = Training(label.lr, label.optimizer, label.batch_size)
-    return Measure(subject, subject.initialiser.draw, sampling, training)
+    return Measure(subject, subject.initializer.draw, sampling, training)
 
 
 def joined(
@@ -132,7 +132,7 @@ def joined(
 
 def fit_quality(
     settings: InitsSettings,
-    subject: Subject,
+    subject: Problem,
     labels: Labels,
     features: Features,
     *,
@@ -152,7 +152,7 @@ def fit_quality(
 
     Raises:
         DataError: too few candidates for the folds, constant labels, all diverged.
-        ArgumentError: a budget that was not labelled.
+        ArgumentError: a budget that was not labeled.
     """
     how, label = settings.quality, settings.label
     epoch = 3.0 * len(subject.train) / size_of(subject.probe)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lossatlas.errors import DataError
 from lossatlas.rng import derive_seed
 from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.heads import Head, Scaler
+from lossatlas.studies.inits.regressors import Head, Scaler
 from lossatlas.studies.inits.scores import random_source
 
 Array = NDArray[np.float64]
@@ -27,14 +27,14 @@ class Split:
         name: one of `SPLITS`.
         fold: of each candidate, shape (candidates,); -1 for those that take no part.
         blocks: candidates that are compared: all, a scheme, a cell of equal scheme and scale.
-        centred: features and labels are taken relative to the means of the block's training
+        centered: features and labels are taken relative to the means of the block's training
             rows, so that only what varies within a block can be predicted.
     """
 
     name: str
     fold: Ints
     blocks: Ints
-    centred: bool = False
+    centered: bool = False
 
     @property
     def ranked(self) -> Ints:
@@ -96,7 +96,7 @@ def make_splits(
         # An order of two or three says next to nothing.
         fewer = min(folds, int(members[large].min()) // SMALLEST_FOLD)
         fold = np.where(large, _dealt(cell, recipe, fewer, seed), -1)
-        splits.append(Split("scale-matched", fold, cell, centred=True))
+        splits.append(Split("scale-matched", fold, cell, centered=True))
     return tuple(splits)
 
 
@@ -137,7 +137,7 @@ def make_folds(features: Array, split: Split) -> list[Fold]:
         scaler = Scaler.fit(features[train])
         inside, outside = (scaler.apply(features[rows]) for rows in (train, test))
         blocks = None
-        if split.centred:
+        if split.centered:
             blocks = split.blocks[train], split.blocks[test]
             inside, outside = _relative(inside, outside, blocks)
         found.append(Fold(train, test, inside, outside, blocks))
@@ -157,7 +157,7 @@ def predict(
         seed: of the head.
 
     Returns:
-        Predictions shaped like `labels`; NaN for those that take no part. Those of a centred
+        Predictions shaped like `labels`; NaN for those that take no part. Those of a centered
         split are deviations from the block.
     """
     predicted = np.full(labels.shape, np.nan)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params, add, multiply
+from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_same_structure
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.params import Params, add, multiply
 from lossatlas.objective import Objective
-from lossatlas.reals import real_array
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
@@ -110,7 +110,7 @@ def mode_connectivity(losses: Array) -> float:
     Raises:
         ArgumentError: no losses, or not in a row.
     """
-    losses = real_array("losses", losses)
+    losses = as_float_array("losses", losses)
     if losses.ndim != 1 or not losses.size:
         raise ArgumentError(
             f"`losses` must be numbers in a row, shape (points,); got shape {losses.shape}."

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas import store
-from lossatlas.algebra.estimators import Estimate, jackknife
 from lossatlas.checks import check_one_of
+from lossatlas.linalg.estimators import Estimate, jackknife
 
 Array = NDArray[np.float64]
 
@@ -25,13 +25,13 @@ MEANING = {
     "II": "under-fitted: high loss, solutions connected by lower ground",
     "III": "under-sized: low loss, barriers between solutions",
     "IV-A": "over-fitted: low loss, connected, outputs differ",
-    "IV-B": "generalising: low loss, connected, outputs alike",
+    "IV-B": "generalizing: low loss, connected, outputs alike",
     UNCLEAR: "a measure is missing, or loss and curvature disagree",
 }
 
 
 def ring(seeds: int) -> list[tuple[int, int]]:
-    """The pairs of neighbours: each seed with the next, the last with the first.
+    """The pairs of neighbors: each seed with the next, the last with the first.
 
     Args:
         seeds: how many, at least 2.
@@ -171,7 +171,7 @@ class PhasePlane:
         return sure
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The plane as labelled arrays.
+        """The plane as labeled arrays.
 
         Returns:
             group name -> Dataset.

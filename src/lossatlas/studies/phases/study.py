@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lossatlas.algebra.params import Params, fingerprint, norm, subtract
 from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature import activations, cka, spectrum, trace
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.executor import Executor
+from lossatlas.linalg.params import Params, fingerprint, norm, subtract
 from lossatlas.objective import Objective, supervised
 from lossatlas.store import Provenance
 from lossatlas.studies.phases.curve import connect
 from lossatlas.studies.phases.result import OF_PAIRS, OF_SEEDS, PhasePlane, ring
 from lossatlas.studies.pieces import finished
-from lossatlas.workbench import (
+from lossatlas.training import (
     Dataset,
     EnsembleRun,
     build_loss,
@@ -116,7 +116,7 @@ def phase_plane(
 
     Each cell holds some networks that differ in their seed: trained side by side by SGD with
     momentum, all cells with the same epochs. Measured are losses and errors, the largest
-    eigenvalue and the trace of the Hessian, and between neighbours on the ring of seeds the
+    eigenvalue and the trace of the Hessian, and between neighbors on the ring of seeds the
     connectivity of a trained curve, the alignment of outputs on the test examples (debiased
     CKA) and the distance of weights. `PhasePlane.phases` names the phases.
 

@@ -1,4 +1,4 @@
-"""Networks of any width under a parametrisation: how weights start and how fast they learn."""
+"""Networks of any width under a parametrization: how weights start and how fast they learn."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lossatlas.checks import check_at_least, check_one_of, check_real
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
-from lossatlas.workbench import Dataset
+from lossatlas.training import Dataset
 
 # (width, data, seed) -> (a network, what the base rate is multiplied with at this width).
 Family = Callable[[int, Dataset, int], tuple[nn.Module, float]]

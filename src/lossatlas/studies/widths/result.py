@@ -8,9 +8,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lossatlas import store
-from lossatlas.algebra.estimators import Estimate, mean_of
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.linalg.estimators import Estimate, mean_of
 
 Array = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class WidthStudy:
     """Sharpness and losses of all trainings of a study of widths.
 
     Attributes:
-        families: names of the parametrisations.
+        families: names of the parametrizations.
         widths: of the hidden layers, growing.
         rates: base rates, growing.
         seeds: of the initial weights.
@@ -126,8 +126,8 @@ class WidthStudy:
         """
         octaves = np.log2(self.best_rates(family))
         doublings = np.log2(np.array(self.widths, dtype=float))
-        centred = doublings - doublings.mean()
-        slope = mean_of(centred @ octaves / (centred @ centred))
+        centered = doublings - doublings.mean()
+        slope = mean_of(centered @ octaves / (centered @ centered))
         verdict = _UNKNOWN if self.at_an_end(family) else _verdict(*slope.interval())
         return Transfer(slope, mean_of(self._regrets(family)), verdict)
 
@@ -158,7 +158,7 @@ class WidthStudy:
         return self.families.index(family)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The study as labelled arrays.
+        """The study as labeled arrays.
 
         Returns:
             group name -> Dataset.

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.algebra.params import Params, fingerprint
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature import spectrum
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.executor import Executor
+from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective import Objective
 from lossatlas.store import Provenance
 from lossatlas.studies.pieces import finished
 from lossatlas.studies.widths.networks import Family, families_of
 from lossatlas.studies.widths.result import WidthStudy
-from lossatlas.workbench import Dataset, EnsembleRun, build_loss, train_ensemble
-from lossatlas.workbench.criteria import as_loss
+from lossatlas.training import Dataset, EnsembleRun, build_loss, train_ensemble
+from lossatlas.training.criteria import as_loss
 
 Array = NDArray[np.float64]
 

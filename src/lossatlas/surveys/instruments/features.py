@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from lossatlas.algebra.estimators import Estimate
 from lossatlas.curvature import (
     NeuralCollapse,
     alpha_req,
@@ -15,12 +14,13 @@ from lossatlas.curvature import (
     rankme,
 )
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.surveys.finding import Quantity, estimated
+from lossatlas.linalg.estimators import Estimate
+from lossatlas.surveys.context import Context, Parts
 from lossatlas.surveys.head import head_classes, read_head
-from lossatlas.surveys.site import Parts, Site
+from lossatlas.surveys.instrument_result import Quantity, estimated
 
 
-def measure_representations(site: Site) -> Parts:
+def measure_representations(site: Context) -> Parts:
     """How many directions the features of the last layer use.
 
     Args:
@@ -51,7 +51,7 @@ def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
         "rankme": ("RankMe", "exp of the entropy of singular values, features as they are"),
         "effective_rank": (
             "effective rank",
-            "the same of features centred",
+            "the same of features centered",
         ),
         "participation": ("participation ratio", "of the covariance's eigenvalues"),
         "alpha_req": ("alpha-ReQ", "decay of the covariance's eigenvalues, i^-alpha"),
@@ -59,7 +59,7 @@ def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return tuple(estimated(n, results[k], m) for k, (n, m) in names.items() if k in results)
 
 
-def measure_collapse(site: Site) -> Parts:
+def measure_collapse(site: Context) -> Parts:
     """Neural collapse of the features of the last layer.
 
     Args:
@@ -71,7 +71,7 @@ def measure_collapse(site: Site) -> Parts:
     return {"collapse": lambda: _collapse(site)}
 
 
-def _collapse(site: Site) -> NeuralCollapse:
+def _collapse(site: Context) -> NeuralCollapse:
     head, classes = site.head, head_classes(site.objective)
     present = torch.unique(classes)
     if len(head.weight) <= int(present.max()):
@@ -104,7 +104,7 @@ def read_collapse(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     )
 
 
-def measure_similarity(site: Site) -> Parts:
+def measure_similarity(site: Context) -> Parts:
     """How like the features are to those of earlier checkpoints.
 
     Args:
@@ -117,7 +117,7 @@ def measure_similarity(site: Site) -> Parts:
     return {"start": lambda: _alike(site, 0), "middle": lambda: _alike(site, last // 2)}
 
 
-def _alike(site: Site, index: int) -> Estimate:
+def _alike(site: Context, index: int) -> Estimate:
     if len(site.checkpoints) < 2:
         raise ArgumentError(
             "likeness needs two checkpoints of the training; pass checkpoints= (the command "

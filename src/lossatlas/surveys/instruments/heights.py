@@ -13,15 +13,15 @@ from lossatlas.curvature import (
     worst_sharpness,
 )
 from lossatlas.objective.batches import batch_size
-from lossatlas.surveys.finding import Quantity, estimated
-from lossatlas.surveys.site import Parts, Site
+from lossatlas.surveys.context import Context, Parts
+from lossatlas.surveys.instrument_result import Quantity, estimated
 
 # Sets of m-sharpness; the size of a micro-batch on one device.
 _SET = 16
 _ASCENT = "largest rise found in the ball by ascent; a lower bound of the maximum"
 
 
-def measure_sharpness(site: Site) -> Parts:
+def measure_sharpness(site: Context) -> Parts:
     """Rises in balls around the weights: mean, worst, adaptive, and of small sets.
 
     Args:
@@ -42,7 +42,7 @@ def measure_sharpness(site: Site) -> Parts:
     }
 
 
-def _set_size(site: Site) -> int:
+def _set_size(site: Context) -> int:
     largest = max(site.objective.gathered(batch_size))
     check_at_least("examples of a batch", largest, 2)
     return min(_SET, largest)
@@ -77,7 +77,7 @@ def read_sharpness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return tuple(found)
 
 
-def measure_flatness(site: Site) -> Parts:
+def measure_flatness(site: Context) -> Parts:
     """Relative flatness of the last weight matrix.
 
     Args:
@@ -102,7 +102,7 @@ def read_flatness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return (estimated("relative flatness", results["flatness"], meaning),)
 
 
-def measure_roughness(site: Site) -> Parts:
+def measure_roughness(site: Context) -> Parts:
     """Total variation over range along random lines.
 
     Args:
@@ -135,7 +135,7 @@ def read_roughness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     )
 
 
-def measure_samples(site: Site) -> Parts:
+def measure_samples(site: Context) -> Parts:
     """How many examples the landscape needs.
 
     Args:

@@ -11,14 +11,14 @@ from lossatlas.curvature import (
     zero_sum_losses,
 )
 from lossatlas.errors import ArgumentError
-from lossatlas.surveys.finding import Quantity, estimated
-from lossatlas.surveys.site import Parts, Site
+from lossatlas.surveys.context import Context, Parts
+from lossatlas.surveys.instrument_result import Quantity, estimated
 
 # A survey's budget; ranks of networks depend on it, so it is one for all.
 _TASKS, _STEPS = 3, 200
 
 
-def measure_interference(site: Site) -> Parts:
+def measure_interference(site: Context) -> Parts:
     """How far examples cancel each other: their gradients here, their losses on the way.
 
     Args:
@@ -33,7 +33,7 @@ def measure_interference(site: Site) -> Parts:
     }
 
 
-def _on_the_way(site: Site) -> ZeroSumLosses:
+def _on_the_way(site: Context) -> ZeroSumLosses:
     if len(site.checkpoints) < 2:
         raise ArgumentError(
             "changes of the loss need two checkpoints of the training; pass checkpoints="
@@ -64,7 +64,7 @@ def read_interference(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return tuple(found)
 
 
-def measure_plasticity(site: Site) -> Parts:
+def measure_plasticity(site: Context) -> Parts:
     """How well random labels can be learned from here.
 
     Args:
@@ -97,7 +97,7 @@ def read_plasticity(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return (estimated("plasticity", found.value, meaning, unit="nats"),)
 
 
-def measure_spikes(site: Site) -> Parts:
+def measure_spikes(site: Context) -> Parts:
     """How much residual blocks can amplify a gradient.
 
     Args:

@@ -6,9 +6,9 @@ from typing import Any
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
-from lossatlas.surveys.finding import Finding, Quantity
+from lossatlas.surveys.context import Context, Parts
+from lossatlas.surveys.instrument_result import InstrumentResult, Quantity
 from lossatlas.surveys.instruments import features, heights, learning, spectra, steps
-from lossatlas.surveys.site import Parts, Site
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Instrument:
 
     name: str
     title: str
-    measure: Callable[[Site], Parts]
+    measure: Callable[[Context], Parts]
     read: Callable[[Mapping[str, Any]], tuple[Quantity, ...]]
 
-    def quantities(self, found: Finding) -> tuple[Quantity, ...]:
+    def quantities(self, found: InstrumentResult) -> tuple[Quantity, ...]:
         """The numbers of a finding of this instrument.
 
         Args:

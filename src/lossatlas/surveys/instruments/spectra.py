@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lossatlas.curvature import GroupSpectrum, Spectrum, hessian_criteria, spectrum, trace
-from lossatlas.surveys.finding import Quantity, estimated
-from lossatlas.surveys.site import Parts, Site
+from lossatlas.surveys.context import Context, Parts
+from lossatlas.surveys.instrument_result import Quantity, estimated
 
 UNIT = "loss / weight²"
 # Products for the trace: where large eigenvalues of both signs cancel, as before training, more
@@ -18,7 +18,7 @@ _TRACE = 300
 _GROUP = {"top": 1, "bottom": 1, "density": False, "tolerance": 1e-2, "limit": 60}
 
 
-def measure_curvature(site: Site) -> Parts:
+def measure_curvature(site: Context) -> Parts:
     """Extreme eigenvalues, density and trace of the Hessian.
 
     Args:
@@ -78,8 +78,8 @@ def _known(value: float, bound: float) -> str:
     return "error is a residual bound" + ("; its sign is not known" if hidden else "")
 
 
-def measure_criteria(site: Site) -> Parts:
-    """Criteria of generalisation read off the density.
+def measure_criteria(site: Context) -> Parts:
+    """Criteria of generalization read off the density.
 
     Args:
         site: where.
@@ -108,7 +108,7 @@ def read_criteria(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     )
 
 
-def measure_layers(site: Site) -> Parts:
+def measure_layers(site: Context) -> Parts:
     """The spectrum of each layer's block of the Hessian.
 
     Args:
@@ -120,7 +120,7 @@ def measure_layers(site: Site) -> Parts:
     return {"layers": lambda: _groups(site, "layer")}
 
 
-def measure_classes(site: Site) -> Parts:
+def measure_classes(site: Context) -> Parts:
     """The spectrum of the mean loss of each class.
 
     Args:
@@ -132,7 +132,7 @@ def measure_classes(site: Site) -> Parts:
     return {"classes": lambda: _groups(site, "class")}
 
 
-def _groups(site: Site, by: str) -> tuple[GroupSpectrum, ...]:
+def _groups(site: Context, by: str) -> tuple[GroupSpectrum, ...]:
     return spectrum(site.objective, by=by, seed=site.seed, **_GROUP).groups  # type: ignore[arg-type]
 
 

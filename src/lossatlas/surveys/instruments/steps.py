@@ -14,8 +14,8 @@ from lossatlas.curvature.stability import Steps
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size
-from lossatlas.surveys.finding import Quantity, estimated
-from lossatlas.surveys.site import Parts, Site
+from lossatlas.surveys.context import Context, Parts
+from lossatlas.surveys.instrument_result import Quantity, estimated
 
 # Adam's second moments come from at least so many sets of at most so many examples.
 _SETS, _SET = 8, 32
@@ -25,7 +25,7 @@ _NO_RATE = (
 )
 
 
-def measure_stability(site: Site) -> Parts:
+def measure_stability(site: Context) -> Parts:
     """The learning rate against the edge of stability.
 
     Args:
@@ -50,7 +50,7 @@ def _without_rate() -> Stability:
     raise ArgumentError(_NO_RATE)
 
 
-def _edge(site: Site, optimizer: Steps) -> Stability:
+def _edge(site: Context, optimizer: Steps) -> Stability:
     return edge_of_stability(site.objective, optimizer, seed=site.seed)
 
 
@@ -160,7 +160,7 @@ def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
     )
 
 
-def measure_gradient(site: Site) -> Parts:
+def measure_gradient(site: Context) -> Parts:
     """The gradient and its noise.
 
     Args:

@@ -1,1 +1,1 @@
-"""What can be measured of an initialisation before its training, from true losses."""
+"""What can be measured of an initialization before its training, from true losses."""

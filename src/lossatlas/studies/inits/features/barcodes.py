@@ -1,4 +1,4 @@
-"""Topology of a sampled neighbourhood as numbers: arrays in, no network known."""
+"""Topology of a sampled neighborhood as numbers: arrays in, no network known."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +48,12 @@ def plane_numbers(values: Array) -> dict[str, float]:
         "ridge total": float((ridges[:, 1] - ridges[:, 0]).sum()),
         "ridge relative": float((ridges[:, 1] - ridges[:, 0]).max(initial=0.0)) / span,
         "ridge betti": _betti_mean(diagram, 1),
-        "centre depth": _centre_depth(values, tree) / span,
+        "center depth": _center_depth(values, tree) / span,
     }
 
 
 def graph_numbers(points: Array, losses: Array) -> dict[str, float]:
-    """Lower-star persistence of scattered points on their neighbour graph.
+    """Lower-star persistence of scattered points on their neighbor graph.
 
     Args:
         points: coordinates, shape (points, dimensions).
@@ -118,7 +118,7 @@ def _basins(diagram: Diagram, tree: MergeTree, span: float) -> dict[str, float]:
         "entropy": entropy(bars),
         "energy": float(np.sqrt(total_persistence(bars, order=2))) / span,
         "betti": _betti_mean(diagram, 0),
-        "saddle minimum": tree.smad(normalise=True),
+        "saddle minimum": tree.smad(normalize=True),
         "deepest share": float(shares[0]),
     }
 
@@ -147,7 +147,7 @@ def _betti_mean(diagram: Diagram, degree: int) -> float:
     return float(betti_curve(diagram, levels, dimension=degree).mean())
 
 
-def _centre_depth(values: Array, tree: MergeTree) -> float:
+def _center_depth(values: Array, tree: MergeTree) -> float:
     # How far the middle lies above the bottom of its own basin.
     middle = tuple(size // 2 for size in values.shape)
     basin = tree.basins[middle]

@@ -1,4 +1,4 @@
-"""Gradient and curvature of many initialisations at once."""
+"""Gradient and curvature of many initializations at once."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.algebra.params import Params
 from lossatlas.guard import preserved_modes
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import generator
-from lossatlas.workbench.criteria import Loss
-from lossatlas.workbench.members import member_losses
+from lossatlas.training.criteria import Loss
+from lossatlas.training.members import member_losses
 
 Array = NDArray[np.float64]
 # Random probes of the trace, and power steps towards the largest eigenvalue.

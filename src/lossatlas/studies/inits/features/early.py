@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
-from lossatlas.workbench.criteria import Loss
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.ensemble import train_ensemble
-from lossatlas.workbench.evaluation import evaluate_ensemble
+from lossatlas.training.criteria import Loss
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.ensemble import train_ensemble
+from lossatlas.training.evaluation import evaluate_ensemble
 
 Array = NDArray[np.float64]
 AFTER = (1, 5, 20)
@@ -30,7 +30,7 @@ def early_losses(
     seed: int = 0,
     after: Sequence[int] = AFTER,
 ) -> dict[str, Array]:
-    """The loss of the probe after a few updates, for many initialisations at once.
+    """The loss of the probe after a few updates, for many initializations at once.
 
     Args:
         model: the architecture.

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.algebra.params import Params
+from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
 from lossatlas.studies.inits.baselines import size_numbers
@@ -16,8 +16,8 @@ from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.features import derivatives, proxies
 from lossatlas.studies.inits.features.early import AFTER, early_cost, early_losses, early_name
 from lossatlas.studies.inits.features.landscape import landscape_keys, landscape_row
-from lossatlas.studies.inits.features.neighbourhood import Sampling, Surveyor
-from lossatlas.studies.inits.subject import Subject
+from lossatlas.studies.inits.features.neighborhood import Sampling, Surveyor
+from lossatlas.studies.inits.problem import Problem
 
 Array = NDArray[np.float64]
 GROUPS = ("topology", "statistics", "curvature", "baseline")
@@ -69,7 +69,7 @@ class Measure:
             "curvature" (with the proxies made of gradients), "baseline".
     """
 
-    subject: Subject
+    subject: Problem
     parameters: Callable[[Candidate], Params]
     sampling: Sampling
     training: Training
@@ -130,7 +130,7 @@ class Measure:
         if self.maps:
             surveyor, keys = Surveyor(objective, self.sampling), landscape_keys(self.sampling)
             found = [
-                landscape_row(surveyor.neighbourhood(one), self.sampling) for one in initial
+                landscape_row(surveyor.neighborhood(one), self.sampling) for one in initial
             ]
             tables.append(np.array([[row.get(key, np.nan) for key in keys] for row in found]))
         return np.concatenate(tables, axis=1)

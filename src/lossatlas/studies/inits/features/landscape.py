@@ -9,15 +9,15 @@ from lossatlas.studies.inits.features.barcodes import (
     graph_numbers,
     plane_numbers,
 )
-from lossatlas.studies.inits.features.neighbourhood import Neighbourhood, Sampling
+from lossatlas.studies.inits.features.neighborhood import Neighborhood, Sampling
 from lossatlas.studies.inits.features.statistics import loss_numbers
 
 Array = NDArray[np.float64]
 Key = tuple[str, str]
 
 
-def landscape_row(found: Neighbourhood, sampling: Sampling) -> dict[Key, float]:
-    """Features of one neighbourhood, and of its losses shuffled over the points.
+def landscape_row(found: Neighborhood, sampling: Sampling) -> dict[Key, float]:
+    """Features of one neighborhood, and of its losses shuffled over the points.
 
     Args:
         found: the losses around a candidate.
@@ -29,8 +29,8 @@ def landscape_row(found: Neighbourhood, sampling: Sampling) -> dict[Key, float]:
     """
     source = np.random.default_rng(derive_seed("inits topology null", sampling.seed))
     planes = found.planes.reshape(*found.planes.shape[:2], -1)
-    dealt = Neighbourhood(
-        found.centre,
+    dealt = Neighborhood(
+        found.center,
         source.permuted(planes, axis=-1).reshape(found.planes.shape),
         found.points,
         source.permutation(found.scattered),
@@ -38,14 +38,14 @@ def landscape_row(found: Neighbourhood, sampling: Sampling) -> dict[Key, float]:
     row = {("topology", n): v for n, v in topology_numbers(found, sampling).items()}
     row |= {("null", f"null: {n}"): v for n, v in topology_numbers(dealt, sampling).items()}
     for index, radius in enumerate(sampling.radii):
-        numbers = loss_numbers(found.planes[:, index], found.centre)
+        numbers = loss_numbers(found.planes[:, index], found.center)
         row |= {("statistics", f"{name} at {radius:g}"): v for name, v in numbers.items()}
-    numbers = loss_numbers(found.scattered, found.centre)
+    numbers = loss_numbers(found.scattered, found.center)
     return row | {("statistics", f"{name} in the ball"): v for name, v in numbers.items()}
 
 
 def landscape_keys(sampling: Sampling) -> list[Key]:
-    """The features of any neighbourhood, in order.
+    """The features of any neighborhood, in order.
 
     Args:
         sampling: where losses are taken.
@@ -58,13 +58,13 @@ def landscape_keys(sampling: Sampling) -> list[Key]:
     ball = sampling.ball()
     return list(
         landscape_row(
-            Neighbourhood(0.5, source.random(shape), ball, source.random(len(ball))), sampling
+            Neighborhood(0.5, source.random(shape), ball, source.random(len(ball))), sampling
         )
     )
 
 
-def topology_numbers(found: Neighbourhood, sampling: Sampling) -> dict[str, float]:
-    """The topology of one neighbourhood, planes of a radius averaged.
+def topology_numbers(found: Neighborhood, sampling: Sampling) -> dict[str, float]:
+    """The topology of one neighborhood, planes of a radius averaged.
 
     Args:
         found: losses.

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lossatlas.algebra.params import Params
 from lossatlas.guard import preserved_modes
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 
 Array = NDArray[np.float64]
@@ -19,12 +19,12 @@ _RECTIFIERS = (nn.ReLU, nn.LeakyReLU, nn.ReLU6)
 
 
 def proxies(model: nn.Module, batch: Batch, params: Params) -> dict[str, float]:
-    """Proxies of one initialisation; NaN where the network or the data have no such number.
+    """Proxies of one initialization; NaN where the network or the data have no such number.
 
     Args:
         model: the architecture; its weights do not count. Evaluated in eval mode.
         batch: a pair (inputs, targets), or anything else, for which all are NaN.
-        params: the initialisation.
+        params: the initialization.
 
     Returns:
         `SynFlow`: logarithm of the sum of |w dR/dw|, where R is the sum of the outputs for an

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def loss_numbers(losses: Array, centre: float) -> dict[str, float]:
+def loss_numbers(losses: Array, center: float) -> dict[str, float]:
     """Statistics of sampled losses; any shuffle of the points leaves them as they are.
 
     Args:
         losses: any shape; those that are not finite are left out and counted.
-        centre: the loss at the point in the middle.
+        center: the loss at the point in the middle.
 
     Returns:
         name -> number. Without a finite loss only the share of them is a number.
@@ -30,10 +30,10 @@ def loss_numbers(losses: Array, centre: float) -> dict[str, float]:
         "median": float(median),
         "skewness": float(((flat - mean) ** 3).mean() / deviation**3) if deviation else 0.0,
         "spread": float(high - low),
-        "rise": mean - centre,
-        "fall": float(flat[0]) - centre,
+        "rise": mean - center,
+        "fall": float(flat[0]) - center,
         "variation": deviation / abs(mean) if mean else 0.0,
-        "below": float((flat < centre).mean()),
+        "below": float((flat < center).mean()),
     }
     return numbers | lost
 

@@ -11,14 +11,14 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor, nn
 
 from lossatlas.rng import derive_seed
+from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.schemes import find_layers
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject
 from lossatlas.studies.inits.surrogates.networks import EquivariantNetwork, FlatNetwork
 from lossatlas.studies.inits.surrogates.rows import Rows, pieces
 from lossatlas.studies.inits.surrogates.summaries import layer_statistics
 from lossatlas.studies.inits.surrogates.training import fit_network, predict
-from lossatlas.workbench.seeding import seeded
+from lossatlas.training.seeding import seeded
 
 Array = NDArray[np.float64]
 Predictor = Callable[[Tensor], Array]
@@ -39,7 +39,7 @@ class Task:
     """
 
     settings: InitsSettings
-    subject: Subject
+    subject: Problem
     rows: Rows
     losses: Tensor
     fitting: Tensor
@@ -80,7 +80,7 @@ def fit_equivariant(task: Task) -> tuple[Predictor, Array]:
     Raises:
         ModelError: the layers of the network do not follow one another.
     """
-    like = task.subject.initialiser.like
+    like = task.subject.initializer.like
     sample = task.rows(task.fitting[:1000])
     parts = pieces(sample, [value.shape for value in like.values()])
     deviations = [float(part.std()) or 1.0 for part in parts]
@@ -98,7 +98,7 @@ def fit_statistics(task: Task) -> tuple[Predictor, Array]:
     Returns:
         The predictor, and an empty history.
     """
-    shapes = [value.shape for value in task.subject.initialiser.like.values()]
+    shapes = [value.shape for value in task.subject.initializer.like.values()]
     known = torch.cat([task.fitting, task.checking])
     table = np.concatenate(
         [layer_statistics(task.rows(part), shapes) for part in torch.split(known, _CHUNK)]

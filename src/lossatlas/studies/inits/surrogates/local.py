@@ -1,4 +1,4 @@
-"""Points at one distance from initialisations: where only the landscape tells them apart."""
+"""Points at one distance from initializations: where only the landscape tells them apart."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from torch import Tensor
 
-from lossatlas.landscape.directions import filter_normalised
+from lossatlas.landscape.directions import filter_normalized
 from lossatlas.rng import derive_seed, generator
 from lossatlas.studies.inits.candidate import Candidate
+from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject
 
 Array = NDArray[np.float64]
 DIMENSION, RADIUS = 4, 0.5
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
-    """Points around one initialisation, in an affine subspace.
+class Neighborhood:
+    """Points around one initialization, in an affine subspace.
 
     Attributes:
         known: coordinates in the ball, shape (points, DIMENSION), for a local predictor.
@@ -39,10 +39,10 @@ class Neighbourhood:
     rows: Tensor
 
 
-def neighbourhoods(settings: InitsSettings, subject: Subject) -> list[Neighbourhood]:
-    """Initialisations that no predictor was fitted to, and the ground around each.
+def neighborhoods(settings: InitsSettings, subject: Problem) -> list[Neighborhood]:
+    """Initializations that no predictor was fitted to, and the ground around each.
 
-    Directions are drawn at random and normalised filter by filter: a step of `RADIUS` moves
+    Directions are drawn at random and normalized filter by filter: a step of `RADIUS` moves
     each filter by that share of its length.
 
     Args:
@@ -61,13 +61,13 @@ def neighbourhoods(settings: InitsSettings, subject: Subject) -> list[Neighbourh
     return found
 
 
-def _around(subject: Subject, anchor: Candidate, points: int) -> Neighbourhood:
+def _around(subject: Problem, anchor: Candidate, points: int) -> Neighborhood:
     random = generator("inits", "around", anchor.seed)
-    origin = subject.initialiser.draw(anchor)
+    origin = subject.initializer.draw(anchor)
     flat = torch.cat([value.reshape(-1) for value in origin.values()])
     directions = torch.stack(
         [
-            torch.cat([v.reshape(-1) for v in filter_normalised(drawn, origin).values()])
+            torch.cat([v.reshape(-1) for v in filter_normalized(drawn, origin).values()])
             for drawn in (
                 {n: torch.randn(v.shape, generator=random).to(v) for n, v in origin.items()}
                 for _ in range(DIMENSION)
@@ -87,16 +87,16 @@ def _around(subject: Subject, anchor: Candidate, points: int) -> Neighbourhood:
     }
     losses = subject.true_losses()(stacked).numpy()
     places = coordinates.numpy()
-    return Neighbourhood(
+    return Neighborhood(
         places[:points], places[points:], losses[:points], losses[points:], rows[points:].cpu()
     )
 
 
-def gaussian_process(around: Neighbourhood) -> tuple[Array, Array]:
+def gaussian_process(around: Neighborhood) -> tuple[Array, Array]:
     """A Gaussian process in the subspace, fitted to the known points.
 
     Args:
-        around: one initialisation.
+        around: one initialization.
 
     Returns:
         Mean and standard deviation at the points asked for, shape (points,) each.

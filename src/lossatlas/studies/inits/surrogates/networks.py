@@ -13,7 +13,7 @@ from lossatlas.studies.inits.surrogates.rows import pieces
 
 
 class FlatNetwork(nn.Module):
-    """The published predictor: a residual network on standardised flat parameters.
+    """The published predictor: a residual network on standardized flat parameters.
 
     LayerNorm, one dense layer with GELU, then blocks of falling width (LayerNorm, GELU,
     dropout 0.1, a dense skip), LayerNorm, 64, 1. It does not know that hidden units can be
@@ -48,7 +48,7 @@ class FlatNetwork(nn.Module):
             rows: parameters, shape (k, parameters).
 
         Returns:
-            Standardised losses, shape (k,).
+            Standardized losses, shape (k,).
         """
         scaled = (rows - self.mean) / self.deviation
         predicted: Tensor = self.end(self.blocks(self.start(scaled)))
@@ -118,7 +118,7 @@ class EquivariantNetwork(nn.Module):
             rows: parameters, shape (k, parameters).
 
         Returns:
-            Standardised losses, shape (k,).
+            Standardized losses, shape (k,).
         """
         parts = pieces(rows, self.shapes)
         named = {

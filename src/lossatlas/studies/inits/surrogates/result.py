@@ -28,8 +28,8 @@ class Surrogates:
         tested: indices of the held-out pairs, shape (tested,).
         schemes: of these, shape (tested,).
         truth: their losses, clipped to [0.1, 100], shape (tested,).
-        predictions: shape (kinds, tested); NaN where a kind serves one initialisation only.
-        near_truth: losses around initialisations, all at one distance relative to the length
+        predictions: shape (kinds, tested); NaN where a kind serves one initialization only.
+        near_truth: losses around initializations, all at one distance relative to the length
             of each filter, shape (anchors, points).
         near: predictions there, shape (kinds, anchors, points).
         near_spread: standard deviation that a Gaussian process gives, likewise, else NaN.
@@ -58,11 +58,11 @@ class Surrogates:
         Args:
             kind: one of `kinds`.
             view: "pooled" over all held-out pairs; "within scheme", averaged over schemes;
-                "same radius", within the surroundings of each initialisation, averaged over
+                "same radius", within the surroundings of each initialization, averaged over
                 these.
 
         Returns:
-            (value, lower, upper), bootstrap over points (over initialisations for "same
+            (value, lower, upper), bootstrap over points (over initializations for "same
             radius"); NaN where a kind does not serve this view.
 
         Raises:
@@ -103,7 +103,7 @@ class Surrogates:
             kind: one of `kinds`.
 
         Returns:
-            In units of the loss; NaN where a kind serves one initialisation only.
+            In units of the loss; NaN where a kind serves one initialization only.
 
         Raises:
             UnknownNameError: an unknown kind.
@@ -132,27 +132,27 @@ class Surrogates:
         inside = np.abs(self.near[index] - self.near_truth) <= level * spread
         return float(inside.mean())
 
-    def cost(self, kind: str, losses: int, initialisations: int = 1) -> float:
+    def cost(self, kind: str, losses: int, initializations: int = 1) -> float:
         """CPU seconds of all that a predictor needs to give losses of landscapes.
 
         Args:
             kind: one of `kinds`.
-            losses: of each initialisation.
-            initialisations: how many share the data and the fit.
+            losses: of each initialization.
+            initializations: how many share the data and the fit.
 
         Returns:
-            Seconds an initialisation. A predictor of one initialisation shares nothing.
+            Seconds an initialization. A predictor of one initialization shares nothing.
 
         Raises:
             UnknownNameError: an unknown kind.
         """
         check_one_of("kind", kind, self.kinds)
         data, fit, use = self.seconds[self.kinds.index(kind)]
-        shared = 1 if kind == "subspace" else initialisations
+        shared = 1 if kind == "subspace" else initializations
         return float((data + fit) / shared + use * losses / 1000)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The result as labelled arrays.
+        """The result as labeled arrays.
 
         Returns:
             One group, and one for each history.

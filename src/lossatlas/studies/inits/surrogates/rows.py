@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.candidates import Initialiser
+from lossatlas.studies.inits.candidates import Initializer
 
 Array = NDArray[np.float64]
 _BUDGET = 1 << 30
@@ -19,16 +19,16 @@ class Rows:
     """Flat parameters by index.
 
     Args:
-        initialiser: makes the parameters.
+        initializer: makes the parameters.
         candidates: the recipes.
         budget: bytes that the parameters may take; beyond it they are drawn each time anew.
     """
 
     def __init__(
-        self, initialiser: Initialiser, candidates: Sequence[Candidate], budget: int = _BUDGET
+        self, initializer: Initializer, candidates: Sequence[Candidate], budget: int = _BUDGET
     ) -> None:
-        self.initialiser, self.candidates = initialiser, candidates
-        self.width = sum(value.numel() for value in initialiser.like.values())
+        self.initializer, self.candidates = initializer, candidates
+        self.width = sum(value.numel() for value in initializer.like.values())
         fits = 4 * self.width * len(candidates) <= budget
         self._kept = torch.full((len(candidates), self.width), torch.nan) if fits else None
         self._known = torch.zeros(len(candidates), dtype=torch.bool)
@@ -52,7 +52,7 @@ class Rows:
 
     def _drawn(self, indices: Tensor) -> Tensor:
         chosen = [self.candidates[index] for index in indices.tolist()]
-        return self.initialiser.rows(chosen).cpu()
+        return self.initializer.rows(chosen).cpu()
 
     def moments(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every coordinate.

@@ -15,14 +15,14 @@ from lossatlas.errors import DataError
 from lossatlas.rng import generator
 from lossatlas.store import Ledger
 from lossatlas.studies.inits.files import ledger_of, provenance
-from lossatlas.studies.inits.pairs import Pairs
+from lossatlas.studies.inits.problem import Problem
+from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.settings import InitsSettings
-from lossatlas.studies.inits.subject import Subject
 from lossatlas.studies.inits.surrogates.kinds import FITTERS, Task, timed
 from lossatlas.studies.inits.surrogates.local import (
-    Neighbourhood,
+    Neighborhood,
     gaussian_process,
-    neighbourhoods,
+    neighborhoods,
 )
 from lossatlas.studies.inits.surrogates.result import Surrogates
 from lossatlas.studies.inits.surrogates.rows import Rows
@@ -38,8 +38,8 @@ _TIMED = 512
 
 def fit_surrogates(
     settings: InitsSettings,
-    subject: Subject,
-    pairs: Pairs,
+    subject: Problem,
+    pairs: Samples,
     *,
     progress: Callable[[str], object] | None = None,
 ) -> Surrogates:
@@ -67,12 +67,12 @@ def fit_surrogates(
     for kind in plan.kinds:
         check_one_of("surrogate.kinds", kind, KINDS)
     held, fitting, checking = _parts(settings, pairs)
-    rows = Rows(subject.initialiser, pairs.candidates)
+    rows = Rows(subject.initializer, pairs.candidates)
     losses = torch.from_numpy(np.clip(pairs.losses, *_CLIP))
     task = Task(settings, subject, rows, losses, fitting, checking)
     run = settings.identity("generate", "surrogate") | {"data fingerprint": subject.fingerprint}
     with one_thread():
-        around = neighbourhoods(settings, subject)
+        around = neighborhoods(settings, subject)
         trial = _Trial(task, held, around, *_seconds(subject, pairs))
         with Ledger(ledger_of(settings, "fit-surrogate"), run) as ledger:
             tables = [_kept(ledger, kind, trial, progress) for kind in plan.kinds]
@@ -92,7 +92,7 @@ def fit_surrogates(
     )
 
 
-def _parts(settings: InitsSettings, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(settings: InitsSettings, pairs: Samples) -> tuple[Tensor, Tensor, Tensor]:
     finite = torch.from_numpy(np.flatnonzero(np.isfinite(pairs.losses)))
     random = generator(settings.seed, "held out")
     mixed = finite[torch.randperm(len(finite), generator=random)]
@@ -114,7 +114,7 @@ class _Trial:
 
     task: Task
     held: Tensor
-    around: Sequence[Neighbourhood]
+    around: Sequence[Neighborhood]
     pair_seconds: float
     true_seconds: float
 
@@ -170,12 +170,12 @@ def _kept(
     return table
 
 
-def _seconds(subject: Subject, pairs: Pairs) -> tuple[float, float]:
+def _seconds(subject: Problem, pairs: Samples) -> tuple[float, float]:
     # CPU seconds of 1,000 pairs, and of 1,000 losses of a landscape, where nothing is drawn.
-    initialiser, losses = subject.initialiser, subject.true_losses()
+    initializer, losses = subject.initializer, subject.true_losses()
     chosen = pairs.candidates[:_TIMED]
-    stacked = initialiser.stack(chosen)
+    stacked = initializer.stack(chosen)
     losses(stacked)
-    _, draw = timed(lambda: initialiser.rows(chosen).numpy())
+    _, draw = timed(lambda: initializer.rows(chosen).numpy())
     loss = min(timed(lambda: losses(stacked).numpy())[1] for _ in range(3))
     return 1000 * (draw + loss) / len(chosen), 1000 * loss / len(chosen)

@@ -19,8 +19,8 @@ from lossatlas.objective import Batch
 from lossatlas.store import writing
 from lossatlas.studies.inits.settings import SurrogateSettings
 from lossatlas.studies.inits.surrogates.rows import Rows
-from lossatlas.workbench.dataset import Dataset
-from lossatlas.workbench.training import Tick, train
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.training import StepInfo, train
 
 Array = NDArray[np.float64]
 _WARMUP, _CLIP, _DECAY, _SHRINK = 10, 1.0, 1e-4, 1e-3
@@ -54,9 +54,9 @@ def fit_network(
     least mean absolute error on the validation rows, which the report never sees.
 
     Args:
-        module: rows -> standardised losses.
+        module: rows -> standardized losses.
         rows: the parameters.
-        targets: standardised losses of all rows, shape (candidates,).
+        targets: standardized losses of all rows, shape (candidates,).
         parts: indices to train on, and to validate on.
         plan: epochs, batch size, patience.
         lr: highest rate.
@@ -78,7 +78,7 @@ def fit_network(
         error: Tensor = F.mse_loss(predicted, wanted[:, 0]) + _SHRINK * predicted.abs().mean()
         return error
 
-    def after(tick: Tick) -> bool:
+    def after(tick: StepInfo) -> bool:
         seen.append(tick.loss)
         if tick.step % per_epoch:
             return False
@@ -115,7 +115,7 @@ def predict(module: nn.Module, chunks: Iterator[Tensor]) -> Tensor:
     """Predictions in eval mode.
 
     Args:
-        module: rows -> standardised losses.
+        module: rows -> standardized losses.
         chunks: of parameters, each of shape (k, parameters).
 
     Returns:
@@ -159,7 +159,7 @@ class _Keeper:
         self._made = made
         return made
 
-    def note(self, tick: Tick, row: list[float]) -> None:
+    def note(self, tick: StepInfo, row: list[float]) -> None:
         progress = self.progress
         progress.step = tick.step
         progress.history.append(row)

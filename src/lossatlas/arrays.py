@@ -1,0 +1,40 @@
+"""What came, as an array of real numbers, or a sentence that says why it is none."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.errors import DataError
+
+
+def as_float_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64]:
+    """An own array of floats.
+
+    Args:
+        argument: its name, for the message.
+        value: numbers, nested as deep as they are.
+        label: words for the message that say whose they are.
+
+    Returns:
+        The numbers in double precision; values that are not finite are kept.
+
+    Raises:
+        DataError: text, dates, records, complex numbers, masked or too large ones, or rows of
+            different lengths.
+    """
+    try:
+        found = np.asarray(value)
+        real = found.astype(np.float64) if found.dtype.kind in "biufO" else None
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DataError(
+            f"`{argument}`{label} must hold real numbers in rows of one length ({error})."
+        ) from None
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"`{argument}`{label} must hold real numbers; some are masked: fill them, as in "
+            "values.filled(nan)."
+        )
+    if real is None:
+        raise DataError(f"`{argument}`{label} must hold real numbers; got {found.dtype}.")
+    return real

@@ -1,0 +1,238 @@
+"""The schedule that a law likes best: free, as a plain cooldown, and beside other shapes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.sparse import csr_array
+
+from lossatlas.forecast import schedules
+from lossatlas.forecast.law import ScheduleLaw
+
+Floats = NDArray[np.float64]
+
+KNOTS = 48  # of the smooth optimum
+STAIRS = 32  # blocks of the staircase
+MANY_FALLS = 50  # fewer falls than this make a staircase
+FRACTIONS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
+END = 0.01  # of the peak: where the shapes stop that cannot reach zero
+ABRUPT = 0.005  # of the steps: a cooldown shorter than this is an artefact of the law
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One row of the table of schedules.
+
+    Attributes:
+        name: "linear cooldown", "cosine", ...
+        decay: length of its cooldown in updates, the best one for its shape; 0 for a constant.
+        loss: the final loss that the law expects.
+        behind: by how much that lies above the free optimum.
+        distinguishable: whether that is more than the law's own error; None where the error is
+            not known.
+    """
+
+    name: str
+    decay: int
+    loss: float
+    behind: float
+    distinguishable: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class SchedulePlan:
+    """What the law advises.
+
+    Attributes:
+        free: (T,) rates of the best schedule that never rises after the warm-up.
+        free_loss: the final loss expected of it.
+        wsd: (T,) rates of the best plain cooldown, which any trainer can run.
+        wsd_loss: the final loss expected of it.
+        wsd_shape: its shape, a name for `schedules.wsd`.
+        wsd_decay: its cooldown in updates.
+        table: all shapes, best first, each with its best cooldown.
+        error: one root mean square error of the law, in units of the loss; NaN if not known.
+        warnings: what to know before running it.
+    """
+
+    free: Floats
+    free_loss: float
+    wsd: Floats
+    wsd_loss: float
+    wsd_shape: str
+    wsd_decay: int
+    table: tuple[Shape, ...]
+    error: float
+    warnings: tuple[str, ...]
+
+    def with_warnings(self, more: tuple[str, ...]) -> "SchedulePlan":
+        """The same plan with more warnings.
+
+        Args:
+            more: sentences.
+
+        Returns:
+            A new plan.
+        """
+        return replace(self, warnings=self.warnings + more)
+
+    @property
+    def verdict(self) -> str:
+        """The table in one sentence."""
+        gap = self.wsd_loss - self.free_loss
+        if np.isnan(self.error):
+            return (
+                f"the best cooldown lies {gap:.4f} behind the free optimum; the law's error is "
+                "not known"
+            )
+        near = sum(not row.distinguishable for row in self.table)
+        return (
+            f"{near} of {len(self.table)} schedules are indistinguishable from the best one: "
+            f"they lie within the law's own error of {self.error:.4f}"
+        )
+
+
+def plan_schedule(
+    law: ScheduleLaw, values: Floats, steps: int, peak: float, *, warmup: int, error: float
+) -> SchedulePlan:
+    """Search the best schedules.
+
+    Args:
+        law: a law in the rates.
+        values: (p,) its parameters.
+        steps: updates, warm-up included.
+        peak: the highest rate.
+        warmup: length of the linear warm-up.
+        error: the law's error of a final log loss, as a root mean square; NaN if not known.
+
+    Returns:
+        The plan; the free schedule is never worse than a row of the table.
+    """
+
+    def loss_of(rates: Floats) -> float:
+        return law.final(values, rates)[0]
+
+    rows = [
+        _best_cooldown(loss_of, name, steps, peak, warmup) for name in schedules.SHAPE_NAMES
+    ]
+    shape, decay, wsd, wsd_loss = min(rows, key=lambda row: row[3])
+    known = [(f"{name} cooldown", length, rates, loss) for name, length, rates, loss in rows]
+    others = _others(steps, peak, warmup)
+    for name, stairs in (("free, in stairs", True), ("free, smooth", False)):
+        found = _free(law, values, wsd, warmup, stairs)
+        others.append((name, int((found[warmup:] < peak).sum()), found))
+    known += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
+    _, _, free, free_loss = min(known, key=lambda row: row[3])
+    width = error * free_loss
+    table = tuple(
+        Shape(name, length, loss, loss - free_loss,
+              None if np.isnan(width) else bool(loss - free_loss > width))
+        for name, length, _, loss in sorted(known, key=lambda row: row[3])
+    )  # fmt: skip
+    return SchedulePlan(
+        free, free_loss, wsd, wsd_loss, shape, decay, table, width,
+        _warnings(free, decay, steps - warmup),
+    )  # fmt: skip
+
+
+# The best length of a cooldown of one shape: a coarse search, then a fine one.
+def _best_cooldown(
+    loss_of: Callable[[Floats], float], name: str, steps: int, peak: float, warmup: int
+) -> tuple[str, int, Floats, float]:
+    body = steps - warmup
+    least = END if name not in schedules.SHAPES else 0.0
+
+    def rates(log_length: float) -> Floats:
+        length = int(np.clip(round(np.exp(log_length)), 1, body))
+        return schedules.wsd(steps, peak, max(length, 1), name, min_ratio=least, warmup=warmup)
+
+    grid = np.log(np.maximum(np.array(FRACTIONS) * body, 1.0))
+    losses = [loss_of(rates(x)) for x in grid]
+    i = int(np.argmin(losses))
+    low, high = grid[max(i - 1, 0)], grid[min(i + 1, grid.size - 1)]
+    fine = minimize_scalar(
+        lambda x: loss_of(rates(x)), bounds=(low, high), method="bounded",
+        options={"xatol": 0.01, "maxiter": 15},
+    )  # fmt: skip
+    best = fine.x if fine.fun < losses[i] else grid[i]
+    found = rates(best)
+    return name, int(np.clip(round(np.exp(best)), 1, body)), found, loss_of(found)
+
+
+def _others(steps: int, peak: float, warmup: int) -> list[tuple[str, int, Floats]]:
+    body = steps - warmup
+    return [
+        ("cosine to 0", body, schedules.cosine(steps, peak, 0.0, warmup)),
+        ("cosine to 10 %", body, schedules.cosine(steps, peak, 0.1, warmup)),
+        ("constant", 0, schedules.constant(steps, peak, warmup)),
+    ]
+
+
+# Minimize over falls of the log rate at knots that crowd towards the end.
+def _free(law: ScheduleLaw, values: Floats, start: Floats, warmup: int, stairs: bool) -> Floats:
+    steps, peak = start.size, float(start.max())
+    spread = _stairs(steps, warmup) if stairs else _slopes(steps, warmup)
+
+    def rates(falls: Floats) -> tuple[Floats, Floats]:
+        at_knots = peak * np.exp(-np.cumsum(falls))
+        return np.concatenate([start[:warmup], spread @ at_knots]), at_knots
+
+    def objective(falls: Floats) -> tuple[float, Floats]:
+        whole, at_knots = rates(falls)
+        loss, gradient = law.final(values, whole)
+        by_knot = spread.T @ gradient[warmup:]
+        # A fall at a knot lowers that knot and all after it.
+        by_fall = -np.cumsum((by_knot * at_knots)[::-1])[::-1]
+        return loss / scale, by_fall / scale
+
+    scale = 1e-4 * law.final(values, start)[0]
+    # Below a thousandth of the peak nothing is learnt, and the logarithm runs away.
+    body = np.maximum(start[warmup:], 1e-3 * peak)
+    logs = np.log(spread.T @ body / spread.sum(axis=0))
+    falls = np.maximum(-np.diff(logs, prepend=np.log(peak)), 0.0)
+    falls[0] = 0.0
+    bounds = [(0.0, 0.0)] + [(0.0, 10.0)] * (falls.size - 1)  # the first knot keeps the peak
+    found = minimize(
+        objective, falls, jac=True, method="L-BFGS-B", bounds=bounds,
+        options={"maxiter": 300, "ftol": 1e-11, "gtol": 1e-6},
+    )  # fmt: skip
+    return rates(found.x)[0]
+
+
+# (body, blocks): every update takes the rate of its block.
+def _stairs(steps: int, warmup: int) -> csr_array:
+    away = np.unique(np.round(np.geomspace(1, steps - warmup, STAIRS)).astype(int))[::-1]
+    block = np.repeat(np.arange(away.size), -np.diff(away, append=0))
+    return csr_array((np.ones(block.size), (np.arange(block.size), block)))
+
+
+# (body, knots): every update lies on the straight line between its two knots.
+def _slopes(steps: int, warmup: int) -> csr_array:
+    body = steps - warmup
+    away = np.unique(np.round(np.geomspace(1, body, KNOTS)).astype(int))[::-1]
+    knots, every = body - away, np.arange(body)
+    left = np.clip(np.searchsorted(knots, every, side="right") - 1, 0, knots.size - 2)
+    share = (every - knots[left]) / (knots[left + 1] - knots[left])
+    row = np.concatenate([every, every])
+    entries = np.concatenate([1 - share, share])
+    return csr_array((entries, (row, np.concatenate([left, left + 1]))))
+
+
+def _warnings(free: Floats, decay: int, body: int) -> tuple[str, ...]:
+    out = []
+    falls = int((np.diff(free[-body:]) < 0).sum())
+    if falls < MANY_FALLS:
+        out.append(
+            f"the free optimum is a staircase of {falls} falls: the formula rewards few large "
+            "ones, which no run has confirmed; the plain cooldown is the safe choice"
+        )
+    if decay < ABRUPT * body:
+        out.append(
+            f"the best cooldown takes {decay} updates: this law rewards a fall at once, which "
+            "no run confirms; use the multi-power law for schedules"
+        )
+    if decay > 0.9 * body:
+        out.append("the best cooldown begins at once: the stable phase is shorter than a tenth")
+    return tuple(out)

@@ -1,0 +1,221 @@
+"""Random probes of a matrix whose part in a Krylov space is known: its trace, its norm."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.errors import NonFiniteError
+from lossatlas.linalg.estimators import LEVEL, Estimate, mean_of, quantile, rademacher
+from lossatlas.linalg.krylov import Apply, Lanczos
+from lossatlas.rng import derive_seed
+
+Array = NDArray[np.float64]
+
+# Below this many probes a sample deviation says too little to stop on.
+_FIRST_PROBES = 12
+# How many samples the bound on the variance counts for.
+_PRIOR = 30
+# Its square is still a number.
+_TINY = 1e-150
+
+
+class DeflatedProbes:
+    """Random probes of a matrix whose part in a Krylov space is known exactly.
+
+    With P = I - Q^T Q, tr H = tr T + tr P H P. For a probe z the second part needs z^T H z and
+    the coefficients c = Q z alone: it is z^T H z - c^T T c - 2 beta_m c_m c_{m+1}. So one
+    product a probe serves every size of the space, also sizes reached later; the same holds
+    for |P H P z|^2 and |H P z|^2, given |H z|^2.
+
+    Args:
+        apply: v -> H v.
+        lanczos: the space, fully orthogonalised; it may grow between calls.
+        seed: probes are drawn from it.
+
+    Source: Hutchinson 1990; the split as in Meyer et al., Hutch++, arXiv:2010.09649, with a
+        Krylov space as in Chen and Hallman, arXiv:2205.01736.
+    """
+
+    def __init__(self, apply: Apply, lanczos: Lanczos, seed: int) -> None:
+        self._apply, self._lanczos, self._seed = apply, lanczos, seed
+        self.plain: list[float] = []
+        self._squares: list[float] = []
+        self._known: list[Array] = []
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def draw(self, count: int) -> None:
+        """Take further probes: one product each.
+
+        Args:
+            count: how many.
+
+        Raises:
+            NonFiniteError: a product is NaN or infinite.
+        """
+        for _ in range(count):
+            probe = self._probe(len(self))
+            image = self._apply(probe)
+            square = float(image.double().square().sum())
+            if not math.isfinite(square):
+                raise NonFiniteError(
+                    "a product with a random probe is not finite: look for infinite curvature "
+                    "(a square root or a norm at zero) or overflow."
+                )
+            self.plain.append(float(probe.double() @ image.double()))
+            self._squares.append(square)
+            self._known.append(self._lanczos.basis.coefficients(probe))
+
+    def seed_of(self, index: int) -> int:
+        """What a probe is drawn from: it is drawn anew instead of being kept.
+
+        Args:
+            index: its number.
+
+        Returns:
+            The seed for `rademacher`.
+        """
+        return derive_seed(self._seed, "probe", index)
+
+    def _probe(self, index: int) -> Tensor:
+        like = self._lanczos.basis[0]
+        return rademacher(self._lanczos.size, self.seed_of(index), like)
+
+    def _coefficients(self) -> Array:
+        rows = len(self._lanczos.basis)
+        for index, known in enumerate(self._known):
+            if len(known) < rows:
+                fresh = self._lanczos.basis.coefficients(self._probe(index), len(known))
+                self._known[index] = np.concatenate([known, fresh])
+        return np.array(self._known).reshape(len(self), rows)
+
+    def remainders(self) -> Array:
+        """z^T P H P z: what each probe sees of the trace outside the space.
+
+        Returns:
+            Shape (probes,); zeros where the space is everything.
+        """
+        if self._lanczos.exhausted:
+            return np.zeros(len(self))
+        alpha, beta = np.array(self._lanczos.alpha), np.array(self._lanczos.beta)
+        c = self._coefficients()
+        # Neighbors couple twice; the last beta is the coupling to what lies outside.
+        inside = c[:, :-1] ** 2 @ alpha + 2 * (c[:, :-1] * c[:, 1:]) @ beta
+        rest: Array = np.array(self.plain) - inside
+        return rest
+
+    def squares(self) -> tuple[Array, Array]:
+        """|P H P z|^2 and |H P z|^2, for the space without its last step.
+
+        Returns:
+            Two arrays of shape (probes,); zeros where the space is everything.
+        """
+        if self._lanczos.exhausted:
+            return np.zeros(len(self)), np.zeros(len(self))
+        total, inner = np.array(self._squares), self._lanczos.steps - 1
+        if inner < 1:
+            return total, total
+        alpha, beta = np.array(self._lanczos.alpha), np.array(self._lanczos.beta)
+        c = self._coefficients()
+        image = c[:, :-1] * alpha + c[:, 1:] * beta  # Q H z, which the steps taken know
+        image[:, 1:] += c[:, :-2] * beta[:-1]
+        edge = beta[inner - 1] * c[:, inner - 1]
+        inside = image[:, :inner].copy()  # T c, which does not know the last step
+        inside[:, -1] -= beta[inner - 1] * c[:, inner]
+        cross = edge * image[:, inner]
+        head = image[:, :inner]
+        within = total - (head**2).sum(1) - 2 * cross + edge**2
+        outer = total - 2 * ((head * inside).sum(1) + cross) + (inside**2).sum(1) + edge**2
+        return np.maximum(within, 0), np.maximum(outer, 0)
+
+
+def deflated_trace(
+    apply: Apply,
+    lanczos: Lanczos,
+    *,
+    tolerance: float,
+    limit: int,
+    rows: int,
+    seed: int,
+) -> tuple[Estimate, DeflatedProbes]:
+    """The trace, by probes outside a Krylov space that grows while growing it pays.
+
+    A product spent on the space takes 2 dF off the variance of every probe, where dF is the
+    squared Frobenius mass that the step captures; it is spent where that saves more than one
+    probe. Probes stop when the half-width of the 95 % interval is `tolerance` of the value.
+
+    Args:
+        apply: v -> H v.
+        lanczos: the space to start from; extended in place.
+        tolerance: relative half-width of the interval.
+        limit: products at most, the space included.
+        rows: size of the space at most.
+        seed: probes are drawn from it.
+
+    Returns:
+        The estimate, and its probes.
+
+    Raises:
+        NonFiniteError: a product is NaN or infinite.
+    """
+    probes = DeflatedProbes(apply, lanczos, seed)
+    room = min(limit, rows, lanczos.size)
+    lanczos.extend(min(4, room) - lanczos.steps)
+    while True:
+        spent = lanczos.steps + len(probes)
+        estimate = _trace_so_far(lanczos, probes, spent, tolerance)
+        if estimate.reached or spent >= limit:
+            return estimate, probes
+        missing = _probes_needed(estimate, tolerance) - len(probes)
+        if lanczos.steps < room and _growth_pays(lanczos, estimate, tolerance, missing):
+            lanczos.extend(min(1 + lanczos.steps // 4, room - lanczos.steps, limit - spent))
+        else:
+            wanted = _FIRST_PROBES - len(probes)
+            more = max(wanted, 1, min(missing // 2, len(probes)))
+            probes.draw(min(more, limit - spent))
+
+
+def _trace_so_far(
+    lanczos: Lanczos, probes: DeflatedProbes, spent: int, tolerance: float
+) -> Estimate:
+    inside = math.fsum(lanczos.alpha)
+    if lanczos.exhausted:
+        return Estimate(inside, 0.0, spent)
+    outside = mean_of(probes.remainders())
+    if math.isnan(outside.stderr):
+        why = outside.why_no_error
+        return Estimate(inside, math.nan, spent, outside.samples, False, why)
+    value = inside + outside.value
+    error = math.sqrt(_variance(outside, probes) / len(probes))
+    half = quantile(LEVEL, _PRIOR + len(probes)) * error
+    enough = len(probes) >= _FIRST_PROBES and half <= tolerance * abs(value)
+    return Estimate(value, error, spent, _PRIOR + len(probes), enough)
+
+
+def _variance(outside: Estimate, probes: DeflatedProbes) -> float:
+    # A sample variance is noisy, and stopping where it happens to be small makes intervals too
+    # short. 2 |P H P|_F^2, known far better, bounds the variance; it counts as _PRIOR samples.
+    sample = outside.stderr**2 * outside.samples
+    bound = 2 * float(probes.squares()[0].mean())
+    return (_PRIOR * bound + (outside.samples - 1) * sample) / (_PRIOR + outside.samples - 1)
+
+
+def _probes_needed(estimate: Estimate, tolerance: float) -> int:
+    if not math.isfinite(estimate.stderr) or estimate.value == 0:
+        return _FIRST_PROBES
+    spread = estimate.stderr**2 * (estimate.samples - _PRIOR)
+    wide = quantile(LEVEL, estimate.samples)
+    half = max(abs(tolerance * estimate.value) / wide, _TINY)
+    return math.ceil(min(spread / half**2, 1e9))
+
+
+def _growth_pays(lanczos: Lanczos, estimate: Estimate, tolerance: float, missing: int) -> bool:
+    if not math.isfinite(estimate.stderr) or estimate.value == 0 or missing < 4:
+        return False
+    tail = slice(-min(4, lanczos.steps), None)
+    captured = np.array(lanczos.alpha[tail]) ** 2 + 2 * np.array(lanczos.beta[tail]) ** 2
+    half = max(abs(tolerance * estimate.value) / 1.96, _TINY)
+    return 2 * float(captured.mean()) / half**2 > 1.0

@@ -1,0 +1,152 @@
+"""The helm: a policy, its memory, the scales that it set, and the log of it all."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.log import Record
+from lossatlas.steering.rates import bounds
+from lossatlas.steering.reading import Decision, Policy, Reading
+
+
+class ScaleController:
+    """Turns readings into scales; knows no optimizer.
+
+    Args:
+        policy: decides.
+        least: least scale, one number or one a group.
+        most: greatest scale, likewise.
+        groups: how many there are; more may come.
+        dry_run: keep the scales at 1, and log what they would be.
+
+    Attributes:
+        scales: of the rates, one a group.
+        would: what they are, or would be in a dry run.
+        records: the log.
+
+    Raises:
+        ArgumentError: bounds out of order or that do not match the groups.
+    """
+
+    def __init__(
+        self, policy: Policy, least: Any, most: Any, groups: int, *, dry_run: bool
+    ) -> None:
+        self.policy, self.dry_run = policy, dry_run
+        self._least = bounds("min_ratio", least, groups)
+        self._most = bounds("max_ratio", most, groups)
+        for index in range(max(len(self._least), len(self._most))):
+            low, high = _at(self._least, index), _at(self._most, index)
+            if not low <= high or math.isinf(low):
+                raise ArgumentError(
+                    f"`min_ratio` must be at most `max_ratio`; got {low:g} and {high:g}."
+                )
+        self.scales, self.would = [1.0] * groups, [1.0] * groups
+        self.memory = policy.start()
+        self.records: list[Record] = []
+
+    def extend(self, groups: int) -> None:
+        """Make room for groups that are new; they start at a scale of 1.
+
+        Args:
+            groups: how many there are now.
+        """
+        self.scales.extend([1.0] * (groups - len(self.scales)))
+        self.would.extend([1.0] * (groups - len(self.would)))
+
+    def turn(self, reading: Reading, scheduled: Sequence[float]) -> None:
+        """Decide on a reading, set the scales and note it.
+
+        Args:
+            reading: what was measured.
+            scheduled: rates before scaling, one a group.
+
+        Raises:
+            ArgumentError: the policy gives a factor that cannot be.
+        """
+        self.memory, decision = self.policy.decide(self.memory, reading)
+        factors = decision.factors(len(self.would))
+        self.would = [
+            min(max(wanted, _at(self._least, i)), _at(self._most, i))
+            for i, wanted in enumerate(_wanted(decision, self.would, factors))
+        ]
+        if not self.dry_run:
+            self.scales = list(self.would)
+        self._note(reading, factors, decision.reason, scheduled, failed=False)
+
+    def learn(self, reading: Reading) -> None:
+        """Let the policy take a reading in, and leave the scales and the log as they are.
+
+        Args:
+            reading: what was measured.
+        """
+        self.memory, _ = self.policy.decide(self.memory, reading)
+
+    def fail(self, step: int, message: str, scheduled: Sequence[float]) -> None:
+        """Note that there is no reading; the scales stay.
+
+        Args:
+            step: updates done so far.
+            message: how it failed.
+            scheduled: rates before scaling, one a group.
+        """
+        blank = Reading(step=step, scale=tuple(self.would))
+        ones = (1.0,) * len(self.would)
+        self._note(blank, ones, f"probe failed: {message}", scheduled, failed=True)
+
+    def _note(
+        self,
+        reading: Reading,
+        factors: tuple[float, ...],
+        reason: str,
+        scheduled: Sequence[float],
+        *,
+        failed: bool,
+    ) -> None:
+        rates = tuple(r * s for r, s in zip(scheduled, self.scales, strict=True))
+        self.records.append(Record(reading, factors, reason, tuple(self.would), rates, failed))
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs.
+
+        Returns:
+            Plain values.
+        """
+        return {
+            "policy": type(self.policy).__name__,
+            "scales": list(self.scales),
+            "would": list(self.would),
+            "memory": dict(self.memory),
+            "records": [record.to_dict() for record in self.records],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: what `state` gave.
+
+        Raises:
+            ArgumentError: the state of another policy.
+        """
+        name = type(self.policy).__name__
+        if state["policy"] != name:
+            raise ArgumentError(
+                f"`state_dict` must be that of a LandscapeLR with {name}; got one with "
+                f"{state['policy']}: build it as it was."
+            )
+        self.scales, self.would = list(state["scales"]), list(state["would"])
+        self.memory = dict(state["memory"])
+        self.records = [Record.from_dict(row) for row in state["records"]]
+
+
+def _wanted(
+    decision: Decision, present: Sequence[float], factors: Sequence[float]
+) -> list[float]:
+    if decision.absolute:
+        return list(factors)
+    return [scale * factor for scale, factor in zip(present, factors, strict=True)]
+
+
+def _at(several: list[float], index: int) -> float:
+    return several[min(index, len(several) - 1)]

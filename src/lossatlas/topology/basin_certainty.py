@@ -1,0 +1,130 @@
+"""Basins that any field within the error band must have: certainty place by place."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.ndimage import distance_transform_edt, maximum_filter
+
+from lossatlas.checks import check_fraction, check_one_of
+from lossatlas.topology.basins import grid_basins
+from lossatlas.topology.certainty import MOST_LEVERAGE, simultaneous_quantile, why_unknown
+from lossatlas.topology.field import (
+    CONNECTIVITIES,
+    Bools,
+    Field,
+    Floats,
+    Ints,
+    Source,
+    read_field,
+)
+from lossatlas.topology.image_persistence import images
+from lossatlas.topology.paired import contrast_band
+
+
+@dataclass(frozen=True, eq=False)
+class CertainBasins:
+    """Basins of the true field, whatever it is within the band.
+
+    Attributes:
+        minima: flat index of the lowest point of each basin in the upper bound, the deepest
+            first. The true minimum lies in the basin, not always at this point.
+        births: level by which the basin is there at the latest.
+        deaths: level up to which it is cut off from deeper ones at least; +inf for the
+            deepest of each connected part.
+        confidence: probability with which all of this holds at once.
+        why_unknown: why it is unknown which basins are certain; then none is listed. Empty
+            where it is known.
+    """
+
+    minima: Ints
+    births: Floats
+    deaths: Floats
+    confidence: float
+    why_unknown: str = ""
+
+    def __len__(self) -> int:
+        return int(self.minima.size)
+
+
+def certain_basins(
+    landscape: Source,
+    *,
+    connectivity: str = "full",
+    confidence: float = 0.95,
+    replicates: ArrayLike | None = None,
+    error: float | None = None,
+) -> CertainBasins:
+    """Count the basins that the errors of the map cannot have made.
+
+    The threshold of a `Diagram` uses one bound for all points, the worst of them. A map is
+    often sharp near its center and blurred at its rim, and there this count sees more: with
+    a lower and an upper bound at every point, a component of the upper sublevel set counts
+    until the lower one joins it to a deeper one (image persistence of degree 0).
+
+    Place by place means to trust each standard error by itself. Where the largest share of
+    the variance at some point that one unit (an example, a batch) carries is above 0.3, or
+    unknown, few units carry what is known of the map, and units that were not drawn may
+    carry as much where it shows no error: then the largest standard error holds for all.
+
+    Args:
+        landscape: a landscape with standard errors, or an array with `error`.
+        connectivity: "full" or "axis".
+        confidence: probability with which the true field lies within the band everywhere.
+        replicates: (count, ...) maps that other examples might have given (`replicate_maps`).
+            The band is then that of differences from the lowest point of the map, so births
+            and deaths are right up to one common error.
+        error: bound on the error of every value of an array; None where it is unknown.
+
+    Returns:
+        The certain basins; none, and the reason, where a part of the error is unknown. Where
+        the errors are equal everywhere these are the bars longer than the threshold.
+
+    Raises:
+        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
+            replicates for it, or replicates on another grid.
+        DataError: no finite value.
+        UnknownNameError: an unknown connectivity.
+    """
+    check_one_of("connectivity", connectivity, CONNECTIVITIES)
+    check_fraction("confidence", confidence)
+    field = read_field(landscape, replicates, error)
+    reason = why_unknown(field)
+    if reason:
+        nothing = np.empty(0)
+        return CertainBasins(nothing.astype(np.int64), nothing, nothing, confidence, reason)
+    band = _band(field, confidence)
+    lower, upper = field.values - band, field.values + band
+    found = images(upper, lower, field.finite, connectivity)
+    heights = grid_basins(lower, field.finite, connectivity).heights
+    minima = np.array(list(found.values()), dtype=np.int64)
+    deaths = np.array([heights[e] if kind == 0 else np.inf for kind, e in found])
+    births = upper.ravel()[minima]
+    order = np.lexsort((minima, births))
+    return CertainBasins(minima[order], births[order], deaths[order], confidence)
+
+
+def _band(field: Field, confidence: float) -> Floats:
+    rest = field.interpolation_error + field.rounding
+    if field.errors is not None:
+        origin = int(np.argmin(field.values[field.finite]))
+        error = np.zeros(field.values.shape)
+        error[field.finite] = contrast_band(field.errors, origin, confidence)
+        # Both ends of a difference may have been interpolated.
+        return error + 2.0 * rest
+    if field.stderr is None:
+        return np.full(field.values.shape, field.bound + rest)
+    known = field.finite & np.isfinite(field.stderr)
+    spread = _spread(field.stderr, known)
+    if not field.leverage <= MOST_LEVERAGE:
+        spread = np.full(spread.shape, spread[field.finite].max())
+    return simultaneous_quantile(field, confidence) * spread + rest
+
+
+def _spread(stderr: Floats, known: Bools) -> Floats:
+    # An interpolated point has the sampling error of the points it was made from: the
+    # greatest around it, once every gap holds that of the nearest known point.
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    filled = stderr[tuple(nearest)]
+    around = np.asarray(maximum_filter(filled, size=3, mode="nearest"), dtype=np.float64)
+    return np.where(known, filled, around)

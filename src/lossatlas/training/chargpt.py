@@ -1,0 +1,142 @@
+"""A small transformer that predicts the next character."""
+
+import math
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lossatlas.checks import check_at_least
+from lossatlas.errors import ArgumentError
+
+
+class CharGPT(nn.Module):
+    """A decoder with normalization before each layer, learned positions and GELU.
+
+    Args:
+        vocabulary: how many characters there are.
+        block: the longest input.
+        layers: transformer blocks.
+        width: of the residual stream; a multiple of `heads`.
+        heads: of each attention.
+        tied: the last layer shares the weights of the embedding.
+
+    Raises:
+        ArgumentError: sizes below 1, or a width that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        block: int,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        sizes = {"block": block, "layers": layers, "width": width, "heads": heads}
+        for name, size in sizes.items():
+            check_at_least(name, size, 1)
+        if width % heads:
+            raise ArgumentError(f"`width` must be a multiple of heads={heads}; got {width}.")
+        self.block = block
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(block, width)
+        self.blocks = nn.ModuleList(DecoderBlock(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self._initialize(layers)
+        if tied:
+            self.head.weight = self.tokens.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the next character at every place.
+
+        Args:
+            x: characters, int64, shape (batch, time); time at most `block`.
+
+        Returns:
+            Shape (batch, time, vocabulary).
+
+        Raises:
+            ArgumentError: longer than `block`.
+        """
+        time = x.shape[1]
+        if time > self.block:
+            raise ArgumentError(
+                f"`x` has {time} characters but the model takes at most {self.block}; "
+                "cut it, or build the model with a larger `block`."
+            )
+        h = self.tokens(x) + self.positions.weight[:time]
+        for block in self.blocks:
+            h = block(h)
+        return cast(Tensor, self.head(self.norm(h)))
+
+    def _initialize(self, layers: int) -> None:
+        for name, value in self.named_parameters():
+            if value.ndim < 2:
+                continue
+            # Each layer adds twice to the residual stream; this keeps the sum's size.
+            shrink = math.sqrt(2 * layers) if name.endswith("out.weight") else 1.0
+            nn.init.normal_(value, std=0.02 / shrink)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class DecoderBlock(nn.Module):
+    """Causal attention, then two dense layers, each added to what came.
+
+    Args:
+        width: of the residual stream.
+        heads: of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.hidden = nn.LayerNorm(width), nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's function.
+
+        Args:
+            x: shape (batch, time, width).
+
+        Returns:
+            The same shape.
+        """
+        x = x + self.attention(self.norm1(x))
+        return cast(Tensor, x + self.out(F.gelu(self.hidden(self.norm2(x)))))
+
+
+class Attention(nn.Module):
+    """Causal self-attention.
+
+    Args:
+        width: of the residual stream.
+        heads: how many.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What each place gathers from those before it.
+
+        Args:
+            x: shape (batch, time, width).
+
+        Returns:
+            The same shape.
+        """
+        batch, time, width = x.shape
+        parts = self.inputs(x).view(batch, time, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return cast(Tensor, self.out(mixed.transpose(1, 2).reshape(batch, time, width)))

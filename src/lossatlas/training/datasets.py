@@ -1,0 +1,129 @@
+"""Data by name: what `--data` takes."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.checks import check_at_least, check_one_of, nearest
+from lossatlas.errors import ArgumentError, DataError, UnknownNameError
+from lossatlas.objective.user_code import wrap_errors
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.folder import load_folder
+from lossatlas.training.images import normalized
+from lossatlas.training.parquet import load_parquet
+from lossatlas.training.specs import find_factory, is_factory, parse_call, split_options
+from lossatlas.training.tables import load_npz
+from lossatlas.training.text import load_text
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "parquet": load_parquet,
+    "folder": load_folder,
+    "npz": load_npz,
+    "text": load_text,
+}
+FORMS = ("digits", *(f"{name}:PATH" for name in LOADERS), "package.module:factory")
+Normalize = str | Sequence[Sequence[float]]
+
+
+def load_dataset(
+    spec: str,
+    *,
+    examples: int | None = None,
+    normalize: Normalize | None = None,
+    **options: Any,
+) -> Dataset:
+    """Load a data set by its name.
+
+    Args:
+        spec: `digits` (scikit-learn's, 8x8 gray, 1,797 of them), `parquet:PATH` (pictures and
+            labels as on the Hugging Face hub), `folder:PATH` (a subfolder for each class),
+            `npz:PATH`, `text:PATH` (characters), or `package.module:factory`, whose call gives
+            a `Dataset` or a pair (inputs, targets). Options may follow a path, as in
+            `npz:faces.npz#x=pixels,y=age` or `text:poems.txt#block=32`.
+        examples: at most so many, the first ones; no more than these are decoded.
+        normalize: for pictures: "unit" (0..1, the default), "centered", "imagenet",
+            "standardized" or (means, deviations). Data that are not pictures ignore it; an
+            option `#normalize=...` in `spec` wins.
+        **options: options of the loader by keyword; they win over those in `spec`.
+
+    Returns:
+        The data.
+
+    Raises:
+        UnknownNameError: an unknown form, option or normalization (with the nearest match).
+        ArgumentError: `examples` below 1, or an option that cannot be.
+        FileError: a file that is missing, damaged or foreign.
+        DataError: data that are empty or of the wrong form.
+
+    Examples:
+        >>> data = load_dataset("digits", examples=100)
+        >>> tuple(data.inputs.shape), data.outputs
+        ((100, 1, 8, 8), 10)
+    """
+    if not isinstance(spec, str):
+        raise ArgumentError(f"`data` must be a text such as 'digits'; got {spec!r}.")
+    if examples is not None:
+        check_at_least("examples", examples, 1)
+    kind, colon, rest = spec.strip().partition(":")
+    if kind == "digits" and not colon:
+        return _digits(examples, normalize or "unit")
+    if kind in LOADERS and colon:
+        path, written = split_options(rest)
+        asked = written | options
+        return LOADERS[kind](path, examples=examples, **_fitting(kind, asked, normalize))
+    if is_factory(spec):
+        return _from_factory(spec, examples, options)
+    known = ["digits", *LOADERS]
+    raise UnknownNameError(
+        f"`data` must be one of {', '.join(FORMS)}; got {spec!r}{nearest(kind, known)}."
+    )
+
+
+def _fitting(kind: str, options: dict[str, Any], normalize: Normalize | None) -> dict[str, Any]:
+    known = [
+        name
+        for name, parameter in inspect.signature(LOADERS[kind]).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "examples"
+    ]
+    for name in options:
+        check_one_of(f"option of {kind}", name, known)
+    asked = {} if normalize is None or "normalize" not in known else {"normalize": normalize}
+    return asked | options
+
+
+def _digits(examples: int | None, normalize: Normalize) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    return Dataset(
+        normalized(torch.from_numpy(raw.images)[:examples, None], normalize, white=16),
+        torch.from_numpy(raw.target)[:examples].clone(),
+        "digits",
+        classes=tuple(map(str, range(10))),
+    )
+
+
+def _from_factory(spec: str, examples: int | None, options: dict[str, Any]) -> Dataset:
+    call = parse_call("data", spec)
+    make = find_factory("data", call.name)
+    with wrap_errors(f"`data`: '{spec}'", "look at its code.", DataError):
+        made = make(*call.args, **(call.options | options))
+    data = made if isinstance(made, Dataset) else _from_pair(spec, made)
+    return data if examples is None else data.take(min(examples, len(data)))
+
+
+def _from_pair(spec: str, made: Any) -> Dataset:
+    pair = made if isinstance(made, tuple) and len(made) == 2 else ()
+    if not pair or not all(isinstance(part, Tensor) for part in pair):
+        raise DataError(
+            f"'{spec}' must give a Dataset or a pair of tensors (inputs, targets); "
+            f"got {type(made).__name__}."
+        )
+    inputs, targets = pair
+    if targets.is_floating_point():
+        columns = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
+        return Dataset(inputs, columns, spec, "regression")
+    return Dataset(inputs, targets, spec)

@@ -1,0 +1,129 @@
+"""The losses of many networks of one architecture on their batches, in one pass."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Batch, Supervised
+from lossatlas.objective.weighted import batch_mean
+from lossatlas.training.criteria import Criterion, Loss
+
+# (weights, buffers, batch) -> shape (members,); weights and buffers are stacked along axis 0.
+Losses = Callable[[Params, Params, Batch], Tensor]
+_ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Identity)
+
+
+def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
+    """How to compute the mean loss of each member.
+
+    Dense networks with a loss by name are computed layer by layer in batched products; every
+    other module goes through `torch.func.vmap`, which gives the same within rounding.
+
+    Args:
+        model: the architecture; its train/eval mode counts, its weights do not.
+        loss: loss(model, batch), a number or one number an example.
+        shared: all members see the same batch; else each has its own along axis 0.
+
+    Returns:
+        A function of stacked weights, stacked buffers and a batch. BatchNorm in training mode
+        updates the buffers in place.
+    """
+    if (
+        is_dense(model)
+        and isinstance(loss, Supervised)
+        and isinstance(loss.criterion, Criterion)
+    ):
+        return _dense_losses(cast(nn.Sequential, model), loss.criterion, shared=shared)
+    return vmapped_losses(model, loss, shared=shared)
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Whether a model is a plain chain of dense layers and activations.
+
+    Args:
+        model: any module.
+
+    Returns:
+        True for an `nn.Sequential` of `Flatten`, `Linear` and elementwise layers, all of whose
+        parameters are trained.
+    """
+    known = (nn.Linear, *_ELEMENTWISE)
+    return (
+        type(model) is nn.Sequential
+        and all(type(layer) in known or _flattens(layer) for layer in model)
+        and all(value.requires_grad for value in model.parameters())
+        and len(list(model.parameters(recurse=True))) == len(model.state_dict())
+    )
+
+
+def vmapped_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
+    """The losses of any module through `torch.func.vmap`.
+
+    Args:
+        model: the architecture.
+        loss: loss(model, batch).
+        shared: all members see the same batch.
+
+    Returns:
+        As `member_losses`.
+    """
+    whole = _WithLoss(model, loss)
+
+    def one(weights: Params, buffers: Params, batch: Batch) -> Any:
+        named = {f"model.{name}": value for name, value in (weights | buffers).items()}  # type: ignore[operator]
+        return functional_call(whole, named, (batch,))
+
+    every = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="different")
+
+    def losses(weights: Params, buffers: Params, batch: Batch) -> Tensor:
+        # The fused attention of the CPU has no rule for vmap.
+        with sdpa_kernel(SDPBackend.MATH):
+            return cast(Tensor, every(dict(weights), dict(buffers), batch))
+
+    return losses
+
+
+class _WithLoss(nn.Module):
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.training = model.training
+
+    def forward(self, batch: Batch) -> Tensor:
+        value = self.loss(self.model, batch)
+        return batch_mean(value)
+
+
+def _dense_losses(model: nn.Sequential, criterion: Criterion, *, shared: bool) -> Losses:
+    def losses(weights: Params, buffers: Params, batch: Batch) -> Tensor:
+        members = len(next(iter(weights.values())))
+        inputs, targets = (
+            (part.expand(members, *part.shape) if shared else part) for part in batch
+        )
+        hidden = inputs
+        for name, layer in model.named_children():
+            hidden = _layer(name, layer, hidden, weights)
+        examples = criterion.per_example(hidden.flatten(0, 1), targets.flatten(0, 1))
+        return examples.view(members, -1).mean(1)
+
+    return losses
+
+
+def _layer(name: str, layer: nn.Module, hidden: Tensor, weights: Params) -> Tensor:
+    if isinstance(layer, nn.Flatten):
+        return hidden.flatten(2)
+    if not isinstance(layer, nn.Linear):
+        return cast(Tensor, layer(hidden))
+    weight = weights[f"{name}.weight"].mT
+    if layer.bias is None:
+        return torch.bmm(hidden, weight)
+    return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), hidden, weight)
+
+
+def _flattens(layer: nn.Module) -> bool:
+    return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)

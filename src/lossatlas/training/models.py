@@ -1,0 +1,212 @@
+"""Models by name: what `--model` takes."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lossatlas.checks import check_at_least, check_one_of, nearest
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.objective.modes import evaluation_mode
+from lossatlas.objective.user_code import wrap_errors
+from lossatlas.training.chargpt import CharGPT
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.networks import cnn, mlp
+from lossatlas.training.resnet import resnet20, resnet56
+from lossatlas.training.seeding import seeded
+from lossatlas.training.specs import Call, find_factory, is_factory, parse_call
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model that is known by name.
+
+    Attributes:
+        build: makes it; the sizes that it needs are keywords.
+        normalization: what its pictures are divided by (see `images.normalized`).
+    """
+
+    build: Callable[..., nn.Module]
+    normalization: str = "unit"
+
+
+MODELS: dict[str, Architecture] = {
+    "mlp": Architecture(mlp),
+    "cnn": Architecture(cnn),
+    "resnet20": Architecture(resnet20, "imagenet"),
+    "resnet56": Architecture(resnet56, "imagenet"),
+    "chargpt": Architecture(CharGPT),
+}
+
+
+def build_model(
+    spec: str, dataset: Dataset | None = None, *, seed: int = 0, **options: Any
+) -> nn.Module:
+    """Build a model by its name; its sizes follow the data.
+
+    Args:
+        spec: `mlp`, `cnn`, `resnet20`, `resnet56` or `chargpt`, with arguments where wanted, as
+            in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or `package.module:factory` or
+            `path/file.py:factory`, which gives a `torch.nn.Module`.
+        dataset: where the sizes come from. A factory gets, by name, what it asks for without a
+            default among `dataset` and the names of `sizes_of`. Lazy layers are given two of
+            its examples.
+        seed: fixes the initial weights; the global random states are not touched.
+        **options: arguments by name; they win over those in `spec` and over the data's sizes.
+
+    Returns:
+        A new model on the CPU.
+
+    Raises:
+        UnknownNameError: an unknown name or option (with the nearest match).
+        ArgumentError: a size that neither the data nor the options give, or that cannot be.
+        ModelError: the factory fails, or gives something else than a module.
+        FileError: the factory's file is missing.
+
+    Examples:
+        >>> build_model("mlp(32)", features=64, outputs=10).fc1
+        Linear(in_features=64, out_features=32, bias=True)
+    """
+    check_at_least("seed", seed, 0)
+    if not is_factory(spec):
+        call = parse_call("model", spec)
+        return _built(call, _known(call.name).build, dataset, seed, options, follow=True)
+    call = parse_call("model", spec)
+    return _built(call, find_factory("model", call.name), dataset, seed, options, follow=False)
+
+
+def initial_weights(
+    spec: str, dataset: Dataset | None = None, *, seeds: Iterable[int], **options: Any
+) -> list[dict[str, Tensor]]:
+    """The weights that `build_model` gives for several seeds: where an ensemble starts.
+
+    Args:
+        spec: as for `build_model`.
+        dataset: where the sizes come from.
+        seeds: one for each start.
+        **options: as for `build_model`.
+
+    Returns:
+        Trainable parameters, name -> tensor, one mapping a seed.
+
+    Raises:
+        AtlasError: as for `build_model`.
+    """
+    models = (build_model(spec, dataset, seed=seed, **options) for seed in seeds)
+    return [
+        {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        for model in models
+    ]
+
+
+def normalization_of(spec: str) -> str:
+    """The normalization of pictures that a model was made for.
+
+    Args:
+        spec: as for `build_model`.
+
+    Returns:
+        A name for `load_dataset(..., normalize=)`; "unit" for models of one's own.
+
+    Raises:
+        UnknownNameError: an unknown name.
+
+    Examples:
+        >>> normalization_of("resnet20")
+        'imagenet'
+    """
+    if is_factory(spec):
+        return "unit"
+    return _known(parse_call("model", spec).name).normalization
+
+
+def sizes_of(dataset: Dataset) -> dict[str, int]:
+    """The sizes that a model may follow.
+
+    Args:
+        dataset: any.
+
+    Returns:
+        `outputs`, and as far as the data have them `features`, `channels`, `height`, `width`,
+        `vocabulary`, `block`.
+    """
+    first = dataset.inputs[0]
+    sizes = {"outputs": dataset.outputs}
+    if dataset.task == "language":
+        return sizes | {"vocabulary": dataset.outputs, "block": len(first)}
+    if first.is_floating_point():
+        sizes["features"] = first.numel()
+    if first.ndim == 3:
+        sizes |= dict(zip(("channels", "height", "width"), first.shape, strict=True))
+    return sizes
+
+
+def _known(name: str) -> Architecture:
+    if name not in MODELS:
+        raise UnknownNameError(
+            f"`model` must be one of {', '.join(MODELS)}, package.module:factory, "
+            f"path/file.py:factory; got {name!r}{nearest(name, MODELS)}."
+        )
+    return MODELS[name]
+
+
+def _built(
+    call: Call,
+    build: Callable[..., Any],
+    dataset: Dataset | None,
+    seed: int,
+    options: dict[str, Any],
+    *,
+    follow: bool,
+) -> nn.Module:
+    asked = call.options | options
+    taken = _keywords(build)
+    if taken is not None:
+        for name in asked:
+            check_one_of(f"option of {call.name}", name, taken)
+        sizes = {} if dataset is None else {"dataset": dataset, **sizes_of(dataset)}
+        wanted = taken if follow else [name for name, given in taken.items() if not given]
+        asked = {name: sizes[name] for name in wanted if name in sizes} | asked
+        _check_complete(call, taken, asked)
+    remedy = "look at what it is given, or at its code."
+    failing = wrap_errors(f"`model`: '{call.name}'", remedy, ModelError)
+    with seeded(seed, "initial weights"), failing:
+        model = build(*call.args, **asked)
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise ModelError(f"'{call.name}' must give a torch.nn.Module; it gave {kind}.")
+        _give_sizes(model, dataset)
+    return model
+
+
+def _give_sizes(model: nn.Module, dataset: Dataset | None) -> None:
+    # Lazy layers take their sizes from what they are given first, their weights from the seed.
+    if dataset is None or not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        return
+    with torch.no_grad(), evaluation_mode(model, "eval"):
+        model(dataset.inputs[:2])
+
+
+def _keywords(build: Callable[..., Any]) -> dict[str, bool] | None:
+    # Keyword -> whether it has a default; None where the callable takes any or does not tell.
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {p.name: p.default is not p.empty for p in parameters if p.kind in named}
+
+
+def _check_complete(call: Call, taken: dict[str, bool], asked: dict[str, Any]) -> None:
+    missing = [name for name, given in taken.items() if not given and name not in asked]
+    if len(missing) > len(call.args):
+        raise ArgumentError(
+            f"'{call.name}' needs {', '.join(f'`{name}`' for name in missing)}, which the data "
+            f"do not give; say it, as in '{call.name}({missing[0]}=...)', or take another."
+        )

@@ -1,0 +1,190 @@
+"""How long a training is, which batch comes when, and what is kept on the way."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.checks import check_at_least
+from lossatlas.errors import ArgumentError
+from lossatlas.objective.batches import Batch, check_batches, to_device
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.seeding import epoch_order
+
+Data = Dataset | Sequence[Batch]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of a training: step -> batch, a pure function of the data and the seed.
+
+    Attributes:
+        data: a data set, shuffled anew for each epoch, or batches, walked in their order.
+        batch_size: examples a batch; batches that are given keep their size.
+    """
+
+    data: Data
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches there are; the last one of an epoch may be smaller."""
+        if isinstance(self.data, Dataset):
+            return -(-len(self.data) // self.batch_size)
+        return len(self.data)
+
+    def in_order(self) -> Sequence[Batch]:
+        """All batches once, nothing shuffled.
+
+        Returns:
+            The batches.
+        """
+        if isinstance(self.data, Dataset):
+            return self.data.batches(self.batch_size)
+        return self.data
+
+    def walk(self, seed: int, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps from `start` to `stop`.
+
+        Args:
+            seed: of the data order.
+            start: first step, from 0.
+            stop: one after the last.
+
+        Yields:
+            Each batch.
+        """
+        for step in range(start, stop):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if not isinstance(self.data, Dataset):
+                yield self.data[position]
+                continue
+            if position == 0 or step == start:
+                order = epoch_order(seed, epoch, len(self.data))
+            rows = order[position * self.batch_size :][: self.batch_size]
+            yield self.data.inputs[rows], self.data.targets[rows]
+
+    def walk_each(self, seeds: Sequence[int], stop: int) -> Iterator[Batch]:
+        """The batches of many trainings side by side, each with its own order of the data.
+
+        Args:
+            seeds: of the data order of each member.
+            stop: one after the last step.
+
+        Yields:
+            Pairs (input, target) shaped (members, batch, ...): row i holds what
+            `walk(seeds[i], 0, stop)` yields. Batches that are given come as they are.
+        """
+        if not isinstance(self.data, Dataset):
+            yield from self.walk(0, 0, stop)
+            return
+        inputs, targets = self.data.inputs, self.data.targets
+        for step in range(stop):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0:
+                walks = [epoch_order(seed, epoch, len(self.data)) for seed in seeds]
+                orders = torch.stack(walks).to(inputs.device)
+            rows = orders[:, position * self.batch_size :][:, : self.batch_size]
+            picked = (part.index_select(0, rows.flatten()) for part in (inputs, targets))
+            yield tuple(part.view(*rows.shape, *part.shape[1:]) for part in picked)
+
+
+def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
+    """Check the data and bring them to the device.
+
+    Args:
+        data: a data set, or a list of batches.
+        batch_size: examples a batch.
+        device: where the model is.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ArgumentError: a batch size below 1, or batches of the wrong form.
+        DataError: no batches.
+    """
+    if isinstance(data, Dataset):
+        check_at_least("batch_size", batch_size, 1)
+        return Plan(data.to(device), batch_size)
+    batches = [to_device(batch, device) for batch in check_batches(data)]
+    return Plan(batches, batch_size)
+
+
+def task_of(data: Data) -> str:
+    """What the data are for.
+
+    Args:
+        data: a data set, or a list of batches.
+
+    Returns:
+        The task of the data set; "classification" for batches, which do not tell.
+    """
+    return data.task if isinstance(data, Dataset) else "classification"
+
+
+def count_steps(plan: Plan, epochs: int | None, steps: int | None) -> int:
+    """The length of a training.
+
+    Args:
+        plan: says how long an epoch is.
+        epochs: walks over the data, or None.
+        steps: updates, or None.
+
+    Returns:
+        Updates.
+
+    Raises:
+        ArgumentError: both, none, or below 1.
+    """
+    if (epochs is None) == (steps is None):
+        raise ArgumentError(
+            "give `epochs` or `steps`, one of the two, to say how long to train."
+        )
+    if steps is not None:
+        check_at_least("steps", steps, 1)
+        return steps
+    check_at_least("epochs", epochs, 1)
+    return int(epochs or 0) * plan.steps_per_epoch
+
+
+def kept_steps(keep: int | Sequence[int], steps: int) -> tuple[int, ...]:
+    """When to keep the weights.
+
+    Args:
+        keep: how many times, spread evenly from the start (0 updates) to the end, or the exact
+            numbers of updates; 0 keeps none.
+        steps: updates of the whole training.
+
+    Returns:
+        Numbers of updates, growing.
+
+    Raises:
+        ArgumentError: below 0, one (a start without an end), or a number past the end.
+    """
+    if isinstance(keep, Sequence):
+        for step in keep:
+            check_at_least("keep", step, 0)
+        if any(step > steps for step in keep):
+            raise ArgumentError(
+                f"`keep` must name steps up to {steps}, the last one; got {max(keep)}."
+            )
+        return tuple(sorted(set(keep)))
+    check_at_least("keep", keep, 0)
+    if keep == 1:
+        raise ArgumentError("`keep` must be 0, or at least 2 for the start and the end; got 1.")
+    return tuple(sorted({round(part * steps / (keep - 1)) for part in range(keep)}))
+
+
+def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Detached copies.
+
+    Args:
+        tensors: name -> tensor.
+
+    Returns:
+        name -> a tensor of its own.
+    """
+    return {name: value.detach().clone() for name, value in tensors.items()}
