@@ -234,3 +234,13 @@ def test_instruments_use_the_statistics_of_the_state_dict(name):
     found = measure(objective_of(model, batches), states[0])
     twin = measure(objective_of(other, batches), None)
     assert found == pytest.approx(twin, rel=1e-5)
+
+
+def test_half_of_the_statistics_of_a_layer_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    batch = (torch.randn(8, 3), torch.randn(8, 4))
+    objective = la.Objective(model, la.supervised(torch.nn.functional.mse_loss), [batch])
+    state = model.state_dict()
+    del state["1.running_var"]
+    with pytest.raises(StructureError, match=r"'1\.running_mean' and no '1\.running_var'"):
+        objective.value(state)

@@ -64,6 +64,7 @@ def split_state(
     params = {name: named[name] for name in own if name in named}
     check_same_structure(params=params, objective=own)
     still = _unread(model, mode)
+    _check_statistics(named)
     buffers = {}
     for name, value in named.items():
         if name in own or name in still:
@@ -80,6 +81,19 @@ def _check_known(point: Params, every: Params) -> None:
             raise StructureError(
                 f"the model has no entry '{name}'{nearest(name, every)}; give a state dict of "
                 "this model, or its parameters alone."
+            )
+
+
+def _check_statistics(point: Params) -> None:
+    # Half of a layer's statistics would be mixed with half of the model's.
+    for name in point:
+        layer, _, end = name.rpartition(".")
+        other = {"running_mean": "running_var", "running_var": "running_mean"}.get(end)
+        twin = f"{layer}.{other}".lstrip(".")
+        if other is not None and twin not in point:
+            raise StructureError(
+                f"the state dict has '{name}' and no '{twin}'; give both running statistics of "
+                "a layer, or none."
             )
 
 
