@@ -1,4 +1,4 @@
-"""What came, as an array of real numbers, or a sentence that says why it is none."""
+"""Convert input to a float64 array, or raise DataError."""
 
 from typing import Any
 

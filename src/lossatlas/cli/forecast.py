@@ -36,7 +36,7 @@ def fit_command(  # noqa: PLR0917 - typer reads the options from here
     column: list[str] = typer.Option([], help=_COLUMNS),
     warmup: int | None = typer.Option(None, help=_WARMUP),
     fixed: list[str] = typer.Option([], help="A known parameter: --fixed E0=1.69."),
-    prior: bool = typer.Option(True, help="Hold what few curves cannot identify."),
+    prior: bool = typer.Option(True, help="Regularize poorly identified parameters."),
     out: Path = typer.Option(Path("forecast"), help=_OUT),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),

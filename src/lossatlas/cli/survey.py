@@ -60,7 +60,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     seed: int | None = typer.Option(None, help="Of weights, data order, directions [0]."),
     device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
     out: Path | None = typer.Option(None, help=_OUT),
-    title: str | None = typer.Option(None, help="What heads the report."),
+    title: str | None = typer.Option(None, help="Report title."),
     config: Path | None = typer.Option(None, help="Settings in a YAML file."),
     set_: list[str] = typer.Option([], "--set", help="One setting: --set map.tolerance=0.001."),
     resume: bool = typer.Option(False, "--resume", help="Go on with a run that died."),

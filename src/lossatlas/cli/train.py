@@ -37,7 +37,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
     jobs: int | None = typer.Option(None, help="Processes; -1 is one a core [1]."),
     out: Path | None = typer.Option(None, help=_OUT),
-    title: str | None = typer.Option(None, help="What heads the report."),
+    title: str | None = typer.Option(None, help="Report title."),
     config: Path | None = typer.Option(None, help="Settings in a YAML file."),
     set_: list[str] = typer.Option([], "--set", help="One setting: --set valid=0.1."),
     resume: bool = typer.Option(False, "--resume", help="Go on with what was stopped."),

@@ -1,4 +1,4 @@
-"""What frameworks' classes stand on where the framework may be missing."""
+"""Base classes for optional frameworks."""
 
 import importlib
 import warnings
