@@ -5,12 +5,12 @@ from typing import Any
 
 from lossatlas.report.contents import Page, Section
 from lossatlas.report.readings_comparison import View, ends_in_words, headline, reading
-from lossatlas.report.sections.counterparts import maps_section
-from lossatlas.report.sections.passage import passage_section
+from lossatlas.report.sections.linear_path import linear_path_section
+from lossatlas.report.sections.matched_basins import maps_section
 from lossatlas.surveys import Comparison
 from lossatlas.text import cut_off
 
-SECTIONS: tuple[Callable[[View], Section], ...] = (passage_section, maps_section)
+SECTIONS: tuple[Callable[[View], Section], ...] = (linear_path_section, maps_section)
 
 
 def comparison_page(found: Comparison) -> Page:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lossatlas.report.readings_curvature import read_curvature, read_stability
-from lossatlas.report.readings_instruments import read_absent, read_sharpness
+from lossatlas.report.readings_instruments import read_sharpness, read_unavailable
 from lossatlas.report.readings_map import (
     read_center,
     read_errors,
@@ -37,7 +37,7 @@ READERS: tuple[Reader, ...] = (
     read_curvature,
     read_stability,
     read_sharpness,
-    read_absent,
+    read_unavailable,
     read_errors,
     read_interpolation,
 )

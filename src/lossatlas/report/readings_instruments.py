@@ -216,7 +216,7 @@ def read_similarity(survey: Survey) -> list[str]:
     ]
 
 
-def read_absent(survey: Survey) -> list[str]:
+def read_unavailable(survey: Survey) -> list[str]:
     """Which instruments could not serve.
 
     Args:

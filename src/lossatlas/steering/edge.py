@@ -7,7 +7,7 @@ from lossatlas.errors import LossError
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
-from lossatlas.steering.bystanders import Bystanders
+from lossatlas.steering.preserved_modules import PreservedModules
 from lossatlas.steering.probe import Closure, check_closure
 from lossatlas.steering.signals import is_adam
 
@@ -35,7 +35,7 @@ def read_edge(
     """
     check_closure(closure)
     weights, scales = _scaled(optimizer)
-    with torch.enable_grad(), Bystanders().watched(), preserved_rng():
+    with torch.enable_grad(), PreservedModules().watched(), preserved_rng():
         loss = closure()
         if isinstance(loss, Tensor) and loss.ndim == 1:
             loss = loss.mean()

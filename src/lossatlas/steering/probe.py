@@ -14,7 +14,7 @@ from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.rng import derive_seed
-from lossatlas.steering.bystanders import Bystanders
+from lossatlas.steering.preserved_modules import PreservedModules
 from lossatlas.steering.probe_grid import PatchReading, ProbeGrid, read_patch
 
 Closure = Callable[[], Tensor | float]
@@ -85,7 +85,7 @@ def probe_losses(
     plane = [_direction(places, patch.seed, axis) for axis in (0, 1)]
     kept = [w.detach().clone() for w in places]
     found: list[Tensor] = []
-    with torch.no_grad(), Bystanders(model).watched():
+    with torch.no_grad(), PreservedModules(model).watched():
         try:
             for number, (a, b) in enumerate(patch.points.tolist()):
                 if number and places:

@@ -6,43 +6,43 @@ does not hold its result), and a line in `SECTIONS`.
 
 from lossatlas.arguments import guard_exports
 from lossatlas.report.contents import Builder
-from lossatlas.report.sections.absent import absent_section
 from lossatlas.report.sections.checks import checks_section
 from lossatlas.report.sections.curvature import curvature_section
+from lossatlas.report.sections.groups import groups_section
 from lossatlas.report.sections.learning import features_section, learning_section
-from lossatlas.report.sections.parts import parts_section
+from lossatlas.report.sections.loss_map import loss_map_section
 from lossatlas.report.sections.sampling import sampling_section
+from lossatlas.report.sections.sharpness import sharpness_section
 from lossatlas.report.sections.steps import steps_section
-from lossatlas.report.sections.surroundings import surroundings_section
-from lossatlas.report.sections.terrain import terrain_section
 from lossatlas.report.sections.topology import topology_section
+from lossatlas.report.sections.unavailable import unavailable_section
 
 SECTIONS: tuple[Builder, ...] = (
-    terrain_section,
+    loss_map_section,
     topology_section,
     curvature_section,
-    parts_section,
+    groups_section,
     steps_section,
-    surroundings_section,
+    sharpness_section,
     learning_section,
     features_section,
-    absent_section,
+    unavailable_section,
     checks_section,
     sampling_section,
 )
 
 __all__ = [
     "SECTIONS",
-    "absent_section",
+    "unavailable_section",
     "checks_section",
     "curvature_section",
     "features_section",
     "learning_section",
-    "parts_section",
+    "groups_section",
     "sampling_section",
     "steps_section",
-    "surroundings_section",
-    "terrain_section",
+    "sharpness_section",
+    "loss_map_section",
     "topology_section",
 ]
 

@@ -79,7 +79,7 @@ def check_served(
         )
 
 
-def hang_on(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
+def register_hooks(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
     """Tie the gated decays of a recipe to an optimizer.
 
     Args:

@@ -24,7 +24,7 @@ from lossatlas.steering.policies import (
 from lossatlas.steering.probe import Closure, sub_batch
 from lossatlas.steering.reading import Policy
 from lossatlas.steering.shapes import shape_factor
-from lossatlas.studies.compare.losses import hang_on, training_loss
+from lossatlas.studies.compare.losses import register_hooks, training_loss
 from lossatlas.studies.compare.optimizers import INTERVAL, PATIENCE, build
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe
@@ -84,7 +84,7 @@ class Session:
             The optimizer.
         """
         optimizer = build(self.recipe, self.problem, self.model, weights, lr)
-        hang_on(self.recipe, optimizer)
+        register_hooks(self.recipe, optimizer)
         self.schedule = self._scheduled(optimizer)
         if isinstance(optimizer, TopoAdamW):
             self._drop_in = optimizer.controller

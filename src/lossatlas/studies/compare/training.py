@@ -18,7 +18,7 @@ from lossatlas.steering.log import Record
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import parse_recipe
 from lossatlas.studies.compare.session import Session
-from lossatlas.studies.compare.trial import read_through
+from lossatlas.studies.compare.trial import averaged_weights
 from lossatlas.training import StepInfo, build_model, train
 from lossatlas.training.criteria import CRITERIA
 from lossatlas.training.dataset import Dataset
@@ -162,7 +162,7 @@ def _scores(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     problem, found = session.problem, {}
     for weights in WEIGHTS:
-        with read_through(session, session.averages.get(weights), optimizer):
+        with averaged_weights(session, session.averages.get(weights), optimizer):
             valid, test = (
                 measured(session.model, data, problem) for data in (problem.valid, problem.test)
             )

@@ -85,7 +85,7 @@ class _Reader:
     def _read(self, tick: StepInfo) -> list[float]:
         session, found = self.session, [float(tick.step)]
         for reading in READINGS:
-            with read_through(session, session.averages.get(reading), tick.optimizer):
+            with averaged_weights(session, session.averages.get(reading), tick.optimizer):
                 found += self._measured()
         rate = float(tick.optimizer.param_groups[0]["lr"])
         return [*found, session.spent, rate]
@@ -98,7 +98,7 @@ class _Reader:
 
 
 @contextmanager
-def read_through(
+def averaged_weights(
     session: Session, average: WeightAverage | None, optimizer: Any
 ) -> Iterator[None]:
     """The weights that are to be measured, in the model inside the block.

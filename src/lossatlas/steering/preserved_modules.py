@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Bystanders:
+class PreservedModules:
     """Buffers and train/eval of every module that runs, kept when it is first seen.
 
     Args:

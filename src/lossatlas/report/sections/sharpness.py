@@ -39,7 +39,7 @@ _REFERENCES = {
 }
 
 
-def surroundings_section(survey: Survey) -> Section | None:
+def sharpness_section(survey: Survey) -> Section | None:
     """How the loss rises near the weights.
 
     Args:

@@ -13,8 +13,8 @@ from lossatlas.report.readings_comparison import (
     read_walls,
 )
 from lossatlas.report.readings_map import lowest_index
+from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import COUNT, MAP_COUNT, mapped
-from lossatlas.report.sections.terrain import DIFFERENCE
 from lossatlas.text import count, number, with_error
 
 _REFERENCES = (

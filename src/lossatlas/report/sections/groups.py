@@ -26,7 +26,7 @@ _KINDS = {
 }
 
 
-def parts_section(survey: Survey) -> Section | None:
+def groups_section(survey: Survey) -> Section | None:
     """Which layers and classes bend how much.
 
     Args:

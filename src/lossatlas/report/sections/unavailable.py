@@ -5,7 +5,7 @@ from lossatlas.surveys import Survey, named
 from lossatlas.text import cut_off
 
 
-def absent_section(survey: Survey) -> Section | None:
+def unavailable_section(survey: Survey) -> Section | None:
     """Instruments, or parts of them, that could not serve.
 
     Args:

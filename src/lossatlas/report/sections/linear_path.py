@@ -6,8 +6,8 @@ from lossatlas.plots.interactive_pairs import chord_figure
 from lossatlas.plots.scale import scale_of
 from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
 from lossatlas.report.readings_comparison import View, read_ends, read_line
+from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import mapped
-from lossatlas.report.sections.terrain import DIFFERENCE
 from lossatlas.text import cut_off, number, with_error
 
 _REFERENCE = Reference(
@@ -24,7 +24,7 @@ _STATISTICS = Reference(
 )
 
 
-def passage_section(view: View) -> Section:
+def linear_path_section(view: View) -> Section:
     """The line between the two checkpoints of a comparison.
 
     Args:

@@ -35,7 +35,7 @@ _FILTERS = Reference(
 )
 
 
-def terrain_section(survey: Survey) -> Section:
+def loss_map_section(survey: Survey) -> Section:
     """The map of a survey.
 
     Args:
