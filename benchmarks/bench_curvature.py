@@ -22,10 +22,10 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.curvature import Product, hessian, spectrum, trace
 from lossatlas.curvature.trace import random_run
-from lossatlas.linalg.estimators import Estimate
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos, quadrature
 from lossatlas.linalg.probes import deflated_trace
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
 _BATCH = 4 if harness.QUICK else 8

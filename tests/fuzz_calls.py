@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas import curvature, forecast
-from lossatlas.linalg.estimators import Estimate
+from lossatlas.result import Estimate
 from lossatlas.training import Dataset
 
 ROOT = Path(la.__file__).parent

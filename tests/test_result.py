@@ -46,10 +46,10 @@ class Plain(Result):
 
 
 def sample(**changes):
-    trace = Estimate(12.34, 0.5, count=8, over="probes")
+    trace = Estimate(12.34, 0.5, samples=8)
     fields = {
         "parts": (Part("a/b", np.eye(2)), Part("c", np.zeros((0, 2)))),
-        "by_name": {"layer/0 é": Estimate(1.0, why="one batch")},
+        "by_name": {"layer/0 é": Estimate(1.0, why_no_error="one batch")},
         "masked": np.ma.masked_array([True, False, True], [False, False, True]),
     }
     return Sample(trace=trace, **(fields | changes))
@@ -96,7 +96,7 @@ def test_its_estimates_have_the_names_and_units_of_its_fields():
     assert found[0].unit == "loss per squared weight"
     frame = sample().to_frame()
     assert list(frame["name"]) == [e.name for e in found]
-    assert frame["why"][1] == "one batch"
+    assert frame["why_no_error"][1] == "one batch"
     assert Sample.references == ("Someone, 2026",)
 
 
@@ -111,7 +111,7 @@ def test_its_text_is_short():
 
 
 def test_notebooks_see_its_sentences_and_numbers_and_no_markup_of_others():
-    page = sample(by_name={"<script>": Estimate(1.0, why="a <b>")})._repr_html_()
+    page = sample(by_name={"<script>": Estimate(1.0, why_no_error="a <b>")})._repr_html_()
     assert "The trace is 12.34 ± 0.50" in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
@@ -130,12 +130,12 @@ def test_a_result_without_a_picture_says_so():
 
 
 def test_intervals_of_estimates():
-    low, high = Estimate(0.0, 1.0, count=2).interval()
+    low, high = Estimate(0.0, 1.0, samples=2).interval()
     assert (low, high) == pytest.approx((-12.706, 12.706), abs=1e-3)
     assert Estimate(1.0, 0.0).interval() == (1.0, 1.0)
     assert Estimate(1.0, bound=0.5).interval(0.5) == (0.5, 1.5)
     assert all(map(math.isnan, Estimate(1.0).interval()))
-    assert all(map(math.isnan, Estimate(1.0, 0.1, count=1).interval()))
+    assert all(map(math.isnan, Estimate(1.0, 0.1, samples=1).interval()))
 
 
 def test_two_records_of_one_name_are_refused():

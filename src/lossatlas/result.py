@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from lossatlas import store
+from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import t_quantile
 from lossatlas.store.records import equal, from_dataset, record, to_dataset
@@ -62,38 +63,37 @@ def result(kind: str, *, references: tuple[str, ...] = ()) -> Callable[[R], R]:
 
 
 @record
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """A number with its uncertainty, or the reason why it has none.
 
     Attributes:
         value: the number.
         stderr: its standard error, same units; 0 where exact, NaN where unknown.
-        count: independent units that the error comes from, for Student's t; infinite where
-            the error itself is known exactly.
+        products: products with a matrix (or evaluations) that it cost.
+        samples: how many independent samples the error comes from; 0 where it is exact.
+        reached: whether the tolerance that was asked for was reached.
+        why_no_error: why `stderr` is NaN, as a sentence; None where there is an error.
+        checked: what the derivatives under it were compared with, a sentence each.
         bound: a largest error in place of a standard error (the residual of an eigenvalue,
             say), same units; NaN where there is none.
-        why: why there is no error, as a sentence; empty where there is one.
         name: what it is, as in "trace".
         unit: of value, error and bound.
         meaning: what it says, for a reader who has not met it.
-        over: what the units of `count` are: "examples", "batches", "probes".
-        products: products with a matrix (or evaluations) that it cost.
-        reached: whether the tolerance that was asked for was reached.
         is_minor: whether it is left out of short tables.
     """
 
     value: float
     stderr: float = math.nan
-    count: float = math.inf
+    products: int = 0
+    samples: int = 0
+    reached: bool = True
+    why_no_error: str | None = None
+    checked: tuple[str, ...] = ()
     bound: float = math.nan
-    why: str = ""
     name: str = ""
     unit: str = ""
     meaning: str = ""
-    over: str = ""
-    products: int = 0
-    reached: bool = True
     is_minor: bool = False
 
     @property
@@ -108,13 +108,25 @@ class Estimate:
             level: its confidence, between 0 and 1; a bound holds at every level.
 
         Returns:
-            (lower, upper); NaN where the error is unknown.
+            (lower, upper); NaN where the error is unknown, or where it is unknown how many
+            samples it comes from.
+
+        Raises:
+            ArgumentError: `level` is not between 0 and 1.
         """
-        if math.isfinite(self.bound):
-            half = self.bound
-        else:
-            half = float(t_quantile(level, self.count)) * self.stderr if self.stderr else 0.0
+        if not is_number(level) or not 0 < level < 1:
+            raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
+        half = self.bound
+        if not math.isfinite(half):
+            half = float(t_quantile(level, self.samples)) * self.stderr if self.stderr else 0.0
         return self.value - half, self.value + half
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every field; NaN equals NaN, so that a stored estimate equals itself."""
+        return equal(self, other) if isinstance(other, Estimate) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.samples, self.products, self.unit))
 
     def __str__(self) -> str:
         text = with_error(self.value, self.error)
@@ -173,11 +185,12 @@ class Result:
         """The estimates as a table.
 
         Returns:
-            One row an estimate; columns name, value, stderr, bound, count, unit, why.
+            One row an estimate; columns name, value, stderr, bound, samples, unit,
+            why_no_error.
         """
         import pandas as pd
 
-        columns = ("name", "value", "stderr", "bound", "count", "unit", "why")
+        columns = ("name", "value", "stderr", "bound", "samples", "unit", "why_no_error")
         rows = [{c: getattr(e, c) for c in columns} for e in self.estimates()]
         return pd.DataFrame(rows, columns=list(columns))
 
@@ -245,7 +258,7 @@ class Result:
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         rows = "".join(
             f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(str(e))}</td>"
-            f"<td>{html.escape(e.why or e.meaning)}</td></tr>"
+            f"<td>{html.escape(e.why_no_error or e.meaning)}</td></tr>"
             for e in self.estimates()
         )
         title = html.escape(type(self).__name__)

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossatlas.errors import NonFiniteError
-from lossatlas.linalg.estimators import Estimate, jackknife, mean_of, quantile, rademacher
+from lossatlas.linalg.estimators import jackknife, mean_of, quantile, rademacher
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
 

@@ -15,7 +15,6 @@ from lossatlas.curvature import (
     Stability,
     WorstSharpness,
 )
-from lossatlas.linalg.estimators import Estimate
 from lossatlas.plots import (
     edge_figure,
     groups_figure,
@@ -27,6 +26,7 @@ from lossatlas.plots import (
 from lossatlas.report import SECTIONS, reading, render
 from lossatlas.report.readings_curvature import read_gradient, read_parts, read_stability
 from lossatlas.report.readings_instruments import read_samples
+from lossatlas.result import Estimate
 from lossatlas.surveys import InstrumentResult
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE, survey_of

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from lossatlas.errors import NonFiniteError
-from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
 

@@ -12,7 +12,8 @@ from lossatlas.curvature.arguments import check_count, check_tensor
 from lossatlas.curvature.representations import checked_features
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, NonFiniteError
-from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.estimators import jackknife
+from lossatlas.result import Estimate
 from lossatlas.store import kind
 
 # Directions of between-class scatter below this share of the largest are rounding.

@@ -12,7 +12,7 @@ from lossatlas.curvature.density import Density
 from lossatlas.curvature.spectrum import Spectrum
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
-from lossatlas.linalg.estimators import Estimate
+from lossatlas.result import Estimate
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]

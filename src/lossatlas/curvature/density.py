@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from lossatlas.curvature.trees import part
 from lossatlas.linalg.basis import Basis
-from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.krylov import Apply, Ritz, quadrature
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]

@@ -7,9 +7,10 @@ from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.products import hessian
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
-from lossatlas.linalg.estimators import Estimate, mean_of, rademacher
+from lossatlas.linalg.estimators import mean_of, rademacher
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed
 
 

@@ -17,11 +17,12 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError
-from lossatlas.linalg.estimators import Array, Estimate, rademacher
+from lossatlas.linalg.estimators import Array, rademacher
 from lossatlas.linalg.params import Params, dot
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of
+from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
 

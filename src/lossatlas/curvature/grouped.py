@@ -17,7 +17,6 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import part
 from lossatlas.errors import NonFiniteError
-from lossatlas.linalg.estimators import Estimate
 from lossatlas.linalg.extremes import converge, reached_ends
 from lossatlas.linalg.krylov import Lanczos, Ritz
 from lossatlas.linalg.params import Params
@@ -25,6 +24,7 @@ from lossatlas.linalg.params import size as size_of
 from lossatlas.linalg.probes import deflated_trace
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
+from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed
 
 BY = ("layer", "class")

@@ -14,12 +14,13 @@ from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import DataError, LossError, NonFiniteError
-from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.objective.point import State
 from lossatlas.objective.user_code import wrap_errors
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 from lossatlas.store import kind
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from lossatlas.checks import check_flag, check_number, check_one_of
 from lossatlas.curvature.arguments import check_count
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
-from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.estimators import jackknife
+from lossatlas.result import Estimate
 
 SPECTRA = ("singular", "eigen")
 RANKS = ("entropy", "participation", "stable")

@@ -14,10 +14,11 @@ from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import normal_like
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ModelError
-from lossatlas.linalg.estimators import Estimate, jackknife, mean_of
+from lossatlas.linalg.estimators import jackknife, mean_of
 from lossatlas.linalg.params import Params, add
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
+from lossatlas.result import Estimate
 from lossatlas.store import kind
 
 Array = NDArray[np.float64]

@@ -15,10 +15,11 @@ from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params, add, multiply, norm
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
+from lossatlas.result import Estimate
 from lossatlas.store import kind
 
 # The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.

@@ -9,7 +9,8 @@ from lossatlas.checks import check_flag
 from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.representations import checked_features
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.estimators import jackknife
+from lossatlas.result import Estimate
 
 
 def cka(

@@ -27,12 +27,12 @@ from lossatlas.curvature.trace import random_run
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.basis import Basis
-from lossatlas.linalg.estimators import Estimate
 from lossatlas.linalg.extremes import converge, reached_ends
 from lossatlas.linalg.krylov import Ritz
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
+from lossatlas.result import Estimate
 from lossatlas.store import Provenance, kind
 
 Array = NDArray[np.float64]

@@ -14,11 +14,12 @@ from lossatlas.curvature.matrix import Product
 from lossatlas.curvature.products import KINDS, product_of
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.linalg.estimators import Estimate, mean_of, rademacher
+from lossatlas.linalg.estimators import mean_of, rademacher
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.params import Params
 from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed, generator
 from lossatlas.store import kind
 

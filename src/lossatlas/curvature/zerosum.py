@@ -12,12 +12,13 @@ from lossatlas.curvature.arguments import check_count, check_objective, check_te
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import LossError, NonFiniteError
-from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.estimators import jackknife
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 from lossatlas.store import kind
 

@@ -2,62 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.checks import is_number
-from lossatlas.errors import ArgumentError
 from lossatlas.intervals import t_quantile
+from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One number with its standard error.
-
-    Attributes:
-        value: the estimate.
-        stderr: its standard error, same units; 0 where exact, NaN where it cannot be had.
-        products: products with the matrix (or evaluations) that it cost.
-        samples: how many independent samples the error comes from; 0 where it is exact.
-        reached: whether the tolerance that was asked for was reached.
-        why_no_error: why `stderr` is NaN, as a sentence; None where there is an error.
-        checked: what the derivatives under it were held against, a sentence each.
-    """
-
-    value: float
-    stderr: float
-    products: int = 0
-    samples: int = 0
-    reached: bool = True
-    why_no_error: str | None = None
-    checked: tuple[str, ...] = ()
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """A confidence interval (Student's t).
-
-        Args:
-            level: its coverage, between 0 and 1.
-
-        Returns:
-            (lower, upper); NaN where there is no error, or where it is unknown how many
-            samples it comes from.
-
-        Raises:
-            ArgumentError: `level` is not between 0 and 1.
-        """
-        if not is_number(level) or not 0 < level < 1:
-            raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
-        half = quantile(level, self.samples) * self.stderr if self.stderr else 0.0
-        return self.value - half, self.value + half
 
 
 def mean_of(samples: Sequence[float] | Array, products: int = 0) -> Estimate:

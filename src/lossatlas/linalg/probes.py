@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.errors import NonFiniteError
-from lossatlas.linalg.estimators import LEVEL, Estimate, mean_of, quantile, rademacher
+from lossatlas.linalg.estimators import LEVEL, mean_of, quantile, rademacher
 from lossatlas.linalg.krylov import Apply, Lanczos
+from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed
 
 Array = NDArray[np.float64]

@@ -3,7 +3,7 @@
 import math
 
 from lossatlas.curvature import SampleSizeCurve
-from lossatlas.linalg.estimators import Estimate
+from lossatlas.result import Estimate
 from lossatlas.surveys import Survey, named
 from lossatlas.text import count, number, percent, with_error
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lossatlas.checks import check_at_least
-from lossatlas.curvature import spectrum
+from lossatlas.curvature.spectrum import spectrum
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.plane import Plane, plane
 from lossatlas.objective import Objective

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossatlas.curvature import activations
+from lossatlas.curvature.activations import activations
 from lossatlas.curvature.groups import target_classes
 from lossatlas.errors import ModelError
 from lossatlas.linalg.params import Params

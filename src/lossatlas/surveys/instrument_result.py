@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lossatlas.curvature.trees import Stored, part
-from lossatlas.linalg.estimators import Estimate
+from lossatlas.result import Estimate
 from lossatlas.store import kind
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lossatlas import store
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.linalg.estimators import Estimate
 from lossatlas.objective import Evaluation
+from lossatlas.result import Estimate
 from lossatlas.store import Provenance
 from lossatlas.surveys.instrument_result import InstrumentResult
 from lossatlas.text import count, cut_off, with_error

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lossatlas import store
 from lossatlas.checks import check_one_of
-from lossatlas.linalg.estimators import Estimate, jackknife
+from lossatlas.linalg.estimators import jackknife
+from lossatlas.result import Estimate
 
 Array = NDArray[np.float64]
 

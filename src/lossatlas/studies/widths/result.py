@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
-from lossatlas.linalg.estimators import Estimate, mean_of
+from lossatlas.linalg.estimators import mean_of
+from lossatlas.result import Estimate
 
 Array = NDArray[np.float64]
 

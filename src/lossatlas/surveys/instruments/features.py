@@ -14,7 +14,7 @@ from lossatlas.curvature import (
     rankme,
 )
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.linalg.estimators import Estimate
+from lossatlas.result import Estimate
 from lossatlas.surveys.context import Context, Parts
 from lossatlas.surveys.head import head_classes, read_head
 from lossatlas.surveys.instrument_result import Quantity, estimated
