@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from lossatlas import store
 from lossatlas.curvature import spectrum, spectrum_memory
 from lossatlas.curvature.saddles import saddle_ratio
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError, UnknownNameError
+from lossatlas.store.records import equal
 from reference import curvature_dense as dense
 from reference.curvature_cases import cases, classes, initialized, mlp, normal
 
@@ -327,3 +329,14 @@ def test_a_group_without_finite_curvature_is_a_line_that_says_so():
     assert math.isfinite(good.largest)
     assert math.isnan(bad.largest)
     assert "not finite" in bad.note
+
+
+def test_a_spectrum_saves_itself_and_speaks_json(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    batch = (torch.randn(6, 3), torch.randint(0, 2, (6,)))
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [batch])
+    before = spectrum(objective, top=2, bottom=1, probes=1, steps=4, vectors=True)
+    after = la.load(before.save(tmp_path / "spectrum.nc"))
+    assert equal(after, before)
+    plain = json.loads(json.dumps(after.to_dict(), allow_nan=False))
+    assert plain["top"] == before.top.tolist()
