@@ -30,7 +30,7 @@ def test_lightning_metrics_with_interleaved_rows(tmp_path):
 
 
 def test_lightnings_own_logger(tmp_path):
-    loggers = pytest.importorskip("lightning.pytorch.loggers", reason="needs lightning")
+    loggers = pytest.importorskip("pytorch_lightning.loggers")
     logger = loggers.CSVLogger(tmp_path, name="run")
     for step in range(0, 50, 10):
         logger.log_metrics({"lr-SGD": 0.1}, step=step)
