@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import lossatlas as la
+import lossatlas.curvature
 from lossatlas.errors import ArgumentError, DataError, LossError
 from lossatlas.objective.batches import batch_size, cut, known_size, map_tensors, tensors
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lossatlas as la
+import lossatlas.curvature
 from lossatlas.errors import DataError, LossError
 from lossatlas.objective import Moments
 from reference.objective_ratio import ratio

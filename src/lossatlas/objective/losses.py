@@ -276,6 +276,8 @@ def _pair(batch: Batch, who: str, instead: str) -> tuple[Any, Any]:
             f"{who} takes batches that are a pair (input, target); got {kind}: for other "
             f"batches write {instead} yourself."
         )
+    if batch[0] is None or batch[1] is None:
+        raise ArgumentError(f"{who} takes batches (input, target); one of the two is None.")
     return batch[0], batch[1]
 
 

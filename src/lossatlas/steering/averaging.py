@@ -35,8 +35,9 @@ class WeightAverage:
         if isinstance(params, nn.Module):
             raise ArgumentError("`params` must be weights; got a module: pass .parameters().")
         self.params = list(params)
-        if not self.params:
-            raise ArgumentError("`params` must hold at least one tensor; got none.")
+        if not self.params or not all(isinstance(p, Tensor) for p in self.params):
+            kinds = ", ".join(sorted({type(p).__name__ for p in self.params})) or "nothing"
+            raise ArgumentError(f"`params` must hold tensors, at least one; got {kinds}.")
         self.average = [_wide(p.detach()).clone() for p in self.params]
         self.count = 0
         self._inside = False

@@ -35,6 +35,7 @@ def trajectory_penalty(logits: Tensor, teacher: Tensor, temperature: float = 5.0
             "`teacher` must be shaped like `logits`, (..., classes); got "
             f"{tuple(teacher.shape)} and {tuple(logits.shape)}."
         )
+    temperature = float(temperature)
     now, then = (_softened(t, temperature) for t in (logits, teacher.detach()))
     return (
         temperature**2 * F.kl_div(now, then, reduction="none", log_target=True).sum(-1).mean()
