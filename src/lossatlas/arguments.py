@@ -38,14 +38,7 @@ _FAULTS = (AssertionError, ImportError, NameError, RecursionError, Warning)
 
 
 def public(target: T) -> T:
-    """Name the argument that does not fit, where a public function or class fails for it.
-
-    Args:
-        target: a function, or a class whose constructor is meant.
-
-    Returns:
-        A function with the same signature; a class itself.
-    """
+    """Name the argument that does not fit, where a public function or class fails for it."""
     if isinstance(target, type):
         start = target.__dict__.get("__init__")
         if inspect.isfunction(start) and not getattr(target, "_is_protocol", False):
@@ -55,11 +48,7 @@ def public(target: T) -> T:
 
 
 def guard_exports(room: str) -> None:
-    """Make `public` of everything that a room exports, there and where it is defined.
-
-    Args:
-        room: the name of the package, with `__all__`.
-    """
+    """Make `public` of everything that a room exports, there and where it is defined."""
     module = sys.modules[room]
     for name in module.__all__:
         value = getattr(module, name)
@@ -213,15 +202,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - one line a kind of hint
-    """Whether a value is what an annotation asks for, as far as that can be told.
-
-    Args:
-        value: what came.
-        hint: a resolved annotation.
-
-    Returns:
-        False only where it surely is not.
-    """
+    """Whether a value is what an annotation asks for, as far as that can be told."""
     if hint is Any or isinstance(hint, TypeVar | str):
         return True
     if _is_union(hint):
@@ -370,14 +351,7 @@ def _unusable_array(value: np.ndarray) -> str:
 
 
 def described(hint: Any) -> str:  # noqa: PLR0911 - one line a kind of hint
-    """What an annotation asks for, in words.
-
-    Args:
-        hint: a resolved annotation.
-
-    Returns:
-        Words that follow "must be".
-    """
+    """What an annotation asks for, in words."""
     if _is_union(hint):
         parts = typing.get_args(hint)
         if any("_SupportsArray" in str(part) for part in parts):

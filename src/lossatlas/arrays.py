@@ -9,20 +9,7 @@ from lossatlas.errors import DataError
 
 
 def as_float_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64]:
-    """An own array of floats.
-
-    Args:
-        argument: its name, for the message.
-        value: numbers, nested as deep as they are.
-        label: words for the message that say whose they are.
-
-    Returns:
-        The numbers in double precision; values that are not finite are kept.
-
-    Raises:
-        DataError: text, dates, records, complex numbers, masked or too large ones, or rows of
-            different lengths.
-    """
+    """An own array of floats."""
     try:
         found = np.asarray(value)
         real = found.astype(np.float64) if found.dtype.kind in "biufO" else None

@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
-    """Require two mappings to hold the same names with the same shapes.
-
-    Args:
-        **pair: exactly two keyword arguments; their names appear in the message.
-
-    Raises:
-        StructureError: names, shapes or kinds of numbers (whole, real, complex) differ; the
-            message names the first difference.
-    """
+    """Require two mappings to hold the same names with the same shapes."""
     (first, a), (second, b) = pair.items()
     for argument, given in pair.items():
         if not isinstance(given, Mapping) or not all(map(_is_tensor, given.values())):
@@ -68,14 +60,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def check_real(point: "Mapping[str, Tensor]") -> None:
-    """Require a point of parameter space: real tensors, no counters.
-
-    Args:
-        point: name -> tensor.
-
-    Raises:
-        StructureError: a tensor holds whole numbers; the message names it.
-    """
+    """Require a point of parameter space: real tensors, no counters."""
     for name, value in point.items():
         if not value.is_floating_point():
             raise StructureError(
@@ -85,16 +70,7 @@ def check_real(point: "Mapping[str, Tensor]") -> None:
 
 
 def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:
-    """Require `value` to be one of the named options.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        options: what is known.
-
-    Raises:
-        UnknownNameError: it is not; the message gives the nearest match and the list.
-    """
+    """Require `value` to be one of the named options."""
     known = list(options)
     if not any(isinstance(value, type(option)) and value == option for option in known):
         raise UnknownNameError(
@@ -104,91 +80,38 @@ def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:
 
 
 def check_at_least(argument: str, value: object, minimum: int) -> None:
-    """Require a whole number of at least `minimum`.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        minimum: the least that works.
-
-    Raises:
-        ArgumentError: not a whole number, or too small.
-    """
+    """Require a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ArgumentError(f"`{argument}` must be a whole number >= {minimum}; got {value!r}.")
 
 
 def check_flag(argument: str, value: object) -> None:
-    """Require True or False.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: something else came, such as the text "no".
-    """
+    """Require True or False."""
     if not isinstance(value, bool | np.bool_):
         raise ArgumentError(f"`{argument}` must be True or False; got {shown(value)}.")
 
 
 def check_positive(argument: str, value: Any) -> None:
-    """Require a finite number above zero.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: not a number, not finite, or not above zero.
-    """
+    """Require a finite number above zero."""
     if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ArgumentError(f"`{argument}` must be a finite number > 0; got {value!r}.")
 
 
 def check_number(argument: str, value: Any, minimum: float = -math.inf) -> None:
-    """Require a finite number of at least `minimum`.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        minimum: the least that works; any number by default.
-
-    Raises:
-        ArgumentError: not a number, not finite, or too small.
-    """
+    """Require a finite number of at least `minimum`."""
     if not is_number(value) or not math.isfinite(value) or value < minimum:
         bound = f" >= {minimum:g}" if math.isfinite(minimum) else ""
         raise ArgumentError(f"`{argument}` must be a finite number{bound}; got {value!r}.")
 
 
 def check_fraction(argument: str, value: Any) -> None:
-    """Require a number strictly between 0 and 1, such as a confidence level.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: not a number, or not in (0, 1).
-    """
+    """Require a number strictly between 0 and 1, such as a confidence level."""
     if not is_number(value) or not 0 < value < 1:
         raise ArgumentError(f"`{argument}` must lie between 0 and 1; got {value!r}.")
 
 
 def check_path(argument: str, value: object) -> Path:
-    """Require the path of a file or folder.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: neither a string nor a path, empty, or with a null byte.
-    """
+    """Require the path of a file or folder."""
     if isinstance(value, str | PathLike):
         text = fspath(value)
         if isinstance(text, str) and text and "\0" not in text:
@@ -197,15 +120,7 @@ def check_path(argument: str, value: object) -> Path:
 
 
 def check_seed(argument: str, value: object) -> None:
-    """Require a seed: a whole number >= 0 of at most 64 bits.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: anything else, `True` included.
-    """
+    """Require a seed: a whole number >= 0 of at most 64 bits."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not 0 <= value < 2**64:  # type: ignore[operator]
         raise ArgumentError(
@@ -214,48 +129,20 @@ def check_seed(argument: str, value: object) -> None:
 
 
 def check_text(argument: str, value: object, *, optional: bool = False) -> None:
-    """Require a string.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        optional: whether None is allowed too.
-
-    Raises:
-        ArgumentError: anything else.
-    """
+    """Require a string."""
     if not isinstance(value, str) and not (optional and value is None):
         wanted = "a string or None" if optional else "a string"
         raise ArgumentError(f"`{argument}` must be {wanted}; got {shown(value)}.")
 
 
 def check_callable(argument: str, value: object, *, optional: bool = False) -> None:
-    """Require something that can be called.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        optional: whether None will do.
-
-    Raises:
-        ArgumentError: it cannot be called.
-    """
+    """Require something that can be called."""
     if not callable(value) and not (optional and value is None):
         raise ArgumentError(f"`{argument}` must be callable; got {shown(value)}.")
 
 
 def check_kind(argument: str, value: object, kind: type | tuple[type, ...], make: str) -> None:
-    """Require an instance of a class.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        kind: the class, or several.
-        make: how to make one, the end of the sentence.
-
-    Raises:
-        ArgumentError: it is something else.
-    """
+    """Require an instance of a class."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         names = " or ".join(k.__name__ for k in kinds)
@@ -263,43 +150,20 @@ def check_kind(argument: str, value: object, kind: type | tuple[type, ...], make
 
 
 def check_list(argument: str, value: object, what: str) -> None:
-    """Require a list or tuple, which has a length and can be walked twice.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        what: what it should hold, in the plural.
-
-    Raises:
-        ArgumentError: a string, a mapping, a generator, or no sequence.
-    """
+    """Require a list or tuple, which has a length and can be walked twice."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         raise ArgumentError(f"`{argument}` must be a list of {what}; got {shown(value)}.")
 
 
 def shown(value: object) -> str:
-    """What came, short enough for a sentence.
-
-    Args:
-        value: anything.
-
-    Returns:
-        Plain values as they are written, others by their class.
-    """
+    """What came, short enough for a sentence."""
     plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
     text = repr(value) if plain else ""
     return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a real number (a bool is not).
-
-    Args:
-        value: anything.
-
-    Returns:
-        True for int, float and zero-dimensional numpy or torch numbers.
-    """
+    """Whether `value` is a real number (a bool is not)."""
     if isinstance(value, bool | np.bool_ | str | bytes):
         return False
     try:
@@ -310,14 +174,6 @@ def is_number(value: Any) -> bool:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint for a message: the known name most like the one that came.
-
-    Args:
-        name: what came.
-        known: what is known.
-
-    Returns:
-        " (did you mean 'x'?)", or an empty string where nothing is near.
-    """
+    """A hint for a message: the known name most like the one that came."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

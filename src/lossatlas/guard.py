@@ -14,11 +14,7 @@ from torch import nn
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Keep the global random states of torch (all devices), numpy and Python.
-
-    Yields:
-        Nothing.
-    """
+    """Keep the global random states of torch (all devices), numpy and Python."""
     cpu, numpy_state, python_state = (
         torch.get_rng_state(),
         np.random.get_state(),  # noqa: NPY002 - the global state is what is kept
@@ -37,14 +33,7 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def preserved_modes(model: nn.Module) -> Iterator[None]:
-    """Keep train/eval of every submodule, also where they differ from their parent.
-
-    Args:
-        model: the model whose modes may be changed inside the block.
-
-    Yields:
-        Nothing.
-    """
+    """Keep train/eval of every submodule, also where they differ from their parent."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -56,14 +45,7 @@ def preserved_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
-    """Keep what modules and other objects hold as attributes: a remembered activation, say.
-
-    Args:
-        holders: may set attributes of their own while they run.
-
-    Yields:
-        Nothing.
-    """
+    """Keep what modules and other objects hold as attributes: a remembered activation, say."""
     kept = [holder.__dict__ for holder in holders]
     # Which parameters a module holds: `module.weight = ...` goes there.
     kept += [own["_parameters"] for own in kept if isinstance(own.get("_parameters"), dict)]
@@ -83,14 +65,7 @@ def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
 
 @contextmanager
 def patched(*changes: tuple[nn.Module | ModuleType, str, Any]) -> Iterator[None]:
-    """Set instance attributes of modules (of torch or of Python) for the length of a block.
-
-    Args:
-        *changes: (module, attribute, value) triples.
-
-    Yields:
-        Nothing.
-    """
+    """Set instance attributes of modules (of torch or of Python) for the length of a block."""
     missing = object()
     before = [(module, name, module.__dict__.get(name, missing)) for module, name, _ in changes]
     try:

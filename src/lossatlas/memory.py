@@ -6,14 +6,7 @@ import torch
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of memory that may still be taken on a device.
-
-    Args:
-        device: where the weights live.
-
-    Returns:
-        Bytes, or None where the system does not say.
-    """
+    """Bytes of memory that may still be taken on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

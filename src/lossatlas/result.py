@@ -29,15 +29,7 @@ _MAX_LINES, _MAX_CHARACTERS = 5, 400
 
 
 def quantity(unit: str, **options: Any) -> Any:
-    """A field of a result with its unit.
-
-    Args:
-        unit: as in "loss per squared weight"; "" for pure numbers.
-        **options: as for `dataclasses.field`.
-
-    Returns:
-        The field.
-    """
+    """A field of a result with its unit."""
     return field(metadata={"unit": unit}, **options)
 
 
@@ -102,18 +94,7 @@ class Estimate:
         return self.bound if math.isfinite(self.bound) else self.stderr
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval (Student's t), or value -+ bound.
-
-        Args:
-            level: its confidence, between 0 and 1; a bound holds at every level.
-
-        Returns:
-            (lower, upper); NaN where the error is unknown, or where it is unknown how many
-            samples it comes from.
-
-        Raises:
-            ArgumentError: `level` is not between 0 and 1.
-        """
+        """A two-sided confidence interval (Student's t), or value -+ bound."""
         if not is_number(level) or not 0 < level < 1:
             raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
         half = self.bound
@@ -140,54 +121,26 @@ class Result:
     references: ClassVar[tuple[str, ...]] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The numbers that count, with their errors.
-
-        Returns:
-            All fields that are estimates, named after their fields, by default.
-        """
+        """The numbers that count, with their errors."""
         return tuple(_found_estimates(self))
 
     def sentences(self) -> tuple[str, ...]:
-        """What the numbers say, in words.
-
-        Returns:
-            Whole sentences; none by default.
-        """
+        """What the numbers say, in words."""
         return ()
 
     def plot(self, *, backend: str = "matplotlib", ax: Any = None) -> Any:
-        """The picture of the result.
-
-        Args:
-            backend: "matplotlib" or "plotly".
-            ax: axes to draw into (matplotlib only).
-
-        Returns:
-            The axes, or the plotly figure.
-
-        Raises:
-            ArgumentError: the result has no picture.
-        """
+        """The picture of the result."""
         del backend, ax
         raise ArgumentError(
             f"{type(self).__name__} has no picture; its numbers are in .estimates()."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values for JSON; NaN and infinity are None.
-
-        Returns:
-            Field name -> number, text, list or mapping.
-        """
+        """The fields as plain values for JSON; NaN and infinity are None."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(_instance(self))}
 
     def to_frame(self) -> "pd.DataFrame":
-        """The estimates as a table.
-
-        Returns:
-            One row an estimate; columns name, value, stderr, bound, samples, unit,
-            why_no_error.
-        """
+        """The estimates as a table."""
         import pandas as pd
 
         columns = ("name", "value", "stderr", "bound", "samples", "unit", "why_no_error")
@@ -195,40 +148,16 @@ class Result:
         return pd.DataFrame(rows, columns=list(columns))
 
     def save(self, path: str | Path) -> Path:
-        """Write to one netCDF file; `lossatlas.load` reads it back.
-
-        Args:
-            path: where, by convention `*.nc`.
-
-        Returns:
-            The path.
-
-        Raises:
-            FileError: the place cannot be written.
-        """
+        """Write to one netCDF file; `lossatlas.load` reads it back."""
         return store.save(self, path)
 
     def to_tree(self) -> "dict[str, xr.Dataset]":
-        """The fields as one labeled data set: arrays as variables, the rest as JSON.
-
-        Returns:
-            {"result": Dataset}.
-        """
+        """The fields as one labeled data set: arrays as variables, the rest as JSON."""
         return {"result": to_dataset(self)}
 
     @classmethod
     def from_tree(cls, tree: "Mapping[str, xr.Dataset]") -> Any:
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: what `to_tree` gave.
-
-        Returns:
-            An equal result.
-
-        Raises:
-            FileError: the tree holds something else.
-        """
+        """The inverse of `to_tree`."""
         found = from_dataset(tree["result"]) if "result" in tree else None
         if not isinstance(found, cls):
             raise FileError(f"the file holds no {cls.__name__}; make it again.")

@@ -9,18 +9,7 @@ MINUS = "\u2212"
 
 
 def safe(name: object, most: int = MOST) -> str:
-    """A name from outside, for use as text in a plotly figure.
-
-    Plotly reads a small markup in every text and placeholders in every hover template; a
-    label of a user may hold both by accident or on purpose.
-
-    Args:
-        name: anything; its `str` is shown.
-        most: longest text; the rest is cut and marked.
-
-    Returns:
-        Text in which nothing is markup and nothing a placeholder.
-    """
+    """A name from outside, for use as text in a plotly figure."""
     return (
         html.escape(cut_off(name, most), quote=False)
         .replace("{", "&#123;")
@@ -29,41 +18,18 @@ def safe(name: object, most: int = MOST) -> str:
 
 
 def cut_off(name: object, most: int = MOST) -> str:
-    """A name from outside, on one line and not too long.
-
-    Args:
-        name: anything; its `str` is shown.
-        most: longest text; the rest is cut and marked.
-
-    Returns:
-        Text without control characters.
-    """
+    """A name from outside, on one line and not too long."""
     text = plain(name)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def plain(name: object) -> str:
-    """A name from outside without control characters.
-
-    Args:
-        name: anything; its `str` is shown.
-
-    Returns:
-        Text in which each of them, reversals of direction too, is a space.
-    """
+    """A name from outside without control characters."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits.
-
-    Args:
-        value: what to show.
-        digits: significant digits.
-
-    Returns:
-        As in "0.01234", "1,234", "1.2e-07"; "NaN" and "∞" where it is not finite.
-    """
+    """A number with so many significant digits."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -80,27 +46,12 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def error(value: float) -> str:
-    """A standard error with two significant digits.
-
-    Args:
-        value: not negative.
-
-    Returns:
-        As in "0.0042".
-    """
+    """A standard error with two significant digits."""
     return number(value, 2) if value else "0"
 
 
 def with_error(value: float, stderr: float) -> str:
-    """A number, rounded where its error begins, and the error.
-
-    Args:
-        value: what to show.
-        stderr: its standard error; NaN where there is none.
-
-    Returns:
-        As in "0.1234 ± 0.0042"; the number alone where it has no error.
-    """
+    """A number, rounded where its error begins, and the error."""
     if not (math.isfinite(value) and math.isfinite(stderr)) or stderr < 0:
         return number(value)
     if stderr == 0:
@@ -113,14 +64,7 @@ def with_error(value: float, stderr: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent.
-
-    Args:
-        share: 1 is all.
-
-    Returns:
-        As in "12 %", "0.4 %"; "under 0.1 %" where it is less than that but not nothing.
-    """
+    """A share in percent."""
     if 0 < abs(share) < 1e-3:
         return "under 0.1 %"
     value = 100 * share
@@ -128,80 +72,32 @@ def percent(share: float) -> str:
 
 
 def verdict(certain: bool, threshold: float) -> str:
-    """Whether a bar or branch is real.
-
-    Args:
-        certain: it is longer than the threshold.
-        threshold: NaN where the error of the map is unknown.
-
-    Returns:
-        A few words.
-    """
+    """Whether a bar or branch is real."""
     if math.isnan(threshold):
         return "certainty unknown"
     return "certain" if certain else "within the error of the map"
 
 
 def surely(noun: str, threshold: float) -> str:
-    """A name for what is longer than the threshold.
-
-    Args:
-        noun: as in "minimum".
-        threshold: NaN where the error of the map is unknown.
-
-    Returns:
-        As in "certain minimum"; the noun alone where there is nothing to judge by.
-    """
+    """A name for what is longer than the threshold."""
     return f"certain {noun}" if threshold > 0 else noun
 
 
 def count(amount: int, singular: str, plural: str | None = None) -> str:
-    """A number of things.
-
-    Args:
-        amount: how many.
-        singular: the name of one.
-        plural: the name of several; `singular` + "s" by default.
-
-    Returns:
-        As in "1 basin", "3 basins".
-    """
+    """A number of things."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
 
 
 def axis_title(label: object) -> str:
-    """Title of an axis of a map.
-
-    Args:
-        label: what the direction is.
-
-    Returns:
-        The label and its unit.
-    """
+    """Title of an axis of a map."""
     return f"{short(label, 40)} [direction lengths]"
 
 
 def short(label: object, most: int = 24) -> str:
-    """A label without the remark in parentheses at its end.
-
-    Args:
-        label: what a direction is, as in "PC 1 (95% of the trajectory)".
-        most: longest text; the rest is cut and marked.
-
-    Returns:
-        As in "PC 1".
-    """
+    """A label without the remark in parentheses at its end."""
     return cut_off(str(label).split(" (")[0] or label, most)
 
 
 def loss_title(is_log: bool, quantity: str = "loss") -> str:
-    """Title of an axis of losses.
-
-    Args:
-        is_log: whether heights grow with the logarithm of the climb.
-        quantity: what runs along it; safe text.
-
-    Returns:
-        As in "loss (log above the lowest)".
-    """
+    """Title of an axis of losses."""
     return f"{quantity} (log above the lowest)" if is_log else quantity

@@ -16,28 +16,13 @@ _INTERACTIVE = ("<stdin", "<python-input", "<ipython-input", "<console", "<docte
 
 
 def user_frame(error: BaseException, *, but: str = "") -> traceback.FrameSummary | None:
-    """The last line of the user's own code that an error passed through.
-
-    Args:
-        error: as it was caught; frames above the place where it was caught do not count.
-        but: a file that does not count as the user's.
-
-    Returns:
-        File and line, or None where all of them are this library, Python or packages.
-    """
+    """The last line of the user's own code that an error passed through."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return next((f for f in frames if f.filename != but and _is_the_users(f.filename)), None)
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of others says, in a line: its class, its first line, and its place.
-
-    Args:
-        error: whatever was raised.
-
-    Returns:
-        As in "KeyError: 'x' in train.py, line 12".
-    """
+    """What an error of others says, in a line: its class, its first line, and its place."""
     try:
         lines = str(error).strip().rstrip(".").splitlines()
     except Exception:

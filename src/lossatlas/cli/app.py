@@ -23,11 +23,7 @@ app.add_typer(inits.app, name="inits")
 
 
 def main() -> None:
-    """Run the command line.
-
-    Raises:
-        SystemExit: always, with 0, 2 for a named error, 130 when interrupted.
-    """
+    """Run the command line."""
     try:
         app()
     except AtlasError as error:

@@ -30,16 +30,7 @@ from lossatlas.training.models import build_model, normalization_of
 
 
 def report_comparison(settings: SurveySettings, output: Output, *, resume: bool) -> None:
-    """Compare two checkpoints, write `comparison.nc` and `report.html`, say what was found.
-
-    Args:
-        settings: what to do; `weights` and `against` are the two.
-        output: hears how it goes, and the result.
-        resume: go on with a run that died.
-
-    Raises:
-        AtlasError: whatever cannot be served, by name.
-    """
+    """Compare two checkpoints, write `comparison.nc` and `report.html`, say what was found."""
     _check_served(settings)
     found, page = run_comparison(settings, output, resume=resume)
     title = str(found.provenance.settings["title"])
@@ -49,19 +40,7 @@ def report_comparison(settings: SurveySettings, output: Output, *, resume: bool)
 def run_comparison(
     settings: SurveySettings, output: Output, *, resume: bool = False
 ) -> tuple[Comparison, Path]:
-    """Load both checkpoints, compare them, write `comparison.nc` and `report.html`.
-
-    Args:
-        settings: what to do.
-        output: hears how it goes.
-        resume: go on from the ledgers in the output folder.
-
-    Returns:
-        The comparison and the path of the report.
-
-    Raises:
-        AtlasError: whatever cannot be served, by name.
-    """
+    """Load both checkpoints, compare them, write `comparison.nc` and `report.html`."""
     make_folder(settings.folder)
     subject = _subject(settings)
     objective = subject.objective(subject.mode, settings.batch_size)

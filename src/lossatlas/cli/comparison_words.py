@@ -10,15 +10,7 @@ from lossatlas.text import with_error
 
 
 def comparison_summary(found: Comparison, page: Path) -> dict[str, Any]:
-    """What `--json` prints.
-
-    Args:
-        found: the comparison.
-        page: where the report is.
-
-    Returns:
-        Plain values; `matched`, `gone` and `new` count basins, `pairs` numbers their minima.
-    """
+    """What `--json` prints."""
     view = View(found)
     settings, line = found.provenance.settings, found.line
     place = None if view.top is None else float(line.axes[0][view.top])
@@ -72,15 +64,7 @@ def _side(view: View, k: int) -> dict[str, Any]:
 
 
 def comparison_table(found: Comparison, page: Path) -> list[tuple[str, str, str]]:
-    """What a person is shown.
-
-    Args:
-        found: the comparison.
-        page: where the report is.
-
-    Returns:
-        (name, value, error or remark) each.
-    """
+    """What a person is shown."""
     view = View(found)
     settings = found.provenance.settings
     rows = [("barrier", *_pair(found.barrier, found.barrier_stderr))]

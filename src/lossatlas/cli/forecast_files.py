@@ -62,15 +62,7 @@ figure img { max-width: 100%; height: auto; }
 
 
 def write_fit(fit: Fit, out: Path) -> None:
-    """Write fit.nc, two pictures and the page.
-
-    Args:
-        fit: the fit.
-        out: the folder.
-
-    Raises:
-        FileError: the place cannot be written.
-    """
+    """Write fit.nc, two pictures and the page."""
     fit.save(out / "fit.nc")
     drawn = {"curves": plot_curves(fit), "residuals": plot_residuals(fit)}
     images = _write_pictures(drawn, out)
@@ -92,16 +84,7 @@ def write_fit(fit: Fit, out: Path) -> None:
 
 
 def write_prediction(told: Prediction, truth: Curve | None, out: Path | None) -> None:
-    """Write forecast.csv and its picture.
-
-    Args:
-        told: the forecast.
-        truth: the run itself, or None.
-        out: the folder; None writes nothing.
-
-    Raises:
-        FileError: the place cannot be written.
-    """
+    """Write forecast.csv and its picture."""
     if out is None:
         return
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
@@ -110,15 +93,7 @@ def write_prediction(told: Prediction, truth: Curve | None, out: Path | None) ->
 
 
 def write_plan(plan: SchedulePlan, out: Path | None) -> None:
-    """Write schedule.csv (update, cooldown, free) and its picture.
-
-    Args:
-        plan: the plan.
-        out: the folder; None writes nothing.
-
-    Raises:
-        FileError: the place cannot be written.
-    """
+    """Write schedule.csv (update, cooldown, free) and its picture."""
     if out is None:
         return
     update = np.arange(1, plan.free.size + 1)

@@ -27,20 +27,7 @@ KINDS = ("auto", "csv", "wandb", "tensorboard", "trainer", "points")
 def read_curves(
     files: Sequence[Path], kind: str, columns: Sequence[str], warmup: int | None
 ) -> list[Curve]:
-    """Read loss files.
-
-    Args:
-        files: paths.
-        kind: one of `KINDS`; auto looks into the file.
-        columns: "role=name" each, the roles being step, loss, lr, size, tokens and source.
-        warmup: length of a warm-up before the first logged rate.
-
-    Returns:
-        The curves, in order.
-
-    Raises:
-        AtlasError: whatever cannot be read, by name.
-    """
+    """Read loss files."""
     check_one_of("kind", kind, KINDS)
     roles: dict[str, Any] = dict(_pair("column", text) for text in columns)
     for role in roles:
@@ -84,18 +71,7 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, float]:
-    """Numbers with names.
-
-    Args:
-        option: what to call it in messages.
-        texts: "name=number" each.
-
-    Returns:
-        Name -> number.
-
-    Raises:
-        ArgumentError: not of that form.
-    """
+    """Numbers with names."""
     found = {}
     for name, value in (_pair(option, text) for text in texts):
         try:
@@ -106,18 +82,7 @@ def assignments(option: str, texts: Sequence[str]) -> dict[str, float]:
 
 
 def named_law(text: str) -> Law:
-    """A law from its name and settings.
-
-    Args:
-        text: as in "multi-power" or "annealing(decay=0.995)".
-
-    Returns:
-        The law.
-
-    Raises:
-        ArgumentError: settings that cannot be read.
-        UnknownNameError: no such law or setting.
-    """
+    """A law from its name and settings."""
     name, _, inner = text.strip().partition("(")
     check_one_of("law", name, forecast.LAWS)
     settings = {}
@@ -132,15 +97,7 @@ def named_law(text: str) -> Law:
 
 
 def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Curve], str]:
-    """The law that was asked for, or the one that the rates allow.
-
-    Args:
-        text: as for `named_law`; None chooses.
-        curves: the runs.
-
-    Returns:
-        The law, the runs as it takes them, and a sentence on what was chosen and why.
-    """
+    """The law that was asked for, or the one that the rates allow."""
     if text is not None:
         return named_law(text), list(curves), ""
     bare = [curve.label for curve in curves if curve.rates is None]
@@ -157,17 +114,7 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
 
 
 def load_fit(path: Path) -> Fit:
-    """A fit from disk.
-
-    Args:
-        path: the file, or the folder that holds fit.nc.
-
-    Returns:
-        The fit.
-
-    Raises:
-        FileError: missing, damaged, or another result.
-    """
+    """A fit from disk."""
     found = store.load(path / "fit.nc" if path.is_dir() else path)
     if not isinstance(found, Fit):
         raise FileError(f"'{path}' holds a {type(found).__name__}; give a fit.nc.")
@@ -195,15 +142,7 @@ class Shape:
     warmup: int
 
     def rates(self) -> Floats | None:
-        """The rates that the options ask for.
-
-        Returns:
-            (T,) rates, or None where no option asks for a schedule.
-
-        Raises:
-            ArgumentError: some options are missing.
-            UnknownNameError: no such shape.
-        """
+        """The rates that the options ask for."""
         if self.shape is None and self.steps is None and self.peak is None:
             return None
         if self.shape is None or self.steps is None or self.peak is None:
@@ -224,15 +163,7 @@ class Shape:
 
 
 def counted_steps(fit: Fit, shape: Shape) -> Floats | None:
-    """The steps that a fit which counts updates is asked about.
-
-    Args:
-        fit: the fit.
-        shape: a schedule as options say it.
-
-    Returns:
-        Steps up to the last one where only their number was given and the fit has no rates.
-    """
+    """The steps that a fit which counts updates is asked about."""
     lone = shape.shape is None and shape.peak is None and shape.steps is not None
     if not lone or not _counts_updates(fit):
         return None
@@ -248,21 +179,7 @@ def _counts_updates(fit: Fit) -> bool:
 def chosen_schedule(
     rates: Path | None, run: Curve | None, shape: Shape, fit: Fit
 ) -> Curve | Floats | None:
-    """The schedule that the options ask for.
-
-    Args:
-        rates: a file of rates.
-        run: a measured run.
-        shape: a shape.
-        fit: the fit, which may count updates and need no schedule.
-
-    Returns:
-        The only one that was given; None where none was.
-
-    Raises:
-        ArgumentError: more than one was given.
-        FileError: the file cannot be read.
-    """
+    """The schedule that the options ask for."""
     planned = None if counted_steps(fit, shape) is not None else shape.rates()
     if run is not None and _counts_updates(fit):
         run = run.without_rates()

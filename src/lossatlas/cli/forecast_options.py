@@ -29,14 +29,7 @@ _ELSEWHERE = {
 
 
 def in_options(command: Callable[P, R]) -> Callable[P, R]:
-    """A command whose named errors speak of options.
-
-    Args:
-        command: the function of a command.
-
-    Returns:
-        The same function; an `AtlasError` comes out with option names for argument names.
-    """
+    """A command whose named errors speak of options."""
     options = {
         name: next((d for d in parameter.default.param_decls or () if d.startswith("--")),
                    "--" + name.replace("_", "-"))
@@ -58,14 +51,7 @@ def in_options(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def told(message: str) -> str:
-    """A message with options for arguments, where the running command has such options.
-
-    Args:
-        message: with arguments in backticks.
-
-    Returns:
-        The same sentence for the command line.
-    """
+    """A message with options for arguments, where the running command has such options."""
     message = re.sub(
         r"give it to `Curve\((\w+)=\.\.\.\)`", r"name its column with --column \1=NAME", message
     )

@@ -18,15 +18,7 @@ Table = list[tuple[str, str, str]]
 
 
 def fit_summary(fit: Fit, out: Path) -> dict[str, Any]:
-    """What `--json` prints of a fit.
-
-    Args:
-        fit: the fit.
-        out: the folder of its files.
-
-    Returns:
-        Plain values.
-    """
+    """What `--json` prints of a fit."""
     return {
         "law": fit.law.name,
         "settings": fit.law.settings(),
@@ -51,15 +43,7 @@ def fit_summary(fit: Fit, out: Path) -> dict[str, Any]:
 
 
 def fit_table(fit: Fit, out: Path) -> Table:
-    """What a person is shown of a fit.
-
-    Args:
-        fit: the fit.
-        out: the folder of its files.
-
-    Returns:
-        (name, value, remark) each.
-    """
+    """What a person is shown of a fit."""
     errors = fit.errors
     unseen = errors.reason or f"{errors.groups} groups left out, one after the other"
     known = {row.name: _certainty(fit, row) for row in fit.parameter_errors}
@@ -94,14 +78,7 @@ def _warned(warnings: Sequence[str]) -> Table:
 
 
 def left_out_table(fit: Fit) -> Table:
-    """The curves, each forecast by a fit to the others.
-
-    Args:
-        fit: the fit.
-
-    Returns:
-        (curve, final error, horizon) each.
-    """
+    """The curves, each forecast by a fit to the others."""
     return [
         (row.name, f"{row.final:+.3%} at the end", f"{row.rms:.3%} along the curve")
         for row in fit.left_out
@@ -109,29 +86,14 @@ def left_out_table(fit: Fit) -> Table:
 
 
 def laws_table(fit: Fit) -> Table:
-    """The laws that were compared, best first.
-
-    Args:
-        fit: the fit.
-
-    Returns:
-        (law, error on left-out curves, why it failed) each; empty where one law was fitted.
-    """
+    """The laws that were compared, best first."""
     return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
 
 
 def prediction_summary(
     prediction: Prediction, truth: Curve | None
 ) -> tuple[dict[str, Any], Table]:
-    """A forecast.
-
-    Args:
-        prediction: the forecast.
-        truth: the run itself, or None.
-
-    Returns:
-        What `--json` prints, and what a person is shown.
-    """
+    """A forecast."""
     loss, lower, upper = prediction.final
     data = {
         "step": prediction.step.tolist(), "loss": prediction.loss.tolist(),
@@ -151,14 +113,7 @@ def prediction_summary(
 
 
 def plan_summary(plan: SchedulePlan) -> dict[str, Any]:
-    """What `--json` prints of a plan.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        Plain values.
-    """
+    """What `--json` prints of a plan."""
     return {
         "free_loss": plan.free_loss,
         "cooldown": {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss},
@@ -171,14 +126,7 @@ def plan_summary(plan: SchedulePlan) -> dict[str, Any]:
 
 
 def verdict(row: Shape) -> str:
-    """What to think of a row of the table of schedules.
-
-    Args:
-        row: the row.
-
-    Returns:
-        A few words.
-    """
+    """What to think of a row of the table of schedules."""
     if row.behind == 0:
         return "the best"
     words = {True: "worse", False: "indistinguishable", None: "the law's error is not known"}

@@ -18,17 +18,7 @@ _NOT_SETTINGS = ("config", "set_", "as_json", "quiet")
 
 
 def read_settings(common: dict[str, Any], more: dict[str, Any]) -> InitsSettings:
-    """Defaults, then the file, then `--set`, then options.
-
-    Without `--config` the file is what the folder remembers of the stages before.
-
-    Args:
-        common: options that all commands take; None means not given.
-        more: options that are settings of a stage, "a.b" -> value; None means not given.
-
-    Returns:
-        Valid settings.
-    """
+    """Defaults, then the file, then `--set`, then options."""
     config = common["config"]
     remembered = common["folder"] / REMEMBERED
     if config is None and remembered.is_file():
@@ -39,13 +29,7 @@ def read_settings(common: dict[str, Any], more: dict[str, Any]) -> InitsSettings
 
 
 def run_one(common: dict[str, Any], stage: str, more: dict[str, Any]) -> None:
-    """Run one stage and tell what it left.
-
-    Args:
-        common: options that all commands take.
-        stage: one of `STAGES`.
-        more: options of the stage.
-    """
+    """Run one stage and tell what it left."""
     output = _output(common)
     settings = read_settings(common, more)
     with occupied(settings.folder):
@@ -55,12 +39,7 @@ def run_one(common: dict[str, Any], stage: str, more: dict[str, Any]) -> None:
 
 
 def run_study(common: dict[str, Any], part: int | None) -> None:
-    """Run all stages, or one half, and tell what they left.
-
-    Args:
-        common: options that all commands take.
-        part: 1, 2 or None.
-    """
+    """Run all stages, or one half, and tell what they left."""
     output, settings = _output(common), read_settings(common, {})
     with occupied(settings.folder):
         finished = run(settings, part, progress=_teller(output))
@@ -72,12 +51,7 @@ def run_study(common: dict[str, Any], part: int | None) -> None:
 
 
 def rank_study(common: dict[str, Any], candidates: int) -> None:
-    """Rank candidates and say how much to trust it.
-
-    Args:
-        common: options that all commands take.
-        candidates: how many.
-    """
+    """Rank candidates and say how much to trust it."""
     from lossatlas.studies.inits.rank import rank
 
     output = _output(common)

@@ -17,14 +17,7 @@ _POINTS, _INITIALIZATIONS = 2000, 200
 
 
 def title(done: Done) -> str:
-    """What heads the table of a stage.
-
-    Args:
-        done: what the stage left.
-
-    Returns:
-        One line.
-    """
+    """What heads the table of a stage."""
     return {
         "generate": "true losses of initializations",
         "fit-surrogate": "rank correlation of predicted and true losses, held-out points",
@@ -35,14 +28,7 @@ def title(done: Done) -> str:
 
 
 def summary(done: Done) -> dict[str, Any]:
-    """What `--json` prints about a stage.
-
-    Args:
-        done: what the stage left.
-
-    Returns:
-        Plain values.
-    """
+    """What `--json` prints about a stage."""
     paths = {"stage": done.stage, "fresh": done.fresh, "files": [str(p) for p in done.paths]}
     if isinstance(done.result, Samples):
         return paths | _pairs(done.result)

@@ -46,19 +46,7 @@ class _Subject:
 def run_survey(
     settings: SurveySettings, output: Output, *, resume: bool
 ) -> tuple[Survey, Path]:
-    """Load or train, survey, and write `survey.nc` and `report.html`.
-
-    Args:
-        settings: what to do.
-        output: hears how it goes.
-        resume: go on from the ledger in the output folder.
-
-    Returns:
-        The survey and the path of the report.
-
-    Raises:
-        AtlasError: whatever cannot be served, by name.
-    """
+    """Load or train, survey, and write `survey.nc` and `report.html`."""
     chosen(settings.instruments)
     make_folder(settings.folder)
     subject = _subject(settings, output)

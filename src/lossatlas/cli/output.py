@@ -36,22 +36,12 @@ class Output:
         self.as_json, self.quiet = as_json, quiet
 
     def note(self, text: str) -> None:
-        """Tell a person what is going on; stderr.
-
-        Args:
-            text: one line.
-        """
+        """Tell a person what is going on; stderr."""
         if not self.quiet:
             sys.stderr.write(f"{text}\n")
 
     def result(self, data: dict[str, Any], title: str, rows: Sequence[Sequence[str]]) -> None:
-        """The result: a JSON object, or a table.
-
-        Args:
-            data: plain values; what is not finite becomes null.
-            title: above the table.
-            rows: (name, value, error or remark) each.
-        """
+        """The result: a JSON object, or a table."""
         if self.as_json:
             sys.stdout.write(json.dumps(_plain(data), allow_nan=False) + "\n")
             return
@@ -70,14 +60,7 @@ class Output:
 
     @contextmanager
     def progress(self, label: str) -> Iterator["Progress | None"]:
-        """A bar with the time left, on stderr.
-
-        Args:
-            label: what is going on.
-
-        Yields:
-            What `map_plane(progress=)` takes; None where nobody looks.
-        """
+        """A bar with the time left, on stderr."""
         if self.quiet or not sys.stderr.isatty():
             yield None
             return
@@ -95,14 +78,7 @@ class Output:
             yield _Bar(bar, label)
 
     def stage(self, progress: "Progress | None") -> "Callable[[str, int, int], None] | None":
-        """What tells a person which instrument is at work.
-
-        Args:
-            progress: what `progress` gave; its bar is renamed.
-
-        Returns:
-            What `survey(stage=)` takes; None where nobody looks.
-        """
+        """What tells a person which instrument is at work."""
         if not isinstance(progress, _Bar):
             return None
         return progress.stage

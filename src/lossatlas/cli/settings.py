@@ -90,38 +90,14 @@ class SurveySettings(Strict):
 def load_settings(
     config: Path | None, assignments: list[str], options: dict[str, Any]
 ) -> SurveySettings:
-    """The settings of a survey; see `settings_of`.
-
-    Args:
-        config: a YAML file, or None.
-        assignments: "a.b=value" each; the value is read as YAML.
-        options: from the command line; None means not given.
-
-    Returns:
-        Valid settings.
-    """
+    """The settings of a survey; see `settings_of`."""
     return settings_of(SurveySettings, config, assignments, options)
 
 
 def settings_of(
     kind: type[Settings], config: Path | None, assignments: list[str], options: dict[str, Any]
 ) -> Settings:
-    """Put settings together: defaults, then the file, then `--set`, then options.
-
-    Args:
-        kind: of the command.
-        config: a YAML file, or None.
-        assignments: "a.b=value" each; the value is read as YAML.
-        options: from the command line; None means not given.
-
-    Returns:
-        Valid settings.
-
-    Raises:
-        ArgumentError: a value that cannot be served.
-        FileError: the file is missing or not YAML.
-        UnknownNameError: an unknown name; the message gives the nearest.
-    """
+    """Put settings together: defaults, then the file, then `--set`, then options."""
     merged = _read(config) if config else {}
     for assignment in assignments:
         _assign(merged, assignment)
@@ -134,18 +110,7 @@ def settings_of(
 
 
 def named_files(files: list[Path], weights: Path | None) -> dict[str, Path | None]:
-    """The files of a command line as settings.
-
-    Args:
-        files: what stands without the name of an option.
-        weights: what `--weights` says.
-
-    Returns:
-        `weights` and `against`; None means not given.
-
-    Raises:
-        ArgumentError: more than two files, or files and `--weights` together.
-    """
+    """The files of a command line as settings."""
     if len(files) > 2:
         raise ArgumentError(
             f"`files` must be at most two checkpoints; got {len(files)}: compare them in pairs."

@@ -24,20 +24,7 @@ _NOTES = {
 def settle_statistics(
     model: nn.Module, first: Params, second: Params, asked: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Make a model ready to hold every point between two checkpoints.
-
-    Frozen parameters that differ are made to move. Running statistics are estimated anew at
-    every point, unless another mode is asked for.
-
-    Args:
-        model: changed in place.
-        first: a state of it, parameters and buffers.
-        second: another.
-        asked: the mode that the user wants; None leaves the choice.
-
-    Returns:
-        The mode, and what a reader should know of it.
-    """
+    """Make a model ready to hold every point between two checkpoints."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not torch.equal(first[name], second[name]):
             parameter.requires_grad_(True)

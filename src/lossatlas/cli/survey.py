@@ -67,12 +67,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
 ) -> None:
-    """Survey the loss landscape around a network: map, curvature of the ground, topology.
-
-    With no arguments: trains a small network on scikit-learn's digits for a few seconds and
-    surveys where it arrived. With two files: compares these checkpoints of one model, the
-    ground around each and the line between them.
-    """
+    """Survey the loss landscape around a network: map, curvature of the ground, topology."""
     from lossatlas.cli.settings import load_settings, named_files
 
     options = {

@@ -13,15 +13,7 @@ from lossatlas.topology import Diagram
 
 
 def summary(survey: Survey, page: Path) -> dict[str, Any]:
-    """What `--json` prints.
-
-    Args:
-        survey: the findings.
-        page: where the report is.
-
-    Returns:
-        Plain values.
-    """
+    """What `--json` prints."""
     return {
         "title": survey.title,
         "loss": survey.loss.value,

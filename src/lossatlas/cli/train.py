@@ -44,11 +44,7 @@ def command(  # noqa: PLR0917 - typer reads the options from here
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
 ) -> None:
-    """Train a network with a recipe, or find out which recipe is worth it.
-
-    With --compare every recipe is trained at every rate with every seed, and compared seed by
-    seed on test examples: difference, interval, effect, cost. Without it one recipe is trained.
-    """
+    """Train a network with a recipe, or find out which recipe is worth it."""
     from lossatlas.cli.settings import settings_of
     from lossatlas.cli.train_settings import TrainingSettings, listed
 

@@ -44,19 +44,7 @@ class Files:
 def run_trainings(
     settings: TrainingSettings, output: Output, *, resume: bool
 ) -> tuple[Trainings, Files]:
-    """Train, compare, and write `trainings.nc`, `report.html` and weights.
-
-    Args:
-        settings: what to do.
-        output: hears how it goes.
-        resume: go on from the ledger in the output folder.
-
-    Returns:
-        The trainings, and where everything lies.
-
-    Raises:
-        AtlasError: whatever cannot be served, by name.
-    """
+    """Train, compare, and write `trainings.nc`, `report.html` and weights."""
     chosen_device(settings.device)
     problem = _problem(settings)
     folder = make_folder(settings.out)

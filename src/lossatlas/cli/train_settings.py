@@ -57,26 +57,12 @@ class TrainingSettings(Strict):
         return self.seeds or (1 if self.compare is None else 5)
 
     def updates(self, examples: int) -> int:
-        """The length of a training.
-
-        Args:
-            examples: to train on.
-
-        Returns:
-            Updates.
-        """
+        """The length of a training."""
         if self.steps is not None:
             return self.steps
         return (self.epochs or _EPOCHS) * -(-examples // self.batch_size)
 
 
 def listed(text: str | None) -> list[str] | None:
-    """What stands between commas.
-
-    Args:
-        text: as typed; None means not given.
-
-    Returns:
-        The parts, or None.
-    """
+    """What stands between commas."""
     return None if text is None else [part.strip() for part in text.split(",")]

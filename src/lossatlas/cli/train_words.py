@@ -14,15 +14,7 @@ if TYPE_CHECKING:
 
 
 def summary(found: Trainings, files: "Files") -> dict[str, Any]:
-    """What `--json` prints.
-
-    Args:
-        found: the trainings.
-        files: where everything lies.
-
-    Returns:
-        Plain values.
-    """
+    """What `--json` prints."""
     made = rows(found)
     return {
         "title": files.title,

@@ -14,16 +14,7 @@ _MOST = 10_000_000
 
 
 def check_objective(objective: Any, params: Params | None = None) -> None:
-    """Require an objective, and a point of it where one is given.
-
-    Args:
-        objective: what came as model, loss and batches.
-        params: a point, or None.
-
-    Raises:
-        ArgumentError: not an objective.
-        StructureError: names or shapes of `params` differ from those of the objective.
-    """
+    """Require an objective, and a point of it where one is given."""
     if not isinstance(objective, Objective):
         raise ArgumentError(
             "`objective` must be an Objective, as in la.Objective(model, loss, batches); got "
@@ -34,30 +25,13 @@ def check_objective(objective: Any, params: Params | None = None) -> None:
 
 
 def check_count(argument: str, value: Any, least: int) -> None:
-    """Require a whole number between `least` and ten million.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-        least: the smallest that works.
-
-    Raises:
-        ArgumentError: not a whole number, too small, or beyond reason.
-    """
+    """Require a whole number between `least` and ten million."""
     check_at_least(argument, value, least)
     if value > _MOST:
         raise ArgumentError(f"`{argument}` must be at most {_MOST:,}; got {value!r}.")
 
 
 def check_tensor(argument: str, value: Any) -> None:
-    """Require a tensor.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Raises:
-        ArgumentError: anything else.
-    """
+    """Require a tensor."""
     if not isinstance(value, Tensor):
         raise ArgumentError(f"`{argument}` must be a tensor; got {type(value).__name__}.")

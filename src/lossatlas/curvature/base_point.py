@@ -46,14 +46,7 @@ class BasePoint:
         return torch.tensor([self.objective.value(params)], dtype=torch.float64)
 
     def rise(self, params: Params) -> Estimate:
-        """The loss elsewhere minus the loss here, on the same examples.
-
-        Args:
-            params: elsewhere.
-
-        Returns:
-            The difference and its sampling error over examples; inf or NaN stay.
-        """
+        """The loss elsewhere minus the loss here, on the same examples."""
         difference = self._losses(params) - self._base
         if not bool(torch.isfinite(difference).all()):
             why = "the loss is not finite there"
@@ -65,15 +58,7 @@ class BasePoint:
 
 
 def normal_like(params: Params, *seed: object) -> dict[str, Tensor]:
-    """A standard normal draw.
-
-    Args:
-        params: name -> tensor; shapes, types and devices are theirs.
-        *seed: parts of the seed; every name draws from a stream of its own.
-
-    Returns:
-        name -> tensor.
-    """
+    """A standard normal draw."""
     return {
         name: torch.randn(
             value.shape,

@@ -115,32 +115,7 @@ def density_of(
     seed: int,
     like: torch.Tensor,
 ) -> Density:
-    """Stochastic Lanczos quadrature around eigenvalues that are known.
-
-    A known eigenvalue is a node of weight 1 / n in every probe; the probes share out what is
-    left, from starts outside the known eigenvectors. In the first run a known node keeps its
-    own share where it stands for an eigenspace of several dimensions (the null space of a
-    matrix without full rank, say): there the run finds one vector of that space only, and no
-    other node holds the rest.
-
-    Args:
-        apply: v -> H v.
-        first: the run that found the eigenvalues, from a random start: the first probe.
-        known: which of its nodes are known eigenvalues, shape (steps,), bool.
-        guards: their eigenvectors; None where there are none.
-        probes: random starts, the first included.
-        steps: products for each further probe.
-        seed: what starts are drawn from.
-        like: a vector of the right size, type and device.
-
-    Returns:
-        Nodes and weights of all probes.
-
-    Raises:
-        NonFiniteError: a product is NaN or infinite.
-
-    Source: Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 38 (2017).
-    """
+    """Stochastic Lanczos quadrature around eigenvalues that are known."""
     atoms, size = first.values[known], len(like)
     runs, products = [], len(first.values)
     for index in range(1, probes if len(atoms) < size else 1):

@@ -82,22 +82,7 @@ class UnreachedError(LossError):
 
 @contextmanager
 def second_derivatives(model: nn.Module) -> Iterator[None]:
-    """Use kernels that can be differentiated twice, and say which operation cannot.
-
-    Attention runs on its plain kernel (the fused ones have no second derivative), weight_norm
-    as its formula (the second derivative of torch's own is wrong), recurrent layers on a GPU
-    without cuDNN. Global settings come back afterwards.
-
-    Args:
-        model: looked at for recurrent layers.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        LossError: an operation of the loss cannot be differentiated twice, or at all.
-        RuntimeError: torch got no memory of the processor's.
-    """
+    """Use kernels that can be differentiated twice, and say which operation cannot."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(patched(*_WEIGHT_NORMS))
@@ -118,14 +103,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
 
 
 def explained(message: str) -> str | None:
-    """What an error of torch says about second derivatives.
-
-    Args:
-        message: its text.
-
-    Returns:
-        A sentence with a remedy; None where the error is about something else.
-    """
+    """What an error of torch says about second derivatives."""
     missing = _MISSING.search(message)
     if missing:
         return (
@@ -137,17 +115,7 @@ def explained(message: str) -> str | None:
 
 
 def check_graph(values: Iterable[Tensor | None]) -> None:
-    """Require derivatives whose graph has no cut where torch would go past in silence.
-
-    A function marked @once_differentiable leaves a node that raises when it is run; but torch
-    runs only nodes on the way to the parameters, so its share would be missing, not an error.
-
-    Args:
-        values: first derivatives, with their graph.
-
-    Raises:
-        LossError: there is such a node.
-    """
+    """Require derivatives whose graph has no cut where torch would go past in silence."""
     waiting = [value.grad_fn for value in values if value is not None]
     seen = set()
     while waiting:
@@ -161,14 +129,7 @@ def check_graph(values: Iterable[Tensor | None]) -> None:
 
 
 def check_finite(gradients: Mapping[str, Tensor | None]) -> None:
-    """Require a gradient without NaN and inf.
-
-    Args:
-        gradients: name -> gradient, or None where there is none.
-
-    Raises:
-        NonFiniteError: names the first parameter whose gradient is not finite.
-    """
+    """Require a gradient without NaN and inf."""
     for name, value in gradients.items():
         if value is not None and not is_finite(value):
             raise NonFiniteError(
@@ -178,14 +139,7 @@ def check_finite(gradients: Mapping[str, Tensor | None]) -> None:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor inf.
-
-    Args:
-        value: any floating-point tensor.
-
-    Returns:
-        True where all of it is finite.
-    """
+    """Whether a tensor holds neither NaN nor inf."""
     # A sum costs a fraction of the look at every number; it may only overflow in vain.
     if math.isfinite(float(value.detach().sum())):
         return True

@@ -25,23 +25,7 @@ Build = Callable[[Leaves, Batch, int], tuple[Total, Form]]
 def hessian_form(
     objective: Objective, leaves: Leaves, batch: Batch, index: int
 ) -> tuple[Total, Form]:
-    """The Hessian of the mean loss of a batch.
-
-    Args:
-        objective: inside its session, with the leaves swapped in.
-        leaves: name -> parameter that requires grad.
-        batch: on the model's device.
-        index: its number; the graph of the first is looked through.
-
-    Returns:
-        The loss of the batch, and (vector, keep the graph?) -> product, None for parameters
-        without curvature.
-
-    Raises:
-        LossError: the loss is not twice differentiable.
-        NonFiniteError: the gradient is not finite.
-        UnreachedError: the loss does not depend on the leaves.
-    """
+    """The Hessian of the mean loss of a batch."""
     total, gradient = gradient_graph(objective, leaves, batch)
     if index == 0:
         check_graph(gradient)
@@ -51,20 +35,7 @@ def hessian_form(
 def gradient_graph(
     objective: Objective, leaves: Leaves, batch: Batch
 ) -> tuple[Total, tuple[Tensor | None, ...]]:
-    """The gradient of the mean loss of a batch, with its graph.
-
-    Args:
-        objective: inside its session, with the leaves swapped in.
-        leaves: name -> parameter that requires grad.
-        batch: on the model's device.
-
-    Returns:
-        The loss of the batch, and one part a leaf, None where there is none.
-
-    Raises:
-        NonFiniteError: the gradient is not finite.
-        UnreachedError: the loss does not depend on the leaves.
-    """
+    """The gradient of the mean loss of a batch, with its graph."""
     points = list(leaves.values())
     total = objective.total(batch)
     mean = total.mean
@@ -78,33 +49,12 @@ def gradient_graph(
 
 
 def of_gradient(gradient: Sequence[Tensor | None], leaves: Leaves) -> Form:
-    """Products with the derivative of a gradient.
-
-    Args:
-        gradient: with its graph.
-        leaves: name -> parameter that requires grad.
-
-    Returns:
-        (vector, keep the graph?) -> product.
-    """
+    """Products with the derivative of a gradient."""
     return _transposed(gradient, list(leaves.values()))
 
 
 def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) -> Form:
-    """J^T A J with J the Jacobian of outputs with respect to the leaves.
-
-    Args:
-        leaves: name -> parameter that requires grad.
-        outputs: functions of the leaves, with their graph.
-        middle: u -> A u on lists like `outputs`.
-        index: the number of the batch; the graph of the first is looked through.
-
-    Returns:
-        (vector, keep the graph?) -> product.
-
-    Raises:
-        UnreachedError: no output depends on a leaf.
-    """
+    """J^T A J with J the Jacobian of outputs with respect to the leaves."""
     points = list(leaves.values())
     live = [place for place, value in enumerate(outputs) if value.requires_grad]
     if not live:
@@ -134,23 +84,7 @@ def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) ->
 def gauss_newton_form(
     objective: Objective, leaves: Leaves, batch: Batch, index: int
 ) -> tuple[Total, Form]:
-    """J^T H J with H the Hessian of the batch's loss in the model's outputs.
-
-    Args:
-        objective: inside its session, with the leaves swapped in.
-        leaves: name -> parameter that requires grad.
-        batch: on the model's device.
-        index: its number; the graph of the first is looked through.
-
-    Returns:
-        The loss of the batch, and (vector, keep the graph?) -> product.
-
-    Raises:
-        LossError: the loss is not a function of what the model returns.
-        NonFiniteError: the gradient in the outputs is not finite.
-        UnreachedError: it is linear in what the model returns, does not read it, or what the
-            model returns does not depend on the leaves.
-    """
+    """J^T H J with H the Hessian of the batch's loss in the model's outputs."""
     total, outputs, middle = _criterion(objective, leaves, batch)
     if _is_zero(middle, outputs):
         raise UnreachedError(
@@ -162,19 +96,7 @@ def gauss_newton_form(
 
 
 def model_outputs(objective: Objective, batch: Batch) -> tuple[Total, list[Tensor]]:
-    """What the model returns while the loss of a batch is computed.
-
-    Args:
-        objective: inside its session.
-        batch: on the model's device.
-
-    Returns:
-        The loss, and all floating-point tensors of all calls, in order, with their graph.
-
-    Raises:
-        LossError: the model computes the loss itself, or gives no tensors that are known.
-        UnreachedError: the loss does not call the model.
-    """
+    """What the model returns while the loss of a batch is computed."""
     total, calls = _recorded_calls(objective, batch)
     return total, _floating(calls)
 
@@ -226,22 +148,7 @@ def _criterion(
 def criterion_gradient(
     objective: Objective, leaves: Leaves, batch: Batch
 ) -> tuple[Total, Vectors, Vectors, tuple[Tensor | None, ...]]:
-    """The gradient of the batch's loss in the model's outputs.
-
-    Args:
-        objective: inside its session, with the leaves swapped in.
-        leaves: name -> parameter that requires grad.
-        batch: on the model's device.
-
-    Returns:
-        The loss, the outputs with their graph, copies cut off from it, and the gradient in
-        the copies.
-
-    Raises:
-        LossError: the loss is not a function of what the model returns.
-        NonFiniteError: the gradient is not finite.
-        UnreachedError: the loss does not read what the model returns.
-    """
+    """The gradient of the batch's loss in the model's outputs."""
     total, calls = _recorded_calls(objective, batch)
     outputs = _floating(calls)
     cuts = [value.detach().requires_grad_() for value in outputs]

@@ -125,19 +125,7 @@ class GroupRequest:
 
 
 def group_spectra(objective: Objective, request: GroupRequest) -> tuple[GroupSpectrum, ...]:
-    """A line for each layer or each group of examples.
-
-    Args:
-        objective: model, loss, batches.
-        request: what is asked.
-
-    Returns:
-        The lines, in the order of the layers or labels.
-
-    Raises:
-        ArgumentError: groups of examples with mode="train", or without labels.
-        LossError: the loss is not twice differentiable.
-    """
+    """A line for each layer or each group of examples."""
     if request.by is None:
         return ()
     if request.by == "layer":

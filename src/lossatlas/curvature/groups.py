@@ -15,14 +15,7 @@ Labels = Callable[[Batch], Tensor]
 
 
 def layers(names: Iterable[str]) -> dict[str, list[str]]:
-    """Parameters by the module that holds them.
-
-    Args:
-        names: as in `Objective.names`.
-
-    Returns:
-        Module name -> its parameters, in order; "(root)" for those of the model itself.
-    """
+    """Parameters by the module that holds them."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(name.rpartition(".")[0] or "(root)", []).append(name)
@@ -30,17 +23,7 @@ def layers(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def target_classes(batch: Batch) -> Tensor:
-    """The class of each example of a batch (input, target).
-
-    Args:
-        batch: a pair.
-
-    Returns:
-        Shape (batch,), whole numbers.
-
-    Raises:
-        ArgumentError: there are no class indices, one for each example.
-    """
+    """The class of each example of a batch (input, target)."""
     targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
         raise ArgumentError(
@@ -52,22 +35,7 @@ def target_classes(batch: Batch) -> Tensor:
 
 
 def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Objective]:
-    """One objective for each group of examples: the mean loss over the group alone.
-
-    Args:
-        objective: what is split; batches of a list are copied in parts, others are filtered as
-            they come.
-        labels: batch -> the group of each example; targets of (input, target) by default.
-
-    Returns:
-        Label as text -> objective, in the order of the labels.
-
-    Raises:
-        ArgumentError: batch statistics would change with the group, or labels are missing, of
-            the wrong length or no whole numbers.
-        DataError: there is no example.
-        LossError: the loss of a batch is no mean of those over its groups.
-    """
+    """One objective for each group of examples: the mean loss over the group alone."""
     if labels is not None and not callable(labels):
         raise ArgumentError(
             "`labels` must be a function batch -> one whole number an example; got "

@@ -28,20 +28,7 @@ _SETTINGS = ("reduction", "weight", "pos_weight", "ignore_index")
 
 
 def likelihood_of(objective: Objective, likelihood: str | None) -> str:
-    """The distribution of labels whose negative log-likelihood the loss is.
-
-    Args:
-        objective: its loss is looked at where nothing is said.
-        likelihood: "categorical", "gaussian", "bernoulli" or None.
-
-    Returns:
-        One of the three names.
-
-    Raises:
-        UnknownNameError: another name.
-        ArgumentError: the loss does not say it by itself, sums instead of averaging, or weighs
-            classes or labels, which makes it no likelihood.
-    """
+    """The distribution of labels whose negative log-likelihood the loss is."""
     if likelihood is not None:
         check_one_of("likelihood", likelihood, LIKELIHOODS)
     criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
@@ -68,22 +55,7 @@ def sampled_form(
     generator: torch.Generator,
     mask: Tensor | None,
 ) -> Form:
-    """The map u -> mean over labels and draws of s (s . u), s the score of a sampled label.
-
-    Args:
-        outputs: logits or predictions, detached; classes along axis 1 for "categorical".
-        likelihood: which distribution; squared error is Gaussian with variance 1/2, so that
-            the mean loss is the mean negative log-likelihood of single labels.
-        draws: labels drawn for each place.
-        generator: where they are drawn from, on the device of the outputs.
-        mask: which labels count, or None for all.
-
-    Returns:
-        A form on lists that hold one tensor like the outputs.
-
-    Raises:
-        LossError: categorical outputs without an axis of classes.
-    """
+    """The map u -> mean over labels and draws of s (s . u), s the score of a sampled label."""
     if likelihood == "categorical" and outputs.ndim < 2:
         raise LossError("a categorical likelihood needs outputs with the classes along axis 1.")
     scores = [_SCORES[likelihood](outputs, generator) for _ in range(draws)]

@@ -32,35 +32,14 @@ def spectrum_memory(objective: Objective, limit: int = 300) -> int:
 
 
 def memory_note(fitting: int, wanted: int) -> str:
-    """Whether the memory cut a run short.
-
-    Args:
-        fitting: products whose basis the memory holds.
-        wanted: products that could be taken.
-
-    Returns:
-        A remark; empty where nothing was cut.
-    """
+    """Whether the memory cut a run short."""
     if fitting >= wanted:
         return ""
     return f"the memory that was free holds the basis of {fitting} of {wanted} products"
 
 
 def fitting_steps(matrix: Product, top: int, bottom: int, limit: int) -> tuple[int, int]:
-    """Check that the eigenvalues asked for can be held, and how long a run can be.
-
-    Args:
-        matrix: what it is of.
-        top: how many of the largest.
-        bottom: how many of the smallest.
-        limit: products at most.
-
-    Returns:
-        (bytes at most, products at most).
-
-    Raises:
-        ArgumentError: more eigenvalues than parameters, or than memory.
-    """
+    """Check that the eigenvalues asked for can be held, and how long a run can be."""
     for name, count in (("top", top), ("bottom", bottom)):
         if count > matrix.size:
             raise ArgumentError(

@@ -19,19 +19,7 @@ _ANOTHER = (
 
 
 def pieces_of(objective: Objective, size: int) -> list[Batch]:
-    """All batches in pieces of at most `size` examples.
-
-    Args:
-        objective: model, loss, batches.
-        size: examples of a piece.
-
-    Returns:
-        The pieces, in order.
-
-    Raises:
-        LossError: the first batch that is cut does not come in pieces, or its loss is not the
-            mean of the losses of its pieces.
-    """
+    """All batches in pieces of at most `size` examples."""
     found: list[Batch] = []
     checked = False
     for batch in objective.gathered(lambda batch: batch):
@@ -53,19 +41,7 @@ def _split(batch: Batch, size: int) -> list[Batch]:
 
 
 def check_pieces(objective: Objective, batch: Batch, parts: Sequence[Batch]) -> None:
-    """Require the loss of a batch to be the mean of the losses of its pieces.
-
-    Norm layers hold their running statistics for the comparison, since those of a batch are
-    another network in every piece.
-
-    Args:
-        objective: model and loss.
-        batch: one batch.
-        parts: the same batch in pieces.
-
-    Raises:
-        LossError: the loss fails on the pieces, or their mean is another number.
-    """
+    """Require the loss of a batch to be the mean of the losses of its pieces."""
     held = _held(objective)
     whole = held.part([batch]).value()
     try:

@@ -218,16 +218,7 @@ def _counted(objective: Objective, batch: Batch) -> Tensor | None:
 
 
 def product_of(kind: str, objective: Objective, **options: Any) -> Product:
-    """The matrix of a given kind.
-
-    Args:
-        kind: one of `KINDS`.
-        objective: what is measured.
-        **options: passed on.
-
-    Returns:
-        The matrix as a function of a vector.
-    """
+    """The matrix of a given kind."""
     makers: Mapping[str, Callable[..., Product]] = {
         "hessian": hessian,
         "gauss_newton": gauss_newton,

@@ -206,18 +206,7 @@ def _of_spectrum(
 
 
 def checked_features(features: Tensor) -> Tensor:
-    """Require a finite matrix with examples.
-
-    Args:
-        features: shape (examples, features).
-
-    Returns:
-        The same in float64, on the CPU.
-
-    Raises:
-        DataError: not a matrix, or empty.
-        NonFiniteError: an entry is NaN or infinite.
-    """
+    """Require a finite matrix with examples."""
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.numel():
         shape = (
             tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

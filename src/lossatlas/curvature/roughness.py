@@ -116,14 +116,7 @@ def roughness(
 
 
 def variation(line: Array) -> float:
-    """Total variation over range.
-
-    Args:
-        line: values in order, shape (points,).
-
-    Returns:
-        At least 1; 0 where all values are equal, NaN where one is not finite.
-    """
+    """Total variation over range."""
     if not np.isfinite(line).all():
         return math.nan
     extent = float(line.max() - line.min())

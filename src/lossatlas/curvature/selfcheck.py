@@ -79,15 +79,7 @@ def check(objective: Objective) -> CheckReport:
 
 
 def check_once(objective: Objective, name: str) -> Check:
-    """A check, made once an objective.
-
-    Args:
-        objective: what is checked.
-        name: "gradient", "hessian", "outputs", "losses" or "differences".
-
-    Returns:
-        The check.
-    """
+    """A check, made once an objective."""
     if name not in objective.checks:
         objective.checks[name] = guarded(name, _MAKERS[name], objective)
     return objective.checks[name]
@@ -117,12 +109,7 @@ def ensure_curvature(objective: Objective, kind: str) -> None:
 
 
 def check_before(objective: Objective, kind: str) -> None:
-    """Make the checks that a matrix rests on, ahead of the instruments; raises nothing.
-
-    Args:
-        objective: what is differentiated; left alone where it is not to be checked.
-        kind: as for `ensure_curvature`.
-    """
+    """Make the checks that a matrix rests on, ahead of the instruments; raises nothing."""
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
     with shared_lines(objective):
@@ -137,14 +124,7 @@ def _rests_on(objective: Objective, kind: str) -> str:
 
 
 def says_checks(measure: F) -> F:
-    """Decorator of an instrument: its result says what was checked of its objective.
-
-    Args:
-        measure: takes an objective first; gives a dataclass with `checked`.
-
-    Returns:
-        The same function, whose result has it.
-    """
+    """Decorator of an instrument: its result says what was checked of its objective."""
 
     @functools.wraps(measure)
     def measured(*args: Any, **options: Any) -> Any:
@@ -156,14 +136,7 @@ def says_checks(measure: F) -> F:
 
 
 def difference_step(point: Params) -> float:
-    """How far central differences of gradients go, as a length in the space of weights.
-
-    Args:
-        point: where.
-
-    Returns:
-        1e-3 of the length of the weights, or 1e-4 where they are in double precision.
-    """
+    """How far central differences of gradients go, as a length in the space of weights."""
     fine = all(value.dtype.itemsize > 4 for value in point.values())
     return (1e-4 if fine else 1e-3) * (
         norm({n: value.detach() for n, value in point.items()}) or 1.0
@@ -190,18 +163,7 @@ def _require(found: Check) -> None:
 
 
 def check_hessian(objective: Objective) -> Check:
-    """A product with the Hessian against central differences of gradients.
-
-    Args:
-        objective: what is checked.
-
-    Returns:
-        The verdict.
-
-    Raises:
-        LossError: the loss is not twice differentiable.
-        NonFiniteError: the gradient is not finite.
-    """
+    """A product with the Hessian against central differences of gradients."""
     with shared_lines(objective) as lines:
         line = lines[0]
     direction = list(line.direction.values())
@@ -217,14 +179,7 @@ def check_hessian(objective: Objective) -> Check:
 
 
 def check_differences(objective: Objective) -> Check:
-    """Whether central differences of gradients settle: one step against a third of it.
-
-    Args:
-        objective: what is checked.
-
-    Returns:
-        The verdict; its figure is the relative change.
-    """
+    """Whether central differences of gradients settle: one step against a third of it."""
     with shared_lines(objective) as lines:
         line = lines[0]
     direction = list(line.direction.values())
@@ -243,18 +198,7 @@ def check_differences(objective: Objective) -> Check:
 
 
 def check_outputs(objective: Objective) -> Check:
-    """Derivatives of the model's outputs, and the criterion's curvature, against differences.
-
-    Args:
-        objective: what is checked.
-
-    Returns:
-        The verdict.
-
-    Raises:
-        LossError: the loss is not a function of what the model returns.
-        NonFiniteError: the gradient in the outputs is not finite.
-    """
+    """Derivatives of model's outputs, and the criterion's curvature, against differences."""
     with shared_lines(objective) as lines:
         line = lines[0]
     direction = list(line.direction.values())
@@ -281,14 +225,7 @@ def check_outputs(objective: Objective) -> Check:
 
 
 def check_losses(objective: Objective) -> Check:
-    """The derivative of the losses along a direction against differences of losses.
-
-    Args:
-        objective: what is checked.
-
-    Returns:
-        The verdict.
-    """
+    """The derivative of the losses along a direction against differences of losses."""
     with shared_lines(objective) as lines:
         line = lines[0]
     direction = list(line.direction.values())
@@ -395,14 +332,7 @@ class _Comparison:
     length: float
 
     def verdict(self, *, first: bool = False) -> Check:
-        """Agreement at any step; settled elsewhere; or neither.
-
-        Args:
-            first: whether it is a first derivative, which kinks leave alone.
-
-        Returns:
-            A check without its name.
-        """
+        """Agreement at any step; settled elsewhere; or neither."""
         found: list[tuple[float, Vectors]] = []
         gaps = []
         down, up = self.line.steps[:_PAIRS], self.line.steps[:1] + self.line.steps[_PAIRS:]

@@ -257,33 +257,13 @@ def _check_counts(**counts: int) -> None:
 
 
 def checked_product(curvature: str, objective: Objective, **options: Any) -> Product:
-    """The matrix of a kind that a user names.
-
-    Args:
-        curvature: one of `KINDS`.
-        objective: what is measured.
-        **options: passed on.
-
-    Returns:
-        The matrix as a function of a vector.
-
-    Raises:
-        UnknownNameError: an unknown kind or parameter.
-    """
+    """The matrix of a kind that a user names."""
     check_one_of("curvature", curvature, KINDS)
     return product_of(curvature, objective, **options)
 
 
 def random_run(matrix: Product, seed: int) -> Lanczos:
-    """A Krylov space from a random start.
-
-    Args:
-        matrix: what it is of.
-        seed: what the start is drawn from.
-
-    Returns:
-        The space, with no product taken yet.
-    """
+    """A Krylov space from a random start."""
     drawn = generator(seed, "start", device=matrix.device)
     start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
     return Lanczos(matrix.flat, start, drawn)

@@ -16,19 +16,7 @@ def with_leases(
     pieces: Iterable[Array],
     lost: tuple[type[Exception], ...],
 ) -> Iterator[Array]:
-    """Run pieces, and run those again whose worker died.
-
-    Args:
-        attempt: runs pieces on fresh workers, results in order.
-        pieces: what to work on; taken as they are needed.
-        lost: the errors that say that a worker is gone.
-
-    Yields:
-        The results in order, each once.
-
-    Raises:
-        WorkerError: workers died several times without finishing a piece in between.
-    """
+    """Run pieces, and run those again whose worker died."""
     source, leased = iter(pieces), deque[Array]()
     deaths = 0
     while True:

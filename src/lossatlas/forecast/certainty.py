@@ -42,16 +42,7 @@ class ParameterError:
     reason: str = ""
 
     def interval(self, value: float, level: float) -> tuple[float, float]:
-        """The confidence interval of the parameter.
-
-        Args:
-            value: the fitted value.
-            level: confidence, between 0 and 1.
-
-        Returns:
-            (low, high): symmetric about the logarithm, by Student's t; NaN where the error is
-            not known.
-        """
+        """The confidence interval of the parameter."""
         half = float(t_quantile(level, self.degrees + 1)) * self.stderr
         return float(value * np.exp(-half)), float(value * np.exp(half))
 
@@ -59,19 +50,7 @@ class ParameterError:
 def parameter_errors(
     objective: Objective, solution: Solution, counts: Sequence[int]
 ) -> tuple[ParameterError, ...]:
-    """The standard error of every parameter, or why there is none.
-
-    Args:
-        objective: what was minimized.
-        solution: its minimum.
-        counts: points of each curve.
-
-    Returns:
-        One row a parameter.
-
-    Source: Huber 1967 (sandwich); MacKinnon and White 1985 (HC3, leverage); Powell 1991
-    (density of the residuals at zero).
-    """
+    """The standard error of every parameter, or why there is none."""
     free = np.flatnonzero(objective.free)
     reasons = ["it was given"] * objective.free.size
     errors = np.full(len(reasons), np.nan)

@@ -328,14 +328,7 @@ def _per_point(key: str, value: ArrayLike | None, n: int, label: str) -> Floats 
 
 
 def labels(curves: Sequence[Curve]) -> tuple[str, ...]:
-    """One name a curve, numbered where names repeat or are missing.
-
-    Args:
-        curves: any curves.
-
-    Returns:
-        Distinct names, in order.
-    """
+    """One name a curve, numbered where names repeat or are missing."""
     names = [curve.label for curve in curves]
     return tuple(
         name if names.count(name) == 1 else f"{name} [{i + 1}]" for i, name in enumerate(names)

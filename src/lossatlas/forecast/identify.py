@@ -45,19 +45,7 @@ class FlatDirection:
 def flat_directions(
     law: Law, solution: Solution, counts: Sequence[int]
 ) -> tuple[FlatDirection, ...]:
-    """Directions that the residuals leave loose, the prior left aside.
-
-    The noise is the residuals' own, taken as one value a curve: neighboring residuals are so
-    alike that counting each would make every parameter look certain.
-
-    Args:
-        law: the law.
-        solution: a fit of it.
-        counts: points of each curve.
-
-    Returns:
-        The loose directions, the loosest first.
-    """
+    """Directions that the residuals leave loose, the prior left aside."""
     active = np.abs(solution.jacobian).max(axis=0) > 0
     names = [name for name, keep in zip(law.parameters, active, strict=True) if keep]
     weight = np.repeat(1 / np.asarray(counts), counts)
@@ -81,17 +69,7 @@ def flat_directions(
 def fit_warnings(
     law: Law, solution: Solution, curves: Sequence[Curve], flat: Sequence[FlatDirection]
 ) -> tuple[str, ...]:
-    """What a user must know before trusting the fit, in sentences.
-
-    Args:
-        law: the law.
-        solution: a fit of it.
-        curves: what it was fitted to.
-        flat: its flat directions.
-
-    Returns:
-        Warnings, the weightiest first.
-    """
+    """What a user must know before trusting the fit, in sentences."""
     out: list[str] = []
     if isinstance(law, ScheduleLaw):
         out += _schedule_warnings(law, curves)
@@ -111,14 +89,7 @@ def fit_warnings(
 
 
 def spike_warnings(scores: Sequence[LeftOut]) -> tuple[str, ...]:
-    """Which curves have spikes.
-
-    Args:
-        scores: the errors on the fitted curves.
-
-    Returns:
-        One sentence a curve that has any.
-    """
+    """Which curves have spikes."""
     return tuple(
         f"curve '{row.name}': {row.spikes} losses stand far off their neighbors and are left "
         "out of its errors"
@@ -163,14 +134,7 @@ def _unit_warnings(curves: Sequence[Curve]) -> list[str]:
 
 
 def distinct_schedules(rates: Sequence[Floats]) -> int:
-    """How many schedules differ from all before them where both have rates.
-
-    Args:
-        rates: per-update rates of several runs.
-
-    Returns:
-        1 for a run and its continuation.
-    """
+    """How many schedules differ from all before them where both have rates."""
     kept: list[Floats] = []
     for rate in rates:
         if not any(_same(rate, other) for other in kept):

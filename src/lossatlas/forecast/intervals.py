@@ -57,10 +57,7 @@ class LeftOut:
 
     @property
     def error(self) -> float:
-        """The error that counts: the final one, or the typical one where that is larger.
-
-        A final error can be small by luck; that of the whole curve hardly.
-        """
+        """The error that counts: the final one, or the typical one where that is larger."""
         return max(abs(self.final), self.rms)
 
 
@@ -89,20 +86,7 @@ class ErrorModel:
     def half_width(
         self, level: float, horizon: Floats | float, leverage: Floats | float
     ) -> Floats:
-        """Half the interval of the log loss.
-
-        factor sqrt((t unit)^2 (1 + leverage) + (z doubling log2 horizon)^2), with Student's t
-        with as many degrees of freedom as groups, for their number is small; beyond the longest
-        curve the error of a doubling is added once for each doubling.
-
-        Args:
-            level: the share of losses to cover, in (0, 1).
-            horizon: steps over the longest training curve's.
-            leverage: how far each forecast lies from what the fit has seen; NaN: unknown.
-
-        Returns:
-            Half widths, NaN where there is no interval.
-        """
+        """Half the interval of the log loss."""
         beyond = np.log2(np.maximum(np.asarray(horizon, dtype=np.float64), 1.0))
         if self.reason:
             return np.full(beyond.shape, np.nan)

@@ -8,17 +8,7 @@ _RUN = " - "
 
 
 def kind_of_file(path: Path) -> str:
-    """Tell the kind of a file from its first characters.
-
-    Args:
-        path: a file, or the checkpoint folder of a trainer. One that cannot be read passes for
-            "csv", whose reader says why.
-
-    Returns:
-        "trainer" for a folder or a JSON object, "tensorboard" for JSON rows or the columns Step
-        and Value, "wandb" for columns "run - metric" beside a column Step or their __MIN and
-        __MAX, otherwise "csv".
-    """
+    """Tell the kind of a file from its first characters."""
     if _is_folder(path):
         return "trainer"
     if path.suffix.lower() == ".json":

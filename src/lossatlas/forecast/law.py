@@ -22,16 +22,7 @@ Floats = NDArray[np.float64]
 
 
 def check_parameters(argument: str, values: object, names: Sequence[str]) -> None:
-    """Require a finite number >= 0 for every parameter.
-
-    Args:
-        argument: what the mapping is called, for the message.
-        values: name -> value.
-        names: the parameters.
-
-    Raises:
-        ArgumentError: no mapping, a name is missing, or a value is no such number.
-    """
+    """Require a finite number >= 0 for every parameter."""
     if not isinstance(values, Mapping):
         raise ArgumentError(
             f"`{argument}` must map parameters to numbers; got {type(values).__name__}."
@@ -80,59 +71,22 @@ class Law(ABC):
 
     @abstractmethod
     def features(self, inputs: Inputs) -> Any:
-        """What the formula needs of a run, computed once.
-
-        Args:
-            inputs: the conditions.
-
-        Returns:
-            Anything that `evaluate` understands.
-        """
+        """What the formula needs of a run, computed once."""
 
     @abstractmethod
     def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The predicted losses and their derivatives.
-
-        Args:
-            values: (p,) parameters, in natural units, in the order of `parameters`.
-            features: from `features`.
-
-        Returns:
-            (n,) losses and the (n, p) Jacobian in natural units.
-        """
+        """The predicted losses and their derivatives."""
 
     @abstractmethod
     def starts(self, problem: Problem) -> Floats:
-        """Where to start: rough fits from the data, in no order.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            (k, p) parameters in natural units, all positive.
-        """
+        """Where to start: rough fits from the data, in no order."""
 
     @abstractmethod
     def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """How far the parameters may go; a fit that ends there says so.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            Lowest and highest values, (p,) each, all positive.
-        """
+        """How far the parameters may go; a fit that ends there says so."""
 
     def prior(self, logs: Floats, problem: Problem) -> tuple[Floats, Floats]:
-        """A weak belief about parameters that few curves cannot identify.
-
-        Args:
-            logs: (p,) logarithms of the parameters.
-            problem: the data, for scales.
-
-        Returns:
-            (m,) distances in standard deviations and their (m, p) derivatives. None by default.
-        """
+        """A weak belief about parameters that few curves cannot identify."""
         del problem
         return np.empty(0), np.empty((0, logs.size))
 
@@ -142,31 +96,15 @@ class Law(ABC):
         return type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """The settings that make this law again.
-
-        Returns:
-            Field -> value.
-        """
+        """The settings that make this law again."""
         return {f.name: getattr(self, f.name) for f in fields(cast("Any", self))}
 
     def relatives(self) -> tuple["Law", ...]:
-        """The same formula with other settings, among which `fit` looks for a better one.
-
-        Returns:
-            Laws; none by default.
-        """
+        """The same formula with other settings, among which `fit` looks for a better one."""
         return ()
 
     def check(self, inputs: Inputs, label: str = "") -> None:
-        """Require what the law needs.
-
-        Args:
-            inputs: the conditions.
-            label: whose they are, for the message.
-
-        Raises:
-            DataError: rates, size, tokens or source are missing.
-        """
+        """Require what the law needs."""
         for need in self.needs:
             if getattr(inputs, "rates" if need == "lr" else need) is None:
                 whose = f" of curve '{label}'" if label else ""
@@ -174,14 +112,7 @@ class Law(ABC):
                                 f"give it to `Curve({need}=...)`.")  # fmt: skip
 
     def problem(self, curves: Sequence[Curve]) -> Problem:
-        """Prepare curves for a fit.
-
-        Args:
-            curves: at least one.
-
-        Returns:
-            The features and losses.
-        """
+        """Prepare curves for a fit."""
         return Problem(
             tuple(self.features(curve.inputs) for curve in curves),
             tuple(curve.loss for curve in curves),
@@ -189,15 +120,7 @@ class Law(ABC):
         )
 
     def predict(self, values: Floats, inputs: Inputs) -> Floats:
-        """The losses that the law expects.
-
-        Args:
-            values: (p,) parameters in natural units.
-            inputs: the conditions.
-
-        Returns:
-            (n,) losses.
-        """
+        """The losses that the law expects."""
         return self.evaluate(np.asarray(values, dtype=np.float64), self.features(inputs))[0]
 
 
@@ -208,37 +131,14 @@ class ScheduleLaw(Law):
 
     @abstractmethod
     def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
-        """The loss after a whole schedule and its derivative by every rate.
-
-        Args:
-            values: (p,) parameters in natural units.
-            rates: (T,) rates, warm-up included.
-
-        Returns:
-            The loss and (T,) derivatives; those of the warm-up count only its area.
-        """
+        """The loss after a whole schedule and its derivative by every rate."""
 
     @abstractmethod
     def columns(self, problem: Problem) -> Iterator[tuple[Floats, Floats]]:
-        """Candidates for the parameters that enter non-linearly.
-
-        Args:
-            problem: the data.
-
-        Yields:
-            The values of `shape_parameters` and the (n, q) columns whose non-negative mix is
-            the loss.
-        """
+        """Candidates for the parameters that enter non-linearly."""
 
     def starts(self, problem: Problem) -> Floats:
-        """The best non-negative mix for every candidate shape.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            (k, p) starts.
-        """
+        """The best non-negative mix for every candidate shape."""
         loss = problem.loss
         rows = []
         for shape, columns in self.columns(problem):
@@ -251,12 +151,4 @@ class ScheduleLaw(Law):
 
     @abstractmethod
     def join(self, mix: Floats, shape: Floats) -> Floats:
-        """Put linear and non-linear parameters in the order of `parameters`.
-
-        Args:
-            mix: the weights of the columns.
-            shape: the others.
-
-        Returns:
-            (p,) values.
-        """
+        """Put linear and non-linear parameters in the order of `parameters`."""

@@ -36,14 +36,7 @@ class Column:
     present: Mask
 
     def at(self, rows: Mask | NDArray[np.int64]) -> "Column":
-        """The column at some rows.
-
-        Args:
-            rows: mask or indices.
-
-        Returns:
-            A shorter column.
-        """
+        """The column at some rows."""
         return Column(self.values[rows], self.present[rows])
 
 
@@ -67,23 +60,7 @@ class Tidy:
 def tidied(
     step: Column, columns: Mapping[str, Column], whose: str, warmup: int | None = None
 ) -> Tidy:
-    """Order the rows of a log; the later write of a step wins.
-
-    Where the step falls back in the middle of a log, the run was restarted: earlier rows from
-    that step on are left out. A log whose steps fall back all the time is only unsorted.
-
-    Args:
-        step: the steps.
-        columns: role -> column; "loss" is required, "lr" may lie in other rows than the losses.
-        whose: the file, for messages.
-        warmup: length of a linear warm-up before the first logged rate.
-
-    Returns:
-        The log in order.
-
-    Raises:
-        DataError: fewer than two rows have both a step and a loss that is a finite number.
-    """
+    """Order the rows of a log; the later write of a step wins."""
     notes: list[str] = []
     keep = step.present & np.isfinite(step.values)
     lost = int((~keep & columns["loss"].present).sum())
@@ -109,21 +86,7 @@ def tidied(
 def chosen_name(
     whose: str, header: Sequence[str], wanted: str | None, known: Sequence[str], role: str
 ) -> str:
-    """The column of a role: the one that was asked for, or one with a usual name.
-
-    Args:
-        whose: the file, for messages.
-        header: names of the columns.
-        wanted: what was asked for, or None.
-        known: usual names, the best first.
-        role: "step" or "loss", for the message.
-
-    Returns:
-        A name in the header.
-
-    Raises:
-        UnknownNameError: there is none; the message gives the nearest one.
-    """
+    """The column of a role: the one that was asked for, or one with a usual name."""
     if wanted is not None:
         check_name(wanted)
         check_column(whose, header, wanted)
@@ -141,42 +104,19 @@ def chosen_name(
 
 
 def rate_name(header: Sequence[str]) -> str | None:
-    """The column of rates, if one has a usual name.
-
-    Args:
-        header: names of the columns.
-
-    Returns:
-        Its name; Lightning's monitor writes "lr-Adam" and the like.
-    """
+    """The column of rates, if one has a usual name."""
     usual = next((name for name in RATES if name in header), None)
     return usual or next((name for name in header if name.startswith("lr-")), None)
 
 
 def check_name(name: object) -> None:
-    """Require the name of a column.
-
-    Args:
-        name: what came.
-
-    Raises:
-        ArgumentError: not text.
-    """
+    """Require the name of a column."""
     if not isinstance(name, str):
         raise ArgumentError(f"the name of a column must be text; got {name!r}.")
 
 
 def check_column(whose: str, header: Sequence[str], name: str) -> None:
-    """Require a column.
-
-    Args:
-        whose: the file, for the message.
-        header: names of the columns.
-        name: what was asked for.
-
-    Raises:
-        UnknownNameError: it is not there.
-    """
+    """Require a column."""
     if name not in header:
         raise UnknownNameError(
             f"{whose} has no column '{name}'{hint(name, header)}; it has {', '.join(header)}."
@@ -184,15 +124,7 @@ def check_column(whose: str, header: Sequence[str], name: str) -> None:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """The nearest name, or one that holds it: "loss" is far from "train/loss" in letters.
-
-    Args:
-        name: what was asked for.
-        known: what there is.
-
-    Returns:
-        " (did you mean ...?)", or nothing.
-    """
+    """The nearest name, or one that holds it: "loss" is far from "train/loss" in letters."""
     names = list(known)
     found = nearest(name, names)
     holding = next((k for k in names if name.lower() in k.lower()), None)

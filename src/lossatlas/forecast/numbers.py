@@ -12,16 +12,7 @@ LONGEST = 10**8  # updates: 0.8 GB of rates; more is a count of tokens or a time
 
 
 def check_length(argument: str, updates: float, label: str = "") -> None:
-    """Require that a schedule of so many updates fits in memory.
-
-    Args:
-        argument: whose number it is, for the message.
-        updates: how many.
-        label: words for the message that say whose they are.
-
-    Raises:
-        DataError: more than `LONGEST`.
-    """
+    """Require that a schedule of so many updates fits in memory."""
     if updates > LONGEST:
         # A whole number in Python can be longer than any float.
         shown = f"{updates:.3g}" if updates < 1e300 else "1e+300 or more"
@@ -32,16 +23,7 @@ def check_length(argument: str, updates: float, label: str = "") -> None:
 
 
 def check_scale(argument: str, values: Floats, label: str = "") -> None:
-    """Require positive numbers whose squares are numbers too.
-
-    Args:
-        argument: whose they are, for the message.
-        values: positive numbers.
-        label: words for the message.
-
-    Raises:
-        DataError: one of them is too large or too small.
-    """
+    """Require positive numbers whose squares are numbers too."""
     low, high = float(values.min()), float(values.max())
     if low < 1 / EXTREME or high > EXTREME:
         raise DataError(

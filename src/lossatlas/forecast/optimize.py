@@ -97,19 +97,7 @@ class SchedulePlan:
 def plan_schedule(
     law: ScheduleLaw, values: Floats, steps: int, peak: float, *, warmup: int, error: float
 ) -> SchedulePlan:
-    """Search the best schedules.
-
-    Args:
-        law: a law in the rates.
-        values: (p,) its parameters.
-        steps: updates, warm-up included.
-        peak: the highest rate.
-        warmup: length of the linear warm-up.
-        error: the law's error of a final log loss, as a root mean square; NaN if not known.
-
-    Returns:
-        The plan; the free schedule is never worse than a row of the table.
-    """
+    """Search the best schedules."""
 
     def loss_of(rates: Floats) -> float:
         return law.final(values, rates)[0]

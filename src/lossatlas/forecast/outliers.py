@@ -12,17 +12,7 @@ VISIBLE = 0.01  # of a log error: a point nearer than this to its neighbors hide
 
 
 def outstanding(log: Floats) -> NDArray[np.bool_]:
-    """Log errors far from their neighbors: spikes of the loss, or mistakes in the log.
-
-    A point is compared with the median of the eleven around it, in units of the noise of the
-    curve: the median absolute difference of neighbors. An error that stays is no spike.
-
-    Args:
-        log: (n,) log errors in the order of the steps.
-
-    Returns:
-        (n,) mask; at most half of any eleven neighbors.
-    """
+    """Log errors far from their neighbors: spikes of the loss, or mistakes in the log."""
     if log.size < AROUND:
         return np.zeros(log.size, dtype=bool)
     padded = np.pad(log, AROUND // 2, constant_values=np.nan)

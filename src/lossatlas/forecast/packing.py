@@ -17,29 +17,12 @@ Floats = NDArray[np.float64]
 
 
 def law_record(law: Law) -> dict[str, Any]:
-    """A law as plain values.
-
-    Args:
-        law: one of `LAWS`.
-
-    Returns:
-        Its name and settings.
-    """
+    """A law as plain values."""
     return {"law": law.name, "settings": law.settings()}
 
 
 def law_from_record(record: Mapping[str, Any]) -> Law:
-    """The inverse of `law_record`.
-
-    Args:
-        record: name and settings.
-
-    Returns:
-        The law.
-
-    Raises:
-        UnknownNameError: no such law.
-    """
+    """The inverse of `law_record`."""
     known = {kind.__name__: kind for kind in LAWS.values()}
     check_one_of("law", record["law"], known)
     return known[record["law"]](**record["settings"])
@@ -48,17 +31,7 @@ def law_from_record(record: Mapping[str, Any]) -> Law:
 def pack(
     parameters: Sequence[str], values: Floats, facts: Mapping[str, Any], curves: Sequence[Curve]
 ) -> dict[str, xr.Dataset]:
-    """Groups for the store.
-
-    Args:
-        parameters: names.
-        values: (p,) their values.
-        facts: everything that is not an array.
-        curves: the curves.
-
-    Returns:
-        Group name -> Dataset.
-    """
+    """Groups for the store."""
     head = xr.Dataset(
         {"values": ("parameter", values)},
         {"parameter": list(parameters)},
@@ -70,14 +43,7 @@ def pack(
 def unpack(
     tree: Mapping[str, xr.Dataset],
 ) -> tuple[Floats, dict[str, Any], tuple[Curve, ...]]:
-    """The inverse of `pack`.
-
-    Args:
-        tree: group name -> Dataset.
-
-    Returns:
-        Values, facts and curves.
-    """
+    """The inverse of `pack`."""
     head = tree["fit"]
     curves = tuple(_unpacked(tree[f"curve{i}"]) for i in range(len(tree) - 1))
     return head["values"].to_numpy(), json.loads(head.attrs["facts"]), curves

@@ -68,23 +68,7 @@ def inputs_for(
     tokens: ArrayLike | None,
     source: ArrayLike | None,
 ) -> Inputs:
-    """What a law is asked, from what a user gave.
-
-    Args:
-        law: the law.
-        schedule: a curve (only its conditions count), rates of every update, or None.
-        steps: at which steps; None: an even grid after the warm-up, the last step included.
-        size: model sizes, one or many.
-        tokens: training tokens, one or many.
-        source: losses on another set.
-
-    Returns:
-        The conditions.
-
-    Raises:
-        ArgumentError: the parts do not fit each other.
-        DataError: rates that are not rates, or something that the law needs is missing.
-    """
+    """What a law is asked, from what a user gave."""
     if isinstance(schedule, Curve):
         found = schedule.inputs
         if steps is not None:
@@ -101,16 +85,7 @@ def inputs_for(
 
 
 def check_time_unit(law: Law, inputs: Inputs, fitted: Sequence[Curve]) -> None:
-    """Require that a law which counts updates or sums rates is asked in the unit of its fit.
-
-    Args:
-        law: the law.
-        inputs: the conditions that it is asked about.
-        fitted: the curves of the fit; none where the parameters came from elsewhere.
-
-    Raises:
-        ArgumentError: rates for a fit of runs without them, or the other way round.
-    """
+    """Require that a law which counts updates or sums rates is asked in the unit of its fit."""
     if not isinstance(law, ScheduleLaw) or law.needs or not fitted:
         return
     rated = fitted[0].rates is not None
@@ -128,19 +103,7 @@ def check_time_unit(law: Law, inputs: Inputs, fitted: Sequence[Curve]) -> None:
 
 
 def horizon_of(inputs: Inputs, longest: int, law: Law) -> Floats:
-    """How far each point lies beyond the fitted steps; refused where that is absurd.
-
-    Args:
-        inputs: the conditions.
-        longest: the longest last step of the fit.
-        law: laws of single points have no horizon in steps.
-
-    Returns:
-        (n,) ratios.
-
-    Raises:
-        ArgumentError: more than a hundred times the fitted steps.
-    """
+    """How far each point lies beyond the fitted steps; refused where that is absurd."""
     if law.pointwise and "lr" not in law.needs and law.needs:
         return np.ones(inputs.step.size)
     ratio = inputs.step / longest
@@ -154,16 +117,7 @@ def horizon_of(inputs: Inputs, longest: int, law: Law) -> Floats:
 
 
 def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[str, ...]:
-    """Where a question leaves what the fit has seen.
-
-    Args:
-        inputs: the conditions.
-        horizon: the last step over the longest of the fit.
-        fitted: the schedules of the fit.
-
-    Returns:
-        Sentences.
-    """
+    """Where a question leaves what the fit has seen."""
     out = []
     if horizon > FAR:
         out.append(

@@ -13,15 +13,7 @@ Steps = NDArray[np.int64]
 
 
 def check_rates(values: Floats, label: str = "") -> None:
-    """Require finite rates >= 0, some of them above zero, in one dimension.
-
-    Args:
-        values: the rates.
-        label: words for the message that say whose they are.
-
-    Raises:
-        DataError: they are not.
-    """
+    """Require finite rates >= 0, some of them above zero, in one dimension."""
     if values.ndim != 1 or values.size == 0:
         raise DataError(f"`lr`{label} must be one-dimensional and not empty; "
                         f"got shape {values.shape}.")  # fmt: skip
@@ -32,21 +24,7 @@ def check_rates(values: Floats, label: str = "") -> None:
 def per_update(
     lr: ArrayLike | None, step: Steps, warmup: int | None, label: str
 ) -> tuple[Floats | None, tuple[str, ...]]:
-    """The rate of every update from what a user knows of the rates.
-
-    Args:
-        lr: one number, one a point, one an update, or None.
-        step: (n,) the points.
-        warmup: length of a linear warm-up before the first logged rate, or None.
-        label: words for messages that say whose they are.
-
-    Returns:
-        (T,) rates, or None, and notes on what was assumed.
-
-    Raises:
-        ArgumentError: too few rates for the steps.
-        DataError: values that are not rates.
-    """
+    """The rate of every update from what a user knows of the rates."""
     if lr is None:
         return None, ()
     values = as_float_array("lr", lr, label)
@@ -74,20 +52,7 @@ def _interpolated(
 def logged_rates(
     values: Floats, step: Steps | Floats, last: int, warmup: int | None
 ) -> tuple[Floats, tuple[str, ...]]:
-    """Rates that were logged now and then, on every update.
-
-    Linear between logged steps, a linear warm-up or the first rate before them, the last rate
-    after them.
-
-    Args:
-        values: (m,) logged rates.
-        step: (m,) where they were logged, increasing.
-        last: the last update.
-        warmup: length of a linear warm-up from zero, or None.
-
-    Returns:
-        (last,) rates, and notes on what was assumed.
-    """
+    """Rates that were logged now and then, on every update."""
     if warmup is not None:
         check_at_least("warmup", warmup, 0)
     every = np.arange(1, last + 1)

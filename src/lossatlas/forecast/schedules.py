@@ -42,18 +42,7 @@ SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
 
 
 def ramp(warmup: int, peak: float) -> Floats:
-    """A linear warm-up from zero.
-
-    Args:
-        warmup: its length in updates, >= 0.
-        peak: the rate of its last update.
-
-    Returns:
-        (warmup,) rates.
-
-    Raises:
-        ArgumentError: a number out of range.
-    """
+    """A linear warm-up from zero."""
     check_at_least("warmup", warmup, 0)
     check_length("warmup", warmup)
     check_number("peak", peak, 0)
@@ -61,37 +50,12 @@ def ramp(warmup: int, peak: float) -> Floats:
 
 
 def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
-    """A constant rate after a linear warm-up.
-
-    Args:
-        steps: number of updates, warm-up included.
-        peak: the rate.
-        warmup: length of the warm-up. Default 0.
-
-    Returns:
-        (steps,) rates.
-
-    Raises:
-        ArgumentError: a number out of range.
-    """
+    """A constant rate after a linear warm-up."""
     return _with_warmup(np.full(check_plan(steps, peak, warmup), float(peak)), peak, warmup)
 
 
 def cosine(steps: int, peak: float, min_ratio: float = 0.0, warmup: int = 0) -> Floats:
-    """Half a cosine from the peak to the last rate.
-
-    Args:
-        steps: number of updates, warm-up included.
-        peak: the highest rate.
-        min_ratio: the last rate as a share of the peak, in [0, 1]. Default 0.
-        warmup: length of the warm-up. Default 0.
-
-    Returns:
-        (steps,) rates.
-
-    Raises:
-        ArgumentError: a number out of range.
-    """
+    """Half a cosine from the peak to the last rate."""
     body = check_plan(steps, peak, warmup, min_ratio)
     return _with_warmup(_decay(body, peak, min_ratio, "cosine"), peak, warmup)
 
@@ -149,25 +113,7 @@ def wsd_s(
     min_ratio: float = 0.1,
     warmup: int = 0,
 ) -> Floats:
-    """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights.
-
-    The rates rise again after each checkpoint: such schedules are flagged where they are used.
-
-    Args:
-        steps: number of updates, warm-up included.
-        peak: the stable rate.
-        checkpoints: increasing steps at which a decay ends; the end of training is always one.
-        decay: length of each decay: a fraction of the stretch before it if < 1, else updates.
-        shape: as for `wsd`. Default "inverse", the paper's.
-        min_ratio: the rate at each checkpoint as a share of the peak. Default 0.1.
-        warmup: length of the warm-up. Default 0.
-
-    Returns:
-        (steps,) rates.
-
-    Raises:
-        ArgumentError: a number out of range, or checkpoints that do not increase.
-    """
+    """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights."""
     check_plan(steps, peak, warmup, min_ratio)
     check_one_of("shape", shape, SHAPE_NAMES)
     wanted = as_float_array("checkpoints", checkpoints)
@@ -237,17 +183,7 @@ def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
 
 
 def warmup_length(rates: Floats) -> int:
-    """The warm-up: updates before the opening rise reaches its top.
-
-    The one convention of the room: the warm-up counts in the sum of rates, and its rises are
-    not negative drops.
-
-    Args:
-        rates: (T,) rates.
-
-    Returns:
-        0 where the first rate is already the highest of the opening rise.
-    """
+    """The warm-up: updates before the opening rise reaches its top."""
     rates = _one_row(rates)
     falls = np.flatnonzero(np.diff(rates) < 0)
     rise = rates[: falls[0] + 1] if falls.size else rates
@@ -255,14 +191,7 @@ def warmup_length(rates: Floats) -> int:
 
 
 def is_monotone(rates: Floats) -> bool:
-    """Whether the rates never rise after the warm-up.
-
-    Args:
-        rates: (T,) rates.
-
-    Returns:
-        False for cyclic schedules and for WSD-S.
-    """
+    """Whether the rates never rise after the warm-up."""
     rates = _one_row(rates)
     return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
 
@@ -275,20 +204,7 @@ def _one_row(rates: ArrayLike) -> Floats:
 
 
 def check_plan(steps: int, peak: float, warmup: int, min_ratio: float = 0.0) -> int:
-    """Require the numbers of a schedule to be possible.
-
-    Args:
-        steps: updates, warm-up included.
-        peak: the highest rate.
-        warmup: length of the warm-up.
-        min_ratio: the last rate as a share of the peak.
-
-    Returns:
-        The updates after the warm-up.
-
-    Raises:
-        ArgumentError: a number out of range.
-    """
+    """Require the numbers of a schedule to be possible."""
     check_at_least("steps", steps, 2)
     check_length("steps", steps)
     check_at_least("warmup", warmup, 0)

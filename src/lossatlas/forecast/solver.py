@@ -109,16 +109,7 @@ class Objective:
 
 
 def solve(objective: Objective, starts: Floats, keep: int = 3) -> Solution:
-    """Minimize from many starts: a taste of the better ones, then the best to the end.
-
-    Args:
-        objective: the function.
-        starts: (k, p) parameters in natural units.
-        keep: how many starts go on after the taste. Default 3.
-
-    Returns:
-        The best end point.
-    """
+    """Minimize from many starts: a taste of the better ones, then the best to the end."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         logs = np.clip(np.log(starts[:, objective.free]), objective.low, objective.high)
         order = np.argsort([objective.at(row) for row in logs], kind="stable")

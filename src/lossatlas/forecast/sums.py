@@ -12,17 +12,7 @@ Floats = NDArray[np.float64]
 
 
 def rate_sums(inputs: Inputs) -> Floats:
-    """S1: the sum of rates up to each point, the area of the warm-up included.
-
-    Args:
-        inputs: the conditions; where there are no rates, every update counts 1.
-
-    Returns:
-        (n,) sums.
-
-    Raises:
-        ArgumentError: the rates do not reach the last step, or are zero up to the first one.
-    """
+    """S1: the sum of rates up to each point, the area of the warm-up included."""
     if inputs.rates is None:
         return inputs.step.astype(np.float64)
     check_cover(inputs)
@@ -36,27 +26,12 @@ def rate_sums(inputs: Inputs) -> Floats:
 
 
 def log_error(forecast: Floats, truth: Floats) -> Floats:
-    """Log of forecast over truth, for any forecast.
-
-    Args:
-        forecast: losses that a law gives; far from its data they may be <= 0.
-        truth: measured losses.
-
-    Returns:
-        The log ratios, not below that of a thousandth.
-    """
+    """Log of forecast over truth, for any forecast."""
     return np.asarray(np.log(np.maximum(forecast, 1e-3 * truth) / truth))
 
 
 def check_cover(inputs: Inputs) -> None:
-    """Require a rate for every update up to the last step, and no point before the first.
-
-    Args:
-        inputs: the conditions.
-
-    Raises:
-        ArgumentError: they do not reach it, or a point lies at step 0.
-    """
+    """Require a rate for every update up to the last step, and no point before the first."""
     if inputs.rates is not None and inputs.step[-1] > inputs.rates.size:
         raise ArgumentError(f"`lr` has {inputs.rates.size} rates but the last step is "
                             f"{inputs.step[-1]}; give a rate for every update.")  # fmt: skip
@@ -66,18 +41,7 @@ def check_cover(inputs: Inputs) -> None:
 
 
 def falls(inputs: Inputs, with_warmup: bool = False) -> Floats:
-    """By how much each update's rate lies below the one before; rises are negative.
-
-    The warm-up counts as no change: the one convention of the room.
-
-    Args:
-        inputs: the conditions, with rates.
-        with_warmup: count the warm-up as rises, as the reference fit of the multi-power law
-            does. Only for parameters fitted that way. Default False.
-
-    Returns:
-        (T,) falls.
-    """
+    """By how much each update's rate lies below the one before; rises are negative."""
     rates = cast("Floats", inputs.rates)
     change = np.zeros(rates.size)
     if with_warmup:

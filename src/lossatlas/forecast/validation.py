@@ -102,19 +102,7 @@ def _inverse(information: Floats) -> Floats:
 
 
 def leverages(law: Law, values: Floats, inputs: Inputs, metric: Floats) -> Floats:
-    """How far each point of a run lies from what a fit has seen.
-
-    Args:
-        law: the law.
-        values: (p,) its parameters.
-        inputs: the conditions.
-        metric: from `Recipe.metric`.
-
-    Returns:
-        (n,) variances of the log loss in units of that of one curve (one point); infinite where
-        it depends on a parameter that the fit has not seen at work, NaN where the law gives no
-        positive loss.
-    """
+    """How far each point of a run lies from what a fit has seen."""
     loss, jacobian = law.evaluate(values, law.features(inputs))
     slopes = jacobian * values / np.where(loss > 0, loss, np.nan)[:, None]
     known = np.isfinite(np.diag(metric))
@@ -125,17 +113,7 @@ def leverages(law: Law, values: Floats, inputs: Inputs, metric: Floats) -> Float
 
 
 def leave_one_out(recipe: Recipe, curves: Sequence[Curve], warm: Floats) -> tuple[LeftOut, ...]:
-    """Forecast every group of curves by a fit to the others.
-
-    Args:
-        recipe: how to fit.
-        curves: all curves.
-        warm: (p,) parameters of the fit to all, as one more start.
-
-    Returns:
-        One row a curve; none where all curves are one group. A law of single points with one
-        curve leaves out every tenth point instead.
-    """
+    """Forecast every group of curves by a fit to the others."""
     if recipe.law.pointwise and len(curves) == 1:
         return _folds(recipe, curves[0], warm)
     names = labels(curves)
@@ -159,17 +137,7 @@ def leave_one_out(recipe: Recipe, curves: Sequence[Curve], warm: Floats) -> tupl
 def doubled_horizon(
     recipe: Recipe, curves: Sequence[Curve], warm: Floats
 ) -> tuple[LeftOut, ...]:
-    """Forecast the longer curves by a fit to the first half of the horizon.
-
-    Args:
-        recipe: how to fit.
-        curves: all curves.
-        warm: (p,) parameters of the fit to all, as one more start.
-
-    Returns:
-        One row for each curve that is longer than half the longest; none where too few points
-        lie in the first half.
-    """
+    """Forecast the longer curves by a fit to the first half of the horizon."""
     half = max(int(c.step[-1]) for c in curves) // 2
     if any((c.step <= half).sum() < FEWEST for c in curves) or recipe.law.pointwise:
         return ()
@@ -189,20 +157,7 @@ def score(
     law: Law, values: Floats, curve: Curve, name: str, group: str, *, longest: int,
     metric: Floats | None = None,
 ) -> LeftOut:  # fmt: skip
-    """The errors of one forecast.
-
-    Args:
-        law: the law.
-        values: (p,) its parameters.
-        curve: the truth.
-        name: what to call it.
-        group: what was left out with it.
-        longest: the last step that the fit had seen.
-        metric: from `Recipe.metric`; None leaves the leverage unknown.
-
-    Returns:
-        A row of the table.
-    """
+    """The errors of one forecast."""
     forecast = law.predict(values, curve.inputs)
     log = log_error(forecast, curve.loss)
     # Laws of single points have no neighbors that a point could stand out from.

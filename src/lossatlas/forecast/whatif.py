@@ -95,21 +95,7 @@ def answer(
     question: Question,
     starts: Sequence[int],
 ) -> WhatIf:
-    """The rows.
-
-    Args:
-        law: the law.
-        values: (p,) its parameters.
-        predict: `Fit.predict`.
-        question: what is asked.
-        starts: of the cooldown.
-
-    Returns:
-        One row a start.
-
-    Raises:
-        ArgumentError: the curve has no rates.
-    """
+    """The rows."""
     curve, level = question.curve, question.interval
     if curve.rates is None:
         raise ArgumentError("`curve` must have rates to ask what a decay would do.")
@@ -131,18 +117,7 @@ def answer(
 
 
 def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
-    """The starts as a list, none of them in the past.
-
-    Args:
-        curve: the run under way.
-        decay_at: one start or many.
-
-    Returns:
-        Steps.
-
-    Raises:
-        ArgumentError: a start before the last step of the curve, or none at all.
-    """
+    """The starts as a list, none of them in the past."""
     starts = np.atleast_1d(as_float_array("decay_at", decay_at))
     if not starts.size or starts.ndim != 1:
         raise ArgumentError("`decay_at` must name at least one step, in one dimension.")
@@ -160,19 +135,7 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
 
 
 def continued(rates: Floats, question: Question, start: int) -> Floats:
-    """A schedule that goes on at its present rate and then decays.
-
-    Args:
-        rates: rates so far (and perhaps further, which is ignored).
-        question: what is asked.
-        start: the last step at the present rate.
-
-    Returns:
-        The whole schedule.
-
-    Raises:
-        ArgumentError: a length or a ratio out of range.
-    """
+    """A schedule that goes on at its present rate and then decays."""
     length, last = question.length, int(question.curve.step[-1])
     check_positive("length", length)
     check_length("length", float(length))
@@ -183,15 +146,6 @@ def continued(rates: Floats, question: Question, start: int) -> Floats:
 
 
 def offset_of(log_residual: Floats) -> float:
-    """Where a run stands against the law: the median of its latest residuals.
-
-    The mean would follow a spike.
-
-    Args:
-        log_residual: (n,) log loss minus log forecast.
-
-    Returns:
-        Their median over the last tenth, three points at least.
-    """
+    """Where a run stands against the law: the median of its latest residuals."""
     recent = max(3, round(RECENT * log_residual.size))
     return float(np.median(log_residual[-recent:]))

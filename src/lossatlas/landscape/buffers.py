@@ -33,14 +33,7 @@ class Buffers:
     lowest: Params = field(default_factory=dict)
 
     def at(self, coordinates: Sequence[float]) -> Params:
-        """The buffers of a point.
-
-        Args:
-            coordinates: one number a direction of the plane.
-
-        Returns:
-            name -> tensor.
-        """
+        """The buffers of a point."""
         if not self.directions:
             return self.origin
         here: Params = self.origin
@@ -49,14 +42,7 @@ class Buffers:
         return {**here, **{n: torch.maximum(here[n], low) for n, low in self.lowest.items()}}
 
     def only(self, names: Sequence[str]) -> "Buffers | None":
-        """These buffers without some.
-
-        Args:
-            names: which to keep.
-
-        Returns:
-            The rest; None where nothing is left.
-        """
+        """These buffers without some."""
         if not names:
             return None
         parts = [{n: part[n] for n in names} for part in (self.origin, *self.directions)]
@@ -64,14 +50,7 @@ class Buffers:
         return Buffers(parts[0], tuple(parts[1:]), lowest)
 
     def joined(self, other: "Buffers") -> "Buffers":
-        """Two sets of buffers of one plane as one.
-
-        Args:
-            other: under other names.
-
-        Returns:
-            Both.
-        """
+        """Two sets of buffers of one plane as one."""
         count = max(len(self.directions), len(other.directions))
         mine, theirs = (_moving(part, count) for part in (self, other))
         directions = tuple({**a, **b} for a, b in zip(mine, theirs, strict=True))
@@ -80,29 +59,12 @@ class Buffers:
         )
 
     def fingerprint(self) -> str:
-        """A digest of all that is held.
-
-        Returns:
-            Hexadecimal digits.
-        """
+        """A digest of all that is held."""
         return "-".join(map(fingerprint, (self.origin, *self.directions, self.lowest)))
 
 
 def between(points: Sequence[Params], coordinates: Array, origin: int) -> Buffers | None:
-    """The buffers of a plane through checkpoints.
-
-    Args:
-        points: the buffers of each checkpoint, the same names.
-        coordinates: of each checkpoint, shape (points, dimension).
-        origin: which one lies at coordinates zero.
-
-    Returns:
-        Affine where the plane goes through all of them, the origin's elsewhere; None where
-        there are none.
-
-    Raises:
-        StructureError: whole-number buffers differ between the checkpoints.
-    """
+    """The buffers of a plane through checkpoints."""
     if not points[origin]:
         return None
     others = [k for k in range(len(points)) if k != origin]
@@ -130,18 +92,7 @@ def _moving(part: Buffers, count: int) -> Sequence[Params]:
 
 
 def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Params]]:
-    """Parameters and running statistics of state dicts, told apart by their names.
-
-    Args:
-        points: state dicts or parameters.
-
-    Returns:
-        Parameters, and statistics, of each. Counters, and whole numbers that all points share,
-        are left out.
-
-    Raises:
-        StructureError: some points hold statistics and some none.
-    """
+    """Parameters and running statistics of state dicts, told apart by their names."""
     held = [isinstance(point, Mapping) and any(map(is_statistic, point)) for point in points]
     if any(held) and not all(held):
         raise StructureError(
@@ -158,14 +109,7 @@ def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Param
 
 
 def is_statistic(name: object) -> bool:
-    """Whether a name is that of a running statistic or its counter, as torch has them.
-
-    Args:
-        name: of a tensor in a state dict.
-
-    Returns:
-        True for running means, running variances and their counters.
-    """
+    """Whether a name is that of a running statistic or its counter, as torch has them."""
     return isinstance(name, str) and name.endswith((*_STATISTICS, "num_batches_tracked"))
 
 

@@ -51,20 +51,7 @@ def plane_through(*checkpoints: Params) -> Plane:
 
 
 def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
-    """The plane through checkpoints whose parameters and buffers are told apart.
-
-    Args:
-        points: two to four, the parameters.
-        buffers: of each, the same names; empty mappings where there are none.
-
-    Returns:
-        As `plane_through`.
-
-    Raises:
-        ArgumentError: equal points, or points on one line.
-        NonFiniteError: a checkpoint holds NaN or inf.
-        StructureError: names or shapes differ.
-    """
+    """The plane through checkpoints whose parameters and buffers are told apart."""
     origin, *others = points
     for other in others:
         check_same_structure(checkpoint=other, origin=origin)
@@ -106,18 +93,7 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
 
 
 def states_of(objective: Objective, checkpoints: Sequence[Params]) -> list[State]:
-    """Checkpoints of an objective's model, parameters and buffers told apart.
-
-    Args:
-        objective: says what moves.
-        checkpoints: parameters or full state dicts.
-
-    Returns:
-        One state each.
-
-    Raises:
-        StructureError: another model, or statistics in some checkpoints and not in others.
-    """
+    """Checkpoints of an objective's model, parameters and buffers told apart."""
     states = [objective.split(point) for point in checkpoints]
     names = [state.buffers.keys() for state in states]
     for number, own in enumerate(names, 1):
@@ -131,18 +107,7 @@ def states_of(objective: Objective, checkpoints: Sequence[Params]) -> list[State
 
 
 def plane_of(states: Sequence[State], dimension: int = 2) -> Plane:
-    """The plane of a trajectory; see `trajectory_plane`.
-
-    Args:
-        states: what `states_of` gave.
-        dimension: 1, 2 or 3.
-
-    Returns:
-        The plane.
-
-    Raises:
-        ArgumentError: too few checkpoints.
-    """
+    """The plane of a trajectory; see `trajectory_plane`."""
     _check_enough(dimension, len(states))
     return along([s.params for s in states], [s.buffers for s in states], dimension)
 
@@ -157,21 +122,7 @@ def _check_enough(dimension: int, count: int) -> None:
 
 
 def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -> Plane:
-    """The plane of a trajectory whose parameters and buffers are told apart.
-
-    Args:
-        points: the parameters, at least `dimension` + 1.
-        buffers: of each, the same names; empty mappings where there are none.
-        dimension: 1, 2 or 3.
-
-    Returns:
-        As `trajectory_plane`.
-
-    Raises:
-        ArgumentError: the points span fewer directions.
-        NonFiniteError: a checkpoint holds NaN or inf.
-        StructureError: names or shapes differ.
-    """
+    """The plane of a trajectory whose parameters and buffers are told apart."""
     last = points[-1]
     for point in points:
         check_same_structure(checkpoint=point, origin=last)

@@ -17,28 +17,7 @@ _BLOCK = 1 << 20
 
 
 def filter_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
-    """Rescale every filter of `direction` to the norm of the same filter in `weights`.
-
-    Rescaling a layer of a ReLU network changes its weights but not its function; without this
-    step such twins draw different landscapes. A filter is one slice along axis 0. Tensors
-    with fewer than two axes (biases, norm scales) get a zero direction.
-
-    Args:
-        direction: name -> float tensor, any shapes. Not modified.
-        weights: the point being probed; same names and shapes. Not modified.
-
-    Returns:
-        New tensors shaped like `direction`, in the units of `weights`: a step of 1 moves each
-        filter by 100 % of its norm. Zero filters (of a zero-initialized head, of LoRA's B)
-        have no norm; their entries take the root mean square of the entries of the other
-        filters of their tensor, or else of the tensors of the same module, or else of the
-        nearest enclosing module that is not all zeros.
-
-    Raises:
-        StructureError: names or shapes differ; the message names the first difference.
-
-    Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
-    """
+    """Rescale every filter of `direction` to the norm of the same filter in `weights`."""
     check_same_structure(direction=direction, weights=weights)
     return {
         name: _rescaled(d, name, weights, axis=1) if d.ndim > 1 else torch.zeros_like(d)
@@ -47,19 +26,7 @@ def filter_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
 
 
 def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
-    """Rescale every tensor of `direction` to the norm of the same tensor in `weights`.
-
-    Args:
-        direction: name -> float tensor, any shapes. Not modified.
-        weights: the point being probed; same names and shapes. Not modified.
-
-    Returns:
-        New tensors; those with fewer than two axes are zero, and zero tensors take the scale
-        of their module, as in `filter_normalized`.
-
-    Raises:
-        StructureError: names or shapes differ; the message names the first difference.
-    """
+    """Rescale every tensor of `direction` to the norm of the same tensor in `weights`."""
     check_same_structure(direction=direction, weights=weights)
     return {
         name: _rescaled(d, name, weights, axis=0) if d.ndim > 1 else torch.zeros_like(d)
@@ -68,15 +35,7 @@ def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
 
 
 def zero_filters(weights: Params, *, biases: bool = False) -> tuple[str, ...]:
-    """Tensors that hold a zero filter, which has no norm to scale a direction by.
-
-    Args:
-        weights: the point being probed.
-        biases: whether tensors with fewer than two axes count, each as one filter.
-
-    Returns:
-        Their names.
-    """
+    """Tensors that hold a zero filter, which has no norm to scale a direction by."""
     return tuple(
         name
         for name, value in weights.items()
@@ -124,15 +83,7 @@ class RandomDirection(Mapping[str, Tensor]):
         return len(self.weights)
 
     def blocks(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        """The tensor piece by piece, so that little of it exists at a time.
-
-        Args:
-            name: which tensor.
-
-        Yields:
-            (rows, block): `block` belongs at these rows of the tensor (of a vector or number
-            seen as one row). Nothing is yielded where the direction is zero.
-        """
+        """The tensor piece by piece, so that little of it exists at a time."""
         weight = self.weights[name]
         if weight.ndim < 2 and not self.biases:
             return

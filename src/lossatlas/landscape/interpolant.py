@@ -40,28 +40,7 @@ class Surface:
 
 
 def interpolate(known: Mask, values: Array) -> Surface:
-    """The radial function through all known points, and how far off it may be elsewhere.
-
-    Each column takes the power of the distance (1, 3, 5, 7 or 9) under which its own points
-    predict one another best, each from all others (leave-one-out predictive density). The
-    expected error at a point is the largest error of leaving out one of the 2^(dimension + 1)
-    nearest known points, scaled by the power function of r^3 from there to here: as errors of
-    a surface with hardly two derivatives would shrink, whatever the power that was taken.
-    Overlapping boxes of at most about 120 points are blended.
-
-    Args:
-        known: where values are known, shape (*grid,).
-        values: shape (*grid, columns); only known ones are read. A value that is not finite
-            is left out of its own column alone; a column is not finite where its nearest
-            known point is not.
-
-    Returns:
-        The surface.
-
-    Source: leaving one out in closed form: Rippa, Adv. Comput. Math. 11, 1999; the power
-        function: Wendland, Scattered Data Approximation, 2004, chapter 11; the choice by
-        predictive density: Rasmussen and Williams, Gaussian Processes, 2006, section 5.4.2.
-    """
+    """The radial function through all known points, and how far off it may be elsewhere."""
     usable = known[..., None] & np.isfinite(values)
     whole, doubt = np.full(values.shape, np.nan), np.full(known.shape, np.inf)
     patterns = np.unique(usable.reshape(-1, values.shape[-1]), axis=1, return_inverse=True)[1]

@@ -259,17 +259,7 @@ def random_plane(
 
 
 def check_objective(objective: object, plane: object = None, progress: object = None) -> None:
-    """Require what every instrument on a plane is given to be what it should be.
-
-    Args:
-        objective: an `Objective`.
-        plane: a `Plane` of its parameters, or None where there is none yet.
-        progress: callable, or None.
-
-    Raises:
-        ArgumentError: something else came; the message says how to make the right thing.
-        StructureError: the plane is one of another model.
-    """
+    """Require what every instrument on a plane is given to be what it should be."""
     if not isinstance(objective, Objective):
         raise ArgumentError(
             f"`objective` must be a lossatlas.Objective; got {type(objective).__name__}: "
@@ -287,18 +277,7 @@ def check_objective(objective: object, plane: object = None, progress: object = 
 
 
 def settled(objective: Objective, plane: Plane) -> Plane:
-    """A plane whose origin holds what the objective moves, and whose buffers are all read.
-
-    Args:
-        objective: names the parameters that move.
-        plane: may have buffers among the entries of its origin.
-
-    Returns:
-        The plane, with those entries among its buffers.
-
-    Raises:
-        StructureError: the plane is one of another model.
-    """
+    """A plane whose origin holds what the objective moves, and whose buffers are all read."""
     own, before = objective.params, plane.buffers
     if plane.origin.keys() == own.keys() and before is None:
         check_same_structure(plane=plane.origin, objective=own)

@@ -21,12 +21,7 @@ class Progress(Protocol):
     """Hears how far the work is; raising from it stops the work cleanly."""
 
     def __call__(self, done: int, total: int) -> None:
-        """Called after every chunk.
-
-        Args:
-            done: points known so far.
-            total: points at most.
-        """
+        """Called after every chunk."""
         ...
 
 
@@ -38,11 +33,7 @@ class Work:
     engine: str
 
     def __call__(self) -> Callable[[Array], Array]:
-        """Build the engine.
-
-        Returns:
-            Its function of points.
-        """
+        """Build the engine."""
         return build(self.task, self.engine).evaluate
 
 
@@ -78,17 +69,7 @@ class Points:
         self.evaluations = 0
 
     def __call__(self, coordinates: Array) -> Array:
-        """Evaluate some points.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2), means before standard errors.
-
-        Raises:
-            ResumeError: the ledger cannot be written.
-        """
+        """Evaluate some points."""
         pieces = [
             coordinates[start : start + self._chunk]
             for start in range(0, len(coordinates), self._chunk)
@@ -120,19 +101,7 @@ class Points:
 def open_ledger(
     path: str | Path | None, run: dict[str, Any]
 ) -> AbstractContextManager[Ledger | None]:
-    """The resume file of a run, if there is one.
-
-    Args:
-        path: the file, or None.
-        run: what identifies the run.
-
-    Returns:
-        A context manager that gives the ledger or None.
-
-    Raises:
-        ArgumentError: not a path.
-        ResumeError: the file is damaged or belongs to another run.
-    """
+    """The resume file of a run, if there is one."""
     return nullcontext() if path is None else Ledger(path, run)
 
 

@@ -60,20 +60,7 @@ class Request:
         return tuple(_axis(low, high, self.points) for low, high in self.ranges)
 
     def start(self, engine: str) -> Choice:
-        """Choose an engine and look at the origin.
-
-        Args:
-            engine: a name, or "auto".
-
-        Returns:
-            The engine, and the quantities at the origin exactly as the objective gives them.
-
-        Raises:
-            ArgumentError: the engine asked for cannot serve this task.
-            ModelError: the loss does not depend on the weights.
-            NonFiniteError: the loss at the origin is not finite.
-            UnknownNameError: no engine has this name.
-        """
+        """Choose an engine and look at the origin."""
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         # No row of a grid, so that a model which is level at special places shows it moves.
         chosen = select(self.task, engine, low + 0.297 * (high - low))
@@ -85,26 +72,12 @@ class Request:
         return chosen
 
     def measured(self, chosen: Choice) -> str:
-        """What a loss and metrics give: functions have no name to compare, their values have.
-
-        Args:
-            chosen: what `start` gave.
-
-        Returns:
-            Hexadecimal digits.
-        """
+        """What a loss and metrics return: functions have no name to compare, values have."""
         corner = chosen.engine.evaluate(np.array([[high for _, high in self.ranges]]))
         return np.concatenate([chosen.center, corner[0]]).tobytes().hex()
 
     def identity(self, engine: str) -> dict[str, Any]:
-        """What makes two runs the same run.
-
-        Args:
-            engine: how points are evaluated.
-
-        Returns:
-            Plain values.
-        """
+        """What makes two runs the same run."""
         model, data = self.task.objective.fingerprint()
         return {
             "instrument": "map_plane",
@@ -123,15 +96,7 @@ class Request:
         }
 
     def fill(self, source: Points, center: Array) -> Refined:
-        """Make the map.
-
-        Args:
-            source: evaluates points.
-            center: the quantities at the origin.
-
-        Returns:
-            Every point of the grid, computed or interpolated.
-        """
+        """Make the map."""
         axes, shape = self.axes, (self.points,) * len(self.ranges)
         # The origin was evaluated to begin with.
         origin = list(product(*(np.flatnonzero(axis == 0).tolist() for axis in axes)))
@@ -160,17 +125,7 @@ class Request:
     def landscape(
         self, refined: Refined, source: Points, run: dict[str, Any], seconds: float
     ) -> Landscape:
-        """The result.
-
-        Args:
-            refined: the filled grid.
-            source: what evaluated it.
-            run: what `identity` gave.
-            seconds: how long it took.
-
-        Returns:
-            The map with all that is known about it.
-        """
+        """The result."""
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
         errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)

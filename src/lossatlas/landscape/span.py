@@ -20,18 +20,7 @@ _WIDEST = 8.0
 
 
 def ranges(span: object, dimension: int) -> Ranges:
-    """What a `span` argument means, as one (low, high) a direction.
-
-    Args:
-        span: half the width, the same for all directions, or one (low, high) a direction.
-        dimension: how many directions there are.
-
-    Returns:
-        One (low, high) a direction.
-
-    Raises:
-        ArgumentError: zero, negative, not finite, empty, or not one range a direction.
-    """
+    """What a `span` argument means, as one (low, high) a direction."""
     expected = "`span` must be a finite number > 0, or one (low, high) for each direction"
     if is_number(span):
         half = float(span)  # type: ignore[arg-type]

@@ -39,11 +39,7 @@ class Basis:
         return self._panels[index // ROWS][index % ROWS]
 
     def append(self, vector: Tensor) -> None:
-        """Take in one more vector.
-
-        Args:
-            vector: shape (n,), orthogonal to the others and of length 1.
-        """
+        """Take in one more vector."""
         row = self._filled % ROWS
         if row == 0:
             rows = min(ROWS, self.size + 1 - self._filled)
@@ -52,25 +48,12 @@ class Basis:
         self._filled += 1
 
     def panels(self) -> list[Tensor]:
-        """The filled rows.
-
-        Returns:
-            Views of shape (at most ROWS, n), in order.
-        """
+        """The filled rows."""
         rest = self._filled - ROWS * (len(self._panels) - 1)
         return [*self._panels[:-1], self._panels[-1][:rest]]
 
     def orthogonalised(self, vector: Tensor) -> tuple[Tensor, float, Array]:
-        """What a vector has outside the span; a second pass where the first took much away.
-
-        Args:
-            vector: shape (n,); may be overwritten.
-
-        Returns:
-            The rest, its length, and the coefficients that were taken away.
-
-        Source: Daniel, Gragg, Kaufman, Stewart, Mathematics of Computation 30 (1976).
-        """
+        """What a vector has outside the span; a second pass where the first took much away."""
         taken = np.zeros(len(self))
         for _ in range(3):
             parts = []
@@ -86,27 +69,12 @@ class Basis:
         return vector, after, taken
 
     def coefficients(self, vector: Tensor, begin: int = 0) -> Array:
-        """The inner products of a vector with the basis.
-
-        Args:
-            vector: shape (n,).
-            begin: leave out the vectors before this one.
-
-        Returns:
-            float64, shape (len - begin,).
-        """
+        """The inner products of a vector with the basis."""
         parts = [panel @ vector for panel in self.panels()[begin // ROWS :]]
         return torch.cat(parts)[begin % ROWS :].double().cpu().numpy()
 
     def combine(self, coefficients: Array) -> Tensor:
-        """Vectors given by their coefficients.
-
-        Args:
-            coefficients: shape (at most len, k).
-
-        Returns:
-            Shape (k, n), a row for each column of coefficients.
-        """
+        """Vectors given by their coefficients."""
         weights = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(self._panels[0])
         total = torch.zeros(len(weights), self.size, dtype=self.dtype, device=self.device)
         for first, panel in zip(range(0, self._filled, ROWS), self.panels(), strict=True):
@@ -115,11 +83,7 @@ class Basis:
         return total
 
     def rotate(self, coefficients: Array) -> None:
-        """Turn the basis into combinations of its vectors, in place.
-
-        Args:
-            coefficients: shape (at most len, k), with orthonormal columns.
-        """
+        """Turn the basis into combinations of its vectors, in place."""
         count, rows = coefficients.shape[1], coefficients.shape[0]
         weights = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(self._panels[0])
         panels = self.panels()
@@ -135,14 +99,5 @@ class Basis:
 
 
 def basis_bytes(size: int, rows: int, dtype: torch.dtype) -> int:
-    """The memory of a basis.
-
-    Args:
-        size: length of the vectors.
-        rows: how many vectors.
-        dtype: their type.
-
-    Returns:
-        Bytes, whole panels counted.
-    """
+    """The memory of a basis."""
     return min(ROWS * math.ceil(rows / ROWS), size + 1) * size * dtype.itemsize

@@ -18,15 +18,7 @@ LEVEL = 0.95
 
 
 def mean_of(samples: Sequence[float] | Array, products: int = 0) -> Estimate:
-    """The mean of independent samples with its standard error.
-
-    Args:
-        samples: shape (n,).
-        products: what they cost.
-
-    Returns:
-        The estimate; no error where there are fewer than two samples.
-    """
+    """The mean of independent samples with its standard error."""
     values = np.asarray(samples, dtype=np.float64)
     if len(values) < 2:
         value = float(values[0]) if len(values) else math.nan
@@ -44,21 +36,7 @@ def jackknife(
     seed: int = 0,
     strata: Tensor | None = None,
 ) -> Estimate:
-    """A statistic of examples with its delete-a-fold jackknife error.
-
-    Args:
-        statistic: indices of the examples kept -> value.
-        count: how many examples there are.
-        folds: parts that are left out in turn; fewer where there are fewer examples.
-        seed: deals the examples to the folds.
-        strata: shape (count,), whole numbers; examples of equal ones are dealt out evenly, so
-            that no fold takes away all of them where there are two or more.
-
-    Returns:
-        The value on all examples, with its standard error.
-
-    Source: Quenouille 1956; Tukey 1958; Shao and Wu, Annals of Statistics 17 (1989).
-    """
+    """A statistic of examples with its delete-a-fold jackknife error."""
     value = statistic(torch.arange(count))
     parts = min(folds, count)
     if parts < 2:
@@ -79,16 +57,7 @@ def _without(order: Tensor, fold: int, folds: int) -> Tensor:
 
 
 def rademacher(size: int, seed: int, like: Tensor) -> Tensor:
-    """A vector of random signs.
-
-    Args:
-        size: its length.
-        seed: equal seeds give equal vectors.
-        like: sets type and device.
-
-    Returns:
-        Shape (size,), entries -1 and 1.
-    """
+    """A vector of random signs."""
     drawn = generator(seed, device=like.device)
     bits = torch.randint(0, 2, (size,), generator=drawn, device=like.device, dtype=torch.int8)
     return bits.to(like.dtype).mul_(2).sub_(1)

@@ -64,19 +64,7 @@ def converge(
 def reached_ends(
     lanczos: Lanczos, ritz: Ritz, reached: bool, *, top: int, bottom: int, tolerance: float
 ) -> tuple[bool, bool]:
-    """Which end of a spectrum is known within the tolerance.
-
-    Args:
-        lanczos: the run.
-        ritz: what `converge` gave.
-        reached: what `converge` gave.
-        top: how many of the largest.
-        bottom: how many of the smallest.
-        tolerance: as for `converge`.
-
-    Returns:
-        (top, bottom); neither where all bounds are small but eigenvalues may be missing.
-    """
+    """Which end of a spectrum is known within the tolerance."""
     if reached:
         return True, True
     near = ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)

@@ -103,14 +103,7 @@ class Lanczos:
         return _ROUNDING * torch.finfo(self.basis.dtype).eps
 
     def extend(self, steps: int = 1) -> None:
-        """Take further products.
-
-        Args:
-            steps: how many; fewer where the basis becomes complete.
-
-        Raises:
-            NonFiniteError: a product is NaN or infinite.
-        """
+        """Take further products."""
         for _ in range(min(steps, self.size - self.steps)):
             self._step()
 
@@ -160,14 +153,7 @@ class Lanczos:
         self.basis.append(fresh / length)
 
     def ritz(self, *, bare: bool = False) -> Ritz:
-        """The spectrum as this space knows it.
-
-        Args:
-            bare: leave out the bounds (NaN), for those who look after every step.
-
-        Returns:
-            Values with residuals, bounds and quadrature weights.
-        """
+        """The spectrum as this space knows it."""
         values, vectors = _solved(np.array(self.alpha), np.array(self.beta[:-1]))
         residuals = self.beta[-1] * np.abs(vectors[-1])
         if bare:
@@ -199,27 +185,7 @@ def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
 def quadrature(
     apply: Apply, start: Tensor, steps: int, guards: Basis | None = None
 ) -> tuple[Array, Array]:
-    """Nodes and weights of Gauss quadrature from three vectors at a time.
-
-    Nothing is orthogonalised again: in finite precision a node may then come as several, which
-    share its weight, and averages over the spectrum stay right (Greenbaum). Eigenvectors that
-    are known can be kept out, which saves the steps that their copies would take.
-
-    Args:
-        apply: v -> H v.
-        start: shape (n,), not zero outside the guards.
-        steps: products at most; fewer where the space is exhausted.
-        guards: known eigenvectors; the quadrature is of H outside their span.
-
-    Returns:
-        (nodes, weights), ascending; weights sum to 1.
-
-    Raises:
-        NonFiniteError: a product is NaN or infinite.
-
-    Source: Greenbaum, Linear Algebra and its Applications 113 (1989); Chen, Trogdon, Ubaru,
-        ICML 2021, arXiv:2105.06595.
-    """
+    """Nodes and weights of Gauss quadrature from three vectors at a time."""
     alpha: list[float] = []
     beta: list[float] = []
     now = start if guards is None else guards.orthogonalised(start.clone())[0]
@@ -246,14 +212,5 @@ def quadrature(
 
 
 def krylov_bytes(size: int, steps: int, dtype: torch.dtype) -> int:
-    """The memory that a run needs: the basis, a product, and a vector being orthogonalised.
-
-    Args:
-        size: length of the vectors.
-        steps: products at most.
-        dtype: of the vectors.
-
-    Returns:
-        Bytes.
-    """
+    """The memory that a run needs: the basis, a product, and a vector being orthogonalised."""
     return basis_bytes(size, steps + 1, dtype) + 2 * size * dtype.itemsize

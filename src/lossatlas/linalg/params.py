@@ -11,55 +11,22 @@ Params = Mapping[str, Tensor]
 
 
 def add(a: Params, b: Params, *, scale: float = 1.0) -> dict[str, Tensor]:
-    """The point a + scale * b.
-
-    Args:
-        a: name -> tensor.
-        b: the same names and shapes.
-        scale: a plain factor.
-
-    Returns:
-        New tensors.
-    """
+    """The point a + scale * b."""
     return {name: torch.add(value, b[name], alpha=scale) for name, value in a.items()}
 
 
 def subtract(a: Params, b: Params) -> dict[str, Tensor]:
-    """The vector a - b.
-
-    Args:
-        a: name -> tensor.
-        b: the same names and shapes.
-
-    Returns:
-        New tensors.
-    """
+    """The vector a - b."""
     return add(a, b, scale=-1.0)
 
 
 def multiply(a: Params, factor: float) -> dict[str, Tensor]:
-    """The vector factor * a.
-
-    Args:
-        a: name -> tensor.
-        factor: a plain number.
-
-    Returns:
-        New tensors.
-    """
+    """The vector factor * a."""
     return {name: value * factor for name, value in a.items()}
 
 
 def dot(a: Params, b: Params) -> float:
-    """The inner product, accumulated in float64.
-
-    Args:
-        a: name -> tensor.
-        b: the same names and shapes.
-
-    Returns:
-        A plain number.
-    """
+    """The inner product, accumulated in float64."""
     return math.fsum(
         float(torch.dot(value.flatten().double(), b[name].flatten().double()))
         for name, value in a.items()
@@ -67,50 +34,22 @@ def dot(a: Params, b: Params) -> float:
 
 
 def norm(a: Params) -> float:
-    """The Euclidean length, accumulated in float64.
-
-    Args:
-        a: name -> tensor.
-
-    Returns:
-        A plain number >= 0.
-    """
+    """The Euclidean length, accumulated in float64."""
     return math.sqrt(dot(a, a))
 
 
 def size(a: Params) -> int:
-    """How many numbers the mapping holds.
-
-    Args:
-        a: name -> tensor.
-
-    Returns:
-        The count over all tensors.
-    """
+    """How many numbers the mapping holds."""
     return sum(value.numel() for value in a.values())
 
 
 def snapshot(a: Params) -> dict[str, Tensor]:
-    """A copy that later changes of `a` do not reach.
-
-    Args:
-        a: name -> tensor.
-
-    Returns:
-        Detached clones.
-    """
+    """A copy that later changes of `a` do not reach."""
     return {name: value.detach().clone() for name, value in a.items()}
 
 
 def fingerprint(a: Params) -> str:
-    """A digest of names, shapes, types and bits.
-
-    Args:
-        a: name -> tensor.
-
-    Returns:
-        32 hexadecimal digits; equal for equal bits only (for all practical purposes).
-    """
+    """A digest of names, shapes, types and bits."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in a.items():
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())

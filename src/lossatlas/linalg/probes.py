@@ -49,14 +49,7 @@ class DeflatedProbes:
         return len(self.plain)
 
     def draw(self, count: int) -> None:
-        """Take further probes: one product each.
-
-        Args:
-            count: how many.
-
-        Raises:
-            NonFiniteError: a product is NaN or infinite.
-        """
+        """Take further probes: one product each."""
         for _ in range(count):
             probe = self._probe(len(self))
             image = self._apply(probe)
@@ -71,14 +64,7 @@ class DeflatedProbes:
             self._known.append(self._lanczos.basis.coefficients(probe))
 
     def seed_of(self, index: int) -> int:
-        """What a probe is drawn from: it is drawn anew instead of being kept.
-
-        Args:
-            index: its number.
-
-        Returns:
-            The seed for `rademacher`.
-        """
+        """What a probe is drawn from: it is drawn anew instead of being kept."""
         return derive_seed(self._seed, "probe", index)
 
     def _probe(self, index: int) -> Tensor:
@@ -94,11 +80,7 @@ class DeflatedProbes:
         return np.array(self._known).reshape(len(self), rows)
 
     def remainders(self) -> Array:
-        """z^T P H P z: what each probe sees of the trace outside the space.
-
-        Returns:
-            Shape (probes,); zeros where the space is everything.
-        """
+        """z^T P H P z: what each probe sees of the trace outside the space."""
         if self._lanczos.exhausted:
             return np.zeros(len(self))
         alpha, beta = np.array(self._lanczos.alpha), np.array(self._lanczos.beta)
@@ -109,11 +91,7 @@ class DeflatedProbes:
         return rest
 
     def squares(self) -> tuple[Array, Array]:
-        """|P H P z|^2 and |H P z|^2, for the space without its last step.
-
-        Returns:
-            Two arrays of shape (probes,); zeros where the space is everything.
-        """
+        """|P H P z|^2 and |H P z|^2, for the space without its last step."""
         if self._lanczos.exhausted:
             return np.zeros(len(self)), np.zeros(len(self))
         total, inner = np.array(self._squares), self._lanczos.steps - 1

@@ -20,18 +20,7 @@ _BATCHES = 2
 
 
 def weighs_by_itself(objective: "Objective") -> str | None:
-    """Compare the first batches of a loss that gives means with those batches in two parts.
-
-    Args:
-        objective: under construction; its loss gives means of batches.
-
-    Returns:
-        What has to be known where they differ, as a sentence; None where they agree, or where
-        parts cannot be had.
-
-    Raises:
-        LossError: they differ, and the criterion has weights that cannot be taken apart.
-    """
+    """Compare the first batches of a loss that gives means with those batches in two parts."""
     if objective.mode != "eval":
         # Statistics of a part are others than those of the whole.
         return None
@@ -58,15 +47,7 @@ def weighs_by_itself(objective: "Objective") -> str | None:
 
 
 def depends_on_others(objective: "Objective") -> str | None:
-    """Compare losses of examples in the first batch with those in two parts of it.
-
-    Args:
-        objective: under construction; its loss gives one number or pair an example.
-
-    Returns:
-        What has to be known where they differ, as a sentence; None where they agree, or where
-        parts cannot be had.
-    """
+    """Compare losses of examples in the first batch with those in two parts of it."""
     if objective.mode != "eval" or objective.volatile.names:
         # Statistics and state are others in a part.
         return None

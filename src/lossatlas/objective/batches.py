@@ -17,18 +17,7 @@ Batch = Any
 
 
 def check_batches(batches: Any) -> Iterable[Batch]:
-    """Require something that can be walked again and again, and holds a batch.
-
-    Args:
-        batches: a list of batches, a DataLoader, or anything that starts anew on `iter`.
-
-    Returns:
-        The same object.
-
-    Raises:
-        ArgumentError: a single batch, an iterator that can be walked once, or no iterable.
-        DataError: there is no batch in it.
-    """
+    """Require something that can be walked again and again, and holds a batch."""
     if isinstance(batches, Tensor | Mapping) or (
         isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches)
     ):
@@ -52,15 +41,7 @@ def check_batches(batches: Any) -> Iterable[Batch]:
 
 
 def tensors(batch: Batch) -> Iterator[Tensor]:
-    """All tensors of a batch, in order.
-
-    Args:
-        batch: tensors inside tuples, lists, mappings, dataclasses, graphs of PyTorch Geometric
-            and TensorDicts.
-
-    Yields:
-        Each tensor.
-    """
+    """All tensors of a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
         return
@@ -81,20 +62,7 @@ def _parts(batch: Batch) -> Iterable[Any]:
 
 
 def batch_size(batch: Batch) -> int:
-    """How many examples a batch holds, as far as its structure tells.
-
-    A packed sequence, a nested tensor, a batch of graphs and a TensorDict know it themselves;
-    for everything else it is the length of the first tensor with an axis.
-
-    Args:
-        batch: any structure.
-
-    Returns:
-        The size; 1 where no tensor says it.
-
-    Raises:
-        DataError: the first tensor is empty.
-    """
+    """How many examples a batch holds, as far as its structure tells."""
     first = batch[0] if type(batch) in {list, tuple} and batch else None
     if type(first) is Tensor and first.ndim and all(type(part) is Tensor for part in batch):
         # Nearly every batch; asked for at every piece of every point.
@@ -110,14 +78,7 @@ def batch_size(batch: Batch) -> int:
 
 
 def known_size(batch: Batch) -> int | None:
-    """How many examples a container that knows it says there are.
-
-    Args:
-        batch: any structure; the first such container in it is asked.
-
-    Returns:
-        The number of sequences, samples or graphs; None where there is no such container.
-    """
+    """How many examples a container that knows it says there are."""
     if isinstance(batch, Tensor):
         return int(batch.size(0)) if batch.is_nested else None
     if isinstance(batch, PackedSequence):
@@ -135,15 +96,7 @@ def _first_length(batch: Batch) -> int:
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
-    """The same structure with every tensor changed.
-
-    Args:
-        change: what to do with a tensor.
-        batch: any structure; not modified.
-
-    Returns:
-        A new structure of the same types.
-    """
+    """The same structure with every tensor changed."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, PackedSequence):
@@ -203,30 +156,14 @@ def _is_record(batch: Batch) -> bool:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device; the same object where it is there already.
-
-    Args:
-        batch: any structure.
-        device: where to.
-
-    Returns:
-        The batch there.
-    """
+    """The batch on a device; the same object where it is there already."""
     if all(value.device == device for value in tensors(batch)):
         return batch
     return map_tensors(lambda value: value.to(device), batch)
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """The batch in pieces of at most `size` examples.
-
-    Args:
-        batch: any structure; tensors as long as the batch are cut along axis 0.
-        size: examples a piece.
-
-    Returns:
-        The pieces, in order.
-    """
+    """The batch in pieces of at most `size` examples."""
     return [cut(batch, start, start + size) for start in range(0, batch_size(batch), size)]
 
 
@@ -262,15 +199,7 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def rows_of(value: Tensor, places: slice | list[int]) -> Tensor:
-    """Some rows of a tensor.
-
-    Args:
-        value: an ordinary or a nested tensor.
-        places: which rows.
-
-    Returns:
-        The rows; a view where `places` is a slice and the tensor is not nested.
-    """
+    """Some rows of a tensor."""
     if not value.is_nested:
         return value[places]
     parts = value.unbind()

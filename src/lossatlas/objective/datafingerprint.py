@@ -24,14 +24,7 @@ class DataFingerprint:
         self._known: tuple[_State, list[Tensor], str] | None = None
 
     def of(self, batches: Iterable[Batch]) -> str:
-        """The digest of all tensors of all batches.
-
-        Args:
-            batches: walked once.
-
-        Returns:
-            32 hexadecimal digits.
-        """
+        """The digest of all tensors of all batches."""
         if not isinstance(batches, list | tuple):
             return data_fingerprint(batches)
         held = [value for batch in batches for value in tensors(batch)]
@@ -52,14 +45,7 @@ def _changes(value: Tensor) -> object:
 
 
 def data_fingerprint(batches: Iterable[Batch]) -> str:
-    """A digest of all tensors of all batches.
-
-    Args:
-        batches: walked once.
-
-    Returns:
-        32 hexadecimal digits.
-    """
+    """A digest of all tensors of all batches."""
     digest = hashlib.blake2b(digest_size=16)
     with preserved_rng():
         for batch in batches:

@@ -54,18 +54,7 @@ class Look:
 
 
 def check_loss(loss: object, batch: Batch) -> Measured:
-    """Require a number, one number an example, or pairs of sums and weights.
-
-    Args:
-        loss: what a loss returned.
-        batch: what it was given.
-
-    Returns:
-        The loss as a tensor of shape () or (examples,), or as pairs of that shape.
-
-    Raises:
-        LossError: a matrix, no tensor, or not a real number.
-    """
+    """Require a number, one number an example, or pairs of sums and weights."""
     wanted = "a loss must return a number or one number an example, shape (batch,)"
     if isinstance(loss, Weighted):
         return check_pairs(loss)
@@ -95,21 +84,7 @@ def _described(loss: object) -> str:
 
 
 def validate_loss(objective: "Objective", *, twice: bool) -> Look:
-    """Walk the data at the present weights, once or twice.
-
-    Args:
-        objective: under construction.
-        twice: require a second pass to give the same.
-
-    Returns:
-        What the loss gives.
-
-    Raises:
-        DataError: several batches, and one does not say how many examples it holds; or the
-            weights of all examples are 0.
-        LossError: the loss fails, or returns neither a number nor one number an example.
-        StochasticError: the passes differ; the message names the likely reason.
-    """
+    """Walk the data at the present weights, once or twice."""
     with torch.no_grad():
         with wrap_errors("`loss`", loss_remedy(objective.loss)):
             first = first_look(objective, lambda: _first_pass(objective))

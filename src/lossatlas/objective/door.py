@@ -10,14 +10,7 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torchao.quantizati
 
 
 def check_whole(model: nn.Module) -> None:
-    """Refuse what other weights do not reach although its parameters may all be there.
-
-    Args:
-        model: what a user passes.
-
-    Raises:
-        ModelError: it is sharded.
-    """
+    """Refuse what other weights do not reach although its parameters may all be there."""
     if _of(model, _FSDP):
         raise ModelError(
             f"{type(model).__name__} is sharded (FSDP), and its forward gathers shards of its "
@@ -28,14 +21,7 @@ def check_whole(model: nn.Module) -> None:
 
 
 def why_nothing_moves(model: nn.Module) -> str:
-    """Why a model may have no parameters of real numbers.
-
-    Args:
-        model: without any.
-
-    Returns:
-        The end of a sentence.
-    """
+    """Why a model may have no parameters of real numbers."""
     if _of(model, _QUANTIZED) or any(not p.is_floating_point() for p in model.parameters()):
         return (
             "its weights are quantized (int8 codes), which cannot move by a little; measure "

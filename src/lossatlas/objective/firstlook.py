@@ -24,20 +24,7 @@ _AWAY = 0.1
 
 
 def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
-    """Walk the data once, with a watch on the model.
-
-    Args:
-        objective: under construction; told what a pass changes, and whether the loss takes
-            derivatives itself.
-        walk: goes over the data.
-
-    Returns:
-        What `walk` returns.
-
-    Raises:
-        AtlasError: the loss gives what it should not.
-        LossError: the loss works in train mode only.
-    """
+    """Walk the data once, with a watch on the model."""
     try:
         return _watched(objective, walk)
     except AtlasError:
@@ -169,15 +156,7 @@ def _matters(objective: "Objective") -> bool:
 
 
 def same_value(a: float, b: float) -> bool:
-    """Whether two values of the loss are one number up to rounding.
-
-    Args:
-        a: from some kernels on some numbers.
-        b: from the same kernels; beyond a few roundings it is another value.
-
-    Returns:
-        False for NaN.
-    """
+    """Whether two values of the loss are one number up to rounding."""
     return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
@@ -186,16 +165,7 @@ def _away(objective: "Objective", step: float) -> dict[str, Tensor]:
 
 
 def perturbed(name: str, value: Tensor, scale: float) -> Tensor:
-    """A tensor with a random change added, the same for the same name.
-
-    Args:
-        name: what the change is drawn from.
-        value: any floating-point tensor.
-        scale: of the change, in root mean squares of the tensor (of 0.1 where that is zero).
-
-    Returns:
-        A new tensor.
-    """
+    """A tensor with a random change added, the same for the same name."""
     drawn = torch.randn(value.shape, generator=generator(0, "away", name), dtype=torch.float64)
     size = float(value.detach().abs().double().square().mean().sqrt()) or 0.1
     return value + (scale * size * drawn).to(value)

@@ -17,19 +17,7 @@ _State = tuple[list[object], list[object]]
 
 @contextmanager
 def forward_cache(model: nn.Module) -> Iterator[None]:
-    """Let repeated calls of the model on the very same input objects run once.
-
-    A call runs anew where anything about the model differs: other weights put into it
-    (`functional_call`), a mode, an attribute (a disabled adapter), a hook; and where the first
-    one drew random numbers. Call it around what belongs to one batch at one point; nothing is
-    remembered afterwards.
-
-    Args:
-        model: called several times inside the block.
-
-    Yields:
-        Nothing.
-    """
+    """Let repeated calls of the model on the very same input objects run once."""
     forward = model.forward
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any, object, _State]] = []
 

@@ -54,12 +54,7 @@ class Lines:
         return self._lines[number]
 
     def note(self, gradient: Sequence[Tensor | None], number: int = 0) -> None:
-        """Keep what is wanted of the gradient at the weights, which itself is not kept.
-
-        Args:
-            gradient: one tensor a parameter, None where there is none.
-            number: a line that it is projected on, beside the first ones.
-        """
+        """Keep what is wanted of the gradient at the weights, which itself is not kept."""
         for place in {number, *range(_PROJECTED)}:
             self.slopes[place] = _along(gradient, self[place].direction.values())
         self.usual = self._usual(gradient)
@@ -80,14 +75,7 @@ class Lines:
 
 @contextmanager
 def shared_lines(objective: "Objective") -> Iterator[Lines]:
-    """Lines that every check within shares; they hold for the present weights.
-
-    Args:
-        objective: what is checked.
-
-    Yields:
-        The lines.
-    """
+    """Lines that every check within shares; they hold for the present weights."""
     before = objective.lines
     objective.lines = before or Lines(objective)
     try:
@@ -114,26 +102,12 @@ class Line:
         self._values: dict[float, float] = {}
 
     def point(self, step: float) -> dict[str, Tensor]:
-        """The weights at a step along the direction, in units of their length.
-
-        Args:
-            step: how far.
-
-        Returns:
-            New tensors.
-        """
+        """The weights at a step along the direction, in units of their length."""
         alpha = step * self.length
         return {n: v + alpha * self.direction[n] for n, v in self.here.items()}
 
     def run(self, call: Callable[[], T]) -> T:
-        """Run a function in one session, with statistics estimated once, at the weights.
-
-        Args:
-            call: uses the other methods.
-
-        Returns:
-            What it returns.
-        """
+        """Run a function in one session, with statistics estimated once, at the weights."""
 
         def prepared() -> T:
             self.objective.prepare()
@@ -143,14 +117,7 @@ class Line:
             return self.objective.swapped(self.here, prepared)
 
     def value(self, step: float) -> float:
-        """The mean loss of the batch.
-
-        Args:
-            step: how far along the direction.
-
-        Returns:
-            The mean.
-        """
+        """The mean loss of the batch."""
         if step not in self._values:
             with torch.no_grad():
                 self._values[step] = float(
@@ -159,28 +126,13 @@ class Line:
         return self._values[step]
 
     def at(self, step: float, call: Callable[[dict[str, Tensor]], T]) -> T:
-        """What a function gives of leaves at a step, which the model holds meanwhile.
-
-        Args:
-            step: how far along the direction.
-            call: takes name -> leaf; gradients are enabled.
-
-        Returns:
-            What it returns.
-        """
+        """What a function gives of leaves at a step, which the model holds meanwhile."""
         leaves = {name: v.detach().requires_grad_() for name, v in self.point(step).items()}
         with torch.enable_grad():
             return self.objective.swapped(leaves, lambda: call(leaves))
 
     def gradient(self, step: float = 0.0) -> list[Tensor | None]:
-        """The gradient of that mean; None where there is none.
-
-        Args:
-            step: how far along the direction.
-
-        Returns:
-            One a parameter, in order.
-        """
+        """The gradient of that mean; None where there is none."""
 
         def backward(leaves: dict[str, Tensor]) -> list[Tensor | None]:
             mean = self._mean()
@@ -193,25 +145,11 @@ class Line:
         return self.at(step, backward)
 
     def name(self, place: int) -> str:
-        """The name of a parameter by its place.
-
-        Args:
-            place: in the order of the objective.
-
-        Returns:
-            Its name.
-        """
+        """The name of a parameter by its place."""
         return self.objective.names[place]
 
     def rounding(self, step: float) -> float:
-        """What rounding of a value of order one does to a central difference.
-
-        Args:
-            step: of the difference.
-
-        Returns:
-            Units of the loss per weight.
-        """
+        """What rounding of a value of order one does to a central difference."""
         return self._epsilon / (step * self.length)
 
     @property
@@ -270,14 +208,7 @@ def _keep_still(model: nn.Module, direction: dict[str, Tensor]) -> None:
 
 @contextmanager
 def noted_kinds(kinds: set[torch.dtype]) -> Iterator[None]:
-    """Note in which types modules give out numbers: autocast computes in half precision.
-
-    Args:
-        kinds: added to.
-
-    Yields:
-        Nothing.
-    """
+    """Note in which types modules give out numbers: autocast computes in half precision."""
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
         kinds.update(v.dtype for v in tensors(output) if v.is_floating_point())
@@ -290,15 +221,7 @@ def noted_kinds(kinds: set[torch.dtype]) -> Iterator[None]:
 
 
 def few_examples(objective: "Objective", params: Params) -> tuple[Batch, float]:
-    """The first examples of the first batch, or all of it where it cannot be cut.
-
-    Args:
-        objective: outside a session.
-        params: weights at which the loss of the part must be finite.
-
-    Returns:
-        A batch on the model's device, and how numbers are rounded.
-    """
+    """The first examples of the first batch, or all of it where it cannot be cut."""
     kinds = {value.dtype for value in params.values()}
 
     def value(batch: Batch) -> float:
@@ -322,27 +245,12 @@ def few_examples(objective: "Objective", params: Params) -> tuple[Batch, float]:
 
 
 def coarsest(kinds: Iterable[torch.dtype]) -> float:
-    """The rounding of the coarsest of some types.
-
-    Args:
-        kinds: floating-point types.
-
-    Returns:
-        Its machine epsilon.
-    """
+    """The rounding of the coarsest of some types."""
     return max(torch.finfo(kind).eps for kind in kinds)
 
 
 def coarse_rounding(objective: "Objective") -> float:
-    """How far half precision puts eigenvalues off, as a share of the largest one.
-
-    Args:
-        objective: that products are of.
-
-    Returns:
-        The rounding unit of bfloat16 or float16 where weights or activations are of it, as far
-        as is known; 0 otherwise. Errors of 64 spectra were below 0.42 of it.
-    """
+    """How far half precision puts eigenvalues off, as a share of the largest one."""
     rounding = coarsest(value.dtype for value in objective.params.values())
     if objective.few is not None:
         rounding = max(rounding, objective.few[1])

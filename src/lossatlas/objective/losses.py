@@ -247,14 +247,7 @@ def _is_real(targets: Tensor) -> bool:
 
 
 def loss_remedy(loss: object) -> str:
-    """What to check where a loss fails.
-
-    Args:
-        loss: it.
-
-    Returns:
-        The end of a sentence.
-    """
+    """What to check where a loss fails."""
     if isinstance(loss, Supervised):
         return "check that they fit: model(input), then criterion(output, target)."
     return (

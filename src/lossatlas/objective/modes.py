@@ -12,30 +12,13 @@ MODES = ("eval", "train", "recalibrated")
 
 
 def norm_layers(model: nn.Module) -> list[_NormBase]:
-    """The layers that keep running statistics (BatchNorm and InstanceNorm families).
-
-    Args:
-        model: any module.
-
-    Returns:
-        The layers, in order.
-    """
+    """The layers that keep running statistics (BatchNorm and InstanceNorm families)."""
     return [module for module in model.modules() if isinstance(module, _NormBase)]
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    """Put the model into eval mode; with "train", norm layers use the batch's statistics.
-
-    Running statistics are never written: a layer that does not track them leaves them alone.
-
-    Args:
-        model: switched inside the block and switched back after it.
-        mode: "eval", "train" or "recalibrated".
-
-    Yields:
-        Nothing.
-    """
+    """Put the model into eval mode; with "train", norm layers use the batch's statistics."""
     layers = norm_layers(model) if mode == "train" else []
     untracked = [(layer, "track_running_stats", False) for layer in layers]
     with preserved_modes(model), patched(*untracked):
@@ -49,12 +32,7 @@ def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
 
 
 def recalibrate(model: nn.Module, one_pass: Callable[[], None]) -> None:
-    """Re-estimate the running statistics at the present weights: plain means over one pass.
-
-    Args:
-        model: its buffers are overwritten; give it copies (`Objective.swapped` does).
-        one_pass: runs the model over all batches.
-    """
+    """Re-estimate the running statistics at the present weights: plain means over one pass."""
     layers = [layer for layer in norm_layers(model) if layer.track_running_stats]
     if not layers:
         return

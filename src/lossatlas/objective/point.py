@@ -33,25 +33,7 @@ class State:
 def split_state(
     model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
 ) -> State:
-    """Sort the entries of a state dict into what moves and what goes with it.
-
-    Left out are counters of normalization layers, frozen parameters and whole-number buffers
-    that equal those of the model, second names of tied weights, and running statistics where
-    `mode` does not read them.
-
-    Args:
-        model: gives the names.
-        mode: of the objective.
-        own: the parameters that move, at the present weights.
-        point: name -> tensor, at least the names of `own`.
-        keep: names that stay although they equal those of the model.
-
-    Returns:
-        The two parts.
-
-    Raises:
-        StructureError: names, shapes or kinds of numbers differ from those of the model.
-    """
+    """Sort the entries of a state dict into what moves and what goes with it."""
     if not isinstance(point, Mapping) or not point.keys() - own.keys():
         check_same_structure(params=point, objective=own)
         return State(point)
@@ -98,14 +80,7 @@ def _check_statistics(point: Params) -> None:
 
 
 def tracks_statistics(model: nn.Module) -> bool:
-    """Whether some layer normalizes by running statistics.
-
-    Args:
-        model: any module.
-
-    Returns:
-        True where BatchNorm or InstanceNorm keeps them.
-    """
+    """Whether some layer normalizes by running statistics."""
     return any(layer.track_running_stats for layer in norm_layers(model))
 
 

@@ -44,20 +44,7 @@ class Reach:
 
 
 def check_reach(objective: "Objective") -> Reach:
-    """Require that the loss reads the parameters that are swapped in, and no others.
-
-    One gradient of one batch, in the swapped parameters and in the model's own; what gets none
-    is looked for in other batches, and perturbed.
-
-    Args:
-        objective: under construction.
-
-    Returns:
-        What was found.
-
-    Raises:
-        ModelError: the loss reads the model's own parameters, or moves with none that move.
-    """
+    """Require that the loss reads the parameters that are swapped in, and no others."""
     why = "the loss has no gradient"
     with preserved_rng():
         for index, batch in enumerate(objective.each_batch()):
@@ -178,15 +165,7 @@ class _Values:
         self.base, self._outputs = self._at({})
 
     def move(self, names: Sequence[str], *, outputs: bool = False) -> bool:
-        """Whether the loss moves with any of these: by a little, or by a lot.
-
-        Args:
-            names: parameters that are perturbed together.
-            outputs: whether it is enough that what the model returns moves.
-
-        Returns:
-            Yes or no.
-        """
+        """Whether the loss moves with any of these: by a little, or by a lot."""
         for scale in (0.3, 3.0):
             value, given = self._perturbed(names, scale)
             moved = not same_value(value, self.base)
@@ -195,14 +174,7 @@ class _Values:
         return False
 
     def movers(self, names: Sequence[str]) -> list[str]:
-        """Those of these that move the loss, by halving.
-
-        Args:
-            names: parameters to tell apart.
-
-        Returns:
-            Their names.
-        """
+        """Those of these that move the loss, by halving."""
         if not names or not self.move(names):
             return []
         if len(names) == 1:

@@ -12,15 +12,7 @@ _GENERAL = (
 
 
 def unmoved_remedy(model: nn.Module, names: Sequence[str]) -> str:
-    """The remedy for the kind of model.
-
-    Args:
-        model: whose parameters are not reached.
-        names: which ones.
-
-    Returns:
-        The end of a sentence.
-    """
+    """The remedy for the kind of model."""
     for module in model.modules():
         kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__}
         if any(kind.startswith(("keras.", "keras_core.")) for kind in kinds):

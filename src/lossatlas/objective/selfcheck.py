@@ -92,38 +92,17 @@ class CheckReport:
 
 
 def in_order(checks: Mapping[str, Check]) -> tuple[Check, ...]:
-    """Checks, values before gradients before curvature, whichever was made first.
-
-    Args:
-        checks: by name.
-
-    Returns:
-        The checks.
-    """
+    """Checks, values before gradients before curvature, whichever was made first."""
     return tuple(checks[name] for name in _ORDER if name in checks)
 
 
 def more(names: Sequence[str]) -> str:
-    """How many names there are beside the first one that a message shows.
-
-    Args:
-        names: all.
-
-    Returns:
-        The end of a phrase; empty for one.
-    """
+    """How many names there are beside the first one that a message shows."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def state_check(objective: "Objective") -> Check:
-    """What a pass changes in the model, and what becomes of it.
-
-    Args:
-        objective: whose first pass has been watched.
-
-    Returns:
-        The check; it passes where points do not see what others left.
-    """
+    """What a pass changes in the model, and what becomes of it."""
     volatile = objective.volatile
     if not volatile.names:
         return Check("state", PASSED, sentence="a pass changes nothing in the model")
@@ -133,16 +112,7 @@ def state_check(objective: "Objective") -> Check:
 
 
 def guarded(name: str, make: Callable[["Objective"], Check], objective: "Objective") -> Check:
-    """Make a check; what it meets becomes its sentence.
-
-    Args:
-        name: of the check.
-        make: makes it.
-        objective: what is checked.
-
-    Returns:
-        The check. The instrument that needs it meets the same error, and raises it.
-    """
+    """Make a check; what it meets becomes its sentence."""
     try:
         return make(objective)
     except AtlasError as error:

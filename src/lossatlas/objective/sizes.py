@@ -20,18 +20,7 @@ _SAY = (
 
 
 def said_size(size: Size, batch: Batch) -> float:
-    """What the user's `size=` says of a batch.
-
-    Args:
-        size: a function of a batch.
-        batch: any structure.
-
-    Returns:
-        A positive number.
-
-    Raises:
-        ArgumentError: it fails, or gives no positive number.
-    """
+    """What the user's `size=` says of a batch."""
     with wrap_errors("`size`", "it is called as size(batch).", ArgumentError):
         found: Any = size(batch)
     single = isinstance(found, Tensor) and found.numel() == 1
@@ -58,14 +47,7 @@ class Layout:
 
 
 def layout_of(batch: Batch) -> Layout:
-    """Look at the structure of a batch.
-
-    Args:
-        batch: any structure.
-
-    Returns:
-        Its layout.
-    """
+    """Look at the structure of a batch."""
     known = known_size(batch)
     if known is not None:
         return Layout(known, ())
@@ -73,18 +55,7 @@ def layout_of(batch: Batch) -> Layout:
 
 
 def check_guessed(layouts: Sequence[Layout]) -> None:
-    """Require that a guess from the first tensor gives batches their right weights.
-
-    It does where all batches look alike: whatever their size is, it is the same. It does too
-    where all tensors of a batch have one length along axis 0, and nothing else differs from
-    batch to batch. Otherwise axis 0 may be time, or a length of something else.
-
-    Args:
-        layouts: of batches for which the loss gives a mean.
-
-    Raises:
-        DataError: the sizes cannot be told; the message names `size=`.
-    """
+    """Require that a guess from the first tensor gives batches their right weights."""
     if len(layouts) < 2 or all(layout.known is not None for layout in layouts):
         return
     if any(layout.known is None and not layout.shapes for layout in layouts):
@@ -116,17 +87,5 @@ def _shown(layout: Layout) -> str:
 
 
 def size_of(batch: Batch, size: Size | None) -> float:
-    """The weight of a batch mean.
-
-    Args:
-        batch: any structure.
-        size: what the user says; None for what the batch tells.
-
-    Returns:
-        How many examples it holds.
-
-    Raises:
-        ArgumentError: `size` fails, or gives no positive number.
-        DataError: the batch is empty.
-    """
+    """The weight of a batch mean."""
     return float(batch_size(batch)) if size is None else said_size(size, batch)

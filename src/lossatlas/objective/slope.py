@@ -31,14 +31,7 @@ _ENOUGH = 2
 
 
 def check_slope(objective: "Objective") -> Check:
-    """The gradient along random directions against central differences of values.
-
-    Args:
-        objective: what is checked.
-
-    Returns:
-        The verdict; it raises nothing.
-    """
+    """The gradient along random directions against central differences of values."""
     every: list[_Gap] = []
     passed: list[Check] = []
     with shared_lines(objective) as lines:
@@ -146,14 +139,7 @@ def _settled_elsewhere(gaps: list[_Gap]) -> bool:
 
 
 def ensure_slope(objective: "Objective") -> None:
-    """Check the gradient before the first number that rests on it, once an objective.
-
-    Args:
-        objective: what is differentiated.
-
-    Raises:
-        DerivativeError: some parameters that move the loss get no gradient.
-    """
+    """Check the gradient before the first number that rests on it, once an objective."""
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
     require_whole(objective)
@@ -166,14 +152,7 @@ def ensure_slope(objective: "Objective") -> None:
 
 
 def require_whole(objective: "Objective") -> None:
-    """Refuse an objective whose graph is cut on the way to some parameters.
-
-    Args:
-        objective: what is differentiated.
-
-    Raises:
-        DerivativeError: some parameters that move the loss get no gradient.
-    """
+    """Refuse an objective whose graph is cut on the way to some parameters."""
     if objective.cut:
         raise DerivativeError(
             f"'{objective.cut[0]}'{more(objective.cut)} moves the loss and gets no gradient: "

@@ -79,21 +79,13 @@ class Stage:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Modes as the objective wants them; modes and random states come back afterwards.
-
-        Yields:
-            Nothing.
-        """
+        """Modes as the objective wants them; modes and random states come back afterwards."""
         kept = preserved_state(self.holders(), self.volatile)
         with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
             yield
 
     def holders(self) -> list[object]:
-        """What may change attributes of its own in a pass: modules, and the loss.
-
-        Returns:
-            Modules and objects.
-        """
+        """What may change attributes of its own in a pass: modules, and the loss."""
         found: list[object] = list(self.model.modules())
         for module in self.loss_modules:
             found.extend(module.modules())
@@ -102,19 +94,7 @@ class Stage:
         return found
 
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
-        """Run `call` while the model holds `params` and copies of its buffers.
-
-        Where a point would see what an earlier one left in the model, it is renewed: `call`
-        finds the state in which the session began.
-
-        Args:
-            params: a subset of the names in `.params`; copied only where a pass writes into
-                them.
-            call: runs the model, usually through `measure`.
-
-        Returns:
-            What `call` returns.
-        """
+        """Run `call` while the model holds `params` and copies of its buffers."""
         if self.needs_gradients:
             # The loss takes derivatives, maybe in the parameters.
             params = {
@@ -133,14 +113,7 @@ class Stage:
                 return call()
 
     def handed(self, batch: Batch) -> Batch:
-        """What a loss or a metric is given: it may change containers, not the user's data.
-
-        Args:
-            batch: on the model's device.
-
-        Returns:
-            The same tensors in other containers; copies where they are written into.
-        """
+        """What a loss or a metric is given: it may change containers, not the user's data."""
         if self.guard is not None:
             self.guard.watch_batch(batch)
         if self.volatile.batches:
@@ -148,15 +121,7 @@ class Stage:
         return shallow_copy(batch)
 
     def at(self, params: Params | None, call: Callable[[], T]) -> T:
-        """Run `call` at a point, in a session, with statistics recalibrated where asked.
-
-        Args:
-            params: the point; the present weights by default.
-            call: runs the model, usually through `measure`.
-
-        Returns:
-            What `call` returns.
-        """
+        """Run `call` at a point, in a session, with statistics recalibrated where asked."""
         held = {} if params is None else self.split(params).whole
 
         def run() -> T:
@@ -167,17 +132,7 @@ class Stage:
             return self.swapped(held, run)
 
     def split(self, params: Params) -> State:
-        """A point in two parts: the parameters that move, and the buffers that go with them.
-
-        Args:
-            params: names and shapes as in `.params`, or a full state dict of the model.
-
-        Returns:
-            Both parts; no buffers where only parameters came.
-
-        Raises:
-            StructureError: names, shapes or kinds of numbers differ from those of the model.
-        """
+        """A point in two parts: the parameters that move, and the buffers that go with them."""
         return split_state(self.model, self.mode, self.params, params)
 
     def prepare(self) -> None:
@@ -187,14 +142,7 @@ class Stage:
                 recalibrate(self.model, self._walk)
 
     def each_batch(self) -> Iterator[Batch]:
-        """The batches on the model's device, one after another.
-
-        Yields:
-            Each batch.
-
-        Raises:
-            DataError: other batches came than in the first walk.
-        """
+        """The batches on the model's device, one after another."""
         device, count = self.device, 0
         for batch in self.batches:
             count += 1
@@ -206,49 +154,21 @@ class Stage:
             )
 
     def gathered(self, read: Callable[[Batch], T]) -> list[T]:
-        """Something of every batch, wherever it lives, outside a session.
-
-        Args:
-            read: batch -> what is wanted of it.
-
-        Returns:
-            One item a batch. The global random states stay: a loader draws a seed at each walk.
-        """
+        """Something of every batch, wherever it lives, outside a session."""
         with preserved_rng():
             return [read(batch) for batch in self.batches]
 
     def first_batch(self) -> Batch:
-        """The first batch, on the model's device; for a look before a walk.
-
-        Returns:
-            The batch. Random states stay as they are, outside a session too.
-        """
+        """The first batch, on the model's device; for a look before a walk."""
         with preserved_rng():
             return next(self.each_batch())
 
     def size_of(self, batch: Batch) -> float:
-        """How many examples a batch holds: what a mean over it weighs.
-
-        Args:
-            batch: any structure.
-
-        Returns:
-            What `size=` says; otherwise what the batch tells.
-        """
+        """How many examples a batch holds: what a mean over it weighs."""
         return size_of(batch, self.size)
 
     def measure(self, batch: Batch) -> Measured:
-        """The loss of one batch at the weights swapped in.
-
-        Args:
-            batch: on the model's device.
-
-        Returns:
-            Shape (batch,) or pairs of that shape where examples are known, otherwise a scalar.
-
-        Raises:
-            LossError: neither a number nor one number or pair an example, or the loss fails.
-        """
+        """The loss of one batch at the weights swapped in."""
         if self.needs_gradients and not torch.is_grad_enabled():
             with torch.enable_grad():
                 found: Measured = cut_off(self._measured(batch))
@@ -265,37 +185,13 @@ class Stage:
         return check_loss(given, batch)
 
     def total(self, batch: Batch) -> Total:
-        """The loss of one batch as a sum with its graph, and the weight that divides it.
-
-        The gradient of the objective is the sum of the gradients of the sums by the sum of
-        the weights, whatever the loss returns.
-
-        Args:
-            batch: on the model's device.
-
-        Returns:
-            Sum and weight; `.mean` is the mean over the batch.
-
-        Raises:
-            LossError: as in `measure`.
-        """
+        """The loss of one batch as a sum with its graph, and the weight that divides it."""
         measured = self.measure(batch)
         mean = isinstance(measured, Tensor) and measured.ndim == 0
         return total_of(measured, self.size_of(batch) if mean else 1.0)
 
     def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Measured]:
-        """The loss and some metrics of one batch at the weights swapped in, from one forward.
-
-        Args:
-            batch: on the model's device.
-            metrics: name -> function of (model, batch).
-
-        Returns:
-            One tensor each, shape (batch,) or (), or pairs (batch,), the loss first.
-
-        Raises:
-            LossError: neither a number nor one number or pair an example, or a metric fails.
-        """
+        """Loss and some metrics of one batch at the weights swapped in, from one forward."""
         if not metrics:
             return [self.measure(batch)]
         with forward_cache(self.model):

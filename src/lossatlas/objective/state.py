@@ -34,15 +34,7 @@ _Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
 
 
 def modules_of_loss(loss: object, model: nn.Module) -> tuple[nn.Module, ...]:
-    """The modules that a loss holds: itself, its attributes, what its function captures.
-
-    Args:
-        loss: any callable.
-        model: the model; it and its parts are left out.
-
-    Returns:
-        Modules outside the model, each once.
-    """
+    """The modules that a loss holds: itself, its attributes, what its function captures."""
     own = set(map(id, model.modules()))
     found = {
         id(value): value
@@ -125,11 +117,7 @@ class Attributes:
             self._walk(path, item, depth + 1)
 
     def changed(self) -> list[str]:
-        """The names of what holds something else now.
-
-        Returns:
-            Attributes and containers.
-        """
+        """The names of what holds something else now."""
         names = [path for path, held, kept in self._containers.values() if _differ(held, kept)]
         for path, own, before in self._bound:
             rebound = [
@@ -139,11 +127,7 @@ class Attributes:
         return list(dict.fromkeys(names))
 
     def contents_changed(self) -> bool:
-        """Whether a list, a dict or a set in an attribute holds something else now.
-
-        Returns:
-            Yes or no.
-        """
+        """Whether a list, a dict or a set in an attribute holds something else now."""
         return any(_differ(held, kept) for _, held, kept in self._containers.values())
 
     def restore(self) -> None:
@@ -196,11 +180,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """What torch asks: compiled code runs as it is, and is not looked into.
-
-        Returns:
-            Yes.
-        """
+        """What torch asks: compiled code runs as it is, and is not looked into."""
         return True
 
     def __init__(self) -> None:
@@ -211,22 +191,14 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.batches = False
 
     def watch(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Watch further tensors.
-
-        Args:
-            named: names and tensors.
-        """
+        """Watch further tensors."""
         for name, value in named:
             pointer = _pointer(value)
             if pointer:
                 self._watched.setdefault(pointer, []).append((name, value))
 
     def watch_batch(self, batch: Batch) -> None:
-        """Watch the tensors of a batch instead of those of the one before, which come back.
-
-        Args:
-            batch: what the loss is given next.
-        """
+        """Watch the tensors of a batch instead of those of the one before, which come back."""
         self._settle()
         self._batch = [
             value for value in tensors(batch) if _pointer(value) not in self._watched
@@ -243,11 +215,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.batches = True
 
     def restore(self) -> dict[str, Tensor]:
-        """Write back what the watched tensors held.
-
-        Returns:
-            Those outside batches that were written into, by name; they are forgotten here.
-        """
+        """Write back what the watched tensors held."""
         self._settle()
         written, self._saved = self._saved, {}
         for tensor, value in written.values():
@@ -294,15 +262,7 @@ def _pointer(value: Tensor) -> int:
 
 @contextmanager
 def preserved_state(holders: list[object], volatile: Volatile) -> Iterator[None]:
-    """Keep attributes, and of the rest what is known to change.
-
-    Args:
-        holders: modules and objects whose attributes are kept.
-        volatile: what changes beside bindings of attributes.
-
-    Yields:
-        Nothing.
-    """
+    """Keep attributes, and of the rest what is known to change."""
     with ExitStack() as stack:
         stack.enter_context(preserved_attributes(holders))
         if volatile.containers:
@@ -319,14 +279,7 @@ def _write(tensor: Tensor, value: Tensor) -> None:
 
 
 def shallow_copy(batch: Batch) -> Batch:
-    """A batch of the same tensors in containers of its own, which a loss may change.
-
-    Args:
-        batch: any structure.
-
-    Returns:
-        The batch itself where it holds nothing that can be changed.
-    """
+    """A batch of the same tensors in containers of its own, which a loss may change."""
     if isinstance(batch, Tensor) or (
         type(batch) is tuple and all(isinstance(part, Tensor) for part in batch)
     ):

@@ -70,19 +70,7 @@ class wrap_errors:  # noqa: N801 - used as a function is
 
 @contextmanager
 def fed_with(outputs: object, who: str, instead: str) -> Iterator[None]:
-    """Run a criterion; where it fails on what only looks like an output, say so.
-
-    Args:
-        outputs: what the model gave.
-        who: what runs, as in "the criterion".
-        instead: what to write in its place, as in "loss(model, batch)".
-
-    Yields:
-        Nothing.
-
-    Raises:
-        LossError: the model gave no tensor, but a tuple or a mapping, say.
-    """
+    """Run a criterion; where it fails on what only looks like an output, say so."""
     try:
         yield
     except Exception as error:

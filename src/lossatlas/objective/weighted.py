@@ -52,14 +52,7 @@ Measured = Tensor | Weighted
 
 
 def cut_off(measured: Any) -> Any:
-    """What a loss gave, without its graph.
-
-    Args:
-        measured: a tensor, pairs, or whatever else.
-
-    Returns:
-        The same numbers.
-    """
+    """What a loss gave, without its graph."""
     if isinstance(measured, Weighted):
         return Weighted(*map(cut_off, measured))
     return measured.detach() if isinstance(measured, Tensor) else measured
@@ -90,15 +83,7 @@ class Total(NamedTuple):
 
 
 def total_of(measured: Measured, size: float) -> Total:
-    """Sum and weight of what a loss gave for one batch.
-
-    Args:
-        measured: a mean, one number an example, or pairs.
-        size: examples in the batch; what a mean weighs.
-
-    Returns:
-        The sum with its graph.
-    """
+    """Sum and weight of what a loss gave for one batch."""
     if isinstance(measured, Weighted):
         return Total(_wide(measured.sums).sum(), float(measured.weights.double().sum()))
     if measured.ndim:
@@ -107,59 +92,27 @@ def total_of(measured: Measured, size: float) -> Total:
 
 
 def batch_mean(measured: Measured) -> Tensor:
-    """The mean over one batch of what a loss gave for it.
-
-    Args:
-        measured: a mean, one number an example, or pairs.
-
-    Returns:
-        A scalar with its graph.
-    """
+    """The mean over one batch of what a loss gave for it."""
     if isinstance(measured, Weighted):
         return total_of(measured, 1.0).mean
     return measured.mean() if measured.ndim else measured
 
 
 def pairs_of(measured: Measured) -> Weighted:
-    """One pair an example from what a loss gave for one batch.
-
-    Args:
-        measured: one number an example, or pairs.
-
-    Returns:
-        The pairs; weights of 1 where examples count alike.
-    """
+    """One pair an example from what a loss gave for one batch."""
     if isinstance(measured, Weighted):
         return measured
     return Weighted(measured, torch.ones_like(measured))
 
 
 def influence(pairs: Weighted) -> Tensor:
-    """Numbers whose plain mean is the value and whose scatter is that of the value.
-
-    Args:
-        pairs: of all examples, float64.
-
-    Returns:
-        R + (s_i - R w_i) / mean(w), shape (examples,); the losses themselves where all
-        weights are equal.
-    """
+    """Numbers whose plain mean is the value and whose scatter is that of the value."""
     value, typical = pairs.sums.sum() / pairs.weights.sum(), pairs.weights.mean()
     return value + (pairs.sums - value * pairs.weights) / typical
 
 
 def check_pairs(pairs: Weighted) -> Weighted:
-    """Require one sum and one weight an example.
-
-    Args:
-        pairs: what a loss returned.
-
-    Returns:
-        The same with weights in float64 (float32 where the device has none).
-
-    Raises:
-        LossError: other shapes or types, or weights with a gradient.
-    """
+    """Require one sum and one weight an example."""
     sums, weights = pairs
     wanted = "la.Weighted must hold two tensors of shape (examples,), sums and weights"
     if not isinstance(sums, Tensor) or not isinstance(weights, Tensor):
@@ -179,14 +132,7 @@ def check_pairs(pairs: Weighted) -> Weighted:
 
 
 def check_weights(weights: NDArray[np.float64]) -> None:
-    """Require weights that are finite and not negative.
-
-    Args:
-        weights: any shape.
-
-    Raises:
-        LossError: one is not.
-    """
+    """Require weights that are finite and not negative."""
     odd = ~(np.isfinite(weights) & (weights >= 0))
     if odd.any():
         raise LossError(

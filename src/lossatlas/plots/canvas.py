@@ -51,14 +51,7 @@ def axes(
 
 
 def name_axes(ax: Axes, title: str, x: str, y: str) -> None:
-    """Title and axis titles.
-
-    Args:
-        ax: the axes.
-        title: what is shown.
-        x: what runs to the right, with its unit.
-        y: what runs upwards, with its unit.
-    """
+    """Title and axis titles."""
     ax.set_title(title, loc="left", fontsize=style.TITLE_SIZE, color=style.INK, pad=8)
     ax.set_xlabel(x, fontsize=style.LABEL_SIZE, color=style.INK)
     ax.set_ylabel(y, fontsize=style.LABEL_SIZE, color=style.INK)
@@ -69,15 +62,7 @@ def name_axes(ax: Axes, title: str, x: str, y: str) -> None:
 def note(
     ax: Axes, text: str, point: Sequence[float], offset: tuple[float, float], **look: Any
 ) -> None:
-    """A small word beside a point.
-
-    Args:
-        ax: the axes.
-        text: the word.
-        point: in data units.
-        offset: of the word, in points of the printer.
-        **look: options of `Axes.annotate`.
-    """
+    """A small word beside a point."""
     plain: dict[str, Any] = {
         "fontsize": style.LABEL_SIZE - 2,
         "color": style.MUTED,
@@ -88,12 +73,7 @@ def note(
 
 
 def legend(ax: Axes, **where: Any) -> None:
-    """A quiet legend, if anything has a name.
-
-    Args:
-        ax: the axes.
-        **where: options of `Axes.legend`.
-    """
+    """A quiet legend, if anything has a name."""
     if ax.get_legend_handles_labels()[0]:
         box = ax.legend(fontsize=style.LABEL_SIZE - 1, frameon=False, **where)
         for text in box.get_texts():
@@ -102,37 +82,17 @@ def legend(ax: Axes, **where: Any) -> None:
 
 
 def color_map(colors: tuple[str, ...]) -> LinearSegmentedColormap:
-    """A color map of the house.
-
-    Args:
-        colors: `style.DEPTH`, `style.EMBER` or `style.METRIC`.
-
-    Returns:
-        The map, unregistered.
-    """
+    """A color map of the house."""
     return LinearSegmentedColormap.from_list("lossatlas", list(colors))
 
 
 def norm(scale: Scale) -> FuncNorm:
-    """The scale as matplotlib takes it.
-
-    Args:
-        scale: how losses become heights.
-
-    Returns:
-        A norm from the lowest to the highest loss.
-    """
+    """The scale as matplotlib takes it."""
     return FuncNorm((scale.forward, scale.inverse), vmin=scale.low, vmax=scale.high)
 
 
 def use_scale(ax: Axes, scale: Scale | None, which: str) -> None:
-    """Spread an axis of losses by a scale.
-
-    Args:
-        ax: the axes; data stay in units of the loss.
-        scale: straight or None leaves the axis as it is.
-        which: "x", "y" or "xy".
-    """
+    """Spread an axis of losses by a scale."""
     if scale is None or not scale.is_log:
         return
     ticks, labels = scale.ticks()
@@ -144,17 +104,7 @@ def use_scale(ax: Axes, scale: Scale | None, which: str) -> None:
 
 
 def color_bar(ax: Axes, shown: ScalarMappable, scale: Scale | None, label: str) -> Colorbar:
-    """A color bar beside the axes.
-
-    Args:
-        ax: the axes.
-        shown: what the colors stand for.
-        scale: its ticks are used; None leaves them to matplotlib.
-        label: what is shown, with its unit.
-
-    Returns:
-        The bar.
-    """
+    """A color bar beside the axes."""
     assert ax.figure is not None
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.9, pad=0.02, aspect=28)
     if scale is not None:

@@ -17,15 +17,7 @@ CENTER = "origin"
 
 
 def ground(landscape: Landscape, points: Floats) -> Floats:
-    """Loss of the map beneath some points, linear between its grid points.
-
-    Args:
-        landscape: the map.
-        points: (k, dimensions) coordinates.
-
-    Returns:
-        (k,) losses; NaN outside the map and beside points that are not finite.
-    """
+    """Loss of the map beneath some points, linear between its grid points."""
     if not len(points):
         return np.empty(0)
     values = np.where(landscape.finite, landscape.values, np.nan)
@@ -39,28 +31,13 @@ def ground(landscape: Landscape, points: Floats) -> Floats:
 
 
 def coordinates(landscape: Landscape, flat: NDArray[np.int64]) -> Floats:
-    """Coordinates of grid points.
-
-    Args:
-        landscape: the map.
-        flat: flat indices.
-
-    Returns:
-        (points, dimensions).
-    """
+    """Coordinates of grid points."""
     index = np.unravel_index(flat, landscape.values.shape)
     return np.stack([axis[i] for axis, i in zip(landscape.axes, index, strict=True)], axis=-1)
 
 
 def cell_edges(axis: Floats) -> Floats:
-    """Borders of the cells around grid coordinates.
-
-    Args:
-        axis: ascending coordinates, at least one.
-
-    Returns:
-        One more than there are coordinates; half-way between neighbors.
-    """
+    """Borders of the cells around grid coordinates."""
     if axis.size == 1:
         return np.array([axis[0] - 0.5, axis[0] + 0.5])
     middle = (axis[1:] + axis[:-1]) / 2
@@ -69,26 +46,12 @@ def cell_edges(axis: Floats) -> Floats:
 
 
 def known_errors(landscape: Landscape) -> NDArray[np.bool_]:
-    """Where the map has a standard error.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        A mask on the grid.
-    """
+    """Where the map has a standard error."""
     return np.asarray(np.isfinite(landscape.stderr) & landscape.finite)
 
 
 def spread_errors(landscape: Landscape) -> Floats:
-    """Standard errors, each interpolated point with that of the nearest computed one.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        Shaped like the map; NaN where the loss is not finite or no error is known at all.
-    """
+    """Standard errors, each interpolated point with that of the nearest computed one."""
     from scipy.ndimage import distance_transform_edt
 
     known = known_errors(landscape)
@@ -103,16 +66,7 @@ def spread_errors(landscape: Landscape) -> Floats:
 
 
 def error_band(landscape: Landscape) -> tuple[Floats, str]:
-    """How far the true loss may lie from each value of the map, at 95 %.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        Half-widths shaped like the map (Student's t with the number of units; NaN where the
-        error is unknown), and what to call them. Where only the number of units is unknown
-        they are 1.96 standard errors, and called so.
-    """
+    """How far the true loss may lie from each value of the map, at 95 %."""
     errors = spread_errors(landscape)
     if not landscape.count:
         return 1.96 * errors, "± 1.96 standard errors"
@@ -120,14 +74,7 @@ def error_band(landscape: Landscape) -> tuple[Floats, str]:
 
 
 def nonfinite_spans(landscape: Landscape) -> list[tuple[float, float]]:
-    """Stretches of a line where the loss is not finite.
-
-    Args:
-        landscape: a map of a line.
-
-    Returns:
-        (left, right) of each stretch, half-way to its finite neighbors.
-    """
+    """Stretches of a line where the loss is not finite."""
     (axis,) = landscape.axes
     edges = cell_edges(axis)
     walls = np.concatenate([[False], ~landscape.finite, [False]]).astype(int)
@@ -136,15 +83,7 @@ def nonfinite_spans(landscape: Landscape) -> list[tuple[float, float]]:
 
 
 def wall_boxes(landscape: Landscape) -> list[tuple[float, float, float, float]]:
-    """The ground that no contour covers: the cells around points whose loss is not finite.
-
-    Args:
-        landscape: a map of a plane.
-
-    Returns:
-        (left, right, low, high) of overlapping boxes, one a run of walls along the second
-        axis, each reaching to its finite neighbors.
-    """
+    """The ground that no contour covers: the cells around points whose loss is not finite."""
     x, y = landscape.axes
     boxes = []
     for i, column in enumerate(~landscape.finite):
@@ -157,15 +96,7 @@ def wall_boxes(landscape: Landscape) -> list[tuple[float, float, float, float]]:
 
 
 def check_dimensions(landscape: Landscape, *wanted: int) -> None:
-    """Require a map of so many dimensions.
-
-    Args:
-        landscape: the map.
-        *wanted: the dimensions that a picture can show.
-
-    Raises:
-        ArgumentError: it has others; the message names the picture that fits.
-    """
+    """Require a map of so many dimensions."""
     found = landscape.values.ndim
     if found not in wanted:
         shape = {1: "a line", 2: "a plane", 3: "a box"}

@@ -66,19 +66,7 @@ def plot_predicted(
     label: str = "log loss after training",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw predictions of held-out points against what came.
-
-    Args:
-        truth: shape (points,).
-        predicted: shape (points,); NaN is left out.
-        groups: what each point belongs to, for its color.
-        title: what is shown.
-        label: the quantity, with its unit.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes.
-    """
+    """Draw predictions of held-out points against what came."""
     ax = canvas.axes(ax, (4.8, 4.4))
     x, y = (np.asarray(a, dtype=np.float64) for a in (truth, predicted))
     known = np.isfinite(x) & np.isfinite(y)
@@ -158,17 +146,7 @@ def _unbeaten(rows: Array) -> NDArray[np.bool_]:
 def plot_histories(
     histories: Mapping[str, Array], *, title: str, label: str, ax: Axes | None = None
 ) -> Axes:
-    """Draw what trainings wrote down, one line each.
-
-    Args:
-        histories: name -> one number an epoch.
-        title: what is shown.
-        label: of the numbers.
-        ax: where to draw; a new figure by default.
-
-    Returns:
-        The axes; logarithmic upwards where the numbers span a decade.
-    """
+    """Draw what trainings wrote down, one line each."""
     ax = canvas.axes(ax)
     for k, (name, values) in enumerate(histories.items()):
         hue = HUES[k % len(HUES)]

@@ -135,19 +135,7 @@ def contour_figure(
 
 
 def ground_figure(landscape: Landscape, scale: Scale, quantity: str = "loss") -> go.Figure:
-    """A map from above without its minima, on a scale that several maps may share.
-
-    Args:
-        landscape: a map of a plane.
-        scale: how losses become colors.
-        quantity: what the values are.
-
-    Returns:
-        The figure; hover texts name each loss with its error.
-
-    Raises:
-        ArgumentError: not a map of a plane.
-    """
+    """A map from above without its minima, on a scale that several maps may share."""
     check_dimensions(landscape, 2)
     bottom, top = scale.heights(2)
     colors = style.DEPTH if quantity == "loss" else style.METRIC

@@ -28,19 +28,7 @@ _NAMES = {"matched": "in both", "gone": "gone", "new": "new"}
 def chord_figure(
     line: Landscape, *, names: tuple[str, str] = ("A", "B"), top: int | None = None
 ) -> go.Figure:
-    """The loss from one checkpoint to another, with its band and the chord below it.
-
-    Args:
-        line: a map of a line; its two ends are the checkpoints.
-        names: of the two.
-        top: index of the point that rises highest above the chord; marked where given.
-
-    Returns:
-        The figure. The chord is straight in the loss, so on a logarithmic axis it bends.
-
-    Raises:
-        ArgumentError: not a map of a line.
-    """
+    """The loss from one checkpoint to another, with its band and the chord below it."""
     bare = _without_marks(line)
     figure = line_figure(bare)
     scale = scale_of(line.values)
@@ -103,19 +91,7 @@ def _add_rise(
 def fate_figure(
     landscape: Landscape, marks: tuple[BasinMatch, BasinMatch], scale: Scale
 ) -> go.Figure:
-    """A map from above with its basins named by what becomes of them in the other map.
-
-    Args:
-        landscape: a map of a plane.
-        marks: its matched basins, and those without a partner.
-        scale: how losses become colors; share it between the two maps.
-
-    Returns:
-        The figure. Basins within the error of the map are pale and small.
-
-    Raises:
-        ArgumentError: not a map of a plane.
-    """
+    """A map from above with its basins named by what becomes of them in the other map."""
     figure = ground_figure(landscape, scale)
     for fate in marks:
         for certain, apart in product((False, True), (False, True)):
@@ -150,15 +126,7 @@ def _add_fate(figure: go.Figure, fate: BasinMatch, rows: NDArray[np.intp]) -> No
 
 
 def fate_name(fate: BasinMatch, k: int) -> str:
-    """What became of a basin, in words.
-
-    Args:
-        fate: basins that share a fate.
-        k: which of them.
-
-    Returns:
-        "in both", "in both, elsewhere", "gone" or "new".
-    """
+    """What became of a basin, in words."""
     return _NAMES[fate.kind] + (", elsewhere" if fate.apart[k] else "")
 
 
@@ -183,18 +151,7 @@ def diagrams_figure(
     scale: Scale,
     names: tuple[str, str] = ("A", "B"),
 ) -> go.Figure:
-    """The basins of two maps in one persistence diagram, with the steps between them.
-
-    Args:
-        first: a diagram.
-        second: another.
-        scale: how losses are spread, as on the two maps.
-        names: of the two.
-
-    Returns:
-        The figure. A line joins a bar with its partner, or with the diagonal where it has
-        none; bars that never end stand on the dashed line at the top.
-    """
+    """The basins of two maps in one persistence diagram, with the steps between them."""
     scale = bar_scale(first, second, scale)
     frame = diagram_frame(first, scale)
     low, ceiling, high = scale.forward(np.array([frame.floor, frame.ceiling, frame.roof]))

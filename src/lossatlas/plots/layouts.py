@@ -36,15 +36,7 @@ class Branch:
 
 
 def branches(tree: MergeTree, most: int = MOST_MINIMA) -> list[Branch]:
-    """Lay out a merge tree so that no two lines cross.
-
-    Args:
-        tree: the merge tree.
-        most: how many branches at most; the longest are kept.
-
-    Returns:
-        The branches, parents before children.
-    """
+    """Lay out a merge tree so that no two lines cross."""
     kept = most_persistent(tree, most)
     place = {number: float(x) for x, number in enumerate(_order(tree, set(kept.tolist())))}
     parent = {int(a): int(b) for a, b in zip(tree.ended, tree.into, strict=True)}
@@ -99,15 +91,7 @@ class Bar:
 
 
 def barcode(diagram: Diagram, most: int = MOST_BARS) -> tuple[list[Bar], int]:
-    """The longest bars of every degree.
-
-    Args:
-        diagram: the diagram.
-        most: how many a degree at most.
-
-    Returns:
-        The bars, degrees ascending, the longest first; and how many were left out.
-    """
+    """The longest bars of every degree."""
     first = np.searchsorted(diagram.dimensions, diagram.dimensions, side="left")
     rank = np.arange(len(diagram)) - first
     chosen = np.flatnonzero(rank < most)
@@ -167,28 +151,13 @@ class Frame:
     roof: float
 
     def steps(self, count: int = 60) -> Floats:
-        """Losses from floor to roof, evenly spaced as drawn.
-
-        Args:
-            count: how many.
-
-        Returns:
-            Ascending losses.
-        """
+        """Losses from floor to roof, evenly spaced as drawn."""
         low, high = self.scale.forward(np.array([self.floor, self.roof]))
         return self.scale.inverse(np.linspace(low, high, count))
 
 
 def diagram_frame(diagram: Diagram, scale: Scale | None = None) -> Frame:
-    """The square of a persistence diagram.
-
-    Args:
-        diagram: the diagram.
-        scale: how losses are spread; straight by default.
-
-    Returns:
-        Its sides, with a margin of 7 % of the range.
-    """
+    """The square of a persistence diagram."""
     scale = scale or spanning(diagram.low, diagram.high)
     low, high = scale.heights(2)
     margin = 0.07 * (high - low)
@@ -216,14 +185,7 @@ class Group:
 
 
 def bar_groups(diagram: Diagram) -> list[Group]:
-    """The bars of a diagram by degree and certainty.
-
-    Args:
-        diagram: the diagram.
-
-    Returns:
-        Groups that are not empty, the uncertain first, so that the certain lie on top.
-    """
+    """The bars of a diagram by degree and certainty."""
     found = []
     unsure = ", certainty unknown" if diagram.why_unknown else ", uncertain"
     for dimension in np.unique(diagram.dimensions).tolist():

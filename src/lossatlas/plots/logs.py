@@ -10,16 +10,7 @@ from lossatlas.text import number
 
 
 def log_axis(title: str, values: ArrayLike, **options: Any) -> dict[str, Any]:
-    """An axis for positive numbers that may span one decade or ten.
-
-    Args:
-        title: what runs along it; safe text.
-        values: what is drawn; what is not positive and finite is left out.
-        **options: options that differ.
-
-    Returns:
-        Options of an axis, a little wider than the values.
-    """
+    """An axis for positive numbers that may span one decade or ten."""
     known = np.asarray(values, dtype=np.float64).ravel()
     known = known[np.isfinite(known) & (known > 0)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.1, 10.0)

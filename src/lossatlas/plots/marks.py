@@ -69,14 +69,7 @@ class Minima:
 
 
 def landmarks(landscape: Landscape) -> list[Mark]:
-    """The landmarks of a landscape with the loss of the map beneath them.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        One mark a name, in the order of the landscape; where it has none, its origin.
-    """
+    """The landmarks of a landscape with the loss of the map beneath them."""
     if landscape.landmarks:
         known = landscape.landmarks.items()
         return [_mark(landscape, name, where) for name, where in known if len(where)]
@@ -97,33 +90,14 @@ def _mark(landscape: Landscape, name: str, where: Floats) -> Mark:
 
 
 def most_persistent(tree: MergeTree, most: int = MOST_MINIMA) -> NDArray[np.int64]:
-    """The minima that last longest.
-
-    A minimum never outlasts the one it spills into, so the chosen ones form a tree.
-
-    Args:
-        tree: the merge tree.
-        most: how many at most.
-
-    Returns:
-        Numbers of minima, the longest-lived first; equal ones by number.
-    """
+    """The minima that last longest."""
     return np.argsort(-tree.persistences, kind="stable")[:most]
 
 
 def marked_minima(
     landscape: Landscape, tree: MergeTree | None, most: int = MOST_MINIMA
 ) -> Minima:
-    """The minima to mark on a map.
-
-    Args:
-        landscape: the map.
-        tree: its merge tree; without one the lowest point alone is marked.
-        most: how many at most.
-
-    Returns:
-        The longest-lived minima; none where no loss is finite.
-    """
+    """The minima to mark on a map."""
     if tree is None:
         lowest = np.where(landscape.finite, landscape.values, np.inf).argmin()
         where = np.array([lowest])[: int(landscape.finite.any())]

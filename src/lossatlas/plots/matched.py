@@ -55,18 +55,7 @@ def fates(
     pairs: Ints,
     most: int = MOST_PAIRS,
 ) -> tuple[tuple[BasinMatch, BasinMatch], tuple[BasinMatch, BasinMatch]]:
-    """What becomes of the basins of one map in the other.
-
-    Args:
-        lands: two maps on one grid.
-        trees: their merge trees.
-        pairs: (pairs, 2) numbers of minima that are one basin.
-        most: how many of each fate to name; the longest-lived.
-
-    Returns:
-        (matched, gone) of the first map and (matched, new) of the second; the k-th matched
-        one of both maps is one basin.
-    """
+    """What becomes of the basins of one map in the other."""
     lives = [tree.persistences for tree in trees]
     # A pair is as worth a look as the longer-lived of its two basins.
     worth = np.maximum(*(life[side] for life, side in zip(lives, pairs.T, strict=True)))
@@ -89,16 +78,7 @@ def fates(
 
 
 def lie_apart(trees: tuple[MergeTree, MergeTree], pairs: Ints) -> NDArray[np.bool_]:
-    """Which matched minima lie in basins of different places.
-
-    Args:
-        trees: merge trees of two maps on one grid.
-        pairs: (pairs, 2) numbers of minima.
-
-    Returns:
-        False where one of the two minima, carried over to the other map, runs down to its
-        partner, dips within the errors of the map aside.
-    """
+    """Which matched minima lie in basins of different places."""
     one, two = trees
     return np.array(
         [
@@ -144,28 +124,12 @@ def _fate(
 
 
 def shared_scale(landscapes: Sequence[Landscape]) -> Scale:
-    """One scale for several maps, so that one color is one loss.
-
-    Args:
-        landscapes: the maps.
-
-    Returns:
-        The scale of all their values together.
-    """
+    """One scale for several maps, so that one color is one loss."""
     return scale_of(np.concatenate([land.values.ravel() for land in landscapes]))
 
 
 def bar_scale(first: Diagram, second: Diagram, scale: Scale) -> Scale:
-    """The part of a scale on which the basins of two diagrams are born and die.
-
-    Args:
-        first: a diagram.
-        second: another.
-        scale: of the maps.
-
-    Returns:
-        The same scale, ending at the last death; the scale itself where no basin dies.
-    """
+    """The part of a scale on which the basins of two diagrams are born and die."""
     bars = np.concatenate([diagram.bars(0) for diagram in (first, second)])
     births = np.concatenate([d.births[d.dimensions == 0] for d in (first, second)])
     last = max(float(bars[:, 1].max(initial=-np.inf)), float(births.max(initial=-np.inf)))
@@ -173,20 +137,7 @@ def bar_scale(first: Diagram, second: Diagram, scale: Scale) -> Scale:
 
 
 def bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
-    """From where to where the basins of one diagram move in the other.
-
-    The cheapest matching of order 1 in the maximum norm; the basins that never end are
-    matched by depth. Diagrams of more than 800 basins are not matched: the lines would hide
-    the points.
-
-    Args:
-        first: a diagram.
-        second: another.
-
-    Returns:
-        Starts and ends, (steps, 2) each: birth and death, infinite where a basin never ends.
-        A bar without a partner ends, or begins, on the diagonal.
-    """
+    """From where to where the basins of one diagram move in the other."""
     bars = [diagram.bars(0, essential="keep") for diagram in (first, second)]
     if sum(map(len, bars)) > _MOST_BARS:
         return np.empty((0, 2)), np.empty((0, 2))

@@ -18,12 +18,7 @@ _NUMBERED = 9
 
 
 def hatch_walls(ax: Axes, landscape: Landscape) -> None:
-    """Hatch the paper where the loss is not finite.
-
-    Args:
-        ax: the axes; what is drawn later covers the hatching elsewhere.
-        landscape: a map of a plane.
-    """
+    """Hatch the paper where the loss is not finite."""
     if landscape.finite.all():
         return
     left, right, low, high = extent(landscape)
@@ -43,12 +38,7 @@ def hatch_walls(ax: Axes, landscape: Landscape) -> None:
 
 
 def dot_computed(ax: Axes, landscape: Landscape) -> None:
-    """Dot the computed points, where others are interpolated.
-
-    Args:
-        ax: the axes.
-        landscape: a map of a plane.
-    """
+    """Dot the computed points, where others are interpolated."""
     if landscape.computed.all():
         return
     i, j = np.nonzero(landscape.computed)
@@ -57,14 +47,7 @@ def dot_computed(ax: Axes, landscape: Landscape) -> None:
 
 
 def draw_landmarks(ax: Axes, landscape: Landscape) -> None:
-    """Draw the way of training as a line that ends at a star, other landmarks as diamonds.
-
-    A map without landmarks has a star at its origin.
-
-    Args:
-        ax: the axes.
-        landscape: a map of a plane.
-    """
+    """Draw the way of training as a line that ends at a star, other landmarks as diamonds."""
     for mark in landmarks(landscape):
         if mark.is_path:
             _draw_path(ax, mark)
@@ -93,13 +76,7 @@ def _draw_path(ax: Axes, mark: Mark) -> None:
 
 
 def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
-    """Mark the minima: filled where certain, hollow where not.
-
-    Args:
-        ax: the axes.
-        landscape: a map of a plane.
-        tree: its merge tree; the lowest point alone is marked without it.
-    """
+    """Mark the minima: filled where certain, hollow where not."""
     minima = marked_minima(landscape, tree)
     for certain, face, name in (
         (True, style.SURE, surely("minimum", tree.threshold) if tree else "lowest point"),
@@ -120,14 +97,7 @@ def draw_minima(ax: Axes, landscape: Landscape, tree: MergeTree | None) -> None:
 def draw_in_space(
     axes: Any, landscape: Landscape, tree: MergeTree | None, scale: Scale
 ) -> None:
-    """Draw landmarks and minima on a surface, a little above the ground.
-
-    Args:
-        axes: three-dimensional axes.
-        landscape: a map of a plane.
-        tree: its merge tree; the lowest point alone is marked without it.
-        scale: how losses become heights.
-    """
+    """Draw landmarks and minima on a surface, a little above the ground."""
     bottom, top = scale.heights(2)
     lift = 0.01 * (top - bottom)
     for mark in landmarks(landscape):
@@ -142,14 +112,7 @@ def draw_in_space(
 
 
 def frame_map(ax: Axes, landscape: Landscape, title: str, *, cells: bool = False) -> None:
-    """Limits, aspect, titles and legend of a map.
-
-    Args:
-        ax: the axes.
-        landscape: a map of a plane.
-        title: what is shown.
-        cells: whether whole cells are drawn around the outer points.
-    """
+    """Limits, aspect, titles and legend of a map."""
     left, right, low, high = extent(landscape, cells=cells)
     ax.set_xlim(left, right)
     ax.set_ylim(low, high)
@@ -160,15 +123,7 @@ def frame_map(ax: Axes, landscape: Landscape, title: str, *, cells: bool = False
 
 
 def extent(landscape: Landscape, *, cells: bool = True) -> tuple[float, float, float, float]:
-    """Where a map begins and ends.
-
-    Args:
-        landscape: a map of a plane.
-        cells: count the outer half of the outer cells.
-
-    Returns:
-        Left, right, low and high end.
-    """
+    """Where a map begins and ends."""
     axes = [cell_edges(axis) if cells else axis for axis in landscape.axes]
     (left, *_, right), (low, *_, high) = axes
     return float(left), float(right), float(low), float(high)

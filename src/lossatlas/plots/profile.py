@@ -51,23 +51,7 @@ class _Node:
 def silhouettes(
     landscape: Landscape, tree: MergeTree, most: int = MOST_MINIMA
 ) -> list[Silhouette]:
-    """The topological profile: basins as silhouettes, as wide as they hold points.
-
-    Each part is drawn from the pass where it was joined up to the pass where it spills over;
-    there it is as wide as the two parts below it together. Basins beyond `most` are poured
-    into the one they spill into.
-
-    Args:
-        landscape: the map.
-        tree: its merge tree.
-        most: how many basins at most; the longest-lived are kept.
-
-    Returns:
-        The parts, from the top down.
-
-    Source: "Visualizing Loss Functions as Topological Landscape Profiles",
-        arXiv:2411.12136; here a basin ends where its parts begin, so that none hides another.
-    """
+    """The topological profile: basins as silhouettes, as wide as they hold points."""
     total = int(np.count_nonzero(tree.basins >= 0))
     drawn: list[Silhouette] = []
     start = 0.0
@@ -87,14 +71,7 @@ def silhouettes(
 
 
 def profile_color(certain: int) -> str:
-    """Color of a part of a topological profile.
-
-    Args:
-        certain: how many certain minima it holds.
-
-    Returns:
-        Pale where several share it, gray where it is within the error of the map.
-    """
+    """Color of a part of a topological profile."""
     return {0: style.FAINT, 1: style.FILL}.get(certain, style.SHARED)
 
 

@@ -124,15 +124,7 @@ class Scale:
 
 
 def spanning(low: float, high: float) -> Scale:
-    """A straight scale, wide enough to draw on.
-
-    Args:
-        low: lowest loss.
-        high: highest loss.
-
-    Returns:
-        A scale from one to the other; a little wider where they hardly differ.
-    """
+    """A straight scale, wide enough to draw on."""
     if high - low > 1e-12 * max(abs(low), abs(high)):
         return Scale(low, high)
     margin = 1e-3 * max(abs(low), 1e-3)

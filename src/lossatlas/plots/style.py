@@ -38,27 +38,12 @@ DIMENSION_NAMES = ("basins (H0)", "ridges (H1)", "shells (H2)")
 
 
 def color_stops(colors: tuple[str, ...]) -> list[tuple[float, str]]:
-    """A color scale as plotly and matplotlib both read it.
-
-    Args:
-        colors: hexadecimal colors, from the low to the high end.
-
-    Returns:
-        Pairs (position from 0 to 1, color), evenly spaced.
-    """
+    """A color scale as plotly and matplotlib both read it."""
     last = len(colors) - 1
     return [(position / last, color) for position, color in enumerate(colors)]
 
 
 def translucent(color: str, opacity: float) -> str:
-    """A color with some transparency, in the notation of the web.
-
-    Args:
-        color: "#rrggbb".
-        opacity: 0 (unseen) to 1 (solid).
-
-    Returns:
-        "rgba(r, g, b, opacity)".
-    """
+    """A color with some transparency, in the notation of the web."""
     red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {opacity:g})"

@@ -29,15 +29,7 @@ _FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
 
 
 def figure(height: int = 430, **layout: Any) -> go.Figure:
-    """An empty figure in the style of the house.
-
-    Args:
-        height: in pixels; the width follows the page.
-        **layout: options of the layout.
-
-    Returns:
-        The figure.
-    """
+    """An empty figure in the style of the house."""
     plain: Options = {
         "template": go.layout.Template(),
         "height": height,
@@ -53,14 +45,7 @@ def figure(height: int = 430, **layout: Any) -> go.Figure:
 
 
 def legend(**place: Any) -> Options:
-    """A quiet legend below the plot.
-
-    Args:
-        **place: options that differ.
-
-    Returns:
-        Options of a legend.
-    """
+    """A quiet legend below the plot."""
     plain: Options = {
         "orientation": "h",
         "x": 0.5,
@@ -75,15 +60,7 @@ def legend(**place: Any) -> Options:
 
 
 def axis(title: str, **options: Any) -> Options:
-    """An axis.
-
-    Args:
-        title: what runs along it, with its unit; safe text.
-        **options: options that differ.
-
-    Returns:
-        Options of an axis.
-    """
+    """An axis."""
     plain: Options = {
         "title": {"text": title, "font": {"size": 12}, "standoff": 8},
         "gridcolor": style.GRID,
@@ -100,29 +77,12 @@ def axis(title: str, **options: Any) -> Options:
 
 
 def loss_axis(scale: Scale, title: str = "loss", **options: Any) -> Options:
-    """An axis of losses; the data on it are heights of the scale.
-
-    Args:
-        scale: how losses are spread.
-        title: what runs along it.
-        **options: options that differ.
-
-    Returns:
-        Options of an axis whose ticks name losses.
-    """
+    """An axis of losses; the data on it are heights of the scale."""
     return axis(loss_title(scale.is_log, title), **ticks(scale), **options)
 
 
 def map_axes(landscape: Landscape) -> Options:
-    """The two axes of a map of a plane.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        Layout options, the height among them; lengths are equal on both axes unless one is
-        more than thrice the other.
-    """
+    """The two axes of a map of a plane."""
     (left, *_, right), (low, *_, high) = landscape.axes
     titles = map(safe_axis_title, landscape.labels)
     x = axis(next(titles), showgrid=False, range=[left, right])
@@ -138,27 +98,12 @@ def map_axes(landscape: Landscape) -> Options:
 
 
 def safe_axis_title(label: object) -> str:
-    """Title of an axis of a map as safe text.
-
-    Args:
-        label: what the direction is.
-
-    Returns:
-        The label and its unit.
-    """
+    """Title of an axis of a map as safe text."""
     return safe(axis_title(label), 80)
 
 
 def space_axis(title: str, **options: Any) -> Options:
-    """An axis of a three-dimensional scene.
-
-    Args:
-        title: what runs along it; safe text.
-        **options: options that differ.
-
-    Returns:
-        Options of an axis.
-    """
+    """An axis of a three-dimensional scene."""
     plain: Options = {
         "title": {"text": title, "font": {"size": 12}},
         "gridcolor": "#d3dade",
@@ -172,16 +117,7 @@ def space_axis(title: str, **options: Any) -> Options:
 
 
 def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -> Options:
-    """A three-dimensional scene seen from a corner, a little from above.
-
-    Args:
-        landscape: its labels name the first two axes.
-        z: the third axis.
-        ratio: lengths of the three sides.
-
-    Returns:
-        Options of a scene.
-    """
+    """A three-dimensional scene seen from a corner, a little from above."""
     x, y = (space_axis(safe(short(label))) for label in landscape.labels[:2])
     return {
         "xaxis": x,
@@ -197,16 +133,7 @@ def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -
 
 
 def color_bar(title: str, scale: Scale | None = None, **options: Any) -> Options:
-    """A thin color bar.
-
-    Args:
-        title: what is shown, with its unit; safe text.
-        scale: names losses at its ticks; None leaves the ticks to plotly.
-        **options: options that differ.
-
-    Returns:
-        Options of a color bar.
-    """
+    """A thin color bar."""
     plain: Options = {
         "title": {"text": title, "side": "right", "font": {"size": 12}},
         "thickness": 12,
@@ -222,41 +149,18 @@ def color_bar(title: str, scale: Scale | None = None, **options: Any) -> Options
 
 
 def loss_bar(scale: Scale, quantity: str = "loss", **options: Any) -> Options:
-    """The color bar of losses.
-
-    Args:
-        scale: how losses become colors.
-        quantity: what is shown; safe text.
-        **options: options that differ.
-
-    Returns:
-        Options of a color bar.
-    """
+    """The color bar of losses."""
     return color_bar(loss_title(scale.is_log, quantity), scale, **options)
 
 
 def ticks(scale: Scale) -> Options:
-    """Ticks at round losses.
-
-    Args:
-        scale: how losses are spread.
-
-    Returns:
-        Options of an axis or a color bar on which heights are drawn.
-    """
+    """Ticks at round losses."""
     losses, labels = scale.ticks()
     return {"tickvals": scale.forward(losses).tolist(), "ticktext": labels}
 
 
 def hover_grid(landscape: Landscape) -> NDArray[np.object_]:
-    """What each point of a map says of itself: its loss, the error, how it came about.
-
-    Args:
-        landscape: the map.
-
-    Returns:
-        Text, shaped like the map.
-    """
+    """What each point of a map says of itself: its loss, the error, how it came about."""
     texts = [
         with_error(value, stderr) + ("" if computed else " (interpolated)")
         for value, stderr, computed in zip(
@@ -270,14 +174,7 @@ def hover_grid(landscape: Landscape) -> NDArray[np.object_]:
 
 
 def hover_mark(mark: Mark) -> list[str]:
-    """What each point of a landmark says of itself.
-
-    Args:
-        mark: the landmark.
-
-    Returns:
-        One text a point.
-    """
+    """What each point of a landmark says of itself."""
     rows = zip(mark.seen.tolist(), mark.ground.tolist(), mark.residual.tolist(), strict=True)
     return [
         "<br>".join([f"{safe(mark.name)} {step + 1} of {len(mark.points)}", *_facts(*row)])

@@ -18,12 +18,7 @@ _TEXT = "%{text}<extra></extra>"
 
 
 def add_walls(figure: go.Figure, landscape: Landscape) -> None:
-    """Hatch the ground where the loss is not finite.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-    """
+    """Hatch the ground where the loss is not finite."""
     boxes = wall_boxes(landscape)
     if not boxes:
         return
@@ -43,12 +38,7 @@ def add_walls(figure: go.Figure, landscape: Landscape) -> None:
 
 
 def add_computed(figure: go.Figure, landscape: Landscape) -> None:
-    """Dot the computed points, where others are interpolated.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-    """
+    """Dot the computed points, where others are interpolated."""
     if landscape.computed.all():
         return
     i, j = np.nonzero(landscape.computed)
@@ -64,14 +54,7 @@ def add_computed(figure: go.Figure, landscape: Landscape) -> None:
 
 
 def add_landmarks(figure: go.Figure, landscape: Landscape) -> None:
-    """Draw the way of training as a line that ends at a star, other landmarks as diamonds.
-
-    A map without landmarks has a star at its origin.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-    """
+    """Draw the way of training as a line that ends at a star, other landmarks as diamonds."""
     for mark in landmarks(landscape):
         _add_mark(figure, mark)
 
@@ -105,14 +88,7 @@ def _add_mark(figure: go.Figure, mark: Mark) -> None:
 def add_landmarks_in_space(
     figure: go.Figure, landscape: Landscape, scale: Scale, lift: float
 ) -> None:
-    """Draw the landmarks on the surface.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-        scale: how losses become heights.
-        lift: height above the ground.
-    """
+    """Draw the landmarks on the surface."""
     for mark in landmarks(landscape):
         _add_mark_in_space(figure, mark, scale, lift)
 
@@ -135,17 +111,7 @@ def _add_mark_in_space(figure: go.Figure, mark: Mark, scale: Scale, lift: float)
 def add_links(
     figure: go.Figure, landscape: Landscape, tree: MergeTree, scale: Scale, lift: float
 ) -> None:
-    """Draw the certain branches of a merge tree on the surface.
-
-    Each goes along the ground from its minimum over its pass to the minimum it spills to.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-        tree: its merge tree.
-        scale: how losses become heights.
-        lift: height above the ground.
-    """
+    """Draw the certain branches of a merge tree on the surface."""
     sure = tree.certain[tree.ended]
     if not sure.any():
         return
@@ -172,13 +138,7 @@ def add_links(
 
 
 def add_minima(figure: go.Figure, landscape: Landscape, tree: MergeTree | None) -> None:
-    """Mark the minima on a map.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-        tree: its merge tree; the lowest point alone is marked without it.
-    """
+    """Mark the minima on a map."""
     for name, look, chosen, minima in _minima_looks(landscape, tree):
         x, y = minima.points[chosen].T
         texts = _minima_texts(minima, chosen)
@@ -194,15 +154,7 @@ def add_minima_in_space(
     scale: Scale,
     lift: float,
 ) -> None:
-    """Mark the minima on the surface.
-
-    Args:
-        figure: changed in place.
-        landscape: a map of a plane.
-        tree: its merge tree; the lowest point alone is marked without it.
-        scale: how losses become heights.
-        lift: height above the ground.
-    """
+    """Mark the minima on the surface."""
     for name, look, chosen, minima in _minima_looks(landscape, tree):
         x, y = minima.points[chosen].T
         heights = scale.forward(minima.values[chosen]) + lift

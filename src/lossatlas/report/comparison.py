@@ -14,17 +14,7 @@ SECTIONS: tuple[Callable[[View], Section], ...] = (linear_path_section, maps_sec
 
 
 def comparison_page(found: Comparison) -> Page:
-    """What the page of a comparison says and shows.
-
-    The title, and the files that the two were read from, are taken from the settings in its
-    provenance ("title", "first", "second") where they are there.
-
-    Args:
-        found: the comparison.
-
-    Returns:
-        The page, ready to be set in type.
-    """
+    """What the page of a comparison says and shows."""
     settings: Mapping[str, Any] = found.provenance.settings
     view = View(found)
     files = str(settings.get("first", "")), str(settings.get("second", ""))

@@ -143,14 +143,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def data_of(picture: Picture) -> Markup:
-    """The data of a figure as JSON that is safe inside a script element.
-
-    Args:
-        picture: the picture.
-
-    Returns:
-        JSON in which no character can end the element.
-    """
+    """The data of a figure as JSON that is safe inside a script element."""
     text = picture.figure.to_json(validate=False)
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)

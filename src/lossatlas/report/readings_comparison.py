@@ -71,10 +71,7 @@ class View:
 
     @property
     def depth_bound(self) -> float:
-        """What the bottleneck distance may be wrong by; 0 where no error is known.
-
-        By stability each diagram is as near to the true one as its map is to the ground.
-        """
+        """What the bottleneck distance may be wrong by; 0 where no error is known."""
         return sum(tree.threshold for tree in self.trees) / 2 if self.judged else 0.0
 
     @property
@@ -109,14 +106,7 @@ def headline(view: View) -> str:
 
 
 def read_ends(view: View) -> list[str]:
-    """Which of the two is lower.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        A sentence.
-    """
+    """Which of the two is lower."""
     line = view.found.line
     first, second = (float(line.values[k]) for k in (0, -1))
     errors = [float(line.stderr[k]) for k in (0, -1)]
@@ -137,14 +127,7 @@ def read_ends(view: View) -> list[str]:
 
 
 def read_line(view: View) -> list[str]:
-    """What the line between them looks like.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        Sentences.
-    """
+    """What the line between them looks like."""
     line, bound = view.found.line, view.line_bound
     share = line.axes[0]
     sentences = []
@@ -170,14 +153,7 @@ def read_line(view: View) -> list[str]:
 
 
 def read_basins(view: View) -> list[str]:
-    """Which basins of one map are there in the other.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        Sentences.
-    """
+    """Which basins of one map are there in the other."""
     found, (one, two) = view.found, view.names
     sizes = [len(tree) for tree in view.trees]
     pairs, gone, new = (len(part) for part in (found.pairs, found.gone, found.new))
@@ -206,27 +182,13 @@ def read_basins(view: View) -> list[str]:
 
 
 def certain_fates(view: View) -> dict[str, int]:
-    """How many basins without a partner are deeper than the errors of their map.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        "gone" and "new" -> count.
-    """
+    """How many basins without a partner are deeper than the errors of their map."""
     parts = zip(("gone", "new"), (view.found.gone, view.found.new), view.trees, strict=True)
     return {kind: int(np.count_nonzero(tree.certain[numbers])) for kind, numbers, tree in parts}
 
 
 def read_distances(view: View) -> list[str]:
-    """How far the two diagrams are apart.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        A sentence.
-    """
+    """How far the two diagrams are apart."""
     far, bound = view.found.bottleneck, view.depth_bound
     if not math.isfinite(far):
         return ["Walls part the two maps into different numbers of pieces: no distance."]
@@ -242,14 +204,7 @@ def read_distances(view: View) -> list[str]:
 
 
 def read_walls(view: View) -> list[str]:
-    """Where the maps have no finite loss.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        A sentence for each map with such points.
-    """
+    """Where the maps have no finite loss."""
     return [
         f"{count(lost, 'point')} of the map around {name} have no finite loss."
         for name, land in zip(view.names, view.lands, strict=True)
@@ -279,15 +234,7 @@ def reading(view: View) -> tuple[str, ...]:
 
 
 def ends_in_words(view: View, files: tuple[str, str]) -> str:
-    """Which checkpoint is which.
-
-    Args:
-        view: the comparison.
-        files: what the two were read from; empty where unknown.
-
-    Returns:
-        As in "A is one.safetensors, B is two.safetensors".
-    """
+    """Which checkpoint is which."""
     known = [
         f"{name} is {cut_off(file, 160)}"
         for name, file in zip(view.names, files, strict=True)

@@ -14,14 +14,7 @@ _SADDLE = 0.05
 
 
 def read_curvature(survey: Survey) -> list[str]:
-    """Saddle or bowl, outliers, and whether the numbers arrived.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences; none where curvature was not measured.
-    """
+    """Saddle or bowl, outliers, and whether the numbers arrived."""
     spectrum = survey.spectrum
     if spectrum is None:
         return []
@@ -69,14 +62,7 @@ def _saddle(spectrum: Spectrum) -> str:
 
 
 def read_criteria(survey: Survey) -> list[str]:
-    """How much of the spectrum is negative.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where the criteria were not read.
-    """
+    """How much of the spectrum is negative."""
     found = survey.part("criteria", "criteria")
     if found is None or not math.isfinite(found.ends.value):
         return []
@@ -88,14 +74,7 @@ def read_criteria(survey: Survey) -> list[str]:
 
 
 def read_parts(survey: Survey) -> list[str]:
-    """The sharpest layer and class, and the class nearest to a saddle.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences; none where parts were not measured.
-    """
+    """The sharpest layer and class, and the class nearest to a saddle."""
     return [
         sentence
         for kind, name in (("layers", "layer"), ("classes", "class"))
@@ -121,14 +100,7 @@ def _of_parts(groups: tuple[GroupSpectrum, ...], name: str) -> list[str]:
 
 
 def read_stability(survey: Survey) -> list[str]:
-    """The learning rate against the edge of stability.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence for each rule; none where no rate was given.
-    """
+    """The learning rate against the edge of stability."""
     finding = survey.findings.get("stability")
     results = {} if finding is None else finding.results
     return [_edge(RULES[key], results[key]) for key in RULES if key in results]
@@ -156,14 +128,7 @@ def _edge(rule: str, found: Stability) -> str:
 
 
 def read_gradient(survey: Survey) -> list[str]:
-    """Whether the gradient stands above its noise.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences; none where the gradient was not measured.
-    """
+    """Whether the gradient stands above its noise."""
     found = survey.part("gradient", "noise")
     if found is None:
         return []

@@ -13,14 +13,7 @@ def _shown(found: Estimate) -> str:
 
 
 def read_sharpness(survey: Survey) -> list[str]:
-    """How much the loss rises within a small ball.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where sharpness was not measured.
-    """
+    """How much the loss rises within a small ball."""
     worst, average = (survey.part("sharpness", key) for key in ("worst", "average"))
     if worst is None or average is None:
         return []
@@ -31,14 +24,7 @@ def read_sharpness(survey: Survey) -> list[str]:
 
 
 def read_roughness(survey: Survey) -> list[str]:
-    """Whether random lines look like bowls.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where roughness was not measured.
-    """
+    """Whether random lines look like bowls."""
     found = survey.part("roughness", "roughness")
     if found is None or not math.isfinite(found.mean.value):
         return []
@@ -52,14 +38,7 @@ def read_roughness(survey: Survey) -> list[str]:
 
 
 def read_samples(survey: Survey) -> list[str]:
-    """How many examples the landscape needs.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How many examples the landscape needs."""
     curve = survey.part("samples", "curve")
     if curve is None:
         return []
@@ -82,14 +61,7 @@ def _range(curve: SampleSizeCurve) -> str:
 
 
 def read_interference(survey: Survey) -> list[str]:
-    """How far examples cancel each other.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences; none where it was not measured.
-    """
+    """How far examples cancel each other."""
     gradients, losses = (survey.part("interference", key) for key in ("gradients", "losses"))
     found = []
     if gradients is not None and math.isfinite(gradients.overall.value):
@@ -104,14 +76,7 @@ def read_interference(survey: Survey) -> list[str]:
 
 
 def read_plasticity(survey: Survey) -> list[str]:
-    """How well new labels can be learned.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How well new labels can be learned."""
     found = survey.part("plasticity", "plasticity")
     if found is None:
         return []
@@ -131,14 +96,7 @@ def read_plasticity(survey: Survey) -> list[str]:
 
 
 def read_spikes(survey: Survey) -> list[str]:
-    """How much the blocks can amplify a gradient.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How much the blocks can amplify a gradient."""
     found = survey.part("spikes", "spikes")
     if found is None:
         return []
@@ -153,14 +111,7 @@ def read_spikes(survey: Survey) -> list[str]:
 
 
 def read_representations(survey: Survey) -> list[str]:
-    """How many directions the features use.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How many directions the features use."""
     rank = survey.part("representations", "rankme")
     effective = survey.part("representations", "effective_rank")
     if rank is None or effective is None:
@@ -172,14 +123,7 @@ def read_representations(survey: Survey) -> list[str]:
 
 
 def read_collapse(survey: Survey) -> list[str]:
-    """How far classes have collapsed to points.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How far classes have collapsed to points."""
     found = survey.part("collapse", "collapse")
     if found is None:
         return []
@@ -199,14 +143,7 @@ def read_collapse(survey: Survey) -> list[str]:
 
 
 def read_similarity(survey: Survey) -> list[str]:
-    """How far the features have come from the start.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where it was not measured.
-    """
+    """How far the features have come from the start."""
     start = survey.part("similarity", "start")
     if start is None or not math.isfinite(start.value):
         return []
@@ -217,14 +154,7 @@ def read_similarity(survey: Survey) -> list[str]:
 
 
 def read_unavailable(survey: Survey) -> list[str]:
-    """Which instruments could not serve.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence; none where all could.
-    """
+    """Which instruments could not serve."""
     lost = [named(name).title for name, found in survey.findings.items() if found.why_not]
     if not lost:
         return []

@@ -13,14 +13,7 @@ from lossatlas.text import count, cut_off, number, percent
 
 
 def read_center(survey: Survey) -> list[str]:
-    """How the weights themselves compare with the lowest point of the map.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence.
-    """
+    """How the weights themselves compare with the lowest point of the map."""
     if not math.isfinite(survey.loss.value):
         return ["The loss at the weights themselves is not finite."]
     flat = lowest_index(survey.landscape)
@@ -39,26 +32,12 @@ def read_center(survey: Survey) -> list[str]:
 
 
 def lowest_index(landscape: Landscape) -> int:
-    """Flat index of the lowest finite point.
-
-    Args:
-        landscape: a map with a finite point.
-
-    Returns:
-        The index.
-    """
+    """Flat index of the lowest finite point."""
     return int(np.where(landscape.finite, landscape.values, np.inf).argmin())
 
 
 def read_lowest(survey: Survey) -> list[str]:
-    """Whether the lowest point lies on the edge of the map.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence where it does, otherwise none.
-    """
+    """Whether the lowest point lies on the edge of the map."""
     land = survey.landscape
     place = np.unravel_index(lowest_index(land), land.values.shape)
     on_edge = any(
@@ -73,14 +52,7 @@ def read_lowest(survey: Survey) -> list[str]:
 
 
 def read_range(survey: Survey) -> list[str]:
-    """Over what the loss ranges, against the error of one value.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence.
-    """
+    """Over what the loss ranges, against the error of one value."""
     land = survey.landscape
     finite = land.values[land.finite]
     low, high = float(finite.min()), float(finite.max())
@@ -93,14 +65,7 @@ def read_range(survey: Survey) -> list[str]:
 
 
 def read_walls(survey: Survey) -> list[str]:
-    """How many points are not finite, and where.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence where there are any, otherwise none.
-    """
+    """How many points are not finite, and where."""
     land = survey.landscape
     walls = ~land.finite
     total = int(np.count_nonzero(walls))
@@ -114,14 +79,7 @@ def read_walls(survey: Survey) -> list[str]:
 
 
 def where_walls(landscape: Landscape) -> str:
-    """Where on a map the loss is not finite.
-
-    Args:
-        landscape: a map with such points.
-
-    Returns:
-        As in "in the corner where 'random 1' is greatest and 'random 2' is least".
-    """
+    """Where on a map the loss is not finite."""
     walls = ~landscape.finite
     sides = []
     for axis, label in enumerate(landscape.labels):
@@ -151,14 +109,7 @@ def _touches_all_sides(walls: NDArray[np.bool_]) -> bool:
 
 
 def read_trajectory(survey: Survey) -> list[str]:
-    """How far each landmark lies off the plane, what that hides, whether it leaves the map.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences, none where there are no landmarks.
-    """
+    """How far each landmark lies off the plane, what that hides, whether it leaves the map."""
     return [
         sentence
         for mark in landmarks(survey.landscape)
@@ -210,14 +161,7 @@ def _outside(landscape: Landscape, points: NDArray[np.float64]) -> int:
 
 
 def read_errors(survey: Survey) -> list[str]:
-    """How large the sampling errors are, or why there are none.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence.
-    """
+    """How large the sampling errors are, or why there are none."""
     land = survey.landscape
     errors = land.stderr[known_errors(land)]
     if not errors.size:
@@ -231,14 +175,7 @@ def read_errors(survey: Survey) -> list[str]:
 
 
 def read_interpolation(survey: Survey) -> list[str]:
-    """What was computed, what interpolated, and how well.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence.
-    """
+    """What was computed, what interpolated, and how well."""
     land = survey.landscape
     total, computed = land.values.size, int(np.count_nonzero(land.computed))
     if computed == total:

@@ -27,14 +27,7 @@ class Basins:
 
 
 def count_basins(survey: Survey) -> Basins:
-    """Count the basins of a survey.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        The counts.
-    """
+    """Count the basins of a survey."""
     tree = survey.tree
     return Basins(
         total=len(tree),
@@ -45,27 +38,13 @@ def count_basins(survey: Survey) -> Basins:
 
 
 def is_flat(survey: Survey) -> bool:
-    """Whether the whole range of a map is within its error.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        True where the loss ranges over less than the certainty bound, or not at all.
-    """
+    """Whether the whole range of a map is within its error."""
     extent = survey.landscape.range
     return extent == 0 or 0 < extent <= survey.tree.threshold
 
 
 def read_basins(survey: Survey) -> list[str]:
-    """How many basins there are, which are certain, how high the passes between them.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        Sentences.
-    """
+    """How many basins there are, which are certain, how high the passes between them."""
     found = count_basins(survey)
     if survey.landscape.range == 0:
         return ["The loss is the same everywhere on the map."]
@@ -112,29 +91,14 @@ def _count_sentence(found: Basins, tree: MergeTree, *, flat: bool) -> str:
 
 
 def with_bound(value: float, threshold: float) -> str:
-    """A difference of two losses of a map and the bound on its error.
-
-    Args:
-        value: the difference.
-        threshold: twice the bound on the error of one loss.
-
-    Returns:
-        As in "0.83 (within 0.012 at 95 %)".
-    """
+    """A difference of two losses of a map and the bound on its error."""
     if not threshold > 0:
         return number(value, 3)
     return f"{number(value, 3)} (to within {number(threshold, 2)} at 95 %)"
 
 
 def read_ridges(survey: Survey) -> list[str]:
-    """Closed ridges: hills that are ringed by lower ground.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence where there are certain ones or only uncertain ones, otherwise none.
-    """
+    """Closed ridges: hills that are ringed by lower ground."""
     ridges = survey.diagram.dimensions == 1
     total = int(np.count_nonzero(ridges))
     if not total or survey.diagram.why_unknown:
@@ -149,17 +113,7 @@ def read_ridges(survey: Survey) -> list[str]:
 
 
 def read_resolution(survey: Survey) -> list[str]:
-    """Whether the grid is fine enough for its own findings.
-
-    The two notions of neighborhood agree on what is well resolved; where they count
-    different certain basins, some valley is narrower than the grid.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        A sentence where they differ, otherwise none.
-    """
+    """Whether the grid is fine enough for its own findings."""
     mine, other = certain_counts(survey)
     if mine == other:
         return []
@@ -170,14 +124,7 @@ def read_resolution(survey: Survey) -> list[str]:
 
 
 def certain_counts(survey: Survey) -> tuple[int, int]:
-    """Certain basins by the survey's notion of neighborhood, and by the other.
-
-    Args:
-        survey: the survey.
-
-    Returns:
-        The two counts; equal where the topology is resolved, or was not taken on a grid.
-    """
+    """Certain basins by the survey's notion of neighborhood, and by the other."""
     tree = survey.tree
     mine = int(np.count_nonzero(tree.certain))
     pair = {"full": "axis", "axis": "full"}

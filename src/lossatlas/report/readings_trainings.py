@@ -63,43 +63,19 @@ def _sentence(found: Trainings, row: Row) -> str:
 
 
 def shown(found: Trainings, row: Row) -> str:
-    """The score of a recipe with its error.
-
-    Args:
-        found: the trainings.
-        row: of the recipe.
-
-    Returns:
-        In per cent where it is an accuracy.
-    """
+    """The score of a recipe with its error."""
     if found.measure == "accuracy":
         return f"{with_error(100 * row.score, 100 * row.stderr)} %"
     return with_error(row.score, row.stderr)
 
 
 def signed(found: Trainings, value: float) -> str:
-    """A difference of scores with its sign.
-
-    Args:
-        found: the trainings.
-        value: the difference.
-
-    Returns:
-        In points where it is one of accuracies.
-    """
+    """A difference of scores with its sign."""
     return f"{100 * value:+.2f}" if found.measure == "accuracy" else f"{value:+.4g}"
 
 
 def band(found: Trainings, gap: Difference | None) -> str:
-    """The interval of a difference.
-
-    Args:
-        found: the trainings.
-        gap: the difference, or None.
-
-    Returns:
-        As in "[-0.1, +0.3]"; empty without bounds.
-    """
+    """The interval of a difference."""
     if gap is None or gap.pairs < 2:
         return ""
     return f"[{signed(found, gap.lower)}, {signed(found, gap.upper)}]"
@@ -110,14 +86,7 @@ def _words(found: Trainings) -> tuple[str, str]:
 
 
 def notes_on(found: Trainings) -> tuple[str, ...]:
-    """What a reader should know.
-
-    Args:
-        found: the trainings.
-
-    Returns:
-        Sentences.
-    """
+    """What a reader should know."""
     notes = []
     if len(found.recipes) > 2:
         notes.append(

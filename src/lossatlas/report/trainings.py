@@ -26,14 +26,7 @@ _PAIRS = "Dots are seeds, the mark is their mean with its 95 % interval."
 
 
 def trainings_page(found: Trainings) -> Page:
-    """What the page of trainings says and shows.
-
-    Args:
-        found: the trainings.
-
-    Returns:
-        The page, ready to be set in type.
-    """
+    """What the page of trainings says and shows."""
     table = rows(found)
     sections = [_scores(found, table), _course(found)]
     if any(row.decisions for row in table):

@@ -29,12 +29,7 @@ class DistanceTracker:
         self._distance: Tensor | None = None
 
     def opening(self) -> tuple[float, float]:
-        """Before the first step: the length of the weights, and of the stride to come.
-
-        Returns:
-            (size, stride): the stride is the base rate times the gradient, or times one a
-            coordinate for optimizers that normalize (those with moments like Adam's).
-        """
+        """Before the first step: the length of the weights, and of the stride to come."""
         size = stride = 0.0
         for group in self._optimizer.param_groups:
             normalized = "betas" in group
@@ -48,11 +43,7 @@ class DistanceTracker:
         return math.sqrt(size), math.sqrt(stride)
 
     def track(self, scales: list[float]) -> None:
-        """Take a step in; nothing is synchronized with a device.
-
-        Args:
-            scales: of the rates of this step, one a group.
-        """
+        """Take a step in; nothing is synchronized with a device."""
         if not self._start:
             return self.begin()
         squares, far = [], []
@@ -80,12 +71,7 @@ class DistanceTracker:
         self._last = list(self._start)
 
     def read(self) -> tuple[float, float]:
-        """The reach and the length of all strides so far.
-
-        Returns:
-            (reach, stride): the greatest distance from the start, and the root of the sum of
-            squared strides.
-        """
+        """The reach and the length of all strides so far."""
         self._strides += sum(float(square) for square in self._sums)
         self._sums = []
         if self._distance is not None:
@@ -94,11 +80,7 @@ class DistanceTracker:
         return self._reach, math.sqrt(self._strides)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs.
-
-        Returns:
-            Tensors and numbers.
-        """
+        """What a resumed run needs."""
         reach, _ = self.read()
         return {
             "start": list(self._start),
@@ -108,11 +90,7 @@ class DistanceTracker:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Args:
-            state: what `state` gave.
-        """
+        """Go on from a state."""
         self._start, self._last = list(state["start"]), list(state["last"])
         self._reach, self._strides = state["reach"], state["strides"]
 

@@ -8,15 +8,7 @@ from lossatlas.steering.reading import Reading
 
 
 def agreed(reading: Reading | str, device: torch.device) -> Reading | str:
-    """Rank 0's reading, on every rank.
-
-    Args:
-        reading: this rank's, or how it failed.
-        device: where the group communicates.
-
-    Returns:
-        The same on all ranks; what came in where there is one process.
-    """
+    """Rank 0's reading, on every rank."""
     spread = torch.distributed
     if not (spread.is_available() and spread.is_initialized() and spread.get_world_size() > 1):
         return reading

@@ -15,24 +15,7 @@ from lossatlas.steering.signals import is_adam
 def read_edge(
     closure: Closure, optimizer: torch.optim.Optimizer, *, steps: int = 5, seed: int = 0
 ) -> tuple[float, float]:
-    """The largest eigenvalue of D^(-1/2) R^(1/2) H R^(1/2) D^(-1/2) at the present weights.
-
-    H is the Hessian of the closure's loss, R holds the present rate of each weight, D is
-    Adam's preconditioner (1 for other optimizers): descent on a quadratic is stable where the
-    number is below 2 (1 + beta) / (1 - beta).
-
-    Args:
-        closure: gives the loss with its graph.
-        optimizer: its weights, rates and moments.
-        steps: Hessian-vector products. Default 5.
-        seed: of the start vector.
-
-    Returns:
-        (value, bound): the value is from below, within the bound of an eigenvalue.
-
-    Raises:
-        LossError: the loss has no graph to the weights, or is no number.
-    """
+    """The largest eigenvalue of D^(-1/2) R^(1/2) H R^(1/2) D^(-1/2) at the present weights."""
     check_closure(closure)
     weights, scales = _scaled(optimizer)
     with torch.enable_grad(), PreservedModules().watched(), preserved_rng():

@@ -23,15 +23,7 @@ class Steerer(Protocol):
 
 
 def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
-    """Tell somebody of every update of an optimizer, for as long as somebody else holds it.
-
-    Where the step is given a closure that makes the gradient, the update is about to be made
-    when the closure has run for the first time.
-
-    Args:
-        optimizer: any.
-        steerer: held weakly, so that a controller that was dropped no longer steers.
-    """
+    """Tell somebody of every update of an optimizer, for as long as somebody else holds it."""
     reference = weakref.ref(steerer)
 
     def before(
@@ -71,15 +63,7 @@ def _telling(closure: Callable[[], Any], steerer: Steerer) -> Callable[[], Any]:
 
 
 def check_pair(optimizer: Any, scheduler: Any) -> None:
-    """Require an optimizer, and a scheduler of it or none.
-
-    Args:
-        optimizer: what came.
-        scheduler: what came, or None.
-
-    Raises:
-        ArgumentError: something else.
-    """
+    """Require an optimizer, and a scheduler of it or none."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ArgumentError(
             f"`optimizer` must be a torch.optim.Optimizer; got {type(optimizer).__name__}."

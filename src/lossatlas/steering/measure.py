@@ -70,31 +70,18 @@ class Instruments:
         return device
 
     def watch(self, loss: Tensor | float) -> None:
-        """Take the loss of a training batch in; no synchronization with a device.
-
-        Args:
-            loss: a number.
-        """
+        """Take the loss of a training batch in; no synchronization with a device."""
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
 
     def tell(self, loss: Tensor | float, *, now: bool) -> None:
-        """Take the loss of the batch in whose update has not been made yet.
-
-        Args:
-            loss: a number.
-            now: whether it belongs to the reading before that update, or to the next one.
-        """
+        """Take the loss of the batch in whose update has not been made yet."""
         if now:
             self.watch(loss)
         else:
             self._told = loss.detach() if isinstance(loss, Tensor) else float(loss)
 
     def settle(self, loss: Tensor | float | None) -> None:
-        """Take the loss of the update in that was just made.
-
-        Args:
-            loss: a number; None takes what was told before.
-        """
+        """Take the loss of the update in that was just made."""
         told, self._told = self._told if loss is None else loss, None
         if told is not None:
             self.watch(told)
@@ -105,11 +92,7 @@ class Instruments:
         return self._travel is not None
 
     def track(self, scales: list[float]) -> None:
-        """Take the update that was just made in.
-
-        Args:
-            scales: of its rates over the base rates, one a group.
-        """
+        """Take the update that was just made in."""
         if self._travel is not None:
             self._travel.track(scales)
 
@@ -119,11 +102,7 @@ class Instruments:
             self._gradients = kept_gradients(self.optimizer)
 
     def check_observed(self) -> None:
-        """Require that the loss of this batch was told.
-
-        Raises:
-            ArgumentError: it was not.
-        """
+        """Require that the loss of this batch was told."""
         if not self._losses:
             raise ArgumentError(
                 "the policy decides before the update and needs the loss of the batch: call "
@@ -133,16 +112,7 @@ class Instruments:
     def attempt(
         self, step: int, closure: Closure | None, scale: tuple[float, ...]
     ) -> Reading | str:
-        """As `read`, but a failure is told, and all processes have rank 0's reading.
-
-        Args:
-            step: updates done so far.
-            closure: gives the loss, where it is needed.
-            scale: of the rates at present.
-
-        Returns:
-            The reading, or how it failed.
-        """
+        """As `read`, but a failure is told, and all processes have rank 0's reading."""
         try:
             found: Reading | str = self.read(step, closure, scale)
         except _FAILURES as error:
@@ -150,16 +120,7 @@ class Instruments:
         return agreed(found, self.device)
 
     def read(self, step: int, closure: Closure | None, scale: tuple[float, ...]) -> Reading:
-        """Measure what is needed at the present weights.
-
-        Args:
-            step: updates done so far.
-            closure: gives the loss, where it is needed.
-            scale: of the rates at present.
-
-        Returns:
-            The reading.
-        """
+        """Measure what is needed at the present weights."""
         losses = self._floats()
         self._losses = []
         found: dict[str, Any] = _watched(losses)
@@ -181,20 +142,12 @@ class Instruments:
         return Reading(step=step, scale=scale, **found)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs.
-
-        Returns:
-            Plain values, and tensors where gradients are kept.
-        """
+        """What a resumed run needs."""
         travel = None if self._travel is None else self._travel.state()
         return {"losses": self._floats(), "gradients": self._gradients, "travel": travel}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Args:
-            state: what `state` gave.
-        """
+        """Go on from a state."""
         self._losses, self._gradients = list(state["losses"]), state["gradients"]
         if self._travel is not None:
             self._travel.load(state["travel"])

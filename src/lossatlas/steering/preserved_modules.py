@@ -25,11 +25,7 @@ class PreservedModules:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Keep whatever runs inside the block, and put everything back after it.
-
-        Yields:
-            Nothing.
-        """
+        """Keep whatever runs inside the block, and put everything back after it."""
         handle = None
         if not self._known:
             handle = nn.modules.module.register_module_forward_pre_hook(self._see)

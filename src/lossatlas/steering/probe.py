@@ -62,21 +62,7 @@ def probe_losses(
     *,
     model: nn.Module | None = None,
 ) -> NDArray[np.float64]:
-    """The losses at the points of a patch; see `read_probe`.
-
-    Args:
-        closure: gives the loss at the present weights.
-        weights: what is moved.
-        patch: where to look.
-        model: what the closure runs.
-
-    Returns:
-        Shape (points,), or (points, examples).
-
-    Raises:
-        ArgumentError: no closure, or no weights that move.
-        LossError: the closure gives something else than losses.
-    """
+    """The losses at the points of a patch; see `read_probe`."""
     check_closure(closure)
     moved = [w for w in weights if w.requires_grad and w.is_floating_point()]
     if not moved:
@@ -104,14 +90,7 @@ def probe_losses(
 
 
 def check_closure(closure: Any) -> None:
-    """Require something that can be called.
-
-    Args:
-        closure: what came.
-
-    Raises:
-        ArgumentError: it cannot be called.
-    """
+    """Require something that can be called."""
     if not callable(closure):
         raise ArgumentError(
             "`closure` must be a function without arguments that gives the loss at the present "

@@ -88,19 +88,7 @@ class PatchReading:
 
 
 def read_patch(patch: ProbeGrid, losses: Array) -> PatchReading:
-    """The indicators of the losses at the points of a patch.
-
-    Where the losses of examples are known, errors are those of sampling the examples, with
-    the same examples at all points (to first order). Where only means are, they are a
-    jackknife over the antithetic pairs, and the persistence has none.
-
-    Args:
-        patch: the points.
-        losses: shape (points,), or (points, examples).
-
-    Returns:
-        The indicators; NaN where a loss is not finite.
-    """
+    """The indicators of the losses at the points of a patch."""
     means = losses.mean(1) if losses.ndim == 2 else losses
     nan = float("nan")
     if not np.isfinite(means).all():

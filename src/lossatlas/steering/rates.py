@@ -51,41 +51,21 @@ class Rates:
         self.write([1.0] * len(self.scheduled))
 
     def write(self, scales: Sequence[float]) -> None:
-        """Write the scheduled rates times a scale.
-
-        Args:
-            scales: one a group.
-        """
+        """Write the scheduled rates times a scale."""
         groups = zip(self._optimizer.param_groups, self.scheduled, scales, strict=True)
         self._written = [_write(group, rate * scale) for group, rate, scale in groups]
 
     def ratios(self) -> list[float]:
-        """The present rates over the base rates.
-
-        Returns:
-            One a group; 0 where the base rate is.
-        """
+        """The present rates over the base rates."""
         pairs = zip(rates_of(self._optimizer), self.base, strict=True)
         return [rate / base if base else 0.0 for rate, base in pairs]
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs.
-
-        Returns:
-            Plain values.
-        """
+        """What a resumed run needs."""
         return {"scheduled": list(self.scheduled), "base": list(self.base)}
 
     def load(self, state: dict[str, Any], scales: Sequence[float]) -> None:
-        """Go on from a state and write its rates.
-
-        Args:
-            state: what `state` gave.
-            scales: one a group.
-
-        Raises:
-            ArgumentError: another number of groups.
-        """
+        """Go on from a state and write its rates."""
         groups = len(self._optimizer.param_groups)
         if len(state["scheduled"]) != groups:
             raise ArgumentError(
@@ -97,31 +77,12 @@ class Rates:
 
 
 def rates_of(optimizer: Optimizer) -> list[float]:
-    """The present rates.
-
-    Args:
-        optimizer: any.
-
-    Returns:
-        One a group.
-    """
+    """The present rates."""
     return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 def bounds(argument: str, value: Any, groups: int) -> list[float]:
-    """Bounds of the scale, one a group.
-
-    Args:
-        argument: how the caller calls it.
-        value: one number for all groups, also those added later, or one a group.
-        groups: how many there are.
-
-    Returns:
-        The numbers; a single one where all groups share it.
-
-    Raises:
-        ArgumentError: another number of bounds, or one that is no number >= 0.
-    """
+    """Bounds of the scale, one a group."""
     several = [value] if is_number(value) else list(value)
     if not is_number(value) and len(several) != groups:
         raise ArgumentError(

@@ -46,24 +46,12 @@ class ScaleController:
         self.records: list[Record] = []
 
     def extend(self, groups: int) -> None:
-        """Make room for groups that are new; they start at a scale of 1.
-
-        Args:
-            groups: how many there are now.
-        """
+        """Make room for groups that are new; they start at a scale of 1."""
         self.scales.extend([1.0] * (groups - len(self.scales)))
         self.would.extend([1.0] * (groups - len(self.would)))
 
     def turn(self, reading: Reading, scheduled: Sequence[float]) -> None:
-        """Decide on a reading, set the scales and note it.
-
-        Args:
-            reading: what was measured.
-            scheduled: rates before scaling, one a group.
-
-        Raises:
-            ArgumentError: the policy gives a factor that cannot be.
-        """
+        """Decide on a reading, set the scales and note it."""
         self.memory, decision = self.policy.decide(self.memory, reading)
         factors = decision.factors(len(self.would))
         self.would = [
@@ -75,21 +63,11 @@ class ScaleController:
         self._note(reading, factors, decision.reason, scheduled, failed=False)
 
     def learn(self, reading: Reading) -> None:
-        """Let the policy take a reading in, and leave the scales and the log as they are.
-
-        Args:
-            reading: what was measured.
-        """
+        """Let the policy take a reading in, and leave the scales and the log as they are."""
         self.memory, _ = self.policy.decide(self.memory, reading)
 
     def fail(self, step: int, message: str, scheduled: Sequence[float]) -> None:
-        """Note that there is no reading; the scales stay.
-
-        Args:
-            step: updates done so far.
-            message: how it failed.
-            scheduled: rates before scaling, one a group.
-        """
+        """Note that there is no reading; the scales stay."""
         blank = Reading(step=step, scale=tuple(self.would))
         ones = (1.0,) * len(self.would)
         self._note(blank, ones, f"probe failed: {message}", scheduled, failed=True)
@@ -107,11 +85,7 @@ class ScaleController:
         self.records.append(Record(reading, factors, reason, tuple(self.would), rates, failed))
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs.
-
-        Returns:
-            Plain values.
-        """
+        """What a resumed run needs."""
         return {
             "policy": type(self.policy).__name__,
             "scales": list(self.scales),
@@ -121,14 +95,7 @@ class ScaleController:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Args:
-            state: what `state` gave.
-
-        Raises:
-            ArgumentError: the state of another policy.
-        """
+        """Go on from a state."""
         name = type(self.policy).__name__
         if state["policy"] != name:
             raise ArgumentError(

@@ -56,13 +56,5 @@ def shape_factor(shape: str, progress: float, end: float = 0.0) -> float:
 
 
 def check_shape(argument: str, shape: object) -> None:
-    """Require a known shape.
-
-    Args:
-        argument: how the caller calls it.
-        shape: what came.
-
-    Raises:
-        UnknownNameError: an unknown one, with the nearest match.
-    """
+    """Require a known shape."""
     check_one_of(argument, shape, SHAPE_NAMES)

@@ -14,14 +14,7 @@ Group = dict[str, Any]
 
 
 def momentum_of(optimizer: Optimizer) -> float:
-    """The momentum of an optimizer's first group.
-
-    Args:
-        optimizer: any.
-
-    Returns:
-        beta; 0 where it has none.
-    """
+    """The momentum of an optimizer's first group."""
     group = optimizer.param_groups[0]
     if "betas" in group:
         return float(group["betas"][0])
@@ -29,30 +22,12 @@ def momentum_of(optimizer: Optimizer) -> float:
 
 
 def is_adam(optimizer: Optimizer) -> bool:
-    """Whether an optimizer keeps the moments of Adam.
-
-    Args:
-        optimizer: any.
-
-    Returns:
-        True for Adam, AdamW, NAdam, RAdam and what is built like them.
-    """
+    """Whether an optimizer keeps the moments of Adam."""
     return all("betas" in group and "eps" in group for group in optimizer.param_groups)
 
 
 def model_signals(optimizer: Optimizer, loss: float) -> dict[str, float]:
-    """What `MoMoPolicy` needs, just before an update.
-
-    Args:
-        optimizer: SGD (without Nesterov's momentum) or Adam(W) (without amsgrad).
-        loss: of the batch whose gradient is in `.grad`.
-
-    Returns:
-        loss, beta, corrected, gradient, average, slope; see `MoMoPolicy.decide`.
-
-    Raises:
-        ArgumentError: an optimizer whose update is not one of these.
-    """
+    """What `MoMoPolicy` needs, just before an update."""
     adam = is_adam(optimizer)
     known = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     groups: list[Group] = optimizer.param_groups
@@ -123,14 +98,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kept_gradients(optimizer: Optimizer) -> list[list[Tensor | None]]:
-    """Copies of the gradients of all groups.
-
-    Args:
-        optimizer: any.
-
-    Returns:
-        One list a group.
-    """
+    """Copies of the gradients of all groups."""
     return [
         [None if p.grad is None else p.grad.detach().clone() for p in group["params"]]
         for group in optimizer.param_groups

@@ -11,18 +11,7 @@ from lossatlas.objective.modes import norm_layers, recalibrate
 
 
 def exchange(params: list[Tensor], average: list[Tensor]) -> list[Tensor | None]:
-    """Put averages into the weights, and the weights where the averages were.
-
-    Tensors of equal types change places one at a time; weights of half precision are kept
-    aside, since the wider average would not hold them bit for bit and come back itself.
-
-    Args:
-        params: written in place.
-        average: written in place, but for those whose type differs.
-
-    Returns:
-        The weights that were kept aside, for `give_back`.
-    """
+    """Put averages into the weights, and the weights where the averages were."""
     before: list[Tensor | None] = []
     for p, mean in zip(params, average, strict=True):
         raw = p.detach().clone()
@@ -36,13 +25,7 @@ def exchange(params: list[Tensor], average: list[Tensor]) -> list[Tensor | None]
 
 
 def give_back(params: list[Tensor], average: list[Tensor], before: list[Tensor | None]) -> None:
-    """Undo `exchange`, bit for bit.
-
-    Args:
-        params: the same weights.
-        average: the same averages.
-        before: what it returned.
-    """
+    """Undo `exchange`, bit for bit."""
     for p, mean, kept in zip(params, average, before, strict=True):
         if kept is not None:
             p.copy_(kept)
@@ -53,12 +36,7 @@ def give_back(params: list[Tensor], average: list[Tensor], before: list[Tensor |
 
 
 def reestimate(model: nn.Module, batches: Iterable[Batch]) -> None:
-    """Estimate the running statistics of norm layers anew, in place.
-
-    Args:
-        model: its modes come back.
-        batches: inputs, or tuples that start with them.
-    """
+    """Estimate the running statistics of norm layers anew, in place."""
     device = next(model.parameters()).device
 
     def one_pass() -> None:

@@ -388,14 +388,7 @@ def _refuse_codes(source: Path, state: Mapping[str, Any]) -> None:
 
 
 def is_code(value: "Tensor") -> bool:
-    """Whether a tensor of weights holds codes of a quantization instead of numbers.
-
-    Args:
-        value: any tensor.
-
-    Returns:
-        True for integers of 8 bits or fewer and for floats of 8 bits or fewer.
-    """
+    """Whether a tensor of weights holds codes of a quantization instead of numbers."""
     return str(value.dtype).removeprefix("torch.").startswith(_CODES)
 
 

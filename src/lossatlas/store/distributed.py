@@ -18,18 +18,7 @@ METADATA = ".metadata"
 def read_distributed(
     folder: Path, read_tensor: Callable[[io.BytesIO], "Tensor"]
 ) -> dict[str, Any]:
-    """All tensors of a folder, nested as they were saved.
-
-    Args:
-        folder: holds `.metadata` and the shards it names.
-        read_tensor: reads one saved tensor without unpickling anything else.
-
-    Returns:
-        name -> tensor or mapping, as the state that was saved; what is no tensor is left out.
-
-    Raises:
-        FileError: damaged, cut off, or of an unknown version.
-    """
+    """All tensors of a folder, nested as they were saved."""
     try:
         index = read_pickle((folder / METADATA).read_bytes())
         shards = {_place(key): value for key, value in index.get("storage_data").items()}

@@ -52,12 +52,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 def clear_stale(folder: Path, name: str | None = None) -> None:
-    """Remove what processes that no longer live left half written.
-
-    Args:
-        folder: where to look.
-        name: of the file that was being written; any by default.
-    """
+    """Remove what processes that no longer live left half written."""
     if os.name == "nt":
         # There is no harmless way to ask whether a process lives.
         return
@@ -104,18 +99,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_readable(path: str | Path, what: str) -> Path:
-    """Require a plain file that is there and not empty.
-
-    Args:
-        path: the file.
-        what: what it should hold, for the message ("a survey", "weights").
-
-    Returns:
-        The path.
-
-    Raises:
-        FileError: missing, a folder, or empty.
-    """
+    """Require a plain file that is there and not empty."""
     target = check_path("path", path)
     if not target.is_file():
         state = "is a folder" if target.is_dir() else "does not exist"

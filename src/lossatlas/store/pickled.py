@@ -37,17 +37,7 @@ class Record:
 
 
 def read_pickle(content: bytes) -> Any:
-    """The object in a pickle, with `Record`s in the place of instances.
-
-    Args:
-        content: the bytes of the pickle.
-
-    Returns:
-        Plain values and `Record`s.
-
-    Raises:
-        FileError: not a pickle, or one with an instruction that plain data does not need.
-    """
+    """The object in a pickle, with `Record`s in the place of instances."""
     machine = _Machine()
     try:
         for code, argument, _ in pickletools.genops(io.BytesIO(content)):

@@ -23,17 +23,7 @@ _CLASSES: dict[str, type] = {"Provenance": Provenance}
 
 
 def record(cls: C) -> C:
-    """Class decorator: instances of this frozen dataclass may be parts of stored results.
-
-    Args:
-        cls: a frozen dataclass.
-
-    Returns:
-        The same class.
-
-    Raises:
-        ArgumentError: another class has this name, which files could not tell apart.
-    """
+    """Class decorator: instances of this frozen dataclass may be parts of stored results."""
     other = _CLASSES.setdefault(cls.__name__, cls)
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ArgumentError(
@@ -45,14 +35,7 @@ def record(cls: C) -> C:
 
 
 def to_dataset(value: Any) -> "xr.Dataset":
-    """A record as one labeled data set.
-
-    Args:
-        value: an instance of a registered class.
-
-    Returns:
-        Its arrays as variables; all else as JSON in the attribute "fields".
-    """
+    """A record as one labeled data set."""
     import xarray as xr
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -62,32 +45,14 @@ def to_dataset(value: Any) -> "xr.Dataset":
 
 
 def from_dataset(data: "xr.Dataset") -> Any:
-    """The inverse of `to_dataset`.
-
-    Args:
-        data: what it gave.
-
-    Returns:
-        An equal record; lists have become tuples.
-
-    Raises:
-        FileError: the data set holds something else.
-    """
+    """The inverse of `to_dataset`."""
     if "fields" not in data.attrs:
         raise FileError("the file holds no record of lossatlas; make it again.")
     return _decoded(json.loads(data.attrs["fields"]), data)
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two records are the same to the last bit; NaN equals NaN.
-
-    Args:
-        a: a record, or what records are made of.
-        b: likewise.
-
-    Returns:
-        True where types and all fields agree, those with `compare=False` apart.
-    """
+    """Whether two records are the same to the last bit; NaN equals NaN."""
     if type(a) is not type(b):
         return False
     if is_dataclass(a) and not isinstance(a, type):

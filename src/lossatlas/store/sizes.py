@@ -14,17 +14,7 @@ _MOST = 1100
 
 
 def check_npz(source: Path | IO[bytes], name: str) -> None:
-    """Require that the arrays of an npz archive are as large as their headers state.
-
-    Args:
-        source: the file.
-        name: for the message.
-
-    Raises:
-        FileError: an array states more than its entry holds, or an entry more than a file of
-            this size can.
-        BadZipFile: no archive.
-    """
+    """Require that the arrays of an npz archive are as large as their headers state."""
     with zipfile.ZipFile(source) as archive:
         for entry in archive.infolist():
             if entry.file_size > _MOST * max(entry.compress_size, 1):
@@ -38,15 +28,7 @@ def check_npz(source: Path | IO[bytes], name: str) -> None:
 
 
 def check_npy(source: Path) -> None:
-    """Require that the array of an npy file is as large as its header states.
-
-    Args:
-        source: the file.
-
-    Raises:
-        FileError: it states more.
-        ValueError: no npy file.
-    """
+    """Require that the array of an npy file is as large as its header states."""
     with source.open("rb") as stream:
         stated = _stated(stream)
     if stated > source.stat().st_size:
@@ -54,15 +36,7 @@ def check_npy(source: Path) -> None:
 
 
 def check_netcdf(source: Path) -> None:
-    """Require that the arrays of a netCDF file are as large as they state.
-
-    Args:
-        source: the file.
-
-    Raises:
-        FileError: an array states more than is stored for it.
-        OSError: no HDF5 file.
-    """
+    """Require that the arrays of a netCDF file are as large as they state."""
     import h5py
 
     def look(name: str, item: Any) -> None:
@@ -85,15 +59,7 @@ def check_netcdf(source: Path) -> None:
 
 
 def check_parquet(source: Path, metadata: Any) -> None:
-    """Require that the columns of a parquet file fit into it.
-
-    Args:
-        source: the file.
-        metadata: of the file, as pyarrow reads it.
-
-    Raises:
-        FileError: the parts are larger than the file, or unpack to more than can be in it.
-    """
+    """Require that the columns of a parquet file fit into it."""
     size = source.stat().st_size
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -22,23 +22,7 @@ def finished(
     executor: str | Executor = "serial",
     progress: Callable[[str], object] | None = None,
 ) -> list[Array]:
-    """The results of all pieces, those of an earlier run among them.
-
-    Args:
-        names: what each piece is called, all different.
-        work: number of a piece -> its result, two-dimensional.
-        run: what identifies the run (settings and fingerprints, JSON values).
-        resume: a file that keeps what is done; None keeps nothing.
-        executor: "serial", "joblib", or one of your own.
-        progress: called with a line after every piece.
-
-    Returns:
-        One result a name, in order.
-
-    Raises:
-        ResumeError: the file is damaged or belongs to another run.
-        UnknownNameError: an unknown executor.
-    """
+    """The results of all pieces, those of an earlier run among them."""
     runner = get_executor(executor)
     if resume is None:
         fresh = _computed(names, range(len(names)), work, runner, progress)

@@ -227,17 +227,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def comparison_ledgers(resume: str | Path) -> list[Path]:
-    """Where a comparison keeps what is finished while it runs.
-
-    Args:
-        resume: the resume file that it is given.
-
-    Returns:
-        Three files beside it: of the two maps and of the line.
-
-    Raises:
-        ArgumentError: not a path.
-    """
+    """Where a comparison keeps what is finished while it runs."""
     return [Path(f"{check_path('resume', resume)}.{name}") for name in _MAPS]
 
 

@@ -31,19 +31,7 @@ class Head:
 
 
 def read_head(objective: Objective, params: Params | None = None) -> Head:
-    """Find the head and keep what it is given.
-
-    Args:
-        objective: model, loss, batches.
-        params: where; the present weights by default.
-
-    Returns:
-        The head.
-
-    Raises:
-        ModelError: no linear layer runs.
-        StructureError: names or shapes of `params` differ from those of the objective.
-    """
+    """Find the head and keep what it is given."""
     name, weight, bias = _last_linear(objective, params)
     features = activations(objective, name, side="input", reduce="last", params=params)
     return Head(name, features, weight, bias)
@@ -76,15 +64,5 @@ def _last_linear(
 
 
 def head_classes(objective: Objective) -> Tensor:
-    """The class of every example.
-
-    Args:
-        objective: its batches are (input, class index).
-
-    Returns:
-        Shape (examples,).
-
-    Raises:
-        ArgumentError: the batches hold no class indices.
-    """
+    """The class of every example."""
     return torch.cat(objective.gathered(lambda batch: target_classes(batch).cpu()))

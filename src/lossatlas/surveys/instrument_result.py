@@ -36,17 +36,7 @@ class Quantity:
 
 
 def estimated(name: str, found: Estimate, meaning: str = "", **details: Any) -> Quantity:
-    """An estimate as a quantity.
-
-    Args:
-        name: what it is.
-        found: value and error.
-        meaning: what it says.
-        **details: further fields of the quantity.
-
-    Returns:
-        The quantity; its reason is that of the estimate where it has no error.
-    """
+    """An estimate as a quantity."""
     why = ""
     if not math.isfinite(found.stderr):
         why = found.why_no_error or "no spread could be taken"

@@ -22,14 +22,7 @@ _FIELDS = "fields"
 
 
 def instruments_ledger(resume: str | Path) -> Path:
-    """Where the findings of a survey are kept while it runs.
-
-    Args:
-        resume: the resume file of its map.
-
-    Returns:
-        A file beside it.
-    """
+    """Where the findings of a survey are kept while it runs."""
     return Path(f"{resume}.instruments")
 
 
@@ -44,18 +37,7 @@ class ResultCache:
         self._ledger = ledger
 
     def keep(self, name: str, make: Callable[[], InstrumentResult]) -> InstrumentResult:
-        """A finding, made at most once; one that is not final is not kept.
-
-        Args:
-            name: its name.
-            make: makes it.
-
-        Returns:
-            The finding; the same bits whether made now or before.
-
-        Raises:
-            ResumeError: the ledger is damaged or cannot be written.
-        """
+        """A finding, made at most once; one that is not final is not kept."""
         known = None if self._ledger is None else self._ledger.get(name)
         if known is not None:
             return unpacked(known)
@@ -69,19 +51,7 @@ class ResultCache:
 def keeper(
     resume: str | Path | None, objective: Objective, settings: Mapping[str, Any]
 ) -> Iterator[ResultCache]:
-    """Open the ledger of a survey's findings.
-
-    Args:
-        resume: the resume file of its map, or None.
-        objective: what is surveyed.
-        settings: plain values that two equal runs share.
-
-    Yields:
-        The keeper.
-
-    Raises:
-        ResumeError: the ledger is damaged or belongs to another run.
-    """
+    """Open the ledger of a survey's findings."""
     if resume is None:
         yield ResultCache(None)
         return
@@ -101,14 +71,7 @@ def keeper(
 
 
 def packed(found: InstrumentResult) -> NDArray[np.float64]:
-    """A finding as one array that a ledger can hold.
-
-    Args:
-        found: the finding.
-
-    Returns:
-        Shape (1, n): the number of bytes, then the bytes.
-    """
+    """A finding as one array that a ledger can hold."""
     data = found.to_tree()["result"]
     arrays: dict[str, Any] = {str(k): v.to_numpy() for k, v in data.data_vars.items()}
     arrays[_FIELDS] = np.frombuffer(str(data.attrs[_FIELDS]).encode(), dtype=np.uint8)
@@ -120,17 +83,7 @@ def packed(found: InstrumentResult) -> NDArray[np.float64]:
 
 
 def unpacked(array: NDArray[np.float64]) -> InstrumentResult:
-    """The inverse of `packed`.
-
-    Args:
-        array: what `packed` gave.
-
-    Returns:
-        An equal finding.
-
-    Raises:
-        ResumeError: the array holds something else.
-    """
+    """The inverse of `packed`."""
     try:
         raw = array[0, 1:].astype("<f8").tobytes()[: int(array[0, 0])]
         check_npz(io.BytesIO(raw), "the resume file")

@@ -26,25 +26,7 @@ def run_instruments(
     keeper: ResultCache,
     stage: Stage | None = None,
 ) -> dict[str, InstrumentResult]:
-    """Apply instruments to a site.
-
-    Whatever the code of a user or of torch raises inside one part of an instrument becomes the
-    reason of that part, and the others go on. So does a lack of memory; its finding is not
-    kept, so that a resumed survey measures it again. Only what is no `Exception` (Ctrl-C,
-    SystemExit) ends a survey.
-
-    Args:
-        site: what they look at; each sees what those before it found.
-        instruments: in the order in which they run.
-        keeper: keeps findings as they are made.
-        stage: called with (title, done, total) before each.
-
-    Returns:
-        Name of the instrument -> finding.
-
-    Raises:
-        ResumeError: the ledger is damaged or cannot be written.
-    """
+    """Apply instruments to a site."""
     findings: dict[str, InstrumentResult] = {}
     site.findings = findings
     for done, instrument in enumerate(instruments):

@@ -24,22 +24,7 @@ Bars: TypeAlias = HasBars | ArrayLike
 
 
 def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop") -> Floats:
-    """Births and deaths of a diagram, or of an array of them.
-
-    Args:
-        diagram: a `Diagram`, or an array (bars, 2) of births and deaths.
-        dimension: the degree; an array has only one and ignores it.
-        essential: what to do with bars that never end: "drop", "keep", "cap" (at the
-            greatest value of the field; for an array, its greatest finite number), a level.
-
-    Returns:
-        An array (bars, 2) without bars of length 0.
-
-    Raises:
-        ArgumentError: another shape, NaN, deaths below births (how many), or a degree that
-            is none.
-        UnknownNameError: `essential` is none of these words.
-    """
+    """Births and deaths of a diagram, or of an array of them."""
     check_degree(dimension)
     if isinstance(diagram, HasBars):
         return diagram.bars(dimension, essential=essential)
@@ -62,19 +47,7 @@ def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop"
 
 
 def finite_bars(diagram: Bars, dimension: int, essential: str | float) -> Floats:
-    """Bars that all end, for whatever needs their lengths.
-
-    Args:
-        diagram: a `Diagram`, or births and deaths.
-        dimension: the degree.
-        essential: "drop", "cap" or a level.
-
-    Returns:
-        An array (bars, 2).
-
-    Raises:
-        ArgumentError: bad bars, or a rule that leaves bars without an end.
-    """
+    """Bars that all end, for whatever needs their lengths."""
     bars = read_bars(diagram, dimension, essential)
     if not np.isfinite(bars).all():
         raise ArgumentError(
@@ -85,20 +58,7 @@ def finite_bars(diagram: Bars, dimension: int, essential: str | float) -> Floats
 
 
 def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
-    """Apply the rule for bars that never end.
-
-    Args:
-        bars: (bars, 2).
-        essential: "drop", "keep", "cap", or a level.
-        high: the level of "cap".
-
-    Returns:
-        The bars; those that a cap leaves without length are dropped.
-
-    Raises:
-        ArgumentError: `essential` is neither a word nor a level.
-        UnknownNameError: `essential` is none of these words.
-    """
+    """Apply the rule for bars that never end."""
     if essential == "keep":
         return bars
     if essential == "drop":

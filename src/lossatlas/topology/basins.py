@@ -39,17 +39,7 @@ class Basins:
 def grid_basins(
     values: Floats, finite: Bools, connectivity: str, periodic: tuple[bool, ...] = ()
 ) -> Basins:
-    """Reduce a grid.
-
-    Args:
-        values: the field, any number of dimensions, +inf where not `finite`.
-        finite: False at the walls.
-        connectivity: "full" (3^d - 1 neighbors) or "axis" (2d neighbors).
-        periodic: per axis, whether its two ends touch; empty: none.
-
-    Returns:
-        The reduction. Ties are broken by flat index, the lower index first.
-    """
+    """Reduce a grid."""
     flat = values.ravel()
     order = value_order(flat)
     rank = np.empty(flat.size, dtype=np.int64)
@@ -69,18 +59,7 @@ def grid_basins(
 
 
 def merge_plateaus(basins: Basins, births: Floats) -> Basins:
-    """Join basins that touch at the level of the shallower minimum.
-
-    Descent breaks ties by index, so a plateau may hold several points without a lower
-    neighbor; they are one minimum, or none where the plateau drains into a lower basin.
-
-    Args:
-        basins: a reduction whose minima may share plateaus.
-        births: value of each minimum.
-
-    Returns:
-        The reduction with one minimum a plateau, the one of the lowest index.
-    """
+    """Join basins that touch at the level of the shallower minimum."""
     younger = np.maximum(basins.first, basins.second)
     ties = np.flatnonzero(basins.heights == births[younger])
     if ties.size == 0:
@@ -124,14 +103,7 @@ def _joined_at_birth(basins: Basins, births: Floats, ties: Ints) -> Ints:
 
 
 def value_order(values: Floats) -> Ints:
-    """Indices from the lowest value up, equal ones by index.
-
-    Args:
-        values: numbers, +inf at the walls, whose order among themselves is free.
-
-    Returns:
-        The order.
-    """
+    """Indices from the lowest value up, equal ones by index."""
     order = np.argsort(values)
     ascending = values[order]
     # The fast sort is not stable; it does where all finite values differ.
@@ -141,18 +113,7 @@ def value_order(values: Floats) -> Ints:
 
 
 def lowest_passes(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
-    """Put passes in the order in which they open, and leave out what cannot matter.
-
-    Args:
-        count: number of basins.
-        first: basin on one side of each pass.
-        second: basin on the other side.
-        opening: when each pass opens, a whole number that is not negative; equal ones open
-            by position.
-
-    Returns:
-        Positions of the passes, in order. With few basins only the lowest of each pair.
-    """
+    """Put passes in the order in which they open, and leave out what cannot matter."""
     # Keys made distinct may be sorted by the fast, unstable way.
     keys = opening * opening.size + np.arange(opening.size)
     if count * count > 4 * keys.size:
@@ -178,17 +139,7 @@ def _lowest_neighbor(rank: Ints, connectivity: str, wraps: tuple[bool, ...]) -> 
 
 
 def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
-    """Follow every point down to its minimum.
-
-    Args:
-        parent: flat index of the lowest neighbor of each point, or its own.
-        order: flat indices from the lowest point up.
-        finite: False at the walls.
-
-    Returns:
-        The basin of each point (-1 at the walls), numbered from the lowest minimum, and the
-        flat indices of the minima in that order.
-    """
+    """Follow every point down to its minimum."""
     roots = (parent == np.arange(parent.size)) & finite
     while not np.array_equal(parent, jumped := parent[parent]):
         parent = jumped
@@ -218,15 +169,7 @@ def _passes(labels: Ints, connectivity: str, wraps: tuple[bool, ...]) -> tuple[I
 def edge_slices(
     ndim: int, connectivity: str
 ) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """The edges of a grid as pairs of slices; zipped, their points are all edges once.
-
-    Args:
-        ndim: number of dimensions.
-        connectivity: "full" or "axis".
-
-    Yields:
-        Two index tuples of slices, for the two ends.
-    """
+    """The edges of a grid as pairs of slices; zipped, their points are all edges once."""
     here = {0: slice(None), 1: slice(None, -1), -1: slice(1, None)}
     there = {0: slice(None), 1: slice(1, None), -1: slice(None, -1)}
     for offset in product((0, 1, -1), repeat=ndim):

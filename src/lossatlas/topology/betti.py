@@ -33,22 +33,7 @@ class Places:
 
 
 def matched_places(first: Tensor, second: Tensor, dimension: int, connectivity: str) -> Places:
-    """Betti matching of the finite bars of two fields.
-
-    Args:
-        first: a finite field; of two dimensions for degree 1.
-        second: another of the same shape.
-        dimension: 0 or 1.
-        connectivity: "full" or "axis".
-
-    Returns:
-        Where matched and unmatched bars are born and end.
-
-    Raises:
-        ArgumentError: unequal shapes, another degree, or degree 1 of fields that are no
-            planes.
-        UnknownNameError: an unknown connectivity.
-    """
+    """Betti matching of the finite bars of two fields."""
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     if first.shape != second.shape:
         raise ArgumentError(

@@ -14,29 +14,7 @@ _SAME = 16 * 2.0**-53
 
 
 def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, str]:
-    """The length above which a bar cannot be an effect of the map's errors.
-
-    Two fields that differ by at most e everywhere have bars whose lengths differ by at most
-    2e, once matched; so a bar longer than 2e belongs to the true field too. Here e is a
-    bound on the sampling error of all points at once (the largest standard error times a
-    quantile of Student's t with Sidak's correction over the points, so it needs no
-    independence of points), plus the measured error of interpolation, plus rounding. It does
-    not use correlations between the errors of points, so it is conservative.
-
-    Where replicates of the whole map are known, lengths are judged by what they are,
-    differences of two points: the threshold is then a bound on the greatest minus the least
-    error. A common error of all points, which moves every bar and lengthens none, drops out.
-
-    Args:
-        field: the map.
-        confidence: probability with which the bound holds at every point at once.
-
-    Returns:
-        The threshold, in units of the field, and an empty text; NaN and the reason where a
-        part of the error is unknown.
-
-    Source: Cohen-Steiner, Edelsbrunner, Harer, Discrete Comput. Geom. 37 (2007).
-    """
+    """The length above which a bar cannot be an effect of the map's errors."""
     reason = why_unknown(field)
     if reason:
         return float("nan"), reason
@@ -47,14 +25,7 @@ def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, 
 
 
 def why_unknown(field: Field) -> str:
-    """Why no bound on the error of a map is known.
-
-    Args:
-        field: the map.
-
-    Returns:
-        The reason; empty where there is a bound.
-    """
+    """Why no bound on the error of a map is known."""
     if not np.isfinite(field.interpolation_error):
         return "the error of interpolation is unknown"
     if not np.isfinite(field.rounding):
@@ -92,15 +63,7 @@ def _gaps(field: Field) -> Bools:
 
 
 def sampling_bound(field: Field, confidence: float = 0.95) -> float:
-    """A bound on the sampling error of every point of a map at once.
-
-    Args:
-        field: the map, with standard errors or a stated bound.
-        confidence: probability with which it holds.
-
-    Returns:
-        The bound, in units of the field.
-    """
+    """A bound on the sampling error of every point of a map at once."""
     if field.stderr is None:
         return field.bound
     known = field.stderr[field.finite & np.isfinite(field.stderr)]
@@ -108,15 +71,6 @@ def sampling_bound(field: Field, confidence: float = 0.95) -> float:
 
 
 def simultaneous_quantile(field: Field, confidence: float) -> float:
-    """How many standard errors hold for all points of a map at once.
-
-    Args:
-        field: the map; interpolated points count, for they take part in the supremum.
-        confidence: probability with which they hold.
-
-    Returns:
-        The quantile of Student's t (normal where the standard errors are exact) with
-        Sidak's correction over the finite points.
-    """
+    """How many standard errors hold for all points of a map at once."""
     points = int(np.count_nonzero(field.finite))
     return float(t_quantile(confidence ** (1 / points), field.count))

@@ -14,17 +14,7 @@ FARTHEST = 1e150  # coordinates whose squares are still numbers
 
 
 def check_degrees(dimensions: Any) -> tuple[int, ...]:
-    """Require degrees of homology: distinct whole numbers from 0.
-
-    Args:
-        dimensions: what came.
-
-    Returns:
-        The degrees.
-
-    Raises:
-        ArgumentError: not a sequence of them, or one twice.
-    """
+    """Require degrees of homology: distinct whole numbers from 0."""
     if not isinstance(dimensions, tuple | list):
         raise ArgumentError(
             f"`dimensions` must be degrees in a tuple, (0, 1) say; got {dimensions!r}."
@@ -37,29 +27,14 @@ def check_degrees(dimensions: Any) -> tuple[int, ...]:
 
 
 def check_degree(dimension: Any) -> None:
-    """Require one degree of homology.
-
-    Args:
-        dimension: what came.
-
-    Raises:
-        ArgumentError: not a whole number from 0.
-    """
+    """Require one degree of homology."""
     check_at_least(
         "dimension", int(dimension) if isinstance(dimension, np.integer) else dimension, 0
     )
 
 
 def check_graph_options(*, error: Any, periodic: Any) -> None:
-    """Require that nothing is asked of a graph that only grids have.
-
-    Args:
-        error: must be None.
-        periodic: must be False.
-
-    Raises:
-        ArgumentError: one of them is given.
-    """
+    """Require that nothing is asked of a graph that only grids have."""
     if error is not None:
         raise ArgumentError(
             f"`error` is for arrays; got {error!r} with a graph: give it when making the graph."
@@ -71,18 +46,7 @@ def check_graph_options(*, error: Any, periodic: Any) -> None:
 
 
 def read_periodic(periodic: Any, shape: tuple[int, ...]) -> tuple[bool, ...]:
-    """Which axes of a grid are circles.
-
-    Args:
-        periodic: one bool for all axes, or one an axis.
-        shape: points along each axis.
-
-    Returns:
-        One bool an axis.
-
-    Raises:
-        ArgumentError: neither, or a periodic axis of fewer than three points.
-    """
+    """Which axes of a grid are circles."""
     every = (periodic,) * len(shape) if isinstance(periodic, bool | np.bool_) else periodic
     if not isinstance(every, tuple | list | np.ndarray) or len(every) != len(shape):
         raise ArgumentError(
@@ -101,32 +65,13 @@ def read_periodic(periodic: Any, shape: tuple[int, ...]) -> tuple[bool, ...]:
 
 
 def check_norm(argument: str, order: Any) -> None:
-    """Require the order of a norm.
-
-    Args:
-        argument: how the caller calls it.
-        order: what came.
-
-    Raises:
-        ArgumentError: not a number of at least 1; infinity is one.
-    """
+    """Require the order of a norm."""
     if not is_number(order) or not order >= 1:
         raise ArgumentError(f"`{argument}` must be a number >= 1 or infinity; got {order!r}.")
 
 
 def read_levels(levels: ArrayLike) -> Floats:
-    """Levels at which a function is wanted.
-
-    Args:
-        levels: one, or a row of them; infinity is one.
-
-    Returns:
-        The levels, of no dimension or one.
-
-    Raises:
-        ArgumentError: NaN, or a table.
-        DataError: no real numbers.
-    """
+    """Levels at which a function is wanted."""
     at = as_float_array("levels", levels)
     if at.ndim > 1 or np.isnan(at).any():
         raise ArgumentError(
@@ -136,17 +81,7 @@ def read_levels(levels: ArrayLike) -> Floats:
 
 
 def read_places(points: ArrayLike) -> Floats:
-    """Coordinates of points whose distances are numbers too.
-
-    Args:
-        points: (points, dimensions).
-
-    Returns:
-        The coordinates.
-
-    Raises:
-        DataError: none, not finite, so large that a distance overflows, or no table.
-    """
+    """Coordinates of points whose distances are numbers too."""
     places = as_float_array("points", points)
     if places.ndim != 2 or places.size == 0 or not (np.abs(places) < FARTHEST).all():
         raise DataError(

@@ -16,23 +16,7 @@ def grid_bars(
     dimensions: tuple[int, ...],
     periodic: tuple[bool, ...] = (),
 ) -> list[Floats]:
-    """Bars of the sublevel filtration of a grid.
-
-    Degree 0, and degree 1 of a plane, need nothing but numpy; gudhi makes planes faster and
-    is needed for the rest.
-
-    Args:
-        values: the field, +inf at the walls.
-        connectivity: "full" (values on the cells) or "axis" (values on the vertices).
-        dimensions: the degrees.
-        periodic: per axis, whether its two ends touch; empty: none.
-
-    Returns:
-        For each degree an array (bars, 2) of births and deaths, none of length 0.
-
-    Raises:
-        MissingDependencyError: gudhi is not installed and a degree needs it.
-    """
+    """Bars of the sublevel filtration of a grid."""
     # A box of d dimensions has no cycles of degree d or more; a torus has one of degree d.
     most = values.ndim + (len(periodic) > 0 and all(periodic))
     wanted = [k for k in dimensions if k < most]
@@ -71,15 +55,7 @@ def degree_zero(values: Floats, connectivity: str, periodic: tuple[bool, ...] = 
 
 
 def elder_bars(basins: Basins, values: Floats) -> Floats:
-    """Bars of degree 0 of a reduced grid or graph.
-
-    Args:
-        basins: the reduction.
-        values: the field, in any shape.
-
-    Returns:
-        (bars, 2) births and deaths, none of length 0, essential deaths +inf.
-    """
+    """Bars of degree 0 of a reduced grid or graph."""
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     births = values.ravel()[basins.minima]
     deaths = np.full(births.size, np.inf)
@@ -109,16 +85,7 @@ def _plane_alone(values: Floats, connectivity: str, degree: int) -> Floats:
 
 
 def complement(values: Floats) -> Floats:
-    """The field whose degree d-1-k mirrors degree k of another on the other connectivity.
-
-    Args:
-        values: the field, +inf at the walls.
-
-    Returns:
-        Minus the field, the walls and a layer around the box at minus infinity.
-
-    Source: Bleile, Garin, Heiss, Maggs, Robins, arXiv:2102.11397.
-    """
+    """The field whose degree d-1-k mirrors degree k of another on the other connectivity."""
     return np.pad(-values, 1, constant_values=-np.inf)
 
 
@@ -132,20 +99,7 @@ def _turned(bars: Floats) -> Floats:
 def cubical_complex(
     values: Floats, connectivity: str, periodic: tuple[bool, ...], wanted: list[int]
 ) -> Any:
-    """The complex of a grid in gudhi, its persistence computed.
-
-    Args:
-        values: the field, +inf at the walls.
-        connectivity: "full" or "axis".
-        periodic: per axis, whether its two ends touch; empty: none.
-        wanted: the degrees, for the message.
-
-    Returns:
-        The complex.
-
-    Raises:
-        MissingDependencyError: gudhi is not installed.
-    """
+    """The complex of a grid in gudhi, its persistence computed."""
     try:
         import gudhi
     except ImportError:

@@ -12,32 +12,12 @@ from lossatlas.topology.field import Floats
 
 
 def on_accelerator(source: Any) -> bool:
-    """Whether `source` is a tensor that lives outside the memory of the CPU.
-
-    Args:
-        source: anything.
-
-    Returns:
-        True for such a tensor.
-    """
+    """Whether `source` is a tensor that lives outside the memory of the CPU."""
     return isinstance(source, Tensor) and source.device.type != "cpu"
 
 
 def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = None) -> Basins:
-    """Reduce a grid to minima and passes on the device of `values`.
-
-    All work that grows with the field runs there; the passes come back one a pair of
-    touching basins, and the elder rule over them is left to the CPU.
-
-    Args:
-        values: the field, any number of dimensions; non-finite points are walls.
-        connectivity: "full" or "axis".
-        finite: False at the walls; None takes the points that are not finite as walls.
-
-    Returns:
-        The reduction, in numpy: equal to that of `grid_basins`, but of the passes between
-        two basins only the lowest.
-    """
+    """Reduce a grid to minima and passes on the device of `values`."""
     finite = values.isfinite() if finite is None else finite
     flat = torch.where(finite, values, torch.inf).detach().reshape(-1)
     order = flat.argsort(stable=True)
@@ -70,14 +50,7 @@ def _thinned(basins: Basins) -> Basins:
 
 
 def on_host(values: Tensor) -> Floats:
-    """The numbers of a tensor in numpy, in double precision.
-
-    Args:
-        values: any device, any real dtype, with or without gradient.
-
-    Returns:
-        An array of the same shape.
-    """
+    """The numbers of a tensor in numpy, in double precision."""
     # Moved first: not every accelerator knows double precision.
     return np.asarray(values.detach().cpu().double().numpy())
 

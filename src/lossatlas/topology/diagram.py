@@ -203,22 +203,7 @@ def make_diagram(
     periodic: tuple[bool, ...] = (),
     finder: Finder | None = None,
 ) -> Diagram:
-    """Sort bars into a diagram.
-
-    Args:
-        parts: degree -> (bars, 2).
-        connectivity: how neighbors were chosen.
-        span: least and greatest value of the field.
-        threshold: length above which a bar is certain, and why it is unknown where it is.
-        excluded: number of walls.
-        superlevel: whether the field was turned over.
-        confidence: probability with which the threshold holds.
-        periodic: per axis, whether its two ends touch.
-        finder: finds the places of the bars when they are asked for.
-
-    Returns:
-        The diagram: degrees ascending, in each the longest bar first, then the earliest.
-    """
+    """Sort bars into a diagram."""
     ordered = {k: parts[k][_longest_first(parts[k])] for k in sorted(parts)}
     births, deaths = np.concatenate([np.empty((0, 2)), *ordered.values()]).T
     degrees = np.repeat(list(ordered), [len(part) for part in ordered.values()])

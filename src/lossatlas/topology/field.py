@@ -97,27 +97,7 @@ class Field:
 def read_field(
     source: Source, replicates: ArrayLike | None = None, error: float | None = None
 ) -> Field:
-    """Read a landscape, an array or a tensor.
-
-    Points whose value is NaN, infinite or masked become walls: they belong to no sublevel set.
-
-    Args:
-        source: a landscape, or anything that numpy reads as an array of real numbers with
-            at least one dimension. Not modified.
-        replicates: maps that other examples might have given, (count, ...); None takes an
-            attribute of that name where the landscape has one.
-        error: bound on the error of every value of an array; None where it is unknown.
-
-    Returns:
-        The field, in float64.
-
-    Raises:
-        ArgumentError: not an array of real numbers, an array without dimensions,
-            replicates on another grid, an error that is no finite number >= 0, or one given
-            with a landscape, which brings its own.
-        DataError: no finite value in it, or standard errors on another grid or below 0.
-        NonFiniteError: replicates that are not finite where the map is.
-    """
+    """Read a landscape, an array or a tensor."""
     mapped = isinstance(source, Mapped)
     values = _as_floats("landscape", source.values if isinstance(source, Mapped) else source)
     finite = np.isfinite(values)
@@ -220,14 +200,7 @@ def _unit_roundoff(source: Any) -> float:
 
 
 def without_mask(source: Any) -> Any:
-    """Masked entries of a numpy array as NaN; anything else as it is.
-
-    Args:
-        source: anything.
-
-    Returns:
-        A plain array, or `source`.
-    """
+    """Masked entries of a numpy array as NaN; anything else as it is."""
     if not isinstance(source, np.ma.MaskedArray) or source.dtype.kind not in "fiub":
         return source
     return np.ma.filled(source.astype(np.float64), np.nan)

@@ -187,30 +187,13 @@ def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
 
 
 def graph_threshold(source: Graph) -> tuple[float, str]:
-    """The length above which a bar of a graph is certain.
-
-    Args:
-        source: the filtration.
-
-    Returns:
-        Twice its error, and an empty text; NaN and the reason where the error is unknown.
-    """
+    """The length above which a bar of a graph is certain."""
     unknown = np.isnan(source.error)
     return 2.0 * source.error, "the levels come without an error" if unknown else ""
 
 
 def graph_basins(source: Graph) -> Basins:
-    """Reduce a graph to its minima and the passes between their basins.
-
-    A vertex may be given to a neighbor only over an edge that opens with the vertex
-    itself; where edges lie above both ends, every vertex is its own basin.
-
-    Args:
-        source: the filtration.
-
-    Returns:
-        The reduction. Ties are broken by vertex number, then by the order of the edges.
-    """
+    """Reduce a graph to its minima and the passes between their basins."""
     finite = np.isfinite(source.values)
     order = value_order(source.values)
     rank = np.empty(order.size, dtype=np.int64)

@@ -99,20 +99,7 @@ def grow(
     confidence: float = 0.95,
     periodic: tuple[bool, ...] = (),
 ) -> MergeTree:
-    """Apply the elder rule to a reduction and lay out the tree.
-
-    Args:
-        basins: the reduced grid or graph.
-        values: the field, in its shape.
-        span: least and greatest finite value.
-        threshold: length above which a branch is certain, and why it is unknown where it is.
-        connectivity: how neighbors were chosen.
-        confidence: probability with which the threshold holds.
-        periodic: per axis, whether its two ends touch.
-
-    Returns:
-        The merge tree.
-    """
+    """Apply the elder rule to a reduction and lay out the tree."""
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     bridges = basins.ends[pairs.edge]
     return MergeTree(

@@ -10,22 +10,7 @@ from lossatlas.topology.pairing import elder_rule
 def images(
     upper: Floats, lower: Floats, finite: Bools, connectivity: str
 ) -> dict[tuple[int, int], int]:
-    """Where the components of one field end inside another that lies below it.
-
-    Image persistence of degree 0: components are those of `lower`, their age is that of
-    their earliest point in `upper`.
-
-    Args:
-        upper: a field.
-        lower: a field nowhere above it.
-        finite: False at the walls of `lower`.
-        connectivity: "full" or "axis".
-
-    Returns:
-        The end of a bar of `lower` -> the minimum of `upper` (flat index) whose image ends
-        there. An end is (0, the flat number of the merge) or, for what never ends,
-        (1, the part of the grid). Images of length 0 are left out.
-    """
+    """Where the components of one field end inside another that lies below it."""
     basins = grid_basins(lower, finite, connectivity)
     count, flat = basins.minima.size, upper.ravel()
     earliest = earliest_points(flat, basins.labels, count)
@@ -46,16 +31,7 @@ def images(
 
 
 def earliest_points(values: Floats, labels: Ints, count: int) -> Ints:
-    """The lowest point of a field in every basin of another.
-
-    Args:
-        values: the field, flat, +inf at its walls.
-        labels: basin of each point, flat, -1 at the walls of the other field.
-        count: number of basins.
-
-    Returns:
-        One flat index a basin, equal values by index; `values.size` where there is none.
-    """
+    """The lowest point of a field in every basin of another."""
     order = np.argsort(values, kind="stable")
     order = order[(labels[order] >= 0) & (values[order] < np.inf)]
     earliest = np.full(count, values.size, dtype=np.int64)

@@ -15,48 +15,14 @@ from lossatlas.topology.torch_layers import check_finite_field, edge_lengths
 def persistence_penalty(
     bars: Tensor, *, order: float = 1.0, keep: int = 0, reward: float = 0.0
 ) -> Tensor:
-    """Total persistence of all but the longest bars.
-
-    Args:
-        bars: (bars, 2) births and deaths with gradient, as from `grid_bars`.
-        order: each length is raised to this power.
-        keep: number of longest bars that are not penalized.
-        reward: weight with which those are rewarded instead.
-
-    Returns:
-        A scalar, 0 where there are no bars.
-
-    Raises:
-        ArgumentError: `keep` below 0.
-
-    Source: Bruel-Gabrielsson et al., arXiv:1905.12200.
-    """
+    """Total persistence of all but the longest bars."""
     check_at_least("keep", keep, 0)
     lengths = (bars[:, 1] - bars[:, 0]).sort(descending=True).values ** order
     return lengths[keep:].sum() - reward * lengths[:keep].sum()
 
 
 def signature_loss(first: Tensor, second: Tensor, *, normalize: bool = True) -> Tensor:
-    """How far two clouds disagree on the distances that make their components.
-
-    The edges are those of a minimum spanning tree of each cloud, the degree 0 of its Rips
-    filtration; which edges these are is not differentiated.
-
-    Args:
-        first: (points, a) coordinates, finite.
-        second: (points, b) coordinates of the same points.
-        normalize: divide the distances of each cloud by their greatest.
-
-    Returns:
-        Half the sum of squared differences over both sets of edges; 0 exactly where the
-        distances agree on both. Symmetric; blind to rigid motions.
-
-    Raises:
-        ArgumentError: unequal numbers of points, or fewer than two.
-        NonFiniteError: NaN or infinite coordinates.
-
-    Source: Moor, Horn, Rieck, Borgwardt, ICML 2020, eq. 2-4, arXiv:1906.00722.
-    """
+    """How far two clouds disagree on the distances that make their components."""
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 2:
         raise ArgumentError(
             "`first` and `second` must be the same two or more points in two spaces; got "
@@ -92,29 +58,7 @@ def betti_matching_loss(
     connectivity: str = "full",
     dimensions: tuple[int, ...] = (0, 1),
 ) -> Tensor:
-    """How far two planes disagree on their basins and ridges, place by place.
-
-    Bars are matched through the pointwise minimum of the two planes, so only features that
-    overlap in space can be partners.
-
-    Args:
-        first: a field of two dimensions, finite (of any number for degree 0 alone).
-        second: another of the same shape.
-        connectivity: "full" or "axis".
-        dimensions: the degrees, of 0 and 1.
-
-    Returns:
-        A scalar: over matched bars twice the squared differences of births and deaths, over
-        unmatched ones the squared length (twice the squared distance to the diagonal). The
-        deepest basins are matched and compared at their births.
-
-    Raises:
-        ArgumentError: unequal shapes, or degree 1 of fields that are no planes.
-        NonFiniteError: NaN or infinite values.
-        UnknownNameError: an unknown connectivity.
-
-    Source: Stucki, Paetzold, Shit, Menze, Bauer, ICML 2023, arXiv:2211.15272.
-    """
+    """How far two planes disagree on their basins and ridges, place by place."""
     check_finite_field("first", first)
     check_finite_field("second", second)
     fields = (first.reshape(-1), second.reshape(-1))

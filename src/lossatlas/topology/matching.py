@@ -73,32 +73,14 @@ def match_bars(
 
 
 def ground_costs(a: Floats, b: Floats, ground: float) -> tuple[Floats, Floats, Floats]:
-    """Distances between bars, and from bars to the diagonal.
-
-    Args:
-        a: (n, 2).
-        b: (m, 2).
-        ground: norm in the plane.
-
-    Returns:
-        (n, m), (n,) and (m,).
-    """
+    """Distances between bars, and from bars to the diagonal."""
     cost = np.linalg.norm(a[:, None] - b[None], ord=ground, axis=2)
     shrink = 2.0 ** (1.0 / ground - 1.0)
     return cost, (a[:, 1] - a[:, 0]) * shrink, (b[:, 1] - b[:, 0]) * shrink
 
 
 def bottleneck_level(cost: Floats, stay_a: Floats, stay_b: Floats) -> float:
-    """The least level at which every bar finds a partner or the diagonal, exactly.
-
-    Args:
-        cost: (n, m) distances between bars.
-        stay_a: (n,) distances to the diagonal.
-        stay_b: (m,) the same for the other diagram.
-
-    Returns:
-        The bottleneck distance.
-    """
+    """The least level at which every bar finds a partner or the diagonal, exactly."""
     levels = np.unique(np.concatenate([[0.0], cost.ravel(), stay_a, stay_b]))
     low, high = 0, levels.size - 1
     while low < high:

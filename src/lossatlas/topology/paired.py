@@ -68,29 +68,12 @@ def _leverage(apart: Floats) -> float:
 
 
 def oscillation_bound(errors: Floats, confidence: float) -> float:
-    """How much the error of the difference of any two points of a map can be.
-
-    Args:
-        errors: (count, points) errors of whole maps, as in `Field.errors`.
-        confidence: probability with which the bound holds for all pairs at once.
-
-    Returns:
-        The quantile of the greatest minus the least error of a map.
-    """
+    """How much the error of the difference of any two points of a map can be."""
     return _quantile(np.ptp(errors, axis=1), confidence)
 
 
 def contrast_band(errors: Floats, origin: int, confidence: float) -> Floats:
-    """A bound on the error of every point's difference from one of them.
-
-    Args:
-        errors: (count, points) errors of whole maps, as in `Field.errors`.
-        origin: the point that all are compared with.
-        confidence: probability with which the bounds hold at once.
-
-    Returns:
-        One bound a point, 0 at the origin: its own deviation times one common factor.
-    """
+    """A bound on the error of every point's difference from one of them."""
     contrasts = errors - errors[:, [origin]]
     deviation = np.sqrt(np.mean(contrasts**2, axis=0))
     known = deviation > 0

@@ -23,22 +23,7 @@ class Pairing:
 
 
 def elder_rule(count: int, first: Ints, second: Ints) -> Pairing:
-    """Pair every node that is not the eldest of its component with the edge that ends it.
-
-    Whole rounds at once: take the lowest edge of every node. Until that edge opens the node
-    is alone in its component, and across it waits a component at least as old as the node
-    at its other end; so a node whose lowest edge leads to an elder ends exactly there. All
-    such nodes are contracted together, and the rest goes to the next round. Where rounds
-    end few nodes (a staircase of ever deeper minima), an ordinary sweep finishes.
-
-    Args:
-        count: number of nodes; a node with a smaller number is older.
-        first: one end of each edge.
-        second: its other end. Edges come in the order in which they open.
-
-    Returns:
-        The merges: `count` minus the number of components.
-    """
+    """Pair every node that is not the eldest of its component with the edge that ends it."""
     killer = np.full(count, -1, dtype=np.int64)
     attached = np.arange(count)
     edge, u, v = np.arange(first.size), first, second

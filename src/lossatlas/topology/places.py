@@ -32,17 +32,7 @@ class GridPlaces:
     def __call__(
         self, births: Floats, deaths: Floats, dimensions: Ints
     ) -> tuple[Floats, Floats]:
-        """Coordinates of births and deaths, in the order of the bars.
-
-        Args:
-            births: one level a bar.
-            deaths: one level a bar, +inf where it never ends.
-            dimensions: degree of each bar.
-
-        Returns:
-            Two arrays (bars, axes); NaN where a bar has no such point. Among bars of equal
-            birth and death the order is free.
-        """
+        """Coordinates of births and deaths, in the order of the bars."""
         places = np.full((births.size, 2), _NOWHERE, dtype=np.int64)
         for degree in np.unique(dimensions).tolist():
             rows = np.flatnonzero(dimensions == degree)

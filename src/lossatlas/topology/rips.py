@@ -61,19 +61,7 @@ def rips(
 
 
 def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Floats:
-    """The distance matrix of a cloud.
-
-    Args:
-        points: (points, dimensions), or None.
-        distances: a symmetric matrix, or None.
-
-    Returns:
-        (points, points), float64.
-
-    Raises:
-        ArgumentError: not exactly one of the two, or a bad matrix.
-        DataError: no points, or coordinates that are not finite.
-    """
+    """The distance matrix of a cloud."""
     if (points is None) == (distances is None):
         raise ArgumentError("Exactly one of `points` and `distances` must be given.")
     if distances is not None:
@@ -116,14 +104,7 @@ def _higher_bars(matrix: Floats, dimensions: list[int], reach: float) -> dict[in
 
 
 def spanning_edges(distances: Floats) -> Ints:
-    """Edges of a minimum spanning tree, by Prim's algorithm; lengths of 0 are served.
-
-    Args:
-        distances: a symmetric matrix.
-
-    Returns:
-        (points - 1, 2), in the order in which the tree grows from point 0.
-    """
+    """Edges of a minimum spanning tree, by Prim's algorithm; lengths of 0 are served."""
     count = len(distances)
     near, via = distances[0].copy(), np.zeros(count, dtype=np.int64)
     outside = np.ones(count, dtype=bool)

@@ -22,23 +22,7 @@ from lossatlas.topology.rips import rips, spanning_edges
 def grid_bars(
     values: Tensor, *, dimension: int = 0, connectivity: str = "full", essential: str = "drop"
 ) -> Tensor:
-    """Bars of the sublevel filtration of a grid.
-
-    Args:
-        values: the field, finite; any device, any number of dimensions for degree 0, two
-            for degree 1.
-        dimension: 0 or 1.
-        connectivity: "full" or "axis".
-        essential: "drop", or "cap": the deepest basin ends at the greatest value.
-
-    Returns:
-        (bars, 2) births and deaths, with gradient; none of length 0.
-
-    Raises:
-        ArgumentError: another degree, or degree 1 of a field that is not a plane.
-        NonFiniteError: NaN or infinite values.
-        UnknownNameError: an unknown connectivity or rule.
-    """
+    """Bars of the sublevel filtration of a grid."""
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_one_of("essential", essential, ("drop", "cap"))
     check_finite_field("values", values)
@@ -51,19 +35,7 @@ def grid_bars(
 
 
 def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
-    """Flat indices of the entries that bear and end each bar.
-
-    Args:
-        values: the field, finite.
-        dimension: 0 or 1.
-        connectivity: "full" or "axis".
-
-    Returns:
-        (bars, 2), essential bars left out.
-
-    Raises:
-        ArgumentError: another degree, or degree 1 of a field that is not a plane.
-    """
+    """Flat indices of the entries that bear and end each bar."""
     if dimension == 0:
         return _merges(tensor_basins(values, connectivity))
     if dimension != 1 or values.ndim != 2:
@@ -78,49 +50,19 @@ def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
 
 
 def complement(values: Tensor, connectivity: str) -> tuple[Tensor, str]:
-    """The field whose degree 0 mirrors degree 1 of a plane.
-
-    Args:
-        values: the plane.
-        connectivity: "full" or "axis".
-
-    Returns:
-        Minus the plane, with minus infinity around it, and the other connectivity.
-    """
+    """The field whose degree 0 mirrors degree 1 of a plane."""
     turned = torch.nn.functional.pad(-values.detach(), (1, 1, 1, 1), value=-torch.inf)
     return turned, {"full": "axis", "axis": "full"}[connectivity]
 
 
 def inside(places: Ints, shape: tuple[int, ...]) -> Ints:
-    """Flat indices of a padded plane as flat indices of the plane.
-
-    Args:
-        places: flat indices, none of them in the padding.
-        shape: shape of the padded plane.
-
-    Returns:
-        The indices without the padding.
-    """
+    """Flat indices of a padded plane as flat indices of the plane."""
     row, column = np.divmod(places, shape[1])
     return np.asarray((row - 1) * (shape[1] - 2) + column - 1)
 
 
 def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> Tensor:
-    """Bars of degree 0 of a filtered graph, essential ones left out.
-
-    Args:
-        values: one level a vertex, finite.
-        edges: (edges, 2) vertex numbers.
-        heights: one finite level an edge, at least that of both ends; None gives each edge
-            the higher of its ends.
-
-    Returns:
-        (bars, 2) births and deaths, with gradient; none of length 0.
-
-    Raises:
-        NonFiniteError: NaN or infinite levels.
-        ArgumentError: what `graph` refuses.
-    """
+    """Bars of degree 0 of a filtered graph, essential ones left out."""
     check_finite_field("values", values)
     if heights is not None:
         check_finite_field("heights", heights)
@@ -137,18 +79,7 @@ def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> 
 
 
 def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
-    """Bars of the Vietoris-Rips filtration of a cloud, essential ones left out.
-
-    Args:
-        points: (points, dimensions), finite.
-        dimension: 0 (a spanning tree, no gudhi), or more.
-
-    Returns:
-        (bars, 2) births and deaths, with gradient; equal points add no bar.
-
-    Raises:
-        NonFiniteError: NaN or infinite coordinates.
-    """
+    """Bars of the Vietoris-Rips filtration of a cloud, essential ones left out."""
     check_finite_field("points", points)
     # The matrix is found in double precision, so every death is an entry of it to the bit.
     cloud = points.detach().cpu().double()
@@ -165,15 +96,7 @@ def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
 
 
 def edge_lengths(points: Tensor, edges: Ints) -> Tensor:
-    """Lengths of some edges of a cloud; at length 0 the gradient is 0.
-
-    Args:
-        points: (points, dimensions).
-        edges: (edges, 2) point numbers.
-
-    Returns:
-        One length an edge, with gradient.
-    """
+    """Lengths of some edges of a cloud; at length 0 the gradient is 0."""
     return _gathered(points, edges)
 
 
@@ -197,15 +120,7 @@ def _long_ones(bars: Tensor) -> Tensor:
 
 
 def check_finite_field(argument: str, values: Tensor) -> None:
-    """Require a tensor of finite numbers, at least one.
-
-    Args:
-        argument: how the caller calls it.
-        values: what came.
-
-    Raises:
-        NonFiniteError: NaN, infinity, or nothing at all.
-    """
+    """Require a tensor of finite numbers, at least one."""
     bad = values.numel() - int(values.isfinite().sum())
     if bad or values.numel() == 0:
         raise NonFiniteError(

@@ -61,20 +61,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.essential = essential
 
     def fit(self, X: Sequence[Bars], y: Any = None) -> Self:  # noqa: N803
-        """Learn the ranges of births, levels and lengths.
-
-        Args:
-            X: diagrams, or arrays of births and deaths.
-            y: ignored.
-
-        Returns:
-            This transformer.
-
-        Raises:
-            DataError: no diagrams.
-            UnknownNameError: an unknown kind.
-            ArgumentError: `resolution` below 1, or bad bars.
-        """
+        """Learn the ranges of births, levels and lengths."""
         check_one_of("kind", self.kind, KINDS)
         check_at_least("resolution", self.resolution, 1)
         if not isinstance(X, Sized) or len(X) == 0:
@@ -90,17 +77,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Sequence[Bars]) -> Floats:  # noqa: N803
-        """Barcodes as rows.
-
-        Args:
-            X: diagrams, or arrays of births and deaths.
-
-        Returns:
-            (diagrams, features). Nothing in it is infinite or NaN.
-
-        Raises:
-            NotFittedError: `fit` was not called.
-        """
+        """Barcodes as rows."""
         check_is_fitted(self, "levels_")
         rows = [self._vector(finite_bars(d, self.dimension, self.essential)) for d in X]
         return np.array(rows, dtype=np.float64).reshape(len(rows), self.n_features_out_)

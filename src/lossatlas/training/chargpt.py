@@ -52,17 +52,7 @@ class CharGPT(nn.Module):
             self.head.weight = self.tokens.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the next character at every place.
-
-        Args:
-            x: characters, int64, shape (batch, time); time at most `block`.
-
-        Returns:
-            Shape (batch, time, vocabulary).
-
-        Raises:
-            ArgumentError: longer than `block`.
-        """
+        """Logits of the next character at every place."""
         time = x.shape[1]
         if time > self.block:
             raise ArgumentError(
@@ -101,14 +91,7 @@ class DecoderBlock(nn.Module):
         self.out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's function.
-
-        Args:
-            x: shape (batch, time, width).
-
-        Returns:
-            The same shape.
-        """
+        """The block's function."""
         x = x + self.attention(self.norm1(x))
         return cast(Tensor, x + self.out(F.gelu(self.hidden(self.norm2(x)))))
 
@@ -127,14 +110,7 @@ class Attention(nn.Module):
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each place gathers from those before it.
-
-        Args:
-            x: shape (batch, time, width).
-
-        Returns:
-            The same shape.
-        """
+        """What each place gathers from those before it."""
         batch, time, width = x.shape
         parts = self.inputs(x).view(batch, time, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)

@@ -58,18 +58,7 @@ def load_weights(
 
 
 def fitted(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a checkpoint under the names of a model.
-
-    Args:
-        model: stays as it is.
-        checkpoint: what `load_checkpoint` gave.
-
-    Returns:
-        name -> tensor as stored, and what a reader should know, in sentences.
-
-    Raises:
-        StructureError: names, shapes or kinds of numbers differ.
-    """
+    """The weights of a checkpoint under the names of a model."""
     own = {n: v for n, v in model.state_dict().items() if isinstance(v, Tensor)}
     weights, notes = _named_alike(own, checkpoint)
     groups = _tied(model)
@@ -87,18 +76,7 @@ def fitted(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Tensor],
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> Path:
-    """Write weights to a safetensors file; the name appears when the file is whole.
-
-    Args:
-        weights: name -> tensor; each is written by itself, tied ones too.
-        path: where.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileError: the place cannot be written.
-    """
+    """Write weights to a safetensors file; the name appears when the file is whole."""
     from safetensors.torch import save
 
     apart = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}

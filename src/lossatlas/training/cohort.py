@@ -35,14 +35,7 @@ class CohortRun:
 
     @classmethod
     def join(cls, runs: Sequence["CohortRun"]) -> "CohortRun":
-        """All members of several cohorts, in order.
-
-        Args:
-            runs: of the same plan.
-
-        Returns:
-            One run.
-        """
+        """All members of several cohorts, in order."""
         if len(runs) == 1:
             return runs[0]
         return cls(
@@ -75,17 +68,7 @@ class Cohort:
     def start(
         cls, model: nn.Module, initial: Sequence[Params], seeds: Sequence[int], rates: Tensor
     ) -> "Cohort":
-        """Stack the members.
-
-        Args:
-            model: the architecture; its buffers are copied to each member.
-            initial: trainable parameters of each member; not modified.
-            seeds: of each member's data order.
-            rates: learning rates, shape (updates, members).
-
-        Returns:
-            The cohort.
-        """
+        """Stack the members."""
         like = {name: p for name, p in model.named_parameters() if p.requires_grad}
         weights = {
             name: torch.stack([start[name].detach() for start in initial]).to(p)
@@ -104,17 +87,7 @@ class Cohort:
         return cls(model, leaves, buffers, seeds, rates.to(next(iter(like.values()))))
 
     def run(self, plan: Plan, loss: Loss, rule: Rule, keeping: Sequence[int]) -> CohortRun:
-        """Train all members.
-
-        Args:
-            plan: the batches.
-            loss: loss(model, batch).
-            rule: moves the weights.
-            keeping: after how many updates to keep weights and buffers.
-
-        Returns:
-            Losses, states and who diverged where.
-        """
+        """Train all members."""
         shared = not isinstance(plan.data, Dataset) or len(set(self.seeds)) == 1
         losses_of = member_losses(self.model, loss, shared=shared)
         health = Health(len(self.seeds), self.rates.device)
@@ -176,12 +149,7 @@ class Health:
         self.alive: Tensor | None = None
 
     def look(self, step: int, finite: Tensor) -> None:
-        """Note who is not finite for the first time.
-
-        Args:
-            step: updates done.
-            finite: bool, shape (members,).
-        """
+        """Note who is not finite for the first time."""
         if bool(finite.all()):
             return
         self.diverged_at[(self.diverged_at < 0) & ~finite] = step

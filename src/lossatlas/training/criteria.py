@@ -98,19 +98,7 @@ def build_loss(
 
 
 def as_loss(loss: str | Criterion | Loss | None, task: str = "classification") -> Loss:
-    """Make `loss(model, batch)` of what a training takes.
-
-    Args:
-        loss: a name, a criterion by name, `loss(model, batch)`, or None for what fits the task.
-        task: of the data set.
-
-    Returns:
-        loss(model, batch).
-
-    Raises:
-        UnknownNameError: an unknown name.
-        ArgumentError: it cannot be called.
-    """
+    """Make `loss(model, batch)` of what a training takes."""
     if loss is None or isinstance(loss, str):
         return supervised(build_loss(loss, task=task))
     if isinstance(loss, Criterion):

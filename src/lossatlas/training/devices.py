@@ -6,17 +6,7 @@ from lossatlas.errors import ArgumentError
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device of a name, tried out.
-
-    Args:
-        name: as in "cpu", "cuda:1".
-
-    Returns:
-        The device.
-
-    Raises:
-        ArgumentError: it cannot be used; the message says why.
-    """
+    """The device of a name, tried out."""
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -6,18 +6,7 @@ from lossatlas.errors import FileError
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """Require a file.
-
-    Args:
-        path: where it should be; `~` is the home folder.
-        what: what it should be, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileError: there is none, or it is a folder.
-    """
+    """Require a file."""
     found = Path(path).expanduser()
     if found.is_dir():
         raise FileError(f"'{found}' is a folder; give the path of {what}.")
@@ -27,18 +16,7 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
-    """Require a folder.
-
-    Args:
-        path: where it should be; `~` is the home folder.
-        what: what it should be, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileError: there is none, or it is a file.
-    """
+    """Require a folder."""
     found = Path(path).expanduser()
     if not found.is_dir():
         raise FileError(f"there is no folder '{found}'; give the path of {what}.")
@@ -46,13 +24,6 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, short enough to stand in brackets.
-
-    Args:
-        error: any error.
-
-    Returns:
-        The first line of its text without the full stop, or the name of its class.
-    """
+    """What an error says, short enough to stand in brackets."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].removesuffix(".")

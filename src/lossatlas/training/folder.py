@@ -22,22 +22,7 @@ def load_folder(
     size: int | None = None,
     channels: int | None = None,
 ) -> Dataset:
-    """Read `path/<class>/*.png|jpg|jpeg`; only the first `examples` pictures are decoded.
-
-    Args:
-        path: the folder; its subfolders, sorted by name, are the classes.
-        examples: at most so many pictures, taken from the classes in turn.
-        normalize: as for `images.normalized`.
-        size: resize to size x size; None requires one size.
-        channels: 1 for gray, 3 for color; None takes what comes.
-
-    Returns:
-        A data set for classification.
-
-    Raises:
-        FileError: there is no such folder, or a file in it cannot be read.
-        DataError: no classes, a class without pictures, or a damaged picture.
-    """
+    """Read `path/<class>/*.png|jpg|jpeg`; only the first `examples` pictures are decoded."""
     root = existing_folder(path, "a folder with one subfolder of pictures for each class")
     classes = sorted(child for child in root.iterdir() if child.is_dir())
     if not classes:

@@ -33,20 +33,7 @@ def decode(
     size: int | None = None,
     channels: int | None = None,
 ) -> Tensor:
-    """Decode pictures that all have one size.
-
-    Args:
-        pictures: (name for messages, PNG or JPEG file as bytes), read one after another.
-        size: resize to size x size (bilinear); None requires them to agree.
-        channels: 1 for gray, 3 for color; None takes color where any picture has it.
-
-    Returns:
-        uint8, shape (pictures, channels, height, width).
-
-    Raises:
-        ArgumentError: size or channels that cannot be.
-        DataError: a picture that cannot be decoded, differs in size, or none at all.
-    """
+    """Decode pictures that all have one size."""
     if size is not None:
         check_at_least("size", size, 1)
     if channels not in {None, 1, 3}:
@@ -69,17 +56,7 @@ def decode(
 
 
 def read_picture(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Args:
-        path: where it is.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileError: it cannot be read.
-    """
+    """The bytes of a file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -89,22 +66,7 @@ def read_picture(path: Path) -> bytes:
 def normalized(
     pictures: Tensor, normalization: str | Sequence[Sequence[float]], *, white: float = 255
 ) -> Tensor:
-    """Scale 0..white to 0..1, subtract a mean and divide by a standard deviation.
-
-    Args:
-        pictures: numbers, shape (n, channels, height, width). Not modified.
-        normalization: "unit" (scale only), "centered" (to -1..1), "imagenet", "standardized"
-            (mean and deviation of these pictures), or (mean, deviation), one number a channel.
-            Gray pictures take the average over the colors of a named one.
-        white: the largest value a pixel can have.
-
-    Returns:
-        float32, the same shape.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        ArgumentError: numbers that do not fit the channels, or a deviation of zero.
-    """
+    """Scale 0..white to 0..1, subtract a mean and divide by a standard deviation."""
     scaled = pictures.to(torch.float32) / white
     mean, deviation = _mean_and_deviation(scaled, normalization)
     if len(mean) != scaled.shape[1] or len(deviation) != len(mean) or not bool(deviation.all()):

@@ -19,20 +19,7 @@ _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Identity)
 
 
 def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
-    """How to compute the mean loss of each member.
-
-    Dense networks with a loss by name are computed layer by layer in batched products; every
-    other module goes through `torch.func.vmap`, which gives the same within rounding.
-
-    Args:
-        model: the architecture; its train/eval mode counts, its weights do not.
-        loss: loss(model, batch), a number or one number an example.
-        shared: all members see the same batch; else each has its own along axis 0.
-
-    Returns:
-        A function of stacked weights, stacked buffers and a batch. BatchNorm in training mode
-        updates the buffers in place.
-    """
+    """How to compute the mean loss of each member."""
     if (
         is_dense(model)
         and isinstance(loss, Supervised)
@@ -43,15 +30,7 @@ def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
 
 
 def is_dense(model: nn.Module) -> bool:
-    """Whether a model is a plain chain of dense layers and activations.
-
-    Args:
-        model: any module.
-
-    Returns:
-        True for an `nn.Sequential` of `Flatten`, `Linear` and elementwise layers, all of whose
-        parameters are trained.
-    """
+    """Whether a model is a plain chain of dense layers and activations."""
     known = (nn.Linear, *_ELEMENTWISE)
     return (
         type(model) is nn.Sequential
@@ -62,16 +41,7 @@ def is_dense(model: nn.Module) -> bool:
 
 
 def vmapped_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
-    """The losses of any module through `torch.func.vmap`.
-
-    Args:
-        model: the architecture.
-        loss: loss(model, batch).
-        shared: all members see the same batch.
-
-    Returns:
-        As `member_losses`.
-    """
+    """The losses of any module through `torch.func.vmap`."""
     whole = _WithLoss(model, loss)
 
     def one(weights: Params, buffers: Params, batch: Batch) -> Any:

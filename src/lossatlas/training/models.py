@@ -125,15 +125,7 @@ def normalization_of(spec: str) -> str:
 
 
 def sizes_of(dataset: Dataset) -> dict[str, int]:
-    """The sizes that a model may follow.
-
-    Args:
-        dataset: any.
-
-    Returns:
-        `outputs`, and as far as the data have them `features`, `channels`, `height`, `width`,
-        `vocabulary`, `block`.
-    """
+    """The sizes that a model may follow."""
     first = dataset.inputs[0]
     sizes = {"outputs": dataset.outputs}
     if dataset.task == "language":

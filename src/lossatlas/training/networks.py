@@ -18,21 +18,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(*hidden: int, features: int, outputs: int, activation: str = "relu") -> nn.Sequential:
-    """Dense layers with an activation between them.
-
-    Args:
-        *hidden: the widths of the hidden layers; (64,) where none is given.
-        features: numbers an example has, flattened.
-        outputs: numbers the network gives.
-        activation: "relu", "tanh", "gelu", "silu" or "sigmoid".
-
-    Returns:
-        Layers `fc1`, `fc2`, ...; torch's initial weights, drawn from the global random state.
-
-    Raises:
-        ArgumentError: widths below 1.
-        UnknownNameError: an unknown activation.
-    """
+    """Dense layers with an activation between them."""
     check_one_of("activation", activation, ACTIVATIONS)
     widths = (features, *(hidden or (64,)), outputs)
     for width in widths:
@@ -48,23 +34,7 @@ def mlp(*hidden: int, features: int, outputs: int, activation: str = "relu") -> 
 def cnn(
     *widths: int, channels: int, height: int, width: int, outputs: int, hidden: int = 64
 ) -> nn.Sequential:
-    """Stages of convolution, BatchNorm, ReLU and pooling, then two dense layers.
-
-    Args:
-        *widths: filters of each stage; (16, 32) where none is given. Each halves the picture.
-        channels: of the pictures.
-        height: of the pictures, pixels.
-        width: of the pictures, pixels.
-        outputs: numbers the network gives.
-        hidden: width of the first dense layer.
-
-    Returns:
-        Layers `conv1`, `bn1`, ..., `fc1`, `fc2`; torch's initial weights, drawn from the global
-        random state.
-
-    Raises:
-        ArgumentError: sizes below 1, or pictures too small for the stages.
-    """
+    """Stages of convolution, BatchNorm, ReLU and pooling, then two dense layers."""
     stages = widths or (16, 32)
     for size in (*stages, channels, outputs, hidden):
         check_at_least("width", size, 1)

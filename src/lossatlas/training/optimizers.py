@@ -22,20 +22,7 @@ def build_optimizer(
     weights: Iterable[Tensor],
     lr: float | None = None,
 ) -> Optimizer:
-    """Make an optimizer by its name or by a callable.
-
-    Args:
-        optimizer: "sgd", "adam", "adamw", or `make(parameters, lr=...)`.
-        weights: the parameters.
-        lr: learning rate; None leaves it to the name or the callable.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        ArgumentError: a rate that is not above zero, or no optimizer was made.
-    """
+    """Make an optimizer by its name or by a callable."""
     if lr is not None:
         check_positive("lr", lr)
     asked = {} if lr is None else {"lr": lr}

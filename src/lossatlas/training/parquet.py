@@ -27,26 +27,7 @@ def load_parquet(
     size: int | None = None,
     channels: int | None = None,
 ) -> Dataset:
-    """Read pictures and their labels; only the first `examples` pictures are read and decoded.
-
-    Args:
-        path: a parquet file with a column of pictures, `{bytes, path}` or plain bytes, and a
-            column of labels, whole numbers or names.
-        examples: at most so many rows; all by default.
-        normalize: as for `images.normalized`.
-        image: the name of the column of pictures.
-        label: the name of the column of labels.
-        size: resize to size x size; None requires one size.
-        channels: 1 for gray, 3 for color; None takes what comes.
-
-    Returns:
-        A data set for classification. The classes are those of the whole file.
-
-    Raises:
-        FileError: missing, cut off, damaged, or not parquet.
-        DataError: no such column, no rows, a label or a picture that is missing or damaged.
-        MissingDependencyError: pyarrow is not installed.
-    """
+    """Read pictures and their labels; decode only the first `examples` pictures."""
     source = existing_file(path, "a parquet file")
     try:
         import pyarrow as pa

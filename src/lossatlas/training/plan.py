@@ -36,26 +36,13 @@ class Plan:
         return len(self.data)
 
     def in_order(self) -> Sequence[Batch]:
-        """All batches once, nothing shuffled.
-
-        Returns:
-            The batches.
-        """
+        """All batches once, nothing shuffled."""
         if isinstance(self.data, Dataset):
             return self.data.batches(self.batch_size)
         return self.data
 
     def walk(self, seed: int, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of the steps from `start` to `stop`.
-
-        Args:
-            seed: of the data order.
-            start: first step, from 0.
-            stop: one after the last.
-
-        Yields:
-            Each batch.
-        """
+        """The batches of the steps from `start` to `stop`."""
         for step in range(start, stop):
             epoch, position = divmod(step, self.steps_per_epoch)
             if not isinstance(self.data, Dataset):
@@ -67,16 +54,7 @@ class Plan:
             yield self.data.inputs[rows], self.data.targets[rows]
 
     def walk_each(self, seeds: Sequence[int], stop: int) -> Iterator[Batch]:
-        """The batches of many trainings side by side, each with its own order of the data.
-
-        Args:
-            seeds: of the data order of each member.
-            stop: one after the last step.
-
-        Yields:
-            Pairs (input, target) shaped (members, batch, ...): row i holds what
-            `walk(seeds[i], 0, stop)` yields. Batches that are given come as they are.
-        """
+        """The batches of many trainings side by side, each with its own order of the data."""
         if not isinstance(self.data, Dataset):
             yield from self.walk(0, 0, stop)
             return
@@ -92,20 +70,7 @@ class Plan:
 
 
 def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
-    """Check the data and bring them to the device.
-
-    Args:
-        data: a data set, or a list of batches.
-        batch_size: examples a batch.
-        device: where the model is.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ArgumentError: a batch size below 1, or batches of the wrong form.
-        DataError: no batches.
-    """
+    """Check the data and bring them to the device."""
     if isinstance(data, Dataset):
         check_at_least("batch_size", batch_size, 1)
         return Plan(data.to(device), batch_size)
@@ -114,31 +79,12 @@ def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
 
 
 def task_of(data: Data) -> str:
-    """What the data are for.
-
-    Args:
-        data: a data set, or a list of batches.
-
-    Returns:
-        The task of the data set; "classification" for batches, which do not tell.
-    """
+    """What the data are for."""
     return data.task if isinstance(data, Dataset) else "classification"
 
 
 def count_steps(plan: Plan, epochs: int | None, steps: int | None) -> int:
-    """The length of a training.
-
-    Args:
-        plan: says how long an epoch is.
-        epochs: walks over the data, or None.
-        steps: updates, or None.
-
-    Returns:
-        Updates.
-
-    Raises:
-        ArgumentError: both, none, or below 1.
-    """
+    """The length of a training."""
     if (epochs is None) == (steps is None):
         raise ArgumentError(
             "give `epochs` or `steps`, one of the two, to say how long to train."
@@ -151,19 +97,7 @@ def count_steps(plan: Plan, epochs: int | None, steps: int | None) -> int:
 
 
 def kept_steps(keep: int | Sequence[int], steps: int) -> tuple[int, ...]:
-    """When to keep the weights.
-
-    Args:
-        keep: how many times, spread evenly from the start (0 updates) to the end, or the exact
-            numbers of updates; 0 keeps none.
-        steps: updates of the whole training.
-
-    Returns:
-        Numbers of updates, growing.
-
-    Raises:
-        ArgumentError: below 0, one (a start without an end), or a number past the end.
-    """
+    """When to keep the weights."""
     if isinstance(keep, Sequence):
         for step in keep:
             check_at_least("keep", step, 0)
@@ -179,12 +113,5 @@ def kept_steps(keep: int | Sequence[int], steps: int) -> tuple[int, ...]:
 
 
 def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Detached copies.
-
-    Args:
-        tensors: name -> tensor.
-
-    Returns:
-        name -> a tensor of its own.
-    """
+    """Detached copies."""
     return {name: value.detach().clone() for name, value in tensors.items()}

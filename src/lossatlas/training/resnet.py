@@ -32,14 +32,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of pictures.
-
-        Args:
-            x: shape (batch, channels, height, width).
-
-        Returns:
-            Shape (batch, outputs).
-        """
+        """Logits of pictures."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return cast(Tensor, self.linear(x.mean((2, 3))))
@@ -64,14 +57,7 @@ class BasicBlock(nn.Module):
         self.stride, self.fill = stride, (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's function.
-
-        Args:
-            x: shape (batch, inputs, height, width).
-
-        Returns:
-            Shape (batch, outputs, height / stride, width / stride).
-        """
+        """The block's function."""
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(out + self._shortcut(x))
 
@@ -83,28 +69,12 @@ class BasicBlock(nn.Module):
 
 
 def resnet20(*, channels: int = 3, outputs: int = 10) -> ResNet:
-    """ResNet-20, 272 thousand parameters on CIFAR-10.
-
-    Args:
-        channels: of the pictures.
-        outputs: classes.
-
-    Returns:
-        The network with He's initial weights, drawn from the global random state.
-    """
+    """ResNet-20, 272 thousand parameters on CIFAR-10."""
     return ResNet(3, channels=channels, outputs=outputs)
 
 
 def resnet56(*, channels: int = 3, outputs: int = 10) -> ResNet:
-    """ResNet-56, 856 thousand parameters on CIFAR-10.
-
-    Args:
-        channels: of the pictures.
-        outputs: classes.
-
-    Returns:
-        The network with He's initial weights, drawn from the global random state.
-    """
+    """ResNet-56, 856 thousand parameters on CIFAR-10."""
     return ResNet(9, channels=channels, outputs=outputs)
 
 

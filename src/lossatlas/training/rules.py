@@ -15,13 +15,7 @@ class Rule(Protocol):
     """How weights move: made for one training, it keeps what it remembers between steps."""
 
     def step(self, weights: Stack, gradients: Stack, rates: Tensor) -> None:
-        """Move the weights in place.
-
-        Args:
-            weights: each of shape (members, ...).
-            gradients: the same shapes; may be overwritten.
-            rates: learning rate of each member, shape (members,).
-        """
+        """Move the weights in place."""
         ...
 
 
@@ -40,13 +34,7 @@ class SGD:
     velocity: list[Tensor] | None = None
 
     def step(self, weights: Stack, gradients: Stack, rates: Tensor) -> None:
-        """Move the weights in place.
-
-        Args:
-            weights: each of shape (members, ...).
-            gradients: the same shapes; overwritten.
-            rates: learning rate of each member, shape (members,).
-        """
+        """Move the weights in place."""
         if bool(self.decay.any()):
             for weight, gradient in zip(weights, gradients, strict=True):
                 gradient.addcmul_(weight, per_member(self.decay, weight))
@@ -82,13 +70,7 @@ class AdamW:
     count: int = 0
 
     def step(self, weights: Stack, gradients: Stack, rates: Tensor) -> None:
-        """Move the weights in place.
-
-        Args:
-            weights: each of shape (members, ...).
-            gradients: the same shapes; not overwritten.
-            rates: learning rate of each member, shape (members,).
-        """
+        """Move the weights in place."""
         grown = list(gradients)
         self.mean = self.mean or [torch.zeros_like(weight) for weight in weights]
         self.square = self.square or [torch.zeros_like(weight) for weight in weights]
@@ -107,13 +89,5 @@ class AdamW:
 
 
 def per_member(numbers: Tensor, like: Tensor) -> Tensor:
-    """One number a member, shaped to go with a stacked tensor.
-
-    Args:
-        numbers: shape (members,).
-        like: shape (members, ...).
-
-    Returns:
-        Shape (members, 1, ...).
-    """
+    """One number a member, shaped to go with a stacked tensor."""
     return numbers.view(-1, *(1,) * (like.ndim - 1))

@@ -10,30 +10,12 @@ Schedule = Callable[[int, int], float]
 
 
 def constant(step: int, steps: int) -> float:
-    """Always 1.
-
-    Args:
-        step: from 0.
-        steps: of the whole training.
-
-    Returns:
-        1.
-    """
+    """Always 1."""
     return 1.0
 
 
 def cosine(step: int, steps: int) -> float:
-    """Half a cosine from 1 down to 0, which it would reach one step after the last.
-
-    Args:
-        step: from 0.
-        steps: of the whole training.
-
-    Returns:
-        A share between 0 and 1.
-
-    Source: Loshchilov and Hutter, ICLR 2017, eq. 5 without restarts, arXiv:1608.03983.
-    """
+    """Half a cosine from 1 down to 0, which it would reach one step after the last."""
     return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
 
 
@@ -41,18 +23,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
 
 
 def build_schedule(schedule: str | Schedule) -> Schedule:
-    """A schedule by its name, or one's own.
-
-    Args:
-        schedule: "constant", "cosine", or a function (step, steps) -> share of the rate.
-
-    Returns:
-        The function.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        ArgumentError: neither a name nor a function.
-    """
+    """A schedule by its name, or one's own."""
     if callable(schedule):
         return schedule
     if not isinstance(schedule, str):

@@ -14,14 +14,7 @@ from lossatlas.rng import derive_seed, generator
 
 @contextmanager
 def seeded(*parts: object) -> Iterator[None]:
-    """Run a block with the global random states fixed by `parts`, and give them back after it.
-
-    Args:
-        *parts: as for `lossatlas.rng.derive_seed`.
-
-    Yields:
-        Nothing.
-    """
+    """Run a block with global random states fixed by `parts`; restore them after it."""
     seed = derive_seed(*parts)
     with preserved_rng():
         reseed(seed)
@@ -31,12 +24,7 @@ def seeded(*parts: object) -> Iterator[None]:
 
 
 def reseed(seed: int, device: torch.device | None = None) -> None:
-    """Set torch's global generators; only inside `preserved_rng`.
-
-    Args:
-        seed: a whole number in [0, 2**63).
-        device: its generator is set too where it is a GPU.
-    """
+    """Set torch's global generators; only inside `preserved_rng`."""
     # torch.manual_seed would also queue a seed for every GPU that is not in use yet.
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type == "cuda":

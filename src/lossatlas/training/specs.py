@@ -92,35 +92,14 @@ def split_options(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_factory(spec: object) -> bool:
-    """Whether a spec has the form `package.module:name` or `path/file.py:name`.
-
-    Args:
-        spec: anything; arguments in brackets are allowed.
-
-    Returns:
-        True where it has.
-    """
+    """Whether a spec has the form `package.module:name` or `path/file.py:name`."""
     return (
         isinstance(spec, str) and _FACTORY.fullmatch(spec.partition("(")[0].strip()) is not None
     )
 
 
 def find_factory(argument: str, spec: str) -> Callable[..., Any]:
-    """Import what `package.module:name` or `path/file.py:name` names; the code there runs.
-
-    Args:
-        argument: how the caller calls it, for the message.
-        spec: the place, without arguments in brackets.
-
-    Returns:
-        The callable. Modules beside the file, or in the working directory, can be imported.
-
-    Raises:
-        ArgumentError: not of this form, or the name is not callable.
-        FileError: the file is missing.
-        ModelError: the code there is not Python, or fails.
-        UnknownNameError: there is no such module or no such name in it (with the nearest).
-    """
+    """Import what `package.module:name` or `path/file.py:name` names; the code there runs."""
     match = _FACTORY.fullmatch(spec.strip())
     if match is None:
         raise ArgumentError(f"`{argument}` must look like 'package.module:name'; got {spec!r}.")

@@ -23,24 +23,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, Runtim
 def load_npz(
     path: str | Path, *, examples: int | None = None, x: str = "x", y: str = "y"
 ) -> Dataset:
-    """Read inputs and targets from an npz file.
-
-    Args:
-        path: as written by `numpy.savez`.
-        examples: at most so many rows; all by default.
-        x: the name of the array of inputs, shape (examples, ...). Bytes (uint8) are scaled to
-            0..1 and get a channel axis, (n, height, width) or (n, height, width, channels);
-            other numbers are taken as they are.
-        y: the name of the array of targets: whole numbers (n,) or (n, 1) mean classes, others
-            (n,) or (n, k) a regression.
-
-    Returns:
-        A data set for classification or regression.
-
-    Raises:
-        FileError: missing, cut off, damaged, or not npz.
-        DataError: no such array, objects in it, no rows, lengths that differ, or not finite.
-    """
+    """Read inputs and targets from an npz file."""
     source = existing_file(path, "an npz file")
     inputs, targets = _read(source, (x, y))
     count = len(inputs) if examples is None else examples

@@ -11,21 +11,7 @@ from lossatlas.training.files import existing_file
 
 
 def load_text(path: str | Path, *, examples: int | None = None, block: int = 64) -> Dataset:
-    """Cut a text into blocks that do not overlap; the target is the block one character later.
-
-    Args:
-        path: a text file, UTF-8.
-        examples: at most so many blocks; all by default.
-        block: characters a block.
-
-    Returns:
-        A data set for language; the vocabulary holds the characters of the whole text, sorted.
-
-    Raises:
-        FileError: missing, or not UTF-8 text.
-        DataError: shorter than one block and one character.
-        ArgumentError: a block below 1.
-    """
+    """Cut a text into disjoint blocks; the target is the block one character later."""
     check_at_least("block", block, 1)
     source = existing_file(path, "a text file")
     try:

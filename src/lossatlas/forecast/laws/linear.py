@@ -18,16 +18,7 @@ ALPHAS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1, 1.5)
 
 
 def sum_law(values: Floats, log_sum: Floats, gained: Floats) -> tuple[Floats, Floats]:
-    """L0 + A S1^-alpha - C x and its derivatives: the body that three laws share.
-
-    Args:
-        values: (4,) L0, A, alpha, C.
-        log_sum: (n,) log S1.
-        gained: (n,) x.
-
-    Returns:
-        (n,) losses and the (n, 4) Jacobian.
-    """
+    """L0 + A S1^-alpha - C x and its derivatives: the body that three laws share."""
     lowest, amplitude, alpha, gain = values
     power = np.exp(-alpha * log_sum)
     jacobian = np.stack(
@@ -37,17 +28,7 @@ def sum_law(values: Floats, log_sum: Floats, gained: Floats) -> tuple[Floats, Fl
 
 
 def sum_limits(problem: Problem, reach: float) -> tuple[Floats, Floats]:
-    """Wide limits for L0, A, alpha and a gain of at most 100 times the loss.
-
-    The floor may lie above the lowest loss, for with noise the lowest loss lies below it.
-
-    Args:
-        problem: the data; the first feature is log S1.
-        reach: the largest |x| in the data.
-
-    Returns:
-        Lowest and highest values.
-    """
+    """Wide limits for L0, A, alpha and a gain of at most 100 times the loss."""
     low, top = problem.loss.min(), problem.loss.max()
     sums = np.exp(max(float(f[0].max()) for f in problem.features))
     unit = low / reach if reach > 0 else low

@@ -42,15 +42,7 @@ class Drops:
 
 
 def merged_drops(inputs: Inputs, with_warmup: bool = False) -> Drops:
-    """Merge the falls of a schedule for the points of a run.
-
-    Args:
-        inputs: the conditions, with rates that cover the steps.
-        with_warmup: as in `falls`.
-
-    Returns:
-        The pairs. Falls and rises are merged apart, so neither hides the other.
-    """
+    """Merge the falls of a schedule for the points of a run."""
     rates = np.asarray(inputs.rates)
     change = falls(inputs, with_warmup)[: inputs.step[-1]]
     total = np.concatenate([[0.0], np.cumsum(rates)])

@@ -53,14 +53,7 @@ class BatchedEngine:
         )
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         task, count = self.task, len(coordinates)
         moments = task.moments(count)
         steps = torch.as_tensor(coordinates).to(self._corners)

@@ -37,24 +37,13 @@ class PointBuffer:
         self.views = {name: self.views[name] for name in origin}
 
     def move_to(self, coordinates: Sequence[float]) -> None:
-        """Write the weights of a point.
-
-        Args:
-            coordinates: one number a direction.
-        """
+        """Write the weights of a point."""
         for group in self._groups:
             group.move_to(coordinates)
 
     @staticmethod
     def copies(directions: int) -> int:
-        """How many copies of the weights a buffer holds.
-
-        Args:
-            directions: how many there are.
-
-        Returns:
-            The count.
-        """
+        """How many copies of the weights a buffer holds."""
         return directions + 3
 
 

@@ -205,14 +205,7 @@ class HeldEngine:
         )
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         with self._held():
             return self.inner.evaluate(coordinates)
 

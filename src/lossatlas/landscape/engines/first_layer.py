@@ -36,18 +36,7 @@ class Layers:
 
 
 def look_at_layers(objective: Objective, batch: Batch) -> Layers:
-    """Run the model once and watch its layers.
-
-    An input counts as data where it shares the memory of a tensor of the batch (views such as
-    `flatten` do); anything computed in between may depend on the weights.
-
-    Args:
-        objective: its model is run once, inside a session.
-        batch: on the model's device.
-
-    Returns:
-        What was seen.
-    """
+    """Run the model once and watch its layers."""
     data = {value.untyped_storage().data_ptr() for value in tensors(batch)}
     calls: dict[str, list[bool]] = {}
     sizes: list[int] = []
@@ -104,27 +93,12 @@ class FirstLayer:
 
     @contextmanager
     def at(self, coordinates: Tensor) -> Iterator[None]:
-        """Let the layer answer with its output at some point of the plane.
-
-        Args:
-            coordinates: (1, a, b, ...), may be batched by `vmap`.
-
-        Yields:
-            Nothing.
-        """
+        """Let the layer answer with its output at some point of the plane."""
         with patched((self.module, "forward", lambda x: self.outputs(x, coordinates))):
             yield
 
     def outputs(self, x: Tensor, coordinates: Tensor) -> Tensor:
-        """What the layer gives at one or several points of the plane.
-
-        Args:
-            x: its input, a tensor of the data.
-            coordinates: (1, a, b, ...), or rows of them.
-
-        Returns:
-            Its output; with an axis of points in front for rows.
-        """
+        """What the layer gives at one or several points of the plane."""
         products = self._products(x)
         shape = coordinates.shape[:-1] + products.shape[1:]
         return (coordinates @ products.flatten(1)).reshape(shape)

@@ -51,14 +51,7 @@ class FoldedEngine:
         self.memory = copies + bytes_of(*tensors(batch))
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run() -> None:

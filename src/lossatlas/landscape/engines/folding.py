@@ -30,16 +30,7 @@ class Fold:
 
 
 def find_folds(objective: Objective, batch: Batch) -> list[Fold]:
-    """The pairs of convolution and BatchNorm that can be one convolution.
-
-    Args:
-        objective: its model is run once, inside a session in eval mode.
-        batch: on the model's device.
-
-    Returns:
-        The pairs; layers used more than once are left out. Whether somebody else reads the
-        output in between cannot be seen here: engines compare with the plain loop.
-    """
+    """The pairs of convolution and BatchNorm that can be one convolution."""
     outputs: dict[str, list[Tensor]] = {}
     inputs: dict[str, list[Tensor]] = {}
 
@@ -69,15 +60,7 @@ def find_folds(objective: Objective, batch: Batch) -> list[Fold]:
 
 
 def monomials(coordinates: Sequence[float], degree: int) -> list[float]:
-    """All products of at most `degree` coordinates, without the constant.
-
-    Args:
-        coordinates: (a, b, ...).
-        degree: 1 or 2.
-
-    Returns:
-        [a, b, ...] or [a, b, ..., aa, ab, bb, ...].
-    """
+    """All products of at most `degree` coordinates, without the constant."""
     products = [float(c) for c in coordinates]
     if degree == 2:
         products += [float(a * b) for a, b in combinations_with_replacement(coordinates, 2)]

@@ -14,19 +14,7 @@ from lossatlas.objective.batches import tensors
 
 
 def check_moves(task: Task, look: Array) -> None:
-    """Require that the model reads the weights it is given.
-
-    Two points with the same bits are either level ground or the work of a model that keeps
-    what it once made of its weights. The outputs know: on level ground they still depend on
-    the weights.
-
-    Args:
-        task: what was evaluated.
-        look: the quantities of two points, one after the other, shape (2, 2 * quantities + 2).
-
-    Raises:
-        ModelError: the model's outputs do not depend on the weights.
-    """
+    """Require that the model reads the weights it is given."""
     if not np.array_equal(look[0], look[1], equal_nan=True) or _reads_weights(task):
         return
     first = next(iter(task.plane.origin))

@@ -28,14 +28,7 @@ class PlainEngine:
         self._buffer = PointBuffer(task.plane.origin, task.directions)
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
 
@@ -62,30 +55,13 @@ class PlainEngine:
             self.task.objective.swapped(self.weights(point), walk)
 
     def weights(self, corner: Array) -> Params:
-        """The weights of a point, with the buffers that the plane has for it.
-
-        Args:
-            corner: shape (dimension,).
-
-        Returns:
-            Views that the next point overwrites.
-        """
+        """The weights of a point, with the buffers that the plane has for it."""
         place = corner.tolist()
         self._buffer.move_to(place)
         return self._buffer.views | dict(self.task.buffers_at(place))
 
     def first_look(self, corner: Array) -> Array:
-        """The origin itself, nothing copied or summed, and then another point.
-
-        Each in a session of its own, as `Objective.value` has it: what engines give for a
-        point that comes after others must equal it.
-
-        Args:
-            corner: the other point, shape (dimension,).
-
-        Returns:
-            Shape (2, 2 * quantities + 2), the origin first.
-        """
+        """The origin itself, nothing copied or summed, and then another point."""
         task, moments = self.task, self.task.moments(2)
         with torch.no_grad():
             for index, weights in enumerate((task.whole_origin, self.weights(corner))):
@@ -95,14 +71,7 @@ class PlainEngine:
 
 
 def at_origin(task: Task) -> Array:
-    """The quantities at the origin of the plane itself; nothing is copied or summed.
-
-    Args:
-        task: what to evaluate.
-
-    Returns:
-        Shape (1, 2 * quantities + 2).
-    """
+    """The quantities at the origin of the plane itself; nothing is copied or summed."""
     moments = task.moments(1)
     with torch.no_grad(), task.objective.session():
         task.objective.swapped(task.whole_origin, partial(_walk, task, moments, 0))
@@ -116,14 +85,7 @@ def _walk(task: Task, moments: Moments, index: int) -> None:
 
 
 def memory(task: Task) -> int:
-    """Bytes that the plain loop needs beyond the model and the data.
-
-    Args:
-        task: what to evaluate.
-
-    Returns:
-        Bytes.
-    """
+    """Bytes that the plain loop needs beyond the model and the data."""
     return PointBuffer.copies(task.plane.dimension) * bytes_of(*task.plane.origin.values())
 
 

@@ -77,14 +77,7 @@ class StackedEngine:
         self.memory = self.block * each + products + bytes_of(*plane.origin.values())
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         task, count = self.task, len(coordinates)
         moments = task.moments(count)
         steps = torch.as_tensor(coordinates).to(next(iter(task.plane.origin.values())))
@@ -144,11 +137,7 @@ class _NoDecisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """What torch asks: compiled code runs as it is.
-
-        Returns:
-            Yes.
-        """
+        """What torch asks: compiled code runs as it is."""
         return True
 
     def __torch_dispatch__(
@@ -198,14 +187,7 @@ def _rows(corners: list[dict[str, Tensor]], name: str, own: Tensor) -> Tensor:
 
 
 def obstacle(task: Task) -> str | None:
-    """What speaks against stacking, as far as can be seen without running the model.
-
-    Args:
-        task: what to evaluate.
-
-    Returns:
-        The reason, or None.
-    """
+    """What speaks against stacking, as far as can be seen without running the model."""
     objective = task.objective
     if task.metrics:
         return "metrics see one point at a time"

@@ -59,14 +59,7 @@ class StreamingEngine:
         self.memory = memory(task)
 
     def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`.
-
-        Args:
-            coordinates: shape (points, dimension).
-
-        Returns:
-            Shape (points, 2 * quantities + 2).
-        """
+        """Means and standard errors of some points; see `Engine`."""
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run(index: int) -> None:
@@ -84,27 +77,13 @@ class StreamingEngine:
         return columns(moments)
 
     def weights(self, corner: Array) -> Params:
-        """The weights of a point, all at once.
-
-        Args:
-            corner: shape (dimension,).
-
-        Returns:
-            New tensors.
-        """
+        """The weights of a point, all at once."""
         plane, coordinates = self.task.plane, [float(c) for c in corner]
         return {name: moved(plane, name, coordinates) for name in plane.origin}
 
 
 def memory(task: Task) -> int:
-    """Bytes that streaming needs beyond the model and the data.
-
-    Args:
-        task: what to evaluate.
-
-    Returns:
-        Bytes: the largest tensor and one block of a direction, or given directions whole.
-    """
+    """Bytes that streaming needs beyond the model and the data."""
     blocks = 4 * (8 << 20)
     return blocks + max(bytes_of(value) for value in task.plane.origin.values())
 
@@ -121,11 +100,7 @@ class _Moved(TorchFunctionMode):
         self.unused: frozenset[str] = frozenset()
 
     def check_complete(self) -> None:
-        """Require that every parameter passed through here.
-
-        Raises:
-            ModelError: one did not: nobody reads it, or code that cannot be looked into does.
-        """
+        """Require that every parameter passed through here."""
         unseen = [n for n in self._names.values() if n not in self._seen | self.unused]
         if unseen:
             raise ModelError(
@@ -157,16 +132,7 @@ class _Moved(TorchFunctionMode):
 
 
 def moved(plane: Plane, name: str, coordinates: list[float]) -> Tensor:
-    """One tensor of a point of a plane, made block by block where directions are drawn.
-
-    Args:
-        plane: where.
-        name: which tensor.
-        coordinates: one number a direction.
-
-    Returns:
-        A new tensor, or the origin's own where nothing moves.
-    """
+    """One tensor of a point of a plane, made block by block where directions are drawn."""
     origin = plane.origin[name].detach()
     if not any(coordinates):
         return origin

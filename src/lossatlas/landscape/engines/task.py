@@ -135,37 +135,16 @@ class Task:
 
 
 def columns(moments: Moments) -> Array:
-    """What engines return: means, standard errors, and what certainty needs of the loss.
-
-    Args:
-        moments: finished sums.
-
-    Returns:
-        Shape (points, 2 * quantities + 2), see `Engine.evaluate`.
-    """
+    """What engines return: means, standard errors, and what certainty needs of the loss."""
     loss = moments.leverage()[:, :1], moments.effective()[:, :1]
     return np.concatenate([moments.mean(), moments.stderr(), *loss], axis=1)
 
 
 def quantities_of(values: Array) -> int:
-    """How many quantities an array that engines returned holds.
-
-    Args:
-        values: shape (..., 2 * quantities + 2).
-
-    Returns:
-        The number.
-    """
+    """How many quantities an array that engines returned holds."""
     return int(values.shape[-1] - 2) // 2
 
 
 def bytes_of(*tensors: Tensor) -> int:
-    """The memory of some tensors.
-
-    Args:
-        *tensors: any.
-
-    Returns:
-        Bytes.
-    """
+    """The memory of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

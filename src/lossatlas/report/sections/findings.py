@@ -10,30 +10,14 @@ _HEAD = ("measure", "value", "error", "meaning")
 
 
 def quantities(survey: Survey, *instruments: str) -> Iterator[Quantity]:
-    """The numbers that instruments found.
-
-    Args:
-        survey: the survey.
-        *instruments: their names.
-
-    Yields:
-        Each number, in order.
-    """
+    """The numbers that instruments found."""
     for name in instruments:
         if name in survey.findings:
             yield from named(name).quantities(survey.findings[name])
 
 
 def numbers(survey: Survey, *instruments: str) -> tuple[Number, ...]:
-    """The same for the table of all numbers.
-
-    Args:
-        survey: the survey.
-        *instruments: their names.
-
-    Returns:
-        Each number with its error or the reason for none.
-    """
+    """The same for the table of all numbers."""
     return tuple(_number(found) for found in quantities(survey, *instruments))
 
 

@@ -25,14 +25,7 @@ _STATISTICS = Reference(
 
 
 def linear_path_section(view: View) -> Section:
-    """The line between the two checkpoints of a comparison.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        The line with its band and chord, the barrier, the losses at the ends.
-    """
+    """The line between the two checkpoints of a comparison."""
     one, two = view.names
     recalibrated = view.found.line.provenance.settings.get("mode") == "recalibrated"
     return Section(

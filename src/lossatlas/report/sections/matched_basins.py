@@ -40,14 +40,7 @@ _REFERENCES = (
 
 
 def maps_section(view: View) -> Section:
-    """The two maps of a comparison.
-
-    Args:
-        view: the comparison.
-
-    Returns:
-        Both maps on one color scale, the matched basins as a table, the overlaid diagrams.
-    """
+    """The two maps of a comparison."""
     one, two = view.names
     sides = fates(view.lands, view.trees, view.found.pairs)
     return Section(

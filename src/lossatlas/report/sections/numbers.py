@@ -15,31 +15,13 @@ GEOMETRY = "exact geometry, no sampling"
 
 
 def measured(name: str, found: Evaluation, meaning: str) -> Number:
-    """A mean over the data.
-
-    Args:
-        name: what it is.
-        found: the mean and its error.
-        meaning: what it says.
-
-    Returns:
-        The number; its reason is that of the evaluation where it has no error.
-    """
+    """A mean over the data."""
     why = found.why_no_error or ("" if math.isfinite(found.stderr) else "not estimated")
     return Number(cut_off(name), found.value, found.stderr, why, meaning=meaning)
 
 
 def mapped(landscape: Landscape, name: str, flat: int) -> Number:
-    """A value of a map.
-
-    Args:
-        landscape: the map.
-        name: what it is.
-        flat: where, as a flat index.
-
-    Returns:
-        The number, with its place as the meaning.
-    """
+    """A value of a map."""
     index = np.unravel_index(flat, landscape.values.shape)
     place = ", ".join(
         number(float(axis[i]), 3) for axis, i in zip(landscape.axes, index, strict=True)

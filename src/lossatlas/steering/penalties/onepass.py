@@ -18,18 +18,7 @@ class OnePass(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, features: Tensor, targets: Tensor, plan: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        """The loss; what its gradient is made of is kept.
-
-        Args:
-            ctx: of the call.
-            logits: shape (rows, classes).
-            features: shape (rows, width).
-            targets: class indices, int64, shape (rows,).
-            plan: weight of the penalty; further inputs of the head that are 1: its bias.
-
-        Returns:
-            (total, penalty).
-        """
+        """The loss; what its gradient is made of is kept."""
         rho, ones = ctx.plan = plan
         log_p = logits.log_softmax(-1)
         base = F.nll_loss(log_p, targets)
@@ -44,15 +33,7 @@ class OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients in logits and features.
-
-        Args:
-            ctx: of the call.
-            grads: of the total; nothing of the penalty.
-
-        Returns:
-            One an input; None where there is none.
-        """
+        """The gradients in logits and features."""
         if grads[0] is None:
             return None, None, None, None
         rho, ones = ctx.plan

@@ -31,14 +31,7 @@ class Rows:
     total: Tensor | float
 
     def mean(self, values: Tensor) -> Tensor:
-        """The weighted mean of one number a row; 0 where nothing counts.
-
-        Args:
-            values: shape (rows,).
-
-        Returns:
-            A scalar with the graph of `values`.
-        """
+        """The weighted mean of one number a row; 0 where nothing counts."""
         weighted = values if self.mass is None else values * self.mass
         return weighted.sum() / self.total
 
@@ -55,29 +48,7 @@ def as_rows(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Rows:
-    """Check a batch and lay it out in rows.
-
-    Weights, smoothing and ignored targets mean what they mean in `F.cross_entropy`.
-
-    Args:
-        logits: shape (..., outputs).
-        features: shape (..., width), the same leading axes.
-        targets: class indices (...), or numbers shaped like the logits (probabilities,
-            labels 0/1, values); None where the head needs none.
-        head: "softmax", "sigmoid" or "linear".
-        dense: whether `Rows.targets` is wanted.
-        mask: bool, shape (...): False leaves a row out.
-        ignore_index: class index of rows that are left out.
-        class_weights: shape (outputs,).
-        label_smoothing: in [0, 1).
-
-    Returns:
-        The rows. Rows left out are zero, so that what they hold (padding, NaN) has no way in.
-
-    Raises:
-        ArgumentError: shapes or types that do not fit.
-        UnknownNameError: an unknown head.
-    """
+    """Check a batch and lay it out in rows."""
     check_one_of("head", head, HEADS)
     _check_shapes(logits, features, targets, mask)
     _check_smoothing(head, targets, class_weights, label_smoothing)

@@ -90,29 +90,13 @@ def sasp_penalty(
 
 
 def head_trace(rows: Rows, curvature: Tensor, *, include_bias: bool) -> Tensor:
-    """The mean of curvature in the outputs times squared length of the input.
-
-    Args:
-        rows: the batch.
-        curvature: one number a row.
-        include_bias: whether the input has a further 1.
-
-    Returns:
-        A scalar.
-    """
+    """The mean of curvature in the outputs times squared length of the input."""
     squares = squared_length(rows.features)
     return rows.mean(curvature * (squares + 1 if include_bias else squares))
 
 
 def squared_length(rows: Tensor) -> Tensor:
-    """The sum of squares of each row; autocast leaves it alone (it lowers `vecdot`).
-
-    Args:
-        rows: shape (rows, n).
-
-    Returns:
-        Shape (rows,).
-    """
+    """The sum of squares of each row; autocast leaves it alone (it lowers `vecdot`)."""
     return rows.square().sum(-1)
 
 

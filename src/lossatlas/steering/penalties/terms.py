@@ -11,18 +11,7 @@ from lossatlas.errors import ArgumentError
 
 
 def check_weight(argument: str, value: Any) -> float:
-    """Require the weight of a penalty.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Returns:
-        The number.
-
-    Raises:
-        ArgumentError: not a finite number >= 0.
-    """
+    """Require the weight of a penalty."""
     if not is_number(value) or not math.isfinite(value) or value < 0:
         raise ArgumentError(
             f"`{argument}` must be a finite number >= 0, a negative weight would reward what "
@@ -32,18 +21,7 @@ def check_weight(argument: str, value: Any) -> float:
 
 
 def check_share(argument: str, value: Any) -> float:
-    """Require a share, such as the decay of a moving average.
-
-    Args:
-        argument: how the caller calls it.
-        value: what came.
-
-    Returns:
-        The number.
-
-    Raises:
-        ArgumentError: not a number in [0, 1).
-    """
+    """Require a share, such as the decay of a moving average."""
     if not is_number(value) or not 0 <= value < 1:
         raise ArgumentError(f"`{argument}` must be in [0, 1); got {value!r}.")
     return float(value)

@@ -30,20 +30,7 @@ HEADS = {"cross_entropy": "softmax", "mse": "linear", "bce": "sigmoid"}
 def training_loss(
     recipe: Recipe, model: nn.Module, criterion: Callable[..., Tensor] | None = None
 ) -> Loss:
-    """The loss of a recipe for batches (input, target).
-
-    Args:
-        recipe: its penalties.
-        model: what will be trained; some penalties keep state of its layers.
-        criterion: (output, target) -> loss, as from `build_loss`; None is the cross-entropy of
-            class indices.
-
-    Returns:
-        loss(model, batch) -> scalar with its graph.
-
-    Raises:
-        ArgumentError: a penalty that this criterion cannot have.
-    """
+    """The loss of a recipe for batches (input, target)."""
     asked = recipe.penalties
     plain = _cross_entropy(asked) if criterion is None else _any_loss(asked, criterion)
     base = _with_decay(plain, asked["l2"]) if asked.get("l2") else plain
@@ -59,16 +46,7 @@ def training_loss(
 def check_served(
     recipe: Recipe, criterion: Callable[..., Tensor] | None, data: Dataset
 ) -> None:
-    """Require penalties that these data and this loss can have.
-
-    Args:
-        recipe: its penalties.
-        criterion: as for `training_loss`.
-        data: what is trained on.
-
-    Raises:
-        ArgumentError: a penalty that they cannot have.
-    """
+    """Require penalties that these data and this loss can have."""
     if criterion is not None:
         _any_loss(recipe.penalties, criterion)
     shaken = {"noise", "sbmp"} & recipe.penalties.keys()
@@ -80,12 +58,7 @@ def check_served(
 
 
 def register_hooks(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
-    """Tie the gated decays of a recipe to an optimizer.
-
-    Args:
-        recipe: its penalties.
-        optimizer: what steps.
-    """
+    """Tie the gated decays of a recipe to an optimizer."""
     asked = recipe.penalties
     if "cwd" in asked:
         CautiousDecay(optimizer, asked["cwd"])

@@ -74,15 +74,7 @@ class Session:
         self._probed = supervised(problem.criterion or F.cross_entropy)
 
     def start(self, weights: list[Tensor], lr: float) -> torch.optim.Optimizer:
-        """Make the optimizer and what goes with it; the clock starts.
-
-        Args:
-            weights: what is trained.
-            lr: base rate.
-
-        Returns:
-            The optimizer.
-        """
+        """Make the optimizer and what goes with it; the clock starts."""
         optimizer = build(self.recipe, self.problem, self.model, weights, lr)
         register_hooks(self.recipe, optimizer)
         self.schedule = self._scheduled(optimizer)
@@ -103,15 +95,7 @@ class Session:
         return optimizer
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss of a batch; a controller that needs it before the update is told.
-
-        Args:
-            model: what is trained.
-            batch: (inputs, targets).
-
-        Returns:
-            A scalar with its graph.
-        """
+        """The loss of a batch; a controller that needs it before the update is told."""
         inputs, targets = batch
         augment = self.problem.augment
         changed = inputs if augment is None else augment(inputs)
@@ -124,11 +108,7 @@ class Session:
         return value
 
     def after(self, tick: StepInfo) -> None:
-        """Step controller or schedule, and take the weights into the averages.
-
-        Args:
-            tick: the update that was just made.
-        """
+        """Step controller or schedule, and take the weights into the averages."""
         if self.controller is not None:
             began = time.process_time()
             self.controller.step(self._closure(tick.batch), loss=tick.loss)
@@ -150,11 +130,7 @@ class Session:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside the block is not a part of the training.
-
-        Yields:
-            Nothing.
-        """
+        """What runs inside the block is not a part of the training."""
         self.spent = self.seconds
         try:
             yield

@@ -61,35 +61,17 @@ class Row:
         return self.difference.verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain values.
-
-        Returns:
-            name -> number, text, list or mapping.
-        """
+        """The row as plain values."""
         return asdict(self) | {"overhead": list(self.overhead), "verdict": self.verdict}
 
 
 def rows(found: Trainings) -> list[Row]:
-    """One row a recipe.
-
-    Args:
-        found: the trainings.
-
-    Returns:
-        In the order of the recipes.
-    """
+    """One row a recipe."""
     return [_row(found, recipe) for recipe in found.recipes]
 
 
 def interval(values: Array) -> tuple[float, float, float]:
-    """The mean of some values with its 95 % interval (Student's t).
-
-    Args:
-        values: one a seed.
-
-    Returns:
-        (mean, lower, upper); NaN bounds for one value or where some are not finite.
-    """
+    """The mean of some values with its 95 % interval (Student's t)."""
     mean, error = float(values.mean()), _stderr(values)
     reach = quantile(0.95, len(values)) * error if len(values) > 1 else math.nan
     return mean, mean - reach, mean + reach

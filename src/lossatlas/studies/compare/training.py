@@ -180,16 +180,7 @@ def _scores(
 def measured(
     model: nn.Module, data: Dataset, problem: Problem
 ) -> dict[str, tuple[float, float]]:
-    """Loss and accuracy in eval mode, with their standard errors over the examples.
-
-    Args:
-        model: nothing of it changes.
-        data: examples.
-        problem: says the loss.
-
-    Returns:
-        "loss" and "accuracy" -> (value, standard error); accuracy NaN for a regression.
-    """
+    """Loss and accuracy in eval mode, with their standard errors over the examples."""
     criterion = problem.criterion or F.cross_entropy
     objective = Objective(model, supervised(criterion), data.batches(500), check=False)
     metrics = {} if data.task == "regression" else {"accuracy": _right}

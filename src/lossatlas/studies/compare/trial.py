@@ -101,16 +101,7 @@ class _Reader:
 def averaged_weights(
     session: Session, average: WeightAverage | None, optimizer: Any
 ) -> Iterator[None]:
-    """The weights that are to be measured, in the model inside the block.
-
-    Args:
-        session: its model, and its data for BatchNorm's statistics.
-        average: swapped in; None leaves the weights as they are.
-        optimizer: what has an average of its own shows that one.
-
-    Yields:
-        Nothing.
-    """
+    """The weights that are to be measured, in the model inside the block."""
     data, own = session.problem.train, hasattr(optimizer, "eval")
     if own:
         optimizer.eval()
@@ -127,15 +118,7 @@ def averaged_weights(
 
 
 def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy in eval mode.
-
-    Args:
-        model: modes come back.
-        data: examples with classes.
-
-    Returns:
-        (accuracy, loss); the loss may be infinite or NaN.
-    """
+    """Accuracy and mean cross-entropy in eval mode."""
     with torch.no_grad(), preserved_modes(model):
         model.eval()
         outputs = torch.cat([model(inputs) for inputs, _ in data.batches(500)])

@@ -13,15 +13,7 @@ Array = NDArray[np.float64]
 
 
 def recipe_numbers(candidates: Sequence[Candidate]) -> dict[str, Array]:
-    """The recipe as numbers: scheme, scale, scale squared, and their products.
-
-    Args:
-        candidates: recipes.
-
-    Returns:
-        name -> shape (candidates,). A straight model of these has for every scheme a parabola
-        of the scale.
-    """
+    """The recipe as numbers: scheme, scale, scale squared, and their products."""
     schemes = np.array([candidate.scheme for candidate in candidates])
     scale = np.array([candidate.scale for candidate in candidates], dtype=np.float64)
     columns = {"scale": scale, "scale squared": scale**2}
@@ -36,15 +28,7 @@ def recipe_numbers(candidates: Sequence[Candidate]) -> dict[str, Array]:
 
 
 def size_numbers(initial: Params) -> dict[str, Array]:
-    """Sizes of the weights.
-
-    Args:
-        initial: parameters, stacked along axis 0.
-
-    Returns:
-        `norm` of all parameters, and the logarithm of the norm of each tensor with two axes or
-        more, shape (candidates,) each.
-    """
+    """Sizes of the weights."""
     squares = {name: (w.double().flatten(1) ** 2).sum(1) for name, w in initial.items()}
     total = torch.stack(list(squares.values())).sum(0).sqrt()
     sizes = {"norm": total.cpu().numpy()}

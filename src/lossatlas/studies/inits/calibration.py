@@ -42,18 +42,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, short: Array, long: Array) -> "Calibration":
-        """Fit the line.
-
-        Args:
-            short: short losses of the checked candidates, all finite, shape (n,).
-            long: their long losses, all finite.
-
-        Returns:
-            The line.
-
-        Raises:
-            DataError: fewer than four of them.
-        """
+        """Fit the line."""
         if len(short) < FEWEST:
             raise DataError(
                 f"only {len(short)} of the candidates trained to the end stayed finite, "
@@ -67,31 +56,14 @@ class Calibration:
         return cls(short, long, offset, slope, float(np.sqrt(rest @ rest / (len(rest) - 2))))
 
     def predict(self, short: Array, level: float = 0.95) -> tuple[Array, Array, Array]:
-        """The long losses of other candidates.
-
-        Args:
-            short: their short losses; NaN where a candidate diverged.
-            level: of the interval.
-
-        Returns:
-            (expected, lower, upper), each shaped like `short`.
-        """
+        """The long losses of other candidates."""
         expected = self.offset + self.slope * short
         quantile = float(t_quantile(level, len(self.short) - 1))
         half = quantile * self.scale * np.sqrt(1 + self._leverage(short))
         return expected, expected - half, expected + half
 
     def simulate(self, short: Array, known: Array, seed: int) -> Array:
-        """Long losses that the data allow, drawn from their posterior (flat prior).
-
-        Args:
-            short: finite short losses of all candidates, shape (candidates,).
-            known: their measured long losses; NaN where not measured, inf where diverged.
-            seed: of the draws.
-
-        Returns:
-            Shape (2000, candidates); measured ones are the same in all rows.
-        """
+        """Long losses that the data allow, drawn from their posterior (flat prior)."""
         source = scores.random_source("rank", seed)
         count, freedom = len(self.short), len(self.short) - 2
         scale = self.scale * np.sqrt(freedom / source.chisquare(freedom, (RESAMPLES, 1)))
@@ -129,15 +101,7 @@ class Trust:
 
 
 def trust(short: Array, simulated: Array) -> Trust:
-    """How far to trust a ranking by short losses.
-
-    Args:
-        short: finite short losses in the order of the ranking, shape (candidates,).
-        simulated: their long losses as `Calibration.simulate` draws them.
-
-    Returns:
-        Agreement and regret.
-    """
+    """How far to trust a ranking by short losses."""
     best = simulated.min(axis=1)
     regret = simulated[:, 0] - best
     ranks = stats.rankdata(simulated, axis=1)

@@ -29,23 +29,12 @@ class Candidate:
     parents: tuple["Candidate", ...] = ()
 
     def to_json(self) -> str:
-        """The recipe as one line.
-
-        Returns:
-            JSON.
-        """
+        """The recipe as one line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Candidate":
-        """The inverse of `to_json`.
-
-        Args:
-            text: what `to_json` gave.
-
-        Returns:
-            An equal recipe.
-        """
+        """The inverse of `to_json`."""
         return cls._from_plain(json.loads(text))
 
     @classmethod
@@ -55,12 +44,5 @@ class Candidate:
 
 
 def recipes(column: xr.DataArray) -> tuple[Candidate, ...]:
-    """Recipes out of a file.
-
-    Args:
-        column: what `Candidate.to_json` gave, shape (candidates,).
-
-    Returns:
-        The candidates.
-    """
+    """Recipes out of a file."""
     return tuple(Candidate.from_json(str(text)) for text in column.values)

@@ -192,27 +192,12 @@ class Initializer:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a training moves.
-
-    Args:
-        model: any module.
-
-    Returns:
-        name -> parameter, in the order of the module.
-    """
+    """The parameters that a training moves."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def check_schemes(schemes: Sequence[str]) -> None:
-    """Require schemes that are known.
-
-    Args:
-        schemes: their names.
-
-    Raises:
-        UnknownNameError: one is not; the message gives the nearest.
-        ArgumentError: none.
-    """
+    """Require schemes that are known."""
     if not schemes:
         raise ArgumentError(f"`schemes` must name at least one of {', '.join(SCHEMES)}.")
     for scheme in schemes:

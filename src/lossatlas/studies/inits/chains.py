@@ -34,16 +34,7 @@ class Chain:
     dense: bool
 
     def sizes(self, example: Tensor, examples: int, cache: int) -> tuple[int, int]:
-        """How many members and examples to compute side by side.
-
-        Args:
-            example: one input, shape (1, ...).
-            examples: of the batch.
-            cache: bytes that activations may take.
-
-        Returns:
-            (members, examples).
-        """
+        """How many members and examples to compute side by side."""
         widest, value = 1, example
         for _, layer in self.layers:
             value = layer(value)
@@ -54,28 +45,13 @@ class Chain:
         return _WIDE, max(1, min(examples, _WIDE * cache // (_WIDE * widest)))
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """Examples laid out as the first layer likes them.
-
-        Args:
-            inputs: shape (examples, ...).
-
-        Returns:
-            (features, examples) for dense chains, else pictures with channels last.
-        """
+        """Examples laid out as the first layer likes them."""
         if self.dense:
             return inputs.flatten(1).T.contiguous()
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def outputs(self, pieces: Sequence[Tensor], weights: Params) -> Tensor:
-        """What all members give for all examples.
-
-        Args:
-            pieces: what `prepared` gave.
-            weights: each of shape (members, ...).
-
-        Returns:
-            Shape (members, outputs, examples).
-        """
+        """What all members give for all examples."""
         return torch.cat([self._one(piece, weights) for piece in pieces], dim=2)
 
     def _one(self, value: Tensor, weights: Params) -> Tensor:
@@ -102,14 +78,7 @@ class Chain:
 
 
 def read_chain(model: nn.Module) -> Chain | None:
-    """A network as a chain of layers that can be computed side by side.
-
-    Args:
-        model: any module.
-
-    Returns:
-        The chain; None where the network is not one, or some of its weights are frozen.
-    """
+    """A network as a chain of layers that can be computed side by side."""
     if type(model) is not nn.Sequential or not _all_trained(model):
         return None
     layers = [(n, layer) for n, layer in model.named_children() if not isinstance(layer, _IDLE)]

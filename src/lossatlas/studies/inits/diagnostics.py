@@ -27,20 +27,7 @@ FEWEST = 5
 def ceilings(
     labels: Labels, budget: int, measure: str, kept: Bools, splits: Mapping[str, Split]
 ) -> Array:
-    """The reliability of the labels within the blocks of each split.
-
-    Args:
-        labels: with several data orders.
-        budget: epochs.
-        measure: which loss.
-        kept: whose training stayed finite.
-        splits: those that can be made.
-
-    Returns:
-        Shape (splits, 3): intraclass correlation of the mean over the orders with its interval;
-        NaN where there is one order only. Blocks are brought to one mean first, whose loss of
-        degrees of freedom is left out.
-    """
+    """The reliability of the labels within the blocks of each split."""
     found = np.full((len(SPLITS), 3), np.nan)
     values = np.log(np.maximum(labels.of(budget, measure)[kept], np.finfo(np.float64).tiny))
     for name, split in splits.items():
@@ -57,17 +44,7 @@ def ceilings(
 def single_features(
     values: Array, truth: Array, splits: Mapping[str, Split], how: Scoring
 ) -> dict[str, Array]:
-    """The rank correlation of each single feature, with what chance would give.
-
-    Args:
-        values: shape (candidates, features).
-        truth: shape (candidates,).
-        splits: those that can be made.
-        how: at least how many shuffles, and their seed.
-
-    Returns:
-        `feature_rho` and the two-sided, Holm-corrected `feature_p`, shape (splits, features).
-    """
+    """The rank correlation of each single feature, with what chance would give."""
     rho = np.full((len(SPLITS), values.shape[1]), np.nan)
     p = np.full_like(rho, np.nan)
     for name, split in splits.items():
@@ -100,18 +77,7 @@ def _unit_ranks(rows: Array) -> Array:
 def divergence(
     features: Features, kept: Bools, splits: Mapping[str, Split], seed: int
 ) -> dict[str, float]:
-    """How well it can be told beforehand who diverges.
-
-    Args:
-        features: of all candidates.
-        kept: whose training stayed finite.
-        splits: not used where a class has fewer than five members.
-        seed: of the folds.
-
-    Returns:
-        Set of features -> area under the curve of predictions out of fold, by ridge on the two
-        classes; empty where one of them has fewer than five members.
-    """
+    """How well it can be told beforehand who diverges."""
     gone = (~kept).astype(np.float64)
     if min(gone.sum(), kept.sum()) < FEWEST or "pooled" not in splits:
         return {}
@@ -138,19 +104,7 @@ def selection(
     labels: Labels,
     kept: Bools,
 ) -> dict[str, tuple[float, float, float, float]]:
-    """Choosing one of many: cost and regret of every predictor and of successive halving.
-
-    Args:
-        bench: the candidates whose training stayed finite.
-        predictions: pooled, out of fold, shape (models, those candidates).
-        models: in the same order.
-        labels: of all candidates.
-        kept: whose training stayed finite.
-
-    Returns:
-        Name -> (cost of the whole choice, regret, lower, upper); the cost in forward passes
-        over the probe, the final training not counted.
-    """
+    """Choosing one of many: cost and regret of every predictor and of successive halving."""
     how = bench.how
     draws = Draws.make(np.zeros(len(bench.losses), dtype=np.int64), how.group, how.seed)
     size = draws.groups.shape[1]
@@ -175,15 +129,7 @@ def selection(
 
 
 def notes(splits: Mapping[str, Split], kept: Bools) -> tuple[str, ...]:
-    """What a reader should know.
-
-    Args:
-        splits: those that can be made.
-        kept: whose training stayed finite.
-
-    Returns:
-        Sentences.
-    """
+    """What a reader should know."""
     said = []
     if not kept.all():
         said.append(

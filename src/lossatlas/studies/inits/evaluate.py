@@ -30,25 +30,7 @@ def evaluate(
     made: store.Provenance | None = None,
     progress: Progress | None = None,
 ) -> Quality:
-    """Predict the loss after training from every set of features.
-
-    Args:
-        features: measured before training.
-        labels: measured after it, in the same order.
-        scoring: how; the defaults by default.
-        budget: epochs, one of the labels' budgets; the largest by default.
-        measure: "test loss" or "train loss".
-        made: what the result says about where it comes from.
-        progress: called with (done, total) models.
-
-    Returns:
-        Predictions and scores. Losses are predicted as logarithms; ranks do not mind.
-
-    Raises:
-        DataError: not as many features as labels, all candidates diverged, labels that do not
-            vary, or too few candidates for the folds.
-        ArgumentError: no such budget.
-    """
+    """Predict the loss after training from every set of features."""
     how, budget = scoring or Scoring(), labels.budgets[-1] if budget is None else budget
     losses = labels.quality(budget, measure)
     kept = _usable(features, labels, losses, budget)

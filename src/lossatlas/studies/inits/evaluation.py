@@ -50,15 +50,7 @@ class Scoring:
 
 
 def make_models(features: Features, how: Scoring) -> dict[str, Model]:
-    """Every set of features with every head that suits it.
-
-    Args:
-        features: what was measured.
-        how: which heads are wanted.
-
-    Returns:
-        "set / head" -> the model. Trees and the network are tried on a few sets.
-    """
+    """Every set of features with every head that suits it."""
     models: dict[str, Model] = {}
     for name, names in feature_sets(features).items():
         models[f"{name} / ridge"] = (names, "ridge")
@@ -88,16 +80,7 @@ class Evaluator:
         self._made: dict[str, list[Fold]] = {}
 
     def predict(self, split: Split, model: Model, labels: Array) -> Array:
-        """Predictions of one model out of fold.
-
-        Args:
-            split: who predicts whom.
-            model: features and head.
-            labels: shape (candidates,), or for ridge (candidates, several).
-
-        Returns:
-            Shaped like `labels`.
-        """
+        """Predictions of one model out of fold."""
         names, head = model
         columns = [self.features.names.index(name) for name in names]
         heads = {
@@ -116,16 +99,7 @@ class Evaluator:
     def table(
         self, split: Split, models: dict[str, Model], tell: Callable[[], object]
     ) -> dict[str, Array]:
-        """Predictions and scores of every model in one split.
-
-        Args:
-            split: who predicts whom.
-            models: what is tried.
-            tell: called after every model.
-
-        Returns:
-            `predictions`, `scores`, `gains` and `p`, as in `Quality` without their first axis.
-        """
+        """Predictions and scores of every model in one split."""
         taking = split.taking
         blocks, truth = split.ranked[taking], self.truth[taking]
         nulls = scores.shuffles(split.blocks, self.how.shuffles, self.how.seed)

@@ -30,20 +30,7 @@ _BEST = ("scheme + scale", "topology", "scheme + scale + topology")
 
 
 def draw(settings: InitsSettings, *, progress: Progress | None = None) -> list[Path]:
-    """Draw everything that there are files for.
-
-    Args:
-        settings: of the study; `figures.format` says "png", "pdf" (a file a picture) or "html"
-            (one page with all pictures in it).
-        progress: called with a line after every picture.
-
-    Returns:
-        The files, in `folder`/figures.
-
-    Raises:
-        FileError: labels or scores are missing (the message names the command that makes
-            them), or of other settings.
-    """
+    """Draw everything that there are files for."""
     pictures = _pictures(settings)
     if settings.figures.format == "html":
         return [_page(settings, pictures, progress)]

@@ -26,60 +26,22 @@ _MAKER = {"features": "fit-quality"}
 
 
 def path_of(settings: InitsSettings, stage: str) -> Path:
-    """Where a stage writes.
-
-    Args:
-        settings: of the study.
-        stage: one of `FILES`.
-
-    Returns:
-        The path.
-    """
+    """Where a stage writes."""
     return settings.folder / FILES[stage]
 
 
 def ledger_of(settings: InitsSettings, stage: str) -> Path:
-    """Where a stage keeps what is done until its file is written.
-
-    Args:
-        settings: of the study.
-        stage: one of `FILES`.
-
-    Returns:
-        The path.
-    """
+    """Where a stage keeps what is done until its file is written."""
     return settings.folder / f"{stage}.resume"
 
 
 def provenance(settings: InitsSettings, stage: str, data: str) -> store.Provenance:
-    """What a file says about where it comes from.
-
-    Args:
-        settings: of the study.
-        stage: one of `FILES`.
-        data: fingerprint of the examples.
-
-    Returns:
-        The record; its settings are those that the stage depends on.
-    """
+    """What a file says about where it comes from."""
     return store.Provenance(settings.seed, settings.identity(*SECTIONS[stage]), data=data)
 
 
 def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> Any:
-    """What a stage wrote, if it belongs to these settings and examples.
-
-    Args:
-        settings: of the study.
-        stage: one of `FILES`.
-        data: fingerprint of the examples; None where nobody has it at hand.
-
-    Returns:
-        The result.
-
-    Raises:
-        FileError: missing (the message names the command that makes it), damaged, or of other
-            settings or examples.
-    """
+    """What a stage wrote, if it belongs to these settings and examples."""
     path = path_of(settings, stage)
     maker = _MAKER.get(stage, stage)
     if not path.is_file():
@@ -104,15 +66,7 @@ def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> 
 
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Which settings differ, for a message.
-
-    Args:
-        found: in a file.
-        wanted: now.
-
-    Returns:
-        At most three names with both values; empty where nothing differs.
-    """
+    """Which settings differ, for a message."""
     flat, other = _flat(found), _flat(store.Provenance(settings=wanted).settings)
     names = [n for n in sorted(flat | other) if flat.get(n) != other.get(n)]
     shown = [f"{n} is {flat.get(n)!r} there, {other.get(n)!r} here" for n in names[:3]]

@@ -32,27 +32,7 @@ def generate(
     executor: str | Executor | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> Samples:
-    """Draw recipes and compute their losses; what is done is kept in the folder.
-
-    Nine of ten are initializers with some noise on top; the others mix two to four of the
-    best of these, as in the published study.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-        executor: instead of the one in the settings.
-        progress: called with a line after every chunk.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        UnknownNameError: an unknown scheme or executor.
-        ArgumentError: shares of schemes that are no shares.
-        ModelError: a network without supported layers.
-        DataError: no loss is finite.
-        ResumeError: the folder holds unfinished work of other settings.
-    """
+    """Draw recipes and compute their losses; what is done is kept in the folder."""
     base = base_recipes(settings)
     subject.initializer.draw(base[0])
     losses = _losses(settings, subject, base, executor, progress)
@@ -70,18 +50,7 @@ def generate(
 
 
 def base_recipes(settings: InitsSettings) -> tuple[Candidate, ...]:
-    """Initializers with scales and noise.
-
-    Args:
-        settings: of the study.
-
-    Returns:
-        The recipes.
-
-    Raises:
-        UnknownNameError: an unknown scheme.
-        ArgumentError: shares that are negative or all zero.
-    """
+    """Initializers with scales and noise."""
     plan = settings.generate
     check_schemes(tuple(plan.schemes))
     shares = torch.tensor(list(plan.schemes.values()), dtype=torch.float64)
@@ -107,16 +76,7 @@ def base_recipes(settings: InitsSettings) -> tuple[Candidate, ...]:
 def mixed_recipes(
     settings: InitsSettings, base: Sequence[Candidate], losses: Array
 ) -> tuple[Candidate, ...]:
-    """Mixtures of two to four of the better recipes.
-
-    Args:
-        settings: of the study.
-        base: recipes.
-        losses: of these, shape (len(base),).
-
-    Returns:
-        The recipes.
-    """
+    """Mixtures of two to four of the better recipes."""
     count = settings.generate.samples - len(base)
     finite = np.where(np.isfinite(losses), losses, np.inf)
     good = np.flatnonzero(finite <= np.quantile(finite[np.isfinite(finite)], _BEST))[:_PARENTS]

@@ -34,27 +34,7 @@ def label(
     executor: str | Executor | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> Labels:
-    """Train every candidate in every data order for every budget.
-
-    What is done is kept in the folder: a run that died goes on from there.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-        candidates: the recipes; those of `label_candidates` by default.
-        executor: instead of the one in the settings.
-        progress: called with a line after every group of trainings.
-
-    Returns:
-        The labels.
-
-    Raises:
-        UnknownNameError: an unknown scheme or executor.
-        ArgumentError: budgets that do not grow.
-        ModelError: a network without supported layers.
-        DataError: every training diverged.
-        ResumeError: the folder holds unfinished work of other settings.
-    """
+    """Train every candidate in every data order for every budget."""
     plan = settings.label
     check_budgets(plan.budgets)
     chosen = label_candidates(settings) if candidates is None else tuple(candidates)
@@ -80,17 +60,7 @@ def label(
 
 
 def label_candidates(settings: InitsSettings) -> tuple[Candidate, ...]:
-    """The candidates to label: schemes in turn, a share of them at scale 1 exactly.
-
-    Args:
-        settings: of the study.
-
-    Returns:
-        The recipes.
-
-    Raises:
-        UnknownNameError: an unknown scheme.
-    """
+    """The candidates to label: schemes in turn, a share of them at scale 1 exactly."""
     plan = settings.label
     check_schemes(plan.schemes)
     low, high = plan.scales
@@ -106,14 +76,7 @@ def label_candidates(settings: InitsSettings) -> tuple[Candidate, ...]:
 
 
 def check_budgets(budgets: Sequence[int]) -> None:
-    """Require growing numbers of epochs.
-
-    Args:
-        budgets: epochs.
-
-    Raises:
-        ArgumentError: none, below 1, or not growing.
-    """
+    """Require growing numbers of epochs."""
     for budget in budgets:
         check_at_least("label.budgets", budget, 1)
     if not budgets or list(budgets) != sorted(set(budgets)):

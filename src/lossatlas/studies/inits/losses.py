@@ -45,14 +45,7 @@ class TrueLosses:
         self._together = _MOST
 
     def __call__(self, weights: Params) -> Tensor:
-        """The losses of all members.
-
-        Args:
-            weights: trainable parameters, each of shape (members, ...).
-
-        Returns:
-            float64, shape (members,), on the CPU; NaN or infinite where a loss is.
-        """
+        """The losses of all members."""
         with torch.no_grad(), preserved_modes(self.model):
             self.model.eval()
             if self._many is None:

@@ -70,18 +70,7 @@ class Problem:
 
 
 def load_subject(settings: InitsSettings) -> Problem:
-    """Load the data, split them, and build the network.
-
-    Args:
-        settings: of the study.
-
-    Returns:
-        The subject.
-
-    Raises:
-        AtlasError: whatever cannot be loaded, by name; a network that does not fit the data.
-        ArgumentError: too few examples for the test set or the probe, or no such device.
-    """
+    """Load the data, split them, and build the network."""
     device = chosen_device(settings.device)
     data = load_dataset(
         settings.data, examples=settings.examples, normalize=normalization_of(settings.model)

@@ -67,11 +67,7 @@ class Ranking:
         return "the order is not told apart from chance: any candidate is as good a choice"
 
     def summary(self) -> dict[str, Any]:
-        """The ranking as plain values.
-
-        Returns:
-            Names as the attributes.
-        """
+        """The ranking as plain values."""
         ranked = [
             {
                 "scheme": c.scheme,
@@ -96,12 +92,7 @@ class Ranking:
         }
 
     def table(self) -> list[tuple[str, str, str]]:
-        """The ranking as rows.
-
-        Returns:
-            (name, value, error or remark): the first ten candidates, then what is known of
-            the order.
-        """
+        """The ranking as rows."""
         short, long = self.epochs
         rows = [
             (

@@ -58,11 +58,7 @@ class Labels:
     provenance: store.Provenance = field(default_factory=store.Provenance)
 
     def __len__(self) -> int:
-        """How many initializations there are.
-
-        Returns:
-            Their number.
-        """
+        """How many initializations there are."""
         return len(self.candidates)
 
     @property
@@ -76,19 +72,7 @@ class Labels:
         return np.array([candidate.scale for candidate in self.candidates])
 
     def of(self, budget: int, which: str = "test loss") -> Array:
-        """One measure after one budget.
-
-        Args:
-            budget: epochs, one of `budgets`.
-            which: one of `MEASURES`.
-
-        Returns:
-            Shape (candidates, orders); NaN where the training diverged.
-
-        Raises:
-            UnknownNameError: no such measure.
-            ArgumentError: no such budget.
-        """
+        """One measure after one budget."""
         check_one_of("which", which, MEASURES)
         if budget not in self.budgets:
             raise ArgumentError(f"`budget` must be one of {self.budgets}; got {budget!r}.")
@@ -96,54 +80,22 @@ class Labels:
         return np.asarray(values)
 
     def quality(self, budget: int, which: str = "test loss") -> Array:
-        """The label of each candidate: the mean over the data orders.
-
-        Args:
-            budget: epochs, one of `budgets`.
-            which: one of `MEASURES`.
-
-        Returns:
-            Shape (candidates,); NaN where a training in any order diverged.
-        """
+        """The label of each candidate: the mean over the data orders."""
         return np.asarray(self.of(budget, which).mean(axis=1))
 
     def finite(self, budget: int) -> Bools:
-        """Whose training stayed finite in every order; the others are a class of their own.
-
-        Args:
-            budget: epochs, one of `budgets`.
-
-        Returns:
-            Bool, shape (candidates,).
-        """
+        """Whose training stayed finite in every order; the others are a class of their own."""
         return np.asarray(np.isfinite(self.of(budget)).all(axis=1))
 
     def reliability(
         self, budget: int, which: str = "test loss", among: Bools | None = None
     ) -> Reliability:
-        """How much of the labels' variance is the candidates' own, not the data order's.
-
-        Args:
-            budget: epochs, one of `budgets`.
-            which: one of `MEASURES`.
-            among: bool, shape (candidates,): only these; all whose training stayed finite by
-                default.
-
-        Returns:
-            Intraclass correlation, its interval, and the ceiling of any correlation.
-
-        Raises:
-            DataError: fewer than two orders or three candidates.
-        """
+        """How much of the labels' variance is the candidates' own, not the data order's."""
         chosen = self.finite(budget) if among is None else among & self.finite(budget)
         return reliability(self.of(budget, which)[chosen])
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The labels as labeled arrays.
-
-        Returns:
-            One group.
-        """
+        """The labels as labeled arrays."""
         axes = ("candidate", "order", "budget")
         data = xr.Dataset(
             {
@@ -162,14 +114,7 @@ class Labels:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Labels":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: group -> Dataset.
-
-        Returns:
-            Equal labels.
-        """
+        """The inverse of `to_tree`."""
         data = tree["labels"]
         return cls(
             recipes(data["recipe"]),
@@ -203,44 +148,20 @@ class Features:
     provenance: store.Provenance = field(default_factory=store.Provenance)
 
     def of(self, names: Sequence[str]) -> Array:
-        """Some of the features.
-
-        Args:
-            names: which.
-
-        Returns:
-            Shape (candidates, len(names)).
-
-        Raises:
-            UnknownNameError: no such feature.
-        """
+        """Some of the features."""
         for name in names:
             check_one_of("feature", name, self.names)
         return np.asarray(self.values[:, [self.names.index(name) for name in names]])
 
     def group(self, *groups: str) -> tuple[str, ...]:
-        """The features of some groups.
-
-        Args:
-            *groups: out of `GROUPS`.
-
-        Returns:
-            Their names.
-
-        Raises:
-            UnknownNameError: no such group.
-        """
+        """The features of some groups."""
         for group in groups:
             check_one_of("group", group, GROUPS)
         both = zip(self.names, self.groups, strict=True)
         return tuple(name for name, group in both if group in groups)
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The features as labeled arrays.
-
-        Returns:
-            One group.
-        """
+        """The features as labeled arrays."""
         data = xr.Dataset(
             {
                 "values": (("candidate", "feature"), self.values),
@@ -254,14 +175,7 @@ class Features:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Features":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: group -> Dataset.
-
-        Returns:
-            Equal features.
-        """
+        """The inverse of `to_tree`."""
         data = tree["features"]
         names = tuple(data["feature"].values.tolist())
         return cls(

@@ -38,14 +38,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, train: Array) -> "Scaler":
-        """Learn ranks.
-
-        Args:
-            train: shape (rows, features); NaN and infinite numbers are missing ones.
-
-        Returns:
-            The scaler.
-        """
+        """Learn ranks."""
         hidden = np.ma.masked_invalid(train)
         medians = np.ma.filled(np.ma.median(hidden, axis=0), 0.0)  # type: ignore[no-untyped-call]
         known = np.sort(_filled(train, medians), axis=0)
@@ -53,14 +46,7 @@ class Scaler:
         return cls(medians, known, stats.norm.ppf((ranks - 0.5) / len(known)))
 
     def apply(self, rows: Array) -> Array:
-        """The features of any rows on the scale of the training rows.
-
-        Args:
-            rows: shape (rows, features).
-
-        Returns:
-            The same shape; values beyond those known get the score of the last.
-        """
+        """The features of any rows on the scale of the training rows."""
         filled = _filled(rows, self.medians)
         columns = zip(filled.T, self.known.T, self.scores.T, strict=True)
         scaled = [np.interp(column, known, scores) for column, known, scores in columns]
@@ -72,18 +58,7 @@ def _filled(rows: Array, medians: Array) -> Array:
 
 
 def ridge(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
-    """Ridge regression; the penalty is chosen on the training rows.
-
-    Args:
-        train: features, shape (training rows, features).
-        targets: shape (training rows,) or (training rows, several).
-        rows: what to predict, shape (rows, features).
-        seed: not used.
-
-    Returns:
-        Shape (rows,) or (rows, several). The penalty of each target has the least generalized
-        cross-validation error (Golub, Heath and Wahba, Technometrics 21 (1979) 215).
-    """
+    """Ridge regression; the penalty is chosen on the training rows."""
     y = targets if targets.ndim > 1 else targets[:, None]
     offset, middle = y.mean(0), train.mean(0)
     left, singular, right = np.linalg.svd(train - middle, full_matrices=False)
@@ -100,17 +75,7 @@ def ridge(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
 
 
 def boosted(train: Array, targets: Array, rows: Array, seed: int = 0) -> Array:
-    """Gradient boosting; the number of trees is chosen on the training rows.
-
-    Args:
-        train: features, shape (training rows, features).
-        targets: shape (training rows,).
-        rows: what to predict.
-        seed: of the inner folds and of the trees.
-
-    Returns:
-        Shape (rows,).
-    """
+    """Gradient boosting; the number of trees is chosen on the training rows."""
     errors = np.zeros(len(TREES))
     for inside, outside in _inner_folds(len(train), seed):
         model = _trees(TREES[-1], seed).fit(train[inside], targets[inside])
@@ -142,21 +107,7 @@ def _inner_folds(count: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
 def network(
     train: Array, targets: Array, rows: Array, seed: int = 0, *, epochs: int = 150
 ) -> Array:
-    """The network of the published study; its epoch is chosen on a part of the training rows.
-
-    Widths 128, 64, 32, 1, BatchNorm, ReLU, dropout 0.2, AdamW 0.001, batches of 32. One
-    training row in five is kept out of the training to choose the epoch.
-
-    Args:
-        train: features, shape (training rows, features).
-        targets: shape (training rows,).
-        rows: what to predict.
-        seed: of weights, dropout and order.
-        epochs: walks over the training rows.
-
-    Returns:
-        Shape (rows,).
-    """
+    """The network of the published study; its epoch is chosen on part of the training rows."""
     order = random_source("network", seed).permutation(len(train))
     kept, fitted = np.split(order, [max(len(train) // 5, 1)])
     offset, scale = targets[fitted].mean(), targets[fitted].std() or 1.0

@@ -29,11 +29,7 @@ class Samples:
     provenance: store.Provenance = field(default_factory=store.Provenance)
 
     def __len__(self) -> int:
-        """How many pairs there are.
-
-        Returns:
-            Their number.
-        """
+        """How many pairs there are."""
         return len(self.candidates)
 
     @property
@@ -42,11 +38,7 @@ class Samples:
         return np.array([candidate.scheme for candidate in self.candidates])
 
     def to_tree(self) -> dict[str, xr.Dataset]:
-        """The pairs as labeled arrays.
-
-        Returns:
-            One group.
-        """
+        """The pairs as labeled arrays."""
         data = xr.Dataset(
             {
                 "losses": ("candidate", self.losses),
@@ -58,14 +50,7 @@ class Samples:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Samples":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: group -> Dataset.
-
-        Returns:
-            Equal pairs.
-        """
+        """The inverse of `to_tree`."""
         data = tree["pairs"]
         return cls(
             recipes(data["recipe"]),

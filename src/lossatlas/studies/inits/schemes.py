@@ -36,17 +36,7 @@ class Layer:
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
-    """The dense layers, convolutions and attention projections of a network.
-
-    Args:
-        model: any module; a weight that layers share is listed once.
-
-    Returns:
-        Layers in the order of the module.
-
-    Raises:
-        ModelError: there are none that can be trained.
-    """
+    """The dense layers, convolutions and attention projections of a network."""
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     found = [
         layer

@@ -13,30 +13,12 @@ Ints = NDArray[np.int64]
 
 
 def random_source(*parts: object) -> np.random.Generator:
-    """A numpy generator seeded by name.
-
-    Args:
-        *parts: as for `lossatlas.rng.derive_seed`.
-
-    Returns:
-        A fresh generator.
-    """
+    """A numpy generator seeded by name."""
     return np.random.default_rng(derive_seed("inits", *parts))
 
 
 def spearman(truth: Array, predicted: Array, blocks: Ints) -> Array:
-    """Rank correlation within blocks, averaged with the sizes of the blocks.
-
-    Args:
-        truth: shape (candidates,) or one row a prediction.
-        predicted: shape (predictions, candidates).
-        blocks: block of each candidate, shape (candidates,); order between blocks does not
-            count.
-
-    Returns:
-        Shape (predictions,); 0 where a prediction is constant within every block: it ranks
-        nothing.
-    """
+    """Rank correlation within blocks, averaged with the sizes of the blocks."""
     total, weight = np.zeros(len(predicted)), 0
     for block in np.unique(blocks):
         inside = blocks == block
@@ -61,16 +43,7 @@ def _correlation(a: Array, b: Array) -> Array:
 
 
 def kendall(truth: Array, predicted: Array, blocks: Ints) -> float:
-    """Kendall's tau-b within blocks, averaged with the sizes of the blocks.
-
-    Args:
-        truth: shape (candidates,).
-        predicted: shape (candidates,).
-        blocks: block of each candidate.
-
-    Returns:
-        The mean; a block in which either is constant counts as 0.
-    """
+    """Kendall's tau-b within blocks, averaged with the sizes of the blocks."""
     total, weight = 0.0, 0
     for block in np.unique(blocks):
         a, b = truth[blocks == block], predicted[blocks == block]
@@ -83,47 +56,20 @@ def kendall(truth: Array, predicted: Array, blocks: Ints) -> float:
 
 
 def determination(truth: Array, predicted: Array, blocks: Ints) -> float:
-    """The share of the variance within blocks that a prediction explains.
-
-    Args:
-        truth: shape (candidates,).
-        predicted: shape (candidates,), in the units of `truth`.
-        blocks: block of each candidate.
-
-    Returns:
-        R squared; below 0 where the mean of the block would be the better guess.
-    """
+    """The share of the variance within blocks that a prediction explains."""
     rest = float(((truth - predicted) ** 2).sum())
     total = float(((truth - block_means(truth, blocks)) ** 2).sum())
     return 1.0 - rest / total if total > 0 else 0.0
 
 
 def block_means(values: Array, blocks: Ints) -> Array:
-    """The mean of the block that each candidate is in.
-
-    Args:
-        values: shape (candidates,).
-        blocks: block of each candidate.
-
-    Returns:
-        Shape (candidates,).
-    """
+    """The mean of the block that each candidate is in."""
     _, which = np.unique(blocks, return_inverse=True)
     return np.asarray((np.bincount(which, values) / np.bincount(which))[which])
 
 
 def resamples(blocks: Ints, count: int, seed: int) -> Ints:
-    """Bootstrap samples of the candidates, drawn within each block.
-
-    Args:
-        blocks: block of each candidate.
-        count: how many samples.
-        seed: of the draws.
-
-    Returns:
-        Indices, shape (count, candidates): one set for all predictions, so that differences
-        between them are paired.
-    """
+    """Bootstrap samples of the candidates, drawn within each block."""
     source = random_source("bootstrap", seed)
     drawn = np.empty((count, len(blocks)), dtype=np.int64)
     for block in np.unique(blocks):
@@ -133,16 +79,7 @@ def resamples(blocks: Ints, count: int, seed: int) -> Ints:
 
 
 def shuffles(blocks: Ints, count: int, seed: int) -> Ints:
-    """Permutations of the candidates within each block: the null of no relation.
-
-    Args:
-        blocks: block of each candidate.
-        count: how many.
-        seed: of the draws.
-
-    Returns:
-        Indices, shape (count, candidates).
-    """
+    """Permutations of the candidates within each block: the null of no relation."""
     source = random_source("shuffles", seed)
     drawn = np.tile(np.arange(len(blocks)), (count, 1))
     for block in np.unique(blocks):
@@ -152,15 +89,7 @@ def shuffles(blocks: Ints, count: int, seed: int) -> Ints:
 
 
 def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
-    """The middle part of bootstrap samples.
-
-    Args:
-        samples: shape (resamples,).
-        level: how much of them.
-
-    Returns:
-        (lower, upper), the percentile interval.
-    """
+    """The middle part of bootstrap samples."""
     tail = (1 - level) / 2
     lower, upper = np.quantile(samples, (tail, 1 - tail))
     return float(lower), float(upper)
@@ -190,13 +119,5 @@ def holm(p: Sequence[float] | Array) -> Array:
 
 
 def p_value(observed: float, null: Array) -> float:
-    """How often chance does as well, one-sided.
-
-    Args:
-        observed: the statistic.
-        null: the same under shuffles.
-
-    Returns:
-        (1 + how many reach it) / (1 + how many there are).
-    """
+    """How often chance does as well, one-sided."""
     return float((1 + np.count_nonzero(null >= observed)) / (1 + len(null)))

@@ -29,16 +29,7 @@ class Draws:
 
     @classmethod
     def make(cls, blocks: Ints, group: int = GROUP, seed: int = 0) -> "Draws":
-        """Draw groups, each out of one block.
-
-        Args:
-            blocks: block of each candidate; large ones are drawn from more often.
-            group: candidates to choose from; fewer where the smallest block has fewer.
-            seed: of the draws.
-
-        Returns:
-            The draws; all predictors choose from the same ones.
-        """
+        """Draw groups, each out of one block."""
         source = random_source("groups", seed)
         members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
         size = min(group, *(len(m) for m in members))
@@ -54,18 +45,7 @@ class Draws:
         return cls(groups, again)
 
     def regret(self, quality: Array, score: Array, top: int = 1) -> tuple[float, float, float]:
-        """What is lost by choosing by a score.
-
-        Args:
-            quality: loss after training, lower is better; +inf where the training diverged.
-            score: what is chosen by, lower is better; NaN is never chosen before a number.
-            top: how many of the group are trained; the best of them counts.
-
-        Returns:
-            Mean over the groups of the chosen loss minus the least loss, with the bounds of the
-            bootstrap interval over candidates. A choice that diverges counts as the worst
-            candidate that did not.
-        """
+        """What is lost by choosing by a score."""
         worst = quality[np.isfinite(quality)].max()
         losses = np.where(np.isfinite(quality), quality, worst)
         value = _lost(losses, score, self.groups, top).mean()
@@ -98,19 +78,7 @@ class Plan:
 
 
 def halving_plans(budgets: Sequence[int], group: int, *, fresh: bool) -> tuple[Plan, ...]:
-    """Plans of growing cost: all trained for one budget, and thinned out over several.
-
-    Args:
-        budgets: epochs, growing.
-        group: candidates to choose from.
-        fresh: whether each rung is a training of its own, because the schedule knows its end.
-
-    Returns:
-        For every number of rungs the plan that starts with the whole group and keeps the same
-        share after each, and for every budget the plan that trains all for as long.
-
-    Source: Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943.
-    """
+    """Plans of growing cost: all trained for one budget, and thinned out over several."""
     plans = []
     for rungs in range(1, len(budgets) + 1):
         keep = [max(math.ceil(group ** (1 - k / rungs) - 1e-9), 1) for k in range(rungs)]
@@ -138,17 +106,7 @@ def _epochs(plan: Sequence[tuple[int, int]], budgets: Sequence[int], *, fresh: b
 def halving_regret(
     labels: Labels, plan: Plan, quality: Array, draws: Draws
 ) -> tuple[float, float, float]:
-    """The regret of successive halving on recorded trainings.
-
-    Args:
-        labels: the trainings; rungs are read on the training loss of the first data order.
-        plan: how many are trained how long.
-        quality: loss after training, as for `Draws.regret`.
-        draws: the groups.
-
-    Returns:
-        Regret and its bounds, as `Draws.regret`.
-    """
+    """The regret of successive halving on recorded trainings."""
     worst = quality[np.isfinite(quality)].max()
     losses = np.where(np.isfinite(quality), quality, worst)
     rungs = [

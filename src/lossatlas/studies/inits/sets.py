@@ -30,16 +30,7 @@ DEEP = (TOPOLOGY, "scheme + scale + topology")
 
 
 def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:
-    """The sets that are compared.
-
-    Args:
-        features: what was measured.
-
-    Returns:
-        name -> names of features: nothing ("mean"), the recipe, single baselines, groups, and
-        their unions. "simple" is all that needs neither training nor curvature nor a map.
-        Sets of which nothing was measured are left out.
-    """
+    """The sets that are compared."""
     recipe = tuple(n for n in features.names if n.startswith(("scheme ", "scale")))
     early = tuple(n for n in features.names if n.startswith("loss after "))
     sizes = tuple(n for n in features.names if n == "norm" or n.startswith("norm of "))
@@ -70,15 +61,7 @@ def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:
 
 
 def set_cost(features: Features, names: Sequence[str]) -> float:
-    """What a set costs for one candidate.
-
-    Args:
-        features: what was measured.
-        names: of the set.
-
-    Returns:
-        Forward passes over the probe; shared passes count once.
-    """
+    """What a set costs for one candidate."""
     most: dict[str, float] = {}
     for name in names:
         source = _source(name, features.groups[features.names.index(name)])

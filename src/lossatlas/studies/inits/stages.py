@@ -36,23 +36,7 @@ def measure_features(
     *,
     progress: Progress | None = None,
 ) -> Features:
-    """Measure the features of all labeled candidates.
-
-    What is done is kept in the folder: a run that died goes on from there.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-        labels: whose candidates.
-        progress: called with a line after every piece.
-
-    Returns:
-        The features, in the order of the labels; those that no candidate has are left out.
-
-    Raises:
-        ModelError: a network without supported layers.
-        ResumeError: the folder holds unfinished work of other settings.
-    """
+    """Measure the features of all labeled candidates."""
     measure = make_measure(settings, subject)
     candidates = labels.candidates
     parts = [candidates[k : k + PIECE] for k in range(0, len(candidates), PIECE)]
@@ -78,15 +62,7 @@ def measure_features(
 
 
 def make_measure(settings: InitsSettings, subject: Problem) -> Measure:
-    """What the settings ask to be measured.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-
-    Returns:
-        The measure.
-    """
+    """What the settings ask to be measured."""
     how, label = settings.quality, settings.label
     sampling = Sampling(
         planes=how.planes,
@@ -105,17 +81,7 @@ def joined(
     candidates: Sequence[Candidate],
     made: Provenance,
 ) -> Features:
-    """A table with the recipes as features.
-
-    Args:
-        columns: of the table.
-        table: shape (candidates, columns).
-        candidates: the recipes.
-        made: where it comes from.
-
-    Returns:
-        Features; those that no candidate has are left out.
-    """
+    """A table with the recipes as features."""
     recipe = recipe_numbers(candidates)
     every = [*columns, *(Column(name, "baseline") for name in recipe)]
     values = np.concatenate([table, np.stack(list(recipe.values()), axis=1)], axis=1)
@@ -138,22 +104,7 @@ def fit_quality(
     *,
     progress: Progress | None = None,
 ) -> Quality:
-    """Predict the quality from the features, and score the predictions.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-        labels: of stage 3.
-        features: of the same candidates.
-        progress: called with a line after every model.
-
-    Returns:
-        The scores.
-
-    Raises:
-        DataError: too few candidates for the folds, constant labels, all diverged.
-        ArgumentError: a budget that was not labeled.
-    """
+    """Predict the quality from the features, and score the predictions."""
     how, label = settings.quality, settings.label
     epoch = 3.0 * len(subject.train) / size_of(subject.probe)
     scoring = Scoring(
@@ -183,18 +134,7 @@ def fit_quality(
 
 
 def draw_figures(settings: InitsSettings, *, progress: Progress | None = None) -> list[Path]:
-    """Stage 5: draw what the stages before it left.
-
-    Args:
-        settings: of the study.
-        progress: called with a line after every picture.
-
-    Returns:
-        The pictures.
-
-    Raises:
-        FileError: a file of the stages before it is missing, or of other settings.
-    """
+    """Stage 5: draw what the stages before it left."""
     from lossatlas.studies.inits.figures import draw
 
     return draw(settings, progress=progress)

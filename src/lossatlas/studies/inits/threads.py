@@ -8,11 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread; the number of before comes back.
-
-    Yields:
-        Nothing.
-    """
+    """Compute on one thread; the number of before comes back."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -38,11 +38,7 @@ class Split:
 
     @property
     def ranked(self) -> Ints:
-        """Blocks within folds, shape (candidates,): where the order of predictions counts.
-
-        Predictions of different folds come from different fits, whose means lean away from the
-        labels they have not seen: across folds even no skill at all looks like a little less.
-        """
+        """Blocks within folds, shape (candidates,): where the order of predictions counts."""
         return np.asarray(self.blocks * (self.fold.max() + 1) + self.fold)
 
     @property
@@ -54,23 +50,7 @@ class Split:
 def make_splits(
     candidates: Sequence[Candidate], folds: int = 5, seed: int = 0
 ) -> tuple[Split, ...]:
-    """The splits that these candidates allow.
-
-    Args:
-        candidates: whose training stayed finite.
-        folds: of the pooled split, and of the scale-matched one at most.
-        seed: of the folds.
-
-    Returns:
-        Equal recipes are in one fold, so that none is predicted from its copy.
-        "pooled": folds drawn within schemes. "leave-scheme-out", with two schemes or more: a
-        fold is a scheme, order counts within it. "scale-matched", where at least 8 candidates
-        share scheme and scale: folds drawn within these cells, order counts within them; as
-        many folds as leave at least 4 of the smallest cell in each.
-
-    Raises:
-        DataError: too few candidates for the folds.
-    """
+    """The splits that these candidates allow."""
     if len(candidates) < SMALLEST_FOLD * folds:
         raise DataError(
             f"{folds} folds need at least {SMALLEST_FOLD * folds} candidates whose training "
@@ -121,15 +101,7 @@ class Fold:
 
 
 def make_folds(features: Array, split: Split) -> list[Fold]:
-    """Scale the features anew for every fold.
-
-    Args:
-        features: shape (candidates, features).
-        split: who predicts whom.
-
-    Returns:
-        The folds. Each column is scaled by itself, so columns may be chosen afterwards.
-    """
+    """Scale the features anew for every fold."""
     found = []
     for fold in np.unique(split.fold[split.taking]):
         train = np.flatnonzero(split.taking & (split.fold != fold))
@@ -147,19 +119,7 @@ def make_folds(features: Array, split: Split) -> list[Fold]:
 def predict(
     head: Head, folds: Sequence[Fold], columns: Sequence[int], labels: Array, seed: int = 0
 ) -> Array:
-    """Predict every row from the other folds; selection happens inside the head.
-
-    Args:
-        head: how features become predictions.
-        folds: of one split.
-        columns: which features.
-        labels: shape (candidates,) or, for heads that serve several, (candidates, several).
-        seed: of the head.
-
-    Returns:
-        Predictions shaped like `labels`; NaN for those that take no part. Those of a centered
-        split are deviations from the block.
-    """
+    """Predict every row from the other folds; selection happens inside the head."""
     predicted = np.full(labels.shape, np.nan)
     for number, fold in enumerate(folds):
         targets = labels[fold.train]
@@ -177,18 +137,7 @@ def predict(
 def out_of_fold(
     head: Head, features: Array, labels: Array, split: Split, seed: int = 0
 ) -> Array:
-    """Predict every row from the other folds, with all of some features.
-
-    Args:
-        head: how features become predictions.
-        features: shape (candidates, features).
-        labels: as for `predict`.
-        split: who predicts whom.
-        seed: of the head.
-
-    Returns:
-        As `predict`.
-    """
+    """Predict every row from the other folds, with all of some features."""
     return predict(head, make_folds(features, split), range(features.shape[1]), labels, seed)
 
 

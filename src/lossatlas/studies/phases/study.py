@@ -79,11 +79,7 @@ class Question:
         build_loss(self.loss, task=self.train.task)
 
     def identity(self) -> dict[str, object]:
-        """What a resume file belongs to.
-
-        Returns:
-            Settings and the fingerprint of the data, plain values.
-        """
+        """What a resume file belongs to."""
         sets = {"train": self.train, "test": self.test}
         data = {f"{n}.inputs": d.inputs for n, d in sets.items()}
         data |= {f"{n}.targets": d.targets for n, d in sets.items()}
@@ -198,16 +194,7 @@ def _check_axes(loads: Sequence[int], temperatures: Sequence[float], temperature
 
 
 def cell_table(asked: Question, load: int, heat: float) -> Array:
-    """Train the networks of one cell and measure them.
-
-    Args:
-        asked: the question.
-        load: what is put for "{load}".
-        heat: batch size or rate.
-
-    Returns:
-        A row a seed: `OF_SEEDS` of the network, `OF_PAIRS` of it and the next one on the ring.
-    """
+    """Train the networks of one cell and measure them."""
     spec = asked.model.replace("{load}", str(load))
     model = build_model(spec, asked.train)
     seeds = range(asked.seeds)

@@ -106,18 +106,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def families_of(asked: "tuple[str, ...] | Mapping[str, Family]") -> dict[str, Family]:
-    """The families of some names.
-
-    Args:
-        asked: names of `FAMILIES`, or families of one's own by name.
-
-    Returns:
-        Name -> family.
-
-    Raises:
-        UnknownNameError: an unknown name.
-        ArgumentError: none, or something that cannot be called.
-    """
+    """The families of some names."""
     if not asked:
         raise ArgumentError("`families` is empty; name at least one, such as 'mup'.")
     if not isinstance(asked, Mapping):

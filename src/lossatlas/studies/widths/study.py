@@ -63,11 +63,7 @@ class Question:
             )
 
     def identity(self) -> dict[str, object]:
-        """What a resume file belongs to.
-
-        Returns:
-            Settings and the fingerprint of the data, plain values.
-        """
+        """What a resume file belongs to."""
         data = {"inputs": self.data.inputs, "targets": self.data.targets}
         kinds = {
             n: getattr(f, "__qualname__", type(f).__name__) for n, f in self.families.items()
@@ -162,18 +158,7 @@ def sharpness_consistency(
 
 
 def trained_and_read(asked: Question, family: str, width: int, seed: int) -> Array:
-    """Train one family, width and seed at all rates.
-
-    Args:
-        asked: the question.
-        family: its name.
-        width: of the hidden layers.
-        seed: of the weights.
-
-    Returns:
-        A row a rate: sharpness at each reading (rate x largest eigenvalue), its bounds, the
-        loss at the end. Sharpness is NaN and the loss infinite where the training diverged.
-    """
+    """Train one family, width and seed at all rates."""
     model, factor = asked.families[family](width, asked.data, seed)
     start = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     batch = (asked.data.inputs, asked.data.targets)

@@ -21,14 +21,7 @@ from lossatlas.surveys.instrument_result import Quantity, estimated
 
 
 def measure_representations(site: Context) -> Parts:
-    """How many directions the features of the last layer use.
-
-    Args:
-        site: where.
-
-    Returns:
-        `rankme`, `effective_rank`, `participation`, `alpha_req`.
-    """
+    """How many directions the features of the last layer use."""
     seed = site.seed
     return {
         "rankme": lambda: rankme(site.head.features, seed=seed),
@@ -39,14 +32,7 @@ def measure_representations(site: Context) -> Parts:
 
 
 def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_representations`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Ranks and the exponent of the eigenvalues.
-    """
+    """The numbers of `measure_representations`."""
     names = {
         "rankme": ("RankMe", "exp of the entropy of singular values, features as they are"),
         "effective_rank": (
@@ -60,14 +46,7 @@ def read_representations(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_collapse(site: Context) -> Parts:
-    """Neural collapse of the features of the last layer.
-
-    Args:
-        site: where.
-
-    Returns:
-        `collapse`.
-    """
+    """Neural collapse of the features of the last layer."""
     return {"collapse": lambda: _collapse(site)}
 
 
@@ -85,14 +64,7 @@ def _collapse(site: Context) -> NeuralCollapse:
 
 
 def read_collapse(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_collapse`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        NC1 to NC4; 0 is collapse.
-    """
+    """The numbers of `measure_collapse`."""
     found = results["collapse"]
     return (
         estimated("NC1", found.within, "scatter within classes over that between them"),
@@ -105,14 +77,7 @@ def read_collapse(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_similarity(site: Context) -> Parts:
-    """How like the features are to those of earlier checkpoints.
-
-    Args:
-        site: where, with checkpoints.
-
-    Returns:
-        `start` and `middle`.
-    """
+    """How like the features are to those of earlier checkpoints."""
     last = len(site.checkpoints) - 1
     return {"start": lambda: _alike(site, 0), "middle": lambda: _alike(site, last // 2)}
 
@@ -128,14 +93,7 @@ def _alike(site: Context, index: int) -> Estimate:
 
 
 def read_similarity(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_similarity`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        CKA with the first checkpoint and the one half-way; 1 is equal up to rotation.
-    """
+    """The numbers of `measure_similarity`."""
     names = {"start": "CKA with the first checkpoint", "middle": "CKA with half-way"}
     meaning = "debiased linear kernel alignment of the features of the last layer"
     return tuple(estimated(n, results[k], meaning) for k, n in names.items() if k in results)

@@ -22,14 +22,7 @@ _ASCENT = "largest rise found in the ball by ascent; a lower bound of the maximu
 
 
 def measure_sharpness(site: Context) -> Parts:
-    """Rises in balls around the weights: mean, worst, adaptive, and of small sets.
-
-    Args:
-        site: where.
-
-    Returns:
-        `average`, `worst`, `adaptive_average`, `adaptive_worst`, `sets`.
-    """
+    """Rises in balls around the weights: mean, worst, adaptive, and of small sets."""
     objective, seed = site.objective, site.seed
     return {
         "average": lambda: average_sharpness(objective, seed=seed),
@@ -49,14 +42,7 @@ def _set_size(site: Context) -> int:
 
 
 def read_sharpness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_sharpness`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The five rises, units of the loss.
-    """
+    """The numbers of `measure_sharpness`."""
     means = {
         "average": ("average sharpness", "mean rise 0.05 away"),
         "adaptive_average": (
@@ -78,53 +64,25 @@ def read_sharpness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_flatness(site: Context) -> Parts:
-    """Relative flatness of the last weight matrix.
-
-    Args:
-        site: where.
-
-    Returns:
-        `flatness`.
-    """
+    """Relative flatness of the last weight matrix."""
     return {"flatness": lambda: relative_flatness(site.objective, limit=100, seed=site.seed)}
 
 
 def read_flatness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The number of `measure_flatness`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Relative flatness.
-    """
+    """The number of `measure_flatness`."""
     meaning = "trace of the last layer's Hessian weighed by its weights; small is flat"
     return (estimated("relative flatness", results["flatness"], meaning),)
 
 
 def measure_roughness(site: Context) -> Parts:
-    """Total variation over range along random lines.
-
-    Args:
-        site: where.
-
-    Returns:
-        `roughness`.
-    """
+    """Total variation over range along random lines."""
     return {
         "roughness": lambda: roughness(site.objective, directions=12, points=21, seed=site.seed)
     }
 
 
 def read_roughness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_roughness`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The mean variation and the index.
-    """
+    """The numbers of `measure_roughness`."""
     found = results["roughness"]
     lines = f"{len(found.variations)} lines of {found.points} points, radius {found.radius:g}"
     mean = f"total variation over range: 1 is monotone, 2 a bowl; {lines}"
@@ -136,26 +94,12 @@ def read_roughness(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_samples(site: Context) -> Parts:
-    """How many examples the landscape needs.
-
-    Args:
-        site: where.
-
-    Returns:
-        `curve`.
-    """
+    """How many examples the landscape needs."""
     return {"curve": lambda: sample_size_curve(site.objective, seed=site.seed)}
 
 
 def read_samples(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_samples`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The size that suffices, and the change that one more example makes at the end.
-    """
+    """The numbers of `measure_samples`."""
     found = results["curve"]
     change, error = float(found.change[-1]) ** 0.5, float(found.stderr[-1])
     last = Quantity(

@@ -19,14 +19,7 @@ _TASKS, _STEPS = 3, 200
 
 
 def measure_interference(site: Context) -> Parts:
-    """How far examples cancel each other: their gradients here, their losses on the way.
-
-    Args:
-        site: where.
-
-    Returns:
-        `gradients` and `losses`.
-    """
+    """How far examples cancel each other: their gradients here, their losses on the way."""
     return {
         "gradients": lambda: zero_sum_gradients(site.objective, seed=site.seed),
         "losses": lambda: _on_the_way(site),
@@ -44,14 +37,7 @@ def _on_the_way(site: Context) -> ZeroSumLosses:
 
 
 def read_interference(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_interference`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Interference of gradients and losses; 0 is agreement, 1 a sum of zero.
-    """
+    """The numbers of `measure_interference`."""
     found = []
     if "gradients" in results:
         meaning = "1 - |sum| / sum of sizes, weight by weight; at 1 examples cancel"
@@ -65,14 +51,7 @@ def read_interference(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_plasticity(site: Context) -> Parts:
-    """How well random labels can be learned from here.
-
-    Args:
-        site: where.
-
-    Returns:
-        `plasticity`.
-    """
+    """How well random labels can be learned from here."""
     return {
         "plasticity": lambda: plasticity(
             site.objective, tasks=_TASKS, steps=_STEPS, seed=site.seed
@@ -81,14 +60,7 @@ def measure_plasticity(site: Context) -> Parts:
 
 
 def read_plasticity(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The number of `measure_plasticity`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Plasticity, in nats.
-    """
+    """The number of `measure_plasticity`."""
     found = results["plasticity"]
     meaning = (
         f"how far {found.steps} steps of Adam at {found.learning_rate:g} get below the best "
@@ -98,26 +70,12 @@ def read_plasticity(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_spikes(site: Context) -> Parts:
-    """How much residual blocks can amplify a gradient.
-
-    Args:
-        site: where.
-
-    Returns:
-        `spikes`.
-    """
+    """How much residual blocks can amplify a gradient."""
     return {"spikes": lambda: spike_risk(site.objective, seed=site.seed)}
 
 
 def read_spikes(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_spikes`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The bound over all blocks, the smallest shortcut, the gain of each block.
-    """
+    """The numbers of `measure_spikes`."""
     found = results["spikes"]
     weakest = min(found.blocks, key=lambda block: block.shortcut)
     bound = "the gradient grows at most e to this power from the last block to the first"

@@ -19,14 +19,7 @@ _GROUP = {"top": 1, "bottom": 1, "density": False, "tolerance": 1e-2, "limit": 6
 
 
 def measure_curvature(site: Context) -> Parts:
-    """Extreme eigenvalues, density and trace of the Hessian.
-
-    Args:
-        site: where.
-
-    Returns:
-        `spectrum` and `trace`.
-    """
+    """Extreme eigenvalues, density and trace of the Hessian."""
     return {
         "spectrum": lambda: site.spectrum,
         "trace": lambda: trace(site.objective, seed=site.seed, limit=_TRACE),
@@ -34,14 +27,7 @@ def measure_curvature(site: Context) -> Parts:
 
 
 def read_curvature(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_curvature`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Eigenvalues with their bounds, trace, negative mass.
-    """
+    """The numbers of `measure_curvature`."""
     found = [q for q in (*_eigenvalues(results.get("spectrum")),) if np.isfinite(q.value)]
     if "trace" in results:
         meaning = "sum of all eigenvalues"
@@ -79,26 +65,12 @@ def _known(value: float, bound: float) -> str:
 
 
 def measure_criteria(site: Context) -> Parts:
-    """Criteria of generalization read off the density.
-
-    Args:
-        site: where.
-
-    Returns:
-        `criteria`.
-    """
+    """Criteria of generalization read off the density."""
     return {"criteria": lambda: hessian_criteria(site.spectrum)}
 
 
 def read_criteria(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_criteria`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        re and K_H^n.
-    """
+    """The numbers of `measure_criteria`."""
     found = results["criteria"]
     ends = "|smallest node / largest node| of the density; small is nearly convex"
     mass = f"negative over positive nodes, to the power {found.power:g}"
@@ -109,26 +81,12 @@ def read_criteria(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_layers(site: Context) -> Parts:
-    """The spectrum of each layer's block of the Hessian.
-
-    Args:
-        site: where.
-
-    Returns:
-        `layers`, a tuple of lines.
-    """
+    """The spectrum of each layer's block of the Hessian."""
     return {"layers": lambda: _groups(site, "layer")}
 
 
 def measure_classes(site: Context) -> Parts:
-    """The spectrum of the mean loss of each class.
-
-    Args:
-        site: where.
-
-    Returns:
-        `classes`, a tuple of lines.
-    """
+    """The spectrum of the mean loss of each class."""
     return {"classes": lambda: _groups(site, "class")}
 
 
@@ -137,26 +95,12 @@ def _groups(site: Context, by: str) -> tuple[GroupSpectrum, ...]:
 
 
 def read_layers(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_layers`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The sharpest layer, then every layer.
-    """
+    """The numbers of `measure_layers`."""
     return _of_groups(results["layers"], "layer")
 
 
 def read_classes(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_classes`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The sharpest class, then every class.
-    """
+    """The numbers of `measure_classes`."""
     return _of_groups(results["classes"], "class")
 
 

@@ -26,14 +26,7 @@ _NO_RATE = (
 
 
 def measure_stability(site: Context) -> Parts:
-    """The learning rate against the edge of stability.
-
-    Args:
-        site: where, with a rate or an optimizer.
-
-    Returns:
-        `descent` and `adam` for a rate, `optimizer` for an optimizer.
-    """
+    """The learning rate against the edge of stability."""
     objective, lr, optimizer = site.objective, site.lr, site.optimizer
     parts: Parts = {}
     if lr is not None:
@@ -73,37 +66,13 @@ def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
 
 
 def descent(objective: Objective, lr: float) -> Rule:
-    """Gradient descent.
-
-    Args:
-        objective: model, loss, batches.
-        lr: its rate.
-
-    Returns:
-        The rule.
-    """
+    """Gradient descent."""
     group = {"params": _parameters(objective), "lr": lr, "momentum": 0.0, "nesterov": False}
     return Rule([group], {})
 
 
 def warm_adam(objective: Objective, lr: float) -> Rule:
-    """Adam as it would be after standing at these weights for long.
-
-    Its second moments are the mean squares of the gradients of small sets of examples (whole
-    batches with mode="train"), with the bias worn off. No step is taken.
-
-    Args:
-        objective: model, loss, batches.
-        lr: its rate.
-
-    Returns:
-        The rule, at Adam's default momenta.
-
-    Raises:
-        ArgumentError: fewer than eight sets: where a gradient is small by chance its square
-            would make the step far too long.
-        LossError: the loss of a batch is not the mean of the losses of its pieces.
-    """
+    """Adam as it would be after standing at these weights for long."""
     pieces = _pieces(objective)
     if len(pieces) < _SETS:
         raise ArgumentError(
@@ -131,14 +100,7 @@ def _pieces(objective: Objective) -> list[Batch]:
 
 
 def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_stability`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        The product of rate and curvature for each rule.
-    """
+    """The numbers of `measure_stability`."""
     names = {
         "descent": ("lr x largest eigenvalue", ""),
         "adam": (
@@ -161,26 +123,12 @@ def read_stability(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
 
 
 def measure_gradient(site: Context) -> Parts:
-    """The gradient and its noise.
-
-    Args:
-        site: where.
-
-    Returns:
-        `noise`.
-    """
+    """The gradient and its noise."""
     return {"noise": lambda: gradient_noise(site.objective, seed=site.seed)}
 
 
 def read_gradient(results: Mapping[str, Any]) -> tuple[Quantity, ...]:
-    """The numbers of `measure_gradient`.
-
-    Args:
-        results: its parts.
-
-    Returns:
-        Length, noise scale, scatter.
-    """
+    """The numbers of `measure_gradient`."""
     found = results["noise"]
     floor = f"sampling alone gives {found.floor:.2g} where the true gradient is zero"
     scale = f"batch size at which noise and signal are equal, in {found.unit}"

@@ -24,21 +24,7 @@ ROUNDING = 1e-6
 
 
 def plane_numbers(values: Array) -> dict[str, float]:
-    """Sublevel persistence and the merge tree of one plane.
-
-    The essential basin counts where basins are counted, and nowhere else. Lengths are given in
-    units of the loss and, as `relative`, as shares of the range of the plane. Bars shorter than
-    a millionth of the greatest loss are taken for rounding.
-
-    Args:
-        values: losses on a grid, shape (points, points); those that are not finite are walls.
-
-    Returns:
-        name -> number; a plane with a single basin and no ridge gives 1 basin and zeros.
-
-    Raises:
-        DataError: no finite value.
-    """
+    """Sublevel persistence and the merge tree of one plane."""
     diagram = persistence(values)
     tree, span = simplify(merge_tree(values), _floor(diagram)), _span(diagram)
     numbers = _basins(diagram, tree, span)
@@ -53,39 +39,14 @@ def plane_numbers(values: Array) -> dict[str, float]:
 
 
 def graph_numbers(points: Array, losses: Array) -> dict[str, float]:
-    """Lower-star persistence of scattered points on their neighbor graph.
-
-    Args:
-        points: coordinates, shape (points, dimensions).
-        losses: shape (points,); those that are not finite are walls.
-
-    Returns:
-        name -> number, degree 0 only.
-
-    Raises:
-        DataError: no finite loss, or coordinates that are not finite.
-    """
+    """Lower-star persistence of scattered points on their neighbor graph."""
     source: Graph = scattered(points, losses, method="knn")
     diagram = persistence(source)
     return _basins(diagram, simplify(merge_tree(source), _floor(diagram)), _span(diagram))
 
 
 def cloud_numbers(points: Array, losses: Array) -> dict[str, float]:
-    """Rips persistence of points lifted by their losses, each axis in units of its spread.
-
-    The loss is one more coordinate, of the very points it was measured at. Where it does not
-    vary, only the cloud is left.
-
-    Args:
-        points: coordinates, shape (points, dimensions).
-        losses: shape (points,); points without a finite loss are left out.
-
-    Returns:
-        name -> number, degrees 0 and 1.
-
-    Raises:
-        DataError: fewer than one point with a finite loss.
-    """
+    """Rips persistence of points lifted by their losses, each axis in units of its spread."""
     finite = np.isfinite(losses)
     lifted = np.column_stack([points[finite], losses[finite]])
     middle = np.median(lifted, axis=0)

@@ -36,26 +36,7 @@ _TINY = 1e-5
 def derivatives(
     model: nn.Module, loss: Loss, batch: Batch, initial: Params, *, seed: int = 0
 ) -> dict[str, Array]:
-    """Gradient, proxies made of it, trace and largest eigenvalue of the Hessian.
-
-    Losses of different candidates do not depend on each other's weights, so one backward pass
-    through their sum serves all.
-
-    Args:
-        model: the architecture; evaluated in eval mode.
-        loss: loss(model, batch).
-        batch: the probe.
-        initial: parameters, stacked along axis 0.
-        seed: of the probes; all candidates get the same.
-
-    Returns:
-        Names of `COST` -> numbers, shape (candidates,): `gradient norm`; `SNIP`, the sum of
-        |w g| (Lee et al., arXiv:1810.02340); `GraSP`, minus the sum of w (H g) (Wang et al.,
-        arXiv:2002.07376); `gradient quotient`, the mean of |H g / g| with 1e-5 added to |g|
-        (MetaInit, Dauphin and Schoenholz, NeurIPS 2019); `trace` of the Hessian from 8 probes;
-        `frobenius`, its norm from the same; `largest eigenvalue` by size from 15 power steps;
-        `gradient curvature`, the Rayleigh quotient along the gradient.
-    """
+    """Gradient, proxies made of it, trace and largest eigenvalue of the Hessian."""
     with preserved_modes(model), torch.enable_grad():
         model.eval()
         stack = _Stack(model, loss, batch, initial)

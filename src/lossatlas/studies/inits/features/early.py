@@ -30,24 +30,7 @@ def early_losses(
     seed: int = 0,
     after: Sequence[int] = AFTER,
 ) -> dict[str, Array]:
-    """The loss of the probe after a few updates, for many initializations at once.
-
-    Args:
-        model: the architecture.
-        data: what is trained on.
-        loss: loss(model, batch).
-        probe: the fixed batch.
-        initial: parameters of each candidate.
-        lr: constant rate.
-        optimizer: "sgd" or "adamw".
-        batch_size: examples a batch.
-        seed: of the order of the data; the same for all.
-        after: numbers of updates.
-
-    Returns:
-        "loss after k steps" -> shape (candidates,). After one step it is what GradInit looks at
-        (Zhu et al., arXiv:2102.08098). A candidate that diverged stays at its last point.
-    """
+    """The loss of the probe after a few updates, for many initializations at once."""
     run = train_ensemble(
         model,
         data,
@@ -67,26 +50,10 @@ def early_losses(
 
 
 def early_name(steps: int) -> str:
-    """The name of the feature.
-
-    Args:
-        steps: updates.
-
-    Returns:
-        "loss after 1 step", "loss after 5 steps", ...
-    """
+    """The name of the feature."""
     return f"loss after {steps} step{'s' if steps > 1 else ''}"
 
 
 def early_cost(steps: int, batch_size: int, probe: int) -> float:
-    """What the feature costs.
-
-    Args:
-        steps: updates.
-        batch_size: examples a batch.
-        probe: examples of the probe.
-
-    Returns:
-        Forward passes over the probe; an update counts as three forward passes of its batch.
-    """
+    """What the feature costs."""
     return 3.0 * steps * batch_size / probe + 1.0

@@ -81,11 +81,7 @@ class Measure:
         return bool({"topology", "statistics"} & set(self.groups))
 
     def columns(self) -> list[Column]:
-        """The features, in the order of the tables.
-
-        Returns:
-            Names, groups and costs.
-        """
+        """The features, in the order of the tables."""
         probe = size_of(self.subject.probe)
         own = {n: p[None] for n, p in self.subject.objective().params.items()}
         found = [Column(name, "baseline") for name in size_numbers(own)]
@@ -106,14 +102,7 @@ class Measure:
         return found
 
     def table(self, candidates: Sequence[Candidate]) -> Array:
-        """The features of some candidates.
-
-        Args:
-            candidates: recipes.
-
-        Returns:
-            Shape (candidates, columns); NaN where a candidate has no such number.
-        """
+        """The features of some candidates."""
         subject, initial = self.subject, [self.parameters(c) for c in candidates]
         stack = stacked(initial)
         objective = subject.objective()
@@ -152,12 +141,5 @@ class Measure:
 
 
 def stacked(initial: Sequence[Params]) -> dict[str, Tensor]:
-    """Parameters of many candidates, stacked.
-
-    Args:
-        initial: one mapping a candidate.
-
-    Returns:
-        name -> shape (candidates, ...).
-    """
+    """Parameters of many candidates, stacked."""
     return {name: torch.stack([one[name] for one in initial]) for name in initial[0]}

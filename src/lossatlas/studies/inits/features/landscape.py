@@ -17,16 +17,7 @@ Key = tuple[str, str]
 
 
 def landscape_row(found: Neighborhood, sampling: Sampling) -> dict[Key, float]:
-    """Features of one neighborhood, and of its losses shuffled over the points.
-
-    Args:
-        found: the losses around a candidate.
-        sampling: where they were taken.
-
-    Returns:
-        (group, name) -> number. The group "null" has the topology of the shuffled losses: it
-        knows their distribution and nothing of their places.
-    """
+    """Features of one neighborhood, and of its losses shuffled over the points."""
     source = np.random.default_rng(derive_seed("inits topology null", sampling.seed))
     planes = found.planes.reshape(*found.planes.shape[:2], -1)
     dealt = Neighborhood(
@@ -45,14 +36,7 @@ def landscape_row(found: Neighborhood, sampling: Sampling) -> dict[Key, float]:
 
 
 def landscape_keys(sampling: Sampling) -> list[Key]:
-    """The features of any neighborhood, in order.
-
-    Args:
-        sampling: where losses are taken.
-
-    Returns:
-        (group, name) pairs.
-    """
+    """The features of any neighborhood, in order."""
     source = np.random.default_rng(0)
     shape = (sampling.planes, len(sampling.radii), sampling.points, sampling.points)
     ball = sampling.ball()
@@ -64,15 +48,7 @@ def landscape_keys(sampling: Sampling) -> list[Key]:
 
 
 def topology_numbers(found: Neighborhood, sampling: Sampling) -> dict[str, float]:
-    """The topology of one neighborhood, planes of a radius averaged.
-
-    Args:
-        found: losses.
-        sampling: where they were taken.
-
-    Returns:
-        name -> number; a radius without a finite loss is left out.
-    """
+    """The topology of one neighborhood, planes of a radius averaged."""
     numbers: dict[str, float] = {}
     for index, radius in enumerate(sampling.radii):
         each = [plane_numbers(p) for p in found.planes[:, index] if np.isfinite(p).any()]

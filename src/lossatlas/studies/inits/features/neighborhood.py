@@ -49,21 +49,13 @@ class Sampling:
         return self.planes * len(self.radii) * self.points**2 + self.scattered
 
     def grid(self) -> Array:
-        """Coordinates of all grids of one plane.
-
-        Returns:
-            Shape (radii * points * points, 2), the last coordinate moving fastest.
-        """
+        """Coordinates of all grids of one plane."""
         axis = np.linspace(-1, 1, self.points)
         square = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         return np.concatenate([radius * square for radius in self.radii])
 
     def ball(self) -> Array:
-        """Coordinates of the scattered points, even in the ball.
-
-        Returns:
-            Shape (scattered, dimensions).
-        """
+        """Coordinates of the scattered points, even in the ball."""
         source = np.random.default_rng(derive_seed("inits ball", self.seed))
         rays = source.standard_normal((self.scattered, self.dimensions))
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
@@ -103,14 +95,7 @@ class Surveyor:
         self._engine: dict[int, str] = {}
 
     def neighborhood(self, params: Params) -> Neighborhood:
-        """The losses around one initialization.
-
-        Args:
-            params: its parameters.
-
-        Returns:
-            Losses; they may be infinite or NaN.
-        """
+        """The losses around one initialization."""
         asked = self.sampling
         shape = (len(asked.radii), asked.points, asked.points)
         planes = [

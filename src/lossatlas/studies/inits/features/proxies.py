@@ -19,22 +19,7 @@ _RECTIFIERS = (nn.ReLU, nn.LeakyReLU, nn.ReLU6)
 
 
 def proxies(model: nn.Module, batch: Batch, params: Params) -> dict[str, float]:
-    """Proxies of one initialization; NaN where the network or the data have no such number.
-
-    Args:
-        model: the architecture; its weights do not count. Evaluated in eval mode.
-        batch: a pair (inputs, targets), or anything else, for which all are NaN.
-        params: the initialization.
-
-    Returns:
-        `SynFlow`: logarithm of the sum of |w dR/dw|, where R is the sum of the outputs for an
-        input of ones and all parameters by their absolute values (Tanaka et al.,
-        arXiv:2006.05467); `NASWOT`: log determinant of the agreement of the rectifiers' on/off
-        codes between examples, with 1 added to its diagonal (Mellor et al.,
-        arXiv:2006.04647v3); `jacov`: minus the sum of log s + 1/s over the eigenvalues s of the
-        correlations between input gradients (the same, v1), of half as many examples as the
-        network has inputs.
-    """
+    """Proxies of one initialization; NaN where the network or the data have no such number."""
     inputs = batch[0] if isinstance(batch, list | tuple) else None
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         return dict.fromkeys(COST, np.nan)

@@ -7,15 +7,7 @@ Array = NDArray[np.float64]
 
 
 def loss_numbers(losses: Array, center: float) -> dict[str, float]:
-    """Statistics of sampled losses; any shuffle of the points leaves them as they are.
-
-    Args:
-        losses: any shape; those that are not finite are left out and counted.
-        center: the loss at the point in the middle.
-
-    Returns:
-        name -> number. Without a finite loss only the share of them is a number.
-    """
+    """Statistics of sampled losses; any shuffle of the points leaves them as they are."""
     flat = np.sort(losses[np.isfinite(losses)].ravel())
     lost = {"not finite": 1.0 - flat.size / max(losses.size, 1)}
     if flat.size == 0:

@@ -54,14 +54,7 @@ class Task:
 
 
 def fit_flat(task: Task) -> tuple[Predictor, Array]:
-    """The published network on flat parameters.
-
-    Args:
-        task: what to fit to.
-
-    Returns:
-        The predictor, and the history of its training.
-    """
+    """The published network on flat parameters."""
     moments = task.rows.moments(task.fitting)
     with seeded(task.settings.seed, "flat surrogate"):
         module = FlatNetwork(*moments, task.settings.surrogate.widths)
@@ -69,17 +62,7 @@ def fit_flat(task: Task) -> tuple[Predictor, Array]:
 
 
 def fit_equivariant(task: Task) -> tuple[Predictor, Array]:
-    """The network for which exchanged hidden units are the same.
-
-    Args:
-        task: what to fit to.
-
-    Returns:
-        The predictor, and the history of its training.
-
-    Raises:
-        ModelError: the layers of the network do not follow one another.
-    """
+    """The network for which exchanged hidden units are the same."""
     like = task.subject.initializer.like
     sample = task.rows(task.fitting[:1000])
     parts = pieces(sample, [value.shape for value in like.values()])
@@ -90,14 +73,7 @@ def fit_equivariant(task: Task) -> tuple[Predictor, Array]:
 
 
 def fit_statistics(task: Task) -> tuple[Predictor, Array]:
-    """Layer statistics and gradient boosting.
-
-    Args:
-        task: what to fit to.
-
-    Returns:
-        The predictor, and an empty history.
-    """
+    """Layer statistics and gradient boosting."""
     shapes = [value.shape for value in task.subject.initializer.like.values()]
     known = torch.cat([task.fitting, task.checking])
     table = np.concatenate(
@@ -144,14 +120,7 @@ def _empty() -> Array:
 
 
 def timed(job: Callable[[], Array]) -> tuple[Array, float]:
-    """A result and the CPU seconds that it took.
-
-    Args:
-        job: what to do.
-
-    Returns:
-        (result, seconds).
-    """
+    """A result and the CPU seconds that it took."""
     began = time.process_time()
     result = job()
     return result, time.process_time() - began

@@ -40,18 +40,7 @@ class Neighborhood:
 
 
 def neighborhoods(settings: InitsSettings, subject: Problem) -> list[Neighborhood]:
-    """Initializations that no predictor was fitted to, and the ground around each.
-
-    Directions are drawn at random and normalized filter by filter: a step of `RADIUS` moves
-    each filter by that share of its length.
-
-    Args:
-        settings: of the study.
-        subject: network and data.
-
-    Returns:
-        One for each of `surrogate.anchors`.
-    """
+    """Initializations that no predictor was fitted to, and the ground around each."""
     plan, schemes = settings.surrogate, list(settings.generate.schemes)
     found = []
     for index in range(plan.anchors):
@@ -93,14 +82,7 @@ def _around(subject: Problem, anchor: Candidate, points: int) -> Neighborhood:
 
 
 def gaussian_process(around: Neighborhood) -> tuple[Array, Array]:
-    """A Gaussian process in the subspace, fitted to the known points.
-
-    Args:
-        around: one initialization.
-
-    Returns:
-        Mean and standard deviation at the points asked for, shape (points,) each.
-    """
+    """A Gaussian process in the subspace, fitted to the known points."""
     import warnings
 
     kernel = ConstantKernel(1.0, (1e-3, 1e4)) * RBF([1.0] * DIMENSION, (0.05, 100.0))

@@ -42,14 +42,7 @@ class FlatNetwork(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Predict.
-
-        Args:
-            rows: parameters, shape (k, parameters).
-
-        Returns:
-            Standardized losses, shape (k,).
-        """
+        """Predict."""
         scaled = (rows - self.mean) / self.deviation
         predicted: Tensor = self.end(self.blocks(self.start(scaled)))
         return predicted[:, 0]
@@ -112,14 +105,7 @@ class EquivariantNetwork(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Predict.
-
-        Args:
-            rows: parameters, shape (k, parameters).
-
-        Returns:
-            Standardized losses, shape (k,).
-        """
+        """Predict."""
         parts = pieces(rows, self.shapes)
         named = {
             name: part / scale

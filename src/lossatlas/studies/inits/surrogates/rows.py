@@ -34,14 +34,7 @@ class Rows:
         self._known = torch.zeros(len(candidates), dtype=torch.bool)
 
     def __call__(self, indices: Tensor) -> Tensor:
-        """The parameters of some recipes.
-
-        Args:
-            indices: int64, shape (k,).
-
-        Returns:
-            float32, shape (k, parameters), on the CPU.
-        """
+        """The parameters of some recipes."""
         if self._kept is None:
             return self._drawn(indices)
         missing = torch.unique(indices[~self._known[indices]])
@@ -55,14 +48,7 @@ class Rows:
         return self.initializer.rows(chosen).cpu()
 
     def moments(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every coordinate.
-
-        Args:
-            indices: int64, shape (k,), k >= 2.
-
-        Returns:
-            Two of shape (parameters,); deviations of what does not vary are 1.
-        """
+        """Mean and standard deviation of every coordinate."""
         total, squares = torch.zeros(2, self.width, dtype=torch.float64)
         for part in torch.split(indices, _CHUNK):
             rows = self(part).double()
@@ -74,14 +60,6 @@ class Rows:
 
 
 def pieces(rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Flat rows cut into tensors.
-
-    Args:
-        rows: shape (k, parameters).
-        shapes: of the tensors, in order.
-
-    Returns:
-        Each of shape (k, ...).
-    """
+    """Flat rows cut into tensors."""
     parts = torch.split(rows, [shape.numel() for shape in shapes], dim=1)
     return [part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]

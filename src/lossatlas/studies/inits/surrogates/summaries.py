@@ -14,18 +14,7 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def layer_statistics(rows: Tensor, shapes: Sequence[torch.Size]) -> Array:
-    """Mean, deviation and quantiles of every tensor, and the logarithms of their lengths.
-
-    Args:
-        rows: parameters, shape (k, parameters).
-        shapes: of the tensors, in order.
-
-    Returns:
-        Shape (k, 8 * tensors).
-
-    Source: Unterthiner et al., arXiv:2002.11448, predict the accuracy of trained networks
-    from such statistics.
-    """
+    """Mean, deviation and quantiles of every tensor, and the logarithms of their lengths."""
     shares = torch.tensor(_SHARES)
     columns = []
     for part in pieces(rows, shapes):

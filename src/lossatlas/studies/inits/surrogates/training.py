@@ -47,25 +47,7 @@ def fit_network(
     seed: int,
     resume: Path,
 ) -> Array:
-    """Train a predictor in place and leave it at its best epoch on the validation rows.
-
-    AdamW with weight decay 1e-4, ten epochs of warm-up and a cosine, gradients clipped to
-    length 1, mean squared error + 0.001 mean |prediction|; the best epoch is the one with the
-    least mean absolute error on the validation rows, which the report never sees.
-
-    Args:
-        module: rows -> standardized losses.
-        rows: the parameters.
-        targets: standardized losses of all rows, shape (candidates,).
-        parts: indices to train on, and to validate on.
-        plan: epochs, batch size, patience.
-        lr: highest rate.
-        seed: of the order and of dropout.
-        resume: a file that keeps the state on the way; removed at the end.
-
-    Returns:
-        One row an epoch: training loss, validation error (mean absolute), rate.
-    """
+    """Train a predictor in place and leave it at its best epoch on the validation rows."""
     fitting, checking = parts
     data = Dataset(fitting[:, None], targets[fitting, None], "pairs", "regression")
     keeper = _Keeper(module, resume)
@@ -112,15 +94,7 @@ def _share(epoch: int, epochs: int) -> float:
 
 
 def predict(module: nn.Module, chunks: Iterator[Tensor]) -> Tensor:
-    """Predictions in eval mode.
-
-    Args:
-        module: rows -> standardized losses.
-        chunks: of parameters, each of shape (k, parameters).
-
-    Returns:
-        Shape (all rows,).
-    """
+    """Predictions in eval mode."""
     with torch.no_grad(), preserved_modes(module):
         module.eval()
         return torch.cat([module(chunk) for chunk in chunks])
