@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, FileError
-from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.errors import ArgumentError, FileError, UnknownNameError
+from lossatlas.plots import canvas, web
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.store.records import record
 
 
@@ -24,7 +26,10 @@ class Part:
     weights: np.ndarray
 
 
-@result("test-sample", references=("Someone, 2026",))
+SOMEONE = Reference("samples", "Someone. A Sample. 2026.", "https://example.org/sample")
+
+
+@result("test-sample", references=(SOMEONE,))
 class Sample(Result):
     trace: Estimate = quantity("loss per squared weight")
     values: np.ndarray = field(default_factory=lambda: np.arange(3.0))
@@ -97,7 +102,7 @@ def test_its_estimates_have_the_names_and_units_of_its_fields():
     frame = sample().to_frame()
     assert list(frame["name"]) == [e.name for e in found]
     assert frame["why_no_error"][1] == "one batch"
-    assert Sample.references == ("Someone, 2026",)
+    assert Sample.references == (SOMEONE,)
 
 
 def test_its_text_is_short():
@@ -127,6 +132,55 @@ def test_json_holds_plain_values_and_no_nan():
 def test_a_result_without_a_picture_says_so():
     with pytest.raises(ArgumentError, match="Plain has no picture"):
         Plain(np.zeros(1)).plot()
+
+
+@result("test-drawn")
+class Drawn(Result):
+    values: np.ndarray
+
+    def figures(self):
+        return tuple(
+            Figure(name, name.title(), self._line, self._page, alt='a "line"')
+            for name in ("line", "other")
+        )
+
+    def _line(self, ax):
+        ax = canvas.axes(ax)
+        ax.plot(self.values)
+        return ax
+
+    def _page(self):
+        return web.figure().add_scatter(y=self.values)
+
+
+def test_pictures_come_by_name_and_backend():
+    drawn = Drawn(np.arange(3.0))
+    ax = drawn.plot("other")
+    assert ax.lines[0].get_ydata().tolist() == [0, 1, 2]
+    assert drawn.plot(ax=ax) is ax
+    assert list(drawn.plot(backend="plotly").data[0].y) == [0, 1, 2]
+    with pytest.raises(UnknownNameError, match="got 'lime'"):
+        drawn.plot("lime")
+    with pytest.raises(UnknownNameError, match="`backend`"):
+        drawn.plot(backend="gnuplot")
+    with pytest.raises(ArgumentError, match="are for backend='matplotlib'"):
+        drawn.plot(backend="plotly", width=3.0)
+
+
+def test_a_picture_for_paper_has_its_width_and_leaves_no_settings():
+    before = dict(plt.rcParams)
+    ax = Drawn(np.arange(3.0)).plot(style="paper", width=2.5)
+    assert ax.figure.get_size_inches()[0] == pytest.approx(2.5)
+    assert Drawn(np.arange(3.0)).plot(style="paper").figure.get_size_inches()[0] == 3.25
+    assert dict(plt.rcParams) == before
+
+
+def test_notebooks_see_its_first_picture_and_no_figure_stays_open():
+    count = len(plt.get_fignums())
+    page = Drawn(np.arange(3.0))._repr_html_()
+    assert 'src="data:image/png;base64,' in page
+    assert 'alt="a &quot;line&quot;"' in page
+    assert len(plt.get_fignums()) == count
 
 
 def test_intervals_of_estimates():

@@ -5,15 +5,24 @@ JSON, tables and equality come from the fields, once for all. What a subclass ad
 meaning: which numbers count (`estimates`), how they read (`sentences`), how they look (`plot`).
 """
 
+import base64
 import html
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
 
 from lossatlas import store
-from lossatlas.checks import is_number
+from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import t_quantile
 from lossatlas.store.records import equal, from_dataset, record, to_dataset
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 R = TypeVar("R", bound=type)
+Backend = Literal["matplotlib", "plotly"]
 _MAX_LINES, _MAX_CHARACTERS = 5, 400
 
 
@@ -34,13 +44,12 @@ def quantity(unit: str, **options: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, quantity))
-def result(kind: str, *, references: tuple[str, ...] = ()) -> Callable[[R], R]:
+def result(kind: str, *, references: tuple["Reference", ...] = ()) -> Callable[[R], R]:
     """Class decorator: make a subclass of `Result` a frozen dataclass with a name on disk.
 
     Args:
         kind: the word written into files.
-        references: papers that the numbers come from, as in "Li et al., NeurIPS 2018,
-            arXiv:1712.09913".
+        references: papers that the numbers come from.
 
     Returns:
         The decorator.
@@ -114,11 +123,49 @@ class Estimate:
         return f"{text} {self.unit}".strip()
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A paper that a method comes from.
+
+    Attributes:
+        use: what it was used for, as in "filter normalization".
+        text: authors, title, place, year.
+        link: where to read it.
+    """
+
+    use: str
+    text: str
+    link: str
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One picture of a result, drawn when it is asked for.
+
+    Attributes:
+        name: a short word that selects it in `Result.plot`, as in "barcode".
+        title: its heading.
+        matplotlib: axes (None for new ones) -> the axes drawn on.
+        plotly: no argument -> a plotly figure; texts in it are safe (`lossatlas.text.safe`).
+        caption: what to see, in a sentence or two.
+        alt: what a reader hears who sees no picture.
+        wide: whether a page gives it the full width.
+    """
+
+    name: str
+    title: str
+    matplotlib: Callable[[Any], Any]
+    plotly: Callable[[], Any]
+    caption: str = ""
+    alt: str = ""
+    wide: bool = False
+
+
 class Result:
     """Base of everything that is measured: a frozen dataclass decorated with `result`."""
 
     __kind__: ClassVar[str]
-    references: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[tuple[Reference, ...]] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The numbers that count, with their errors."""
@@ -128,12 +175,55 @@ class Result:
         """What the numbers say, in words."""
         return ()
 
-    def plot(self, *, backend: str = "matplotlib", ax: Any = None) -> Any:
-        """The picture of the result."""
-        del backend, ax
-        raise ArgumentError(
-            f"{type(self).__name__} has no picture; its numbers are in .estimates()."
-        )
+    def figures(self) -> tuple[Figure, ...]:
+        """The pictures of the result, the most telling first; none is drawn yet.
+
+        Returns:
+            Figures; none by default.
+        """
+        return ()
+
+    def plot(
+        self,
+        name: str | None = None,
+        *,
+        backend: Backend = "matplotlib",
+        ax: Any = None,
+        style: Literal["screen", "paper"] = "screen",
+        width: float | None = None,
+    ) -> Any:
+        """Draw a picture of the result.
+
+        Args:
+            name: which of `figures()`; the first by default.
+            backend: "matplotlib", or "plotly" for an interactive figure.
+            ax: matplotlib axes to draw into; new ones by default.
+            style: "screen", or "paper": small fonts, thin lines, text kept as text in PDF
+                and SVG (matplotlib only).
+            width: of a new matplotlib figure, in inches; by default that of the style.
+
+        Returns:
+            The matplotlib axes, or the plotly figure. Nothing is shown or saved.
+
+        Raises:
+            ArgumentError: the result has no picture, an unknown backend or style, or
+                matplotlib's arguments given for plotly.
+            UnknownNameError: no figure has that name; the message gives the nearest.
+        """
+        figure = _chosen(self, name)
+        check_one_of("backend", backend, ("matplotlib", "plotly"))
+        check_one_of("style", style, ("screen", "paper"))
+        if backend == "plotly":
+            if ax is not None or style != "screen" or width is not None:
+                raise ArgumentError(
+                    "`ax`, `style` and `width` are for backend='matplotlib'; leave them out or "
+                    "change the layout of the plotly figure."
+                )
+            return figure.plotly()
+        from lossatlas.plots.canvas import dressed
+
+        with dressed(style, width):
+            return figure.matplotlib(ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON; NaN and infinity are None."""
@@ -191,12 +281,36 @@ class Result:
             for e in self.estimates()
         )
         title = html.escape(type(self).__name__)
-        return f"<div><strong>{title}</strong>{said}<table>{rows}</table></div>"
+        return f"<div><strong>{title}</strong>{said}{_image(self)}<table>{rows}</table></div>"
 
 
 def _instance(value: Any) -> Any:
     # A result is a dataclass by its decorator, which type checkers see on subclasses only.
     return value
+
+
+def _chosen(shown: Result, name: str | None) -> Figure:
+    figures = {figure.name: figure for figure in shown.figures()}
+    if not figures:
+        raise ArgumentError(
+            f"{type(shown).__name__} has no picture; its numbers are in .estimates()."
+        )
+    if name is None:
+        return next(iter(figures.values()))
+    check_one_of("name", name, figures)
+    return figures[name]
+
+
+def _image(shown: Result) -> str:
+    # A still picture: it shows in every notebook, on paper and where no script runs.
+    figures = shown.figures()
+    if not figures:
+        return ""
+    from lossatlas.plots.canvas import png
+
+    data = base64.b64encode(png(shown.plot())).decode()
+    alt = html.escape(figures[0].alt or figures[0].title, quote=True)
+    return f'<p><img src="data:image/png;base64,{data}" alt="{alt}" style="max-width:100%"></p>'
 
 
 def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Estimate]:

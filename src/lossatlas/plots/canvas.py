@@ -1,6 +1,9 @@
 """The matplotlib side of the style: new axes, their dress, color maps."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -8,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from lossatlas.plots import style
 from lossatlas.plots.scale import Scale
@@ -21,6 +25,36 @@ RC: Any = {
     "svg.fonttype": "none",
     "hatch.linewidth": 0.6,
 }
+
+
+PAPER_RC: Any = {
+    "font.size": 7,
+    "lines.linewidth": 0.9,
+    "axes.linewidth": 0.5,
+    "pdf.fonttype": 42,
+    "figure.dpi": 200,
+}
+_width: ContextVar[float | None] = ContextVar("width", default=None)
+
+
+@contextmanager
+def dressed(style: str, width: float | None) -> Iterator[None]:
+    """Within it, new axes have this style and width; matplotlib's settings come back after."""
+    chosen = width if width is not None or style == "screen" else 3.25
+    token = _width.set(chosen)
+    try:
+        with plt.rc_context(RC | (PAPER_RC if style == "paper" else {})):
+            yield
+    finally:
+        _width.reset(token)
+
+
+def png(ax: Axes) -> bytes:
+    """The figure of some axes as a PNG file; the figure is closed."""
+    written = io.BytesIO()
+    ax.figure.savefig(written, format="png")  # type: ignore[union-attr]
+    plt.close(ax.figure)  # type: ignore[arg-type]
+    return written.getvalue()
 
 
 def axes(
@@ -37,10 +71,7 @@ def axes(
         The axes. The settings of matplotlib are left as they were.
     """
     if ax is None:
-        with plt.rc_context(RC):
-            ax = plt.figure(figsize=size, layout="constrained").add_subplot(
-                projection=projection
-            )
+        ax = _figure(size).add_subplot(projection=projection)
     if ax.name != "3d":
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
@@ -48,6 +79,14 @@ def axes(
         ax.spines[side].set_color(style.FAINT)
     ax.tick_params(colors=style.MUTED, labelsize=style.LABEL_SIZE - 1, width=0.6, length=3)
     return ax
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    width = _width.get()
+    if width is not None:
+        return plt.figure(figsize=(width, width * size[1] / size[0]), layout="constrained")
+    with plt.rc_context(RC):
+        return plt.figure(figsize=size, layout="constrained")
 
 
 def name_axes(ax: Axes, title: str, x: str, y: str) -> None:

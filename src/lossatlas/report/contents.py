@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import plotly.graph_objects as go
 
 from lossatlas.errors import ArgumentError
+from lossatlas.result import Reference
 from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
 from lossatlas.text import with_error
@@ -101,21 +102,6 @@ class Table:
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """How to cite a method.
-
-    Attributes:
-        use: what it was used for.
-        text: authors, title, place, year.
-        link: where to read it.
-    """
-
-    use: str
-    text: str
-    link: str
 
 
 @dataclass(frozen=True, eq=False)

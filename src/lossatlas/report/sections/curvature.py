@@ -2,9 +2,10 @@
 
 from lossatlas.curvature import Spectrum
 from lossatlas.plots.spectra import spectrum_figure
-from lossatlas.report.contents import Picture, Reference, Section, Tile
+from lossatlas.report.contents import Picture, Section, Tile
 from lossatlas.report.readings_curvature import read_criteria, read_curvature
 from lossatlas.report.sections.findings import numbers, table
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import count, number
 

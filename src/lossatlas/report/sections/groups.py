@@ -4,9 +4,10 @@ import math
 
 from lossatlas.curvature import GroupSpectrum
 from lossatlas.plots.parts import MOST_PARTS, groups_figure
-from lossatlas.report.contents import Picture, Reference, Section, Table
+from lossatlas.report.contents import Picture, Section, Table
 from lossatlas.report.readings_curvature import read_parts
 from lossatlas.report.sections.findings import numbers
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import number, with_error
 

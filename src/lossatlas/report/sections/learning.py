@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lossatlas.report.contents import Reference, Section
+from lossatlas.report.contents import Section
 from lossatlas.report.readings_instruments import (
     read_collapse,
     read_interference,
@@ -12,6 +12,7 @@ from lossatlas.report.readings_instruments import (
     read_spikes,
 )
 from lossatlas.report.sections.findings import numbers, table
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 
 _LEARNING = {

@@ -4,10 +4,11 @@ import numpy as np
 
 from lossatlas.plots.interactive_pairs import chord_figure
 from lossatlas.plots.scale import scale_of
-from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
+from lossatlas.report.contents import Number, Picture, Section, Tile
 from lossatlas.report.readings_comparison import View, read_ends, read_line
 from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import mapped
+from lossatlas.result import Reference
 from lossatlas.text import cut_off, number, with_error
 
 _REFERENCE = Reference(

@@ -10,7 +10,7 @@ from lossatlas.plots.interactive import contour_figure, stderr_figure, surface_f
 from lossatlas.plots.interactive_others import box_figure, line_figure
 from lossatlas.plots.marks import landmarks, marked_minima
 from lossatlas.plots.scale import scale_of
-from lossatlas.report.contents import Number, Picture, Reference, Section, Tile
+from lossatlas.report.contents import Number, Picture, Section, Tile
 from lossatlas.report.readings_map import (
     lowest_index,
     read_center,
@@ -20,6 +20,7 @@ from lossatlas.report.readings_map import (
     read_walls,
 )
 from lossatlas.report.sections.numbers import GEOMETRY, mapped, measured
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import cut_off, number, surely, with_error
 

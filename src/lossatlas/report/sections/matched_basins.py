@@ -4,7 +4,7 @@ import math
 
 from lossatlas.plots.interactive_pairs import diagrams_figure, fate_figure, fate_name
 from lossatlas.plots.matched import BasinMatch, fates, shared_scale
-from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
+from lossatlas.report.contents import Number, Picture, Section, Table, Tile
 from lossatlas.report.readings_comparison import (
     View,
     certain_fates,
@@ -15,6 +15,7 @@ from lossatlas.report.readings_comparison import (
 from lossatlas.report.readings_map import lowest_index
 from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import COUNT, MAP_COUNT, mapped
+from lossatlas.result import Reference
 from lossatlas.text import count, number, with_error
 
 _REFERENCES = (

@@ -1,13 +1,14 @@
 """Around the weights: sharpness, flatness, roughness, and how many examples it takes."""
 
 from lossatlas.plots.steps import samples_figure
-from lossatlas.report.contents import Picture, Reference, Section
+from lossatlas.report.contents import Picture, Section
 from lossatlas.report.readings_instruments import (
     read_roughness,
     read_samples,
     read_sharpness,
 )
 from lossatlas.report.sections.findings import numbers, table
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 
 _INSTRUMENTS = ("sharpness", "flatness", "roughness", "samples")

@@ -2,9 +2,10 @@
 
 from lossatlas.curvature import Stability
 from lossatlas.plots.steps import edge_figure
-from lossatlas.report.contents import Picture, Reference, Section, Tile
+from lossatlas.report.contents import Picture, Section, Tile
 from lossatlas.report.readings_curvature import RULES, read_gradient, read_stability
 from lossatlas.report.sections.findings import numbers, table
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import number
 

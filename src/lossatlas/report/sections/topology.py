@@ -11,7 +11,7 @@ from lossatlas.plots.interactive_diagrams import (
 )
 from lossatlas.plots.marks import marked_minima
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.report.contents import Number, Picture, Reference, Section, Table, Tile
+from lossatlas.report.contents import Number, Picture, Section, Table, Tile
 from lossatlas.report.readings_topology import (
     count_basins,
     read_basins,
@@ -19,6 +19,7 @@ from lossatlas.report.readings_topology import (
     read_ridges,
 )
 from lossatlas.report.sections.numbers import MAP_COUNT
+from lossatlas.result import Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import count, number, with_error
 
