@@ -230,7 +230,7 @@ POOL = {
     "readings": lambda: (
         [__import__("lossatlas").steering.Reading(1)] if hasattr(la, "steering") else []
     ),
-    "examples": lambda: numbers(6, 5, 5).numpy(),
+    "examples": lambda: numbers(8, 5, 5).numpy(),
     "repeats": lambda: [{"a": 1.0}, {"a": 2.0}],
     "points": lambda: numbers(8, 2).numpy(),
     "levels": lambda: np.linspace(0, 1, 4),

@@ -260,9 +260,10 @@ def test_a_map_tells_how_many_examples_carry_its_errors(engine):
     np.testing.assert_allclose(land.leverage[land.computed], wanted, rtol=1e-3)
     assert np.isnan(land.leverage[~land.computed]).all()
     assert land.rounding == pytest.approx(2.0**-24 * np.abs(land.values).max())
-    whole = la.persistence(land)
+    whole = la.persistence(land, min_share=None)
     assert not whole.why_unknown
-    assert la.persistence(replace(land, count=0)).why_unknown
+    assert la.persistence(replace(land, count=0), min_share=None).why_unknown
+    assert "too few examples to certify: 10 units" in la.persistence(land).why_unknown
 
 
 def test_of_one_number_a_batch_certainty_comes_from_the_batches():

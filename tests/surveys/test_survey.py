@@ -29,6 +29,7 @@ def test_a_survey_holds_everything_and_comes_back(tmp_path):
         points=9,
         curvature=True,
         title="<b>mine</b>",
+        min_share=None,
     )
     assert found.landscape.labels[0].startswith("PC 1")
     marks = found.landscape.landmark_values["trajectory"]
@@ -47,7 +48,11 @@ def test_a_survey_holds_everything_and_comes_back(tmp_path):
     page = la.write_report(back, tmp_path / "r.html").read_text()
     assert "sharpest curvature" in page
     assert "<b>mine</b>" not in page
+    assert "hold none of them" in page
     plain = la.survey(case.objective(), points=5)
+    assert "too few examples to certify" in plain.tree.why_unknown
+    assert plain.certain_basins == 0
+    assert plain.tree.why_unknown in la.write_report(plain, tmp_path / "p.html").read_text()
     assert plain.spectrum is None
     assert la.load(plain.save(tmp_path / "p.nc")).spectrum is None
 

@@ -10,16 +10,23 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import norm, t
 
 from lossatlas import store
+from lossatlas.errors import ArgumentError
 from lossatlas.topology import (
     certain_basins,
     graph,
     merge_tree,
     persistence,
+    replicate_maps,
     resolution,
     rips,
     simplify,
 )
-from lossatlas.topology.certainty import sampling_bound
+from lossatlas.topology.certainty import (
+    MIN_SHARE,
+    rarest_share,
+    sampling_bound,
+    why_too_few,
+)
 from lossatlas.topology.field import read_field
 
 
@@ -58,7 +65,7 @@ def test_threshold_is_twice_the_simultaneous_bound_plus_interpolation():
 @pytest.mark.parametrize("count", [2, 3, 4, 12, 256])
 def test_few_units_take_students_t_corrected_over_the_points(count):
     f = double_well(5)
-    diagram = persistence(Map(f, np.full(f.shape, 0.01), count=count))
+    diagram = persistence(Map(f, np.full(f.shape, 0.01), count=count), min_share=None)
     single = t.isf((1 - 0.95 ** (1 / 25)) / 2, count - 1)
     assert diagram.threshold == pytest.approx(0.02 * single)
     assert diagram.why_unknown == ""
@@ -81,6 +88,7 @@ NOISY = np.full((21, 21), 0.01)
         (Map(double_well(), NOISY, count=1), "number of units"),
         (Map(double_well(), 0 * NOISY, count=9), "all units agree"),
         (Map(double_well(), 1e-17 + 0 * NOISY, count=9), "all units agree"),
+        (Map(double_well(), 1e-15 + 0 * NOISY, count=119), "all units agree"),
     ],
 )
 def test_what_is_unknown_certifies_nothing_and_says_why(source, reason):
@@ -139,6 +147,97 @@ def test_what_is_unknown_survives_the_disk(tmp_path, name):
     assert not again.certain.any()
 
 
+def fewest_that_hold(share, missed=0.05):
+    """Count up until a sample of so many holds none of the share rarely enough."""
+    units, none = 0, 1.0
+    while none > missed:
+        units, none = units + 1, none * (1 - share)
+    return units
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.03, 0.025, 0.001])
+@pytest.mark.parametrize("confidence", [0.95, 0.5])
+def test_a_sample_certifies_from_the_number_that_holds_the_share(share, confidence):
+    need = fewest_that_hold(share, 1 - confidence)
+    assert not why_too_few(need, confidence, share)
+    reason = why_too_few(need - 1, confidence, share)
+    assert need == 1 or f"takes {need:,};" in reason
+    assert rarest_share(need, confidence) <= share
+    assert need == 1 or share < rarest_share(need - 1, confidence)
+
+
+def test_the_rarest_share_is_missed_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    none = rng.binomial(60, rarest_share(60), 20_000) == 0
+    assert abs(none.mean() - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 20_000)
+
+
+ASK = (persistence, merge_tree, certain_basins)
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_too_few_units_certify_nothing_unless_rare_effects_are_ruled_out(ask):
+    # (units, options, certain)
+    cases = [
+        (118, {}, False),
+        (119, {}, True),
+        (99, {"min_share": 0.03}, True),
+        (98, {"min_share": 0.03}, False),
+        (60, {"confidence": 0.8}, False),
+        (64, {"confidence": 0.8}, True),
+        (12, {"min_share": None}, True),
+        (12, {"min_share": 0}, True),
+        (np.inf, {}, True),
+    ]
+    for units, options, certain in cases:
+        found = ask(Map(double_well(), 0.0001 + 0 * NOISY, count=units), **options)
+        assert bool(found.why_unknown) != certain
+        assert certain or "too few examples to certify" in found.why_unknown
+        sure = len(found) if ask is certain_basins else found.certain.sum()
+        assert (sure > 0) == certain
+        level = 1 - options.get("confidence", 0.95)
+        assert found.rarest_share == pytest.approx(1 - level ** (1 / units))
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_replicates_of_an_array_say_how_many_units_they_come_from(ask):
+    examples = double_well() + 0.01 * np.random.default_rng(0).standard_normal((119, 21, 21))
+    maps = replicate_maps(examples, count=99)
+    unknown = ask(examples.mean(0), replicates=maps)
+    assert "state it as `units`" in unknown.why_unknown
+    assert np.isnan(unknown.rarest_share)
+    assert not ask(examples.mean(0), replicates=maps, units=119).why_unknown
+    assert not ask(examples.mean(0), replicates=maps, min_share=None).why_unknown
+    # A landscape brings its own number.
+    source = Map(examples.mean(0), NOISY, count=119)
+    assert not ask(source, replicates=maps).why_unknown
+    assert ask(source, replicates=maps, units=12).why_unknown
+    for bad in (1, 2.5, True, -3):
+        with pytest.raises(ArgumentError, match="units"):
+            ask(examples.mean(0), replicates=maps, units=bad)
+    with pytest.raises(ArgumentError, match="behind `replicates`"):
+        ask(examples.mean(0), units=119)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, np.nan, "few", True])
+def test_a_share_that_is_none_is_named(share):
+    for ask in ASK:
+        with pytest.raises(ArgumentError, match="min_share"):
+            ask(double_well(), error=0.1, min_share=share)
+
+
+def test_what_was_not_sampled_misses_nothing(tmp_path):
+    assert persistence(double_well(), error=0.1).rarest_share == 0.0
+    assert persistence(graph([0.0, 2.0], [(0, 1)], error=0.4)).rarest_share == 0.0
+    assert np.isnan(persistence(double_well()).rarest_share)
+    assert np.isnan(certain_basins(double_well()).rarest_share)
+    assert np.isnan(rips([[0.0], [1.0]], dimensions=(0,)).rarest_share)
+    for ask in (persistence, merge_tree):
+        made = ask(Map(double_well(), NOISY, count=200))
+        again = store.load(store.save(made, tmp_path / "result.nc"))
+        assert again.rarest_share == made.rarest_share == pytest.approx(0.0149, abs=1e-4)
+
+
 def test_walls_do_not_lend_their_error():
     f = double_well(5)
     f[0, 0] = np.inf
@@ -195,7 +294,12 @@ def study():
         ("independent", 64, 0.9),
         ("smooth", 2, 0.0),
         ("smooth, blurred rim", 64, 0.9),
+        ("log-normal times one field", 8, 0.0),
         ("log-normal times one field", 12, 0.0),
+        ("the same, negative", 8, 0.0),
+        ("Weibull times one field, negative", 8, 0.0),
+        ("squares times one field, negative", 12, 0.0),
+        ("two points times one field", 16, 0.0),
         ("rank one", 2, 0.0),
         ("rank one", 3, 0.0),
         ("rank one", 64, 0.9),
@@ -211,3 +315,27 @@ def test_false_certain_features_are_rare_whatever_the_noise(study, kind, count, 
         # 40 maps: a share of 5 % shows as more than 15 % once in a hundred rows.
         assert max(shares.values()) <= 0.15, way
     assert row["power"]["place by place"] >= power
+
+
+HOLES = "rare holes, noise a thousandth as deep"
+
+
+def test_effects_too_rare_to_be_drawn_certify_nothing_by_default(study):
+    default = {"maps": 40, "seed": 2, "min_share": MIN_SHARE}
+    few = study.row(HOLES, 64, **default)
+    assert {share for shares in few["false"].values() for share in shares.values()} == {0.0}
+    # The smallest number that certifies: 2.7 % of the maps hold no hole.
+    for way, shares in study.row(HOLES, 119, **default)["false"].items():
+        assert max(shares.values()) <= 0.15, way
+    # Without the rule most maps of 12 drew no hole, and show hills that are not there.
+    blind = study.row(HOLES, 12, maps=20, seed=2)
+    assert max(blind["false"]["threshold"].values()) > 0.4
+
+
+@pytest.mark.parametrize("count", [3, 64, 119, 1000])
+def test_equal_units_show_no_spread_however_their_sum_is_rounded(study, count):
+    # A bumpy field that all examples share: its mean is rounded anew by every one of them.
+    field = 0.1 * np.random.default_rng(count).standard_normal((15, 15))
+    found = study.made(np.zeros((15, 15)), np.repeat(field[None], count, axis=0))
+    for ask in ASK:
+        assert "all units agree" in ask(found, min_share=None).why_unknown

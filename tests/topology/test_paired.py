@@ -58,10 +58,10 @@ def test_of_few_examples_the_replicates_are_students():
     rng = np.random.default_rng(1)
     hits = []
     for _ in range(400):
-        sample = rng.standard_normal((6, 1))
+        sample = rng.standard_normal((8, 1))
         spread = np.quantile(np.abs(replicate_maps(sample, count=400) - sample.mean()), 0.95)
         hits.append(abs(sample.mean()) <= spread)
-    # Normal weights alone would cover 0.89.
+    # Normal weights alone would cover 0.91.
     assert np.mean(hits) > 0.94
 
 
@@ -72,11 +72,12 @@ def test_thresholds_from_replicates_are_calibrated_on_skewed_shared_examples(cou
     for seed in range(250):
         examples = losses(rng, count, truth)
         values, maps = examples.mean(axis=0), replicate_maps(examples, count=99, seed=seed)
-        diagram = persistence(values, replicates=maps)
+        rule = {"replicates": maps, "units": count, "min_share": None}
+        diagram = persistence(values, **rule)
         covered.append(np.ptp(values - truth) <= diagram.threshold)
         basins = (diagram.dimensions[diagram.certain] == 0).sum()
         false += basins > 2 or (diagram.dimensions[diagram.certain] == 1).any()
-        false_basins += len(certain_basins(values, replicates=maps)) > 2
+        false_basins += len(certain_basins(values, **rule)) > 2
         found += basins == 2
     # 0.95 less three standard errors of 250 runs.
     assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 250)
@@ -95,7 +96,10 @@ def test_a_shared_error_hides_nothing():
     assert len(certain_basins(plain)) == 1
     assert len(certain_basins(paired)) == persistence(paired).certain.sum() == 2
     assert merge_tree(paired).threshold == persistence(paired).threshold
-    assert merge_tree(values, replicates=maps).threshold == persistence(paired).threshold
+    assert (
+        merge_tree(values, replicates=maps, units=256).threshold
+        == persistence(paired).threshold
+    )
     assert resolution(paired, floor=0.0).threshold == persistence(paired).threshold
     hills = persistence(paired, superlevel=True)
     assert hills.threshold == pytest.approx(persistence(paired).threshold)
@@ -107,10 +111,10 @@ def test_a_common_shift_of_each_replicate_changes_nothing(shift, seed):
     values = rng.integers(0, 9, (4, 5)) * 1.0
     maps = values + 0.3 * rng.standard_normal((19, 4, 5))
     moved = maps + shift * rng.standard_normal((19, 1, 1))
-    assert persistence(values, replicates=moved).threshold == pytest.approx(
-        persistence(values, replicates=maps).threshold
+    assert persistence(values, replicates=moved, units=200).threshold == pytest.approx(
+        persistence(values, replicates=maps, units=200).threshold
     )
-    a, b = (certain_basins(values, replicates=m) for m in (maps, moved))
+    a, b = (certain_basins(values, replicates=m, units=200) for m in (maps, moved))
     np.testing.assert_allclose(a.births, b.births, atol=1e-9)
     assert a.minima.tolist() == b.minima.tolist()
 
@@ -131,18 +135,18 @@ def test_bad_replicates_are_named():
         merge_tree(values, replicates=np.ones((18, 2, 3)))
     with pytest.raises(NonFiniteError, match="got 6 points"):
         certain_basins(values, replicates=np.full((19, 2, 3), np.nan))
-    for bad in (np.ones((3, 4)), np.ones(4)):
-        with pytest.raises(ArgumentError, match="at least 4 examples"):
+    for bad in (np.ones((7, 4)), np.ones(4)):
+        with pytest.raises(ArgumentError, match="at least 8 examples"):
             replicate_maps(bad)
     with pytest.raises(ArgumentError, match="count"):
-        replicate_maps(np.ones((5, 4)), count=0)
+        replicate_maps(np.ones((9, 4)), count=0)
     with pytest.raises(ArgumentError, match="seed"):
-        replicate_maps(np.ones((5, 4)), seed=-1)
+        replicate_maps(np.ones((9, 4)), seed=-1)
 
 
 def test_the_guide_from_an_objective_to_a_sharper_threshold():
     draw = torch.Generator().manual_seed(0)
-    x, y = torch.randn(64, 3, generator=draw), torch.randint(0, 2, (64,), generator=draw)
+    x, y = torch.randn(128, 3, generator=draw), torch.randint(0, 2, (128,), generator=draw)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
@@ -153,5 +157,5 @@ def test_the_guide_from_an_objective_to_a_sharper_threshold():
     losses = torch.stack([objective.example_losses(p) for p in points], dim=1)
     losses = losses.reshape(-1, *land.values.shape)
     np.testing.assert_allclose(losses.mean(0), land.values, rtol=1e-5)
-    bars = la.persistence(losses.mean(0), replicates=replicate_maps(losses))
+    bars = la.persistence(losses.mean(0), replicates=replicate_maps(losses), units=128)
     assert 0 < bars.threshold < la.persistence(land).threshold / 2

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from noise import BEYOND, KINDS, surfaces
+from noise import BEYOND, HELD_OUT, KINDS, surfaces
 
 from lossatlas.topology import certain_basins, persistence, replicate_maps
 
-FEWEST = 4  # what `replicate_maps` takes
+FEWEST = 8  # what `replicate_maps` takes
 WAYS = ("threshold", "place by place", "replicates", "replicates, place by place")
 
 
@@ -39,24 +39,26 @@ def made(truth, noise):
     return Map(truth + noise.mean(0), spread, share, count)
 
 
-def counted(truth, noise, seed):
+def counted(truth, noise, seed, min_share=None):
     """Certain basins and ridges by each way; a ridge is false on every one of the surfaces."""
-    found = made(truth, noise)
-    bars, places, counts = [persistence(found)], [certain_basins(found)], []
+    found, rule = made(truth, noise), {"min_share": min_share}
+    bars, places = [persistence(found, **rule)], [certain_basins(found, **rule)]
     if len(noise) >= FEWEST:
         maps = replicate_maps(truth + noise, count=99, seed=seed)
-        bars.append(persistence(found.values, replicates=maps))
-        places.append(certain_basins(found.values, replicates=maps))
+        rule |= {"replicates": maps, "units": len(noise)}
+        bars.append(persistence(found.values, **rule))
+        places.append(certain_basins(found.values, **rule))
+    counts = []
     for diagram, basins in zip(bars, places, strict=True):
         sure = diagram.dimensions[diagram.certain]
         counts += [(int((sure == 0).sum()), int((sure == 1).sum())), (len(basins), 0)]
     return counts
 
 
-def row(kind, count, maps, seed=0):
+def row(kind, count, maps, seed=0, min_share=None):
     """False shares and power of one kind of noise at one number of examples."""
     rng = np.random.default_rng([seed, count, *kind.encode()])
-    draw = (KINDS | BEYOND)[kind]
+    draw = (KINDS | HELD_OUT | BEYOND)[kind]
     truths = surfaces()
     basins = {name: int((persistence(f).dimensions == 0).sum()) for name, f in truths.items()}
     ways = WAYS if count >= FEWEST else WAYS[:2]
@@ -65,7 +67,8 @@ def row(kind, count, maps, seed=0):
     for number in range(maps):
         noise = draw(rng, count)
         for name, truth in truths.items():
-            for way, (zero, one) in zip(ways, counted(truth, noise, number), strict=True):
+            each = counted(truth, noise, number, min_share)
+            for way, (zero, one) in zip(ways, each, strict=True):
                 false[way][name] += zero > basins[name] or one > 0
                 found[way] += name == "two wells" and zero >= 2
     return {

@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import gamma
 
 SIDE = 15
-COUNTS = (2, 3, 4, 12, 16, 64, 119, 256)
+COUNTS = (2, 3, 4, 8, 12, 16, 64, 119, 256)
 RARE = 0.03
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     parts = asked.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     rows = []
-    for kind in noise.KINDS | noise.BEYOND:
+    for kind in noise.KINDS | noise.HELD_OUT | noise.BEYOND:
         for count in noise.COUNTS:
             kept = parts / f"{kind}-{count}-{maps}.json"
             if not kept.exists():

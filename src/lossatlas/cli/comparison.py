@@ -57,6 +57,7 @@ def run_comparison(
             span=settings.span,
             points=settings.points,
             connectivity=settings.map.connectivity,
+            min_share=settings.map.min_share,
             seed=settings.seed,
             metrics={"accuracy": accuracy} if subject.data.task == "classification" else {},
             resume=ledger,

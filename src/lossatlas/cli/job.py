@@ -66,6 +66,7 @@ def run_survey(
             points=settings.points,
             metrics=metrics,
             connectivity=settings.map.connectivity,
+            min_share=settings.map.min_share,
             curvature=settings.curvature,
             instruments=settings.instruments,
             lr=settings.lr or settings.train.lr,

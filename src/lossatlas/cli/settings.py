@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, FileError, UnknownNameError
+from lossatlas.topology.certainty import MIN_SHARE
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -26,6 +27,7 @@ class MapSettings(Strict):
     engine: str = "auto"
     executor: Literal["serial", "joblib"] = "serial"
     connectivity: Literal["full", "axis"] = "full"
+    min_share: float | None = Field(default=MIN_SHARE, ge=0, lt=1)
     normalization: str = "filter"
     biases: bool = False
     dimension: Literal[1, 2, 3] = 2

@@ -43,6 +43,7 @@ def _topology(survey: Survey) -> dict[str, Any]:
         "certain_bars": None if why else int(diagram.certain.sum()),
         "threshold": None if why else diagram.threshold,
         "why_unknown": why or None,
+        "rarest_share": None if np.isnan(tree.rarest_share) else tree.rarest_share,
         "connectivity": diagram.connectivity,
         "certain_basins": None if why else survey.certain_basins,
         "under_resolved": survey.resolution.under_resolved,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch
-from lossatlas.objective.user_code import fed_with
+from lossatlas.objective.user_code import fed_with, wrap_errors
 from lossatlas.objective.weighted import Weighted
 
 Criterion = Callable[..., Tensor]
@@ -225,7 +225,8 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor | Weighted:
         LossError: outputs or targets of another kind.
     """
     inputs, targets = _pair(batch, *_METRIC)
-    outputs = model(inputs)
+    with wrap_errors("`model`", "check that it takes the input of `batch`."):
+        outputs = model(inputs)
     with fed_with(outputs, *_METRIC):
         guessed = outputs.argmax(1)
         if outputs.shape[1] < 2 or guessed.shape != targets.shape or _is_real(targets):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.matched import lie_apart
 from lossatlas.surveys import Comparison
 from lossatlas.text import count, cut_off, number, with_error
-from lossatlas.topology import MergeTree, merge_tree
+from lossatlas.topology import Diagram, MergeTree, merge_tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class View:
     def trees(self) -> tuple[MergeTree, MergeTree]:
         """Their merge trees."""
         one, two = (
-            merge_tree(land, connectivity=diagram.connectivity)
+            _judged_as(diagram, land)
             for land, diagram in zip(self.lands, self.found.diagrams, strict=True)
         )
         return one, two
@@ -66,7 +66,7 @@ class View:
     def line_bound(self) -> float:
         """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
         # Twice the bound on one value: the point itself, and the chord between two others.
-        tree = merge_tree(self.found.line)
+        tree = merge_tree(self.found.line, min_share=None)
         return 0.0 if tree.why_unknown else tree.threshold
 
     @property
@@ -78,6 +78,11 @@ class View:
     def judged(self) -> bool:
         """Whether the errors of both maps are known, to judge their basins by."""
         return not any(tree.why_unknown for tree in self.trees)
+
+
+def _judged_as(diagram: Diagram, land: Landscape) -> MergeTree:
+    tree = merge_tree(land, connectivity=diagram.connectivity, min_share=None)
+    return replace(tree, threshold=diagram.threshold, why_unknown=diagram.why_unknown)
 
 
 def headline(view: View) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from lossatlas.surveys import Survey
 from lossatlas.text import count, number
 from lossatlas.topology import MergeTree, merge_tree
+from lossatlas.topology.certainty import rarest_sentence
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,21 @@ def read_resolution(survey: Survey) -> list[str]:
     ]
 
 
+def read_rarest(survey: Survey) -> list[str]:
+    """How rare an effect may be that the sample does not show."""
+    land, tree = survey.landscape, survey.tree
+    if tree.why_unknown:
+        return []
+    sentence = rarest_sentence(tree.rarest_share, land.count, land.unit)
+    return [sentence] if sentence else []
+
+
 def certain_counts(survey: Survey) -> tuple[int, int]:
     """Certain basins by the survey's notion of neighborhood, and by the other."""
     tree = survey.tree
     mine = int(np.count_nonzero(tree.certain))
     pair = {"full": "axis", "axis": "full"}
-    if tree.connectivity not in pair:
+    if tree.why_unknown or tree.connectivity not in pair:
         return mine, mine
-    other = merge_tree(survey.landscape, connectivity=pair[tree.connectivity])
+    other = merge_tree(survey.landscape, connectivity=pair[tree.connectivity], min_share=None)
     return mine, int(np.count_nonzero(other.certain))

@@ -28,6 +28,7 @@ from lossatlas.objective.point import State
 from lossatlas.store import Provenance
 from lossatlas.topology import Diagram, persistence
 from lossatlas.topology.basin_matching import match_basins
+from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 from lossatlas.topology.distances import bottleneck, wasserstein
 
 
@@ -136,6 +137,7 @@ def compare(
     span: str | Span = "auto",
     points: int = 31,
     connectivity: str = "full",
+    min_share: float | None = MIN_SHARE,
     seed: int = 0,
     resume: str | Path | None = None,
     progress: Progress | None = None,
@@ -154,6 +156,8 @@ def compare(
         span: half the width of the maps, or "auto": wide enough for the first checkpoint.
         points: points along each direction.
         connectivity: which neighbors count for the topology.
+        min_share: least share of the examples whose effects must not be missed for a basin
+            to be certain, as for `persistence`; None or 0: no such rule.
         seed: of the random directions.
         resume: as for `map_plane`; each map keeps its chunks in a file of its own, see
             `comparison_ledgers`.
@@ -172,7 +176,7 @@ def compare(
     """
     started = time.monotonic()
     check_objective(objective, progress=progress)
-    _check_options(options)
+    _check_options(options, min_share)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
     states = states_of(objective, (first, second))
     line = map_plane(
@@ -192,14 +196,14 @@ def compare(
     ]
     if NO_STATISTICS in line.notes:
         maps = [replace(land, notes=(*land.notes, NO_STATISTICS)) for land in maps]
-    diagrams = [persistence(land, connectivity=connectivity) for land in maps]
+    diagrams = _diagrams(maps, connectivity, min_share)
     matching = match_basins(*maps, connectivity=connectivity)
     barrier, stderr = _barrier(line)
     return Comparison(
         first=maps[0],
         second=maps[1],
         line=line,
-        diagrams=(diagrams[0], diagrams[1]),
+        diagrams=diagrams,
         barrier=barrier,
         barrier_stderr=stderr,
         bottleneck=bottleneck(*diagrams, essential="keep"),
@@ -212,12 +216,22 @@ def compare(
     )
 
 
+def _diagrams(
+    maps: list[Landscape], connectivity: str, min_share: float | None
+) -> tuple[Diagram, Diagram]:
+    first, second = (
+        persistence(land, connectivity=connectivity, min_share=min_share) for land in maps
+    )
+    return first, second
+
+
 def _moved(plane: Plane, state: State) -> Plane:
     held = Buffers(state.buffers) if state.buffers else None
     return replace(plane, origin=state.params, buffers=held)
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, Any], min_share: float | None) -> None:
+    check_min_share(min_share)
     for name in options:
         if name not in _OPTIONS:
             raise ArgumentError(

@@ -107,7 +107,10 @@ class Survey:
 
         0 where a part of the errors is unknown; `tree.why_unknown` then says which.
         """
-        return len(certain_basins(self.landscape))
+        # The tree knows by what rule it was judged.
+        if self.tree.why_unknown:
+            return 0
+        return len(certain_basins(self.landscape, min_share=None))
 
     @property
     def resolution(self) -> Resolution:

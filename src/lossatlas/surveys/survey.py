@@ -33,6 +33,7 @@ from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
 from lossatlas.surveys.runner import Stage, run_instruments
 from lossatlas.topology import merge_tree, persistence
+from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 
 PLANES = ("random", "checkpoints", "eigen")
 
@@ -46,6 +47,7 @@ def survey(
     points: int = 31,
     metrics: Mapping[str, Metric] | None = None,
     connectivity: str = "full",
+    min_share: float | None = MIN_SHARE,
     curvature: bool = False,
     instruments: str | Sequence[str] = (),
     lr: float | None = None,
@@ -74,6 +76,8 @@ def survey(
         points: points along each direction.
         metrics: further quantities, name -> function of (model, batch).
         connectivity: which neighbors count for the topology, "full" or "axis".
+        min_share: least share of the examples whose effects must not be missed for a basin
+            to be certain, as for `persistence`; None or 0: no such rule.
         curvature: the same as the instrument "curvature".
         instruments: what else to measure at the weights: "all", or names of
             `lossatlas.surveys.INSTRUMENTS`, in a sequence or with commas between them. One
@@ -102,7 +106,7 @@ def survey(
         UnknownNameError: an unknown plane, instrument, engine, executor or connectivity.
     """
     started = time.monotonic()
-    _check(objective, progress, title, checkpoints, executor)
+    _check(objective, progress, title, checkpoints, executor, min_share=min_share)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     if tools or plane == "eigen":
@@ -133,8 +137,8 @@ def survey(
         loss=numbers.pop("loss"),
         metrics=numbers,
         landscape=land,
-        diagram=persistence(land, connectivity=connectivity),
-        tree=merge_tree(land, connectivity=connectivity),
+        diagram=persistence(land, connectivity=connectivity, min_share=min_share),
+        tree=merge_tree(land, connectivity=connectivity, min_share=min_share),
         findings=findings,
         seconds=time.monotonic() - started,
         notes=(*_failed(objective), *land.notes),
@@ -147,8 +151,17 @@ def _failed(objective: Objective) -> list[str]:
     return [f"{found.sentence}." for found in objective.checks.values() if found.failed]
 
 
-def _check(objective: Any, progress: Any, title: Any, checkpoints: Any, executor: Any) -> None:
+def _check(
+    objective: Any,
+    progress: Any,
+    title: Any,
+    checkpoints: Any,
+    executor: Any,
+    *,
+    min_share: Any,
+) -> None:
     check_objective(objective, progress=progress)
+    check_min_share(min_share)
     check_text("title", title, optional=True)
     check_list("checkpoints", checkpoints, "points of parameter space")
     if not all(isinstance(point, Mapping) for point in checkpoints):

@@ -8,7 +8,12 @@ from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.basins import grid_basins
-from lossatlas.topology.certainty import MOST_LEVERAGE, simultaneous_quantile, why_unknown
+from lossatlas.topology.certainty import (
+    MIN_SHARE,
+    MOST_LEVERAGE,
+    judge,
+    simultaneous_quantile,
+)
 from lossatlas.topology.field import (
     CONNECTIVITIES,
     Bools,
@@ -35,6 +40,8 @@ class CertainBasins:
         confidence: probability with which all of this holds at once.
         why_unknown: why it is unknown which basins are certain; then none is listed. Empty
             where it is known.
+        rarest_share: effects that fewer than this share of the units have cannot be
+            excluded; see `Diagram`.
     """
 
     minima: Ints
@@ -42,6 +49,7 @@ class CertainBasins:
     deaths: Floats
     confidence: float
     why_unknown: str = ""
+    rarest_share: float = float("nan")
 
     def __len__(self) -> int:
         return int(self.minima.size)
@@ -54,6 +62,8 @@ def certain_basins(
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
     error: float | None = None,
+    units: int | None = None,
+    min_share: float | None = MIN_SHARE,
 ) -> CertainBasins:
     """Count the basins that the errors of the map cannot have made.
 
@@ -74,6 +84,9 @@ def certain_basins(
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`).
             The band is then that of differences from the lowest point of the map, so births
             and deaths are right up to one common error.
+        units: how many examples the replicates come from, as for `persistence`.
+        min_share: least share of the units whose effects must not be missed, as for
+            `persistence`; None or 0: no such rule.
         error: bound on the error of every value of an array; None where it is unknown.
 
     Returns:
@@ -82,17 +95,18 @@ def certain_basins(
 
     Raises:
         ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, or replicates on another grid.
+            replicates for it, replicates on another grid, bad units or a bad share.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_fraction("confidence", confidence)
-    field = read_field(landscape, replicates, error)
-    reason = why_unknown(field)
+    field = read_field(landscape, replicates, error, units)
+    _, reason, share = judge(field, confidence, min_share)
     if reason:
         nothing = np.empty(0)
-        return CertainBasins(nothing.astype(np.int64), nothing, nothing, confidence, reason)
+        none = nothing.astype(np.int64)
+        return CertainBasins(none, nothing, nothing, confidence, reason, share)
     band = _band(field, confidence)
     lower, upper = field.values - band, field.values + band
     found = images(upper, lower, field.finite, connectivity)
@@ -101,7 +115,7 @@ def certain_basins(
     deaths = np.array([heights[e] if kind == 0 else np.inf for kind, e in found])
     births = upper.ravel()[minima]
     order = np.lexsort((minima, births))
-    return CertainBasins(minima[order], births[order], deaths[order], confidence)
+    return CertainBasins(minima[order], births[order], deaths[order], confidence, "", share)
 
 
 def _band(field: Field, confidence: float) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.basins import Basins, grid_basins
+from lossatlas.topology.certainty import judge
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.image_persistence import earliest_points
@@ -87,7 +88,9 @@ def match_basins(first: Source, second: Source, *, connectivity: str = "full") -
     basins = grid_basins(common, common < np.inf, connectivity)
     numbers = [{int(m): k for k, m in enumerate(tree.minima)} for tree in (one, two)]
     pairs = [(numbers[0][p], numbers[1][q]) for p, q in _standing_together(a, b, basins)]
-    return BasinMatching(one, two, _nearest(one, two, pairs, basins.labels))
+    # Where errors are unknown only equal depths are taken for one.
+    bounds = [np.nan_to_num(judge(f, 0.95, None).threshold) for f in fields]
+    return BasinMatching(one, two, _nearest(one, two, pairs, basins.labels, bounds))
 
 
 def _standing_together(first: Floats, second: Floats, basins: Basins) -> list[Pair]:
@@ -134,15 +137,15 @@ def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[
     return [], kept
 
 
-def _nearest(one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints) -> Ints:
+def _nearest(
+    one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints, bounds: list[float]
+) -> Ints:
     # Within a basin of the common landscape, minima of one depth are told apart by place.
     trees = (one, two)
     spots = [tree.coordinates(tree.minima) for tree in trees]
     free = [set(range(len(t))) - {pair[k] for pair in pairs} for k, t in enumerate(trees)]
     twins = [_free_by_basin(t, f, labels) for t, f in zip(trees, free, strict=True)]
     out = []
-    # Where errors are unknown only equal depths are taken for one.
-    bounds = [0.0 if tree.why_unknown else tree.threshold for tree in trees]
     for pair in pairs:
         choice = [
             [n, *(m for m in twins[k].get(int(labels[t.minima[n]]), ()) if m in free[k]

@@ -1,7 +1,11 @@
 """Which bars are real: the stability theorem, applied to the errors of the map."""
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
+from lossatlas.checks import check_fraction, is_number
 from lossatlas.intervals import t_quantile
 from lossatlas.topology.field import Bools, Field, Floats
 from lossatlas.topology.paired import oscillation_bound
@@ -9,19 +13,84 @@ from lossatlas.topology.paired import oscillation_bound
 # Above this share one unit may be all that is known of a point, and what other units would
 # have shown there is not.
 MOST_LEVERAGE = 0.3
-# Means are taken in double precision: a spread this small beside the values is their rounding.
-_SAME = 16 * 2.0**-53
+# Effects that at least this share of the units have are in a sample that certifies, at 95 %:
+# 119 units, of which those that hold none of a share of 3 % are 2.7 % (docs/studies/certainty).
+MIN_SHARE = 0.025
 
 
-def certainty_threshold(field: Field, confidence: float = 0.95) -> tuple[float, str]:
-    """The length above which a bar cannot be an effect of the map's errors."""
+class Certainty(NamedTuple):
+    """What is known of the bars of a map.
+
+    Attributes:
+        threshold: length above which a bar is certain; NaN where that is unknown.
+        why_unknown: why it is unknown; empty where it is known.
+        rarest_share: effects that a smaller share of the units has may be missing from the
+            map; 0 where its errors are exact, NaN where the number of units is unknown.
+    """
+
+    threshold: float
+    why_unknown: str = ""
+    rarest_share: float = float("nan")
+
+
+def judge(field: Field, confidence: float, min_share: float | None) -> Certainty:
+    """The threshold of a map, or why there is none, and what its sample cannot show."""
+    share = rarest_share(field.count, confidence)
     reason = why_unknown(field)
-    if reason:
-        return float("nan"), reason
+    # Computed even where too few units mask it: bad replicates are named in any case.
+    bound = float("nan") if reason else certainty_threshold(field, confidence)
+    reason = reason or why_too_few(field.count, confidence, min_share)
+    return Certainty(float("nan") if reason else bound, reason, share)
+
+
+def rarest_share(units: float, confidence: float = 0.95) -> float:
+    """Least share of units that a sample holds at least one of, with some confidence."""
+    if not units >= 1:
+        return float("nan")
+    return -math.expm1(math.log1p(-confidence) / units)
+
+
+def rarest_sentence(share: float, units: float, noun: str = "examples") -> str:
+    """What a sample cannot show, for a reader."""
+    if not share > 0:
+        return ""
+    return (
+        f"Effects in fewer than {100 * share:.2g} % of the {noun} cannot be excluded: "
+        f"{units:,.0f} {noun} hold none of them in one sample of 20 or more often."
+    )
+
+
+def check_min_share(min_share: float | None) -> None:
+    """Require None, 0 or a share below 1."""
+    if min_share is not None and not (is_number(min_share) and min_share == 0):
+        check_fraction("min_share", min_share)
+
+
+def why_too_few(units: float, confidence: float, min_share: float | None) -> str:
+    """Why a sample is too small to certify: it may hold none of a rare kind of unit."""
+    check_min_share(min_share)
+    share = rarest_share(units, confidence)
+    if not min_share or share <= min_share:
+        return ""
+    if math.isnan(share):
+        return (
+            "the number of units (examples, batches) behind the errors is unknown; state it "
+            "as `units`"
+        )
+    need = math.ceil(math.log1p(-confidence) / math.log1p(-min_share))
+    return (
+        f"too few examples to certify: {units:,.0f} units may miss effects in fewer than "
+        f"{share:.2g} of all, and {min_share:g} (`min_share`) takes {need:,}; "
+        "min_share=0 switches this rule off"
+    )
+
+
+def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
+    """The length above which a bar cannot be an effect of the map's errors."""
     rest = field.interpolation_error + field.rounding
     if field.errors is not None:
-        return oscillation_bound(field.errors, confidence) + 2.0 * rest, ""
-    return 2.0 * (sampling_bound(field, confidence) + rest), ""
+        return oscillation_bound(field.errors, confidence) + 2.0 * rest
+    return 2.0 * (sampling_bound(field, confidence) + rest)
 
 
 def why_unknown(field: Field) -> str:
@@ -31,7 +100,7 @@ def why_unknown(field: Field) -> str:
     if not np.isfinite(field.rounding):
         return "the error of rounding is unknown"
     if field.errors is not None:
-        same = np.median(np.ptp(field.errors, axis=1)) <= _SAME * _largest(field)
+        same = np.median(np.ptp(field.errors, axis=1)) <= _rounding_of_means(field)
         return "all replicates are equal, so they show no spread" if same else ""
     if field.stderr is None:
         return "the values come without errors" if np.isnan(field.bound) else ""
@@ -46,13 +115,15 @@ def _why_no_sampling_error(field: Field, stderr: Floats) -> str:
     if not field.count >= 2:
         return "the number of units behind the standard errors is unknown"
     most = float(stderr[computed & field.finite].max())
-    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _SAME * _largest(field):
+    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _rounding_of_means(field):
         return "all units agree at every point, so they show no spread"
     return ""
 
 
-def _largest(field: Field) -> float:
-    return max(map(abs, field.range))
+def _rounding_of_means(field: Field) -> float:
+    # Means are taken in double precision, and every unit that is added may round once more.
+    units = max(16.0, field.count) if np.isfinite(field.count) else 16.0
+    return units * 2.0**-53 * max(map(abs, field.range))
 
 
 def _gaps(field: Field) -> Bools:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from lossatlas import store
 from lossatlas.topology.bars import end_essential
+from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Bools, Floats, Ints
 
@@ -32,8 +33,8 @@ class Diagram:
         dimensions: degree of each bar.
         certain: True where a bar is known to be longer than `threshold` allows the errors to
             make one; False where it is not, and where that is unknown (see `why_unknown`).
-        threshold: bars longer than this are no effect of the map's errors; NaN where a part
-            of the error is unknown.
+        threshold: bars longer than this are no effect of the map's errors; NaN where that is
+            unknown.
         connectivity: "full", "axis", or how the graph was made.
         excluded: number of non-finite points, which were left out as walls.
         low: least value of the field.
@@ -43,6 +44,10 @@ class Diagram:
         confidence: probability with which `threshold` holds; of a graph the errors given with
             it are taken to hold.
         why_unknown: why it is unknown which bars are certain; empty where it is known.
+        rarest_share: effects that fewer than this share of the units (examples, batches)
+            have cannot be excluded: a sample of n holds none of a share p with probability
+            (1 - p)^n, and this is the p where that is 1 - `confidence`. 0 where the errors
+            are exact, NaN where the number of units is unknown.
         periodic: per axis, whether its two ends touch; empty where none does.
         birth_places: (bars, axes) coordinates of the point whose value each birth is: of a
             basin its minimum, of a ridge the point that closes it. In units of the axes
@@ -64,6 +69,7 @@ class Diagram:
     superlevel: bool = False
     confidence: float = 0.95
     why_unknown: str = ""
+    rarest_share: float = float("nan")
     periodic: tuple[bool, ...] = ()
     finder: Finder | None = field(default=None, repr=False)
 
@@ -163,6 +169,7 @@ class Diagram:
             superlevel=bool(bars.attrs["superlevel"]),
             confidence=float(bars.attrs.get("confidence", 0.95)),
             why_unknown=str(bars.attrs.get("why_unknown", "")),
+            rarest_share=float(bars.attrs.get("rarest_share", np.nan)),
             periodic=tuple(bool(k) for k in np.atleast_1d(bars.attrs.get("periodic", []))),
             finder=_Stored(places[0], places[1]),
         )
@@ -188,6 +195,7 @@ _ATTRIBUTES = (
     "high",
     "confidence",
     "why_unknown",
+    "rarest_share",
 )
 
 
@@ -196,7 +204,7 @@ def make_diagram(
     *,
     connectivity: str,
     span: tuple[float, float],
-    threshold: tuple[float, str],
+    certainty: Certainty,
     excluded: int = 0,
     superlevel: bool = False,
     confidence: float = 0.95,
@@ -211,14 +219,15 @@ def make_diagram(
         births,
         deaths,
         degrees.astype(np.int64),
-        deaths - births > threshold[0],
-        threshold[0],
+        deaths - births > certainty.threshold,
+        certainty.threshold,
         connectivity,
         excluded,
         *span,
         superlevel,
         confidence,
-        threshold[1],
+        certainty.why_unknown,
+        certainty.rarest_share,
         periodic,
         finder,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.arrays import as_float_array
-from lossatlas.checks import check_number, is_number
+from lossatlas.checks import check_at_least, check_number, is_number
 from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -95,7 +95,10 @@ class Field:
 
 
 def read_field(
-    source: Source, replicates: ArrayLike | None = None, error: float | None = None
+    source: Source,
+    replicates: ArrayLike | None = None,
+    error: float | None = None,
+    units: int | None = None,
 ) -> Field:
     """Read a landscape, an array or a tensor."""
     mapped = isinstance(source, Mapped)
@@ -111,9 +114,13 @@ def read_field(
     values = np.where(finite, values, np.inf)
     maps = getattr(source, "replicates", None) if replicates is None else replicates
     errors = None if maps is None else _replicate_errors(maps, values, finite)
+    _check_units(units, errors)
     bare = Field(values, finite, errors=errors)
     if isinstance(source, Mapped):
-        return _with_errors(bare, source, largest)
+        field = _with_errors(bare, source, largest)
+        return field if units is None else replace(field, count=float(units))
+    if errors is not None or error is None:
+        bare = replace(bare, count=float("nan") if units is None else float(units))
     bound = float("nan") if error is None else float(error)
     return replace(bare, bound=bound, rounding=_unit_roundoff(source) * largest)
 
@@ -125,6 +132,16 @@ def _check_error(error: Any, *, mapped: bool) -> None:
         )
     if error is not None:
         check_number("error", error, 0)
+
+
+def _check_units(units: Any, errors: Floats | None) -> None:
+    if units is None:
+        return
+    check_at_least("units", units, 2)
+    if errors is None:
+        raise ArgumentError(
+            f"`units` counts the examples behind `replicates`; got {units!r} without them."
+        )
 
 
 def _with_errors(field: Field, source: Mapped, largest: float) -> Field:

@@ -16,6 +16,7 @@ from lossatlas.topology.basins import (
     merge_plateaus,
     value_order,
 )
+from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.field import Floats, Ints, without_mask
 
 
@@ -186,10 +187,11 @@ def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
     return upper, matrix[upper[:, 0], upper[:, 1]]
 
 
-def graph_threshold(source: Graph) -> tuple[float, str]:
+def graph_certainty(source: Graph) -> Certainty:
     """The length above which a bar of a graph is certain."""
-    unknown = np.isnan(source.error)
-    return 2.0 * source.error, "the levels come without an error" if unknown else ""
+    if np.isnan(source.error):
+        return Certainty(float("nan"), "the levels come without an error")
+    return Certainty(2.0 * source.error, rarest_share=0.0)
 
 
 def graph_basins(source: Graph) -> Basins:

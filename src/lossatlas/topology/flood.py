@@ -8,10 +8,10 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.basins import Basins, grid_basins
-from lossatlas.topology.certainty import certainty_threshold
+from lossatlas.topology.certainty import MIN_SHARE, Certainty, judge
 from lossatlas.topology.choices import check_graph_options, read_periodic
 from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
-from lossatlas.topology.filtration import Graph, graph_basins, graph_threshold
+from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.pairing import elder_rule
 
@@ -23,6 +23,8 @@ def merge_tree(
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
     error: float | None = None,
+    units: int | None = None,
+    min_share: float | None = MIN_SHARE,
     periodic: bool | Sequence[bool] = False,
 ) -> MergeTree:
     """Minima of a landscape and the saddles over which they join.
@@ -37,6 +39,9 @@ def merge_tree(
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
             with them certainty is judged by errors of differences.
+        units: how many examples the replicates come from, as for `persistence`.
+        min_share: least share of the units whose effects must not be missed, as for
+            `persistence`; None or 0: no such rule.
         error: bound on the error of every value of an array, as for `persistence`; None
             where it is unknown.
         periodic: whether the two ends of an axis touch, as for `persistence`.
@@ -47,8 +52,8 @@ def merge_tree(
 
     Raises:
         ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, replicates on another grid, an error below 0 or beside a
-            landscape, or periodic axes that do not fit.
+            replicates for it, replicates on another grid, bad units or a bad share, an error
+            below 0 or beside a landscape, or periodic axes that do not fit.
         DataError: no finite value, or bad standard errors.
         UnknownNameError: an unknown connectivity.
 
@@ -62,15 +67,15 @@ def merge_tree(
     if isinstance(landscape, Graph):
         check_graph_options(error=error, periodic=periodic)
         basins, made, span = graph_basins(landscape), landscape.made, landscape.range
-        threshold = graph_threshold(landscape)
-        return grow(basins, landscape.values, span=span, threshold=threshold, connectivity=made)
-    field = read_field(landscape, replicates, error)
+        sure = graph_certainty(landscape)
+        return grow(basins, landscape.values, span=span, certainty=sure, connectivity=made)
+    field = read_field(landscape, replicates, error, units)
     wraps = read_periodic(periodic, field.values.shape)
     return grow(
         _grid_basins(landscape, field, connectivity, wraps),
         field.values,
         span=field.range,
-        threshold=certainty_threshold(field, confidence),
+        certainty=judge(field, confidence, min_share),
         connectivity=connectivity,
         confidence=confidence,
         periodic=wraps if any(wraps) else (),
@@ -94,7 +99,7 @@ def grow(
     values: Floats,
     *,
     span: tuple[float, float],
-    threshold: tuple[float, str],
+    certainty: Certainty,
     connectivity: str,
     confidence: float = 0.95,
     periodic: tuple[bool, ...] = (),
@@ -113,9 +118,10 @@ def grow(
         basins=basins.labels.reshape(values.shape),
         low=span[0],
         high=span[1],
-        threshold=threshold[0],
+        threshold=certainty.threshold,
         connectivity=connectivity,
         confidence=confidence,
-        why_unknown=threshold[1],
+        why_unknown=certainty.why_unknown,
+        rarest_share=certainty.rarest_share,
         periodic=periodic,
     )

@@ -33,12 +33,14 @@ class MergeTree:
         basins: number of the basin of each point, shaped like the field; -1 at the walls.
         low: least value of the field.
         high: greatest finite value.
-        threshold: branches longer than this are no effect of the map's errors; NaN where a
-            part of the error is unknown.
+        threshold: branches longer than this are no effect of the map's errors; NaN where that
+            is unknown.
         connectivity: "full", "axis", or how the graph was made.
         confidence: probability with which `threshold` holds; of a graph the errors given with
             it are taken to hold.
         why_unknown: why it is unknown which branches are certain; empty where it is known.
+        rarest_share: effects that fewer than this share of the units have cannot be
+            excluded; see `Diagram`.
         periodic: per axis, whether its two ends touch; empty where none does.
     """
 
@@ -56,6 +58,7 @@ class MergeTree:
     connectivity: str
     confidence: float = 0.95
     why_unknown: str = ""
+    rarest_share: float = float("nan")
     periodic: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
@@ -233,10 +236,19 @@ class MergeTree:
             connectivity=str(minima.attrs["connectivity"]),
             confidence=float(minima.attrs.get("confidence", 0.95)),
             why_unknown=str(minima.attrs.get("why_unknown", "")),
+            rarest_share=float(minima.attrs.get("rarest_share", np.nan)),
             periodic=tuple(bool(k) for k in np.atleast_1d(minima.attrs.get("periodic", []))),
         )
 
 
 _MINIMA = ("minima", "minima_values")
 _MERGES = ("saddles", "saddle_values", "ended", "into")
-_ATTRIBUTES = ("low", "high", "threshold", "connectivity", "confidence", "why_unknown")
+_ATTRIBUTES = (
+    "low",
+    "high",
+    "threshold",
+    "connectivity",
+    "confidence",
+    "why_unknown",
+    "rarest_share",
+)

@@ -10,8 +10,10 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Floats, without_mask
 
-# Of fewer skewed examples no spread holds 95 % (docs/studies/certainty).
-_FEWEST = 4
+# Of fewer skewed examples no spread holds 95 %, and one that a few of them carry is told by
+# fewer still: both by docs/studies/certainty.
+_FEWEST = 8
+_CARRIED = 2 / 3
 
 
 def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> Floats:
@@ -20,7 +22,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     Each example gets a random weight, the same at every point of the map, so that errors
     which the points share stay shared (the multiplier bootstrap). The weights of a replicate
     share a factor of Student's t, for the examples tell their own spread too. Its degrees of
-    freedom are one less than the examples, and at most one over the largest share of the
+    freedom are one less than the examples, and at most 2/3 over the largest share of the
     variance that one example carries, on average over the points: where few examples carry
     the spread, few tell it.
 
@@ -35,7 +37,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
         the examples show.
 
     Raises:
-        ArgumentError: fewer than four examples, a `count` below 1 or a `seed` below 0.
+        ArgumentError: fewer than eight examples, a `count` below 1 or a `seed` below 0.
 
     Source: Chernozhukov, Chetverikov, Kato, Ann. Statist. 41 (2013), arXiv:1212.6906.
     """
@@ -51,7 +53,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     weights = source.standard_normal((count, number))
     mean = losses.mean(axis=0)
     apart = losses - mean
-    degrees = min(number - 1.0, 1.0 / _leverage(apart))
+    degrees = min(number - 1.0, _CARRIED / _leverage(apart))
     weights *= np.sqrt(degrees / source.chisquare(degrees, (count, 1)))
     errors = np.tensordot(weights, apart, axes=1)
     return np.asarray(mean + errors / math.sqrt(number * (number - 1)))

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_fraction, check_one_of
-from lossatlas.topology.certainty import certainty_threshold
+from lossatlas.topology.certainty import MIN_SHARE, judge
 from lossatlas.topology.choices import check_degrees, check_graph_options, read_periodic
 from lossatlas.topology.cubical import elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import CONNECTIVITIES, Source, read_field
-from lossatlas.topology.filtration import Graph, graph_basins, graph_threshold
+from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
 from lossatlas.topology.places import GridPlaces
 
 
@@ -25,6 +25,8 @@ def persistence(
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
     error: float | None = None,
+    units: int | None = None,
+    min_share: float | None = MIN_SHARE,
     periodic: bool | Sequence[bool] = False,
 ) -> Diagram:
     """Basins (degree 0) and ridges (degree 1) of a landscape, with the certain ones marked.
@@ -47,6 +49,13 @@ def persistence(
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
             with them certainty is judged by errors of differences.
+        units: how many examples the replicates come from; None takes the `count` of the
+            landscape, and is unknown for an array.
+        min_share: least share of the units (examples, batches) whose effects must not be
+            missed. Where a sample of so many units may hold none of such a share
+            (`rarest_share` is above it), no bar is certain, and `why_unknown` says so. 0.025
+            takes 119 units at 95 %. None or 0: effects that no unit of the sample shows are
+            taken to be absent.
         error: bound on the error of every value of an array, to which the rounding of its
             dtype is added (0: the values are exact but for rounding). None: unknown, and
             then no bar is certain.
@@ -60,8 +69,8 @@ def persistence(
 
     Raises:
         ArgumentError: not an array of real numbers, bad degrees, a confidence outside
-            (0, 1), too few replicates for it, replicates on another grid, an error below 0
-            or beside a landscape, or periodic axes that do not fit.
+            (0, 1), too few replicates for it, replicates on another grid, bad units or a bad
+            share, an error below 0 or beside a landscape, or periodic axes that do not fit.
         DataError: no finite value, or bad standard errors.
         UnknownNameError: an unknown connectivity.
         MissingDependencyError: a degree above 0 of a grid that is not a plane, or that is
@@ -78,7 +87,7 @@ def persistence(
     if isinstance(landscape, Graph):
         check_graph_options(error=error, periodic=periodic)
         return _graph_diagram(landscape)
-    field = read_field(landscape, replicates, error)
+    field = read_field(landscape, replicates, error, units)
     wraps = read_periodic(periodic, field.values.shape)
     if superlevel:
         field = replace(field, values=np.where(field.finite, -field.values, np.inf))
@@ -88,7 +97,7 @@ def persistence(
         dict(zip(dimensions, parts, strict=True)),
         connectivity=connectivity,
         span=field.range,
-        threshold=certainty_threshold(field, confidence),
+        certainty=judge(field, confidence, min_share),
         excluded=field.excluded,
         superlevel=superlevel,
         confidence=confidence,
@@ -102,6 +111,6 @@ def _graph_diagram(source: Graph) -> Diagram:
         {0: elder_bars(graph_basins(source), source.values)},
         connectivity=source.made,
         span=source.range,
-        threshold=graph_threshold(source),
+        certainty=graph_certainty(source),
         excluded=source.excluded,
     )

@@ -59,6 +59,7 @@ def resolution(
             dimensions=(0,),
             confidence=confidence,
             replicates=replicates,
+            min_share=None,
         )
         threshold = floor * (diagram.high - diagram.low)
         if not diagram.why_unknown:

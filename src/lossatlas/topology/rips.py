@@ -8,6 +8,7 @@ from scipy.spatial.distance import pdist, squareform
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, MissingDependencyError
+from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.choices import check_degrees, read_places
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import Floats, Ints
@@ -54,9 +55,9 @@ def rips(
         parts = _higher_bars(matrix, higher, reach)
     if 0 in dimensions:
         parts = {0: _linkage_bars(matrix, reach)} | parts
-    threshold = float("nan"), "the distances come without an error"
+    unknown = Certainty(float("nan"), "the distances come without an error")
     return make_diagram(
-        parts, connectivity="rips", span=(0.0, float(matrix.max())), threshold=threshold
+        parts, connectivity="rips", span=(0.0, float(matrix.max())), certainty=unknown
     )
 
 

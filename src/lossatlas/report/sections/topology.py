@@ -15,6 +15,7 @@ from lossatlas.report.contents import Number, Picture, Section, Table, Tile
 from lossatlas.report.readings_topology import (
     count_basins,
     read_basins,
+    read_rarest,
     read_resolution,
     read_ridges,
 )
@@ -60,7 +61,7 @@ def topology_section(survey: Survey) -> Section:
     Returns:
         Diagram, barcode, merge tree, profile, Betti curves; the minima as a table.
     """
-    readers = (read_basins, read_ridges, read_resolution)
+    readers = (read_basins, read_ridges, read_resolution, read_rarest)
     return Section(
         key="topology",
         title="Basins, passes and ridges",
