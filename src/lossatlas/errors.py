@@ -59,3 +59,7 @@ class MissingDependencyError(AtlasError, ImportError):
 
 class WorkerError(AtlasError, RuntimeError):
     """Processes that were to share the work died again and again."""
+
+
+class SymmetryError(AtlasError, ArithmeticError):
+    """What was taken for a symmetry of a model changes its loss."""

@@ -1,0 +1,9 @@
+"""Weights: what checkpoints have to do with each other."""
+
+from lossatlas.arguments import guard_exports
+from lossatlas.weights.places import Place
+from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
+
+__all__ = ["Group", "Move", "Place", "Symmetries", "symmetries"]
+
+guard_exports(__name__)
