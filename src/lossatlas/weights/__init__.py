@@ -1,9 +1,10 @@
 """Weights: what checkpoints have to do with each other."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.weights.align import Alignment, align
 from lossatlas.weights.places import Place
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
 
-__all__ = ["Group", "Move", "Place", "Symmetries", "symmetries"]
+__all__ = ["Alignment", "Group", "Move", "Place", "Symmetries", "align", "symmetries"]
 
 guard_exports(__name__)

@@ -214,9 +214,15 @@ def symmetries(objective: Objective, *, verify: bool = True, seed: int = 0) -> S
         >>> print(symmetries(objective).groups[0])
         permutation of 5: 0.weight, axis 0; 0.bias, axis 0; 2.weight, axis 1
     """
+    return find(objective, verify=verify, seed=seed)[0]
+
+
+def find(
+    objective: Objective, *, verify: bool = True, seed: int = 0
+) -> tuple[Symmetries, dict[int, list[Place]]]:
+    """The symmetries, and for each group the places of its units among the activations."""
     trace = _traced(objective)
-    tensors = {**trace.params, **trace.buffers}
-    groups = _groups(trace, tensors)
+    groups, activations = _groups(trace)
     found = Symmetries(
         groups=groups,
         held=_held(trace),
@@ -226,7 +232,7 @@ def symmetries(objective: Objective, *, verify: bool = True, seed: int = 0) -> S
         moved=_share(groups, objective.params),
         tied=_tied(objective.model),
     )
-    return _verified(objective, found, seed) if verify else found
+    return _verified(objective, found, seed) if verify else found, activations
 
 
 def _traced(objective: Objective) -> AxisTrace:
@@ -283,30 +289,53 @@ def _statistics(model: torch.nn.Module) -> dict[str, Tensor]:
     return dict(model.named_buffers())
 
 
-def _groups(trace: AxisTrace, tensors: Params) -> tuple[Group, ...]:
-    places: dict[Axis, list[Place]] = {}
+Places = dict[Axis, list[Place]]
+
+
+def _groups(trace: AxisTrace) -> tuple[tuple[Group, ...], dict[int, list[Place]]]:
+    places = _places(trace)
+    active = _activations(trace)
+    outer = _outer_axes(trace, places)
+    order = [axis for axis in places if axis in outer] + [a for a in places if a not in outer]
+    numbers = _numbers(order, outer)
+    groups: list[Group] = []
+    activations: dict[int, list[Place]] = {}
+    for axis in order:
+        kind = "permutation" if axis.bent else "orthogonal"
+        if axis not in outer:
+            activations[len(groups)] = active.get(axis, [])
+            groups.append(Group(axis.size, kind, tuple(places[axis])))
+            continue
+        over = outer[axis]
+        for index in range(over.size):
+            inside = _inside(places[axis], places[over], index)
+            activations[len(groups)] = _inside(active.get(axis, []), active.get(over, []), index)
+            groups.append(Group(axis.size, kind, tuple(inside), (numbers[over], index)))
+    return tuple(groups), activations
+
+
+def _places(trace: AxisTrace) -> Places:
+    places: Places = {}
     seen: set[int] = set()
-    for name, tensor in tensors.items():
+    for name, tensor in {**trace.params, **trace.buffers}.items():
         # A tied weight is one tensor with two names; it moves once.
         if id(tensor) not in seen and tensor.is_floating_point():
             seen.add(id(tensor))
             for k, label in enumerate(trace.labels(tensor)):
                 for leaf, steps in walk(label):
                     places.setdefault(leaf, []).append(Place(name, k, steps))
-    outer = _outer_axes(trace, places)
-    order = [axis for axis in places if axis in outer] + [a for a in places if a not in outer]
-    numbers = _numbers(order, outer)
-    groups: list[Group] = []
-    for axis in order:
-        kind = "permutation" if axis.bent else "orthogonal"
-        if axis not in outer:
-            groups.append(Group(axis.size, kind, tuple(places[axis])))
-            continue
-        over = outer[axis]
-        for index in range(over.size):
-            inside = _inside(places[axis], places[over], index)
-            groups.append(Group(axis.size, kind, tuple(inside), (numbers[over], index)))
-    return tuple(groups)
+    return places
+
+
+def _activations(trace: AxisTrace) -> Places:
+    # Every free axis of what is contracted: a head is found in the same tensor as its width.
+    places: Places = {}
+    for tensor in dict.fromkeys(tensor for tensor, _ in trace.contracted):
+        number, output = trace.made[id(tensor)]
+        for k, label in enumerate(trace.labels(tensor)):
+            for leaf, steps in walk(label):
+                places.setdefault(leaf, []).append(Place(f"{number}:{output}", k, steps))
+    return places
 
 
 def _numbers(order: list[Axis], outer: Mapping[Axis, Axis]) -> dict[Axis, int]:
@@ -317,7 +346,7 @@ def _numbers(order: list[Axis], outer: Mapping[Axis, Axis]) -> dict[Axis, int]:
     return numbers
 
 
-def _outer_axes(trace: AxisTrace, places: Mapping[Axis, list[Place]]) -> dict[Axis, Axis]:
+def _outer_axes(trace: AxisTrace, places: Places) -> dict[Axis, Axis]:
     # An axis that occurs only beside another may move differently for each index of that one.
     mates: dict[Axis, set[Axis]] = {}
     for labels in trace.everything():

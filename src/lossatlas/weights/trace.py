@@ -32,6 +32,8 @@ from lossatlas.weights.axes import (
 
 Labels = list[Axis]
 BOUND = "a buffer"
+# Torch runs these where it likes: whether a tensor is kept alive decides.
+UNCOUNTED = {"detach", "alias", "lift_fresh"}
 
 
 @dataclass(eq=False)
@@ -90,6 +92,12 @@ def plain_operations() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before[1])
 
 
+def operation_name(function: Any) -> str:
+    """The name of what a dispatch mode is handed, as in "addmm"."""
+    packet = getattr(function, "overloadpacket", function)
+    return str(getattr(packet, "__name__", function))
+
+
 Rule = Callable[["AxisTrace", Call], bool | None]
 _RULES: dict[str, Rule] = {}
 
@@ -136,6 +144,11 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 id(tensor), _Known(tensor, [Axis(size) for size in tensor.shape])
             )
         self._bound = {id(tensor) for tensor in self.buffers.values()}
+        # When each result was made, what was made of weights alone, what entered a contraction.
+        self.made: dict[int, tuple[int, int]] = {}
+        self.contracted: list[tuple[Tensor, int]] = []
+        self._weights = {id(tensor) for tensor in self.params.values()}
+        self._count = 0
         # Slices of zeros have axes of their own, as long as nothing is written into them.
         self._zeros: dict[int, list[Labels]] = {}
 
@@ -147,10 +160,10 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        packet = getattr(func, "overloadpacket", func)
-        name = getattr(packet, "__name__", str(func))
+        name = operation_name(func)
         call = Call(name, args, kwargs or {}, out)
         pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
+        self._note(call)
         if name.endswith("_") and call.tensors:
             self._written(call.tensors[0])
         chosen = _RULES.get(name, pointwise_rule if pointwise else None)
@@ -159,6 +172,24 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in (*call.tensors, *call.outputs):
                 self.hold_all(tensor, f"operation {name}")
         return out
+
+    def _note(self, call: Call) -> None:
+        if call.name in UNCOUNTED:
+            if (known := self.made.get(id(call.tensors[0]))) is not None:
+                self.made[id(call.first)] = known
+            return
+        inputs = call.tensors
+        from_weights = bool(inputs) and all(id(tensor) in self._weights for tensor in inputs)
+        for k, tensor in enumerate(call.outputs):
+            self.made[id(tensor)] = self._count, k
+            if from_weights:
+                self._weights.add(id(tensor))
+        self._count += 1
+
+    def enters(self, tensor: Tensor, axis: int) -> None:
+        """Note that data are contracted along an axis: activations of its units."""
+        if id(tensor) in self.made and id(tensor) not in self._weights:
+            self.contracted.append((tensor, axis % tensor.ndim))
 
     def labels(self, tensor: Tensor, *, statistic: bool = False) -> Labels:
         """The axes of a tensor; those of data are held."""
@@ -305,6 +336,8 @@ def _contraction(trace: AxisTrace, call: Call) -> None:
     added = call.args[0] if call.name in {"addmm", "baddbmm", "addmv"} else None
     x, y = call.args[:2] if added is None else call.args[1:3]
     left, right = trace.labels(x), trace.labels(y)
+    trace.enters(x, -1)
+    trace.enters(y, -2 if y.ndim > 1 else 0)
     if x.ndim == 3:
         unify(left[0], right[0], call.name)
     unify(left[-1], right[-2] if y.ndim > 1 else right[0], call.name)
@@ -325,6 +358,7 @@ def _convolution(trace: AxisTrace, call: Call) -> bool | None:
         return False
     transposed, groups = call.args[6], call.args[8]
     source, kernel = trace.labels(x), trace.labels(weight)
+    trace.enters(x, 1)
     if transposed and groups != 1:
         return False
     if groups == 1:
@@ -410,6 +444,7 @@ def _grouped_contraction(trace: AxisTrace, call: Call) -> bool | None:
     rows, inner = trace.labels(x)
     expert, contracted, outer = trace.labels(weight)
     hold(expert, "an expert that is chosen")
+    trace.enters(x, 1)
     unify(inner, contracted, "grouped product")
     trace.put(call.first, [rows, outer])
     return None

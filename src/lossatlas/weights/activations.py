@@ -1,0 +1,121 @@
+"""Activations of two networks, unit by unit, for the groups of their symmetries."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.rng import generator
+from lossatlas.weights.places import Place
+from lossatlas.weights.symmetries import Symmetries
+from lossatlas.weights.trace import UNCOUNTED, operation_name, plain_operations
+
+# Columns of activations (examples x positions) that are taken of one batch.
+_COLUMNS = 4096
+_EPSILON = 1e-4
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the results of some operations, known by when they are made."""
+
+    def __init__(self, wanted: set[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._wanted, self._count = wanted, 0
+        self.kept: dict[str, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if operation_name(func) in UNCOUNTED:
+            return out
+        tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for k, tensor in enumerate(tensors):
+            if (key := f"{self._count}:{k}") in self._wanted:
+                self.kept[key] = tensor.detach().clone()
+        self._count += 1
+        return out
+
+
+class Correlations:
+    """Sums over batches of what two networks' units have in common.
+
+    Args:
+        objective: model, loss and batches.
+        found: the symmetries.
+        places: group -> where its activations are.
+        pairs: which groups of the first network are compared with which of the second.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        found: Symmetries,
+        places: Mapping[int, list[Place]],
+        pairs: Iterable[tuple[int, int]],
+    ) -> None:
+        self._objective, self._found = objective, found
+        self._places = {k: known for k, known in places.items() if known}
+        self._pairs = [p for p in pairs if p[0] in self._places and p[1] in self._places]
+        self._wanted = {place.tensor for known in places.values() for place in known}
+
+    def between(
+        self, first: Params, second: Params, seed: int = 0
+    ) -> dict[tuple[int, int], Tensor]:
+        """Pair of groups -> similarity of each unit of `first` with each of `second`, float64.
+
+        Correlations where units are exchanged, covariances where they are rotated.
+        """
+        totals: dict[tuple[int, int], Tensor] = {}
+        for number, batch in enumerate(self._objective.each_batch()):
+            kept = [self._run(params, batch) for params in (first, second)]
+            for pair in self._pairs:
+                rows = [
+                    _rows(self._places[group], tensors, seed + number)
+                    for group, tensors in zip(pair, kept, strict=True)
+                ]
+                scaled = self._found.groups[pair[0]].kind == "permutation"
+                part = _similarity(*rows, scaled=scaled)
+                totals[pair] = totals[pair] + part if pair in totals else part
+        return totals
+
+    def _run(self, params: Params, batch: Any) -> dict[str, Tensor]:
+        def run() -> dict[str, Tensor]:
+            with plain_operations(), _Recorder(self._wanted) as recorder:
+                self._objective.measure(batch)
+            return recorder.kept
+
+        with torch.no_grad():
+            return self._objective.at(params, run)
+
+
+def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:
+    found = [place.rows(tensors[place.tensor]).double() for place in places]
+    return [_thinned(rows, seed) for rows in found]
+
+
+def _thinned(rows: Tensor, seed: int) -> Tensor:
+    if rows.shape[1] <= _COLUMNS:
+        return rows
+    draw = generator(seed, "columns")
+    return rows[:, torch.randperm(rows.shape[1], generator=draw)[:_COLUMNS].to(rows.device)]
+
+
+def _similarity(first: list[Tensor], second: list[Tensor], *, scaled: bool) -> Tensor:
+    make: Callable[[Tensor], Tensor] = _standardized if scaled else _centered
+    parts = (make(a) @ make(b).T for a, b in zip(first, second, strict=True))
+    return torch.stack([part.cpu() for part in parts]).sum(0)
+
+
+def _centered(rows: Tensor) -> Tensor:
+    return (rows - rows.mean(1, keepdim=True)) / max(rows.shape[1], 1) ** 0.5
+
+
+def _standardized(rows: Tensor) -> Tensor:
+    centered = _centered(rows)
+    return centered / (centered.norm(dim=1, keepdim=True) + _EPSILON)

@@ -1,0 +1,392 @@
+"""Alignment: bring one network as near to another as its symmetries allow."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from lossatlas.checks import check_at_least, check_one_of, check_same_structure
+from lossatlas.errors import NonFiniteError, SymmetryError
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.rng import generator
+from lossatlas.weights.activations import Correlations
+from lossatlas.weights.paired import PairedLosses, halfway
+from lossatlas.weights.symmetries import Element, Move, Symmetries, find
+
+_REPAIR = Reference(
+    "matching by activations",
+    "K. Jordan, H. Sedghi, O. Saukh, R. Entezari, B. Neyshabur. REPAIR: REnormalizing Permuted "
+    "Activations for Interpolation Repair. ICLR 2023.",
+    "https://arxiv.org/abs/2211.08403",
+)
+_GIT_REBASIN = Reference(
+    "matching by weights",
+    "S. K. Ainsworth, J. Hayase, S. Srinivasa. Git Re-Basin: Merging Models modulo Permutation "
+    "Symmetries. ICLR 2023.",
+    "https://arxiv.org/abs/2209.04836",
+)
+WAYS = ("best", "weights", "activations")
+_SWEEPS = 100
+_GAIN = 1e-9
+
+
+@result("alignment", references=(_GIT_REBASIN, _REPAIR))
+class Alignment(Result):
+    """One network aligned to another.
+
+    Attributes:
+        params: the aligned network; the same function as before.
+        element: the moves that were made, in order; `Symmetries.apply` repeats them.
+        way: what won: "unchanged", "weights", "activations" or "activations, then weights".
+        before: loss at the midpoint of the straight line over the mean of its ends, as it was.
+        after: the same for the aligned network; both with paired errors.
+        tried: way -> that number for every candidate.
+        distance: Euclidean distance of the weights, before and after.
+        error: largest change of a loss of the aligned network, in units of the largest loss.
+    """
+
+    params: Mapping[str, Tensor]
+    element: tuple[Move, ...]
+    way: str
+    before: Estimate = quantity("loss")
+    after: Estimate = quantity("loss")
+    tried: Mapping[str, Estimate] = field(default_factory=dict)
+    distance: tuple[float, float] = (math.nan, math.nan)
+    error: float = quantity("", default=0.0)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Barriers at the midpoint and distances, before and after.
+
+        Returns:
+            Four estimates.
+        """
+        start, end = self.distance
+        return (
+            self.before,
+            self.after,
+            Estimate(start, 0.0, name="distance before"),
+            Estimate(end, 0.0, name="distance after"),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """What alignment achieved.
+
+        Returns:
+            One sentence.
+        """
+        return (
+            f"Aligned by {self.way}, the loss halfway lies {self.after} above the mean of the "
+            f"ends (before: {self.before}).",
+        )
+
+
+def align(
+    objective: Objective,
+    reference: Params,
+    other: Params,
+    *,
+    by: str = "best",
+    starts: int = 3,
+    seed: int = 0,
+) -> Alignment:
+    """Align a network to another of the same architecture without changing its function.
+
+    Units are permuted, heads exchanged and linear spaces rotated, as `symmetries` finds them.
+    "weights" maximizes the inner product of the weights group by group; "activations" matches
+    units by their correlation over the data; "best" tries both, activations followed by
+    weights, and several random orders, and keeps the one with the lowest measured loss halfway;
+    of candidates within one standard error of it, the nearest.
+
+    Args:
+        objective: model, loss and batches. Halfway losses are measured on its data: use data
+            that neither network was trained on. Its mode says what norm layers do there.
+        reference: name -> tensor, as `objective.params` or a full state dict.
+        other: the network that is moved; the same names and shapes. Not changed.
+        by: "best", "weights" or "activations".
+        starts: random orders of weight matching.
+        seed: of these orders.
+
+    Returns:
+        The aligned weights, how they were found, and the loss halfway before and after.
+
+    Raises:
+        ArgumentError: `starts` is below 1.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: the two differ in names or shapes.
+        SymmetryError: the aligned network is not the same function.
+        UnknownNameError: an unknown `by`.
+
+    Source: Ainsworth et al., arXiv:2209.04836; Jordan et al., arXiv:2211.08403.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> layers = torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1)
+        >>> batch = torch.randn(8, 2), torch.randn(8, 1)
+        >>> objective = la.Objective(
+        ...     torch.nn.Sequential(*layers), la.supervised(F.mse_loss), [batch]
+        ... )
+        >>> reference = {k: v.clone() for k, v in objective.params.items()}
+        >>> shuffled = symmetries(objective).apply(reference, symmetries(objective).random(1))
+        >>> align(objective, reference, shuffled).distance[1]
+        0.0
+    """
+    check_one_of("by", by, WAYS)
+    check_at_least("starts", starts, 1)
+    check_same_structure(reference=reference, other=other)
+    for name, params in (("reference", reference), ("other", other)):
+        check_finite(name, params)
+    reference, other = (objective.split(point).whole for point in (reference, other))
+    matcher = _Matcher(objective, reference, other)
+    candidates = {"unchanged": _Candidate(dict(other), ())} | _candidates(
+        matcher, by, starts, seed
+    )
+    halfway = _Halfway(objective, reference, other)
+    tried = {way: halfway.barrier(c.params) for way, c in candidates.items()}
+    lengths = {way: _distance(reference, c.params) for way, c in candidates.items()}
+    way = _best(tried, lengths)
+    chosen = candidates[way]
+    return Alignment(
+        params=chosen.params,
+        element=chosen.element,
+        way=way,
+        before=_named(tried["unchanged"], "loss halfway, as it was"),
+        after=_named(tried[way], "loss halfway, aligned"),
+        tried=tried,
+        distance=(lengths["unchanged"], lengths[way]),
+        error=halfway.change(chosen.params),
+    )
+
+
+def check_finite(argument: str, params: Params) -> None:
+    """Refuse a checkpoint with an entry that is not finite, by name."""
+    for name, value in params.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NonFiniteError(
+                f"`{argument}` holds '{name}' with entries that are not finite; take a "
+                "checkpoint from before the training diverged."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    params: dict[str, Tensor]
+    element: Element
+
+
+def _candidates(
+    matcher: "_Matcher", by: str, starts: int, seed: int
+) -> dict[str, _Candidate]:
+    found: dict[str, _Candidate] = {}
+    if by != "weights":
+        found["activations"] = matcher.by_activations(seed)
+    if by != "activations":
+        runs = [matcher.by_weights(seed, start) for start in range(starts)]
+        found |= {f"weights, order {k + 1}": run for k, run in enumerate(runs)}
+    if by == "best":
+        found["activations, then weights"] = matcher.by_weights(seed, 0, found["activations"])
+    return found
+
+
+def _best(tried: Mapping[str, Estimate], lengths: Mapping[str, float]) -> str:
+    # Below the ends counts as no barrier; of those that errors do not tell apart, the nearest.
+    heights = {
+        way: max(found.value, 0.0) if math.isfinite(found.value) else math.inf
+        for way, found in tried.items()
+    }
+    lowest = min(heights, key=lambda way: heights[way])
+    error = tried[lowest].stderr
+    level = heights[lowest] + (error if math.isfinite(error) else 0.0)
+    return min((w for w in tried if heights[w] <= level), key=lambda way: lengths[way])
+
+
+def _named(found: Estimate, name: str) -> Estimate:
+    return replace(found, name=name, unit="loss")
+
+
+def _distance(first: Params, second: Params) -> float:
+    squares = (float((first[n].double() - v.double()).square().sum()) for n, v in second.items())
+    return math.sqrt(sum(squares))
+
+
+class _Halfway:
+    """Loss at the midpoint over the mean of the ends, example by example."""
+
+    def __init__(self, objective: Objective, reference: Params, other: Params) -> None:
+        self._losses, self._reference = PairedLosses(objective), reference
+        self._first, self._second = self._losses.sums(reference), self._losses.sums(other)
+
+    def barrier(self, params: Params) -> Estimate:
+        middle = self._losses.sums(halfway(self._reference, params))
+        return self._losses.mean(middle - (self._first + self._second) / 2)
+
+    def change(self, params: Params) -> float:
+        """How far the losses of the aligned network are from those that it had."""
+        largest = float(np.abs(self._second).max())
+        changed = float(np.abs(self._losses.sums(params) - self._second).max())
+        relative = changed / largest if largest else changed
+        eps = max(torch.finfo(v.dtype).eps for v in params.values() if v.is_floating_point())
+        if not relative <= max(1e-4, 1000 * eps):
+            raise SymmetryError(
+                f"the aligned network changes a loss by {relative:.2g} of the largest; the "
+                "model computes something that its trace does not see. Leave parameters out of "
+                "the objective (`params=`), and report this model."
+            )
+        return relative
+
+
+class _Matcher:
+    """Finds moves that bring `other` near `reference`."""
+
+    def __init__(self, objective: Objective, reference: Params, other: Params) -> None:
+        self._objective, self._reference, self._other = objective, reference, other
+        self._found, self._activations = find(objective)
+        self._blocks = _blocks(self._found)
+
+    def by_activations(self, seed: int) -> _Candidate:
+        """Each group by the similarity of its units over the data; no search."""
+        pairs = [pair for block in self._blocks for pair in block.pairs]
+        measure = Correlations(self._objective, self._found, self._activations, pairs)
+        similar = measure.between(self._reference, self._other, seed)
+        moves: list[Move] = []
+        for block in self._blocks:
+            if all(pair in similar for pair in block.pairs):
+                moves += self._matched(block, lambda a, b: similar[a, b])
+        return _Candidate(self._found.apply(self._other, moves), tuple(moves))
+
+    def by_weights(self, seed: int, start: int, base: _Candidate | None = None) -> _Candidate:
+        """Coordinate ascent on the inner product of the weights, in a random order."""
+        state = dict((base or _Candidate(self._found.apply(self._other, ()), ())).params)
+        moves = list(base.element if base else ())
+        draw = generator(seed, "order", start)
+        for _ in range(_SWEEPS):
+            gain = 0.0
+            for k in torch.randperm(len(self._blocks), generator=draw).tolist():
+                made, more = self._improved(state, self._blocks[k])
+                moves += made
+                gain += more
+            if gain <= _GAIN * self._scale(state):
+                break
+        return _Candidate(state, tuple(moves))
+
+    def _scale(self, state: Params) -> float:
+        return sum(float(self._reference[n].double().square().sum()) for n in state)
+
+    def _improved(self, state: dict[str, Tensor], block: "_Block") -> tuple[list[Move], float]:
+        names = {
+            place.tensor
+            for group in block.groups
+            for place in self._found.groups[group].places
+            if place.tensor in state
+        }
+        before = {name: state[name] for name in names}
+        moves = self._matched(block, lambda a, b: self._weights(state, a, b))
+        changed = self._found.apply(before, moves)
+        gain = self._inner(changed) - self._inner(before)
+        # A group on two axes of one tensor: the linear term is not the whole gain.
+        if gain <= _GAIN * max(self._inner(before), 1e-30):
+            return [], 0.0
+        state.update(changed)
+        return moves, gain
+
+    def _matched(self, block: "_Block", similar: "_Similarity") -> list[Move]:
+        if not block.families:
+            own = block.group
+            return [Move(own, _best_map(similar(own, own), self._is_rotated(own)))]
+        heads = self._best_heads(block, similar)
+        moves = [Move(block.group, heads)]
+        for family in block.families:
+            rotated = self._is_rotated(family[0])
+            for new, old in enumerate(heads.tolist()):
+                moves.append(
+                    Move(family[new], _best_map(similar(family[new], family[old]), rotated))
+                )
+        return moves
+
+    def _best_heads(self, block: "_Block", similar: "_Similarity") -> Tensor:
+        size = self._found.groups[block.group].size
+        gains = torch.zeros(size, size, dtype=torch.float64)
+        for family in block.families:
+            rotated = self._is_rotated(family[0])
+            for i, first in enumerate(family):
+                for j, second in enumerate(family):
+                    gains[i, j] += _best_gain(similar(first, second), rotated)
+        return _best_map(gains, rotated=False)
+
+    def _is_rotated(self, group: int) -> bool:
+        return self._found.groups[group].kind == "orthogonal"
+
+    def _weights(self, state: Params, first: int, second: int) -> Tensor:
+        groups = self._found.groups
+        total = torch.zeros(groups[first].size, groups[first].size, dtype=torch.float64)
+        for a, b in zip(groups[first].places, groups[second].places, strict=True):
+            if a.tensor in self._objective.names:
+                rows = a.rows(self._reference[a.tensor]), b.rows(state[b.tensor])
+                total += (rows[0].double() @ rows[1].double().T).cpu()
+        return total
+
+    def _inner(self, params: Params) -> float:
+        return sum(
+            float((self._reference[name].double() * value.double()).sum())
+            for name, value in params.items()
+            if name in self._objective.names
+        )
+
+
+_Similarity = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A group with the families that exist once for each of its indices."""
+
+    group: int
+    families: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return (self.group, *(group for family in self.families for group in family))
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        if not self.families:
+            return [(self.group, self.group)]
+        return [(a, b) for family in self.families for a in family for b in family]
+
+
+def _blocks(found: Symmetries) -> list[_Block]:
+    families: dict[int, list[list[int]]] = {}
+    for k, group in enumerate(found.groups):
+        if group.within is not None:
+            outer, index = group.within
+            if index == 0:
+                families.setdefault(outer, []).append([])
+            families[outer][-1].append(k)
+    return [
+        _Block(k, tuple(map(tuple, families.get(k, ()))))
+        for k, group in enumerate(found.groups)
+        if group.within is None
+    ]
+
+
+def _best_map(similar: Tensor, rotated: bool) -> Tensor:
+    """The permutation or rotation of the second set of units with the largest inner product."""
+    if rotated:
+        u, _, v = torch.linalg.svd(similar)
+        rotation: Tensor = u @ v
+        return rotation
+    _, columns = linear_sum_assignment(similar.numpy(), maximize=True)
+    return torch.as_tensor(columns)
+
+
+def _best_gain(similar: Tensor, rotated: bool) -> float:
+    if rotated:
+        return float(torch.linalg.svdvals(similar).sum())
+    rows, columns = linear_sum_assignment(similar.numpy(), maximize=True)
+    return float(similar[rows, columns].sum())
