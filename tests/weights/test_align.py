@@ -33,10 +33,14 @@ def test_a_noisy_copy_comes_back(name):
     reference = {k: v.detach().clone() for k, v in task.params.items()}
     found = symmetries(task)
     draw = torch.Generator().manual_seed(0)
-    noise = {k: 0.05 * v.std() * torch.randn(v.shape, generator=draw) for k, v in reference.items()}
+    noise = {
+        k: 0.05 * v.std() * torch.randn(v.shape, generator=draw) for k, v in reference.items()
+    }
     noisy = {k: v + noise[k].nan_to_num() for k, v in reference.items()}
     result = align(task, reference, found.apply(noisy, found.random(2)))
-    expected = sum(float((noisy[k] - reference[k]).double().square().sum()) for k in noisy) ** 0.5
+    expected = (
+        sum(float((noisy[k] - reference[k]).double().square().sum()) for k in noisy) ** 0.5
+    )
     assert result.distance[1] <= 1.05 * expected
 
 
@@ -64,7 +68,7 @@ def test_the_same_network_is_left_alone():
 def test_bad_checkpoints_are_named():
     task = objective("mlp")
     good = {k: v.detach().clone() for k, v in task.params.items()}
-    with pytest.raises(StructureError, match="'5.bias'"):
+    with pytest.raises(StructureError, match=r"'5\.bias'"):
         align(task, good, {k: v for k, v in good.items() if k != "5.bias"})
     with pytest.raises(NonFiniteError, match=r"`other` holds '1\.bias'"):
         align(task, good, good | {"1.bias": good["1.bias"] * float("nan")})

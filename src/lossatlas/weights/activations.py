@@ -67,10 +67,7 @@ class Correlations:
     def between(
         self, first: Params, second: Params, seed: int = 0
     ) -> dict[tuple[int, int], Tensor]:
-        """Pair of groups -> similarity of each unit of `first` with each of `second`, float64.
-
-        Correlations where units are exchanged, covariances where they are rotated.
-        """
+        """Pair of groups -> correlations of their units; covariances where they are rotated."""
         totals: dict[tuple[int, int], Tensor] = {}
         for number, batch in enumerate(self._objective.each_batch()):
             kept = [self._run(params, batch) for params in (first, second)]
@@ -91,7 +88,8 @@ class Correlations:
             return recorder.kept
 
         with torch.no_grad():
-            return self._objective.at(params, run)
+            kept: dict[str, Tensor] = self._objective.at(params, run)
+        return kept
 
 
 def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:
@@ -113,9 +111,11 @@ def _similarity(first: list[Tensor], second: list[Tensor], *, scaled: bool) -> T
 
 
 def _centered(rows: Tensor) -> Tensor:
-    return (rows - rows.mean(1, keepdim=True)) / max(rows.shape[1], 1) ** 0.5
+    centered: Tensor = (rows - rows.mean(1, keepdim=True)) / max(rows.shape[1], 1) ** 0.5
+    return centered
 
 
 def _standardized(rows: Tensor) -> Tensor:
     centered = _centered(rows)
-    return centered / (centered.norm(dim=1, keepdim=True) + _EPSILON)
+    standardized: Tensor = centered / (centered.norm(dim=1, keepdim=True) + _EPSILON)
+    return standardized

@@ -180,9 +180,7 @@ class _Candidate:
     element: Element
 
 
-def _candidates(
-    matcher: "_Matcher", by: str, starts: int, seed: int
-) -> dict[str, _Candidate]:
+def _candidates(matcher: "_Matcher", by: str, starts: int, seed: int) -> dict[str, _Candidate]:
     found: dict[str, _Candidate] = {}
     if by != "weights":
         found["activations"] = matcher.by_activations(seed)
@@ -211,7 +209,9 @@ def _named(found: Estimate, name: str) -> Estimate:
 
 
 def _distance(first: Params, second: Params) -> float:
-    squares = (float((first[n].double() - v.double()).square().sum()) for n, v in second.items())
+    squares = (
+        float((first[n].double() - v.double()).square().sum()) for n, v in second.items()
+    )
     return math.sqrt(sum(squares))
 
 

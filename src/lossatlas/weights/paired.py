@@ -1,5 +1,6 @@
 """Losses at several weights on the same examples: differences with paired errors."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,20 +44,18 @@ class PairedLosses:
         sums = np.array([float(total.sum) for total in totals])
         return sums, np.array([total.weight for total in totals])
 
-    def mean(self, sums: Array, name: str = "", **labels: str) -> Estimate:
-        """The mean over all units of what `sums` holds, with its error.
-
-        The error is that of a ratio of sums: residuals are linearized, units are independent.
-        """
+    def mean(self, sums: Array, name: str = "", unit: str = "") -> Estimate:
+        """The mean over all units, with the error of a ratio of sums of independent units."""
         weights, count = self.weights, int(np.count_nonzero(self.weights))
         value = float(sums.sum() / weights.sum())
-        if count < 2:
-            return Estimate(value, why_no_error=_ONE_UNIT, name=name, **labels)
+        if count < 2 or not math.isfinite(value):
+            why = _ONE_UNIT if count < 2 else "a loss is not finite"
+            return Estimate(value, why_no_error=why, name=name, unit=unit)
         residuals = sums - value * weights
         spread = float(np.sqrt(count / (count - 1) * np.square(residuals).sum()))
         effective = round(float(weights.sum() ** 2 / np.square(weights).sum()))
         return Estimate(
-            value, spread / float(weights.sum()), samples=effective, name=name, **labels
+            value, spread / float(weights.sum()), samples=effective, name=name, unit=unit
         )
 
 
@@ -66,15 +65,16 @@ def halfway(first: Params, second: Params) -> dict[str, torch.Tensor]:
 
 
 def blend(points: Sequence[Params], shares: Sequence[float]) -> dict[str, torch.Tensor]:
-    """A weighted sum of points, in the dtype of the first."""
+    """An affine combination of points (shares sum to 1), in the dtype of the first."""
     first, *others = points
     mixed = {}
     for name, value in first.items():
         if not (value.is_floating_point() or value.is_complex()):
             mixed[name] = value
             continue
-        total = value.to(torch.promote_types(value.dtype, torch.float32)) * shares[0]
+        # From the first: equal points give that point, to the last bit.
+        total = value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
         for point, share in zip(others, shares[1:], strict=True):
-            total.add_(point[name], alpha=share)
+            total.add_(point[name].to(total.dtype) - value.to(total.dtype), alpha=share)
         mixed[name] = total.to(value.dtype)
     return mixed

@@ -309,7 +309,9 @@ def _groups(trace: AxisTrace) -> tuple[tuple[Group, ...], dict[int, list[Place]]
         over = outer[axis]
         for index in range(over.size):
             inside = _inside(places[axis], places[over], index)
-            activations[len(groups)] = _inside(active.get(axis, []), active.get(over, []), index)
+            activations[len(groups)] = _inside(
+                active.get(axis, []), active.get(over, []), index
+            )
             groups.append(Group(axis.size, kind, tuple(inside), (numbers[over], index)))
     return tuple(groups), activations
 

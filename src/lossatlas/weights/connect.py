@@ -1,0 +1,404 @@
+"""Paths between two networks: the loss along them, with one band for all points."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.landscape.checkpoints import states_of
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import Batch
+from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.rng import generator
+from lossatlas.text import number
+from lossatlas.weights.align import align, check_finite
+from lossatlas.weights.paired import PairedLosses, blend
+
+Array = NDArray[np.float64]
+KINDS = ("line", "bezier", "chain")
+_DRAWS = 1000
+_REFINEMENTS = 6
+_CURVES = Reference(
+    "curves between modes",
+    "T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson. Loss Surfaces, Mode "
+    "Connectivity, and Fast Ensembling of DNNs. NeurIPS 2018.",
+    "https://arxiv.org/abs/1802.10026",
+)
+_BARRIERS = Reference(
+    "barriers",
+    "J. Frankle, G. K. Dziugaite, D. M. Roy, M. Carbin. Linear Mode Connectivity and the "
+    "Lottery Ticket Hypothesis. ICML 2020.",
+    "https://arxiv.org/abs/1912.05671",
+)
+
+
+@result("connection", references=(_BARRIERS, _CURVES))
+class Connection(Result):
+    """The loss along a path from one network (t = 0) to another (t = 1).
+
+    Attributes:
+        kind: "line", "bezier" or "chain".
+        at: positions t, increasing, shape (points,).
+        loss: mean loss there, shape (points,).
+        stderr: its standard error, shape (points,).
+        excess: loss above the straight line between the losses of the ends, shape (points,).
+        excess_stderr: paired standard error, example by example, shape (points,).
+        band: half the width, in standard errors, of a band that holds the excess at all points
+            together with 95 %; NaN where the error is unknown.
+        metrics: name -> values of a metric along the path, shape (points,).
+        ends: the two networks; what is in between is made from them and from `bends`.
+        bends: the trained points in between; none for a line.
+        length: of the path, Euclidean.
+        chord: distance of the ends.
+        samples: how many independent units the errors come from.
+    """
+
+    kind: str
+    at: Array = quantity("")
+    loss: Array = quantity("loss")
+    stderr: Array = quantity("loss")
+    excess: Array = quantity("loss")
+    excess_stderr: Array = quantity("loss")
+    band: float = quantity("standard errors")
+    metrics: Mapping[str, Array]
+    ends: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+    bends: tuple[Mapping[str, Tensor], ...]
+    length: float = quantity("weights")
+    chord: float = quantity("weights")
+    samples: int = 0
+
+    @property
+    def barrier(self) -> Estimate:
+        """Largest excess over the straight line between the end losses, 0 at least."""
+        finite = np.where(np.isnan(self.excess), np.inf, self.excess)
+        top = int(np.argmax(finite))
+        value = max(float(finite[top]), 0.0)
+        why = None if math.isfinite(self.band) else "one batch mean has no spread"
+        return Estimate(
+            value,
+            float(self.excess_stderr[top]) if math.isfinite(value) else math.nan,
+            samples=self.samples,
+            why_no_error=why if math.isfinite(value) else "the loss on the path is not finite",
+            name="barrier",
+            unit="loss",
+            meaning="largest loss above the straight line between the losses of the ends",
+        )
+
+    @property
+    def where(self) -> float:
+        """Position of the largest excess."""
+        return float(self.at[int(np.argmax(np.nan_to_num(self.excess, nan=np.inf)))])
+
+    @property
+    def is_barrier_certain(self) -> bool | None:
+        """Whether the excess is above 0 somewhere with 95 %; None where errors are unknown."""
+        if np.isinf(self.barrier.value):
+            return True
+        if not math.isfinite(self.band):
+            return None
+        return bool(np.any(self.excess - self.band * self.excess_stderr > 0))
+
+    @property
+    def area(self) -> float:
+        """Integral of the excess over t: positive where the path lies above its chord."""
+        return float(np.trapezoid(self.excess, self.at))
+
+    def params_at(self, t: float) -> dict[str, Tensor]:
+        """The weights at a position of the path.
+
+        Args:
+            t: from 0 to 1.
+
+        Returns:
+            name -> tensor.
+        """
+        return _point(self.kind, (self.ends[0], *self.bends, self.ends[1]), t)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Barrier, its place, area, length over chord, and the losses of the ends.
+
+        Returns:
+            Six estimates.
+        """
+        ends = (
+            Estimate(
+                float(self.loss[k]), float(self.stderr[k]), samples=self.samples, name=name
+            )
+            for k, name in ((0, "loss at the start"), (-1, "loss at the end"))
+        )
+        ratio = self.length / self.chord if self.chord else math.nan
+        rest = (
+            ("place of the barrier", self.where, "on a grid of positions"),
+            ("area", self.area, "its error is not propagated"),
+            ("length over chord", ratio, ""),
+        )
+        others = (
+            Estimate(value, 0.0 if not why else math.nan, why_no_error=why or None, name=name)
+            for name, value, why in rest
+        )
+        return (self.barrier, *others, *ends)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Whether a barrier separates the two networks.
+
+        Returns:
+            One or two sentences.
+        """
+        path = {"line": "straight line", "bezier": "curve", "chain": "chain"}[self.kind]
+        certain = self.is_barrier_certain
+        if certain is None:
+            said = f"The {path} rises by {number(self.barrier.value)}; the error is unknown."
+        elif certain:
+            said = (
+                f"A barrier of {self.barrier} separates the two on the {path}, at "
+                f"t = {number(self.where, 2)}."
+            )
+        else:
+            said = (
+                f"No barrier on the {path}: nowhere is the loss above the line between the "
+                "ends by more than its error (95 %, all points at once)."
+            )
+        if self.kind == "line":
+            return (said,)
+        return said, f"The path is {number(self.length / self.chord, 3)} times its chord."
+
+
+def connect(
+    objective: Objective,
+    first: Params,
+    second: Params,
+    *,
+    kind: str = "line",
+    points: int = 11,
+    steps: int = 0,
+    lr: float = 0.03,
+    momentum: float = 0.9,
+    bends: int = 1,
+    align_first: bool = False,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+    seed: int = 0,
+) -> Connection:
+    """Measure the loss along a path between two networks of one architecture.
+
+    "line" is the straight line. "bezier" is a curve with one trained bend,
+    (1 - t)^2 a + 2 t (1 - t) b + t^2 c, "chain" a polygon through trained bends: both are
+    trained by SGD on the loss at random positions, one batch at a time. The grid is refined
+    around the largest excess. All losses are taken on the same examples, so that the error of
+    the barrier is that of paired differences.
+
+    Args:
+        objective: model, loss and batches; use data that neither network was trained on for
+            what you report. mode="recalibrated" estimates norm statistics anew at every point.
+        first: the network at t = 0: parameters, or a full state dict.
+        second: the network at t = 1.
+        kind: "line", "bezier" or "chain".
+        points: positions along the path before refinement.
+        steps: steps of training for a curve.
+        lr: rate of that training: constant for half of it, then linear to a hundredth.
+        momentum: of that training.
+        bends: trained points of a chain.
+        align_first: align the second network to the first beforehand (see `align`).
+        metrics: name -> function of (model, batch), recorded along the path.
+        seed: of positions and order of the batches in training, and of the band.
+
+    Returns:
+        The path with its losses, band and barrier.
+
+    Raises:
+        ArgumentError: too few points, or a curve without steps.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: the two are no points of one model.
+        UnknownNameError: an unknown kind.
+
+    Source: Frankle et al., arXiv:1912.05671; Garipov et al., arXiv:1802.10026. The band is a
+        Gaussian multiplier bootstrap (Chernozhukov, Chetverikov, Kato, Ann. Statist. 2013).
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> batch = torch.ones(9, 1), torch.zeros(9, 1)
+        >>> objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+        >>> ends = ({"weight": torch.tensor([[w]])} for w in (-1.0, 1.0))
+        >>> connect(objective, *ends).barrier.value
+        0.0
+    """
+    check_one_of("kind", kind, KINDS)
+    check_at_least("points", points, 3)
+    check_at_least("steps", steps, 0 if kind == "line" else 1)
+    check_at_least("bends", bends, 1)
+    check_positive("lr", lr)
+    for name, params in (("first", first), ("second", second)):
+        check_finite(name, params)
+    a, b = (state.whole for state in states_of(objective, (first, second)))
+    if align_first:
+        b = align(objective, a, b, seed=seed).params
+    between: tuple[dict[str, Tensor], ...] = ()
+    if kind != "line":
+        count = 1 if kind == "bezier" else bends
+        between = _trained(objective, kind, (a, b), count, _Training(steps, lr, momentum, seed))
+    knots = (a, *between, b)
+    survey = _Survey(objective, lambda t: _point(kind, knots, t), metrics or {})
+    for t in np.linspace(0, 1, points).tolist():
+        survey.measure(t)
+    survey.refine(_REFINEMENTS)
+    return survey.result(kind, knots, seed)
+
+
+def _point(kind: str, knots: Sequence[Params], t: float) -> dict[str, Tensor]:
+    if t in {0.0, 1.0}:
+        return dict(knots[0] if t == 0 else knots[-1])
+    return blend(knots, _shares(kind, len(knots), t))
+
+
+def _shares(kind: str, count: int, t: float) -> list[float]:
+    """How much of each knot is in the point at t; they sum to 1."""
+    if kind == "bezier":
+        return [(1 - t) ** 2, 2 * t * (1 - t), t**2]
+    place = t * (count - 1)
+    return [max(0.0, 1 - abs(place - k)) for k in range(count)]
+
+
+@dataclass(frozen=True)
+class _Training:
+    steps: int
+    lr: float
+    momentum: float
+    seed: int
+
+    def rate(self, step: int) -> float:
+        """Constant for half of the steps, linear to a hundredth at nine tenths."""
+        done = step / self.steps
+        return self.lr * min(1.0, max(0.01, 1 - 0.99 * (done - 0.5) / 0.4))
+
+
+def _trained(
+    objective: Objective, kind: str, ends: tuple[Params, Params], count: int, plan: _Training
+) -> tuple[dict[str, Tensor], ...]:
+    shares = [(k + 1) / (count + 1) for k in range(count)]
+    bends = [blend(ends, [1 - share, share]) for share in shares]
+    speed = [{n: torch.zeros_like(bend[n]) for n in objective.names} for bend in bends]
+    draw = generator(plan.seed, "positions")
+    batches = _endless(objective, plan.seed)
+    for step in range(plan.steps):
+        t = float(torch.rand((), generator=draw, dtype=torch.float64))
+        knots = (ends[0], *bends, ends[1])
+        part = _shares(kind, len(knots), t)
+        slope = objective.part([next(batches)]).gradient(blend(knots, part))
+        for bend, velocity, share in zip(bends, speed, part[1:-1], strict=True):
+            if share:
+                for name, value in slope.items():
+                    velocity[name].mul_(plan.momentum).add_(value, alpha=share)
+                    bend[name] -= plan.rate(step) * velocity[name]
+    return tuple(bends)
+
+
+def _endless(objective: Objective, seed: int) -> Any:
+    batches: list[Batch] = objective.gathered(lambda batch: batch)
+    draw = generator(seed, "batches")
+    while True:
+        for k in torch.randperm(len(batches), generator=draw).tolist():
+            yield batches[k]
+
+
+class _Survey:
+    """Losses at positions of a path, unit by unit."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        point: Callable[[float], dict[str, Tensor]],
+        metrics: Mapping[str, Callable[..., Any]],
+    ) -> None:
+        self._objective, self._point, self._metrics = objective, point, metrics
+        self._losses = PairedLosses(objective)
+        self._sums: dict[float, Array] = {}
+        self._measured: dict[float, dict[str, float]] = {}
+
+    def measure(self, t: float) -> None:
+        params = self._point(t)
+        self._sums[t] = self._losses.sums(params)
+        if self._metrics:
+            found = self._objective.evaluate_all(self._metrics, params)
+            self._measured[t] = {name: found[name].value for name in self._metrics}
+
+    def refine(self, count: int) -> None:
+        """Halve the wider of the two intervals around the largest excess, again and again."""
+        for _ in range(count):
+            at = sorted(self._sums)
+            excess = self._excess(np.array(at)).sum(1)
+            if not np.isfinite(excess).all():
+                return
+            top = int(np.argmax(excess))
+            around = list(pairwise(at[max(top - 1, 0) : top + 2]))
+            low, high = max(around, key=lambda pair: pair[1] - pair[0])
+            self.measure((low + high) / 2)
+
+    def _excess(self, at: Array) -> Array:
+        rows = np.array([self._sums[t] for t in at.tolist()])
+        return rows - np.outer(1 - at, self._sums[0.0]) - np.outer(at, self._sums[1.0])
+
+    def result(self, kind: str, knots: Sequence[Params], seed: int) -> Connection:
+        at = np.array(sorted(self._sums))
+        means = [self._losses.mean(self._sums[t]) for t in at.tolist()]
+        rows = self._excess(at)
+        excess = [self._losses.mean(row) for row in rows]
+        stderr = np.array([found.stderr for found in excess])
+        path = (
+            [self._point(t) for t in np.linspace(0, 1, 33).tolist()] if kind != "line" else []
+        )
+        chord = _between(knots[0], knots[-1])
+        return Connection(
+            kind=kind,
+            at=at,
+            loss=np.array([found.value for found in means]),
+            stderr=np.array([found.stderr for found in means]),
+            excess=np.array([found.value for found in excess]),
+            excess_stderr=stderr,
+            band=_band(rows, self._losses.weights, seed),
+            metrics={
+                name: np.array([self._measured[t][name] for t in at.tolist()])
+                for name in self._metrics
+            },
+            ends=(dict(knots[0]), dict(knots[-1])),
+            bends=tuple(map(dict, knots[1:-1])),
+            length=sum(_between(*pair) for pair in pairwise(path)) if path else chord,
+            chord=chord,
+            samples=excess[0].samples,
+        )
+
+
+def _between(first: Params, second: Params) -> float:
+    squares = (
+        float((second[name].double() - value.double()).square().sum())
+        for name, value in first.items()
+        if value.is_floating_point()
+    )
+    return math.sqrt(sum(squares))
+
+
+def _band(rows: Array, weights: Array, seed: int, level: float = 0.95) -> float:
+    """Half width, in standard errors, of a band over all positions at once."""
+    count = int(np.count_nonzero(weights))
+    if count < 2 or not np.isfinite(rows).all():
+        return math.nan
+    means = rows.sum(1) / weights.sum()
+    residuals = rows - np.outer(means, weights)
+    scale = np.sqrt(np.square(residuals).sum(1))
+    known = scale > 1e-12 * max(float(np.abs(rows).max()), 1e-300)
+    if not known.any():
+        return 0.0
+    draws = np.random.default_rng(seed).standard_normal((_DRAWS, rows.shape[1]))
+    # Few units: a normal multiplier over a chi, so that one point has Student's t.
+    spread = np.random.default_rng(seed + 1).chisquare(count - 1, (_DRAWS, 1))
+    draws /= np.sqrt(spread / (count - 1))
+    largest = np.abs(draws @ (residuals[known] / scale[known, None]).T).max(1)
+    return float(np.quantile(largest, level))

@@ -1,0 +1,152 @@
+"""Paths: closed forms, paired errors, bands, and curves around a barrier."""
+
+import numpy as np
+import pytest
+import torch
+from networks import objective
+from torch import nn
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.weights import align, connect, symmetries
+
+
+class Point(nn.Module):
+    def __init__(self, size=2):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+
+def task(form, size=2, examples=50, noise=0.0, seed=0):
+    """Losses form(w) + noise that each example has of its own, the same at all weights."""
+    own = noise * torch.randn(examples, generator=torch.Generator().manual_seed(seed))
+    return la.Objective(Point(size), lambda m, b: form(m.w) + b.double(), [own], check=False)
+
+
+def at(*entries):
+    return {"w": torch.tensor(entries, dtype=torch.float64)}
+
+
+def test_a_quadratic_has_its_closed_form():
+    hessian = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    found = connect(task(lambda w: w @ hessian @ w / 2, noise=1.0), at(1, 2), at(-1, 0))
+    step = np.array([-2.0, -2.0])
+    expected = -found.at * (1 - found.at) / 2 * (step @ hessian.numpy() @ step)
+    assert found.excess == pytest.approx(expected, abs=1e-12)
+    assert found.barrier.value == 0
+    assert found.is_barrier_certain is False
+    assert found.area == pytest.approx(np.trapezoid(expected, found.at))
+
+
+def test_a_double_well_has_its_barrier_and_a_curve_around_it():
+    def well(w):
+        return (w @ w - 1) ** 2
+
+    ends = at(-1, 0), at(1, 0)
+    line = connect(task(well), *ends)
+    assert line.barrier.value == pytest.approx(1.0)
+    assert line.where == 0.5
+    assert line.is_barrier_certain
+    start = at(-1.0, 0.1), at(1.0, 0.1)
+    curve = connect(task(well), *start, kind="bezier", steps=400, lr=0.1)
+    assert curve.barrier.value < 0.1
+    assert curve.length > curve.chord
+    chain = connect(task(well), *start, kind="chain", bends=3, steps=600, lr=0.02)
+    assert chain.barrier.value < 0.15
+    assert len(chain.bends) == 3
+    assert "times its chord" in chain.sentences()[1]
+
+
+def test_it_is_symmetric_and_zero_between_equals():
+    problem = objective("mlp")
+    one = {k: v.detach().clone() for k, v in problem.params.items()}
+    two = {k: v + 0.3 * torch.randn_like(v) for k, v in one.items()}
+    there, back = connect(problem, one, two), connect(problem, two, one)
+    assert there.barrier.value == pytest.approx(back.barrier.value, abs=1e-6)
+    assert there.chord == back.chord
+    same = connect(problem, one, one)
+    assert same.barrier.value == 0
+    assert np.all(same.excess == 0)
+    assert same.is_barrier_certain is False
+
+
+def test_a_joint_symmetry_changes_nothing():
+    problem = objective("unbound heads")
+    found = symmetries(problem)
+    one = {k: v.detach().clone() for k, v in problem.params.items()}
+    two = {k: v + 0.1 * torch.randn_like(v) for k, v in one.items()}
+    moved = [found.apply(point, found.random(3)) for point in (one, two)]
+    before, after = connect(problem, one, two), connect(problem, *moved)
+    assert after.excess == pytest.approx(before.excess, abs=1e-5)
+
+
+def test_alignment_first_takes_the_barrier_of_a_shuffled_copy_away():
+    problem = objective("cnn")
+    one = {k: v.detach().clone() for k, v in problem.model.state_dict().items()}
+    found = symmetries(problem)
+    two = found.apply(one, found.random(1))
+    assert connect(problem, one, two, align_first=True).barrier.value < 1e-5
+    assert align(problem, one, two).distance[1] < 1e-5
+
+
+def test_paired_errors_cover_and_no_barrier_is_rarely_called_one():
+    # Losses of examples with slopes of their own along the path: the true excess is 0.
+    false, covered, draws = 0, 0, 200
+    for seed in range(draws):
+        draw = torch.Generator().manual_seed(seed)
+        bend = torch.randn(40, generator=draw, dtype=torch.float64)
+        problem = la.Objective(
+            Point(1), lambda m, b: 10 * b + b * m.w.sin() * 3, [bend], check=False
+        )
+        found = connect(problem, at(0.0), at(3.0), points=5)
+        false += bool(found.is_barrier_certain)
+        k = len(found.at) // 2
+        covered += abs(found.excess[k]) <= 2.02 * found.excess_stderr[k]
+    assert false <= 0.08 * draws
+    assert 0.9 * draws <= covered <= 0.99 * draws
+
+
+def test_an_infinite_loss_on_the_way_is_an_infinite_barrier():
+    found = connect(
+        task(lambda w: 1 / (w[0] - 0.0).abs() - 1e-9), at(-1, 0), at(1, 0), points=3
+    )
+    assert found.barrier.value == np.inf
+    assert found.is_barrier_certain is True
+    assert found.where == 0.5
+
+
+def test_errors_without_examples_are_unknown():
+    problem = la.Objective(
+        Point(), lambda m, b: (m.w @ m.w) + b.mean(), [torch.ones(3)], check=False
+    )
+    found = connect(problem, at(1, 0), at(0, 1))
+    assert found.is_barrier_certain is None
+    assert "error is unknown" in found.sentences()[0]
+
+
+def test_a_curve_is_the_same_for_the_same_seed_and_is_stored(tmp_path):
+    problem = objective("mlp")
+    one = {k: v.detach().clone() for k, v in problem.params.items()}
+    two = {k: v + 0.5 * torch.randn_like(v) for k, v in one.items()}
+    runs = [connect(problem, one, two, kind="bezier", steps=5, seed=4) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert la.load(runs[0].save(tmp_path / "path.nc")) == runs[0]
+    assert len(repr(runs[0])) <= 400
+    middle = runs[0].params_at(0.5)
+    bend = runs[0].bends[0]
+    for name, value in middle.items():
+        expected = (one[name] + two[name]) / 4 + bend[name] / 2
+        assert torch.allclose(value, expected, atol=1e-6)
+
+
+def test_bad_arguments_are_named():
+    problem = objective("mlp")
+    good = dict(problem.params)
+    with pytest.raises(UnknownNameError, match="`kind` must be one of"):
+        connect(problem, good, good, kind="spiral")
+    with pytest.raises(ArgumentError, match="`steps`"):
+        connect(problem, good, good, kind="bezier")
+    with pytest.raises(ArgumentError, match="`points`"):
+        connect(problem, good, good, points=2)
+    with pytest.raises(NonFiniteError, match="`second`"):
+        connect(problem, good, good | {"1.bias": good["1.bias"] * torch.nan})
