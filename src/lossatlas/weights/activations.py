@@ -85,11 +85,11 @@ class Correlations:
         def run() -> dict[str, Tensor]:
             with plain_operations(), _Recorder(self._wanted) as recorder:
                 self._objective.measure(batch)
-            return recorder.kept
+            kept: dict[str, Tensor] = recorder.kept
+            return kept
 
         with torch.no_grad():
-            kept: dict[str, Tensor] = self._objective.at(params, run)
-        return kept
+            return self._objective.at(params, run)
 
 
 def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:

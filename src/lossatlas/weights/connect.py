@@ -344,7 +344,8 @@ class _Survey:
 
     def _excess(self, at: Array) -> Array:
         rows = np.array([self._sums[t] for t in at.tolist()])
-        return rows - np.outer(1 - at, self._sums[0.0]) - np.outer(at, self._sums[1.0])
+        start = self._sums[0.0]
+        return rows - start - np.outer(at, self._sums[1.0] - start)
 
     def result(self, kind: str, knots: Sequence[Params], seed: int) -> Connection:
         at = np.array(sorted(self._sums))
