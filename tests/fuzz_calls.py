@@ -294,6 +294,14 @@ def _special():
             ((o := objective()), la.random_plane(o)),
             {"points": 3, "span": 0.5},
         ),
+        "weights.align": lambda: ((objective(), point(), other_point()), {"starts": 1}),
+        "weights.connect": lambda: ((objective(), point(), other_point()), {"points": 3}),
+        "weights.merge": lambda: ((objective(), point(), other_point()), {}),
+        "weights.compare_merges": lambda: (
+            (objective(), point(), other_point()),
+            {"methods": ["ties"]},
+        ),
+        "weights.soup": lambda: ((objective(), point(), other_point()), {}),
         "survey": lambda: ((objective(),), {"points": 3, "span": 0.5}),
         "compare": lambda: (
             (objective(), point(), other_point()),

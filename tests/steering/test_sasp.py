@@ -353,6 +353,11 @@ BAD = {
         ArgumentError,
         "where `class_weights` are",
     ),
+    "too many weights": (
+        {"class_weights": torch.ones(C + 1)},
+        ArgumentError,
+        "`class_weights` must have shape",
+    ),
     "weights of squares": (
         {"head": "linear", "class_weights": torch.ones(C)},
         ArgumentError,

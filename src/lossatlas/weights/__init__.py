@@ -3,19 +3,40 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.weights.align import Alignment, align
 from lossatlas.weights.connect import Connection, connect
+from lossatlas.weights.merge import (
+    Conflict,
+    Merge,
+    MergeComparison,
+    Soup,
+    compare_merges,
+    merge,
+    soup,
+)
+from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
 
 __all__ = [
-    "Alignment",
-    "Connection",
+    # symmetries and alignment
+    "Symmetries",
     "Group",
     "Move",
     "Place",
-    "Symmetries",
-    "align",
-    "connect",
     "symmetries",
+    "Alignment",
+    "align",
+    # paths
+    "Connection",
+    "connect",
+    # merging
+    "METHODS",
+    "Merge",
+    "Conflict",
+    "merge",
+    "MergeComparison",
+    "compare_merges",
+    "Soup",
+    "soup",
 ]
 
 guard_exports(__name__)

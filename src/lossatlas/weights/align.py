@@ -126,6 +126,7 @@ def align(
 
     Examples:
         >>> import torch, lossatlas as la
+        >>> from lossatlas.weights import symmetries
         >>> from torch.nn import functional as F
         >>> layers = torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1)
         >>> batch = torch.randn(8, 2), torch.randn(8, 1)

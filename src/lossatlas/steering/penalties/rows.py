@@ -72,7 +72,7 @@ def as_rows(
     soft = y is not None and (dense or class_weights is not None)
     wanted = _soft(y, z, label_smoothing) if soft and y is not None else None
     if class_weights is not None and wanted is not None:
-        weights = class_weights.to(z)
+        weights = _class_weights(class_weights, outputs).to(z)
         counted = weights[y] if indices and y is not None else torch.ones_like(z[:, 0])
         return Rows(z, h, *_weighted(wanted * weights, counted, keep))
     if keep is None:
@@ -171,6 +171,15 @@ def _check_shapes(
 def _is_index(targets: Tensor, lead: torch.Size) -> bool:
     counts = not targets.is_floating_point() and targets.dtype != torch.bool
     return counts and targets.shape == lead
+
+
+def _class_weights(given: Tensor, classes: int) -> Tensor:
+    if tuple(given.shape) != (classes,):
+        raise ArgumentError(
+            f"`class_weights` must have shape ({classes},), one weight a class; got "
+            f"{tuple(given.shape)}."
+        )
+    return given
 
 
 def _check_smoothing(

@@ -1,0 +1,608 @@
+"""Merging: one network from several, its loss beside that of the average and each expert."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from lossatlas.checks import check_same_structure
+from lossatlas.curvature import diagonal
+from lossatlas.errors import ArgumentError
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import Batch
+from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.store.records import record
+from lossatlas.weights.align import check_finite
+from lossatlas.weights.methods import Change, Inputs, changed, options_of
+from lossatlas.weights.paired import PairedLosses, blend
+
+Array = NDArray[np.float64]
+SEARCH = "search"
+_SOUP = Reference(
+    "averages of fine-tuned models",
+    "M. Wortsman, G. Ilharco, S. Y. Gadre et al. Model Soups. ICML 2022.",
+    "https://arxiv.org/abs/2203.05482",
+)
+
+
+@record
+@dataclass(frozen=True)
+class Conflict:
+    """How far experts disagree about one tensor.
+
+    Attributes:
+        tensor: its name.
+        signs: share of entries on which the signs of the changes differ.
+        cosine: mean cosine between the changes of two experts.
+    """
+
+    tensor: str
+    signs: float
+    cosine: float
+
+
+@result("merge", references=(_SOUP,))
+class Merge(Result):
+    """A merged network and its loss on held-out data.
+
+    Attributes:
+        params: the weights.
+        method: how it was made, with its options.
+        loss: its loss.
+        against: name of another network ("average", "base", "expert 1", ...) -> loss of the
+            merged network minus that of the other, with the paired error.
+        conflicts: one entry a tensor that some expert changed.
+        coefficients: share of each expert, where the method has one for each.
+        notes: what a reader should know.
+    """
+
+    params: Mapping[str, Tensor]
+    method: str
+    loss: Estimate = quantity("loss")
+    against: Mapping[str, Estimate]
+    conflicts: tuple[Conflict, ...]
+    coefficients: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The loss, and paired differences to the average, the base and each expert.
+
+        Returns:
+            One estimate for the loss and one a difference.
+        """
+        others = (replace(e, name=f"minus {name}") for name, e in self.against.items())
+        return (self.loss, *others)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Whether merging helped.
+
+        Returns:
+            A sentence against the average, one against the best expert, and the notes.
+        """
+        compared = [("the plain average", self.against.get("average"))]
+        experts = {n: e for n, e in self.against.items() if n.startswith("expert")}
+        if experts:
+            name = max(experts, key=lambda n: experts[n].value)
+            compared.append((f"the best single network ({name})", experts[name]))
+        return (
+            *(
+                f"Merged by {self.method}, the loss is {_verdict(found)} {name} "
+                f"(difference {found})."
+                for name, found in compared
+                if found is not None
+            ),
+            *self.notes,
+        )
+
+
+@result("merge comparison", references=(_SOUP,))
+class MergeComparison(Result):
+    """Several merges of the same networks on the same held-out data.
+
+    Attributes:
+        losses: name of a merge or of a network -> its loss.
+        against: name -> its loss minus that of the plain average, with the paired error.
+        coefficients: name of a merge -> share of each expert, where it has one for each.
+        failed: name of a merge -> why it could not be made.
+        notes: what a reader should know.
+    """
+
+    losses: Mapping[str, Estimate] = quantity("loss")
+    against: Mapping[str, Estimate] = quantity("loss")
+    coefficients: Mapping[str, tuple[float, ...]]
+    failed: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Differences to the plain average, the best first.
+
+        Returns:
+            One estimate a merge and network.
+        """
+        order = sorted(self.against, key=lambda name: self.against[name].value)
+        return tuple(replace(self.against[name], name=name, unit="loss") for name in order)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Which merges are ahead of the plain average.
+
+        Returns:
+            One or two sentences, and the notes.
+        """
+        ahead = [n for n, e in self.against.items() if _verdict(e) == "below that of"]
+        start = (
+            f"Ahead of the plain average by more than the error: {', '.join(ahead)}."
+            if ahead
+            else "No merge is ahead of the plain average by more than the error."
+        )
+        lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
+        return (start, *lost, *self.notes)
+
+
+def _verdict(found: Estimate) -> str:
+    low, high = found.interval()
+    if math.isnan(low):
+        return "not compared with an error to that of"
+    if high < 0:
+        return "below that of"
+    return "above that of" if low > 0 else "not told apart from that of"
+
+
+def merge(
+    objective: Objective,
+    base: Params,
+    *experts: Params,
+    method: str = "average",
+    importances: Sequence[Params] = (),
+    objectives: Sequence[Objective] = (),
+    tune: Objective | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Merge:
+    """Merge fine-tuned networks into one, and measure what came out.
+
+    With delta_i = expert_i - base the merged network is base + a combination of the deltas:
+    "average" their mean; "task_arithmetic" (scale) their scaled sum; "slerp" (t) a circle;
+    "ties" (density, scale) and "dare" (density, scale) thinned ones; "fisher" (normalize) and
+    "ota" (density, power) means weighted by importances; "regmean" (shrink) least squares on
+    the inputs of linear maps; "stock" (no option) the mean shrunk to the base; "search" the
+    combination sum_i c_i delta_i whose coefficients minimize the loss on `tune` (direct search
+    from the average).
+
+    Args:
+        objective: model, loss and held-out data: what the numbers are measured on.
+        base: the network that the experts were fine-tuned from; names as `objective.params`.
+        *experts: fine-tuned networks, names and shapes as the base.
+        method: see above.
+        importances: for "fisher" and "ota", one mapping an expert, name -> numbers of at least
+            0; by default diagonals of the empirical Fisher matrix on `objectives`.
+        objectives: one an expert, on its own data, to measure importances or inputs.
+        tune: for "search", data that no network was trained on and the result is not judged on;
+            by default every second batch of `objective`, which is then judged on the others.
+        seed: of random choices.
+        **options: of the method.
+
+    Returns:
+        The weights with their loss and paired differences to average, base and experts.
+
+    Raises:
+        ArgumentError: no expert, or an argument that the method needs is missing.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: names or shapes differ.
+        UnknownNameError: an unknown method or option.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> batch = torch.ones(9, 1), torch.ones(9, 1)
+        >>> objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+        >>> base, one, two = ({"weight": torch.tensor([[w]])} for w in (0.0, 0.5, 1.5))
+        >>> merge(objective, base, one, two).loss.value
+        0.0
+    """
+    job = _Job(
+        objective,
+        base,
+        experts,
+        importances=importances,
+        objectives=objectives,
+        tune=tune,
+        seed=seed,
+    )
+    made = job.made(method, options)
+    judged = PairedLosses(job.judge)
+    sums = judged.sums(made.params)
+    others = {"average": job.made("average", {}).params, **job.networks}
+    against = {name: judged.mean(sums - judged.sums(p)) for name, p in others.items()}
+    return Merge(
+        params=made.params,
+        method=described(method, options),
+        loss=judged.mean(sums, "loss", "loss"),
+        against=against,
+        conflicts=_conflicts(job.deltas),
+        coefficients=made.coefficients,
+        notes=job.notes,
+    )
+
+
+def compare_merges(
+    objective: Objective,
+    base: Params,
+    *experts: Params,
+    methods: Sequence[str] = ("average", "task_arithmetic:scale=0.7", "ties", "dare", "search"),
+    importances: Sequence[Params] = (),
+    objectives: Sequence[Objective] = (),
+    tune: Objective | None = None,
+    seed: int = 0,
+) -> MergeComparison:
+    """Merge the same networks in several ways and compare them on the same examples.
+
+    Args:
+        objective: as for `merge`.
+        base: as for `merge`.
+        *experts: as for `merge`.
+        methods: names with options, as in "ties:density=0.3,scale=1".
+        importances: as for `merge`.
+        objectives: as for `merge`.
+        tune: as for `merge`; where "search" is among the methods all are judged on the rest.
+        seed: as for `merge`.
+
+    Returns:
+        Losses of all merges and networks, and paired differences to the plain average.
+
+    Raises:
+        ArgumentError: no expert, or a method that cannot be read.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: names or shapes differ.
+        UnknownNameError: an unknown method or option.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> batches = [(torch.ones(9, 1), torch.ones(9, 1))] * 2
+        >>> objective = la.Objective(model, la.supervised(F.mse_loss), batches)
+        >>> base, one, two = ({"weight": torch.tensor([[w]])} for w in (0.0, 0.5, 0.7))
+        >>> found = compare_merges(objective, base, one, two, methods=["average", "search"])
+        >>> found.losses["search"].value < found.losses["average"].value
+        True
+    """
+    chosen = [parsed(spec) for spec in methods]
+    job = _Job(
+        objective,
+        base,
+        experts,
+        importances=importances,
+        objectives=objectives,
+        tune=tune,
+        seed=seed,
+    )
+    if SEARCH in {name for name, _ in chosen}:
+        job.split()
+    judged = PairedLosses(job.judge)
+    average = judged.sums(job.made("average", {}).params)
+    losses = {"average": judged.mean(average)}
+    against, failed, coefficients = {}, {}, {}
+    for name, options in chosen:
+        title = described(name, options)
+        if title == "average":
+            continue
+        try:
+            made = job.made(name, options)
+        except ArgumentError as error:
+            failed[title] = str(error)
+            continue
+        sums = judged.sums(made.params)
+        losses[title], against[title] = judged.mean(sums), judged.mean(sums - average)
+        if made.coefficients:
+            coefficients[title] = made.coefficients
+    for name, params in job.networks.items():
+        sums = judged.sums(params)
+        losses[name], against[name] = judged.mean(sums), judged.mean(sums - average)
+    return MergeComparison(losses, against, coefficients, failed, job.notes)
+
+
+def parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """A method and its options, from text as in "ties:density=0.3,scale=1"."""
+    name, _, rest = spec.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        options[key.strip()] = _value(value.strip(), spec)
+    return name.strip(), options
+
+
+def _value(text: str, spec: str) -> bool | float:
+    if text in {"true", "false"}:
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(
+            f"`methods` must look like 'ties:density=0.3,scale=1'; got {spec!r}."
+        ) from None
+
+
+def described(name: str, options: Mapping[str, Any]) -> str:
+    """A method and its options as text that `parsed` reads."""
+    said = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}:{said}" if said else name
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    params: dict[str, Tensor]
+    coefficients: tuple[float, ...] = ()
+
+
+class _Job:
+    """Networks of one base, what is measured on them, and the data that judge the result."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        base: Params,
+        experts: Sequence[Params],
+        *,
+        importances: Sequence[Params],
+        objectives: Sequence[Objective],
+        tune: Objective | None,
+        seed: int,
+    ) -> None:
+        if not experts:
+            raise ArgumentError("`experts` must hold at least one fine-tuned network.")
+        if objectives and len(objectives) != len(experts):
+            raise ArgumentError(
+                f"`objectives` must be one an expert ({len(experts)}); got {len(objectives)}."
+            )
+        named = {"base": base} | {f"expert {k}": e for k, e in enumerate(experts, 1)}
+        self.networks = {}
+        for name, params in named.items():
+            check_finite(name, params)
+            state = objective.split(params)
+            self.networks[name] = dict(state.params)
+            check_same_structure(base=self.networks["base"], **{"expert": dict(state.params)})
+        self.base = self.networks["base"]
+        self.deltas = [
+            {n: self.networks[name][n].float() - v.float() for n, v in self.base.items()}
+            for name in named
+            if name != "base"
+        ]
+        self.judge, self._tune, self._seed = objective, tune, seed
+        self._given, self._objectives = importances, objectives
+        self._grams: list[Change] = []
+        self.notes: tuple[str, ...] = ()
+
+    def made(self, name: str, options: Mapping[str, Any]) -> _Made:
+        if name == SEARCH:
+            return self._searched(options)
+        change = changed(name, self.deltas, self._inputs(name), options)
+        return _Made(self._moved(change), _coefficients(name, options, len(self.deltas)))
+
+    def split(self) -> None:
+        """Keep data apart for choosing coefficients, where none were given."""
+        if self._tune is not None:
+            return
+        batches: list[Batch] = self.judge.gathered(lambda batch: batch)
+        if len(batches) < 2:
+            raise ArgumentError(
+                "'search' needs data apart from those that judge the result: pass `tune`, or "
+                "at least two batches."
+            )
+        self._tune, self.judge = (self.judge.part(batches[k::2]) for k in (0, 1))
+        self.notes = (
+            "Coefficients were searched for on every second batch; all losses are those of the "
+            "other batches.",
+        )
+
+    def _moved(self, change: Change) -> dict[str, Tensor]:
+        # Zero changes give the base bit for bit.
+        return {
+            n: torch.where(change[n] == 0, v, (v.float() + change[n]).to(v.dtype))
+            for n, v in self.base.items()
+        }
+
+    def _inputs(self, name: str) -> Inputs:
+        importances, grams = self._given, list[Change]()
+        if name in {"fisher", "ota"} and not importances and self._objectives:
+            importances = self._given = [self._importance(k) for k in range(len(self.deltas))]
+        if name == "regmean" and self._objectives:
+            self._grams = self._grams or [self._gram(k) for k in range(len(self.deltas))]
+            grams = self._grams
+        return Inputs(self.base, importances, grams, self._seed)
+
+    def _expert(self, number: int) -> tuple[Objective, dict[str, Tensor]]:
+        return self._objectives[number], self.networks[f"expert {number + 1}"]
+
+    def _importance(self, number: int) -> Change:
+        objective, params = self._expert(number)
+        found = diagonal(objective, curvature="empirical_fisher", params=params)
+        return {name: entries.clamp(min=0) for name, entries in found.value.items()}
+
+    def _gram(self, number: int) -> Change:
+        objective, params = self._expert(number)
+        return _input_grams(objective, params)
+
+    def _searched(self, options: Mapping[str, Any]) -> _Made:
+        if options:
+            raise ArgumentError(f"'search' takes no options; got {', '.join(options)}.")
+        self.split()
+        tune = self._tune
+        assert tune is not None
+
+        def loss(shares: Array) -> float:
+            value = tune.value(self._moved(self._combined(shares)))
+            return value if math.isfinite(value) else 1e30
+
+        count = len(self.deltas)
+        start = np.full(count, 1 / count)
+        few = count < 4
+        steps = {"xatol": 0.01, "fatol": 1e-7} if few else {"xtol": 0.01, "ftol": 1e-7}
+        found = minimize(
+            loss,
+            start,
+            method="Nelder-Mead" if few else "Powell",
+            options=steps | {"maxfev": 60 * count},
+        )
+        shares = found.x if found.fun < loss(start) else start
+        return _Made(self._moved(self._combined(shares)), tuple(map(float, shares)))
+
+    def _combined(self, shares: Array) -> Change:
+        scales = torch.tensor(shares, dtype=torch.float32)
+        return {
+            name: torch.tensordot(scales, torch.stack([d[name] for d in self.deltas]).cpu(), 1)
+            for name in self.base
+        }
+
+
+def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    if name == "average":
+        return (1 / count,) * count
+    if name == "task_arithmetic":
+        return (float(options.get("scale", options_of(name)["scale"])),) * count
+    return ()
+
+
+def _input_grams(objective: Objective, params: Params) -> Change:
+    """Sums of outer products of the inputs of every linear layer whose weight moves."""
+    grams: Change = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+            rows = args[0].detach().flatten(0, -2).double()
+            own = rows.T @ rows
+            grams[name] = grams[name] + own if name in grams else own
+
+        return note
+
+    named = [(f"{path}.weight".lstrip("."), m) for path, m in objective.model.named_modules()]
+    linear = [(n, m) for n, m in named if isinstance(m, nn.Linear) and n in objective.names]
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear]
+    try:
+        with torch.no_grad():
+            objective.at(params, lambda: [objective.measure(b) for b in objective.each_batch()])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return grams
+
+
+def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
+    found = []
+    for name in deltas[0]:
+        stack = torch.stack([delta[name].flatten() for delta in deltas]).double()
+        if len(deltas) > 1 and bool(stack.any()):
+            signs = stack.sign()
+            differ = (signs.max(0).values > 0) & (signs.min(0).values < 0)
+            unit = nn.functional.normalize(stack, dim=1)
+            cosines = unit @ unit.T
+            count = len(deltas)
+            mean = float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+            found.append(Conflict(name, float(differ.double().mean()), mean))
+    return tuple(found)
+
+
+@result("soup", references=(_SOUP,))
+class Soup(Result):
+    """An average of checkpoints.
+
+    Attributes:
+        params: the weights.
+        kept: which checkpoints it is the mean of, by number from 1.
+        loss: its loss on the data that chose it.
+        against: "best single" and "all" -> difference of losses with the paired error.
+    """
+
+    params: Mapping[str, Tensor]
+    kept: tuple[int, ...]
+    loss: Estimate = quantity("loss")
+    against: Mapping[str, Estimate]
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The loss and the paired differences.
+
+        Returns:
+            Three estimates.
+        """
+        return (self.loss, *(replace(e, name=f"minus {n}") for n, e in self.against.items()))
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the average is made of, and whether it helped.
+
+        Returns:
+            One sentence.
+        """
+        found = self.against["best single"]
+        return (
+            f"The mean of checkpoints {', '.join(map(str, self.kept))} has a loss of "
+            f"{self.loss}, {_verdict(found)} the best single one (difference {found}).",
+        )
+
+
+def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> Soup:
+    """Average checkpoints of one model.
+
+    Args:
+        objective: model, loss and held-out data.
+        *checkpoints: two or more points of parameter space.
+        greedy: take checkpoints in the order of their losses, and keep one only if the loss of
+            the average does not rise; False averages all. A greedy soup is chosen on the data
+            it is measured on: its loss is a little too good.
+
+    Returns:
+        The average, with differences to the best checkpoint and to the mean of all.
+
+    Raises:
+        ArgumentError: fewer than two checkpoints.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: names or shapes differ.
+
+    Source: Wortsman et al., arXiv:2203.05482.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> batch = torch.ones(9, 1), torch.ones(9, 1)
+        >>> objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+        >>> points = [{"weight": torch.tensor([[w]])} for w in (0.5, 1.5, 9.0)]
+        >>> soup(objective, *points, greedy=True).kept
+        (1, 2)
+    """
+    if len(checkpoints) < 2:
+        raise ArgumentError(f"`checkpoints` must be two or more; got {len(checkpoints)}.")
+    points = []
+    for number, point in enumerate(checkpoints, 1):
+        check_finite(f"checkpoint {number}", point)
+        points.append(dict(objective.split(point).params))
+    judged = PairedLosses(objective)
+    single = [judged.sums(point) for point in points]
+    order = sorted(range(len(points)), key=lambda k: single[k].sum())
+    kept, sums = list(range(len(points))), judged.sums(_mean(points))
+    everything = sums
+    if greedy:
+        kept, sums = [order[0]], single[order[0]]
+        for k in order[1:]:
+            trial = judged.sums(_mean([points[j] for j in (*kept, k)]))
+            if trial.sum() <= sums.sum():
+                kept, sums = [*kept, k], trial
+    return Soup(
+        params=_mean([points[k] for k in kept]),
+        kept=tuple(sorted(k + 1 for k in kept)),
+        loss=judged.mean(sums, "loss", "loss"),
+        against={
+            "best single": judged.mean(sums - single[order[0]]),
+            "all": judged.mean(sums - everything),
+        },
+    )
+
+
+def _mean(points: Sequence[Params]) -> dict[str, Tensor]:
+    return blend(points, [1 / len(points)] * len(points))

@@ -1,0 +1,226 @@
+"""Merging: formulas by hand, exact minimizers, paired differences."""
+
+import math
+
+import pytest
+import torch
+from networks import objective
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
+from lossatlas.weights import METHODS, compare_merges, merge, soup
+from lossatlas.weights.methods import Inputs, changed
+
+ONE = {"w": torch.tensor([[1.0, -2.0, 0.1], [0.0, 3.0, -0.2]])}
+TWO = {"w": torch.tensor([[3.0, 1.0, 0.3], [0.5, -1.0, -0.4]])}
+ONES = {"w": torch.ones(2, 3)}
+
+
+def by_hand(name, importances=(), grams=(), **options):
+    inputs = Inputs({"w": torch.zeros(2, 3)}, importances, grams)
+    return changed(name, [ONE, TWO], inputs, options)["w"]
+
+
+def test_every_method_on_two_rows_of_three():
+    assert by_hand("average").tolist() == ((ONE["w"] + TWO["w"]) / 2).tolist()
+    assert torch.allclose(by_hand("task_arithmetic", scale=0.5), (ONE["w"] + TWO["w"]) / 2)
+    # The third of the entries with the largest sizes: 3, -2 of one and 3, 1, -1 tie of two.
+    kept = by_hand("ties", density=1 / 3)
+    assert kept.tolist() == [[3.0, -2.0 if kept[0, 1] < 0 else 1.0, 0.0], [0.0, 3.0, 0.0]]
+    # No entry agrees in sign with the sum but those that make it up.
+    every = by_hand("ties", density=1.0)
+    assert torch.allclose(every, torch.tensor([[2.0, -2.0, 0.2], [0.5, 3.0, -0.3]]))
+    weights = {"w": torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])}
+    twice = {"w": torch.tensor([[3.0, 0.0, 1.0], [1.0, 3.0, 0.0]])}
+    plain = by_hand("fisher", importances=[weights, twice], normalize=False)
+    expected = torch.tensor([[2.5, -0.5, 0.2], [0.25, 0.0, -0.3]])
+    assert torch.allclose(plain, expected)
+    cosine = float(F.cosine_similarity(ONE["w"].flatten(), TWO["w"].flatten(), dim=0))
+    cosine = max(cosine, 0.0)
+    shrunk = (ONE["w"] + TWO["w"]) / 2 * (2 * cosine / (1 + cosine))
+    assert torch.allclose(by_hand("stock"), shrunk)
+
+
+def test_a_great_circle_keeps_the_length_and_parallel_ones_are_linear():
+    first, second = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])}
+    inputs = Inputs({"w": torch.zeros(2)})
+    half = changed("slerp", [first, second], inputs, {})["w"]
+    assert half.norm() == pytest.approx(2.0)
+    same = changed("slerp", [first, first], inputs, {"t": 0.3})["w"]
+    assert torch.allclose(same, first["w"])
+
+
+def test_dropping_keeps_the_mean_and_follows_its_seed():
+    wide = {"w": torch.ones(20000)}
+    draws = [
+        changed("dare", [wide], Inputs(wide, seed=k), {"density": 0.25})["w"] for k in (0, 0, 1)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].mean() == pytest.approx(1.0, abs=0.05)
+    assert set(draws[0].unique().tolist()) == {0.0, 4.0}
+
+
+def test_grafting_keeps_the_largest_savings():
+    moments = {"w": torch.tensor([[1.0, 1.0, 100.0], [1.0, 0.0, 1.0]])}
+    found = by_hand("ota", importances=[moments, moments], density=1 / 3, power=0.0)
+    # Savings v delta^2 of one: 1, 4, 1, 0, 0, .04; of two: 9, 1, 9, .25, 0, .16.
+    assert found[0].tolist() == pytest.approx([2.0, -2.0, 0.3]) or found[0, 1] == -2.0
+    assert found[1].tolist() == [0.0, 0.0, 0.0]
+    nothing = {"w": torch.zeros(2, 3)}
+    merged = by_hand("ota", importances=[nothing, nothing], density=1.0)
+    assert torch.allclose(merged, by_hand("average"))
+
+
+def linear_tasks():
+    """Two linear regressions and the one of both together, with their exact solutions."""
+    draw = torch.Generator().manual_seed(0)
+    data = []
+    for k in range(2):
+        x = torch.randn(40, 3, generator=draw) * torch.tensor([1.0, 2.0, 0.5 + k])
+        data.append((x, torch.randn(40, 2, generator=draw)))
+    tasks = [
+        la.Objective(
+            nn.Linear(3, 2, bias=False), la.supervised(F.mse_loss), [batch], check=False
+        )
+        for batch in data
+    ]
+    solved = [{"weight": torch.linalg.lstsq(*batch).solution.T.contiguous()} for batch in data]
+    both = [torch.cat(parts) for parts in zip(*data, strict=True)]
+    joint = torch.linalg.lstsq(*both).solution.T
+    return tasks, solved, joint
+
+
+def test_regression_on_inputs_is_the_exact_minimizer_of_the_summed_loss():
+    tasks, solved, joint = linear_tasks()
+    base = {"weight": torch.zeros(2, 3)}
+    found = merge(tasks[0], base, *solved, method="regmean", objectives=tasks, shrink=1.0)
+    assert torch.allclose(found.params["weight"], joint, atol=1e-4)
+
+
+def test_importances_that_are_the_curvature_minimize_a_diagonal_quadratic():
+    curvatures = [{"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([3.0, 1.0])}]
+    minima = [{"w": torch.tensor([2.0, 0.0])}, {"w": torch.tensor([-2.0, 4.0])}]
+    inputs = Inputs({"w": torch.zeros(2)}, curvatures)
+    found = changed("fisher", minima, inputs, {"normalize": False})["w"]
+    assert found.tolist() == pytest.approx([-1.0, 4 / 6])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_experts_that_are_the_base_give_the_base_bit_for_bit(name):
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    ones = [{k: torch.ones_like(v) for k, v in base.items()}] * 2
+    found = merge(task, base, base, base, method=name, importances=ones, objectives=[task] * 2)
+    assert all(torch.equal(found.params[k], v) for k, v in base.items())
+    assert found.against["base"].value == 0
+    assert found.against["base"].stderr == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"dare"}))
+def test_the_order_of_the_experts_does_not_matter(name):
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    experts = [{k: v + 0.1 * torch.randn_like(v) for k, v in base.items()} for _ in range(2)]
+    weights = [{k: torch.rand_like(v) for k, v in base.items()} for _ in range(2)]
+    there = merge(task, base, *experts, method=name, importances=weights, objectives=[task] * 2)
+    back = merge(
+        task,
+        base,
+        *experts[::-1],
+        method=name,
+        importances=weights[::-1],
+        objectives=[task] * 2,
+    )
+    for key, value in there.params.items():
+        assert torch.allclose(value, back.params[key], atol=1e-6)
+
+
+def test_differences_are_paired_and_said():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    experts = [{k: v + 0.2 * torch.randn_like(v) for k, v in base.items()} for _ in range(2)]
+    found = merge(task, base, *experts)
+    rows = task.example_losses(found.params) - task.example_losses(experts[0])
+    paired = found.against["expert 1"]
+    assert paired.value == pytest.approx(float(rows.mean()))
+    assert paired.stderr == pytest.approx(float(rows.std() / math.sqrt(len(rows))))
+    assert found.against["average"].value == 0
+    assert {c.tensor for c in found.conflicts} == set(base)
+    assert all(-1 <= c.cosine <= 1 and 0 <= c.signs <= 1 for c in found.conflicts)
+    assert found.coefficients == (0.5, 0.5)
+    assert "plain average" in found.sentences()[0]
+
+
+def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    experts = [{k: v + 0.2 * torch.randn_like(v) for k, v in base.items()} for _ in range(2)]
+    methods = ["ties:density=0.5", "dare", "search", "fisher"]
+    found = compare_merges(task, base, *experts, methods=methods)
+    assert "importances" in found.failed["fisher"]
+    assert set(found.losses) == {
+        "average",
+        "ties:density=0.5",
+        "dare",
+        "search",
+        "base",
+        "expert 1",
+        "expert 2",
+    }
+    assert found.losses["average"].samples == 6
+    assert "every second batch" in found.notes[0]
+    tuned = task.part([task.batches[0]])
+    assert len(found.coefficients["search"]) == 2
+    shares = found.coefficients["search"]
+    merged = {
+        k: v + sum(c * (e[k] - v) for c, e in zip(shares, experts, strict=True))
+        for k, v in base.items()
+    }
+    average = {k: v + sum(0.5 * (e[k] - v) for e in experts) for k, v in base.items()}
+    assert tuned.value(merged) <= tuned.value(average) + 1e-6
+    again = la.load(found.save(tmp_path / "merges.nc"))
+    assert again == found
+    assert len(repr(found)) <= 400
+    assert "average" in found.sentences()[0]
+
+
+def test_soups_keep_what_helps():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    points = [
+        {k: v + s * torch.randn_like(v) for k, v in base.items()} for s in (0.01, 0.02, 3.0)
+    ]
+    found = soup(task, *points, greedy=True)
+    assert 3 not in found.kept
+    assert found.against["best single"].value <= 0
+    everything = soup(task, *points)
+    assert everything.kept == (1, 2, 3)
+    assert everything.against["all"].value == 0
+
+
+def test_bad_input_is_named():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    with pytest.raises(ArgumentError, match="`experts`"):
+        merge(task, base)
+    with pytest.raises(UnknownNameError, match=r"got 'tie'.*ties"):
+        merge(task, base, base, method="tie")
+    with pytest.raises(UnknownNameError, match=r"`densty` is no option of 'ties'"):
+        merge(task, base, base, method="ties", densty=0.2)
+    with pytest.raises(ArgumentError, match="`density`"):
+        merge(task, base, base, method="ties", density=0.0)
+    with pytest.raises(ArgumentError, match=r"needs `importances`"):
+        merge(task, base, base, method="fisher")
+    with pytest.raises(ArgumentError, match="two experts; got 1"):
+        merge(task, base, base, method="slerp")
+    with pytest.raises(StructureError, match=r"1\.bias"):
+        merge(task, base, {k: v for k, v in base.items() if k != "1.bias"})
+    with pytest.raises(NonFiniteError, match="`expert 1`"):
+        merge(task, base, base | {"1.bias": base["1.bias"] * math.nan})
+    with pytest.raises(ArgumentError, match=r"ties:density=0\.3"):
+        compare_merges(task, base, base, methods=["ties:density"])
+    with pytest.raises(ArgumentError, match="two or more"):
+        soup(task, base)
