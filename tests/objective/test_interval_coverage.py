@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lossatlas as la
-from lossatlas.objective import Evaluation
+from lossatlas.result import Estimate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "studies" / "coverage"))
 
@@ -39,9 +39,9 @@ def test_intervals_hold_the_truth(case, units):
 
 
 def test_an_interval_without_an_error_is_unknown():
-    for found in (Evaluation(1.0, np.nan, 1, "batches"), Evaluation(1.0, 0.0, 1, "batches")):
+    for found in (Estimate(1.0, samples=1), Estimate(1.0, 0.0, samples=1)):
         assert np.isnan(found.interval()).all()
-    low, high = Evaluation(1.0, 0.1, 10, "examples", 2.0).interval()
+    low, high = Estimate(1.0, 0.1, samples=10, effective=2.0).interval()
     assert high - low == pytest.approx(2 * 12.706 * 0.1, rel=1e-3)
 
 

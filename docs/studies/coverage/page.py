@@ -18,7 +18,7 @@ def text(results):
     above = [row for row in served if row["coverage"] > 0.97]
     return f"""{TITLE}
 
-The value of an objective is a mean over a sample, and `Evaluation.interval()` says where the
+The value of an objective is a mean over a sample, and `Estimate.interval()` says where the
 mean over all data may lie. Here samples of known distributions are drawn
 {results["replicates"]:,} times, each goes through `la.Objective`, and the intervals that hold
 the true value are counted. `python docs/studies/coverage/run.py` draws all of it again.

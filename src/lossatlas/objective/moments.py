@@ -2,69 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.intervals import interval
 from lossatlas.objective.weighted import Measured, Weighted, check_weights
+from lossatlas.result import Estimate
 
 _Where = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One number of an objective at one point, with its sampling error.
-
-    Attributes:
-        value: the mean over all examples, accumulated in float64, in the units of the loss; of
-            `Weighted` losses sum(sums) / sum(weights).
-        stderr: standard error of that mean, same units; NaN where it is unknown.
-        count: how many units the error comes from; examples of weight 0 do not count.
-        unit: "examples", or "batches" where the loss gives only means.
-        effective: effective number of units, (sum w)^2 / sum w^2 over the weights of examples
-            (Kish), 2 at least where two count; NaN means that all count alike, `count`.
-    """
-
-    value: float
-    stderr: float
-    count: int
-    unit: str
-    effective: float = math.nan
-
-    @property
-    def why_no_error(self) -> str | None:
-        """Why `stderr` is NaN, as a sentence; None where there is an error.
-
-        Returns:
-            The reason or None.
-        """
-        if not math.isfinite(self.value):
-            return "the loss is not finite"
-        if self.count < 2:
-            return f"a spread needs two {self.unit}; there is one"
-        return None
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval of the value.
-
-        Student's t with `effective` - 1 degrees of freedom.
-
-        Args:
-            level: its coverage, between 0 and 1.
-
-        Returns:
-            (low, high); both NaN where the error is unknown.
-
-        Examples:
-            >>> low, high = Evaluation(1.0, 0.1, 5, "examples").interval()
-            >>> round(low, 2), round(high, 2)
-            (0.72, 1.28)
-        """
-        units = self.effective if math.isfinite(self.effective) else self.count
-        return interval(self.value, self.stderr, units, level)
 
 
 class Moments:
@@ -308,23 +254,33 @@ class Moments:
         share = np.where(known, np.minimum(share, 1.0), 1.0)
         return np.where(np.isfinite(self._sum), share, np.nan)
 
-    def evaluations(self) -> list[Evaluation]:
+    def estimates(self) -> list[Estimate]:
         """The quantities of the first point, one by one.
 
         Returns:
-            Value, error, and what the error is over.
+            Value, error, and what the error is over: `samples` counts the units that have a
+            weight, `effective` is their effective number.
         """
-        means, errors, effective = self.mean()[0], self.stderr()[0], self.effective()[0]
-        return [
-            Evaluation(
-                float(means[quantity]),
-                float(errors[quantity]),
-                int(self._count[0, quantity]),
-                "examples" if self._single[quantity] else "batches",
-                float(effective[quantity]),
-            )
-            for quantity in range(self._count.shape[1])
-        ]
+        return [self._estimate(quantity) for quantity in range(self._count.shape[1])]
+
+    def _estimate(self, quantity: int) -> Estimate:
+        where = (0, quantity)
+        value, samples = float(self.mean()[where]), int(self._count[where])
+        unit = "examples" if self._single[quantity] else "batches"
+        return Estimate(
+            value,
+            float(self.stderr()[where]),
+            samples=samples,
+            why_no_error=_why_no_error(value, samples, unit),
+            sample_unit=unit,
+            effective=float(self.effective()[where]),
+        )
+
+
+def _why_no_error(value: float, samples: int, unit: str) -> str | None:
+    if not math.isfinite(value):
+        return "the loss is not finite"
+    return f"a spread needs two {unit}; there is one" if samples < 2 else None
 
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ class Weighted(NamedTuple):
         >>> model = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 7))
         >>> labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
         >>> objective = la.Objective(model, loss, [(torch.ones(2, 3, dtype=int), labels)])
-        >>> objective.evaluate().count
+        >>> objective.evaluate().samples
         2
 
     Source: Cochran, Sampling Techniques (1977), ch. 6 (the ratio estimator); Kish, Survey
