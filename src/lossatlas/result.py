@@ -85,6 +85,8 @@ class Estimate:
         sample_unit: what a sample is, in the plural, as in "examples".
         effective: effective number of samples where they count unequally, as in
             (sum w)^2 / sum w^2; NaN means that all count alike, `samples`.
+        skewness: of the value over samples of this size: positive where it is often a little
+            too low and seldom much too high; 0 where it is symmetric or unknown.
     """
 
     value: float
@@ -101,6 +103,7 @@ class Estimate:
     is_minor: bool = False
     sample_unit: str = "samples"
     effective: float = math.nan
+    skewness: float = 0.0
 
     @property
     def error(self) -> float:
@@ -108,15 +111,21 @@ class Estimate:
         return self.bound if math.isfinite(self.bound) else self.stderr
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval (Student's t), or value -+ bound."""
+        """A two-sided confidence interval (Student's t, `skewness`), or value -+ bound."""
         if not is_number(level) or not 0 < level < 1:
             raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
         if math.isfinite(self.bound):
             return self.value - self.bound, self.value + self.bound
         if self.stderr == 0 and self.samples != 1:
             return self.value, self.value
-        count = self.effective if math.isfinite(self.effective) else self.samples
-        return interval(self.value, self.stderr, count, level)
+        return interval(
+            self.value,
+            self.stderr,
+            self.samples,
+            level,
+            effective=self.effective,
+            skewness=self.skewness,
+        )
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field; NaN equals NaN, so that a stored estimate equals itself."""

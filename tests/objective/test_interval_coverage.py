@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import lossatlas as la
 from lossatlas.result import Estimate
@@ -42,6 +43,8 @@ def test_an_interval_without_an_error_is_unknown():
     for found in (Estimate(1.0, samples=1), Estimate(1.0, 0.0, samples=1)):
         assert np.isnan(found.interval()).all()
     low, high = Estimate(1.0, 0.1, samples=10, effective=2.0).interval()
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 1.125) * 0.1, rel=1e-6)
+    low, high = Estimate(1.0, 0.1, samples=2, effective=2.0).interval()
     assert high - low == pytest.approx(2 * 12.706 * 0.1, rel=1e-3)
 
 
