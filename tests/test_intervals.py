@@ -33,9 +33,12 @@ def test_ends_solve_the_transformation_of_hall(skewness, count, effective):
     a = skewness / 3 * np.clip((effective - 2) / 4, 0, 1)
     degrees = min(effective - 1 + 1 / (4 * effective), count - 1)
     for end, tail in zip(ends, (0.95, 0.05), strict=True):
-        t = (5.0 - end) / 0.5
-        transformed = t + a * t**2 + a**2 * t**3 / 3 + a / 2
-        assert transformed == pytest.approx(stats.t.ppf(tail, degrees), rel=1e-6)
+        t, q = (5.0 - end) / 0.5, stats.t.ppf(tail, degrees)
+        is_shorter = abs(t) < abs(q)
+        t = 2 * t - q if is_shorter else t
+        assert t + a * t**2 + a**2 * t**3 / 3 + a / 2 == pytest.approx(q, rel=1e-5)
+    long, short = (ends[1] - 5, 5 - ends[0]) if skewness > 0 else (5 - ends[0], ends[1] - 5)
+    assert long >= short * (1 - 1e-12) > 0
 
 
 def test_skewness_lengthens_the_side_of_the_rare_values_and_mirrors():

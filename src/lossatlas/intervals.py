@@ -41,14 +41,15 @@ def interval(
 ) -> tuple[float, float]:
     """A two-sided confidence interval of a mean, which allows for skewness.
 
-    With q the quantile of Student's t, T = (mean - value) / stderr is held between the
-    solutions of Hall's transformation
+    With q the quantile of Student's t, the ends are value - T stderr, where T solves Hall's
+    transformation
 
         T + a T^2 + a^2 T^3 / 3 + a / 2 = -+q,  a = skewness / 3 * min(1, (m - 2) / 4),
 
-    m the effective number of units: none of the skewness is used at two units, where it cannot
-    be told from noise, all of it from six on. Student's t has m - 1 + 1 / (4 m) degrees of
-    freedom, n - 1 at most.
+    and m is the effective number of units: at two units skewness cannot be told from noise and
+    is left out, from six on it counts in full. A side that this makes shorter than q is
+    shortened by half as much, because the skewness is estimated too. Student's t has
+    m - 1 + 1 / (4 m) degrees of freedom, n - 1 at most.
 
     Args:
         value: the mean.
@@ -77,12 +78,13 @@ def interval(
     degrees = min(units - 1 + 1 / (4 * units), count - 1) if units >= 1 else math.nan
     a = skewness / 3 * min(1.0, max(0.0, (units - 2) / 4))
     half = float(t_quantile(level, degrees + 1))
-    return value - _solution(half, a) * stderr, value - _solution(-half, a) * stderr
+    return value - _end(half, a) * stderr, value - _end(-half, a) * stderr
 
 
-def _solution(target: float, a: float) -> float:
-    # Of Hall's transformation, which is (1 + a T)^3 / (3 a) up to constants.
-    shifted = target - a / 2
+def _end(q: float, a: float) -> float:
+    # Hall's transformation is (1 + a T)^3 / (3 a) up to constants.
     if abs(a) < 1e-7:
-        return shifted
-    return float(np.cbrt(1 + 3 * a * shifted) - 1) / a
+        return q
+    solution = float(np.cbrt(1 + 3 * a * (q - a / 2)) - 1) / a
+    is_shorter = solution < q if q > 0 else solution > q
+    return (solution + q) / 2 if is_shorter else solution
