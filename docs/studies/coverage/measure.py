@@ -203,7 +203,6 @@ WRONG = {"tokens as examples (wrong)": tokens_apart}
 CASES = SYMMETRIC | SKEWED | WRONG
 # No rule of the interval was chosen on these.
 HELD_OUT = (
-    "two exponential tails",
     "accuracy of 80 %",
     "skewed batches",
     "skewed class weights 1, 2, .5",
