@@ -40,8 +40,8 @@ An interval cannot allow for large losses that the sample does not hold. With 2 
 skewness cannot be estimated, and the intervals of most skewed losses hold the truth in fewer
 than 93 % of samples. With 8 to 30 units they hold it more often than symmetric intervals do
 (below), by up to 13 points, which is still fewer than 93 % where the tail is heavy: log-normal
-losses with sigma 1.5 need more than 30 examples. An accuracy over few examples has an error of 0
-where all of them are right; with 80 % right its intervals are too short up to 8 examples. The
+losses with sigma 1.5 need more than 30 examples. An accuracy over few examples has an error of
+0 where all of them are right; with 80 % right its intervals are too short up to 8 examples. The
 skewness also costs: uniform losses and class weights with few examples hold up to 97.8 %.
 
 ## How the interval is made
@@ -70,8 +70,8 @@ exponential tails.
 
 Also tried, on 8 to 30 units: the bootstrap-t (400 resamples) holds 90 to 92 % in the row of
 skewed clusters; the Bayesian bootstrap 79 to 92 %, also for normal losses; Johnson's shift of
-the interval changes coverage by less than 1 %; Cornish-Fisher quantiles hold 92 to 93 % of normal
-losses with 3 or 4 units; Hall's transformation with both sides in full holds 93.0 % of losses
+the interval changes coverage by less than 1 %; Cornish-Fisher quantiles hold 92 to 93 % of
+normal losses with 3 or 4 units; Hall's transformation with both sides in full holds 93.0 % of losses
 with two exponential tails at 16 units. These figures are from a faster simulation of the same
 formulas, and `run.py` does not draw them again.
 
