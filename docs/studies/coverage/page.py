@@ -71,9 +71,9 @@ exponential tails.
 Also tried, on 8 to 30 units: the bootstrap-t (400 resamples) holds 90 to 92 % in the row of
 skewed clusters; the Bayesian bootstrap 79 to 92 %, also for normal losses; Johnson's shift of
 the interval changes coverage by less than 1 %; Cornish-Fisher quantiles hold 92 to 93 % of
-normal losses with 3 or 4 units; Hall's transformation with both sides in full holds 93.0 % of losses
-with two exponential tails at 16 units. These figures are from a faster simulation of the same
-formulas, and `run.py` does not draw them again.
+normal losses with 3 or 4 units; Hall's transformation with both sides in full holds 93.0 % of
+losses with two exponential tails at 16 units. These figures are from a faster simulation of the
+same formulas, and `run.py` does not draw them again.
 
 ## The same without skewness
 
