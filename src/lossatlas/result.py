@@ -24,7 +24,7 @@ from typing import (
 from lossatlas import store
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.intervals import t_quantile
+from lossatlas.intervals import interval
 from lossatlas.store.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
 from lossatlas.text import number, with_error
@@ -82,6 +82,11 @@ class Estimate:
         unit: of value, error and bound.
         meaning: what it says, for a reader who has not met it.
         is_minor: whether it is left out of short tables.
+        sample_unit: what a sample is, in the plural, as in "examples".
+        effective: effective number of samples where they count unequally, as in
+            (sum w)^2 / sum w^2; NaN means that all count alike, `samples`.
+        skewness: of the value over samples of this size: positive where it is often a little
+            too low and seldom much too high; 0 where it is symmetric or unknown.
     """
 
     value: float
@@ -96,6 +101,9 @@ class Estimate:
     unit: str = ""
     meaning: str = ""
     is_minor: bool = False
+    sample_unit: str = "samples"
+    effective: float = math.nan
+    skewness: float = 0.0
 
     @property
     def error(self) -> float:
@@ -103,13 +111,21 @@ class Estimate:
         return self.bound if math.isfinite(self.bound) else self.stderr
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval (Student's t), or value -+ bound."""
+        """A two-sided confidence interval (Student's t, `skewness`), or value -+ bound."""
         if not is_number(level) or not 0 < level < 1:
             raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
-        half = self.bound
-        if not math.isfinite(half):
-            half = float(t_quantile(level, self.samples)) * self.stderr if self.stderr else 0.0
-        return self.value - half, self.value + half
+        if math.isfinite(self.bound):
+            return self.value - self.bound, self.value + self.bound
+        if self.stderr == 0 and self.samples != 1:
+            return self.value, self.value
+        return interval(
+            self.value,
+            self.stderr,
+            self.samples,
+            level,
+            effective=self.effective,
+            skewness=self.skewness,
+        )
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field; NaN equals NaN, so that a stored estimate equals itself."""

@@ -37,7 +37,7 @@ def test_what_the_loss_returns_runs():
         torch.manual_seed(0)
         for block in blocks:
             exec(compile(block, "docs/guide/survey.md", "exec"), names)
-    assert names["found"].count == 12
+    assert names["found"].samples == 12
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

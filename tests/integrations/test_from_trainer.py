@@ -69,7 +69,7 @@ def test_the_value_is_the_mean_over_tokens(tmp_path, data, smoothing):
     objective = la.from_trainer(made, data=data)
     sums, weights = zip(*sequences(made.model, smoothing), strict=True)
     assert objective.value() == pytest.approx(sum(sums) / sum(weights), rel=1e-5)
-    assert objective.evaluate().count == len(Rows())
+    assert objective.evaluate().samples == len(Rows())
     assert objective.unit == "examples"
 
 

@@ -89,3 +89,70 @@ def test_leverage_of_weighted_examples_is_an_upper_bound(pairs, cut):
         if np.ptp(weights) == 0:
             assert found == pytest.approx(residuals.max() / residuals.sum())
     assert 0 < found <= 1
+
+
+_UNITS = st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 9)), min_size=3, max_size=20)
+
+
+def _skewness_by_hand(sums, weights):
+    value = sum(sums) / sum(weights)
+    residuals = [s - value * w for s, w in zip(sums, weights, strict=True)]
+    squares = sum(e**2 for e in residuals)
+    if squares < 1e-9:
+        return None
+    together = sum(e * w for e, w in zip(residuals, weights, strict=True)) / sum(weights)
+    return sum(e**3 for e in residuals) / squares**1.5 - 3 * together / squares**0.5
+
+
+@given(_UNITS, st.integers(1, 19), st.floats(-1e3, 1e3))
+def test_skewness_of_a_ratio_is_that_of_its_residuals_wherever_sums_are_cut(units, cut, offset):
+    weights = np.array([w for _, w in units], float)
+    sums = np.array([v for v, _ in units]) + offset * weights
+    wanted = _skewness_by_hand(sums.tolist(), weights.tolist())
+    if wanted is None:
+        return
+    moments = Moments()
+    for part in (slice(cut), slice(cut, None)):
+        if len(sums[part]):
+            moments.add_pairs(sums[part][None], weights[part][None])
+    assert moments.skewness()[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+@given(_UNITS, st.integers(1, 19), st.floats(-1e3, 1e3))
+def test_skewness_of_a_mean_is_that_of_its_units_wherever_sums_are_cut(units, cut, offset):
+    values = np.array([float(v) for v, _ in units])
+    wanted = _skewness_by_hand(values.tolist(), [1.0] * len(values))
+    if wanted is None:
+        return
+    whole, row = Moments(), Moments()
+    for part in (values[:cut] + offset, values[cut:] + offset):
+        if len(part):
+            whole.add(part[None], 1.0)
+            row.add_batch([torch.tensor(part)], len(part), 0)
+    for moments in (whole, row):
+        assert moments.skewness()[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+@given(_UNITS)
+def test_skewness_over_batch_means_counts_their_sizes(units):
+    # One of k examples has a k-th of the variance of one, and a (k k)-th of the third moment.
+    values, sizes = (np.array(column, float) for column in zip(*units, strict=True))
+    moments = Moments()
+    for value, size in units:
+        moments.add(np.array([[float(value)]]), float(size))
+    d = values - (values * sizes).sum() / sizes.sum()
+    variance, third = (sizes * d**2).mean(), (sizes**2 * d**3).mean()
+    if variance < 1e-9:
+        return
+    wanted = third / variance**1.5 / np.sqrt(sizes.sum())
+    assert moments.skewness()[0, 0] == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_skewness_is_zero_where_it_is_unknown():
+    moments = Moments(points=4)
+    moments.add(np.array([[1.0, 2, 9], [1, 1, 1], [1, np.nan, 2], [1, np.inf, 2]]), 1.0)
+    assert moments.skewness()[0, 0] > 0
+    assert (moments.skewness()[1:] == 0).all()
+    two = Moments()
+    two.add_pairs(np.array([[1.0, 5.0]]), np.array([[1.0, 2.0]]))
+    assert two.skewness()[0, 0] == 0

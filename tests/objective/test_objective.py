@@ -54,7 +54,7 @@ def test_standard_error_is_that_of_the_mean_over_examples():
     found = la.Objective(model, la.supervised(F.mse_loss), batches).evaluate()
     losses = la.Objective(model, la.supervised(F.mse_loss), batches).example_losses().numpy()
     assert found.stderr == pytest.approx(losses.std(ddof=1) / np.sqrt(11))
-    assert (found.count, found.unit, found.why_no_error) == (11, "examples", None)
+    assert (found.samples, found.sample_unit, found.why_no_error) == (11, "examples", None)
 
 
 def test_means_only_give_the_spread_over_batches_and_one_batch_gives_none():
@@ -63,7 +63,7 @@ def test_means_only_give_the_spread_over_batches_and_one_batch_gives_none():
     found = la.Objective(model, loss, batches).evaluate()
     means = [loss(model, batch).item() for batch in batches]
     assert found.stderr == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
-    assert found.unit == "batches"
+    assert found.sample_unit == "batches"
     alone = la.Objective(model, loss, batches[:1]).evaluate()
     assert np.isnan(alone.stderr)
     assert alone.why_no_error == "a spread needs two batches; there is one"
@@ -157,7 +157,7 @@ def test_mapping_like_batches_of_transformers_work():
     objective = la.Objective(model, lambda m, b: m(**b).loss, [batch, batch])
     land = la.map_plane(objective, la.random_plane(objective), points=3)
     assert land.finite.all()
-    assert objective.evaluate().unit == "batches"
+    assert objective.evaluate().sample_unit == "batches"
     assert isinstance(batch, UserDict)
 
 

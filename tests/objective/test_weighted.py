@@ -108,7 +108,7 @@ def test_the_error_is_that_of_a_ratio_over_examples(data):
     for found in (whole.evaluate(), parts.evaluate()):
         assert found.value == pytest.approx(value)
         assert found.stderr == pytest.approx(error)
-        assert found.count == int((pairs.weights > 0).sum())
+        assert found.samples == int((pairs.weights > 0).sum())
     w = pairs.weights.numpy()
     assert parts.evaluate().effective == pytest.approx(w.sum() ** 2 / (w**2).sum())
 
@@ -171,7 +171,7 @@ def test_examples_of_weight_zero_change_nothing():
     plain = la.Objective(model, _masked, [(x, y)])
     padded = la.Objective(model, _masked, [more, (x, torch.full_like(y, -100))])
     first, second = plain.evaluate(), padded.evaluate()
-    assert (first.count, first.unit) == (second.count, second.unit)
+    assert (first.samples, first.sample_unit) == (second.samples, second.sample_unit)
     for name in ("value", "stderr", "effective"):
         assert getattr(first, name) == pytest.approx(getattr(second, name))
     assert_close(padded.gradient(), plain.gradient())

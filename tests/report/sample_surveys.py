@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossatlas.objective import Evaluation
+from lossatlas.result import Estimate
 from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
 from lossatlas.topology import merge_tree, persistence
@@ -25,11 +25,13 @@ def survey_of(landscape, title="sample", stderr=0.01, **changes):
     middle = tuple(size // 2 for size in landscape.values.shape)
     fields = {
         "title": title,
-        "loss": Evaluation(float(landscape.values[middle]), stderr, 512, "examples"),
+        "loss": Estimate(
+            float(landscape.values[middle]), stderr, samples=512, sample_unit="examples"
+        ),
         "landscape": landscape,
         "diagram": persistence(landscape),
         "tree": merge_tree(landscape),
-        "metrics": {"accuracy": Evaluation(0.913, 0.0125, 512, "examples")},
+        "metrics": {"accuracy": Estimate(0.913, 0.0125, samples=512, sample_unit="examples")},
         "seconds": 4.25,
         "notes": ("The span was chosen so that the loss rises tenfold.",),
         "provenance": Provenance(
@@ -76,7 +78,7 @@ def hostile():
         metrics={HOSTILE: land.values},
     )
     record = Provenance(settings={HOSTILE: HOSTILE}, model=HOSTILE, data=HOSTILE)
-    metrics = {HOSTILE: Evaluation(0.5, 0.1, 10, "examples")}
+    metrics = {HOSTILE: Estimate(0.5, 0.1, samples=10, sample_unit="examples")}
     notes = (HOSTILE,)
     return survey_of(land, HOSTILE, metrics=metrics, notes=notes, provenance=record)
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.objective import Evaluation
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.readings_map import (
     read_center,
@@ -21,6 +20,7 @@ from lossatlas.report.readings_topology import (
     read_resolution,
     read_ridges,
 )
+from lossatlas.result import Estimate
 from plots.sample_landscapes import line_map, refined_map, sample_map, with_trajectory
 from report.sample_surveys import ALL, survey_of
 
@@ -144,7 +144,8 @@ def test_the_weights_against_the_lowest_point(values, stderr, words):
 
 def test_weights_without_a_finite_loss():
     broken = replace(
-        on_a_line([2, 1, 2], 0.1), loss=Evaluation(np.nan, np.nan, 512, "examples")
+        on_a_line([2, 1, 2], 0.1),
+        loss=Estimate(np.nan, np.nan, samples=512, sample_unit="examples"),
     )
     assert read_center(broken) == ["The loss at the weights themselves is not finite."]
 
@@ -222,7 +223,10 @@ def test_errors_or_the_reason_for_none():
         "A value of the map has a standard error of 0.03 (median; at most 0.03), from 512 "
         "examples."
     )
-    one = replace(survey_of(sample_map()), loss=Evaluation(1.0, np.nan, 1, "batches"))
+    one = replace(
+        survey_of(sample_map()),
+        loss=Estimate(1.0, samples=1, why_no_error="a spread needs two batches; there is one"),
+    )
     assert "a spread needs two batches; there is one" in read_errors(one)[0]
     assert "none was estimated" in read_errors(survey_of(sample_map()))[0]
 

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     requested = parser.parse_args()
     requested.out.mkdir(parents=True, exist_ok=True)
-    replicates = 100 if requested.quick else 2000
+    replicates = 100 if requested.quick else 3000
     results = {"replicates": replicates, "rows": measure.rows(replicates)}
     (requested.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (requested.out / "README.md").write_text(page.text(results))

@@ -15,8 +15,9 @@ from lossatlas.cli.statistics import settle_statistics
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.points import Progress
 from lossatlas.linalg.params import Params, fingerprint, snapshot
-from lossatlas.objective import Evaluation, Objective, accuracy, supervised
+from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
+from lossatlas.result import Estimate
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
@@ -136,7 +137,7 @@ def _files(settings: SurveySettings) -> tuple[Path, Path]:
 def _as_saved(subject: _Subject, batch_size: int) -> list[str]:
     if subject.mode != "recalibrated":
         return []
-    losses: list[Evaluation] = []
+    losses: list[Estimate] = []
     for state in subject.states[::-1]:
         subject.model.load_state_dict(state)
         losses.insert(0, subject.objective("eval", batch_size).evaluate())

@@ -3,7 +3,7 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.losses import Supervised, accuracy, supervised
-from lossatlas.objective.moments import Evaluation, Moments
+from lossatlas.objective.moments import Moments
 from lossatlas.objective.objective import Objective
 from lossatlas.objective.selfcheck import Check, CheckReport
 from lossatlas.objective.weighted import Measured, Total, Weighted
@@ -12,7 +12,6 @@ __all__ = [
     "Batch",
     "Check",
     "CheckReport",
-    "Evaluation",
     "Measured",
     "Moments",
     "Objective",

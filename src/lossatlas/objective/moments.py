@@ -2,69 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.intervals import interval
 from lossatlas.objective.weighted import Measured, Weighted, check_weights
+from lossatlas.result import Estimate
 
 _Where = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One number of an objective at one point, with its sampling error.
-
-    Attributes:
-        value: the mean over all examples, accumulated in float64, in the units of the loss; of
-            `Weighted` losses sum(sums) / sum(weights).
-        stderr: standard error of that mean, same units; NaN where it is unknown.
-        count: how many units the error comes from; examples of weight 0 do not count.
-        unit: "examples", or "batches" where the loss gives only means.
-        effective: effective number of units, (sum w)^2 / sum w^2 over the weights of examples
-            (Kish), 2 at least where two count; NaN means that all count alike, `count`.
-    """
-
-    value: float
-    stderr: float
-    count: int
-    unit: str
-    effective: float = math.nan
-
-    @property
-    def why_no_error(self) -> str | None:
-        """Why `stderr` is NaN, as a sentence; None where there is an error.
-
-        Returns:
-            The reason or None.
-        """
-        if not math.isfinite(self.value):
-            return "the loss is not finite"
-        if self.count < 2:
-            return f"a spread needs two {self.unit}; there is one"
-        return None
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval of the value.
-
-        Student's t with `effective` - 1 degrees of freedom.
-
-        Args:
-            level: its coverage, between 0 and 1.
-
-        Returns:
-            (low, high); both NaN where the error is unknown.
-
-        Examples:
-            >>> low, high = Evaluation(1.0, 0.1, 5, "examples").interval()
-            >>> round(low, 2), round(high, 2)
-            (0.72, 1.28)
-        """
-        units = self.effective if math.isfinite(self.effective) else self.count
-        return interval(self.value, self.stderr, units, level)
 
 
 class Moments:
@@ -78,6 +24,7 @@ class Moments:
         c = 1 + sum w^2 / (sum w)^2 - 2 sum w^3 / (sum w sum w^2),
 
     where c is (n - 1) / n if weights are equal, and less if few units carry most of the weight.
+    Third moments of the same residuals give the skewness of the means.
 
     Args:
         points: how many points are evaluated side by side.
@@ -93,6 +40,10 @@ class Moments:
         # Of pairs: sums of d w, w^2 and w^3.
         self._cross, self._seconds = np.zeros(shape), np.zeros(shape)
         self._thirds = np.zeros(shape)
+        # Sums of d^3, d^2 w, d w^2: of pairs; of means those of w^2 times d^3, d^2 and d, and
+        # w^2 itself is in the thirds.
+        self._cubes, self._squares_cross = np.zeros(shape), np.zeros(shape)
+        self._cross_seconds = np.zeros(shape)
         # The farthest units on either side, the range of weights of pairs, and the most that a
         # mean weighs.
         self._low, self._high = np.full(shape, np.inf), np.full(shape, -np.inf)
@@ -119,13 +70,26 @@ class Moments:
         where = (slice(None) if points is None else points, quantity)
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values - self._origin(where, values[:, 0])[:, None]
-            self._sum[where] += weight * difference.sum(1)
-            self._squares[where] += weight * np.einsum("pu,pu->p", difference, difference)
+            self._add_powers(difference, weight, where)
             self._low[where] = np.minimum(self._low[where], difference.min(1))
             self._high[where] = np.maximum(self._high[where], difference.max(1))
         self._most[where] = np.maximum(self._most[where], weight)
-        self._weight[where] += weight * values.shape[1]
-        self._count[where] += values.shape[1]
+
+    def _add_powers(
+        self, d: NDArray[np.float64], weight: float, where: tuple[slice | int, int]
+    ) -> None:
+        first, squared = d.sum(-1), d * d
+        second = squared.sum(-1)
+        squared *= d
+        self._sum[where] += weight * first
+        self._squares[where] += weight * second
+        self._cubes[where] += weight**2 * squared.sum(-1)
+        self._squares_cross[where] += weight**2 * second
+        self._cross_seconds[where] += weight**2 * first
+        units = d.shape[-1]
+        self._thirds[where] += weight**2 * units
+        self._weight[where] += weight * units
+        self._count[where] += units
 
     def add_pairs(
         self,
@@ -153,8 +117,12 @@ class Moments:
             shift = self._origin(where, sums.sum(1) / total)
             d = sums - shift[:, None] * weights
             self._sum[where] += d.sum(1)
-            self._squares[where] += np.einsum("pu,pu->p", d, d)
+            squared = d * d
+            self._squares[where] += squared.sum(1)
+            self._cubes[where] += (squared * d).sum(1)
+            self._squares_cross[where] += (squared * weights).sum(1)
             self._cross[where] += (d * weights).sum(1)
+            self._cross_seconds[where] += (d * weights**2).sum(1)
             self._low[where] = np.minimum(self._low[where], d.min(1))
             self._high[where] = np.maximum(self._high[where], d.max(1))
         self._lightest[where] = np.minimum(self._lightest[where], weights.min(1))
@@ -172,13 +140,10 @@ class Moments:
         shift = self._shift[where]
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values - (0.0 if math.isnan(shift) else shift)
-            self._sum[where] += weight * difference.sum()
-            self._squares[where] += weight * np.einsum("u,u->", difference, difference)
+            self._add_powers(difference, weight, where)
             self._low[where] = np.minimum(self._low[where], difference.min())
             self._high[where] = np.maximum(self._high[where], difference.max())
         self._most[where] = max(self._most[where], weight)
-        self._weight[where] += weight * len(values)
-        self._count[where] += len(values)
 
     def _origin(
         self, where: tuple[slice, int], first: NDArray[np.float64]
@@ -285,6 +250,27 @@ class Moments:
         means = self._squares - self._sum**2 / self._weight
         return np.where(self._pairs, self._residual_squares(), means)
 
+    def skewness(self) -> NDArray[np.float64]:
+        """The skewness of the means, as an interval about them needs it.
+
+        sum e^3 / (sum e^2)^1.5 over residuals e_i = s_i - R w_i, the skewness of the units by
+        sqrt(n) where they count alike. A ratio has 3 sum(e w) / sum w / sqrt(sum e^2) less: its
+        error is large where long examples have high losses and many of them were drawn. It is
+        minus half the third cumulant of (mean - truth) / stderr, to the order 1 / sqrt(n).
+
+        Returns:
+            Shape (points, quantities); 0 where it is unknown.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            step, spread = self._sum / self._weight, self._spread()
+            cubes = self._cubes - 3 * step * self._squares_cross
+            cubes += 3 * step**2 * self._cross_seconds - step**3 * self._thirds
+            # A mean of k examples has 1 / k^2 of the third moment of one.
+            scale = np.where(self._pairs, 1.0, np.sqrt(self._count / self._weight))
+            together = self._cross - step * self._seconds
+            found = scale * cubes / spread**1.5 - 3 * together / self._weight / spread**0.5
+        return np.where(np.isfinite(found) & (self._count > 2), found, 0.0)
+
     def leverage(self) -> NDArray[np.float64]:
         """The largest share of the variance that one unit carries.
 
@@ -308,23 +294,34 @@ class Moments:
         share = np.where(known, np.minimum(share, 1.0), 1.0)
         return np.where(np.isfinite(self._sum), share, np.nan)
 
-    def evaluations(self) -> list[Evaluation]:
+    def estimates(self) -> list[Estimate]:
         """The quantities of the first point, one by one.
 
         Returns:
-            Value, error, and what the error is over.
+            Value, error, and what the error is over: `samples` counts the units that have a
+            weight, `effective` is their effective number.
         """
-        means, errors, effective = self.mean()[0], self.stderr()[0], self.effective()[0]
-        return [
-            Evaluation(
-                float(means[quantity]),
-                float(errors[quantity]),
-                int(self._count[0, quantity]),
-                "examples" if self._single[quantity] else "batches",
-                float(effective[quantity]),
-            )
-            for quantity in range(self._count.shape[1])
-        ]
+        return [self._estimate(quantity) for quantity in range(self._count.shape[1])]
+
+    def _estimate(self, quantity: int) -> Estimate:
+        where = (0, quantity)
+        value, samples = float(self.mean()[where]), int(self._count[where])
+        unit = "examples" if self._single[quantity] else "batches"
+        return Estimate(
+            value,
+            float(self.stderr()[where]),
+            samples=samples,
+            why_no_error=_why_no_error(value, samples, unit),
+            sample_unit=unit,
+            effective=float(self.effective()[where]),
+            skewness=float(self.skewness()[where]),
+        )
+
+
+def _why_no_error(value: float, samples: int, unit: str) -> str | None:
+    if not math.isfinite(value):
+        return "the loss is not finite"
+    return f"a spread needs two {unit}; there is one" if samples < 2 else None
 
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from lossatlas.objective.determinism import validate_loss
 from lossatlas.objective.door import check_whole
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.modes import MODES
-from lossatlas.objective.moments import Evaluation, Moments
+from lossatlas.objective.moments import Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State
 from lossatlas.objective.reach import check_reach
@@ -26,6 +26,7 @@ from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.stage import Loss, Stage
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
+from lossatlas.result import Estimate
 
 DERIVATIVES = ("autograd", "differences", "unchecked")
 _DERIVATIVE = (
@@ -195,7 +196,7 @@ class Objective(Stage):
         """
         return self.evaluate(params).value
 
-    def evaluate(self, params: Params | None = None) -> Evaluation:
+    def evaluate(self, params: Params | None = None) -> Estimate:
         """The mean loss with its standard error.
 
         Args:
@@ -211,7 +212,7 @@ class Objective(Stage):
 
     def evaluate_all(
         self, metrics: Mapping[str, Loss], params: Params | None = None
-    ) -> dict[str, Evaluation]:
+    ) -> dict[str, Estimate]:
         """The mean loss and some metrics, from one forward pass, with their standard errors.
 
         Args:
@@ -234,7 +235,7 @@ class Objective(Stage):
 
         with torch.no_grad():
             self.at(params, walk)
-        return dict(zip(("loss", *metrics), moments.evaluations(), strict=True))
+        return dict(zip(("loss", *metrics), moments.estimates(), strict=True))
 
     def example_losses(self, params: Params | None = None) -> Tensor:
         """The loss of every example.

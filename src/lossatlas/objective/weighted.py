@@ -19,7 +19,8 @@ class Weighted(NamedTuple):
     of one sequence are not independent, so the standard error takes the example as its unit:
     with `e_i = (s_i - R w_i) / mean(w)`, R the value, it is `sd(e) / sqrt(n)`, with a larger
     correction than n / (n - 1) where few of the examples carry most of the weight. Intervals
-    take Student's t with n_eff - 1 degrees (1 at least), `n_eff = (sum w)^2 / sum w^2` (Kish).
+    take Student's t with about n_eff - 1 degrees of freedom, `n_eff = (sum w)^2 / sum w^2`
+    (Kish), and allow for the skewness of the e_i.
 
     Attributes:
         sums: shape (examples,), floating point, in the units of the loss times the weight.
@@ -35,7 +36,7 @@ class Weighted(NamedTuple):
         >>> model = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 7))
         >>> labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
         >>> objective = la.Objective(model, loss, [(torch.ones(2, 3, dtype=int), labels)])
-        >>> objective.evaluate().count
+        >>> objective.evaluate().samples
         2
 
     Source: Cochran, Sampling Techniques (1977), ch. 6 (the ratio estimator); Kish, Survey

@@ -167,7 +167,7 @@ def read_errors(survey: Survey) -> list[str]:
     if not errors.size:
         why = survey.loss.why_no_error or "none was estimated"
         return [f"The map has no standard errors: {why}."]
-    size = f"{survey.loss.count:,} {survey.loss.unit}"
+    size = f"{survey.loss.samples:,} {survey.loss.sample_unit}"
     return [
         f"A value of the map has a standard error of {number(float(np.median(errors)), 2)} "
         f"(median; at most {number(float(errors.max()), 2)}), from {size}."

@@ -1,8 +1,7 @@
 """Survey: what a stretch of loss landscape is like, as several instruments found it."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from lossatlas import store
 from lossatlas.curvature import Spectrum
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.objective import Evaluation
 from lossatlas.result import Estimate
 from lossatlas.store import Provenance
+from lossatlas.store.records import from_dataset, to_dataset
 from lossatlas.surveys.instrument_result import InstrumentResult
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
@@ -52,11 +51,11 @@ class Survey:
     """
 
     title: str
-    loss: Evaluation
+    loss: Estimate
     landscape: Landscape
     diagram: Diagram
     tree: MergeTree
-    metrics: Mapping[str, Evaluation] = field(default_factory=dict)
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
     findings: Mapping[str, InstrumentResult] = field(default_factory=dict)
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
@@ -144,7 +143,7 @@ class Survey:
         """
         numbers = {"loss": self.loss, **{f"metric:{k}": v for k, v in self.metrics.items()}}
         own = {
-            f"number/{k}": xr.Dataset(attrs={"name": name, **asdict(value)})
+            f"number/{k}": to_dataset(value).assign_attrs(name=name)
             for k, (name, value) in enumerate(numbers.items())
         }
         head = xr.Dataset(
@@ -173,7 +172,7 @@ class Survey:
         """
         head = tree["survey"].attrs
         numbers = {
-            str(data.attrs["name"]): _evaluation(data)
+            str(data.attrs["name"]): from_dataset(data)
             for name, data in tree.items()
             if name.startswith("number/")
         }
@@ -201,17 +200,6 @@ _PARTS: dict[str, Any] = {
     "tree": MergeTree,
 }
 _FINDING = "finding-"
-
-
-def _evaluation(data: xr.Dataset) -> Evaluation:
-    found = data.attrs
-    return Evaluation(
-        float(found["value"]),
-        float(found["stderr"]),
-        int(found["count"]),
-        str(found["unit"]),
-        float(found.get("effective", math.nan)),
-    )
 
 
 def _texts(found: Any) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.objective import Evaluation
 from lossatlas.report.contents import Number
+from lossatlas.result import Estimate
 from lossatlas.text import cut_off, number
 
 COUNT = "a count, exact"
@@ -14,7 +14,7 @@ MAP_COUNT = "exact for this map, which has errors of its own"
 GEOMETRY = "exact geometry, no sampling"
 
 
-def measured(name: str, found: Evaluation, meaning: str) -> Number:
+def measured(name: str, found: Estimate, meaning: str) -> Number:
     """A mean over the data."""
     why = found.why_no_error or ("" if math.isfinite(found.stderr) else "not estimated")
     return Number(cut_off(name), found.value, found.stderr, why, meaning=meaning)
