@@ -65,6 +65,34 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
     return {name: value for name, value in every.items() if name in chosen}
 
 
+def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
+    """Rows of embeddings that torch gives no gradient, so that they stay in training.
+
+    Args:
+        model: any module.
+        tied: whether rows count that another kind of module reads too (a head with the same
+            weight), from which they do get a gradient.
+
+    Returns:
+        name of a weight -> its `padding_idx`.
+    """
+    rows: dict[int, int] = {}
+    others: set[int] = set()
+    for module in model.modules():
+        embeds = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        row = module.padding_idx if embeds else None
+        for value in module.parameters(recurse=False):
+            if row is None:
+                others.add(id(value))
+            else:
+                rows[id(value)] = row
+    return {
+        name: rows[id(value)]
+        for name, value in model.named_parameters()
+        if id(value) in rows and (tied or id(value) not in others)
+    }
+
+
 def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
     if not any(value.is_meta for value in every.values()):
         return
