@@ -13,10 +13,28 @@ _FEWEST = {1: 52, 2: 35, 3: 125}
 _ON_EDGES = {1: 2, 2: 7, 3: 5}
 # A stripe this wide, as a share of the range, is met wherever it lies.
 _STRIPE = 0.02
+# The widest gap on a line, as a share of its range.
+_GAP = 0.03
 
 
 def first_points(shape: tuple[int, ...], seed: int) -> Mask:
-    """A lattice rule, shifted at random, and some points on the rim."""
+    """A lattice rule, shifted at random, and some points on the rim.
+
+    On a plane or in a box every stripe across one direction that is at least 1/50 of the
+    range wide (or one row, where rows lie further apart) holds a point: a 41x41 grid takes 59
+    points, and none of its rows and columns is without one. A line takes 54 points, so that
+    every stripe of 3 % of it holds one; a line of at most 67 points takes all.
+
+    Args:
+        shape: points along each direction.
+        seed: of the shift.
+
+    Returns:
+        A mask of the grid.
+
+    Source: the lattice rule: Korobov, 1959; see Niederreiter, Random Number Generation and
+        Quasi-Monte Carlo Methods, 1992, chapter 5.
+    """
     dimension = len(shape)
     edges = [_chebyshev(points, _ON_EDGES[dimension]) for points in shape]
     others = [_rows_inside(n, rows) for n, rows in zip(shape, edges, strict=True)]
@@ -36,7 +54,8 @@ def _rows_inside(points: int, edge: Rows) -> Rows:
 
 def _count(shape: tuple[int, ...], others: list[Rows]) -> int:
     if len(shape) == 1:
-        return _FEWEST[1]
+        # Not even one point may be left out where the next ones are too far apart.
+        return _FEWEST[1] if _GAP * (shape[0] - 1) >= 2 else shape[0]
     stride = max(1, int(_STRIPE * (max(shape) - 1)))
     return max(_FEWEST[len(shape)], -(-max(map(len, others)) // stride))
 

@@ -25,7 +25,7 @@ from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.objective import Objective
 from lossatlas.objective.names import padding_rows
-from lossatlas.objective.point import State, split_state
+from lossatlas.objective.point import State, check_precision, split_state
 
 Array = NDArray[np.float64]
 
@@ -294,6 +294,7 @@ def settled(objective: Objective, plane: Plane) -> Plane:
     own, before = objective.params, plane.buffers
     if plane.origin.keys() == own.keys() and before is None:
         check_same_structure(plane=plane.origin, objective=own)
+        check_precision(plane.origin, own)
         return plane
     held = {} if before is None else before.origin
     extra = [name for name in plane.origin if name not in own]

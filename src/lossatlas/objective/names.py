@@ -79,8 +79,7 @@ def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
     rows: dict[int, int] = {}
     others: set[int] = set()
     for module in model.modules():
-        embeds = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        row = module.padding_idx if embeds else None
+        row = module.padding_idx if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
         for value in module.parameters(recurse=False):
             if row is None:
                 others.add(id(value))

@@ -33,9 +33,29 @@ class State:
 def split_state(
     model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
 ) -> State:
-    """Sort the entries of a state dict into what moves and what goes with it."""
+    """Sort the entries of a state dict into what moves and what goes with it.
+
+    Left out are counters of normalization layers, frozen parameters and whole-number buffers
+    that equal those of the model, second names of tied weights, and running statistics where
+    `mode` does not read them.
+
+    Args:
+        model: gives the names.
+        mode: of the objective.
+        own: the parameters that move, at the present weights.
+        point: name -> tensor, at least the names of `own`.
+        keep: names that stay although they equal those of the model.
+
+    Returns:
+        The two parts.
+
+    Raises:
+        StructureError: names, shapes or kinds of numbers differ from those of the model, or
+            the point is in a coarser type than the model.
+    """
     if not isinstance(point, Mapping) or not point.keys() - own.keys():
         check_same_structure(params=point, objective=own)
+        check_precision(point, own)
         return State(point)
     every: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     place = {id(value): name for name, value in model.named_parameters()}
@@ -45,6 +65,7 @@ def split_state(
     _check_known(named, every)
     params = {name: named[name] for name in own if name in named}
     check_same_structure(params=params, objective=own)
+    check_precision(params, own)
     still = _unread(model, mode)
     _check_statistics(named)
     buffers = {}
@@ -55,6 +76,27 @@ def split_state(
         if name in keep or not _spare(name, value, every[name]):
             buffers[name] = value
     return State(params, buffers)
+
+
+def check_precision(point: Params, own: Params) -> None:
+    """Refuse a point in half precision at a model that is not.
+
+    Args:
+        point: name -> tensor.
+        own: the same names, in the types of the model.
+
+    Raises:
+        StructureError: an entry is in a coarser type than the model's.
+    """
+    for name, value in point.items():
+        if torch.finfo(value.dtype).eps > torch.finfo(own[name].dtype).eps:
+            here, there = (str(v.dtype).removeprefix("torch.") for v in (value, own[name]))
+            raise StructureError(
+                f"'{name}' is {here} and the model's is {there}: numbers rounded to {here} "
+                "would be computed with as they are. Convert the point, as in "
+                f"{{n: v.to(torch.{there}) for n, v in point.items()}}, or read it with "
+                "la.store.load_checkpoint(path, model=model), which converts it and says so."
+            )
 
 
 def _check_known(point: Params, every: Params) -> None:
