@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
-from lossatlas.objective.door import why_nothing_moves
+from lossatlas.objective.remedies import why_nothing_moves
 
 # Parameters that are pieces of others.
 _SHARDED = frozenset({"DTensor", "FlatParameter"})
