@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import lossatlas as la
 from lossatlas import curvature, store
 from lossatlas.curvature import gauss_newton, gradient_noise, hessian
+from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import DerivativeError, DerivativeWarning, LossError, ModelError
 
 X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
@@ -538,3 +539,41 @@ def test_a_stationary_point_is_no_surrogate():
         gradient = objective.gradient()
     assert not gradient["weight"].any()
     assert objective.checks["gradient"].status == "could not be checked"
+
+
+class Uncut:
+    """A loss that serves whole batches only, and counts its calls."""
+
+    def __init__(self, size):
+        self.size, self.calls = size, 0
+
+    def __call__(self, model, batch):
+        if len(batch[0]) != self.size:
+            raise ValueError("a part of a batch")
+        self.calls += 1
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_kinks_of_a_batch_that_cannot_be_cut_cost_one_pair_of_gradients(normalized):
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 16), torch.randint(3, (256,))
+    middle = [nn.BatchNorm1d(64)] if normalized else []
+    model = nn.Sequential(nn.Linear(16, 64), *middle, nn.ReLU(), nn.Linear(64, 3)).eval()
+    loss = Uncut(256)
+    objective = la.Objective(model, loss, [(x, y)])
+    loss.calls = 0
+    ensure_curvature(objective, "hessian")
+    assert objective.checks["hessian"].status == "could not be checked"
+    assert objective.checks["gradient"].status == "passed"
+    # The graph of the product, a pair of gradients, and values along two directions.
+    assert loss.calls <= 1 + 2 + 6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_wrong_curvature_of_a_batch_that_cannot_be_cut_is_no_kink(kind):
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 6, dtype=kind), torch.randint(3, (256,))
+    model = Between(KeepsDerivative.apply).to(kind)
+    with pytest.raises(DerivativeError, match="at every step"):
+        ensure_curvature(la.Objective(model, Uncut(256), [(x, y)]), "hessian")

@@ -36,6 +36,7 @@ class Lines:
         slopes: number of a line -> component of the gradient at the weights along it.
         usual: what such a component is about, the root mean square over directions.
         size: length of that gradient.
+        agreed: the step at which values and a gradient last agreed; None before.
     """
 
     def __init__(self, objective: "Objective") -> None:
@@ -47,6 +48,7 @@ class Lines:
             objective.few = few_examples(objective, self.here)
         self.slopes: dict[int, float] = {}
         self.usual = self.size = math.nan
+        self.agreed: float | None = None
         self._lines: dict[int, Line] = {}
 
     def __getitem__(self, number: int) -> "Line":
