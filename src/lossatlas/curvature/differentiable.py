@@ -116,17 +116,7 @@ def explained(message: str) -> str | None:
 
 
 def check_graph(values: Iterable[Tensor | None]) -> None:
-    """Require derivatives whose graph has no cut where torch would go past in silence.
-
-    A function marked @once_differentiable leaves a node that raises when it is run; but torch
-    runs only nodes on the way to the parameters, so its share would be missing, not an error.
-
-    Args:
-        values: first derivatives, with their graph.
-
-    Raises:
-        LossError: there is such a node.
-    """
+    """Require derivatives whose graph has no cut where torch would go past in silence."""
     for node in nodes_behind(value for value in values if value is not None):
         if node.name() == _CUT:
             raise LossError(_ONCE_SENTENCE)

@@ -313,13 +313,7 @@ def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
 
 
 class _Differences:
-    """Central differences along a line.
-
-    Args:
-        line: where.
-        at: step -> what is differenced.
-        middle: that at the weights, where it is known.
-    """
+    """Central differences along a line."""
 
     def __init__(
         self, line: Line, at: Callable[[float], Vectors], middle: Vectors | None = None

@@ -18,23 +18,7 @@ _GAP = 0.03
 
 
 def first_points(shape: tuple[int, ...], seed: int) -> Mask:
-    """A lattice rule, shifted at random, and some points on the rim.
-
-    On a plane or in a box every stripe across one direction that is at least 1/50 of the
-    range wide (or one row, where rows lie further apart) holds a point: a 41x41 grid takes 59
-    points, and none of its rows and columns is without one. A line takes 54 points, so that
-    every stripe of 3 % of it holds one; a line of at most 67 points takes all.
-
-    Args:
-        shape: points along each direction.
-        seed: of the shift.
-
-    Returns:
-        A mask of the grid.
-
-    Source: the lattice rule: Korobov, 1959; see Niederreiter, Random Number Generation and
-        Quasi-Monte Carlo Methods, 1992, chapter 5.
-    """
+    """A lattice rule, shifted at random, and some points on the rim."""
     dimension = len(shape)
     edges = [_chebyshev(points, _ON_EDGES[dimension]) for points in shape]
     others = [_rows_inside(n, rows) for n, rows in zip(shape, edges, strict=True)]

@@ -39,16 +39,7 @@ def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
 def zero_filters(
     weights: Params, *, biases: bool = False, still: Mapping[str, int] = _NONE
 ) -> tuple[str, ...]:
-    """Tensors that hold a zero filter, which has no norm to scale a direction by.
-
-    Args:
-        weights: the point being probed.
-        biases: whether tensors with fewer than two axes count, each as one filter.
-        still: name -> a row that does not move, and so does not count.
-
-    Returns:
-        Their names.
-    """
+    """Tensors that hold a zero filter, which has no norm to scale a direction by."""
     found = []
     for name, value in weights.items():
         alive = _as_rows(value).flatten(1).any(dim=1)

@@ -111,16 +111,7 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
 
 
 def kernel_rounding(model: nn.Module, value: Tensor) -> float:
-    """How coarsely the kernels in force round what a value is computed from.
-
-    Args:
-        model: whose convolutions cuDNN may run in TensorFloat-32, as it does by default.
-        value: a loss.
-
-    Returns:
-        A machine epsilon: that of the value, or that of the kernels for float32 where they
-        round more.
-    """
+    """How coarsely the kernels in force round what a value is computed from."""
     kinds = [torch.finfo(value.dtype).eps]
     if value.dtype == torch.float32:
         kinds.append(_PRECISIONS[torch.get_float32_matmul_precision()])

@@ -7,14 +7,7 @@ from torch.autograd.graph import Node
 
 
 def nodes_behind(values: Iterable[Tensor]) -> Iterator[Node]:
-    """The nodes of a graph, each once.
-
-    Args:
-        values: tensors with their graph; those without one are passed over.
-
-    Yields:
-        Nodes, from the tensors to the leaves.
-    """
+    """The nodes of a graph, each once."""
     waiting = [value.grad_fn for value in values]
     seen = set()
     while waiting:
@@ -27,14 +20,7 @@ def nodes_behind(values: Iterable[Tensor]) -> Iterator[Node]:
 
 
 def leaves_behind(values: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The tensors that a graph starts from and that require a gradient.
-
-    Args:
-        values: tensors with their graph.
-
-    Yields:
-        Each leaf once.
-    """
+    """The tensors that a graph starts from and that require a gradient."""
     for node in nodes_behind(values):
         leaf = getattr(node, "variable", None)
         if leaf is not None:

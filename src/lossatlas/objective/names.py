@@ -66,16 +66,7 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
 
 
 def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
-    """Rows of embeddings that torch gives no gradient, so that they stay in training.
-
-    Args:
-        model: any module.
-        tied: whether rows count that another kind of module reads too (a head with the same
-            weight), from which they do get a gradient.
-
-    Returns:
-        name of a weight -> its `padding_idx`.
-    """
+    """Rows of embeddings that torch gives no gradient, so that they stay in training."""
     rows: dict[int, int] = {}
     others: set[int] = set()
     for module in model.modules():

@@ -33,26 +33,7 @@ class State:
 def split_state(
     model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
 ) -> State:
-    """Sort the entries of a state dict into what moves and what goes with it.
-
-    Left out are counters of normalization layers, frozen parameters and whole-number buffers
-    that equal those of the model, second names of tied weights, and running statistics where
-    `mode` does not read them.
-
-    Args:
-        model: gives the names.
-        mode: of the objective.
-        own: the parameters that move, at the present weights.
-        point: name -> tensor, at least the names of `own`.
-        keep: names that stay although they equal those of the model.
-
-    Returns:
-        The two parts.
-
-    Raises:
-        StructureError: names, shapes or kinds of numbers differ from those of the model, or
-            the point is in a coarser type than the model.
-    """
+    """Sort the entries of a state dict into what moves and what goes with it."""
     if not isinstance(point, Mapping) or not point.keys() - own.keys():
         check_same_structure(params=point, objective=own)
         check_precision(point, own)
@@ -79,15 +60,7 @@ def split_state(
 
 
 def check_precision(point: Params, own: Params) -> None:
-    """Refuse a point in half precision at a model that is not.
-
-    Args:
-        point: name -> tensor.
-        own: the same names, in the types of the model.
-
-    Raises:
-        StructureError: an entry is in a coarser type than the model's.
-    """
+    """Refuse a point in half precision at a model that is not."""
     for name, value in point.items():
         if torch.finfo(value.dtype).eps > torch.finfo(own[name].dtype).eps:
             here, there = (str(v.dtype).removeprefix("torch.") for v in (value, own[name]))

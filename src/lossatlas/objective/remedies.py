@@ -21,14 +21,7 @@ _DEPTH = 3
 
 
 def check_whole(model: nn.Module) -> None:
-    """Refuse what other weights do not reach although its parameters may all be there.
-
-    Args:
-        model: what a user passes.
-
-    Raises:
-        ModelError: it is sharded.
-    """
+    """Refuse what other weights do not reach although its parameters may all be there."""
     if any(_of(module, _FSDP) for module in model.modules()):
         raise ModelError(
             f"{type(model).__name__} is sharded (FSDP), and its forward gathers shards of its "
@@ -39,14 +32,7 @@ def check_whole(model: nn.Module) -> None:
 
 
 def why_nothing_moves(model: nn.Module) -> str:
-    """Why a model may have no parameters of real numbers.
-
-    Args:
-        model: without any.
-
-    Returns:
-        The end of a sentence.
-    """
+    """Why a model may have no parameters of real numbers."""
     if any(_of(module, _QUANTIZED) for module in model.modules()) or any(
         not value.is_floating_point() for value in model.parameters()
     ):
@@ -67,14 +53,7 @@ PLAIN_CONTAINERS = (
 
 
 def in_plain_containers(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that a model holds in lists and dicts, where torch does not find them.
-
-    Args:
-        model: any module.
-
-    Returns:
-        Where each is, as in "layers[0].weight" -> the parameter.
-    """
+    """Parameters that a model holds in lists and dicts, where torch does not find them."""
     own = set(map(id, model.parameters()))
     return {
         name: value

@@ -14,19 +14,7 @@ from lossatlas.store.checkpoints import is_code
 def fitted(
     model: nn.Module, path: Path, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a file under the names and in the types of a model.
-
-    Args:
-        model: stays as it is.
-        path: of the file, for messages.
-        state: name -> tensor as stored.
-
-    Returns:
-        name -> tensor, and what a reader should know, in sentences.
-
-    Raises:
-        StructureError: names, shapes or kinds of numbers differ.
-    """
+    """The weights of a file under the names and in the types of a model."""
     own = {n: v for n, v in model.state_dict().items() if isinstance(v, Tensor)}
     weights, notes = _named_alike(own, state)
     groups = _tied(model)
