@@ -24,9 +24,7 @@ DPI = 110
 def draw(survey):
     land, tree = survey.landscape, survey.tree
     scale = plots.scale_of(land.values)
-    bends = (
-        {} if survey.spectrum is None else {"spectrum": plots.plot_spectrum(survey.spectrum)}
-    )
+    bends = {} if survey.spectrum is None else {"spectrum": survey.spectrum.plot()}
     return bends | {
         "surface": plots.plot_surface(land, tree=tree),
         "contour": plots.plot_contour(land, tree=tree),

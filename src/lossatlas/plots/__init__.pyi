@@ -24,13 +24,7 @@ from .interactive_diagrams import profile_figure as profile_figure
 from .interactive_diagrams import tree_figure as tree_figure
 from .interactive_others import box_figure as box_figure
 from .interactive_others import line_figure as line_figure
-from .parts import groups_figure as groups_figure
-from .parts import plot_groups as plot_groups
 from .scale import Scale as Scale
 from .scale import scale_of as scale_of
-from .spectra import plot_spectrum as plot_spectrum
-from .spectra import spectrum_figure as spectrum_figure
-from .steps import edge_figure as edge_figure
-from .steps import samples_figure as samples_figure
 from .trainings import intervals_figure as intervals_figure
 from .trainings import traces_figure as traces_figure

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from lossatlas.report.readings_curvature import read_curvature, read_stability
-from lossatlas.report.readings_instruments import read_sharpness, read_unavailable
 from lossatlas.report.readings_map import (
     read_center,
     read_errors,
@@ -25,6 +23,20 @@ from lossatlas.surveys import Survey
 from lossatlas.text import count, number
 
 Reader = Callable[[Survey], list[str]]
+
+
+def read_instruments(survey: Survey) -> list[str]:
+    """What the chief instruments say; the others speak in their sections."""
+    chief = [found for found in survey.findings.values() if found.about.headline]
+    return [sentence for found in chief for sentence in found.sentences()]
+
+
+def read_unavailable(survey: Survey) -> list[str]:
+    """Which instruments could not measure anything."""
+    lost = [found.about.title for found in survey.findings.values() if found.why_not]
+    return [f"Not measured, with the reason below: {', '.join(lost)}."] if lost else []
+
+
 READERS: tuple[Reader, ...] = (
     read_basins,
     read_ridges,
@@ -34,9 +46,7 @@ READERS: tuple[Reader, ...] = (
     read_range,
     read_walls,
     read_trajectory,
-    read_curvature,
-    read_stability,
-    read_sharpness,
+    read_instruments,
     read_unavailable,
     read_errors,
     read_interpolation,

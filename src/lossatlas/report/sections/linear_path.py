@@ -8,7 +8,7 @@ from lossatlas.report.contents import Number, Picture, Section, Tile
 from lossatlas.report.readings_comparison import View, read_ends, read_line
 from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import mapped
-from lossatlas.result import Reference
+from lossatlas.result import Estimate, Figure, Reference
 from lossatlas.text import cut_off, number, with_error
 
 _REFERENCE = Reference(
@@ -38,8 +38,8 @@ def linear_path_section(view: View) -> Section:
         ),
         sentences=(*read_ends(view), *read_line(view)),
         tiles=_tiles(view),
-        pictures=(_picture(view),),
-        numbers=_numbers(view),
+        figures=(_picture(view),),
+        estimates=_numbers(view),
         references=(_REFERENCE, _STATISTICS) if recalibrated else (_REFERENCE,),
     )
 
@@ -64,7 +64,7 @@ def _split(value: float, stderr: float) -> tuple[str, str]:
     return shown, f"± {error}" if error else "no error known"
 
 
-def _picture(view: View) -> Picture:
+def _picture(view: View) -> Figure:
     line = view.found.line
     note = ""
     if scale_of(line.values).is_log:
@@ -81,7 +81,7 @@ def _picture(view: View) -> Picture:
     )
 
 
-def _numbers(view: View) -> tuple[Number, ...]:
+def _numbers(view: View) -> tuple[Estimate, ...]:
     line, found = view.found.line, view.found
     one, two = view.names
     last = line.values.size - 1
@@ -116,7 +116,7 @@ def _no_error(barrier: float) -> str:
     return "the line has no standard errors" if np.isfinite(barrier) else lost
 
 
-def _bound(view: View) -> Number:
+def _bound(view: View) -> Estimate:
     why = "itself a bound (95 %, all points at once)"
     if view.line_bound <= 0:
         why = "no error of the line is known"
@@ -128,7 +128,7 @@ def _bound(view: View) -> Number:
     )
 
 
-def _metrics(view: View) -> list[Number]:
+def _metrics(view: View) -> list[Estimate]:
     line = view.found.line
     rows = []
     for name, values in line.metrics.items():

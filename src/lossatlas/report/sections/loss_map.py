@@ -20,7 +20,7 @@ from lossatlas.report.readings_map import (
     read_walls,
 )
 from lossatlas.report.sections.numbers import GEOMETRY, mapped, measured
-from lossatlas.result import Reference
+from lossatlas.result import Estimate, Figure, Reference
 from lossatlas.surveys import Survey
 from lossatlas.text import cut_off, number, surely, with_error
 
@@ -52,8 +52,8 @@ def loss_map_section(survey: Survey) -> Section:
         lead=_lead(survey.landscape),
         sentences=tuple(sentence for reader in readers for sentence in reader(survey)),
         tiles=_tiles(survey),
-        pictures=_pictures(survey),
-        numbers=_numbers(survey),
+        figures=_pictures(survey),
+        estimates=_numbers(survey),
         references=(_FILTERS,),
     )
 
@@ -76,11 +76,11 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _pictures(survey: Survey) -> tuple[Picture, ...]:
+def _pictures(survey: Survey) -> tuple[Figure, ...]:
     return {1: _line, 2: _plane, 3: _box}[survey.landscape.values.ndim](survey)
 
 
-def _line(survey: Survey) -> tuple[Picture, ...]:
+def _line(survey: Survey) -> tuple[Figure, ...]:
     land = survey.landscape
     return (
         Picture(
@@ -93,7 +93,7 @@ def _line(survey: Survey) -> tuple[Picture, ...]:
     )
 
 
-def _plane(survey: Survey) -> tuple[Picture, ...]:
+def _plane(survey: Survey) -> tuple[Figure, ...]:
     land = survey.landscape
     names = [mark.name for mark in landmarks(land)]
     marks = "".join(f", with the {cut_off(name, 40)} drawn on it" for name in names)
@@ -114,7 +114,7 @@ def _plane(survey: Survey) -> tuple[Picture, ...]:
     return surface, contour, _errors(land), *_metrics(land)
 
 
-def _metrics(land: Landscape) -> tuple[Picture, ...]:
+def _metrics(land: Landscape) -> tuple[Figure, ...]:
     pictures = []
     for name in list(land.metrics)[:_MOST_METRICS]:
         nothing = np.full(land.values.shape, np.nan)
@@ -141,7 +141,7 @@ def _about_metric(land: Landscape) -> str:
     )
 
 
-def _errors(land: Landscape) -> Picture:
+def _errors(land: Landscape) -> Figure:
     known = known_errors(land)
     if not known.any():
         caption, alt = "This map has no standard errors.", "An empty map: no errors are known."
@@ -162,7 +162,7 @@ def _between(land: Landscape) -> str:
     return " Interpolated points show the error of the nearest computed one."
 
 
-def _box(survey: Survey) -> tuple[Picture, ...]:
+def _box(survey: Survey) -> tuple[Figure, ...]:
     land = survey.landscape
     whole = Picture(
         "The box, cut open",
@@ -213,7 +213,7 @@ def _extremes(land: Landscape) -> str:
     return f"Lowest loss {low} at ({place}), highest {high}."
 
 
-def _numbers(survey: Survey) -> tuple[Number, ...]:
+def _numbers(survey: Survey) -> tuple[Estimate, ...]:
     land = survey.landscape
     at_weights = [
         measured("loss at the weights", survey.loss, "mean over the data, at zero on the map"),
@@ -237,7 +237,7 @@ def _residuals(land: Landscape) -> tuple[list[str], list[float]]:
     return list(found), worst
 
 
-def _off_plane(name: str, worst: float) -> Number:
+def _off_plane(name: str, worst: float) -> Estimate:
     title = f"{cut_off(name, 40)}: farthest off the plane"
     meaning = "share of its distance from the weights"
     return Number(title, 100 * worst, why=GEOMETRY, unit="%", meaning=meaning)

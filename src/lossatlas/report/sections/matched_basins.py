@@ -4,7 +4,7 @@ import math
 
 from lossatlas.plots.interactive_pairs import diagrams_figure, fate_figure, fate_name
 from lossatlas.plots.matched import BasinMatch, fates, shared_scale
-from lossatlas.report.contents import Number, Picture, Section, Table, Tile
+from lossatlas.report.contents import Number, Picture, Section, Tile
 from lossatlas.report.readings_comparison import (
     View,
     certain_fates,
@@ -15,7 +15,7 @@ from lossatlas.report.readings_comparison import (
 from lossatlas.report.readings_map import lowest_index
 from lossatlas.report.sections.loss_map import DIFFERENCE
 from lossatlas.report.sections.numbers import COUNT, MAP_COUNT, mapped
-from lossatlas.result import Reference
+from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.text import count, number, with_error
 
 _REFERENCES = (
@@ -55,9 +55,9 @@ def maps_section(view: View) -> Section:
         ),
         sentences=(*read_basins(view), *read_distances(view), *read_walls(view)),
         tiles=_tiles(view),
-        pictures=_pictures(view, sides),
+        figures=_pictures(view, sides),
         tables=_table(view, sides),
-        numbers=_numbers(view),
+        estimates=_numbers(view),
         references=_REFERENCES,
     )
 
@@ -76,7 +76,7 @@ def _tiles(view: View) -> tuple[Tile, ...]:
     )
 
 
-def _pictures(view: View, sides: Sides) -> tuple[Picture, ...]:
+def _pictures(view: View, sides: Sides) -> tuple[Figure, ...]:
     scale = shared_scale(view.lands)
     log = " Colors are logarithmic above the lowest loss." if scale.is_log else ""
     pictures = []
@@ -132,7 +132,7 @@ def _cells(fate: BasinMatch, k: int) -> tuple[str, str, str]:
     return place, value, lasts if fate.certain[k] else f"{lasts} (uncertain)"
 
 
-def _numbers(view: View) -> tuple[Number, ...]:
+def _numbers(view: View) -> tuple[Estimate, ...]:
     found = view.found
     return (
         *_distances(view),
@@ -152,7 +152,7 @@ def _numbers(view: View) -> tuple[Number, ...]:
     )
 
 
-def _distances(view: View) -> tuple[Number, ...]:
+def _distances(view: View) -> tuple[Estimate, ...]:
     found, bound = view.found, view.depth_bound
     why = "the maps have no errors to carry over"
     if bound > 0:
@@ -166,7 +166,7 @@ def _distances(view: View) -> tuple[Number, ...]:
     )
 
 
-def _certain(view: View) -> tuple[Number, ...]:
+def _certain(view: View) -> tuple[Estimate, ...]:
     if not view.judged:
         return ()
     why = "at least so many of them are basins of their own map (95 %)"
@@ -176,7 +176,7 @@ def _certain(view: View) -> tuple[Number, ...]:
     )
 
 
-def _ground(view: View, k: int) -> tuple[Number, ...]:
+def _ground(view: View, k: int) -> tuple[Estimate, ...]:
     land, tree, name = view.lands[k], view.trees[k], view.names[k]
     bound = "itself a bound (95 %, all points at once)"
     smad = "the map has no error to carry over"

@@ -14,13 +14,13 @@ MAP_COUNT = "exact for this map, which has errors of its own"
 GEOMETRY = "exact geometry, no sampling"
 
 
-def measured(name: str, found: Estimate, meaning: str) -> Number:
+def measured(name: str, found: Estimate, meaning: str) -> Estimate:
     """A mean over the data."""
     why = found.why_no_error or ("" if math.isfinite(found.stderr) else "not estimated")
     return Number(cut_off(name), found.value, found.stderr, why, meaning=meaning)
 
 
-def mapped(landscape: Landscape, name: str, flat: int) -> Number:
+def mapped(landscape: Landscape, name: str, flat: int) -> Estimate:
     """A value of a map."""
     index = np.unravel_index(flat, landscape.values.shape)
     place = ", ".join(

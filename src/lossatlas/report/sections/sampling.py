@@ -6,6 +6,7 @@ from lossatlas.plots.grids import known_errors
 from lossatlas.report.contents import Number, Section, Tile
 from lossatlas.report.readings_map import read_errors, read_interpolation
 from lossatlas.report.sections.numbers import COUNT
+from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
 from lossatlas.text import number, percent
 
@@ -36,7 +37,7 @@ def sampling_section(survey: Survey) -> Section:
             Tile("points on the map", size, share),
             Tile("wall time", _duration(survey.seconds), f"{land.evaluations:,} evaluations"),
         ),
-        numbers=_numbers(survey),
+        estimates=_numbers(survey),
     )
 
 
@@ -54,7 +55,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _numbers(survey: Survey) -> tuple[Number, ...]:
+def _numbers(survey: Survey) -> tuple[Estimate, ...]:
     land = survey.landscape
     walls, computed = ~land.finite, land.computed
     errors = land.stderr[known_errors(land)]

@@ -11,7 +11,7 @@ from lossatlas.plots.interactive_diagrams import (
 )
 from lossatlas.plots.marks import marked_minima
 from lossatlas.plots.scale import Scale, scale_of
-from lossatlas.report.contents import Number, Picture, Section, Table, Tile
+from lossatlas.report.contents import Number, Picture, Section, Tile
 from lossatlas.report.readings_topology import (
     count_basins,
     read_basins,
@@ -20,7 +20,7 @@ from lossatlas.report.readings_topology import (
     read_ridges,
 )
 from lossatlas.report.sections.numbers import MAP_COUNT
-from lossatlas.result import Reference
+from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.surveys import Survey
 from lossatlas.text import count, number, with_error
 
@@ -68,9 +68,9 @@ def topology_section(survey: Survey) -> Section:
         lead=_lead(survey),
         sentences=tuple(sentence for reader in readers for sentence in reader(survey)),
         tiles=_tiles(survey),
-        pictures=_pictures(survey),
+        figures=_pictures(survey),
         tables=_minima(survey),
-        numbers=_numbers(survey),
+        estimates=_numbers(survey),
         references=_REFERENCES,
     )
 
@@ -101,13 +101,13 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     )
 
 
-def _pictures(survey: Survey) -> tuple[Picture, ...]:
+def _pictures(survey: Survey) -> tuple[Figure, ...]:
     scale = scale_of(survey.landscape.values)
     diagram, barcode, betti = _bars(survey, scale)
     return diagram, barcode, *_basins(survey, scale), betti
 
 
-def _bars(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
+def _bars(survey: Survey, scale: Scale) -> tuple[Figure, ...]:
     diagram = survey.diagram
     sure = f", {int(diagram.certain.sum())} certain"
     sure = ", certainty unknown" if diagram.why_unknown else sure
@@ -137,7 +137,7 @@ def _bars(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
     )
 
 
-def _basins(survey: Survey, scale: Scale) -> tuple[Picture, ...]:
+def _basins(survey: Survey, scale: Scale) -> tuple[Figure, ...]:
     tree, land = survey.tree, survey.landscape
     found = count_basins(survey)
     sure = f", {found.certain} certain" if found.judged else ", certainty unknown"
@@ -182,7 +182,7 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
     return (Table(title, head, tuple(rows)),)
 
 
-def _numbers(survey: Survey) -> tuple[Number, ...]:
+def _numbers(survey: Survey) -> tuple[Estimate, ...]:
     diagram, tree = survey.diagram, survey.tree
     degrees = {"bars of degree 0": 0, "bars of degree 1": 1}
     bars = {name: int(np.sum(diagram.dimensions == k)) for name, k in degrees.items()}
@@ -195,7 +195,7 @@ def _numbers(survey: Survey) -> tuple[Number, ...]:
     )
 
 
-def _verdicts(survey: Survey) -> tuple[Number, ...]:
+def _verdicts(survey: Survey) -> tuple[Estimate, ...]:
     found = count_basins(survey)
     threshold = "certainty threshold", survey.tree.threshold
     if not found.judged:
@@ -212,7 +212,7 @@ def _verdicts(survey: Survey) -> tuple[Number, ...]:
     )
 
 
-def _means(survey: Survey) -> tuple[Number, ...]:
+def _means(survey: Survey) -> tuple[Estimate, ...]:
     tree = survey.tree
     why = f"each bar is right to within {number(tree.threshold, 2)} (95 %); more may be missed"
     if not count_basins(survey).judged:
@@ -227,7 +227,7 @@ def _means(survey: Survey) -> tuple[Number, ...]:
     )
 
 
-def _passes(survey: Survey) -> tuple[Number, ...]:
+def _passes(survey: Survey) -> tuple[Estimate, ...]:
     tree = survey.tree
     if not count_basins(survey).judged:
         return ()
