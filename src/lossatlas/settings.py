@@ -203,7 +203,9 @@ def _read(config: Path) -> dict[str, Any]:
         raise FileError(f"`config`: '{config}' is not YAML ({_trouble(error)}).") from None
     if found is not None and not isinstance(found, dict):
         raise FileError(f"`config`: '{config}' must hold names and values, as in 'points: 31'.")
-    return dict(found or {})
+    # What `--json` printed holds the settings among other things.
+    plain = (found or {}).get("settings", found or {})
+    return dict(plain)
 
 
 def _trouble(error: yaml.YAMLError) -> str:

@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from lossatlas.cli.command import Command
 from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, Rows
-from lossatlas.errors import AtlasError
+from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
 
 if TYPE_CHECKING:
     from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
     from lossatlas.forecast.certainty import ParameterError
     from lossatlas.forecast.optimize import Shape
+    from lossatlas.forecast.schedules import Floats
 
 _FIT = defaults("forecast.fit:fit")
 _PREDICT = defaults("forecast.result:Fit.predict")
@@ -54,7 +55,6 @@ _sized = functools.partial(option, group="Sizes")
 class _Forecast(Strict):
     """Settings of every command of `lossatlas forecast`."""
 
-    column: tuple[str, ...] = option((), _COLUMN)
     out: Path | None = common(None, f"{_OUT} By default nothing is written.", short="o")
     seed: int = common(0, _SEED, ge=0)
 
@@ -63,6 +63,7 @@ class _Curves(_Forecast):
     """Settings of the commands that read loss curves."""
 
     files: tuple[Path, ...] = option(..., _FILES, positional=True, min_length=1)
+    column: tuple[str, ...] = option((), _COLUMN)
     kind: Kind = option("auto", "What wrote the files; points has one run a row.")
     warmup: int | None = option(None, _LINEAR, ge=0)
     out: Path = common(Path("forecast"), _OUT, short="o")
@@ -109,6 +110,7 @@ class PredictSettings(_OfFit):
     size: float | None = _sized(_PREDICT["size"], "Model size, for laws in size.")
     tokens: float | None = _sized(_PREDICT["tokens"], "Training tokens, for laws in tokens.")
     source: float | None = _sized(_PREDICT["source"], "Loss on the other set.")
+    column: tuple[str, ...] = option((), _COLUMN)
     interval: float = option(_PREDICT["interval"], "Share of final losses to cover.")
 
 
@@ -153,13 +155,10 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     truth = None
     if settings.run is not None:
         truth = files.read_curves([settings.run], "auto", settings.column, settings.warmup)[0]
-    plan = files.Schedule(
-        settings.shape, settings.steps, settings.peak, settings.decay, settings.min_ratio,
-        settings.warmup or 0,
-    )  # fmt: skip
+    steps = _counted_steps(settings, found)
     told = found.predict(
-        files.chosen_schedule(settings.rates, truth, plan, found),
-        steps=files.counted_steps(found, plan),
+        _schedule(settings, truth, found, planned=steps is None),
+        steps=steps,
         size=settings.size,
         tokens=settings.tokens,
         source=settings.source,
@@ -168,6 +167,55 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     written = files.write_prediction(told, truth, settings.out)
     data, rows = _prediction(told, truth, settings)
     output.result(data, f"forecast of {found.law.name}", rows, files=written)
+
+
+# A fit that counts updates is asked about steps alone.
+def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
+    import numpy as np
+
+    from lossatlas.checks import check_at_least
+
+    count = settings.steps
+    lone = settings.shape is None and settings.peak is None
+    if count is None or not lone or not _counts_updates(fit):
+        return None
+    check_at_least("steps", count, 1)
+    return np.unique(np.linspace(1, count, min(200, count)).round())
+
+
+def _counts_updates(fit: "Fit") -> bool:
+    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
+
+
+def _schedule(
+    settings: PredictSettings, run: "Curve | None", fit: "Fit", *, planned: bool
+) -> "Curve | Floats | None":
+    from lossatlas.cli.forecast_files import read_rates
+
+    if run is not None and _counts_updates(fit):
+        run = run.without_rates()
+    rates = None if settings.rates is None else read_rates(settings.rates)
+    shaped = _planned_rates(settings) if planned else None
+    given = [part for part in (rates, run, shaped) if part is not None]
+    if len(given) > 1:
+        raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
+    return given[0] if given else None
+
+
+def _planned_rates(settings: PredictSettings) -> "Floats | None":
+    from lossatlas.forecast import schedules
+
+    shape, steps, peak = settings.shape, settings.steps, settings.peak
+    if shape is None and steps is None and peak is None:
+        return None
+    if shape is None or steps is None or peak is None:
+        raise ArgumentError("`shape`, `steps` and `peak` are needed together.")
+    warmup, low = settings.warmup or 0, settings.min_ratio
+    if shape == "constant":
+        return schedules.constant(steps, peak, warmup)
+    if shape == "cosine":
+        return schedules.cosine(steps, peak, low, warmup)
+    return schedules.wsd(steps, peak, settings.decay, shape, min_ratio=low, warmup=warmup)
 
 
 def run_schedule(settings: ScheduleSettings, output: Output) -> None:

@@ -5,7 +5,6 @@ import base64
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lossatlas import forecast, store
-from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.checks import check_one_of
 from lossatlas.cli.output import Rows
 from lossatlas.errors import ArgumentError, DataError, FileError
-from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan, schedules
+from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
 from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
@@ -241,76 +240,8 @@ def load_fit(path: Path) -> Fit:
     return found
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A schedule as options say it.
-
-    Attributes:
-        shape: its name, or None.
-        steps: updates, or None.
-        peak: highest rate, or None.
-        decay: length of a cooldown.
-        min_ratio: last rate as a share of the peak.
-        warmup: length of the warm-up.
-    """
-
-    shape: str | None
-    steps: int | None
-    peak: float | None
-    decay: float
-    min_ratio: float
-    warmup: int
-
-    def rates(self) -> Floats | None:
-        """The rates that the options ask for."""
-        if self.shape is None and self.steps is None and self.peak is None:
-            return None
-        if self.shape is None or self.steps is None or self.peak is None:
-            raise ArgumentError("`shape`, `steps` and `peak` are needed together.")
-        if self.shape == "constant":
-            return schedules.constant(self.steps, self.peak, self.warmup)
-        if self.shape == "cosine":
-            return schedules.cosine(self.steps, self.peak, self.min_ratio, self.warmup)
-        return schedules.wsd(
-            self.steps,
-            self.peak,
-            self.decay,
-            self.shape,
-            min_ratio=self.min_ratio,
-            warmup=self.warmup,
-        )
-
-
-def counted_steps(fit: Fit, plan: Schedule) -> Floats | None:
-    """The steps that a fit which counts updates is asked about."""
-    if plan.shape is not None or plan.peak is not None or plan.steps is None:
-        return None
-    if not _counts_updates(fit):
-        return None
-    check_at_least("steps", plan.steps, 1)
-    return np.unique(np.linspace(1, plan.steps, min(200, plan.steps)).round())
-
-
-def _counts_updates(fit: Fit) -> bool:
-    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
-
-
-def chosen_schedule(
-    rates: Path | None, run: Curve | None, plan: Schedule, fit: Fit
-) -> Curve | Floats | None:
-    """The schedule that the options ask for."""
-    planned = None if counted_steps(fit, plan) is not None else plan.rates()
-    if run is not None and _counts_updates(fit):
-        run = run.without_rates()
-    given = [part for part in (_rates_file(rates), run, planned) if part is not None]
-    if len(given) > 1:
-        raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
-    return given[0] if given else None
-
-
-def _rates_file(path: Path | None) -> Floats | None:
-    if path is None:
-        return None
+def read_rates(path: Path) -> Floats:
+    """The rate of every update, from .npy or .csv."""
     try:
         if path.suffix == ".npy":
             check_npy(path)
