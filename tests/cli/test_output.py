@@ -13,7 +13,7 @@ from lossatlas.settings import Strict
 
 
 @result("sample of the command line")
-class Sample(Result):
+class PrintedSample(Result):
     """Numbers of every kind."""
 
     trace: Estimate
@@ -29,7 +29,7 @@ class _Settings(Strict):
     seed: int = 3
 
 
-FOUND = Sample(
+FOUND = PrintedSample(
     Estimate(2.0, 0.5, unit="nats"),
     Estimate(7.0, bound=0.25),
     Estimate(math.nan, why_no_error="too few examples"),
