@@ -105,7 +105,7 @@ def test_two_checkpoints_are_compared(monkeypatch, capsys):
     files = "a.safetensors", "b.safetensors"
     found, _ = surveyed(monkeypatch, capsys, *files, "--objective", "mine.py:dicts")
     assert found["title"] == "mine.py:dicts, two checkpoints"
-    assert found["barrier"] == 0
+    assert found["estimates"]["barrier"]["value"] == 0
     assert found["first"]["loss"] < found["second"]["loss"]
 
 

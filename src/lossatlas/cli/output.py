@@ -97,7 +97,7 @@ class Output:
             data = {**held, **(extra or {}), "files": written, "settings": used}
             sys.stdout.write(json.dumps(_plain(data), allow_nan=False) + "\n")
         else:
-            lines = rows if isinstance(found, Mapping) else found.rows()
+            lines = rows if isinstance(found, Mapping) else _lines(found)
             _print_table(title, [*lines, *((name, path, "") for name, path in written.items())])
 
     @contextmanager
@@ -114,6 +114,11 @@ class Output:
             console = Console(file=sys.stderr)
             with Bar("{task.description}", *columns, console=console, transient=True) as bar:
                 yield Progress(label, self, bar)
+
+
+def _lines(found: "Result") -> Rows:
+    headline = getattr(found, "headline", None)
+    return [*([("", "", headline())] if headline else []), *found.rows()]
 
 
 def _print_table(title: str, rows: Rows) -> None:

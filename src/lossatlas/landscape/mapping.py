@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Result, quantity, result
 
 
 @public
@@ -67,6 +67,17 @@ def map_plane(
         StructureError: the plane is one of another model.
         UnknownNameError: an unknown engine or executor.
 
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> land = la.map_plane(objective, la.random_plane(objective), points=5, span=0.5)
+        >>> land.values.shape, land.labels
+        ((5, 5), ('random direction 1', 'random direction 2'))
+
     Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the picture); the engines and the
         refinement are our own.
     """
@@ -98,8 +109,8 @@ def map_plane(
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class MapPlan:
+@result("map-plan")
+class MapPlan(Result):
     """What a map will need, before it starts.
 
     Attributes:
@@ -110,7 +121,21 @@ class MapPlan:
 
     engine: str
     points: int
-    memory: int
+    memory: int = quantity("bytes")
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Points of the grid, and memory."""
+        return (
+            Estimate(self.points, why_no_error="a count, exact", name="points"),
+            Estimate(self.memory, why_no_error="about", name="memory", unit="bytes"),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the map will need."""
+        return (
+            f"{self.points:,} points at most, by the engine '{self.engine}', with about "
+            f"{self.memory / 2**20:,.0f} MiB beyond the model and the data.",
+        )
 
 
 @public
@@ -139,6 +164,16 @@ def plan_map(
             serve the model.
         ModelError: the model's outputs do not depend on the weights that move.
         UnknownNameError: an unknown engine.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> la.plan_map(objective, la.random_plane(objective), points=5).points
+        25
     """
     check_at_least("points", points, 2)
     check_objective(objective, plane)

@@ -4,6 +4,8 @@ Arrays become variables of one data set, under names that say where they are; ev
 JSON beside them. Nothing is unpickled, and only registered classes are built.
 """
 
+import contextlib
+import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -93,7 +95,8 @@ def _encoded(value: Any, path: str, arrays: dict[str, Any]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value)}
         entries = {k: _encoded(v, f"{path}|{k}".strip("|"), arrays) for k, v in named.items()}
-        return {"$class": type(value).__name__, "entries": entries}
+        cls = type(value)
+        return {"$class": cls.__name__, "home": cls.__module__, "entries": entries}
     if isinstance(value, Mapping):
         return {"$map": {k: _encoded(v, f"{path}|{k}", arrays) for k, v in value.items()}}
     if isinstance(value, list | tuple):
@@ -144,10 +147,15 @@ def _decoded_masked(value: Any, data: "xr.Dataset") -> Any:
 
 
 def _decoded_class(value: Any, data: "xr.Dataset") -> Any:
-    if value["$class"] not in _CLASSES:
-        raise FileError(f"the file holds an unknown part {value['$class']!r}.")
+    name, home = value["$class"], str(value.get("home", ""))
+    # Records register themselves when their module is imported; only our own are.
+    if name not in _CLASSES and re.fullmatch(r"lossatlas(\.[a-z_]+)+", home):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(home)
+    if name not in _CLASSES:
+        raise FileError(f"the file holds an unknown part {name!r}.")
     entries = {key: _decoded(item, data) for key, item in value["entries"].items()}
-    return _CLASSES[value["$class"]](**entries)
+    return _CLASSES[name](**entries)
 
 
 _DECODERS: dict[str, Callable[[Any, "xr.Dataset"], Any]] = {

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from lossatlas.curvature import InstrumentResult, Spectrum
 from lossatlas.landscape.landscape import Landscape
+from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Result, estimate_row, result
 from lossatlas.store import Provenance
-from lossatlas.store.records import record
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
@@ -22,13 +22,8 @@ from lossatlas.topology import (
     resolution,
     simplify,
 )
-from lossatlas.topology.places import GridPlaces
 
 Array = NDArray[np.float64]
-
-
-for _part in (Landscape, Diagram, MergeTree, GridPlaces):
-    record(_part)
 
 
 @result("survey")
@@ -138,8 +133,13 @@ class Survey(Result):
         return (*(s for part in self._parts() for s in part.sentences()), *missing)
 
     def figures(self) -> tuple[Figure, ...]:
-        """The pictures of every part."""
-        return tuple(figure for part in self._parts() for figure in part.figures())
+        """The map with its minima, its topology, and the pictures of every instrument."""
+        return (
+            *self.landscape.figures(self.tree),
+            *self.tree.figures(),
+            *self.diagram.figures(scale_of(self.landscape.values)),
+            *(figure for found in self.findings.values() for figure in found.figures()),
+        )
 
     def summary(self) -> dict[str, Any]:
         """The whole survey for JSON.
@@ -216,8 +216,7 @@ class Survey(Result):
         ]
 
     def _parts(self) -> Iterator[Result]:
-        parts: tuple[Any, ...] = (self.landscape, self.tree, self.diagram)
-        yield from (part for part in parts if isinstance(part, Result))
+        yield from (self.landscape, self.tree, self.diagram)
         yield from self.findings.values()
 
 

@@ -1,13 +1,14 @@
 """Barcodes as numbers, and the spread of numbers over repeated planes."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number
 from lossatlas.errors import DataError
+from lossatlas.result import Estimate
 from lossatlas.topology.bars import Bars, finite_bars
 from lossatlas.topology.choices import check_norm
 
@@ -28,6 +29,10 @@ def total_persistence(
 
     Raises:
         ArgumentError: bad bars, or an order that is no number >= 0.
+
+    Examples:
+        >>> total_persistence([[0.0, 2.0], [1.0, 1.5]])
+        2.5
     """
     check_number("order", order, 0)
     return float((_lengths(diagram, dimension, essential) ** order).sum())
@@ -55,6 +60,10 @@ def amplitude(
 
     Raises:
         ArgumentError: bad bars, or an order or a norm below 1.
+
+    Examples:
+        >>> amplitude([[0.0, 2.0], [1.0, 1.5]])
+        1.0
     """
     check_norm("order", order)
     check_norm("ground", ground)
@@ -82,6 +91,10 @@ def entropy(
     Returns:
         Between 0 and log(bars), or 0 and 1; 0 for fewer than two bars. Its exponential is
         the effective number of bars. Shift and scale of the field do not matter.
+
+    Examples:
+        >>> entropy([[0.0, 2.0], [1.0, 3.0]], normalized=True)
+        1.0
     """
     lengths = _lengths(diagram, dimension, essential)
     if lengths.size < 2:
@@ -110,6 +123,11 @@ def statistics(
         weighted by length; `runner_up`, the second longest bar over the longest; and of
         the lengths and of the middles of the bars: `mean`, `median`, `sd`, `q25`, `q75`,
         `max` (as `length_mean`, `middle_sd`, ...). Zeros without bars.
+
+    Examples:
+        >>> found = statistics([[0.0, 2.0], [1.0, 1.5]])
+        >>> found["count"], found["total"], found["runner_up"]
+        (2.0, 2.5, 0.25)
     """
     bars = finite_bars(diagram, dimension, essential)
     births, deaths = bars.T
@@ -142,34 +160,23 @@ def _lengths(diagram: Bars, dimension: int, essential: str | float) -> np.ndarra
     return np.asarray(bars[:, 1] - bars[:, 0])
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A number over repeated planes.
-
-    Attributes:
-        mean: mean over the planes.
-        sd: standard deviation between planes; NaN for one plane.
-        stderr: standard error of the mean; NaN for one plane.
-        count: number of planes.
-    """
-
-    mean: float
-    sd: float
-    stderr: float
-    count: int
-
-
-def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """The spread of every summary over repeated planes.
 
     Args:
         repeats: one mapping of numbers a plane, all with the same names (as `statistics`).
 
     Returns:
-        name -> mean, standard deviation, standard error, count.
+        name -> the mean over the planes with its standard error, `samples` of them. The
+        standard deviation between planes is `stderr * sqrt(samples)`.
 
     Raises:
         DataError: no planes, names that differ, or values that are no numbers.
+
+    Examples:
+        >>> found = spread([{"smad": 1.0}, {"smad": 3.0}])["smad"]
+        >>> found.value, found.stderr
+        (2.0, 1.0)
     """
     planes = list(repeats) if isinstance(repeats, list | tuple) else []
     if not planes or not all(isinstance(numbers, Mapping) for numbers in planes):
@@ -181,13 +188,16 @@ def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         raise DataError("`repeats` must all have the same names; got some that differ.")
     return {
         name: _spread(
-            as_float_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes])
+            name, as_float_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes])
         )
         for name in planes[0]
     }
 
 
-def _spread(values: np.ndarray) -> Spread:
-    count = values.size
-    sd = float(np.std(values, ddof=1)) if count > 1 else float("nan")
-    return Spread(float(np.mean(values)), sd, sd / count**0.5, count)
+def _spread(name: str, values: np.ndarray) -> Estimate:
+    if values.size == 1:
+        return Estimate(float(values[0]), samples=1, why_no_error="one plane", name=name)
+    error = float(np.std(values, ddof=1)) / math.sqrt(values.size)
+    return Estimate(
+        float(np.mean(values)), error, samples=values.size, sample_unit="planes", name=name
+    )

@@ -8,8 +8,7 @@ from lossatlas.arguments import guard_exports
 from lossatlas.report.contents import Builder
 from lossatlas.report.sections.checks import checks_section
 from lossatlas.report.sections.instruments import GROUP_SECTIONS, group_section
-from lossatlas.report.sections.loss_map import loss_map_section
-from lossatlas.report.sections.sampling import sampling_section
+from lossatlas.report.sections.loss_map import loss_map_section, sampling_section
 from lossatlas.report.sections.topology import topology_section
 from lossatlas.report.sections.unavailable import unavailable_section
 
