@@ -118,9 +118,10 @@ def predict_command(  # noqa: PLR0917 - typer reads the options from here
     plan = job.Shape(shape, steps, peak, decay, min_ratio, warmup or 0)
     told = found.predict(
         job.chosen_schedule(rates, truth, plan, found), steps=job.counted_steps(found, plan),
-        size=size, tokens=tokens, source=source, interval=interval,
+        size=size, tokens=tokens, source=source, level=interval,
     )  # fmt: skip
-    files_of.write_prediction(told, truth, out)
+    told = told if truth is None else told.with_measured(truth)
+    files_of.write_prediction(told, out)
     data, rows = words.prediction_summary(told, truth)
     output.result(data, f"forecast of {found.law.name}", rows)
 
@@ -146,5 +147,5 @@ def schedule_command(  # noqa: PLR0917 - typer reads the options from here
     files_of.write_plan(plan, out)
     for line in plan.warnings:
         output.note(line)
-    rows = [(row.name, f"{row.loss:.4f}", words.verdict(row)) for row in plan.table]
+    rows = [(row.name, f"{row.loss:.4f}", row.verdict) for row in plan.table]
     output.result(words.plan_summary(plan), plan.verdict, rows)

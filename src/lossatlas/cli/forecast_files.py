@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 
 from lossatlas import store
 from lossatlas.cli.forecast_words import fit_table, laws_table, left_out_table
-from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
-from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
+from lossatlas.forecast import Fit, Prediction, SchedulePlan
 from lossatlas.text import plain
 
 _PAGE = """<!DOCTYPE html>
@@ -64,7 +63,7 @@ figure img { max-width: 100%; height: auto; }
 def write_fit(fit: Fit, out: Path) -> None:
     """Write fit.nc, two pictures and the page."""
     fit.save(out / "fit.nc")
-    drawn = {"curves": plot_curves(fit), "residuals": plot_residuals(fit)}
+    drawn = {"curves": fit.plot("curves"), "residuals": fit.plot("residuals")}
     images = _write_pictures(drawn, out)
     tables = [
         # The warnings head the page already, and the page need not name itself.
@@ -76,20 +75,20 @@ def write_fit(fit: Fit, out: Path) -> None:
         {"title": "Forecasts of curves left out", "rows": left_out_table(fit)},
     ]
     page = _template().render(
-        title=fit.law.name, headline=_headline(fit), warnings=fit.warnings, pictures=images,
+        title=fit.law.name, headline=fit.headline, warnings=fit.warnings, pictures=images,
         tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
     )  # fmt: skip
     with store.writing(out / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def write_prediction(told: Prediction, truth: Curve | None, out: Path | None) -> None:
+def write_prediction(told: Prediction, out: Path | None) -> None:
     """Write forecast.csv and its picture."""
     if out is None:
         return
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
     _write_csv(out / "forecast.csv", columns)
-    _write_pictures({"forecast": plot_prediction(told, truth=truth)}, out)
+    _write_pictures({"forecast": told.plot()}, out)
 
 
 def write_plan(plan: SchedulePlan, out: Path | None) -> None:
@@ -99,7 +98,7 @@ def write_plan(plan: SchedulePlan, out: Path | None) -> None:
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
     _write_csv(out / "schedule.csv", columns)
-    _write_pictures({"schedule": plot_schedule(plan)}, out)
+    _write_pictures({"schedule": plan.plot()}, out)
 
 
 def _write_csv(path: Path, columns: dict[str, Any]) -> None:
@@ -122,13 +121,6 @@ def _write_pictures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
             temporary.write_bytes(data.getvalue())
         images[name] = base64.b64encode(data.getvalue()).decode()
     return images
-
-
-def _headline(fit: Fit) -> str:
-    errors, seen = fit.errors, f"R2 {fit.r2:.4f} on the fitted curves"
-    if errors.reason:
-        return f"{seen}; no interval: {errors.reason}."
-    return f"{seen}; {errors.scale:.2%} off on curves it had not seen."
 
 
 def _template() -> jinja2.Template:

@@ -14,8 +14,8 @@ from lossatlas import forecast, store
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, schedules
-from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.readers import kind_of_file
 from lossatlas.store.sizes import check_npy
 
 Floats = NDArray[np.float64]
@@ -100,7 +100,7 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
     """The law that was asked for, or the one that the rates allow."""
     if text is not None:
         return named_law(text), list(curves), ""
-    bare = [curve.label for curve in curves if curve.rates is None]
+    bare = [curve.label for curve in curves if curve.lr is None]
     if not bare:
         return forecast.MultiPowerLaw(), list(curves), ""
     why = f"'{bare[0]}' has no learning rate"
@@ -173,7 +173,7 @@ def counted_steps(fit: Fit, shape: Shape) -> Floats | None:
 
 
 def _counts_updates(fit: Fit) -> bool:
-    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
+    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].lr is None
 
 
 def chosen_schedule(

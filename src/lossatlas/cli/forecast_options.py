@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "fit_best": "lossatlas forecast compare",
     "fit": "lossatlas forecast fit",
     "laws": "--law",
+    "level": "--interval",
 }
 
 

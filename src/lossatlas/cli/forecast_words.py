@@ -1,6 +1,5 @@
 """Fits, forecasts and schedules as `--json` and as tables."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 
 from lossatlas.cli.forecast_options import told
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
-from lossatlas.forecast.certainty import ParameterError
-from lossatlas.forecast.optimize import Shape
+from lossatlas.forecast.identifiability import ParameterError
+from lossatlas.forecast.result import said_once
 
 LEVEL = 0.95  # of the intervals of parameters
 Table = list[tuple[str, str, str]]
@@ -66,15 +65,7 @@ def _certainty(fit: Fit, row: ParameterError) -> str:
 
 
 def _warned(warnings: Sequence[str]) -> Table:
-    # What is said of many curves differs in names and numbers only, and is said once.
-    alike: dict[str, list[str]] = {}
-    for line in map(told, warnings):
-        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
-    more = "the same of {} more; --json names them"
-    return [
-        ("warning", first, more.format(len(others)) if others else "")
-        for first, *others in alike.values()
-    ]
+    return [("warning", line, "") for line in said_once([*map(told, warnings)])]
 
 
 def left_out_table(fit: Fit) -> Table:
@@ -123,11 +114,3 @@ def plan_summary(plan: SchedulePlan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "rates": plan.wsd.tolist(),
     }
-
-
-def verdict(row: Shape) -> str:
-    """What to think of a row of the table of schedules."""
-    if row.behind == 0:
-        return "the best"
-    words = {True: "worse", False: "indistinguishable", None: "the law's error is not known"}
-    return f"+{row.behind:.4f}, {words[row.distinguishable]}"

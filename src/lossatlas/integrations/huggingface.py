@@ -36,7 +36,7 @@ class ForecastCallback(TrainerCallback):
         history: earlier runs at the same size and peak rate (`read_trainer_state`). Default
             none: then a decay still to come is not in the forecast.
         law: the law for earlier runs. Default: the multi-power law.
-        interval: the share of final losses to cover. Default 0.9.
+        level: the share of final losses to cover. Default 0.9.
         every: read after so many logged losses. Default 20.
 
     Raises:
@@ -48,10 +48,10 @@ class ForecastCallback(TrainerCallback):
         history: Sequence[Curve] = (),
         *,
         law: Law | None = None,
-        interval: float = 0.9,
+        level: float = 0.9,
         every: int = 20,
     ) -> None:
-        self.watcher = ForecastWatcher(history, law=law, interval=interval, every=every)
+        self.watcher = ForecastWatcher(history, law=law, level=level, every=every)
 
     @property
     def readings(self) -> list[Any]:

@@ -32,7 +32,7 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
         history: earlier runs at the same size and peak rate. Default none: then a decay still
             to come is not in the forecast.
         law: the law for earlier runs. Default: the multi-power law.
-        interval: the share of final losses to cover. Default 0.9.
+        level: the share of final losses to cover. Default 0.9.
         window: average the losses of so many updates into one point. Default 20.
         every: read after so many points. Default 10.
         log: also `pl_module.log("forecast/final_loss", ...)`. Default True.
@@ -46,14 +46,14 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
         history: Sequence[Curve] = (),
         *,
         law: Law | None = None,
-        interval: float = 0.9,
+        level: float = 0.9,
         window: int = 20,
         every: int = 10,
         log: bool = True,
     ) -> None:
         super().__init__()
         check_at_least("window", window, 1)
-        self.watcher = ForecastWatcher(history, law=law, interval=interval, every=every)
+        self.watcher = ForecastWatcher(history, law=law, level=level, every=every)
         self.window, self.log = window, log
         self._sum: Any = 0.0
         self._count = 0
