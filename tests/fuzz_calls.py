@@ -134,9 +134,9 @@ samples = once(
 
 
 def log():
-    from lossatlas.steering import DecisionLog, Reading, Record
+    from lossatlas.steering import DecisionLog, DecisionRecord, Reading
 
-    return DecisionLog((Record(Reading(1), (1.0,), "neutral", (1.0,), (0.1,)),))
+    return DecisionLog((DecisionRecord(Reading(1), (1.0,), "neutral", (1.0,), (0.1,)),))
 
 
 def policy():

@@ -1,9 +1,10 @@
 """Cooldown shapes: the share of the learning rate over the progress of a cooldown."""
 
 from collections.abc import Callable
+from typing import overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
@@ -24,7 +25,17 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
 SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
 
 
-def cooldown_factor(shape: str, progress: ArrayLike, min_ratio: float = 0.0) -> Floats:
+@overload
+def cooldown_factor(shape: str, progress: float, min_ratio: float = 0.0) -> float: ...
+
+
+@overload
+def cooldown_factor(shape: str, progress: Floats, min_ratio: float = 0.0) -> Floats: ...
+
+
+def cooldown_factor(
+    shape: str, progress: float | Floats, min_ratio: float = 0.0
+) -> float | Floats:
     """The share of the peak rate at some points of a cooldown.
 
     Args:
@@ -45,17 +56,19 @@ def cooldown_factor(shape: str, progress: ArrayLike, min_ratio: float = 0.0) -> 
         arXiv:2405.18392; "power" is the optimum under the multi-power law, arXiv:2503.12811.
 
     Examples:
-        >>> float(cooldown_factor("sqrt", 0.25))
+        >>> cooldown_factor("sqrt", 0.25)
         0.5
     """
     check_one_of("shape", shape, SHAPE_NAMES)
     s = np.clip(np.asarray(progress, dtype=np.float64), 0.0, 1.0)
     if shape in SHAPES:
-        return np.asarray(min_ratio + (1 - min_ratio) * SHAPES[shape](s))
-    if min_ratio <= 0:
+        factor = np.asarray(min_ratio + (1 - min_ratio) * SHAPES[shape](s))
+    elif min_ratio <= 0:
         raise ArgumentError(
             f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
             "give min_ratio=0.1, say."
         )
-    factor = min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s)
-    return np.asarray(factor)
+    else:
+        falling = min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s)
+        factor = np.asarray(falling)
+    return factor if factor.ndim else float(factor)

@@ -9,9 +9,9 @@ from lossatlas.cli.output import Output
 _RECIPE = (
     "Optimizer and parts, as in 'adamw+cosine' or 'sgd+sasp=0.01' [adamw+climb]. Optimizers: "
     "adamw, adam, sgd, topoadamw, schedulefree, prodigy. Rates: cosine, wsd, topology, compat, "
-    "climb, momo, edge, cooldown. Penalties, each with a number: sasp, sasp-fisher, cvp, "
-    "cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: average, decay=, "
-    "warmup=, interval=."
+    "climb, momo, edge, group-noise, cooldown. Penalties, each with a number: sasp, "
+    "sasp-fisher, cvp, cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: "
+    "average, decay=, warmup=, interval=."
 )
 _COMPARE = "Recipes, with commas between them; the others are held to the first."
 _MODEL = "mlp | cnn | resnet20 | chargpt, as in 'mlp(64,64)'; module:factory [mlp(32)]."

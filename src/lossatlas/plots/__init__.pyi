@@ -1,5 +1,3 @@
-from .decisions import decisions_figure as decisions_figure
-from .decisions import plot_decisions as plot_decisions
 from .diagrams import plot_barcode as plot_barcode
 from .diagrams import plot_betti as plot_betti
 from .diagrams import plot_persistence as plot_persistence

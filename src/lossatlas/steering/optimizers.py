@@ -1,4 +1,4 @@
-"""TopoAdamW: AdamW whose rate is scaled by what the ground looks like, as one object."""
+"""TopoAdamW: AdamW whose rate is scaled by what the landscape looks like, as one object."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +12,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.objective import supervised
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog
-from lossatlas.steering.probe import Closure, sub_batch
-from lossatlas.steering.probe_grid import ProbeGrid
+from lossatlas.steering.probe import Closure, ProbeGrid, sub_batch
 from lossatlas.steering.reading import Policy
 
 _LOGGER = logging.getLogger("lossatlas.steering")
@@ -78,7 +77,7 @@ class TopoAdamW(torch.optim.AdamW):
                 "`use_topo_cnn` must be False: the network of topoadamw 0.1.0 learns the "
                 "labels of its own table and is not offered; leave it out."
             )
-        patch, examples = _patch(dict(probe_kwargs or {}), seed)
+        grid, examples = _grid(dict(probe_kwargs or {}), seed)
         try:
             super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
         except (TypeError, ValueError) as error:
@@ -93,7 +92,7 @@ class TopoAdamW(torch.optim.AdamW):
             "warmup": warmup_steps,
             "min_ratio": min_lr_ratio,
             "max_ratio": max_lr_ratio,
-            "patch": patch,
+            "grid": grid,
             "seed": seed,
         }
         self._scheduler = scheduler
@@ -218,16 +217,16 @@ def _bare(step: Any) -> Any:
     return step
 
 
-def _patch(asked: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
-    for key in asked:
+def _grid(settings: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
+    for key in settings:
         check_one_of("probe_kwargs", key, _PROBE_KEYS)
-    examples = asked.get("examples", 24)
+    examples = settings.get("examples", 24)
     check_at_least("examples", examples, 1)
-    span = asked.get("span", 0.12)
-    cells = asked.get("grid_size", 15)
+    span = settings.get("span", 0.12)
+    cells = settings.get("grid_size", 15)
     check_at_least("grid_size", cells, 2)
-    pairs = asked.get("pairs", asked.get("n_samples", 8) // 2)
-    step = asked.get("step", 2 * span / (cells - 1))
+    pairs = settings.get("pairs", settings.get("n_samples", 8) // 2)
+    step = settings.get("step", 2 * span / (cells - 1))
     return ProbeGrid(step=step, span=span, pairs=pairs, seed=seed), examples
 
 
@@ -239,5 +238,5 @@ def _report(log: DecisionLog) -> None:
         record.reason,
         record.reading.sharpness,
         record.reading.variability,
-        record.rates[0],
+        record.lr[0],
     )
