@@ -1,5 +1,7 @@
 """Results of the room: numbers with errors, sentences, pictures, files; and its registry."""
 
+import importlib
+import inspect
 import math
 from pathlib import Path
 
@@ -137,3 +139,13 @@ def test_a_law_of_the_registry_is_exported_explained_and_stored(name, law, tmp_p
 def test_every_shape_of_the_registry_makes_a_schedule():
     for shape in schedules.SHAPE_NAMES:
         assert schedules.wsd(20, 1.0, 10, shape, min_ratio=0.1)[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{room.__name__}.{name}" for room in (forecast,) for name in room.__all__]
+)
+def test_every_exported_function_and_class_has_an_example(name):
+    module, _, attribute = name.rpartition(".")
+    exported = getattr(importlib.import_module(module), attribute)
+    if callable(exported):
+        assert ">>>" in inspect.getdoc(inspect.unwrap(exported))

@@ -1,5 +1,7 @@
 """Results of the room: numbers with errors, sentences, pictures, files; and its registry."""
 
+import importlib
+import inspect
 import math
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from lossatlas.steering import (
     DecisionRecord,
     NoisePolicy,
     Reading,
+    penalties,
     read_probe,
 )
 from lossatlas.studies.compare.recipe import CONTROLLERS
@@ -104,3 +107,14 @@ def test_every_exported_policy_is_in_the_registry():
     }
     assert {kind.__name__ for kind in kinds} == named
     assert NoisePolicy in kinds
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{room.__name__}.{name}" for room in (steering, penalties) for name in room.__all__],
+)
+def test_every_exported_function_and_class_has_an_example(name):
+    module, _, attribute = name.rpartition(".")
+    exported = getattr(importlib.import_module(module), attribute)
+    if callable(exported):
+        assert ">>>" in inspect.getdoc(inspect.unwrap(exported))

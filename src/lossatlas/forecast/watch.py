@@ -71,6 +71,13 @@ class Spikes(Result):
         step: (n,) the steps that were looked at.
         loss: (n,) the losses there.
         threshold: deviations from which on a loss is a spike.
+
+    Examples:
+        >>> loss = 2 + 0.01 * np.sin(np.arange(100.0))
+        >>> loss[80] = 9.0
+        >>> found = spikes(np.arange(100), loss)
+        >>> len(found), found[0].loss
+        (1, 9.0)
     """
 
     rows: tuple[Spike, ...]
@@ -143,6 +150,12 @@ class Deceleration(Result):
         before: the exponent before it.
         after: the exponent after it.
         curve: the losses that show it.
+
+    Examples:
+        >>> curve = Curve([100, 1000], [4.0, 3.0])
+        >>> bend = Deceleration(300.0, 3.5, 0.2, 0.05, curve)
+        >>> print(bend.sentences()[0])
+        Progress slows at step 300, at a loss of 3.5: the exponent falls from 0.2 to 0.05.
     """
 
     step: float

@@ -29,6 +29,15 @@ class WeightAverage:
 
     Raises:
         ArgumentError: no weights, or a module instead of its parameters.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = EMA([w], decay=0.5)
+        >>> for value in (1.0, 2.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.count
+        2
     """
 
     def __init__(self, params: Iterable[Tensor]) -> None:
@@ -185,6 +194,15 @@ class EMA(WeightAverage):
 
     Raises:
         ArgumentError: a decay out of range, or no weights.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = EMA([w], decay=0.5)
+        >>> for value in (1.0, 4.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.average[0]
+        tensor([3.])
     """
 
     def __init__(self, params: Iterable[Tensor], decay: float = 0.999) -> None:
@@ -208,6 +226,15 @@ class LAWA(WeightAverage):
         ArgumentError: numbers below 1, or no weights.
 
     Source: Kaddour, 2022, arXiv:2209.14981.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = LAWA([w], window=2, every=1)
+        >>> for value in (1.0, 2.0, 4.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.average[0]
+        tensor([3.])
     """
 
     def __init__(self, params: Iterable[Tensor], window: int = 6, every: int = 100) -> None:

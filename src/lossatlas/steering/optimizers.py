@@ -50,6 +50,15 @@ class TopoAdamW(torch.optim.AdamW):
     Raises:
         ArgumentError: numbers out of range, bounds that do not match the groups.
         UnknownNameError: an unknown key of `probe_kwargs`.
+
+    Examples:
+        >>> model = nn.Linear(3, 2)
+        >>> optimizer = TopoAdamW(model.parameters(), model, lr=1e-3)
+        >>> x, y = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+        >>> nn.functional.cross_entropy(model(x), y).backward()
+        >>> optimizer.step(data=x, target=y, criterion=nn.functional.cross_entropy)
+        >>> optimizer.steps, len(optimizer.log)
+        (1, 0)
     """
 
     def __init__(
@@ -206,6 +215,10 @@ def create_topoadamw(
 
     Returns:
         The optimizer.
+
+    Examples:
+        >>> create_topoadamw(nn.Linear(3, 2), lr=0.01).param_groups[0]["lr"]
+        0.01
     """
     return TopoAdamW(model.parameters(), model, lr=lr, weight_decay=weight_decay, **kwargs)
 

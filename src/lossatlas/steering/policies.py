@@ -43,6 +43,12 @@ class RegimePolicy:
         UnknownNameError: an unknown `compat`.
 
     Source: topoadamw 0.1.0 (README, table of regimes).
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> flat = [Reading(step, loss=1.0, sharpness=0.0, variability=0.1) for step in (1, 2)]
+        >>> [decision.factor for decision in replay(RegimePolicy(), flat)]
+        [1.0, 1.15]
     """
 
     compat: str | None = None
@@ -154,6 +160,12 @@ class GrowthPolicy:
 
     Source: ours; distance over gradients as in DoG, Ivgi et al., ICML 2023, arXiv:2302.12022,
         with the steps that the optimizer really makes instead of gradients.
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> first = Reading(0, size=10.0, step_length=0.5)
+        >>> replay(GrowthPolicy(), [first])[0].factor
+        0.2
     """
 
     scale: float = 2.0
@@ -240,6 +252,11 @@ class EdgePolicy:
 
     Source: bound: Cohen et al., ICLR 2021, arXiv:2103.00065 (momentum), and 2022,
         arXiv:2207.14484 (Adam: of the preconditioned Hessian).
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> replay(EdgePolicy(), [Reading(1, edge=3.6, edge_error=0.0)])[0].factor
+        0.5
     """
 
     share: float = 0.9
@@ -291,6 +308,13 @@ class MoMoPolicy:
 
     Source: Schaipp et al., ICML 2024, arXiv:2305.07583, sec. 3 and 4. Their decay is a
         division, w / (1 + lr lam); here it is that of torch, part of the update.
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> model = {"loss": 1.0, "gradient": 0.0, "average": 0.0, "slope": 4.0}
+        >>> model |= {"beta": 0.0, "corrected": 1.0}
+        >>> replay(MoMoPolicy(), [Reading(1, model=model)])[0].factor
+        0.25
     """
 
     lower_bound: float = 0.0
@@ -356,6 +380,12 @@ class NoisePolicy:
 
     Source: the form of LANTON, arXiv:2510.14009, with noise relative to the gradient, since
         adaptive optimizers divide its units out. The paper's norms are those of Muon.
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> noise = ((0.0, 1.0), (3.0, 1.0))
+        >>> replay(NoisePolicy(), [Reading(10, noise=noise)])[0].factor
+        (1.0, 0.7071067811865476)
     """
 
     alpha: float = 1.0
@@ -431,6 +461,13 @@ class PlateauCooldown:
     Raises:
         ArgumentError: numbers out of range.
         UnknownNameError: an unknown shape.
+
+    Examples:
+        >>> from lossatlas.steering import replay
+        >>> flat = {"train_loss": 1.0, "train_error": 0.0, "train_count": 1}
+        >>> seen = [Reading(step, **flat) for step in range(1, 12)]
+        >>> replay(PlateauCooldown(), seen)[-1].reason
+        'cooldown'
     """
 
     threshold: float = 0.01

@@ -41,6 +41,10 @@ class ProbeGrid:
 
     Raises:
         ArgumentError: numbers out of range.
+
+    Examples:
+        >>> ProbeGrid(pairs=2).points.shape
+        (13, 2)
     """
 
     step: float = 2 * 0.12 / 14
@@ -93,6 +97,12 @@ class ProbeReading(Result):
         persistence: total length of the finite bars of degree 0, in units of the loss: how
             far the points are from one bowl.
         bars: how many of these bars are longer than two of their errors.
+
+    Examples:
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> reading = read_probe(lambda: w.square().sum(), [w])
+        >>> reading.loss.value, reading.bars
+        (4.0, 0)
     """
 
     loss: Estimate
@@ -226,6 +236,11 @@ def read_probe(
     Raises:
         ArgumentError: no closure, or no weights that move.
         LossError: the closure gives something else than losses.
+
+    Examples:
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> round(read_probe(lambda: w.square().sum(), [w]).sharpness.value, 6)
+        0.000441
     """
     losses = probe_losses(closure, weights, grid or ProbeGrid(), model=model)
     return read_losses(grid or ProbeGrid(), losses)
@@ -290,6 +305,14 @@ def sub_batch(
 
     Returns:
         A closure for `read_probe` and `LandscapeLR.step`.
+
+    Examples:
+        >>> from lossatlas.objective import supervised
+        >>> loss = supervised(nn.functional.mse_loss)
+        >>> batch = torch.ones(8, 3), torch.ones(8, 2)
+        >>> closure = sub_batch(nn.Linear(3, 2), loss, batch, examples=4)
+        >>> closure().shape
+        torch.Size([4])
     """
 
     def closure() -> Tensor:

@@ -170,6 +170,12 @@ class Policy(Protocol):
         limits: smallest and greatest scale, where the controller is given none.
         warmup: steps without a decision, where the controller is given none. A policy that
             needs "distance" is also asked once before the first update, at step 0.
+
+    Examples:
+        >>> from lossatlas.steering import EdgePolicy
+        >>> policy: Policy = EdgePolicy()
+        >>> sorted(policy.needs), policy.limits
+        (['edge'], (0.0, 1.0))
     """
 
     @property

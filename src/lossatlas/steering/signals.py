@@ -150,6 +150,11 @@ def layer_groups(model: nn.Module) -> list[Group]:
 
     Returns:
         Groups of the parameters that require gradients, with the layer's "name".
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> [group["name"] for group in layer_groups(model)]
+        ['0', '1']
     """
     groups: list[Group] = []
     seen: set[int] = set()

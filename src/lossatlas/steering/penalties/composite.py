@@ -34,7 +34,7 @@ class TopologicalLoss(nn.Module):
         lambda_sasp: weight of `sasp_penalty`.
         lambda_cvp: weight of `cvp_penalty`.
         lambda_sbmp: weight of `sbmp_penalty`.
-        lambda_dmta: weight of `dmta_penalty` (the tracker's own `lam` plays no part).
+        lambda_dmta: weight of `dmta_penalty` (the tracker's own `weight` plays no part).
         lambda_signature: weight of `signature_loss`: features keep the distances that make
             the components of their inputs.
         lambda_persistence: weight of `persistence_penalty`: all but the deepest basin of a
@@ -55,6 +55,12 @@ class TopologicalLoss(nn.Module):
     Raises:
         ArgumentError: a negative weight.
         UnknownNameError: an unknown kind, mode or term.
+
+    Examples:
+        >>> loss = TopologicalLoss(lambda_sasp=0.1)
+        >>> logits, features = torch.zeros(4, 2), torch.ones(4, 3)
+        >>> loss(torch.tensor(1.0), logits=logits, features=features).item()
+        1.2000000476837158
     """
 
     calls: Tensor

@@ -308,6 +308,12 @@ def per_example_sasp_penalty(
         ArgumentError: not one loss an example, or no graph, or no parameters.
 
     Source: the general form of SASP, doi:10.5281/zenodo.20497841.
+
+    Examples:
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> losses = torch.tensor([[1.0, 0.0], [0.0, 2.0]]) @ w
+        >>> per_example_sasp_penalty(losses, [w]).item()
+        2.5
     """
     moved = [p for p in params if p.requires_grad]
     if losses.ndim != 1 or not (losses.requires_grad or len(losses) == 0):
@@ -327,10 +333,10 @@ def per_example_sasp_penalty(
 
 
 class SASPLoss(nn.Module):
-    """`rho` times `sasp_penalty`.
+    """`weight` times `sasp_penalty`.
 
     Args:
-        rho: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
         kind: "ggn" or "fisher". Default "ggn".
         include_bias: whether the head has a bias. Default True.
         head: "softmax", "sigmoid" or "linear". Default "softmax".
@@ -341,11 +347,16 @@ class SASPLoss(nn.Module):
     Raises:
         ArgumentError: a negative weight.
         UnknownNameError: an unknown kind.
+
+    Examples:
+        >>> penalty = SASPLoss(weight=0.1)
+        >>> penalty(torch.zeros(4, 2), torch.ones(4, 3)).item()
+        0.20000000298023224
     """
 
     def __init__(
         self,
-        rho: float = 1e-2,
+        weight: float = 1e-2,
         include_bias: bool = True,
         *,
         kind: str = "ggn",
@@ -356,7 +367,7 @@ class SASPLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_one_of("kind", kind, KINDS)
-        self.rho, self.include_bias = check_weight("rho", rho), include_bias
+        self.weight, self.include_bias = check_weight("weight", weight), include_bias
         self.kind, self.head, self.detach = kind, head, detach
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
@@ -380,7 +391,7 @@ class SASPLoss(nn.Module):
         Returns:
             A scalar.
         """
-        return self.rho * sasp_penalty(
+        return self.weight * sasp_penalty(
             logits,
             features,
             targets,
