@@ -141,7 +141,7 @@ def _better_settings(
     solution: Solution,
     left_out: tuple[LeftOut, ...],
 ) -> tuple[str, ...]:
-    best, found = BETTER, tuple[str, ...]()
+    best, advice = BETTER, tuple[str, ...]()
     for other in settings.law.relatives() if left_out else ():
         second = replace(settings, law=other)
         fitted = second.solve(curves)
@@ -151,11 +151,11 @@ def _better_settings(
         errors = error_model(leave_one_out(second, curves, fitted.values), ())
         ratio = error_model(left_out, ()).scale / max(errors.scale, 1e-300)
         if ratio >= best:
-            best, found = ratio, (
+            best, advice = ratio, (
                 f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
                 "it, or let `fit_best` choose",
             )  # fmt: skip
-    return found
+    return advice
 
 
 def fit_best(
@@ -251,8 +251,8 @@ def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
         raise ArgumentError(
             f"`fixed` must map parameters to numbers; got {type(fixed).__name__}."
         )
-    known = dict(fixed or {})
-    for name, value in known.items():
+    given = dict(fixed or {})
+    for name, value in given.items():
         if name not in law.parameters:
             raise UnknownNameError(
                 f"`fixed` names '{name}', which {law.name} does not have"
@@ -260,7 +260,7 @@ def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
             )
         if not is_number(value) or not 0 <= float(value) < np.inf:
             raise ArgumentError(f"`fixed['{name}']` must be finite and >= 0; got {value!r}.")
-    return {name: float(value) for name, value in known.items()}
+    return {name: float(value) for name, value in given.items()}
 
 
 def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:

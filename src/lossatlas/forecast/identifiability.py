@@ -66,12 +66,12 @@ def flat_directions(
     _, singular, rows = np.linalg.svd(jacobian, full_matrices=False)
     with np.errstate(divide="ignore"):
         spreads = noise / singular
-    found = [
+    directions = [
         FlatDirection(_named(names, row), float(spread))
         for row, spread in zip(rows[::-1], spreads[::-1], strict=True)
         if spread > LOOSE
     ]
-    return tuple(found)
+    return tuple(directions)
 
 
 def fit_warnings(
@@ -204,8 +204,8 @@ def parameter_errors(
     elif free.size:
         covariance, held = _sandwich(objective, solution, counts)
         errors[free] = np.sqrt(np.diag(covariance))
-        told = _reasons(objective, solution, covariance, held)
-        for i, reason in zip(free, told, strict=True):
+        why = _reasons(objective, solution, covariance, held)
+        for i, reason in zip(free, why, strict=True):
             reasons[i] = reason
     return tuple(
         ParameterError(name, float("nan") if reason else float(error), float(degrees), reason)
@@ -253,22 +253,22 @@ def _sandwich(
     shares = [np.full(r.size, _share_within(r, objective.huber)) for r in curves]
     push = np.clip(solution.residuals, -objective.huber, objective.huber)
     rows = objective.prior(np.log(solution.values[objective.free]))[1]
-    known = rows.T @ rows
+    informed = rows.T @ rows
     weight = objective.weight
     within = weight * np.concatenate(shares)
-    curvature = (slopes * within[:, None]).T @ slopes + known
+    curvature = (slopes * within[:, None]).T @ slopes + informed
     scale = np.sqrt(np.maximum(np.diag(curvature), 1e-300))
     inverse = np.linalg.pinv(curvature / np.outer(scale, scale), rcond=1e-14)
     inverse /= np.outer(scale, scale)
     # A point that pulls the fit to itself leaves a residual that is too small by this share.
     leverage = np.clip(within * np.einsum("ij,jk,ik->i", slopes, inverse, slopes), 0.0, 0.95)
     push = push / (1 - leverage)
-    spread = (slopes * (weight**2 * push**2 * inflation)[:, None]).T @ slopes + known
+    spread = (slopes * (weight**2 * push**2 * inflation)[:, None]).T @ slopes + informed
     covariance = inverse @ spread @ inverse
     # A direction that the pseudo-inverse drops is not known at all.
     dropped = np.abs(np.diag(inverse @ curvature) - 1) > 0.1
     covariance[dropped, dropped] = np.inf
-    return covariance, np.diag(inverse @ known)
+    return covariance, np.diag(inverse @ informed)
 
 
 # By how much each residual counts less than an independent one, and how many there are in all.

@@ -192,10 +192,11 @@ class LiveForecast:
 
     def _from_history(self, curve: Curve) -> tuple[float, float, str, int]:
         assert self.fitted is not None
-        told = self.fitted.predict(self.lr, steps=[self.lr.size], level=self.level)
+        prediction = self.fitted.predict(self.lr, steps=[self.lr.size], level=self.level)
         expected = self.fitted.law.predict(self.fitted.values, curve.inputs)
         shift = float(np.exp(offset_of(-log_error(expected, curve.loss))))
-        return shift * told.final[0], told.half_width, told.reason, told.groups
+        final = shift * prediction.final[0]
+        return final, prediction.half_width, prediction.reason, prediction.groups
 
     def _alone(self, curve: Curve) -> tuple[float, float, str, int]:
         law: Law = LinearLRLaw() if _has_fallen(self.lr, curve) else PowerLaw()
@@ -228,17 +229,17 @@ def _forecast(settings: FitSettings, curve: Curve, rates: Floats, step: int) -> 
 def _past_errors(settings: FitSettings, curve: Curve, rates: Floats, steps: int) -> list[float]:
     now = int(curve.step[-1])
     reach = steps / now
-    found = []
+    errors = []
     for share in BACK:
         origin, target = now / reach * share, now * share
         early = curve.step <= origin
         if early.sum() < FEWEST or np.ptp(curve.loss[early]) == 0:
             continue
         at = int(np.argmin(np.abs(curve.step - target)))
-        told = _forecast(settings, curve.select(early), rates, int(curve.step[at]))
+        forecast = _forecast(settings, curve.select(early), rates, int(curve.step[at]))
         near = np.median(curve.loss[max(at - 2, 0) : at + 3])
-        found.append(float(log_error(np.array(told), np.array(near))))
-    return found
+        errors.append(float(log_error(np.array(forecast), np.array(near))))
+    return errors
 
 
 def _has_fallen(rates: Floats, curve: Curve) -> bool:

@@ -166,18 +166,20 @@ def plan_schedule(
         _best_cooldown(loss_of, name, steps, peak, warmup) for name in schedules.SHAPE_NAMES
     ]
     shape, decay, wsd, wsd_loss = min(rows, key=lambda row: row[3])
-    known = [(f"{name} cooldown", length, rates, loss) for name, length, rates, loss in rows]
+    candidates = [
+        (f"{name} cooldown", length, rates, loss) for name, length, rates, loss in rows
+    ]
     others = _others(steps, peak, warmup)
     for name, stairs in (("free, in stairs", True), ("free, smooth", False)):
-        found = _free(law, values, wsd, warmup, stairs)
-        others.append((name, int((found[warmup:] < peak).sum()), found))
-    known += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
-    _, _, free, free_loss = min(known, key=lambda row: row[3])
+        optimum = _free(law, values, wsd, warmup, stairs)
+        others.append((name, int((optimum[warmup:] < peak).sum()), optimum))
+    candidates += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
+    _, _, free, free_loss = min(candidates, key=lambda row: row[3])
     width = errors.scale * free_loss
     table = tuple(
         ScheduleRow(name, length, loss, loss - free_loss,
               None if np.isnan(width) else bool(loss - free_loss > width))
-        for name, length, _, loss in sorted(known, key=lambda row: row[3])
+        for name, length, _, loss in sorted(candidates, key=lambda row: row[3])
     )  # fmt: skip
     return SchedulePlan(
         free, free_loss, wsd, wsd_loss, shape, decay, table, width,
@@ -190,11 +192,13 @@ def _best_cooldown(
     loss_of: Callable[[Floats], float], name: str, steps: int, peak: float, warmup: int
 ) -> tuple[str, int, Floats, float]:
     body = steps - warmup
-    least = END if name not in schedules.SHAPES else 0.0
+    min_ratio = END if name not in schedules.SHAPES else 0.0
 
     def rates(log_length: float) -> Floats:
         length = int(np.clip(round(np.exp(log_length)), 1, body))
-        return schedules.wsd(steps, peak, max(length, 1), name, min_ratio=least, warmup=warmup)
+        return schedules.wsd(
+            steps, peak, max(length, 1), name, min_ratio=min_ratio, warmup=warmup
+        )
 
     grid = np.log(np.maximum(np.array(FRACTIONS) * body, 1.0))
     losses = [loss_of(rates(x)) for x in grid]
@@ -205,8 +209,8 @@ def _best_cooldown(
         options={"xatol": 0.01, "maxiter": 15},
     )  # fmt: skip
     best = fine.x if fine.fun < losses[i] else grid[i]
-    found = rates(best)
-    return name, int(np.clip(round(np.exp(best)), 1, body)), found, loss_of(found)
+    chosen = rates(best)
+    return name, int(np.clip(round(np.exp(best)), 1, body)), chosen, loss_of(chosen)
 
 
 def _others(steps: int, peak: float, warmup: int) -> list[tuple[str, int, Floats]]:
@@ -242,11 +246,11 @@ def _free(law: ScheduleLaw, values: Floats, start: Floats, warmup: int, stairs: 
     falls = np.maximum(-np.diff(logs, prepend=np.log(peak)), 0.0)
     falls[0] = 0.0
     bounds = [(0.0, 0.0)] + [(0.0, 10.0)] * (falls.size - 1)  # the first knot keeps the peak
-    found = minimize(
+    solution = minimize(
         objective, falls, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": 300, "ftol": 1e-11, "gtol": 1e-6},
     )  # fmt: skip
-    return rates(found.x)[0]
+    return rates(solution.x)[0]
 
 
 # (body, blocks): every update takes the rate of its block.

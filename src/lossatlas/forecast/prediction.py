@@ -169,18 +169,18 @@ def inputs_for(
 ) -> Inputs:
     """What a law is asked, from what a user gave."""
     if isinstance(schedule, Curve):
-        found = schedule.inputs
+        inputs = schedule.inputs
         if steps is not None:
-            found = Inputs(_steps(steps), found.lr)
+            inputs = Inputs(_steps(steps), inputs.lr)
     else:
         rates = None if schedule is None else as_float_array("schedule", schedule)
         if rates is not None:
             check_rates(rates)
         values = [v for v in (size, tokens, source) if v is not None]
         step = _steps(steps) if steps is not None else _grid(rates, values)
-        found = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
-    law.check(found)
-    return found
+        inputs = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
+    law.check(inputs)
+    return inputs
 
 
 def check_time_unit(law: Law, inputs: Inputs, fitted: Sequence[Curve]) -> None:
@@ -419,12 +419,14 @@ def answer(
     for start in starts:
         whole = continued(curve.lr, question, start)
         hold = np.append(whole[:start], np.full(whole.size - start, whole[start - 1]))
-        told = predict(whole, steps=[whole.size], level=level)
-        stay = predict(hold, steps=[whole.size], level=level)
-        loss, lower, upper = (shift * value for value in told.final)
-        rows.append(Decay(start, whole.size, loss, lower, upper, shift * stay.final[0], whole))
-        warnings |= dict.fromkeys(told.warnings)
-        reason, groups = told.reason, told.groups
+        decayed = predict(whole, steps=[whole.size], level=level)
+        constant = predict(hold, steps=[whole.size], level=level)
+        loss, lower, upper = (shift * value for value in decayed.final)
+        rows.append(
+            Decay(start, whole.size, loss, lower, upper, shift * constant.final[0], whole)
+        )
+        warnings |= dict.fromkeys(decayed.warnings)
+        reason, groups = decayed.reason, decayed.groups
     return WhatIf(tuple(rows), offset, level, reason, tuple(warnings), groups)
 
 

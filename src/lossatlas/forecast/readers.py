@@ -111,36 +111,36 @@ def tidied(
     columns = {role: column.at(order) for role, column in columns.items()}
     rows = _rows_with_loss(step.values, columns, notes)
     if rows.sum() < 2:
-        told = f" ({'; '.join(notes)})" if notes else ""
+        details = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{told}; a "
+            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{details}; a "
             "curve needs at least two."
         )
     rows &= _last_of_each(step.values, rows, notes)
     at = step.values[rows]
-    found = {r: c.values[rows] for r, c in columns.items() if r != "lr"}
+    values = {r: c.values[rows] for r, c in columns.items() if r != "lr"}
     rates = _rates(step.values, columns.get("lr"), rows, warmup, notes)
-    return Tidy(at, found, rates, tuple(notes))
+    return Tidy(at, values, rates, tuple(notes))
 
 
 def chosen_name(
-    whose: str, header: Sequence[str], wanted: str | None, known: Sequence[str], role: str
+    whose: str, header: Sequence[str], wanted: str | None, usual: Sequence[str], role: str
 ) -> str:
     """The column of a role: the one that was asked for, or one with a usual name."""
     if wanted is not None:
         check_name(wanted)
         check_column(whose, header, wanted)
         return wanted
-    found = next((name for name in known if name in header), None)
-    if found is None and role == "loss":
+    column = next((name for name in usual if name in header), None)
+    if column is None and role == "loss":
         like = [c for c in header if "loss" in c.lower() and not _held_out(c)]
-        found = like[0] if len(like) == 1 else None
-    if found is None:
+        column = like[0] if len(like) == 1 else None
+    if column is None:
         raise UnknownNameError(
             f"{whose} has no column '{role}'{hint(role, header)}; it has {', '.join(header)}; "
             f"name it with `{role}`."
         )
-    return found
+    return column
 
 
 def rate_name(header: Sequence[str]) -> str | None:
@@ -163,12 +163,12 @@ def check_column(whose: str, header: Sequence[str], name: str) -> None:
         )
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, columns: Iterable[str]) -> str:
     """The nearest name, or one that holds it: "loss" is far from "train/loss" in letters."""
-    names = list(known)
-    found = nearest(name, names)
+    names = list(columns)
+    close = nearest(name, names)
     holding = next((k for k in names if name.lower() in k.lower()), None)
-    return found or (f" (did you mean '{holding}'?)" if holding else "")
+    return close or (f" (did you mean '{holding}'?)" if holding else "")
 
 
 def _held_out(name: str) -> bool:
@@ -250,8 +250,8 @@ def _rates(
         return lr.values[rows]
     at, where = np.unique(step[rated][::-1], return_index=True)
     values = lr.values[rated][::-1][where]
-    rates, told = logged_rates(values, at, int(step[rows][-1]), warmup)
-    notes.extend(told)
+    rates, assumed = logged_rates(values, at, int(step[rows][-1]), warmup)
+    notes.extend(assumed)
     return rates
 
 
@@ -495,8 +495,8 @@ def read_trainer_state(
     log = [entry for entry in log if isinstance(entry, dict) and is_number(entry.get("step"))]
     check_name(loss)
     if not any(loss in entry for entry in log):
-        known = sorted({key for entry in log for key in entry})
-        raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, known)}.")
+        logged = sorted({key for entry in log for key in entry})
+        raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, logged)}.")
     # The Trainer logs the rate that the scheduler has set for the next update.
     keys = {"step": "step", "loss": loss, "lr": "learning_rate"}
     columns = {role: _entries(log, key, place) for role, key in keys.items()}
@@ -589,39 +589,39 @@ def _refuse_twins(path: str | Path, header: Sequence[str]) -> None:
 
 # Metric -> run -> column.
 def _metrics(table: _Table) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    metrics: dict[str, dict[str, str]] = {}
     for column in table.header:
         run, dash, metric = column.rpartition(_RUN)
         if not column.endswith(("__MIN", "__MAX")) and (dash or column not in STEPS):
-            found.setdefault(metric, {})[run or column] = column
-    return found
+            metrics.setdefault(metric, {})[run or column] = column
+    return metrics
 
 
-def _metric(table: _Table, known: Mapping[str, object], wanted: str | None) -> str:
+def _metric(table: _Table, metrics: Mapping[str, object], wanted: str | None) -> str:
     if wanted is not None:
         check_name(wanted)
     if wanted is None:
-        named = [metric for metric in known if "loss" in metric.lower()]
-        usual = [metric for metric in LOSSES if metric in known]
-        found = usual[:1] or named or list(known)
-    elif wanted in known:
-        found = [wanted]
+        named = [metric for metric in metrics if "loss" in metric.lower()]
+        usual = [metric for metric in LOSSES if metric in metrics]
+        matches = usual[:1] or named or list(metrics)
+    elif wanted in metrics:
+        matches = [wanted]
     else:
-        found = [metric for metric in known if metric.endswith(f"/{wanted}")]
-    if len(found) != 1:
-        asked = wanted or "loss"
-        problem = "more than one column" if found else "no column"
+        matches = [metric for metric in metrics if metric.endswith(f"/{wanted}")]
+    if len(matches) != 1:
+        requested = wanted or "loss"
+        problem = "more than one column" if matches else "no column"
         raise UnknownNameError(
-            f"'{table.path}' has {problem} of '{asked}'{hint(asked, known)}; it has "
-            f"{', '.join(sorted(known))}; name one with `loss` or `lr`."
+            f"'{table.path}' has {problem} of '{requested}'{hint(requested, metrics)}; it has "
+            f"{', '.join(sorted(metrics))}; name one with `loss` or `lr`."
         )
-    return found[0]
+    return matches[0]
 
 
 def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
     present = np.array([entry.get(key) is not None for entry in log])
-    found = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
-    values = as_float_array(key, found, f" of '{place}'")
+    cells = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
+    values = as_float_array(key, cells, f" of '{place}'")
     if values.ndim != 1:
         raise DataError(f"`{key}` of '{place}' must be one number an entry.")
     return Column(values, present)

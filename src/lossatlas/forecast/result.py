@@ -243,9 +243,9 @@ class Fit(Result):
         """
         check_fraction("level", level)
         unknown = (float("nan"), float("nan"))
-        found = {row.name: row.interval(self.parameters[row.name], level)
+        intervals = {row.name: row.interval(self.parameters[row.name], level)
                  for row in self.parameter_errors}  # fmt: skip
-        return {name: found.get(name, unknown) for name in self.law.parameters}
+        return {name: intervals.get(name, unknown) for name in self.law.parameters}
 
     @property
     def errors(self) -> ErrorModel:
@@ -255,11 +255,11 @@ class Fit(Result):
     @property
     def r2(self) -> float:
         """Share of the variance of each curve that the fit explains, averaged over curves."""
-        found = []
+        shares = []
         for curve in self.curves:
             residual = self.law.predict(self.values, curve.inputs) - curve.loss
-            found.append(1 - (residual**2).mean() / curve.loss.var())
-        return float(np.mean(found))
+            shares.append(1 - (residual**2).mean() / curve.loss.var())
+        return float(np.mean(shares))
 
     @property
     def mae(self) -> float:
@@ -385,9 +385,9 @@ class Fit(Result):
         )
         question = Inputs(np.array([steps]), plan.wsd)
         longest = self._longest(question)
-        told = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
+        warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self._schedules())  # fmt: skip
-        return replace(plan, warnings=plan.warnings + told)
+        return replace(plan, warnings=plan.warnings + warnings)
 
     @classmethod
     def from_parameters(cls, law: Law, parameters: Mapping[str, float]) -> "Fit":

@@ -228,28 +228,30 @@ class FitSettings:
         rows = objective.prior(np.log(solution.values[free]))[1]
         # The prior weighs as much as an error of one Huber width, as in the objective.
         information += WIDTH**2 * rows.T @ rows
-        found = np.zeros((free.size, free.size))
-        found[np.ix_(free, free)] = _inverse(information)
-        return found
+        whole = np.zeros((free.size, free.size))
+        whole[np.ix_(free, free)] = _inverse(information)
+        return whole
 
 
 # The inverse of a matrix of information; infinite where nothing at all is known.
 def _inverse(information: Floats) -> Floats:
     scale = np.sqrt(np.diag(information))
-    known = (scale > 0) & np.isfinite(information).all(axis=0)
-    found = np.diag(np.where(known, 0.0, np.inf))
-    unit = np.outer(scale[known], scale[known])
-    inner = information[np.ix_(known, known)] / unit
-    found[np.ix_(known, known)] = np.linalg.inv(inner + 1e-12 * np.eye(len(inner))) / unit
-    return np.asarray(found)
+    informed = (scale > 0) & np.isfinite(information).all(axis=0)
+    inverse = np.diag(np.where(informed, 0.0, np.inf))
+    unit = np.outer(scale[informed], scale[informed])
+    inner = information[np.ix_(informed, informed)] / unit
+    inverse[np.ix_(informed, informed)] = (
+        np.linalg.inv(inner + 1e-12 * np.eye(len(inner))) / unit
+    )
+    return np.asarray(inverse)
 
 
 def leverages(law: Law, values: Floats, inputs: Inputs, metric: Floats) -> Floats:
     """How far each point of a run lies from what a fit has seen."""
     loss, jacobian = law.evaluate(values, law.features(inputs))
     slopes = jacobian * values / np.where(loss > 0, loss, np.nan)[:, None]
-    known = np.isfinite(np.diag(metric))
-    inner = metric[np.ix_(known, known)]
-    found = np.einsum("ij,jk,ik->i", slopes[:, known], inner, slopes[:, known])
-    blind = (np.abs(slopes[:, ~known]) > UNFELT).any(axis=1)
-    return np.asarray(np.where(blind, np.inf, found))
+    informed = np.isfinite(np.diag(metric))
+    inner = metric[np.ix_(informed, informed)]
+    variance = np.einsum("ij,jk,ik->i", slopes[:, informed], inner, slopes[:, informed])
+    blind = (np.abs(slopes[:, ~informed]) > UNFELT).any(axis=1)
+    return np.asarray(np.where(blind, np.inf, variance))

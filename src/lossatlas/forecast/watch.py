@@ -242,9 +242,7 @@ def spikes(
         raise ArgumentError("`step` must be finite; leave rows without a step out.")
     good = np.isfinite(values) & (values > 0)
     logs = np.log(np.where(good, values, 1.0))
-    found = [
-        Spike(int(steps[i]), float(values[i]), float("inf")) for i in np.flatnonzero(~good)
-    ]
+    high = [Spike(int(steps[i]), float(values[i]), float("inf")) for i in np.flatnonzero(~good)]
     kept, places = logs[good], np.flatnonzero(good)
     if kept.size > window:
         before = np.lib.stride_tricks.sliding_window_view(kept, window)[:-1]
@@ -253,8 +251,8 @@ def spikes(
         height = (kept[window:] - level) / np.maximum(noise, FAINT)
         for i in np.flatnonzero(height > threshold):
             at = places[window + i]
-            found.append(Spike(int(steps[at]), float(values[at]), float(height[i])))
-    rows = tuple(sorted(found, key=lambda spike: spike.step))
+            high.append(Spike(int(steps[at]), float(values[at]), float(height[i])))
+    rows = tuple(sorted(high, key=lambda spike: spike.step))
     return Spikes(rows, steps, values, float(threshold))
 
 

@@ -335,10 +335,10 @@ def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
         if not callable(closure):
             present.before_update()
             return None
-        told = _telling(closure, present)
+        wrapped = _telling(closure, present)
         if "closure" in kwargs:
-            return args, kwargs | {"closure": told}
-        return (args[0], told, *args[2:]), kwargs
+            return args, kwargs | {"closure": wrapped}
+        return (args[0], wrapped, *args[2:]), kwargs
 
     def after(*_: Any) -> None:
         present = reference()
@@ -350,15 +350,15 @@ def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
 
 
 def _telling(closure: Callable[[], Any], steerer: Steerer) -> Callable[[], Any]:
-    untold = [steerer]
+    pending = [steerer]
 
-    def told() -> Any:
+    def wrapped() -> Any:
         value = closure()
-        if untold:
-            untold.pop().before_update()
+        if pending:
+            pending.pop().before_update()
         return value
 
-    return told
+    return wrapped
 
 
 def check_pair(optimizer: Any, scheduler: Any) -> None:

@@ -97,13 +97,13 @@ class DecisionLog(Result):
             return ("No decision was made.",)
         scales = self.column("scale").astype(float)
         reasons = Counter(row.reason for row in self.records if not row.failed).most_common(3)
-        told = ", ".join(f"{reason} ({times})" for reason, times in reasons)
+        frequent = ", ".join(f"{reason} ({times})" for reason, times in reasons)
         out = [
             f"{count(len(self), 'decision')} moved the scale of the rate between "
             f"{number(scales.min())} and {number(scales.max())}; it ended at "
             f"{number(scales[-1])}."
         ]
-        out += [as_sentence(f"the most frequent reasons: {told}")] if told else []
+        out += [as_sentence(f"the most frequent reasons: {frequent}")] if frequent else []
         failed = sum(row.failed for row in self.records)
         out += [f"{count(failed, 'probe')} failed."] if failed else []
         return tuple(out)

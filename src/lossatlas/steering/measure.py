@@ -82,9 +82,9 @@ class Instruments:
 
     def settle(self, loss: Tensor | float | None) -> None:
         """Take the loss of the update in that was just made."""
-        told, self._told = self._told if loss is None else loss, None
-        if told is not None:
-            self.watch(told)
+        last, self._told = self._told if loss is None else loss, None
+        if last is not None:
+            self.watch(last)
 
     @property
     def opens(self) -> bool:
@@ -114,32 +114,32 @@ class Instruments:
     ) -> Reading | str:
         """As `read`, but a failure is told, and all processes have rank 0's reading."""
         try:
-            found: Reading | str = self.read(step, closure, scale)
+            reading: Reading | str = self.read(step, closure, scale)
         except _FAILURES as error:
-            found = f"{type(error).__name__}: {error}"
-        return agreed(found, self.device)
+            reading = f"{type(error).__name__}: {error}"
+        return agreed(reading, self.device)
 
     def read(self, step: int, closure: Closure | None, scale: tuple[float, ...]) -> Reading:
         """Measure what is needed at the present weights."""
         losses = self._floats()
         self._losses = []
-        found: dict[str, Any] = _watched(losses)
+        values: dict[str, Any] = _watched(losses)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         if "probe" in self.needs and closure is not None:
-            found |= read_probe(closure, weights, self.grid, model=self.model).values
+            values |= read_probe(closure, weights, self.grid, model=self.model).values
         if "edge" in self.needs and closure is not None:
             edge, error = read_edge(closure, self.optimizer, seed=self.seed)
-            found |= {"edge": edge, "edge_error": error}
+            values |= {"edge": edge, "edge_error": error}
         if "noise" in self.needs and self._gradients is not None:
-            found["noise"] = gradient_noise(self.optimizer, self._gradients)
+            values["noise"] = gradient_noise(self.optimizer, self._gradients)
             self._gradients = None
         if "model" in self.needs:
-            found["model"] = model_signals(self.optimizer, losses[-1])
+            values["model"] = model_signals(self.optimizer, losses[-1])
         if self._tracker is not None:
-            found |= _distances(self._tracker, step)
-        found["momentum"] = momentum_of(self.optimizer)
-        found["normalized"] = is_adam(self.optimizer)
-        return Reading(step=step, scale=scale, **found)
+            values |= _distances(self._tracker, step)
+        values["momentum"] = momentum_of(self.optimizer)
+        values["normalized"] = is_adam(self.optimizer)
+        return Reading(step=step, scale=scale, **values)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -186,5 +186,5 @@ def agreed(reading: Reading | str, device: torch.device) -> Reading | str:
     spread.broadcast(length, 0)
     parcel = text if spread.get_rank() == 0 else text.new_zeros(int(length))
     spread.broadcast(parcel, 0)
-    found = json.loads(bytes(parcel.tolist()).decode())
-    return found if isinstance(found, str) else Reading.from_dict(found)
+    shared = json.loads(bytes(parcel.tolist()).decode())
+    return shared if isinstance(shared, str) else Reading.from_dict(shared)

@@ -81,8 +81,10 @@ class ProbeGrid:
         """Pairs of points that touch: the triangulation of the grid, shape (edges, 2)."""
         from scipy.spatial import Delaunay
 
-        found = Delaunay(self.points).simplices
-        sides = np.concatenate([found[:, [0, 1]], found[:, [1, 2]], found[:, [0, 2]]])
+        triangles = Delaunay(self.points).simplices
+        sides = np.concatenate(
+            [triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]]
+        )
         return np.unique(np.sort(sides, axis=1), axis=0)
 
 
@@ -261,7 +263,7 @@ def probe_losses(
     places = [w for w in moved if w.ndim > 1]
     plane = [_direction(places, grid.seed, axis) for axis in (0, 1)]
     kept = [w.detach().clone() for w in places]
-    found: list[Tensor] = []
+    losses: list[Tensor] = []
     with torch.no_grad(), PreservedModules(model).watched():
         try:
             for number, (a, b) in enumerate(grid.points.tolist()):
@@ -269,15 +271,15 @@ def probe_losses(
                     torch._foreach_copy_(places, kept)
                     torch._foreach_add_(places, plane[0], alpha=a)
                     torch._foreach_add_(places, plane[1], alpha=b)
-                found.append(_loss(closure))
+                losses.append(_loss(closure))
         finally:
             if places:
                 torch._foreach_copy_(places, kept)
             torch.clear_autocast_cache()
-    shapes = {tuple(value.shape) for value in found}
+    shapes = {tuple(value.shape) for value in losses}
     if len(shapes) > 1:
         raise LossError(f"`closure` must give losses of one shape; got {sorted(shapes)}.")
-    return torch.stack(found).cpu().numpy()
+    return torch.stack(losses).cpu().numpy()
 
 
 def check_closure(closure: Any) -> None:

@@ -33,10 +33,10 @@ def is_adam(optimizer: Optimizer) -> bool:
 def model_signals(optimizer: Optimizer, loss: float) -> dict[str, float]:
     """What `MoMoPolicy` needs, just before an update."""
     adam = is_adam(optimizer)
-    known = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    supported = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     groups: list[Group] = optimizer.param_groups
     odd = any(g.get("nesterov") or g.get("amsgrad") or g.get("maximize") for g in groups)
-    if not isinstance(optimizer, known) or odd:
+    if not isinstance(optimizer, supported) or odd:
         raise ArgumentError(
             "MoMoPolicy needs SGD, Adam or AdamW without nesterov, amsgrad and maximize; got "
             f"{type(optimizer).__name__}."
@@ -126,7 +126,7 @@ def gradient_noise(
     Returns:
         One pair (variance, squared mean) a group; NaN where a gradient is missing.
     """
-    found = []
+    estimates = []
     for group, kept in zip(optimizer.param_groups, before, strict=False):
         pairs = [
             (p.grad.detach(), old)
@@ -134,12 +134,12 @@ def gradient_noise(
             if p.grad is not None and old is not None
         ]
         if not pairs:
-            found.append((math.nan, math.nan))
+            estimates.append((math.nan, math.nan))
             continue
         variance = 0.5 * sum(float(_dot(g - old, g - old)) for g, old in pairs)
-        found.append((variance, sum(float(_dot(g, old)) for g, old in pairs)))
-    missing = len(optimizer.param_groups) - len(found)
-    return (*found, *((math.nan, math.nan),) * missing)
+        estimates.append((variance, sum(float(_dot(g, old)) for g, old in pairs)))
+    missing = len(optimizer.param_groups) - len(estimates)
+    return (*estimates, *((math.nan, math.nan),) * missing)
 
 
 def layer_groups(model: nn.Module) -> list[Group]:
@@ -261,13 +261,13 @@ class DistanceTracker:
         self._max_distance, self._squares = state["distance"], state["squares"]
 
     def _weights(self) -> list[tuple[Tensor, float]]:
-        found = []
+        weights = []
         for group in self._optimizer.param_groups:
             for weight in group["params"]:
                 step = _spacing(weight)
                 watched = -(-weight.numel() // step)
-                found.append((weight, weight.numel() / max(watched, 1)))
-        return found
+                weights.append((weight, weight.numel() / max(watched, 1)))
+        return weights
 
     def _group(self, index: int) -> int:
         for number, group in enumerate(self._optimizer.param_groups):

@@ -85,14 +85,14 @@ def _merge(
         out.append((np.repeat(rows, ends - start), _ranges(start, ends), level))
         alive = start > 0
         rows, ends, level = rows[alive], start[alive] // 2, level + 1
-    found = []
+    parts = []
     for rows, cells, depth in out:
         m, b, r = (_halved(sums, depth)[cells] for sums in (mass, before, rate))
         keep = m != 0
         at, m, b, r = rows[keep], m[keep], b[keep], r[keep]
         since = total[step[at]] - b / m
-        found.append((at, m, np.log(np.maximum(r / m, floor)), np.maximum(since, 0.0)))
-    row, m, log_rate, since = (np.concatenate(part) for part in zip(*found, strict=True))
+        parts.append((at, m, np.log(np.maximum(r / m, floor)), np.maximum(since, 0.0)))
+    row, m, log_rate, since = (np.concatenate(part) for part in zip(*parts, strict=True))
     return row, m, log_rate, since
 
 

@@ -82,11 +82,11 @@ class ChinchillaLaw(Law):
         """Exponents between 0.01 and 3, a floor below the highest loss."""
         low, top = problem.loss.min(), problem.loss.max()
         reach = np.concatenate(problem.features).max(axis=0)
-        least, most = [1e-4 * low], [top]
+        low_limits, high_limits = [1e-4 * low], [top]
         for far in reach:
-            least += [1e-8 * low, 0.01]
-            most += [1e3 * top * np.exp(3 * max(far, 0.0)), 3.0]
-        return np.array(least), np.array(most)
+            low_limits += [1e-8 * low, 0.01]
+            high_limits += [1e3 * top * np.exp(3 * max(far, 0.0)), 3.0]
+        return np.array(low_limits), np.array(high_limits)
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,10 @@ def translate(law: Mapping[str, float], shift: Mapping[str, float]) -> dict[str,
         >>> other["E"], other["alpha"], other["beta"]
         (1.2, 0.2, 0.25)
     """
-    for argument, found, names in (
+    for argument, given, names in (
         ("law", law, KaplanLaw.parameters), ("shift", shift, ShiftedPowerLaw.parameters)
     ):  # fmt: skip
-        check_parameters(argument, found, names)
+        check_parameters(argument, given, names)
     if not np.isclose(shift["E0"], law["E"], rtol=1e-6):
         raise ArgumentError(
             f"`shift` starts from the floor E0 = {shift['E0']:g} but the law's is "

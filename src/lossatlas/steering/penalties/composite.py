@@ -84,7 +84,7 @@ class TopologicalLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_one_of("sasp_kind", sasp_kind, KINDS)
-        asked = {
+        given = {
             "sasp": lambda_sasp,
             "cvp": lambda_cvp,
             "sbmp": lambda_sbmp,
@@ -92,7 +92,7 @@ class TopologicalLoss(nn.Module):
             "signature": lambda_signature,
             "persistence": lambda_persistence,
         }
-        self.lambdas = {term: check_weight(f"lambda_{term}", v) for term, v in asked.items()}
+        self.lambdas = {term: check_weight(f"lambda_{term}", v) for term, v in given.items()}
         self.warmup = _warmups(warmup)
         self.sasp_kind, self.sasp_include_bias = sasp_kind, sasp_include_bias
         self.cvp_mode, self.cvp_beta = cvp_mode, cvp_beta

@@ -160,13 +160,13 @@ class SpectralRegularizer(nn.Module):
         Returns:
             Shape (matrices,), with gradient u v^T; from below, nearer with every call.
         """
-        found = [torch.zeros(0, device=self._device())]
+        values = [torch.zeros(0, device=self._device())]
         for index, part in enumerate(self._matrices):
             matrix = part.matrices()
             matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
             left, right = self._iterate(index, matrix.detach())
-            found.append((left.mT @ matrix @ right).flatten())
-        return torch.cat(found)
+            values.append((left.mT @ matrix @ right).flatten())
+        return torch.cat(values)
 
     def _iterate(self, index: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
         left, right = (self.get_buffer(f"{side}_{index}") for side in ("left", "right"))

@@ -114,13 +114,13 @@ class SAFLoss(nn.Module):
         # An example that was not seen `lag` epochs ago has an older entry here, or one of this
         # very epoch where it comes twice; neither is its teacher.
         past = self.history[slot, indices]
-        known = self.written[slot, indices] == epoch - self.lag
+        seen = self.written[slot, indices] == epoch - self.lag
         self.history[slot, indices] = logits.detach().to(self.history)
         self.written[slot, indices] = epoch
-        if epoch < self.start or not bool(known.any()):
+        if epoch < self.start or not bool(seen.any()):
             return logits.sum() * 0.0
-        penalty = trajectory_penalty(logits[known], past[known], self.temperature)
-        return self.weight * penalty * known.float().mean()
+        penalty = trajectory_penalty(logits[seen], past[seen], self.temperature)
+        return self.weight * penalty * seen.float().mean()
 
     def next_epoch(self) -> None:
         """Say that a walk over the data has ended."""
