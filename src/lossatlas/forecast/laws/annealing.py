@@ -1,8 +1,7 @@
 """The annealing law: falls of the rate win loss through a momentum of fixed decay."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +9,8 @@ from scipy.signal import lfilter
 
 from lossatlas.checks import check_fraction
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import FitData, Law, ScheduleLaw, falls, rate_sums
-from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
+from lossatlas.forecast.law import Law, falls, rate_sums
+from lossatlas.forecast.laws.linear import SumLaw
 from lossatlas.forecast.schedules import warmup_length
 
 Floats = NDArray[np.float64]
@@ -20,7 +19,7 @@ DECAYS = (0.99, 0.995, 0.999, 0.9995)  # that have served
 
 
 @dataclass(frozen=True)
-class AnnealingLaw(ScheduleLaw):
+class AnnealingLaw(SumLaw):
     """L(t) = L0 + A S1(t)^-alpha - C S2(t), with S2 the sum of m_i = decay m_{i-1} + fall_i.
 
     S2 never saturates: long stretches at a low rate are predicted too low. The decay counts
@@ -57,25 +56,6 @@ class AnnealingLaw(ScheduleLaw):
         """The two sums at every point."""
         momentum = lfilter([1.0], [1.0, -self.decay], falls(inputs))
         return np.log(rate_sums(inputs)), np.cumsum(momentum)[inputs.step - 1]
-
-    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The losses and their derivatives."""
-        return sum_law(values, *features)
-
-    def columns(self, problem: FitData) -> Iterator[tuple[Floats, Floats]]:
-        """Columns for a grid of alpha."""
-        log_sum, area = (np.concatenate(part) for part in zip(*problem.features, strict=True))
-        for alpha in ALPHAS:
-            powers = np.exp(-alpha * log_sum)
-            yield np.array([alpha]), np.stack([np.ones_like(area), powers, -area], axis=1)
-
-    def join(self, mix: Floats, shape: Floats) -> Floats:
-        """Order the parameters."""
-        return np.array([mix[0], mix[1], shape[0], mix[2]])
-
-    def limits(self, problem: FitData) -> tuple[Floats, Floats]:
-        """Wide limits, relative to the losses."""
-        return sum_limits(problem, max(float(np.abs(f[1]).max()) for f in problem.features))
 
     def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
         """The loss after a schedule and its derivative by every rate."""

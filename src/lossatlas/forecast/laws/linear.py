@@ -1,5 +1,6 @@
 """The two plainest laws in the rate: a power of its sum, and the same with a linear gain."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,8 +38,36 @@ def sum_limits(problem: FitData, reach: float) -> tuple[Floats, Floats]:
     )
 
 
+class SumLaw(ScheduleLaw):
+    """L0 + A S1^-alpha - C x, with x what falls of the rate have won; a law defines x."""
+
+    @abstractmethod
+    def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """The logarithm of the sum of rates, and x."""
+
+    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
+        """The losses and their derivatives."""
+        return sum_law(values, *features)
+
+    def columns(self, problem: FitData) -> Iterator[tuple[Floats, Floats]]:
+        """Columns for a grid of alpha."""
+        log_sum, gained = (np.concatenate(p) for p in zip(*problem.features, strict=True))
+        for alpha in ALPHAS:
+            powers = np.exp(-alpha * log_sum)
+            columns = np.stack([np.ones_like(gained), powers, -gained], axis=1)
+            yield np.array([alpha]), columns
+
+    def join(self, mix: Floats, shape: Floats) -> Floats:
+        """Order the parameters."""
+        return np.array([mix[0], mix[1], shape[0], mix[2]])
+
+    def limits(self, problem: FitData) -> tuple[Floats, Floats]:
+        """Wide limits, relative to the losses."""
+        return sum_limits(problem, max(float(np.abs(f[1]).max()) for f in problem.features))
+
+
 @dataclass(frozen=True)
-class LinearLRLaw(ScheduleLaw):
+class LinearLRLaw(SumLaw):
     """L(t) = L0 + A S1(t)^-alpha - B (peak - eta_t): a fall of the rate wins at once.
 
     The peak is the rate at the end of the warm-up. The limit of the multi-power law for G = 1.
@@ -61,25 +90,6 @@ class LinearLRLaw(ScheduleLaw):
         return np.log(sums), np.where(
             inputs.step > inputs.warmup, rates[inputs.warmup] - rates[inputs.step - 1], 0.0
         )
-
-    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The losses and their derivatives."""
-        return sum_law(values, *features)
-
-    def columns(self, problem: FitData) -> Iterator[tuple[Floats, Floats]]:
-        """Columns for a grid of alpha."""
-        log_sum, fall = (np.concatenate(part) for part in zip(*problem.features, strict=True))
-        for alpha in ALPHAS:
-            powers = np.exp(-alpha * log_sum)
-            yield np.array([alpha]), np.stack([np.ones_like(fall), powers, -fall], axis=1)
-
-    def join(self, mix: Floats, shape: Floats) -> Floats:
-        """Order the parameters."""
-        return np.array([mix[0], mix[1], shape[0], mix[2]])
-
-    def limits(self, problem: FitData) -> tuple[Floats, Floats]:
-        """Wide limits, relative to the losses."""
-        return sum_limits(problem, max(float(np.abs(f[1]).max()) for f in problem.features))
 
     def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
         """The loss after a schedule and its derivative by every rate."""
