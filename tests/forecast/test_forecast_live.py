@@ -63,7 +63,7 @@ def test_steps_go_forward():
 def test_a_spike_is_found_where_it_is_and_noise_is_none(seed, at):
     rng = np.random.default_rng(seed)
     loss = (2 + 3 / np.sqrt(np.arange(10, 210))) * np.exp(0.01 * rng.standard_normal(200))
-    assert not forecast.spikes(np.arange(200), loss).rows
+    assert not forecast.spikes(np.arange(200), loss).spikes
     loss[at] *= 1.3
     found = forecast.spikes(np.arange(200), loss)
     assert [spike.step for spike in found] == [at]

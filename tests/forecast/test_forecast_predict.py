@@ -165,7 +165,7 @@ def test_what_if_knows_the_future_of_a_made_up_run(fitted):
     lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
     lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.lr)
     found = fitted.what_if(lucky, [1400, 1500], decay=600, shape="linear", min_ratio=0.05)
-    now, later = found.rows
+    now, later = found.decays
     assert found.offset == pytest.approx(np.log(0.99), abs=2e-3)
     assert (now.decay_at, now.steps, later.steps) == (1400, 2000, 2100)
     truth = 0.99 * made_up(LAW, TRUTH, now.lr, "end").loss[-1]

@@ -286,7 +286,7 @@ def decays(*, quick):
                 now, 20_000, decay=4000, shape=shape, min_ratio=real.END / real.PEAK
             )
             # The run was logged to step 23,904 only; the forecast of that step is compared.
-            rates = told.rows[0].lr
+            rates = told.decays[0].lr
             last = int(truth.step[-1])
             plain = fit.predict(rates, steps=[last]).final[0]
             shifted = plain * np.exp(told.offset)

@@ -188,7 +188,7 @@ class LiveForecast:
             bend = deceleration(curve)
         seen = spikes(list(self._points), list(self._points.values()))
         return LiveReading(now, self.lr.size, loss, float(lower), float(upper), self.level,
-                       reason, seen.rows, bend, groups)  # fmt: skip
+                       reason, seen.spikes, bend, groups)  # fmt: skip
 
     def _from_history(self, curve: Curve) -> tuple[float, float, str, int]:
         assert self.fitted is not None

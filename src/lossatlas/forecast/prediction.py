@@ -316,7 +316,7 @@ class WhatIf(Result):
     """The end of a run under way, for each start of the cooldown.
 
     Attributes:
-        rows: one answer a start.
+        decays: one answer a start.
         offset: by how much (in log loss) the run has lately lain above the law; the answers are
             shifted by it.
         level: the share of losses that the intervals should cover.
@@ -329,11 +329,11 @@ class WhatIf(Result):
         >>> law = {"L0": 2.0, "A": 1.0, "alpha": 0.5, "B": 1.0}
         >>> run = Curve([100, 200, 300], [2.4, 2.3, 2.2], lr=0.1)
         >>> answer = Fit.from_parameters(LinearLRLaw(), law).what_if(run, [300, 400])
-        >>> [row.steps for row in answer.rows]
+        >>> [row.steps for row in answer.decays]
         [360, 480]
     """
 
-    rows: tuple[Decay, ...]
+    decays: tuple[Decay, ...]
     offset: float
     level: float
     reason: str
@@ -347,7 +347,7 @@ class WhatIf(Result):
                 f"final loss, decay at {row.decay_at}", (row.loss, row.lower, row.upper),
                 self.level, self.groups, self.reason,
             )
-            for row in self.rows
+            for row in self.decays
         )  # fmt: skip
 
     def sentences(self) -> tuple[str, ...]:
@@ -355,14 +355,14 @@ class WhatIf(Result):
         rows = [
             f"A decay from step {row.decay_at:,} ends at step {row.steps:,} with a loss of "
             f"{number(row.loss)}, {number(row.gain)} below the constant rate."
-            for row in self.rows
+            for row in self.decays
         ]
         rows += [f"The losses have no interval: {self.reason}."] if self.reason else []
         return (*rows, *map(as_sentence, self.warnings))
 
     def figures(self) -> tuple[Figure, ...]:
         """The final loss with and without a decay, over the start of the decay."""
-        alt = " ".join(self.sentences()[: len(self.rows)])
+        alt = " ".join(self.sentences()[: len(self.decays)])
         return (chart_of("decay", "What a decay gains", self._chart, alt=alt),)
 
     def _chart(self) -> "Chart":
@@ -371,7 +371,7 @@ class WhatIf(Result):
 
         names = ("decay_at", "loss", "constant_loss", "lower", "upper")
         start, loss, constant, lower, upper = (
-            np.array([getattr(row, name) for row in self.rows]) for name in names
+            np.array([getattr(row, name) for row in self.decays]) for name in names
         )
         band = None if self.reason else Band(start, lower, upper, f"{self.level:.0%} interval")
         series = (

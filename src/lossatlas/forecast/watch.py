@@ -67,7 +67,7 @@ class Spikes(Result):
     """The spikes of a loss curve; it reads as the tuple of them.
 
     Attributes:
-        rows: the spikes, in order.
+        spikes: the spikes, in order.
         step: (n,) the steps that were looked at.
         loss: (n,) the losses there.
         threshold: deviations from which on a loss is a spike.
@@ -80,19 +80,19 @@ class Spikes(Result):
         (1, 9.0)
     """
 
-    rows: tuple[Spike, ...]
+    spikes: tuple[Spike, ...]
     step: Floats
     loss: Floats
     threshold: float
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.spikes)
 
     def __iter__(self) -> Iterator[Spike]:
-        return iter(self.rows)
+        return iter(self.spikes)
 
     def __getitem__(self, index: int) -> Spike:
-        return self.rows[index]
+        return self.spikes[index]
 
     def estimates(self) -> tuple[Estimate, ...]:
         """How many there are."""
@@ -101,9 +101,9 @@ class Spikes(Result):
     def sentences(self) -> tuple[str, ...]:
         """How many there are, and the highest."""
         looked = f"{counted(self.loss.size, 'loss', 'losses')}"
-        if not self.rows:
+        if not self.spikes:
             return (f"None of {looked} stands out from those before it.",)
-        top = max(self.rows, key=lambda spike: spike.deviations)
+        top = max(self.spikes, key=lambda spike: spike.deviations)
         return (
             f"{counted(len(self), 'spike')} in {looked}; the highest is {number(top.loss)} at "
             f"step {top.step:,}.",
@@ -117,7 +117,7 @@ class Spikes(Result):
         from lossatlas.plots import style
         from lossatlas.plots.curves import Chart, Series
 
-        marked = [spike for spike in self.rows if np.isfinite(spike.loss)]
+        marked = [spike for spike in self.spikes if np.isfinite(spike.loss)]
         series = [Series(self.step, self.loss, "loss")]
         if marked:
             x, y = zip(*((spike.step, spike.loss) for spike in marked), strict=True)
