@@ -134,9 +134,9 @@ samples = once(
 
 
 def log():
-    from lossatlas.steering import DecisionLog, Reading, Record
+    from lossatlas.steering import DecisionLog, DecisionRecord, Reading
 
-    return DecisionLog((Record(Reading(1), (1.0,), "neutral", (1.0,), (0.1,)),))
+    return DecisionLog((DecisionRecord(Reading(1), (1.0,), "neutral", (1.0,), (0.1,)),))
 
 
 def policy():
@@ -161,10 +161,13 @@ def task():
 @once
 def _plan():
     from lossatlas.forecast.optimize import plan_schedule
+    from lossatlas.forecast.validation import error_model
 
     values = np.array([2.0, 0.5, 0.3, 400.0, 0.6, 2.0, 0.1])
     law = forecast.MultiPowerLaw()
-    return plan_schedule(law, values[: len(law.parameters)], 40, 0.1, warmup=4, error=0.01)
+    return plan_schedule(
+        law, values[: len(law.parameters)], 40, 0.1, warmup=4, errors=error_model((), ())
+    )
 
 
 def logits():

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from lossatlas.plots.curves import Chart
+
 R = TypeVar("R", bound=type)
 Backend = Literal["matplotlib", "plotly"]
 _MAX_LINES, _MAX_CHARACTERS = 5, 400
@@ -195,6 +197,24 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+def chart_of(
+    name: str, title: str, chart: "Callable[[], Chart]", *, caption: str = "", alt: str = ""
+) -> Figure:
+    """The figure of a chart of curves, which is made when it is drawn."""
+
+    def matplotlib(ax: Any) -> Any:
+        from lossatlas.plots.curves import draw_chart
+
+        return draw_chart(chart(), ax)
+
+    def plotly() -> Any:
+        from lossatlas.plots.curves import chart_figure
+
+        return chart_figure(chart())
+
+    return Figure(name, title, matplotlib, plotly, caption, alt)
+
+
 class Result:
     """Base of everything that is measured: a frozen dataclass decorated with `result`."""
 
@@ -204,6 +224,10 @@ class Result:
     def estimates(self) -> tuple[Estimate, ...]:
         """The numbers that count, with their errors."""
         return tuple(_found_estimates(self))
+
+    def headline(self) -> str:
+        """The finding in one sentence; empty where none stands out."""
+        return ""
 
     def sentences(self) -> tuple[str, ...]:
         """What the numbers say, in words."""

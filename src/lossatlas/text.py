@@ -83,6 +83,12 @@ def surely(noun: str, threshold: float) -> str:
     return f"certain {noun}" if threshold > 0 else noun
 
 
+def as_sentence(text: str) -> str:
+    """A remark with a capital letter and a full stop."""
+    ending = "" if text.endswith((".", "!", "?")) else "."
+    return f"{text[0].upper()}{text[1:]}{ending}" if text else ""
+
+
 def count(amount: int, singular: str, plural: str | None = None) -> str:
     """A number of things."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"

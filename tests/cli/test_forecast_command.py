@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
         with (place / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "train_loss", "lr"])
-            rows = zip(curve.step, curve.loss, curve.rates[curve.step - 1], strict=True)
+            rows = zip(curve.step, curve.loss, curve.lr[curve.step - 1], strict=True)
             writer.writerows([int(s), float(v), float(r)] for s, v, r in rows)
     (place / "odd.csv").write_text("step,value\n1,2\n2,1\n")
     bare = "".join(f"{step},{2 + step**-0.5}\n" for step in range(20, 2001, 20))
@@ -69,7 +69,7 @@ def test_a_table_for_people(folder):
     assert "error on unseen curves" in printed
     # Three curves, of which the same is to be said.
     assert printed.count("interpolated") == 1
-    assert "the same of 2 more; --json names them" in " ".join(printed.split())
+    assert "the same holds for 2 more" in " ".join(printed.split())
 
 
 def test_predict_a_shape_and_a_measured_run(folder):
@@ -159,7 +159,7 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
         (["predict", "out", "--shape", "linear"], "are needed together"),
         (["predict", "constant.csv"], "not netCDF|was not written"),
         (["predict", "out", "--shape", "linear"], "^--shape, --steps and --peak are needed"),
-        (["predict", "out", "--interval", 2], "^--interval must lie between"),
+        (["predict", "out", "--level", 2], "^--level must lie between"),
         (["schedule", "out", "--steps", 1, "--peak", 1], "^--steps must"),
     ],
 )

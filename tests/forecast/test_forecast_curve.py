@@ -53,19 +53,19 @@ def test_rates_must_cover_the_steps():
 
 def test_logged_rates_are_interpolated_and_said_so():
     curve = Curve([2, 4, 6], [3.0, 2.0, 1.0], [1.0, 3.0, 1.0])
-    np.testing.assert_allclose(curve.rates, [1, 1, 2, 3, 2, 1])
+    np.testing.assert_allclose(curve.lr, [1, 1, 2, 3, 2, 1])
     assert "2 updates between the logged ones interpolated" in curve.notes[0]
     assert "first logged rate assumed for the 1 updates" in curve.notes[1]
 
 
 def test_a_warm_up_before_the_first_log_is_a_ramp():
     curve = Curve([4, 6], [3.0, 2.0], [8.0, 8.0], warmup=4)
-    np.testing.assert_allclose(curve.rates, [2, 4, 6, 8, 8, 8])
+    np.testing.assert_allclose(curve.lr, [2, 4, 6, 8, 8, 8])
     assert any("warm-up of 4" in note for note in curve.notes)
 
 
 def test_a_number_is_a_constant_rate():
-    np.testing.assert_allclose(Curve([1, 5], [2.0, 1.0], 0.1).rates, np.full(5, 0.1))
+    np.testing.assert_allclose(Curve([1, 5], [2.0, 1.0], 0.1).lr, np.full(5, 0.1))
 
 
 @given(st.integers(2, 60), st.integers(2, 80), st.integers(0, 2**32 - 1))
@@ -82,7 +82,7 @@ def test_until_cuts_points_and_schedule():
     curve = Curve([10, 20, 30], [3.0, 2.0, 1.0], np.linspace(1, 0.1, 30), name="a", group="g")
     part = curve.until(25)
     assert part.step.tolist() == [10, 20]
-    assert part.rates.size == 20
+    assert part.lr.size == 20
     assert (part.name, part.group) == ("a", "g")
 
 

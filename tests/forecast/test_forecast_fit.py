@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast import Curve
-from lossatlas.forecast.solver import Objective
+from lossatlas.forecast.solver import HuberObjective
 from reference import forecast_laws as twin
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
@@ -51,7 +51,7 @@ def test_an_outlier_hardly_moves_the_fit():
     curves = family(1e-4)
     spoilt = curves[0].loss.copy()
     spoilt[30] *= 1.5
-    curves[0] = Curve(curves[0].step, spoilt, curves[0].rates, name="constant")
+    curves[0] = Curve(curves[0].step, spoilt, curves[0].lr, name="constant")
     found = forecast.fit(LAW, curves, check=False)
     truth = family()[1]
     np.testing.assert_allclose(LAW.predict(found.values, truth.inputs), truth.loss, rtol=1e-3)
@@ -62,7 +62,7 @@ def test_an_outlier_hardly_moves_the_fit():
 def test_the_unit_of_the_loss_and_the_order_of_curves_are_irrelevant(unit, order):
     curves = family(1e-3, every=100)
     other = [
-        Curve(curves[i].step, unit * curves[i].loss, curves[i].rates, name=curves[i].name)
+        Curve(curves[i].step, unit * curves[i].loss, curves[i].lr, name=curves[i].name)
         for i in order
     ]
     first = forecast.fit(LAW, curves, check=False)
@@ -94,7 +94,7 @@ def test_the_objective_is_the_huber_loss_of_the_logs(noisy):
 
 def test_the_end_point_is_a_minimum():
     problem = LAW.problem(family(1e-3))
-    objective = Objective(LAW, problem, 1e-3, True, {})
+    objective = HuberObjective(LAW, problem, 1e-3, True, {})
     found = forecast.fit(LAW, family(1e-3), check=False)
     best = objective.at(np.log(found.values))
     rng = np.random.default_rng(0)
@@ -141,11 +141,11 @@ def test_flat_directions_are_named():
 
 def test_other_units_peaks_sizes_and_limits_are_warned_of():
     curves = family(1e-3)
-    bits = Curve(curves[0].step, curves[0].loss * 20, curves[0].rates, name="odd")
+    bits = Curve(curves[0].step, curves[0].loss * 20, curves[0].lr, name="odd")
     lines = forecast.fit(LAW, [*curves, bits], check=False).warnings
     assert any("'odd' are 20 times those of the others" in line for line in lines)
-    loud = Curve(curves[0].step, curves[0].loss, 2 * curves[0].rates, name="loud", size=2.0)
-    sized = Curve(curves[1].step, curves[1].loss, curves[1].rates, size=1.0)
+    loud = Curve(curves[0].step, curves[0].loss, 2 * curves[0].lr, name="loud", size=2.0)
+    sized = Curve(curves[1].step, curves[1].loss, curves[1].lr, size=1.0)
     lines = forecast.fit(forecast.PowerLaw(), [sized, loud], check=False).warnings
     assert any("peak rates differ" in line for line in lines)
     assert any("2 model sizes" in line for line in lines)

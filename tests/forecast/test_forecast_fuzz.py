@@ -40,7 +40,7 @@ BOUND = {
        ("predict", "what_if", "optimize_schedule", "parameter_intervals", "save")},
     "PowerLaw fit.predict": COUNTED.predict,
     "Fit.from_parameters": forecast.Fit.from_parameters,
-    **{f"Curve.{n}": getattr(GOOD[0], n) for n in ("select", "until", "thinned", "noted")},
+    **{f"Curve.{n}": getattr(GOOD[0], n) for n in ("select", "until", "thinned")},
     "LiveForecast.update": LIVE.update,
     **{f"schedules.{n}": getattr(schedules, n) for n in
        ("constant", "cosine", "wsd", "wsd_s", "ramp", "warmup_length", "is_monotone")},
@@ -48,11 +48,12 @@ BOUND = {
 DATA = (
     "Deceleration",
     "Prediction",
-    "Reading",
+    "LiveReading",
     "SchedulePlan",
     "WhatIf",
     "Fit",
     "LAWS",
+    "Spikes",
     "schedules",
 )
 EXPORTED = {
@@ -70,7 +71,7 @@ def call_once(name, rng, values):
             continue
         value = values[rng.integers(len(values))]
         good = {"law": forecast.PowerLaw(), "curves": GOOD, "curve": GOOD[0],
-                "rates": np.ones(50), "steps": 100, "peak": 1e-3, "step": STEP,
+                "lr": np.ones(50), "steps": 100, "peak": 1e-3, "step": STEP,
                 "loss": 2 + STEP**-0.5}  # fmt: skip
         # Half of the arguments are fair, so that the others are reached.
         value = good[p.name] if p.name in good and rng.random() < 0.5 else value

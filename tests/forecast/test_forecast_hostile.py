@@ -43,7 +43,7 @@ def test_a_warm_up_is_a_whole_number(warmup):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
 def test_every_kind_of_number_becomes_a_double(dtype):
     curve = Curve(STEP.astype(np.int16), LOSS.astype(dtype)[::1], np.ones(200, bool)[::2])
-    assert curve.loss.dtype == curve.rates.dtype == np.float64
+    assert curve.loss.dtype == curve.lr.dtype == np.float64
 
 
 def test_a_curve_keeps_nothing_of_the_caller():
@@ -51,7 +51,7 @@ def test_a_curve_keeps_nothing_of_the_caller():
     curve = Curve(STEP, loss, rates)
     loss[:] = rates[:] = np.nan
     assert np.isfinite(curve.loss).all()
-    assert np.isfinite(curve.rates).all()
+    assert np.isfinite(curve.lr).all()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_damaged_trainer_states_are_named(tmp_path, text, error):
 def test_a_rate_that_was_not_logged_is_interpolated(tmp_path):
     log = [{"step": i, "loss": 3 - i, "learning_rate": lr} for i, lr in ((1, None), (2, 0.5))]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    np.testing.assert_allclose(forecast.read_trainer_state(tmp_path).rates, [0.5, 0.5])
+    np.testing.assert_allclose(forecast.read_trainer_state(tmp_path).lr, [0.5, 0.5])
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[[1, 2, 3], [1]]", "[]", "[[0, 1, NaN]]"])
@@ -129,7 +129,7 @@ def test_scalars_of_rates_are_sorted(tmp_path):
     loss, rates = tmp_path / "loss.csv", tmp_path / "lr.csv"
     loss.write_text("Wall time,Step,Value\n0,1,3\n0,2,2\n")
     rates.write_text("Wall time,Step,Value\n0,2,3\n0,1,1\n")
-    assert forecast.read_tensorboard(loss, rates).rates.tolist() == [1, 3]
+    assert forecast.read_tensorboard(loss, rates).lr.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast import Curve, schedules
-from lossatlas.forecast.sums import falls
+from lossatlas.forecast.law import falls
 from reference import forecast_laws as twin
 from reference.forecast_cases import TRUTH, small_schedules
 

@@ -55,15 +55,15 @@ def test_steps_go_forward():
         live.update(9, 3.0)
     with pytest.raises(ArgumentError, match="end of the schedule"):
         live.update(101, 3.0)
-    with pytest.raises(ArgumentError, match="`interval`"):
-        LiveForecast(np.ones(100), interval=2)
+    with pytest.raises(ArgumentError, match="`level`"):
+        LiveForecast(np.ones(100), level=2)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(60, 180))
 def test_a_spike_is_found_where_it_is_and_noise_is_none(seed, at):
     rng = np.random.default_rng(seed)
     loss = (2 + 3 / np.sqrt(np.arange(10, 210))) * np.exp(0.01 * rng.standard_normal(200))
-    assert forecast.spikes(np.arange(200), loss) == ()
+    assert not forecast.spikes(np.arange(200), loss).spikes
     loss[at] *= 1.3
     found = forecast.spikes(np.arange(200), loss)
     assert [spike.step for spike in found] == [at]

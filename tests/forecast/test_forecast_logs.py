@@ -5,7 +5,7 @@ import pytest
 
 from lossatlas import forecast
 from lossatlas.errors import DataError, UnknownNameError
-from lossatlas.forecast.kinds import kind_of_file
+from lossatlas.forecast.readers import kind_of_file
 
 
 def write(path, text):
@@ -25,7 +25,7 @@ def test_lightning_metrics_with_interleaved_rows(tmp_path):
     assert curve.name == "version_0"
     assert curve.step.tolist() == [9, 19, 29]
     assert curve.loss.tolist() == [3.0, 2.5, 2.2]
-    assert curve.rates[[8, 13, 18, 28]] == pytest.approx([0.1, 0.075, 0.05, 0.05])
+    assert curve.lr[[8, 13, 18, 28]] == pytest.approx([0.1, 0.075, 0.05, 0.05])
     assert any("column 'train_loss_step' was taken" in note for note in curve.notes)
 
 
@@ -41,7 +41,7 @@ def test_lightnings_own_logger(tmp_path):
     curve = forecast.read_csv(next(tmp_path.rglob("metrics.csv")))
     assert curve.step.tolist() == [0, 10, 20, 30, 40]
     assert curve.loss[-1] == pytest.approx(2.6)
-    np.testing.assert_allclose(curve.rates, 0.1)
+    np.testing.assert_allclose(curve.lr, 0.1)
 
 
 def test_a_restart_is_written_over_and_said(tmp_path):
@@ -93,7 +93,7 @@ def test_losses_that_are_no_numbers_are_counted(tmp_path):
 
 def test_an_empty_column_of_rates_is_no_rate(tmp_path):
     curve = forecast.read_csv(write(tmp_path / "run.csv", "step,loss,lr\n1,3,\n2,2,\n"))
-    assert curve.rates is None
+    assert curve.lr is None
     assert "the rates are not known" in curve.notes[0]
 
 
@@ -107,8 +107,8 @@ def test_wandb_tells_metrics_of_one_run_apart(tmp_path):
     first, second = forecast.read_wandb(path)
     assert first.step.tolist() == [1, 2, 5]
     assert first.loss.tolist() == [3.0, 2.5, 2.0]
-    assert first.rates.tolist() == [0.1, 0.05, 0.05, 0.05, 0.05]
-    assert second.rates is None
+    assert first.lr.tolist() == [0.1, 0.05, 0.05, 0.05, 0.05]
+    assert second.lr is None
     with pytest.raises(UnknownNameError, match="more than one column of 'loss'"):
         forecast.read_wandb(path, loss="loss")
 

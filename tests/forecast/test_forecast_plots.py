@@ -3,7 +3,6 @@ import pytest
 from matplotlib import pyplot as plt
 
 from lossatlas import forecast
-from lossatlas.plots import curves as plots
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
 LAW = forecast.MultiPowerLaw()
@@ -23,7 +22,7 @@ def _close():
 
 
 def test_curves_show_points_and_lines(fitted):
-    ax = plots.plot_curves(fitted)
+    ax = fitted.plot("curves")
     assert len(ax.lines) == 6
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), fitted.curves[0].loss)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
@@ -34,15 +33,15 @@ def test_curves_show_points_and_lines(fitted):
 def test_a_band_is_drawn_where_there_is_one(fitted):
     told = fitted.predict(RATES["linear"])
     truth = made_up(LAW, TRUTH, RATES["linear"], "linear")
-    ax = plots.plot_prediction(told, truth=truth)
+    ax = told.with_measured(truth).plot()
     assert len(ax.collections) == 1
     assert ax.get_title("left").startswith(f"Forecast at 2,000: {told.final[0]:.4f} [")
     bare = forecast.Fit.from_parameters(LAW, fitted.parameters).predict(RATES["linear"])
-    assert not plots.plot_prediction(bare).collections
+    assert not bare.plot().collections
 
 
 def test_residuals_are_in_percent(fitted):
-    ax = plots.plot_residuals(fitted)
+    ax = fitted.plot("residuals")
     curve = fitted.curves[0]
     expected = 100 * np.log(curve.loss / LAW.predict(fitted.values, curve.inputs))
     np.testing.assert_allclose(ax.lines[1].get_ydata(), expected)
@@ -51,6 +50,6 @@ def test_residuals_are_in_percent(fitted):
 def test_schedules_are_drawn_on_given_axes(fitted):
     _, ax = plt.subplots()
     plan = fitted.optimize_schedule(500, 1e-3)
-    assert plots.plot_schedule(plan, ax=ax) is ax
+    assert plan.plot(ax=ax) is ax
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), plan.wsd)
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), plan.free)

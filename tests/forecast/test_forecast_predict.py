@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast import schedules
-from lossatlas.forecast.intervals import CALIBRATION, ErrorModel, LeftOut, error_model
+from lossatlas.forecast.validation import CALIBRATION, ErrorModel, LeftOut, error_model
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
 LAW = forecast.MultiPowerLaw()
@@ -86,7 +86,7 @@ def test_a_spike_leaves_the_interval_as_it_is(fitted, at):
     curves = list(fitted.curves)
     loss = curves[0].loss.copy()
     loss[at] *= 2.5
-    curves[0] = forecast.Curve(curves[0].step, loss, curves[0].rates, name="constant")
+    curves[0] = forecast.Curve(curves[0].step, loss, curves[0].lr, name="constant")
     spiked = forecast.fit(LAW, curves)
     assert spiked.predict(SCHEDULES["linear"]).half_width == pytest.approx(
         fitted.predict(SCHEDULES["linear"]).half_width, rel=0.1
@@ -131,8 +131,8 @@ def test_leaving_the_data_is_warned_of(fitted):
 def test_bad_questions_are_named(fitted):
     with pytest.raises(ArgumentError, match="100 times"):
         fitted.predict(schedules.constant(300_000, 1e-3))
-    with pytest.raises(ArgumentError, match="`interval` must lie between 0 and 1"):
-        fitted.predict(SCHEDULES["linear"], interval=90)
+    with pytest.raises(ArgumentError, match="`level` must lie between 0 and 1"):
+        fitted.predict(SCHEDULES["linear"], level=90)
     with pytest.raises(ArgumentError, match="`schedule` must be a curve or the rates"):
         fitted.predict()
     with pytest.raises(DataError, match="`lr`"):
@@ -163,16 +163,16 @@ def test_a_law_outside_its_range_says_so():
 
 def test_what_if_knows_the_future_of_a_made_up_run(fitted):
     lucky = made_up(LAW, TRUTH, SCHEDULES["linear"], "linear").until(1300)
-    lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.rates)
-    found = fitted.what_if(lucky, [1400, 1500], length=600, shape="linear", min_ratio=0.05)
-    now, later = found.rows
+    lucky = forecast.Curve(lucky.step, 0.99 * lucky.loss, lucky.lr)
+    found = fitted.what_if(lucky, [1400, 1500], decay=600, shape="linear", min_ratio=0.05)
+    now, later = found.decays
     assert found.offset == pytest.approx(np.log(0.99), abs=2e-3)
     assert (now.decay_at, now.steps, later.steps) == (1400, 2000, 2100)
-    truth = 0.99 * made_up(LAW, TRUTH, now.rates, "end").loss[-1]
+    truth = 0.99 * made_up(LAW, TRUTH, now.lr, "end").loss[-1]
     assert now.lower < truth < now.upper
     assert now.loss == pytest.approx(truth, rel=3e-3)
     assert now.gain > 0
-    np.testing.assert_allclose(now.rates[:1300], lucky.rates)
+    np.testing.assert_allclose(now.lr[:1300], lucky.lr)
 
 
 def test_what_if_asks_of_the_future_only(fitted):

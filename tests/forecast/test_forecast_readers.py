@@ -5,7 +5,7 @@ import pytest
 
 from lossatlas import forecast
 from lossatlas.errors import DataError, FileError, UnknownNameError
-from lossatlas.forecast.kinds import kind_of_file
+from lossatlas.forecast.readers import kind_of_file
 
 
 def write(path, text):
@@ -20,8 +20,8 @@ def test_csv(tmp_path):
     curve = forecast.read_csv(path, loss="train_loss")
     assert curve.name == "run"
     assert curve.loss.tolist() == [3.0, 2.5, 2.0]
-    np.testing.assert_allclose(curve.rates, [0.1, 0.1, 0.075, 0.05])
-    assert forecast.read_csv(path, loss="train_loss", lr="lr").rates is not None
+    np.testing.assert_allclose(curve.lr, [0.1, 0.1, 0.075, 0.05])
+    assert forecast.read_csv(path, loss="train_loss", lr="lr").lr is not None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_tensorboard_exports(tmp_path):
     rates = write(tmp_path / "r.json", json.dumps([[1.5, 10, 0.1], [3.5, 30, 0.2]]))
     curve = forecast.read_tensorboard(table, rates)
     assert curve.loss.tolist() == [3.0, 2.0, 1.5]
-    assert curve.rates[[9, 19, 29]] == pytest.approx([0.1, 0.15, 0.2])
+    assert curve.lr[[9, 19, 29]] == pytest.approx([0.1, 0.15, 0.2])
     with pytest.raises(DataError, match="rows of"):
         forecast.read_tensorboard(write(tmp_path / "x.json", "[[1, 2]]"))
 
@@ -95,7 +95,7 @@ def test_trainer_state(tmp_path):
     write(folder / "trainer_state.json", json.dumps({"log_history": log}))
     curve = forecast.read_trainer_state(folder, size=1e6)
     assert curve.name == "checkpoint-20"
-    assert curve.rates[[9, 14, 19]] == pytest.approx([1e-3, 7.5e-4, 5e-4])
+    assert curve.lr[[9, 14, 19]] == pytest.approx([1e-3, 7.5e-4, 5e-4])
     assert forecast.read_trainer_state(folder, loss="eval_loss").loss.tolist() == [3.2, 2.9]
     with pytest.raises(UnknownNameError, match="did you mean 'eval_loss'"):
         forecast.read_trainer_state(folder, loss="evalloss")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.optim import SGD, AdamW
 from torch.optim import lr_scheduler as ls
 
+from lossatlas.cooldown import SHAPE_NAMES
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.forecast import from_torch, schedules
 from lossatlas.steering.schedules import WSD, WSDS
-from lossatlas.steering.shapes import SHAPE_NAMES
 
 
 @given(

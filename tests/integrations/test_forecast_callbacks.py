@@ -11,8 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from lossatlas.errors import ArgumentError
-from lossatlas.forecast import Reading
-from lossatlas.integrations.forecasting import sentence
+from lossatlas.forecast import LiveReading
 from lossatlas.integrations.lightning import ForecastCallback as LightningCallback
 
 transformers = pytest.importorskip("transformers")
@@ -58,7 +57,7 @@ def test_hugging_face_hooks_on_a_resumed_run():
     state = transformers.TrainerState(max_steps=100, global_step=50, log_history=log)
     callback = ForecastCallback(every=2)
     callback.on_train_begin(None, state, None, lr_scheduler=scheduler)
-    rates = callback.watcher._live.rates
+    rates = callback.watcher._live.lr
     np.testing.assert_allclose(rates[25:], 0.1 * (1 - np.arange(25, 100) / 100), atol=1e-12)
     assert (rates[:25] == 0.075).all()
     for step in range(51, 55):
@@ -82,7 +81,7 @@ def test_hugging_face_trainer(tmp_path, caplog):
     final = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
     assert watching.readings[1].steps == 60
     assert watching.readings[-1].lower <= final <= watching.readings[-1].upper
-    assert "expected at 60" in caplog.text
+    assert "expected at step 60" in caplog.text
     alone, _ = train(tmp_path, [])
     for name, value in model.state_dict().items():
         assert torch.equal(value, alone.state_dict()[name])
@@ -132,7 +131,7 @@ def test_lightning_schedules(interval):
         expected = np.repeat([0.1, 0.05], 200)
     callback = LightningCallback()
     callback.on_train_start(stand_in(scheduler, optimizer, interval=interval), None)
-    np.testing.assert_allclose(callback.watcher._live.rates, expected)
+    np.testing.assert_allclose(callback.watcher._live.lr, expected)
 
 
 def test_lightning_without_an_end_is_refused():
@@ -181,5 +180,5 @@ def test_lightning_trainer(tmp_path):
 
 
 def test_a_reading_is_one_line():
-    nothing = Reading(5, 100, math.nan, math.nan, math.nan, 0.9, "too early", (), None)
-    assert sentence(nothing) == "step 5: no forecast yet (too early)"
+    nothing = LiveReading(5, 100, math.nan, math.nan, math.nan, 0.9, "too early", (), None)
+    assert nothing.sentences() == ("Step 5: no forecast yet (too early).",)

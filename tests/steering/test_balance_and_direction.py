@@ -171,7 +171,7 @@ def test_the_tracker_is_a_corrected_average_over_parameters():
 def test_the_penalty_reaches_the_weights():
     model = nn.Linear(2, 1)
     params = list(model.parameters())
-    tracker = DMTATracker(params, lam=0.5)
+    tracker = DMTATracker(params, weight=0.5)
     x = torch.randn(4, 2, generator=generator(0))
     for _ in range(2):
         loss = model(x).square().mean()

@@ -9,20 +9,20 @@ from torch import nn
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
 from lossatlas.steering.controller import LandscapeLR
-from lossatlas.steering.distance import DistanceTracker
 from lossatlas.steering.log import replay
 from lossatlas.steering.policies import GrowthPolicy
 from lossatlas.steering.reading import Reading
+from lossatlas.steering.signals import DistanceTracker
 
 POLICY = GrowthPolicy(scale=2.0, initial_step=1e-2, growth=4.0)
-OPENING = Reading(step=0, size=10.0, stride=5.0, scale=(1.0,))
+OPENING = Reading(step=0, size=10.0, step_length=5.0, scale=(1.0,))
 
 
 def later(step, reach, stride, scale, loss=1.0, error=0.01):
     return Reading(
         step=step,
-        reach=reach,
-        stride=stride,
+        distance=reach,
+        step_length=stride,
         momentum=0.0,
         normalized=True,
         scale=(scale,),
@@ -34,7 +34,7 @@ def later(step, reach, stride, scale, loss=1.0, error=0.01):
 
 def test_the_first_step_is_timid():
     assert replay(POLICY, [OPENING])[0].factor == pytest.approx(0.02)
-    assert replay(POLICY, [replace(OPENING, stride=0.0)])[0].factor == 1.0
+    assert replay(POLICY, [replace(OPENING, step_length=0.0)])[0].factor == 1.0
     assert replay(POLICY, [replace(OPENING, size=0.0)])[0].factor == 1.0
 
 
@@ -188,7 +188,7 @@ def test_groups_that_come_later_are_followed():
         optimizer.step()
         controller.step(loss=1.0)
     assert len(controller.scales) == 2
-    assert controller.log.records[-1].reading.reach > 0
+    assert controller.log.records[-1].reading.distance > 0
 
 
 def test_bad_settings_are_named():

@@ -170,7 +170,7 @@ def test_a_dry_run_logs_what_it_would_do():
     runs = [Run(policy=Fixed(0.5), dry_run=dry).go(0, 8) for dry in (True, False)]
     dry, wet = (run.controller.log for run in runs)
     assert dry.column("scale").tolist() == wet.column("scale").tolist() == [0.5, 0.25, 0.2]
-    assert dry.column("rate").tolist() == [0.01] * 3
+    assert dry.column("lr").tolist() == [0.01] * 3
 
 
 @pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s != "none"])
@@ -249,7 +249,7 @@ def test_groups_have_their_own_bounds_and_may_come_later():
         controller.step()
     assert controller.scales == [0.4, 0.1, 0.25]
     assert [g["lr"] for g in optimizer.param_groups] == [0.4, 0.1, 2.0]
-    assert len(controller.log.to_tree()["decisions"].group) == 3
+    assert len(controller.log.records[-1].scales) == 3
 
 
 def test_a_policy_may_scale_each_group():
@@ -490,7 +490,7 @@ def test_a_policy_that_gives_no_scale_is_named(factor):
 
 
 class Curious(Fixed):
-    needs = frozenset({"pach"})
+    needs = frozenset({"prob"})
 
 
 def test_bad_settings_are_named():
@@ -510,7 +510,7 @@ def test_bad_settings_are_named():
             LandscapeLR(optimizer, **settings_)
     with pytest.raises(ArgumentError, match=r"torch\.optim\.Optimizer"):
         LandscapeLR(model)
-    with pytest.raises(UnknownNameError, match="did you mean 'patch'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'probe'"):
         LandscapeLR(optimizer, Curious(1.0))
     controller = LandscapeLR(optimizer)
     with pytest.raises(ArgumentError, match="`closure` must be a function"):

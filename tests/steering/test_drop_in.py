@@ -76,7 +76,7 @@ def test_the_advanced_example_runs_unchanged():
         probe_kwargs={"grid_size": 15, "span": 0.12, "n_samples": 16},
         verbose=True,
     )
-    patch = optimizer.controller._instruments.patch
+    patch = optimizer.controller._instruments.grid
     assert (patch.span, patch.pairs) == (0.12, 8)
     assert patch.step == pytest.approx(0.12 / 7)
     assert optimizer.controller.due(ahead=200)
@@ -126,7 +126,7 @@ def test_fact_23_of_the_original_a_small_average_brakes():
     model = network()
     optimizer = made(model, interval=1, warmup_steps=1)
     go(model, optimizer, 0, 2)
-    optimizer.controller._helm.memory = {"average": 1e-6, "regime": "", "count": 0}
+    optimizer.controller._controller.memory = {"average": 1e-6, "regime": "", "count": 0}
     go(model, optimizer, 2, 3)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8e-2)
     assert "brake" in optimizer.log.records[-1].reason

@@ -45,7 +45,7 @@ def test_in_place_adds_the_gradient_of_the_penalty(mode, scale_free):
     theta.grad = grad.clone()
     options = {"mode": mode, "scale_free": scale_free}
     (expected,) = torch.autograd.grad(cvp_penalty([theta], **options), theta)
-    apply_cvp_([theta], lam=0.3, **options)
+    apply_cvp_([theta], weight=0.3, **options)
     assert_close(theta.grad, grad + 0.3 * expected, atol=1e-15, rtol=0)
 
 
@@ -88,7 +88,7 @@ def test_decoupled_is_cautious_weight_decay(seed):
         weight.grad = grad.clone()
         optimizer = torch.optim.SGD([weight], lr=0.1)
         if way == "function":
-            apply_cvp_([weight], lam=0.2, beta=math.inf, lr=0.1)
+            apply_cvp_([weight], weight=0.2, beta=math.inf, lr=0.1)
         else:
             CautiousDecay(optimizer, 0.2)
         optimizer.step()
@@ -150,7 +150,7 @@ def test_bad_input_is_named():
         cvp_penalty([theta], [theta.detach().to_sparse()])
     with pytest.raises(UnknownNameError, match="did you mean 'cautious'"):
         CVPRegularizer(mode="caution")
-    with pytest.raises(ArgumentError, match="`lam`"):
+    with pytest.raises(ArgumentError, match="`weight`"):
         CVPRegularizer(-1)
     with pytest.raises(ArgumentError, match="`beta`"):
         cvp_penalty([theta], [theta], 0.0)

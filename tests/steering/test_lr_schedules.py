@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossatlas.cooldown import SHAPE_NAMES, cooldown_factor
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import RegimePolicy
 from lossatlas.steering.schedules import WSD, WSDS
-from lossatlas.steering.shapes import SHAPE_NAMES, shape_factor
 
 
 def optimizer(lr=2.0):
@@ -27,19 +27,19 @@ def rates(schedule, steps):
 
 @pytest.mark.parametrize("shape", SHAPE_NAMES)
 def test_shapes_begin_at_one_and_end_at_the_end(shape):
-    assert shape_factor(shape, 0.0, 0.1) == pytest.approx(1.0)
-    assert shape_factor(shape, 1.0, 0.1) == pytest.approx(0.1)
-    middle = [shape_factor(shape, i / 20, 0.1) for i in range(21)]
+    assert cooldown_factor(shape, 0.0, 0.1) == pytest.approx(1.0)
+    assert cooldown_factor(shape, 1.0, 0.1) == pytest.approx(0.1)
+    middle = [cooldown_factor(shape, i / 20, 0.1) for i in range(21)]
     assert middle == sorted(middle, reverse=True)
 
 
 @given(st.floats(0, 1))
 def test_shapes_are_their_formulas(s):
-    assert shape_factor("sqrt", s) == pytest.approx(1 - s**0.5)
-    assert shape_factor("power", s) == pytest.approx((1 - s) ** 1.5)
-    assert shape_factor("square", s) == pytest.approx(1 - s**2)
-    assert shape_factor("exponential", s, 0.01) == pytest.approx(0.01**s)
-    assert 1 / shape_factor("inverse", s, 0.1) == pytest.approx(1 + 9 * s)
+    assert cooldown_factor("sqrt", s) == pytest.approx(1 - s**0.5)
+    assert cooldown_factor("power", s) == pytest.approx((1 - s) ** 1.5)
+    assert cooldown_factor("square", s) == pytest.approx(1 - s**2)
+    assert cooldown_factor("exponential", s, 0.01) == pytest.approx(0.01**s)
+    assert 1 / cooldown_factor("inverse", s, 0.1) == pytest.approx(1 + 9 * s)
 
 
 def test_wsd_warms_up_stays_and_cools():
@@ -113,9 +113,9 @@ def test_bad_settings_are_named():
         WSD(optimizer(), 10, warmup=6, decay=5)
     with pytest.raises(ArgumentError, match="`decay`"):
         WSD(optimizer(), 10, decay=0)
-    with pytest.raises(ArgumentError, match="`end` must be above 0"):
-        shape_factor("exponential", 0.5)
-    with pytest.raises(ArgumentError, match="must grow"):
+    with pytest.raises(ArgumentError, match="`min_ratio` must be > 0"):
+        cooldown_factor("exponential", 0.5)
+    with pytest.raises(ArgumentError, match="must increase"):
         WSDS(optimizer(), [10, 10])
     with pytest.raises(ArgumentError, match="`warmup`"):
         WSDS(optimizer(), [10], warmup=-1)

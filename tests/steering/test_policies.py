@@ -401,7 +401,7 @@ def test_no_cooldown_while_the_loss_falls():
 
 def test_cooldown_when_it_stops_and_its_shape():
     losses = [max(2.0 - 0.05 * t, 1.0) for t in range(100)]
-    decisions = falling(PlateauCooldown(length=0.5), losses)
+    decisions = falling(PlateauCooldown(decay=0.5), losses)
     began = next(i for i, d in enumerate(decisions) if d.reason != "progress")
     assert 20 < began < 45
     scales = [d.factor for d in decisions[began:]]
@@ -426,7 +426,7 @@ def test_windows_without_a_loss_tell_nothing():
         return Reading(step=step, train_loss=loss, train_error=0.0, train_count=1)
 
     policy = PlateauCooldown()
-    early = [seen(10 * (i + 1), 1.0) for i in range(policy.least)]
+    early = [seen(10 * (i + 1), 1.0) for i in range(policy.min_decisions)]
     lost = [seen(10_000, math.nan), Reading(step=20_000)]
     decisions = replay(policy, early[:-1] + lost)
     assert {d.reason for d in decisions} == {"progress"}

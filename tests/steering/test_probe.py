@@ -14,9 +14,8 @@ from torch.testing import assert_close
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective import supervised
 from lossatlas.rng import generator
-from lossatlas.steering.edge import read_edge
-from lossatlas.steering.probe import probe_losses, read_probe, sub_batch
-from lossatlas.steering.probe_grid import ProbeGrid, read_patch
+from lossatlas.steering.probe import ProbeGrid, probe_losses, read_losses, read_probe, sub_batch
+from lossatlas.steering.signals import read_edge
 from reference.steering_probe import indicators, total_persistence
 
 
@@ -88,7 +87,7 @@ def test_no_trace_is_left(known, fails):
         return read_probe(closure, model.parameters(), model=model if known else None)
 
     if fails is None:
-        assert math.isfinite(read().loss)
+        assert math.isfinite(read().loss.value)
     else:
         with pytest.raises(RuntimeError, match="out of luck"):
             read()
@@ -133,14 +132,14 @@ def test_slopes_cancel_and_bowls_are_met_exactly():
     w = torch.randn(4, 3, generator=generator(3), dtype=torch.float64).requires_grad_()
     slope = torch.randn(4, 3, generator=generator(4), dtype=torch.float64)
     straight = read_probe(lambda: (slope * w).sum() + 100.0, [w])
-    assert straight.sharpness == pytest.approx(0.0, abs=1e-12)
-    assert straight.persistence == 0
+    assert straight.sharpness.value == pytest.approx(0.0, abs=1e-12)
+    assert straight.persistence.value == 0
     bowl = read_probe(lambda: 1.0 + w.square().sum(), [w])
     size = w.detach().square().sum().item()
     # Eight neighbors: four at one step, four at the diagonal; axes of unit size each.
     directions = [m[0] - w.detach() for m in _moves(w)]
     truth = np.mean([(w.detach() + d).square().sum().item() for d in directions]) - size
-    assert bowl.sharpness == pytest.approx(truth / (1 + size), rel=1e-6)
+    assert bowl.sharpness.value == pytest.approx(truth / (1 + size), rel=1e-6)
 
 
 def _moves(w):
@@ -158,16 +157,16 @@ def _moves(w):
 def test_indicators_are_their_definitions(seed):
     patch = ProbeGrid(pairs=3)
     losses = np.random.default_rng(seed).uniform(0.5, 2.0, len(patch.points))
-    got = read_patch(patch, losses)
+    got = read_losses(patch, losses)
     sharpness, variability = indicators(losses)
     total, _ = total_persistence(losses, patch.edges.tolist())
-    assert got.loss == losses[0]
-    assert got.sharpness == pytest.approx(sharpness)
-    assert got.variability == pytest.approx(variability)
-    assert got.persistence == pytest.approx(total)
-    assert got.sharpness_error > 0
-    assert got.variability_error > 0
-    assert math.isnan(got.persistence_error)
+    assert got.loss.value == losses[0]
+    assert got.sharpness.value == pytest.approx(sharpness)
+    assert got.variability.value == pytest.approx(variability)
+    assert got.persistence.value == pytest.approx(total)
+    assert got.sharpness.stderr > 0
+    assert got.variability.stderr > 0
+    assert math.isnan(got.persistence.stderr)
     assert got.bars == 0
 
 
@@ -182,10 +181,10 @@ def test_errors_of_examples_are_those_of_sampling_them():
         tilt = drawn.normal(0, 0.1, 400)
         return field[:, None] * scale + tilt * x[:, None] + drawn.normal(0, 0.05, (len(x), 400))
 
-    readings = [read_patch(patch, sample()) for _ in range(300)]
+    readings = [read_losses(patch, sample()) for _ in range(300)]
     for name in ("loss", "sharpness", "variability", "persistence"):
-        values = [getattr(r, name) for r in readings]
-        errors = [getattr(r, f"{name}_error") for r in readings]
+        values = [getattr(r, name).value for r in readings]
+        errors = [getattr(r, name).stderr for r in readings]
         assert np.mean(errors) == pytest.approx(np.std(values), rel=0.25)
 
 
@@ -194,11 +193,11 @@ def test_a_second_basin_is_certain_where_examples_agree():
     x = patch.points[:, 0] / patch.step
     field = (x**2 - 1) ** 2 + 0.3 * x
     noise = np.random.default_rng(0).normal(0, 0.01, (9, 200))
-    got = read_patch(patch, field[:, None] + noise)
+    got = read_losses(patch, field[:, None] + noise)
     assert got.bars == 1
-    assert got.persistence == pytest.approx(0.7, abs=0.05)
+    assert got.persistence.value == pytest.approx(0.7, abs=0.05)
     hidden = np.random.default_rng(0).normal(0, 50, (9, 200))
-    assert read_patch(patch, field[:, None] + hidden).bars <= 1
+    assert read_losses(patch, field[:, None] + hidden).bars <= 1
 
 
 def test_all_points_see_the_same_dropout():
@@ -225,7 +224,7 @@ def test_other_types_come_back_bit_for_bit(dtype):
     layer = nn.Linear(5, 5).to(dtype)
     before = copy.deepcopy(layer.state_dict())
     x = torch.ones(1, 5, dtype=dtype)
-    assert read_probe(lambda: layer(x).square().sum(), layer.parameters()).loss > 0
+    assert read_probe(lambda: layer(x).square().sum(), layer.parameters()).loss.value > 0
     assert all(torch.equal(v, before[n]) for n, v in layer.state_dict().items())
 
 
@@ -236,15 +235,15 @@ def test_compiled_models_and_their_statistics():
     compiled(x)
     before = copy.deepcopy(model.state_dict())
     got = read_probe(lambda: compiled(x).square().mean(), compiled.parameters())
-    assert got.variability > 0
+    assert got.variability.value > 0
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_is_a_reading():
     w = torch.ones(2, 2, requires_grad=True)
     got = read_probe(lambda: w.sum() * math.nan, [w])
-    assert math.isnan(got.loss)
-    assert math.isnan(got.sharpness)
+    assert math.isnan(got.loss.value)
+    assert math.isnan(got.sharpness.value)
 
 
 def test_sub_batches_give_the_losses_of_examples():
@@ -255,22 +254,22 @@ def test_sub_batches_give_the_losses_of_examples():
     plain = sub_batch(model, lambda m, b: m(b["x"]).mean(), {"x": x, "y": y}, 5)
     assert_close(plain(), model(x[:5]).mean())
     got = read_probe(closure, model.parameters())
-    assert got.loss_error > 0
-    assert got.persistence_error >= 0 or got.persistence == 0
+    assert got.loss.stderr > 0
+    assert got.persistence.stderr >= 0 or got.persistence.value == 0
 
 
 def test_a_patch_without_a_bar_has_an_unknown_error_of_persistence():
     patch = ProbeGrid(pairs=3)
     bowl = (patch.points**2).sum(1)[:, None] + np.random.default_rng(0).normal(size=20) / 1e9
-    got = read_patch(patch, bowl)
-    assert got.persistence == 0
-    assert math.isnan(got.persistence_error)
-    assert got.loss_error > 0
+    got = read_losses(patch, bowl)
+    assert got.persistence.value == 0
+    assert math.isnan(got.persistence.stderr)
+    assert got.loss.stderr > 0
 
 
 def test_vectors_alone_have_no_patch_but_a_loss():
     w = torch.ones(3, requires_grad=True)
-    assert read_probe(w.sum, [w]).variability == 0
+    assert read_probe(w.sum, [w]).variability.value == 0
 
 
 def test_bad_closures_are_named():

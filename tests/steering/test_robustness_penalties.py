@@ -303,7 +303,7 @@ def test_zero_matrices_and_frozen_models():
     assert SpectralRegularizer(layer, 1.0)().item() == pytest.approx(1.0)
     with pytest.raises(ModelError, match="no layers to regularize"):
         SpectralRegularizer(layer.requires_grad_(False))
-    with pytest.raises(ArgumentError, match="`lam`"):
+    with pytest.raises(ArgumentError, match="`weight`"):
         SpectralRegularizer(nn.Linear(2, 2), -1.0)
 
 
@@ -322,7 +322,7 @@ def test_softened_divergence_by_the_definition():
 
 
 def test_saf_compares_with_predictions_of_lag_epochs_ago():
-    loss = SAFLoss(4, 3, lam=2.0, temperature=1.0, lag=2, start=2)
+    loss = SAFLoss(4, 3, weight=2.0, temperature=1.0, lag=2, start=2)
     rows = torch.arange(4)
     logits = [torch.randn(4, 3, generator=generator(e)) for e in range(5)]
     for epoch, z in enumerate(logits):
@@ -332,14 +332,14 @@ def test_saf_compares_with_predictions_of_lag_epochs_ago():
         else:
             assert_close(got, 2.0 * trajectory_penalty(z, logits[epoch - 2], 1.0))
         loss.next_epoch()
-    again = SAFLoss(4, 3, lam=2.0, temperature=1.0, lag=2, start=2)
+    again = SAFLoss(4, 3, weight=2.0, temperature=1.0, lag=2, start=2)
     again.load_state_dict(loss.state_dict())
     z = torch.randn(4, 3, generator=generator(9))
     assert torch.equal(loss(z, rows), again(z, rows))
 
 
 def test_saf_has_no_teacher_older_than_lag():
-    loss = SAFLoss(2, 3, lam=1.0, temperature=1.0, lag=2, start=2)
+    loss = SAFLoss(2, 3, weight=1.0, temperature=1.0, lag=2, start=2)
     z = [torch.randn(2, 3, generator=generator(e)) for e in range(6)]
     both, first = torch.tensor([0, 1]), torch.tensor([0])
     for epoch in range(2):
@@ -354,7 +354,7 @@ def test_saf_has_no_teacher_older_than_lag():
 
 
 def test_saf_does_not_take_an_earlier_batch_of_the_same_epoch_as_teacher():
-    loss = SAFLoss(1, 3, lam=1.0, lag=1, start=1)
+    loss = SAFLoss(1, 3, weight=1.0, lag=1, start=1)
     row = torch.tensor([0])
     loss(torch.randn(1, 3), row)
     loss.next_epoch()
@@ -380,7 +380,7 @@ def test_saf_skips_examples_that_it_has_not_seen():
 
 def test_mesa_follows_the_average_of_the_weights():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-    loss = MESALoss(model, lam=1.0, temperature=1.0, decay=0.9)
+    loss = MESALoss(model, weight=1.0, temperature=1.0, decay=0.9)
     x = torch.randn(5, 3)
     with torch.no_grad():
         model[0].weight.add_(1.0)

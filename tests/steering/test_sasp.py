@@ -85,7 +85,7 @@ def test_weights_smoothing_and_ignored_targets_are_those_of_cross_entropy(smooth
     options = {"class_weights": weights, "label_smoothing": smoothing}
     logits = features @ weight.T + bias
     assert_close(sasp_penalty(logits, features, targets, **options), truth)
-    total, penalty = sasp_cross_entropy(logits, features, targets, rho=0.5, **options)
+    total, penalty = sasp_cross_entropy(logits, features, targets, weight=0.5, **options)
     assert_close(penalty, truth)
     assert_close(total, criterion(logits, targets) + 0.5 * truth)
 
@@ -100,7 +100,7 @@ def test_one_softmax_gives_the_same_loss_and_the_same_gradients(kind, ignored):
         h = features.clone().requires_grad_()
         logits = h @ weight.T + bias
         if fused:
-            total, _ = sasp_cross_entropy(logits, h, targets, rho=0.1, kind=kind)
+            total, _ = sasp_cross_entropy(logits, h, targets, weight=0.1, kind=kind)
         else:
             penalty = sasp_penalty(logits, h, targets, kind=kind)
             total = F.cross_entropy(logits, targets) + 0.1 * penalty
@@ -328,7 +328,7 @@ def test_compiled_training_agrees():
     _, _, features, targets = case()
     logits = torch.randn(B, C, dtype=torch.float64)
     assert_close(
-        compiled(logits, features, targets, rho=0.1)[0], criterion(logits, features, targets)
+        compiled(logits, features, targets, weight=0.1)[0], criterion(logits, features, targets)
     )
 
 
@@ -380,7 +380,7 @@ def test_bad_input_is_named(case_):
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), "a"])
 def test_weights_are_not_negative(weight):
-    with pytest.raises(ArgumentError, match="`rho` must be"):
+    with pytest.raises(ArgumentError, match="`weight` must be"):
         SASPLoss(weight)
 
 
@@ -416,5 +416,5 @@ def test_classes_that_are_none_are_named(kind, target):
 def test_a_weight_may_be_any_number():
     given = torch.zeros(B, C), torch.ones(B, D), torch.zeros(B).long()
     rho = torch.tensor(0.5)
-    found = sasp_cross_entropy(*given, rho=rho, include_bias=None)
-    assert_close(found, sasp_cross_entropy(*given, rho=0.5, include_bias=False))
+    found = sasp_cross_entropy(*given, weight=rho, include_bias=None)
+    assert_close(found, sasp_cross_entropy(*given, weight=0.5, include_bias=False))

@@ -9,10 +9,9 @@ from matplotlib import pyplot as plt
 
 from lossatlas import store
 from lossatlas.errors import ArgumentError
-from lossatlas.plots.decisions import decisions_figure, plot_decisions
 from lossatlas.plots.trainings import traces_figure
 from lossatlas.report import render
-from lossatlas.steering import DecisionLog, GrowthPolicy, Reading, Record
+from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
 from lossatlas.studies.compare import Problem, Training, Trainings, parse_recipe, train_recipes
 from lossatlas.studies.compare.summary import interval, rows
 from lossatlas.training import load_dataset
@@ -130,20 +129,20 @@ def test_bad_settings_are_named(problem):
 def test_decisions_are_drawn_with_their_reasons():
     def record(step, scale, *, failed=False):
         seen = Reading(step=step, loss=0.5, loss_error=0.1, scale=(1.0,))
-        return Record(seen, (1.0,), "<i>why</i>", (scale,), (scale * 0.1,), failed)
+        return DecisionRecord(seen, (1.0,), "<i>why</i>", (scale,), (scale * 0.1,), failed)
 
     rises = [record(1, 1.0), record(2, 20.0), record(3, 2.0), record(4, 2.0, failed=True)]
     log = DecisionLog(tuple(rises))
-    ax = plot_decisions(log)
+    ax = log.plot()
     assert ax.get_yscale() == "log"
     assert ax.lines[0].get_ydata().tolist() == [1.0, 20.0, 2.0, 2.0]
     plt.close(ax.figure)
-    figure = decisions_figure(log)
+    figure = log.plot(backend="plotly")
     assert [trace.name for trace in figure.data[1:]] == ["up", "same", "down", "no reading"]
     assert "<i>" not in figure.data[1].text[0]
     assert "loss 0.50 ± 0.10" in figure.data[1].text[0]
     empty = DecisionLog(())
-    assert len(plot_decisions(empty).collections) == 0
+    assert len(empty.plot().collections) == 0
     plt.close("all")
     assert log.replay(GrowthPolicy())
 

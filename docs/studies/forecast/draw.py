@@ -12,7 +12,6 @@ from measure import real
 
 from lossatlas import forecast
 from lossatlas.plots import canvas, style
-from lossatlas.plots import curves as plots
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 
@@ -24,7 +23,7 @@ def predicted_and_measured(folder):
         figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
         for ax, name in zip(axes.ravel(), real.TEST, strict=True):
             truth = real.run(size, name)
-            plots.plot_prediction(fit.predict(truth), truth=truth, ax=ax)
+            fit.predict(truth).with_measured(truth).plot(ax=ax)
             late = truth.loss[truth.step > 0.15 * truth.step[-1]]
             ax.set_ylim(truth.loss.min() - 0.05, late.max() + 0.05)
             ax.xaxis.set_major_locator(MaxNLocator(4))

@@ -12,8 +12,14 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 
 from lossatlas import forecast
 from lossatlas.forecast import Curve, schedules
-from lossatlas.forecast.intervals import CALIBRATION, FARTHEST, error_model
-from lossatlas.forecast.validation import Recipe, doubled_horizon, score
+from lossatlas.forecast.validation import (
+    CALIBRATION,
+    FARTHEST,
+    FitSettings,
+    doubled_horizon,
+    error_model,
+    score,
+)
 from reference import forecast_cases as real
 from reference.forecast_laws import structured_sgd
 
@@ -40,7 +46,7 @@ def nested(size, label, *, quick):
     """
     curves = {name: real.run(size, name) for name in NAMES}
     law = LAWS[label]
-    recipe = Recipe(law, law.huber)
+    recipe = FitSettings(law, law.huber)
     after = {n: c.select(c.step > c.inputs.warmup) for n, c in curves.items()}
 
     @functools.cache
@@ -189,7 +195,7 @@ def _shaken(fit, curve, rng, block):
     residual = np.log(curve.loss / law)
     starts = rng.integers(0, residual.size - block, residual.size // block + 1)
     picked = np.concatenate([residual[s : s + block] for s in starts])[: residual.size]
-    return Curve(curve.step, law * np.exp(picked), curve.rates, name=curve.name)
+    return Curve(curve.step, law * np.exp(picked), curve.lr, name=curve.name)
 
 
 def strangers(*, quick):
@@ -275,12 +281,12 @@ def decays(*, quick):
             ("wsdld_20000_24000", "linear"),
         ):
             truth = real.run(size, name)
-            now = Curve(truth.step, truth.loss, truth.rates).until(20_000)
+            now = Curve(truth.step, truth.loss, truth.lr).until(20_000)
             told = fit.what_if(
-                now, 20_000, length=4000, shape=shape, min_ratio=real.END / real.PEAK
+                now, 20_000, decay=4000, shape=shape, min_ratio=real.END / real.PEAK
             )
             # The run was logged to step 23,904 only; the forecast of that step is compared.
-            rates = told.rows[0].rates
+            rates = told.decays[0].lr
             last = int(truth.step[-1])
             plain = fit.predict(rates, steps=[last]).final[0]
             shifted = plain * np.exp(told.offset)

@@ -1,10 +1,8 @@
 """`lossatlas forecast`: fit laws to loss files, forecast, compare laws, choose a schedule."""
 
 import functools
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +16,7 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
 
 if TYPE_CHECKING:
-    from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
-    from lossatlas.forecast.certainty import ParameterError
-    from lossatlas.forecast.optimize import Shape
+    from lossatlas.forecast import Curve, Fit
     from lossatlas.forecast.schedules import Floats
 
 _FIT = defaults("forecast.fit:fit")
@@ -111,7 +107,7 @@ class PredictSettings(_OfFit):
     tokens: float | None = _sized(_PREDICT["tokens"], "Training tokens, for laws in tokens.")
     source: float | None = _sized(_PREDICT["source"], "Loss on the other set.")
     column: tuple[str, ...] = option((), _COLUMN)
-    interval: float = option(_PREDICT["interval"], "Share of final losses to cover.")
+    level: float = option(_PREDICT["level"], "Share of final losses to cover.")
 
 
 class ScheduleSettings(_OfFit):
@@ -132,7 +128,7 @@ def run_fit(settings: FitSettings, output: Output) -> None:
     output.note(f"{why}fitting {chosen.name} to {len(curves)} curves ...")
     fixed = files.assignments("fixed", settings.fixed)
     found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
-    _print_fit(found, settings, output, found.law.name, _fit_table(found, settings))
+    _print_fit(found, settings, output, found.law.name)
 
 
 def run_compare(settings: CompareSettings, output: Output) -> None:
@@ -162,11 +158,15 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
         size=settings.size,
         tokens=settings.tokens,
         source=settings.source,
-        interval=settings.interval,
+        level=settings.level,
     )
-    written = files.write_prediction(told, truth, settings.out)
-    data, rows = _prediction(told, truth, settings)
-    output.result(data, f"forecast of {found.law.name}", rows, files=written)
+    told = told if truth is None else told.with_measured(truth)
+    written = files.write_prediction(told, settings.out)
+    loss, lower, upper = told.final
+    more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
+    more["measured"] = None if truth is None else float(truth.loss[-1])
+    title = f"forecast of {found.law.name}"
+    output.result(told, title, files=written, extra=more)
 
 
 # A fit that counts updates is asked about steps alone.
@@ -184,7 +184,7 @@ def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
 
 
 def _counts_updates(fit: "Fit") -> bool:
-    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
+    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].lr is None
 
 
 def _schedule(
@@ -225,23 +225,28 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
     found = files.load_fit(settings.fit)
     plan = found.optimize_schedule(settings.steps, settings.peak, warmup=settings.warmup)
     written = files.write_plan(plan, settings.out)
-    for line in plan.warnings:
-        output.note(line)
-    rows = [(row.name, f"{row.loss:.4f}", _verdict(row)) for row in plan.table]
-    output.result(_plan(plan), plan.verdict, rows, files=written)
+    rows = [(row.name, f"{row.loss:.4f}", row.verdict) for row in plan.table]
+    cooldown = {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss}
+    more = plan.to_dict() | {
+        "verdict": plan.verdict,
+        "cooldown": cooldown,
+        "rates": plan.wsd.tolist(),
+    }
+    output.result(plan, plan.verdict, rows, files=written, extra=more)
 
 
-def _print_fit(found: "Fit", settings: _Curves, output: Output, title: str, rows: Rows) -> None:
+def _print_fit(
+    found: "Fit", settings: _Curves, output: Output, title: str, rows: Rows = ()
+) -> None:
     from lossatlas.cli.forecast_files import write_fit
 
     tables = {
-        # The warnings head the page already.
-        "Numbers": [row for row in _fit_table(found, settings) if row[0] != "warning"],
+        "Numbers": found.rows(),
         "Laws compared, error on curves left out": _laws_table(found),
         "Forecasts of curves left out": _left_out_table(found),
     }
     written = write_fit(found, tables, settings.out)
-    output.result(_fit(found), title, rows, files=written)
+    output.result(found, title, rows, files=written, extra=_fit(found))
 
 
 class _Command(Command):
@@ -308,8 +313,10 @@ def _option(name: str, settings: type[BaseModel]) -> str:
     return _ELSEWHERE.get(name, f"`{name}`")
 
 
-# What `--json` prints of a fit.
+# What `--json` prints of a fit besides its estimates and sentences.
 def _fit(fit: "Fit") -> dict[str, Any]:
+    kept = ("objective", "scores", "left_out", "alternatives", "warnings")
+    plain = fit.to_dict()
     return {
         "law": fit.law.name,
         "law_settings": fit.law.settings(),
@@ -319,50 +326,8 @@ def _fit(fit: "Fit") -> dict[str, Any]:
             for row in fit.parameter_errors
             for low, high in [fit.parameter_intervals(LEVEL)[row.name]]
         },
-        "objective": fit.objective,
-        "r2": fit.r2,
-        "mae": fit.mae,
-        "error": {"left_out": fit.errors.scale, "doubled_horizon": fit.errors.doubling,
-                  "groups": fit.errors.groups, "reason": fit.errors.reason},
-        "curves": [asdict(row) for row in fit.scores],
-        "left_out": [asdict(row) for row in fit.left_out],
-        "alternatives": [asdict(row) for row in fit.alternatives],
-        "warnings": list(fit.warnings),
-    }  # fmt: skip
-
-
-# What a person is shown of a fit.
-def _fit_table(fit: "Fit", settings: Strict) -> list[tuple[str, str, str]]:
-    errors = fit.errors
-    unseen = errors.reason or f"{errors.groups} groups left out, one after the other"
-    known = {row.name: _certainty(fit, row) for row in fit.parameter_errors}
-    rows = [
-        (name, f"{value:.6g}", known.get(name, "")) for name, value in fit.parameters.items()
-    ]
-    rows += [
-        ("R2", f"{fit.r2:.5f}", f"on the {len(fit.scores)} fitted curves"),
-        ("mean absolute error", f"{fit.mae:.5f}", "on the fitted curves"),
-        ("error on unseen curves", f"{errors.scale:.3%}", unseen),
-        ("error of a doubled horizon", f"{errors.doubling:.3%}", "fit to the first half"),
-    ]
-    return [*rows, *_warned(fit.warnings, settings)]
-
-
-def _certainty(fit: "Fit", row: "ParameterError") -> str:
-    low, high = fit.parameter_intervals(LEVEL)[row.name]
-    return row.reason or f"{LEVEL:.0%} interval {low:.4g} to {high:.4g}"
-
-
-def _warned(warnings: Sequence[str], settings: Strict) -> list[tuple[str, str, str]]:
-    # What is said of many curves differs in names and numbers only, and is said once.
-    alike: dict[str, list[str]] = {}
-    for line in (named(warning, type(settings)) for warning in warnings):
-        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
-    more = "the same of {} more; --json names them"
-    return [
-        ("warning", first, more.format(len(others)) if others else "")
-        for first, *others in alike.values()
-    ]
+        **{name: plain[name] for name in kept},
+    }
 
 
 # The curves, each forecast by a fit to the others.
@@ -376,44 +341,3 @@ def _left_out_table(fit: "Fit") -> Rows:
 # The laws that were compared, best first.
 def _laws_table(fit: "Fit") -> Rows:
     return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
-
-
-def _prediction(
-    prediction: "Prediction", truth: "Curve | None", settings: Strict
-) -> tuple[dict[str, Any], Rows]:
-    loss, lower, upper = prediction.final
-    data = {
-        "step": prediction.step.tolist(), "loss": prediction.loss.tolist(),
-        "lower": prediction.lower.tolist(), "upper": prediction.upper.tolist(),
-        "level": prediction.level, "horizon": prediction.horizon,
-        "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": prediction.reason,
-        "warnings": list(prediction.warnings),
-    }  # fmt: skip
-    band = prediction.reason or f"{prediction.level:.0%} interval {lower:.4f} to {upper:.4f}"
-    rows = [("final loss", f"{loss:.4f}", band)]
-    if truth is not None:
-        measured = float(truth.loss[-1])
-        data["measured"] = measured
-        off = f"the forecast is {math.log(loss / measured):+.2%} off"
-        rows.append(("measured", f"{measured:.4f}", off))
-    return data, rows + _warned(prediction.warnings, settings)
-
-
-# What `--json` prints of a plan.
-def _plan(plan: "SchedulePlan") -> dict[str, Any]:
-    return {
-        "free_loss": plan.free_loss,
-        "cooldown": {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss},
-        "error": plan.error,
-        "verdict": plan.verdict,
-        "table": [asdict(row) for row in plan.table],
-        "warnings": list(plan.warnings),
-        "rates": plan.wsd.tolist(),
-    }
-
-
-def _verdict(row: "Shape") -> str:
-    if row.behind == 0:
-        return "the best"
-    words = {True: "worse", False: "indistinguishable", None: "the law's error is not known"}
-    return f"+{row.behind:.4f}, {words[row.distinguishable]}"

@@ -19,9 +19,8 @@ from lossatlas.checks import check_one_of
 from lossatlas.cli.output import Rows
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
-from lossatlas.forecast.kinds import kind_of_file
 from lossatlas.forecast.law import Law
-from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
+from lossatlas.forecast.readers import kind_of_file
 from lossatlas.store.sizes import check_npy
 from lossatlas.text import plain
 
@@ -49,7 +48,7 @@ figure img { max-width: 100%; height: auto; }
 </header>
 <main>
 {% if warnings %}
-<section><h2>Before you trust it</h2><ul class="reading">
+<section><h2>What it says</h2><ul class="reading">
 {% for line in warnings %}<li>{{ line }}</li>
 {% endfor %}</ul></section>
 {% endif %}
@@ -73,10 +72,10 @@ figure img { max-width: 100%; height: auto; }
 def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path]:
     """Write fit.nc, two figures and the page with tables: title -> rows."""
     files = {"fit": fit.save(out / "fit.nc"), "report": out / "report.html"}
-    drawn = {"curves": plot_curves(fit), "residuals": plot_residuals(fit)}
+    drawn = {"curves": fit.plot("curves"), "residuals": fit.plot("residuals")}
     images = _write_figures(drawn, out)
     page = _template().render(
-        title=fit.law.name, headline=_headline(fit), warnings=fit.warnings, figures=images,
+        title=fit.law.name, headline=fit.headline(), warnings=fit.sentences(), figures=images,
         tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
     )  # fmt: skip
     with store.writing(files["report"]) as temporary:
@@ -84,14 +83,12 @@ def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path
     return files
 
 
-def write_prediction(
-    told: Prediction, truth: Curve | None, out: Path | None
-) -> dict[str, Path]:
+def write_prediction(told: Prediction, out: Path | None) -> dict[str, Path]:
     """Write forecast.csv and its figure."""
     if out is None:
         return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
-    _write_figures({"forecast": plot_prediction(told, truth=truth)}, out)
+    _write_figures({"forecast": told.plot()}, out)
     return {"forecast": _write_csv(out / "forecast.csv", columns)}
 
 
@@ -101,7 +98,7 @@ def write_plan(plan: SchedulePlan, out: Path | None) -> dict[str, Path]:
         return {}
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
-    _write_figures({"schedule": plot_schedule(plan)}, out)
+    _write_figures({"schedule": plan.plot()}, out)
     return {"schedule": _write_csv(out / "schedule.csv", columns)}
 
 
@@ -126,13 +123,6 @@ def _write_figures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
             temporary.write_bytes(data.getvalue())
         images[name] = base64.b64encode(data.getvalue()).decode()
     return images
-
-
-def _headline(fit: Fit) -> str:
-    errors, seen = fit.errors, f"R2 {fit.r2:.4f} on the fitted curves"
-    if errors.reason:
-        return f"{seen}; no interval: {errors.reason}."
-    return f"{seen}; {errors.scale:.2%} off on curves it had not seen."
 
 
 def _template() -> jinja2.Template:
@@ -219,7 +209,7 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
     """The law that was asked for, or the one that the rates allow."""
     if text is not None:
         return named_law(text), list(curves), ""
-    bare = [curve.label for curve in curves if curve.rates is None]
+    bare = [curve.label for curve in curves if curve.lr is None]
     if not bare:
         return forecast.MultiPowerLaw(), list(curves), ""
     why = f"'{bare[0]}' has no learning rate"

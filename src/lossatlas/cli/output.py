@@ -86,7 +86,7 @@ class Output:
         Args:
             found: a result, or what the object holds.
             title: of the table.
-            rows: of the table where `found` is no result.
+            rows: of the table; by default the estimates of the result.
             files: what was written.
             extra: further entries of the object.
         """
@@ -97,8 +97,10 @@ class Output:
             data = {**held, **(extra or {}), "files": written, "settings": used}
             sys.stdout.write(json.dumps(_plain(data), allow_nan=False) + "\n")
         else:
-            lines = rows if isinstance(found, Mapping) else _lines(found)
+            lines = rows if rows or isinstance(found, Mapping) else _lines(found)
             _print_table(title, [*lines, *((name, path, "") for name, path in written.items())])
+            for sentence in () if isinstance(found, Mapping) else found.sentences():
+                sys.stdout.write(f"{sentence}\n")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -117,8 +119,8 @@ class Output:
 
 
 def _lines(found: "Result") -> Rows:
-    headline = getattr(found, "headline", None)
-    return [*([("", "", headline())] if headline else []), *found.rows()]
+    headline = found.headline()
+    return [*([("", "", headline)] if headline else []), *found.rows()]
 
 
 def _print_table(title: str, rows: Rows) -> None:

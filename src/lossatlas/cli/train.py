@@ -42,9 +42,9 @@ _EPOCHS = 20
 _RECIPE = (
     "Optimizer and parts, as in 'adamw+cosine' or 'sgd+sasp=0.01'. Optimizers: adamw, adam, "
     "sgd, topoadamw, schedulefree, prodigy. Learning rates: cosine, wsd, topology, compat, "
-    "climb, momo, edge, cooldown. Penalties, each with a number: sasp, sasp-fisher, cvp, "
-    "cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: average, decay=, "
-    "warmup=, interval=."
+    "climb, momo, edge, group-noise, cooldown. Penalties, each with a number: sasp, "
+    "sasp-fisher, cvp, cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: "
+    "average, decay=, warmup=, interval=."
 )
 _COMPARE = "Recipes with commas between them; the others are compared with the first."
 _TEST = "Other data to test on. By default a share of the examples is kept apart."

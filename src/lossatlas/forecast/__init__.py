@@ -25,9 +25,9 @@ from lossatlas.forecast.laws import (
     smoothed,
     translate,
 )
-from lossatlas.forecast.live import LiveForecast, Reading
+from lossatlas.forecast.live import LiveForecast, LiveReading
 from lossatlas.forecast.optimize import SchedulePlan
-from lossatlas.forecast.prediction import Prediction
+from lossatlas.forecast.prediction import Prediction, WhatIf
 from lossatlas.forecast.readers import (
     read_csv,
     read_points,
@@ -37,8 +37,7 @@ from lossatlas.forecast.readers import (
 )
 from lossatlas.forecast.result import Fit
 from lossatlas.forecast.schedules import from_torch
-from lossatlas.forecast.watch import deceleration, spikes
-from lossatlas.forecast.whatif import WhatIf
+from lossatlas.forecast.watch import Deceleration, Spikes, deceleration, spikes
 
 __all__ = [
     "LAWS",
@@ -46,6 +45,7 @@ __all__ = [
     "BrokenPowerLaw",
     "ChinchillaLaw",
     "Curve",
+    "Deceleration",
     "Fit",
     "KaplanLaw",
     "LinearLRLaw",
@@ -53,9 +53,10 @@ __all__ = [
     "MultiPowerLaw",
     "PowerLaw",
     "Prediction",
-    "Reading",
+    "LiveReading",
     "SchedulePlan",
     "ShiftedPowerLaw",
+    "Spikes",
     "WhatIf",
     "deceleration",
     "fit",

@@ -1,9 +1,9 @@
 """A loss curve with what the laws need to know about its run: rates, size, tokens."""
 
-from collections.abc import Iterable, Sequence
-from copy import copy
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,12 +11,74 @@ from numpy.typing import ArrayLike, NDArray
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, is_number
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.forecast.numbers import check_length, check_scale
-from lossatlas.forecast.rates import per_update
-from lossatlas.forecast.schedules import warmup_length
+from lossatlas.forecast.schedules import check_length, ramp, warmup_length
+from lossatlas.result import Estimate, Figure, Result, chart_of, result
+from lossatlas.text import as_sentence, number
+from lossatlas.text import count as counted
+
+if TYPE_CHECKING:
+    from lossatlas.plots.curves import Chart
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
+
+
+EXTREME = 1e100  # losses beyond this, or below its inverse, overflow in a fit
+
+
+def check_rates(values: Floats, label: str = "") -> None:
+    """Require finite rates >= 0, some of them above zero, in one dimension."""
+    if values.ndim != 1 or values.size == 0:
+        raise DataError(f"`lr`{label} must be one-dimensional and not empty; "
+                        f"got shape {values.shape}.")  # fmt: skip
+    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise DataError(f"`lr`{label} must be finite, >= 0 and somewhere > 0.")
+
+
+def per_update(
+    lr: ArrayLike | None, step: Steps, warmup: int | None, label: str
+) -> tuple[Floats | None, tuple[str, ...]]:
+    """The rate of every update from what a user knows of the rates."""
+    if lr is None:
+        return None, ()
+    values = as_float_array("lr", lr, label)
+    last = int(step[-1])
+    if values.ndim == 0:
+        values = np.full(last, float(values))
+    check_rates(values, label)
+    if values.size >= last:
+        return values, ()
+    if values.size != step.size:
+        raise ArgumentError(
+            f"`lr`{label} must be one number, one a point ({step.size}) or one an update (at "
+            f"least {last}, the last step); got {values.size}, which does not cover the steps."
+        )
+    return logged_rates(values, step, last, warmup)
+
+
+def logged_rates(
+    values: Floats, step: Steps | Floats, last: int, warmup: int | None
+) -> tuple[Floats, tuple[str, ...]]:
+    """Rates that were logged now and then, on every update."""
+    if warmup is not None:
+        check_at_least("warmup", warmup, 0)
+    every = np.arange(1, last + 1)
+    rates = np.interp(every, step, values)
+    first = max(int(step[0]), 1)
+    gaps = min(last, int(step[-1])) - first + 1 - int(((step >= first) & (step <= last)).sum())
+    notes = []
+    if gaps > 0:
+        notes.append(f"rates of {gaps} updates between the logged ones interpolated")
+    if warmup:
+        rates[: min(warmup, first)] = ramp(warmup, float(values[0]))[:first]
+        notes.append(f"a linear warm-up of {warmup} steps assumed before step {first}")
+    elif first > 1:
+        notes.append(f"the first logged rate assumed for the {first - 1} updates before it")
+    if step[-1] < last:
+        notes.append(
+            f"the last logged rate assumed for the {last - int(step[-1])} updates after it"
+        )
+    return rates, tuple(notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +87,14 @@ class Inputs:
 
     Attributes:
         step: (n,) updates done at each point, increasing.
-        rates: (T,) rate of every update (`rates[t - 1]` is that of update t), or None.
+        lr: (T,) rate of every update (`lr[t - 1]` is that of update t), or None.
         size: (n,) model size, in the user's unit, or None.
         tokens: (n,) training tokens, in the user's unit, or None.
         source: (n,) losses of another run or data set at the same points, or None.
     """
 
     step: Steps
-    rates: Floats | None = None
+    lr: Floats | None = None
     size: Floats | None = None
     tokens: Floats | None = None
     source: Floats | None = None
@@ -40,11 +102,11 @@ class Inputs:
     @cached_property
     def warmup(self) -> int:
         """The number of updates before the opening rise of the rate is at its top."""
-        return 0 if self.rates is None else warmup_length(self.rates)
+        return 0 if self.lr is None else warmup_length(self.lr)
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
+@result("loss-curve")
+class Curve(Result):
     """One training run: losses at increasing steps, and the conditions behind them.
 
     A step is the number of updates done when the loss was measured, so a schedule of T rates
@@ -53,16 +115,19 @@ class Curve:
     Attributes:
         step: (n,) whole numbers >= 0, increasing, no repeats.
         loss: (n,) finite losses > 0 (nats, bits: any unit, the same for all curves of a fit).
-        lr: the learning rate. A number: constant. (n,) values: the rates logged at `step`,
-            which are interpolated linearly in between (`notes` says so). (T,) values with
-            T >= step[-1]: the rate of every update. None: not known; only laws without rates
-            fit.
+        lr: (T,) learning rate of every update, or None. Given as a number, it is constant;
+            as (n,) values, those are the rates logged at `step`, interpolated linearly in
+            between (`notes` says so); as (T,) values with T >= step[-1], it is the rate of
+            every update. None: not known; only laws without rates fit.
         size: model size, one number or one a point. Default None.
         tokens: training tokens, one number or one a point. Default None.
         group: runs that must be left out together when the fit is checked (continuations of one
             another, say). Default: every curve alone.
         name: how tables and messages call the curve. Default "".
         source: (n,) losses on another data set at the same points, for loss-to-loss laws.
+        notes: what was assumed or left out, in sentences.
+
+    Args:
         warmup: length of a linear warm-up from zero that lies before the first logged rate.
             Used only with logged rates. Default None: the first logged rate holds from the
             start.
@@ -72,10 +137,11 @@ class Curve:
         ArgumentError: lengths that do not fit each other, or rates that do not cover the steps.
 
     Examples:
-        >>> import numpy as np
-        >>> curve = Curve([10, 20, 30], [4.0, 3.5, 3.2], lr=3e-4)
-        >>> curve.rates.shape, curve.notes
+        >>> curve = Curve([10, 20, 30], [4.0, 3.5, 3.2], lr=3e-4, name="run")
+        >>> curve.lr.shape, curve.notes
         ((30,), ())
+        >>> curve.until(20).step
+        array([10, 20])
     """
 
     step: Steps
@@ -86,9 +152,7 @@ class Curve:
     group: str | None = None
     name: str = ""
     source: Floats | None = None
-    warmup: int | None = None
-    rates: Floats | None = field(init=False, default=None, repr=False)
-    notes: tuple[str, ...] = field(init=False, default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     def __init__(  # noqa: PLR0917 - the order of the first six is public
         self,
@@ -102,6 +166,7 @@ class Curve:
         name: str = "",
         source: ArrayLike | None = None,
         warmup: int | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         label = f" of curve '{name}'" if isinstance(name, str) and name else ""
         self._put("step", _steps(step, label))
@@ -112,13 +177,11 @@ class Curve:
             self._put(key, text)
         if warmup is not None:
             check_at_least("warmup", warmup, 0)
-        self._put("warmup", warmup)
         for key, value in (("size", size), ("tokens", tokens), ("source", source)):
             self._put(key, _per_point(key, value, len(self.step), label))
-        rates, notes = per_update(lr, self.step, warmup, label)
-        self._put("lr", None if lr is None else np.asarray(lr, dtype=np.float64))
-        self._put("rates", rates)
-        self._put("notes", notes)
+        rates, assumed = per_update(lr, self.step, warmup, label)
+        self._put("lr", rates)
+        self._put("notes", (*_sentences(notes), *assumed))
 
     def _put(self, key: str, value: object) -> None:
         object.__setattr__(self, key, value)
@@ -126,12 +189,41 @@ class Curve:
     @property
     def inputs(self) -> Inputs:
         """The conditions without the losses."""
-        return Inputs(self.step, self.rates, self.size, self.tokens, self.source)
+        return Inputs(self.step, self.lr, self.size, self.tokens, self.source)
 
     @property
     def label(self) -> str:
         """The name, or the number of steps where there is none."""
         return self.name or f"{self.step[-1]} steps"
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The last loss."""
+        why = "the loss at one step of one run"
+        return (Estimate(float(self.loss[-1]), why_no_error=why, name="last loss"),)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Length and fall of the loss, and what was assumed of the run."""
+        text = (
+            f"{self.label}: {counted(self.step.size, 'loss', 'losses')} up to step "
+            f"{self.step[-1]:,}, from {number(self.loss[0])} to {number(self.loss[-1])}."
+        )
+        return (text, *map(as_sentence, self.notes))
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The losses, and the learning rate where it is known."""
+        figures = [("loss", "Loss", self.step, self.loss)]
+        if self.lr is not None:
+            figures += [("lr", "Learning rate", np.arange(1, self.lr.size + 1), self.lr)]
+        return tuple(self._figure(*row) for row in figures)
+
+    def _figure(self, name: str, title: str, x: Steps, y: Floats) -> Figure:
+        def chart() -> "Chart":
+            from lossatlas.plots.curves import Chart, Series
+
+            return Chart(f"{title} of {self.label}", "update", title.lower(), (Series(x, y),))
+
+        ends = f"{title} of {self.label}: {number(y[0])} at first, {number(y[-1])} at the end."
+        return chart_of(name, title, chart, alt=ends)
 
     def select(self, keep: ArrayLike) -> "Curve":
         """The curve at some of its points.
@@ -156,36 +248,14 @@ class Curve:
             raise ArgumentError(
                 f"`keep` must be a mask of the {self.step.size} points, or their indices."
             )
-        lr = self.rates
         parts = {
             key: None if (value := getattr(self, key)) is None else value[keep]
             for key in ("size", "tokens", "source")
         }
-        chosen = Curve(
-            self.step[keep], self.loss[keep], lr, group=self.group, name=self.name, **parts
-        )
-        chosen._put("notes", self.notes)
-        return chosen
-
-    def noted(self, notes: Sequence[str]) -> "Curve":
-        """The same curve with other notes on what was assumed of it.
-
-        Args:
-            notes: sentences.
-
-        Returns:
-            A new curve.
-
-        Raises:
-            ArgumentError: `notes` are no sentences.
-        """
-        if isinstance(notes, str) or not all(
-            isinstance(note, str) for note in _iterated(notes)
-        ):
-            raise ArgumentError("`notes` must be a list of sentences.")
-        twin = copy(self)
-        twin._put("notes", tuple(notes))
-        return twin
+        return Curve(
+            self.step[keep], self.loss[keep], self.lr, group=self.group, name=self.name,
+            notes=self.notes, **parts,
+        )  # fmt: skip
 
     def without_rates(self) -> "Curve":
         """The curve for laws that count updates.
@@ -213,8 +283,8 @@ class Curve:
             raise ArgumentError(f"`step` must be a number; got {step!r}.")
         keep = self.step <= step
         part = self.select(keep)
-        if part.rates is not None:
-            part._put("rates", part.rates[: part.step[-1]])
+        if part.lr is not None:
+            part._put("lr", part.lr[: part.step[-1]])
         return part
 
     def thinned(self, points: int) -> "Curve":
@@ -265,13 +335,21 @@ def points(
     Raises:
         DataError: as for `Curve`.
         ArgumentError: as for `Curve`.
+
+    Examples:
+        >>> points([3.2, 2.9], size=[1e6, 1e7]).size.tolist()
+        [1000000.0, 10000000.0]
     """
-    number = np.arange(1, as_float_array("loss", loss).size + 1)
-    return Curve(number, loss, size=size, tokens=tokens, source=source, name=name)
+    order = np.arange(1, as_float_array("loss", loss).size + 1)
+    return Curve(order, loss, size=size, tokens=tokens, source=source, name=name)
 
 
-def _iterated(notes: object) -> Iterable[object]:
-    return notes if isinstance(notes, Sequence) else [None]
+def _sentences(notes: Sequence[str]) -> Sequence[str]:
+    if isinstance(notes, str) or not (
+        isinstance(notes, Sequence) and all(isinstance(note, str) for note in notes)
+    ):
+        raise ArgumentError("`notes` must be a list of sentences.")
+    return notes
 
 
 def _steps(step: ArrayLike, label: str) -> Steps:
@@ -306,7 +384,7 @@ def _losses(loss: ArrayLike, step: Steps, label: str) -> Floats:
             f"`loss`{label} must be finite and > 0; {bad.sum()} of {bad.size} values are not, "
             f"the first ({values[first]}) at step {step[first]}; leave those rows out."
         )
-    check_scale("loss", values, label)
+    _check_scale(values, label)
     if np.ptp(values) == 0:
         raise DataError(
             f"`loss`{label} is {values[0]:g} at every step; a constant says nothing of a trend."
@@ -325,6 +403,16 @@ def _per_point(key: str, value: ArrayLike | None, n: int, label: str) -> Floats 
     if not (np.isfinite(values) & (values > 0)).all():
         raise DataError(f"`{key}`{label} must be finite and > 0.")
     return np.broadcast_to(values, (n,)).copy()
+
+
+def _check_scale(values: Floats, label: str) -> None:
+    # Squares of losses must be numbers too.
+    low, high = float(values.min()), float(values.max())
+    if low < 1 / EXTREME or high > EXTREME:
+        raise DataError(
+            f"`loss`{label} must lie between {1 / EXTREME:g} and {EXTREME:g}; got "
+            f"{low:g} to {high:g}; take another unit."
+        )
 
 
 def labels(curves: Sequence[Curve]) -> tuple[str, ...]:

@@ -8,16 +8,25 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, check_flag, is_number, nearest
 from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
-from lossatlas.forecast.certainty import parameter_errors
 from lossatlas.forecast.curve import Curve, labels
-from lossatlas.forecast.identify import fit_warnings, flat_directions, spike_warnings
-from lossatlas.forecast.intervals import LeftOut, error_model
+from lossatlas.forecast.identifiability import (
+    fit_warnings,
+    flat_directions,
+    parameter_errors,
+    spike_warnings,
+)
 from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit
-from lossatlas.forecast.solver import Solution
-from lossatlas.forecast.validation import Recipe, doubled_horizon, leave_one_out, score
+from lossatlas.forecast.solver import FitSettings, Solution
+from lossatlas.forecast.validation import (
+    LeftOut,
+    doubled_horizon,
+    error_model,
+    leave_one_out,
+    score,
+)
 from lossatlas.store import Provenance
 
 Floats = NDArray[np.float64]
@@ -62,6 +71,12 @@ def fit(
         UnknownNameError: `fixed` names no parameter.
 
     Source: Luo et al., ICLR 2025, app. C (Huber loss on logs), arXiv:2503.12811.
+
+    Examples:
+        >>> step = np.arange(10, 500, 10)
+        >>> fitted = fit(PowerLaw(), Curve(step, 2 + 3 * step**-0.5), check=False)
+        >>> {name: round(value, 3) for name, value in fitted.parameters.items()}
+        {'L0': 2.0, 'A': 3.0, 'alpha': 0.5}
     """
     runs = _listed(curves)
     _check_kinds(law, runs)
@@ -69,37 +84,37 @@ def fit(
     check_flag("prior", prior)
     check_flag("check", check)
     _check_time_unit(law, runs)
-    recipe = Recipe(law, _width(law, huber), prior, _known(law, fixed))
+    settings = FitSettings(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
-    solution = _solved(recipe, prepared)
+    solution = _solved(settings, prepared)
     counts = [c.step.size for c in prepared]
     flat = flat_directions(law, solution, counts)
-    metric = recipe.metric(solution, prepared)
+    metric = settings.metric(solution, prepared)
     scores = _scores(law, solution.values, prepared, metric)
-    left_out = leave_one_out(recipe, prepared, solution.values) if check else ()
+    left_out = leave_one_out(settings, prepared, solution.values) if check else ()
     return Fit(
         law, solution.values, tuple(prepared), solution.objective, metric=metric, scores=scores,
         left_out=left_out,
-        doubled=doubled_horizon(recipe, prepared, solution.values) if check else (),
+        doubled=doubled_horizon(settings, prepared, solution.values) if check else (),
         flat=flat,
-        parameter_errors=parameter_errors(recipe.objective(prepared), solution, counts),
+        parameter_errors=parameter_errors(settings.objective(prepared), solution, counts),
         warnings=(
-            *_better_settings(recipe, prepared, solution, left_out),
+            *_better_settings(settings, prepared, solution, left_out),
             *fit_warnings(law, solution, prepared, flat),
             *spike_warnings(scores),
         ),
-        provenance=Provenance(settings=_settings(recipe, max_points, len(prepared))),
+        provenance=Provenance(settings=_recorded(settings, max_points, len(prepared))),
     )  # fmt: skip
 
 
-def _solved(recipe: Recipe, curves: Sequence[Curve]) -> Solution:
-    law, points = recipe.law, sum(c.step.size for c in curves)
-    if points <= len(law.parameters) - len(recipe.fixed):
+def _solved(settings: FitSettings, curves: Sequence[Curve]) -> Solution:
+    law, points = settings.law, sum(c.step.size for c in curves)
+    if points <= len(law.parameters) - len(settings.fixed):
         raise ArgumentError(
             f"`curves` must hold more points than {law.name} has free parameters "
-            f"({len(law.parameters) - len(recipe.fixed)}); got {points}."
+            f"({len(law.parameters) - len(settings.fixed)}); got {points}."
         )
-    solution = recipe.solve(curves)
+    solution = settings.solve(curves)
     if not np.isfinite(solution.penalized):
         raise DataError(
             f"{law.name} has no finite loss on these curves; free what `fixed` holds, or fit "
@@ -121,11 +136,14 @@ def _scores(
 
 # The law with other settings, if one of them forecasts left-out curves much better.
 def _better_settings(
-    recipe: Recipe, curves: Sequence[Curve], solution: Solution, left_out: tuple[LeftOut, ...]
+    settings: FitSettings,
+    curves: Sequence[Curve],
+    solution: Solution,
+    left_out: tuple[LeftOut, ...],
 ) -> tuple[str, ...]:
-    best, found = BETTER, tuple[str, ...]()
-    for other in recipe.law.relatives() if left_out else ():
-        second = replace(recipe, law=other)
+    best, advice = BETTER, tuple[str, ...]()
+    for other in settings.law.relatives() if left_out else ():
+        second = replace(settings, law=other)
         fitted = second.solve(curves)
         # Only what fits better is worth the cost of leaving curves out.
         if fitted.objective > solution.objective / BETTER:
@@ -133,11 +151,11 @@ def _better_settings(
         errors = error_model(leave_one_out(second, curves, fitted.values), ())
         ratio = error_model(left_out, ()).scale / max(errors.scale, 1e-300)
         if ratio >= best:
-            best, found = ratio, (
+            best, advice = ratio, (
                 f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
                 "it, or let `fit_best` choose",
             )  # fmt: skip
-    return found
+    return advice
 
 
 def fit_best(
@@ -157,6 +175,12 @@ def fit_best(
     Raises:
         ArgumentError: no candidates, or curves that cannot be left out.
         DataError: no candidate could be fitted; the message says why.
+
+    Examples:
+        >>> step = np.arange(20, 500, 20)
+        >>> runs = [Curve(step, 2 + a * step**-0.5, lr=0.1) for a in (3.0, 3.1, 3.2)]
+        >>> fit_best(runs, [PowerLaw()]).alternatives[0].law
+        'PowerLaw()'
     """
     curves = _listed(curves)
     candidates = _candidates(curves, laws)
@@ -189,7 +213,7 @@ def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law
         if not isinstance(laws, Iterable):
             raise ArgumentError(f"`laws` must be laws; got {type(laws).__name__}.")
         return list(laws)
-    if any(isinstance(curve, Curve) and curve.rates is None for curve in _listed(curves)):
+    if any(isinstance(curve, Curve) and curve.lr is None for curve in _listed(curves)):
         return [PowerLaw()]
     return [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
 
@@ -207,7 +231,7 @@ def _check_kinds(law: object, curves: Sequence[object]) -> None:
 
 # Without rates the power law counts updates, with them it sums rates: two units.
 def _check_time_unit(law: Law, curves: Sequence[Curve]) -> None:
-    bare = [curve for curve in curves if curve.rates is None]
+    bare = [curve for curve in curves if curve.lr is None]
     if isinstance(law, ScheduleLaw) and not law.needs and 0 < len(bare) < len(curves):
         raise ArgumentError(
             f"`curves` must all have rates or none: {law.name} sums rates where there are any "
@@ -227,8 +251,8 @@ def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
         raise ArgumentError(
             f"`fixed` must map parameters to numbers; got {type(fixed).__name__}."
         )
-    known = dict(fixed or {})
-    for name, value in known.items():
+    given = dict(fixed or {})
+    for name, value in given.items():
         if name not in law.parameters:
             raise UnknownNameError(
                 f"`fixed` names '{name}', which {law.name} does not have"
@@ -236,7 +260,7 @@ def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
             )
         if not is_number(value) or not 0 <= float(value) < np.inf:
             raise ArgumentError(f"`fixed['{name}']` must be finite and >= 0; got {value!r}.")
-    return {name: float(value) for name, value in known.items()}
+    return {name: float(value) for name, value in given.items()}
 
 
 def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:
@@ -251,10 +275,10 @@ def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:
     return (curve if outside.all() else curve.select(outside)).thinned(max_points)
 
 
-def _settings(recipe: Recipe, max_points: int, curves: int) -> dict[str, object]:
+def _recorded(settings: FitSettings, max_points: int, curves: int) -> dict[str, object]:
     return {
-        "law": _described(recipe.law), "huber": recipe.huber, "prior": recipe.prior,
-        "fixed": recipe.fixed, "max_points": max_points, "curves": curves,
+        "law": _described(settings.law), "huber": settings.huber, "prior": settings.prior,
+        "fixed": settings.fixed, "max_points": max_points, "curves": curves,
     }  # fmt: skip
 
 

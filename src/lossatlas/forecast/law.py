@@ -40,7 +40,7 @@ def check_parameters(argument: str, values: object, names: Sequence[str]) -> Non
 
 
 @dataclass(frozen=True)
-class Problem:
+class FitData:
     """What one fit sees: prepared features and losses of its curves.
 
     Attributes:
@@ -78,14 +78,14 @@ class Law(ABC):
         """The predicted losses and their derivatives."""
 
     @abstractmethod
-    def starts(self, problem: Problem) -> Floats:
+    def starts(self, problem: FitData) -> Floats:
         """Where to start: rough fits from the data, in no order."""
 
     @abstractmethod
-    def limits(self, problem: Problem) -> tuple[Floats, Floats]:
+    def limits(self, problem: FitData) -> tuple[Floats, Floats]:
         """How far the parameters may go; a fit that ends there says so."""
 
-    def prior(self, logs: Floats, problem: Problem) -> tuple[Floats, Floats]:
+    def prior(self, logs: Floats, problem: FitData) -> tuple[Floats, Floats]:
         """A weak belief about parameters that few curves cannot identify."""
         del problem
         return np.empty(0), np.empty((0, logs.size))
@@ -106,14 +106,14 @@ class Law(ABC):
     def check(self, inputs: Inputs, label: str = "") -> None:
         """Require what the law needs."""
         for need in self.needs:
-            if getattr(inputs, "rates" if need == "lr" else need) is None:
+            if getattr(inputs, need) is None:
                 whose = f" of curve '{label}'" if label else ""
                 raise DataError(f"`{need}`{whose} is missing and {self.name} needs it; "
                                 f"give it to `Curve({need}=...)`.")  # fmt: skip
 
-    def problem(self, curves: Sequence[Curve]) -> Problem:
+    def problem(self, curves: Sequence[Curve]) -> FitData:
         """Prepare curves for a fit."""
-        return Problem(
+        return FitData(
             tuple(self.features(curve.inputs) for curve in curves),
             tuple(curve.loss for curve in curves),
             tuple(curves),
@@ -134,10 +134,10 @@ class ScheduleLaw(Law):
         """The loss after a whole schedule and its derivative by every rate."""
 
     @abstractmethod
-    def columns(self, problem: Problem) -> Iterator[tuple[Floats, Floats]]:
+    def columns(self, problem: FitData) -> Iterator[tuple[Floats, Floats]]:
         """Candidates for the parameters that enter non-linearly."""
 
-    def starts(self, problem: Problem) -> Floats:
+    def starts(self, problem: FitData) -> Floats:
         """The best non-negative mix for every candidate shape."""
         loss = problem.loss
         rows = []
@@ -152,3 +152,43 @@ class ScheduleLaw(Law):
     @abstractmethod
     def join(self, mix: Floats, shape: Floats) -> Floats:
         """Put linear and non-linear parameters in the order of `parameters`."""
+
+
+def rate_sums(inputs: Inputs) -> Floats:
+    """S1: the sum of rates up to each point, the area of the warm-up included."""
+    if inputs.lr is None:
+        return inputs.step.astype(np.float64)
+    check_cover(inputs)
+    sums = np.cumsum(inputs.lr)[inputs.step - 1]
+    if sums[0] <= 0:
+        raise ArgumentError(
+            f"`lr` is 0 up to step {inputs.step[sums <= 0][-1]}: a law of a sum of rates has "
+            "no value there; leave those points out."
+        )
+    return np.asarray(sums)
+
+
+def log_error(forecast: Floats, truth: Floats) -> Floats:
+    """Log of forecast over truth, for any forecast."""
+    return np.asarray(np.log(np.maximum(forecast, 1e-3 * truth) / truth))
+
+
+def check_cover(inputs: Inputs) -> None:
+    """Require a rate for every update up to the last step, and no point before the first."""
+    if inputs.lr is not None and inputs.step[-1] > inputs.lr.size:
+        raise ArgumentError(f"`lr` has {inputs.lr.size} rates but the last step is "
+                            f"{inputs.step[-1]}; give a rate for every update.")  # fmt: skip
+    if inputs.step[0] < 1:
+        raise ArgumentError("`steps` must be >= 1: a law of a sum of rates has no value before "
+                            "the first update.")  # fmt: skip
+
+
+def falls(inputs: Inputs, with_warmup: bool = False) -> Floats:
+    """By how much each update's rate lies below the one before; rises are negative."""
+    rates = cast("Floats", inputs.lr)
+    change = np.zeros(rates.size)
+    if with_warmup:
+        change[0] = -rates[0]
+    start = 0 if with_warmup else inputs.warmup
+    change[start + 1 :] = rates[start:-1] - rates[start + 1 :]
+    return change

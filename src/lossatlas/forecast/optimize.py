@@ -1,7 +1,8 @@
 """The schedule that a law likes best: free, as a plain cooldown, and beside other shapes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,13 @@ from scipy.sparse import csr_array
 
 from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
+from lossatlas.forecast.validation import ErrorModel
+from lossatlas.result import Estimate, Figure, Result, chart_of, result
+from lossatlas.store.records import record
+from lossatlas.text import as_sentence, number
+
+if TYPE_CHECKING:
+    from lossatlas.plots.curves import Chart
 
 Floats = NDArray[np.float64]
 
@@ -21,8 +29,9 @@ END = 0.01  # of the peak: where the shapes stop that cannot reach zero
 ABRUPT = 0.005  # of the steps: a cooldown shorter than this is an artefact of the law
 
 
+@record
 @dataclass(frozen=True)
-class Shape:
+class ScheduleRow:
     """One row of the table of schedules.
 
     Attributes:
@@ -40,9 +49,17 @@ class Shape:
     behind: float
     distinguishable: bool | None
 
+    @property
+    def verdict(self) -> str:
+        """What to think of the schedule, in a few words."""
+        if self.behind == 0:
+            return "the best"
+        words = {True: "worse", False: "indistinguishable", None: "error of the law unknown"}
+        return f"+{self.behind:.4f}, {words[self.distinguishable]}"
 
-@dataclass(frozen=True, eq=False)
-class SchedulePlan:
+
+@result("schedule-plan")
+class SchedulePlan(Result):
     """What the law advises.
 
     Attributes:
@@ -55,6 +72,14 @@ class SchedulePlan:
         table: all shapes, best first, each with its best cooldown.
         error: one root mean square error of the law, in units of the loss; NaN if not known.
         warnings: what to know before running it.
+        groups: independent curves that the error comes from.
+
+    Examples:
+        >>> from lossatlas.forecast import Fit, LinearLRLaw
+        >>> law = {"L0": 2.0, "A": 1.0, "alpha": 0.5, "B": 1.0}
+        >>> plan = Fit.from_parameters(LinearLRLaw(), law).optimize_schedule(200, 0.1)
+        >>> plan.wsd.shape, plan.table[0].behind
+        ((200,), 0.0)
     """
 
     free: Floats
@@ -63,20 +88,10 @@ class SchedulePlan:
     wsd_loss: float
     wsd_shape: str
     wsd_decay: int
-    table: tuple[Shape, ...]
+    table: tuple[ScheduleRow, ...]
     error: float
     warnings: tuple[str, ...]
-
-    def with_warnings(self, more: tuple[str, ...]) -> "SchedulePlan":
-        """The same plan with more warnings.
-
-        Args:
-            more: sentences.
-
-        Returns:
-            A new plan.
-        """
-        return replace(self, warnings=self.warnings + more)
+    groups: int = 0
 
     @property
     def verdict(self) -> str:
@@ -93,9 +108,54 @@ class SchedulePlan:
             f"they lie within the law's own error of {self.error:.4f}"
         )
 
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The final losses of the best cooldown and of the free optimum."""
+        losses = {
+            f"final loss, {self.wsd_shape} cooldown of {self.wsd_decay}": self.wsd_loss,
+            "final loss, free optimum": self.free_loss,
+        }
+        why = "the error of the law is not known" if np.isnan(self.error) else None
+        return tuple(
+            Estimate(loss, self.error, samples=self.groups, why_no_error=why, name=name)
+            for name, loss in losses.items()
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """The best cooldown, how many schedules are as good, and warnings."""
+        best = (
+            f"The best plain cooldown is {self.wsd_shape} over the last {self.wsd_decay:,} "
+            f"updates: a loss of {number(self.wsd_loss)} is expected."
+        )
+        return (best, as_sentence(self.verdict), *map(as_sentence, self.warnings))
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The best plain cooldown and the free optimum."""
+        title = "Schedules that the law likes best"
+        return (chart_of("schedule", title, self._chart, alt=self.sentences()[0]),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.curves import Chart, Series
+
+        update = np.arange(1, self.free.size + 1)
+        cooldown = f"{self.wsd_shape} cooldown of {self.wsd_decay:,}: {self.wsd_loss:.4f}"
+        free = f"free optimum: {self.free_loss:.4f}"
+        series = (
+            Series(update, self.wsd, cooldown),
+            Series(update, self.free, free, style.PATH, dash=1),
+        )
+        title = "Schedules that the law likes best"
+        return Chart(title, "update", "learning rate", series, from_zero=True)
+
 
 def plan_schedule(
-    law: ScheduleLaw, values: Floats, steps: int, peak: float, *, warmup: int, error: float
+    law: ScheduleLaw,
+    values: Floats,
+    steps: int,
+    peak: float,
+    *,
+    warmup: int,
+    errors: ErrorModel,
 ) -> SchedulePlan:
     """Search the best schedules."""
 
@@ -106,22 +166,24 @@ def plan_schedule(
         _best_cooldown(loss_of, name, steps, peak, warmup) for name in schedules.SHAPE_NAMES
     ]
     shape, decay, wsd, wsd_loss = min(rows, key=lambda row: row[3])
-    known = [(f"{name} cooldown", length, rates, loss) for name, length, rates, loss in rows]
+    candidates = [
+        (f"{name} cooldown", length, rates, loss) for name, length, rates, loss in rows
+    ]
     others = _others(steps, peak, warmup)
     for name, stairs in (("free, in stairs", True), ("free, smooth", False)):
-        found = _free(law, values, wsd, warmup, stairs)
-        others.append((name, int((found[warmup:] < peak).sum()), found))
-    known += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
-    _, _, free, free_loss = min(known, key=lambda row: row[3])
-    width = error * free_loss
+        optimum = _free(law, values, wsd, warmup, stairs)
+        others.append((name, int((optimum[warmup:] < peak).sum()), optimum))
+    candidates += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
+    _, _, free, free_loss = min(candidates, key=lambda row: row[3])
+    width = errors.scale * free_loss
     table = tuple(
-        Shape(name, length, loss, loss - free_loss,
+        ScheduleRow(name, length, loss, loss - free_loss,
               None if np.isnan(width) else bool(loss - free_loss > width))
-        for name, length, _, loss in sorted(known, key=lambda row: row[3])
+        for name, length, _, loss in sorted(candidates, key=lambda row: row[3])
     )  # fmt: skip
     return SchedulePlan(
         free, free_loss, wsd, wsd_loss, shape, decay, table, width,
-        _warnings(free, decay, steps - warmup),
+        _warnings(free, decay, steps - warmup), errors.groups,
     )  # fmt: skip
 
 
@@ -130,11 +192,13 @@ def _best_cooldown(
     loss_of: Callable[[Floats], float], name: str, steps: int, peak: float, warmup: int
 ) -> tuple[str, int, Floats, float]:
     body = steps - warmup
-    least = END if name not in schedules.SHAPES else 0.0
+    min_ratio = END if name not in schedules.SHAPES else 0.0
 
     def rates(log_length: float) -> Floats:
         length = int(np.clip(round(np.exp(log_length)), 1, body))
-        return schedules.wsd(steps, peak, max(length, 1), name, min_ratio=least, warmup=warmup)
+        return schedules.wsd(
+            steps, peak, max(length, 1), name, min_ratio=min_ratio, warmup=warmup
+        )
 
     grid = np.log(np.maximum(np.array(FRACTIONS) * body, 1.0))
     losses = [loss_of(rates(x)) for x in grid]
@@ -145,8 +209,8 @@ def _best_cooldown(
         options={"xatol": 0.01, "maxiter": 15},
     )  # fmt: skip
     best = fine.x if fine.fun < losses[i] else grid[i]
-    found = rates(best)
-    return name, int(np.clip(round(np.exp(best)), 1, body)), found, loss_of(found)
+    chosen = rates(best)
+    return name, int(np.clip(round(np.exp(best)), 1, body)), chosen, loss_of(chosen)
 
 
 def _others(steps: int, peak: float, warmup: int) -> list[tuple[str, int, Floats]]:
@@ -182,11 +246,11 @@ def _free(law: ScheduleLaw, values: Floats, start: Floats, warmup: int, stairs: 
     falls = np.maximum(-np.diff(logs, prepend=np.log(peak)), 0.0)
     falls[0] = 0.0
     bounds = [(0.0, 0.0)] + [(0.0, 10.0)] * (falls.size - 1)  # the first knot keeps the peak
-    found = minimize(
+    solution = minimize(
         objective, falls, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": 300, "ftol": 1e-11, "gtol": 1e-6},
     )  # fmt: skip
-    return rates(found.x)[0]
+    return rates(solution.x)[0]
 
 
 # (body, blocks): every update takes the rate of its block.

@@ -1,18 +1,25 @@
-"""A forecast: losses with an interval, and what to know before believing it."""
+"""Forecasts: losses with an interval, what to know first, and what a decay would do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.arrays import as_float_array
+from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.forecast.curve import Curve, Inputs
-from lossatlas.forecast.law import Law, ScheduleLaw
-from lossatlas.forecast.numbers import check_length
-from lossatlas.forecast.rates import check_rates
-from lossatlas.forecast.schedules import is_monotone, warmup_length
+from lossatlas.forecast.curve import Curve, Inputs, check_rates
+from lossatlas.forecast.law import Law, ScheduleLaw, log_error
+from lossatlas.forecast.schedules import check_length, is_monotone, warmup_length, wsd
+from lossatlas.intervals import t_quantile
+from lossatlas.result import Estimate, Figure, Result, chart_of, result
+from lossatlas.store.records import record
+from lossatlas.text import as_sentence, number
+
+if TYPE_CHECKING:
+    from lossatlas.plots.curves import Chart
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -22,8 +29,8 @@ FAR = 2.0  # horizons beyond this are warned of
 ABSURD = 100.0  # horizons beyond this are refused
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@result("forecast-prediction")
+class Prediction(Result):
     """What a law expects of a run.
 
     Attributes:
@@ -33,9 +40,17 @@ class Prediction:
         upper: (n,) upper ends.
         level: the share of losses that the interval should cover.
         horizon: the last step over the longest one of the fit.
-        rates: the schedule, or None.
+        lr: (T,) the schedule, or None.
         reason: why there is no interval; empty where there is one.
         warnings: what to know before believing it, in sentences.
+        groups: independent curves that the interval comes from.
+        measured: the run itself, where it is known.
+
+    Examples:
+        >>> from lossatlas.forecast import Fit, PowerLaw
+        >>> fit = Fit.from_parameters(PowerLaw(), {"L0": 2.0, "A": 20.0, "alpha": 0.8})
+        >>> print(fit.predict(steps=[500, 1000]).sentences()[0])
+        The expected loss at step 1,000 is 2.08.
     """
 
     step: Steps
@@ -44,9 +59,11 @@ class Prediction:
     upper: Floats
     level: float
     horizon: float
-    rates: Floats | None = None
+    lr: Floats | None = None
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    groups: int = 0
+    measured: Curve | None = None
 
     @property
     def half_width(self) -> float:
@@ -57,6 +74,88 @@ class Prediction:
     def final(self) -> tuple[float, float, float]:
         """The last loss, and the ends of its interval."""
         return float(self.loss[-1]), float(self.lower[-1]), float(self.upper[-1])
+
+    def with_measured(self, measured: Curve) -> "Prediction":
+        """The forecast beside the run as it was measured.
+
+        Args:
+            measured: the run.
+
+        Returns:
+            A new prediction.
+
+        Raises:
+            ArgumentError: `measured` is not a `Curve`.
+        """
+        if not isinstance(measured, Curve):
+            raise ArgumentError(f"`measured` must be a Curve; got {type(measured).__name__}.")
+        return replace(self, measured=measured)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The final loss, and what was measured."""
+        final = forecast_estimate(
+            "final loss", self.final, self.level, self.groups, self.reason
+        )
+        if self.measured is None:
+            return (final,)
+        why = "the loss at one step of one run"
+        return (final, Estimate(self._last_measured, why_no_error=why, name="measured loss"))
+
+    def sentences(self) -> tuple[str, ...]:
+        """The final loss with its interval, the error where it is known, and warnings."""
+        loss, lower, upper = self.final
+        out = [f"The expected loss at step {self.step[-1]:,} is {number(loss)}."]
+        if self.reason:
+            out.append(f"It has no interval: {self.reason}.")
+        else:
+            out.append(f"Its {self.level:.0%} interval is {lower:.4f} to {upper:.4f}.")
+        if self.measured is not None:
+            off = np.log(loss / self._last_measured)
+            out.append(f"The measured loss is {self._last_measured:.4f}: {off:+.2%} off.")
+        return (*out, *map(as_sentence, self.warnings))
+
+    @property
+    def _last_measured(self) -> float:
+        assert self.measured is not None
+        return float(self.measured.loss[-1])
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The forecast with its interval, beside what was measured."""
+        alt = " ".join(self.sentences()[:2])
+        return (chart_of("forecast", self._title, self._chart, alt=alt),)
+
+    @property
+    def _title(self) -> str:
+        loss, lower, upper = self.final
+        band = "" if self.reason else f" [{lower:.4f}, {upper:.4f}]"
+        return f"Forecast at {self.step[-1]:,}: {loss:.4f}{band}"
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.curves import Band, Chart, Series
+
+        series = [Series(self.step, self.loss, "forecast")]
+        if self.measured is not None:
+            run = self.measured
+            series.append(Series(run.step, run.loss, "measured", style.PATH, "points"))
+        label = f"{self.level:.0%} interval"
+        band = None if self.reason else Band(self.step, self.lower, self.upper, label)
+        return Chart(self._title, "update", "loss", tuple(series), band)
+
+
+def forecast_estimate(
+    name: str, final: tuple[float, float, float], level: float, groups: int, reason: str
+) -> Estimate:
+    """A forecast loss whose interval at `level` is the forecast's, to first order."""
+    loss, lower, upper = final
+    half = np.log(upper / lower) / 2
+    if not np.isfinite(half):
+        return Estimate(loss, why_no_error=reason or "there is no interval", name=name)
+    stderr = float(loss * half / t_quantile(level, groups + 1))
+    return Estimate(
+        loss, stderr, samples=groups + 1, name=name,
+        meaning=f"{level:.0%} interval {lower:.4f} to {upper:.4f}",
+    )  # fmt: skip
 
 
 def inputs_for(
@@ -70,26 +169,26 @@ def inputs_for(
 ) -> Inputs:
     """What a law is asked, from what a user gave."""
     if isinstance(schedule, Curve):
-        found = schedule.inputs
+        inputs = schedule.inputs
         if steps is not None:
-            found = Inputs(_steps(steps), found.rates)
+            inputs = Inputs(_steps(steps), inputs.lr)
     else:
         rates = None if schedule is None else as_float_array("schedule", schedule)
         if rates is not None:
             check_rates(rates)
         values = [v for v in (size, tokens, source) if v is not None]
         step = _steps(steps) if steps is not None else _grid(rates, values)
-        found = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
-    law.check(found)
-    return found
+        inputs = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
+    law.check(inputs)
+    return inputs
 
 
 def check_time_unit(law: Law, inputs: Inputs, fitted: Sequence[Curve]) -> None:
     """Require that a law which counts updates or sums rates is asked in the unit of its fit."""
     if not isinstance(law, ScheduleLaw) or law.needs or not fitted:
         return
-    rated = fitted[0].rates is not None
-    if rated == (inputs.rates is not None):
+    rated = fitted[0].lr is not None
+    if rated == (inputs.lr is not None):
         return
     if rated:
         raise ArgumentError(
@@ -124,9 +223,9 @@ def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[
             f"the horizon is {horizon:.1f} times the longest fitted curve; the exponents "
             "extrapolate badly that far"
         )
-    if inputs.rates is None or not fitted:
+    if inputs.lr is None or not fitted:
         return tuple(out)
-    rates = inputs.rates
+    rates = inputs.lr
     if not is_monotone(rates):
         out.append("the schedule rises after its warm-up; the law is untested there")
     peaks = [float(r.max()) for r in fitted]
@@ -178,3 +277,189 @@ def _like(value: ArrayLike | None, step: Steps) -> Floats | None:
     if not (np.isfinite(array) & (array > 0)).all():
         raise DataError("`size`, `tokens` and `source` must be finite and > 0.")
     return np.broadcast_to(array, (step.size,)).copy()
+
+
+RECENT = 0.1  # the share of a run's points that shows where it stands against the law
+
+
+@record
+@dataclass(frozen=True, eq=False)
+class Decay:
+    """The end of a run that begins to decay at one step.
+
+    Attributes:
+        decay_at: the step at which the cooldown begins.
+        steps: the last step.
+        loss: the final loss.
+        lower: lower end of its interval; NaN where there is none.
+        upper: upper end.
+        constant_loss: the loss at the same step without a cooldown.
+        lr: (T,) the schedule.
+    """
+
+    decay_at: int
+    steps: int
+    loss: float
+    lower: float
+    upper: float
+    constant_loss: float
+    lr: Floats
+
+    @property
+    def gain(self) -> float:
+        """What the cooldown gains by its end."""
+        return self.constant_loss - self.loss
+
+
+@result("forecast-decay")
+class WhatIf(Result):
+    """The end of a run under way, for each start of the cooldown.
+
+    Attributes:
+        decays: one answer a start.
+        offset: by how much (in log loss) the run has lately lain above the law; the answers are
+            shifted by it.
+        level: the share of losses that the intervals should cover.
+        reason: why there is no interval; empty where there is one.
+        warnings: what to know before believing it.
+        groups: independent curves that the intervals come from.
+
+    Examples:
+        >>> from lossatlas.forecast import Curve, Fit, LinearLRLaw
+        >>> law = {"L0": 2.0, "A": 1.0, "alpha": 0.5, "B": 1.0}
+        >>> run = Curve([100, 200, 300], [2.4, 2.3, 2.2], lr=0.1)
+        >>> answer = Fit.from_parameters(LinearLRLaw(), law).what_if(run, [300, 400])
+        >>> [row.steps for row in answer.decays]
+        [360, 480]
+    """
+
+    decays: tuple[Decay, ...]
+    offset: float
+    level: float
+    reason: str
+    warnings: tuple[str, ...]
+    groups: int = 0
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The final loss for each start of the cooldown."""
+        return tuple(
+            forecast_estimate(
+                f"final loss, decay at {row.decay_at}", (row.loss, row.lower, row.upper),
+                self.level, self.groups, self.reason,
+            )
+            for row in self.decays
+        )  # fmt: skip
+
+    def sentences(self) -> tuple[str, ...]:
+        """The end and the gain for each start, and warnings."""
+        rows = [
+            f"A decay from step {row.decay_at:,} ends at step {row.steps:,} with a loss of "
+            f"{number(row.loss)}, {number(row.gain)} below the constant rate."
+            for row in self.decays
+        ]
+        rows += [f"The losses have no interval: {self.reason}."] if self.reason else []
+        return (*rows, *map(as_sentence, self.warnings))
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The final loss with and without a decay, over the start of the decay."""
+        alt = " ".join(self.sentences()[: len(self.decays)])
+        return (chart_of("decay", "What a decay gains", self._chart, alt=alt),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.curves import Band, Chart, Series
+
+        names = ("decay_at", "loss", "constant_loss", "lower", "upper")
+        start, loss, constant, lower, upper = (
+            np.array([getattr(row, name) for row in self.decays]) for name in names
+        )
+        band = None if self.reason else Band(start, lower, upper, f"{self.level:.0%} interval")
+        series = (
+            Series(start, loss, "with a decay", kind="marks"),
+            Series(start, constant, "constant rate", style.PATH, "marks", marker="^"),
+        )
+        return Chart("What a decay gains", "start of the decay", "final loss", series, band)
+
+
+@dataclass(frozen=True, eq=False)
+class Cooldown:
+    """A cooldown of a run under way.
+
+    Attributes:
+        curve: the run so far.
+        decay: its length: a share of its start if < 1, else updates.
+        shape: as for `schedules.wsd`.
+        min_ratio: the last rate as a share of the present one.
+        level: the share of losses to cover.
+    """
+
+    curve: Curve
+    decay: float
+    shape: str
+    min_ratio: float
+    level: float
+
+
+def answer(
+    law: Law,
+    values: Floats,
+    predict: Callable[..., Prediction],
+    question: Cooldown,
+    starts: Sequence[int],
+) -> WhatIf:
+    """The rows."""
+    curve, level = question.curve, question.level
+    if curve.lr is None:
+        raise ArgumentError("`curve` must have rates to ask what a decay would do.")
+    past = curve.select(curve.step > curve.inputs.warmup)
+    offset = offset_of(-log_error(law.predict(values, past.inputs), past.loss))
+    shift = float(np.exp(offset))
+    rows, reason, groups = [], "", 0
+    warnings: dict[str, None] = {}
+    for start in starts:
+        whole = continued(curve.lr, question, start)
+        hold = np.append(whole[:start], np.full(whole.size - start, whole[start - 1]))
+        decayed = predict(whole, steps=[whole.size], level=level)
+        constant = predict(hold, steps=[whole.size], level=level)
+        loss, lower, upper = (shift * value for value in decayed.final)
+        rows.append(
+            Decay(start, whole.size, loss, lower, upper, shift * constant.final[0], whole)
+        )
+        warnings |= dict.fromkeys(decayed.warnings)
+        reason, groups = decayed.reason, decayed.groups
+    return WhatIf(tuple(rows), offset, level, reason, tuple(warnings), groups)
+
+
+def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
+    """The starts as a list, none of them in the past."""
+    starts = np.atleast_1d(as_float_array("decay_at", decay_at))
+    if not starts.size or starts.ndim != 1:
+        raise ArgumentError("`decay_at` must name at least one step, in one dimension.")
+    for start in starts:
+        if not np.isfinite(start) or start % 1 or start < 1:
+            raise ArgumentError(f"`decay_at` must be a whole number >= 1; got {start:g}.")
+        check_length("decay_at", float(start))
+        if start < curve.step[-1]:
+            raise ArgumentError(
+                f"`decay_at` must not lie before the last step of the curve "
+                f"({curve.step[-1]}); got {start:.0f}; cut the curve with `until` to ask of "
+                "the past."
+            )
+    return [int(start) for start in starts]
+
+
+def continued(rates: Floats, question: Cooldown, start: int) -> Floats:
+    """A schedule that goes on at its present rate and then decays."""
+    length, last = question.decay, int(question.curve.step[-1])
+    check_positive("decay", length)
+    check_length("decay", float(length))
+    steps = max(round(length * start) if length < 1 else int(length), 2)
+    now = float(rates[last - 1])
+    falling = wsd(steps, now, steps, question.shape, min_ratio=question.min_ratio)
+    return np.concatenate([rates[:last], np.full(start - last, now), falling])
+
+
+def offset_of(log_residual: Floats) -> float:
+    """Where a run stands against the law: the median of its latest residuals."""
+    recent = max(3, round(RECENT * log_residual.size))
+    return float(np.median(log_residual[-recent:]))

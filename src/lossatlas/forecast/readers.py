@@ -6,7 +6,9 @@ unsorted steps, restarts. What is left out or assumed is counted in `Curve.notes
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,247 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.arrays import as_float_array
-from lossatlas.checks import check_path, is_number
-from lossatlas.errors import DataError, FileError, UnknownNameError
-from lossatlas.forecast.curve import Curve
-from lossatlas.forecast.logs import (
-    EMPTY,
-    LOSSES,
-    STEPS,
-    Column,
-    check_column,
-    check_name,
-    chosen_name,
-    hint,
-    rate_name,
-    tidied,
-)
-from lossatlas.forecast.rates import logged_rates
+from lossatlas.checks import check_path, is_number, nearest
+from lossatlas.errors import ArgumentError, DataError, FileError, UnknownNameError
+from lossatlas.forecast.curve import Curve, logged_rates
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+STEPS = ("step", "Step", "_step", "global_step", "trainer/global_step", "train/global_step",
+         "iteration", "iter", "update")  # fmt: skip
+LOSSES = ("loss", "train_loss", "train/loss", "train_loss_step", "train/loss_step", "loss_step",
+          "training_loss", "train_loss_epoch", "train/loss_epoch")  # fmt: skip
+RATES = ("lr", "learning_rate", "train/lr", "train/learning_rate")
+HELD_OUT = ("val", "eval", "test", "dev")
+SHORT_RUNS = 3  # rows between falls of the step, on average: fewer are disorder, not restarts
+_RUN = " - "  # separates run and metric in the columns of a W&B export
+EMPTY = ("", "null", "none", "n/a", "na", "-")
+
+
+def kind_of_file(path: Path) -> str:
+    """Tell the kind of a file from its first characters."""
+    if _is_folder(path):
+        return "trainer"
+    if path.suffix.lower() == ".json":
+        return "tensorboard" if _first(path).startswith("[") else "trainer"
+    header = [cell.strip().strip('"') for cell in _first(path).split(",")]
+    if set(header) <= {"Wall time", "Step", "Value"} and {"Step", "Value"} <= set(header):
+        return "tensorboard"
+    exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
+    charted = "Step" in header and any(_RUN in cell for cell in header)
+    return "wandb" if exported or charted else "csv"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _first(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            return next((line.strip() for line in islice(lines, 10) if line.strip()), "")
+    except (OSError, ValueError):
+        return ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a log.
+
+    Attributes:
+        values: (n,) numbers; NaN in empty cells.
+        present: (n,) whether the cell held a number; NaN that was written is present.
+    """
+
+    values: Floats
+    present: Mask
+
+    def at(self, rows: Mask | NDArray[np.int64]) -> "Column":
+        """The column at some rows."""
+        return Column(self.values[rows], self.present[rows])
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """A log in order.
+
+    Attributes:
+        step: (n,) increasing steps that have a loss.
+        columns: role -> (n,) values at these steps, the losses among them.
+        lr: one rate a step or one an update; None where no rate was logged.
+        notes: what was left out or assumed, in sentences.
+    """
+
+    step: Floats
+    columns: dict[str, Floats]
+    lr: Floats | None
+    notes: tuple[str, ...]
+
+
+def tidied(
+    step: Column, columns: Mapping[str, Column], whose: str, warmup: int | None = None
+) -> Tidy:
+    """Order the rows of a log; the later write of a step wins."""
+    notes: list[str] = []
+    keep = step.present & np.isfinite(step.values)
+    lost = int((~keep & columns["loss"].present).sum())
+    if lost:
+        notes.append(f"{_rows(lost)} without a step left out")
+    order = np.flatnonzero(keep)[_order(step.values[keep], notes)]
+    step = step.at(order)
+    columns = {role: column.at(order) for role, column in columns.items()}
+    rows = _rows_with_loss(step.values, columns, notes)
+    if rows.sum() < 2:
+        details = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(
+            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{details}; a "
+            "curve needs at least two."
+        )
+    rows &= _last_of_each(step.values, rows, notes)
+    at = step.values[rows]
+    values = {r: c.values[rows] for r, c in columns.items() if r != "lr"}
+    rates = _rates(step.values, columns.get("lr"), rows, warmup, notes)
+    return Tidy(at, values, rates, tuple(notes))
+
+
+def chosen_name(
+    whose: str, header: Sequence[str], wanted: str | None, usual: Sequence[str], role: str
+) -> str:
+    """The column of a role: the one that was asked for, or one with a usual name."""
+    if wanted is not None:
+        check_name(wanted)
+        check_column(whose, header, wanted)
+        return wanted
+    column = next((name for name in usual if name in header), None)
+    if column is None and role == "loss":
+        like = [c for c in header if "loss" in c.lower() and not _held_out(c)]
+        column = like[0] if len(like) == 1 else None
+    if column is None:
+        raise UnknownNameError(
+            f"{whose} has no column '{role}'{hint(role, header)}; it has {', '.join(header)}; "
+            f"name it with `{role}`."
+        )
+    return column
+
+
+def rate_name(header: Sequence[str]) -> str | None:
+    """The column of rates, if one has a usual name."""
+    usual = next((name for name in RATES if name in header), None)
+    return usual or next((name for name in header if name.startswith("lr-")), None)
+
+
+def check_name(name: object) -> None:
+    """Require the name of a column."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"the name of a column must be text; got {name!r}.")
+
+
+def check_column(whose: str, header: Sequence[str], name: str) -> None:
+    """Require a column."""
+    if name not in header:
+        raise UnknownNameError(
+            f"{whose} has no column '{name}'{hint(name, header)}; it has {', '.join(header)}."
+        )
+
+
+def hint(name: str, columns: Iterable[str]) -> str:
+    """The nearest name, or one that holds it: "loss" is far from "train/loss" in letters."""
+    names = list(columns)
+    close = nearest(name, names)
+    holding = next((k for k in names if name.lower() in k.lower()), None)
+    return close or (f" (did you mean '{holding}'?)" if holding else "")
+
+
+def _held_out(name: str) -> bool:
+    return any(word in name.lower() for word in HELD_OUT)
+
+
+# The rows in order of their steps, without those that a restart wrote again.
+def _order(step: Floats, notes: list[str]) -> NDArray[np.int64]:
+    every = np.arange(step.size)
+    falls = np.flatnonzero(np.diff(step) < 0) + 1
+    if not falls.size:
+        return every
+    if step.size < SHORT_RUNS * (falls.size + 1):
+        notes.append("the rows were not in the order of their steps and have been sorted")
+        return np.argsort(step, kind="stable")
+    kept = np.ones(step.size, dtype=bool)
+    for first, last in zip(falls, [*falls[1:], step.size], strict=True):
+        begins, ends = step[first], step[first:last].max()
+        before = kept[:first].nonzero()[0]
+        # A piece that ends before the others begin lies in the wrong place; it repeats nothing.
+        if not before.size or ends < step[before].min():
+            continue
+        again = before[step[before] >= begins]
+        if again.size:
+            notes.append(
+                f"the run restarts at step {begins:.0f} after {step[again].max():.0f}: "
+                f"{_rows(again.size)} of the earlier attempt left out"
+            )
+            kept[again] = False
+    chosen = np.flatnonzero(kept)
+    if (np.diff(step[chosen]) < 0).any():
+        notes.append("the rows were not in the order of their steps and have been sorted")
+    return chosen[np.argsort(step[chosen], kind="stable")]
+
+
+# Rows whose loss is a finite number and that have what else was asked for.
+def _rows_with_loss(step: Floats, columns: Mapping[str, Column], notes: list[str]) -> Mask:
+    loss = columns["loss"]
+    finite = np.isfinite(loss.values)
+    broken = loss.present & ~finite
+    if broken.any():
+        notes.append(
+            f"{int(broken.sum())} of {int(loss.present.sum())} losses are NaN or infinite and "
+            f"left out, the first at step {step[broken][0]:.0f}"
+        )
+    rows = loss.present & finite
+    for role, column in columns.items():
+        if role not in {"loss", "lr"}:
+            missing = rows & ~np.isfinite(column.values)
+            if missing.any():
+                notes.append(f"{_rows(int(missing.sum()))} without `{role}` left out")
+            rows = rows & ~missing
+    return rows
+
+
+def _last_of_each(step: Floats, rows: Mask, notes: list[str]) -> Mask:
+    places = np.flatnonzero(rows)
+    repeated = np.append(np.diff(step[places]) == 0, False)
+    if repeated.any():
+        notes.append(
+            f"{int(repeated.sum())} losses at a step that was logged again left out: the later "
+            "one counts"
+        )
+    last = np.zeros(rows.size, dtype=bool)
+    last[places[~repeated]] = True
+    return last
+
+
+def _rates(
+    step: Floats, lr: Column | None, rows: Mask, warmup: int | None, notes: list[str]
+) -> Floats | None:
+    if lr is None:
+        return None
+    rated = lr.present & np.isfinite(lr.values)
+    if not rated.any():
+        notes.append("the column of rates is empty: the rates are not known")
+        return None
+    if rated[rows].all():
+        return lr.values[rows]
+    at, where = np.unique(step[rated][::-1], return_index=True)
+    values = lr.values[rated][::-1][where]
+    rates, assumed = logged_rates(values, at, int(step[rows][-1]), warmup)
+    notes.extend(assumed)
+    return rates
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''}"
 
 
 def read_csv(
@@ -46,7 +271,7 @@ def read_csv(
     group: str | None = None,
     warmup: int | None = None,
 ) -> Curve:
-    """A curve from a CSV file with a header, Lightning's `metrics.csv` among them.
+    r"""A curve from a CSV file with a header, Lightning's `metrics.csv` among them.
 
     Rows without a loss (validation rows, say) are passed over; the rates may stand in other
     rows than the losses. Losses that are NaN or infinite, rows that a restart wrote again, and
@@ -72,6 +297,15 @@ def read_csv(
         FileError: missing or unreadable.
         UnknownNameError: a column is not there; the message gives the nearest one.
         DataError: empty, a cell is not a number, or values that make no curve.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "run.csv"
+        ...     _ = path.write_text("step,loss,lr\n10,3.0,0.1\n20,2.5,0.1\n")
+        ...     curve = read_csv(path)
+        >>> curve.name, curve.loss.tolist(), curve.lr.size
+        ('run', [3.0, 2.5], 20)
     """
     table = _Table.read(path)
     names = {
@@ -95,7 +329,7 @@ def read_points(
     tokens: str | None = None,
     source: str | None = None,
 ) -> Curve:
-    """Final losses of many runs, one a row, for laws in size, tokens or another loss.
+    r"""Final losses of many runs, one a row, for laws in size, tokens or another loss.
 
     Args:
         path: the file.
@@ -112,6 +346,15 @@ def read_points(
         FileError: missing or unreadable.
         UnknownNameError: a column is not there.
         DataError: as for `read_csv`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "runs.csv"
+        ...     _ = path.write_text("loss,params\n3.0,1e6\n2.5,1e7\n")
+        ...     curve = read_points(path, size="params")
+        >>> curve.size.tolist()
+        [1000000.0, 10000000.0]
     """
     table = _Table.read(path)
     wanted = {"loss": loss, "size": size, "tokens": tokens, "source": source}
@@ -125,7 +368,7 @@ def read_wandb(
     path: str | Path, *, loss: str | None = None, lr: str | None = None,
     step: str | None = None, warmup: int | None = None,
 ) -> list[Curve]:  # fmt: skip
-    """Curves from a chart exported by W&B as CSV: one a run.
+    r"""Curves from a chart exported by W&B as CSV: one a run.
 
     The export has a column "run - metric" a run, with further ones that end in __MIN and __MAX,
     and empty cells where a run did not log.
@@ -145,6 +388,15 @@ def read_wandb(
         FileError: missing or unreadable.
         UnknownNameError: no column of that metric, or several that it may mean.
         DataError: values that make no curve.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "chart.csv"
+        ...     _ = path.write_text("Step,a - train/loss,b - train/loss\n1,3,4\n2,2,3\n")
+        ...     curves = read_wandb(path)
+        >>> [curve.name for curve in curves]
+        ['a', 'b']
     """
     table = _Table.read(path)
     runs = _metrics(table)
@@ -164,7 +416,7 @@ def read_wandb(
 def read_tensorboard(
     path: str | Path, lr: str | Path | None = None, *, warmup: int | None = None
 ) -> Curve:
-    """A curve from scalars downloaded from TensorBoard as CSV or JSON.
+    r"""A curve from scalars downloaded from TensorBoard as CSV or JSON.
 
     Args:
         path: the losses: CSV with the columns "Wall time", "Step", "Value", or JSON with such
@@ -180,6 +432,15 @@ def read_tensorboard(
         FileError: missing or unreadable.
         UnknownNameError: not such columns.
         DataError: values that make no curve.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "loss.csv"
+        ...     _ = path.write_text("Wall time,Step,Value\n0,10,3.0\n1,20,2.5\n")
+        ...     curve = read_tensorboard(path)
+        >>> curve.step
+        array([10, 20])
     """
     step, loss = _scalars(path)
     log = tidied(step, {"loss": loss}, f"'{path}'")
@@ -191,8 +452,10 @@ def read_tensorboard(
         rates, assumed = logged_rates(
             rated.columns["loss"], rated.step, int(log.step[-1]), warmup
         )
-    curve = Curve(log.step, log.columns["loss"], rates, name=Path(path).stem)
-    return curve.noted([*log.notes, *assumed])
+    return Curve(
+        log.step, log.columns["loss"], rates, name=Path(path).stem,
+        notes=[*log.notes, *assumed],
+    )  # fmt: skip
 
 
 def read_trainer_state(
@@ -212,6 +475,16 @@ def read_trainer_state(
         FileError: missing, or not such a file.
         UnknownNameError: nothing of that name was logged.
         DataError: values that make no curve.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     log = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.5}]
+        ...     path = Path(folder) / "trainer_state.json"
+        ...     _ = path.write_text(json.dumps({"log_history": log}))
+        ...     curve = read_trainer_state(folder)
+        >>> curve.loss
+        array([3. , 2.5])
     """
     place = check_path("path", path)
     place = place / "trainer_state.json" if place.is_dir() else place
@@ -222,8 +495,8 @@ def read_trainer_state(
     log = [entry for entry in log if isinstance(entry, dict) and is_number(entry.get("step"))]
     check_name(loss)
     if not any(loss in entry for entry in log):
-        known = sorted({key for entry in log for key in entry})
-        raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, known)}.")
+        logged = sorted({key for entry in log for key in entry})
+        raise UnknownNameError(f"'{place}' logged no '{loss}'{hint(loss, logged)}.")
     # The Trainer logs the rate that the scheduler has set for the next update.
     keys = {"step": "step", "loss": loss, "lr": "learning_rate"}
     columns = {role: _entries(log, key, place) for role, key in keys.items()}
@@ -244,8 +517,8 @@ def _curve(
     columns = dict(columns)
     log = tidied(columns.pop("step"), columns, whose, warmup)
     settings = {key: value for key, value in settings.items() if value is not None}
-    curve = Curve(log.step, lr=log.rates, warmup=warmup, **log.columns, **settings)  # type: ignore[arg-type]
-    return curve.noted([*notes, *log.notes, *curve.notes])
+    settings |= log.columns | {"lr": log.lr, "warmup": warmup, "notes": [*notes, *log.notes]}
+    return Curve(log.step, **settings)
 
 
 def _name(path: str | Path) -> str:
@@ -316,39 +589,39 @@ def _refuse_twins(path: str | Path, header: Sequence[str]) -> None:
 
 # Metric -> run -> column.
 def _metrics(table: _Table) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    metrics: dict[str, dict[str, str]] = {}
     for column in table.header:
-        run, dash, metric = column.rpartition(" - ")
+        run, dash, metric = column.rpartition(_RUN)
         if not column.endswith(("__MIN", "__MAX")) and (dash or column not in STEPS):
-            found.setdefault(metric, {})[run or column] = column
-    return found
+            metrics.setdefault(metric, {})[run or column] = column
+    return metrics
 
 
-def _metric(table: _Table, known: Mapping[str, object], wanted: str | None) -> str:
+def _metric(table: _Table, metrics: Mapping[str, object], wanted: str | None) -> str:
     if wanted is not None:
         check_name(wanted)
     if wanted is None:
-        named = [metric for metric in known if "loss" in metric.lower()]
-        usual = [metric for metric in LOSSES if metric in known]
-        found = usual[:1] or named or list(known)
-    elif wanted in known:
-        found = [wanted]
+        named = [metric for metric in metrics if "loss" in metric.lower()]
+        usual = [metric for metric in LOSSES if metric in metrics]
+        matches = usual[:1] or named or list(metrics)
+    elif wanted in metrics:
+        matches = [wanted]
     else:
-        found = [metric for metric in known if metric.endswith(f"/{wanted}")]
-    if len(found) != 1:
-        asked = wanted or "loss"
-        problem = "more than one column" if found else "no column"
+        matches = [metric for metric in metrics if metric.endswith(f"/{wanted}")]
+    if len(matches) != 1:
+        requested = wanted or "loss"
+        problem = "more than one column" if matches else "no column"
         raise UnknownNameError(
-            f"'{table.path}' has {problem} of '{asked}'{hint(asked, known)}; it has "
-            f"{', '.join(sorted(known))}; name one with `loss` or `lr`."
+            f"'{table.path}' has {problem} of '{requested}'{hint(requested, metrics)}; it has "
+            f"{', '.join(sorted(metrics))}; name one with `loss` or `lr`."
         )
-    return found[0]
+    return matches[0]
 
 
 def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
     present = np.array([entry.get(key) is not None for entry in log])
-    found = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
-    values = as_float_array(key, found, f" of '{place}'")
+    cells = [entry[key] if there else np.nan for entry, there in zip(log, present, strict=True)]
+    values = as_float_array(key, cells, f" of '{place}'")
     if values.ndim != 1:
         raise DataError(f"`{key}` of '{place}' must be one number an entry.")
     return Column(values, present)

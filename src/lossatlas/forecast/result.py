@@ -1,39 +1,57 @@
 """Fit: the parameters of a law, how well they are known, and how wrong it has been."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas import store
-from lossatlas.checks import check_fraction, check_path
+from lossatlas.checks import check_fraction
 from lossatlas.errors import ArgumentError
-from lossatlas.forecast import packing
-from lossatlas.forecast.certainty import ParameterError
-from lossatlas.forecast.curve import Curve, Inputs
-from lossatlas.forecast.identify import FlatDirection
-from lossatlas.forecast.intervals import ErrorModel, LeftOut, error_model
+from lossatlas.forecast.curve import Curve, Inputs, labels
+from lossatlas.forecast.identifiability import FlatDirection, ParameterError
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.optimize import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
+    Cooldown,
     Prediction,
+    WhatIf,
+    answer,
     check_time_unit,
+    decay_starts,
     horizon_of,
     inputs_for,
     warnings_for,
 )
 from lossatlas.forecast.schedules import check_plan
-from lossatlas.forecast.validation import leverages
-from lossatlas.forecast.whatif import Question, WhatIf, answer, decay_starts
+from lossatlas.forecast.solver import leverages
+from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.store import Provenance
+from lossatlas.store.records import record
+from lossatlas.text import as_sentence, count
+
+if TYPE_CHECKING:
+    from lossatlas.plots.curves import Chart
 
 Floats = NDArray[np.float64]
 
 
+def said_once(warnings: Sequence[str]) -> list[str]:
+    """Warnings without those that differ from an earlier one in a name or a number only."""
+    alike: dict[str, list[str]] = {}
+    for line in warnings:
+        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
+    more = "; the same holds for {} more"
+    return [
+        first + (more.format(len(others)) if others else "")
+        for first, *others in alike.values()
+    ]
+
+
+@record
 @dataclass(frozen=True)
 class Alternative:
     """A law that `fit_best` has tried.
@@ -49,16 +67,18 @@ class Alternative:
     note: str = ""
 
 
-_TABLES: dict[str, Any] = {
-    "scores": LeftOut, "left_out": LeftOut, "doubled": LeftOut, "flat": FlatDirection,
-    "parameter_errors": ParameterError,
-    "alternatives": Alternative,
-}  # fmt: skip
-
-
-@store.kind("forecast-fit")
-@dataclass(frozen=True, eq=False)
-class Fit:
+@result(
+    "forecast-fit",
+    references=(
+        Reference(
+            "multi-power law, fitting of laws in the learning rate",
+            "Luo et al. A Multi-Power Law for Loss Curve Prediction Across Learning Rate "
+            "Schedules. ICLR 2025.",
+            "https://arxiv.org/abs/2503.12811",
+        ),
+    ),
+)
+class Fit(Result):
     """A fitted law.
 
     Attributes:
@@ -76,6 +96,13 @@ class Fit:
         warnings: what to know before trusting it, in sentences.
         alternatives: the laws that `fit_best` compared, best first.
         provenance: settings and versions.
+
+    Examples:
+        >>> from lossatlas.forecast import PowerLaw
+        >>> values = {"L0": 2.0, "A": 20.0, "alpha": 0.8}
+        >>> fit = Fit.from_parameters(PowerLaw(), values)
+        >>> round(float(fit.predict(steps=[1000]).loss[-1]), 3)
+        2.08
     """
 
     law: Law
@@ -97,6 +124,107 @@ class Fit:
         """Name -> value."""
         return {n: float(v) for n, v in zip(self.law.parameters, self.values, strict=True)}
 
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The parameters, and how wrong the law is on what it has and has not seen."""
+        seen = "it describes the fitted curves and says nothing of others"
+        return (
+            *map(self._parameter, self.law.parameters),
+            self.errors.estimate(),
+            Estimate(self.r2, why_no_error=seen, name="R2", is_minor=True),
+            Estimate(self.mae, why_no_error=seen, name="mean absolute error", is_minor=True),
+        )
+
+    def _parameter(self, name: str) -> Estimate:
+        rows = {row.name: row for row in self.parameter_errors}
+        value = self.parameters[name]
+        if name not in rows:
+            return Estimate(value, why_no_error="the fit has no curves", name=name)
+        row = rows[name]
+        if row.reason:
+            return Estimate(value, why_no_error=row.reason, name=name)
+        # To first order; `parameter_intervals` keeps the logarithm.
+        return Estimate(
+            value, value * row.stderr, samples=round(row.degrees) + 1, name=name,
+            meaning=f"parameter of {self.law.name}",
+        )  # fmt: skip
+
+    def headline(self) -> str:
+        """Fit and error in one sentence."""
+        seen = f"R2 {self.r2:.4f} on the fitted curves"
+        if self.errors.reason:
+            return f"{seen}; no interval: {self.errors.reason}."
+        return f"{seen}; {self.errors.scale:.2%} off on curves it had not seen."
+
+    def sentences(self) -> tuple[str, ...]:
+        """How well the law fits, how wrong it is on unseen curves, and what to know first."""
+        return (*self._verdicts(), *map(as_sentence, said_once(self.warnings)))
+
+    def _verdicts(self) -> Iterator[str]:
+        if self.curves:
+            fitted = count(len(self.curves), "fitted curve")
+            yield f"{self.law.name} explains {self.r2:.2%} of the variance of {fitted}."
+        errors = self.errors
+        if np.isfinite(errors.scale):
+            groups = count(errors.groups, "group")
+            yield (
+                f"On curves it has not seen it is off by {errors.scale:.2%} (root mean square "
+                f"over {groups} left out one after the other)."
+            )
+        if errors.reason:
+            yield f"Forecasts have no interval: {errors.reason}."
+        if np.isfinite(errors.doubling):
+            yield f"Over twice the fitted horizon it is off by {errors.doubling:.2%}."
+        if len(self.alternatives) > 1:
+            second = self.alternatives[1]
+            laws = count(len(self.alternatives), "law")
+            yield (
+                f"Of {laws} compared it forecasts left-out curves best; {second.law} comes "
+                f"next with {second.error:.2%}."
+            )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The curves with the law through them, and what the law leaves over."""
+        if not self.curves:
+            return ()
+        name = self.law.name
+        return (
+            chart_of(
+                "curves", f"{name}: points measured, lines fitted", self._curves_chart,
+                alt=f"{count(len(self.curves), 'loss curve')} and the fitted law.",
+            ),
+            chart_of(
+                "residuals", f"{name}: what the law leaves over", self._residuals_chart,
+                alt=f"Residuals of {name} in percent of the loss.",
+            ),
+        )  # fmt: skip
+
+    def _curves_chart(self) -> "Chart":
+        from lossatlas.plots.curves import Chart, Series, hue
+
+        series: list[Series] = []
+        for i, (curve, name, law) in enumerate(self._predicted()):
+            color = hue(i)
+            series += [
+                Series(curve.step, curve.loss, kind="points", **color),
+                Series(curve.step, law, name, **color),
+            ]
+        title = f"{self.law.name}: points measured, lines fitted"
+        return Chart(title, "update", "loss", tuple(series))
+
+    def _residuals_chart(self) -> "Chart":
+        from lossatlas.plots.curves import Chart, Series, hue
+
+        series = tuple(
+            Series(curve.step, 100 * np.log(curve.loss / law), name, **hue(i))
+            for i, (curve, name, law) in enumerate(self._predicted())
+        )
+        title = f"{self.law.name}: what the law leaves over"
+        return Chart(title, "update", "measured above law (%)", series, zero=True)
+
+    def _predicted(self) -> Iterator[tuple[Curve, str, Floats]]:
+        for curve, name in zip(self.curves, labels(self.curves), strict=True):
+            yield curve, name, self.law.predict(self.values, curve.inputs)
+
     def parameter_intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Confidence intervals of the parameters.
 
@@ -114,9 +242,9 @@ class Fit:
         """
         check_fraction("level", level)
         unknown = (float("nan"), float("nan"))
-        found = {row.name: row.interval(self.parameters[row.name], level)
+        intervals = {row.name: row.interval(self.parameters[row.name], level)
                  for row in self.parameter_errors}  # fmt: skip
-        return {name: found.get(name, unknown) for name in self.law.parameters}
+        return {name: intervals.get(name, unknown) for name in self.law.parameters}
 
     @property
     def errors(self) -> ErrorModel:
@@ -126,11 +254,11 @@ class Fit:
     @property
     def r2(self) -> float:
         """Share of the variance of each curve that the fit explains, averaged over curves."""
-        found = []
+        shares = []
         for curve in self.curves:
             residual = self.law.predict(self.values, curve.inputs) - curve.loss
-            found.append(1 - (residual**2).mean() / curve.loss.var())
-        return float(np.mean(found))
+            shares.append(1 - (residual**2).mean() / curve.loss.var())
+        return float(np.mean(shares))
 
     @property
     def mae(self) -> float:
@@ -145,7 +273,7 @@ class Fit:
         size: ArrayLike | None = None,
         tokens: ArrayLike | None = None,
         source: ArrayLike | None = None,
-        interval: float = 0.9,
+        level: float = 0.9,
     ) -> Prediction:
         """The loss under a schedule, at a size, or on another set.
 
@@ -161,7 +289,7 @@ class Fit:
             size: model sizes, for laws in size.
             tokens: training tokens, for laws in tokens.
             source: losses on another set, for loss-to-loss laws.
-            interval: the share of losses to cover. Default 0.9.
+            level: the share of losses to cover. Default 0.9.
 
         Returns:
             Losses with intervals and warnings. Fewer than three curves: no interval, and the
@@ -172,21 +300,21 @@ class Fit:
                 or rates for a power law that was fitted to runs without them.
             DataError: something that the law needs is missing.
         """
-        check_fraction("interval", interval)
+        check_fraction("level", level)
         inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
         leverage = self._leverage(inputs)
-        half = self.errors.half_width(interval, horizon, leverage)
+        half = self.errors.half_width(level, horizon, leverage)
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
         warnings = warnings_for(inputs, float(horizon[-1]), self._schedules())
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
         return Prediction(
-            inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), interval,
-            float(horizon[-1]), inputs.rates, reason, warnings,
+            inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
+            float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
         )  # fmt: skip
 
     def what_if(
@@ -194,10 +322,10 @@ class Fit:
         curve: Curve,
         decay_at: int | Sequence[int],
         *,
-        length: float = 0.2,
+        decay: float = 0.2,
         shape: str = "sqrt",
         min_ratio: float = 0.0,
-        interval: float = 0.9,
+        level: float = 0.9,
     ) -> WhatIf:
         """The end of a run under way if it decays at a step, beside not decaying.
 
@@ -208,10 +336,11 @@ class Fit:
             curve: the run so far, with rates.
             decay_at: the step at which the cooldown begins, or several; not before the last
                 step of the curve.
-            length: of the cooldown: a share of `decay_at` if < 1, else updates. Default 0.2.
+            decay: length of the cooldown: a share of `decay_at` if < 1, else updates. Default
+                0.2.
             shape: as for `schedules.wsd`. Default "sqrt".
             min_ratio: the last rate as a share of the present one. Default 0.
-            interval: the share of losses to cover. Default 0.9.
+            level: the share of losses to cover. Default 0.9.
 
         Returns:
             One row a start.
@@ -220,11 +349,11 @@ class Fit:
             ArgumentError: a start in the past, or a number out of range.
             DataError: the curve has no rates.
         """
-        check_fraction("interval", interval)
+        check_fraction("level", level)
         if not isinstance(curve, Curve):
             raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
         self.law.check(curve.inputs, curve.name)
-        question = Question(curve, length, shape, min_ratio, interval)
+        question = Cooldown(curve, decay, shape, min_ratio, level)
         return answer(
             self.law, self.values, self.predict, question, decay_starts(curve, decay_at)
         )
@@ -251,63 +380,13 @@ class Fit:
         if check_plan(steps, peak, warmup) < 2:
             raise ArgumentError("`steps` must leave two updates or more after the warm-up.")
         plan = plan_schedule(
-            self.law, self.values, steps, peak, warmup=warmup, error=self.errors.scale
+            self.law, self.values, steps, peak, warmup=warmup, errors=self.errors
         )
         question = Inputs(np.array([steps]), plan.wsd)
         longest = self._longest(question)
-        told = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
+        warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self._schedules())  # fmt: skip
-        return plan.with_warnings(told)
-
-    def save(self, path: str | Path) -> Path:
-        """Write to one netCDF file; `lossatlas.load` reads it back.
-
-        Args:
-            path: where, by convention `*.nc`.
-
-        Returns:
-            The path.
-
-        Raises:
-            FileError: the place cannot be written.
-        """
-        return store.save(self, check_path("path", path))
-
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """As groups for the store.
-
-        Returns:
-            Group name -> Dataset.
-        """
-        tables = {key: [asdict(row) for row in getattr(self, key)] for key in _TABLES}
-        facts = packing.law_record(self.law) | {"objective": self.objective, **tables}
-        facts |= {"metric": None if self.metric is None else self.metric.tolist()}
-        facts |= {"warnings": self.warnings, "provenance": self.provenance.to_json()}
-        return packing.pack(self.law.parameters, self.values, facts, self.curves)
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, xr.Dataset]) -> "Fit":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: group name -> Dataset.
-
-        Returns:
-            An equal fit.
-        """
-        values, facts, curves = packing.unpack(tree)
-        tables = {
-            # Files of earlier versions lack the younger tables.
-            key: tuple(kind(**row) for row in facts.get(key, ()))
-            for key, kind in _TABLES.items()
-        }
-        metric = facts.get("metric")
-        return cls(
-            metric=None if metric is None else np.array(metric),
-            law=packing.law_from_record(facts), values=values, curves=curves,
-            objective=facts["objective"], warnings=tuple(facts["warnings"]),
-            provenance=Provenance.from_json(facts["provenance"]), **tables,
-        )  # fmt: skip
+        return replace(plan, warnings=plan.warnings + warnings)
 
     @classmethod
     def from_parameters(cls, law: Law, parameters: Mapping[str, float]) -> "Fit":
@@ -328,7 +407,7 @@ class Fit:
         check_parameters("parameters", parameters, law.parameters)
         return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
 
-    # Without a metric (a file of an earlier version) every forecast counts as a typical one.
+    # Without a metric (a law with given parameters) every forecast counts as a typical one.
     def _leverage(self, inputs: Inputs) -> Floats:
         if self.metric is None:
             return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
@@ -351,4 +430,4 @@ class Fit:
         return max(int(curve.step[-1]) for curve in self.curves)
 
     def _schedules(self) -> list[Floats]:
-        return [curve.rates for curve in self.curves if curve.rates is not None]
+        return [curve.lr for curve in self.curves if curve.lr is not None]

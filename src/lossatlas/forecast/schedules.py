@@ -7,13 +7,14 @@ defaults are those of `lossatlas.steering.schedules`, whose schedulers set the s
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lossatlas import cooldown
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import (
     check_at_least,
@@ -23,26 +24,41 @@ from lossatlas.checks import (
     is_number,
 )
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.forecast.numbers import check_length
 
 Floats = NDArray[np.float64]
 
-# Progress s in [0, 1] -> factor g from 1 to 0; the ratio to the peak is m + (1 - m) g.
-SHAPES: dict[str, Callable[[Floats], Floats]] = {
-    "linear": lambda s: 1 - s,
-    "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
-    "mirror-cosine": lambda s: 2 * (1 - s) - (1 + np.cos(np.pi * s)) / 2,
-    "square": lambda s: 1 - s**2,
-    "sqrt": lambda s: 1 - np.sqrt(s),
-    "power": lambda s: (1 - s) ** 1.5,
-    "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
-}
-# These two depend on the last rate otherwise than by mixing, and so stand outside the table.
-SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
+SHAPES, SHAPE_NAMES = cooldown.SHAPES, cooldown.SHAPE_NAMES
+LONGEST = 10**8  # updates: 0.8 GB of rates; more is a count of tokens or a time of day
+
+
+def check_length(argument: str, updates: float, label: str = "") -> None:
+    """Require that a schedule of so many updates fits in memory."""
+    if updates > LONGEST:
+        # A whole number in Python can be longer than any float.
+        shown = f"{updates:.3g}" if updates < 1e300 else "1e+300 or more"
+        raise DataError(
+            f"`{argument}`{label} counts {shown} updates, more than {LONGEST:.0e}: "
+            "tokens or a time of day? Steps are updates; give tokens as `tokens`."
+        )
 
 
 def ramp(warmup: int, peak: float) -> Floats:
-    """A linear warm-up from zero."""
+    """A linear warm-up from zero.
+
+    Args:
+        warmup: number of updates.
+        peak: the rate at their end.
+
+    Returns:
+        (warmup,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+
+    Examples:
+        >>> ramp(4, 1.0)
+        array([0.25, 0.5 , 0.75, 1.  ])
+    """
     check_at_least("warmup", warmup, 0)
     check_length("warmup", warmup)
     check_number("peak", peak, 0)
@@ -50,12 +66,45 @@ def ramp(warmup: int, peak: float) -> Floats:
 
 
 def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
-    """A constant rate after a linear warm-up."""
+    """A constant rate after a linear warm-up.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the rate.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+
+    Examples:
+        >>> constant(4, 1.0, warmup=2)
+        array([0.5, 1. , 1. , 1. ])
+    """
     return _with_warmup(np.full(check_plan(steps, peak, warmup), float(peak)), peak, warmup)
 
 
 def cosine(steps: int, peak: float, min_ratio: float = 0.0, warmup: int = 0) -> Floats:
-    """Half a cosine from the peak to the last rate."""
+    """Half a cosine from the peak to the last rate.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the highest rate.
+        min_ratio: the last rate as a share of the peak. Default 0.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range.
+
+    Examples:
+        >>> cosine(4, 1.0, min_ratio=0.5).round(3)
+        array([0.927, 0.75 , 0.573, 0.5  ])
+    """
     body = check_plan(steps, peak, warmup, min_ratio)
     return _with_warmup(_decay(body, peak, min_ratio, "cosine"), peak, warmup)
 
@@ -113,7 +162,30 @@ def wsd_s(
     min_ratio: float = 0.1,
     warmup: int = 0,
 ) -> Floats:
-    """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights."""
+    """WSD-S: decay before every checkpoint, then go on at the peak from the decayed weights.
+
+    Args:
+        steps: number of updates, warm-up included.
+        peak: the stable rate.
+        checkpoints: updates after which the rate has decayed; the last update is one more.
+        decay: length of each cooldown: a share of its period if < 1, else updates. Default 0.1.
+        shape: as for `wsd`; "inverse" is the paper's. Default "inverse".
+        min_ratio: the last rate of each cooldown as a share of the peak. Default 0.1.
+        warmup: length of the warm-up. Default 0.
+
+    Returns:
+        (steps,) rates.
+
+    Raises:
+        ArgumentError: a number out of range, or checkpoints that do not increase.
+        UnknownNameError: no such shape.
+
+    Source: Wen et al., ICLR 2025, arXiv:2410.05192.
+
+    Examples:
+        >>> wsd_s(6, 1.0, [3], decay=2, shape="linear", min_ratio=0.0)
+        array([1. , 0.5, 0. , 1. , 0.5, 0. ])
+    """
     check_plan(steps, peak, warmup, min_ratio)
     check_one_of("shape", shape, SHAPE_NAMES)
     wanted = as_float_array("checkpoints", checkpoints)
@@ -150,6 +222,12 @@ def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
 
     Raises:
         ArgumentError: not a scheduler, or one that needs a metric.
+
+    Examples:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> from_torch(torch.optim.lr_scheduler.StepLR(optimizer, 2), 5)
+        array([1.  , 1.  , 0.1 , 0.1 , 0.01])
     """
     check_at_least("steps", steps, 1)
     check_length("steps", steps)
@@ -182,24 +260,24 @@ def from_torch(scheduler: Any, steps: int, group: int = 0) -> Floats:
     return rates
 
 
-def warmup_length(rates: Floats) -> int:
+def warmup_length(lr: Floats) -> int:
     """The warm-up: updates before the opening rise reaches its top."""
-    rates = _one_row(rates)
+    rates = _one_row(lr)
     falls = np.flatnonzero(np.diff(rates) < 0)
     rise = rates[: falls[0] + 1] if falls.size else rates
     return int(np.argmax(rise))
 
 
-def is_monotone(rates: Floats) -> bool:
+def is_monotone(lr: Floats) -> bool:
     """Whether the rates never rise after the warm-up."""
-    rates = _one_row(rates)
+    rates = _one_row(lr)
     return not (np.diff(rates[warmup_length(rates) :]) > 0).any()
 
 
-def _one_row(rates: ArrayLike) -> Floats:
-    values = as_float_array("rates", rates)
+def _one_row(lr: ArrayLike) -> Floats:
+    values = as_float_array("lr", lr)
     if values.ndim != 1 or not values.size:
-        raise DataError(f"`rates` must have one dimension and a value; got {values.shape}.")
+        raise DataError(f"`lr` must have one dimension and a value; got {values.shape}.")
     return values
 
 
@@ -235,15 +313,7 @@ def _share(argument: str, decay: float, steps: int) -> int:
 
 
 def _decay(length: int, peak: float, min_ratio: float, shape: str) -> Floats:
-    s = np.arange(1, length + 1) / length
-    if shape in SHAPES:
-        return peak * (min_ratio + (1 - min_ratio) * SHAPES[shape](s))
-    if min_ratio <= 0:
-        raise ArgumentError(
-            f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
-            "give min_ratio=0.1, say."
-        )
-    return peak * (min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s))
+    return peak * cooldown.cooldown_factor(shape, np.arange(1, length + 1) / length, min_ratio)
 
 
 def _with_warmup(body: Floats, peak: float, warmup: int) -> Floats:

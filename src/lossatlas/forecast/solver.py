@@ -1,14 +1,17 @@
 """One fitting routine: Huber loss on log residuals, exact Jacobian, damped Gauss-Newton."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.forecast.law import Law, Problem
+from lossatlas.forecast.curve import Curve, Inputs
+from lossatlas.forecast.law import FitData, Law
 
 Floats = NDArray[np.float64]
 
+UNFELT = 1e-12  # a change of the log loss per e-fold below which a parameter has no effect
 STEPS = 300  # of the damped iteration, an upper bound
 WIDTH = 1e-3  # of a log residual: the unit of the objective where the loss is least squares
 SIFT = 6  # starts that are worth a taste
@@ -39,11 +42,11 @@ class Solution:
     at_limit: NDArray[np.int64]
 
 
-class Objective:
+class HuberObjective:
     """The function to minimize, over logarithms of the free parameters."""
 
     def __init__(
-        self, law: Law, problem: Problem, huber: float, prior: bool, fixed: dict[str, float]
+        self, law: Law, problem: FitData, huber: float, prior: bool, fixed: dict[str, float]
     ) -> None:
         self.law, self.problem, self.huber, self.use_prior = law, problem, huber, prior
         self.log_loss = np.log(problem.loss)
@@ -108,7 +111,7 @@ class Objective:
         return gradient, weighted.T @ slopes + row_slopes.T @ row_slopes
 
 
-def solve(objective: Objective, starts: Floats, keep: int = 3) -> Solution:
+def solve(objective: HuberObjective, starts: Floats, keep: int = 3) -> Solution:
     """Minimize from many starts: a taste of the better ones, then the best to the end."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         logs = np.clip(np.log(starts[:, objective.free]), objective.low, objective.high)
@@ -121,7 +124,7 @@ def solve(objective: Objective, starts: Floats, keep: int = 3) -> Solution:
 
 
 # Levenberg-Marquardt with box limits: the point, its value, and whether it converged.
-def _descend(objective: Objective, logs: Floats, steps: int) -> tuple[Floats, float, bool]:
+def _descend(objective: HuberObjective, logs: Floats, steps: int) -> tuple[Floats, float, bool]:
     low, high = objective.low, objective.high
     logs = np.clip(logs, low, high)
     residuals, slopes = objective.residuals(logs)
@@ -167,7 +170,9 @@ def _step(gradient: Floats, matrix: Floats, free: NDArray[np.bool_], damping: fl
     return step * min(1.0, 2.0 / longest) if longest > 0 else step
 
 
-def _solution(objective: Objective, logs: Floats, value: float, converged: bool) -> Solution:
+def _solution(
+    objective: HuberObjective, logs: Floats, value: float, converged: bool
+) -> Solution:
     residuals, slopes = objective.residuals(logs)
     jacobian = np.zeros((residuals.size, objective.free.size))
     jacobian[:, objective.free] = slopes
@@ -180,3 +185,73 @@ def _solution(objective: Objective, logs: Floats, value: float, converged: bool)
         objective.spread(logs), float(objective.losses(residuals).sum()), value, residuals,
         jacobian, converged, at_limit,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit: everything but the curves.
+
+    Attributes:
+        law: the law.
+        huber: width of the Huber loss, in log residuals.
+        prior: whether the law's prior holds.
+        fixed: parameters that are known.
+    """
+
+    law: Law
+    huber: float
+    prior: bool = True
+    fixed: dict[str, float] = field(default_factory=dict)
+
+    def objective(self, curves: Sequence[Curve]) -> HuberObjective:
+        """What a fit minimizes."""
+        return HuberObjective(
+            self.law, self.law.problem(curves), self.huber, self.prior, self.fixed
+        )
+
+    def solve(self, curves: Sequence[Curve], warm: Floats | None = None) -> Solution:
+        """Fit the curves."""
+        objective = self.objective(curves)
+        starts = self.law.starts(objective.problem)
+        if warm is not None:
+            starts = np.vstack([warm, starts])
+        return solve(objective, starts, keep=3 if warm is None else 2)
+
+    def metric(self, solution: Solution, curves: Sequence[Curve]) -> Floats:
+        """What measures how far a forecast lies from the fit."""
+        objective = self.objective(curves)
+        free = objective.free
+        counts = [1 if self.law.pointwise else c.step.size for c in curves]
+        sizes = [c.step.size for c in curves]
+        slopes = solution.jacobian[:, free] / np.sqrt(np.repeat(counts, sizes))[:, None]
+        information = slopes.T @ slopes
+        rows = objective.prior(np.log(solution.values[free]))[1]
+        # The prior weighs as much as an error of one Huber width, as in the objective.
+        information += WIDTH**2 * rows.T @ rows
+        whole = np.zeros((free.size, free.size))
+        whole[np.ix_(free, free)] = _inverse(information)
+        return whole
+
+
+# The inverse of a matrix of information; infinite where nothing at all is known.
+def _inverse(information: Floats) -> Floats:
+    scale = np.sqrt(np.diag(information))
+    informed = (scale > 0) & np.isfinite(information).all(axis=0)
+    inverse = np.diag(np.where(informed, 0.0, np.inf))
+    unit = np.outer(scale[informed], scale[informed])
+    inner = information[np.ix_(informed, informed)] / unit
+    inverse[np.ix_(informed, informed)] = (
+        np.linalg.inv(inner + 1e-12 * np.eye(len(inner))) / unit
+    )
+    return np.asarray(inverse)
+
+
+def leverages(law: Law, values: Floats, inputs: Inputs, metric: Floats) -> Floats:
+    """How far each point of a run lies from what a fit has seen."""
+    loss, jacobian = law.evaluate(values, law.features(inputs))
+    slopes = jacobian * values / np.where(loss > 0, loss, np.nan)[:, None]
+    informed = np.isfinite(np.diag(metric))
+    inner = metric[np.ix_(informed, informed)]
+    variance = np.einsum("ij,jk,ik->i", slopes[:, informed], inner, slopes[:, informed])
+    blind = (np.abs(slopes[:, ~informed]) > UNFELT).any(axis=1)
+    return np.asarray(np.where(blind, np.inf, variance))

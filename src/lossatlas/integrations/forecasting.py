@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least
-from lossatlas.forecast import Curve, LiveForecast, Reading
+from lossatlas.forecast import Curve, LiveForecast, LiveReading
 from lossatlas.forecast.law import Law
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ class ForecastWatcher:
     Args:
         history: earlier runs at the same size and peak rate. Default none.
         law: the law for earlier runs. Default: the multi-power law.
-        interval: the share of final losses that the interval should cover. Default 0.9.
+        level: the share of final losses that the interval should cover. Default 0.9.
         every: read after so many recorded losses. Default 20.
 
     Raises:
@@ -35,32 +35,30 @@ class ForecastWatcher:
         history: Sequence[Curve] = (),
         *,
         law: Law | None = None,
-        interval: float = 0.9,
+        level: float = 0.9,
         every: int = 20,
     ) -> None:
         check_at_least("every", every, 1)
-        self.history, self.law, self.interval, self.every = history, law, interval, every
-        self.readings: list[Reading] = []
+        self.history, self.law, self.level, self.every = history, law, level, every
+        self.readings: list[LiveReading] = []
         self._live: LiveForecast | None = None
         self._recorded = 0
 
-    def begin(self, rates: Floats) -> None:
+    def begin(self, lr: Floats) -> None:
         """Start anew with the schedule of the run.
 
         Args:
-            rates: the rate of every update.
+            lr: the rate of every update.
 
         Raises:
             ArgumentError: fewer than two updates.
             DataError: values that are no rates.
         """
-        self._live = LiveForecast(
-            rates, history=self.history, law=self.law, interval=self.interval
-        )
+        self._live = LiveForecast(lr, history=self.history, law=self.law, level=self.level)
         self.readings.clear()
         self._recorded = 0
 
-    def record(self, step: int, loss: float) -> Reading | None:
+    def record(self, step: int, loss: float) -> LiveReading | None:
         """Take in a loss.
 
         Args:
@@ -78,27 +76,5 @@ class ForecastWatcher:
             return None
         reading = self._live.read()
         self.readings.append(reading)
-        _log.info("%s", sentence(reading))
+        _log.info("%s", " ".join(reading.sentences()))
         return reading
-
-
-def sentence(reading: Reading) -> str:
-    """A reading for a log.
-
-    Args:
-        reading: what to say.
-
-    Returns:
-        One line.
-    """
-    if np.isnan(reading.loss):
-        return f"step {reading.step}: no forecast yet ({reading.reason})"
-    band = f" [{reading.lower:.4f}, {reading.upper:.4f}]" if np.isfinite(reading.lower) else ""
-    text = f"step {reading.step}: loss {reading.loss:.4f}{band} expected at {reading.steps}"
-    if reading.reason:
-        text += f" ({reading.reason})"
-    if reading.spikes:
-        text += f"; {len(reading.spikes)} spikes, the last at {reading.spikes[-1].step}"
-    if reading.deceleration is not None:
-        text += f"; progress slowed at step {reading.deceleration.step:.0f}"
-    return text

@@ -1,22 +1,49 @@
-"""Lightning: the predicted final loss while a `Trainer` runs, and a steered rate."""
+"""Lightning: callbacks that forecast the loss and steer the learning rate."""
 
+import importlib
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
-from lossatlas.integrations.base import lightning_callback
 from lossatlas.integrations.forecasting import ForecastWatcher
-from lossatlas.integrations.lightning_steering import SteeringCallback
+from lossatlas.integrations.trackers import Reporter
+from lossatlas.objective import Batch
+from lossatlas.objective.batches import split
+from lossatlas.steering import DecisionLog, LandscapeLR, sub_batch
+from lossatlas.steering.probe import Closure
+from lossatlas.steering.reading import Policy
 
 __all__ = ["ForecastCallback", "SteeringCallback"]
 Floats = NDArray[np.float64]
+
+
+def lightning_callback() -> Any:
+    """Lightning's class of callbacks.
+
+    Returns:
+        The class; `object` where Lightning is not installed: without it there is no trainer to
+        pass a callback to, but the class still has its hooks.
+    """
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            # What Lightning warns of while it is imported is not about its user.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return importlib.import_module(name).Callback
+        except ImportError:
+            continue
+    return object
 
 
 class ForecastCallback(lightning_callback()):  # type: ignore[misc]
@@ -32,7 +59,7 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
         history: earlier runs at the same size and peak rate. Default none: then a decay still
             to come is not in the forecast.
         law: the law for earlier runs. Default: the multi-power law.
-        interval: the share of final losses to cover. Default 0.9.
+        level: the share of final losses to cover. Default 0.9.
         window: average the losses of so many updates into one point. Default 20.
         every: read after so many points. Default 10.
         log: also `pl_module.log("forecast/final_loss", ...)`. Default True.
@@ -46,14 +73,14 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
         history: Sequence[Curve] = (),
         *,
         law: Law | None = None,
-        interval: float = 0.9,
+        level: float = 0.9,
         window: int = 20,
         every: int = 10,
         log: bool = True,
     ) -> None:
         super().__init__()
         check_at_least("window", window, 1)
-        self.watcher = ForecastWatcher(history, law=law, interval=interval, every=every)
+        self.watcher = ForecastWatcher(history, law=law, level=level, every=every)
         self.window, self.log = window, log
         self._sum: Any = 0.0
         self._count = 0
@@ -120,3 +147,212 @@ def _ahead(trainer: Any, steps: int) -> Floats:
     per_epoch = max(trainer.num_training_batches // trainer.accumulate_grad_batches, 1)
     hold = config.frequency * (per_epoch if config.interval == "epoch" else 1)
     return np.repeat(from_torch(config.scheduler, math.ceil(steps / hold)), hold)[:steps]
+
+
+Loss = Callable[[Any, Batch], Tensor]
+
+
+class SteeringCallback(lightning_callback()):  # type: ignore[misc]
+    """Steers the rate of a module with one optimizer; its scheduler is multiplied.
+
+    It decides as a plain loop with the same settings does. The state goes into checkpoints.
+
+    Attributes:
+        controller: the `LandscapeLR`; None before training.
+
+    Args:
+        policy: decides; `RegimePolicy()` by default.
+        loss: loss(module, batch), one number or one an example. By default the module's
+            `training_step`, with its logging muted: then errors come from antithetic pairs.
+        examples: of a batch that a probe reads. Default 24.
+        tracker: anything that `as_tracker` takes; gets new decisions.
+        log: also `pl_module.log_dict` of scale and rate at decisions. Default False.
+        **settings: as for `LandscapeLR`.
+
+    Raises:
+        ArgumentError: a tracker that cannot take numbers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        loss: Loss | None = None,
+        examples: int = 24,
+        tracker: Any = None,
+        log: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.policy, self.loss, self.examples, self.log = policy, loss, examples, log
+        self.settings = settings
+        self.controller: LandscapeLR | None = None
+        self._reporter = None if tracker is None else Reporter(tracker)
+        self._kept: Mapping[str, Any] | None = None
+        self._losses: list[Tensor] = []
+        self._done = 0
+
+    @property
+    def decisions(self) -> DecisionLog:
+        """The decisions so far."""
+        return DecisionLog(()) if self.controller is None else self.controller.log
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Take over the optimizer's rate, and its scheduler where there is one.
+
+        Args:
+            trainer: the Lightning trainer.
+            pl_module: not used.
+
+        Raises:
+            ArgumentError: not exactly one optimizer.
+        """
+        if len(trainer.optimizers) != 1:
+            raise ArgumentError(
+                f"the module must have one optimizer to be steered; it has "
+                f"{len(trainer.optimizers)}: use LandscapeLR in manual optimization."
+            )
+        configs = list(trainer.lr_scheduler_configs)
+        config = configs[0] if configs else None
+        every = config is not None and _every_update(config)
+        self.controller = LandscapeLR(
+            trainer.optimizers[0],
+            self.policy,
+            scheduler=None if config is None else config.scheduler,
+            per_epoch=config is not None and not every,
+            **self.settings,
+        )
+        if config is not None:
+            config.scheduler = _Stepped(self.controller, within=every)
+        if self._kept is not None:
+            self.controller.load_state_dict(dict(self._kept))
+        self._losses, self._done = [], int(trainer.global_step)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Note the loss of a batch, or its share of one that is accumulated.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+            loss: divided by the batches of an update.
+        """
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Tell the controller the loss.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+            optimizer: not used.
+        """
+        if self.controller is not None and self._losses:
+            self.controller.observe(torch.stack(self._losses).sum())
+        self._losses = []
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Step the controller after every update.
+
+        Args:
+            trainer: the Lightning trainer.
+            pl_module: what the closure runs.
+            outputs: not used.
+            batch: what the probe reads a part of.
+            batch_idx: for `training_step`.
+        """
+        controller, step = self.controller, int(trainer.global_step)
+        if controller is None or step == self._done:
+            return
+        self._done, before = step, len(controller.log)
+        with trainer.precision_plugin.forward_context():
+            controller.step(self._closure(pl_module, batch, batch_idx))
+        if self._reporter is not None:
+            self._reporter.report(controller)
+        if self.log and len(controller.log) > before:
+            pl_module.log_dict(
+                {"steering/scale": controller.scales[0], "steering/rate": _rate(controller)}
+            )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Give the scheduler back.
+
+        Args:
+            trainer: the Lightning trainer.
+            pl_module: not used.
+        """
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, _Stepped):
+                config.scheduler = config.scheduler.inner
+
+    def state_dict(self) -> dict[str, Any]:
+        """The controller's state, for checkpoints.
+
+        Returns:
+            "controller"; empty before training.
+        """
+        return {} if self.controller is None else {"controller": self.controller.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a state for when training starts.
+
+        Args:
+            state_dict: what `state_dict` gave.
+        """
+        self._kept = state_dict.get("controller")
+
+    def _closure(self, module: Any, batch: Batch, index: int) -> Closure:
+        if self.loss is not None:
+            return sub_batch(module, self.loss, batch, self.examples)
+
+        def closure() -> Tensor:
+            with _muted(module):
+                found = module.training_step(split(batch, self.examples)[0], index)
+            loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
+            return loss
+
+        return closure
+
+
+class _Stepped:
+    """Stands where Lightning steps a scheduler, and steps it on its own rates."""
+
+    def __init__(self, controller: LandscapeLR, *, within: bool) -> None:
+        self.controller, self.within = controller, within
+        self.inner: Any = controller.scheduler
+
+    def step(self, metric: Any = None) -> None:
+        if not self.within:
+            self.controller.step_scheduler(metric)
+
+    def state_dict(self) -> Any:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.inner.load_state_dict(state)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+
+def _every_update(config: Any) -> bool:
+    often = config.interval == "step" and config.frequency == 1
+    return often and not config.reduce_on_plateau
+
+
+@contextmanager
+def _muted(module: Any) -> Iterator[None]:
+    # A probe is no step of the training and must not stand in its logs.
+    names = ("log", "log_dict")
+    for name in names:
+        object.__setattr__(module, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name in names:
+            object.__delattr__(module, name)
+
+
+def _rate(controller: LandscapeLR) -> float:
+    return float(controller.get_last_lr()[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.steering import LandscapeLR, Record
+from lossatlas.steering import DecisionRecord, LandscapeLR
 
 _MEASURED = ("loss", "sharpness", "variability", "persistence", "edge", "train_loss")
 
@@ -171,8 +171,8 @@ class Reporter:
         self._sent += len(fresh)
         return len(fresh)
 
-    def _values(self, record: Record) -> dict[str, float]:
+    def _values(self, record: DecisionRecord) -> dict[str, float]:
         found = {name: float(getattr(record.reading, name)) for name in _MEASURED}
-        found |= {"scale": record.scales[0], "rate": record.rates[0]}
+        found |= {"scale": record.scales[0], "rate": record.lr[0]}
         found["failed"] = float(record.failed)
         return {self.prefix + name: v for name, v in found.items() if math.isfinite(v)}

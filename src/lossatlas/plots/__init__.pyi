@@ -1,9 +1,3 @@
-from .curves import plot_curves as plot_curves
-from .curves import plot_prediction as plot_prediction
-from .curves import plot_residuals as plot_residuals
-from .curves import plot_schedule as plot_schedule
-from .decisions import decisions_figure as decisions_figure
-from .decisions import plot_decisions as plot_decisions
 from .scale import Scale as Scale
 from .scale import scale_of as scale_of
 from .trainings import intervals_figure as intervals_figure

@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.plots.decisions import decisions_figure
 from lossatlas.plots.trainings import intervals_figure, traces_figure
 from lossatlas.report.contents import Number, Page, Picture, Section, Tile
 from lossatlas.report.readings_trainings import (
@@ -147,7 +146,7 @@ def _decisions(found: Trainings, table: list[Row]) -> Section:
     pictures = [
         Picture(
             cut_off(row.recipe, 60),
-            decisions_figure(found.log(row.recipe)),
+            found.log(row.recipe).plot(backend="plotly"),
             f"Seed 0, rate {row.lr:g}: {count(row.decisions, 'decision')}. Point at a mark for "
             "the reading and the reason.",
             f"Scale of the rate of {row.recipe} over the updates.",

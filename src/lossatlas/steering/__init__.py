@@ -1,4 +1,4 @@
-"""Steering: read the ground, decide, scale the rate; penalties; averages and schedules.
+"""Steering: read the landscape, decide, scale the rate; penalties; averages and schedules.
 
 `LandscapeLR` is the controller, `TopoAdamW` the drop-in with one inside. Policies are pure
 rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalties`.
@@ -7,9 +7,10 @@ rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalt
 from lossatlas.arguments import guard_exports
 from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage, WeightAverage
 from lossatlas.steering.controller import LandscapeLR
-from lossatlas.steering.log import DecisionLog, Record, replay
+from lossatlas.steering.log import DecisionLog, DecisionRecord, replay
 from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
 from lossatlas.steering.policies import (
+    POLICIES,
     EdgePolicy,
     GrowthPolicy,
     MoMoPolicy,
@@ -17,8 +18,7 @@ from lossatlas.steering.policies import (
     PlateauCooldown,
     RegimePolicy,
 )
-from lossatlas.steering.probe import read_probe, sub_batch
-from lossatlas.steering.probe_grid import ProbeGrid
+from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_batch
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
@@ -31,14 +31,16 @@ __all__ = [
     "layer_groups",
     # what it sees, what it did
     "ProbeGrid",
+    "ProbeReading",
     "read_probe",
     "sub_batch",
     "Reading",
     "Decision",
-    "Record",
+    "DecisionRecord",
     "DecisionLog",
     "replay",
     # policies
+    "POLICIES",
     "Policy",
     "RegimePolicy",
     "GrowthPolicy",

@@ -1,4 +1,4 @@
-"""Averages of the weights over a training: the valley's floor, without a cooldown."""
+"""Averages of the weights over a training: a cooled-down model without a cooldown."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_at_least, check_number
 from lossatlas.errors import ArgumentError
+from lossatlas.guard import preserved_modes, preserved_rng
 from lossatlas.objective import Batch
-from lossatlas.objective.modes import norm_layers
+from lossatlas.objective.modes import norm_layers, recalibrate
 from lossatlas.steering.penalties.terms import check_share
-from lossatlas.steering.swapping import exchange, give_back, reestimate
 
 
 class WeightAverage:
@@ -29,6 +29,15 @@ class WeightAverage:
 
     Raises:
         ArgumentError: no weights, or a module instead of its parameters.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = EMA([w], decay=0.5)
+        >>> for value in (1.0, 2.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.count
+        2
     """
 
     def __init__(self, params: Iterable[Tensor]) -> None:
@@ -43,17 +52,7 @@ class WeightAverage:
         self._inside = False
 
     def weight(self, step: int) -> float:
-        """What the newest weights weigh in the average.
-
-        Args:
-            step: updates taken in with this one, from 1.
-
-        Returns:
-            A number in (0, 1], 1 at the first step.
-
-        Raises:
-            NotImplementedError: always; the kinds of averages define it.
-        """
+        """What the newest weights weigh in the average."""
         raise NotImplementedError
 
     def update(self) -> None:
@@ -182,14 +181,7 @@ class PolynomialAverage(WeightAverage):
         self.gamma = float(gamma)
 
     def weight(self, step: int) -> float:
-        """(gamma + 1) / (step + gamma).
-
-        Args:
-            step: from 1.
-
-        Returns:
-            The weight.
-        """
+        """(gamma + 1) / (step + gamma)."""
         return (self.gamma + 1) / (step + self.gamma)
 
 
@@ -202,6 +194,15 @@ class EMA(WeightAverage):
 
     Raises:
         ArgumentError: a decay out of range, or no weights.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = EMA([w], decay=0.5)
+        >>> for value in (1.0, 4.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.average[0]
+        tensor([3.])
     """
 
     def __init__(self, params: Iterable[Tensor], decay: float = 0.999) -> None:
@@ -209,14 +210,7 @@ class EMA(WeightAverage):
         self.decay = check_share("decay", decay)
 
     def weight(self, step: int) -> float:
-        """(1 - decay) / (1 - decay^step): the corrected weight.
-
-        Args:
-            step: from 1.
-
-        Returns:
-            The weight.
-        """
+        """(1 - decay) / (1 - decay^step): the corrected weight."""
         return (1 - self.decay) / (1 - self.decay**step)
 
 
@@ -232,6 +226,15 @@ class LAWA(WeightAverage):
         ArgumentError: numbers below 1, or no weights.
 
     Source: Kaddour, 2022, arXiv:2209.14981.
+
+    Examples:
+        >>> w = torch.zeros(1)
+        >>> average = LAWA([w], window=2, every=1)
+        >>> for value in (1.0, 2.0, 4.0):
+        ...     _ = w.fill_(value)
+        ...     average.update()
+        >>> average.average[0]
+        tensor([3.])
     """
 
     def __init__(self, params: Iterable[Tensor], window: int = 6, every: int = 100) -> None:
@@ -274,3 +277,59 @@ class LAWA(WeightAverage):
 def _wide(tensor: Tensor) -> Tensor:
     half = tensor.dtype in {torch.float16, torch.bfloat16}
     return tensor.float() if half else tensor
+
+
+def exchange(params: list[Tensor], average: list[Tensor]) -> list[Tensor | None]:
+    """Put averages into the weights, and the weights where the averages were."""
+    before: list[Tensor | None] = []
+    for p, mean in zip(params, average, strict=True):
+        raw = p.detach().clone()
+        p.copy_(mean)
+        if raw.dtype == mean.dtype:
+            mean.copy_(raw)
+            before.append(None)
+        else:
+            before.append(raw)
+    return before
+
+
+def give_back(params: list[Tensor], average: list[Tensor], before: list[Tensor | None]) -> None:
+    """Undo `exchange`, bit for bit."""
+    for p, mean, kept in zip(params, average, before, strict=True):
+        if kept is not None:
+            p.copy_(kept)
+            continue
+        raw = mean.clone()
+        mean.copy_(p.detach())
+        p.copy_(raw)
+
+
+def reestimate(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Estimate the running statistics of norm layers anew, in place."""
+    device = next(model.parameters()).device
+
+    def one_pass() -> None:
+        for batch in batches:
+            inputs = batch[0] if isinstance(batch, list | tuple) else batch
+            model(inputs.to(device))
+
+    with torch.no_grad(), preserved_rng(), preserved_modes(model):
+        model.eval()
+        recalibrate(model, one_pass)
+        _share_statistics(model)
+
+
+def _share_statistics(model: nn.Module) -> None:
+    spread = torch.distributed
+    if not (spread.is_available() and spread.is_initialized() and spread.get_world_size() > 1):
+        return
+    for layer in norm_layers(model):
+        mean, variance = layer.running_mean, layer.running_var
+        if mean is None or variance is None:
+            continue
+        # The spread of the processes' means is part of the common variance.
+        both = torch.stack([mean, variance + mean.square()])
+        spread.all_reduce(both)
+        both /= spread.get_world_size()
+        mean.copy_(both[0])
+        variance.copy_(both[1] - both[0].square())

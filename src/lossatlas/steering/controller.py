@@ -1,9 +1,10 @@
-"""LandscapeLR: reads the ground, asks a policy, scales the rates that others schedule."""
+"""LandscapeLR: reads the landscape, asks a policy, scales the rates that others schedule."""
 
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
-from lossatlas.steering.hooks import attach, check_pair
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
 from lossatlas.steering.policies import RegimePolicy
-from lossatlas.steering.probe import Closure, check_closure
-from lossatlas.steering.probe_grid import ProbeGrid
+from lossatlas.steering.probe import Closure, ProbeGrid, check_closure
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy
 from lossatlas.steering.scale_controller import ScaleController
@@ -38,12 +37,12 @@ class LandscapeLR(LRScheduler):
         policy: decides; `RegimePolicy()` by default.
         interval: steps between decisions, where the policy does not say. Default 50.
         warmup: no decision up to this step. The policy's own by default (150).
-        min_ratio: least scale, for all groups or one a group. The policy's own by default
+        min_ratio: smallest scale, for all groups or one a group. The policy's own by default
             (0.2).
         max_ratio: greatest scale, likewise (1).
         scheduler: the scheduler whose rates are multiplied; stepped by this one.
         per_epoch: the scheduler is stepped by `step_scheduler`, not with every step.
-        patch: where the probe looks; `ProbeGrid(seed=seed)` by default.
+        grid: where the probe looks; `ProbeGrid(seed=seed)` by default.
         model: what the closure runs; needed only where it was compiled in place.
         seed: of the probe's directions.
         dry_run: log what would be done, and leave the rates alone. Default False.
@@ -81,7 +80,7 @@ class LandscapeLR(LRScheduler):
         max_ratio: float | Sequence[float] | None = None,
         scheduler: LRScheduler | None = None,
         per_epoch: bool = False,
-        patch: ProbeGrid | None = None,
+        grid: ProbeGrid | None = None,
         model: nn.Module | None = None,
         seed: int = 0,
         dry_run: bool = False,
@@ -94,14 +93,18 @@ class LandscapeLR(LRScheduler):
         self.policy: Policy = RegimePolicy() if policy is None else policy
         self.interval, self.dry_run = interval, dry_run
         self.warmup = self.policy.warmup if warmup is None else warmup
-        asked = zip((min_ratio, max_ratio), self.policy.limits, strict=True)
-        least, most = (own if given is None else given for given, own in asked)
-        groups = len(optimizer.param_groups)
-        self._helm = ScaleController(self.policy, least, most, groups, dry_run=dry_run)
+        low, high = self.policy.limits
+        self._controller = ScaleController(
+            self.policy,
+            low if min_ratio is None else min_ratio,
+            high if max_ratio is None else max_ratio,
+            len(optimizer.param_groups),
+            dry_run=dry_run,
+        )
         self._rates = Rates(optimizer)
         self.base_lrs: list[float | Tensor] = list(self._rates.base)
         self._instruments = Instruments(
-            optimizer, self.policy.needs, patch or ProbeGrid(seed=seed), model, seed
+            optimizer, self.policy.needs, grid or ProbeGrid(seed=seed), model, seed
         )
         self.last_epoch, self._step_count, self.skipped, self._updates = 0, 1, 0, 0
         self.closure: Closure | None = None
@@ -199,12 +202,12 @@ class LandscapeLR(LRScheduler):
         """The decisions so far."""
         settings = {"policy": repr(self.policy), "interval": self.interval}
         made = Provenance(seed=self._instruments.seed, settings=settings)
-        return DecisionLog(tuple(self._helm.records), made)
+        return DecisionLog(tuple(self._controller.records), made)
 
     @property
     def scales(self) -> list[float]:
         """What the scheduled rates are multiplied by, one number a group."""
-        return list(self._helm.scales)
+        return list(self._controller.scales)
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The rates of the next update.
@@ -217,24 +220,26 @@ class LandscapeLR(LRScheduler):
     def _decide(self, closure: Closure | None, *, apply: bool = True) -> None:
         # Without `apply` the policy takes the reading in, so that its averages are those of
         # the optimizer when the warm-up ends.
-        helm = self._helm
-        helm.extend(len(self._rates.scheduled))
-        found = self._instruments.attempt(self.last_epoch, closure, tuple(helm.would))
-        if isinstance(found, str):
-            helm.fail(self.last_epoch, found, self._rates.scheduled)
-            warnings.warn(f"a probe failed; training goes on: {found}", stacklevel=4)
+        controller = self._controller
+        controller.extend(len(self._rates.scheduled))
+        reading = self._instruments.attempt(
+            self.last_epoch, closure, tuple(controller.proposed)
+        )
+        if isinstance(reading, str):
+            controller.fail(self.last_epoch, reading, self._rates.scheduled)
+            warnings.warn(f"a probe failed; training goes on: {reading}", stacklevel=4)
             return
         if self.dry_run:
             # Curvature was met at the plain rates; the rates in question are others.
-            found = replace(found, edge=found.edge * helm.would[0])
+            reading = replace(reading, edge=reading.edge * controller.proposed[0])
         if apply:
-            helm.turn(found, self._rates.scheduled)
+            controller.update(reading, self._rates.scheduled)
         else:
-            helm.learn(found)
+            controller.learn(reading)
 
     def _write(self) -> None:
-        self._helm.extend(len(self._rates.scheduled))
-        self._rates.write(self._helm.scales)
+        self._controller.extend(len(self._rates.scheduled))
+        self._rates.write(self._controller.scales)
         self._last_lr = list(rates_of(self.optimizer))
 
     def after_update(self) -> None:
@@ -264,7 +269,7 @@ class LandscapeLR(LRScheduler):
             "format": _STATE,
             "step": self.last_epoch,
             "skipped": self.skipped,
-            "helm": self._helm.state(),
+            "controller": self._controller.state(),
             "rates": self._rates.state(),
             "instruments": self._instruments.state(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -285,8 +290,8 @@ class LandscapeLR(LRScheduler):
                 "`state_dict` must be that of a LandscapeLR of this version, "
                 f"{'with' if own else 'without'} a scheduler; build it as it was."
             )
-        self._helm.load(state_dict["helm"])
-        self._rates.load(state_dict["rates"], self._helm.scales)
+        self._controller.load(state_dict["controller"])
+        self._rates.load(state_dict["rates"], self._controller.scales)
         self._instruments.load(state_dict["instruments"])
         self.last_epoch, self.skipped = state_dict["step"], state_dict["skipped"]
         self._step_count = self.last_epoch + 1
@@ -302,3 +307,70 @@ class LandscapeLR(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         attach(self.optimizer, self)
+
+
+class Steerer(Protocol):
+    """What is told of updates."""
+
+    def before_update(self) -> None:
+        """An update is about to be made."""
+        ...
+
+    def after_update(self) -> None:
+        """An update was made."""
+        ...
+
+
+def attach(optimizer: torch.optim.Optimizer, steerer: Steerer) -> None:
+    """Tell somebody of every update of an optimizer, for as long as somebody else holds it."""
+    reference = weakref.ref(steerer)
+
+    def before(
+        _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        present = reference()
+        if present is None:
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            present.before_update()
+            return None
+        wrapped = _telling(closure, present)
+        if "closure" in kwargs:
+            return args, kwargs | {"closure": wrapped}
+        return (args[0], wrapped, *args[2:]), kwargs
+
+    def after(*_: Any) -> None:
+        present = reference()
+        if present is not None:
+            present.after_update()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+
+
+def _telling(closure: Callable[[], Any], steerer: Steerer) -> Callable[[], Any]:
+    pending = [steerer]
+
+    def wrapped() -> Any:
+        value = closure()
+        if pending:
+            pending.pop().before_update()
+        return value
+
+    return wrapped
+
+
+def check_pair(optimizer: Any, scheduler: Any) -> None:
+    """Require an optimizer, and a scheduler of it or none."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ArgumentError(
+            f"`optimizer` must be a torch.optim.Optimizer; got {type(optimizer).__name__}."
+        )
+    if scheduler is None:
+        return
+    if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+        raise ArgumentError(
+            "`scheduler` must be an LRScheduler of the same optimizer; got "
+            f"{type(scheduler).__name__}."
+        )

@@ -1,19 +1,27 @@
 """The log of decisions: what was read, what was decided and why, what the rates were."""
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from lossatlas import store
+from lossatlas.result import Estimate, Figure, Result, chart_of, result
 from lossatlas.steering.reading import Decision, Policy, Reading
+from lossatlas.store.records import record
+from lossatlas.text import as_sentence, count, number, safe, with_error
+
+if TYPE_CHECKING:
+    from lossatlas.plots.curves import Chart
+
+_SCALE = "scale of the rate"
 
 
+@record
 @dataclass(frozen=True)
-class Record:
+class DecisionRecord:
     """One decision.
 
     Attributes:
@@ -21,92 +29,130 @@ class Record:
         factors: what the policy gave, one number a group.
         reason: why.
         scales: of the rates after the decision, one a group; in a dry run what they would be.
-        rates: of the next update, one a group.
+        lr: of the next update, one rate a group.
         failed: whether the measurement failed; then `reason` says how.
+
+    Examples:
+        >>> DecisionRecord(Reading(5), (1.5,), "flat", (1.5,), (0.15,)).lr
+        (0.15,)
     """
 
     reading: Reading
     factors: tuple[float, ...]
     reason: str
     scales: tuple[float, ...]
-    rates: tuple[float, ...]
+    lr: tuple[float, ...]
     failed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain values.
-
-        Returns:
-            name -> number, text or list.
-        """
-        return {
-            "reading": self.reading.to_dict(),
-            "factors": list(self.factors),
-            "reason": self.reason,
-            "scales": list(self.scales),
-            "rates": list(self.rates),
-            "failed": self.failed,
-        }
+        """The record as plain values, for the state of a controller."""
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Record":
-        """The inverse of `to_dict`.
-
-        Args:
-            plain: what it gave.
-
-        Returns:
-            An equal record.
-        """
-        return cls(
-            Reading.from_dict(plain["reading"]),
-            tuple(plain["factors"]),
-            plain["reason"],
-            tuple(plain["scales"]),
-            tuple(plain["rates"]),
-            plain["failed"],
-        )
+    def from_dict(cls, plain: Mapping[str, Any]) -> "DecisionRecord":
+        """The inverse of `to_dict`; lists, as JSON has them, become tuples."""
+        rows = {key: tuple(plain[key]) for key in ("factors", "scales", "lr")}
+        return cls(**(dict(plain) | rows | {"reading": Reading.from_dict(plain["reading"])}))
 
 
-@store.kind("decision_log")
-@dataclass(frozen=True)
-class DecisionLog:
+@result("decision_log")
+class DecisionLog(Result):
     """All decisions of a controller, in order.
 
     Attributes:
         records: one a decision.
         provenance: where the log comes from.
+
+    Examples:
+        >>> row = DecisionRecord(Reading(5), (1.5,), "flat", (1.5,), (0.15,))
+        >>> log = DecisionLog((row,))
+        >>> len(log), log.column("scale")
+        (1, array([1.5]))
     """
 
-    records: tuple[Record, ...]
+    records: tuple[DecisionRecord, ...]
     provenance: store.Provenance = field(default_factory=store.Provenance)
 
     def __len__(self) -> int:
-        """How many decisions there are.
-
-        Returns:
-            Their number.
-        """
         return len(self.records)
 
-    def __iter__(self) -> Iterator[Record]:
-        """The decisions in order.
-
-        Returns:
-            An iterator.
-        """
+    def __iter__(self) -> Iterator[DecisionRecord]:
         return iter(self.records)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """How many decisions and failed probes there are, and where the scale ended."""
+        failed = sum(row.failed for row in self.records)
+        out = [
+            Estimate(len(self), 0.0, name="decisions"),
+            Estimate(failed, 0.0, name="failed probes", is_minor=not failed),
+        ]
+        if self.records:
+            last = self.records[-1].scales[0]
+            out.append(Estimate(last, 0.0, name="last scale of the rate"))
+        return tuple(out)
+
+    def sentences(self) -> tuple[str, ...]:
+        """How the scale has moved, and why."""
+        if not self.records:
+            return ("No decision was made.",)
+        scales = self.column("scale").astype(float)
+        reasons = Counter(row.reason for row in self.records if not row.failed).most_common(3)
+        frequent = ", ".join(f"{reason} ({times})" for reason, times in reasons)
+        out = [
+            f"{count(len(self), 'decision')} moved the scale of the rate between "
+            f"{number(scales.min())} and {number(scales.max())}; it ended at "
+            f"{number(scales[-1])}."
+        ]
+        out += [as_sentence(f"the most frequent reasons: {frequent}")] if frequent else []
+        failed = sum(row.failed for row in self.records)
+        out += [f"{count(failed, 'probe')} failed."] if failed else []
+        return tuple(out)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The scale after every decision, with raises, cuts and failed probes marked."""
+        alt = " ".join(self.sentences())
+        return (chart_of("decisions", "Decisions of the controller", self._chart, alt=alt),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.curves import Chart, Series
+
+        steps, scales = self.column("step"), self.column("scale").astype(float)
+        ways = self._ways(scales)
+        kinds = (
+            ("up", style.FILL, "^"), ("same", style.FAINT, "o"), ("down", style.PATH, "v"),
+            ("no reading", style.INK, "x"),
+        )  # fmt: skip
+        texts = np.array([_hover(row) for row in self.records], dtype=object)
+        series = [Series(steps, scales, _SCALE, kind="steps")]
+        for way, (name, color, marker) in enumerate(kinds):
+            at = ways == way
+            if at.any():
+                points = Series(
+                    steps[at], scales[at], name, color, "marks", marker=marker, texts=texts[at]
+                )
+                series.append(points)
+        wide = len(scales) and scales.min() > 0 and scales.max() > 10 * scales.min()
+        title = count(len(self), "decision")
+        return Chart(title, "update", _SCALE, tuple(series), log_y=bool(wide))
+
+    def _ways(self, scales: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        before = np.concatenate([[1.0], scales[:-1]])
+        ways: np.ndarray[Any, Any] = 1 - np.sign(scales - before).astype(int)
+        ways[self.column("failed").astype(bool)] = 3
+        return ways
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """One quantity over the decisions.
 
         Args:
-            name: of a number of `Reading` ("step", "sharpness", ...), or "scale", "rate" and
+            name: of a number of `Reading` ("step", "sharpness", ...), or "scale", "lr" and
                 "factor" of the first group, "reason" or "failed".
 
         Returns:
             Shape (decisions,).
         """
-        firsts = {"scale": "scales", "rate": "rates", "factor": "factors"}
+        firsts = {"scale": "scales", "lr": "lr", "factor": "factors"}
         if name in firsts:
             return np.array([getattr(r, firsts[name])[0] for r in self.records])
         if name in {"reason", "failed"}:
@@ -118,54 +164,12 @@ class DecisionLog:
 
         Args:
             policy: the one that made the log decides as it did; another one says what it would
-                have done on this ground.
+                have done on these readings.
 
         Returns:
             One decision a reading that did not fail.
         """
         return replay(policy, [r.reading for r in self.records if not r.failed])
-
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """The log as labeled arrays.
-
-        Returns:
-            group name -> Dataset.
-        """
-        groups = max((len(r.scales) for r in self.records), default=0)
-
-        def table(rows: list[tuple[float, ...]]) -> Any:
-            full = [(*row, *(np.nan,) * (groups - len(row))) for row in rows]
-            return ("decision", "group"), np.array(full, dtype=float).reshape(len(rows), groups)
-
-        rows = [json.dumps(r.to_dict()) for r in self.records]
-        data = xr.Dataset(
-            {
-                "step": ("decision", self.column("step").astype(np.int64)),
-                "scale": table([r.scales for r in self.records]),
-                "rate": table([r.rates for r in self.records]),
-                "reason": (
-                    "decision",
-                    np.array([r.reason for r in self.records], dtype=object),
-                ),
-                "record": ("decision", np.array(rows, dtype=object)),
-            },
-            attrs={"provenance": self.provenance.to_json()},
-        )
-        return {"decisions": data}
-
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "DecisionLog":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: what it gave.
-
-        Returns:
-            An equal log.
-        """
-        data = tree["decisions"]
-        records = [Record.from_dict(json.loads(str(row))) for row in data["record"].values]
-        return cls(tuple(records), store.Provenance.from_json(data.attrs["provenance"]))
 
 
 def replay(policy: Policy, readings: Sequence[Reading]) -> list[Decision]:
@@ -177,9 +181,28 @@ def replay(policy: Policy, readings: Sequence[Reading]) -> list[Decision]:
 
     Returns:
         One decision a reading.
+
+    Examples:
+        >>> from lossatlas.steering import EdgePolicy
+        >>> [d.reason for d in replay(EdgePolicy(), [Reading(1, edge=0.5, edge_error=0.0)])]
+        ['below the edge']
     """
     state, decisions = policy.start(), []
     for reading in readings:
         state, decision = policy.decide(state, reading)
         decisions.append(decision)
     return decisions
+
+
+def _hover(row: DecisionRecord) -> str:
+    seen = row.reading
+    lines = [
+        f"update {seen.step}: {safe(row.reason)}",
+        f"scale {number(row.scales[0])}, rate {number(row.lr[0])}",
+    ]
+    for name in ("loss", "sharpness", "variability", "edge", "train_loss"):
+        value = getattr(seen, name)
+        if np.isfinite(value):
+            error = getattr(seen, name.replace("_loss", "") + "_error")
+            lines.append(f"{name.replace('_', ' ')} {with_error(value, error)}")
+    return "<br>".join(lines)

@@ -1,6 +1,8 @@
 """Instruments of a controller: measures what a policy needs, and nothing else."""
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,23 +10,21 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
-from lossatlas.steering.distance import DistanceTracker
-from lossatlas.steering.distributed import agreed
-from lossatlas.steering.edge import read_edge
-from lossatlas.steering.probe import Closure, read_probe
-from lossatlas.steering.probe_grid import ProbeGrid
+from lossatlas.steering.probe import Closure, ProbeGrid, read_probe
 from lossatlas.steering.reading import Reading
 from lossatlas.steering.signals import (
+    DistanceTracker,
     gradient_noise,
     is_adam,
     kept_gradients,
     model_signals,
     momentum_of,
+    read_edge,
 )
 
 # What a closure or a measurement may raise in mid-training without ending it.
 _FAILURES = (AtlasError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)
-NEEDS = ("patch", "edge", "noise", "model", "travel")
+NEEDS = ("probe", "edge", "noise", "model", "distance")
 
 
 class Instruments:
@@ -33,7 +33,7 @@ class Instruments:
     Args:
         optimizer: whose weights, rates and moments are read.
         needs: of `NEEDS`.
-        patch: where the probe looks.
+        grid: where the probe looks.
         model: what closures run, or None.
         seed: of random vectors.
 
@@ -45,23 +45,23 @@ class Instruments:
         self,
         optimizer: torch.optim.Optimizer,
         needs: frozenset[str],
-        patch: ProbeGrid,
+        grid: ProbeGrid,
         model: nn.Module | None,
         seed: int,
     ) -> None:
         for need in needs:
             check_one_of("needs", need, NEEDS)
-        self.optimizer, self.needs, self.patch = optimizer, needs, patch
+        self.optimizer, self.needs, self.grid = optimizer, needs, grid
         self.model, self.seed = model, seed
         self._losses: list[Tensor | float] = []
         self._told: Tensor | float | None = None
         self._gradients: list[list[Tensor | None]] | None = None
-        self._travel = DistanceTracker(optimizer) if "travel" in needs else None
+        self._tracker = DistanceTracker(optimizer) if "distance" in needs else None
 
     @property
     def wants_closure(self) -> bool:
         """Whether a reading evaluates the loss."""
-        return bool(self.needs & {"patch", "edge"})
+        return bool(self.needs & {"probe", "edge"})
 
     @property
     def device(self) -> torch.device:
@@ -82,19 +82,19 @@ class Instruments:
 
     def settle(self, loss: Tensor | float | None) -> None:
         """Take the loss of the update in that was just made."""
-        told, self._told = self._told if loss is None else loss, None
-        if told is not None:
-            self.watch(told)
+        last, self._told = self._told if loss is None else loss, None
+        if last is not None:
+            self.watch(last)
 
     @property
     def opens(self) -> bool:
         """Whether a reading is wanted before the first update."""
-        return self._travel is not None
+        return self._tracker is not None
 
     def track(self, scales: list[float]) -> None:
         """Take the update that was just made in."""
-        if self._travel is not None:
-            self._travel.track(scales)
+        if self._tracker is not None:
+            self._tracker.track(scales)
 
     def prepare(self) -> None:
         """Keep the gradients of this update, where the next step compares with them."""
@@ -114,55 +114,55 @@ class Instruments:
     ) -> Reading | str:
         """As `read`, but a failure is told, and all processes have rank 0's reading."""
         try:
-            found: Reading | str = self.read(step, closure, scale)
+            reading: Reading | str = self.read(step, closure, scale)
         except _FAILURES as error:
-            found = f"{type(error).__name__}: {error}"
-        return agreed(found, self.device)
+            reading = f"{type(error).__name__}: {error}"
+        return agreed(reading, self.device)
 
     def read(self, step: int, closure: Closure | None, scale: tuple[float, ...]) -> Reading:
         """Measure what is needed at the present weights."""
         losses = self._floats()
         self._losses = []
-        found: dict[str, Any] = _watched(losses)
+        values: dict[str, Any] = _watched(losses)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if "patch" in self.needs and closure is not None:
-            found |= vars(read_probe(closure, weights, self.patch, model=self.model))
+        if "probe" in self.needs and closure is not None:
+            values |= read_probe(closure, weights, self.grid, model=self.model).values
         if "edge" in self.needs and closure is not None:
             edge, error = read_edge(closure, self.optimizer, seed=self.seed)
-            found |= {"edge": edge, "edge_error": error}
+            values |= {"edge": edge, "edge_error": error}
         if "noise" in self.needs and self._gradients is not None:
-            found["noise"] = gradient_noise(self.optimizer, self._gradients)
+            values["noise"] = gradient_noise(self.optimizer, self._gradients)
             self._gradients = None
         if "model" in self.needs:
-            found["model"] = model_signals(self.optimizer, losses[-1])
-        if self._travel is not None:
-            found |= _travelled(self._travel, step)
-        found["momentum"] = momentum_of(self.optimizer)
-        found["normalized"] = is_adam(self.optimizer)
-        return Reading(step=step, scale=scale, **found)
+            values["model"] = model_signals(self.optimizer, losses[-1])
+        if self._tracker is not None:
+            values |= _distances(self._tracker, step)
+        values["momentum"] = momentum_of(self.optimizer)
+        values["normalized"] = is_adam(self.optimizer)
+        return Reading(step=step, scale=scale, **values)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        travel = None if self._travel is None else self._travel.state()
-        return {"losses": self._floats(), "gradients": self._gradients, "travel": travel}
+        tracker = None if self._tracker is None else self._tracker.state()
+        return {"losses": self._floats(), "gradients": self._gradients, "tracker": tracker}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._losses, self._gradients = list(state["losses"]), state["gradients"]
-        if self._travel is not None:
-            self._travel.load(state["travel"])
+        if self._tracker is not None:
+            self._tracker.load(state["tracker"])
 
     def _floats(self) -> list[float]:
         return [float(loss) for loss in self._losses]
 
 
-def _travelled(travel: DistanceTracker, step: int) -> dict[str, float]:
+def _distances(tracker: DistanceTracker, step: int) -> dict[str, float]:
     if step == 0:
-        travel.begin()
-        size, stride = travel.opening()
-        return {"size": size, "stride": stride}
-    reach, stride = travel.read()
-    return {"reach": reach, "stride": stride}
+        tracker.begin()
+        size, length = tracker.opening()
+        return {"size": size, "step_length": length}
+    distance, length = tracker.read()
+    return {"distance": distance, "step_length": length}
 
 
 def _watched(losses: list[float]) -> dict[str, Any]:
@@ -173,3 +173,18 @@ def _watched(losses: list[float]) -> dict[str, Any]:
     spread = math.fsum((x - mean) ** 2 for x in losses)
     error = math.sqrt(spread / (count - 1) / count) if count > 1 else math.nan
     return {"train_loss": mean, "train_error": error, "train_count": count}
+
+
+def agreed(reading: Reading | str, device: torch.device) -> Reading | str:
+    """Rank 0's reading, on every rank."""
+    spread = torch.distributed
+    if not (spread.is_available() and spread.is_initialized() and spread.get_world_size() > 1):
+        return reading
+    plain = reading if isinstance(reading, str) else asdict(reading)
+    text = torch.tensor(list(json.dumps(plain).encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor([len(text)], device=device)
+    spread.broadcast(length, 0)
+    parcel = text if spread.get_rank() == 0 else text.new_zeros(int(length))
+    spread.broadcast(parcel, 0)
+    shared = json.loads(bytes(parcel.tolist()).decode())
+    return shared if isinstance(shared, str) else Reading.from_dict(shared)

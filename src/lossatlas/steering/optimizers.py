@@ -1,4 +1,4 @@
-"""TopoAdamW: AdamW whose rate is scaled by what the ground looks like, as one object."""
+"""TopoAdamW: AdamW whose rate is scaled by what the landscape looks like, as one object."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +12,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.objective import supervised
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog
-from lossatlas.steering.probe import Closure, sub_batch
-from lossatlas.steering.probe_grid import ProbeGrid
+from lossatlas.steering.probe import Closure, ProbeGrid, sub_batch
 from lossatlas.steering.reading import Policy
 
 _LOGGER = logging.getLogger("lossatlas.steering")
@@ -51,6 +50,15 @@ class TopoAdamW(torch.optim.AdamW):
     Raises:
         ArgumentError: numbers out of range, bounds that do not match the groups.
         UnknownNameError: an unknown key of `probe_kwargs`.
+
+    Examples:
+        >>> model = nn.Linear(3, 2)
+        >>> optimizer = TopoAdamW(model.parameters(), model, lr=1e-3)
+        >>> x, y = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+        >>> nn.functional.cross_entropy(model(x), y).backward()
+        >>> optimizer.step(data=x, target=y, criterion=nn.functional.cross_entropy)
+        >>> optimizer.steps, len(optimizer.log)
+        (1, 0)
     """
 
     def __init__(
@@ -78,7 +86,7 @@ class TopoAdamW(torch.optim.AdamW):
                 "`use_topo_cnn` must be False: the network of topoadamw 0.1.0 learns the "
                 "labels of its own table and is not offered; leave it out."
             )
-        patch, examples = _patch(dict(probe_kwargs or {}), seed)
+        grid, examples = _grid(dict(probe_kwargs or {}), seed)
         try:
             super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
         except (TypeError, ValueError) as error:
@@ -93,7 +101,7 @@ class TopoAdamW(torch.optim.AdamW):
             "warmup": warmup_steps,
             "min_ratio": min_lr_ratio,
             "max_ratio": max_lr_ratio,
-            "patch": patch,
+            "grid": grid,
             "seed": seed,
         }
         self._scheduler = scheduler
@@ -207,6 +215,10 @@ def create_topoadamw(
 
     Returns:
         The optimizer.
+
+    Examples:
+        >>> create_topoadamw(nn.Linear(3, 2), lr=0.01).param_groups[0]["lr"]
+        0.01
     """
     return TopoAdamW(model.parameters(), model, lr=lr, weight_decay=weight_decay, **kwargs)
 
@@ -218,16 +230,16 @@ def _bare(step: Any) -> Any:
     return step
 
 
-def _patch(asked: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
-    for key in asked:
+def _grid(settings: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
+    for key in settings:
         check_one_of("probe_kwargs", key, _PROBE_KEYS)
-    examples = asked.get("examples", 24)
+    examples = settings.get("examples", 24)
     check_at_least("examples", examples, 1)
-    span = asked.get("span", 0.12)
-    cells = asked.get("grid_size", 15)
+    span = settings.get("span", 0.12)
+    cells = settings.get("grid_size", 15)
     check_at_least("grid_size", cells, 2)
-    pairs = asked.get("pairs", asked.get("n_samples", 8) // 2)
-    step = asked.get("step", 2 * span / (cells - 1))
+    pairs = settings.get("pairs", settings.get("n_samples", 8) // 2)
+    step = settings.get("step", 2 * span / (cells - 1))
     return ProbeGrid(step=step, span=span, pairs=pairs, seed=seed), examples
 
 
@@ -239,5 +251,5 @@ def _report(log: DecisionLog) -> None:
         record.reason,
         record.reading.sharpness,
         record.reading.variability,
-        record.rates[0],
+        record.lr[0],
     )

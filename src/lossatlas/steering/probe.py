@@ -1,6 +1,8 @@
-"""The probe: the losses at the points of a patch around the weights, without a trace."""
+"""The probe: the losses at the points of a grid around the weights, without a trace."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,14 +10,200 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError, LossError
-from lossatlas.guard import preserved_rng
+from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
+from lossatlas.result import Estimate, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.steering.preserved_modules import PreservedModules
-from lossatlas.steering.probe_grid import PatchReading, ProbeGrid, read_patch
+from lossatlas.text import count, number
+from lossatlas.topology.filtration import graph
+from lossatlas.topology.persistence import persistence
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProbeGrid:
+    """Where a probe looks: the center, a ring of eight neighbors, and pairs farther out.
+
+    Every point but the center has its mirror image among the points, so that slopes cancel from
+    the mean exactly. The points are the same at every reading.
+
+    Attributes:
+        step: distance of the neighbors along each axis, in lengths of the weights' filters.
+            Default 0.0171, that of topoadamw 0.1.0.
+        span: the points farther out lie in [-span, span]^2. Default 0.12.
+        pairs: how many pairs of them. Default 4.
+        seed: of those points and of the directions.
+
+    Raises:
+        ArgumentError: numbers out of range.
+
+    Examples:
+        >>> ProbeGrid(pairs=2).points.shape
+        (13, 2)
+    """
+
+    step: float = 2 * 0.12 / 14
+    span: float = 0.12
+    pairs: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("step", self.step)
+        check_positive("span", self.span)
+        check_at_least("pairs", self.pairs, 0)
+        check_at_least("seed", self.seed, 0)
+
+    @cached_property
+    def points(self) -> Array:
+        """Coordinates on the plane, shape (9 + 2 pairs, 2): center, ring, pairs.
+
+        Mirror images follow each other from the second point on.
+        """
+        half = self.step * np.array([(1, 0), (1, 1), (0, 1), (-1, 1)], dtype=np.float64)
+        drawn = np.random.default_rng(derive_seed(self.seed, "patch"))
+        far = drawn.uniform(-self.span, self.span, (self.pairs, 2))
+        sides = np.concatenate([half, far])
+        mirrored = np.stack([sides, -sides], axis=1).reshape(-1, 2)
+        return np.concatenate([np.zeros((1, 2)), mirrored])
+
+    @property
+    def ring(self) -> slice:
+        """The neighbors among the points."""
+        return slice(1, 9)
+
+    @cached_property
+    def edges(self) -> Any:
+        """Pairs of points that touch: the triangulation of the grid, shape (edges, 2)."""
+        from scipy.spatial import Delaunay
+
+        triangles = Delaunay(self.points).simplices
+        sides = np.concatenate(
+            [triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]]
+        )
+        return np.unique(np.sort(sides, axis=1), axis=0)
+
+
+@result("probe-reading")
+class ProbeReading(Result):
+    """The indicators of a probe with their standard errors.
+
+    Attributes:
+        loss: of the batch at the present weights, in units of the loss.
+        sharpness: how much higher the neighbors are, on average: (mean - loss) / loss.
+        variability: standard deviation of all probed losses over their mean.
+        persistence: total length of the finite bars of degree 0, in units of the loss: how
+            far the points are from one bowl.
+        bars: how many of these bars are longer than two of their errors.
+
+    Examples:
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> reading = read_probe(lambda: w.square().sum(), [w])
+        >>> reading.loss.value, reading.bars
+        (4.0, 0)
+    """
+
+    loss: Estimate
+    sharpness: Estimate
+    variability: Estimate
+    persistence: Estimate
+    bars: int
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The numbers and errors under the names that `Reading` has for them."""
+        named = {e.name: e for e in self.estimates()}
+        plain = {name: estimate.value for name, estimate in named.items()}
+        errors = {f"{name}_error": estimate.stderr for name, estimate in named.items()}
+        return plain | errors | {"bars": self.bars}
+
+    def sentences(self) -> tuple[str, ...]:
+        """How the loss around the weights differs from the loss at them."""
+        bars = count(self.bars, "bar is", "bars are")
+        return (
+            f"The neighbors are {number(100 * self.sharpness.value, 3)} % higher than the loss "
+            f"at the weights, {self.loss}.",
+            f"{bars} longer than two standard errors.",
+        )
+
+
+def read_losses(grid: ProbeGrid, losses: Array) -> ProbeReading:
+    """The indicators of the losses at the points of a grid."""
+    means = losses.mean(1) if losses.ndim == 2 else losses
+    nan = float("nan")
+    if not np.isfinite(means).all():
+        return _probe_reading((float(means[0]), nan, nan, nan), (nan,) * 4, 0)
+    bars = persistence(graph(means, grid.edges)).bars()
+    lengths = bars[:, 1] - bars[:, 0]
+    if losses.ndim == 1 or losses.shape[1] < 2:
+        errors, each = _jackknife(means), np.full(len(bars), np.inf)
+    else:
+        errors, each = _sampling(means, losses, bars)
+    if not len(bars):
+        # Where no bar was seen nothing is known of the bars of other samples.
+        errors[3] = nan
+    values = float(means[0]), _sharpness(means), _variability(means), float(lengths.sum())
+    return _probe_reading(values, errors, int(np.count_nonzero(lengths > 2 * each)))
+
+
+def _probe_reading(values: Sequence[float], errors: Iterable[float], bars: int) -> ProbeReading:
+    names = ("loss", "sharpness", "variability", "persistence")
+    why = "one loss, or one that is not finite, tells of no error"
+    parts = {
+        name: Estimate(
+            value, float(error), why_no_error=None if np.isfinite(error) else why, name=name
+        )
+        for name, value, error in zip(names, values, errors, strict=True)
+    }
+    return ProbeReading(**parts, bars=bars)
+
+
+def _sharpness(means: Array) -> float:
+    return float((means[1:9].mean() - means[0]) / (means[0] + 1e-8))
+
+
+def _variability(means: Array) -> float:
+    return float(means.std() / (means.mean() + 1e-8))
+
+
+def _jackknife(means: Array) -> Array:
+    count = (len(means) - 1) // 2
+    left = []
+    for pair in range(count):
+        kept = np.delete(means, [1 + 2 * pair, 2 + 2 * pair])
+        ring = kept[1 : 7 if pair < 4 else 9]
+        sharp = (ring.mean() - kept[0]) / (kept[0] + 1e-8)
+        left.append([sharp if pair < 4 else np.nan, _variability(kept)])
+    table = np.array(left)
+
+    def error(column: Array) -> float:
+        n = len(column)
+        return float(np.sqrt((n - 1) / n * ((column - column.mean()) ** 2).sum()))
+
+    return np.array([np.nan, error(table[:4, 0]), error(table[:, 1]), np.nan])
+
+
+def _sampling(means: Array, losses: Array, pairs: Array) -> tuple[Array, Array]:
+    # Each indicator's first-order response to one example's losses, then its spread.
+    examples = losses.shape[1]
+    center, mean, deviation = means[0] + 1e-8, means.mean() + 1e-8, means.std()
+    sharp = (losses[1:9].mean(0) - losses[0]) / center
+    sharp -= _sharpness(means) / center * losses[0]
+    rough = np.zeros(examples)
+    if deviation > 0:
+        weights = (means - means.mean()) / (len(means) * deviation)
+        rough = (weights @ losses - _variability(means) * losses.mean(0)) / mean
+    # A bar ends and begins at points of the grid, whose losses its length is made of.
+    births, deaths = (np.abs(means[:, None] - pairs[:, i]).argmin(0) for i in (0, 1))
+    lengths = losses[deaths] - losses[births]
+    responses = np.stack([losses[0], sharp, rough, lengths.sum(0)])
+    errors = responses.std(1, ddof=1) / np.sqrt(examples)
+    return errors, lengths.std(1, ddof=1) / np.sqrt(examples)
+
 
 Closure = Callable[[], Tensor | float]
 
@@ -23,13 +211,13 @@ Closure = Callable[[], Tensor | float]
 def read_probe(
     closure: Closure,
     weights: Iterable[Tensor],
-    patch: ProbeGrid | None = None,
+    grid: ProbeGrid | None = None,
     *,
     model: nn.Module | None = None,
-) -> PatchReading:
-    """Sample a patch of the loss around the present weights.
+) -> ProbeReading:
+    """Sample the loss at points around the present weights.
 
-    The patch lies on a plane of two random directions, drawn from its seed as signs and
+    The points lie on a plane of two random directions, drawn from its seed as signs and
     scaled to the size of each filter; vectors (biases, norm scales) stay still. All points
     see the same random numbers (dropout). Weights keep their storage and come back bit for
     bit, as do buffers, train/eval of all modules and the global random states. A cache of
@@ -40,7 +228,7 @@ def read_probe(
             errors are those of sampling examples). Runs without gradients, in the modes that
             the modules are in.
         weights: what is moved; those that require no gradient stay.
-        patch: where to look.
+        grid: where to look.
         model: what the closure runs; modules are found when they run by default. Needed only
             for a model compiled in place (`model.compile()`).
 
@@ -50,43 +238,48 @@ def read_probe(
     Raises:
         ArgumentError: no closure, or no weights that move.
         LossError: the closure gives something else than losses.
+
+    Examples:
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> round(read_probe(lambda: w.square().sum(), [w]).sharpness.value, 6)
+        0.000441
     """
-    losses = probe_losses(closure, weights, patch or ProbeGrid(), model=model)
-    return read_patch(patch or ProbeGrid(), losses)
+    losses = probe_losses(closure, weights, grid or ProbeGrid(), model=model)
+    return read_losses(grid or ProbeGrid(), losses)
 
 
 def probe_losses(
     closure: Closure,
     weights: Iterable[Tensor],
-    patch: ProbeGrid,
+    grid: ProbeGrid,
     *,
     model: nn.Module | None = None,
 ) -> NDArray[np.float64]:
-    """The losses at the points of a patch; see `read_probe`."""
+    """The losses at the points of a grid; see `read_probe`."""
     check_closure(closure)
     moved = [w for w in weights if w.requires_grad and w.is_floating_point()]
     if not moved:
         raise ArgumentError("`weights` must hold a tensor that requires a gradient; got none.")
     places = [w for w in moved if w.ndim > 1]
-    plane = [_direction(places, patch.seed, axis) for axis in (0, 1)]
+    plane = [_direction(places, grid.seed, axis) for axis in (0, 1)]
     kept = [w.detach().clone() for w in places]
-    found: list[Tensor] = []
+    losses: list[Tensor] = []
     with torch.no_grad(), PreservedModules(model).watched():
         try:
-            for number, (a, b) in enumerate(patch.points.tolist()):
+            for number, (a, b) in enumerate(grid.points.tolist()):
                 if number and places:
                     torch._foreach_copy_(places, kept)
                     torch._foreach_add_(places, plane[0], alpha=a)
                     torch._foreach_add_(places, plane[1], alpha=b)
-                found.append(_loss(closure))
+                losses.append(_loss(closure))
         finally:
             if places:
                 torch._foreach_copy_(places, kept)
             torch.clear_autocast_cache()
-    shapes = {tuple(value.shape) for value in found}
+    shapes = {tuple(value.shape) for value in losses}
     if len(shapes) > 1:
         raise LossError(f"`closure` must give losses of one shape; got {sorted(shapes)}.")
-    return torch.stack(found).cpu().numpy()
+    return torch.stack(losses).cpu().numpy()
 
 
 def check_closure(closure: Any) -> None:
@@ -114,6 +307,14 @@ def sub_batch(
 
     Returns:
         A closure for `read_probe` and `LandscapeLR.step`.
+
+    Examples:
+        >>> from lossatlas.objective import supervised
+        >>> loss = supervised(nn.functional.mse_loss)
+        >>> batch = torch.ones(8, 3), torch.ones(8, 2)
+        >>> closure = sub_batch(nn.Linear(3, 2), loss, batch, examples=4)
+        >>> closure().shape
+        torch.Size([4])
     """
 
     def closure() -> Tensor:

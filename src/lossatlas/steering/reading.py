@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
+from lossatlas.result import Estimate, Result, result
 
 # A policy's memory: plain numbers by name, so that it is saved, replayed and compared.
 State = Mapping[str, Any]
 NAN = math.nan
 
 
-@dataclass(frozen=True)
-class Reading:
+@result("steering-reading")
+class Reading(Result):
     """Measurements at one step. What was not measured is NaN.
 
     Attributes:
@@ -25,10 +26,10 @@ class Reading:
         sharpness_error: its standard error.
         variability: standard deviation of all probed losses over their mean.
         variability_error: its standard error.
-        persistence: total length of the finite bars of degree 0 of the probed patch, in units
+        persistence: total length of the finite bars of degree 0 of the probed points, in units
             of the loss: how far it is from one bowl.
-        persistence_error: its standard error; NaN where it is unknown, as where the patch
-            has no bar.
+        persistence_error: its standard error; NaN where it is unknown, as where
+            there is no bar.
         bars: how many of these bars are longer than two of their errors.
         edge: rate times the largest eigenvalue of the (preconditioned) Hessian; descent on a
             quadratic is stable below 2, with momentum beta below 2 (1 + beta) / (1 - beta).
@@ -42,10 +43,14 @@ class Reading:
             squared length of its mean (which may be negative: average before dividing).
         model: for model-based rates, name -> number (see `MoMoPolicy`).
         size: length of all weights before the first step.
-        reach: greatest distance of the weights from their start.
-        stride: root of the sum of squared steps, each divided by its scale; at step 0 the
+        distance: the greatest of the weights from their start so far.
+        step_length: root of the sum of squared steps, each divided by its scale; at step 0 the
             length of the first one to come.
         scale: what the rates are multiplied by at present, one number a group.
+
+    Examples:
+        >>> Reading(5, loss=2.0, loss_error=0.1).sentences()
+        ('Step 5: loss 2.00 ± 0.10.',)
     """
 
     step: int
@@ -68,32 +73,44 @@ class Reading:
     noise: tuple[tuple[float, float], ...] = ()
     model: Mapping[str, float] = field(default_factory=dict)
     size: float = NAN
-    reach: float = NAN
-    stride: float = NAN
+    distance: float = NAN
+    step_length: float = NAN
     scale: tuple[float, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The reading as plain values.
+    def estimates(self) -> tuple[Estimate, ...]:
+        """What was measured, with its errors."""
+        out = []
+        for name, error in _MEASURED.items():
+            value, stderr = getattr(self, name), getattr(self, error)
+            if math.isfinite(value):
+                why = None if math.isfinite(stderr) else "one loss tells of no error"
+                out.append(Estimate(value, stderr, why_no_error=why, name=name))
+        return tuple(replace(e, name=e.name.replace("_", " ")) for e in out)
 
-        Returns:
-            name -> number, list or mapping.
-        """
-        plain = asdict(self)
-        pairs = [list(pair) for pair in self.noise]
-        return plain | {"noise": pairs, "scale": list(self.scale)}
+    def sentences(self) -> tuple[str, ...]:
+        """What was measured, in one sentence."""
+        parts = [f"{e.name} {e}" for e in self.estimates()]
+        seen = ", ".join(parts) or "nothing was measured"
+        return (f"Step {self.step:,}: {seen}.",)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Reading":
-        """The inverse of `to_dict`.
+        """A reading from its fields by name; lists, as JSON has them, become tuples.
 
         Args:
-            plain: what it gave.
+            plain: field -> value, as `dataclasses.asdict` gives it.
 
         Returns:
             An equal reading.
         """
         pairs = tuple((float(a), float(b)) for a, b in plain["noise"])
         return cls(**(dict(plain) | {"noise": pairs, "scale": tuple(plain["scale"])}))
+
+
+_MEASURED = {
+    "loss": "loss_error", "sharpness": "sharpness_error", "variability": "variability_error",
+    "persistence": "persistence_error", "edge": "edge_error", "train_loss": "train_error",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,10 @@ class Decision:
         reason: a few words.
         absolute: whether `factor` is the new scale itself; otherwise the scale is multiplied
             by it.
+
+    Examples:
+        >>> Decision(0.5, "too sharp").factors(2)
+        (0.5, 0.5)
     """
 
     factor: float | tuple[float, ...] = 1.0
@@ -143,12 +164,18 @@ class Policy(Protocol):
     """Readings in, decisions out, and nothing else: no clock, no tensors, no randomness.
 
     Attributes:
-        needs: what is to be measured, of "patch", "edge", "noise", "model", "travel".
+        needs: what is to be measured, of "probe", "edge", "noise", "model", "distance".
         every: steps between decisions; None leaves it to the controller's `interval`.
         before: whether it decides before each update (on its gradient) instead of after.
-        limits: least and greatest scale, where the controller is given none.
+        limits: smallest and greatest scale, where the controller is given none.
         warmup: steps without a decision, where the controller is given none. A policy that
-            needs "travel" is also asked once before the first update, at step 0.
+            needs "distance" is also asked once before the first update, at step 0.
+
+    Examples:
+        >>> from lossatlas.steering import EdgePolicy
+        >>> policy: Policy = EdgePolicy()
+        >>> sorted(policy.needs), policy.limits
+        (['edge'], (0.0, 1.0))
     """
 
     @property
@@ -168,7 +195,7 @@ class Policy(Protocol):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Least and greatest scale."""
+        """Smallest and greatest scale."""
         ...
 
     @property

@@ -1,11 +1,11 @@
-"""The helm: a policy, its memory, the scales that it set, and the log of it all."""
+"""ScaleController: a policy, its memory, the scales that it set, and the log of it all."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from lossatlas.errors import ArgumentError
-from lossatlas.steering.log import Record
+from lossatlas.steering.log import DecisionRecord
 from lossatlas.steering.rates import bounds
 from lossatlas.steering.reading import Decision, Policy, Reading
 
@@ -15,14 +15,14 @@ class ScaleController:
 
     Args:
         policy: decides.
-        least: least scale, one number or one a group.
-        most: greatest scale, likewise.
+        min_ratio: smallest scale, one number or one a group.
+        max_ratio: greatest scale, likewise.
         groups: how many there are; more may come.
         dry_run: keep the scales at 1, and log what they would be.
 
     Attributes:
         scales: of the rates, one a group.
-        would: what they are, or would be in a dry run.
+        proposed: what they are, or would be in a dry run.
         records: the log.
 
     Raises:
@@ -30,36 +30,36 @@ class ScaleController:
     """
 
     def __init__(
-        self, policy: Policy, least: Any, most: Any, groups: int, *, dry_run: bool
+        self, policy: Policy, min_ratio: Any, max_ratio: Any, groups: int, *, dry_run: bool
     ) -> None:
         self.policy, self.dry_run = policy, dry_run
-        self._least = bounds("min_ratio", least, groups)
-        self._most = bounds("max_ratio", most, groups)
-        for index in range(max(len(self._least), len(self._most))):
-            low, high = _at(self._least, index), _at(self._most, index)
+        self._min = bounds("min_ratio", min_ratio, groups)
+        self._max = bounds("max_ratio", max_ratio, groups)
+        for index in range(max(len(self._min), len(self._max))):
+            low, high = _at(self._min, index), _at(self._max, index)
             if not low <= high or math.isinf(low):
                 raise ArgumentError(
                     f"`min_ratio` must be at most `max_ratio`; got {low:g} and {high:g}."
                 )
-        self.scales, self.would = [1.0] * groups, [1.0] * groups
+        self.scales, self.proposed = [1.0] * groups, [1.0] * groups
         self.memory = policy.start()
-        self.records: list[Record] = []
+        self.records: list[DecisionRecord] = []
 
     def extend(self, groups: int) -> None:
         """Make room for groups that are new; they start at a scale of 1."""
         self.scales.extend([1.0] * (groups - len(self.scales)))
-        self.would.extend([1.0] * (groups - len(self.would)))
+        self.proposed.extend([1.0] * (groups - len(self.proposed)))
 
-    def turn(self, reading: Reading, scheduled: Sequence[float]) -> None:
+    def update(self, reading: Reading, scheduled: Sequence[float]) -> None:
         """Decide on a reading, set the scales and note it."""
         self.memory, decision = self.policy.decide(self.memory, reading)
-        factors = decision.factors(len(self.would))
-        self.would = [
-            min(max(wanted, _at(self._least, i)), _at(self._most, i))
-            for i, wanted in enumerate(_wanted(decision, self.would, factors))
+        factors = decision.factors(len(self.proposed))
+        self.proposed = [
+            min(max(wanted, _at(self._min, i)), _at(self._max, i))
+            for i, wanted in enumerate(_wanted(decision, self.proposed, factors))
         ]
         if not self.dry_run:
-            self.scales = list(self.would)
+            self.scales = list(self.proposed)
         self._note(reading, factors, decision.reason, scheduled, failed=False)
 
     def learn(self, reading: Reading) -> None:
@@ -68,8 +68,8 @@ class ScaleController:
 
     def fail(self, step: int, message: str, scheduled: Sequence[float]) -> None:
         """Note that there is no reading; the scales stay."""
-        blank = Reading(step=step, scale=tuple(self.would))
-        ones = (1.0,) * len(self.would)
+        blank = Reading(step=step, scale=tuple(self.proposed))
+        ones = (1.0,) * len(self.proposed)
         self._note(blank, ones, f"probe failed: {message}", scheduled, failed=True)
 
     def _note(
@@ -82,14 +82,16 @@ class ScaleController:
         failed: bool,
     ) -> None:
         rates = tuple(r * s for r, s in zip(scheduled, self.scales, strict=True))
-        self.records.append(Record(reading, factors, reason, tuple(self.would), rates, failed))
+        self.records.append(
+            DecisionRecord(reading, factors, reason, tuple(self.proposed), rates, failed)
+        )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         return {
             "policy": type(self.policy).__name__,
             "scales": list(self.scales),
-            "would": list(self.would),
+            "proposed": list(self.proposed),
             "memory": dict(self.memory),
             "records": [record.to_dict() for record in self.records],
         }
@@ -102,9 +104,9 @@ class ScaleController:
                 f"`state_dict` must be that of a LandscapeLR with {name}; got one with "
                 f"{state['policy']}: build it as it was."
             )
-        self.scales, self.would = list(state["scales"]), list(state["would"])
+        self.scales, self.proposed = list(state["scales"]), list(state["proposed"])
         self.memory = dict(state["memory"])
-        self.records = [Record.from_dict(row) for row in state["records"]]
+        self.records = [DecisionRecord.from_dict(row) for row in state["records"]]
 
 
 def _wanted(

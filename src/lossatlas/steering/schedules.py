@@ -1,14 +1,15 @@
 """Schedules that people ask for, as LRSchedulers: WSD, WSD-S, and a cooldown on demand."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.cooldown import SHAPE_NAMES, cooldown_factor
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share
-from lossatlas.steering.shapes import check_shape, shape_factor
 
 
 class WSD(LRScheduler):
@@ -25,7 +26,7 @@ class WSD(LRScheduler):
         warmup: updates of the warm-up. Default 0.
         decay: length of the cooldown: a share of the steps after the warm-up if below 1, else
             updates. Default 0.1.
-        shape: see `lossatlas.steering.shapes`. Default "sqrt".
+        shape: see `lossatlas.cooldown`. Default "sqrt".
         min_ratio: the last rate as a share of the base rate. Default 0.
         last_epoch: as for every scheduler.
 
@@ -34,6 +35,12 @@ class WSD(LRScheduler):
         UnknownNameError: an unknown shape.
 
     Source: Hu et al., arXiv:2404.06395; shapes: Haegele et al., arXiv:2405.18392.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> schedule = WSD(optimizer, 10, warmup=2, decay=4, shape="linear")
+        >>> [schedule.share(step) for step in range(10)]
+        [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
     def __init__(
@@ -48,12 +55,9 @@ class WSD(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_at_least("warmup", warmup, 0)
-        check_shape("shape", shape)
-        self.warmup, self.shape, self.min_ratio = (
-            warmup,
-            shape,
-            check_share("min_ratio", min_ratio),
-        )
+        check_one_of("shape", shape, SHAPE_NAMES)
+        self.warmup, self.shape = warmup, shape
+        self.min_ratio = check_share("min_ratio", min_ratio)
         self.start: int | None = None
         self.length = 0
         if steps is not None:
@@ -88,63 +92,57 @@ class WSD(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def share(self, step: int) -> float:
-        """The share of the base rate at an update.
-
-        Args:
-            step: from 0.
-
-        Returns:
-            A number in [0, 1].
-        """
+        """The share of the base rate at an update."""
         if self.start is None or step < self.start:
             return self._before_cooldown(step)
-        progress, peak = (
-            (step - self.start + 1) / self.length,
-            self._before_cooldown(self.start),
-        )
+        progress = (step - self.start + 1) / self.length
+        peak = self._before_cooldown(self.start)
         if peak <= self.min_ratio:
             return peak
-        return peak * shape_factor(self.shape, progress, self.min_ratio / peak)
+        return peak * cooldown_factor(self.shape, progress, self.min_ratio / peak)
 
     def _before_cooldown(self, step: int) -> float:
         return min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """The rates of the next update.
-
-        Returns:
-            One a group.
-        """
+        """The rates of the next update."""
         return [base * self.share(self.last_epoch) for base in self.base_lrs]
 
 
 class WSDS(LRScheduler):
     """WSD-S: cool down at every horizon, go on from there at the full rate.
 
-    One run gives a cooled model at each of `ends`, without going back to the weights before a
-    cooldown.
+    One run gives a cooled model at each of `checkpoints`, without going back to the weights
+    before a cooldown.
 
     Args:
         optimizer: any.
-        ends: updates after which the rate has been cooled, growing.
+        checkpoints: updates after which the rate has been cooled, increasing; the last one
+            ends the training.
         warmup: updates of the warm-up. Default 0.
         decay: length of each cooldown: a share of its period if below 1, else updates.
             Default 0.1.
-        shape: see `lossatlas.steering.shapes`; "inverse" is the paper's. Default "inverse".
+        shape: see `lossatlas.cooldown`; "inverse" is the paper's. Default "inverse".
         min_ratio: the last rate of each as a share of the base rate. Default 0.1.
         last_epoch: as for every scheduler.
 
     Raises:
-        ArgumentError: numbers out of range, or ends that do not grow.
+        ArgumentError: numbers out of range, or checkpoints that do not increase.
         UnknownNameError: an unknown shape.
 
     Source: Wen et al., ICLR 2025, arXiv:2410.05192.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> schedule = WSDS(optimizer, [3, 6], decay=2, shape="linear", min_ratio=0.0)
+        >>> [schedule.share(step) for step in range(6)]
+        [1.0, 0.5, 0.0, 1.0, 0.5, 0.0]
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        ends: Sequence[int],
+        checkpoints: Sequence[int],
         *,
         warmup: int = 0,
         decay: float = 0.1,
@@ -153,48 +151,37 @@ class WSDS(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_at_least("warmup", warmup, 0)
-        check_shape("shape", shape)
-        self.warmup, self.shape, self.min_ratio = (
-            warmup,
-            shape,
-            check_share("min_ratio", min_ratio),
-        )
-        self.ends = [warmup, *ends]
-        for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
+        check_one_of("shape", shape, SHAPE_NAMES)
+        self.warmup, self.shape = warmup, shape
+        self.min_ratio = check_share("min_ratio", min_ratio)
+        self.checkpoints = [warmup, *checkpoints]
+        for before, after in pairwise(self.checkpoints):
             if after <= before:
                 raise ArgumentError(
-                    f"`ends` must grow and lie after the warm-up of {warmup}; got {list(ends)}."
+                    f"`checkpoints` must increase and lie after the warm-up ({warmup}); got "
+                    f"{list(checkpoints)}."
                 )
         self.decay = decay
         _length("decay", decay, 1)
         super().__init__(optimizer, last_epoch)
 
     def share(self, step: int) -> float:
-        """The share of the base rate at an update; 1 after the last end.
-
-        Args:
-            step: from 0.
-
-        Returns:
-            A number in [0, 1].
-        """
+        """The share of the base rate at an update; 1 after the last end."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        for before, after in zip(self.ends[:-1], self.ends[1:], strict=True):
+        for before, after in pairwise(self.checkpoints):
             if step < after:
                 length = min(_length("decay", self.decay, after - before), after - before)
                 progress = (step - (after - length) + 1) / length
                 return (
-                    shape_factor(self.shape, progress, self.min_ratio) if progress > 0 else 1.0
+                    cooldown_factor(self.shape, progress, self.min_ratio)
+                    if progress > 0
+                    else 1.0
                 )
         return 1.0
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """The rates of the next update.
-
-        Returns:
-            One a group.
-        """
+        """The rates of the next update."""
         return [base * self.share(self.last_epoch) for base in self.base_lrs]
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer's state says about the next update: model of the loss, noise, momentum."""
+"""What optimizer and weights say of the next update: loss model, noise, distance, edge."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, LossError
+from lossatlas.guard import PreservedModules, preserved_rng
+from lossatlas.linalg.krylov import Lanczos
+from lossatlas.rng import generator
+from lossatlas.steering.probe import Closure, check_closure
 
 Optimizer = torch.optim.Optimizer
 Group = dict[str, Any]
@@ -29,10 +33,10 @@ def is_adam(optimizer: Optimizer) -> bool:
 def model_signals(optimizer: Optimizer, loss: float) -> dict[str, float]:
     """What `MoMoPolicy` needs, just before an update."""
     adam = is_adam(optimizer)
-    known = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    supported = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     groups: list[Group] = optimizer.param_groups
     odd = any(g.get("nesterov") or g.get("amsgrad") or g.get("maximize") for g in groups)
-    if not isinstance(optimizer, known) or odd:
+    if not isinstance(optimizer, supported) or odd:
         raise ArgumentError(
             "MoMoPolicy needs SGD, Adam or AdamW without nesterov, amsgrad and maximize; got "
             f"{type(optimizer).__name__}."
@@ -122,7 +126,7 @@ def gradient_noise(
     Returns:
         One pair (variance, squared mean) a group; NaN where a gradient is missing.
     """
-    found = []
+    estimates = []
     for group, kept in zip(optimizer.param_groups, before, strict=False):
         pairs = [
             (p.grad.detach(), old)
@@ -130,12 +134,12 @@ def gradient_noise(
             if p.grad is not None and old is not None
         ]
         if not pairs:
-            found.append((math.nan, math.nan))
+            estimates.append((math.nan, math.nan))
             continue
         variance = 0.5 * sum(float(_dot(g - old, g - old)) for g, old in pairs)
-        found.append((variance, sum(float(_dot(g, old)) for g, old in pairs)))
-    missing = len(optimizer.param_groups) - len(found)
-    return (*found, *((math.nan, math.nan),) * missing)
+        estimates.append((variance, sum(float(_dot(g, old)) for g, old in pairs)))
+    missing = len(optimizer.param_groups) - len(estimates)
+    return (*estimates, *((math.nan, math.nan),) * missing)
 
 
 def layer_groups(model: nn.Module) -> list[Group]:
@@ -146,6 +150,11 @@ def layer_groups(model: nn.Module) -> list[Group]:
 
     Returns:
         Groups of the parameters that require gradients, with the layer's "name".
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> [group["name"] for group in layer_groups(model)]
+        ['0', '1']
     """
     groups: list[Group] = []
     seen: set[int] = set()
@@ -159,3 +168,193 @@ def layer_groups(model: nn.Module) -> list[Group]:
 
 def _own(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [p for p in params if p.requires_grad]
+
+
+# Coordinates watched of each tensor; the lengths of large tensors are extrapolated from them.
+_WATCHED = 512
+
+
+class DistanceTracker:
+    """Follows some coordinates of all weights over a training.
+
+    Lengths are Euclidean, over all weights. A step length is divided by the scale of the rate
+    that made the step: what a step at scale 1 would have been.
+
+    Args:
+        optimizer: its weights are followed, those of later groups from then on.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._start: list[Tensor] = []
+        self._last: list[Tensor] = []
+        self._max_distance, self._squares = 0.0, 0.0
+        self._sums: list[Tensor] = []
+        self._distance: Tensor | None = None
+
+    def opening(self) -> tuple[float, float]:
+        """Before the first step: the length of the weights, and of the step to come."""
+        size = length = 0.0
+        for group in self._optimizer.param_groups:
+            normalized = "betas" in group
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                size += float(weight.detach().float().square().sum())
+                slope = float(weight.grad.float().square().sum())
+                moved = weight.numel() if normalized else slope
+                length += float(group.get("initial_lr", group["lr"])) ** 2 * moved
+        return math.sqrt(size), math.sqrt(length)
+
+    def track(self, scales: list[float]) -> None:
+        """Take a step in; nothing is synchronized with a device."""
+        if not self._start:
+            return self.begin()
+        squares, far = [], []
+        for index, (weight, share) in enumerate(self._weights()):
+            present = _sample(weight)
+            if index == len(self._start):
+                self._start.append(present)
+                self._last.append(present)
+                continue
+            scale = scales[self._group(index)]
+            if scale > 0:
+                squares.append(
+                    (present - self._last[index]).square().sum() * (share / scale**2)
+                )
+            far.append((present - self._start[index]).square().sum() * share)
+            self._last[index] = present
+        if squares:
+            self._sums.append(torch.stack(squares).sum())
+        distance = torch.stack(far).sum()
+        before = self._distance
+        self._distance = distance if before is None else torch.maximum(before, distance)
+        return None
+
+    def begin(self) -> None:
+        """Note where the weights are, before the first step."""
+        self._start = [_sample(weight) for weight, _ in self._weights()]
+        self._last = list(self._start)
+
+    def read(self) -> tuple[float, float]:
+        """The greatest distance and the length of all steps so far."""
+        self._squares += sum(float(square) for square in self._sums)
+        self._sums = []
+        if self._distance is not None:
+            self._max_distance = max(self._max_distance, math.sqrt(float(self._distance)))
+            self._distance = None
+        return self._max_distance, math.sqrt(self._squares)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        distance, _ = self.read()
+        return {
+            "start": list(self._start),
+            "last": list(self._last),
+            "distance": distance,
+            "squares": self._squares,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._start, self._last = list(state["start"]), list(state["last"])
+        self._max_distance, self._squares = state["distance"], state["squares"]
+
+    def _weights(self) -> list[tuple[Tensor, float]]:
+        weights = []
+        for group in self._optimizer.param_groups:
+            for weight in group["params"]:
+                step = _spacing(weight)
+                watched = -(-weight.numel() // step)
+                weights.append((weight, weight.numel() / max(watched, 1)))
+        return weights
+
+    def _group(self, index: int) -> int:
+        for number, group in enumerate(self._optimizer.param_groups):
+            index -= len(group["params"])
+            if index < 0:
+                return number
+        return number
+
+
+def _spacing(weight: Tensor) -> int:
+    step = max(weight.numel() // _WATCHED, 1)
+    # An odd step does not stay within one column of a matrix whose width is even.
+    return step | 1
+
+
+def _sample(weight: Tensor) -> Tensor:
+    return weight.detach().reshape(-1)[:: _spacing(weight)].float().clone()
+
+
+def read_edge(
+    closure: Closure, optimizer: torch.optim.Optimizer, *, steps: int = 5, seed: int = 0
+) -> tuple[float, float]:
+    """The largest eigenvalue of D^(-1/2) R^(1/2) H R^(1/2) D^(-1/2) at the present weights."""
+    check_closure(closure)
+    weights, scales = _scaled(optimizer)
+    with torch.enable_grad(), PreservedModules().watched(), preserved_rng():
+        loss = closure()
+        if isinstance(loss, Tensor) and loss.ndim == 1:
+            loss = loss.mean()
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+            raise LossError(
+                "`closure` must give a scalar with its graph where curvature is read; got "
+                f"{type(loss).__name__} without one: do not detach it or call .item()."
+            )
+        slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+        bent = {i: s for i, s in enumerate(slopes) if s is not None and s.requires_grad}
+        if not bent:
+            raise LossError("the loss is linear in the weights, or does not depend on them.")
+
+        def apply(flat: Tensor) -> Tensor:
+            return _product(flat, weights, scales, bent)
+
+        size = sum(w.numel() for w in weights)
+        drawn = generator(seed, "edge", device=weights[0].device)
+        start = torch.randn(size, generator=drawn, device=weights[0].device)
+        lanczos = Lanczos(apply, start, drawn)
+        lanczos.extend(steps)
+    ritz = lanczos.ritz()
+    return float(ritz.values[-1]), float(ritz.bounds[-1])
+
+
+def _product(
+    flat: Tensor, weights: list[Tensor], scales: list[Tensor], slopes: dict[int, Tensor]
+) -> Tensor:
+    sizes = [w.numel() for w in weights]
+    pieces = [
+        piece.view_as(w) * scale
+        for piece, w, scale in zip(torch.split(flat, sizes), weights, scales, strict=True)
+    ]
+    images = torch.autograd.grad(
+        list(slopes.values()),
+        weights,
+        [pieces[i].to(weights[i]) for i in slopes],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    turned = [
+        torch.zeros_like(scale) if image is None else image.to(scale) * scale
+        for image, scale in zip(images, scales, strict=True)
+    ]
+    return torch.cat([t.flatten() for t in turned])
+
+
+def _scaled(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], list[Tensor]]:
+    weights: list[Tensor] = []
+    scales: list[Tensor] = []
+    adam = is_adam(optimizer)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if not weight.requires_grad:
+                continue
+            scale = torch.full_like(weight, float(group["lr"]), dtype=torch.float32)
+            state = optimizer.state.get(weight, {})
+            if adam and "exp_avg_sq" in state:
+                corrected = 1 - group["betas"][1] ** float(state["step"])
+                square = state["exp_avg_sq"].float() / corrected
+                scale = scale / (square.sqrt() + group["eps"])
+            weights.append(weight)
+            scales.append(scale.detach().sqrt())
+    return weights, scales

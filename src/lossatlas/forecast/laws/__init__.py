@@ -6,8 +6,8 @@ from lossatlas.forecast.laws.annealing import AnnealingLaw
 from lossatlas.forecast.laws.broken import BrokenPowerLaw, smoothed
 from lossatlas.forecast.laws.linear import LinearLRLaw, PowerLaw
 from lossatlas.forecast.laws.multipower import MultiPowerLaw
-from lossatlas.forecast.laws.scaling import ChinchillaLaw, KaplanLaw
-from lossatlas.forecast.laws.shifted import ShiftedPowerLaw, translate
+from lossatlas.forecast.laws.scaling import ChinchillaLaw, KaplanLaw, ShiftedPowerLaw, translate
+from lossatlas.store.records import record
 
 LAWS: dict[str, type[Law]] = {
     "multi-power": MultiPowerLaw,
@@ -19,6 +19,8 @@ LAWS: dict[str, type[Law]] = {
     "kaplan": KaplanLaw,
     "shifted-power": ShiftedPowerLaw,
 }
+for _law in LAWS.values():
+    record(_law)  # a stored fit holds its law
 
 __all__ = [
     "LAWS",

@@ -1,8 +1,7 @@
 """The annealing law: falls of the rate win loss through a momentum of fixed decay."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +9,9 @@ from scipy.signal import lfilter
 
 from lossatlas.checks import check_fraction
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem, ScheduleLaw
-from lossatlas.forecast.laws.linear import ALPHAS, sum_law, sum_limits
+from lossatlas.forecast.law import Law, falls, rate_sums
+from lossatlas.forecast.laws.linear import SumLaw
 from lossatlas.forecast.schedules import warmup_length
-from lossatlas.forecast.sums import falls, rate_sums
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +19,7 @@ DECAYS = (0.99, 0.995, 0.999, 0.9995)  # that have served
 
 
 @dataclass(frozen=True)
-class AnnealingLaw(ScheduleLaw):
+class AnnealingLaw(SumLaw):
     """L(t) = L0 + A S1(t)^-alpha - C S2(t), with S2 the sum of m_i = decay m_{i-1} + fall_i.
 
     S2 never saturates: long stretches at a low rate are predicted too low. The decay counts
@@ -35,98 +33,32 @@ class AnnealingLaw(ScheduleLaw):
         ArgumentError: a decay outside (0, 1).
 
     Source: Tissue, Wang, Wang 2024, arXiv:2408.11029.
+
+    Examples:
+        >>> from lossatlas.forecast import Curve
+        >>> curve = Curve([10, 20], [3.0, 2.5], lr=np.linspace(0.1, 0.0, 20))
+        >>> AnnealingLaw().predict([2.0, 1.0, 0.5, 0.1], curve.inputs).round(3)
+        array([3.121, 2.901])
     """
 
     parameters: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "C")
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        """Check the decay.
-
-        Raises:
-            ArgumentError: outside (0, 1).
-        """
+        """Check the decay."""
         check_fraction("decay", self.decay)
 
     def relatives(self) -> tuple[Law, ...]:
-        """The law with other decays.
-
-        Returns:
-            Laws, their decays in `DECAYS`.
-        """
+        """The law with other decays."""
         return tuple(AnnealingLaw(decay) for decay in DECAYS if decay != self.decay)
 
     def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        """The two sums at every point.
-
-        Args:
-            inputs: the conditions, with rates.
-
-        Returns:
-            log S1 and S2.
-        """
+        """The two sums at every point."""
         momentum = lfilter([1.0], [1.0, -self.decay], falls(inputs))
         return np.log(rate_sums(inputs)), np.cumsum(momentum)[inputs.step - 1]
 
-    def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The losses and their derivatives.
-
-        Args:
-            values: (4,) parameters.
-            features: from `features`.
-
-        Returns:
-            (n,) losses and the (n, 4) Jacobian.
-        """
-        return sum_law(values, *features)
-
-    def columns(self, problem: Problem) -> Iterator[tuple[Floats, Floats]]:
-        """Columns for a grid of alpha.
-
-        Args:
-            problem: the data.
-
-        Yields:
-            (alpha,) and the columns 1, S1^-alpha, -S2.
-        """
-        log_sum, area = (np.concatenate(part) for part in zip(*problem.features, strict=True))
-        for alpha in ALPHAS:
-            powers = np.exp(-alpha * log_sum)
-            yield np.array([alpha]), np.stack([np.ones_like(area), powers, -area], axis=1)
-
-    def join(self, mix: Floats, shape: Floats) -> Floats:
-        """Order the parameters.
-
-        Args:
-            mix: (L0, A, C).
-            shape: (alpha,).
-
-        Returns:
-            (4,) values.
-        """
-        return np.array([mix[0], mix[1], shape[0], mix[2]])
-
-    def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """Wide limits, relative to the losses.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            Lowest and highest values.
-        """
-        return sum_limits(problem, max(float(np.abs(f[1]).max()) for f in problem.features))
-
     def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:
-        """The loss after a schedule and its derivative by every rate.
-
-        Args:
-            values: (4,) parameters.
-            rates: (T,) rates.
-
-        Returns:
-            The loss and (T,) derivatives.
-        """
+        """The loss after a schedule and its derivative by every rate."""
         lowest, amplitude, alpha, gain = values
         change = falls(Inputs(np.array([rates.size]), rates))
         # A fall at update k is counted 1 + decay + ... + decay^(T - k) times.

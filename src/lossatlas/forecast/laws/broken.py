@@ -10,8 +10,7 @@ from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Inputs
-from lossatlas.forecast.law import Law, Problem
-from lossatlas.forecast.sums import check_cover
+from lossatlas.forecast.law import FitData, Law, check_cover
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +26,12 @@ class BrokenPowerLaw(Law):
 
     Source: Caballero et al. 2022, arXiv:2210.14891, with one break; loss deceleration as in
     Mircea et al. 2025, arXiv:2506.05447, in its derived quantities.
+
+    Examples:
+        >>> from lossatlas.forecast import Curve
+        >>> curve = Curve([10, 100, 1000], [4.0, 3.0, 2.5])
+        >>> BrokenPowerLaw().predict([3.0, 100.0, 0.5, 0.1, 0.1], curve.inputs).round(3)
+        array([9.487, 3.084, 2.383])
     """
 
     parameters: ClassVar[tuple[str, ...]] = ("L_d", "t_d", "r_0", "r_d", "f")
@@ -34,27 +39,12 @@ class BrokenPowerLaw(Law):
     huber: ClassVar[float] = float("inf")
 
     def features(self, inputs: Inputs) -> Floats:
-        """The logarithm of time.
-
-        Args:
-            inputs: the conditions.
-
-        Returns:
-            log t.
-        """
+        """The logarithm of time."""
         check_cover(inputs)
         return np.log(inputs.step.astype(np.float64))
 
     def evaluate(self, values: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The losses and their derivatives.
-
-        Args:
-            values: (5,) parameters.
-            features: from `features`.
-
-        Returns:
-            (n,) losses and the (n, 5) Jacobian.
-        """
+        """The losses and their derivatives."""
         level, bend, before, after, width = values
         x = features - np.log(bend)
         soft = np.logaddexp(0.0, x / width)  # log(1 + (t / t_d)^(1 / f))
@@ -73,15 +63,8 @@ class BrokenPowerLaw(Law):
         )
         return loss, slopes * loss[:, None]
 
-    def starts(self, problem: Problem) -> Floats:
-        """A hinge in log-log for every place of the bend.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            (k, 5) starts.
-        """
+    def starts(self, problem: FitData) -> Floats:
+        """A hinge in log-log for every place of the bend."""
         x, y = np.concatenate(problem.features), np.log(problem.loss)
         rows = []
         for bend in np.quantile(x, np.linspace(0.1, 0.9, 9)):
@@ -95,15 +78,8 @@ class BrokenPowerLaw(Law):
             ]
         return np.array(rows)
 
-    def limits(self, problem: Problem) -> tuple[Floats, Floats]:
-        """The bend inside the data (an e-fold to spare), exponents up to 10.
-
-        Args:
-            problem: the data.
-
-        Returns:
-            Lowest and highest values.
-        """
+    def limits(self, problem: FitData) -> tuple[Floats, Floats]:
+        """The bend inside the data (an e-fold to spare), exponents up to 10."""
         x, loss = np.concatenate(problem.features), problem.loss
         first, last = np.exp(x.min() - 1), np.exp(x.max() + 1)
         return (
@@ -127,6 +103,10 @@ def smoothed(loss: ArrayLike, base: float = 1.2) -> Floats:
         DataError: losses that are no numbers in one dimension.
 
     Source: Mircea et al. 2025, arXiv:2506.05447.
+
+    Examples:
+        >>> smoothed([4.0, 2.0, 3.0, 1.0])
+        array([4. , 3. , 2.5, 2. ])
     """
     if not is_number(base) or not 1 < base < np.inf:
         raise ArgumentError(f"`base` must be a finite number > 1; got {base!r}.")

@@ -15,6 +15,11 @@ class Capture:
 
     Attributes:
         head: the layer whose input is caught.
+
+    Examples:
+        >>> layer = nn.Linear(3, 2)
+        >>> Capture(layer).head is layer
+        True
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -92,6 +97,10 @@ def find_head(model: nn.Module, head: str | nn.Module | None = None) -> nn.Modul
         UnknownNameError: no layer has this name.
         ArgumentError: a layer that is not part of the model.
         ModelError: no linear layer to take by default.
+
+    Examples:
+        >>> find_head(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+        Linear(in_features=4, out_features=2, bias=True)
     """
     named: dict[str, nn.Module] = dict(model.named_modules())
     if isinstance(head, str):

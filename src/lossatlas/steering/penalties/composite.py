@@ -34,7 +34,7 @@ class TopologicalLoss(nn.Module):
         lambda_sasp: weight of `sasp_penalty`.
         lambda_cvp: weight of `cvp_penalty`.
         lambda_sbmp: weight of `sbmp_penalty`.
-        lambda_dmta: weight of `dmta_penalty` (the tracker's own `lam` plays no part).
+        lambda_dmta: weight of `dmta_penalty` (the tracker's own `weight` plays no part).
         lambda_signature: weight of `signature_loss`: features keep the distances that make
             the components of their inputs.
         lambda_persistence: weight of `persistence_penalty`: all but the deepest basin of a
@@ -55,6 +55,12 @@ class TopologicalLoss(nn.Module):
     Raises:
         ArgumentError: a negative weight.
         UnknownNameError: an unknown kind, mode or term.
+
+    Examples:
+        >>> loss = TopologicalLoss(lambda_sasp=0.1)
+        >>> logits, features = torch.zeros(4, 2), torch.ones(4, 3)
+        >>> loss(torch.tensor(1.0), logits=logits, features=features).item()
+        1.2000000476837158
     """
 
     calls: Tensor
@@ -78,7 +84,7 @@ class TopologicalLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_one_of("sasp_kind", sasp_kind, KINDS)
-        asked = {
+        given = {
             "sasp": lambda_sasp,
             "cvp": lambda_cvp,
             "sbmp": lambda_sbmp,
@@ -86,7 +92,7 @@ class TopologicalLoss(nn.Module):
             "signature": lambda_signature,
             "persistence": lambda_persistence,
         }
-        self.lambdas = {term: check_weight(f"lambda_{term}", v) for term, v in asked.items()}
+        self.lambdas = {term: check_weight(f"lambda_{term}", v) for term, v in given.items()}
         self.warmup = _warmups(warmup)
         self.sasp_kind, self.sasp_include_bias = sasp_kind, sasp_include_bias
         self.cvp_mode, self.cvp_beta = cvp_mode, cvp_beta

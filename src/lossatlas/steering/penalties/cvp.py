@@ -15,33 +15,38 @@ _REMEDY = "call it between backward() and step(), or give `grads`"
 
 
 def cvp_gate(
-    weight: Tensor, grad: Tensor, *, mode: str, beta: float, scale_free: bool = True
+    param: Tensor, grad: Tensor, *, mode: str, beta: float, scale_free: bool = True
 ) -> Tensor:
     """How much of the decay each weight gets.
 
-    A step of gradient descent shrinks a weight where `weight * grad > 0` and grows it where
+    A step of gradient descent shrinks a weight where `param * grad > 0` and grows it where
     that is negative. "expansion" opens the gate for weights that the step grows (the original
     CVP), "cautious" for those that it shrinks anyway (Cautious Weight Decay, which switches
     the other ones off): opposite rules.
 
     Args:
-        weight: any shape.
+        param: any shape.
         grad: what the step subtracts, up to a factor; the same shape.
         mode: "cautious" or "expansion".
         beta: steepness of the sigmoid; infinity makes a gate that is open or closed (and open
             at zero, as in the paper).
-        scale_free: divide `weight * grad` by the root mean squares of both, so that the gate
+        scale_free: divide `param * grad` by the root mean squares of both, so that the gate
             does not depend on their units. Default True.
 
     Returns:
         Shares in [0, 1], without gradient.
+
+    Examples:
+        >>> w, g = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
+        >>> cvp_gate(w, g, mode="cautious", beta=math.inf)
+        tensor([1., 0.])
     """
     with torch.no_grad():
-        agreement = weight * grad if mode == "cautious" else -weight * grad
+        agreement = param * grad if mode == "cautious" else -param * grad
         if math.isinf(beta):
-            return (agreement >= 0).to(weight.dtype)
+            return (agreement >= 0).to(param.dtype)
         if scale_free:
-            size = _rms(weight) * _rms(grad)
+            size = _rms(param) * _rms(grad)
             agreement = torch.where(size > 0, agreement / size, 0.0)
         return torch.sigmoid(beta * agreement)
 
@@ -77,19 +82,24 @@ def cvp_penalty(
 
     Source: "cautious": Cautious Weight Decay, arXiv:2510.12402; "expansion": Topological Loss
         Engineering, doi:10.5281/zenodo.20497841.
+
+    Examples:
+        >>> w, g = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
+        >>> cvp_penalty([w], [g], math.inf).item()
+        0.5
     """
     _check(mode, beta)
     pairs = paired(params, grads, _REMEDY)
     total = pairs[0][0].new_zeros(())
-    for weight, grad in pairs:
-        gate = cvp_gate(weight, grad, mode=mode, beta=beta, scale_free=scale_free)
-        total = total + 0.5 * (gate * weight.square()).sum().to(total)
+    for param, grad in pairs:
+        gate = cvp_gate(param, grad, mode=mode, beta=beta, scale_free=scale_free)
+        total = total + 0.5 * (gate * param.square()).sum().to(total)
     return total
 
 
 def apply_cvp_(
     params: Iterable[Tensor],
-    lam: float = 1e-2,
+    weight: float = 1e-2,
     beta: float = 50.0,
     *,
     mode: str = "cautious",
@@ -101,42 +111,48 @@ def apply_cvp_(
 
     Args:
         params: weights.
-        lam: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
         beta: as in `cvp_gate`. Default 50.
         mode: "cautious" or "expansion". Default "cautious".
         scale_free: as in `cvp_gate`. Default True.
-        lr: None adds `lam * gate * weight` to `.grad` (coupled: an adaptive optimizer rescales
-            it); a learning rate subtracts `lr * lam * gate * weight` from the weights
-            (decoupled).
+        lr: None adds `weight * gate * param` to `.grad` (coupled: an adaptive optimizer
+            rescales it); a learning rate subtracts `lr * weight * gate * param` from the
+            weights (decoupled).
         grads: what the step subtracts, up to a factor; by default `.grad` of each.
 
     Raises:
         ArgumentError: no gradients at all, other shapes, or a negative number.
         UnknownNameError: an unknown mode.
+
+    Examples:
+        >>> w, g = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
+        >>> apply_cvp_([w], 0.1, math.inf, lr=1.0, grads=[g])
+        >>> w
+        tensor([ 0.9000, -1.0000])
     """
     _check(mode, beta)
-    check_weight("lam", lam)
+    check_weight("weight", weight)
     if lr is not None:
         check_weight("lr", lr)
     with torch.no_grad():
-        for weight, grad in paired(params, grads, _REMEDY):
-            gate = cvp_gate(weight, grad, mode=mode, beta=beta, scale_free=scale_free)
+        for param, grad in paired(params, grads, _REMEDY):
+            gate = cvp_gate(param, grad, mode=mode, beta=beta, scale_free=scale_free)
             if lr is not None:
-                weight.addcmul_(gate, weight, value=-lr * lam)
+                param.addcmul_(gate, param, value=-lr * weight)
                 continue
-            if weight.grad is None:
+            if param.grad is None:
                 raise ArgumentError(
                     "a coupled decay is added to `.grad`, which is None; call backward() "
                     "first, or give `lr`."
                 )
-            weight.grad.addcmul_(gate, weight, value=lam)
+            param.grad.addcmul_(gate, param, value=weight)
 
 
 class CVPRegularizer(nn.Module):
-    """`lam` times `cvp_penalty`.
+    """`weight` times `cvp_penalty`.
 
     Args:
-        lam: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
         beta: as in `cvp_gate`. Default 50.
         mode: "cautious" or "expansion". Default "cautious".
         scale_free: as in `cvp_gate`. Default True.
@@ -144,11 +160,16 @@ class CVPRegularizer(nn.Module):
     Raises:
         ArgumentError: a negative weight.
         UnknownNameError: an unknown mode.
+
+    Examples:
+        >>> w, g = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
+        >>> round(CVPRegularizer(0.1, math.inf)([w], [g]).item(), 4)
+        0.05
     """
 
     def __init__(
         self,
-        lam: float = 1e-2,
+        weight: float = 1e-2,
         beta: float = 50.0,
         *,
         mode: str = "cautious",
@@ -156,7 +177,7 @@ class CVPRegularizer(nn.Module):
     ) -> None:
         super().__init__()
         _check(mode, beta)
-        self.lam, self.beta = check_weight("lam", lam), beta
+        self.weight, self.beta = check_weight("weight", weight), beta
         self.mode, self.scale_free = mode, scale_free
 
     def forward(
@@ -171,7 +192,7 @@ class CVPRegularizer(nn.Module):
         Returns:
             A scalar.
         """
-        return self.lam * cvp_penalty(
+        return self.weight * cvp_penalty(
             params, grads, self.beta, mode=self.mode, scale_free=self.scale_free
         )
 
@@ -185,7 +206,8 @@ class CautiousDecay:
 
     Args:
         optimizer: any.
-        weight_decay: lam, >= 0; a step takes `lr * lam * gate * before` off. Default 1e-2.
+        weight_decay: strength, >= 0; a step takes `lr * weight_decay * gate * before` off.
+            Default 1e-2.
         mode: "cautious" or "expansion". Default "cautious".
         beta: infinity, the paper's, is a mask; see `cvp_gate`.
 
@@ -194,6 +216,15 @@ class CautiousDecay:
         UnknownNameError: an unknown mode.
 
     Source: arXiv:2510.12402, Algorithm 1.
+
+    Examples:
+        >>> w = torch.tensor([1.0, -1.0], requires_grad=True)
+        >>> optimizer = torch.optim.SGD([w], lr=0.1)
+        >>> decay = CautiousDecay(optimizer, 0.5)
+        >>> w.sum().backward()
+        >>> optimizer.step()
+        >>> w.detach()
+        tensor([ 0.8500, -1.1000])
     """
 
     def __init__(
@@ -225,13 +256,13 @@ class CautiousDecay:
 
     def _decay(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         for group, kept in zip(optimizer.param_groups, self._before, strict=True):
-            for weight, before in zip(group["params"], kept, strict=True):
-                if weight.grad is None:
+            for param, before in zip(group["params"], kept, strict=True):
+                if param.grad is None:
                     continue
-                update = before - weight.detach()
+                update = before - param.detach()
                 gate = cvp_gate(before, update, mode=self.mode, beta=self.beta)
                 with torch.no_grad():
-                    weight.addcmul_(gate, before, value=-float(group["lr"]) * self.weight_decay)
+                    param.addcmul_(gate, before, value=-float(group["lr"]) * self.weight_decay)
         self._before = []
 
 

@@ -29,6 +29,10 @@ def dmta_penalty(g: Vector, mbar: Vector, eps: float = 1e-3) -> Tensor:
         ArgumentError: other shapes, or `eps` not above zero.
 
     Source: Topological Loss Engineering, doi:10.5281/zenodo.20497841; rounding ours.
+
+    Examples:
+        >>> dmta_penalty(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).item()
+        1.0
     """
     if check_weight("eps", eps) == 0:
         raise ArgumentError("`eps` must be a number > 0; got 0.")
@@ -54,19 +58,26 @@ class DMTATracker(nn.Module):
         params: the parameters; only their shapes are kept. A whole number makes one flat
             vector of that length.
         mu: decay of the average, in [0, 1). Default 0.9999.
-        lam: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
 
     Raises:
         ArgumentError: no parameters, or numbers out of range.
+
+    Examples:
+        >>> w = torch.ones(2)
+        >>> tracker = DMTATracker([w], mu=0.9)
+        >>> tracker.update([torch.tensor([1.0, 0.0])])
+        >>> tracker.averages[0]
+        tensor([1., 0.])
     """
 
     count: Tensor
 
     def __init__(
-        self, params: Iterable[Tensor] | int, mu: float = 0.9999, lam: float = 1e-2
+        self, params: Iterable[Tensor] | int, mu: float = 0.9999, weight: float = 1e-2
     ) -> None:
         super().__init__()
-        self.mu, self.lam = check_share("mu", mu), check_weight("lam", lam)
+        self.mu, self.weight = check_share("mu", mu), check_weight("weight", weight)
         shapes = [torch.empty(params)] if isinstance(params, int) else list(params)
         if not shapes:
             raise ArgumentError("`params` must hold at least one tensor; got none.")
@@ -106,15 +117,15 @@ class DMTATracker(nn.Module):
         self.count += 1
 
     def penalty(self, grads: Vector) -> Tensor:
-        """`lam` times `dmta_penalty` of a gradient and the average.
+        """`weight` times `dmta_penalty` of a gradient and the average.
 
         Args:
             grads: one tensor a parameter, with its graph.
 
         Returns:
-            A scalar; `lam` before the first update.
+            A scalar; `weight` before the first update.
         """
-        return self.lam * dmta_penalty(grads, self.averages)
+        return self.weight * dmta_penalty(grads, self.averages)
 
 
 def _parts(vector: Vector) -> list[Tensor]:

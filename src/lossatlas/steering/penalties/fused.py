@@ -1,15 +1,68 @@
 """Cross-entropy and SASP of one softmax."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from lossatlas.checks import check_one_of
-from lossatlas.steering.penalties.onepass import OnePass
-from lossatlas.steering.penalties.rows import as_rows
-from lossatlas.steering.penalties.sasp import KINDS, head_trace, squared_length
+from lossatlas.steering.penalties.sasp import KINDS, as_rows, head_trace, squared_length
 from lossatlas.steering.penalties.terms import check_weight
+
+
+class OnePass(torch.autograd.Function):
+    """(logits, features, targets, (weight, ones)) -> (total, penalty), one softmax both ways.
+
+    Autograd would keep and walk a dozen small tensors; where the network is small they cost
+    as much as its layers. Rows all count alike. Only the total has a gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, features: Tensor, targets: Tensor, plan: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss; what its gradient is made of is kept."""
+        weight, ones = ctx.plan = plan
+        log_p = logits.log_softmax(-1)
+        base = F.nll_loss(log_p, targets)
+        p = log_p.exp_()
+        squares, reach = _squares(p), _lean_squares(features).add_(ones)
+        # The product last: a reach that is infinite must not meet itself in a difference.
+        penalty = torch.sub(1, squares).mul_(reach).mean()
+        ctx.save_for_backward(logits, features, targets, p, squares, reach)
+        ctx.mark_non_differentiable(penalty)
+        ctx.set_materialize_grads(False)
+        return torch.add(base, penalty, alpha=weight), penalty
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients in logits and features."""
+        if grads[0] is None:
+            return None, None, None, None
+        weight, ones = ctx.plan
+        logits, features, targets, p, squares, reach = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Somebody differentiates the gradient: it must hang on the inputs.
+            p = logits.softmax(-1)
+            squares, reach = _squares(p), _squares(features) + ones
+        scale = grads[0] / len(targets)
+        bent = (p - squares) * (reach * (-2 * weight))
+        less = p.new_full((len(p), 1), -1.0)
+        outer = torch.addcmul(p, p, bent).scatter_add(1, targets[:, None], less)
+        inner = features * torch.sub(1, squares).mul(scale * (2 * weight))
+        return outer * scale, inner, None, None
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.square().sum(-1, keepdim=True)
+
+
+def _lean_squares(rows: Tensor) -> Tensor:
+    # No copy of the features on the way; autocast leaves norms in float32.
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return length.square_()
 
 
 def sasp_cross_entropy(
@@ -17,20 +70,20 @@ def sasp_cross_entropy(
     features: Tensor,
     targets: Tensor,
     *,
-    rho: float = 1e-2,
+    weight: float = 1e-2,
     kind: str = "ggn",
     include_bias: bool = True,
     ignore_index: int = -100,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy plus `rho` times `sasp_penalty`; the softmax is done once.
+    """The mean cross-entropy plus `weight` times `sasp_penalty`; the softmax is done once.
 
     Args:
         logits: shape (..., classes).
         features: the head's input, shape (..., width).
         targets: class indices (...), or probabilities shaped like the logits.
-        rho: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
         kind: "ggn" or "fisher". Default "ggn".
         include_bias: whether the head has a bias. Default True.
         ignore_index: class index of rows that are left out. Default -100.
@@ -43,12 +96,19 @@ def sasp_cross_entropy(
     Raises:
         ArgumentError: shapes or types that do not fit; a negative weight.
         UnknownNameError: an unknown kind.
+
+    Examples:
+        >>> total, penalty = sasp_cross_entropy(
+        ...     torch.zeros(4, 2), torch.ones(4, 3), torch.tensor([0, 1, 0, 1]), weight=0.1
+        ... )
+        >>> round(total.item(), 3), penalty.item()
+        (0.893, 2.0)
     """
     check_one_of("kind", kind, KINDS)
-    rho = check_weight("rho", rho)
+    weight = check_weight("weight", weight)
     plain = kind == "ggn" and class_weights is None and label_smoothing == 0
     if plain and _by_hand(logits, features, targets, ignore_index):
-        numbers = (rho, 1.0 if include_bias else 0.0)
+        numbers = (weight, 1.0 if include_bias else 0.0)
         made = OnePass.apply(logits, features, targets, numbers)  # type: ignore[no-untyped-call]
         return made[0], made[1]
     dense = kind == "fisher" or label_smoothing > 0 or targets.is_floating_point()
@@ -77,7 +137,7 @@ def sasp_cross_entropy(
     penalty = head_trace(
         rows, 1 - square if kind == "ggn" else square, include_bias=include_bias
     )
-    return torch.add(base, penalty, alpha=rho), penalty.detach()
+    return torch.add(base, penalty, alpha=weight), penalty.detach()
 
 
 def _by_hand(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: int) -> bool:
@@ -110,7 +170,7 @@ class SASPCrossEntropy(nn.Module):
     """Cross-entropy with SASP: a drop-in for `nn.CrossEntropyLoss` that is given the features.
 
     Args:
-        rho: weight of the penalty, >= 0. Default 1e-2.
+        weight: of the penalty, >= 0. Default 1e-2.
         kind: "ggn" or "fisher". Default "ggn".
         include_bias: whether the head has a bias. Default True.
         class_weights: shape (classes,); kept as a buffer.
@@ -123,13 +183,19 @@ class SASPCrossEntropy(nn.Module):
     Raises:
         ArgumentError: a negative weight.
         UnknownNameError: an unknown kind.
+
+    Examples:
+        >>> criterion = SASPCrossEntropy(weight=0.1)
+        >>> total = criterion(torch.zeros(2, 2), torch.ones(2, 3), torch.tensor([0, 1]))
+        >>> round(total.item(), 3)
+        0.893
     """
 
     class_weights: Tensor | None
 
     def __init__(
         self,
-        rho: float = 1e-2,
+        weight: float = 1e-2,
         *,
         kind: str = "ggn",
         include_bias: bool = True,
@@ -139,7 +205,11 @@ class SASPCrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         check_one_of("kind", kind, KINDS)
-        self.rho, self.kind, self.include_bias = check_weight("rho", rho), kind, include_bias
+        self.weight, self.kind, self.include_bias = (
+            check_weight("weight", weight),
+            kind,
+            include_bias,
+        )
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._last: tuple[Tensor, Tensor] | None = None
@@ -150,7 +220,7 @@ class SASPCrossEntropy(nn.Module):
         if self._last is None:
             return {}
         total, penalty = self._last
-        return {"base": torch.sub(total, penalty, alpha=self.rho), "sasp": penalty}
+        return {"base": torch.sub(total, penalty, alpha=self.weight), "sasp": penalty}
 
     def forward(self, logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:
         """The loss with its penalty.
@@ -167,7 +237,7 @@ class SASPCrossEntropy(nn.Module):
             logits,
             features,
             targets,
-            rho=self.rho,
+            weight=self.weight,
             kind=self.kind,
             include_bias=self.include_bias,
             ignore_index=self.ignore_index,

@@ -34,6 +34,11 @@ def nger_weights(
         ArgumentError: shapes that differ, or negative `gamma` or `eps`.
 
     Source: Topological Loss Engineering, doi:10.5281/zenodo.20497841.
+
+    Examples:
+        >>> losses, lowest = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0])
+        >>> nger_weights(losses, lowest, torch.tensor([1.0, 3.0])).round(decimals=2)
+        tensor([0.7500, 0.2500])
     """
     check_weight("gamma", gamma)
     check_weight("eps", eps)
@@ -61,6 +66,10 @@ def nger_loss(task_losses: Tensor, weights: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: shapes that differ.
+
+    Examples:
+        >>> nger_loss(torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.25])).item()
+        1.75
     """
     if task_losses.shape != weights.shape:
         raise ArgumentError(
@@ -84,6 +93,11 @@ def ntk_proxies(task_losses: Tensor, shared: Iterable[Tensor]) -> Tensor:
 
     Raises:
         ArgumentError: no parameters, or losses without a graph.
+
+    Examples:
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> ntk_proxies(torch.stack([w.sum(), 3 * w.sum()]), [w])
+        tensor([ 2., 18.])
     """
     moved = [p for p in shared if p.requires_grad]
     if not moved or not task_losses.requires_grad:
@@ -119,6 +133,11 @@ class NGERWeighter(nn.Module):
 
     Raises:
         ArgumentError: numbers out of range.
+
+    Examples:
+        >>> weighter = NGERWeighter(2)
+        >>> weighter(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.0]))
+        tensor([0.5000, 0.5000])
     """
 
     fast: Tensor

@@ -49,6 +49,11 @@ def sbmp_penalty(
         ArgumentError: shapes that do not fit, or a negative `alpha`.
 
     Source: Topological Loss Engineering, doi:10.5281/zenodo.20497841.
+
+    Examples:
+        >>> inputs = torch.ones(2, 3)
+        >>> sbmp_penalty(inputs, lambda x: x, inputs, alpha=0.0).item()
+        0.0
     """
     check_weight("alpha", alpha)
     if embeddings.ndim < 2 or not embeddings.is_floating_point():
@@ -79,20 +84,27 @@ def sbmp_penalty(
 
 
 class SBMPLoss(nn.Module):
-    """`lam` times `sbmp_penalty`.
+    """`weight` times `sbmp_penalty`.
 
     Args:
-        lam: weight of the penalty, >= 0. Default 1.
+        weight: of the penalty, >= 0. Default 1.
         alpha: length of the move. Default 5.
         symmetric_kl: average both directions. Default True.
 
     Raises:
         ArgumentError: a negative number.
+
+    Examples:
+        >>> inputs, drawn = torch.ones(2, 3), torch.Generator().manual_seed(0)
+        >>> bool(SBMPLoss(0.5, alpha=1.0)(inputs, lambda x: x, inputs, generator=drawn) > 0)
+        True
     """
 
-    def __init__(self, lam: float = 1.0, alpha: float = 5.0, symmetric_kl: bool = True) -> None:
+    def __init__(
+        self, weight: float = 1.0, alpha: float = 5.0, symmetric_kl: bool = True
+    ) -> None:
         super().__init__()
-        self.lam, self.alpha = check_weight("lam", lam), check_weight("alpha", alpha)
+        self.weight, self.alpha = check_weight("weight", weight), check_weight("alpha", alpha)
         self.symmetric_kl = symmetric_kl
 
     def forward(
@@ -118,7 +130,7 @@ class SBMPLoss(nn.Module):
         Returns:
             A scalar.
         """
-        return self.lam * sbmp_penalty(
+        return self.weight * sbmp_penalty(
             clean_logits,
             model_fn,
             embeddings,

@@ -68,7 +68,7 @@ def _blocks(module: nn.Module, attribute: str) -> int:
 
 
 class SpectralRegularizer(nn.Module):
-    """The sum over layers of (sigma^k - target^k)^2 + |bias|^(2k), times `lam`.
+    """The sum over layers of (sigma^k - target^k)^2 + |bias|^(2k), times `weight`.
 
     The largest singular value comes from power iteration that goes on from step to step; its
     vectors are buffers, so a resumed run goes on with the same bits. Convolutions, transposed
@@ -80,7 +80,7 @@ class SpectralRegularizer(nn.Module):
 
     Args:
         model: its weights are found by the kind of layer; kept by reference.
-        lam: weight of the penalty, >= 0. Default 1e-3.
+        weight: of the penalty, >= 0. Default 1e-3.
         power: k. Default 2.
         target: what sigma is drawn to, from both sides. Default 1.
         iterations: power iterations a call. Default 1.
@@ -95,12 +95,18 @@ class SpectralRegularizer(nn.Module):
         ModelError: nothing to regularize.
 
     Source: Lewandowski et al., ICLR 2025, arXiv:2406.06811.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> _ = nn.init.eye_(layer.weight)
+        >>> SpectralRegularizer(layer, iterations=20)().item() < 1e-6
+        True
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lam: float = 1e-3,
+        weight: float = 1e-3,
         *,
         power: float = 2.0,
         target: float = 1.0,
@@ -112,11 +118,11 @@ class SpectralRegularizer(nn.Module):
         check_positive("power", power)
         check_positive("target", target)
         check_at_least("iterations", iterations, 1)
-        self.lam, self.power = check_weight("lam", lam), float(power)
+        self.weight, self.power = check_weight("weight", weight), float(power)
         self.target, self.iterations = float(target), iterations
         every = list(_weights(model))
         excluded = set(exclude)
-        named = [weight for weight in every if weight.name not in excluded and weight.role]
+        named = [part for part in every if part.name not in excluded and part.role]
         if not named:
             raise ModelError(
                 f"{type(model).__name__} has no layers to regularize (linear, convolution, "
@@ -127,10 +133,10 @@ class SpectralRegularizer(nn.Module):
         self._gains = [w for w in named if w.role == "gain"]
         self._matrices = [w for w in named if w.role == "matrix"]
         self._biases = [w for w in named if w.role == "bias"]
-        for index, weight in enumerate(self._matrices):
-            matrix = weight.matrices()
+        for index, part in enumerate(self._matrices):
+            matrix = part.matrices()
             for side, length in (("left", matrix.shape[1]), ("right", matrix.shape[2])):
-                drawn = generator(seed, "spectral", weight.name, side)
+                drawn = generator(seed, "spectral", part.name, side)
                 start = torch.randn(len(matrix), length, 1, generator=drawn).to(matrix.device)
                 self.register_buffer(f"{side}_{index}", start / start.norm(dim=1, keepdim=True))
 
@@ -146,7 +152,7 @@ class SpectralRegularizer(nn.Module):
             total = total + _squared_length(bias.read()) ** self.power
         for gain in self._gains:
             total = total + (gain.read().to(total) - 1).square().sum()
-        return self.lam * total
+        return self.weight * total
 
     def singular_values(self) -> Tensor:
         """The largest singular value of each matrix as power iteration knows it.
@@ -154,13 +160,13 @@ class SpectralRegularizer(nn.Module):
         Returns:
             Shape (matrices,), with gradient u v^T; from below, nearer with every call.
         """
-        found = [torch.zeros(0, device=self._device())]
-        for index, weight in enumerate(self._matrices):
-            matrix = weight.matrices()
+        values = [torch.zeros(0, device=self._device())]
+        for index, part in enumerate(self._matrices):
+            matrix = part.matrices()
             matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
             left, right = self._iterate(index, matrix.detach())
-            found.append((left.mT @ matrix @ right).flatten())
-        return torch.cat(found)
+            values.append((left.mT @ matrix @ right).flatten())
+        return torch.cat(values)
 
     def _iterate(self, index: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
         left, right = (self.get_buffer(f"{side}_{index}") for side in ("left", "right"))

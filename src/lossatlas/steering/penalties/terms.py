@@ -44,13 +44,13 @@ def paired(
         ArgumentError: another number of gradients, another shape, none at all, sparse ones.
     """
     weights = list(params)
-    found = [p.grad for p in weights] if grads is None else list(grads)
-    if len(found) != len(weights):
+    gradients = [p.grad for p in weights] if grads is None else list(grads)
+    if len(gradients) != len(weights):
         raise ArgumentError(
             f"`grads` must hold one tensor for each of {len(weights)} parameters; "
-            f"got {len(found)}."
+            f"got {len(gradients)}."
         )
-    pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
+    pairs = [(p, g) for p, g in zip(weights, gradients, strict=True) if g is not None]
     if not pairs:
         raise ArgumentError(f"no parameter has a gradient; {remedy}.")
     for p, g in pairs:

@@ -28,6 +28,11 @@ def trajectory_penalty(logits: Tensor, teacher: Tensor, temperature: float = 5.0
 
     Source: Du et al., NeurIPS 2022, arXiv:2205.14083; the factor temperature^2 as in the
         authors' code.
+
+    Examples:
+        >>> logits = torch.zeros(4, 2)
+        >>> trajectory_penalty(logits, logits).item()
+        0.0
     """
     check_positive("temperature", temperature)
     if logits.shape != teacher.shape or logits.ndim < 2:
@@ -48,13 +53,21 @@ class SAFLoss(nn.Module):
     Args:
         examples: how many the data set has; every batch tells which they are.
         classes: outputs of the model.
-        lam: weight of the penalty, >= 0. Default 0.3.
+        weight: of the penalty, >= 0. Default 0.3.
         temperature: as in `trajectory_penalty`. Default 5.
         lag: how many epochs ago, at least 1. Default 3.
         start: the first epoch that is penalized, at least `lag`. Default 5.
 
     Raises:
         ArgumentError: numbers out of range.
+
+    Examples:
+        >>> saf = SAFLoss(examples=2, classes=3, lag=1, start=1)
+        >>> indices = torch.arange(2)
+        >>> _ = saf(torch.zeros(2, 3), indices)
+        >>> saf.next_epoch()
+        >>> bool(saf(torch.eye(2, 3), indices) > 0)
+        True
     """
 
     history: Tensor
@@ -65,7 +78,7 @@ class SAFLoss(nn.Module):
         self,
         examples: int,
         classes: int,
-        lam: float = 0.3,
+        weight: float = 0.3,
         *,
         temperature: float = 5.0,
         lag: int = 3,
@@ -76,7 +89,7 @@ class SAFLoss(nn.Module):
         check_at_least("classes", classes, 2)
         check_at_least("lag", lag, 1)
         check_at_least("start", start, lag)
-        self.lam, self.temperature = check_weight("lam", lam), temperature
+        self.weight, self.temperature = check_weight("weight", weight), temperature
         self.lag, self.start = lag, start
         self.register_buffer("history", torch.zeros(lag, examples, classes))
         self.register_buffer("written", torch.full((lag, examples), -1, dtype=torch.int64))
@@ -101,13 +114,13 @@ class SAFLoss(nn.Module):
         # An example that was not seen `lag` epochs ago has an older entry here, or one of this
         # very epoch where it comes twice; neither is its teacher.
         past = self.history[slot, indices]
-        known = self.written[slot, indices] == epoch - self.lag
+        seen = self.written[slot, indices] == epoch - self.lag
         self.history[slot, indices] = logits.detach().to(self.history)
         self.written[slot, indices] = epoch
-        if epoch < self.start or not bool(known.any()):
+        if epoch < self.start or not bool(seen.any()):
             return logits.sum() * 0.0
-        penalty = trajectory_penalty(logits[known], past[known], self.temperature)
-        return self.lam * penalty * known.float().mean()
+        penalty = trajectory_penalty(logits[seen], past[seen], self.temperature)
+        return self.weight * penalty * seen.float().mean()
 
     def next_epoch(self) -> None:
         """Say that a walk over the data has ended."""
@@ -132,24 +145,31 @@ class MESALoss(nn.Module):
 
     Args:
         model: the student; the teacher starts as its copy.
-        lam: weight of the penalty, >= 0. Default 0.8.
+        weight: of the penalty, >= 0. Default 0.8.
         temperature: as in `trajectory_penalty`. Default 5.
         decay: of the average, in [0, 1). Default 0.9998.
 
     Raises:
         ArgumentError: numbers out of range.
+
+    Examples:
+        >>> model = nn.Linear(3, 2)
+        >>> mesa = MESALoss(model, decay=0.9)
+        >>> x = torch.ones(4, 3)
+        >>> mesa(model(x), x).item()
+        0.0
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lam: float = 0.8,
+        weight: float = 0.8,
         *,
         temperature: float = 5.0,
         decay: float = 0.9998,
     ) -> None:
         super().__init__()
-        self.lam, self.decay = check_weight("lam", lam), check_share("decay", decay)
+        self.weight, self.decay = check_weight("weight", weight), check_share("decay", decay)
         self.temperature = temperature
         self.teacher = copy.deepcopy(model).requires_grad_(False)
 
@@ -166,7 +186,7 @@ class MESALoss(nn.Module):
         with torch.no_grad(), preserved_modes(self.teacher):
             self.teacher.eval()
             target = self.teacher(*inputs)
-        return self.lam * trajectory_penalty(logits, target, self.temperature)
+        return self.weight * trajectory_penalty(logits, target, self.temperature)
 
     def update(self, model: nn.Module) -> None:
         """Move the teacher towards the student; its buffers are copied.

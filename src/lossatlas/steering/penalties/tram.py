@@ -29,6 +29,10 @@ def tram_radius(logits: Tensor, reference: Tensor, maximum: float = 1.0) -> floa
 
     Source: Sherborne et al., ICLR 2024, eq. 5-7, arXiv:2310.03646; the mean over predictions
         as in the paper (the released code divides by classes and batch again).
+
+    Examples:
+        >>> round(tram_radius(torch.zeros(4, 2), torch.eye(4, 2)), 3)
+        0.055
     """
     check_positive("maximum", maximum)
     if logits.shape != reference.shape:
@@ -65,6 +69,14 @@ def ascended(
         ArgumentError: no gradients, or negative numbers.
 
     Source: Kwon et al., ICML 2021, arXiv:2102.11600; Foret et al., arXiv:2010.01412.
+
+    Examples:
+        >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> w.square().sum().backward()
+        >>> with ascended([w], radius=0.5, adaptive=False) as length:
+        ...     moved = w.detach().clone()
+        >>> moved, w.detach(), round(length, 3)
+        (tensor([3.3000, 4.4000]), tensor([3., 4.]), 0.5)
     """
     check_weight("radius", radius)
     check_weight("eta", eta)

@@ -85,7 +85,7 @@ def _cross_entropy(asked: dict[str, float]) -> Loss:
         with captured_features(model) as head:
             logits = model(inputs)
         value, _ = sasp_cross_entropy(
-            logits, head.features, targets, rho=rho, kind=kind, label_smoothing=smoothing
+            logits, head.features, targets, weight=rho, kind=kind, label_smoothing=smoothing
         )
         return value
 

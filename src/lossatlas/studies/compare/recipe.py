@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.steering.policies import POLICIES
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "topoadamw", "schedulefree", "prodigy")
 # Schedules that must be told the horizon, and so need a run for each.
 TOLD = ("cosine", "wsd")
-CONTROLLERS = ("topology", "compat", "climb", "momo", "edge", "cooldown")
+CONTROLLERS = tuple(POLICIES)
 PENALTIES = (
     "sasp",
     "sasp-fisher",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,34 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.cooldown import cooldown_factor
 from lossatlas.objective import Batch, supervised
 from lossatlas.steering.averaging import WeightAverage
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
-from lossatlas.steering.policies import (
-    EdgePolicy,
-    GrowthPolicy,
-    MoMoPolicy,
-    PlateauCooldown,
-    RegimePolicy,
-)
+from lossatlas.steering.policies import POLICIES
 from lossatlas.steering.probe import Closure, sub_batch
-from lossatlas.steering.reading import Policy
-from lossatlas.steering.shapes import shape_factor
 from lossatlas.studies.compare.losses import register_hooks, training_loss
 from lossatlas.studies.compare.optimizers import INTERVAL, PATIENCE, build
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe
 from lossatlas.training import StepInfo
-
-CONTROLLERS: dict[str, Callable[[], Policy]] = {
-    "topology": RegimePolicy,
-    "compat": lambda: RegimePolicy(compat="0.1.0"),
-    "climb": GrowthPolicy,
-    "momo": MoMoPolicy,
-    "edge": EdgePolicy,
-    "cooldown": PlateauCooldown,
-}
 
 
 class Session:
@@ -83,7 +67,7 @@ class Session:
             # Its controller works inside of the step.
             self.steering = math.nan
         if self.recipe.controller is not None:
-            policy = CONTROLLERS[self.recipe.controller]()
+            policy = POLICIES[self.recipe.controller]()
             self.controller = LandscapeLR(
                 optimizer,
                 policy,
@@ -151,10 +135,10 @@ class Session:
             if step < warmup:
                 return (step + 1) / warmup
             if told == "cosine":
-                return shape_factor("cosine", (step - warmup) / max(steps - warmup, 1))
+                return cooldown_factor("cosine", (step - warmup) / max(steps - warmup, 1))
             if told == "wsd":
                 cooled = round(0.2 * steps)
-                return shape_factor("sqrt", (step - (steps - cooled)) / cooled)
+                return cooldown_factor("sqrt", (step - (steps - cooled)) / cooled)
             return 1.0
 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

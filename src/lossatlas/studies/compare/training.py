@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lossatlas.objective import Batch, Objective, supervised
 from lossatlas.steering.averaging import PolynomialAverage
-from lossatlas.steering.log import Record
+from lossatlas.steering.log import DecisionRecord
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import parse_recipe
 from lossatlas.studies.compare.session import Session
@@ -58,7 +58,7 @@ class Training:
     seconds: float
     steering: float
     diverged_at: int | None
-    decisions: tuple[Record, ...]
+    decisions: tuple[DecisionRecord, ...]
 
     def to_array(self) -> Array:
         """The training as one row of numbers, for ledgers and processes.
@@ -91,7 +91,9 @@ class Training:
             "losses": tuple(plain["losses"]),
             "rates": tuple(plain["rates"]),
             "scores": scores,
-            "decisions": tuple(Record.from_dict(record) for record in plain["decisions"]),
+            "decisions": tuple(
+                DecisionRecord.from_dict(record) for record in plain["decisions"]
+            ),
         }
         return cls(**(plain | made))
 

@@ -1,0 +1,74 @@
+"""Cooldown shapes: the share of the learning rate over the progress of a cooldown."""
+
+from collections.abc import Callable
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError
+
+Floats = NDArray[np.float64]
+
+# Progress s in [0, 1] -> factor g from 1 to 0; the ratio to the peak is m + (1 - m) g.
+SHAPES: dict[str, Callable[[Floats], Floats]] = {
+    "linear": lambda s: 1 - s,
+    "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
+    "mirror-cosine": lambda s: 2 * (1 - s) - (1 + np.cos(np.pi * s)) / 2,
+    "square": lambda s: 1 - s**2,
+    "sqrt": lambda s: 1 - np.sqrt(s),
+    "power": lambda s: (1 - s) ** 1.5,
+    "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
+}
+# These two depend on the last rate otherwise than by mixing, and so stand outside the table.
+SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
+
+
+@overload
+def cooldown_factor(shape: str, progress: float, min_ratio: float = 0.0) -> float: ...
+
+
+@overload
+def cooldown_factor(shape: str, progress: Floats, min_ratio: float = 0.0) -> Floats: ...
+
+
+def cooldown_factor(
+    shape: str, progress: float | Floats, min_ratio: float = 0.0
+) -> float | Floats:
+    """The share of the peak rate at some points of a cooldown.
+
+    Args:
+        shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
+            "lowered-linear" falls to 0.7 at once, "exponential" is min_ratio^s, "inverse" falls
+            so that 1 / rate grows linearly.
+        progress: s, any shape, clipped to [0, 1].
+        min_ratio: share at the end, in [0, 1]. Default 0.
+
+    Returns:
+        Like `progress`: numbers from 1 down to `min_ratio`.
+
+    Raises:
+        UnknownNameError: an unknown shape.
+        ArgumentError: `min_ratio` is 0 for "exponential" or "inverse".
+
+    Source: the shapes compared by Dremov et al., arXiv:2508.01483, and Haegele et al.,
+        arXiv:2405.18392; "power" is the optimum under the multi-power law, arXiv:2503.12811.
+
+    Examples:
+        >>> cooldown_factor("sqrt", 0.25)
+        0.5
+    """
+    check_one_of("shape", shape, SHAPE_NAMES)
+    s = np.clip(np.asarray(progress, dtype=np.float64), 0.0, 1.0)
+    if shape in SHAPES:
+        factor = np.asarray(min_ratio + (1 - min_ratio) * SHAPES[shape](s))
+    elif min_ratio <= 0:
+        raise ArgumentError(
+            f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
+            "give min_ratio=0.1, say."
+        )
+    else:
+        falling = min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s)
+        factor = np.asarray(falling)
+    return factor if factor.ndim else float(factor)
