@@ -171,13 +171,13 @@ def test_temperature_may_be_the_rate():
     assert hot.phases()[0, 1] == "unclear"
 
 
-def test_a_plane_goes_on_and_comes_back_from_a_file(tmp_path):
+def test_a_plane_goes_on_and_comes_back_from_a_file(tmp_path, pieces_run):
     options = SMALL | {"loads": (2,), "epochs": 1}
     whole = phase_plane(TRAIN, TEST, **options)
     phase_plane(TRAIN, TEST, **(options | {"temperatures": (30,)}), resume=tmp_path / "kept")
-    lines = []
-    rest = phase_plane(TRAIN, TEST, **options, resume=tmp_path / "kept", progress=lines.append)
-    assert lines == ["1 of 1: 2 at 60"]
+    pieces_run.clear()
+    rest = phase_plane(TRAIN, TEST, **options, resume=tmp_path / "kept")
+    assert pieces_run == [(2, 60)]
     assert np.array_equal(rest.of_seeds, whole.of_seeds)
     assert np.array_equal(rest.of_pairs, whole.of_pairs, equal_nan=True)
     back = store.load(store.save(rest, tmp_path / "plane.nc"))

@@ -164,17 +164,15 @@ def test_divergence_is_nan_and_infinite():
     assert np.isnan(study(np.full((3, 3, 2), np.inf)).best_rates("own")).all()
 
 
-def test_a_study_goes_on_and_comes_back_from_a_file(tmp_path):
+def test_a_study_goes_on_and_comes_back_from_a_file(tmp_path, pieces_run):
     options = {"widths": (2, 3), "rates": (0.1, 0.2), "steps": 2, "read": (0, 2), "seeds": 2}
     whole = sharpness_consistency(digits(16), ("mup",), **options)
     part = sharpness_consistency(
         digits(16), ("mup",), **(options | {"seeds": 1}), resume=tmp_path / "kept"
     )
-    lines = []
-    rest = sharpness_consistency(
-        digits(16), ("mup",), **options, resume=tmp_path / "kept", progress=lines.append
-    )
-    assert len(lines) == 2
+    pieces_run.clear()
+    rest = sharpness_consistency(digits(16), ("mup",), **options, resume=tmp_path / "kept")
+    assert pieces_run == [("mup", 2, 1), ("mup", 3, 1)]
     assert np.array_equal(part.sharpness, whole.sharpness[..., :1, :])
     assert np.array_equal(rest.sharpness, whole.sharpness)
     back = store.load(store.save(rest, tmp_path / "study.nc"))

@@ -13,7 +13,7 @@ from lossatlas.cli.output import Output
 from lossatlas.cli.settings import MapSettings, SurveySettings
 from lossatlas.cli.statistics import settle_statistics
 from lossatlas.errors import ArgumentError
-from lossatlas.landscape.points import Progress
+from lossatlas.executor import Progress
 from lossatlas.linalg.params import Params, fingerprint, snapshot
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
@@ -171,11 +171,11 @@ def _both_maps(tell: Progress | None) -> Progress | None:
         return None
     finished, last = 0, 0
 
-    def both(done: int, total: int) -> None:
+    def both(done: int, total: int, label: str) -> None:
         nonlocal finished, last
         # The second map begins to count anew.
         finished, last = (total if done < last else finished), done
-        tell(finished + done, 2 * total)
+        tell(finished + done, 2 * total, label)
 
     return both
 

@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from lossatlas.cli import inits_words as words
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import settings_of
+from lossatlas.executor import Progress
 from lossatlas.store import occupied
 from lossatlas.studies.inits.pipeline import REMEMBERED, Done, run, run_stage
 from lossatlas.studies.inits.settings import InitsSettings
@@ -65,13 +65,13 @@ def _output(common: dict[str, Any]) -> Output:
     return Output(as_json=common["as_json"], quiet=common["quiet"])
 
 
-def _teller(output: Output) -> Callable[[str], None]:
+def _teller(output: Output) -> Progress:
     # Some stages have many short steps; a line every few seconds is enough.
     told = [-math.inf]
 
-    def tell(line: str) -> None:
+    def tell(done: int, total: int, label: str) -> None:
         if time.monotonic() - told[0] >= _BETWEEN:
-            output.note(line)
+            output.note(f"{done} of {total}: {label}")
             told[0] = time.monotonic()
 
     return tell

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lossatlas.landscape.points import Progress
+    from lossatlas.executor import Progress
 
 
 class _Bar:
@@ -17,7 +17,7 @@ class _Bar:
     def __init__(self, bar: Any, label: str) -> None:
         self._bar, self._task = bar, bar.add_task(label, total=None)
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, label: str) -> None:
         self._bar.update(self._task, completed=done, total=total)
 
     def stage(self, label: str, done: int, total: int) -> None:

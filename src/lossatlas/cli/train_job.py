@@ -1,7 +1,5 @@
 """From settings to trainings on disk."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +7,7 @@ from lossatlas import store
 from lossatlas.cli.output import Output
 from lossatlas.cli.train_settings import TrainingSettings
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor, Joblib, Serial
+from lossatlas.executor import Executor, Joblib, Progress, Serial
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.studies.compare import Problem, Trainings, train_recipes
@@ -132,11 +130,9 @@ def _executor(settings: TrainingSettings) -> Executor:
     return Serial() if settings.jobs == 1 else Joblib(settings.jobs)
 
 
-def _teller(output: Output) -> Callable[[str], None]:
-    def tell(line: str) -> None:
-        done, _, job = line.partition(": ")
-        recipe, lr, seed = json.loads(job)
-        output.note(f"{done}: {recipe}, rate {lr:g}, seed {seed}")
+def _teller(output: Output) -> Progress:
+    def tell(done: int, total: int, label: str) -> None:
+        output.note(f"{done} of {total}: {label}")
 
     return tell
 

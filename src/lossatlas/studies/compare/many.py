@@ -1,19 +1,18 @@
 """Train recipes at some rates with some seeds, on all cores, and go on after a stop."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossatlas import store
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.store import open_ledger, run_identity
 from lossatlas.studies.compare.losses import check_served
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import parse_recipe
 from lossatlas.studies.compare.training import Training, Weights, run_training
 from lossatlas.studies.compare.trainings import Array, Trainings
-from lossatlas.studies.pieces import finished
 
 
 def train_recipes(
@@ -26,7 +25,7 @@ def train_recipes(
     device: str = "cpu",
     resume: str | Path | None = None,
     executor: str | Executor = "serial",
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | bool | None = None,
     keep: dict[str, Weights] | None = None,
 ) -> Trainings:
     """Train every recipe at every rate with every seed.
@@ -44,7 +43,7 @@ def train_recipes(
         device: where to train. Default "cpu".
         resume: a file that keeps what is done; None keeps nothing.
         executor: "serial", "joblib", or one of your own.
-        progress: called with a line after every training.
+        progress: called with (done, total, label) after every training.
         keep: filled with the final states, "raw" and "average"; for a single training.
 
     Returns:
@@ -66,23 +65,24 @@ def train_recipes(
     """
     _check(problem, recipes, steps, rates, seeds)
     trained = list(dict.fromkeys(parse_recipe(text).trained for text in recipes))
-    jobs = [(name, lr, seed) for seed in range(seeds) for name in trained for lr in rates]
+    jobs = {
+        f"{name}, rate {lr!r}, seed {seed}": (name, lr, seed)
+        for seed in range(seeds)
+        for name in trained
+        for lr in rates
+    }
     if keep is not None and len(jobs) > 1:
         raise ArgumentError(f"`keep` is for a single training; got {len(jobs)} of them.")
 
-    def work(index: int) -> Array:
-        name, lr, seed = jobs[index]
-        return run_training(problem, name, lr, seed, steps, device=device, keep=keep).to_array()
+    def work(job: tuple[str, float, int]) -> Array:
+        return run_training(problem, *job, steps, device=device, keep=keep).to_array()
 
-    run = problem.identity | {"data": problem.fingerprint, "steps": steps, "device": device}
-    done = finished(
-        [json.dumps(job) for job in jobs],
-        work,
-        run=run,
-        resume=resume,
-        executor=executor,
-        progress=progress,
-    )
+    about = problem.identity | {"steps": steps, "device": device}
+    run = run_identity("trainings", about, data=problem.fingerprint)
+    with open_ledger(resume, run) as ledger:
+        done = list(
+            run_tasks(jobs, lambda: work, executor=executor, ledger=ledger, progress=progress)
+        )
     settings = problem.identity | {"steps": steps, "rates": list(rates), "seeds": seeds}
     made = store.Provenance(settings=settings, data=problem.fingerprint)
     return Trainings(

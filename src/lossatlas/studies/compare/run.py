@@ -1,7 +1,7 @@
 """Run a comparison: every training is kept when it is done, and never done again."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from lossatlas import store
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, get_executor
-from lossatlas.store.ledger import Ledger
+from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.store import open_ledger, run_identity
 from lossatlas.studies.compare.comparison import Comparison, Trial
 from lossatlas.studies.compare.problem import Problem
 from lossatlas.studies.compare.recipe import Recipe, parse_recipe
@@ -30,7 +30,7 @@ def compare(
     only: Mapping[str, Sequence[float]] | None = None,
     resume: str | Path | None = None,
     executor: str | Executor = "serial",
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Comparison:
     """Train every recipe at every rate with every seed, and read it at every horizon.
 
@@ -47,7 +47,7 @@ def compare(
         only: recipe -> the rates it is trained at, instead of all.
         resume: a file that keeps what is done; None keeps nothing.
         executor: "serial", "joblib", or one of your own.
-        progress: called with a line after every training.
+        progress: called with (done, total, label) after every training.
 
     Returns:
         The comparison.
@@ -59,7 +59,7 @@ def compare(
     """
     parsed = [parse_recipe(text) for text in recipes]
     trials = _trials(parsed, tuple(horizons), rates, seeds, dict(only or {}))
-    done = _trained(problem, trials, resume, get_executor(executor), progress)
+    done = _trained(problem, trials, resume, executor, progress)
     shape = (len(parsed), len(rates), seeds, len(horizons))
     values = np.full((*shape, len(READINGS), len(MEASURES)), np.nan)
     seconds, final = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -116,29 +116,16 @@ def _trained(
     problem: Problem,
     trials: list[Trial],
     resume: str | Path | None,
-    executor: Executor,
-    progress: Callable[[str], object] | None,
+    executor: str | Executor,
+    progress: Progress | bool | None,
 ) -> list[Array]:
-    run = problem.identity | {"data": problem.fingerprint}
-    ledger = None if resume is None else Ledger(resume, run)
-    found = [None if ledger is None else ledger.get(trial.name) for trial in trials]
-    missing = [index for index, table in enumerate(found) if table is None]
+    def work(trial: Trial) -> Array:
+        recipe = parse_recipe(trial.recipe)
+        return run_trial(problem, recipe, trial.lr, trial.seed, trial.horizons)
 
-    def start() -> Callable[[Array], Array]:
-        return lambda piece: _one(problem, trials[int(piece[0, 0])])
-
-    pieces = (np.array([[index]], dtype=np.float64) for index in missing)
-    for count, (index, table) in enumerate(
-        zip(missing, executor.run(start, pieces), strict=True), start=1
-    ):
-        found[index] = table
-        if ledger is not None:
-            ledger.put(trials[index].name, table)
-        if progress is not None:
-            progress(f"{count} of {len(missing)}: {trials[index].name}")
-    return [table for table in found if table is not None]
-
-
-def _one(problem: Problem, trial: Trial) -> Array:
-    recipe = parse_recipe(trial.recipe)
-    return run_trial(problem, recipe, trial.lr, trial.seed, trial.horizons)
+    run = run_identity("recipes", problem.identity, data=problem.fingerprint)
+    with open_ledger(resume, run) as ledger:
+        jobs = {trial.name: trial for trial in trials}
+        return list(
+            run_tasks(jobs, lambda: work, executor=executor, ledger=ledger, progress=progress)
+        )

@@ -1,6 +1,6 @@
 """Train a grid of networks, load by temperature, and measure the ground where they end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +12,12 @@ from torch import nn
 from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature import activations, cka, spectrum, trace
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, Progress, run_tasks
 from lossatlas.linalg.params import Params, fingerprint, norm, subtract
 from lossatlas.objective import Objective, supervised
-from lossatlas.store import Provenance
+from lossatlas.store import Provenance, open_ledger, run_identity
 from lossatlas.studies.phases.curve import connect
 from lossatlas.studies.phases.result import OF_PAIRS, OF_SEEDS, PhasePlane, ring
-from lossatlas.studies.pieces import finished
 from lossatlas.training import (
     Dataset,
     EnsembleRun,
@@ -106,7 +105,7 @@ def phase_plane(
     curve_steps: int = 150,
     resume: str | Path | None = None,
     executor: str | Executor = "serial",
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | bool | None = None,
 ) -> PhasePlane:
     """Measure the plane of load (width) and temperature (batch size or rate).
 
@@ -132,7 +131,7 @@ def phase_plane(
         curve_steps: steps of the training of each curve.
         resume: a file that keeps what is done; None keeps nothing.
         executor: "serial", "joblib", or one of your own.
-        progress: called with a line after every cell.
+        progress: called with (done, total, label) after every cell.
 
     Returns:
         All measures of all cells. A network that diverged has NaN.
@@ -158,16 +157,18 @@ def phase_plane(
         curve_steps,
     )
     _check_axes(loads, temperatures, temperature)
-    cells = [(load, heat) for heat in temperatures for load in loads]
+    cells = {f"{load} at {heat}": (load, heat) for heat in temperatures for load in loads}
     identity = asked.identity()
-    tables = finished(
-        [f"{load} at {heat}" for load, heat in cells],
-        lambda index: cell_table(asked, *cells[index]),
-        run=identity,
-        resume=resume,
-        executor=executor,
-        progress=progress,
-    )
+    with open_ledger(resume, run_identity("phase_plane", identity)) as ledger:
+        tables = list(
+            run_tasks(
+                cells,
+                lambda: lambda cell: cell_table(asked, *cell),
+                executor=executor,
+                ledger=ledger,
+                progress=progress,
+            )
+        )
     shape = (len(temperatures), len(loads), seeds, len(OF_SEEDS) + len(OF_PAIRS))
     values = np.array(tables).reshape(shape).swapaxes(0, 1)
     found = str(identity.pop("data"))

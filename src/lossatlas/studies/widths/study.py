@@ -1,6 +1,6 @@
 """Train networks of several widths at several rates, and read their sharpness on the way."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature import spectrum
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, Progress, run_tasks
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective import Objective
-from lossatlas.store import Provenance
-from lossatlas.studies.pieces import finished
+from lossatlas.store import Provenance, open_ledger, run_identity
 from lossatlas.studies.widths.networks import Family, families_of
 from lossatlas.studies.widths.result import WidthStudy
 from lossatlas.training import Dataset, EnsembleRun, build_loss, train_ensemble
@@ -90,7 +89,7 @@ def sharpness_consistency(
     loss: str = "mse",
     resume: str | Path | None = None,
     executor: str | Executor = "serial",
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | bool | None = None,
 ) -> WidthStudy:
     """Does the sharpness in units of the rate, and with it the best rate, survive widening?
 
@@ -110,7 +109,7 @@ def sharpness_consistency(
         loss: a name for `build_loss`.
         resume: a file that keeps what is done; None keeps nothing.
         executor: "serial", "joblib", or one of your own.
-        progress: called with a line after every piece.
+        progress: called with (done, total, label) after every piece.
 
     Returns:
         Sharpness and final losses of all trainings.
@@ -129,18 +128,23 @@ def sharpness_consistency(
     for width in widths:
         check_at_least("widths", width, 1)
     check_at_least("seeds", seeds, 1)
-    pieces = [
-        (name, width, seed) for seed in range(seeds) for name in chosen for width in widths
-    ]
+    pieces = {
+        f"{name} {width} seed {seed}": (name, width, seed)
+        for seed in range(seeds)
+        for name in chosen
+        for width in widths
+    }
     identity = asked.identity()
-    tables = finished(
-        [f"{name} {width} seed {seed}" for name, width, seed in pieces],
-        lambda index: trained_and_read(asked, *pieces[index]),
-        run=identity,
-        resume=resume,
-        executor=executor,
-        progress=progress,
-    )
+    with open_ledger(resume, run_identity("widths", identity)) as ledger:
+        tables = list(
+            run_tasks(
+                pieces,
+                lambda: lambda piece: trained_and_read(asked, *piece),
+                executor=executor,
+                ledger=ledger,
+                progress=progress,
+            )
+        )
     shape = (seeds, len(chosen), len(widths), len(rates), 2 * len(read) + 1)
     values = np.moveaxis(np.array(tables).reshape(shape), 0, 3)
     found = str(identity.pop("data"))
