@@ -8,10 +8,10 @@ from lossatlas.cli.output import Output
 from lossatlas.cli.train_settings import TrainingSettings
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor, Joblib, Progress, Serial
+from lossatlas.recipes import Runs, TrainingSetup, train_recipes
+from lossatlas.recipes.run import Weights
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
-from lossatlas.studies.compare import Problem, Trainings, train_recipes
-from lossatlas.studies.compare.training import Weights
 from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.datasets import load_dataset
@@ -41,10 +41,10 @@ class Files:
 
 def run_trainings(
     settings: TrainingSettings, output: Output, *, resume: bool
-) -> tuple[Trainings, Files]:
+) -> tuple[Runs, Files]:
     """Train, compare, and write `trainings.nc`, `report.html` and weights."""
     chosen_device(settings.device)
-    problem = _problem(settings)
+    setup = _setup(settings)
     folder = make_folder(settings.out)
     ledger = folder / "trainings.resume"
     if not resume:
@@ -52,9 +52,9 @@ def run_trainings(
     kept: dict[str, Weights] = {}
     alone = len(settings.recipes) * len(settings.lr) * settings.repeats == 1
     found = train_recipes(
-        problem,
+        setup,
         settings.recipes,
-        steps=settings.updates(len(problem.train)),
+        steps=settings.updates(len(setup.train)),
         rates=settings.lr,
         seeds=settings.repeats,
         device=settings.device,
@@ -73,7 +73,7 @@ def run_trainings(
     return found, Files(title, page, results, paths)
 
 
-def _problem(settings: TrainingSettings) -> Problem:
+def _setup(settings: TrainingSettings) -> TrainingSetup:
     data = load_dataset(
         settings.data, examples=settings.examples, normalize=normalization_of(settings.model)
     )
@@ -83,7 +83,7 @@ def _problem(settings: TrainingSettings) -> Problem:
     warmup = settings.warmup
     if warmup is None:
         warmup = min(20, settings.updates(len(train)) // 10)
-    return Problem(
+    return TrainingSetup(
         train,
         valid,
         test,
@@ -137,6 +137,6 @@ def _teller(output: Output) -> Progress:
     return tell
 
 
-def _titled(found: Trainings, title: str) -> Trainings:
-    settings = {**found.provenance.settings, "title": title, "recipes": list(found.recipes)}
+def _titled(found: Runs, title: str) -> Runs:
+    settings = {**found.provenance.settings, "title": title, "recipes": list(found.names)}
     return replace(found, provenance=replace(found.provenance, settings=settings))

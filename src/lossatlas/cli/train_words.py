@@ -4,21 +4,19 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.report.readings_trainings import band, headline, shown, signed
-from lossatlas.studies.compare.summary import Row, rows
-from lossatlas.studies.compare.trainings import Trainings
+from lossatlas.recipes import RecipeSummary, Runs, verdict
 from lossatlas.text import count, percent, with_error
 
 if TYPE_CHECKING:
     from lossatlas.cli.train_job import Files
 
 
-def summary(found: Trainings, files: "Files") -> dict[str, Any]:
+def summary(found: Runs, files: "Files") -> dict[str, Any]:
     """What `--json` prints."""
-    made = rows(found)
+    made = found.summaries()
     return {
         "title": files.title,
-        "verdict": headline(found, made),
+        "verdict": found.headline,
         "measure": f"test {found.measure}",
         "steps": found.steps,
         "seeds": len(found.seeds),
@@ -30,7 +28,7 @@ def summary(found: Trainings, files: "Files") -> dict[str, Any]:
     }
 
 
-def table(found: Trainings, files: "Files") -> list[tuple[str, ...]]:
+def table(found: Runs, files: "Files") -> list[tuple[str, ...]]:
     """What a person is shown.
 
     Args:
@@ -38,42 +36,44 @@ def table(found: Trainings, files: "Files") -> list[tuple[str, ...]]:
         files: where everything lies.
 
     Returns:
-        Rows of cells.
+        RecipeSummarys of cells.
     """
-    made = rows(found)
+    made = found.summaries()
     return _single(found, made[0], files) if len(made) == 1 else _several(found, made, files)
 
 
-def _several(found: Trainings, made: list[Row], files: "Files") -> list[tuple[str, ...]]:
+def _several(
+    found: Runs, made: tuple[RecipeSummary, ...], files: "Files"
+) -> list[tuple[str, ...]]:
     unit = "points" if found.measure == "accuracy" else "loss"
     against = f"{unit} above {made[0].recipe} [95 %]"
     head = ("recipe, rate", f"test {found.measure}", against, "CPU time")
-    lines = [head, *(_line(found, row) for row in made)]
+    lines = [head, *(_line(row) for row in made)]
     for row in made:
         if row.untuned is not None:
-            gap = f"{signed(found, row.untuned.mean)} {band(found, row.untuned)}"
-            lines.append((f"{row.recipe}, all rates", "", f"{gap} {row.untuned.verdict}", ""))
+            gap = f"{row.signed(row.untuned.value)} {row.interval_text(row.untuned)}"
+            lines.append((f"{row.recipe}, all rates", "", f"{gap} {verdict(row.untuned)}", ""))
     return [*lines, ("report", str(files.report), "", "")]
 
 
-def _line(found: Trainings, row: Row) -> tuple[str, ...]:
+def _line(row: RecipeSummary) -> tuple[str, ...]:
     gap, lost = row.difference, ""
     if row.diverged:
         lost = f"{count(row.diverged, 'training')} diverged"
-    words = [] if gap is None else [signed(found, gap.mean), band(found, gap), row.verdict]
+    words = [] if gap is None else [row.signed(gap.value), row.interval_text(gap), row.verdict]
     return (
         f"{row.recipe}, {row.lr:g}",
-        shown(found, row),
+        row.score_text,
         " ".join(word for word in (*words, lost) if word),
         f"{row.overhead[0]:.2f}x",
     )
 
 
-def _single(found: Trainings, row: Row, files: "Files") -> list[tuple[str, ...]]:
+def _single(found: Runs, row: RecipeSummary, files: "Files") -> list[tuple[str, ...]]:
     why = "over seeds" if len(found.seeds) > 1 else "over examples"
     lines: list[tuple[str, ...]] = [
-        (f"test {found.measure}", shown(found, row), why),
-        ("test loss", with_error(row.loss, row.loss_stderr), why),
+        (f"test {found.measure}", row.score_text, why),
+        ("test loss", with_error(row.loss.value, row.loss.stderr), why),
         ("rate", f"{row.lr:g}", f"{row.final_rate:.3g} at the last of {found.steps:,} updates"),
     ]
     if row.decisions:
@@ -86,5 +86,5 @@ def _single(found: Trainings, row: Row, files: "Files") -> list[tuple[str, ...]]
     return [*lines, ("report", str(files.report), "")]
 
 
-def _reasons(found: Trainings, row: Row) -> dict[str, int]:
+def _reasons(found: Runs, row: RecipeSummary) -> dict[str, int]:
     return dict(Counter(record.reason for record in found.log(row.recipe)).most_common())

@@ -65,14 +65,25 @@ def to_bytes(value: Any) -> bytes:
         What `from_bytes` reads; lists come back as tuples and numpy's
         scalars as plain numbers, everything else to the last bit.
 
+    Raises:
+        ArgumentError: something else.
+
     Examples:
         >>> from_bytes(to_bytes({"loss": np.array([0.5, np.nan]), "seed": 1}))["loss"]
         array([0.5, nan])
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
-    fields = _encoded(value, "", arrays)
+    try:
+        text = json.dumps(_encoded(value, "", arrays))
+    except (TypeError, AttributeError, ValueError):
+        text = ""
+    if not text or any(array.dtype.hasobject for array in arrays.values()):
+        raise ArgumentError(
+            "`value` must hold numbers, text, arrays, tensors, records, lists and mappings of "
+            f"text to them; got {type(value).__name__} with something else."
+        )
     forms = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
-    head = json.dumps({"fields": fields, "arrays": forms}).encode()
+    head = f'{{"fields": {text}, "arrays": {json.dumps(forms)}}}'.encode()
     parts = [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
     return b"".join([len(head).to_bytes(_HEAD, "little"), head, *parts])
 
