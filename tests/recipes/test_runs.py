@@ -63,7 +63,7 @@ def test_the_drop_in_probes_as_the_controller_does_and_watching_changes_nothing(
     assert steered.losses.tolist() == plain.losses.tolist() == drop_in.losses.tolist()
     assert found.measure == "accuracy"
     assert math.isnan(drop_in.steering)
-    assert found.steering(RECIPES[0]) == 0
+    assert found.summaries()[0].steering == 0
 
 
 @pytest.fixture(scope="module")

@@ -450,9 +450,7 @@ def _curvature(objective: Objective, end: Params, seed: int) -> tuple[float, flo
 def _pair(
     question: Question, whole: Objective, shown: Objective, first: Params, second: Params
 ) -> tuple[float, float, float]:
-    joined = connect(
-        whole, first, second, kind="bezier", points=21, steps=question.curve_steps
-    )
+    joined = connect(whole, first, second, kind="bezier", points=21, steps=question.curve_steps)
     outputs = [activations(shown, "", params=end) for end in (first, second)]
     alike = cka(*outputs, folds=2).value
     return mode_connectivity(joined.loss), alike, norm(subtract(second, first))

@@ -1,18 +1,20 @@
 """Runs compared: recipes x rates x seeds, with paired differences, cost and decisions."""
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.estimators import mean_of
+from lossatlas.recipes.differences import effect_size, paired, verdict
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.run import Run
 from lossatlas.result import Estimate, Figure, Reference, Result, result
@@ -22,59 +24,16 @@ from lossatlas.text import count, cut_off, with_error
 Array = NDArray[np.float64]
 _MAX_LOGS = 6
 _DOTS = "Dots are seeds, the mark is their mean with its 95 % interval."
+_LOSS_TRACE = (
+    "Loss of the batches as they came, penalties included, averaged over sixtieths of the "
+    "training."
+)
+_RATE_TRACE = "Of the first parameter group, at the rate that validation chose."
 _STUDENT = Reference(
     "paired intervals",
     "Student, The probable error of a mean, Biometrika 6, 1908",
     "https://doi.org/10.1093/biomet/6.1.1",
 )
-
-
-def paired(first: ArrayLike, second: ArrayLike) -> Estimate:
-    """How much higher the first is than the second, pair by pair.
-
-    Args:
-        first: one number a pair.
-        second: likewise, in the same order.
-
-    Returns:
-        The mean difference; `.interval()` is Student's t over the pairs, unknown for one pair.
-
-    Raises:
-        ArgumentError: no pairs, unequal numbers, or numbers that are not finite.
-
-    Examples:
-        >>> gap = paired([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 2.0])
-        >>> gap.value, verdict(gap)
-        (1.25, 'higher')
-    """
-    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ArgumentError(
-            f"pairs must be two rows of one length; got {a.shape} and {b.shape}."
-        )
-    if not np.isfinite(a - b).all():
-        raise ArgumentError("pairs must be finite numbers; leave out runs that diverged.")
-    return mean_of(a - b)
-
-
-def verdict(difference: Estimate, level: float = 0.95) -> str:
-    """What a paired difference says.
-
-    Args:
-        difference: from `paired`.
-        level: of the interval.
-
-    Returns:
-        "higher", "lower", or "not told apart" where the interval holds zero or is unknown.
-
-    Examples:
-        >>> verdict(paired([1.0, 2.0], [0.0, 5.0]))
-        'not told apart'
-    """
-    lower, upper = difference.interval(level)
-    if lower > 0:
-        return "higher"
-    return "lower" if upper < 0 else "not told apart"
 
 
 @dataclass(frozen=True)
@@ -178,6 +137,8 @@ class RecipeSummary:
 class Runs(Result):
     """Runs of some recipes; the first recipe is what the others are compared with.
 
+    Recipes are named as they were written; an unknown name is an `UnknownNameError`.
+
     Attributes:
         recipes: in the order given.
         rates: base rates.
@@ -245,9 +206,6 @@ class Runs(Result):
 
         Returns:
             Some of `rates`.
-
-        Raises:
-            UnknownNameError: an unknown recipe.
         """
         trained = self._recipe(recipe).trained
         return tuple(lr for lr in self.rates if (trained, lr, self.seeds[0]) in self._by_key)
@@ -291,9 +249,6 @@ class Runs(Result):
 
         Returns:
             One of `rates`.
-
-        Raises:
-            UnknownNameError: an unknown recipe.
         """
         sign, rates = (1 if self.measure == "accuracy" else -1), self.rates_of(recipe)
         name = f"valid {self.measure}"
@@ -310,9 +265,6 @@ class Runs(Result):
 
         Returns:
             Shape (seeds,).
-
-        Raises:
-            UnknownNameError: an unknown name.
         """
         return self.scores(recipe, self.best_rate(recipe, **read), name, **read)[:, 0]
 
@@ -326,12 +278,8 @@ class Runs(Result):
 
         Returns:
             Shape (seeds,).
-
-        Raises:
-            UnknownNameError: an unknown name.
         """
-        rates = self.rates_of(recipe)
-        tables = [self.scores(recipe, lr, name, **read)[:, 0] for lr in rates]
+        tables = [self.scores(recipe, lr, name, **read)[:, 0] for lr in self.rates_of(recipe)]
         return np.asarray(np.mean(tables, axis=0))
 
     def difference(self, recipe: str, name: str, *, tuned: bool = True) -> Estimate | None:
@@ -344,9 +292,6 @@ class Runs(Result):
 
         Returns:
             The difference over the seeds where both are finite; None where there is none.
-
-        Raises:
-            UnknownNameError: an unknown name.
         """
         read = self.tuned if tuned else self.untuned
         ours, theirs = read(recipe, name), read(self.names[0], name)
@@ -355,42 +300,6 @@ class Runs(Result):
             return None
         label = f"{recipe} - {self.names[0]}: {name}"
         return replace(paired(ours[both], theirs[both]), name=label)
-
-    def overhead(self, recipe: str) -> tuple[float, float, float]:
-        """CPU time over that of the first recipe, at the best rate of each.
-
-        Args:
-            recipe: its name.
-
-        Returns:
-            (ratio, lower, upper): the geometric mean over the seeds and its 95 % interval.
-
-        Raises:
-            UnknownNameError: an unknown recipe.
-        """
-        ours, theirs = (
-            [math.log(max(float(run.seconds[-1]), 1e-9)) for run in self._best_runs(name)]
-            for name in (recipe, self.names[0])
-        )
-        found = paired(ours, theirs)
-        lower, upper = found.interval()
-        return math.exp(found.value), math.exp(lower), math.exp(upper)
-
-    def steering(self, recipe: str) -> float:
-        """The share of a recipe's CPU time that its controller took.
-
-        Args:
-            recipe: its name.
-
-        Returns:
-            Between 0 and 1, over all its runs; NaN where the two cannot be told apart.
-
-        Raises:
-            UnknownNameError: an unknown recipe.
-        """
-        runs = [self.run(recipe, lr, s) for lr in self.rates_of(recipe) for s in self.seeds]
-        total = sum(float(run.seconds[-1]) for run in runs)
-        return sum(run.steering for run in runs) / total if total > 0 else 0.0
 
     def log(self, recipe: str, lr: float | None = None, seed: int = 0) -> DecisionLog:
         """The decisions of a run.
@@ -402,9 +311,6 @@ class Runs(Result):
 
         Returns:
             The log; empty where there was no controller.
-
-        Raises:
-            UnknownNameError: an unknown recipe.
         """
         rate = self.best_rate(recipe) if lr is None else lr
         return DecisionLog(self.run(recipe, rate, seed).decisions, self.provenance)
@@ -451,18 +357,16 @@ class Runs(Result):
         """Scores of every recipe, and paired differences to the first one.
 
         Returns:
-            Scores and losses, then differences.
+            Scores, differences, then losses and their differences, which are minor.
         """
-        made = []
-        for row in self._summaries:
-            made += [row.score, replace(row.loss, is_minor=True)][
-                : 2 - (self.measure == "loss")
-            ]
-        gaps = [(r.difference, r.loss_difference) for r in self._summaries[1:]]
-        made += [gap for gap, _ in gaps if gap is not None]
-        if self.measure == "accuracy":
-            made += [replace(gap, is_minor=True) for _, gap in gaps if gap is not None]
-        return tuple(made)
+        rows, others = self._summaries, self._summaries[1:]
+        scores: list[Estimate | None] = [row.score for row in rows]
+        gaps: list[Estimate | None] = [row.difference for row in others]
+        minor = [row.loss for row in rows] + [row.loss_difference for row in others]
+        if self.measure == "loss":
+            minor = []
+        made = [e for e in (*scores, *gaps) if e is not None]
+        return (*made, *(replace(e, is_minor=True) for e in minor if e is not None))
 
     def sentences(self) -> tuple[str, ...]:
         """What the runs say, the most important first.
@@ -490,78 +394,54 @@ class Runs(Result):
         drawn = [self._score_figure()]
         drawn += [self._difference_figure()] if len(self.recipes) > 1 else []
         drawn += [
-            self._trace_figure("loss", "training loss", "losses", smooth=True),
-            self._trace_figure("rate", "learning rate", "rates", smooth=False),
+            self._trace_figure("loss", "training loss", "losses", _LOSS_TRACE),
+            self._trace_figure("rate", "learning rate", "rates", _RATE_TRACE),
         ]
         steered = [row for row in self._summaries if row.decisions]
         return (*drawn, *(self._log_figure(row) for row in steered[:_MAX_LOGS]))
 
     def _score_figure(self) -> Figure:
-        percents = self.measure == "accuracy"
-        label = f"test {self.measure}{' (%)' if percents else ''}"
-        factor = 100 if percents else 1
-        values = [factor * self.tuned(name, f"test {self.measure}") for name in self.names]
-        return _intervals(
-            ("scores", f"Test {self.measure} by recipe"),
-            (self.names, values, label),
+        name, percents = f"test {self.measure}", self.measure == "accuracy"
+        values = [(100 if percents else 1) * self.tuned(recipe, name) for recipe in self.names]
+        label = f"{name} (%)" if percents else name
+        return _figure(
+            ("scores", f"{name.capitalize()} by recipe"),
+            "intervals",
+            lambda: (*_rows(self.names, values, label), {}),
             f"Each recipe at the rate that validation chose. {_DOTS}",
-            f"Test {self.measure} of each recipe with its interval.",
+            f"{name.capitalize()} of each recipe with its interval.",
             wide=len(self.names) == 1,
         )
 
     def _difference_figure(self) -> Figure:
         first, *others = self.names
         name, percents = f"test {self.measure}", self.measure == "accuracy"
-        base = self.tuned(first, name)
+        base, short = self.tuned(first, name), cut_off(first, 40)
         gaps = [(100 if percents else 1) * (self.tuned(o, name) - base) for o in others]
-        unit = "points" if percents else "loss"
-        return _intervals(
-            ("differences", f"Against {cut_off(first, 40)}"),
-            (others, gaps, f"difference to {cut_off(first, 40)} ({unit})"),
+        title = f"difference to {short} ({'points' if percents else 'loss'})"
+        return _figure(
+            ("differences", f"Against {short}"),
+            "intervals",
+            lambda: (*_rows(others, gaps, title), {"zero": True}),
             f"Paired by seed. {_DOTS} An interval that holds zero tells nothing apart.",
             "Paired difference of each recipe to the first one.",
-            zero=True,
         )
 
-    def _trace_figure(self, name: str, label: str, what: str, *, smooth: bool) -> Figure:
-        def draw(backend: str, ax: Any = None) -> Any:
-            from lossatlas.plots import trainings
-
-            traces = [self._stacked(recipe, what) for recipe in self.names]
-            style: dict[str, Any] = {"smooth": smooth, "log": True}
-            if backend == "plotly":
-                return trainings.traces_figure(self.names, traces, label, **style)
-            return trainings.plot_traces(self.names, traces, label, ax=ax, **style)
-
-        about = (
-            "Loss of the batches as they came, penalties included, averaged over sixtieths of "
-            "the training."
-            if smooth
-            else "Of the first parameter group, at the rate that validation chose."
-        )
-        return Figure(
-            name,
-            label.capitalize(),
-            lambda ax: draw("matplotlib", ax),
-            lambda: draw("plotly"),
+    def _trace_figure(self, name: str, label: str, what: str, about: str) -> Figure:
+        options = {"smooth": what == "losses", "log": True}
+        return _figure(
+            (name, label.capitalize()),
+            "traces",
+            lambda: (self.names, [self._stacked(r, what) for r in self.names], label, options),
             f"{about} Lines are means over the seeds, bands hold all of them.",
             f"{label.capitalize()} over the updates.",
         )
 
     def _log_figure(self, row: RecipeSummary) -> Figure:
-        def draw(backend: str, ax: Any = None) -> Any:
-            from lossatlas.plots import decisions
-
-            log = self.log(row.recipe)
-            if backend == "plotly":
-                return decisions.decisions_figure(log)
-            return decisions.plot_decisions(log, ax=ax)
-
-        return Figure(
-            f"decisions {row.recipe}",
-            cut_off(row.recipe, 60),
-            lambda ax: draw("matplotlib", ax),
-            lambda: draw("plotly"),
+        return _figure(
+            (f"decisions {row.recipe}", cut_off(row.recipe, 60)),
+            "decisions",
+            lambda: (self.log(row.recipe), {}),
             f"Seed 0, rate {row.lr:g}: {count(row.decisions, 'decision')}. Point at a mark for "
             "the reading and the reason.",
             f"Scale of the rate of {row.recipe} over the updates.",
@@ -615,12 +495,28 @@ class Runs(Result):
             difference=None if is_first else self.difference(recipe, name),
             loss_difference=None if is_first else self.difference(recipe, "test loss"),
             untuned=self.difference(recipe, name, tuned=False) if compares else None,
-            overhead=self.overhead(recipe),
-            steering=self.steering(recipe),
+            overhead=self._overhead(runs),
+            steering=self._steering(recipe),
             diverged=sum(run.diverged_at is not None for run in runs),
             decisions=len(runs[0].decisions),
             final_rate=float(np.mean(finals)) if finals else math.nan,
         )
+
+    def _overhead(self, runs: Sequence[Run]) -> tuple[float, float, float]:
+        """CPU time over that of the first recipe: geometric mean over the seeds, interval."""
+        ours, theirs = (
+            [math.log(max(float(run.seconds[-1]), 1e-9)) for run in several]
+            for several in (runs, self._best_runs(self.names[0]))
+        )
+        ratio = paired(ours, theirs)
+        mean, low, high = (math.exp(value) for value in (ratio.value, *ratio.interval()))
+        return mean, low, high
+
+    def _steering(self, recipe: str) -> float:
+        """The share of CPU time that the controller took, over all runs of a recipe."""
+        runs = [self.run(recipe, lr, s) for lr in self.rates_of(recipe) for s in self.seeds]
+        total = sum(float(run.seconds[-1]) for run in runs)
+        return sum(run.steering for run in runs) / total if total > 0 else 0.0
 
     def _over_seeds(self, recipe: str, lr: float, name: str) -> Estimate:
         values, errors = self.scores(recipe, lr, name).T
@@ -637,32 +533,36 @@ class Runs(Result):
         return replace(mean_of(values), name=label, meaning=mean)
 
 
-def _intervals(
+def _figure(
     heading: tuple[str, str],
-    content: tuple[Sequence[str], Sequence[Array], str],
+    kind: str,
+    content: Callable[[], tuple[Any, ...]],
     caption: str,
     alt: str,
     *,
-    zero: bool = False,
     wide: bool = False,
 ) -> Figure:
-    names, values, label = content
-    points = [row[np.isfinite(row)] for row in values]
-    bands = [_band(row) for row in points]
+    """A figure of `plot_KIND` and `KIND_figure`; `content` gives arguments and options."""
 
-    def drawing(name: str, **where: Any) -> Any:
-        from lossatlas.plots import trainings
-
-        return getattr(trainings, name)(names, bands, points, label, zero=zero, **where)
+    def draw(name: str, **where: Any) -> Any:
+        room = "decisions" if kind == "decisions" else "trainings"
+        plots = importlib.import_module(f"lossatlas.plots.{room}")
+        *values, options = content()
+        return getattr(plots, name)(*values, **options, **where)
 
     return Figure(
         *heading,
-        lambda ax: drawing("plot_intervals", ax=ax),
-        lambda: drawing("intervals_figure"),
+        lambda ax: draw(f"plot_{kind}", ax=ax),
+        lambda: draw(f"{kind}_figure"),
         caption,
         alt,
         wide,
     )
+
+
+def _rows(names: Sequence[str], values: Sequence[Array], label: str) -> tuple[Any, ...]:
+    points = [row[np.isfinite(row)] for row in values]
+    return names, [_band(row) for row in points], points, label
 
 
 def _band(values: Array) -> tuple[float, float, float]:
@@ -696,20 +596,3 @@ def _plain(difference: Estimate | None) -> dict[str, float] | None:
         "effect": effect_size(difference),
         "pairs": difference.samples,
     }
-
-
-def effect_size(difference: Estimate) -> float:
-    """The mean of paired differences over their standard deviation (Cohen's d for pairs).
-
-    Args:
-        difference: from `paired`.
-
-    Returns:
-        A number without unit; NaN for one pair, or where all differences are equal.
-
-    Examples:
-        >>> round(effect_size(paired([1.0, 2.0, 4.0], [0.0, 1.0, 1.0])), 2)
-        1.44
-    """
-    deviation = difference.stderr * math.sqrt(difference.samples)
-    return difference.value / deviation if deviation > 0 else math.nan
