@@ -12,9 +12,9 @@ from lossatlas.curvature import hessian
 from lossatlas.errors import ArgumentError, ResumeError, UnknownNameError
 from lossatlas.objective import Objective, supervised
 from lossatlas.training import build_loss, load_dataset
-from lossatlas.weights import connect
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "studies" / "phases"))
+from curve import bezier, connect, mode_connectivity
 from phase_plane import (
     MEANING,
     OF_PAIRS,
@@ -22,7 +22,6 @@ from phase_plane import (
     PHASES,
     PhasePlane,
     Thresholds,
-    mode_connectivity,
     phase_plane,
     ring,
 )
@@ -51,17 +50,24 @@ class Valley(nn.Module):
         return batch.mean() + (self.place.square().sum() - 1) ** 2
 
 
+def test_a_curve_ends_where_it_should():
+    first, middle, second = ({"w": torch.tensor([x])} for x in (1.0, 5.0, 2.0))
+    assert bezier(first, middle, second, 0.0)["w"].item() == 1.0
+    assert bezier(first, middle, second, 1.0)["w"].item() == 2.0
+    assert bezier(first, middle, second, 0.5)["w"].item() == 0.25 + 2.5 + 0.5
+
+
 def test_a_trained_curve_goes_round_a_hill():
     batch = [torch.zeros(1, dtype=torch.float64)]
     objective = Objective(Valley(), lambda model, b: model(b), batch)
     # A little off the symmetric position, where the hill has no side.
     ends = [{"place": torch.tensor(p, dtype=torch.float64)} for p in ([1.0, 0.0], [-0.6, 0.8])]
-    straight = mode_connectivity(connect(objective, *ends).loss)
-    curved = connect(objective, *ends, kind="bezier", steps=150, lr=0.05)
-    assert straight < -0.5
-    assert abs(mode_connectivity(curved.loss)) < 0.1
-    assert curved.loss[0] == pytest.approx(objective.value(ends[0]))
-    assert curved.loss[-1] == pytest.approx(objective.value(ends[1]))
+    straight = connect(objective, *ends, steps=1, lr=1e-9)
+    curved = connect(objective, *ends, steps=150, lr=0.05)
+    assert straight.connectivity < -0.5
+    assert abs(curved.connectivity) < 0.1
+    assert curved.losses[0] == pytest.approx(objective.value(ends[0]))
+    assert curved.losses[-1] == pytest.approx(objective.value(ends[1]))
 
 
 def test_connectivity_is_the_largest_gap_with_its_sign():

@@ -7,10 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from curve import connect
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature import activations, cka, spectrum, trace
 from lossatlas.errors import ArgumentError, NonFiniteError
@@ -29,7 +29,6 @@ from lossatlas.training import (
     initial_weights,
     train_ensemble,
 )
-from lossatlas.weights import connect
 
 Array = NDArray[np.float64]
 
@@ -450,31 +449,7 @@ def _curvature(objective: Objective, end: Params, seed: int) -> tuple[float, flo
 def _pair(
     question: Question, whole: Objective, shown: Objective, first: Params, second: Params
 ) -> tuple[float, float, float]:
-    joined = connect(whole, first, second, kind="bezier", points=21, steps=question.curve_steps)
+    joined = connect(whole, first, second, steps=question.curve_steps)
     outputs = [activations(shown, "", params=end) for end in (first, second)]
     alike = cka(*outputs, folds=2).value
-    return mode_connectivity(joined.loss), alike, norm(subtract(second, first))
-
-
-def mode_connectivity(losses: Array) -> float:
-    """The mean of the ends minus the loss that is farthest from it.
-
-    Args:
-        losses: along a curve, both ends included, shape (points,).
-
-    Returns:
-        Loss units; below 0 is a barrier. -inf where a loss is infinite, NaN where one is NaN.
-
-    Raises:
-        ArgumentError: no losses, or not in a row.
-    """
-    losses = as_float_array("losses", losses)
-    if losses.ndim != 1 or not losses.size:
-        raise ArgumentError(
-            f"`losses` must be numbers in a row, shape (points,); got shape {losses.shape}."
-        )
-    ends = (losses[0] + losses[-1]) / 2
-    gaps = ends - losses
-    if np.isnan(gaps).any():
-        return float("nan")
-    return float(gaps[np.abs(gaps).argmax()])
+    return joined.connectivity, alike, norm(subtract(second, first))
