@@ -21,3 +21,22 @@ settings.load_profile(os.environ.get("LOSSATLAS_HYPOTHESIS", "fast"))
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pieces_run(monkeypatch):
+    """The pieces of work that the serial executor runs, in order."""
+    from lossatlas.executor import Serial
+
+    pieces, run = [], Serial.run
+
+    def counting(self, start, given):
+        def noted():
+            for piece in given:
+                pieces.append(piece)
+                yield piece
+
+        return run(self, start, noted())
+
+    monkeypatch.setattr(Serial, "run", counting)
+    return pieces

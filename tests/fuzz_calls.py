@@ -21,8 +21,8 @@ from lossatlas.training import Dataset
 
 ROOT = Path(la.__file__).parent
 # Not functions of ours: aliases of types, protocols, and the errors themselves.
-NOT_CALLS = {"Array", "Start", "Executor", "Batch", "Metric", "Engine", "Family", "Policy"}
-NOT_CALLS |= {"AtlasError", "Builder", "Ray", "Choice"}
+NOT_CALLS = {"Array", "Start", "Executor", "Batch", "Metric", "Engine", "Policy"}
+NOT_CALLS |= {"AtlasError", "Builder", "Ray", "Choice", "Progress", "ScaledFamily"}
 
 
 def exported():
@@ -145,10 +145,10 @@ def policy():
     return RegimePolicy()
 
 
-def problem():
-    from lossatlas.studies.compare import Problem
+def setup():
+    from lossatlas.recipes import TrainingSetup
 
-    return Problem(dataset(), dataset(), dataset(), "mlp(4)", batch_size=4, warmup=0)
+    return TrainingSetup(dataset(), dataset(), dataset(), "mlp(4)", batch_size=4, warmup=0)
 
 
 def task():
@@ -216,7 +216,7 @@ POOL = {
     "log": log,
     "policy": policy,
     "task": task,
-    "problem": problem,
+    "setup": setup,
     "train": dataset,
     "test": dataset,
     "data": dataset,
@@ -431,6 +431,18 @@ def _special():
             (lambda: torch.tensor(1.0), params()),
             {},
         ),
+        "recipes.effect_size": lambda: ((la.trace(objective()),), {}),
+        "recipes.paired": lambda: ((np.arange(4.0), np.arange(4.0) + 1), {}),
+        "recipes.run_recipe": lambda: ((setup(), "sgd", 0.1, 0, 2), {}),
+        "recipes.train_recipes": lambda: ((setup(), ["sgd"]), {"steps": 2, "seeds": 1}),
+        "recipes.verdict": lambda: ((la.trace(objective()),), {}),
+        "executor.run_tasks": lambda: (({"a": 1}, lambda: abs), {}),
+        "executor.show_progress": lambda: ((None,), {}),
+        "executor.check_progress": lambda: ((True,), {}),
+        "store.open_ledger": lambda: ((Path(tempfile.mkdtemp()) / "a.resume", {"a": 1}), {}),
+        "store.run_identity": lambda: (("maps", {"a": 1}), {}),
+        "store.to_bytes": lambda: ((np.arange(3.0),), {}),
+        "store.from_bytes": lambda: ((la.store.to_bytes(np.arange(3.0)),), {}),
         "store.Ledger": lambda: ((Path(tempfile.mkdtemp()) / "a.resume", {"a": 1}), {}),
         "store.below": lambda: (({"a/b": None}, "a"), {}),
         "store.nested": lambda: (({"a": {"b": None}},), {}),
@@ -440,35 +452,10 @@ def _special():
         ),
         "store.remove_ledger": lambda: ((Path(tempfile.mkdtemp()) / "a",), {}),
         "store.save": lambda: ((landscape(), Path(tempfile.mkdtemp()) / "a.nc"), {}),
-        "studies.compare.compare": lambda: (
-            (problem(), ["sgd"]),
-            {"horizons": [2], "rates": [0.1], "seeds": 1},
-        ),
-        "studies.compare.paired": lambda: ((np.arange(4.0), np.arange(4.0) + 1), {}),
-        "studies.compare.run_training": lambda: ((problem(), "sgd", 0.1, 0, 2), {}),
-        "studies.compare.run_trial": lambda: ((problem(), _recipe(), 0.1, 0, [2]), {}),
-        "studies.compare.train_recipes": lambda: (
-            (problem(), ["sgd"]),
-            {"steps": 2, "seeds": 1},
-        ),
-        "studies.phases.bezier": lambda: ((point(), other_point(), point(0.1), 0.5), {}),
-        "studies.phases.connect": lambda: (
-            (objective(), point(), other_point()),
-            {"steps": 2, "points": 3},
-        ),
-        "studies.phases.mode_connectivity": lambda: ((np.arange(4.0),), {}),
-        "studies.phases.phase_plane": lambda: (
-            (dataset(), dataset()),
-            {"loads": [2], "temperatures": [4], "epochs": 1, "seeds": 2},
-        ),
-        "studies.widths.ScaledLinear": lambda: ((numbers(2, 3), 1.0), {}),
-        "studies.widths.scaled_mlp": lambda: (
+        "training.ScaledLinear": lambda: ((numbers(2, 3), 1.0), {}),
+        "training.scaled_mlp": lambda: (
             (4, dataset(), 0),
             {"scaling": lambda width, last: (1.0, 1.0)},
-        ),
-        "studies.widths.sharpness_consistency": lambda: (
-            (dataset(),),
-            {"widths": [4, 8], "rates": [0.1, 0.2], "steps": 2, "seeds": 1, "read": [0, 1, 2]},
         ),
         "studies.inits.surrogates.fit_surrogates": None,
         "curvature.chosen": lambda: (("all",), {}),
@@ -544,10 +531,9 @@ def _with_grads():
 
 
 @once
-def _recipe():
-    from lossatlas.studies.compare import parse_recipe
-
-    return parse_recipe("sgd")
+def _box():
+    o = objective()
+    return la.map_plane(o, la.random_plane(o, dimension=3), points=3, span=0.5)
 
 
 SPECIAL = _special()

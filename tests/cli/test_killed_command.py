@@ -26,7 +26,7 @@ def start(folder, *more):
 def chunks(folder):
     try:
         with sqlite3.connect(f"file:{folder}/survey.resume?mode=ro", uri=True) as base:
-            return base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0]
+            return base.execute("SELECT COUNT(*) FROM object").fetchone()[0]
     except sqlite3.Error:
         return 0
 

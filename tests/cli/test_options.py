@@ -53,7 +53,7 @@ REACHES = {
         "objective.objective:Objective",
     ),
     "train": (
-        "studies.compare.many:train_recipes", "studies.compare.problem:Problem",
+        "recipes.train:train_recipes", "recipes.setup:TrainingSetup",
         "training.datasets:load_dataset",
     ),
     "forecast fit": ("forecast.fit:fit", "forecast.readers:read_csv"),

@@ -9,8 +9,8 @@ import torch
 from test_survey_command import call
 
 import lossatlas as la
-from lossatlas.cli.train import TrainingSettings, problem_of, split
-from lossatlas.studies.compare import many
+from lossatlas.cli.train import TrainingSettings, setup_of, split
+from lossatlas.recipes import train as engine
 from lossatlas.training import build_model, load_dataset
 from lossatlas.training.checkpoints import load_weights
 
@@ -60,15 +60,15 @@ def test_one_training_leaves_weights_that_score_as_it_says(monkeypatch, capsys, 
     for word in ("test accuracy", "over examples", "weights, raw", "average.safetensors"):
         assert word in text
     loaded = la.load(tmp_path / "trainings.nc")
-    run = loaded.trainings[0]
+    run = loaded.runs[0]
     settings = TrainingSettings(examples=120, model="mlp(6)")
-    problem = problem_of(settings)
+    setup = setup_of(settings)
     for name, file in (("raw", "weights"), ("average", "average")):
         model = load_weights(
-            build_model("mlp(6)", problem.train), tmp_path / f"{file}.safetensors"
+            build_model("mlp(6)", setup.train), tmp_path / f"{file}.safetensors"
         )
-        right = (model.eval()(problem.test.inputs).argmax(1) == problem.test.targets).float()
-        assert run.scores[name]["test accuracy"][0] == pytest.approx(right.mean().item())
+        right = (model.eval()(setup.test.inputs).argmax(1) == setup.test.targets).float()
+        assert run.score(name, "test accuracy")[0] == pytest.approx(right.mean().item())
 
 
 @pytest.mark.parametrize("task", ["regression", "language"])
@@ -99,7 +99,7 @@ def test_other_tasks_are_compared_by_their_loss(monkeypatch, capsys, tmp_path, t
 
 def test_a_stopped_comparison_goes_on(monkeypatch, capsys, tmp_path):
     arguments = ("--compare", "adamw,sgd", "--seeds", 2, "--json")
-    trained = many.run_training
+    trained = engine.run_recipe
     done = []
 
     def stopping(*given, **named):
@@ -108,7 +108,7 @@ def test_a_stopped_comparison_goes_on(monkeypatch, capsys, tmp_path):
         done.append(given[1])
         return trained(*given, **named)
 
-    monkeypatch.setattr(many, "run_training", stopping)
+    monkeypatch.setattr(engine, "run_recipe", stopping)
     code, _, error = train(monkeypatch, capsys, *arguments, "--out", tmp_path / "a")
     assert code == 130
     assert "--resume" in error
@@ -117,7 +117,7 @@ def test_a_stopped_comparison_goes_on(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert len(done) == 1
     done.clear()
-    monkeypatch.setattr(many, "run_training", trained)
+    monkeypatch.setattr(engine, "run_recipe", trained)
     code, whole, _ = train(monkeypatch, capsys, *arguments, "--out", tmp_path / "b")
     scores = [[row["score"] for row in json.loads(t)["recipes"]] for t in (text, whole)]
     assert scores[0] == scores[1]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 import cases
@@ -23,7 +22,7 @@ torch.set_num_threads(1)
 import cases, lossatlas as la
 objective = cases.make(cases.mlp).objective()
 # Slow enough to be killed in the middle.
-slow = lambda done, total: time.sleep({pause})
+slow = lambda done, total, label: time.sleep({pause})
 land = la.map_plane(
     objective, la.random_plane(objective, dimension=3 if {adaptive} else 2),
     points=11 if {adaptive} else 25, adaptive={adaptive}, engine="plain", resume={ledger!r},
@@ -36,7 +35,7 @@ land.save({out!r})
 def chunks(ledger):
     try:
         with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as base:
-            return base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0]
+            return base.execute("SELECT COUNT(*) FROM object").fetchone()[0]
     except sqlite3.Error:
         return 0
 
@@ -94,7 +93,7 @@ def test_a_disk_that_fills_up_during_a_map_is_named_and_what_was_done_is_kept(
 
     def full(self, name, values):
         self._base.execute("PRAGMA max_page_count=1")
-        put(self, name, np.zeros((len(self) + 1) * 9000)[None] if len(self) == 2 else values)
+        put(self, name, bytes((len(self) + 1) * 72_000) if len(self) == 2 else values)
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "put", full)
@@ -103,8 +102,10 @@ def test_a_disk_that_fills_up_during_a_map_is_named_and_what_was_done_is_kept(
         ):
             la.map_plane(objective, plane, **options)
     seen = []
-    land = la.map_plane(objective, plane, progress=lambda done, _: seen.append(done), **options)
-    assert seen[0] == 32
+    land = la.map_plane(
+        objective, plane, progress=lambda done, *_: seen.append(done), **options
+    )
+    assert seen[:2] == [16, 32]
     assert (
         land.values.tobytes()
         == la.map_plane(objective, plane, **(options | {"resume": None})).values.tobytes()

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 
 from lossatlas import steering, store
 from lossatlas.cli.train import _RECIPE as HELP_ON_RECIPES
+from lossatlas.recipes.recipe import CONTROLLERS
 from lossatlas.result import Result
 from lossatlas.steering import (
     POLICIES,
@@ -21,7 +22,6 @@ from lossatlas.steering import (
     penalties,
     read_probe,
 )
-from lossatlas.studies.compare.recipe import CONTROLLERS
 
 GUIDE = Path(__file__).parents[2] / "docs/guide/steering.md"
 

@@ -114,24 +114,24 @@ def test_a_database_of_another_program_is_never_written(tmp_path, wal, mark):
 def test_a_ledger_of_an_earlier_version_goes_on(tmp_path):
     path = tmp_path / "map.resume"
     with Ledger(path, {"a": 1}) as ledger:
-        ledger.put("x", np.ones((1, 2)))
+        ledger.put("x", b"done")
     base = sqlite3.connect(path)
     base.execute("PRAGMA application_id=0")
     base.close()
     with Ledger(path, {"a": 1}) as ledger:
-        assert ledger.get("x").tolist() == [[1, 1]]
+        assert ledger.get("x") == b"done"
 
 
 def test_a_ledger_of_a_killed_owner_goes_on(tmp_path):
     code = (
-        "import sys, os, numpy as np; from lossatlas.store import Ledger\n"
-        "ledger = Ledger(sys.argv[1], {'a': 1}); ledger.put('x', np.ones((1, 2)))\n"
+        "import sys, os; from lossatlas.store import Ledger\n"
+        "ledger = Ledger(sys.argv[1], {'a': 1}); ledger.put('x', b'done')\n"
         "os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "map.resume"
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
     with Ledger(path, {"a": 1}) as ledger:
-        assert ledger.get("x").tolist() == [[1, 1]]
+        assert ledger.get("x") == b"done"
 
 
 def hostile_netcdf(path, how):
@@ -178,15 +178,6 @@ def test_an_npz_that_states_18_gib_is_refused_before_anything_is_allocated(tmp_p
         (tmp_path / "x.npy").write_bytes(archive.read("x.npy"))
     with pytest.raises(FileError, match=r"states 19,328,000,000 bytes"):
         check_npy(tmp_path / "x.npy")
-
-
-def test_a_finding_in_a_ledger_that_states_18_gib_is_refused(tmp_path):
-    from lossatlas.surveys.result_cache import unpacked
-
-    raw = hostile_npz(tmp_path / "big.npz", ("fields",)).read_bytes()
-    body = np.frombuffer(raw + bytes(-len(raw) % 8), dtype="<f8")
-    with pytest.raises((ResumeError, FileError), match="states 19,328,000,000"):
-        unpacked(np.concatenate([[float(len(raw))], body])[None])
 
 
 def test_a_safetensors_file_that_states_more_than_it_has_is_refused(tmp_path):

@@ -1,14 +1,18 @@
 import errno
+import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from lossatlas import store
 from lossatlas.errors import ArgumentError, FileError, ResumeError
-from lossatlas.store import Ledger, Provenance, writing
+from lossatlas.store import Ledger, Provenance, from_bytes, to_bytes, writing
+from lossatlas.store.records import equal
 
 
 @store.kind("test-thing")
@@ -97,14 +101,16 @@ def test_a_full_disk_is_a_named_error():
 
 
 def test_the_ledger_keeps_bits_and_knows_its_run(tmp_path):
-    values = np.array([[1.0, np.nan], [-0.0, np.inf]])
+    values = np.array([[1.0, np.nan], [-0.0, np.inf]]).tobytes()
     with Ledger(tmp_path / "run", {"points": 3, "seed": 0}) as ledger:
         assert ledger.get("a") is None
         ledger.put("a", values)
         ledger.put("a", values)
         assert len(ledger) == 1
+        assert "a" in ledger
+        assert "b" not in ledger
     with Ledger(tmp_path / "run", {"points": 3, "seed": 0}) as ledger:
-        assert ledger.get("a").tobytes() == values.tobytes()
+        assert ledger.get("a") == values
     with pytest.raises(ResumeError, match="another run: seed differ"):
         Ledger(tmp_path / "run", {"points": 3, "seed": 1})
     store.remove_ledger(tmp_path / "run")
@@ -115,7 +121,7 @@ def test_a_damaged_ledger_is_named(tmp_path):
     path = tmp_path / "run"
     with Ledger(path, {"points": 3}) as ledger:
         for k in range(200):
-            ledger.put(str(k), np.full((16, 2), float(k)))
+            ledger.put(str(k), np.full((16, 2), float(k)).tobytes())
     store.remove_ledger(f"{path}-wal")
     content = bytearray(path.read_bytes())
     content[2000:] = os.urandom(len(content) - 2000)
@@ -136,3 +142,35 @@ def test_provenance_is_equal_after_json():
     )
     assert Provenance.from_json(record.to_json()) == record
     assert record.versions["lossatlas"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([[1.0, np.nan], [-0.0, np.inf]]),
+        np.float32(0.1) * np.arange(6, dtype=np.float32).reshape(1, 2, 3),
+        np.empty((0, 3)),
+        np.array(["a", "long name"]),
+        np.ma.masked_array([1.0, 2.0], [True, False]),
+        torch.tensor([0.5, float("nan")], dtype=torch.bfloat16),
+        {"file": np.arange(3), "a/b": (1, "x", None, math.inf), "e": {"deep": True}},
+        Provenance(seed=3, settings={"points": 3}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_come_back_from_bytes_to_the_last_bit(value):
+    assert equal(from_bytes(to_bytes(value)), value)
+
+
+@pytest.mark.parametrize("length", [0, 4, 20, -8])
+def test_bytes_that_are_cut_off_are_named(length):
+    with pytest.raises(ResumeError, match="is damaged"):
+        from_bytes(to_bytes({"x": np.arange(4.0)})[:length])
+
+
+def test_bytes_that_state_more_than_they_hold_allocate_nothing():
+    head = json.dumps(
+        {"fields": {"$array": "x"}, "arrays": {"x": ["<f8", [1_000_000, 2_416]]}}
+    ).encode()
+    with pytest.raises(ResumeError, match=r"is damaged \(buffer is smaller"):
+        from_bytes(len(head).to_bytes(8, "little") + head + bytes(64))

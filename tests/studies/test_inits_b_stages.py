@@ -98,7 +98,7 @@ def test_pictures_of_what_is_there_also_after_a_kill(study, scored, form, monkey
     if form == "png":
         killed(lambda: stages.draw_figures(settings, progress=die))
     told = []
-    paths = stages.draw_figures(settings, progress=told.append)
+    paths = stages.draw_figures(settings, progress=lambda *part: told.append(part))
     names = ("landscapes", "persistence", "scores-pooled", "predicted", "choosing")
     if form == "html":
         text = paths[0].read_text()

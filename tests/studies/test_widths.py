@@ -1,15 +1,19 @@
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lossatlas import store
+import lossatlas as la
 from lossatlas.curvature import hessian
 from lossatlas.errors import ArgumentError, ResumeError, UnknownNameError
 from lossatlas.objective import Objective, supervised
-from lossatlas.studies.widths import FAMILIES, WidthStudy, scaled_mlp, sharpness_consistency
-from lossatlas.training import Dataset, build_loss, load_dataset
+from lossatlas.training import SCALED_FAMILIES, Dataset, build_loss, load_dataset, scaled_mlp
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "studies" / "widths"))
+from width_study import WidthStudy, sharpness_consistency
 
 
 def digits(count=64):
@@ -27,11 +31,11 @@ def study(losses, sharpness=None, widths=(8, 16, 32), rates=(1.0, 2.0, 4.0)):
 def test_parametrizations_are_one_function_with_other_rates():
     # Weights of spread s behind a factor c are weights of spread c s; a rate r then is c^2 r.
     data, width = digits(8), 16
-    models = {name: family(width, data, 0)[0] for name, family in FAMILIES.items()}
+    models = {name: family(width, data, 0)[0] for name, family in SCALED_FAMILIES.items()}
     standard, ntk, mup = (models[name](data.inputs) for name in ("standard", "ntk", "mup"))
     torch.testing.assert_close(standard, ntk, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ntk / math.sqrt(width), mup, rtol=1e-4, atol=1e-5)
-    rates = {name: family(width, data, 0)[1] for name, family in FAMILIES.items()}
+    rates = {name: family(width, data, 0)[1] for name, family in SCALED_FAMILIES.items()}
     assert rates == {"mup": width, "ntk": 1.0, "standard": 1.0}
 
 
@@ -41,7 +45,7 @@ def test_readings_are_rate_times_the_largest_eigenvalue(family):
     found = sharpness_consistency(
         data, (family,), widths=(2, 3), rates=(0.25, 0.5), steps=3, read=(0, 3), seeds=1
     )
-    model, factor = FAMILIES[family](2, data, 0)
+    model, factor = SCALED_FAMILIES[family](2, data, 0)
     batch = (data.inputs, data.targets)
     objective = Objective(model, supervised(build_loss("mse")), [batch])
     for step in range(4):
@@ -164,23 +168,18 @@ def test_divergence_is_nan_and_infinite():
     assert np.isnan(study(np.full((3, 3, 2), np.inf)).best_rates("own")).all()
 
 
-def test_a_study_goes_on_and_comes_back_from_a_file(tmp_path):
+def test_a_study_goes_on_and_comes_back_from_a_file(tmp_path, pieces_run):
     options = {"widths": (2, 3), "rates": (0.1, 0.2), "steps": 2, "read": (0, 2), "seeds": 2}
     whole = sharpness_consistency(digits(16), ("mup",), **options)
     part = sharpness_consistency(
         digits(16), ("mup",), **(options | {"seeds": 1}), resume=tmp_path / "kept"
     )
-    lines = []
-    rest = sharpness_consistency(
-        digits(16), ("mup",), **options, resume=tmp_path / "kept", progress=lines.append
-    )
-    assert len(lines) == 2
+    pieces_run.clear()
+    rest = sharpness_consistency(digits(16), ("mup",), **options, resume=tmp_path / "kept")
+    assert pieces_run == [("mup", 2, 1), ("mup", 3, 1)]
     assert np.array_equal(part.sharpness, whole.sharpness[..., :1, :])
     assert np.array_equal(rest.sharpness, whole.sharpness)
-    back = store.load(store.save(rest, tmp_path / "study.nc"))
-    assert np.array_equal(back.losses, rest.losses)
-    assert back.families == rest.families
-    assert back.provenance == rest.provenance
+    assert la.load(rest.save(tmp_path / "study.nc")) == rest
     with pytest.raises(ResumeError, match="another run"):
         sharpness_consistency(
             digits(16), ("mup",), **(options | {"steps": 3}), resume=tmp_path / "kept"

@@ -78,7 +78,7 @@ def test_a_comparison_that_was_stopped_goes_on_with_the_same_bits(tmp_path):
     whole = la.compare(objective(), *ends, points=11, seed=4)
     heard = []
 
-    def stop(done, total):
+    def stop(done, total, label):
         heard.append(done)
         if len(heard) == 2:
             raise KeyboardInterrupt

@@ -10,8 +10,8 @@ import torch
 import lossatlas as la
 from lossatlas.curvature import spectrum
 from lossatlas.linalg.estimators import mean_of
+from lossatlas.recipes import paired
 from lossatlas.rng import generator
-from lossatlas.studies.compare import paired
 from lossatlas.training import build_loss, build_model, load_dataset, train
 
 HEAD, TAIL, EQUAL = 110, 10, 10
@@ -115,7 +115,8 @@ def _mean(values):
 
 def _interval(pairs):
     found = paired([t for t, _ in pairs], [h for _, h in pairs])
-    return {"mean": found.mean, "lower": found.lower, "upper": found.upper}
+    low, high = found.interval()
+    return {"mean": found.value, "lower": low, "upper": high}
 
 
 def _p(by_seed, draws=2000):

@@ -8,9 +8,9 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from phase_plane import MEANING, OF_PAIRS, OF_SEEDS, PHASES, Thresholds
 
 from lossatlas.plots import style
-from lossatlas.studies.phases import MEANING, OF_PAIRS, OF_SEEDS, PHASES, Thresholds
 
 THRESHOLDS = Thresholds(loss=0.1, connectivity=0.05, alignment=0.9)
 SHOWN = ("train loss", "largest eigenvalue", "connectivity", "alignment", "test error")
@@ -164,7 +164,7 @@ momentum 0.9, {settings["epochs"]} epochs for every cell, {settings["seeds"]} se
 Errors are jackknife errors over seeds. The thresholds are read off the plane, as in the papers, and
 are arguments: loss {THRESHOLDS.loss:g}, connectivity -{THRESHOLDS.connectivity:g}, alignment {THRESHOLDS.alignment:g}.
 
-    from lossatlas.studies.phases import Thresholds, phase_plane
+    from phase_plane import Thresholds, phase_plane     # docs/studies/phases
     plane = phase_plane(train, test, loads=(2, 8, 32), temperatures=(8, 64, 512))
     plane.phases(Thresholds(loss=0.1)), plane.certain()
 

@@ -6,20 +6,18 @@ core. What is done is kept in parts/, so that a run that was stopped goes on.
 
 import argparse
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
 import page
 import torch
+from phase_plane import phase_plane
 
 from lossatlas.rng import generator
-from lossatlas.studies.phases import phase_plane
 from lossatlas.training import load_dataset
 
 HERE = Path(__file__).parent
 NOISE = (0.0, 0.2)
-_log = logging.getLogger("study")
 
 
 def main() -> None:
@@ -28,7 +26,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, to try it out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     planes = {share: measure(share, asked.out, quick=asked.quick) for share in NOISE}
     page.draw(planes, asked.out)
     results = page.results(planes)
@@ -51,7 +48,7 @@ def measure(share, folder, *, quick):
         epochs=5 if quick else 30,
         seeds=2 if quick else 3,
         resume=folder / "parts" / f"noise-{share}{'-quick' if quick else ''}.sqlite",
-        progress=_log.info,
+        progress=True,
     )
 
 

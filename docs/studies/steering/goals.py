@@ -5,6 +5,8 @@
 from page_rates import AVERAGED, COSINE, TITLES
 from reading import FREE, ahead, points
 
+from lossatlas.recipes import verdict
+
 OTHERS = (COSINE, "schedule-free", "Prodigy")
 
 
@@ -55,15 +57,15 @@ def _row(what, study, first, second, judge, *, guess=False):
 
 
 def _kept(d):
-    return "yes" if d.lower > -0.2 else "no"
+    return "yes" if d.interval()[0] > -0.2 else "no"
 
 
 def _first(d):
-    return {"higher": "yes", "lower": "no", "not told apart": "not told apart"}[d.verdict]
+    return {"higher": "yes", "lower": "no", "not told apart": "not told apart"}[verdict(d)]
 
 
 def _far(d):
-    return "yes" if d.lower >= 3 else "on average" if d.mean >= 3 else "no"
+    return "yes" if d.interval()[0] >= 3 else "on average" if d.value >= 3 else "no"
 
 
 def short(studies):
@@ -92,7 +94,7 @@ def _settings(studies):
 
 
 def _span(found):
-    means = [d.mean for d in found]
+    means = [d.value for d in found]
     return f"{min(means):+.1f} to {max(means):+.1f}"
 
 
@@ -101,5 +103,5 @@ def _count(found, judge):
 
 
 def _signs(found):
-    higher, lower = (sum(d.verdict == v for d in found) for v in ("higher", "lower"))
+    higher, lower = (sum(verdict(d) == v for d in found) for v in ("higher", "lower"))
     return f"certainly ahead in {higher} of {len(found)}, behind in {lower}"

@@ -13,7 +13,7 @@ from penalties import DECAYS, ENDS, GATES, NOISES, ROBUST, STRENGTHS, WEIGHTINGS
 from lossatlas.linalg.estimators import quantile
 from lossatlas.plots import style
 from lossatlas.plots.curves import HUES
-from lossatlas.studies.compare import paired
+from lossatlas.recipes import paired
 
 KINDS = {"clean": "clean labels", "mislabeled": "a fifth of the labels drawn at random"}
 RIVALS = ("plain", "L2", "label smoothing", "SAM")
@@ -58,13 +58,14 @@ class Penalties:
 def interval(first, second, digits=2):
     """A paired difference with its interval."""
     found = paired(first, second)
-    return f"{found.mean:+.{digits}f} [{found.lower:+.{digits}f}, {found.upper:+.{digits}f}]"
+    low, high = found.interval()
+    return f"{found.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def ratio(first, second):
     """A paired ratio with its interval, from the logarithms."""
     found = paired(np.log(first), np.log(second))
-    mean, low, high = (np.exp(v) for v in (found.mean, found.lower, found.upper))
+    mean, low, high = (np.exp(v) for v in (found.value, *found.interval()))
     return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
@@ -91,7 +92,8 @@ def _losses(ax, study):
             d = paired(
                 study.end(kind, method, "test loss"), study.end(kind, "plain", "test loss")
             )
-            ax.errorbar(d.mean, at + shift, xerr=[[d.mean - d.lower], [d.upper - d.mean]], fmt="o",
+            low, high = d.interval()
+            ax.errorbar(d.value, at + shift, xerr=[[d.value - low], [high - d.value]], fmt="o",
                         ms=5, color=hue, label=label if at == 0 else None)  # fmt: skip
     ax.axvline(0, color=style.INK, lw=0.9)
     ax.set_yticks(range(len(methods)), methods)

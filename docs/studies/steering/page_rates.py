@@ -35,8 +35,9 @@ def _against_cosine(studies, folder):
             for place, way in enumerate(DRAWN):
                 found = ahead(study, way, COSINE, at)
                 x = at + 0.12 * (place - (len(DRAWN) - 1) / 2)
-                reach = [[found.mean - found.lower], [found.upper - found.mean]]
-                ax.errorbar(x, found.mean, reach, fmt="o", ms=5, lw=1.6, color=HUE[way],
+                low, high = found.interval()
+                reach = [[found.value - low], [high - found.value]]
+                ax.errorbar(x, found.value, reach, fmt="o", ms=5, lw=1.6, color=HUE[way],
                             label=way if at == 0 else None)  # fmt: skip
         ax.axhline(0, color=style.INK, lw=0.9)
         ax.set_xticks(range(len(study["horizons"])), [f"{h} steps" for h in study["horizons"]])

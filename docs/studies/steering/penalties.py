@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lossatlas.curvature import trace
+from lossatlas.executor import run_tasks
 from lossatlas.objective import Objective, supervised
+from lossatlas.recipes import TrainingSetup
 from lossatlas.rng import generator
 from lossatlas.steering.penalties import NGERWeighter, nger_weights
-from lossatlas.store.ledger import Ledger
-from lossatlas.studies.compare import Problem
+from lossatlas.store import open_ledger, run_identity
 from lossatlas.training import build_model
 
 SEEDS = 20
@@ -62,34 +63,24 @@ ENDS = ("valid loss", "test loss", "test accuracy", "train loss", "Hessian trace
 TASK_ENDS = ("valid loss", "clean error, first task", "clean error, noisy task")
 
 Array = np.ndarray
-Progress = Callable[[str], object]
 
 
-def measure(folder: Path, progress: Progress) -> dict[str, Array]:
+def measure(folder: Path) -> dict[str, Array]:
     """Run everything, or go on with it.
 
     Args:
         folder: where what is done is kept.
-        progress: called with a line after every method.
 
     Returns:
         "claim method" -> shape (settings, seeds, numbers).
     """
-    ledger = Ledger(
-        folder / "penalties.sqlite", {"study": "penalties", "steps": STEPS, "seeds": SEEDS}
-    )
-    found = {}
-    for name, job in _jobs(digits()).items():
-        table = ledger.get(name)
-        if table is None:
-            table = job()
-            ledger.put(name, table.reshape(len(table), -1))
-            progress(name)
-        found[name] = table.reshape(len(table), SEEDS, -1)
-    return found
+    jobs, run = _jobs(digits()), run_identity("penalties", {"steps": STEPS, "seeds": SEEDS})
+    with open_ledger(folder / "penalties.sqlite", run) as ledger:
+        tables = list(run_tasks(jobs, lambda: lambda job: job(), ledger=ledger, progress=True))
+    return {n: t.reshape(len(t), SEEDS, -1) for n, t in zip(jobs, tables, strict=True)}
 
 
-def _jobs(clean: Problem) -> dict[str, Callable[[], Array]]:
+def _jobs(clean: TrainingSetup) -> dict[str, Callable[[], Array]]:
     jobs: dict[str, Callable[[], Array]] = {}
     for noise, problem in (("clean", clean), ("mislabeled", mislabeled(clean, 0.2))):
         for method, settings in STRENGTHS.items():
@@ -105,7 +96,7 @@ def _jobs(clean: Problem) -> dict[str, Callable[[], Array]]:
     return jobs
 
 
-def mislabeled(problem: Problem, share: float) -> Problem:
+def mislabeled(problem: TrainingSetup, share: float) -> TrainingSetup:
     """The problem with some training labels drawn at random.
 
     Args:
@@ -123,7 +114,7 @@ def mislabeled(problem: Problem, share: float) -> Problem:
     return replace(problem, train=replace(problem.train, targets=changed))
 
 
-def _ends(problem: Problem, settings: list[Setting], *, curved: bool = True) -> Array:
+def _ends(problem: TrainingSetup, settings: list[Setting], *, curved: bool = True) -> Array:
     weights = Training(problem, settings, SEEDS).run(STEPS)
     columns = [*_losses(weights, problem), np.full(len(weights[0]), np.nan)]
     table = np.stack(columns, 1).reshape(len(settings), SEEDS, len(ENDS))
@@ -135,7 +126,7 @@ def _ends(problem: Problem, settings: list[Setting], *, curved: bool = True) -> 
     return table
 
 
-def _losses(weights: Weights, problem: Problem) -> list[Array]:
+def _losses(weights: Weights, problem: TrainingSetup) -> list[Array]:
     found = []
     for data in (problem.valid, problem.test, problem.train):
         outputs = each_member(weights, data.inputs).double()
@@ -150,7 +141,7 @@ def _accuracies(outputs: Tensor, targets: Tensor) -> Array:
     return (outputs.argmax(2) == targets).double().mean(1).numpy()
 
 
-def _trace(problem: Problem, weights: Weights, member: int) -> float:
+def _trace(problem: TrainingSetup, weights: Weights, member: int) -> float:
     model = build_model(problem.model, problem.train, seed=0)
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
@@ -159,7 +150,7 @@ def _trace(problem: Problem, weights: Weights, member: int) -> float:
     return trace(objective, 0.1, limit=100).value
 
 
-def _under_noise(problem: Problem, settings: list[Setting]) -> Array:
+def _under_noise(problem: TrainingSetup, settings: list[Setting]) -> Array:
     weights = Training(problem, settings, SEEDS).run(STEPS)
     drawn = generator("test noise")
     columns = []

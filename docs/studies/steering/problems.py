@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lossatlas.studies.compare import Problem
+from lossatlas.recipes import TrainingSetup
 from lossatlas.training import load_dataset
 from lossatlas.training.dataset import Dataset
 
@@ -17,7 +17,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "data"
 FRESH = 20_000
 
 
-def mnist(train: int = 4000, valid: int = 1000, test: int = 5000) -> Problem:
+def mnist(train: int = 4000, valid: int = 1000, test: int = 5000) -> TrainingSetup:
     """MNIST at 14 x 14 pixels, fresh examples, an MLP without normalization layers.
 
     Args:
@@ -26,13 +26,13 @@ def mnist(train: int = 4000, valid: int = 1000, test: int = 5000) -> Problem:
         test: examples that are reported.
 
     Returns:
-        The problem.
+        The setup.
     """
     parts = _parts("mnist", train, valid, test, lambda x: F.avg_pool2d(x, 2))
-    return Problem(*parts, model="mlp(64, 64)")
+    return TrainingSetup(*parts, model="mlp(64, 64)")
 
 
-def cifar(train: int = 4000, valid: int = 1000, test: int = 2000) -> Problem:
+def cifar(train: int = 4000, valid: int = 1000, test: int = 2000) -> TrainingSetup:
     """CIFAR-10 (JPEG) at 16 x 16 pixels, a CNN with BatchNorm, flips and shifts.
 
     Args:
@@ -41,21 +41,21 @@ def cifar(train: int = 4000, valid: int = 1000, test: int = 2000) -> Problem:
         test: examples that are reported.
 
     Returns:
-        The problem.
+        The setup.
     """
     parts = _parts("cifar10-jpeg", train, valid, test, lambda x: F.avg_pool2d(x, 2))
-    return Problem(*parts, model="cnn(8, 16)", augment=flips_and_shifts)
+    return TrainingSetup(*parts, model="cnn(8, 16)", augment=flips_and_shifts)
 
 
-def digits() -> Problem:
+def digits() -> TrainingSetup:
     """scikit-learn's digits, 400 to train on, a small MLP: what penalties are tried on.
 
     Returns:
-        The problem.
+        The setup.
     """
     data = load_dataset("digits", normalize="standardized")
     pieces = [_rows(data, *bounds) for bounds in ((0, 400), (400, 800), (800, len(data)))]
-    return Problem(*pieces, model="mlp(64, 64)", batch_size=32, decay=0.0, warmup=0)
+    return TrainingSetup(*pieces, model="mlp(64, 64)", batch_size=32, decay=0.0, warmup=0)
 
 
 def flips_and_shifts(inputs: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """Which way of steering the rate is worth it: every recipe, rate, seed and horizon."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from problems import cifar, mnist
 
-from lossatlas.studies.compare import Comparison, compare
+from lossatlas.recipes import Runs, train_recipes
 
 GUESSES = {
     "mnist": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
@@ -27,8 +26,8 @@ PROBLEMS = {"mnist": mnist, "cifar": cifar}
 SEEDS = 5
 # What the page calls a recipe and the weights that it is read by.
 WAYS = {
-    "climb + valley": ("adamw+climb", "valley-16"),
-    "constant + valley": ("adamw", "valley-16"),
+    "climb + valley": ("adamw+climb", "average"),
+    "constant + valley": ("adamw", "average"),
     "constant": ("adamw", "raw"),
     "cosine, told": ("adamw+cosine", "raw"),
     "WSD, told": ("adamw+wsd", "raw"),
@@ -36,38 +35,35 @@ WAYS = {
     "schedule-free": ("schedulefree", "raw"),
     "TopoAdamW": ("adamw+compat", "raw"),
     "Prodigy": ("prodigy", "raw"),
-    "Prodigy + valley": ("prodigy", "valley-16"),
+    "Prodigy + valley": ("prodigy", "average"),
 }
 
 
-def measure(
-    name: str, folder: Path, progress: Callable[[str], object], *, seeds: int = SEEDS
-) -> Comparison:
+def measure(name: str, folder: Path, *, seeds: int = SEEDS) -> Runs:
     """Run the comparison on one problem, or go on with it.
 
     Args:
         name: "mnist" or "cifar".
         folder: where what is done is kept.
-        progress: called with a line after every training.
         seeds: how many.
 
     Returns:
-        The comparison.
+        The runs.
     """
     only = dict.fromkeys(MAIN, GUESSES[name]) | dict.fromkeys(MORE, FEW[name]) | FREE
-    return compare(
+    return train_recipes(
         PROBLEMS[name](),
         list(only),
-        horizons=HORIZONS,
+        steps=HORIZONS,
         rates=(*GUESSES[name], 1.0),
         seeds=seeds,
         only=only,
         resume=folder / f"{name}.sqlite",
-        progress=progress,
+        progress=True,
     )
 
 
-def plain(name: str, found: Comparison) -> dict[str, Any]:
+def plain(name: str, found: Runs) -> dict[str, Any]:
     """All accuracies of a comparison, in per cent.
 
     Args:
@@ -77,14 +73,15 @@ def plain(name: str, found: Comparison) -> dict[str, Any]:
     Returns:
         Plain values: way -> rate -> "valid" or "test" -> a row of horizons for each seed.
     """
-    tables: dict[str, Any] = {}
-    for way, (recipe, reading) in WAYS.items():
-        valid, test = (found.of(recipe, reading, f"{p} accuracy") for p in ("valid", "test"))
-        tables[way] = {
-            f"{rate:g}": {"valid": _percent(valid[at]), "test": _percent(test[at])}
-            for at, rate in enumerate(found.rates)
-            if np.isfinite(valid[at]).all()
+    tables = {
+        way: {
+            f"{rate:g}": {
+                part: _percent(found, recipe, rate, weights, part) for part in ("valid", "test")
+            }
+            for rate in found.rates_of(recipe)
         }
+        for way, (recipe, weights) in WAYS.items()
+    }
     return {
         "seeds": len(found.seeds),
         "horizons": list(found.horizons),
@@ -93,5 +90,11 @@ def plain(name: str, found: Comparison) -> dict[str, Any]:
     }
 
 
-def _percent(table: np.ndarray) -> list[list[float]]:
-    return np.round(100 * table, 2).tolist()
+def _percent(
+    found: Runs, recipe: str, rate: float, weights: str, part: str
+) -> list[list[float]]:
+    read = [
+        found.scores(recipe, rate, f"{part} accuracy", weights=weights, horizon=horizon)[:, 0]
+        for horizon in found.horizons
+    ]
+    return np.round(100 * np.stack(read, axis=1), 2).tolist()

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.studies.compare import Difference, paired
+from lossatlas.recipes import paired
+from lossatlas.result import Estimate
 
 # It has one rate, whatever it is given: nothing to choose.
 FREE = "climb + valley"
@@ -32,12 +33,12 @@ def guessed(study: Study, way: str, at: int) -> np.ndarray:
     return np.mean([np.array(table[r]["test"])[:, at] for r in rates], axis=0)
 
 
-def points(found: Difference) -> str:
+def points(found: Estimate) -> str:
     """A difference with its interval."""
-    return f"{found.mean:+.2f} [{found.lower:+.2f}, {found.upper:+.2f}]"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(found.value, *found.interval())
 
 
-def ahead(study: Study, first: str, second: str, at: int, *, guess: bool = False) -> Difference:
+def ahead(study: Study, first: str, second: str, at: int, *, guess: bool = False) -> Estimate:
     """How much better one way does than another, seed by seed."""
     read = guessed if guess else tuned
     return paired(read(study, first, at), read(study, second, at))

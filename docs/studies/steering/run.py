@@ -7,7 +7,6 @@ beside the checkout and pytorch_optimizer.
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import rates
 import texts
 
 HERE = Path(__file__).parent
-_log = logging.getLogger("study")
 
 
 def main() -> None:
@@ -31,7 +29,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=rates.SEEDS, help="of mnist or cifar")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     asked.parts.mkdir(exist_ok=True)
     kept = HERE / "results.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
@@ -44,8 +41,8 @@ def main() -> None:
 
 def _measured(part: str, folder: Path, seeds: int) -> Any:
     if part != "penalties":
-        return rates.plain(part, rates.measure(part, folder, _log.info, seeds=seeds))
-    tables = penalties.measure(folder, _log.info)
+        return rates.plain(part, rates.measure(part, folder, seeds=seeds))
+    tables = penalties.measure(folder)
     return {name: _plain(table) for name, table in tables.items()}
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lossatlas.recipes import TrainingSetup
 from lossatlas.rng import generator
 from lossatlas.steering.penalties import cvp_gate, sasp_penalty, sbmp_penalty
-from lossatlas.studies.compare import Problem
 from lossatlas.training import build_model
 
 RATE, MOMENTUM = 0.05, 0.9
@@ -24,7 +24,7 @@ Weights = list[Tensor]
 Setting = dict[str, float]
 
 
-def initial(problem: Problem, seeds: int, settings: int) -> Weights:
+def initial(problem: TrainingSetup, seeds: int, settings: int) -> Weights:
     """The starts of the seeds, repeated for every setting.
 
     Args:
@@ -68,7 +68,7 @@ class Training:
         seeds: in each group.
     """
 
-    def __init__(self, problem: Problem, settings: Sequence[Setting], seeds: int) -> None:
+    def __init__(self, problem: TrainingSetup, settings: Sequence[Setting], seeds: int) -> None:
         self.settings, self.seeds = settings, seeds
         self.members = len(settings) * seeds
         self.weights = initial(problem, seeds, len(settings))

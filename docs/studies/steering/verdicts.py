@@ -8,7 +8,7 @@ import numpy as np
 from page_penalties import KINDS, RIVALS, interval, ratio
 from penalties import NOISES
 
-from lossatlas.studies.compare import paired
+from lossatlas.recipes import paired, verdict
 
 
 def table(study):
@@ -72,9 +72,9 @@ def _row(claim, rival, where, ours, theirs, sign=1):
     found = paired(ours, theirs)
     digits = 2 if "points" in claim else 3
     words = {"higher": "confirmed", "lower": "refuted", "not told apart": "not told apart"}
-    verdict = words[paired(sign * np.asarray(ours), sign * np.asarray(theirs)).verdict]
-    low, high = found.lower, found.upper
-    return f"| {claim} | {rival} | {where} | {found.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] | {verdict} |"
+    word = words[verdict(paired(sign * np.asarray(ours), sign * np.asarray(theirs)))]
+    low, high = found.interval()
+    return f"| {claim} | {rival} | {where} | {found.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] | {word} |"
 
 
 def short(study):

@@ -169,7 +169,7 @@ rate). A base rate is not the same step in all three; what counts is whether the
 The sharpness is the largest eigenvalue of the Hessian over all examples, times the rate: above
 2 a quadratic diverges.
 
-    from lossatlas.studies.widths import sharpness_consistency
+    from width_study import sharpness_consistency     # docs/studies/widths
     study = sharpness_consistency(data, ("mup", "standard"), widths=(64, 128, 256))
     study.transfer("mup")
 

@@ -6,17 +6,15 @@ core. What is done is kept in parts/, so that a run that was stopped goes on.
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 import page
+from width_study import RATES, sharpness_consistency
 
-from lossatlas.studies.widths import RATES, sharpness_consistency
 from lossatlas.training import load_dataset
 
 HERE = Path(__file__).parent
 FAMILIES = ("mup", "ntk", "standard")
-_log = logging.getLogger("study")
 
 
 def main() -> None:
@@ -25,7 +23,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, to try it out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     (asked.out / "parts").mkdir(parents=True, exist_ok=True)
     study = sharpness_consistency(
         load_dataset("digits", examples=256, normalize="standardized"),
@@ -34,7 +31,7 @@ def main() -> None:
         rates=RATES[6:10] if asked.quick else RATES,
         seeds=2 if asked.quick else 5,
         resume=asked.out / "parts" / f"widths{'-quick' if asked.quick else ''}.sqlite",
-        progress=_log.info,
+        progress=True,
     )
     # Widths at which a limit would show, at two rates.
     wide = sharpness_consistency(
@@ -44,7 +41,7 @@ def main() -> None:
         rates=(5.0, 10.0),
         seeds=2,
         resume=asked.out / "parts" / f"wide{'-quick' if asked.quick else ''}.sqlite",
-        progress=_log.info,
+        progress=True,
     )
     page.draw(study, asked.out)
     results = page.results(study) | {"wide": page.wide_results(wide)}

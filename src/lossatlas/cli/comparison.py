@@ -12,7 +12,7 @@ from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
-from lossatlas.landscape.points import Progress
+from lossatlas.executor import Progress
 from lossatlas.linalg.params import Params, fingerprint, snapshot
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
@@ -153,11 +153,11 @@ def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
 def _both_maps(tell: Progress) -> Progress:
     finished, last = 0, 0
 
-    def both(done: int, total: int) -> None:
+    def both(done: int, total: int, label: str) -> None:
         nonlocal finished, last
         # The second map begins to count anew.
         finished, last = (total if done < last else finished), done
-        tell(finished + done, 2 * total)
+        tell(finished + done, 2 * total, label)
 
     return both
 

@@ -45,7 +45,7 @@ def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
     from lossatlas.studies.inits.pipeline import run_stage
 
     with occupied(settings.out), output.progress(stage) as progress:
-        done = run_stage(settings, stage, progress=progress.line)
+        done = run_stage(settings, stage, progress=progress)
     _mention(done, output)
     output.result(_summary(done), _STAGES[stage][1], _table(done), files=_files(done))
 
@@ -56,7 +56,7 @@ def run_all(settings: RunSettings, output: Output) -> None:
     from lossatlas.studies.inits.pipeline import run
 
     with occupied(settings.out), output.progress("study") as progress:
-        finished = run(settings, settings.stage, progress=progress.line)
+        finished = run(settings, settings.stage, progress=progress)
     for done in finished:
         _mention(done, output)
     data = {done.stage: _summary(done) for done in finished}
@@ -71,7 +71,7 @@ def run_rank(settings: RankSettings, output: Output) -> None:
     from lossatlas.studies.inits.rank import rank
 
     with occupied(settings.out), output.progress("ranking") as progress:
-        found = rank(settings, settings.candidates, progress=progress.line)
+        found = rank(settings, settings.candidates, progress=progress)
     output.result(found.summary(), found.title, found.table())
 
 

@@ -32,12 +32,12 @@ class Progress:
         self.label, self._output, self._bar, self._last = label, output, bar, -math.inf
         self._task = None if bar is None else bar.add_task(label, total=None)
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, label: str = "") -> None:
         """So many steps of so many are done."""
         if self._bar is not None:
             self._bar.update(self._task, description=self.label, completed=done, total=total)
         else:
-            self.line(f"{self.label}: {done:,} of {total:,}")
+            self.line(f"{self.label}: {done:,} of {total:,}{label and f' ({label})'}")
 
     def stage(self, label: str, done: int, total: int) -> None:
         """Another part begins."""

@@ -1,10 +1,9 @@
 """`lossatlas train`: train with a recipe, or compare recipes over seeds and rates."""
 
 import functools
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.output import Output, Progress, Rows
+from lossatlas.cli.output import Output, Rows
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.settings import (
     DATA,
@@ -31,12 +30,11 @@ from lossatlas.settings import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from lossatlas.studies.compare import Problem, Trainings
-    from lossatlas.studies.compare.summary import Row
+    from lossatlas.recipes import RecipeSummary, Runs, TrainingSetup
     from lossatlas.training.dataset import Dataset
 
-_PROBLEM = defaults("studies.compare.problem:Problem")
-_TRAINED = defaults("studies.compare.many:train_recipes")
+_SETUP = defaults("recipes.setup:TrainingSetup")
+_TRAINED = defaults("recipes.train:train_recipes")
 _FILES = {"raw": "weights.safetensors", "average": "average.safetensors"}
 _EPOCHS = 20
 _RECIPE = (
@@ -73,9 +71,9 @@ class TrainingSettings(Strict):
         None, f"Walks over the data. By default {_EPOCHS}.", ge=1
     )
     steps: int | None = _trained_with(None, "Updates, instead of epochs.", ge=1)
-    batch_size: int = _trained_with(_PROBLEM["batch_size"], "Examples a batch.", ge=1)
-    decay: float = _trained_with(_PROBLEM["decay"], "Weight decay.", ge=0, allow_inf_nan=False)
-    warmup: int | None = _trained_with(None, _WARMUP.format(_PROBLEM["warmup"]), ge=0)
+    batch_size: int = _trained_with(_SETUP["batch_size"], "Examples a batch.", ge=1)
+    decay: float = _trained_with(_SETUP["decay"], "Weight decay.", ge=0, allow_inf_nan=False)
+    warmup: int | None = _trained_with(None, _WARMUP.format(_SETUP["warmup"]), ge=0)
     model: str = subject("mlp(32)", MODEL, short="m")
     data: str = subject("digits", DATA, short="d")
     test: str | None = subject(None, _TEST)
@@ -149,41 +147,35 @@ command = Command(
 
 def _trained(
     settings: TrainingSettings, ledger: Path, output: Output
-) -> tuple["Trainings", dict[str, Any]]:
+) -> tuple["Runs", dict[str, Any]]:
     from lossatlas.executor import Joblib
-    from lossatlas.studies.compare import train_recipes
+    from lossatlas.recipes import train_recipes
 
-    problem = problem_of(settings)
+    setup = setup_of(settings)
     kept: dict[str, Any] = {}
     alone = len(settings.recipes) * len(settings.lr) * settings.repeats == 1
     with output.progress("training") as progress:
         found = train_recipes(
-            problem,
+            setup,
             settings.recipes,
-            steps=settings.updates(len(problem.train)),
+            steps=settings.updates(len(setup.train)),
             rates=settings.lr,
             seeds=settings.repeats,
             device=settings.device,
             # A single training is kept as weights, and has nothing to go on from.
             resume=None if alone else ledger,
             executor="serial" if settings.jobs == 1 else Joblib(settings.jobs),
-            progress=functools.partial(_tell, progress),
+            progress=progress,
             keep=kept if alone else None,
         )
     title = settings.title or f"{settings.model} on {settings.data}"
-    named = {**found.provenance.settings, "title": title, "recipes": list(found.recipes)}
+    named = {**found.provenance.settings, "title": title, "recipes": list(found.names)}
     return replace(found, provenance=replace(found.provenance, settings=named)), kept
 
 
-def _tell(progress: Progress, line: str) -> None:
-    done, _, job = line.partition(": ")
-    recipe, lr, seed = json.loads(job)
-    progress.line(f"{done}: {recipe}, rate {lr:g}, seed {seed}")
-
-
-def problem_of(settings: TrainingSettings) -> "Problem":
+def setup_of(settings: TrainingSettings) -> "TrainingSetup":
     """The data in three parts, and the model."""
-    from lossatlas.studies.compare import Problem
+    from lossatlas.recipes import TrainingSetup
     from lossatlas.training.datasets import load_dataset
     from lossatlas.training.models import normalization_of
 
@@ -193,8 +185,8 @@ def problem_of(settings: TrainingSettings) -> "Problem":
     if data.task == "classification" and not data.classes:
         data = replace(data, classes=tuple(map(str, range(data.outputs))))
     train, valid, test = split(settings, data)
-    usual = min(_PROBLEM["warmup"], settings.updates(len(train)) // 10)
-    return Problem(
+    usual = min(_SETUP["warmup"], settings.updates(len(train)) // 10)
+    return TrainingSetup(
         train,
         valid,
         test,
@@ -246,66 +238,60 @@ def _other(settings: TrainingSettings, data: "Dataset") -> "Dataset | None":
 
 
 # What `--json` prints.
-def _summary(found: "Trainings", weights: Mapping[str, Path]) -> dict[str, Any]:
-    from lossatlas.report.readings_trainings import headline
-    from lossatlas.studies.compare.summary import rows
-
-    made = rows(found)
+def _summary(found: "Runs", weights: Mapping[str, Path]) -> dict[str, Any]:
     return {
         "title": found.provenance.settings["title"],
-        "verdict": headline(found, made),
+        "verdict": found.headline(),
         "measure": f"test {found.measure}",
         "steps": found.steps,
         "seeds": len(found.seeds),
         "rates": list(found.rates),
-        "recipes": [row.to_dict() | {"reasons": _reasons(found, row)} for row in made],
+        "recipes": [
+            row.to_dict() | {"reasons": _reasons(found, row)} for row in found.summaries()
+        ],
         "weights": {name: str(path) for name, path in weights.items()},
     }
 
 
 # What a person is shown.
-def _table(found: "Trainings", weights: Mapping[str, Path]) -> Rows:
-    from lossatlas.studies.compare.summary import rows
-
-    made = rows(found)
+def _table(found: "Runs", weights: Mapping[str, Path]) -> Rows:
+    made = found.summaries()
     return _single(found, made[0], weights) if len(made) == 1 else _several(found, made)
 
 
-def _several(found: "Trainings", made: list["Row"]) -> Rows:
-    from lossatlas.report.readings_trainings import band, signed
+def _several(found: "Runs", made: Sequence["RecipeSummary"]) -> Rows:
+    from lossatlas.recipes import verdict
 
     unit = "points" if found.measure == "accuracy" else "loss"
     against = f"{unit} above {made[0].recipe} [95 %]"
     lines = [("recipe, rate", f"test {found.measure}", against, "CPU time")]
-    lines += [_line(found, row) for row in made]
+    lines += [_line(row) for row in made]
     for row in made:
         if row.untuned is not None:
-            gap = f"{signed(found, row.untuned.mean)} {band(found, row.untuned)}"
-            lines.append((f"{row.recipe}, all rates", "", f"{gap} {row.untuned.verdict}", ""))
+            gap = f"{row.signed(row.untuned.value)} {row.interval_text(row.untuned)}"
+            lines.append((f"{row.recipe}, all rates", "", f"{gap} {verdict(row.untuned)}", ""))
     return lines
 
 
-def _line(found: "Trainings", row: "Row") -> tuple[str, str, str, str]:
-    from lossatlas.report.readings_trainings import band, shown, signed
+def _line(row: "RecipeSummary") -> tuple[str, str, str, str]:
     from lossatlas.text import count
 
     gap = row.difference
-    words = [] if gap is None else [signed(found, gap.mean), band(found, gap), row.verdict]
+    words = [] if gap is None else [row.signed(gap.value), row.interval_text(gap), row.verdict]
     if row.diverged:
         words.append(f"{count(row.diverged, 'training')} diverged")
     name = f"{row.recipe}, {row.lr:g}"
     told = " ".join(word for word in words if word)
-    return name, shown(found, row), told, f"{row.overhead[0]:.2f}x"
+    return name, row.score_text, told, f"{row.overhead[0]:.2f}x"
 
 
-def _single(found: "Trainings", row: "Row", weights: Mapping[str, Path]) -> Rows:
-    from lossatlas.report.readings_trainings import shown
+def _single(found: "Runs", row: "RecipeSummary", weights: Mapping[str, Path]) -> Rows:
     from lossatlas.text import count, percent, with_error
 
     why = "over seeds" if len(found.seeds) > 1 else "over examples"
     lines = [
-        (f"test {found.measure}", shown(found, row), why),
-        ("test loss", with_error(row.loss, row.loss_stderr), why),
+        (f"test {found.measure}", row.score_text, why),
+        ("test loss", with_error(row.loss.value, row.loss.stderr), why),
         ("rate", f"{row.lr:g}", f"{row.final_rate:.3g} at the last of {found.steps:,} updates"),
     ]
     if row.decisions:
@@ -317,5 +303,5 @@ def _single(found: "Trainings", row: "Row", weights: Mapping[str, Path]) -> Rows
     return [*lines, *((f"weights, {name}", str(path), "") for name, path in weights.items())]
 
 
-def _reasons(found: "Trainings", row: "Row") -> dict[str, int]:
+def _reasons(found: "Runs", row: "RecipeSummary") -> dict[str, int]:
     return dict(Counter(record.reason for record in found.log(row.recipe)).most_common())

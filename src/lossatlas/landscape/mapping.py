@@ -9,15 +9,16 @@ import numpy as np
 from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, get_executor
+from lossatlas.executor import Executor, Progress, get_executor, show_progress
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
-from lossatlas.landscape.points import Points, Progress, Work, open_ledger
+from lossatlas.landscape.points import Points, Work
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.store import open_ledger
 
 
 @public
@@ -33,7 +34,7 @@ def map_plane(
     engine: str = "auto",
     executor: str | Executor = "serial",
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Landscape:
     """Map the loss on a line, plane or box of parameter space.
 
@@ -53,7 +54,8 @@ def map_plane(
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
         resume: a file that keeps finished chunks; a run that was killed goes on from it and
             gives the same bits.
-        progress: called with (done, total) after every chunk; total is the full grid.
+        progress: called with (done, total, label) after every chunk, where total is the full
+            grid; True shows a bar.
 
     Returns:
         Values, standard errors, metrics; what was computed and what interpolated, and the
@@ -96,13 +98,13 @@ def map_plane(
     chosen = request.start(engine)
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
-    with open_ledger(resume, run | measured) as ledger:
+    with open_ledger(resume, run | measured) as ledger, show_progress(progress) as tell:
         source = Points(
             Work(request.task, chosen.engine.name),
             chosen.engine,
             executor=get_executor(executor),
             ledger=ledger,
-            progress=progress,
+            progress=tell,
             total=points**plane.dimension,
         )
         refined = request.fill(source, chosen.center)

@@ -20,6 +20,7 @@ from lossatlas.checks import (
     shown,
 )
 from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.executor import check_progress
 from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
@@ -302,8 +303,7 @@ def check_objective(objective: object, plane: object = None, progress: object = 
                 "random_plane(objective), plane(origin, u, v) or trajectory_plane(checkpoints)."
             )
         settled(objective, plane)
-    if progress is not None and not callable(progress):
-        raise ArgumentError(f"`progress` must be callable; got {type(progress).__name__}.")
+    check_progress(progress)
 
 
 def settled(objective: Objective, plane: Plane) -> Plane:

@@ -2,27 +2,16 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.executor import Executor, Serial
+from lossatlas.executor import Executor, Progress, Serial, run_tasks
 from lossatlas.landscape.engines import Engine, Task, build
 from lossatlas.store import Ledger
 
 Array = NDArray[np.float64]
-
-
-class Progress(Protocol):
-    """Hears how far the work is; raising from it stops the work cleanly."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Called after every chunk."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,39 +59,23 @@ class Points:
 
     def __call__(self, coordinates: Array) -> Array:
         """Evaluate some points."""
-        pieces = [
-            coordinates[start : start + self._chunk]
+        pieces = {
+            _name(piece): piece
             for start in range(0, len(coordinates), self._chunk)
-        ]
-        known = {
-            i: found
-            for i, piece in enumerate(pieces)
-            if (found := self._recall(piece)) is not None
+            if len(piece := coordinates[start : start + self._chunk])
         }
-        self._tell(sum(map(len, known.values())))
-        missing = [i for i in range(len(pieces)) if i not in known]
-        results = self._executor.run(self._start, [pieces[i] for i in missing])
-        for i, result in zip(missing, results, strict=True):
-            known[i] = result
-            if self._ledger is not None:
-                self._ledger.put(_name(pieces[i]), result)
+        results = []
+        for result in run_tasks(
+            pieces, self._start, executor=self._executor, ledger=self._ledger
+        ):
+            results.append(result)
             self._tell(len(result))
-        return np.concatenate([known[i] for i in range(len(pieces))])
-
-    def _recall(self, piece: Array) -> Array | None:
-        return None if self._ledger is None else self._ledger.get(_name(piece))
+        return np.concatenate(results)
 
     def _tell(self, points: int) -> None:
         self.evaluations += points
-        if self._progress is not None and points:
-            self._progress(self.evaluations, self._total)
-
-
-def open_ledger(
-    path: str | Path | None, run: dict[str, Any]
-) -> AbstractContextManager[Ledger | None]:
-    """The resume file of a run, if there is one."""
-    return nullcontext() if path is None else Ledger(path, run)
+        if self._progress is not None:
+            self._progress(self.evaluations, self._total, "points")
 
 
 def _name(piece: Array) -> str:

@@ -18,7 +18,7 @@ from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.rng import derive_seed
-from lossatlas.store import Provenance
+from lossatlas.store import Provenance, run_identity
 
 Array = NDArray[np.float64]
 NO_STATISTICS = (
@@ -33,7 +33,8 @@ _MOVING = (
 _ROUGH = (
     "The loss is too rough to be interpolated within the tolerance; every point was computed."
 )
-_FINGERPRINTS = {"model", "data", "plane"}
+# What a provenance says elsewhere.
+_ELSEWHERE = {"model fingerprint", "data fingerprint", "plane", "lossatlas", "torch", "numpy"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,7 @@ class Request:
     def identity(self, engine: str) -> dict[str, Any]:
         """What makes two runs the same run."""
         model, data = self.task.objective.fingerprint()
-        return {
-            "instrument": "map_plane",
-            "model": model,
-            "data": data,
+        settings = {
             "plane": self.task.plane.fingerprint(),
             "ranges": self.ranges,
             "points": self.points,
@@ -92,8 +90,8 @@ class Request:
             "engine": engine,
             "adaptive": self.adaptive,
             "tolerance": self.tolerance,
-            "torch": torch.__version__,
         }
+        return run_identity("map_plane", settings, model=model, data=data)
 
     def fill(self, source: Points, center: Array) -> Refined:
         """Make the map."""
@@ -131,7 +129,7 @@ class Request:
         errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)
         leverage = np.where(refined.computed, values[..., -2], np.nan)
         counts = values[refined.computed][:, -1]
-        settings = {k: v for k, v in run.items() if k not in _FINGERPRINTS}
+        settings = {k: v for k, v in run.items() if k not in _ELSEWHERE}
         return Landscape(
             values=values[..., 0],
             stderr=errors[..., 0],
@@ -162,8 +160,8 @@ class Request:
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
                 settings=settings | {"plane": dict(plane.recipe)},
-                model=run["model"],
-                data=run["data"],
+                model=run["model fingerprint"],
+                data=run["data fingerprint"],
             ),
         )
 

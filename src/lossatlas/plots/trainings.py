@@ -1,14 +1,15 @@
-"""Trainings side by side: scores with their intervals, and how loss and rate went."""
+"""Numbers of several trainings: rows with intervals, and traces with the band of all seeds."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError
-from lossatlas.plots import style, web
+from lossatlas.plots import canvas, style, web
 from lossatlas.plots.curves import HUES
 from lossatlas.text import number, safe
 
@@ -17,15 +18,19 @@ _ROW = 34
 _WINDOWS = 60
 
 
-def intervals_figure(
+Interval = tuple[float, float, float]
+
+
+def plot_intervals(
     names: Sequence[str],
-    intervals: Sequence[tuple[float, float, float]],
+    intervals: Sequence[Interval],
     points: Sequence[Floats],
     title: str,
     *,
     zero: bool = False,
-) -> go.Figure:
-    """One row a name: every pair or seed as a dot, their mean with its interval.
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one row a name: every seed as a dot, their mean with its interval.
 
     Args:
         names: what was compared.
@@ -33,10 +38,44 @@ def intervals_figure(
         points: the single values of each.
         title: what runs along the axis, with its unit.
         zero: whether zero means no difference.
+        ax: where to draw; a new figure by default.
 
     Returns:
-        The figure.
+        The axes.
+
+    Examples:
+        >>> from matplotlib import pyplot as plt
+        >>> ax = plot_intervals(["adam"], [(0.9, 0.8, 1.0)], [np.ones(2)], "accuracy")
+        >>> ax.get_xlabel()
+        'accuracy'
+        >>> plt.close(ax.figure)
     """
+    ax = canvas.axes(ax, (5.4, 1.0 + 0.35 * len(names)))
+    if zero:
+        ax.axvline(0, color=style.FAINT, lw=1)
+    rows = np.arange(len(names))
+    for row, values in zip(rows, points, strict=True):
+        ax.scatter(values, np.full(len(values), row), s=18, color=style.FILL, alpha=0.4, lw=0)
+    mean, lower, upper = np.array(intervals, dtype=float).reshape(-1, 3).T
+    spread = np.nan_to_num(np.array([mean - lower, upper - mean]))
+    ax.errorbar(mean, rows, xerr=spread, fmt="D", ms=5, color=style.BASIN, lw=1.4)
+    ax.set_yticks(rows, names)
+    for label in ax.get_yticklabels():
+        label.set_parse_math(False)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    canvas.name_axes(ax, "", title, "")
+    return ax
+
+
+def intervals_figure(
+    names: Sequence[str],
+    intervals: Sequence[Interval],
+    points: Sequence[Floats],
+    title: str,
+    *,
+    zero: bool = False,
+) -> go.Figure:
+    """The same for a page; the arguments are those of `plot_intervals`."""
     figure = web.figure(120 + _ROW * len(names), showlegend=False)
     if zero:
         figure.add_vline(x=0, line={"color": style.FAINT, "width": 1})
@@ -75,6 +114,59 @@ def intervals_figure(
     return figure
 
 
+def plot_traces(
+    names: Sequence[str],
+    traces: Sequence[Floats],
+    title: str,
+    *,
+    smooth: bool = False,
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one line a name: the mean over its trainings, and the band that holds all of them.
+
+    Args:
+        names: what was trained.
+        traces: shape (trainings, updates) each; NaN where a training had ended.
+        title: what runs up the axis.
+        smooth: average over windows of a sixtieth of the training.
+        log: draw heights logarithmically.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ArgumentError: not one trace a name.
+
+    Examples:
+        >>> from matplotlib import pyplot as plt
+        >>> ax = plot_traces(["adam"], [np.array([[1.0, 0.5], [0.9, 0.4]])], "loss")
+        >>> ax.lines[0].get_ydata()
+        array([0.95, 0.45])
+        >>> plt.close(ax.figure)
+    """
+    ax = canvas.axes(ax, (5.4, 3.4))
+    for index, (name, trace) in enumerate(_checked(names, traces)):
+        hue, dash = _look(index)
+        update, mean, low, high = _band(trace, smooth=smooth)
+        if len(trace) > 1:
+            ax.fill_between(update, low, high, color=hue, alpha=0.15, lw=0)
+        ax.plot(
+            update,
+            mean,
+            color=hue,
+            lw=1.4,
+            ls={"dash": "--", "dot": ":"}.get(dash, "-"),
+            label=name,
+        )
+    if log:
+        ax.set_yscale("log")
+    canvas.name_axes(ax, "", "update", title)
+    canvas.legend(ax)
+    return ax
+
+
 def traces_figure(
     names: Sequence[str],
     traces: Sequence[Floats],
@@ -83,35 +175,12 @@ def traces_figure(
     smooth: bool = False,
     log: bool = False,
 ) -> go.Figure:
-    """One line a name: the mean over its trainings, and the band that holds all of them.
-
-    Args:
-        names: what was trained.
-        traces: shape (trainings, updates) each; NaN where a training had ended.
-        title: what runs up the axis.
-        smooth: average over windows of a sixtieth of the training.
-        log: draw heights logarithmically.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ArgumentError: not one trace a name.
-    """
-    if len(names) != len(traces):
-        raise ArgumentError(
-            f"`traces` must be one array a name; got {len(traces)} for {len(names)} names."
-        )
+    """The same for a page; the arguments are those of `plot_traces`."""
     figure = web.figure(400)
-    for index, (name, trace) in enumerate(zip(names, traces, strict=True)):
-        hue = HUES[index % len(HUES)]
-        update, values = (
-            _windows(trace) if smooth else (np.arange(1, trace.shape[1] + 1), trace)
-        )
-        ended = np.isnan(values).all(0)
-        update, values = update[~ended], values[:, ~ended]
-        if len(values) > 1:
-            low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    for index, (name, trace) in enumerate(_checked(names, traces)):
+        hue, dash = _look(index)
+        update, mean, low, high = _band(trace, smooth=smooth)
+        if len(trace) > 1:
             figure.add_scatter(
                 x=np.concatenate([update, update[::-1]]),
                 y=np.concatenate([high, low[::-1]]),
@@ -123,15 +192,41 @@ def traces_figure(
             )
         figure.add_scatter(
             x=update,
-            y=np.nanmean(values, axis=0),
+            y=mean,
             mode="lines",
-            line={"color": hue, "width": 1.6, "dash": ("solid", "dash", "dot")[index // 8 % 3]},
+            line={"color": hue, "width": 1.6, "dash": dash},
             hovertemplate="update %{x}: %{y:.4g}<extra></extra>",
             name=safe(name),
         )
     options: dict[str, Any] = {"type": "log", "exponentformat": "power"} if log else {}
     figure.update_layout(xaxis=web.axis("update"), yaxis=web.axis(title, **options))
     return figure
+
+
+def _checked(names: Sequence[str], traces: Sequence[Floats]) -> list[tuple[str, Floats]]:
+    if len(names) != len(traces):
+        raise ArgumentError(
+            f"`traces` must be one array a name; got {len(traces)} for {len(names)} names."
+        )
+    return list(zip(names, traces, strict=True))
+
+
+def _look(index: int) -> tuple[str, str]:
+    return HUES[index % len(HUES)], ("solid", "dash", "dot")[index // 8 % 3]
+
+
+def _band(trace: Floats, *, smooth: bool) -> tuple[Any, Any, Any, Any]:
+    update, values = _windows(trace) if smooth else (np.arange(1, trace.shape[1] + 1), trace)
+    there = ~np.isnan(values).all(0)
+    update, values = update[there], values[:, there]
+    if not len(update):
+        return update, update, update, update
+    return (
+        update,
+        np.nanmean(values, axis=0),
+        np.nanmin(values, axis=0),
+        np.nanmax(values, axis=0),
+    )
 
 
 def _windows(trace: Floats) -> tuple[NDArray[np.int64], Floats]:

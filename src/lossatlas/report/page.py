@@ -10,14 +10,14 @@ import jinja2
 from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
+from lossatlas.recipes import Runs
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
-from lossatlas.report.trainings import trainings_page
+from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate
 from lossatlas.store import Provenance, writing
-from lossatlas.studies.compare.trainings import Trainings
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain, with_error
 
@@ -26,7 +26,7 @@ _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2
 
 
 def write_report(
-    found: Survey | Comparison | Trainings,
+    found: Survey | Comparison | Runs,
     path: str | Path,
     *,
     sections: Sequence[Builder] = SECTIONS,
@@ -55,9 +55,7 @@ def write_report(
     return Path(path)
 
 
-def render(
-    found: Survey | Comparison | Trainings, *, sections: Sequence[Builder] = SECTIONS
-) -> str:
+def render(found: Survey | Comparison | Runs, *, sections: Sequence[Builder] = SECTIONS) -> str:
     """The page of a survey, a comparison or trainings as text.
 
     Args:
@@ -73,8 +71,8 @@ def render(
     """
     if isinstance(found, Comparison):
         return _typeset(comparison_page(found))
-    if isinstance(found, Trainings):
-        return _typeset(trainings_page(found))
+    if isinstance(found, Runs):
+        return _typeset(runs_page(found))
     if not isinstance(found, Survey):
         raise ArgumentError(
             "`found` must be what survey(), compare() or a comparison of trainings returns; "

@@ -4,12 +4,10 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lossatlas.checks import check_path
 from lossatlas.errors import ResumeError
@@ -17,12 +15,11 @@ from lossatlas.errors import ResumeError
 _MAGIC = b"SQLite format 3\0"
 # Written into the header of the file, so that it is known as ours before a byte is changed.
 _APPLICATION = 0x6C617467
-_TABLES = {"run", "chunk"}
+_TABLES = {"run", "object"}
 _FOREIGN = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_SCHEMA"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS chunk
-  (name TEXT PRIMARY KEY, height INTEGER, width INTEGER, data BLOB);
+CREATE TABLE IF NOT EXISTS object (key TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
 
@@ -74,22 +71,30 @@ def _reason(path: Path, error: Exception) -> str:
         return f"'{path}' is not a resume file ({error}); name another file or remove it."
     return (
         f"'{path}' cannot be written ({error}); free some space or name another file, and "
-        "start again: finished chunks are kept."
+        "start again: what is finished is kept."
     )
 
 
 class Ledger:
-    """Finished chunks of one run, each an array of float64, keyed by name.
+    """Finished work of one run: objects as bytes, by key.
 
-    A chunk is either there whole or not at all. The file says which run it belongs to:
-    opening it for another run is an error, so maps are never mixed.
+    An object is either there whole or not at all, also after the process is killed. The file
+    says which run it belongs to: opening it for another run is an error.
 
     Args:
         path: the file; made if missing.
-        run: what identifies the run (settings and fingerprints, JSON values).
+        run: what identifies the run, JSON values; `run_identity` makes it.
 
     Raises:
         ResumeError: the file is damaged, not a ledger, or belongs to another run.
+
+    Examples:
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/map.resume"
+        >>> with Ledger(path, {"points": 3}) as ledger:
+        ...     ledger.put("chunk 1", b"finished")
+        ...     ledger.get("chunk 1"), ledger.get("chunk 2")
+        (b'finished', None)
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any]) -> None:
@@ -126,48 +131,45 @@ class Ledger:
                 "differ; name another resume file, or repeat the settings of that run."
             )
 
-    def get(self, name: str) -> NDArray[np.float64] | None:
-        """A finished chunk.
+    def get(self, key: str) -> bytes | None:
+        """A finished object.
 
         Args:
-            name: its name.
+            key: its name.
 
         Returns:
-            A two-dimensional array, or None where the chunk is not finished.
+            Its bytes, or None where it is not finished.
 
         Raises:
-            ResumeError: the chunk is damaged.
+            ResumeError: the file is damaged.
         """
         try:
-            row = self._base.execute(
-                "SELECT height, width, data FROM chunk WHERE name = ?", (name,)
-            ).fetchone()
-            if row is None:
-                return None
-            return np.frombuffer(row[2], dtype="<f8").reshape(row[0], row[1]).copy()
-        except (sqlite3.Error, ValueError) as error:
+            row = self._base.execute("SELECT data FROM object WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
             raise ResumeError(f"'{self.path}' is damaged ({error}); remove it.") from None
+        return None if row is None else bytes(row[0])
 
-    def put(self, name: str, values: NDArray[np.float64]) -> None:
-        """Record a finished chunk; on disk when this returns.
+    def put(self, key: str, data: bytes) -> None:
+        """Record a finished object; it is on disk when this returns.
 
         Args:
-            name: its name.
-            values: a two-dimensional array; bits are kept, NaN and inf too.
+            key: its name.
+            data: what `get` gives back.
 
         Raises:
             ResumeError: the disk is full or the file cannot be written.
         """
-        blob = np.ascontiguousarray(values, dtype="<f8").tobytes()
         try:
-            self._base.execute(
-                "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?)", (name, *values.shape, blob)
-            )
+            self._base.execute("INSERT OR REPLACE INTO object VALUES (?, ?)", (key, data))
         except sqlite3.Error as error:
             raise ResumeError(_reason(self.path, error)) from None
 
+    def __contains__(self, key: str) -> bool:
+        row = self._base.execute("SELECT 1 FROM object WHERE key = ?", (key,)).fetchone()
+        return row is not None
+
     def __len__(self) -> int:
-        return int(self._base.execute("SELECT COUNT(*) FROM chunk").fetchone()[0])
+        return int(self._base.execute("SELECT COUNT(*) FROM object").fetchone()[0])
 
     def __enter__(self) -> Self:
         return self
@@ -179,3 +181,26 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self._base.close()
+
+
+def open_ledger(
+    path: str | Path | None, run: Mapping[str, Any]
+) -> AbstractContextManager[Ledger | None]:
+    """The ledger of a run, or None where no resume file is asked for.
+
+    Args:
+        path: the file, or None.
+        run: as for `Ledger`.
+
+    Returns:
+        A context manager that closes the file.
+
+    Raises:
+        ResumeError: as for `Ledger`.
+
+    Examples:
+        >>> with open_ledger(None, {}) as ledger:
+        ...     print(ledger)
+        None
+    """
+    return nullcontext() if path is None else Ledger(path, run)

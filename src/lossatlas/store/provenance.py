@@ -68,3 +68,32 @@ class Provenance:
             An equal record.
         """
         return cls(**json.loads(text))
+
+
+def run_identity(
+    kind: str, settings: Mapping[str, Any], *, model: str = "", data: str = ""
+) -> dict[str, Any]:
+    """What makes two runs the same run: work of one is reused by the other, and by no third.
+
+    Args:
+        kind: what is computed, as in "map_plane".
+        settings: everything that changes the numbers, as JSON values.
+        model: fingerprint of the weights.
+        data: fingerprint of the data.
+
+    Returns:
+        Settings, fingerprints, and the versions of the packages that compute.
+
+    Examples:
+        >>> first = run_identity("map_plane", {"points": 31}, model="f0")
+        >>> first == run_identity("map_plane", {"points": 41}, model="f0")
+        False
+    """
+    versions = {name: _version(name) for name in ("lossatlas", "torch", "numpy")}
+    return {
+        "kind": kind,
+        **settings,
+        "model fingerprint": model,
+        "data fingerprint": data,
+        **versions,
+    }

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
+from lossatlas.executor import Progress
 from lossatlas.intervals import t_quantile
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import COUNT, DIFFERENCE, Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_objective, random_plane
-from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.linalg.params import Params
@@ -440,7 +440,7 @@ def compare(
     min_share: float | None = MIN_SHARE,
     seed: int = 0,
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare two checkpoints: their surroundings, and the line between them.

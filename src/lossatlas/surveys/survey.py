@@ -21,13 +21,12 @@ from lossatlas.curvature.instrument import (
 )
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, get_executor
+from lossatlas.executor import Executor, Progress, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_objective, random_plane
-from lossatlas.landscape.points import Progress
 from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.linalg.params import Params
@@ -63,7 +62,7 @@ def survey(
     engine: str = "auto",
     executor: str | Executor = "serial",
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     stage: Stage | None = None,
 ) -> Survey:
     """Survey the loss around the present weights: map, topology, and chosen instruments.

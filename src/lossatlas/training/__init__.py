@@ -8,12 +8,16 @@ from lossatlas.training.datasets import load_dataset
 from lossatlas.training.ensemble import EnsembleRun, train_ensemble
 from lossatlas.training.evaluation import evaluate_ensemble
 from lossatlas.training.models import build_model, initial_weights, normalization_of
+from lossatlas.training.scaled import SCALED_FAMILIES, ScaledFamily, ScaledLinear, scaled_mlp
 from lossatlas.training.training import StepInfo, TrainingRun, train
 
 __all__ = [
+    "SCALED_FAMILIES",
     "Criterion",
     "Dataset",
     "EnsembleRun",
+    "ScaledFamily",
+    "ScaledLinear",
     "StepInfo",
     "TrainingRun",
     "build_loss",
@@ -23,6 +27,7 @@ __all__ = [
     "load_dataset",
     "load_weights",
     "normalization_of",
+    "scaled_mlp",
     "train",
     "train_ensemble",
 ]

@@ -69,10 +69,12 @@ def sbmp_penalty(
     moved = embeddings + _signs(embeddings, alpha, mask, generator)
     with _statistics_kept(model):
         noisy_logits = model_fn(moved)
-    if noisy_logits.shape != clean_logits.shape:
+    shape = getattr(noisy_logits, "shape", None)
+    if shape != clean_logits.shape:
+        given = type(noisy_logits).__name__ if shape is None else tuple(shape)
         raise ArgumentError(
             "`model_fn` must give logits shaped like `clean_logits`, "
-            f"{tuple(clean_logits.shape)}; got {tuple(noisy_logits.shape)}."
+            f"{tuple(clean_logits.shape)}; got {given}."
         )
     clean, noisy = (_log_p(logits) for logits in (clean_logits, noisy_logits))
     values = _divergence(clean.detach(), noisy)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lossatlas import store
 from lossatlas.errors import DataError
+from lossatlas.executor import Progress
 from lossatlas.studies.inits import diagnostics
 from lossatlas.studies.inits.evaluation import Evaluator, Scoring, make_models
 from lossatlas.studies.inits.quality import Quality
@@ -17,7 +18,6 @@ from lossatlas.studies.inits.validation import SPLITS, make_splits
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Progress = Callable[[int, int], None]
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], object]:
     done = itertools.count(1)
-    return lambda: progress(next(done), total) if progress is not None else None
+    return lambda: progress(next(done), total, "models") if progress is not None else None
 
 
 def _usable(features: Features, labels: Labels, losses: Array, budget: int) -> Bools:

@@ -1,7 +1,7 @@
 """Stage 5: the pictures of a study, out of the files that the stages before it left."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from lossatlas.executor import Progress
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import random_plane
@@ -23,7 +24,6 @@ from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.studies.inits.surrogates.result import Surrogates
 from lossatlas.topology import persistence
 
-Progress = Callable[[str], object]
 # Points along each side of a landscape.
 SIDE = 25
 _BEST = ("scheme + scale", "topology", "scheme + scale + topology")
@@ -35,13 +35,13 @@ def draw(settings: InitsSettings, *, progress: Progress | None = None) -> list[P
     if settings.figures.format == "html":
         return [_page(settings, pictures, progress)]
     paths = []
-    for name, figure in pictures:
+    for done, (name, figure) in enumerate(pictures, start=1):
         paths.append(settings.out / "figures" / f"{name}.{settings.figures.format}")
         with writing(paths[-1]) as temporary:
             figure.savefig(temporary, format=settings.figures.format)
         plt.close(figure)
         if progress is not None:
-            progress(str(paths[-1]))
+            progress(done, done, str(paths[-1]))
     return paths
 
 
@@ -58,14 +58,14 @@ def _page(
         "svg{max-width:100%;height:auto}</style>",
         f"<h1>{title}</h1>",
     ]
-    for name, figure in pictures:
+    for done, (name, figure) in enumerate(pictures, start=1):
         text = io.StringIO()
         figure.savefig(text, format="svg")
         plt.close(figure)
         drawn = text.getvalue()
         parts.append(f"<figure id='{name}'>{drawn[drawn.index('<svg') :]}</figure>")
         if progress is not None:
-            progress(name)
+            progress(done, done, name)
     with writing(path) as temporary:
         temporary.write_text("\n".join([*parts, "</html>"]), encoding="utf-8")
     return path

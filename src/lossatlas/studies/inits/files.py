@@ -40,6 +40,14 @@ def provenance(settings: InitsSettings, stage: str, data: str) -> store.Provenan
     return store.Provenance(settings.seed, settings.identity(*SECTIONS[stage]), data=data)
 
 
+def stage_identity(
+    settings: InitsSettings, stage: str, data: str, **more: Any
+) -> dict[str, Any]:
+    """What the unfinished work of a stage belongs to."""
+    found = settings.identity(*SECTIONS[stage])
+    return store.run_identity(f"inits {stage}", found | more, data=data)
+
+
 def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> Any:
     """What a stage wrote, if it belongs to these settings and examples."""
     path = path_of(settings, stage)

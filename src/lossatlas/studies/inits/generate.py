@@ -7,18 +7,17 @@ import torch
 from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, Progress, run_tasks
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import remove_ledger
+from lossatlas.store import open_ledger, remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
-from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.files import ledger_of, provenance, stage_identity
 from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.schemes import INTERPOLATION
 from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.studies.inits.threads import one_thread
-from lossatlas.studies.pieces import finished
 
 Array = NDArray[np.float64]
 # As published: parents are taken from the first 500 among the best 30 %.
@@ -30,7 +29,7 @@ def generate(
     subject: Problem,
     *,
     executor: str | Executor | None = None,
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Samples:
     """Draw recipes and compute their losses; what is done is kept in the folder."""
     base = base_recipes(settings)
@@ -101,27 +100,26 @@ def _losses(
     subject: Problem,
     candidates: Sequence[Candidate],
     executor: str | Executor | None,
-    progress: Callable[[str], object] | None,
+    progress: Progress | None,
 ) -> Array:
     chunk = settings.generate.chunk
-    firsts = range(0, len(candidates), chunk)
     kind = "mixtures" if candidates and candidates[0].parents else "initializers"
-    measure: list[Callable[[Sequence[Candidate]], Array]] = []
-
-    def work(index: int) -> Array:
-        # Made where it works: what is fast there is found out once in each process.
-        if not measure:
-            measure.append(_measure(subject))
-        return measure[0](candidates[firsts[index] : firsts[index] + chunk])
-
-    tables = finished(
-        [f"{kind} from {first}" for first in firsts],
-        work,
-        run=settings.identity("generate") | {"data fingerprint": subject.fingerprint},
-        resume=ledger_of(settings, "generate"),
-        executor=executor or settings.executor,
-        progress=progress,
-    )
+    parts = {
+        f"{kind} from {first}": candidates[first : first + chunk]
+        for first in range(0, len(candidates), chunk)
+    }
+    run = stage_identity(settings, "generate", subject.fingerprint)
+    with open_ledger(ledger_of(settings, "generate"), run) as ledger:
+        # Begun where it works: what is fast there is found out once in each process.
+        tables = list(
+            run_tasks(
+                parts,
+                lambda: _measure(subject),
+                executor=executor or settings.executor,
+                ledger=ledger,
+                progress=progress,
+            )
+        )
     return np.concatenate([np.empty(0), *(table[:, 0] for table in tables)])
 
 

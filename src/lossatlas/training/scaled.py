@@ -1,4 +1,4 @@
-"""Networks of any width under a parametrization: how weights start and how fast they learn."""
+"""Networks of any width under a parametrization (muP, NTK, standard): weights and rates."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossatlas.checks import check_at_least, check_one_of, check_real
-from lossatlas.errors import ArgumentError
+from lossatlas.checks import check_at_least, check_real
 from lossatlas.rng import generator
-from lossatlas.training import Dataset
+from lossatlas.training.dataset import Dataset
 
-# (width, data, seed) -> (a network, what the base rate is multiplied with at this width).
-Family = Callable[[int, Dataset, int], tuple[nn.Module, float]]
+# (width, data, seed) -> (a network, the factor of the base rate at this width).
+ScaledFamily = Callable[[int, Dataset, int], tuple[nn.Module, float]]
 # (inputs of the layer, is it the last one) -> (factor of its products, spread of its weights).
 Scaling = Callable[[int, bool], tuple[float, float]]
 
@@ -26,6 +25,10 @@ class ScaledLinear(nn.Module):
     Args:
         weight: shape (outputs, inputs).
         factor: what products are multiplied with.
+
+    Examples:
+        >>> ScaledLinear(torch.ones(1, 2), 0.5)(torch.tensor([1.0, 2.0]))
+        tensor([1.5000], grad_fn=<MulBackward0>)
     """
 
     def __init__(self, weight: Tensor, factor: float) -> None:
@@ -59,8 +62,14 @@ def scaled_mlp(
         hidden: hidden layers.
 
     Returns:
-        The network. Its first weights are those of a narrower one with more columns and rows,
-        scaled: nothing else is shared between widths.
+        The network; its weights depend on seed and width alone.
+
+    Examples:
+        >>> from lossatlas.training import load_dataset
+        >>> data = load_dataset("digits", examples=20)
+        >>> model = scaled_mlp(8, data, seed=0, scaling=lambda n, last: (n**-0.5, 1.0))
+        >>> model(data.inputs).shape
+        torch.Size([20, 10])
     """
     check_at_least("width", width, 1)
     check_at_least("hidden", hidden, 1)
@@ -88,7 +97,7 @@ def _standard(inputs: int, last: bool) -> tuple[float, float]:
     return 1.0, 1 / math.sqrt(inputs)
 
 
-def _member(
+def _scaled(
     width: int, data: Dataset, seed: int, *, scaling: Scaling, power: int
 ) -> tuple[nn.Module, float]:
     return scaled_mlp(width, data, seed, scaling=scaling), float(width**power)
@@ -98,26 +107,8 @@ def _member(
 #   gradient descent multiplied with the width.
 # "ntk": weights of unit spread, products divided by the root of the inputs, one rate.
 # "standard": weights of spread 1 / sqrt(inputs), one rate.
-FAMILIES: Mapping[str, Family] = {
-    "mup": partial(_member, scaling=_mup, power=1),
-    "ntk": partial(_member, scaling=_ntk, power=0),
-    "standard": partial(_member, scaling=_standard, power=0),
+SCALED_FAMILIES: Mapping[str, ScaledFamily] = {
+    "mup": partial(_scaled, scaling=_mup, power=1),
+    "ntk": partial(_scaled, scaling=_ntk, power=0),
+    "standard": partial(_scaled, scaling=_standard, power=0),
 }
-
-
-def families_of(asked: "tuple[str, ...] | Mapping[str, Family]") -> dict[str, Family]:
-    """The families of some names."""
-    if not asked:
-        raise ArgumentError("`families` is empty; name at least one, such as 'mup'.")
-    if not isinstance(asked, Mapping):
-        for name in asked:
-            check_one_of("families", name, FAMILIES)
-        return {name: FAMILIES[name] for name in asked}
-    for name, family in asked.items():
-        if not callable(family):
-            kind = type(family).__name__
-            raise ArgumentError(
-                f"`families`: '{name}' must be a function (width, data, seed) -> (model, "
-                f"factor of the rate); got {kind}."
-            )
-    return dict(asked)

@@ -1,4 +1,4 @@
-"""A problem: what is trained on, chosen by and tested on."""
+"""A training setup: data to train on, choose by and test on, and a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from lossatlas.training.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is trained on, chosen by and tested on.
+class TrainingSetup:
+    """Data to train on, choose by and test on, and a model; the same for every recipe.
 
     Attributes:
         train: examples.
@@ -21,9 +21,17 @@ class Problem:
         model: as for `build_model`, a name or `file.py:factory`.
         batch_size: examples a batch.
         decay: weight decay of the optimizers.
-        warmup: steps of linear warm-up, for every recipe but those that climb.
+        warmup: updates of linear warm-up, for every recipe but those with "climb".
         augment: inputs -> inputs, drawn from the global random state.
         loss: as for `build_loss`; "" is what fits the data.
+
+    Examples:
+        >>> from lossatlas.training import load_dataset
+        >>> data = load_dataset("digits", examples=90)
+        >>> rest = data.skip(50)
+        >>> setup = TrainingSetup(data.take(50), rest.take(20), rest.skip(20), "mlp(4)")
+        >>> setup.identity["batch_size"]
+        64
     """
 
     train: Dataset

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
+from lossatlas.recipes.recipe import Recipe
 from lossatlas.steering.penalties import (
     CautiousDecay,
     SpectralRegularizer,
@@ -19,7 +20,6 @@ from lossatlas.steering.penalties import (
     sasp_penalty,
     sbmp_penalty,
 )
-from lossatlas.studies.compare.recipe import Recipe
 from lossatlas.training.dataset import Dataset
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -31,16 +31,16 @@ def training_loss(
     recipe: Recipe, model: nn.Module, criterion: Callable[..., Tensor] | None = None
 ) -> Loss:
     """The loss of a recipe for batches (input, target)."""
-    asked = recipe.penalties
-    plain = _cross_entropy(asked) if criterion is None else _any_loss(asked, criterion)
-    base = _with_decay(plain, asked["l2"]) if asked.get("l2") else plain
-    if "spectral" in asked:
-        base = _with_spectral(base, SpectralRegularizer(model, asked["spectral"]))
-    if "sbmp" in asked:
-        base = _with_sbmp(base, asked["sbmp"])
-    if "noise" in asked:
-        base = _with_noise(base, asked["noise"])
-    return _ascending(base, asked["sam"]) if "sam" in asked else base
+    penalties = recipe.penalties
+    plain = _cross_entropy(penalties) if criterion is None else _any_loss(penalties, criterion)
+    base = _with_decay(plain, penalties["l2"]) if penalties.get("l2") else plain
+    if "spectral" in penalties:
+        base = _with_spectral(base, SpectralRegularizer(model, penalties["spectral"]))
+    if "sbmp" in penalties:
+        base = _with_sbmp(base, penalties["sbmp"])
+    if "noise" in penalties:
+        base = _with_noise(base, penalties["noise"])
+    return _ascending(base, penalties["sam"]) if "sam" in penalties else base
 
 
 def check_served(
@@ -58,13 +58,13 @@ def check_served(
 
 
 def register_hooks(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
-    """Tie the gated decays of a recipe to an optimizer."""
-    asked = recipe.penalties
-    if "cwd" in asked:
-        CautiousDecay(optimizer, asked["cwd"])
+    """Register the gated decays of a recipe as hooks of its optimizer."""
+    penalties = recipe.penalties
+    if "cwd" in penalties:
+        CautiousDecay(optimizer, penalties["cwd"])
     for name, scale_free in (("cvp", True), ("cvp-original", False)):
-        if name in asked:
-            optimizer.register_step_pre_hook(_gated(asked[name], scale_free))
+        if name in penalties:
+            optimizer.register_step_pre_hook(_gated(penalties[name], scale_free))
 
 
 def _gated(lam: float, scale_free: bool) -> Callable[..., None]:
@@ -75,8 +75,8 @@ def _gated(lam: float, scale_free: bool) -> Callable[..., None]:
     return decay
 
 
-def _cross_entropy(asked: dict[str, float]) -> Loss:
-    smoothing, (rho, kind) = asked.get("smoothing", 0.0), _sasp(asked)
+def _cross_entropy(penalties: dict[str, float]) -> Loss:
+    smoothing, (rho, kind) = penalties.get("smoothing", 0.0), _sasp(penalties)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         inputs, targets = batch
@@ -92,10 +92,10 @@ def _cross_entropy(asked: dict[str, float]) -> Loss:
     return loss
 
 
-def _any_loss(asked: dict[str, float], criterion: Callable[..., Tensor]) -> Loss:
+def _any_loss(penalties: dict[str, float], criterion: Callable[..., Tensor]) -> Loss:
     name = getattr(criterion, "name", type(criterion).__name__)
-    (rho, kind), head = _sasp(asked), HEADS.get(name, "")
-    if asked.get("smoothing"):
+    (rho, kind), head = _sasp(penalties), HEADS.get(name, "")
+    if penalties.get("smoothing"):
         raise ArgumentError(f"'smoothing' needs class indices, one an example; got '{name}'.")
     if rho and not head:
         raise ArgumentError(f"'sasp' needs one of the losses {', '.join(HEADS)}; got '{name}'.")
@@ -112,9 +112,9 @@ def _any_loss(asked: dict[str, float], criterion: Callable[..., Tensor]) -> Loss
     return loss
 
 
-def _sasp(asked: dict[str, float]) -> tuple[float, str]:
-    kind = "fisher" if "sasp-fisher" in asked else "ggn"
-    return asked.get("sasp", asked.get("sasp-fisher", 0.0)), kind
+def _sasp(penalties: dict[str, float]) -> tuple[float, str]:
+    kind = "fisher" if "sasp-fisher" in penalties else "ggn"
+    return penalties.get("sasp", penalties.get("sasp-fisher", 0.0)), kind
 
 
 def _with_decay(base: Loss, decay: float) -> Loss:

@@ -1,9 +1,10 @@
-"""One training of a recipe: what a loop calls before, in and after every update."""
+"""One training of a recipe: its optimizer, schedule, controller and averages, step by step."""
 
+import importlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,27 +12,61 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.cooldown import cooldown_factor
+from lossatlas.errors import MissingDependencyError
 from lossatlas.objective import Batch, supervised
-from lossatlas.steering.averaging import WeightAverage
+from lossatlas.recipes.losses import register_hooks, training_loss
+from lossatlas.recipes.recipe import Recipe
+from lossatlas.recipes.setup import TrainingSetup
+from lossatlas.steering.averaging import EMA, WeightAverage
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.policies import POLICIES
 from lossatlas.steering.probe import Closure, sub_batch
-from lossatlas.studies.compare.losses import register_hooks, training_loss
-from lossatlas.studies.compare.optimizers import INTERVAL, PATIENCE, build
-from lossatlas.studies.compare.problem import Problem
-from lossatlas.studies.compare.recipe import Recipe
 from lossatlas.training import StepInfo
 
+INTERVAL = 25
+# Short trainings leave no room for the 150 steps of the original.
+PATIENCE = 50
 
-class Session:
+
+def build_optimizer(
+    recipe: Recipe, setup: TrainingSetup, model: nn.Module, weights: list[Tensor], lr: float
+) -> torch.optim.Optimizer:
+    """The optimizer of a recipe; `model` is what a drop-in probes."""
+    decay = recipe.setting("decay", setup.decay)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=decay)
+    if recipe.optimizer in {"adam", "adamw"}:
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return kind(weights, lr=lr, weight_decay=decay)
+    if recipe.optimizer == "topoadamw":
+        interval = int(recipe.setting("interval", INTERVAL))
+        return TopoAdamW(
+            weights, model, lr=lr, weight_decay=decay, interval=interval, warmup_steps=PATIENCE
+        )
+    try:
+        others = importlib.import_module("pytorch_optimizer")
+    except ImportError:
+        raise MissingDependencyError(
+            f"'{recipe.optimizer}' needs pytorch_optimizer; pip install pytorch_optimizer."
+        ) from None
+    if recipe.optimizer == "prodigy":
+        made: torch.optim.Optimizer = others.Prodigy(weights, lr=lr, weight_decay=decay)
+    else:
+        made = others.ScheduleFreeAdamW(
+            weights, lr=lr, weight_decay=decay, warmup_steps=setup.warmup
+        )
+    return made
+
+
+class RecipeTraining:
     """Optimizer, schedule, controller and averages of one training.
 
     Args:
-        problem: data and model.
+        setup: data and model.
         recipe: how to train.
         model: what is trained.
-        steps: updates; what a schedule that is told the horizon is told.
+        steps: updates; what a schedule that needs the horizon is given.
         averages: of the weights, name -> average.
 
     Attributes:
@@ -42,26 +77,26 @@ class Session:
 
     def __init__(
         self,
-        problem: Problem,
+        setup: TrainingSetup,
         recipe: Recipe,
         model: nn.Module,
         steps: int,
         averages: Mapping[str, WeightAverage],
     ) -> None:
-        self.problem, self.recipe, self.model, self.steps = problem, recipe, model, steps
+        self.setup, self.recipe, self.model, self.steps = setup, recipe, model, steps
         self.averages = averages
         self.controller: LandscapeLR | None = None
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         self.steering, self.spent, self._began = 0.0, 0.0, time.process_time()
         self._drop_in: LandscapeLR | None = None
-        self._loss = training_loss(recipe, model, problem.criterion)
-        self._probed = supervised(problem.criterion or F.cross_entropy)
+        self._loss = training_loss(recipe, model, setup.criterion)
+        self._probed = supervised(setup.criterion or F.cross_entropy)
 
     def start(self, weights: list[Tensor], lr: float) -> torch.optim.Optimizer:
         """Make the optimizer and what goes with it; the clock starts."""
-        optimizer = build(self.recipe, self.problem, self.model, weights, lr)
+        optimizer = build_optimizer(self.recipe, self.setup, self.model, weights, lr)
         register_hooks(self.recipe, optimizer)
-        self.schedule = self._scheduled(optimizer)
+        self.schedule = self._scheduler(optimizer)
         if isinstance(optimizer, TopoAdamW):
             self._drop_in = optimizer.controller
             # Its controller works inside of the step.
@@ -79,9 +114,9 @@ class Session:
         return optimizer
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss of a batch; a controller that needs it before the update is told."""
+        """The loss of a batch; a controller that needs it before the update observes it."""
         inputs, targets = batch
-        augment = self.problem.augment
+        augment = self.setup.augment
         changed = inputs if augment is None else augment(inputs)
         value = self._loss(model, (changed, targets))
         controller = self.controller
@@ -91,11 +126,11 @@ class Session:
             self._drop_in.closure = self._closure(batch)
         return value
 
-    def after(self, tick: StepInfo) -> None:
-        """Step controller or schedule, and take the weights into the averages."""
+    def after(self, info: StepInfo) -> None:
+        """Step controller or schedule, and update the averages of the weights."""
         if self.controller is not None:
             began = time.process_time()
-            self.controller.step(self._closure(tick.batch), loss=tick.loss)
+            self.controller.step(self._closure(info.batch), loss=info.loss)
             self.steering += time.process_time() - began
         elif self.schedule is not None:
             self.schedule.step()
@@ -121,22 +156,40 @@ class Session:
         finally:
             self._began = time.process_time()
 
+    @contextmanager
+    def averaged_weights(self, name: str, optimizer: Any) -> Iterator[None]:
+        """The weights that are to be measured ("raw" or an average), in the model."""
+        average, own = self.averages.get(name), hasattr(optimizer, "eval")
+        data = self.setup.train
+        if own:
+            optimizer.eval()
+        try:
+            # What an optimizer averages by itself needs its own statistics, too.
+            plain = average is None and not own
+            shown = average or EMA(self.model.parameters(), 0.0)
+            batches = data.take(min(len(data), 1000)).batches(250)
+            with nullcontext() if plain else shown.swapped(self.model, batches):
+                yield
+        finally:
+            if own:
+                optimizer.train()
+
     def _closure(self, batch: Batch) -> Closure:
         return sub_batch(self.model, self._probed, batch, 32)
 
-    def _scheduled(self, optimizer: Any) -> torch.optim.lr_scheduler.LRScheduler | None:
-        told, steps = self.recipe.told, self.steps
+    def _scheduler(self, optimizer: Any) -> torch.optim.lr_scheduler.LRScheduler | None:
+        schedule, steps = self.recipe.needs_horizon, self.steps
         free = self.recipe.optimizer in {"schedulefree", "prodigy"}
-        if self.recipe.controller == "climb" or (free and told is None):
+        if self.recipe.controller == "climb" or (free and schedule is None):
             return None
-        warmup = int(self.recipe.setting("warmup", self.problem.warmup))
+        warmup = int(self.recipe.setting("warmup", self.setup.warmup))
 
         def share(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
-            if told == "cosine":
+            if schedule == "cosine":
                 return cooldown_factor("cosine", (step - warmup) / max(steps - warmup, 1))
-            if told == "wsd":
+            if schedule == "wsd":
                 cooled = round(0.2 * steps)
                 return cooldown_factor("sqrt", (step - (steps - cooled)) / cooled)
             return 1.0

@@ -1,14 +1,15 @@
-"""Recipes: an optimizer, how its rate goes, and what is added to the loss, as one word."""
+"""Recipes: an optimizer, its schedule or controller, and penalties, as one line of text."""
 
 from dataclasses import dataclass
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_one_of, check_text
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.policies import POLICIES
+from lossatlas.store.records import record
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "topoadamw", "schedulefree", "prodigy")
-# Schedules that must be told the horizon, and so need a run for each.
-TOLD = ("cosine", "wsd")
+# Schedules that need the number of updates in advance, and so a run for each horizon.
+NEED_HORIZON = ("cosine", "wsd")
 CONTROLLERS = tuple(POLICIES)
 PENALTIES = (
     "sasp",
@@ -26,12 +27,13 @@ PENALTIES = (
 SETTINGS = ("decay", "warmup", "interval")
 # What needs no number: how the rate goes when nothing is said, and which weights are read.
 PLAIN = ("constant", "average")
-PARTS = (*PLAIN, *TOLD, *CONTROLLERS, *PENALTIES, *SETTINGS)
+PARTS = (*PLAIN, *NEED_HORIZON, *CONTROLLERS, *PENALTIES, *SETTINGS)
 
 
+@record
 @dataclass(frozen=True)
 class Recipe:
-    """What one training does.
+    """How a network is trained; `parse_recipe` makes it.
 
     Attributes:
         name: as it was written.
@@ -44,9 +46,9 @@ class Recipe:
     parts: tuple[tuple[str, float], ...]
 
     @property
-    def told(self) -> str | None:
-        """The schedule that is told the horizon, or None."""
-        return next((name for name, _ in self.parts if name in TOLD), None)
+    def needs_horizon(self) -> str | None:
+        """The schedule that needs the number of updates in advance, or None."""
+        return next((name for name, _ in self.parts if name in NEED_HORIZON), None)
 
     @property
     def controller(self) -> str | None:
@@ -65,7 +67,7 @@ class Recipe:
 
     @property
     def trained(self) -> str:
-        """The recipe without what only concerns the reading: one training serves both."""
+        """The recipe without what only changes which weights are read: they share a run."""
         words = self.name.replace(" ", "").split("+")
         return "+".join(word for word in words if word not in PLAIN)
 
@@ -82,11 +84,12 @@ class Recipe:
         return dict(self.parts).get(name, default)
 
 
-def parse_recipe(text: str) -> Recipe:
+def parse_recipe(text: str | Recipe) -> Recipe:
     """Read a recipe such as "adamw+cosine", "sgd+sasp=0.01" or "adamw+climb+decay=0.1".
 
     Args:
-        text: an optimizer and parts, joined by "+"; some parts take a number.
+        text: an optimizer and parts, joined by "+"; some parts take a number. A recipe is
+            given back as it is.
 
     Returns:
         The recipe.
@@ -100,10 +103,13 @@ def parse_recipe(text: str) -> Recipe:
         >>> parse_recipe("adamw+wsd+sasp=0.01").penalties
         {'sasp': 0.01}
     """
+    if isinstance(text, Recipe):
+        return text
+    check_text("recipe", text)
     optimizer, *written = text.replace(" ", "").split("+")
     check_one_of("optimizer of a recipe", optimizer, OPTIMIZERS)
     parts = tuple(_part(text, word) for word in written)
-    for group, what in ((TOLD, "schedules"), (CONTROLLERS, "controllers")):
+    for group, what in ((NEED_HORIZON, "schedules"), (CONTROLLERS, "controllers")):
         if sum(name in group for name, _ in parts) > 1:
             raise ArgumentError(f"'{text}' names several {what}; name one.")
     if optimizer == "topoadamw" and any(name in CONTROLLERS for name, _ in parts):

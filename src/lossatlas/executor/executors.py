@@ -1,0 +1,244 @@
+"""Executors: the same work on many pieces, in this process, on all cores, or on a cluster."""
+
+import importlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from typing import Any, Protocol, TypeVar
+
+import cloudpickle
+import joblib
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from lossatlas.checks import check_one_of
+from lossatlas.errors import ArgumentError, AtlasError, MissingDependencyError, WorkerError
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Called once in every process; gives the function of a piece.
+Start = Callable[[], Callable[[T], R]]
+EXECUTORS = ("serial", "joblib", "ray")
+# Workers may die for a reason that comes again, such as too little memory.
+PATIENCE = 3
+# Pieces on their way for each processor, so that none waits for the next.
+_AHEAD = 2
+
+
+class Executor(Protocol):
+    """Runs the same work on many pieces; implement this to bring clusters of your own."""
+
+    def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
+        """Run the work on every piece.
+
+        Args:
+            start: called once in every process; gives the function of a piece.
+            pieces: what to work on.
+
+        Returns:
+            The results in the order of the pieces, each as soon as it and those before it
+            are there.
+        """
+        ...
+
+
+class Serial:
+    """One piece after another, in this process."""
+
+    def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
+        """Run the work on every piece; see `Executor`.
+
+        Args:
+            start: called once; gives the function of a piece.
+            pieces: what to work on.
+
+        Yields:
+            The results in order.
+        """
+        work = start()
+        for piece in pieces:
+            yield work(piece)
+
+
+class Joblib:
+    """Processes on all cores of this machine, one thread each.
+
+    A process that is killed costs the pieces that were in work, which are done again.
+
+    Args:
+        workers: how many; all cores by default.
+    """
+
+    def __init__(self, workers: int = -1) -> None:
+        self.workers = workers
+
+    def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
+        """Run the work on every piece; see `Executor`.
+
+        Args:
+            start: sent once to every process.
+            pieces: what to work on.
+
+        Returns:
+            The results in order.
+        """
+        # Bytes, because the pool compares these arguments to see whether it can be reused.
+        parcel = cloudpickle.dumps(start)
+        return with_leases(partial(self._attempt, parcel), pieces, (TerminatedWorkerError,))
+
+    def _attempt(self, parcel: bytes, pieces: Iterator[Any]) -> Iterator[Any]:
+        parallel = joblib.Parallel(
+            n_jobs=self.workers,
+            backend="loky",
+            return_as="generator",
+            batch_size=1,
+            initializer=_start_pool_worker,
+            initargs=(parcel,),
+        )
+        results: Iterator[Any] = parallel(joblib.delayed(_pool_work)(piece) for piece in pieces)
+        return results
+
+
+class Ray:
+    """Workers of a Ray cluster, one thread each; of this machine where there is no cluster.
+
+    Joins the cluster that runs already or that RAY_ADDRESS names. A worker or a machine that is
+    lost costs the pieces that were in work, which are done again.
+
+    Args:
+        workers: pieces in work at once; as many as the cluster has processors by default.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        try:
+            self._ray = importlib.import_module("ray")
+        except ImportError:
+            raise MissingDependencyError(
+                "executor='ray' needs Ray, which is not installed; "
+                "pip install 'lossatlas[ray]', or use executor='joblib'."
+            ) from None
+        self.workers = workers
+
+    def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
+        """Run the work on every piece; see `Executor`.
+
+        Args:
+            start: sent once to every machine; called once in every process.
+            pieces: what to work on.
+
+        Returns:
+            The results in order.
+        """
+        ray = self._ray
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
+        parcel = ray.put(cloudpickle.dumps(start))
+        remote = ray.remote(num_cpus=1, max_retries=0)(_cluster_work)
+        lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
+        return with_leases(partial(self._attempt, remote, parcel), pieces, lost)
+
+    def _attempt(self, remote: Any, parcel: Any, pieces: Iterator[Any]) -> Iterator[Any]:
+        together = self.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        waiting: deque[Any] = deque()
+        for piece in pieces:
+            waiting.append(remote.remote(parcel, piece))
+            if len(waiting) >= _AHEAD * together:
+                yield self._result(waiting.popleft())
+        while waiting:
+            yield self._result(waiting.popleft())
+
+    def _result(self, promise: Any) -> Any:
+        try:
+            result: Any = self._ray.get(promise)
+        except self._ray.exceptions.RayTaskError as error:
+            # What went wrong in the work itself is told as if it had run here.
+            if isinstance(error.cause, AtlasError):
+                raise error.cause from None
+            raise
+        return result
+
+
+def get_executor(executor: str | Executor) -> Executor:
+    """The executor of a name; an executor is given back as it is.
+
+    Args:
+        executor: "serial", "joblib", "ray", or an object with a `run` method.
+
+    Returns:
+        The executor.
+
+    Raises:
+        ArgumentError: neither a name nor an object with a `run` method.
+        UnknownNameError: no executor has this name.
+        MissingDependencyError: "ray" without Ray.
+    """
+    if not isinstance(executor, str):
+        if not callable(getattr(executor, "run", None)):
+            raise ArgumentError(
+                f"`executor` must be one of {', '.join(map(repr, EXECUTORS))} or an object "
+                f"with a `run` method; got {type(executor).__name__}."
+            )
+        return executor
+    check_one_of("executor", executor, EXECUTORS)
+    if executor == "ray":
+        return Ray()
+    return Serial() if executor == "serial" else Joblib()
+
+
+def with_leases(
+    attempt: Callable[[Iterator[T]], Iterator[R]],
+    pieces: Iterable[T],
+    lost: tuple[type[Exception], ...],
+) -> Iterator[R]:
+    """Run pieces, and run those again whose worker died."""
+    source, leased = iter(pieces), deque[T]()
+    deaths = 0
+    while True:
+        back = list(leased)
+        leased.clear()
+        try:
+            for result in attempt(_lease(chain(back, source), leased)):
+                leased.popleft()
+                deaths = 0
+                yield result
+        except lost as error:
+            deaths += 1
+            if deaths >= PATIENCE:
+                raise WorkerError(
+                    f"workers died {deaths} times without finishing a piece "
+                    f"({type(error).__name__}); they may lack memory: use fewer of them, "
+                    "smaller pieces, or executor='serial'."
+                ) from None
+        else:
+            return
+
+
+def _lease(pieces: Iterable[T], leased: deque[T]) -> Iterator[T]:
+    for piece in pieces:
+        leased.append(piece)
+        yield piece
+
+
+_WORKER: dict[bytes, Any] = {}
+
+
+def _start_pool_worker(parcel: bytes) -> None:
+    torch.set_num_threads(1)
+    _WORKER.clear()
+    _WORKER[b""] = cloudpickle.loads(parcel)()
+
+
+def _pool_work(piece: Any) -> Any:
+    return _WORKER[b""](piece)
+
+
+def _cluster_work(parcel: bytes, piece: Any) -> Any:
+    if parcel not in _WORKER:
+        torch.set_num_threads(1)
+        _WORKER.clear()
+        _WORKER[parcel] = cloudpickle.loads(parcel)()
+    return _WORKER[parcel](piece)

@@ -1,0 +1,184 @@
+"""Trainings side by side: what is kept, how they are paired, what the page says of them."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from scipy import stats
+
+import lossatlas as la
+from lossatlas.plots.trainings import (
+    intervals_figure,
+    plot_intervals,
+    plot_traces,
+    traces_figure,
+)
+from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
+from lossatlas.report import render
+from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
+from lossatlas.store import from_bytes, to_bytes
+from lossatlas.training import load_dataset
+
+RECIPES = ("adamw", "adamw+average", "adamw+topology+interval=2", "topoadamw+interval=2")
+
+
+@pytest.fixture(scope="module")
+def setup():
+    data = load_dataset("digits", examples=160)
+    pieces = (data.take(100), data.take(130).skip(100), data.skip(130))
+    return TrainingSetup(*pieces, model="mlp(6)", batch_size=20, warmup=0)
+
+
+@pytest.fixture(scope="module")
+def found(setup):
+    return train_recipes(setup, RECIPES, steps=8, rates=[1e-3, 1e-2], seeds=2)
+
+
+def test_recipes_that_differ_in_the_weights_they_read_share_a_run(found):
+    assert len(found.runs) == 3 * 2 * 2
+    raw, average = (found.run(name, 1e-2, 0) for name in RECIPES[:2])
+    assert raw is average
+    assert (
+        found.scores("adamw+average", 1e-2, "test loss")[0, 0]
+        == raw.score("average", "test loss")[0]
+    )
+    assert parse_recipe("adamw + constant+average").trained == "adamw"
+
+
+def test_runs_survive_bytes_and_the_file(found, tmp_path):
+    run = found.runs[-1]
+    odd = replace(run, losses=np.array([math.inf, math.nan, 0.1]), recipe="adamw")
+    assert from_bytes(to_bytes(odd)) == odd
+    loaded = la.load(found.save(tmp_path / "t.nc"))
+    assert isinstance(loaded, Runs)
+    assert loaded == found
+    assert loaded.log(RECIPES[2]) == found.log(RECIPES[2])
+
+
+def test_the_drop_in_probes_as_the_controller_does_and_watching_changes_nothing(found):
+    plain, steered, drop_in = (found.run(name, 1e-2, 1) for name in RECIPES[1:])
+    assert steered.losses.tolist() == plain.losses.tolist() == drop_in.losses.tolist()
+    assert found.measure == "accuracy"
+    assert math.isnan(drop_in.steering)
+    assert found.summaries()[0].steering == 0
+
+
+@pytest.fixture(scope="module")
+def steered(setup):
+    quick = replace(setup, batch_size=2)
+    names = ("adamw+topology+interval=3", "topoadamw+interval=3")
+    return train_recipes(quick, names, steps=56, seeds=2)
+
+
+def test_decisions_fall_after_the_patience(steered):
+    ours, drop_in = map(steered.log, steered.names)
+    assert ours.column("step").tolist() == [51, 54]
+    assert drop_in.column("step").tolist() == [51, 54]
+    assert drop_in.column("sharpness").tolist() == ours.column("sharpness").tolist()
+
+
+def test_differences_are_paired_and_summed_up(found):
+    made = found.summaries()
+    gap = made[1].difference
+    ours, first = (found.tuned(name, "test accuracy") for name in ("adamw+average", "adamw"))
+    gaps = ours - first
+    assert gap.value == pytest.approx(gaps.mean())
+    reach = stats.t.ppf(0.975, 1) * gaps.std(ddof=1) / math.sqrt(2)
+    assert gap.interval()[1] - gap.value == pytest.approx(reach)
+    assert made[0].difference is None
+    assert made[1].untuned.samples == 2
+    assert made[0].overhead == (1.0, 1.0, 1.0)
+    assert made[0].score.value == found.tuned("adamw", "test accuracy").mean()
+
+
+def test_a_run_that_diverges_is_counted_and_left_out(setup):
+    found = train_recipes(setup, ["adamw", "sgd"], steps=4, rates=[1e30], seeds=2)
+    row = found.summaries()[1]
+    assert row.diverged == 2
+    assert row.score.value == pytest.approx(0.1)
+    assert row.loss_difference is None
+    assert found.sentences()[-1] == "sgd: 2 trainings of 2 did not stay finite."
+    assert "2 trainings of 2 did not stay finite" in render(found)
+    assert all(e.why_no_error for e in found.estimates() if math.isnan(e.error))
+
+
+def test_runs_explain_themselves(found, steered):
+    names = [figure.name for figure in steered.figures()]
+    logs = [f"decisions {name}" for name in steered.names]
+    assert names == ["scores", "differences", "loss", "rate", *logs]
+    for figure in steered.figures():
+        ax = figure.matplotlib(None)
+        assert ax.has_data()
+        plt.close(ax.figure)
+        assert len(figure.plotly().data) > 0
+        assert figure.caption
+        assert figure.alt
+    shown = {e.name: e for e in found.estimates()}
+    assert shown["adamw+average - adamw: test accuracy"].samples == 2
+    assert len(repr(found)) <= 400
+    assert found.to_frame().shape[0] == len(found.estimates())
+    assert found.headline().endswith(".")
+
+
+def test_the_page_says_what_can_be_said(found, setup):
+    page = render(found)
+    assert "Against adamw" in page
+    assert "3 intervals of 95 % stand side by side" in page
+    alone = train_recipes(setup, ["adamw+climb"], steps=5, seeds=1)
+    page = render(alone)
+    assert "One seed: nothing here says" in page
+    assert "initial step" in page
+
+
+def test_processes_give_the_same(setup):
+    settings = {"steps": 3, "seeds": 2}
+    serial, parallel = (
+        train_recipes(setup, ["adamw"], executor=name, **settings)
+        for name in ("serial", "joblib")
+    )
+    assert [r.losses.tobytes() for r in serial.runs] == [
+        r.losses.tobytes() for r in parallel.runs
+    ]
+
+
+def test_decisions_are_drawn_with_their_reasons():
+    def record(step, scale, *, failed=False):
+        seen = Reading(step=step, loss=0.5, loss_error=0.1, scale=(1.0,))
+        return DecisionRecord(seen, (1.0,), "<i>why</i>", (scale,), (scale * 0.1,), failed)
+
+    rises = [record(1, 1.0), record(2, 20.0), record(3, 2.0), record(4, 2.0, failed=True)]
+    log = DecisionLog(tuple(rises))
+    ax = log.plot()
+    assert ax.get_yscale() == "log"
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 20.0, 2.0, 2.0]
+    plt.close(ax.figure)
+    figure = log.plot(backend="plotly")
+    assert [trace.name for trace in figure.data[1:]] == ["up", "same", "down", "no reading"]
+    assert "<i>" not in figure.data[1].text[0]
+    assert "loss 0.50 ± 0.10" in figure.data[1].text[0]
+    empty = DecisionLog(())
+    assert len(empty.plot().collections) == 0
+    plt.close("all")
+    assert log.replay(GrowthPolicy())
+
+
+def test_traces_hold_all_trainings():
+    trace = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, np.nan]])
+    figure = traces_figure(["a"], [trace], "loss")
+    assert list(figure.data[1].y) == [2.0, 3.0]
+    assert list(figure.data[0].y) == [3.0, 4.0, 2.0, 1.0]
+    ax = plot_traces(["a"], [trace], "loss")
+    assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
+    plt.close(ax.figure)
+
+
+def test_both_backends_draw_the_same_intervals():
+    bands, points = [(1.0, 0.5, 1.5), (2.0, math.nan, math.nan)], [np.ones(2), np.array([2.0])]
+    figure = intervals_figure(["a", "<b>$"], bands, points, "score", zero=True)
+    ax = plot_intervals(["a", "<b>$"], bands, points, "score", zero=True)
+    assert list(figure.data[2].x) == [1.0, 2.0]
+    assert ax.lines[1].get_xdata().tolist() == [1.0, 2.0]
+    assert "<b>" not in figure.data[1].y[0]
+    plt.close(ax.figure)
