@@ -23,17 +23,17 @@ DPI = 110
 
 def draw(survey):
     land, tree = survey.landscape, survey.tree
-    scale = plots.scale_of(land.values)
+    figures = (
+        *land.figures(tree),
+        *survey.diagram.figures(plots.scale_of(land.values)),
+        *tree.figures(),
+    )
     bends = (
         {} if survey.spectrum is None else {"spectrum": plots.plot_spectrum(survey.spectrum)}
     )
+    names = ("surface", "contour", "stderr", "persistence", "tree", "profile")
     return bends | {
-        "surface": plots.plot_surface(land, tree=tree),
-        "contour": plots.plot_contour(land, tree=tree),
-        "stderr": plots.plot_stderr(land),
-        "persistence": plots.plot_persistence(survey.diagram, scale=scale),
-        "tree": plots.plot_tree(tree, scale=scale),
-        "profile": plots.plot_profile(land, tree, scale=scale),
+        shown.name: shown.matplotlib(None) for shown in figures if shown.name in names
     }
 
 

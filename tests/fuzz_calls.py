@@ -378,10 +378,6 @@ def _special():
         "landscape.engines.build": lambda: ((task(), "plain"), {}),
         "landscape.engines.choose": lambda: ((task(), "plain", np.full((1, 2), 0.3)), {}),
         "landscape.engines.select": lambda: ((task(), "plain", np.full(2, 0.3)), {}),
-        "plots.box_figure": lambda: ((_box(),), {}),
-        "plots.line_figure": lambda: ((comparison().line,), {}),
-        "plots.plot_line": lambda: ((comparison().line,), {}),
-        "plots.cut": lambda: ((_box(), 0), {}),
         "plots.edge_figure": lambda: (({"a": stability()},), {}),
         "plots.groups_figure": lambda: ((_groups(),), {}),
         "plots.plot_groups": lambda: ((_groups(),), {}),
@@ -482,7 +478,7 @@ def _special():
         "topology.checkpoints": lambda: (([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5}), {}),
         "topology.graph": lambda: ((np.arange(3.0), [(0, 1), (1, 2)]), {}),
         "topology.scattered": lambda: ((numbers(8, 2).numpy(), np.arange(8.0)), {}),
-        "topology.fill": lambda: ((field(), 0.1), {}),
+        "topology.flood_below": lambda: ((field(), 0.1), {}),
         "topology.barrier_distance": lambda: ((field(), field() + 0.1), {}),
         "topology.bottleneck": lambda: ((diagram(), diagram()), {}),
         "topology.wasserstein": lambda: ((diagram(), diagram()), {}),
@@ -545,12 +541,6 @@ def _with_grads():
     net = model()
     loss(net, batch()).mean().backward()
     return list(net.parameters())
-
-
-@once
-def _box():
-    o = objective()
-    return la.map_plane(o, la.random_plane(o, dimension=3), points=3, span=0.5)
 
 
 @once

@@ -175,9 +175,8 @@ def test_what_fits(value, hint, result):
 def test_exports_are_looked_at_wherever_they_are_taken_from():
     from lossatlas.curvature import trace
     from lossatlas.curvature.trace import trace as same
-    from lossatlas.plots import plot_tree
 
-    for function in (trace, same, la.trace, plot_tree, la.random_plane, la.load):
+    for function in (trace, same, la.trace, la.random_plane, la.load):
         with pytest.raises(ArgumentError, match="must be"):
             function(object())
 

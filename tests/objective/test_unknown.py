@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.plots.grids import error_band
+from lossatlas.plots.grid import error_band
 from lossatlas.report import write_report
-from lossatlas.report.readings_comparison import View, headline, read_ends
 
 
 def _objective():
@@ -51,12 +50,11 @@ def test_a_comparison_does_not_judge_what_it_does_not_know():
     first = {n: v.clone() for n, v in objective.params.items()}
     second = {n: 1.2 * v for n, v in first.items()}
     found = la.compare(objective, first, second, span=0.2, points=5)
-    assert math.isnan(found.barrier_stderr)
-    view = View(found)
-    (sentence,) = read_ends(view)
+    assert math.isnan(found.barrier.stderr)
+    sentence = found.sentences()[0]
     assert "whether they differ by more than error is not known" in sentence
-    if found.barrier > 0:
-        assert "its error is not known" in headline(view)
+    if found.barrier.value > 0:
+        assert "its error is not known" in found.headline()
 
 
 def test_a_span_does_not_vouch_for_an_unknown_error():

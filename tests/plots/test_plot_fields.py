@@ -4,14 +4,31 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.intervals import t_quantile
-from lossatlas.plots import cut, plot_contour, plot_line, plot_stderr, plot_surface, scale_of
-from lossatlas.plots.marks import landmarks
+from lossatlas.plots import canvas, maps
+from lossatlas.plots.grid import landmarks
+from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
+
+
+def plot_contour(land, *, tree=None, ax=None):
+    return canvas.draw(maps.contour_chart(land, tree=tree), ax)
+
+
+def plot_stderr(land, *, ax=None):
+    return canvas.draw(maps.stderr_chart(land), ax)
+
+
+def plot_surface(land, *, tree=None, ax=None):
+    return canvas.draw(maps.surface_chart(land, tree=tree), ax)
+
+
+def plot_line(land, *, ax=None):
+    return canvas.draw(maps.line_chart(land), ax)
+
 
 DRAWN = {
     "contour": lambda ax=None: plot_contour(sample_map(), ax=ax),
@@ -82,8 +99,8 @@ def test_without_a_tree_the_lowest_point_is_marked():
 def test_ground_without_a_loss_is_hatched_and_not_colored():
     land = sample_map(walls=True)
     ax = plot_contour(land)
-    hatched = [p for p in ax.patches if isinstance(p, Rectangle) and p.get_hatch()]
-    assert len(hatched) == 1
+    hatched = [p for p in ax.patches if p.get_hatch()]
+    assert max(p.get_xy()[:, 0].max() for p in hatched) == land.axes[0][-1]
     assert not [p for p in plot_contour(sample_map()).patches if p.get_hatch()]
 
 
@@ -140,7 +157,7 @@ def test_a_surface_wants_three_dimensions():
 def test_the_band_of_a_line_is_as_wide_as_its_error():
     land = line_map(noise=0.05)
     ax = plot_line(land)
-    vertices = ax.collections[0].get_paths()[0].vertices
+    vertices = next(p for p in ax.patches if p.get_label() == "95 % band").get_xy()
     at_zero = vertices[np.isclose(vertices[:, 0], 0.0, atol=1e-9), 1]
     assert np.isclose(at_zero.max() - at_zero.min(), 2 * t_quantile(0.95, land.count) * 0.05)
 
@@ -150,24 +167,30 @@ def test_walls_of_a_line_are_shaded():
     assert any(patch.get_hatch() for patch in ax.patches)
 
 
-@pytest.mark.parametrize("draw", [plot_contour, plot_surface, plot_stderr])
-def test_a_picture_that_does_not_fit_names_the_one_that_does(draw):
-    with pytest.raises(ArgumentError, match="got one of a line; use `plot_line`"):
-        draw(line_map())
-    with pytest.raises(ArgumentError, match="take a plane of it with `cut`"):
-        draw(box_map())
+@pytest.mark.parametrize(
+    ("land", "names"),
+    [
+        (line_map(), ["line"]),
+        (sample_map(), ["surface", "contour", "stderr"]),
+        (box_map(), ["box", "plane 1", "plane 2", "plane 3", "stderr"]),
+    ],
+)
+def test_a_picture_that_does_not_fit_names_those_that_do(land, names):
+    assert [figure.name for figure in land.figures()] == names
+    with pytest.raises(UnknownNameError, match=names[0]):
+        land.plot("hills")
 
 
 def test_a_cut_is_a_plane_of_the_box():
     land = box_map()
-    plane = cut(land, 1, at=0.4)
+    plane = land.cut(1, at=0.4)
     index = np.abs(land.axes[1] - 0.4).argmin()
     np.testing.assert_array_equal(plane.values, land.values[:, index, :])
     assert plane.labels == ("random 1", "random 3")
     assert plot_contour(plane).get_ylabel().startswith("random 3")
-    np.testing.assert_array_equal(cut(land, 0).values.min(), land.values.min())
+    np.testing.assert_array_equal(land.cut(0).values.min(), land.values.min())
     with pytest.raises(ArgumentError, match="`axis` must be one of 0 to 2"):
-        cut(land, 3)
+        land.cut(3)
 
 
 def test_a_star_stands_at_the_origin_of_maps_that_hold_it():
@@ -183,10 +206,10 @@ def test_a_star_stands_at_the_origin_of_maps_that_hold_it():
     assert not stars(aside)
     assert not stars(with_trajectory(sample_map()))
     box = box_map()
-    assert len(stars(cut(box, 1, at=0.0))) == 1
+    assert len(stars(box.cut(1, at=0.0))) == 1
     # The nearest grid point to 0.4 is not zero: this plane does not hold the origin.
-    assert not stars(cut(box, 1, at=0.4))
-    assert not landmarks(cut(cut(box, 1, at=0.4), 0, at=0.0))
+    assert not stars(box.cut(1, at=0.4))
+    assert not landmarks(box.cut(1, at=0.4).cut(0, at=0.0))
     assert len(landmarks(line_map())) <= 1
 
 

@@ -3,11 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lossatlas.landscape.landscape import Landscape
-from lossatlas.plots.grids import cell_edges
-from lossatlas.plots.layouts import bar_groups, barcode, betti_curve, branches, diagram_frame
-from lossatlas.plots.profile import profile_color, silhouettes
+from lossatlas.plots.bars import bar_groups, betti_curve, diagram_frame, longest_bars
+from lossatlas.plots.grid import cell_edges
 from lossatlas.plots.scale import scale_of
+from lossatlas.plots.trees import branches, profile_color, silhouettes
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import sample_map
 from reference.plots_counts import alive_at, share_below
@@ -17,17 +16,6 @@ grids = arrays(
     st.tuples(st.integers(2, 9), st.integers(2, 9)),
     elements=st.integers(0, 9).map(float) | st.just(np.nan),
 ).filter(lambda grid: np.isfinite(grid).any())
-
-
-def as_map(values):
-    axes = tuple(np.arange(size, dtype=float) for size in values.shape)
-    return Landscape(
-        values=values,
-        stderr=np.full(values.shape, np.nan),
-        axes=axes,
-        labels=("a", "b"),
-        computed=np.ones(values.shape, dtype=bool),
-    )
 
 
 @given(grids, st.integers(1, 6))
@@ -64,7 +52,7 @@ def test_betti_curves_count_the_living(values):
 @given(grids)
 def test_a_profile_holds_every_point_once(values):
     tree = merge_tree(values)
-    parts = silhouettes(as_map(values), tree, most=len(tree))
+    parts = silhouettes(tree, values, most=len(tree))
     roots = [part for part in parts if part.depth == 0]
     assert np.isclose(sum(part.widths[-1] for part in roots), 1.0)
     if len(roots) == 1:
@@ -74,7 +62,7 @@ def test_a_profile_holds_every_point_once(values):
 
 @given(grids)
 def test_basins_side_by_side_do_not_overlap(values):
-    parts = silhouettes(as_map(values), merge_tree(values), most=5)
+    parts = silhouettes(merge_tree(values), values, most=5)
     for a in parts:
         for b in parts:
             apart = a.levels[0] >= b.levels[-1] or b.levels[0] >= a.levels[-1]
@@ -88,7 +76,7 @@ def test_basins_side_by_side_do_not_overlap(values):
 
 def test_the_double_well_has_two_basins_below_one_trunk():
     land = sample_map("double well", points=41)
-    parts = silhouettes(land, merge_tree(land))
+    parts = silhouettes(merge_tree(land), land.values)
     assert [part.depth for part in parts] == [0, 1, 1]
     trunk, *wells = parts
     assert np.isclose(sum(well.widths[-1] for well in wells), trunk.widths[0])
@@ -98,12 +86,13 @@ def test_the_double_well_has_two_basins_below_one_trunk():
 
 def test_a_barcode_keeps_the_longest_and_counts_the_rest():
     diagram = persistence(np.random.default_rng(0).random((20, 20)))
-    bars, hidden = barcode(diagram, most=3)
-    assert hidden == len(diagram) - 6
-    assert [bar.dimension for bar in bars] == [0, 0, 0, 1, 1, 1]
-    assert bars[0].essential
-    assert bars[0].end == diagram.high
-    assert all(diagram.births[bar.index] == bar.birth for bar in bars)
+    bars = longest_bars(diagram, most=3)
+    assert diagram.dimensions[bars].tolist() == [0, 0, 0, 1, 1, 1]
+    assert diagram.essential[bars[0]]
+    for degree in (0, 1):
+        lengths = diagram.lengths[diagram.dimensions == degree]
+        shown = diagram.lengths[bars][diagram.dimensions[bars] == degree]
+        assert sorted(shown) == sorted(lengths)[-3:]
 
 
 def test_groups_hold_every_bar_once_and_name_the_uncertain():
@@ -111,13 +100,14 @@ def test_groups_hold_every_bar_once_and_name_the_uncertain():
     groups = bar_groups(diagram)
     rows = np.sort(np.concatenate([group.rows for group in groups]))
     assert rows.tolist() == list(range(len(diagram)))
-    assert {group.certain for group in groups if "uncertain" in group.name} == {False}
+    assert {group.is_certain for group in groups if "uncertain" in group.name} == {False}
 
 
 def test_the_frame_leaves_room_for_endless_bars():
     land = sample_map("himmelblau", 5)
     for scale in (None, scale_of(land.values)):
-        frame = diagram_frame(persistence(land), scale)
+        diagram = persistence(land)
+        frame = diagram_frame(diagram.low, diagram.high, scale)
         assert frame.floor < land.values.min()
         assert land.values.max() < frame.ceiling < frame.roof
         assert (np.diff(frame.steps()) > 0).all()

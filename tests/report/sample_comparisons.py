@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from lossatlas.landscape.landscape import Landscape
+from lossatlas.result import Estimate
 from lossatlas.store import Provenance
 from lossatlas.surveys import Comparison
 from lossatlas.topology import persistence
@@ -34,7 +35,6 @@ def way(height=0.4, stderr=0.01, points=21):
 
 def comparison_of(first, second, line, stderr=0.02, settings=None):
     diagrams = persistence(first), persistence(second)
-    found = match_basins(first, second)
     chord = np.linspace(line.values[0], line.values[-1], line.values.size)
     excess = np.where(line.finite, line.values - chord, np.inf)
     return Comparison(
@@ -42,13 +42,10 @@ def comparison_of(first, second, line, stderr=0.02, settings=None):
         second=second,
         line=line,
         diagrams=diagrams,
-        barrier=max(float(excess.max()), 0.0),
-        barrier_stderr=stderr,
+        matching=match_basins(first, second),
+        barrier=Estimate(max(float(excess.max()), 0.0), stderr, samples=1000),
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
-        pairs=found.pairs,
-        gone=found.gone,
-        new=found.new,
         seconds=3.2,
         provenance=Provenance(seed=3, settings=settings or {}, model="0f3a9c", data="77be01"),
     )

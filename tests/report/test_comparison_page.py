@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from lossatlas import store
-from lossatlas.plots.matched import fates, shared_scale
+from lossatlas.plots.pairs import shared_scale
 from lossatlas.report import page as page_room
 from lossatlas.report import render, write_report
 from lossatlas.report.comparison import comparison_page
-from lossatlas.report.readings_comparison import View, headline, reading
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import comparison_of, hostile, valleys, way
@@ -25,30 +24,30 @@ def _small_library():
 
 def view(height, stderr=0.01, barrier_stderr=0.02):
     land = sample_map(noise=0.02)
-    return View(comparison_of(land, land, way(height, stderr), stderr=barrier_stderr))
+    return comparison_of(land, land, way(height, stderr), stderr=barrier_stderr)
 
 
 def test_the_headline_is_plain_and_no_surer_than_the_errors():
-    assert headline(view(0.4)) == "A barrier of 0.400 ± 0.020 stands between them."
-    assert headline(view(-0.1)) == "The two lie in one basin along the line: no barrier."
-    assert headline(view(0.02)).startswith("No barrier that could be told from error")
-    assert "its error is not known" in headline(view(0.4, np.nan, np.nan))
+    assert view(0.4).headline() == "A barrier of 0.400 ± 0.020 stands between them."
+    assert view(-0.1).headline() == "The two lie in one basin along the line: no barrier."
+    assert view(0.02).headline().startswith("No barrier that can be told from error")
+    assert "its error is not known" in view(0.4, np.nan, np.nan).headline()
     broken = way()
     broken.values[9] = np.inf
     land = sample_map(noise=0.02)
-    assert "not finite" in headline(View(comparison_of(land, land, broken)))
+    assert "not finite" in comparison_of(land, land, broken).headline()
 
 
 def test_the_reading_says_which_is_lower_and_what_became_of_the_basins():
-    words = " ".join(reading(View(valleys())))
+    words = " ".join(valleys().sentences())
     assert "A is lower by 0.1, more than the errors allow" in words
     assert "50 % of the way, by 0.4" in words
     assert "Of 2 basins around A and 3 around B, 2 are in both; 0 are gone, 1 is new" in words
     assert "0 gone and 1 new are deeper" in words
-    equal = " ".join(reading(view(0.4, stderr=0.2)))
+    equal = " ".join(view(0.4, stderr=0.2).sentences())
     assert "equal within their errors" in equal
-    dip = " ".join(reading(view(-0.15)))
-    assert "lower than both" in dip
+    dip = " ".join(view(-0.15).sentences())
+    assert "lower than at both ends" in dip
 
 
 def test_the_page_has_the_line_both_maps_and_every_number():
@@ -69,9 +68,7 @@ def test_the_page_has_the_line_both_maps_and_every_number():
 
 def test_matched_basins_have_one_number_and_lie_in_one_place():
     found = valleys()
-    (both, gone), (both_too, new) = fates(
-        (found.first, found.second), View(found).trees, found.pairs
-    )
+    (both, gone), (both_too, new) = found.matches()
     assert both.labels == both_too.labels == ("1", "2")
     np.testing.assert_allclose(both.points, both_too.points, atol=0.25)
     assert not both.apart.any()

@@ -5,21 +5,7 @@ import pytest
 
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.report.readings import headline, reading
-from lossatlas.report.readings_map import (
-    read_center,
-    read_errors,
-    read_interpolation,
-    read_lowest,
-    read_range,
-    read_trajectory,
-    read_walls,
-)
-from lossatlas.report.readings_topology import (
-    count_basins,
-    read_basins,
-    read_resolution,
-    read_ridges,
-)
+from lossatlas.report.sections.loss_map import read_center
 from lossatlas.result import Estimate
 from plots.sample_landscapes import line_map, refined_map, sample_map, with_trajectory
 from report.sample_surveys import ALL, survey_of
@@ -41,17 +27,23 @@ def on_a_line(values, stderr=np.nan, **changes):
     )
 
 
+def told(survey, *words):
+    """What the map of a survey says with any of these words."""
+    said = survey.landscape.sentences()
+    return [sentence for sentence in said if any(word in sentence for word in words)]
+
+
 def test_one_basin():
     found = on_a_line([3, 1, 0, 1, 3], 0.01)
     assert headline(found) == "One basin at this scale."
-    assert read_basins(found)[0].startswith("One basin at this scale")
+    assert found.tree.sentences()[0].startswith("One basin at this scale")
 
 
 def test_all_basins_certain():
     found = on_a_line([3, 0, 2, 1, 3], 0.001)
     bound = found.tree.threshold
     assert headline(found) == f"2 basins, all deeper than the 95 % bound of {bound:.2g}."
-    sentences = read_basins(found)
+    sentences = found.tree.sentences()
     assert (
         sentences[0]
         == f"2 basins, all certain: each is deeper than the 95 % bound of {bound:.2g}."
@@ -65,42 +57,47 @@ def test_all_basins_certain():
 def test_some_basins_certain():
     found = on_a_line([9, 0, 5, 1, 5, 4.99, 9], 0.02)
     assert headline(found) == "2 basins are certain, 1 more is not."
-    assert read_basins(found)[0].startswith(
+    assert found.tree.sentences()[0].startswith(
         "3 basins: 2 are certain (deeper than the 95 % bound"
     )
-    assert read_basins(found)[0].endswith("1 is within the error of the map.")
+    assert found.tree.sentences()[0].endswith("1 is within the error of the map.")
 
 
 def test_only_the_deepest_is_certain():
     found = on_a_line([9, 0, 1, 0.9, 9], 0.2)
     assert headline(found).startswith("One basin is certain; every other dip")
-    assert "only the deepest one is certain: the other one is within" in read_basins(found)[0]
+    assert (
+        "only the deepest one is certain: the other one is within" in found.tree.sentences()[0]
+    )
     several = on_a_line([9, 0, 1, 0.9, 1, 0.8, 9], 0.2)
-    assert "the other 2 are within" in read_basins(several)[0]
+    assert "the other 2 are within" in several.tree.sentences()[0]
 
 
 def test_without_errors_nothing_is_called_certain():
     found = on_a_line([3, 0, 2, 1, 3])
     assert headline(found) == "2 basins on this map, of unknown certainty."
-    assert read_basins(found) == [
-        "2 basins; which are certain is unknown: 5 of 5 values have no standard error."
-    ]
+    assert found.tree.sentences() == (
+        "2 basins; which are certain is unknown: 5 of 5 values have no standard error.",
+    )
     assert not any("all certain" in sentence for sentence in reading(found))
 
 
 def test_a_flat_map_says_nothing():
     found = on_a_line([1.0, 1.01, 1.0, 1.01, 1.0], 1.0)
     assert headline(found) == "Flat within its error: nothing on this map is certain."
-    assert "ranges over less than the 95 % bound" in read_basins(found)[0]
-    assert read_basins(on_a_line([2, 2, 2]))[0] == "The loss is the same everywhere on the map."
+    assert "ranges over less than the 95 % bound" in found.tree.sentences()[0]
+    assert (
+        on_a_line([2, 2, 2]).tree.sentences()[0]
+        == "The loss is the same everywhere on the map."
+    )
 
 
 def test_walls_part_the_map():
     found = on_a_line([1, 0, np.nan, 0, 1], 0.01)
-    assert "Walls of non-finite loss part the map into 2 pieces." in read_basins(found)
-    assert count_basins(found).parts == 2
+    assert "Points without a finite loss part the map into 2 pieces." in found.tree.sentences()
+    assert found.tree.parts == 2
     uncertain = on_a_line([1, 0, 0.9, 0.89, np.nan, 0, 1], 0.01)
-    assert "only the deepest of each piece is certain" in read_basins(uncertain)[0]
+    assert "only the deepest of each piece is certain" in uncertain.tree.sentences()[0]
 
 
 def ring(height, noise):
@@ -111,11 +108,15 @@ def ring(height, noise):
 
 
 def test_hills_ringed_by_lower_ground():
-    assert read_ridges(ring(1.0, 0.001))[0].startswith("1 hill is ringed by lower ground with")
-    assert read_ridges(ring(1.0, 2.0)) == [
-        "1 hill ringed by lower ground is within the error of the map."
-    ]
-    assert read_ridges(on_a_line([1, 0, 1], 0.1)) == []
+    assert (
+        ring(1.0, 0.001)
+        .diagram.sentences()[0]
+        .startswith("1 hill has lower ground all around with certainty")
+    )
+    assert ring(1.0, 2.0).diagram.sentences() == (
+        "1 hill with lower ground all around is within the error of the map.",
+    )
+    assert on_a_line([1, 0, 1], 0.1).diagram.sentences() == ()
 
 
 def test_a_grid_that_is_too_coarse_says_so():
@@ -124,16 +125,20 @@ def test_a_grid_that_is_too_coarse_says_so():
     values[np.arange(6), np.arange(6)] = 0.1 * np.arange(6)
     land = replace(sample_map(points=6), values=values, stderr=np.full((6, 6), 1e-3))
     found = survey_of(land)
-    assert read_resolution(found)[0].startswith("The map is under-resolved: ")
-    assert "1 and 6 certain basins" in read_resolution(found)[0]
-    assert read_resolution(ALL["double well"]()) == []
+    assert found.resolution.sentences()[0].startswith("The map is under-resolved: ")
+    assert "1 and 6 basins" in found.resolution.sentences()[0]
+    assert ALL["double well"]().resolution.sentences() == ()
 
 
 @pytest.mark.parametrize(
     ("values", "stderr", "words"),
     [
         ([2, 1, 0.5, 1, 2], 0.01, "are the lowest point of the map"),
-        ([2, 0.2, 0.5, 1, 2], 0.001, "more than its error: there is better ground"),
+        (
+            [2, 0.2, 0.5, 1, 2],
+            0.001,
+            "more than its error: this map holds points of lower loss",
+        ),
         ([2, 0.4, 0.5, 1, 2], 0.5, "which is within the error of the map"),
         ([2, 0.4, 0.5, 1, 2], np.nan, "whether that is more than its error is not known"),
     ],
@@ -151,15 +156,17 @@ def test_weights_without_a_finite_loss():
 
 
 def test_the_lowest_point_on_the_edge():
-    assert "widen the span" in read_lowest(on_a_line([0, 1, 2], 0.1))[0]
-    assert read_lowest(on_a_line([1, 0, 2], 0.1)) == []
+    assert "widen the span" in told(on_a_line([0, 1, 2], 0.1), "on the edge")[0]
+    assert told(on_a_line([1, 0, 2], 0.1), "on the edge") == []
 
 
 def test_range_against_the_error():
-    assert read_range(on_a_line([0, 1, 5], 0.5)) == [
+    assert told(on_a_line([0, 1, 5], 0.5), "The loss on the map goes") == [
         "The loss on the map goes from 0 to 5, a range of 10 times its largest standard error."
     ]
-    assert read_range(on_a_line([0, 1, 5])) == ["The loss on the map goes from 0 to 5."]
+    assert told(on_a_line([0, 1, 5]), "The loss on the map goes") == [
+        "The loss on the map goes from 0 to 5."
+    ]
 
 
 def holes(rows, columns):
@@ -184,28 +191,28 @@ def holes(rows, columns):
 )
 def test_where_the_loss_is_not_finite(rows, columns, where):
     found = holes(rows, columns)
-    (sentence,) = read_walls(found)
+    (sentence,) = told(found, "not finite")
     count = np.count_nonzero(~found.landscape.finite)
     assert sentence.startswith(f"{count} of 400 points are not finite, {where}; ")
 
 
 def test_one_wall_is_singular_and_none_is_silent():
-    assert read_walls(holes(3, 4))[0].startswith("1 of 400 points is not finite")
-    assert read_walls(survey_of(sample_map())) == []
+    assert told(holes(3, 4), "not finite")[0].startswith("1 of 400 points is not finite")
+    assert told(survey_of(sample_map()), "not finite") == []
 
 
 def test_a_trajectory_in_the_plane():
     found = survey_of(with_trajectory(sample_map(noise=0.01), residual=0.0))
-    assert read_trajectory(found) == ["The trajectory lies in this plane."]
+    assert told(found, "trajectory") == ["The trajectory lies in this plane."]
 
 
 def test_a_trajectory_off_the_plane_says_what_that_hides():
     found = survey_of(with_trajectory(sample_map(noise=0.01), residual=0.12))
-    (sentence,) = read_trajectory(found)
+    (sentence,) = told(found, "trajectory")
     assert sentence.startswith("The trajectory lies up to 12 % off this plane; the loss at its")
-    assert "differs from the map beneath by up to" in sentence
+    assert "differs from that of the map by up to" in sentence
     far = survey_of(with_trajectory(sample_map(noise=0.01), residual=0.8))
-    assert "so that what is drawn is its shadow" in read_trajectory(far)[0]
+    assert "so that the map shows its projection" in told(far, "trajectory")[0]
 
 
 def test_points_outside_the_map_are_counted():
@@ -213,36 +220,41 @@ def test_points_outside_the_map_are_counted():
     way = land.landmarks["trajectory"].copy()
     way[:3] += 100
     found = survey_of(replace(land, landmarks={"trajectory": way}))
-    assert read_trajectory(found)[-1] == (
+    assert told(found, "trajectory")[-1] == (
         "3 of the 25 points of the trajectory lie outside the map."
     )
 
 
 def test_errors_or_the_reason_for_none():
-    assert read_errors(survey_of(line_map(noise=0.03)))[0] == (
-        "A value of the map has a standard error of 0.03 (median; at most 0.03), from 512 "
-        "examples."
+    assert told(survey_of(line_map(noise=0.03)), "A value of the map", "no standard errors")[
+        0
+    ] == (
+        "A value of the map has a standard error of 0.03 (median; at most 0.03), from "
+        "1,000 examples."
     )
-    one = replace(
-        survey_of(sample_map()),
-        loss=Estimate(1.0, samples=1, why_no_error="a spread needs two batches; there is one"),
+    one = survey_of(sample_map(count=1, unit="batches"))
+    assert (
+        "a spread needs two batches; there is one"
+        in told(one, "A value of the map", "no standard errors")[0]
     )
-    assert "a spread needs two batches; there is one" in read_errors(one)[0]
-    assert "none was estimated" in read_errors(survey_of(sample_map()))[0]
+    assert (
+        "none was estimated"
+        in told(survey_of(sample_map()), "A value of the map", "no standard errors")[0]
+    )
 
 
 def test_what_was_interpolated_and_how_well():
-    assert read_interpolation(survey_of(sample_map())) == [
+    assert told(survey_of(sample_map()), "computed") == [
         "Every one of the 961 points was computed."
     ]
-    (sentence,) = read_interpolation(survey_of(refined_map()))
+    (sentence,) = told(survey_of(refined_map()), "computed")
     assert sentence.startswith(
         "196 of 1,681 points were computed and the rest interpolated; each"
     )
     assert "each of 300 computed points was predicted from the others" in sentence
     assert "at most 0.006 (0.14 % of the range) (95 % confidence)" in sentence
     unmeasured = survey_of(replace(refined_map(), held_out=0))
-    assert read_interpolation(unmeasured)[0].endswith("the error of that was not measured.")
+    assert told(unmeasured, "computed")[0].endswith("the error of that was not measured.")
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -29,18 +29,20 @@ def point(*start):
 
 def test_two_wells_have_the_barrier_of_their_formula():
     found = la.compare(objective(), point(-1.0, 0.0), point(1.0, 0.0), points=21, span=0.5)
-    assert found.barrier == pytest.approx(1.0, abs=1e-9)
+    assert found.barrier.value == pytest.approx(1.0, abs=1e-9)
     assert found.line.values[[0, -1]] == pytest.approx([0, 0], abs=1e-12)
     assert found.line.axes[0][[0, -1]].tolist() == [0.0, 1.0]
     # By symmetry the two surroundings are mirror images with the same depths.
     assert found.bottleneck == pytest.approx(0, abs=0.05)
-    assert len(found.pairs) + len(found.gone) == len(la.merge_tree(found.first))
+    assert len(found.matching.pairs) + len(found.matching.gone) == len(
+        la.merge_tree(found.first)
+    )
 
 
 def test_one_well_has_no_barrier_and_its_basin_persists():
     found = la.compare(objective(), point(1.0, 0.0), point(1.0, 0.3), points=21, span=0.2)
-    assert found.barrier == 0.0
-    assert [0, 0] in found.pairs.tolist()
+    assert found.barrier.value == 0.0
+    assert [0, 0] in found.matching.pairs.tolist()
     assert found.second.values[10, 10] == pytest.approx(0.09)
 
 
@@ -53,7 +55,7 @@ def test_comparisons_are_saved_and_repeat(tmp_path):
     for other in (two, back):
         assert other.first.values.tobytes() == one.first.values.tobytes()
         assert (other.barrier, other.bottleneck) == (one.barrier, one.bottleneck)
-        np.testing.assert_array_equal(other.pairs, one.pairs)
+        np.testing.assert_array_equal(other.matching.pairs, one.matching.pairs)
         np.testing.assert_array_equal(other.diagrams[1].births, one.diagrams[1].births)
 
 

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import merge_tree, persistence
-from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
+from lossatlas.topology.barriers import barrier_distance, barrier_matrix, flood_below, simplify
 from lossatlas.topology.distances import bottleneck
 from reference.topology_bars import minimax
 
@@ -48,7 +48,7 @@ def test_simplifying_keeps_exactly_the_longer_bars(f, connectivity, length):
 
 @given(grids(walled), connectivities, levels)
 def test_filling_removes_the_short_bars_and_moves_the_field_little(f, connectivity, length):
-    filled = fill(f, length, connectivity=connectivity)
+    filled = flood_below(f, length, connectivity=connectivity)
     finite = np.isfinite(f)
     assert (np.isfinite(filled) == finite).all()
     assert ((filled - f)[finite] >= 0).all()

@@ -147,9 +147,11 @@ def test_rules_for_essential_bars_reach_the_summaries():
 
 def test_the_spread_over_planes():
     found = spread([{"smad": 1.0}, {"smad": 3.0}])["smad"]
-    assert (found.mean, found.count) == (2.0, 2)
-    assert (found.sd, found.stderr) == (pytest.approx(2**0.5), pytest.approx(1.0))
-    assert np.isnan(spread([{"smad": 1.0}])["smad"].sd)
+    assert (found.value, found.samples, found.name) == (2.0, 2, "smad")
+    assert found.stderr == pytest.approx(1.0)
+    alone = spread([{"smad": 1.0}])["smad"]
+    assert np.isnan(alone.stderr)
+    assert alone.why_no_error == "one plane"
     for bad in ([], [{"a": 1.0}, {"b": 1.0}]):
         with pytest.raises(DataError, match="same names"):
             spread(bad)

@@ -4,32 +4,30 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lossatlas.report.readings_comparison import View, headline
 from lossatlas.surveys import Comparison
 from lossatlas.text import with_error
 
 
 def comparison_summary(found: Comparison, page: Path) -> dict[str, Any]:
     """What `--json` prints."""
-    view = View(found)
     settings, line = found.provenance.settings, found.line
-    place = None if view.top is None else float(line.axes[0][view.top])
+    place = None if found.top is None else float(line.axes[0][found.top])
     return {
         "title": settings.get("title"),
-        "verdict": headline(view),
-        "barrier": found.barrier,
-        "barrier_stderr": found.barrier_stderr,
+        "verdict": found.headline(),
+        "barrier": found.barrier.value,
+        "barrier_stderr": found.barrier.stderr,
         "barrier_at": place,
-        "barrier_bound": view.line_bound or None,
+        "barrier_bound": found.line_bound or None,
         "bottleneck": found.bottleneck,
-        "bottleneck_bound": view.depth_bound or None,
+        "bottleneck_bound": found.depth_bound or None,
         "wasserstein": found.wasserstein,
-        "matched": len(found.pairs),
-        "gone": len(found.gone),
-        "new": len(found.new),
-        "pairs": found.pairs.tolist(),
-        "first": _side(view, 0),
-        "second": _side(view, 1),
+        "matched": len(found.matching.pairs),
+        "gone": len(found.matching.gone),
+        "new": len(found.matching.new),
+        "pairs": found.matching.pairs.tolist(),
+        "first": _side(found, 0),
+        "second": _side(found, 1),
         "grid": {
             "points": list(found.first.values.shape),
             "ranges": [[float(axis[0]), float(axis[-1])] for axis in found.first.axes],
@@ -37,17 +35,17 @@ def comparison_summary(found: Comparison, page: Path) -> dict[str, Any]:
         },
         "mode": settings.get("mode"),
         "notes": list(dict.fromkeys((*line.notes, *found.first.notes, *found.second.notes))),
-        "evaluations": sum(land.evaluations for land in (*view.lands, line)),
+        "evaluations": sum(land.evaluations for land in (*found.lands, line)),
         "seconds": found.seconds,
         "report": str(page),
     }
 
 
-def _side(view: View, k: int) -> dict[str, Any]:
-    line, land, tree = view.found.line, view.lands[k], view.trees[k]
+def _side(found: Comparison, k: int) -> dict[str, Any]:
+    line, land, tree = found.line, found.lands[k], found.trees[k]
     end = (0, -1)[k]
     return {
-        "file": view.found.provenance.settings.get(("first", "second")[k]),
+        "file": found.provenance.settings.get(("first", "second")[k]),
         "loss": float(line.values[end]),
         "loss_stderr": float(line.stderr[end]),
         "metrics": {
@@ -65,10 +63,9 @@ def _side(view: View, k: int) -> dict[str, Any]:
 
 def comparison_table(found: Comparison, page: Path) -> list[tuple[str, str, str]]:
     """What a person is shown."""
-    view = View(found)
     settings = found.provenance.settings
-    rows = [("barrier", *_pair(found.barrier, found.barrier_stderr))]
-    rows.append(("", "", headline(view)))
+    rows = [("barrier", *_pair(found.barrier.value, found.barrier.stderr))]
+    rows.append(("", "", found.headline()))
     for name, key, k in (("A", "first", 0), ("B", "second", -1)):
         losses = float(found.line.values[k]), float(found.line.stderr[k])
         rows.append((f"loss at {name}", *_pair(*losses)))
@@ -76,16 +73,16 @@ def comparison_table(found: Comparison, page: Path) -> list[tuple[str, str, str]
         for metric, values in found.line.metrics.items():
             numbers = float(values[k]), float(found.line.metric_stderr[metric][k])
             rows.append((f"{metric} at {name}", *_pair(*numbers)))
-    for name, land, tree in zip(view.names, view.lands, view.trees, strict=True):
+    for name, land, tree in zip(found.names, found.lands, found.trees, strict=True):
         remark = f"range {land.range:.4g}, {land.evaluations} of {land.values.size} computed"
         rows.append((f"minima around {name}", str(len(tree)), remark))
-    bound = view.depth_bound
+    bound = found.depth_bound
     within = f"± {bound:.2g} (95 % for each map)" if bound > 0 else "no error known"
     rows += [
         (
             "basins in both",
-            str(len(found.pairs)),
-            f"{len(found.gone)} gone, {len(found.new)} new",
+            str(len(found.matching.pairs)),
+            f"{len(found.matching.gone)} gone, {len(found.matching.new)} new",
         ),
         ("bottleneck", f"{found.bottleneck:.4g}", within),
         ("wasserstein", f"{found.wasserstein:.4g}", "order 1, a sum over all basins"),

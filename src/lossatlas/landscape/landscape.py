@@ -1,23 +1,41 @@
 """Landscape: a sampled piece of a loss landscape, with what is known about every value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from lossatlas import store
+from lossatlas.arguments import public
+from lossatlas.checks import is_number
+from lossatlas.errors import ArgumentError
+from lossatlas.plots import grid, maps
+from lossatlas.plots.chart import backends
+from lossatlas.plots.scale import scale_of
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.store import Provenance
+from lossatlas.text import count, cut_off, number, percent, surely
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
+COUNT = "a count, exact"
+DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
+_GEOMETRY = "exact geometry, no sampling"
+_MOST_METRICS = 4
+_LOG = " Heights and colors are logarithmic above the lowest loss."
+_FILTERS = Reference(
+    "map on filter-normalized random directions",
+    "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of "
+    "Neural Nets. NeurIPS 2018.",
+    "https://arxiv.org/abs/1712.09913",
+)
 
 
-@store.kind("landscape")
-@dataclass(frozen=True)
-class Landscape:
+@result("landscape", references=(_FILTERS,))
+class Landscape(Result):
     """The loss on a grid of a line, plane or box of parameter space.
 
     Values are indexed `[i, j, k]` by `axes[0][i], axes[1][j], axes[2][k]`.
@@ -50,15 +68,30 @@ class Landscape:
         seconds: wall time; not part of equality.
         notes: what a reader should know, in sentences.
         provenance: seed, settings, fingerprints, versions.
+
+    Examples:
+        >>> import numpy as np
+        >>> axis = np.linspace(-1, 1, 5)
+        >>> land = Landscape(
+        ...     values=axis**2,
+        ...     stderr=np.full(5, 0.01),
+        ...     axes=(axis,),
+        ...     labels=("random 1",),
+        ...     computed=np.ones(5, dtype=bool),
+        ... )
+        >>> land.minimum, land.range
+        ((0.0,), 1.0)
+        >>> land.estimates()[0].name, str(land.estimates()[0])
+        ('lowest loss on the map', '0.000 ± 0.010 loss')
     """
 
-    values: Array
-    stderr: Array
+    values: Array = quantity("loss")
+    stderr: Array = quantity("loss")
     axes: tuple[Array, ...]
     labels: tuple[str, ...]
     computed: NDArray[np.bool_]
-    interpolation_error: float = 0.0
-    interpolation_rms: float = 0.0
+    interpolation_error: float = quantity("loss", default=0.0)
+    interpolation_rms: float = quantity("loss", default=0.0)
     held_out: int = 0
     metrics: Mapping[str, Array] = field(default_factory=dict)
     metric_stderr: Mapping[str, Array] = field(default_factory=dict)
@@ -68,22 +101,13 @@ class Landscape:
     unit: str = "examples"
     count: int = 0
     leverage: Array | None = None
-    rounding: float = 0.0
+    rounding: float = quantity("loss", default=0.0)
     engine: str = "plain"
     evaluations: int = 0
-    memory: int = 0
-    seconds: float = field(default=0.0, compare=False)
+    memory: int = quantity("bytes", default=0)
+    seconds: float = quantity("s", default=0.0, compare=False)
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
-
-    def __repr__(self) -> str:
-        size = " x ".join(map(str, self.values.shape))
-        seen = self.values[self.finite]
-        losses = f"{seen.min():.4g} to {seen.max():.4g}" if seen.size else "nowhere finite"
-        return (
-            f"<Landscape of {size} points along {', '.join(self.labels)}: loss {losses}, "
-            f"{int(self.computed.sum()):,} computed, engine {self.engine}>"
-        )
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -99,125 +123,487 @@ class Landscape:
     @property
     def minimum(self) -> tuple[float, ...]:
         """Coordinates of the lowest finite point."""
-        lowest = np.where(self.finite, self.values, np.inf).argmin()
-        index = np.unravel_index(int(lowest), self.values.shape)
+        index = np.unravel_index(self.lowest, self.values.shape)
         return tuple(float(axis[i]) for axis, i in zip(self.axes, index, strict=True))
 
-    def save(self, path: str | Path) -> Path:
-        """Write to one netCDF file; `lossatlas.load` reads it back.
+    @property
+    def lowest(self) -> int:
+        """Flat index of the lowest finite point."""
+        return int(np.where(self.finite, self.values, np.inf).argmin())
+
+    @property
+    def highest(self) -> int:
+        """Flat index of the highest finite point."""
+        return int(np.where(self.finite, self.values, -np.inf).argmax())
+
+    @public
+    def cut(self, axis: int, at: float | None = None) -> "Landscape":
+        """A plane of a map of a box, or a line of a map of a plane.
 
         Args:
-            path: where, by convention `*.nc`.
+            axis: the direction that is held fixed.
+            at: its coordinate, taken at the nearest grid point; by default that of the
+                lowest point of the map.
 
         Returns:
-            The path.
+            The map of one dimension less, without landmarks: they lie off it. Its origin is
+            one where the direction is held at zero.
 
         Raises:
-            FileError: the place cannot be written.
+            ArgumentError: no such direction, or a map of a line.
         """
-        return store.save(self, path)
+        if self.values.ndim < 2 or axis not in range(self.values.ndim):
+            raise ArgumentError(
+                f"`axis` must be one of 0 to {self.values.ndim - 1} of a map of two "
+                f"dimensions or more; got {axis!r}."
+            )
+        if at is not None and not is_number(at):
+            raise ArgumentError(f"`at` must be a coordinate; got {at!r}.")
+        place = self.minimum[axis] if at is None else at
+        index = int(np.abs(self.axes[axis] - place).argmin())
 
-    def to_xarray(self) -> xr.Dataset:
+        def taken(array: Any) -> Any:
+            return None if array is None else np.asarray(np.take(array, index, axis))
+
+        rest = [k for k in range(self.values.ndim) if k != axis]
+        # No landmark says that a map lies around its origin; this one may not hold it.
+        has_origin = self.axes[axis][index] == 0 and not self.landmarks
+        arrays = ("values", "stderr", "computed", "leverage")
+        return replace(
+            self,
+            **{name: taken(getattr(self, name)) for name in arrays},
+            metrics={name: taken(values) for name, values in self.metrics.items()},
+            metric_stderr={name: taken(values) for name, values in self.metric_stderr.items()},
+            axes=tuple(self.axes[k] for k in rest),
+            labels=tuple(self.labels[k] for k in rest),
+            landmarks={} if has_origin else {grid.CENTER: np.empty((0, len(rest)))},
+            landmark_residuals={},
+            landmark_values={},
+        )
+
+    def to_xarray(self) -> "xr.Dataset":
         """Values, errors and metrics as a labeled Dataset.
 
         Returns:
             Dimensions "a", "b", "c" with the coordinates of the grid.
         """
+        import xarray as xr
+
         dims = "abc"[: self.values.ndim]
         arrays = {"loss": self.values, "stderr": self.stderr, "computed": self.computed}
         if self.leverage is not None:
-            arrays[_LEVERAGE] = self.leverage
+            arrays["loss leverage"] = self.leverage
         arrays |= {name: value for name, value in self.metrics.items() if name not in arrays}
         arrays |= {f"{name} stderr": value for name, value in self.metric_stderr.items()}
         coordinates = dict(zip(dims, self.axes, strict=True))
         return xr.Dataset({key: (tuple(dims), v) for key, v in arrays.items()}, coordinates)
 
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """As groups for the store.
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Heights of the map, what lies off it, how it was sampled."""
+        return (*self.loss_estimates(), *self.sampling_estimates())
 
-        Returns:
-            Group name -> Dataset.
-        """
-        grid = replace(self, metrics={}, metric_stderr={}).to_xarray()
-        attributes = {name: getattr(self, name) for name in _SCALARS}
-        attributes |= {"labels": list(self.labels), "notes": list(self.notes)}
-        attributes |= {"count": self.count, "rounding": self.rounding}
-        attributes |= {"provenance": self.provenance.to_json()}
-        # Names are free text, so they are attributes and not names of groups or variables.
-        dims = tuple(grid["loss"].dims)
-        metrics = {
-            f"metric{k}": xr.Dataset(
-                {"value": (dims, value), "stderr": (dims, self.metric_stderr[name])},
-                attrs={"name": name},
+    def loss_estimates(self) -> tuple[Estimate, ...]:
+        """Heights of the map, and how far its landmarks lie off it."""
+        heights: tuple[Estimate, ...] = ()
+        if self.finite.any():
+            heights = (
+                self.value_at(self.lowest, "lowest loss on the map"),
+                self.value_at(self.highest, "highest loss on the map"),
+                Estimate(
+                    self.range,
+                    why_no_error=DIFFERENCE,
+                    name="range of the map",
+                    unit="loss",
+                    meaning="highest minus lowest",
+                ),
             )
-            for k, (name, value) in enumerate(self.metrics.items())
-        }
-        marks = {
-            f"landmark{k}": xr.Dataset(
-                {
-                    "coordinates": (("mark", "axis"), value),
-                    "residual": ("mark", self.landmark_residuals[name]),
-                    "loss": ("mark", self.landmark_values[name]),
-                },
-                attrs={"name": name},
-            )
-            for k, (name, value) in enumerate(self.landmarks.items())
-        }
-        return {"grid": grid.assign_attrs(attributes)} | metrics | marks
+        return (*heights, *map(_off_plane_estimate, *_residuals(self)))
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Landscape":
-        """The inverse of `to_tree`.
+    def value_at(self, flat: int, name: str) -> Estimate:
+        """A value of the map as an estimate.
 
         Args:
-            tree: group name -> Dataset.
+            flat: flat index of the point.
+            name: of the estimate.
 
         Returns:
-            An equal landscape.
+            The loss there with its standard error, or the reason why it has none.
         """
-        grid = tree["grid"]
-        marks, metrics = (_named(tree, prefix) for prefix in ("landmark", "metric"))
-        return cls(
-            values=grid["loss"].to_numpy(),
-            stderr=grid["stderr"].to_numpy(),
-            axes=tuple(grid[dim].to_numpy() for dim in grid["loss"].dims),
-            computed=grid["computed"].to_numpy().astype(bool),
-            leverage=grid[_LEVERAGE].to_numpy() if _LEVERAGE in grid else None,
-            labels=_strings(grid.attrs["labels"]),
-            notes=_strings(grid.attrs["notes"]),
-            metrics={name: data["value"].to_numpy() for name, data in metrics.items()},
-            metric_stderr={name: data["stderr"].to_numpy() for name, data in metrics.items()},
-            landmarks={name: data["coordinates"].to_numpy() for name, data in marks.items()},
-            landmark_residuals={
-                name: data["residual"].to_numpy() for name, data in marks.items()
-            },
-            landmark_values={name: data["loss"].to_numpy() for name, data in marks.items()},
-            provenance=Provenance.from_json(grid.attrs["provenance"]),
-            count=int(grid.attrs.get("count", 0)),
-            rounding=float(grid.attrs.get("rounding", 0.0)),
-            **{name: kind(grid.attrs[name]) for name, kind in _SCALARS.items()},
+        index = np.unravel_index(flat, self.values.shape)
+        place = ", ".join(
+            number(float(axis[i]), 3) for axis, i in zip(self.axes, index, strict=True)
+        )
+        why = "the map has no standard errors"
+        if not self.computed.ravel()[flat]:
+            bound = number(self.interpolation_error, 2)
+            why = f"interpolated, to within {bound} (95 % bound)"
+        value, stderr = (float(a.ravel()[flat]) for a in (self.values, self.stderr))
+        return Estimate(
+            value,
+            stderr,
+            samples=self.count,
+            sample_unit=self.unit,
+            why_no_error=None if np.isfinite(stderr) else why,
+            name=name,
+            unit="loss",
+            meaning=f"at ({place})",
         )
 
+    def sampling_estimates(self) -> tuple[Estimate, ...]:
+        """How many points were computed, and how large their errors are."""
+        lost, known = ~self.finite, ~self.computed
+        rows = [
+            _count(self.values.size, "points on the map"),
+            _count(int(self.computed.sum()), "computed points"),
+            _count(int(known.sum()), "interpolated points"),
+            _count(int(lost.sum()), "points that are not finite", "left out"),
+            _count(self.evaluations, "evaluations", "all computed points"),
+        ]
+        return (*rows, *self._interpolation_estimates(), *self._error_estimates())
 
-_LEVERAGE = "loss leverage"
-_SCALARS: dict[str, Any] = {
-    "interpolation_error": float,
-    "interpolation_rms": float,
-    "held_out": int,
-    "unit": str,
-    "engine": str,
-    "evaluations": int,
-    "memory": int,
-    "seconds": float,
-}
+    def _interpolation_estimates(self) -> tuple[Estimate, ...]:
+        if self.computed.all():
+            return ()
+        why = f"itself an error: {self.held_out:,} points, each predicted from the others"
+        share = ""
+        if self.range > 0:
+            share = f", {percent(self.interpolation_error / self.range)} of the range"
+        largest = "interpolation error, largest"
+        return (
+            _minor(self.interpolation_error, largest, why, f"95 % bound{share}"),
+            _minor(self.interpolation_rms, "interpolation error, root mean square", why),
+        )
+
+    def _error_estimates(self) -> tuple[Estimate, ...]:
+        errors = self.stderr[grid.known_errors(self)]
+        if not errors.size:
+            return ()
+        why = "itself an error"
+        return (
+            _minor(float(np.median(errors)), "standard error, median", why),
+            _minor(float(errors.max()), "standard error, largest", why),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the map shows, and how well it is known."""
+        return (*self.loss_sentences(), *self.sampling_sentences())
+
+    def loss_sentences(self) -> tuple[str, ...]:
+        """Where the loss is low, over what it ranges, where it is not finite."""
+        return (*_lowest(self), *_range(self), *_nonfinite(self), *_landmarks(self))
+
+    def sampling_sentences(self) -> tuple[str, ...]:
+        """How large the sampling errors are, and what was interpolated."""
+        return (_errors(self), _interpolation(self))
+
+    def figures(self, tree: grid.Tree | None = None) -> tuple[Figure, ...]:
+        """Surface, contour map and standard errors of a plane; a line; a box cut open.
+
+        Args:
+            tree: the merge tree of the map: its minima are marked and linked. The lowest
+                point alone is marked without it.
+
+        Returns:
+            The figures; of maps of more than three dimensions none.
+        """
+        pictures = {1: _line_figures, 2: _plane_figures, 3: _box_figures}
+        draw = pictures.get(self.values.ndim)
+        return () if draw is None else draw(self, tree)
 
 
-def _strings(attribute: Any) -> tuple[str, ...]:
-    # netCDF gives back a lone string for a list of one.
-    return (attribute,) if isinstance(attribute, str) else tuple(map(str, attribute))
+def _count(value: int, name: str, meaning: str = "") -> Estimate:
+    return Estimate(float(value), why_no_error=COUNT, name=name, meaning=meaning, is_minor=True)
 
 
-def _named(tree: Mapping[str, xr.Dataset], prefix: str) -> dict[str, xr.Dataset]:
-    # Groups come back in any order; their numbers say which came first.
-    found = [(int(key.removeprefix(prefix)), key) for key in tree if key.startswith(prefix)]
-    return {str(tree[key].attrs["name"]): tree[key] for _, key in sorted(found)}
+def _minor(value: float, name: str, why: str, meaning: str = "") -> Estimate:
+    return Estimate(
+        value, why_no_error=why, name=name, unit="loss", meaning=meaning, is_minor=True
+    )
+
+
+def _residuals(land: Landscape) -> tuple[list[str], list[float]]:
+    found = land.landmark_residuals
+    worst = [float(np.max(value[np.isfinite(value)], initial=0.0)) for value in found.values()]
+    return list(found), worst
+
+
+def _off_plane_estimate(name: str, worst: float) -> Estimate:
+    return Estimate(
+        100 * worst,
+        why_no_error=_GEOMETRY,
+        name=f"{cut_off(name, 40)}: farthest off the plane",
+        unit="%",
+        meaning="share of its distance from the weights",
+        is_minor=True,
+    )
+
+
+def _lowest(land: Landscape) -> list[str]:
+    place = np.unravel_index(land.lowest, land.values.shape)
+    sides = zip(place, land.values.shape, strict=True)
+    if not any(i in {0, size - 1} for i, size in sides if size > 2):
+        return []
+    return [
+        "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
+        "widen the span."
+    ]
+
+
+def _range(land: Landscape) -> list[str]:
+    finite = land.values[land.finite]
+    if not finite.size:
+        return ["The loss is not finite at any point of the map."]
+    low, high = float(finite.min()), float(finite.max())
+    text = f"The loss on the map goes from {number(low, 3)} to {number(high, 3)}"
+    errors = land.stderr[grid.known_errors(land)]
+    if not errors.size or errors.max() == 0:
+        return [f"{text}."]
+    times = (high - low) / float(errors.max())
+    return [f"{text}, a range of {number(times, 2)} times its largest standard error."]
+
+
+def _nonfinite(land: Landscape) -> list[str]:
+    lost = ~land.finite
+    total = int(np.count_nonzero(lost))
+    if not total:
+        return []
+    verb = "is" if total == 1 else "are"
+    return [
+        f"{total:,} of {lost.size:,} points {verb} not finite, {_where(land, lost)}; they are "
+        "left out of every number here, never filled."
+    ]
+
+
+def _where(land: Landscape, lost: NDArray[np.bool_]) -> str:
+    sides = []
+    for axis, label in enumerate(land.labels):
+        others = tuple(k for k in range(lost.ndim) if k != axis)
+        side = _side(np.asarray(lost.any(axis=others)))
+        if side:
+            sides.append(f"'{cut_off(label, 40)}' is {side}")
+    if len(sides) == lost.ndim and lost.ndim > 1:
+        return f"in the corner where {' and '.join(sides)}"
+    if sides:
+        return f"along the side where {' and '.join(sides)}"
+    ends = [np.take(lost, end, axis) for axis in range(lost.ndim) for end in (0, -1)]
+    return "scattered over the map" if any(map(np.any, ends)) else "inside the map"
+
+
+def _side(present: NDArray[np.bool_]) -> str:
+    found = np.flatnonzero(present)
+    first, last, size = int(found[0]), int(found[-1]), present.size
+    if first == 0 and last < size / 2:
+        return "least"
+    return "greatest" if last == size - 1 and first >= size / 2 else ""
+
+
+def _landmarks(land: Landscape) -> list[str]:
+    return [text for mark in grid.landmarks(land) for text in _landmark(land, mark)]
+
+
+def _landmark(land: Landscape, mark: grid.Landmark) -> list[str]:
+    name = cut_off(mark.name, 40)
+    sentences = []
+    known = mark.residual[np.isfinite(mark.residual)]
+    if known.size:
+        sentences.append(f"The {name} {_off_plane(float(known.max()))}{_hidden(mark)}.")
+    outside = _outside(land, mark.points)
+    if outside:
+        verb, points = "lies" if outside == 1 else "lie", count(len(mark.points), "point")
+        sentences.append(f"{outside} of the {points} of the {name} {verb} outside the map.")
+    return sentences
+
+
+def _off_plane(worst: float) -> str:
+    if worst < 1e-9:
+        return "lies in this plane"
+    text = f"lies up to {percent(worst)} off this plane"
+    return text if worst < 0.3 else f"{text}, so that the map shows its projection"
+
+
+def _hidden(mark: grid.Landmark) -> str:
+    # What the picture gets wrong: the loss at the points themselves against the map below.
+    gaps = np.abs(mark.seen - mark.below)
+    gaps = gaps[np.isfinite(gaps)]
+    if not gaps.size or not np.isfinite(mark.residual).any() or mark.residual.max() < 1e-9:
+        return ""
+    largest, median = number(float(gaps.max()), 2), number(float(np.median(gaps)), 2)
+    return (
+        f"; the loss at its points differs from that of the map by up to {largest} "
+        f"(median {median})"
+    )
+
+
+def _outside(land: Landscape, points: Array) -> int:
+    outside = np.zeros(len(points), dtype=np.bool_)
+    for axis, coordinate in zip(land.axes, np.asarray(points).T, strict=True):
+        slack = 1e-9 * (axis[-1] - axis[0])
+        outside |= (coordinate < axis[0] - slack) | (coordinate > axis[-1] + slack)
+    return int(np.count_nonzero(outside))
+
+
+def _errors(land: Landscape) -> str:
+    errors = land.stderr[grid.known_errors(land)]
+    if not errors.size:
+        why = f"a spread needs two {land.unit}; there is one" if land.count == 1 else ""
+        return f"The map has no standard errors: {why or 'none was estimated'}."
+    source = (
+        f"{land.count:,} {land.unit}" if land.count else f"an unknown number of {land.unit}"
+    )
+    return (
+        f"A value of the map has a standard error of {number(float(np.median(errors)), 2)} "
+        f"(median; at most {number(float(errors.max()), 2)}), from {source}."
+    )
+
+
+def _interpolation(land: Landscape) -> str:
+    total, computed = land.values.size, int(np.count_nonzero(land.computed))
+    if computed == total:
+        return f"Every one of the {total:,} points was computed."
+    text = f"{computed:,} of {total:,} points were computed and the rest interpolated"
+    if not land.held_out:
+        return f"{text}; the error of that was not measured."
+    share = f" ({percent(land.interpolation_error / land.range)} of the range)"
+    return (
+        f"{text}; each of {count(land.held_out, 'computed point')} was predicted from the "
+        "others. By that the largest error of an interpolated point is at most "
+        f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''} "
+        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square."
+    )
+
+
+def _line_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
+    return (
+        Figure(
+            "line",
+            "Loss along the line",
+            *backends(lambda: maps.line_chart(land, tree=tree)),
+            "The band holds each value alone with 95 % probability." + _scale_note(land),
+            f"Line plot of the loss. {_extremes(land)}",
+            wide=True,
+        ),
+    )
+
+
+def _plane_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
+    names = [mark.name for mark in grid.landmarks(land)]
+    marks = "".join(f", with the {cut_off(name, 40)} drawn on it" for name in names)
+    surface = Figure(
+        "surface",
+        "Loss surface",
+        *backends(lambda: maps.surface_chart(land, tree=tree)),
+        f"Drag to turn, scroll to zoom; point at the surface to read a loss and its error."
+        f"{_scale_note(land)}",
+        f"Three-dimensional surface of the loss{marks}. {_extremes(land)}",
+        wide=True,
+    )
+    contour = Figure(
+        "contour",
+        "From above",
+        *backends(lambda: maps.contour_chart(land, tree=tree)),
+        _mark_note(land, tree) + _nonfinite_note(land),
+        f"Contour map of the loss{marks}. {_extremes(land)}",
+    )
+    return surface, contour, _error_figure(land), *_metric_figures(land)
+
+
+def _metric_figures(land: Landscape) -> tuple[Figure, ...]:
+    return tuple(_metric_figure(land, name) for name in list(land.metrics)[:_MOST_METRICS])
+
+
+def _metric_figure(land: Landscape, name: str) -> Figure:
+    nothing = np.full(land.values.shape, np.nan)
+    errors = land.metric_stderr.get(name, nothing)
+    metric = replace(land, values=land.metrics[name], stderr=errors)
+    title = f"{cut_off(name, 40)} from above"
+    caption = "A further metric at the same points; dark is high."
+    if not land.computed.all():
+        caption += (
+            " Between the computed points (dots) it is interpolated, and its error there is "
+            "not measured: points were chosen for the loss. adaptive=False computes all "
+            "of them."
+        )
+    return Figure(
+        name,
+        title,
+        *backends(lambda: maps.contour_chart(metric, quantity=name)),
+        caption + _nonfinite_note(metric),
+        f"Contour map of {cut_off(name, 40)}.",
+    )
+
+
+def _error_figure(land: Landscape) -> Figure:
+    known = grid.known_errors(land)
+    if not known.any():
+        caption, alt = "This map has no standard errors.", "An empty map: no errors are known."
+    else:
+        errors = land.stderr[known]
+        low, high = number(float(errors.min()), 2), number(float(errors.max()), 2)
+        caption = f"How sure each value is: one standard error, {low} to {high}."
+        alt = f"Map of the standard error of the loss, from {low} to {high}."
+        caption += _between(land, known)
+    chart = backends(lambda: maps.stderr_chart(land))
+    return Figure("stderr", "Standard error", *chart, caption, alt)
+
+
+def _between(land: Landscape, known: NDArray[np.bool_]) -> str:
+    if land.computed.all():
+        return ""
+    if (known == land.finite).all():
+        return " Between computed points it is interpolated, too."
+    return " Interpolated points show the error of the nearest computed one."
+
+
+def _box_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
+    whole = Figure(
+        "box",
+        "The box, cut open",
+        *backends(lambda: maps.box_chart(land, tree=tree)),
+        "Three planes through the lowest point. Drag to turn." + _scale_note(land),
+        f"Three orthogonal planes colored by the loss. {_extremes(land)}",
+        wide=True,
+    )
+    flat = [_cut_figure(land, axis) for axis in range(3)]
+    return (whole, *flat, _error_figure(land.cut(2)))
+
+
+def _cut_figure(land: Landscape, axis: int) -> Figure:
+    plane = land.cut(axis)
+    return Figure(
+        f"plane {axis + 1}",
+        f"Plane at {cut_off(land.labels[axis], 30)} = {number(land.minimum[axis], 3)}",
+        *backends(lambda: maps.contour_chart(plane)),
+        "Through the lowest point." + _nonfinite_note(land),
+        f"Contour map of one plane of the box. {_extremes(plane)}",
+    )
+
+
+def _mark_note(land: Landscape, tree: grid.Tree | None) -> str:
+    marks = grid.landmarks(land)
+    start = "The star stands at the origin. " if any(m.is_center for m in marks) else ""
+    if any(mark.is_path for mark in marks):
+        start = "The path of training ends at the star. "
+    if tree is None:
+        return f"{start}The lowest point is yellow."
+    if np.isnan(tree.threshold):
+        return f"{start}Minima are gray: it is unknown which are certain."
+    is_sure = grid.marked_minima(land, tree).certain.all()
+    which = surely("minima", tree.threshold).capitalize()
+    return f"{start}{which} are yellow{'' if is_sure else ', those within the error gray'}."
+
+
+def _scale_note(land: Landscape) -> str:
+    return _LOG if scale_of(land.values).is_log else ""
+
+
+def _nonfinite_note(land: Landscape) -> str:
+    return "" if land.finite.all() else " Hatched: the loss is not finite there."
+
+
+def _extremes(land: Landscape) -> str:
+    finite = land.values[land.finite]
+    if not finite.size:
+        return "No value is finite."
+    place = ", ".join(number(coordinate, 3) for coordinate in land.minimum)
+    low, high = number(float(finite.min()), 3), number(float(finite.max()), 3)
+    return f"Lowest loss {low} at ({place}), highest {high}."

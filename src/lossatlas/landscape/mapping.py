@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from lossatlas.landscape.points import Points, Progress, Work, open_ledger
 from lossatlas.landscape.request import Request
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Result, quantity, result
 
 
 @public
@@ -98,8 +98,8 @@ def map_plane(
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class MapPlan:
+@result("map-plan")
+class MapPlan(Result):
     """What a map will need, before it starts.
 
     Attributes:
@@ -110,7 +110,21 @@ class MapPlan:
 
     engine: str
     points: int
-    memory: int
+    memory: int = quantity("bytes")
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Points of the grid, and memory."""
+        return (
+            Estimate(self.points, why_no_error="a count, exact", name="points"),
+            Estimate(self.memory, why_no_error="about", name="memory", unit="bytes"),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the map will need."""
+        return (
+            f"{self.points:,} points at most, by the engine '{self.engine}', with about "
+            f"{self.memory / 2**20:,.0f} MiB beyond the model and the data.",
+        )
 
 
 @public

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Task, select
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Result, quantity, result
 
 Span = float | Sequence[tuple[float, float]]
 Ranges = tuple[tuple[float, float], ...]
@@ -38,8 +38,8 @@ def ranges(span: object, dimension: int) -> Ranges:
     return pairs
 
 
-@dataclass(frozen=True)
-class SpanSuggestion:
+@result("span-suggestion")
+class SpanSuggestion(Result):
     """A span worth a picture.
 
     Attributes:
@@ -49,10 +49,22 @@ class SpanSuggestion:
         evaluations: points evaluated to find it.
     """
 
-    span: float
-    rise: float
+    span: float = quantity("direction lengths")
+    rise: float = quantity("loss")
     reason: str
     evaluations: int
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The span, and how much the loss has risen there."""
+        rise = "no error was estimated"
+        return (
+            Estimate(self.span, why_no_error="chosen", name="span", unit="direction lengths"),
+            Estimate(self.rise, why_no_error=rise, name="rise of the loss", unit="loss"),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """Why it is this span."""
+        return (f"A span of {self.span:g}: {self.reason}",)
 
 
 @public

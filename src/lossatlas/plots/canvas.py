@@ -1,20 +1,39 @@
-"""The matplotlib side of the style: new axes, their dress, color maps."""
+"""The matplotlib side: new axes, their dress, and how a chart is drawn on them."""
 
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import singledispatch
 from typing import Any
 
+import numpy as np
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from matplotlib.ticker import MaxNLocator
 
+from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
+from lossatlas.plots.chart import (
+    Area,
+    Axis,
+    Chart,
+    Field,
+    Line,
+    Note,
+    Points,
+    Span,
+    Surface,
+    pieces,
+)
 from lossatlas.plots.scale import Scale
+from lossatlas.text import cut_off
 
 RC: Any = {
     "font.family": list(style.FAMILY),
@@ -154,3 +173,183 @@ def color_bar(ax: Axes, shown: ScalarMappable, scale: Scale | None, label: str) 
     bar.ax.tick_params(colors=style.MUTED, labelsize=style.LABEL_SIZE - 1, width=0.6, length=3)
     bar.outline.set_visible(False)
     return bar
+
+
+_SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "star": "*",
+    "x": "X",
+    "triangle-up": "^",
+    "triangle-right": ">",
+}
+# Points of paper in a pixel of a page, for lines and for marks.
+_WIDTH, _MARK = 0.7, 0.65
+
+
+def draw(chart: Chart, ax: Axes | None = None) -> Axes:
+    """Draw a chart."""
+    ax = axes(ax, chart.size, None if chart.z is None else "3d")
+    if chart.z is not None and ax.name != "3d":
+        raise ArgumentError("`ax` must be three-dimensional; make it with projection='3d'.")
+    for depth, layer in enumerate(chart.layers):
+        _add(layer, ax, chart, 1 + 0.1 * depth)
+    if chart.z is None:
+        _frame(ax, chart)
+    else:
+        _frame_space(ax, chart, chart.z)
+    return ax
+
+
+def _frame(ax: Any, chart: Chart) -> None:
+    for which, axis in (("x", chart.x), ("y", chart.y)):
+        use_scale(ax, axis.scale, which)
+        _dress_axis(ax, axis, which)
+    if chart.aspect == "square":
+        ax.set_box_aspect(1)
+    if chart.aspect == "map" and chart.x.limits and chart.y.limits:
+        wide, high = (limits[1] - limits[0] for limits in (chart.x.limits, chart.y.limits))
+        ax.set_aspect("equal" if 1 / 3 <= wide / high <= 3 else "auto")
+    name_axes(ax, chart.title, chart.x.title, chart.y.title)
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.16), "ncols": 2}
+    legend(ax, **(below if chart.legend == "below" else {"loc": chart.legend}))
+
+
+def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
+    side = ax.xaxis if which == "x" else ax.yaxis
+    if axis.limits is not None:
+        (ax.set_xlim if which == "x" else ax.set_ylim)(*axis.limits)
+    if axis.ticks is not None:
+        side.set_ticks(list(axis.ticks[0]), labels=list(axis.ticks[1]))
+    if axis.is_whole:
+        side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        (ax.set_xlim if which == "x" else ax.set_ylim)(0, None)
+    if not axis.is_visible:
+        side.set_ticks([])
+        ax.spines["bottom" if which == "x" else "left"].set_visible(False)
+    if axis.has_grid:
+        ax.grid(axis=which, color=style.GRID, lw=0.6)
+
+
+def _frame_space(ax: Any, chart: Chart, z: Axis) -> None:
+    if z.ticks is not None:
+        ax.set_zticks(list(z.ticks[0]), labels=list(z.ticks[1]))
+    name_axes(ax, chart.title, chart.x.title, chart.y.title)
+    ax.set_zlabel(z.title)
+    ax.zaxis.label.set_parse_math(False)
+    ax.set_box_aspect([4 * side for side in chart.ratio])
+    ax.view_init(elev=32, azim=-56)
+
+
+def _place(layer: Line | Points) -> tuple[Any, ...]:
+    return (layer.x, layer.y) if layer.z is None else (layer.x, layer.y, layer.z)
+
+
+def _label(ax: Any, name: str) -> str:
+    # One entry of the legend a name.
+    known = ax.get_legend_handles_labels()[1]
+    return "_nolegend_" if not name or cut_off(name) in known else cut_off(name)
+
+
+@singledispatch
+def _add(layer: Any, ax: Any, chart: Chart, depth: float) -> None:
+    raise NotImplementedError(type(layer).__name__)
+
+
+@_add.register
+def _(layer: Line, ax: Any, chart: Chart, depth: float) -> None:
+    drawn = ax.plot(
+        *_place(layer),
+        color=layer.color,
+        lw=_WIDTH * layer.width,
+        ls=(0, (4, 3)) if layer.dash else "-",
+        alpha=layer.opacity,
+        label=_label(ax, layer.name),
+        zorder=depth,
+        **({"drawstyle": "steps-post"} if layer.is_steps else {}),
+    )
+    if layer.marks:
+        drawn[0].set(marker="o", markersize=_MARK * layer.marks)
+
+
+@_add.register
+def _(layer: Points, ax: Any, chart: Chart, depth: float) -> None:
+    hollow = not layer.color
+    ax.plot(
+        *_place(layer),
+        _SYMBOLS[layer.symbol],
+        ms=_MARK * layer.size,
+        mfc="none" if hollow else layer.color,
+        mec=layer.edge,
+        mew=0.8,
+        label=_label(ax, layer.name),
+        zorder=depth,
+        # Minima like the edge, and are drawn whole there.
+        clip_on=layer.z is not None,
+    )
+    shadow = [patheffects.withStroke(linewidth=2, foreground=style.INK)]
+    for text, *place in zip(layer.labels or (), *_place(layer), strict=False):
+        look: dict[str, Any] = {"color": layer.label_color}
+        look |= {"path_effects": shadow} if layer.label_color == style.PAPER else {}
+        look |= {"fontweight": "bold"} if layer.is_bold else {}
+        note(ax, text, place, (5, 4), **look)
+
+
+@_add.register
+def _(layer: Area, ax: Any, chart: Chart, depth: float) -> None:
+    for x, y in pieces(layer.x, layer.y):
+        look: dict[str, Any] = {"facecolor": layer.color, "alpha": layer.opacity}
+        if layer.is_hatched:
+            look |= {"hatch": "////", "edgecolor": style.FAINT}
+        elif layer.edge:
+            look |= {"edgecolor": layer.edge}
+        width = 0.7 if layer.edge else 0
+        label = _label(ax, layer.name)
+        corners = np.stack([x, y], axis=1)
+        ax.add_patch(Polygon(corners, linewidth=width, zorder=depth, label=label, **look))
+        ax.update_datalim(corners)
+    ax.autoscale_view()
+
+
+@_add.register
+def _(layer: Field, ax: Any, chart: Chart, depth: float) -> None:
+    values = np.ma.masked_invalid(layer.z.T)
+    if not values.count():
+        return
+    look: dict[str, Any] = {"cmap": color_map(layer.colors), "norm": norm(layer.scale)}
+    if layer.is_cells:
+        shown = ax.pcolormesh(layer.x, layer.y, values, zorder=depth, rasterized=True, **look)
+    else:
+        where: dict[str, Any] = {"levels": layer.scale.levels(), "corner_mask": False}
+        shown = ax.contourf(layer.x, layer.y, values, zorder=depth, **where, **look)
+        thin: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.55}
+        ax.contour(layer.x, layer.y, values, zorder=depth, **where, **thin)
+    color_bar(ax, shown, layer.scale, layer.title)
+
+
+@_add.register
+def _(layer: Surface, ax: Any, chart: Chart, depth: float) -> None:
+    bottom, top = layer.scale.heights(2)
+    colors = color_map(style.DEPTH)
+    look: dict[str, Any] = {"rcount": 80, "ccount": 80, "linewidth": 0, "antialiased": True}
+    if layer.shade is None:
+        look |= {"cmap": colors, "vmin": bottom, "vmax": top}
+    else:
+        look |= {"facecolors": colors((layer.shade - bottom) / (top - bottom)), "shade": False}
+    ax.plot_surface(layer.x, layer.y, layer.z, alpha=0.95, **look)
+
+
+@_add.register
+def _(layer: Span, ax: Any, chart: Chart, depth: float) -> None:
+    look = {"facecolor": style.WALL, "hatch": "////", "edgecolor": style.FAINT, "lw": 0}
+    ax.axvspan(layer.low, layer.high, zorder=depth, **look)
+
+
+@_add.register
+def _(layer: Note, ax: Any, chart: Chart, depth: float) -> None:
+    if layer.x is None or layer.y is None:
+        place = {"transform": ax.transAxes, "ha": "center", "color": style.MUTED}
+        ax.text(0.5, 0.5, layer.text, **place)
+    else:
+        note(ax, layer.text, (layer.x, layer.y), (0, 3), ha="center")

@@ -34,7 +34,7 @@ WEB_FAMILY = (
 LABEL_SIZE = 9
 TITLE_SIZE = 10.5
 DIMENSION_COLORS = (BASIN, RIDGE, INK)
-DIMENSION_NAMES = ("basins (H0)", "ridges (H1)", "shells (H2)")
+DIMENSION_NAMES = ("basins (H0)", "loops (H1)", "shells (H2)")
 
 
 def color_stops(colors: tuple[str, ...]) -> list[tuple[float, str]]:

@@ -1,27 +1,28 @@
-"""The plotly side of the style: empty figures, axes, color bars, hover texts."""
+"""The plotly side: empty figures, axes, color bars, and how a chart is drawn."""
 
-from collections.abc import Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
-from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots import style
-from lossatlas.plots.marks import Mark
-from lossatlas.plots.scale import Scale
-from lossatlas.text import (
-    axis_title,
-    loss_title,
-    number,
-    percent,
-    safe,
-    short,
-    with_error,
+from lossatlas.plots.chart import (
+    Area,
+    Axis,
+    Chart,
+    Field,
+    Line,
+    Note,
+    Points,
+    Span,
+    Surface,
+    Texts,
+    pieces,
 )
+from lossatlas.plots.scale import Scale
+from lossatlas.text import loss_title, safe
 
-Floats = NDArray[np.float64]
 Options = dict[str, Any]
 
 _MARGIN = {"l": 72, "r": 24, "t": 36, "b": 92}
@@ -81,27 +82,6 @@ def loss_axis(scale: Scale, title: str = "loss", **options: Any) -> Options:
     return axis(loss_title(scale.is_log, title), **ticks(scale), **options)
 
 
-def map_axes(landscape: Landscape) -> Options:
-    """The two axes of a map of a plane."""
-    (left, *_, right), (low, *_, high) = landscape.axes
-    titles = map(safe_axis_title, landscape.labels)
-    x = axis(next(titles), showgrid=False, range=[left, right])
-    y = axis(next(titles), showgrid=False, range=[low, high])
-    slope = (high - low) / (right - left)
-    if 1 / 3 <= slope <= 3:
-        y |= {"scaleanchor": "x", "constrain": "domain"}
-        x |= {"constrain": "domain"}
-    height = _MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2)
-    # Both maps of a pair keep the same square, whatever their legends and color bars need.
-    margin = _MARGIN | {"r": 96, "autoexpand": False}
-    return {"xaxis": x, "yaxis": y, "height": round(height), "margin": margin}
-
-
-def safe_axis_title(label: object) -> str:
-    """Title of an axis of a map as safe text."""
-    return safe(axis_title(label), 80)
-
-
 def space_axis(title: str, **options: Any) -> Options:
     """An axis of a three-dimensional scene."""
     plain: Options = {
@@ -114,22 +94,6 @@ def space_axis(title: str, **options: Any) -> Options:
         "nticks": 6,
     }
     return plain | options
-
-
-def scene(landscape: Landscape, z: Options, ratio: tuple[float, float, float]) -> Options:
-    """A three-dimensional scene seen from a corner, a little from above."""
-    x, y = (space_axis(safe(short(label))) for label in landscape.labels[:2])
-    return {
-        "xaxis": x,
-        "yaxis": y,
-        "zaxis": z,
-        "aspectmode": "manual",
-        "aspectratio": dict(zip("xyz", ratio, strict=True)),
-        "camera": {
-            "eye": {"x": 1.0, "y": -1.15, "z": 1.02},
-            "center": {"x": 0.0, "y": 0.0, "z": -0.17},
-        },
-    }
 
 
 def color_bar(title: str, scale: Scale | None = None, **options: Any) -> Options:
@@ -159,33 +123,248 @@ def ticks(scale: Scale) -> Options:
     return {"tickvals": scale.forward(losses).tolist(), "ticktext": labels}
 
 
-def hover_grid(landscape: Landscape) -> NDArray[np.object_]:
-    """What each point of a map says of itself: its loss, the error, how it came about."""
-    texts = [
-        with_error(value, stderr) + ("" if computed else " (interpolated)")
-        for value, stderr, computed in zip(
-            landscape.values.ravel().tolist(),
-            landscape.stderr.ravel().tolist(),
-            landscape.computed.ravel().tolist(),
-            strict=True,
+_TEXT = "%{text}<extra></extra>"
+_MOST = 200
+_LEVELS = 16
+_ISOLINES = 10
+_SHADOW = f"0 0 3px {style.INK}, 0 0 3px {style.INK}, 0 0 3px {style.INK}"
+
+
+def draw(chart: Chart) -> go.Figure:
+    """Draw a chart. What came from outside is text in it and nothing else."""
+    drawn = _space(chart, chart.z) if chart.z is not None else _flat(chart)
+    for layer in chart.layers:
+        _add(layer, drawn, chart)
+    return drawn
+
+
+def _flat(chart: Chart) -> go.Figure:
+    x, y = _axis(chart.x), _axis(chart.y)
+    layout: Options = {}
+    height = chart.height
+    if chart.aspect == "square":
+        x, y = x | {"constrain": "domain"}, y | {"scaleanchor": "x", "constrain": "domain"}
+    if chart.aspect == "map" and chart.x.limits and chart.y.limits:
+        slope = (chart.y.limits[1] - chart.y.limits[0]) / (
+            chart.x.limits[1] - chart.x.limits[0]
         )
-    ]
-    return np.array(texts, dtype=object).reshape(landscape.values.shape)
+        if 1 / 3 <= slope <= 3:
+            x, y = x | {"constrain": "domain"}, y | {"scaleanchor": "x", "constrain": "domain"}
+        height = round(_MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2))
+        # Maps side by side keep the same square, whatever their legends and color bars need.
+        layout = {"margin": _MARGIN | {"r": 96, "autoexpand": False}}
+    return figure(height, xaxis=x, yaxis=y, **layout)
 
 
-def hover_mark(mark: Mark) -> list[str]:
-    """What each point of a landmark says of itself."""
-    rows = zip(mark.seen.tolist(), mark.ground.tolist(), mark.residual.tolist(), strict=True)
-    return [
-        "<br>".join([f"{safe(mark.name)} {step + 1} of {len(mark.points)}", *_facts(*row)])
-        for step, row in enumerate(rows)
-    ]
+def _axis(shown: Axis) -> Options:
+    options: Options = {"showgrid": shown.has_grid, "visible": shown.is_visible}
+    if shown.limits is not None:
+        options["range"] = _heights(shown, shown.limits).tolist()
+    if shown.ticks is not None:
+        labels = [safe(label) for label in shown.ticks[1]]
+        options |= {"tickvals": list(shown.ticks[0]), "ticktext": labels, "showline": False}
+    if shown.is_whole:
+        options |= {"rangemode": "tozero", "tickformat": "d"}
+    title = safe(shown.title, 120)
+    if shown.scale is None:
+        return axis(title, **options)
+    return axis(title, **ticks(shown.scale), **options)
 
 
-def _facts(seen: float, ground: float, residual: float) -> Sequence[str]:
-    facts = {
-        "loss there": number(seen) if np.isfinite(seen) else "",
-        "map beneath": number(ground) if np.isfinite(ground) else "",
-        "off the plane": percent(residual) if np.isfinite(residual) else "",
+def _space(chart: Chart, z: Axis) -> go.Figure:
+    sides = {"xaxis": chart.x, "yaxis": chart.y, "zaxis": z}
+    scene: Options = {
+        "aspectmode": "manual",
+        "aspectratio": dict(zip("xyz", chart.ratio, strict=True)),
+        "camera": {
+            "eye": {"x": 1.0, "y": -1.15, "z": 1.02},
+            "center": {"x": 0.0, "y": 0.0, "z": -0.17},
+        },
     }
-    return [f"{name} {value}" for name, value in facts.items() if value]
+    for name, side in sides.items():
+        marks = {} if side.scale is None else ticks(side.scale)
+        scene[name] = space_axis(safe(side.title), **marks)
+    return figure(chart.height, scene=scene, margin={"l": 0, "r": 0, "t": 0, "b": 24})
+
+
+def _heights(shown: Axis, values: Any) -> Any:
+    array = np.asarray(values, dtype=np.float64)
+    return array if shown.scale is None else shown.scale.forward(array)
+
+
+def _place(layer: Line | Points | Area, chart: Chart) -> Options:
+    if getattr(layer, "z", None) is not None and chart.z is not None:
+        return {"x": layer.x, "y": layer.y, "z": layer.z}  # type: ignore[union-attr]
+    return {"x": _heights(chart.x, layer.x), "y": _heights(chart.y, layer.y)}
+
+
+def _hover(texts: Texts | None) -> Options:
+    if texts is None:
+        return {"hoverinfo": "skip"}
+    return {"text": [_lines(text) for text in texts], "hovertemplate": _TEXT}
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(safe(line, _MOST) for line in text.split("\n"))
+
+
+def _named(drawn: go.Figure, name: str) -> Options:
+    # One entry of the legend a name.
+    name = safe(name)
+    is_new = bool(name) and all(part.name != name for part in drawn.data)
+    return {"name": name, "legendgroup": name, "showlegend": is_new}
+
+
+def _trace(drawn: go.Figure, is_space: bool, **options: Any) -> None:
+    (drawn.add_scatter3d if is_space else drawn.add_scatter)(**options)
+
+
+@singledispatch
+def _add(layer: Any, drawn: go.Figure, chart: Chart) -> None:
+    raise NotImplementedError(type(layer).__name__)
+
+
+@_add.register
+def _(layer: Line, drawn: go.Figure, chart: Chart) -> None:
+    line: Options = {"color": layer.color, "width": layer.width}
+    line |= {"dash": "dash"} if layer.dash else {}
+    line |= {"shape": "hv"} if layer.is_steps else {}
+    marker = {"color": layer.color, "size": layer.marks}
+    look: Options = {"mode": "lines", "line": line, "opacity": layer.opacity}
+    look |= {"mode": "lines+markers", "marker": marker} if layer.marks else {}
+    place, words = _place(layer, chart), _named(drawn, layer.name)
+    _trace(drawn, layer.z is not None, **place, **look, **_hover(layer.hover), **words)
+
+
+@_add.register
+def _(layer: Points, drawn: go.Figure, chart: Chart) -> None:
+    hollow = not layer.color
+    is_space = layer.z is not None
+    marker: Options = {
+        "color": layer.edge if hollow else layer.color,
+        # In space a mark is drawn larger than it says.
+        "size": 0.6 * layer.size if is_space else layer.size,
+        "symbol": layer.symbol + ("-open" if hollow else ""),
+        "line": {"color": layer.edge, "width": 1},
+        "opacity": 1.0,
+    }
+    look: Options = {"mode": "markers", "marker": marker}
+    look |= {} if is_space else {"cliponaxis": False}
+    words = _hover(layer.hover)
+    if layer.labels is not None:
+        labels = [safe(label) for label in layer.labels]
+        white = layer.label_color == style.PAPER
+        font: Options = {"color": layer.label_color, "size": 13 if layer.is_bold else 11}
+        look |= {"mode": "markers+text", "textposition": "top right"}
+        look |= {"textfont": font | ({"shadow": _SHADOW} if white else {})}
+        hover = words.pop("text", None)
+        words |= {"text": [f"<b>{k}</b>" if layer.is_bold else k for k in labels]}
+        if hover is not None:
+            words |= {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>"}
+    _trace(
+        drawn, is_space, **_place(layer, chart), **look, **words, **_named(drawn, layer.name)
+    )
+
+
+@_add.register
+def _(layer: Area, drawn: go.Figure, chart: Chart) -> None:
+    parts = pieces(layer.x, layer.y)
+    if not parts:
+        return
+    place = _place(layer, chart)
+    look: Options = {
+        "mode": "lines",
+        "line": {"width": 0.8, "color": layer.edge} if layer.edge else {"width": 0},
+        "fill": "toself",
+        "fillcolor": style.translucent(layer.color, layer.opacity),
+    }
+    if layer.is_hatched:
+        pattern = {"shape": "/", "fgcolor": style.FAINT, "bgcolor": layer.color, "size": 7}
+        look |= {"fillpattern": pattern}
+    words: Options = {"hoverinfo": "skip"}
+    if layer.hover:
+        words = {"hoveron": "fills", "hoverinfo": "text", "text": _lines(layer.hover)}
+    drawn.add_scatter(**place, **look, **words, **_named(drawn, layer.name))
+
+
+@_add.register
+def _(layer: Field, drawn: go.Figure, chart: Chart) -> None:
+    bottom, top = layer.scale.heights(2)
+    first, second = (safe(shown.title.split(" [")[0], 40) for shown in (chart.x, chart.y))
+    place = f"<br>{first} %{{x:.3g}}<br>{second} %{{y:.3g}}<extra></extra>"
+    look: Options = {
+        "x": layer.x,
+        "y": layer.y,
+        "z": layer.scale.forward(layer.z).T,
+        "zmin": bottom,
+        "zmax": top,
+        "colorscale": style.color_stops(layer.colors),
+        "colorbar": color_bar(safe(layer.title), layer.scale),
+        "text": layer.hover.T,
+        "hovertemplate": f"{safe(layer.quantity, 40)} %{{text}}{place}",
+        "name": safe(layer.quantity, 40),
+        "showlegend": False,
+    }
+    if layer.is_cells:
+        drawn.add_heatmap(**look)
+        return
+    drawn.add_contour(
+        **look,
+        contours={"start": bottom, "end": top, "size": (top - bottom) / _LEVELS},
+        line={"color": "rgba(255, 255, 255, 0.5)", "width": 0.6, "smoothing": 0.6},
+        connectgaps=False,
+    )
+
+
+@_add.register
+def _(layer: Surface, drawn: go.Figure, chart: Chart) -> None:
+    bottom, top = layer.scale.heights(2)
+    shade = layer.z if layer.shade is None else layer.shade
+    place = "" if layer.is_flat else "<br>%{x:.3g}, %{y:.3g}"
+    has_bar = all(part.type != "surface" for part in drawn.data)
+    bar = color_bar(safe(layer.title), layer.scale, len=0.62, x=0.98)
+    look: Options = {"lighting": {"ambient": 0.95, "diffuse": 0.1, "specular": 0.0}}
+    if not layer.is_flat:
+        light = {"ambient": 0.72, "diffuse": 0.55, "specular": 0.06, "roughness": 0.9}
+        look = {"lighting": light, "contours": {"z": _isolines(bottom, top)}}
+    drawn.add_surface(
+        x=layer.x,
+        y=layer.y,
+        z=layer.z,
+        surfacecolor=shade,
+        cmin=bottom,
+        cmax=top,
+        colorscale=style.color_stops(style.DEPTH),
+        showscale=has_bar,
+        colorbar=bar,
+        opacity=0.92 if layer.is_flat else 1.0,
+        text=layer.hover,
+        hovertemplate=f"loss %{{text}}{place}<extra></extra>",
+        name=safe(layer.name),
+        **look,
+    )
+
+
+def _isolines(bottom: float, top: float) -> Options:
+    step = (top - bottom) / _ISOLINES
+    place = {"start": bottom + step, "end": top - step, "size": step}
+    return {"show": True, "color": "#a9c3c4", "width": 1, "highlight": False} | place
+
+
+@_add.register
+def _(layer: Span, drawn: go.Figure, chart: Chart) -> None:
+    words = {"annotation_text": safe(layer.text)} if layer.text else {}
+    look = {"fillcolor": style.WALL, "line_width": 0, "layer": "below"}
+    drawn.add_vrect(x0=layer.low, x1=layer.high, **look, **words)
+
+
+@_add.register
+def _(layer: Note, drawn: go.Figure, chart: Chart) -> None:
+    font: Options = {"size": 10, "color": style.MUTED}
+    if layer.x is None or layer.y is None:
+        place: Options = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+        font["size"] = 14
+    else:
+        x, y = _heights(chart.x, layer.x), _heights(chart.y, layer.y)
+        place = {"x": float(x), "y": float(y), "yshift": 9}
+    drawn.add_annotation(text=safe(layer.text, _MOST), showarrow=False, font=font, **place)

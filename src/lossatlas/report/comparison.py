@@ -1,46 +1,136 @@
-"""The page of a comparison: two checkpoints, and the ground between and around them."""
+"""The page of a comparison: two checkpoints, the line between and the maps around them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lossatlas.report.contents import Page, Section
-from lossatlas.report.readings_comparison import View, ends_in_words, headline, reading
-from lossatlas.report.sections.linear_path import linear_path_section
-from lossatlas.report.sections.matched_basins import maps_section
+from lossatlas.plots.pairs import BasinMatch
+from lossatlas.report.contents import Page, Section, Table, Tile
+from lossatlas.report.sections.adapters import numbers, pictures, tile
+from lossatlas.result import Reference
 from lossatlas.surveys import Comparison
-from lossatlas.text import cut_off
+from lossatlas.text import cut_off, number, with_error
 
-SECTIONS: tuple[Callable[[View], Section], ...] = (linear_path_section, maps_section)
+_STATISTICS = Reference(
+    "statistics of normalization layers estimated anew between two networks",
+    "K. Jordan, H. Sedghi, O. Saukh, R. Entezari, B. Neyshabur. REPAIR: REnormalizing Permuted "
+    "Activations for Interpolation Repair. ICLR 2023.",
+    "https://arxiv.org/abs/2211.08403",
+)
 
 
 def comparison_page(found: Comparison) -> Page:
     """What the page of a comparison says and shows."""
     settings: Mapping[str, Any] = found.provenance.settings
-    view = View(found)
-    files = str(settings.get("first", "")), str(settings.get("second", ""))
-    ends = ends_in_words(view, files)
+    files = [str(settings.get(key, "")) for key in ("first", "second")]
+    ends = ", ".join(
+        f"{name} is {cut_off(file, 160)}"
+        for name, file in zip(found.names, files, strict=True)
+        if file
+    )
     return Page(
         kind="Comparison of two checkpoints",
         title=str(settings.get("title") or "Two checkpoints"),
-        headline=headline(view),
-        reading=(*([f"{ends}."] if ends else []), *reading(view)),
-        sections=tuple(build(view) for build in SECTIONS),
-        notes=_notes(view),
+        headline=found.headline(),
+        reading=(*([f"{ends}."] if ends else []), *found.sentences()),
+        sections=(_line_section(found), _maps_section(found)),
+        notes=_notes(found),
         provenance=found.provenance,
     )
 
 
-# What all three maps say is said once; the rest says of which map.
-def _notes(view: View) -> tuple[str, ...]:
-    one, two = view.names
-    parts = {
-        "The line": view.found.line.notes,
-        f"Around {one}": view.found.first.notes,
-        f"Around {two}": view.found.second.notes,
-    }
-    common = [
-        note for note in view.found.line.notes if all(note in part for part in parts.values())
+def _line_section(found: Comparison) -> Section:
+    one, two = found.names
+    recalibrated = found.line.provenance.settings.get("mode") == "recalibrated"
+    return Section(
+        key="line",
+        title="The line between them",
+        lead=(
+            f"The loss of the weights on the straight line from {one} to {two}. A barrier is "
+            "how far it rises above the chord, the straight line between the two losses."
+        ),
+        sentences=found.line_sentences(),
+        tiles=_line_tiles(found),
+        pictures=pictures(found.figures()[:1]),
+        numbers=numbers(found.line_estimates()),
+        references=(*found.references[:1], *((_STATISTICS,) if recalibrated else ())),
+    )
+
+
+def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
+    barrier, bound = found.barrier.value, found.line_bound
+    remark = ""
+    if bound > 0 and found.top is not None:
+        remark = ", certain" if barrier > bound else ", within the error"
+    elif bound > 0 and barrier == 0:
+        remark = ", none seen"
+    rows = {estimate.name: estimate for estimate in found.line_estimates()}
+    ends = [f"loss at {name}" for name in found.names]
+    return (tile("barrier", found.barrier, remark), *(tile(end, rows[end]) for end in ends))
+
+
+def _maps_section(found: Comparison) -> Section:
+    one, two = found.names
+    return Section(
+        key="maps",
+        title="The maps around each",
+        lead=(
+            f"Both maps run along the same directions, scaled to the filters of {one}, over "
+            f"the same range and on one color scale; {one} and {two} lie at zero. A basin has "
+            "the same number on both maps where it ends at the same saddle of the lower of the "
+            "two maps at each point (Betti matching)."
+        ),
+        sentences=found.basin_sentences(),
+        tiles=_map_tiles(found),
+        pictures=pictures(found.figures()[1:]),
+        tables=_basins(found),
+        numbers=numbers(found.basin_estimates()),
+        references=found.references[1:],
+    )
+
+
+def _map_tiles(found: Comparison) -> tuple[Tile, ...]:
+    bound, basins = found.depth_bound, found.matching
+    error = f"± {number(bound, 2)} (95 %)" if bound > 0 else "no error known"
+    alone = f"{len(basins.gone):,} gone, {len(basins.new):,} new"
+    return (
+        Tile("basins in both", f"{len(basins.pairs):,}", alone),
+        Tile("bottleneck distance", number(found.bottleneck, 3), error),
+    )
+
+
+def _basins(found: Comparison) -> tuple[Table, ...]:
+    (both, gone), (both_too, new) = found.matches()
+    rows = [
+        (label, both.kind_of(k), *_cells(both, k), *_cells(both_too, k))
+        for k, label in enumerate(both.labels)
     ]
+    none = ("\N{EN DASH}",) * 3
+    rows += [(label, "gone", *_cells(gone, k), *none) for k, label in enumerate(gone.labels)]
+    rows += [(label, "new", *none, *_cells(new, k)) for k, label in enumerate(new.labels)]
+    total = both.total + gone.total + new.total
+    title = "Basins" + (f" ({len(rows)} longest-lived of {total:,})" * (len(rows) < total))
+    head = ["basin", "match"]
+    for name in found.names:
+        head += [f"{name}: at", f"{name}: loss ± standard error", f"{name}: lasts"]
+    return (Table(title, tuple(head), tuple(rows)),)
+
+
+def _cells(match: BasinMatch, k: int) -> tuple[str, str, str]:
+    place = ", ".join(number(float(c), 3) for c in match.points[k])
+    value = with_error(float(match.values[k]), float(match.stderr[k]))
+    lasts = number(float(match.persistences[k]), 3)
+    return place, value, lasts if match.certain[k] else f"{lasts} (uncertain)"
+
+
+# What all three maps say is said once; the rest says of which map.
+def _notes(found: Comparison) -> tuple[str, ...]:
+    one, two = found.names
+    parts = {
+        "The line": found.line.notes,
+        f"Around {one}": found.first.notes,
+        f"Around {two}": found.second.notes,
+    }
+    common = [note for note in found.line.notes if all(note in part for part in parts.values())]
     own = [
         f"{place}: {cut_off(note, 400)}"
         for place, notes in parts.items()

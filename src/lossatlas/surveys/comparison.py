@@ -2,21 +2,21 @@
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from lossatlas import store
 from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import states_of, through
-from lossatlas.landscape.landscape import Landscape
+from lossatlas.landscape.landscape import COUNT, DIFFERENCE, Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_objective, random_plane
 from lossatlas.landscape.points import Progress
@@ -25,16 +25,40 @@ from lossatlas.landscape.span import Span, suggest_span
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
+from lossatlas.plots import pairs
+from lossatlas.plots.chart import backends
+from lossatlas.plots.scale import Scale, scale_of
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.store import Provenance
-from lossatlas.topology import Diagram, persistence
-from lossatlas.topology.basin_matching import match_basins
+from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.topology import Diagram, MergeTree, match_bars, merge_tree, persistence
+from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
+from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.distances import bottleneck, wasserstein
+from lossatlas.topology.field import Floats
+
+_BARRIER = Reference(
+    "loss barrier on the line between two networks",
+    "J. Frankle, G. K. Dziugaite, D. M. Roy, M. Carbin. Linear Mode Connectivity and the "
+    "Lottery Ticket Hypothesis. ICML 2020.",
+    "https://arxiv.org/abs/1912.05671",
+)
+_DISTANCE = Reference(
+    "bottleneck distance and its error",
+    "D. Cohen-Steiner, H. Edelsbrunner, J. Harer. Stability of Persistence Diagrams. "
+    "Discrete Comput. Geom. 37 (2007).",
+    "https://doi.org/10.1007/s00454-006-1276-5",
+)
+# More bars than this make no picture.
+_MOST_BARS = 800
 
 
-@store.kind("comparison")
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@result(
+    "comparison",
+    references=(_BARRIER, *Landscape.references, *BasinMatching.references, _DISTANCE),
+)
+class Comparison(Result):
     """Two checkpoints side by side.
 
     Attributes:
@@ -42,16 +66,14 @@ class Comparison:
         second: the map around the second, along the same directions.
         line: the loss on the straight line from the first (0) to the second (1).
         diagrams: persistence of the two maps.
+        matching: merge trees of the two maps, and which basin of one is which of the other.
         barrier: how far the line rises above the straight line between its two ends, at most;
-            0 where it never does (a linear mode connection).
-        barrier_stderr: sampling error of the barrier, taking the three losses it comes from
-            as independent: an upper bound where examples are shared.
-        bottleneck: bottleneck distance of the basins of the two maps, in units of the loss;
-            the deepest basins, which never end, are compared by their depths.
+            0 where it never does (a linear mode connection). Its standard error takes the
+            three losses it comes from as independent: an upper bound where examples are
+            shared.
+        bottleneck: bottleneck distance of the basins of the two maps; the deepest basins,
+            which never end, are compared by their depths.
         wasserstein: 1-Wasserstein distance of the same, ground norm infinity.
-        pairs: (pairs, 2) numbers of minima of the two merge trees that are one basin.
-        gone: minima of the first map without a partner in the second.
-        new: minima of the second map without a partner in the first.
         seconds: wall time.
         provenance: seed, settings, fingerprints, versions.
     """
@@ -60,73 +82,350 @@ class Comparison:
     second: Landscape
     line: Landscape
     diagrams: tuple[Diagram, Diagram]
-    barrier: float
-    barrier_stderr: float
-    bottleneck: float
-    wasserstein: float
-    pairs: NDArray[np.int64]
-    gone: NDArray[np.int64]
-    new: NDArray[np.int64]
-    seconds: float = 0.0
+    matching: BasinMatching
+    barrier: Estimate = quantity("loss")
+    bottleneck: float = quantity("loss")
+    wasserstein: float = quantity("loss")
+    seconds: float = quantity("s", default=0.0, compare=False)
     provenance: Provenance = field(default_factory=Provenance)
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one netCDF file; `lossatlas.load` reads it back.
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two checkpoints are called."""
+        return "A", "B"
 
-        Args:
-            path: where, by convention `*.nc`.
+    @property
+    def lands(self) -> tuple[Landscape, Landscape]:
+        """The two maps."""
+        return self.first, self.second
 
-        Returns:
-            The path.
+    @property
+    def trees(self) -> tuple[MergeTree, MergeTree]:
+        """Their merge trees."""
+        return self.matching.first, self.matching.second
 
-        Raises:
-            FileError: the place cannot be written.
-        """
-        return store.save(self, path)
+    @property
+    def top(self) -> int | None:
+        """Index of the point that rises highest above the chord; None where none does."""
+        top = int(np.where(self.line.finite, _excess(self.line), -np.inf).argmax())
+        return top if 0 < self.barrier.value < math.inf else None
 
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """As groups for the store.
+    @cached_property
+    def line_bound(self) -> float:
+        """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
+        # Twice the bound on one value: the point itself, and the chord between two others.
+        tree = merge_tree(self.line, min_share=None)
+        return 0.0 if tree.why_unknown else tree.threshold
 
-        Returns:
-            Group name -> Dataset.
-        """
-        parts = {name: getattr(self, name).to_tree() for name in _MAPS}
-        parts |= {f"diagram{k}": diagram.to_tree() for k, diagram in enumerate(self.diagrams)}
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        head = xr.Dataset(
-            {
-                "pairs": (("pair", "side"), self.pairs),
-                "gone": ("lost", self.gone),
-                "new": ("fresh", self.new),
-            },
-            attrs=numbers | {"provenance": self.provenance.to_json()},
+    @property
+    def depth_bound(self) -> float:
+        """What the bottleneck distance may be wrong by; 0 where no error is known."""
+        return sum(tree.threshold for tree in self.trees) / 2 if self.judged else 0.0
+
+    @property
+    def judged(self) -> bool:
+        """Whether the errors of both maps are known, to judge their basins by."""
+        return not any(tree.why_unknown for tree in self.trees)
+
+    def headline(self) -> str:
+        """Whether a barrier stands between the two, and how sure that is, in one sentence."""
+        barrier = self.barrier.value
+        shown = with_error(barrier, self.barrier.stderr)
+        if not math.isfinite(barrier):
+            return "Between the two the loss is not finite somewhere along the line."
+        if barrier == 0:
+            return "The two lie in one basin along the line: no barrier."
+        if self.line_bound <= 0:
+            return f"A barrier of {shown} stands between them; its error is not known."
+        if barrier <= self.line_bound:
+            return (
+                f"No barrier that can be told from error: the line rises by {shown}, which is "
+                "within the error of the samples."
+            )
+        return f"A barrier of {shown} stands between them."
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The barrier, the distances, what became of the basins, both maps."""
+        return (*self.line_estimates(), *self.basin_estimates())
+
+    def line_estimates(self) -> tuple[Estimate, ...]:
+        """The barrier and the losses of the line."""
+        line, (one, two) = self.line, self.names
+        step = float(line.values[-1] - line.values[0])
+        rows = [
+            replace(
+                self.barrier,
+                name="barrier",
+                unit="loss",
+                meaning="highest rise above the chord; error as if losses were independent",
+            ),
+            self._bound(),
+            line.value_at(0, f"loss at {one}"),
+            line.value_at(line.values.size - 1, f"loss at {two}"),
+            _minor(step, "difference of the losses", DIFFERENCE, f"{two} minus {one}"),
+            replace(line.value_at(line.lowest, "lowest loss on the line"), is_minor=True),
+            replace(line.value_at(line.highest, "highest loss on the line"), is_minor=True),
+        ]
+        return (*rows, *_interpolation(line, "of the line"), *self._metrics())
+
+    def _bound(self) -> Estimate:
+        known = self.line_bound > 0
+        why = "itself a bound (95 %, all points at once)"
+        return _minor(
+            self.line_bound or math.nan,
+            "what a rise may be wrong by",
+            why if known else "no error of the line is known",
+            "a barrier above it is certain",
         )
-        return {"comparison": head} | store.nested(parts)
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Comparison":
-        """The inverse of `to_tree`.
+    def _metrics(self) -> Iterator[Estimate]:
+        for name, values in self.line.metrics.items():
+            errors = self.line.metric_stderr.get(name, np.full(values.shape, np.nan))
+            places = {f"at {self.names[0]}": 0, "half-way": values.size // 2}
+            for place, k in (places | {f"at {self.names[1]}": values.size - 1}).items():
+                why = None if np.isfinite(errors[k]) else "interpolated, or no spread is known"
+                yield Estimate(
+                    float(values[k]),
+                    float(errors[k]),
+                    why_no_error=why,
+                    name=f"{cut_off(name, 40)} {place}",
+                    is_minor=True,
+                )
 
-        Args:
-            tree: group name -> Dataset.
+    def basin_estimates(self) -> tuple[Estimate, ...]:
+        """How far the two maps are apart, what became of the basins, each map by itself."""
+        evaluations = sum(land.evaluations for land in (*self.lands, self.line))
+        return (
+            *self._distances(),
+            *self.matching.estimates(),
+            *self._certain(),
+            *(row for k in (0, 1) for row in self._around(k)),
+            replace(
+                _minor(evaluations, "evaluations", COUNT, "both maps and the line"), unit=""
+            ),
+            replace(_minor(self.seconds, "wall time", "a clock, read once"), unit="s"),
+        )
 
-        Returns:
-            An equal comparison.
-        """
-        head = tree["comparison"]
-        parts: dict[str, Any] = {
-            name: Landscape.from_tree(store.below(tree, name)) for name in _MAPS
-        }
-        one, two = (Diagram.from_tree(store.below(tree, f"diagram{k}")) for k in (0, 1))
-        parts |= {name: float(head.attrs[name]) for name in _NUMBERS}
-        parts |= {name: head[name].to_numpy() for name in ("pairs", "gone", "new")}
-        record = Provenance.from_json(str(head.attrs["provenance"]))
-        return cls(diagrams=(one, two), provenance=record, **parts)
+    def _distances(self) -> tuple[Estimate, ...]:
+        bound = self.depth_bound
+        why = "the maps have no errors to carry over"
+        if bound > 0:
+            why = f"right to within {number(bound, 2)} (95 % for each map)"
+        if not math.isfinite(self.bottleneck):
+            why = "points that are not finite part the maps into different numbers of pieces"
+        sums = why if not bound else "a sum over all basins, small ones too: no bound is known"
+        far = _minor(self.bottleneck, "bottleneck distance", why, "of the basins")
+        order_one = "1-Wasserstein distance"
+        return (
+            replace(far, is_minor=False),
+            _minor(self.wasserstein, order_one, sums, "of the basins"),
+        )
+
+    def _certain(self) -> Iterator[Estimate]:
+        why = "at least so many of them are basins of their own map (95 %)"
+        for kind, amount in self.matching.certain_alone().items() if self.judged else ():
+            name = f"certain basins among the {kind}"
+            yield replace(_minor(amount, name, why), unit="")
+
+    def _around(self, k: int) -> Iterator[Estimate]:
+        land, tree, name = self.lands[k], self.trees[k], self.names[k]
+        smad = "the map has no error to carry over"
+        if tree.threshold > 0:
+            smad = f"each bar is right to within {number(tree.threshold, 2)} (95 %)"
+        bound = tree.why_unknown or "itself a bound (95 %, all points at once)"
+        lost = int((~land.finite).sum())
+        lowest = land.value_at(land.lowest, f"lowest loss around {name}")
+        yield replace(lowest, is_minor=True)
+        yield _minor(land.range, f"range around {name}", DIFFERENCE)
+        yield replace(_minor(len(tree), f"minima around {name}", MAP_COUNT), unit="")
+        yield _minor(tree.threshold, f"certainty threshold around {name}", bound)
+        yield _minor(tree.smad(), f"SMAD around {name}", smad, "mean rise to a saddle")
+        title = f"points without a finite loss around {name}"
+        yield replace(_minor(lost, title, COUNT), unit="")
+        yield from _interpolation(land, f"around {name}")
+
+    def sentences(self) -> tuple[str, ...]:
+        """Which of the two is lower, the line between them, their basins."""
+        return (*self.line_sentences(), *self.basin_sentences())
+
+    def line_sentences(self) -> tuple[str, ...]:
+        """Which of the two is lower, and what the line between them looks like."""
+        return (_ends(self), *_line(self))
+
+    def basin_sentences(self) -> tuple[str, ...]:
+        """Which basins are in both maps, how far they moved, where there is no loss."""
+        lost = [
+            f"{count(total, 'point')} of the map around {name} have no finite loss."
+            for name, land in zip(self.names, self.lands, strict=True)
+            if (total := int((~land.finite).sum()))
+        ]
+        return (*self.matching.sentences(self.names), _distance(self), *lost)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The line, both maps with their basins, both persistence diagrams."""
+        return (self._line_figure(), *self._map_figures(), self._diagrams_figure())
+
+    def _line_figure(self) -> Figure:
+        line = self.line
+        note = ""
+        if scale_of(line.values).is_log:
+            note = " Heights are logarithmic above the lowest loss, so the chord bends."
+        ends = " and ".join(number(float(line.values[k]), 3) for k in (0, -1))
+        return Figure(
+            "line",
+            "Loss along the line",
+            *backends(lambda: pairs.chord_chart(line, names=self.names, top=self.top)),
+            "The band holds each value alone with 95 % probability; dots were computed, the "
+            f"rest is interpolated.{note}",
+            "Line plot of the loss between the two checkpoints. Ends at "
+            f"{ends}; barrier {number(self.barrier.value, 3)}.",
+            wide=True,
+        )
+
+    def matches(self) -> pairs.Sides:
+        """Of each map its matched minima and those without a partner, for pictures."""
+        found = self.matching
+        return pairs.basin_matches(self.lands, self.trees, found.pairs, found.apart)
+
+    def _map_figures(self) -> Iterator[Figure]:
+        scale = pairs.shared_scale(self.lands)
+        parts = zip(self.names, self.lands, self.matches(), strict=True)
+        for name, land, matches in parts:
+            yield _map_figure(name, land, matches, scale)
+
+    def _diagrams_figure(self) -> Figure:
+        scale = pairs.shared_scale(self.lands)
+        return Figure(
+            "diagrams",
+            "Both persistence diagrams",
+            *backends(
+                lambda: pairs.diagrams_chart(
+                    *self.diagrams, _bar_steps(*self.diagrams), scale=scale, names=self.names
+                )
+            ),
+            "One mark a basin. A line joins it with its partner by depth, or with the diagonal "
+            "where it has none; within the shaded band a basin may be an effect of errors.",
+            "Persistence diagrams of both maps; bottleneck distance "
+            f"{number(self.bottleneck, 3)}.",
+            wide=True,
+        )
+
+
+def _map_figure(
+    name: str, land: Landscape, matches: tuple[pairs.BasinMatch, pairs.BasinMatch], scale: Scale
+) -> Figure:
+    both, alone = matches
+    log = " Colors are logarithmic above the lowest loss." if scale.is_log else ""
+    lost = "" if land.finite.all() else " Hatched: the loss is not finite there."
+    low, high = number(float(land.values[land.finite].min()), 3), number(land.range, 3)
+    rest = f"{alone.total:,} {alone.kind}"
+    title = f"Around {name}"
+    return Figure(
+        f"around {name}",
+        title,
+        *backends(lambda: pairs.matched_chart(land, matches, scale, title)),
+        f"{count(both.total, 'basin')} in both, {rest}. Pale marks are within the error."
+        f"{log}{lost}",
+        f"Contour map of the loss around {name}: lowest {low}, range {high}; {both.total} "
+        f"matched basins, {rest}.",
+    )
+
+
+def _minor(value: float, name: str, why: str, meaning: str = "") -> Estimate:
+    return Estimate(
+        float(value), why_no_error=why, name=name, unit="loss", meaning=meaning, is_minor=True
+    )
+
+
+def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
+    if not land.computed.all():
+        why = f"itself an error: {land.held_out:,} points, each predicted from the others"
+        yield _minor(land.interpolation_error, f"interpolation error {place}", why)
+
+
+def _excess(line: Landscape) -> NDArray[np.float64]:
+    # How far the line lies above its chord, at each of its points.
+    share = line.axes[0]
+    chord = (1 - share) * line.values[0] + share * line.values[-1]
+    return np.asarray(line.values - chord)
+
+
+def _ends(found: Comparison) -> str:
+    line, (one, two) = found.line, found.names
+    first, second = (float(line.values[k]) for k in (0, -1))
+    errors = [float(line.stderr[k]) for k in (0, -1)]
+    step, both = second - first, math.hypot(*errors)
+    text = f"The loss is {with_error(first, errors[0])} at {one} and "
+    text += f"{with_error(second, errors[1])} at {two}"
+    if not math.isfinite(both):
+        return f"{text}; whether they differ by more than error is not known."
+    allowed = float(t_quantile(0.95, line.count)) * both
+    if math.isnan(allowed):
+        return f"{text}; how many units these errors come from is not known."
+    if abs(step) <= allowed:
+        return f"{text}: equal within their errors, taken as independent."
+    lower = two if step < 0 else one
+    return f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."
+
+
+def _line(found: Comparison) -> Iterator[str]:
+    line, bound, top = found.line, found.line_bound, found.top
+    share = line.axes[0]
+    if top is not None:
+        tail = f" (right to within {number(bound, 2)}, 95 %, all points at once)" * (bound > 0)
+        yield (
+            f"The line rises highest above the chord {number(100 * float(share[top]), 3)} % of "
+            f"the way, by {number(found.barrier.value, 3)}{tail}."
+        )
+    lost = int((~line.finite).sum())
+    if lost:
+        yield f"{count(lost, 'point')} of the line have no finite loss."
+    low = line.lowest
+    gain = min(float(line.values[0]), float(line.values[-1])) - float(line.values[low])
+    if gain > max(bound, 0.0) and 0 < low < share.size - 1:
+        sure = "" if bound > 0 else "; whether that is more than its error is not known"
+        yield (
+            f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both "
+            f"ends, by {number(gain, 3)}{sure}: an average of the two may serve better."
+        )
+
+
+def _distance(found: Comparison) -> str:
+    far, bound = found.bottleneck, found.depth_bound
+    if not math.isfinite(far):
+        return (
+            "Points that are not finite part the two maps into different numbers of pieces: no "
+            "distance."
+        )
+    text = (
+        "Matched by depth alone, no minimum and no saddle of one map moves by more than "
+        f"{number(far, 3)} in the other"
+    )
+    if bound <= 0:
+        return f"{text}; the error of that is not known."
+    if far <= bound:
+        return f"{text}, which is within the errors of the maps ({number(bound, 2)})."
+    return f"{text} (right to within {number(bound, 2)}, 95 % for each map)."
+
+
+def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
+    # From where to where the basins of one diagram move in the other.
+    bars = [diagram.bars(0, essential="keep") for diagram in (first, second)]
+    if sum(map(len, bars)) > _MOST_BARS:
+        return np.empty((0, 2)), np.empty((0, 2))
+    moved = match_bars(first, second, order=1.0).steps()
+    depths = [np.sort(part[np.isposinf(part[:, 1]), 0]) for part in bars]
+    # Where missing points part the maps differently, the deepest ones have no common number.
+    lasting = min(map(len, depths))
+    endless = [
+        np.stack([depth[:lasting], np.full(lasting, np.inf)], axis=1) for depth in depths
+    ]
+    starts, ends = (np.concatenate(part) for part in zip(moved, endless, strict=True))
+    return starts, ends
 
 
 _MAPS = ("first", "second", "line")
 _OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
-_NUMBERS = ("barrier", "barrier_stderr", "bottleneck", "wasserstein", "seconds")
 
 
 def compare(
@@ -197,20 +496,16 @@ def compare(
     if NO_STATISTICS in line.notes:
         maps = [replace(land, notes=(*land.notes, NO_STATISTICS)) for land in maps]
     diagrams = _diagrams(maps, connectivity, min_share)
-    matching = match_basins(*maps, connectivity=connectivity)
-    barrier, stderr = _barrier(line)
+    matching = _judged_as(diagrams, match_basins(*maps, connectivity=connectivity))
     return Comparison(
         first=maps[0],
         second=maps[1],
         line=line,
         diagrams=diagrams,
-        barrier=barrier,
-        barrier_stderr=stderr,
+        matching=matching,
+        barrier=barrier_of(line),
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
-        pairs=matching.pairs,
-        gone=matching.gone,
-        new=matching.new,
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
@@ -223,6 +518,15 @@ def _diagrams(
         persistence(land, connectivity=connectivity, min_share=min_share) for land in maps
     )
     return first, second
+
+
+def _judged_as(diagrams: tuple[Diagram, Diagram], matching: BasinMatching) -> BasinMatching:
+    # One judgment of what is certain, whatever share of the examples may be missed.
+    first, second = (
+        replace(tree, threshold=diagram.threshold, why_unknown=diagram.why_unknown)
+        for tree, diagram in zip((matching.first, matching.second), diagrams, strict=True)
+    )
+    return replace(matching, first=first, second=second)
 
 
 def _moved(plane: Plane, state: State) -> Plane:
@@ -245,12 +549,18 @@ def comparison_ledgers(resume: str | Path) -> list[Path]:
     return [Path(f"{check_path('resume', resume)}.{name}") for name in _MAPS]
 
 
-def _barrier(line: Landscape) -> tuple[float, float]:
-    share = line.axes[0]
-    chord = (1 - share) * line.values[0] + share * line.values[-1]
-    excess = np.where(line.finite, line.values - chord, np.inf)
+def barrier_of(line: Landscape) -> Estimate:
+    """How far a line rises above its chord, at most."""
+    share, excess = line.axes[0], np.where(line.finite, _excess(line), np.inf)
     top = int(np.nanargmax(excess))
-    if excess[top] <= 0:
-        return 0.0, float(np.hypot(line.stderr[0], line.stderr[-1]))
-    parts = (line.stderr[top], (1 - share[top]) * line.stderr[0], share[top] * line.stderr[-1])
-    return float(excess[top]), math.hypot(*map(float, parts))
+    parts = [line.stderr[0], line.stderr[-1]]
+    if excess[top] > 0:
+        parts = [line.stderr[top], (1 - share[top]) * parts[0], share[top] * parts[1]]
+    value, error = max(float(excess[top]), 0.0), math.hypot(*map(float, parts))
+    why = "the line has no standard errors"
+    if not math.isfinite(value):
+        error, why = math.nan, "the loss is not finite on the way"
+    known = math.isfinite(error)
+    return Estimate(
+        value, error, samples=line.count, why_no_error=None if known else why, name="barrier"
+    )

@@ -1,11 +1,11 @@
-"""Topology of scalar fields: basins, ridges, barriers, and which of them are real.
+"""Topology of scalar fields: basins, loops, barriers, and which of them are real.
 
-Receives arrays and knows no network. What needs torch lives in `layers` and `losses`, what
-needs scikit-learn in `transformer`; they are imported by name.
+Receives arrays and knows no network. What needs torch lives in `torch_layers` and `losses`,
+what needs scikit-learn in `transformer`; they are imported by name.
 """
 
 from lossatlas.arguments import guard_exports
-from lossatlas.topology.barriers import barrier_distance, barrier_matrix, fill, simplify
+from lossatlas.topology.barriers import barrier_distance, barrier_matrix, flood_below, simplify
 from lossatlas.topology.basin_certainty import CertainBasins, certain_basins
 from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.curves import (
@@ -28,7 +28,6 @@ from lossatlas.topology.resolution import Resolution, resolution
 from lossatlas.topology.rips import rips
 from lossatlas.topology.scattered import scattered
 from lossatlas.topology.summaries import (
-    Spread,
     amplitude,
     entropy,
     spread,
@@ -52,13 +51,12 @@ __all__ = [
     "Profile",
     "Silhouette",
     "barrier_matrix",
-    "fill",
+    "flood_below",
     "profile",
     "simplify",
     # how sure
     "CertainBasins",
     "Resolution",
-    "Spread",
     "certain_basins",
     "replicate_maps",
     "resolution",

@@ -93,7 +93,7 @@ def _kept_parents(tree: MergeTree, cut: np.ndarray) -> Ints:
     return home
 
 
-def fill(landscape: Source, length: float, *, connectivity: str = "full") -> Floats:
+def flood_below(landscape: Source, length: float, *, connectivity: str = "full") -> Floats:
     """Fill every basin that is not deeper than `length` up to the saddle where it spills.
 
     Args:

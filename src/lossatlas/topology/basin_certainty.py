@@ -1,12 +1,12 @@
 """Basins that any field within the error band must have: certainty place by place."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from lossatlas.checks import check_fraction, check_one_of
+from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.text import count
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.certainty import (
     MIN_SHARE,
@@ -27,8 +27,8 @@ from lossatlas.topology.image_persistence import images
 from lossatlas.topology.paired import contrast_band
 
 
-@dataclass(frozen=True, eq=False)
-class CertainBasins:
+@result("certain-basins")
+class CertainBasins(Result):
     """Basins of the true field, whatever it is within the band.
 
     Attributes:
@@ -42,17 +42,34 @@ class CertainBasins:
             where it is known.
         rarest_share: effects that fewer than this share of the units have cannot be
             excluded; see `Diagram`.
+
+    Examples:
+        >>> found = certain_basins([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
+        >>> len(found), found.minima.tolist()
+        (2, [1, 3])
     """
 
     minima: Ints
-    births: Floats
-    deaths: Floats
+    births: Floats = quantity("loss")
+    deaths: Floats = quantity("loss")
     confidence: float
     why_unknown: str = ""
     rarest_share: float = float("nan")
 
     def __len__(self) -> int:
         return int(self.minima.size)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """How many basins are certain."""
+        why = self.why_unknown or f"at least so many are real ({100 * self.confidence:g} %)"
+        return (Estimate(float(len(self)), why_no_error=why, name="certain basins"),)
+
+    def sentences(self) -> tuple[str, ...]:
+        """How many basins are certain, or why that is unknown."""
+        if self.why_unknown:
+            return (f"Which basins are certain is unknown: {self.why_unknown}.",)
+        share = f"{100 * self.confidence:g} %"
+        return (f"{count(len(self), 'basin')} cannot come from the errors ({share}).",)
 
 
 def certain_basins(

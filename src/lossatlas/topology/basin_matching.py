@@ -1,16 +1,18 @@
 """Betti matching: which basin of one landscape is which basin of another on one grid."""
 
 import itertools
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.result import Estimate, Reference, Result, result
+from lossatlas.text import count
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import judge
-from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
+from lossatlas.topology.diagram import MAP_COUNT
+from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.image_persistence import earliest_points
 from lossatlas.topology.mergetree import MergeTree
@@ -19,8 +21,16 @@ from lossatlas.topology.pairing import elder_rule
 Pair: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class BasinMatching:
+_MATCHING = Reference(
+    "which basin is which",
+    "N. Stucki, J. C. Paetzold, S. Shit, B. Menze, U. Bauer. Topologically Faithful Image "
+    "Segmentation via Induced Matching of Persistence Barcodes. ICML 2023.",
+    "https://arxiv.org/abs/2211.15272",
+)
+
+
+@result("basin-matching", references=(_MATCHING,))
+class BasinMatching(Result):
     """Basins of two landscapes on one grid, matched by where they are.
 
     Attributes:
@@ -28,6 +38,11 @@ class BasinMatching:
         second: merge tree of the second.
         pairs: (pairs, 2) numbers of minima of `first` and `second` that are one basin. A
             minimum without a partner does not appear: its basin is new or gone.
+
+    Examples:
+        >>> found = match_basins([3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.5, 3.0, 4.0, 5.0])
+        >>> found.pairs.tolist(), found.gone.tolist(), found.new.tolist()
+        ([[0, 0]], [1], [])
     """
 
     first: MergeTree
@@ -43,6 +58,89 @@ class BasinMatching:
     def new(self) -> Ints:
         """Minima of the second landscape without a partner."""
         return np.setdiff1d(np.arange(len(self.second)), self.pairs[:, 1])
+
+    @property
+    def apart(self) -> Bools:
+        """Of each pair, whether its two minima lie in basins of different places.
+
+        Both end at the same saddle, as happens where depths are nearly equal.
+        """
+        return np.array(
+            [
+                not (
+                    _leads_to(self.second, int(self.first.minima[i]), int(j))
+                    or _leads_to(self.first, int(self.second.minima[j]), int(i))
+                )
+                for i, j in self.pairs
+            ],
+            dtype=np.bool_,
+        )
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """How many basins are in both maps, in one alone, and elsewhere."""
+        rows = (
+            ("basins in both", len(self.pairs), "Betti matching"),
+            ("of these elsewhere", int(self.apart.sum()), "their partner lies in a basin of "
+             "another place"),
+            ("basins gone", len(self.gone), "of the first map"),
+            ("basins new", len(self.new), "of the second map"),
+        )  # fmt: skip
+        return tuple(
+            Estimate(float(value), why_no_error=MAP_COUNT, name=name, meaning=meaning)
+            for name, value, meaning in rows
+        )
+
+    def certain_alone(self) -> dict[str, int]:
+        """How many basins without a partner are deeper than the errors of their map."""
+        parts = (("gone", self.gone, self.first), ("new", self.new, self.second))
+        return {kind: int(np.sum(tree.certain[which])) for kind, which, tree in parts}
+
+    def sentences(self, names: tuple[str, str] = ("A", "B")) -> tuple[str, ...]:
+        """Which basins of one map are there in the other.
+
+        Args:
+            names: of the two maps.
+
+        Returns:
+            Sentences.
+        """
+        one, two = names
+        pairs, gone, new = len(self.pairs), len(self.gone), len(self.new)
+        sentences = [
+            f"Of {count(len(self.first), 'basin')} around {one} and {len(self.second):,} "
+            f"around {two}, {pairs:,} {_be(pairs)} in both; {gone:,} {_be(gone)} gone, "
+            f"{new:,} {_be(new)} new."
+        ]
+        apart = int(self.apart.sum())
+        if apart:
+            sentences.append(
+                f"{apart:,} of the matched have their partner in another place: they end at "
+                "the same saddle, as happens where depths are nearly equal."
+            )
+        if self.first.why_unknown or self.second.why_unknown:
+            return (*sentences, "Which of them are certain is unknown: the maps lack errors.")
+        sure = self.certain_alone()
+        if sum(sure.values()):
+            sentences.append(
+                f"Of those, {sure['gone']:,} gone and {sure['new']:,} new are deeper than the "
+                "errors of their map allow."
+            )
+        elif gone + new:
+            sentences.append("None of those that are gone or new is more than error.")
+        return tuple(sentences)
+
+
+def _be(amount: int) -> str:
+    return "is" if amount == 1 else "are"
+
+
+def _leads_to(tree: MergeTree, point: int, minimum: int) -> bool:
+    basin = int(tree.basins.ravel()[point])
+    if basin < 0:
+        return False
+    climb = tree.barrier(basin, minimum) - float(tree.minima_values[basin])
+    # Where errors are unknown no climb is within them.
+    return basin == minimum or climb <= (0.0 if tree.why_unknown else tree.threshold)
 
 
 def match_basins(first: Source, second: Source, *, connectivity: str = "full") -> BasinMatching:

@@ -1,14 +1,16 @@
 """Barcodes: which basins and ridges there are, from where to where, and which are real."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import xarray as xr
 
-from lossatlas import store
+from lossatlas.plots import bars as bar_plots
+from lossatlas.plots.chart import backends
+from lossatlas.plots.scale import Scale
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.text import count
 from lossatlas.topology.bars import end_essential
 from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.choices import check_degree
@@ -16,27 +18,59 @@ from lossatlas.topology.field import Bools, Floats, Ints
 
 # Births, deaths and degrees of bars -> coordinates where they are born and die.
 Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
+MAP_COUNT = "exact for this map, which has errors of its own"
+_REFERENCES = (
+    Reference(
+        "persistence",
+        "H. Edelsbrunner, D. Letscher, A. Zomorodian. Topological Persistence and "
+        "Simplification. Discrete Comput. Geom. 28 (2002).",
+        "https://doi.org/10.1007/s00454-002-2885-2",
+    ),
+    Reference(
+        "which bars are certain",
+        "D. Cohen-Steiner, H. Edelsbrunner, J. Harer. Stability of Persistence Diagrams. "
+        "Discrete Comput. Geom. 37 (2007).",
+        "https://doi.org/10.1007/s00454-006-1276-5",
+    ),
+)
 
 
-@store.kind("diagram")
-@dataclass(frozen=True, eq=False)
-class Diagram:
+class _Places:
+    # A field that is found when somebody asks: the fast routes to the bars do not tell places.
+    def __get__(self, diagram: Any, owner: Any = None) -> Any:
+        if diagram is None:
+            return None
+        found = vars(diagram)["_places"]
+        if callable(found):
+            found = found(diagram.births, diagram.deaths, diagram.dimensions)
+        elif found is None:
+            found = np.empty((len(diagram), 0)), np.empty((len(diagram), 0))
+        vars(diagram)["_places"] = tuple(found)
+        return vars(diagram)["_places"]
+
+    def __set__(self, diagram: Any, value: Any) -> None:
+        vars(diagram)["_places"] = value
+
+
+@result("diagram", references=_REFERENCES)
+class Diagram(Result):
     """Bars of a sublevel filtration, longest first in each degree.
 
-    A bar of degree 0 is a basin: born at its minimum, dead where it spills into a deeper
-    one. A bar of degree 1 is a ridge around a hill: born where it closes, dead at the top.
+    A bar of degree 0 is a basin: born at its minimum, dead at the saddle where it joins a
+    deeper one. A bar of degree 1 is a loop, a closed ridge around a hill: born where it
+    closes, dead at the top of the hill.
 
     Attributes:
         births: level at which each bar begins, in units of the field.
         deaths: level at which it ends; +inf for the essential bars (the deepest basin of
-            every connected part; a closed ridge around a wall).
+            every connected part; a loop around points that are not finite).
         dimensions: degree of each bar.
         certain: True where a bar is known to be longer than `threshold` allows the errors to
             make one; False where it is not, and where that is unknown (see `why_unknown`).
         threshold: bars longer than this are no effect of the map's errors; NaN where that is
             unknown.
         connectivity: "full", "axis", or how the graph was made.
-        excluded: number of non-finite points, which were left out as walls.
+        excluded: number of non-finite points, which were left out.
         low: least value of the field.
         high: greatest finite value: where an essential bar may be cut ("cap").
         superlevel: True where the field was turned over first: births, deaths, `low` and
@@ -49,19 +83,26 @@ class Diagram:
             (1 - p)^n, and this is the p where that is 1 - `confidence`. 0 where the errors
             are exact, NaN where the number of units is unknown.
         periodic: per axis, whether its two ends touch; empty where none does.
-        birth_places: (bars, axes) coordinates of the point whose value each birth is: of a
-            basin its minimum, of a ridge the point that closes it. In units of the axes
-            (indices for plain arrays); NaN where it has none. No columns for graphs and
-            clouds.
-        death_places: the same for the deaths: of a basin the saddle where it spills over, of
-            a ridge the top of the hill inside. NaN for essential bars.
+        places: coordinates of births and deaths, two arrays (bars, axes): of the point whose
+            value each is. A birth of a basin lies at its minimum, of a loop at the point that
+            closes it; a death of a basin at the saddle where it ends, of a loop at the top of
+            the hill inside. In units of the axes (indices for plain arrays); NaN where there
+            is none. No columns for graphs and clouds.
+
+    Examples:
+        >>> from lossatlas.topology import persistence
+        >>> diagram = persistence([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
+        >>> diagram.bars(0)
+        array([[1., 2.]])
+        >>> diagram.birth_places[0], diagram.certain
+        (array([1.]), array([ True,  True]))
     """
 
-    births: Floats
-    deaths: Floats
+    births: Floats = quantity("loss")
+    deaths: Floats = quantity("loss")
     dimensions: Ints
     certain: Bools
-    threshold: float
+    threshold: float = quantity("loss")
     connectivity: str
     excluded: int
     low: float
@@ -71,7 +112,7 @@ class Diagram:
     why_unknown: str = ""
     rarest_share: float = float("nan")
     periodic: tuple[bool, ...] = ()
-    finder: Finder | None = field(default=None, repr=False)
+    places: Any = _Places()
 
     def __len__(self) -> int:
         return int(self.births.size)
@@ -83,20 +124,15 @@ class Diagram:
 
     @property
     def birth_places(self) -> Floats:
-        """Coordinates of the point whose value each birth is; see `Diagram`."""
-        return self._places[0]
+        """Coordinates of the point whose value each birth is; see `places`."""
+        found: Floats = self.places[0]
+        return found
 
     @property
     def death_places(self) -> Floats:
-        """Coordinates of the point whose value each death is; see `Diagram`."""
-        return self._places[1]
-
-    @cached_property
-    def _places(self) -> tuple[Floats, Floats]:
-        # Found when somebody asks: the fast routes to the bars do not tell the places.
-        if self.finder is None:
-            return np.empty((len(self), 0)), np.empty((len(self), 0))
-        return self.finder(self.births, self.deaths, self.dimensions)
+        """Coordinates of the point whose value each death is; see `places`."""
+        found: Floats = self.places[1]
+        return found
 
     @property
     def essential(self) -> Bools:
@@ -123,80 +159,80 @@ class Diagram:
         bars = np.stack([self.births[chosen], self.deaths[chosen]], axis=1)
         return end_essential(bars, essential, self.high)
 
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """The diagram as labeled arrays.
+    def estimates(self) -> tuple[Estimate, ...]:
+        """How many bars of each degree there are, and how many are certain."""
+        rows = [
+            _exact(int(np.sum(self.dimensions == k)), f"bars of degree {k}", MAP_COUNT)
+            for k in np.union1d(self.dimensions, [0]).tolist()
+        ]
+        if self.why_unknown:
+            return (*rows, _exact(self.threshold, "certainty threshold", self.why_unknown))
+        bound = "itself a bound"
+        return (
+            *rows,
+            _exact(int(self.certain.sum()), "certain bars", "at least so many are real"),
+            replace(_exact(self.threshold, "certainty threshold", bound), unit="loss"),
+        )
 
-        Returns:
-            One group, `bars`.
-        """
-        names = ("births", "deaths", "dimensions", "certain")
-        data: dict[str, Any] = {name: ("bar", getattr(self, name)) for name in names}
-        places = ("birth_places", "death_places")
-        if self.birth_places.shape[1]:
-            data |= {name: (("bar", "axis"), getattr(self, name)) for name in places}
-        attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
-        attributes["superlevel"] = int(self.superlevel)
-        if self.periodic:
-            attributes["periodic"] = np.array(self.periodic, dtype=np.int64)
-        return {"bars": xr.Dataset(data, attrs=attributes)}
+    def sentences(self) -> tuple[str, ...]:
+        """How many loops are certain: hills with lower ground all around."""
+        loops = self.dimensions == 1
+        total = int(np.count_nonzero(loops))
+        if not total or self.why_unknown:
+            return ()
+        sure = int(np.count_nonzero(self.certain & loops))
+        if not sure:
+            verb, noun = ("is", "hill") if total == 1 else ("are", "hills")
+            tail = f"with lower ground all around {verb} within the error of the map."
+            return (f"{total:,} {noun} {tail}",)
+        noun = "hill has" if sure == 1 else "hills have"
+        return (f"{sure} {noun} lower ground all around with certainty (of {total:,} seen).",)
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Diagram":
-        """The inverse of `to_tree`.
+    def figures(self, scale: Scale | None = None) -> tuple[Figure, ...]:
+        """Persistence diagram, barcode and Betti curves.
 
         Args:
-            tree: group name -> arrays.
+            scale: how losses are spread, as `plots.scale_of(landscape.values)`; straight by
+                default.
 
         Returns:
-            An equal diagram.
+            The figures.
         """
-        bars = tree["bars"]
-        count = bars["births"].size
-        places = tuple(
-            bars[name].to_numpy() if name in bars else np.empty((count, 0))
-            for name in ("birth_places", "death_places")
+        sure = f", {int(self.certain.sum())} certain"
+        bars_text = count(len(self), "bar") + (
+            ", certainty unknown" if self.why_unknown else sure
         )
-        return cls(
-            births=bars["births"].to_numpy().astype(np.float64),
-            deaths=bars["deaths"].to_numpy().astype(np.float64),
-            dimensions=bars["dimensions"].to_numpy().astype(np.int64),
-            certain=bars["certain"].to_numpy().astype(np.bool_),
-            threshold=float(bars.attrs["threshold"]),
-            connectivity=str(bars.attrs["connectivity"]),
-            excluded=int(bars.attrs["excluded"]),
-            low=float(bars.attrs["low"]),
-            high=float(bars.attrs["high"]),
-            superlevel=bool(bars.attrs["superlevel"]),
-            confidence=float(bars.attrs.get("confidence", 0.95)),
-            why_unknown=str(bars.attrs.get("why_unknown", "")),
-            rarest_share=float(bars.attrs.get("rarest_share", np.nan)),
-            periodic=tuple(bool(k) for k in np.atleast_1d(bars.attrs.get("periodic", []))),
-            finder=_Stored(places[0], places[1]),
+        return (
+            Figure(
+                "persistence",
+                "Persistence diagram",
+                *backends(lambda: bar_plots.persistence_chart(self, scale=scale)),
+                "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
+                "within the shaded band it may be an effect of the map's errors.",
+                f"Persistence diagram: {bars_text}.",
+            ),
+            Figure(
+                "barcode",
+                "Barcode",
+                *backends(lambda: bar_plots.barcode_chart(self, scale=scale)),
+                "The same as bars, from birth to death, the longest first. Pale bars are "
+                "within the error.",
+                f"Barcode: {bars_text}.",
+            ),
+            Figure(
+                "betti",
+                "Betti curves",
+                *backends(lambda: bar_plots.betti_chart(self, scale=scale)),
+                "How many basins and loops exist at each level of the loss; thick: the "
+                "certain.",
+                f"Betti curves of {bars_text}.",
+                wide=True,
+            ),
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Stored:
-    # Places that a file holds, in the order of its bars.
-    birth_places: Floats
-    death_places: Floats
-
-    def __call__(
-        self, births: Floats, deaths: Floats, dimensions: Ints
-    ) -> tuple[Floats, Floats]:
-        return self.birth_places, self.death_places
-
-
-_ATTRIBUTES = (
-    "threshold",
-    "connectivity",
-    "excluded",
-    "low",
-    "high",
-    "confidence",
-    "why_unknown",
-    "rarest_share",
-)
+def _exact(value: float, name: str, why: str) -> Estimate:
+    return Estimate(float(value), why_no_error=why, name=name)
 
 
 def make_diagram(
@@ -209,7 +245,7 @@ def make_diagram(
     superlevel: bool = False,
     confidence: float = 0.95,
     periodic: tuple[bool, ...] = (),
-    finder: Finder | None = None,
+    places: Finder | None = None,
 ) -> Diagram:
     """Sort bars into a diagram."""
     ordered = {k: parts[k][_longest_first(parts[k])] for k in sorted(parts)}
@@ -229,7 +265,7 @@ def make_diagram(
         certainty.why_unknown,
         certainty.rarest_share,
         periodic,
-        finder,
+        places,
     )
 
 

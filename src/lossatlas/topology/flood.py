@@ -116,6 +116,7 @@ def grow(
         ended=pairs.ended,
         into=pairs.into,
         basins=basins.labels.reshape(values.shape),
+        values=values,
         low=span[0],
         high=span[1],
         threshold=certainty.threshold,

@@ -1,19 +1,20 @@
 """Optimal matchings between barcodes: which bar became which."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from lossatlas.plots import pairs as pair_plots
+from lossatlas.plots.chart import backends
+from lossatlas.result import Estimate, Figure, Result, quantity, result
 from lossatlas.topology.bars import Bars, finite_bars
 from lossatlas.topology.choices import check_norm
 from lossatlas.topology.field import Floats, Ints
 
 
-@dataclass(frozen=True, eq=False)
-class Matching:
+@result("matching")
+class Matching(Result):
     """Bars of two diagrams side by side.
 
     Attributes:
@@ -23,13 +24,54 @@ class Matching:
             bar appears once.
         costs: distance of each pair in the ground norm.
         distance: the distance of the diagrams that this matching attains.
+
+    Examples:
+        >>> found = match_bars([[0.0, 2.0]], [[0.5, 2.0], [1.0, 1.1]])
+        >>> found.pairs.tolist(), round(found.distance, 3)
+        ([[0, 0], [-1, 1]], 0.502)
     """
 
-    first: Floats
-    second: Floats
+    first: Floats = quantity("loss")
+    second: Floats = quantity("loss")
     pairs: Ints
-    costs: Floats
-    distance: float
+    costs: Floats = quantity("loss")
+    distance: float = quantity("loss")
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The distance, and how many bars found a partner."""
+        both = float(np.count_nonzero((self.pairs >= 0).all(axis=1)))
+        why = "exact for these bars"
+        return (
+            Estimate(self.distance, why_no_error=why, name="distance", unit="loss"),
+            Estimate(both, why_no_error=why, name="bars with a partner"),
+            Estimate(len(self.pairs) - both, why_no_error=why, name="bars without a partner"),
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Both diagrams in one, with the steps from bar to bar; none without a bar."""
+        if not len(self.pairs):
+            return ()
+        return (
+            Figure(
+                "matching",
+                "Matched bars",
+                *backends(
+                    lambda: pair_plots.matching_chart(self.first, self.second, self.steps())
+                ),
+                "One mark a bar. A line joins it with its partner, or with the diagonal where "
+                "it has none.",
+                f"Two persistence diagrams with {len(self.pairs)} lines between their bars.",
+            ),
+        )
+
+    def steps(self) -> tuple[Floats, Floats]:
+        """From where to where each bar moves: two arrays (pairs, 2) of births and deaths."""
+        starts, ends = np.empty((len(self.pairs), 2)), np.empty((len(self.pairs), 2))
+        for row, (i, j) in enumerate(self.pairs.tolist()):
+            # A bar without a partner goes to the nearest point of the diagonal.
+            starts[row] = self.first[i] if i >= 0 else self.second[j].mean()
+            ends[row] = self.second[j] if j >= 0 else self.first[i].mean()
+        return starts, ends
 
 
 def match_bars(

@@ -1,24 +1,41 @@
-"""Merge trees: minima, the saddles between them, and the water that joins them."""
+"""Merge trees: minima, and the saddles over which their basins join."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import xarray as xr
 
-from lossatlas import store
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.plots import trees
+from lossatlas.plots.chart import backends
+from lossatlas.plots.scale import scale_of
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.text import count, number
+from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import Bools, Floats, Ints
 
+_MOST_SADDLES = 12
+_REFERENCES = (
+    Reference(
+        "topological profile",
+        "Visualizing Loss Functions as Topological Landscape Profiles. 2024.",
+        "https://arxiv.org/abs/2411.12136",
+    ),
+    Reference(
+        "saddle-minimum average distance (SMAD)",
+        "J. Chen, N. Hadler, T. Xie et al. Landscaper: Understanding Loss Landscapes Through "
+        "Multi-Dimensional Topological Analysis. 2026.",
+        "https://arxiv.org/abs/2602.07135",
+    ),
+)
 
-@store.kind("mergetree")
-@dataclass(frozen=True, eq=False)
-class MergeTree:
-    """How the basins of a landscape join as the water rises.
+
+@result("mergetree", references=_REFERENCES)
+class MergeTree(Result):
+    """How the basins of a landscape join as the level of the loss rises.
 
     Minima are numbered from the deepest; equal depths by flat index. Merge `i` happens at
-    saddle `i`, in order of height: the basin of minimum `ended[i]` spills into the one whose
+    saddle `i`, in order of height: the basin of minimum `ended[i]` joins the one whose
     deepest minimum is `into[i]`. So `ended`, `saddles`, `into` are also the branches of the
     branch decomposition (minimum, saddle, parent branch).
 
@@ -30,7 +47,9 @@ class MergeTree:
         bridges: (merges, 2) flat indices of the edge where the basins touch.
         ended: number of the minimum whose basin ends there.
         into: number of the minimum whose basin goes on.
-        basins: number of the basin of each point, shaped like the field; -1 at the walls.
+        basins: number of the basin of each point, shaped like the field; -1 where it is not
+            finite.
+        values: the field, same shape; not finite where it is not.
         low: least value of the field.
         high: greatest finite value.
         threshold: branches longer than this are no effect of the map's errors; NaN where that
@@ -42,19 +61,28 @@ class MergeTree:
         rarest_share: effects that fewer than this share of the units have cannot be
             excluded; see `Diagram`.
         periodic: per axis, whether its two ends touch; empty where none does.
+
+    Examples:
+        >>> from lossatlas.topology import merge_tree
+        >>> tree = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
+        >>> tree.minima_values, tree.saddle_values
+        (array([0., 1.]), array([2.]))
+        >>> tree.headline()
+        '2 basins, all deeper than the 95 % bound of 0.2.'
     """
 
     minima: Ints
-    minima_values: Floats
+    minima_values: Floats = quantity("loss")
     saddles: Ints
-    saddle_values: Floats
+    saddle_values: Floats = quantity("loss")
     bridges: Ints
     ended: Ints
     into: Ints
     basins: Ints
-    low: float
-    high: float
-    threshold: float
+    values: Floats = quantity("loss")
+    low: float = quantity("loss")
+    high: float = quantity("loss")
+    threshold: float = quantity("loss")
     connectivity: str
     confidence: float = 0.95
     why_unknown: str = ""
@@ -109,16 +137,16 @@ class MergeTree:
 
         Returns:
             A level, in units of the field (subtract `minima_values[i]` for the climb from
-            `i`); +inf where a wall parts them.
+            `i`); +inf where points that are not finite part them.
 
         Raises:
             ArgumentError: no such minimum.
         """
-        for name, number in (("i", i), ("j", j)):
-            if not isinstance(number, int | np.integer) or not 0 <= number < len(self):
+        for name, minimum in (("i", i), ("j", j)):
+            if not isinstance(minimum, int | np.integer) or not 0 <= minimum < len(self):
                 raise ArgumentError(
                     f"`{name}` must be the number of a minimum, 0 to {len(self) - 1}; "
-                    f"got {number!r}."
+                    f"got {minimum!r}."
                 )
         merge, parent = self._merge_of, self._parent_of
         level = float(self.minima_values[i]) if i == j else -np.inf
@@ -158,7 +186,7 @@ class MergeTree:
     def smad(
         self, *, weighted: bool = False, normalize: bool = False, rule: str = "leaf"
     ) -> float:
-        """Saddle-minimum average distance: how high the ground rises around a minimum.
+        """Saddle-minimum average distance: how far the field rises around a minimum.
 
         Args:
             weighted: multiply each gap by the share of the points in its basin.
@@ -192,63 +220,179 @@ class MergeTree:
         scale = self.high - self.low if normalize else 1.0
         return float(np.mean(gaps[met] * share[met]) / scale) if scale > 0 else 0.0
 
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """The merge tree as labeled arrays.
+    @property
+    def parts(self) -> int:
+        """Number of parts that points which are not finite keep apart."""
+        return int(np.count_nonzero(np.isposinf(self.persistences)))
 
-        Returns:
-            Groups `minima`, `merges` and `basins`.
-        """
-        axes = tuple(f"axis_{k}" for k in range(self.basins.ndim))
-        attributes = {name: getattr(self, name) for name in _ATTRIBUTES}
-        if self.periodic:
-            attributes["periodic"] = np.array(self.periodic, dtype=np.int64)
-        merges = {name: ("merge", getattr(self, name)) for name in _MERGES}
-        minima = {name: ("minimum", getattr(self, name)) for name in _MINIMA}
-        return {
-            "minima": xr.Dataset(minima, attrs=attributes),
-            "merges": xr.Dataset(merges | {"bridges": (("merge", "end"), self.bridges)}),
-            "basins": xr.Dataset({"basins": (axes, self.basins)}),
-        }
+    @property
+    def is_flat(self) -> bool:
+        """Whether the whole range of the field is within its error."""
+        extent = self.high - self.low
+        return extent == 0 or 0 < extent <= self.threshold
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "MergeTree":
-        """The inverse of `to_tree`.
+    def headline(self) -> str:
+        """How many basins there are and how sure that is, in one sentence."""
+        total, basins = len(self), count(len(self), "basin")
+        if self.high == self.low:
+            return "The loss is the same everywhere on this map."
+        if self.is_flat:
+            return "Flat within its error: nothing on this map is certain."
+        if total == 1:
+            return "One basin at this scale."
+        if self.why_unknown:
+            return f"{basins} on this map, of unknown certainty."
+        certain = int(self.certain.sum())
+        if certain == total:
+            bound = number(self.threshold, 2)
+            return f"{basins}, all deeper than the 95 % bound of {bound}."
+        return _some_certain(certain, total - certain)
 
-        Args:
-            tree: group name -> arrays.
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Number of minima, the certain ones, mean depths, the saddles of certain basins."""
+        minima = _exact(len(self), "minima", MAP_COUNT, "basins of every depth")
+        return (*self._certainty(), minima, *self._means(), *self._saddles())
 
-        Returns:
-            An equal merge tree.
-        """
-        minima, merges = tree["minima"], tree["merges"]
-        return cls(
-            minima=minima["minima"].to_numpy(),
-            minima_values=minima["minima_values"].to_numpy(),
-            saddles=merges["saddles"].to_numpy(),
-            saddle_values=merges["saddle_values"].to_numpy(),
-            bridges=merges["bridges"].to_numpy(),
-            ended=merges["ended"].to_numpy(),
-            into=merges["into"].to_numpy(),
-            basins=tree["basins"]["basins"].to_numpy(),
-            low=float(minima.attrs["low"]),
-            high=float(minima.attrs["high"]),
-            threshold=float(minima.attrs["threshold"]),
-            connectivity=str(minima.attrs["connectivity"]),
-            confidence=float(minima.attrs.get("confidence", 0.95)),
-            why_unknown=str(minima.attrs.get("why_unknown", "")),
-            rarest_share=float(minima.attrs.get("rarest_share", np.nan)),
-            periodic=tuple(bool(k) for k in np.atleast_1d(minima.attrs.get("periodic", []))),
+    def _certainty(self) -> tuple[Estimate, ...]:
+        name = "certainty threshold"
+        if self.why_unknown:
+            return (_exact(self.threshold, name, self.why_unknown, unit="loss"),)
+        bound = "itself a bound (95 %, all points at once)"
+        longer = "what lasts longer is no effect of errors"
+        return (
+            _exact(self.threshold, name, bound, longer, unit="loss"),
+            _exact(
+                int(self.certain.sum()),
+                "certain minima",
+                "at least so many are real (95 %)",
+                "basins deeper than the threshold",
+            ),
+        )
+
+    def _means(self) -> tuple[Estimate, ...]:
+        bound = number(self.threshold, 2)
+        why = f"each bar is right to within {bound} (95 %); more may be missed"
+        rows = (
+            ("SMAD", self.smad(), "mean rise from a minimum to its first saddle", "loss"),
+            ("SMAD, share of range", self.smad(normalize=True), "the same, over the range", ""),
+            (
+                "mean persistence",
+                self.smad(rule="elder"),
+                "mean depth of basins that end",
+                "loss",
+            ),
+        )
+        return tuple(
+            replace(
+                _exact(value, name, self.why_unknown or why, meaning, unit=unit),
+                is_minor=name != "SMAD",
+            )
+            for name, value, meaning, unit in rows
+        )
+
+    def _saddles(self) -> tuple[Estimate, ...]:
+        if self.why_unknown:
+            return ()
+        bound = number(self.threshold / 2, 2)
+        why = f"right to within {bound} (95 %, all points at once)"
+        sure = np.flatnonzero(self.certain[self.ended])[::-1][:_MOST_SADDLES]
+        return tuple(
+            replace(
+                _exact(
+                    float(self.saddle_values[k]),
+                    f"saddle of minimum {self.ended[k]}",
+                    why,
+                    f"where its basin joins that of minimum {self.into[k]}",
+                    unit="loss",
+                ),
+                is_minor=True,
+            )
+            for k in sure
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """How many basins there are, which are certain, how high the saddles between them."""
+        if self.high == self.low:
+            return ("The loss is the same everywhere on the map.",)
+        sentences = [_count_sentence(self)]
+        if self.parts > 1:
+            sentences.append(
+                f"Points without a finite loss part the map into {self.parts} pieces."
+            )
+        merges = np.flatnonzero(self.certain[self.ended])
+        if not self.why_unknown and merges.size:
+            lives = self.persistences[self.ended[merges]]
+            longest = merges[int(np.argmax(lives))]
+            climb = _with_bound(float(lives.max()), self.threshold)
+            sentences.append(
+                f"On this map the loss must climb by {climb} to leave the basin of minimum "
+                f"{self.ended[longest]} for the deeper one of minimum {self.into[longest]}."
+            )
+        return tuple(sentences)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The tree itself, and the profile of its nested basins."""
+        sure = f", {int(self.certain.sum())} certain"
+        minima = count(len(self), "minimum", "minima") + (
+            ", certainty unknown" if self.why_unknown else sure
+        )
+        scale = scale_of(self.values)
+        return (
+            Figure(
+                "tree",
+                "Merge tree",
+                *backends(lambda: trees.tree_chart(self, scale=scale)),
+                "How basins join as the level of the loss rises, numbered as on the map and in "
+                "the table.",
+                f"Merge tree: {minima}.",
+            ),
+            Figure(
+                "profile",
+                "Topological profile",
+                *backends(lambda: trees.profile_chart(self, self.values, scale=scale)),
+                "Each basin as wide as it holds points of the map; it works in any dimension.",
+                f"Topological profile: {minima}.",
+            ),
         )
 
 
-_MINIMA = ("minima", "minima_values")
-_MERGES = ("saddles", "saddle_values", "ended", "into")
-_ATTRIBUTES = (
-    "low",
-    "high",
-    "threshold",
-    "connectivity",
-    "confidence",
-    "why_unknown",
-    "rarest_share",
-)
+def _some_certain(certain: int, rest: int) -> str:
+    if certain == 1:
+        return "One basin is certain; every other dip is within the error of the map."
+    return f"{certain} basins are certain, {rest} more {'is' if rest == 1 else 'are'} not."
+
+
+def _exact(value: float, name: str, why: str, meaning: str = "", *, unit: str = "") -> Estimate:
+    return Estimate(float(value), why_no_error=why, name=name, meaning=meaning, unit=unit)
+
+
+def _count_sentence(tree: MergeTree) -> str:
+    bound = f"the 95 % bound of {number(tree.threshold, 2)}"
+    total, certain = len(tree), int(tree.certain.sum())
+    if tree.is_flat:
+        return f"The whole map ranges over less than {bound}: no basin on it is certain."
+    if total == 1:
+        return "One basin at this scale: from every point of the map the way down leads to it."
+    basins, rest = count(total, "basin"), total - certain
+    if tree.why_unknown:
+        return f"{basins}; which are certain is unknown: {tree.why_unknown}."
+    if not rest:
+        return f"{basins}, all certain: each is deeper than {bound}."
+    are = "is" if rest == 1 else "are"
+    if certain == tree.parts:
+        which = "the deepest one is" if tree.parts == 1 else "the deepest of each piece is"
+        other = "one" if rest == 1 else rest
+        return (
+            f"{basins}, but only {which} certain: the other {other} {are} within the error of "
+            f"the map (less deep than {bound})."
+        )
+    return (
+        f"{basins}: {certain} are certain (deeper than {bound}), {rest} {are} within the error "
+        "of the map."
+    )
+
+
+def _with_bound(value: float, threshold: float) -> str:
+    if not threshold > 0:
+        return number(value, 3)
+    return f"{number(value, 3)} (to within {number(threshold, 2)} at 95 %)"

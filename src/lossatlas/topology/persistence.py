@@ -102,7 +102,7 @@ def persistence(
         superlevel=superlevel,
         confidence=confidence,
         periodic=wraps if any(wraps) else (),
-        finder=GridPlaces(field.values, touching, wraps, field.axes),
+        places=GridPlaces(field.values, touching, wraps, field.axes),
     )
 
 

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lossatlas.result import Estimate, Figure, Result, result
+from lossatlas.store.records import record
 from lossatlas.topology.barriers import simplify
 from lossatlas.topology.field import Floats, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree
 
 
+@record
 @dataclass(frozen=True, eq=False)
 class Silhouette:
     """One basin of the profile, or the union of two below the saddle where they meet others.
@@ -36,17 +39,34 @@ class Silhouette:
         return self.center + sides, heights
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@result("profile")
+class Profile(Result):
     """A landscape of any dimension as nested silhouettes.
 
     Attributes:
         silhouettes: outer ones first.
         tree: the merge tree they were drawn from.
+
+    Examples:
+        >>> found = profile([3.0, 0.0, 2.0, 1.0, 3.0])
+        >>> [part.minimum for part in found.silhouettes]
+        [0, 0, 1]
     """
 
     silhouettes: tuple[Silhouette, ...]
     tree: MergeTree
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The numbers of its merge tree."""
+        return self.tree.estimates()
+
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of its merge tree."""
+        return self.tree.sentences()
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The profile, then the merge tree."""
+        return self.tree.figures()[::-1]
 
 
 def profile(

@@ -1,16 +1,16 @@
 """Is the grid fine enough? Two rules of touching must count the same basins."""
 
-from dataclasses import dataclass
-
 from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_number
+from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import Source
 from lossatlas.topology.persistence import persistence
 
 
-@dataclass(frozen=True)
-class Resolution:
+@result("resolution")
+class Resolution(Result):
     """Basins longer than `threshold`, counted under both rules of touching.
 
     Attributes:
@@ -19,12 +19,37 @@ class Resolution:
         threshold: length above which a basin counts, in units of the field.
         under_resolved: the two counts differ: the picture of the basins is the grid's as
             much as the field's; take more points, or axes along the curvature.
+
+    Examples:
+        >>> import numpy as np
+        >>> valley = np.where(np.eye(6, dtype=bool), 0.1 * np.arange(6), 1.0)
+        >>> found = resolution(valley)
+        >>> found.full, found.axis, found.under_resolved
+        (1, 6, True)
     """
 
     full: int
     axis: int
-    threshold: float
+    threshold: float = quantity("loss")
     under_resolved: bool
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Both counts, and the length above which a basin counts."""
+        rows = (
+            (float(self.full), "basins, diagonal neighbors touch", MAP_COUNT),
+            (float(self.axis), "basins, diagonal neighbors do not touch", MAP_COUNT),
+            (self.threshold, "length above which a basin counts", "chosen"),
+        )
+        return tuple(Estimate(value, why_no_error=why, name=name) for value, name, why in rows)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Whether the grid is too coarse for its own findings; nothing where it is not."""
+        if not self.under_resolved:
+            return ()
+        return (
+            "The map is under-resolved: the two notions of neighborhood count "
+            f"{self.full} and {self.axis} basins; take more points.",
+        )
 
 
 def resolution(

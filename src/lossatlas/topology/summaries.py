@@ -1,13 +1,14 @@
 """Barcodes as numbers, and the spread of numbers over repeated planes."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number
 from lossatlas.errors import DataError
+from lossatlas.result import Estimate
 from lossatlas.topology.bars import Bars, finite_bars
 from lossatlas.topology.choices import check_norm
 
@@ -142,31 +143,15 @@ def _lengths(diagram: Bars, dimension: int, essential: str | float) -> np.ndarra
     return np.asarray(bars[:, 1] - bars[:, 0])
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A number over repeated planes.
-
-    Attributes:
-        mean: mean over the planes.
-        sd: standard deviation between planes; NaN for one plane.
-        stderr: standard error of the mean; NaN for one plane.
-        count: number of planes.
-    """
-
-    mean: float
-    sd: float
-    stderr: float
-    count: int
-
-
-def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """The spread of every summary over repeated planes.
 
     Args:
         repeats: one mapping of numbers a plane, all with the same names (as `statistics`).
 
     Returns:
-        name -> mean, standard deviation, standard error, count.
+        name -> the mean over the planes with its standard error, `samples` of them. The
+        standard deviation between planes is `stderr * sqrt(samples)`.
 
     Raises:
         DataError: no planes, names that differ, or values that are no numbers.
@@ -181,13 +166,14 @@ def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         raise DataError("`repeats` must all have the same names; got some that differ.")
     return {
         name: _spread(
-            as_float_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes])
+            name, as_float_array(f"repeats[...][{name!r}]", [plane[name] for plane in planes])
         )
         for name in planes[0]
     }
 
 
-def _spread(values: np.ndarray) -> Spread:
-    count = values.size
-    sd = float(np.std(values, ddof=1)) if count > 1 else float("nan")
-    return Spread(float(np.mean(values)), sd, sd / count**0.5, count)
+def _spread(name: str, values: np.ndarray) -> Estimate:
+    if values.size == 1:
+        return Estimate(float(values[0]), samples=1, why_no_error="one plane", name=name)
+    error = float(np.std(values, ddof=1)) / math.sqrt(values.size)
+    return Estimate(float(np.mean(values)), error, samples=values.size, name=name)

@@ -10,8 +10,7 @@ from lossatlas.report.sections.checks import checks_section
 from lossatlas.report.sections.curvature import curvature_section
 from lossatlas.report.sections.groups import groups_section
 from lossatlas.report.sections.learning import features_section, learning_section
-from lossatlas.report.sections.loss_map import loss_map_section
-from lossatlas.report.sections.sampling import sampling_section
+from lossatlas.report.sections.loss_map import loss_map_section, sampling_section
 from lossatlas.report.sections.sharpness import sharpness_section
 from lossatlas.report.sections.steps import steps_section
 from lossatlas.report.sections.topology import topology_section

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import random_plane
-from lossatlas.plots import canvas, plot_betti, plot_contour, plot_persistence, scale_of
+from lossatlas.plots import canvas, scale_of
 from lossatlas.plots.inits import plot_choice, plot_histories, plot_predicted, plot_scores
 from lossatlas.store import writing
 from lossatlas.studies.inits.files import load_stage, path_of
@@ -128,16 +128,16 @@ def _landscapes(
         maps.append((name, map_plane(objective, plane, span=1.0, points=SIDE)))
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
     for ax, (name, land) in zip(axes, maps, strict=True):
-        plot_contour(land, ax=ax)
+        land.plot("contour", ax=ax)
         ax.set_title(f"Before training, {name}", loc="left", fontsize=9)
     yield "landscapes", figure
     figure, axes = plt.subplots(
         2, 3, figsize=(13.5, 7), layout="constrained", height_ratios=(3, 2)
     )
     for (diagrams, curves), (name, land) in zip(axes.T, maps, strict=True):
-        diagram, scale = persistence(land), scale_of(land.values)
-        plot_persistence(diagram, scale=scale, ax=diagrams)
-        plot_betti(diagram, scale=scale, ax=curves)
+        shown = {f.name: f for f in persistence(land).figures(scale_of(land.values))}
+        shown["persistence"].matplotlib(diagrams)
+        shown["betti"].matplotlib(curves)
         diagrams.set_title(name, loc="left", fontsize=9)
         curves.set_title("", loc="left")
     yield "persistence", figure
