@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from lossatlas.landscape.adaptive import FACTOR, refine
-from lossatlas.landscape.design import first_points
+from lossatlas.landscape.adaptive import FACTOR, first_points, refine
 from lossatlas.landscape.interpolant import interpolate
 
 

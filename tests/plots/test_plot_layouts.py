@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from lossatlas.plots.bars import bar_groups, betti_curve, diagram_frame, longest_bars
 from lossatlas.plots.grid import cell_edges
+from lossatlas.plots.maps import contour_chart
 from lossatlas.plots.scale import scale_of
 from lossatlas.plots.trees import branches, profile_color, silhouettes
 from lossatlas.topology import merge_tree, persistence
@@ -111,6 +114,26 @@ def test_the_frame_leaves_room_for_endless_bars():
         assert frame.floor < land.values.min()
         assert land.values.max() < frame.ceiling < frame.roof
         assert (np.diff(frame.steps()) > 0).all()
+
+
+def test_whatever_has_the_attributes_of_a_map_is_drawn():
+    axis = np.linspace(-1, 1, 5)
+    values = axis[:, None] ** 2 + axis**2
+    grid = SimpleNamespace(
+        values=values,
+        stderr=np.full((5, 5), np.nan),
+        axes=(axis, axis),
+        labels=("x", "y"),
+        computed=np.ones((5, 5), dtype=bool),
+        unit="examples",
+        count=0,
+        landmarks={},
+        landmark_values={},
+        landmark_residuals={},
+    )
+    chart = contour_chart(grid)
+    assert chart.layers[0].z.tolist() == values.tolist()
+    assert [layer.name for layer in chart.layers[1:]] == ["origin", "lowest point"]
 
 
 def test_cells_reach_half_way_to_their_neighbors():

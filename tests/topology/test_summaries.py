@@ -10,11 +10,11 @@ from lossatlas.topology import persistence
 from lossatlas.topology.curves import (
     betti_curve,
     euler_curve,
+    persistence_image,
     persistence_landscape,
     silhouette,
 )
 from lossatlas.topology.distances import bottleneck, wasserstein
-from lossatlas.topology.image import persistence_image
 from lossatlas.topology.summaries import (
     amplitude,
     entropy,

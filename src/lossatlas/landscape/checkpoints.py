@@ -43,6 +43,15 @@ def plane_through(*checkpoints: Params) -> Plane:
         ArgumentError: fewer than two or more than four, equal points, or points on one line.
         NonFiniteError: a checkpoint holds NaN or inf.
         StructureError: names or shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> places = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
+        >>> a, b, c = ({"w": torch.tensor([place])} for place in places)
+        >>> found = la.plane_through(a, b, c)
+        >>> found.dimension, found.landmarks["checkpoints"].shape
+        (2, (3, 2))
     """
     if not 2 <= len(checkpoints) <= 4:
         raise ArgumentError(f"give two to four checkpoints; got {len(checkpoints)}.")
@@ -84,6 +93,14 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
         ArgumentError: too few or all equal checkpoints, or a dimension other than 1 to 3.
         NonFiniteError: a checkpoint holds NaN or inf.
         StructureError: names or shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> places = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
+        >>> a, b, c = ({"w": torch.tensor([place])} for place in places)
+        >>> la.trajectory_plane([c, b, a]).dimension
+        2
 
     Source: Li et al., NeurIPS 2018, sec. 7 (differences to the last iterate, uncentered).
     """

@@ -67,6 +67,17 @@ def map_plane(
         StructureError: the plane is one of another model.
         UnknownNameError: an unknown engine or executor.
 
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> land = la.map_plane(objective, la.random_plane(objective), points=5, span=0.5)
+        >>> land.values.shape, land.labels
+        ((5, 5), ('random direction 1', 'random direction 2'))
+
     Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the picture); the engines and the
         refinement are our own.
     """
@@ -153,6 +164,16 @@ def plan_map(
             serve the model.
         ModelError: the model's outputs do not depend on the weights that move.
         UnknownNameError: an unknown engine.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> la.plan_map(objective, la.random_plane(objective), points=5).points
+        25
     """
     check_at_least("points", points, 2)
     check_objective(objective, plane)

@@ -173,6 +173,13 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
         ArgumentError: no or more than three directions, a zero direction, or parallel ones.
         NonFiniteError: a direction holds NaN or inf.
         StructureError: names or shapes differ from the origin.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> found = la.plane({"w": torch.zeros(1, 2)}, {"w": torch.ones(1, 2)})
+        >>> found.dimension, found.point([0.5])["w"]
+        (1, tensor([[0.5000, 0.5000]]))
     """
     if not 1 <= len(directions) <= 3:
         raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
@@ -226,6 +233,16 @@ def random_plane(
         ArgumentError: a dimension other than 1 to 3, or nothing would move.
         StructureError: the origin is a point of another model.
         UnknownNameError: an unknown normalization.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> la.random_plane(objective, dimension=2, seed=0).labels
+        ('random direction 1', 'random direction 2')
 
     Source: Li et al., NeurIPS 2018, sec. 4, arXiv:1712.09913.
     """

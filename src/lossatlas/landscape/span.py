@@ -92,6 +92,16 @@ def suggest_span(
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the center is not finite.
         StructureError: the plane is one of another model.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> la.suggest_span(objective, la.random_plane(objective)).span > 0
+        True
     """
     check_objective(objective, plane)
     check_positive("start", start)

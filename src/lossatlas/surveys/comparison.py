@@ -472,6 +472,19 @@ def compare(
         ResumeError: a resume file is damaged or belongs to another run.
         StructureError: checkpoints of another model.
         UnknownNameError: an unknown engine, executor or connectivity.
+
+    Examples:
+        >>> import torch
+        >>> import lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> batch = torch.eye(2), torch.ones(2, 1)
+        >>> mse = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, mse, [batch])
+        >>> first = objective.params
+        >>> second = {name: value + 1 for name, value in first.items()}
+        >>> found = la.compare(objective, first, second, points=5, span=0.5)
+        >>> found.line.axes[0][[0, -1]].tolist(), len(found.figures())
+        ([0.0, 1.0], 4)
     """
     started = time.monotonic()
     check_objective(objective, progress=progress)

@@ -11,6 +11,7 @@ from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.curves import (
     betti_curve,
     euler_curve,
+    persistence_image,
     persistence_landscape,
     silhouette,
 )
@@ -18,7 +19,6 @@ from lossatlas.topology.diagram import Diagram
 from lossatlas.topology.distances import bottleneck, sliced_wasserstein, wasserstein
 from lossatlas.topology.filtration import Graph, checkpoints, graph
 from lossatlas.topology.flood import merge_tree
-from lossatlas.topology.image import persistence_image
 from lossatlas.topology.matching import Matching, match_bars
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.paired import replicate_maps

@@ -20,11 +20,16 @@ def barrier_matrix(tree: MergeTree) -> Floats:
 
     Returns:
         (minima, minima), symmetric; the values of the minima on the diagonal, +inf between
-        parts that a wall keeps apart. Off the diagonal it is an ultrametric:
-        b(i, k) <= max(b(i, j), b(j, k)).
+        parts that points which are not finite keep apart. Off the diagonal it is an
+        ultrametric: b(i, k) <= max(b(i, j), b(j, k)).
 
     Raises:
         ArgumentError: no merge tree.
+
+    Examples:
+        >>> barrier_matrix(merge_tree([3.0, 0.0, 2.0, 1.0, 3.0]))
+        array([[0., 2.],
+               [2., 1.]])
     """
     _check_tree(tree)
     levels = np.full((len(tree), len(tree)), np.inf)
@@ -59,6 +64,10 @@ def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
 
     Raises:
         ArgumentError: no merge tree, or a length that is not finite.
+
+    Examples:
+        >>> len(simplify(merge_tree([3.0, 0.0, 2.0, 1.0, 3.0]), 1.5))
+        1
     """
     _check_tree(tree)
     if length is None and tree.why_unknown:
@@ -94,7 +103,7 @@ def _kept_parents(tree: MergeTree, cut: np.ndarray) -> Ints:
 
 
 def flood_below(landscape: Source, length: float, *, connectivity: str = "full") -> Floats:
-    """Fill every basin that is not deeper than `length` up to the saddle where it spills.
+    """Fill every basin that is not deeper than `length` up to the saddle where it ends.
 
     Args:
         landscape: a landscape or an array.
@@ -103,10 +112,14 @@ def flood_below(landscape: Source, length: float, *, connectivity: str = "full")
 
     Returns:
         A field nowhere lower and at most `length` higher, whose bars of degree 0 are those
-        longer than `length`; NaN at the walls.
+        longer than `length`; NaN where it is not finite.
 
     Raises:
         ArgumentError: a length that is not finite.
+
+    Examples:
+        >>> flood_below([3.0, 0.0, 2.0, 1.0, 3.0], 1.5)
+        array([3., 0., 2., 2., 3.])
     """
     check_number("length", length)
     field = read_field(landscape)
@@ -136,11 +149,15 @@ def barrier_distance(first: Source, second: Source, *, connectivity: str = "full
         connectivity: "full" or "axis".
 
     Returns:
-        The distance, in units of the field; +inf where walls part the labels of one field
-        and not of the other.
+        The distance, in units of the field; +inf where missing points part the labels of one
+        field and not of the other.
 
     Raises:
         ArgumentError: the shapes differ.
+
+    Examples:
+        >>> barrier_distance([3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.0, 2.5, 1.0, 3.0])
+        0.5
 
     Source: Gasparovic, Munch, Oudot, Turner, Wang, Wang, arXiv:1908.00063.
     """

@@ -23,7 +23,7 @@ from lossatlas.topology.field import (
     Source,
     read_field,
 )
-from lossatlas.topology.image_persistence import images
+from lossatlas.topology.image_persistence import image_persistence
 from lossatlas.topology.paired import contrast_band
 
 
@@ -115,6 +115,10 @@ def certain_basins(
             replicates for it, replicates on another grid, bad units or a bad share.
         DataError: no finite value.
         UnknownNameError: an unknown connectivity.
+
+    Examples:
+        >>> certain_basins([3.0, 0.0, 2.0, 1.0, 3.0], error=0.8).minima
+        array([1])
     """
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     check_fraction("confidence", confidence)
@@ -126,7 +130,7 @@ def certain_basins(
         return CertainBasins(none, nothing, nothing, confidence, reason, share)
     band = _band(field, confidence)
     lower, upper = field.values - band, field.values + band
-    found = images(upper, lower, field.finite, connectivity)
+    found = image_persistence(upper, lower, field.finite, connectivity)
     heights = grid_basins(lower, field.finite, connectivity).heights
     minima = np.array(list(found.values()), dtype=np.int64)
     deaths = np.array([heights[e] if kind == 0 else np.inf for kind, e in found])

@@ -151,7 +151,7 @@ def match_basins(first: Source, second: Source, *, connectivity: str = "full") -
     either must end are one basin. Betti matching pairs what ends at one saddle; where both
     fields agree which basin ends there the two say the same, and where two basins of nearly
     equal depth change their order only this one leaves each in its place. What stands alone
-    in its component waits for a partner that the water brings; what has none when it ends is
+    in its component waits for a partner at a higher level; what has none when it ends is
     gone or new.
 
     Minima that are equal, or as deep as the errors of the maps can tell, are taken nearest
@@ -169,6 +169,11 @@ def match_basins(first: Source, second: Source, *, connectivity: str = "full") -
     Raises:
         ArgumentError: the shapes differ.
         UnknownNameError: an unknown connectivity.
+
+    Examples:
+        >>> first, second = [3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.5, 3.0, 1.0, 5.0]
+        >>> match_basins(first, second).pairs.tolist()
+        [[1, 1], [0, 0]]
 
     Source: after Stucki, Paetzold, Shit, Menze, Bauer, ICML 2023, arXiv:2211.15272 (degree
     0), whose matching itself is in `betti_matching_loss`.
@@ -218,7 +223,7 @@ def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[
     both = [reached[0][k] and reached[1][k] for k in (0, 1)]
     if all(both):
         return [sides[0]], sides[1]
-    # A point with the water goes before one above it, and those before one still dry.
+    # A point at the level goes before one above it, and those before one not reached yet.
     ranks = [
         [(not reached[n][k], levels[k][sides[n][k]], sides[n][k], n) for n in (0, 1)]
         for k in (0, 1)

@@ -11,17 +11,17 @@ from lossatlas.topology.field import Bools, Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Basins:
-    """A filtered graph reduced to its minima and the passes between their basins.
+    """A filtered graph reduced to its minima and the saddles between their basins.
 
     Nothing of degree 0 is lost: every point reaches the minimum of its basin through points
     no higher than itself, so the components of every sublevel set are those of the graph
-    whose nodes are the minima and whose edges are the passes.
+    whose nodes are the minima and whose edges are the saddles.
 
     Attributes:
-        labels: basin of each point, flat, -1 at the walls. Basin 0 has the lowest minimum.
+        labels: basin of each point, flat, -1 where it is not finite; 0 has the lowest minimum.
         minima: flat index of each minimum, lowest first; equal values by index.
-        first, second: the two basins of each pass, lowest pass first.
-        ends: (passes, 2) flat indices of the edge where the two basins touch; the second
+        first, second: the two basins of each saddle, lowest saddle first.
+        ends: (saddles, 2) flat indices of the edge where the two basins touch; the second
             end is the higher one.
         heights: value at which each pass opens, ascending.
         numbers: of a graph, the number of the edge of each pass; empty for a grid.
@@ -48,10 +48,10 @@ def grid_basins(
     wraps = periodic or (False,) * values.ndim
     lowest = np.where(finite, _lowest_neighbor(grid, connectivity, wraps), grid)
     labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
-    u, v = _passes(labels.reshape(values.shape), connectivity, wraps)
+    u, v = _saddle_edges(labels.reshape(values.shape), connectivity, wraps)
     low = np.where(rank[u] > rank[v], v, u)
     high = u + v - low
-    order = lowest_passes(minima.size, labels[low], labels[high], rank[high])
+    order = lowest_saddles(minima.size, labels[low], labels[high], rank[high])
     low, high = low[order], high[order]
     ends = np.stack([low, high], axis=1)
     found = Basins(labels, minima, labels[low], labels[high], ends, flat[high])
@@ -68,16 +68,16 @@ def merge_plateaus(basins: Basins, births: Floats) -> Basins:
     kept = np.flatnonzero(root == np.arange(root.size))
     number = np.searchsorted(kept, root)
     first, second = number[basins.first], number[basins.second]
-    passes = np.flatnonzero(first != second)
+    saddles = np.flatnonzero(first != second)
     return replace(
         basins,
         labels=np.where(basins.labels >= 0, number[basins.labels], -1),
         minima=basins.minima[kept],
-        first=first[passes],
-        second=second[passes],
-        ends=basins.ends[passes],
-        heights=basins.heights[passes],
-        numbers=basins.numbers[passes] if basins.numbers.size else basins.numbers,
+        first=first[saddles],
+        second=second[saddles],
+        ends=basins.ends[saddles],
+        heights=basins.heights[saddles],
+        numbers=basins.numbers[saddles] if basins.numbers.size else basins.numbers,
     )
 
 
@@ -112,8 +112,8 @@ def value_order(values: Floats) -> Ints:
     return order
 
 
-def lowest_passes(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
-    """Put passes in the order in which they open, and leave out what cannot matter."""
+def lowest_saddles(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
+    """Put saddles in the order in which they open, and leave out what cannot matter."""
     # Keys made distinct may be sorted by the fast, unstable way.
     keys = opening * opening.size + np.arange(opening.size)
     if count * count > 4 * keys.size:
@@ -149,7 +149,9 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
     return number[parent], minima
 
 
-def _passes(labels: Ints, connectivity: str, wraps: tuple[bool, ...]) -> tuple[Ints, Ints]:
+def _saddle_edges(
+    labels: Ints, connectivity: str, wraps: tuple[bool, ...]
+) -> tuple[Ints, Ints]:
     # Ends of every grid edge that joins two different basins. An axis whose ends touch is
     # read one point further on both sides; edges that this repeats do no harm.
     index = np.arange(labels.size).reshape(labels.shape)

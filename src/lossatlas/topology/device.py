@@ -17,7 +17,7 @@ def on_accelerator(source: Any) -> bool:
 
 
 def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = None) -> Basins:
-    """Reduce a grid to minima and passes on the device of `values`."""
+    """Reduce a grid to minima and saddles on the device of `values`."""
     finite = values.isfinite() if finite is None else finite
     flat = torch.where(finite, values, torch.inf).detach().reshape(-1)
     order = flat.argsort(stable=True)
@@ -26,7 +26,9 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     grid = rank.reshape(values.shape)
     lowest = torch.where(finite, _lowest_neighbor(grid, connectivity), grid)
     labels, minima = _descend(order[lowest.reshape(-1)], order, finite.reshape(-1))
-    low, high = _lowest_passes(labels.reshape(values.shape), rank, minima.numel(), connectivity)
+    low, high = _lowest_saddles(
+        labels.reshape(values.shape), rank, minima.numel(), connectivity
+    )
     ends = torch.stack([low, high], dim=1)
     first, second = labels[low], labels[high]
     numbers = (part.cpu().numpy() for part in (labels, minima, first, second, ends))
@@ -35,7 +37,7 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
 
 
 def _thinned(basins: Basins) -> Basins:
-    # Joined plateaus may share several passes with one neighbor: the first is the lowest.
+    # Joined plateaus may share several saddles with one neighbor: the first is the lowest.
     count = basins.minima.size
     pair = np.minimum(basins.first, basins.second) * count
     pair += np.maximum(basins.first, basins.second)
@@ -75,7 +77,7 @@ def _descend(parent: Tensor, order: Tensor, finite: Tensor) -> tuple[Tensor, Ten
     return number[parent], minima
 
 
-def _lowest_passes(
+def _lowest_saddles(
     labels: Tensor, rank: Tensor, count: int, connectivity: str
 ) -> tuple[Tensor, Tensor]:
     index = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)

@@ -1,4 +1,4 @@
-"""Barcodes: which basins and ridges there are, from where to where, and which are real."""
+"""Barcodes: which basins and loops there are, from where to where, and which are real."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

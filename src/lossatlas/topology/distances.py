@@ -36,10 +36,14 @@ def bottleneck(
     Returns:
         The distance, in units of the field; infinite where the essential bars differ in
         number and are kept. With "keep" it is at most the greatest difference of two fields
-        of the same shape and walls.
+        of the same shape, finite at the same points.
 
     Raises:
         ArgumentError: bad bars, or a `delta` that is no number >= 0.
+
+    Examples:
+        >>> bottleneck([[0.0, 2.0]], [[0.5, 2.0], [1.0, 1.1]])
+        0.5
     """
     check_number("delta", delta, 0)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
@@ -82,6 +86,10 @@ def wasserstein(
     Raises:
         ArgumentError: bad bars, an order or a norm below 1, or a `delta` below 0.
         MissingDependencyError: more than 1,500 bars need gudhi.
+
+    Examples:
+        >>> round(wasserstein([[0.0, 2.0]], [[0.5, 2.0], [1.0, 1.2]], delta=0.0), 3)
+        0.6
     """
     check_norm("order", order)
     check_norm("ground", ground)
@@ -143,6 +151,10 @@ def sliced_wasserstein(
 
     Raises:
         ArgumentError: `directions` below 1, or bad bars.
+
+    Examples:
+        >>> sliced_wasserstein([[0.0, 2.0]], [[0.0, 2.0]])
+        0.0
 
     Source: Carriere, Cuturi, Oudot, ICML 2017, definition 3.1.
     """

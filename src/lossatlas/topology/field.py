@@ -1,4 +1,4 @@
-"""What a filtration starts from: numbers on a grid, their walls and their error."""
+"""What a filtration starts from: numbers on a grid, which are finite, and their error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,8 +55,8 @@ class Field:
     """A scalar field on a grid.
 
     Attributes:
-        values: float64, any shape of one dimension or more; +inf at the walls.
-        finite: bool, same shape: False at the walls.
+        values: float64, any shape of one dimension or more; +inf where it is not finite.
+        finite: bool, same shape: False where it is not finite.
         stderr: standard error of each value, same shape, or None where none is known.
         interpolation_error: sup-norm error of interpolated values, in units of `values`.
         errors: (replicates, finite points) errors of whole maps, or None.
@@ -84,7 +84,7 @@ class Field:
 
     @property
     def excluded(self) -> int:
-        """The number of walls: points whose value is not finite."""
+        """The number of points whose value is not finite."""
         return int(self.finite.size - np.count_nonzero(self.finite))
 
     @property

@@ -12,7 +12,7 @@ from lossatlas.errors import ArgumentError, DataError
 from lossatlas.topology.basins import (
     Basins,
     descend,
-    lowest_passes,
+    lowest_saddles,
     merge_plateaus,
     value_order,
 )
@@ -25,13 +25,18 @@ class Graph:
     """A filtered graph: a vertex is there from its value on, an edge from its height on.
 
     Attributes:
-        values: level of each vertex, float64; +inf at the walls.
+        values: level of each vertex, float64; +inf where it is not finite.
         edges: (edges, 2) vertex numbers.
         heights: level of each edge, at least that of its ends.
         made: how the edges were chosen ("given", "checkpoints", "delaunay", "knn-10", ...).
         points: (vertices, dimensions) coordinates, or None.
         error: bound on the error of every level, for the certainty of bars; NaN where it is
             unknown.
+
+    Examples:
+        >>> path = graph([0.0, 2.0, 1.0], [(0, 1), (1, 2)])
+        >>> path.heights, path.range
+        (array([2., 2.]), (0.0, 2.0))
     """
 
     values: Floats
@@ -64,7 +69,7 @@ def graph(
     """A weighted graph as a filtration.
 
     Args:
-        values: one level a vertex; vertices that are not finite, or masked, are walls.
+        values: one level a vertex; vertices that are not finite, or masked, are left out.
         edges: (edges, 2) vertex numbers; loops and repetitions do no harm.
         heights: one level an edge, at least that of both ends (NaN or infinite: the edge is
             left out); None gives each edge the higher of its ends (the lower star).
@@ -147,7 +152,7 @@ def checkpoints(
     *,
     error: float | None = None,
 ) -> Graph:
-    """Checkpoints joined by paths: the ground of a loss barcode.
+    """Checkpoints joined by paths: the graph behind a loss barcode.
 
     Args:
         losses: loss of each checkpoint.
@@ -162,6 +167,12 @@ def checkpoints(
     Raises:
         ArgumentError: a matrix of another size or not symmetric, or heights below losses.
         DataError: no finite loss.
+
+    Examples:
+        >>> from lossatlas.topology import merge_tree
+        >>> known = checkpoints([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5})
+        >>> merge_tree(known).barrier(0, 2)
+        3.0
 
     Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
     least height from which a lower one is reached).
@@ -195,7 +206,7 @@ def graph_certainty(source: Graph) -> Certainty:
 
 
 def graph_basins(source: Graph) -> Basins:
-    """Reduce a graph to its minima and the passes between their basins."""
+    """Reduce a graph to its minima and the saddles between their basins."""
     finite = np.isfinite(source.values)
     order = value_order(source.values)
     rank = np.empty(order.size, dtype=np.int64)
@@ -212,13 +223,13 @@ def graph_basins(source: Graph) -> Basins:
     np.minimum.at(lowest, high[star], rank[low[star]])
     labels, minima = descend(order[lowest], order, finite)
     first, second = labels[low], labels[high]
-    passes = np.flatnonzero(first != second)
-    opening = np.where(star, rank[high], order.size)[passes]
-    if star[passes].all():
-        passes = passes[lowest_passes(minima.size, first[passes], second[passes], opening)]
+    saddles = np.flatnonzero(first != second)
+    opening = np.where(star, rank[high], order.size)[saddles]
+    if star[saddles].all():
+        saddles = saddles[lowest_saddles(minima.size, first[saddles], second[saddles], opening)]
     else:
-        passes = passes[np.lexsort((opening, source.heights[numbers[passes]]))]
-    low, high, numbers = low[passes], high[passes], numbers[passes]
+        saddles = saddles[np.lexsort((opening, source.heights[numbers[saddles]]))]
+    low, high, numbers = low[saddles], high[saddles], numbers[saddles]
     ends = np.stack([low, high], axis=1)
     heights = source.heights[numbers]
     found = Basins(labels, minima, labels[low], labels[high], ends, heights, numbers)

@@ -32,7 +32,7 @@ def merge_tree(
     Args:
         landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which
             is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
-            Points that are not finite, or masked, are walls.
+            Points that are not finite, or masked, are left out.
         connectivity: "full" (3^d - 1 neighbors, the better count of minima) or "axis" (2d
             neighbors; `smad()` is then Landscaper's number on smooth fields). A graph brings
             its own.

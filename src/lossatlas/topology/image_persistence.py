@@ -7,7 +7,7 @@ from lossatlas.topology.field import Bools, Floats, Ints
 from lossatlas.topology.pairing import elder_rule
 
 
-def images(
+def image_persistence(
     upper: Floats, lower: Floats, finite: Bools, connectivity: str
 ) -> dict[tuple[int, int], int]:
     """Where the components of one field end inside another that lies below it."""

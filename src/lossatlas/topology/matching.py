@@ -99,6 +99,10 @@ def match_bars(
 
     Raises:
         ArgumentError: bad bars, or an order or a norm below 1.
+
+    Examples:
+        >>> match_bars([[0.0, 2.0]], [[0.5, 2.0]]).distance
+        0.5
     """
     check_norm("order", order)
     check_norm("ground", ground)

@@ -39,6 +39,12 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     Raises:
         ArgumentError: fewer than eight examples, a `count` below 1 or a `seed` below 0.
 
+    Examples:
+        >>> import numpy as np
+        >>> examples = np.random.default_rng(0).normal(size=(50, 9))
+        >>> replicate_maps(examples, count=20).shape
+        (20, 9)
+
     Source: Chernozhukov, Chetverikov, Kato, Ann. Statist. 41 (2013), arXiv:1212.6906.
     """
     check_at_least("count", count, 1)

@@ -9,11 +9,10 @@ from numpy.typing import ArrayLike
 from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.certainty import MIN_SHARE, judge
 from lossatlas.topology.choices import check_degrees, check_graph_options, read_periodic
-from lossatlas.topology.cubical import elder_bars, grid_bars
+from lossatlas.topology.cubical import GridPlaces, elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import CONNECTIVITIES, Source, read_field
 from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
-from lossatlas.topology.places import GridPlaces
 
 
 def persistence(
@@ -29,9 +28,9 @@ def persistence(
     min_share: float | None = MIN_SHARE,
     periodic: bool | Sequence[bool] = False,
 ) -> Diagram:
-    """Basins (degree 0) and ridges (degree 1) of a landscape, with the certain ones marked.
+    """Basins (degree 0) and loops (degree 1) of a landscape, with the certain ones marked.
 
-    Points that are not finite, or masked, are walls: they are left out and counted, never
+    Points that are not finite, or masked, are left out and counted, never
     filled.
 
     Args:
@@ -44,8 +43,8 @@ def persistence(
             filtration of the multilinear interpolant. A graph brings its own.
         dimensions: the degrees wanted.
         superlevel: turn the field over first, so that bars of degree 0 are hills. Where
-            `connectivity` lets water pass a diagonal, land then does not, and the other way
-            round: the two filtrations are complements.
+            `connectivity` joins basins across a diagonal, hills are not joined across it, and
+            the other way round: the two filtrations are complements.
         confidence: probability with which the error bound behind `threshold` holds.
         replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
             with them certainty is judged by errors of differences.

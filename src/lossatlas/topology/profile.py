@@ -20,9 +20,14 @@ class Silhouette:
     Attributes:
         minimum: number of its deepest minimum in `Profile.tree`.
         center: horizontal place of its axis, in points.
-        levels: values of its points, ascending, and last the level where it spills; at
+        levels: values of its points, ascending, and last the level where it ends; at
             height `levels[k]` it is `k` points wide to either side of the center.
         depth: how many silhouettes it lies in.
+
+    Examples:
+        >>> part = profile([3.0, 0.0, 2.0, 1.0, 3.0]).silhouettes[1]
+        >>> part.minimum, part.levels
+        (0, array([0., 2.]))
     """
 
     minimum: int
@@ -87,6 +92,10 @@ def profile(
         The profile: one silhouette a component at each merge, and one for each part as a
         whole.
 
+    Examples:
+        >>> [part.depth for part in profile([3.0, 0.0, 2.0, 1.0, 3.0]).silhouettes]
+        [0, 1, 1]
+
     Source: Landscaper 1.3.1, `generate_profile` (the layout).
     """
     field = read_field(landscape)
@@ -106,7 +115,7 @@ def profile(
 class _Component:
     minimum: int
     points: Floats
-    spill: float
+    end: float
     children: tuple["_Component", ...] = ()
 
 
@@ -118,7 +127,7 @@ def _components(tree: MergeTree, basins: list[Floats]) -> list[_Component]:
         young, old = alive.pop(ended), alive[into]
         points = np.sort(np.concatenate([young.points, old.points]))
         for child in (young, old):
-            child.spill = float(level)
+            child.end = float(level)
             child.points = child.points[child.points < level]
         alive[into] = _Component(into, points, np.inf, (young, old))
     return list(alive.values())
@@ -132,7 +141,7 @@ def _place(root: _Component, center: float, found: list[Silhouette]) -> None:
     todo = [(root, center, 0)]
     while todo:
         component, middle, inside = todo.pop()
-        top = component.spill if component.spill < np.inf else component.points[-1]
+        top = component.end if component.end < np.inf else component.points[-1]
         levels = np.append(component.points, top)
         found.append(Silhouette(component.minimum, middle, levels, inside))
         left = middle - sum(map(_width, component.children))

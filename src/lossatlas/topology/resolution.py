@@ -14,7 +14,7 @@ class Resolution(Result):
     """Basins longer than `threshold`, counted under both rules of touching.
 
     Attributes:
-        full: where diagonal neighbors touch. Too few where a ridge runs between samples.
+        full: where diagonal neighbors touch. Too few where a ridge lies between samples.
         axis: where they do not. Too many where a valley runs across the grid at an angle.
         threshold: length above which a basin counts, in units of the field.
         under_resolved: the two counts differ: the picture of the basins is the grid's as
@@ -73,6 +73,10 @@ def resolution(
 
     Raises:
         ArgumentError: a negative `floor`, or what `persistence` refuses.
+
+    Examples:
+        >>> resolution([3.0, 0.0, 2.0, 1.0, 3.0]).under_resolved
+        False
     """
     check_number("floor", floor, 0)
     counts = {}

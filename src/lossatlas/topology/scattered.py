@@ -30,7 +30,7 @@ def scattered(
 
     Args:
         points: (points, dimensions), finite. Equal points count as neighbors.
-        values: one number a point; points that are not finite, or masked, are walls.
+        values: one number a point; points that are not finite, or masked, are left out.
         method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbors, made symmetric,
             and the shortest edges that join the parts), or "auto": Delaunay up to 3
             dimensions where the points span them, else "knn".
@@ -45,6 +45,12 @@ def scattered(
         ArgumentError: `neighbors` below 1.
         DataError: no points, non-finite coordinates, another number of values, or Delaunay
             asked of points that do not span their space.
+
+    Examples:
+        >>> from lossatlas.topology import merge_tree
+        >>> found = scattered([[0.0], [1.0], [2.0], [3.0]], [0.0, 2.0, 1.0, 3.0])
+        >>> merge_tree(found).minima
+        array([0, 2])
     """
     check_one_of("method", method, ("auto", "delaunay", "knn"))
     if neighbors is not None:

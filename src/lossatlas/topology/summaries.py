@@ -29,6 +29,10 @@ def total_persistence(
 
     Raises:
         ArgumentError: bad bars, or an order that is no number >= 0.
+
+    Examples:
+        >>> total_persistence([[0.0, 2.0], [1.0, 1.5]])
+        2.5
     """
     check_number("order", order, 0)
     return float((_lengths(diagram, dimension, essential) ** order).sum())
@@ -56,6 +60,10 @@ def amplitude(
 
     Raises:
         ArgumentError: bad bars, or an order or a norm below 1.
+
+    Examples:
+        >>> amplitude([[0.0, 2.0], [1.0, 1.5]])
+        1.0
     """
     check_norm("order", order)
     check_norm("ground", ground)
@@ -83,6 +91,10 @@ def entropy(
     Returns:
         Between 0 and log(bars), or 0 and 1; 0 for fewer than two bars. Its exponential is
         the effective number of bars. Shift and scale of the field do not matter.
+
+    Examples:
+        >>> entropy([[0.0, 2.0], [1.0, 3.0]], normalized=True)
+        1.0
     """
     lengths = _lengths(diagram, dimension, essential)
     if lengths.size < 2:
@@ -111,6 +123,11 @@ def statistics(
         weighted by length; `runner_up`, the second longest bar over the longest; and of
         the lengths and of the middles of the bars: `mean`, `median`, `sd`, `q25`, `q75`,
         `max` (as `length_mean`, `middle_sd`, ...). Zeros without bars.
+
+    Examples:
+        >>> found = statistics([[0.0, 2.0], [1.0, 1.5]])
+        >>> found["count"], found["total"], found["runner_up"]
+        (2.0, 2.5, 0.25)
     """
     bars = finite_bars(diagram, dimension, essential)
     births, deaths = bars.T
@@ -155,6 +172,11 @@ def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
 
     Raises:
         DataError: no planes, names that differ, or values that are no numbers.
+
+    Examples:
+        >>> found = spread([{"smad": 1.0}, {"smad": 3.0}])["smad"]
+        >>> found.value, found.stderr
+        (2.0, 1.0)
     """
     planes = list(repeats) if isinstance(repeats, list | tuple) else []
     if not planes or not all(isinstance(numbers, Mapping) for numbers in planes):

@@ -43,7 +43,7 @@ def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
             f"`dimension` must be 0, or 1 for a plane; got {dimension!r} for a field of "
             f"{values.ndim} dimensions."
         )
-    # A ridge around a hill is, upside down, a basin that spills into the outside.
+    # A loop around a hill is, upside down, a basin that joins the outside.
     turned, other = complement(values, connectivity)
     places = _merges(tensor_basins(turned, other, torch.ones_like(turned, dtype=torch.bool)))
     return inside(places, turned.shape)[:, ::-1].copy()
@@ -125,5 +125,5 @@ def check_finite_field(argument: str, values: Tensor) -> None:
     if bad or values.numel() == 0:
         raise NonFiniteError(
             f"`{argument}` must be finite numbers; got {bad} of {values.numel()} that are "
-            "not; a differentiable barcode knows no walls."
+            "not; a differentiable barcode takes finite values alone."
         )

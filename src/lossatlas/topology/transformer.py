@@ -10,9 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
 from lossatlas.topology.bars import Bars, finite_bars
-from lossatlas.topology.curves import betti_curve, persistence_landscape, silhouette
+from lossatlas.topology.curves import (
+    betti_curve,
+    persistence_image,
+    persistence_landscape,
+    silhouette,
+)
 from lossatlas.topology.field import Floats
-from lossatlas.topology.image import persistence_image
 from lossatlas.topology.summaries import statistics
 
 KINDS = ("betti", "landscape", "silhouette", "image", "statistics")

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.basin_matching import match_basins
-from lossatlas.topology.betti import matched_places
+from lossatlas.topology.losses import matched_places
 from reference.topology_bars import betti_matching
 
 connectivities = st.sampled_from(["full", "axis"])
