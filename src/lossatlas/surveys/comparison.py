@@ -575,5 +575,10 @@ def barrier_of(line: Landscape) -> Estimate:
         error, why = math.nan, "the loss is not finite on the way"
     known = math.isfinite(error)
     return Estimate(
-        value, error, samples=line.count, why_no_error=None if known else why, name="barrier"
+        value,
+        error,
+        samples=line.count,
+        sample_unit=line.unit,
+        why_no_error=None if known else why,
+        name="barrier",
     )

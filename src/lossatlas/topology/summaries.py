@@ -198,4 +198,6 @@ def _spread(name: str, values: np.ndarray) -> Estimate:
     if values.size == 1:
         return Estimate(float(values[0]), samples=1, why_no_error="one plane", name=name)
     error = float(np.std(values, ddof=1)) / math.sqrt(values.size)
-    return Estimate(float(np.mean(values)), error, samples=values.size, name=name)
+    return Estimate(
+        float(np.mean(values)), error, samples=values.size, sample_unit="planes", name=name
+    )
