@@ -17,10 +17,14 @@ def pictures(figures: Iterable[Figure]) -> tuple[Picture, ...]:
 
 def numbers(estimates: Iterable[Estimate]) -> tuple[Number, ...]:
     """Estimates as rows of the table of all numbers."""
-    return tuple(
-        Number(e.name, e.value, e.stderr, e.why_no_error or "", e.unit, e.meaning)
-        for e in estimates
-    )
+    return tuple(_number(estimate) for estimate in estimates)
+
+
+def _number(found: Estimate) -> Number:
+    # That a loss is in units of the loss needs no word.
+    unit = "" if found.unit == "loss" else found.unit
+    why = found.why_no_error or ""
+    return Number(found.name, found.value, found.stderr, why, unit, found.meaning)
 
 
 def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
