@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature import Product, hessian, spectrum, trace
+from lossatlas.curvature import CurvatureOperator, hessian, spectrum, trace
 from lossatlas.curvature.trace import random_run
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos, quadrature
@@ -49,7 +49,7 @@ class Problem:
 
     case: Case
     name: str
-    matrix: Product
+    matrix: CurvatureOperator
     truth: np.ndarray
 
     @property
@@ -136,7 +136,7 @@ def _eigenvalues(subject: Problem) -> list[Row]:
     return table
 
 
-def _top(matrix: Product) -> Lanczos:
+def _top(matrix: CurvatureOperator) -> Lanczos:
     lanczos = random_run(matrix, 0)
     converge(lanczos, top=_TOP, bottom=0, tolerance=1e-3, limit=300)
     return lanczos

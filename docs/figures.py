@@ -28,9 +28,7 @@ def draw(survey):
         *survey.diagram.figures(plots.scale_of(land.values)),
         *tree.figures(),
     )
-    bends = (
-        {} if survey.spectrum is None else {"spectrum": plots.plot_spectrum(survey.spectrum)}
-    )
+    bends = {} if survey.spectrum is None else {"spectrum": survey.spectrum.plot()}
     names = ("surface", "contour", "stderr", "persistence", "tree", "profile")
     return bends | {
         shown.name: shown.matplotlib(None) for shown in figures if shown.name in names

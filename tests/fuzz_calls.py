@@ -331,14 +331,14 @@ def _special():
         "report.Number": lambda: (("x", 1.0, 0.1), {}),
         "training.Dataset": lambda: ((batch()[0], batch()[1]), {}),
         "curvature.cka": lambda: ((numbers(12, 3), numbers(12, 4)), {}),
-        "curvature.Product": lambda: ((objective(), lambda *a: lambda *b: []), {}),
+        "curvature.CurvatureOperator": lambda: ((objective(), lambda *a: lambda *b: []), {}),
         "curvature.zero_sum_losses": lambda: ((objective(), other_point()), {}),
         "curvature.worst_sharpness": lambda: ((objective(),), {"steps": 2, "restarts": 1}),
         "curvature.sample_size_curve": lambda: (
             (objective(), [2, 4, 8]),
             {"directions": 1, "orders": 3, "points": 4},
         ),
-        "curvature.spike_risk": lambda: ((_residual(), ["0", "1"]), {}),
+        "curvature.residual_gain": lambda: ((_residual(), ["0", "1"]), {}),
         "curvature.frobenius_norm": lambda: ((objective(),), {"limit": 10}),
         "curvature.diagonal": lambda: ((objective(),), {"limit": 10}),
         "forecast.Curve": lambda: ((np.arange(1, 30), 1 / np.arange(1, 30)), {}),
@@ -378,10 +378,6 @@ def _special():
         "landscape.engines.build": lambda: ((task(), "plain"), {}),
         "landscape.engines.choose": lambda: ((task(), "plain", np.full((1, 2), 0.3)), {}),
         "landscape.engines.select": lambda: ((task(), "plain", np.full(2, 0.3)), {}),
-        "plots.edge_figure": lambda: (({"a": stability()},), {}),
-        "plots.groups_figure": lambda: ((_groups(),), {}),
-        "plots.plot_groups": lambda: ((_groups(),), {}),
-        "plots.samples_figure": lambda: ((samples(),), {}),
         "plots.plot_prediction": lambda: ((fit().predict(curve()),), {}),
         "plots.scale_of": lambda: ((field(),), {}),
         "steering.create_topoadamw": lambda: ((model(),), {}),
@@ -472,8 +468,9 @@ def _special():
             {"widths": [4, 8], "rates": [0.1, 0.2], "steps": 2, "seeds": 1, "read": [0, 1, 2]},
         ),
         "studies.inits.surrogates.fit_surrogates": None,
-        "surveys.named": lambda: (("curvature",), {}),
-        "surveys.instruments.chosen": lambda: (("all",), {}),
+        "curvature.chosen": lambda: (("all",), {}),
+        "curvature.instruments": lambda: ((), {}),
+        "curvature.instrument": lambda: (("mine",), {"title": "Mine", "question": "What?"}),
         "topology.rips": lambda: ((numbers(8, 2).numpy(),), {}),
         "topology.checkpoints": lambda: (([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5}), {}),
         "topology.graph": lambda: ((np.arange(3.0), [(0, 1), (1, 2)]), {}),
@@ -544,10 +541,6 @@ def _with_grads():
 
 
 @once
-def _groups():
-    return la.spectrum(objective(), 1, 1, by="layer", density=False).groups
-
-
 def _recipe():
     from lossatlas.studies.compare import parse_recipe
 

@@ -48,16 +48,18 @@ INSTRUMENTS = {
         o, sizes=(2, 4), directions=2, points=3, orders=3
     ),
     "plasticity": lambda o: curvature.plasticity(o, tasks=2, steps=3),
-    "spike_risk": lambda o: curvature.spike_risk(o, blocks=["0"]),
+    "residual_gain": lambda o: curvature.residual_gain(o, blocks=["0"]),
     "survey": lambda o: la.survey(o, points=5, span=0.5),
     "survey_instruments": lambda o: la.survey(
         o,
         points=3,
         span=0.5,
-        instruments=("stability", "gradient", "interference", "representations"),
+        instruments=("stability", "gradient", "gradient_conflict", "representations"),
         lr=0.1,
     ),
 }
+# What a survey measures comes from the registry: a new instrument needs no line here.
+REGISTERED = {each.name: each for each in curvature.instruments()}
 # What cannot serve a model says so, and leaves no trace either. It needs labels of a known
 # kind, the loss of every example, logits, or a residual block called "0".
 REFUSED = {
@@ -66,7 +68,7 @@ REFUSED = {
     "empirical_fisher": ("tied",),
     "sample_size_curve": ("tied",),
     "plasticity": ("tied", "frozen", "transformer"),
-    "spike_risk": ("mlp", "conv_bn", "tied", "frozen", "dropout"),
+    "residual_gain": ("mlp", "conv_bn", "tied", "frozen", "dropout"),
 }
 MODES = ("eval", "train", "recalibrated")
 
@@ -113,6 +115,27 @@ def assert_same(a, b):
             assert_same(x, y)
     else:
         assert a == b or (a != a and b != b)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize("builder", cases.BUILDERS, ids=lambda b: b.__name__)
+def test_every_registered_instrument_leaves_no_trace_and_gives_the_same_bits(builder, name):
+    case = cases.make(builder)
+    objective = case.objective()
+    next(case.model.parameters()).grad = torch.ones_like(next(case.model.parameters()))
+    points = [{n: (1 + k) * v for n, v in objective.params.items()} for k in (0.1, 0.0)]
+    before = state_of(case.model)
+
+    def run():
+        context = curvature.Context(objective, lr=0.1, checkpoints=points)
+        return REGISTERED[name].run(context)
+
+    first, second = run(), run()
+    assert_same(before, state_of(case.model))
+    assert_same(first, second)
+    assert first.results or first.why_not
+    assert not any("the other instruments" in why for why in first.missing.values())
+    assert all(np.isfinite(e.error) or e.why_no_error for e in first.estimates())
 
 
 def measured(instrument, objective):

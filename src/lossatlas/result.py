@@ -8,6 +8,7 @@ meaning: which numbers count (`estimates`), how they read (`sentences`), how the
 import base64
 import html
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -166,6 +167,7 @@ class Figure:
         caption: what to see, in a sentence or two.
         alt: what a reader hears who sees no picture.
         wide: whether a page gives it the full width.
+        is_minor: whether a page leaves it out.
     """
 
     name: str
@@ -175,6 +177,22 @@ class Figure:
     caption: str = ""
     alt: str = ""
     wide: bool = False
+    is_minor: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text.
+
+    Attributes:
+        title: heading.
+        head: names of the columns.
+        rows: cells as text. Never trusted as markup.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 class Result:
@@ -196,6 +214,14 @@ class Result:
 
         Returns:
             Figures; none by default.
+        """
+        return ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Tables of more than the estimates say, as text.
+
+        Returns:
+            Tables; none by default.
         """
         return ()
 
@@ -244,6 +270,28 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON; NaN and infinity are None."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(_instance(self))}
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers and words for JSON: what a command prints.
+
+        Returns:
+            "estimates", by name in small letters and underscores: value, stderr or bound, unit,
+            and why there is no error; "sentences"; "notes" and "checked" where there are any.
+            NaN and infinity are None.
+        """
+        words = ((name, getattr(self, name, ())) for name in ("notes", "checked"))
+        return {
+            "estimates": {_key(each.name): _entry(each) for each in self.estimates()},
+            "sentences": list(self.sentences()),
+        } | {name: list(texts) for name, texts in words if texts}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The chief numbers as cells of a table.
+
+        Returns:
+            (name, value, error or the reason for none) each.
+        """
+        return [estimate_row(each) for each in self.estimates() if not each.is_minor]
 
     def to_frame(self) -> "pd.DataFrame":
         """The estimates as a table."""
@@ -341,6 +389,25 @@ def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Est
             yield from _found_estimates(
                 getattr(value, f.name), label, f.metadata.get("unit", "")
             )
+
+
+def _key(name: str) -> str:
+    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _entry(found: Estimate) -> dict[str, Any]:
+    error = {"bound": found.bound} if math.isfinite(found.bound) else {"stderr": found.stderr}
+    words = {"unit": found.unit, "why_no_error": found.why_no_error}
+    shown: dict[str, Any] = _plain({"value": found.value} | error)
+    return shown | {name: text for name, text in words.items() if text}
+
+
+def estimate_row(found: Estimate) -> tuple[str, str, str]:
+    """An estimate as cells of a table: name, value, error or the reason for none."""
+    shown, _, error = with_error(found.value, found.error).partition(" ± ")
+    kind = " (bound)" if math.isfinite(found.bound) else ""
+    remark = f"± {error}{kind}" if error else found.why_no_error or found.meaning
+    return found.name, f"{shown} {found.unit}".strip(), remark
 
 
 def _brief(value: Any) -> str:

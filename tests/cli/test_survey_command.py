@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import lossatlas as la
-from lossatlas.cli import app, survey_words
+from lossatlas.cli import app
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
 
@@ -30,6 +30,10 @@ def run(*arguments, cwd):
     )
 
 
+def loss_of(printed):
+    return printed["estimates"]["loss_at_the_weights"]["value"]
+
+
 def call(monkeypatch, capsys, *arguments):
     """The same without a new process."""
     monkeypatch.setattr(sys, "argv", ["lossatlas", *map(str, arguments)])
@@ -43,16 +47,17 @@ def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
     done = run("survey", "--json", "--curvature", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    wanted = {"loss", "grid", "topology", "seconds", "evaluations", "report"}
+    wanted = {"estimates", "grid", "topology", "seconds", "evaluations", "report"}
     assert wanted <= found.keys()
     assert {"minima", "bars", "smad", "certain_bars", "threshold"} <= found["topology"].keys()
     assert {"under_resolved", "barriers", "certain_basins"} <= found["topology"].keys()
-    assert found["curvature"]["top"][0] > found["curvature"]["bottom"][0]
+    ends = found["instruments"]["curvature"]["estimates"]
+    assert ends["largest_eigenvalue"]["value"] > ends["smallest_eigenvalue"]["value"]
     assert found["grid"]["points"] == [11, 11]
     page = tmp_path / found["report"]
     assert page.read_text().startswith("<!DOCTYPE html>")
     survey = la.load(tmp_path / "survey" / "survey.nc")
-    assert survey.loss.value == found["loss"]
+    assert survey.loss.value == found["estimates"]["loss_at_the_weights"]["value"]
     assert len(survey.tree) == found["topology"]["minima"]
     assert sorted(p.name for p in (tmp_path / "survey").iterdir()) == [
         "report.html",
@@ -92,7 +97,7 @@ def test_own_factory_weights_and_data(monkeypatch, capsys, tmp_path):
     model = torch.nn.Linear(4, 3)
     model.load_state_dict({"weight": weights["0.weight"], "bias": weights["0.bias"]})
     loss = torch.nn.functional.cross_entropy(model(torch.tensor(x)), torch.tensor(y)).item()
-    assert json.loads(text)["loss"] == pytest.approx(loss, rel=1e-5)
+    assert loss_of(json.loads(text)) == pytest.approx(loss, rel=1e-5)
 
 
 def test_settings_come_from_a_file_then_set_then_options(monkeypatch, capsys, tmp_path):
@@ -186,7 +191,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 def test_instruments_and_eigenvector_planes_from_the_command(monkeypatch, capsys, tmp_path):
     small = ["--set", "train.steps=5", "--points", "5", "--examples", "60", "--quiet"]
-    chosen = ["--instruments", "gradient, spikes", "--lr", "0.1", "--plane", "eigen"]
+    chosen = ["--instruments", "gradient, residual_gain", "--lr", "0.1", "--plane", "eigen"]
     out = ["--out", tmp_path / "o", "--json"]
     code, text, error = call(
         monkeypatch, capsys, "survey", *small, "--model", "mlp(4)", *chosen, *out
@@ -194,10 +199,10 @@ def test_instruments_and_eigenvector_planes_from_the_command(monkeypatch, capsys
     assert code == 0, error
     found = json.loads(text)
     assert found["grid"]["directions"][0].startswith("eigenvector 1 (λ = ")
-    assert found["instruments"].keys() == {"gradient", "spikes"}
-    numbers = found["instruments"]["gradient"]["numbers"]
+    assert found["instruments"].keys() == {"gradient", "residual_gain"}
+    numbers = found["instruments"]["gradient"]["estimates"]
     assert numbers["gradient_norm"].keys() == {"value", "stderr"}
-    assert "no list of blocks" in found["instruments"]["spikes"]["missing"]["spikes"]
+    assert "no list of blocks" in found["instruments"]["residual_gain"]["missing"]["blocks"]
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["report.html", "survey.nc"]
 
 
@@ -246,7 +251,7 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     values = land.landmark_values["trajectory"]
     assert len(values) == 3
     # The last one is where the survey stands.
-    assert json.loads(out)["loss"] == pytest.approx(values[-1], rel=1e-6)
+    assert loss_of(json.loads(out)) == pytest.approx(values[-1], rel=1e-6)
     code, _, error = call(
         monkeypatch, capsys, "survey", "--weights", "0.ckpt", *common[:-2], "--key", "emma"
     )
@@ -256,21 +261,14 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
 
 def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
     found = survey_of(sample_map("double well"))
-    told = json.loads(
-        json.dumps(survey_words.summary(found, Path("report.html")), allow_nan=True)
-    )
-    topology = told["topology"]
+    topology = json.loads(json.dumps(found.summary(), allow_nan=False))["topology"]
     for key in ("certain_bars", "certain_basins", "threshold"):
         assert topology[key] is None
     assert {bar["certain"] for bar in topology["bars"]} == {None}
     assert "no standard error" in topology["why_unknown"]
-    remark = {row[0]: row[2] for row in survey_words.table(found, Path("report.html"))}[
-        "basins"
-    ]
+    remark = {row[0]: row[2] for row in found.rows()}["basins"]
     assert remark == f"certainty unknown: {topology['why_unknown']}"
-    known = survey_words.summary(
-        survey_of(sample_map("double well", noise=0.01)), Path("report.html")
-    )["topology"]
+    known = survey_of(sample_map("double well", noise=0.01)).summary()["topology"]
     assert known["why_unknown"] is None
     assert known["certain_bars"] >= 2
     deepest = known["bars"][0]

@@ -75,7 +75,7 @@ def valid():
         "interference": {"values": torch.randn(4)},
         "zero_sum_losses": small | {"before": moved},
         "zero_sum_gradients": small,
-        "spike_risk": small | {"iterations": 2, "blocks": ["0", "1"]},
+        "residual_gain": small | {"iterations": 2, "blocks": ["0", "1"]},
         "activations": small | {"layer": "0.inner"},
         "rankme": {"features": features},
         "effective_rank": {"features": features},
@@ -85,7 +85,9 @@ def valid():
         "survey": small | {"points": 2, "span": 0.1},
         "compare": small | {"first": objective.params, "second": moved, "points": 2},
         "eigen_plane": small,
-        "named": {"name": "curvature"},
+        "chosen": {"requested": "curvature"},
+        "instrument": {"name": "mine", "title": "Mine", "question": "What?", "group": "other"},
+        "instruments": {},
     }
 
 
@@ -142,6 +144,6 @@ def test_hostile_arguments_end_in_named_errors(tmp_path, monkeypatch):
     assert bad == []
 
 
-@pytest.mark.parametrize("name", sorted(valid()))
+@pytest.mark.parametrize("name", sorted(n for n, given in valid().items() if given))
 def test_valid_arguments_are_served(name):
     assert outcome(name, *next(iter(valid()[name].items())), valid()[name]) == ""

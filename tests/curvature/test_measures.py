@@ -15,10 +15,10 @@ from lossatlas.curvature import (
     hessian_criteria,
     interference,
     plasticity,
+    residual_gain,
     roughness,
     sample_size_curve,
     spectrum,
-    spike_risk,
     zero_sum_gradients,
     zero_sum_losses,
 )
@@ -280,7 +280,7 @@ def _tower(scales=(0.1, 1.0, 3.0)):
 
 def test_gains_are_the_singular_values_of_the_jacobians():
     objective = _tower()
-    found = spike_risk(objective, iterations=200)
+    found = residual_gain(objective, iterations=200)
     assert [line.name for line in found.blocks] == ["blocks.0", "blocks.1", "blocks.2"]
     x = objective.batches[0]
     for line, block in zip(found.blocks, objective.model.blocks, strict=True):
@@ -298,11 +298,11 @@ def test_gains_are_the_singular_values_of_the_jacobians():
 def test_blocks_that_the_theory_does_not_cover_are_refused():
     objective = _tower()
     with pytest.raises(UnknownNameError, match=r"did you mean 'blocks\.1'"):
-        spike_risk(objective, ["block.1"])
+        residual_gain(objective, ["block.1"])
     with pytest.raises(ModelError, match="no list of blocks"):
-        spike_risk(CASES["mlp"].objective)
+        residual_gain(CASES["mlp"].objective)
     with pytest.raises(ModelError, match="keeps the shape"):
-        spike_risk(CASES["mlp"].objective, ["0"])
+        residual_gain(CASES["mlp"].objective, ["0"])
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=False)
     post = la.Objective(
         nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double(),
@@ -310,14 +310,14 @@ def test_blocks_that_the_theory_does_not_cover_are_refused():
         [normal(2, 3, 4)],
     )
     with pytest.raises(ModelError, match="post-norm"):
-        spike_risk(post)
+        residual_gain(post)
     pre = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=True)
     good = la.Objective(
         nn.TransformerEncoder(pre, 2, enable_nested_tensor=False).double(),
         post.loss,
         post.batches,
     )
-    assert len(spike_risk(good).blocks) == 2
+    assert len(residual_gain(good).blocks) == 2
     assert not good.model.layers[0]._forward_pre_hooks
 
 
@@ -332,7 +332,7 @@ def test_results_come_back_from_files(tmp_path):
         zero_sum_gradients(objective),
         sample_size_curve(objective, sizes=[5, 9], directions=1, points=2, orders=2),
         plasticity(objective, tasks=2, steps=2),
-        spike_risk(_tower()),
+        residual_gain(_tower()),
     ]
     for index, found in enumerate(results):
         back = store.load(store.save(found, tmp_path / f"{index}.nc"))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas.curvature import gradient_noise, memory, spectrum, trace
+from lossatlas.curvature import gradient_noise, operators, spectrum, trace
 from lossatlas.errors import LossError, ModelError
 from reference import curvature_dense as dense
 
@@ -52,13 +52,13 @@ def test_memory_that_cuts_a_run_short_is_said_and_holds_for_groups(monkeypatch):
     model = nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3))
     objective = la.Objective(model, CE, [(X, Y)])
     size = sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(memory, "free_memory", lambda _: 20 * size * 4)
+    monkeypatch.setattr(operators, "free_memory", lambda _: 20 * size * 4)
     found = spectrum(objective, top=10, bottom=1, density=False, tolerance=1e-5, by="class")
     assert not found.reached
     assert found.note == f"the memory that was free holds the basis of 15 of {size} products"
     assert all("holds the basis of 15 of" in line.note for line in found.groups)
     assert len(found.groups) == 3
-    monkeypatch.setattr(memory, "free_memory", lambda _: None)
+    monkeypatch.setattr(operators, "free_memory", lambda _: None)
     assert spectrum(objective, top=1, bottom=0, density=False).note == ""
 
 

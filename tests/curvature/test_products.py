@@ -7,7 +7,7 @@ from torch.testing import assert_close
 import cases as common
 import lossatlas as la
 from lossatlas.curvature import empirical_fisher, fisher, gauss_newton, hessian, spectrum
-from lossatlas.curvature.products import KINDS, product_of
+from lossatlas.curvature.matrices import KINDS, product_of
 from lossatlas.errors import (
     ArgumentError,
     LossError,

@@ -15,8 +15,8 @@ from lossatlas.curvature import (
     neural_collapse,
     plasticity,
     relative_flatness,
+    residual_gain,
     sample_size_curve,
-    spike_risk,
     worst_sharpness,
     zero_sum_gradients,
 )
@@ -164,14 +164,14 @@ def _steps(function):
 def test_a_block_without_a_finite_gain_is_named():
     objective = _steps(lambda x, f: x + f(x))
     with pytest.raises(NonFiniteError, match="'0' does not have a finite output"):
-        spike_risk(objective, params=_broken(objective))
+        residual_gain(objective, params=_broken(objective))
     rooted = _steps(lambda x, f: x + torch.sqrt(0 * f(x)))
     with pytest.raises(NonFiniteError, match="'1' does not have a finite output"):
-        spike_risk(rooted)
+        residual_gain(rooted)
 
 
 def test_a_block_that_passes_nothing_on_has_gain_zero():
-    found = spike_risk(_steps(lambda x, f: 0 * f(x)))
+    found = residual_gain(_steps(lambda x, f: 0 * f(x)))
     assert (found.blocks[1].gain, found.blocks[1].change) == (0.0, 0.0)
     assert found.log_bound == -math.inf
 

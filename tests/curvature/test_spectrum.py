@@ -322,7 +322,7 @@ def test_a_group_without_finite_curvature_is_a_line_that_says_so():
     x, y = normal(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])
     x[4] = float("nan")
     whole = la.Objective(mlp(), la.supervised(F.cross_entropy), [(x, y)])
-    from lossatlas.curvature.grouped import GroupRequest, group_spectra
+    from lossatlas.curvature.groups import GroupRequest, group_spectra
 
     request = GroupRequest("class", "hessian", None, list(whole.names), None, 1e-3, 50, 2, 0)
     good, bad = group_spectra(whole, request)

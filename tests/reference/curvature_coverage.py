@@ -22,7 +22,7 @@ from lossatlas.curvature import (
     sample_size_curve,
     trace,
 )
-from lossatlas.curvature.samplesize import _first_below
+from lossatlas.curvature.sample_size import _first_below
 from lossatlas.linalg.estimators import jackknife, mean_of
 from reference import curvature_dense as dense
 from reference.curvature_cases import initialized, mlp, normal

@@ -61,9 +61,9 @@ def test_the_page_has_the_line_both_maps_and_every_number():
     words = " ".join(page.words)
     for phrase in ("Comparison of two checkpoints", "bottleneck distance", "77be01", "N1"):
         assert phrase in words
-    numbers = [n for section in comparison_page(valleys()).sections for n in section.numbers]
+    numbers = [n for section in comparison_page(valleys()).sections for n in section.estimates]
     assert len({number.name for number in numbers}) == len(numbers) >= 20
-    assert all(number.error or number.why for number in numbers)
+    assert all(np.isfinite(n.error) or n.why_no_error for n in numbers)
 
 
 def test_matched_basins_have_one_number_and_lie_in_one_place():

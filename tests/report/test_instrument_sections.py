@@ -10,24 +10,16 @@ import torch
 import lossatlas as la
 from lossatlas.curvature import (
     GradientNoise,
+    GroupSpectra,
     GroupSpectrum,
+    InstrumentResult,
+    LearningRate,
     SampleSizeCurve,
     Stability,
     WorstSharpness,
 )
-from lossatlas.plots import (
-    edge_figure,
-    groups_figure,
-    plot_groups,
-    plot_spectrum,
-    samples_figure,
-    spectrum_figure,
-)
 from lossatlas.report import SECTIONS, reading, render
-from lossatlas.report.readings_curvature import read_gradient, read_parts, read_stability
-from lossatlas.report.readings_instruments import read_samples
 from lossatlas.result import Estimate
-from lossatlas.surveys import InstrumentResult
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE, survey_of
 
@@ -59,6 +51,14 @@ def curve(enough):
     return SampleSizeCurve(sizes, change, change / 10, enough, 35, None, 0.03, 0.1, 5)
 
 
+def classes(*groups):
+    return {"classes": GroupSpectra("class", groups)}
+
+
+def layers(*groups):
+    return {"layers": GroupSpectra("layer", groups)}
+
+
 def survey_with(missing=None, **results):
     findings = {
         name: InstrumentResult(name, parts, (missing or {}).get(name, {}), 1.5)
@@ -80,35 +80,32 @@ def survey_with(missing=None, **results):
 )
 def test_the_rate_against_the_edge_in_words(found, words):
     survey = survey_with(stability={"descent": found})
-    assert words in read_stability(survey)[0]
+    assert words in survey.findings["stability"].sentences()[0]
     assert words in " ".join(reading(survey))
 
 
 def test_the_nearest_to_a_saddle_is_named():
     groups = (group("a", 4.0, -0.1), group("b", 1.0, -0.5), group("c", 3.0, 0.2))
-    words = " ".join(read_parts(survey_with(classes={"classes": groups})))
+    words = " ".join(survey_with(classes=classes(*groups)).sentences())
     assert "sharpest class is a: largest eigenvalue 4.000 ± 0.010" in words
     assert "nearest to a saddle is b: its lowest eigenvalue is negative, 0.5 times" in words
-    assert read_parts(survey_with(layers={"layers": (group("a", 1.0, -1.0),)})) == []
+    (alone,) = layers(group("a", 1.0, -1.0)).values()
+    assert alone.sentences() == ()
 
 
 def test_a_gradient_beside_its_noise():
     norm, lost = Estimate(0.4, 0.1, samples=9), Estimate(math.inf, math.nan, why_no_error="x")
     noise = GradientNoise(norm, norm, Estimate(60.0, 9.0, samples=9), 0.1, "examples")
-    (words,) = read_gradient(survey_with(gradient={"noise": noise}))
+    (words,) = noise.sentences()
     assert "4 times what sampling alone would give" in words
     assert "noise scale is 60.0 ± 9.0 examples" in words
-    (words,) = read_gradient(
-        survey_with(gradient={"noise": GradientNoise(norm, norm, lost, 0.5, "examples")})
-    )
+    (words,) = GradientNoise(norm, norm, lost, 0.5, "examples").sentences()
     assert "at rest as far as these examples can tell" in words
 
 
 def test_sample_sizes_in_words():
-    assert "From 40 examples on" in read_samples(survey_with(samples={"curve": curve(40)}))[0]
-    assert (
-        "Even with 80 examples" in read_samples(survey_with(samples={"curve": curve(None)}))[0]
-    )
+    assert "From 40 examples on" in curve(40).sentences()[0]
+    assert "Even with 80 examples" in curve(None).sentences()[0]
 
 
 def test_every_section_has_a_place_and_hostile_names_stay_text():
@@ -116,21 +113,21 @@ def test_every_section_has_a_place_and_hostile_names_stay_text():
     worst = WorstSharpness(Estimate(0.2, 0.01, samples=9), 0.1, 0.05, adaptive=False, ascents=9)
     page = render(
         survey_with(
-            missing={"spikes": {"spikes": HOSTILE}, "samples": {"more": "too few"}},
-            layers={"layers": groups},
-            classes={"classes": groups},
+            missing={"residual_gain": {"blocks": HOSTILE}, "sample_size": {"more": "too few"}},
+            layers=layers(*groups),
+            classes=classes(*groups),
             stability={"descent": edge(2.3), "adam": edge(50, 38.0, rule="adam")},
             sharpness={"worst": worst, "average": Estimate(0.1, 0.01, samples=20)},
-            samples={"curve": curve(40)},
+            sample_size={"curve": curve(40)},
             representations={"rankme": Estimate(7.0, 0.2, samples=10)},
         )
     )
-    for key in ("parts", "steps", "surroundings", "features", "absent"):
+    for key in ("groups", "steps", "sharpness", "features", "unavailable"):
         assert f'<section id="{key}"' in page
     assert '<section id="curvature"' not in page
     assert "<img" not in page
     assert "alert(1)</script>" not in page
-    assert "Not measured, with the reason below: Spike risk." in page
+    assert "Not measured, with the reason below: Residual gain." in page
     assert re.search(r"<td>Sample size</td><td>more</td><td>too few</td>", page)
     assert re.search(r"worst-case sharpness</th>\s*<td class=\"value\">0.200</td>", page)
 
@@ -143,19 +140,24 @@ def test_a_survey_without_instruments_has_none_of_their_sections():
 
 def test_parts_are_drawn_where_they_lie():
     groups = [group("a", 4.0, -0.1), group("b", 1.0, 0.5), group("lost", math.nan, math.nan)]
-    up, down = groups_figure(groups).data
+
+    def drawn(groups):
+        return GroupSpectra("layer", tuple(groups)).plot(backend="plotly").data
+
+    up, down = drawn(groups)
     assert (list(up.x), list(up.y)) == ([4.0, 1.0], [0, 1])
     assert (list(down.x), list(down.y)) == ([0.1], [0])
-    ax = plot_groups(groups)
+    ax = GroupSpectra("layer", tuple(groups)).plot()
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
-    assert len(groups_figure([group(str(k), k + 1.0, 0.0) for k in range(60)]).data[0].x) == 40
-    assert len(groups_figure([group(str(k), -1.0, -2.0) for k in range(3)]).data[1].x) == 3
+    assert len(drawn([group(str(k), k + 1.0, 0.0) for k in range(60)])[0].x) == 40
+    assert len(drawn([group(str(k), -1.0, -2.0) for k in range(3)])[1].x) == 3
 
 
 def test_edges_and_curves_are_drawn_where_they_lie():
-    drawn = edge_figure({"one": edge(1.0), "two": edge(76.0, 38.0)})
-    assert list(drawn.data[0].x) == [0.5, 2.0]
-    band, line, _ = samples_figure(curve(40)).data
+    both = LearningRate(descent=edge(1.0), adam=edge(76.0, 38.0))
+    assert list(both.plot(backend="plotly").data[0].x) == [0.5, 2.0]
+    assert both.plot().get_xscale() == "log"
+    band, line, _ = curve(40).plot(backend="plotly").data
     np.testing.assert_allclose(line.y, 1 / line.x)
     assert len(band.x) == 6
 
@@ -165,9 +167,9 @@ def test_a_spectrum_is_drawn_down_to_where_smoothing_begins():
     batch = (torch.diag(torch.tensor([2.0, 1.0, 0.5])), torch.zeros(3, 1))
     objective = la.Objective(model, la.supervised(torch.nn.functional.mse_loss), [batch])
     found = la.spectrum(objective, top=3, bottom=1)
-    figure = spectrum_figure(found)
+    figure = found.plot(backend="plotly")
     assert list(figure.data[-1].x) == pytest.approx([*found.bottom, *found.top])
     low, high = figure.layout.yaxis.range
     assert 6 < high - low < 8
-    bottom, top = plot_spectrum(found).get_ylim()
+    bottom, top = found.plot().get_ylim()
     assert (np.log10(bottom), np.log10(top)) == pytest.approx((low, high))

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import time
 from html.parser import HTMLParser
@@ -6,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.report import SECTIONS, Number, Section, Tile, render, write_report
+from lossatlas.report import SECTIONS, Estimate, Section, Tile, render, write_report
 from lossatlas.report import page as page_room
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import ALL, himmelblau, line, noisy_bowl, survey_of
@@ -131,18 +132,19 @@ def test_hostile_names_are_text_in_the_figures_too(pages):
 
 def test_every_number_has_an_error_or_a_reason(pages):
     for make in ALL.values():
-        numbers = [n for s in sections(make()) for n in s.numbers]
+        numbers = [n for s in sections(make()) for n in s.estimates]
         assert len({number.name for number in numbers}) == len(numbers) >= 12
-        assert all(number.error or number.why for number in numbers)
-    with pytest.raises(ArgumentError, match="give the reason as `why`"):
-        Number("accuracy", 0.5)
+        assert all(math.isfinite(n.error) or n.why_no_error for n in numbers)
+    bare = Section("more", "More", estimates=(Estimate(0.5, name="accuracy"),))
+    with pytest.raises(ArgumentError, match=r"'accuracy'.*give the reason as `why_no_error`"):
+        render(line(), sections=[lambda survey: bare])
 
 
 def test_the_numbers_are_those_of_the_survey(pages):
     found = himmelblau()
-    rows = {n.name: n for s in sections(found) for n in s.numbers}
+    rows = {n.name: n for s in sections(found) for n in s.estimates}
     assert rows["loss at the weights"].value == found.loss.value
-    assert rows["loss at the weights"].error == "± 0.010"
+    assert rows["loss at the weights"].error == 0.01
     assert rows["lowest loss on the map"].value == found.landscape.values.min()
     assert rows["certainty threshold"].value == found.tree.threshold
     assert rows["SMAD"].value == found.tree.smad()
@@ -152,7 +154,7 @@ def test_the_numbers_are_those_of_the_survey(pages):
 
 def test_a_map_without_errors_claims_no_certainty():
     found = survey_of(sample_map("double well"))
-    names = [number.name for s in sections(found) for number in s.numbers]
+    names = [number.name for s in sections(found) for number in s.estimates]
     assert "certain minima" not in names
     assert not any(name.startswith("pass of") for name in names)
     words = " ".join(Page(render(found)).words)
@@ -191,13 +193,13 @@ def test_the_same_survey_gives_the_same_page():
 
 def test_a_new_instrument_adds_a_section():
     def curvature_section(survey):
-        top = Number("top eigenvalue", 12.5, 0.25, meaning="sharpest curvature")
+        top = Estimate(12.5, 0.25, name="top eigenvalue", meaning="sharpest curvature")
         return Section(
             "curvature",
             "Curvature",
             sentences=("The top eigenvalue is 12.5.",),
             tiles=(Tile("top eigenvalue", "12.5", "± 0.25"),),
-            numbers=(top,),
+            estimates=(top,),
         )
 
     def absent(survey):

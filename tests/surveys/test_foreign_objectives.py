@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.surveys import INSTRUMENTS, named
+from lossatlas.curvature import instruments
 from reference.curvature_cases import classes, initialized, normal
 
 QUICK = {"points": 3, "span": 0.5, "instruments": "all", "lr": 0.1}
@@ -84,14 +84,14 @@ def contrastive():
 # For each instrument the parts that have a result ("" for all), or what the reason says.
 COMMON = {
     "classes": "classes are read from",
-    "spikes": "no list of blocks",
+    "residual_gain": "no list of blocks",
     "collapse": "classes are read from",
     "similarity": "two checkpoints",
 }
-PLAIN = {"interference": {"gradients"}}
+PLAIN = {"gradient_conflict": {"gradients"}}
 MEANS = {
-    "samples": "one number an example",
-    "interference": "one number an example",
+    "sample_size": "one number an example",
+    "gradient_conflict": "one number an example",
 }
 OBJECTIVES = {
     "vae": (vae, COMMON | PLAIN | {"plasticity": "takes the first part of a batch alone"}),
@@ -118,7 +118,7 @@ OBJECTIVES = {
 def test_every_instrument_serves_it_or_says_why(name):
     make, wanted = OBJECTIVES[name]
     found = la.survey(make(), **QUICK)
-    assert list(found.findings) == [tool.name for tool in INSTRUMENTS]
+    assert list(found.findings) == [tool.name for tool in instruments()]
     for instrument, finding in found.findings.items():
         expected = wanted.get(instrument, "")
         if not expected:
@@ -132,8 +132,8 @@ def test_every_instrument_serves_it_or_says_why(name):
         assert "the other instruments are not affected" not in " ".join(
             finding.missing.values()
         )
-        for quantity in named(instrument).quantities(finding):
-            assert math.isfinite(quantity.stderr) or quantity.why
+        for quantity in finding.estimates():
+            assert math.isfinite(quantity.error) or quantity.why_no_error
 
 
 def test_the_reasons_of_pieces_tell_a_structure_from_a_dependence():

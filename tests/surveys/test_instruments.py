@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 import cases
 import lossatlas as la
+from lossatlas.curvature import chosen, instruments
+from lossatlas.curvature.activations import read_head
+from lossatlas.curvature.stability import warm_adam
 from lossatlas.errors import ArgumentError, LossError, ResumeError, UnknownNameError
-from lossatlas.surveys import INSTRUMENTS, eigen_plane, named
-from lossatlas.surveys.head import read_head
-from lossatlas.surveys.instruments import chosen
-from lossatlas.surveys.instruments.steps import warm_adam
+from lossatlas.surveys import eigen_plane
 from lossatlas.surveys.result_cache import instruments_ledger, packed, unpacked
 
 QUICK = ("stability", "gradient", "representations")
@@ -32,11 +32,11 @@ def bowl(curvatures=(4.0, 1.0), start=(0.3, -0.2)):
 
 
 def values(finding):
-    return {q.name: q for q in named(finding.instrument).quantities(finding)}
+    return {q.name: q for q in finding.estimates()}
 
 
 def test_names_are_served_in_the_order_of_the_registry():
-    names = [tool.name for tool in INSTRUMENTS]
+    names = [tool.name for tool in instruments()]
     assert len(set(names)) == len(names)
     assert [t.name for t in chosen("all")] == names
     assert [t.name for t in chosen(["gradient", "curvature", "gradient"])] == [
@@ -89,17 +89,17 @@ def test_numbers_of_a_quadratic_are_those_of_its_formula():
 
 def test_every_number_has_an_error_or_a_reason():
     found = la.survey(bowl(), points=3, span=0.5, instruments="all", lr=0.1)
-    assert list(found.findings) == [tool.name for tool in INSTRUMENTS]
+    assert list(found.findings) == [tool.name for tool in instruments()]
     for finding in found.findings.values():
-        quantities = named(finding.instrument).quantities(finding)
-        assert all(np.isfinite(q.stderr) or q.why for q in quantities)
-        assert len({q.name for q in quantities}) == len(quantities)
+        estimates = finding.estimates()
+        assert all(np.isfinite(e.error) or e.why_no_error for e in estimates)
+        assert len({e.name for e in estimates}) == len(estimates)
         assert finding.results or finding.why_not
     assert "one whole number an example" in found.findings["classes"].why_not
     assert "two checkpoints" in found.findings["similarity"].why_not
-    assert "the number of parameters" in found.findings["samples"].why_not
-    assert "losses" in found.findings["interference"].missing
-    assert "gradients" in found.findings["interference"].results
+    assert "the number of parameters" in found.findings["sample_size"].why_not
+    assert "losses" in found.findings["gradient_conflict"].missing
+    assert "gradients" in found.findings["gradient_conflict"].results
 
 
 def test_without_a_rate_the_edge_says_what_it_lacks():
@@ -125,7 +125,7 @@ def test_findings_come_back_whole(tmp_path):
         case.objective(),
         points=5,
         checkpoints=points,
-        instruments=(*QUICK, "similarity", "interference"),
+        instruments=(*QUICK, "similarity", "gradient_conflict"),
         lr=0.1,
     )
     back = la.load(found.save(tmp_path / "s.nc"))

@@ -8,7 +8,7 @@ from torch import nn
 
 from lossatlas.cli.output import Output
 from lossatlas.cli.settings import SurveySettings
-from lossatlas.curvature import spectrum_memory
+from lossatlas.curvature import chosen, spectrum_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
@@ -19,7 +19,6 @@ from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.report import write_report
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Survey, eigen_plane, survey
-from lossatlas.surveys.instruments import chosen
 from lossatlas.surveys.result_cache import instruments_ledger
 from lossatlas.training.checkpoints import load_weights
 from lossatlas.training.criteria import build_loss

@@ -24,9 +24,8 @@ _DATA = "digits | parquet:PATH | folder:PATH | npz:PATH | text:PATH | module:fac
 
 _PLANE = "random | checkpoints | eigen, the sharpest directions [what there is]."
 _INSTRUMENTS = (
-    "all, or names with commas: curvature, criteria, layers, classes, stability, gradient, "
-    "sharpness, flatness, roughness, samples, interference, plasticity, spikes, "
-    "representations, collapse, similarity."
+    "all, or names with commas, as in sharpness,stability; lossatlas.curvature.instruments() "
+    "lists them."
 )
 _FILES = (
     "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, "
@@ -107,7 +106,7 @@ def _run(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
         report_comparison(settings, output, resume=resume)
         return
     from lossatlas.cli.job import run_survey
-    from lossatlas.cli.survey_words import summary, table
 
     found, page = run_survey(settings, output, resume=resume)
-    output.result(summary(found, page), found.title, table(found, page))
+    rows = [*found.rows(), ("report", str(page), f"{found.seconds:.1f} s")]
+    output.result(found.summary() | {"report": str(page)}, found.title, rows)

@@ -3,41 +3,63 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.curvature.activations import activations
 from lossatlas.curvature.collapse import NeuralCollapse, neural_collapse
-from lossatlas.curvature.criteria import HessianCriteria, hessian_criteria
 from lossatlas.curvature.density import Density
 from lossatlas.curvature.flatness import relative_flatness
-from lossatlas.curvature.gradients import GradientNoise, gradient_noise
-from lossatlas.curvature.grouped import GroupSpectrum
-from lossatlas.curvature.matrix import Product
-from lossatlas.curvature.memory import spectrum_memory
-from lossatlas.curvature.plasticity import Plasticity, plasticity
-from lossatlas.curvature.products import empirical_fisher, fisher, gauss_newton, hessian
-from lossatlas.curvature.representations import alpha_req, effective_rank, rankme
-from lossatlas.curvature.roughness import Roughness, roughness
-from lossatlas.curvature.samplesize import SampleSizeCurve, sample_size_curve
-from lossatlas.curvature.selfcheck import check
-from lossatlas.curvature.sharpness import (
-    WorstSharpness,
-    average_sharpness,
-    m_sharpness,
-    worst_sharpness,
-)
-from lossatlas.curvature.similarity import cka
-from lossatlas.curvature.spectrum import Spectrum, spectrum
-from lossatlas.curvature.spikes import BlockRisk, SpikeRisk, spike_risk
-from lossatlas.curvature.stability import Stability, edge_of_stability
-from lossatlas.curvature.trace import Diagonal, diagonal, frobenius_norm, trace
-from lossatlas.curvature.zerosum import (
+from lossatlas.curvature.gradient_conflict import (
     ZeroSumGradients,
     ZeroSumLosses,
     interference,
     zero_sum_gradients,
     zero_sum_losses,
 )
+from lossatlas.curvature.gradient_noise import GradientNoise, gradient_noise
+from lossatlas.curvature.groups import GroupSpectra, GroupSpectrum
+from lossatlas.curvature.hessian_criteria import HessianCriteria, hessian_criteria
+from lossatlas.curvature.instrument import (
+    GROUPS,
+    Context,
+    Instrument,
+    InstrumentResult,
+    chosen,
+    instrument,
+    instruments,
+)
+from lossatlas.curvature.matrices import empirical_fisher, fisher, gauss_newton, hessian
+from lossatlas.curvature.operators import CurvatureOperator, spectrum_memory
+from lossatlas.curvature.plasticity import Plasticity, plasticity
+from lossatlas.curvature.representations import (
+    Representations,
+    alpha_req,
+    effective_rank,
+    rankme,
+)
+from lossatlas.curvature.residual_gain import BlockGain, ResidualGain, residual_gain
+from lossatlas.curvature.roughness import Roughness, roughness
+from lossatlas.curvature.sample_size import SampleSizeCurve, sample_size_curve
+from lossatlas.curvature.selfcheck import check
+from lossatlas.curvature.sharpness import (
+    Sharpness,
+    WorstSharpness,
+    average_sharpness,
+    m_sharpness,
+    worst_sharpness,
+)
+from lossatlas.curvature.similarity import Similarity, cka
+from lossatlas.curvature.spectrum import Spectrum, spectrum
+from lossatlas.curvature.stability import LearningRate, Stability, edge_of_stability
+from lossatlas.curvature.trace import Diagonal, diagonal, frobenius_norm, trace
 
 __all__ = [
+    # instruments of a survey
+    "GROUPS",
+    "Instrument",
+    "InstrumentResult",
+    "Context",
+    "instrument",
+    "instruments",
+    "chosen",
     # matrices as functions of a vector
-    "Product",
+    "CurvatureOperator",
     "hessian",
     "gauss_newton",
     "fisher",
@@ -46,6 +68,7 @@ __all__ = [
     # spectra and sums of eigenvalues
     "Spectrum",
     "Density",
+    "GroupSpectra",
     "GroupSpectrum",
     "spectrum",
     "spectrum_memory",
@@ -56,12 +79,14 @@ __all__ = [
     "frobenius_norm",
     "diagonal",
     # sharpness and steps
+    "Sharpness",
     "WorstSharpness",
     "average_sharpness",
     "worst_sharpness",
     "m_sharpness",
     "relative_flatness",
     "Stability",
+    "LearningRate",
     "edge_of_stability",
     "GradientNoise",
     "gradient_noise",
@@ -78,16 +103,18 @@ __all__ = [
     "zero_sum_losses",
     "ZeroSumGradients",
     "zero_sum_gradients",
-    "BlockRisk",
-    "SpikeRisk",
-    "spike_risk",
+    "BlockGain",
+    "ResidualGain",
+    "residual_gain",
     # representations
     "activations",
+    "Representations",
     "rankme",
     "effective_rank",
     "alpha_req",
     "NeuralCollapse",
     "neural_collapse",
+    "Similarity",
     "cka",
 ]
 

@@ -1,5 +1,6 @@
-"""Activations: what a layer gives or is given, for every example."""
+"""Activations: what a layer gives or is given, for every example; the last linear layer."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of, check_text, nearest
 from lossatlas.curvature.arguments import check_objective
-from lossatlas.errors import DataError, UnknownNameError
+from lossatlas.errors import DataError, ModelError, UnknownNameError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
@@ -42,6 +43,15 @@ def activations(
         UnknownNameError: no such module, side or reduction.
         DataError: the layer is not run, or gives no tensor with an axis of examples.
         StructureError: names or shapes of `params` differ from those of the objective.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import activations
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, loss, [(torch.eye(2), torch.zeros(2, 3))])
+        >>> activations(objective, "1").shape
+        torch.Size([2, 3])
     """
     check_objective(objective, params)
     check_text("layer", layer)
@@ -98,3 +108,54 @@ def _reduced(value: Tensor, reduce: str) -> Tensor:
     if reduce == "last":
         return value[:, -1].flatten(1)
     return value.flatten(2).mean(2) if reduce == "mean" else value.flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last linear layer that runs, and its inputs.
+
+    Attributes:
+        name: of the module.
+        features: its input for every example, float64, shape (examples, features); of
+            sequences the last place.
+        weight: shape (outputs, features).
+        bias: shape (outputs,), or None.
+    """
+
+    name: str
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+def read_head(objective: Objective, params: Params | None = None) -> Head:
+    """Find the last linear layer and keep what it is given."""
+    name, weight, bias = _last_linear(objective, params)
+    features = activations(objective, name, side="input", reduce="last", params=params)
+    return Head(name, features, weight, bias)
+
+
+def _last_linear(
+    objective: Objective, params: Params | None
+) -> tuple[str, Tensor, Tensor | None]:
+    layers = {m: n for n, m in objective.model.named_modules() if isinstance(m, nn.Linear)}
+    ran: list[nn.Module] = []
+
+    def walk() -> tuple[str, Tensor, Tensor | None]:
+        objective.loss(objective.model, objective.handed(objective.first_batch()))
+        last = ran[-1] if ran else None
+        if not isinstance(last, nn.Linear):
+            raise ModelError("no linear layer runs in the model, so it has no head to look at.")
+        bias = None if last.bias is None else last.bias.detach().clone()
+        return layers[last], last.weight.detach().clone(), bias
+
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args: ran.append(module))
+        for layer in layers
+    ]
+    try:
+        with torch.no_grad():
+            return objective.at(params, walk)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossatlas.checks import check_at_least
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, DataError, NonFiniteError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 
@@ -35,3 +36,15 @@ def check_tensor(argument: str, value: Any) -> None:
     """Require a tensor."""
     if not isinstance(value, Tensor):
         raise ArgumentError(f"`{argument}` must be a tensor; got {type(value).__name__}.")
+
+
+def checked_features(features: Tensor) -> Tensor:
+    """Require a finite matrix with examples."""
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.numel():
+        shape = (
+            tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        )
+        raise DataError(f"`features` must have shape (examples, features); got {shape}.")
+    if not bool(torch.isfinite(features).all()):
+        raise NonFiniteError("a feature is NaN or infinite; leave such examples out.")
+    return features.detach().double().cpu()

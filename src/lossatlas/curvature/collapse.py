@@ -1,20 +1,20 @@
 """Neural collapse: within-class scatter vanishes, class means spread out evenly."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossatlas.checks import check_flag
-from lossatlas.curvature.arguments import check_count, check_tensor
-from lossatlas.curvature.representations import checked_features
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.arguments import check_count, check_tensor, checked_features
+from lossatlas.curvature.groups import target_classes
+from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
 from lossatlas.errors import DataError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate
-from lossatlas.store import kind
+from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.text import percent, with_error
 
 # Directions of between-class scatter below this share of the largest are rounding.
 _RANK = 1e-9
@@ -32,10 +32,16 @@ _WHY_NO_VALUE = {
 }
 
 
-@part
-@kind("neural_collapse")
-@dataclass(frozen=True)
-class NeuralCollapse(Stored):
+_REFERENCE = Reference(
+    "neural collapse",
+    "V. Papyan, X. Y. Han, D. L. Donoho. Prevalence of neural collapse during the terminal "
+    "phase of deep learning training. PNAS 2020.",
+    "https://arxiv.org/abs/2008.08186",
+)
+
+
+@result("neural_collapse", references=(_REFERENCE,))
+class NeuralCollapse(Result):
     """The four signs of neural collapse, each with a jackknife error over examples.
 
     A sign is NaN, and its error says why, where it has no meaning: class means that are all
@@ -64,6 +70,43 @@ class NeuralCollapse(Stored):
     nearest: Estimate
     counts: tuple[int, ...]
     balanced: bool
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """NC1 to NC4."""
+        signs = (
+            ("NC1", self.within, "scatter within classes over that between them"),
+            ("NC2, lengths", self.norms, "how unequal the class means are in length"),
+            ("NC2, angles", self.angles, "how far their cosines are from a simplex"),
+            ("NC2, orthogonal", self.orthogonal, "mean |cosine|"),
+            ("NC3", self.self_dual, "distance of the classifier from the class means"),
+            ("NC4", self.nearest, "share where the nearest class mean disagrees"),
+        )
+        return tuple(
+            replace(found, name=n, meaning=m, is_minor=n == "NC2, orthogonal")
+            for n, found, m in signs
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """How far classes have collapsed to points."""
+        if not math.isfinite(self.within.value):
+            return ()
+        shown = with_error(self.within.value, self.within.stderr)
+        start = (
+            "Neural collapse: scatter within classes over that between them (NC1) is " + shown
+        )
+        if not math.isfinite(self.nearest.value):
+            return (f"{start}.",)
+        near = percent(1 - self.nearest.value)
+        return (
+            f"{start}; the nearest class mean decides as the network does for {near} of the "
+            "examples.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """All signs; 0 is collapse."""
+        caption = "Each sign is 0 where classes have collapsed."
+        title, axis = "Signs of collapse", "distance from collapse"
+        return (rows_figure(title, self.estimates(), axis, log=True, caption=caption),)
 
 
 def neural_collapse(
@@ -94,6 +137,15 @@ def neural_collapse(
         DataError: wrong shapes, fewer than two classes, or a class with fewer than two
             examples.
         NonFiniteError: a feature, or a number of the classifier, is NaN or infinite.
+
+    Examples:
+        Features that are the class means themselves have collapsed:
+
+        >>> import torch
+        >>> from lossatlas.curvature import neural_collapse
+        >>> labels = torch.arange(12) % 3
+        >>> neural_collapse(torch.eye(3).double()[labels], labels).within.value
+        0.0
 
     Source: Papyan, Han, Donoho, PNAS 2020, arXiv:2008.08186; unbalanced: arXiv:2301.00437.
     """
@@ -255,3 +307,32 @@ def _disagreement(
         return math.nan
     chosen = (matrix @ weight.T + bias).argmax(1)
     return float((torch.cdist(matrix, means).argmin(1) != chosen).double().mean())
+
+
+@instrument(
+    "collapse",
+    title="Neural collapse",
+    question="Have the classes collapsed to points?",
+    group="features",
+    cost="one pass",
+    needs="classes, two examples of each; a linear layer",
+    references=(_REFERENCE,),
+    place=2,
+)
+def survey_collapse(context: Context) -> Parts:
+    """Neural collapse of the features of the last layer."""
+    return {"collapse": lambda: _of_head(context)}
+
+
+def _of_head(context: Context) -> NeuralCollapse:
+    head, objective = context.head, context.objective
+    classes = torch.cat(objective.gathered(lambda batch: target_classes(batch).cpu()))
+    present = torch.unique(classes)
+    if len(head.weight) <= int(present.max()):
+        raise DataError(
+            f"the head '{head.name}' gives {len(head.weight)} numbers, but a class is called "
+            f"{int(present.max())}: collapse needs a head with a row for each class."
+        )
+    rows = present.to(head.weight.device)
+    bias = None if head.bias is None else head.bias[rows]
+    return neural_collapse(head.features, classes, head.weight[rows], bias, seed=context.seed)

@@ -1,17 +1,27 @@
 """Relative flatness: the trace of a layer's Hessian, weighed by the layer's own weights."""
 
 import fnmatch
+from dataclasses import replace
 
 from lossatlas.checks import check_positive, check_text, nearest
 from lossatlas.curvature.arguments import check_count, check_objective
-from lossatlas.curvature.products import hessian
+from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.matrices import hessian
 from lossatlas.curvature.selfcheck import says_checks
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.linalg.estimators import mean_of, rademacher
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Reference
 from lossatlas.rng import derive_seed
+
+_MEANING = "trace of the layer's Hessian weighted by its weights; small is flat"
+_REFERENCE = Reference(
+    "relative flatness",
+    "H. Petzka, M. Kamp, L. Adilova, C. Sminchisescu, M. Boley. Relative Flatness and "
+    "Generalization. NeurIPS 2021.",
+    "https://arxiv.org/abs/2001.00939",
+)
 
 
 @says_checks
@@ -50,6 +60,15 @@ def relative_flatness(
         NonFiniteError: the gradient or a product is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import relative_flatness
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, [batch])
+        >>> relative_flatness(objective, limit=20).name
+        'relative flatness'
+
     Source: Petzka et al., NeurIPS 2021, arXiv:2001.00939.
     """
     check_objective(objective, params)
@@ -67,11 +86,29 @@ def relative_flatness(
         image = product.flat(probe.reshape(-1).to(product.dtype))
         samples.append(float(image.double() @ probe.reshape(-1).double()))
         found = mean_of(samples, len(samples))
+        found = replace(found, name="relative flatness", meaning=_MEANING)
         half = found.interval()[1] - found.value
         if len(samples) >= 12 and half <= tolerance * abs(found.value):
             return found
         if len(samples) >= limit:
-            return Estimate(found.value, found.stderr, limit, limit, reached=False)
+            return replace(found, reached=False)
+
+
+@instrument(
+    "flatness",
+    title="Relative flatness",
+    question="Is the minimum flat, in a sense that rescaling layers does not change?",
+    group="sharpness",
+    cost="up to 100 products",
+    needs="two derivatives",
+    references=(_REFERENCE,),
+    place=2,
+)
+def survey_flatness(context: Context) -> Parts:
+    """Relative flatness of the last weight matrix."""
+    return {
+        "flatness": lambda: relative_flatness(context.objective, limit=100, seed=context.seed)
+    }
 
 
 def _matrix(objective: Objective, name: str | None) -> str:

@@ -1,8 +1,9 @@
 """Plasticity: how well new tasks can still be learned from the present weights."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import DataError, LossError, NonFiniteError
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params
@@ -20,9 +21,9 @@ from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.objective.point import State
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import generator
-from lossatlas.store import kind
+from lossatlas.text import count, with_error
 
 _BETAS = (0.9, 0.999)
 _FIRST_PART = (
@@ -30,10 +31,17 @@ _FIRST_PART = (
 )
 
 
-@part
-@kind("plasticity")
-@dataclass(frozen=True)
-class Plasticity(Stored):
+# A survey's budget; ranks of networks depend on it, so it is one for all.
+_TASKS, _STEPS = 3, 200
+_REFERENCE = Reference(
+    "plasticity on probe tasks",
+    "C. Lyle et al. Understanding Plasticity in Neural Networks. ICML 2023.",
+    "https://arxiv.org/abs/2303.01486",
+)
+
+
+@result("plasticity", references=(_REFERENCE,))
+class Plasticity(Result):
     """How much of a random labeling can be learned in a fixed budget.
 
     Attributes:
@@ -50,6 +58,60 @@ class Plasticity(Stored):
     constant: NDArray[np.float64]
     steps: int
     learning_rate: float
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The gap to the best constant prediction."""
+        meaning = (
+            f"how far {self.steps} steps of Adam at {self.learning_rate:g} get below the best "
+            "constant on random labels"
+        )
+        return (replace(self.value, name="plasticity", unit="nats", meaning=meaning),)
+
+    def sentences(self) -> tuple[str, ...]:
+        """How well new labels can be learned."""
+        start = f"In {count(self.steps, 'step')} on random labels the loss"
+        shown = with_error(self.value.value, self.value.stderr)
+        low, high = self.value.interval()
+        if high <= 0:
+            above = with_error(-self.value.value, self.value.stderr)
+            return (
+                f"{start} stayed {above} nats above the best constant: what is known here was "
+                "not unlearned in that budget.",
+            )
+        if low > 0:
+            return (f"{start} fell {shown} nats below the best constant.",)
+        return (
+            f"{start} ended {shown} nats below the best constant, which does not tell whether "
+            "anything was learned.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The loss reached on each task beside that of the best constant."""
+        from lossatlas.plots.rows import Dots, Rows
+
+        unknown = np.full(len(self.reached), math.nan)
+        pairs = {"loss reached": self.reached, "best constant": self.constant}
+        series = [Dots(name, values, unknown) for name, values in pairs.items()]
+        names = [f"task {k}" for k in range(1, len(self.reached) + 1)]
+        data = Rows(names, series, "Random labels", "loss on random labels (nats)")
+        caption = "A loss below that of the best constant means that the labels were learned."
+        return (Figure("tasks", "Random labels", data.draw, data.plotly, caption, caption),)
+
+
+@instrument(
+    "plasticity",
+    title="Plasticity",
+    question="Can the network still learn something new?",
+    group="learning",
+    cost="600 steps of training",
+    needs="logits, batches that are pairs",
+    references=(_REFERENCE,),
+    place=2,
+)
+def survey_plasticity(context: Context) -> Parts:
+    """How well random labels can be learned from here."""
+    options: dict[str, Any] = {"tasks": _TASKS, "steps": _STEPS, "seed": context.seed}
+    return {"plasticity": lambda: plasticity(context.objective, **options)}
 
 
 def plasticity(
@@ -87,6 +149,15 @@ def plasticity(
             logits for at least two classes.
         NonFiniteError: the loss on random labels is not finite at the start or the end.
         StructureError: names or shapes of `params` differ from those of the objective.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import plasticity
+        >>> loss = la.supervised(torch.nn.functional.cross_entropy)
+        >>> batch = (torch.randn(8, 2), torch.zeros(8, dtype=torch.long))
+        >>> objective = la.Objective(torch.nn.Linear(2, 3), loss, [batch])
+        >>> plasticity(objective, tasks=2, steps=3).reached.shape
+        (2,)
 
     Source: Lyle et al., ICML 2023, arXiv:2303.01486 (probe tasks).
     """

@@ -2,18 +2,83 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lossatlas.checks import check_flag, check_number, check_one_of
-from lossatlas.curvature.arguments import check_count
-from lossatlas.errors import ArgumentError, DataError, NonFiniteError
+from lossatlas.curvature.arguments import check_count, checked_features
+from lossatlas.curvature.instrument import (
+    Context,
+    Parts,
+    estimates_of,
+    instrument,
+    rows_figure,
+)
+from lossatlas.errors import ArgumentError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.text import with_error
 
 SPECTRA = ("singular", "eigen")
 RANKS = ("entropy", "participation", "stable")
+_RANK_NAMES = {
+    "entropy": ("effective rank", "exp of the entropy of singular values, features centered"),
+    "participation": ("participation ratio", "of the covariance's eigenvalues"),
+    "stable": ("stable rank", "sum of the covariance's eigenvalues over the largest"),
+}
+_REFERENCE = Reference(
+    "RankMe",
+    "Q. Garrido, R. Balestriero, L. Najman, Y. LeCun. RankMe. ICML 2023.",
+    "https://arxiv.org/abs/2210.02885",
+)
+_ALPHA = Estimate(
+    math.nan, name="alpha-ReQ", meaning="decay of the covariance's eigenvalues, i^-alpha"
+)
+
+
+@result("representations", references=(_REFERENCE,))
+class Representations(Result):
+    """How many directions the features of a layer use, as far as that could be measured.
+
+    Attributes:
+        rankme: see `rankme`.
+        effective_rank: see `effective_rank`; of entropy.
+        participation: the participation ratio.
+        alpha_req: see `alpha_req`.
+    """
+
+    rankme: Estimate | None = None
+    effective_rank: Estimate | None = None
+    participation: Estimate | None = None
+    alpha_req: Estimate | None = None
+
+    @property
+    def _ranks(self) -> dict[str, Estimate | None]:
+        names = ("rankme", "effective_rank", "participation")
+        return {name: getattr(self, name) for name in names}
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """All of them."""
+        return estimates_of(self._ranks | {"alpha_req": self.alpha_req})
+
+    def sentences(self) -> tuple[str, ...]:
+        """How many directions the features use."""
+        if self.rankme is None or self.effective_rank is None:
+            return ()
+        effective, rank = (
+            with_error(each.value, each.stderr) for each in (self.effective_rank, self.rankme)
+        )
+        return (
+            f"The features of the last layer use about {effective} directions ({rank} before "
+            "centering, RankMe).",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The three ranks."""
+        title, axis = "Ranks of the features", "effective number of directions"
+        return (rows_figure(title, estimates_of(self._ranks), axis),)
 
 
 def rankme(
@@ -48,6 +113,13 @@ def rankme(
         NonFiniteError: a feature is NaN or infinite.
         UnknownNameError: an unknown spectrum.
 
+    Examples:
+        >>> import torch
+        >>> from lossatlas.curvature import rankme
+        >>> features = torch.cat([torch.eye(4), -torch.eye(4)]).double()
+        >>> round(rankme(features).value, 3)
+        4.0
+
     Source: Garrido et al., ICML 2023, arXiv:2210.02885.
     """
     check_number("epsilon", epsilon, 0)
@@ -63,7 +135,10 @@ def rankme(
         # A direction without features has the share 0, and 0 log 0 is 0.
         return math.exp(float(torch.special.entr(share).sum()))
 
-    return _of_spectrum(features, rank, center, folds, seed)
+    how = "" if (spectrum, center) == ("singular", False) else ", another convention"
+    meaning = f"exp of the entropy of {spectrum} values, features as they are{how}"
+    found = _of_spectrum(features, rank, center, folds, seed)
+    return replace(found, name="RankMe", meaning=meaning)
 
 
 def effective_rank(
@@ -92,12 +167,21 @@ def effective_rank(
         NonFiniteError: a feature is NaN or infinite.
         UnknownNameError: an unknown kind.
 
+    Examples:
+        >>> import torch
+        >>> from lossatlas.curvature import effective_rank
+        >>> features = torch.cat([torch.eye(4), -torch.eye(4)]).double()
+        >>> round(effective_rank(features, "participation").value, 3)
+        4.0
+
     Source: Roy and Vetterli, EUSIPCO 2007 (entropy).
     """
     check_flag("center", center)
     check_one_of("kind", kind, RANKS)
+    name, meaning = _RANK_NAMES[kind]
     if kind == "entropy":
-        return rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
+        found = rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
+        return replace(found, name=name, meaning=meaning)
 
     def rank(values: Tensor) -> float:
         power = values**2
@@ -106,7 +190,8 @@ def effective_rank(
         ratio = power.sum() ** 2 / (power**2).sum() if kind == "participation" else None
         return float(power.sum() / power.max() if ratio is None else ratio)
 
-    return _of_spectrum(features, rank, center, folds, seed)
+    found = _of_spectrum(features, rank, center, folds, seed)
+    return replace(found, name=name, meaning=meaning)
 
 
 def alpha_req(
@@ -141,6 +226,13 @@ def alpha_req(
         DataError: not a matrix, or no examples.
         NonFiniteError: a feature is NaN or infinite.
 
+    Examples:
+        >>> import torch
+        >>> from lossatlas.curvature import alpha_req
+        >>> drawn = torch.Generator().manual_seed(0)
+        >>> alpha_req(torch.randn(60, 20, generator=drawn).double()).name
+        'alpha-ReQ'
+
     Source: Agrawal et al., NeurIPS 2022 (alpha-ReQ).
     """
     matrix = checked_features(features)
@@ -163,7 +255,7 @@ def alpha_req(
         )
     if end > ranks or end - begin < 2:
         why = f"the features have rank {ranks} within rounding: {begin} to {end} fits noise"
-        return Estimate(math.nan, math.nan, samples=0, why_no_error=why)
+        return replace(_ALPHA, why_no_error=why)
     place = torch.arange(begin, end + 1, dtype=torch.float64).log()
 
     def slope(values: Tensor) -> float:
@@ -175,7 +267,32 @@ def alpha_req(
             (height * (place - place.mean())).sum() / (place - place.mean()).square().sum()
         )
 
-    return _of_spectrum(features, slope, True, folds, seed)
+    found = _of_spectrum(features, slope, True, folds, seed)
+    return replace(found, name=_ALPHA.name, meaning=_ALPHA.meaning)
+
+
+@instrument(
+    "representations",
+    title="Representations",
+    question="How many directions do the features use?",
+    group="features",
+    cost="one pass",
+    needs="a linear layer",
+    references=(_REFERENCE,),
+    reads=Representations,
+    place=1,
+)
+def survey_representations(context: Context) -> Parts:
+    """How many directions the features of the last layer use."""
+    seed = context.seed
+    return {
+        "rankme": lambda: rankme(context.head.features, seed=seed),
+        "effective_rank": lambda: effective_rank(context.head.features, seed=seed),
+        "participation": lambda: effective_rank(
+            context.head.features, "participation", seed=seed
+        ),
+        "alpha_req": lambda: alpha_req(context.head.features, seed=seed),
+    }
 
 
 def _numerical_rank(features: Tensor, matrix: Tensor) -> int:
@@ -203,15 +320,3 @@ def _of_spectrum(
         return statistic(torch.linalg.svdvals(rows - rows.mean(0) if center else rows))
 
     return jackknife(of_kept, len(matrix), folds=folds, seed=seed)
-
-
-def checked_features(features: Tensor) -> Tensor:
-    """Require a finite matrix with examples."""
-    if not isinstance(features, Tensor) or features.ndim != 2 or not features.numel():
-        shape = (
-            tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        )
-        raise DataError(f"`features` must have shape (examples, features); got {shape}.")
-    if not bool(torch.isfinite(features).all()):
-        raise NonFiniteError("a feature is NaN or infinite; leave such examples out.")
-    return features.detach().double().cpu()

@@ -1,7 +1,8 @@
 """Roughness: how much the loss goes up and down along random lines, for its range."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,22 +13,27 @@ from torch.linalg import vector_norm
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import normal_like
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.errors import ModelError
 from lossatlas.linalg.estimators import jackknife, mean_of
 from lossatlas.linalg.params import Params, add
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
-from lossatlas.result import Estimate
-from lossatlas.store import kind
+from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.text import with_error
 
 Array = NDArray[np.float64]
+_REFERENCE = Reference(
+    "roughness index",
+    "K. Wu, X. Jian, R. Du, J. Chen, X. Zhou. Roughness Index for Loss Landscapes of Neural "
+    "Network Models of Partial Differential Equations. IEEE BigData 2023.",
+    "https://arxiv.org/abs/2103.11069",
+)
 
 
-@part
-@kind("roughness")
-@dataclass(frozen=True)
-class Roughness(Stored):
+@result("roughness", references=(_REFERENCE,))
+class Roughness(CheckedResult):
     """Total variation over range along random lines through a point.
 
     A monotone line has 1, a bowl with its bottom in the middle 2, k periods of a cosine 2 k.
@@ -51,6 +57,41 @@ class Roughness(Stored):
     lost: int
     radius: float
     points: int
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Mean variation and index."""
+        lines = f"{len(self.variations)} lines of {self.points} points, radius {self.radius:g}"
+        mean = f"total variation over range: 1 is monotone, 2 a bowl; {lines}"
+        index = "deviation of the variations over their mean: how unlike lines are"
+        return (
+            replace(self.mean, name="mean roughness", meaning=mean),
+            replace(self.index, name="roughness index", meaning=index),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """Whether random lines look like bowls."""
+        if not math.isfinite(self.mean.value):
+            return ()
+        shown = with_error(self.mean.value, self.mean.stderr)
+        start = f"Along random lines the total variation of the loss is {shown} times its range"
+        low, high = self.mean.interval()
+        if low > 2:
+            return (f"{start}: they have further ups and downs.",)
+        if high <= 2:
+            return (f"{start}: as smooth as a bowl (2).",)
+        return (f"{start}; whether that is more than the 2 of a bowl is not known.",)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The variation of each line."""
+        from lossatlas.plots.rows import Dots, Rows
+
+        names = [f"line {k}" for k in range(1, len(self.variations) + 1)]
+        dots = Dots("variation", self.variations, np.full(len(names), math.nan))
+        axis, sides = "total variation over range", ("smooth as a bowl ", " rougher")
+        data = Rows(names, [dots], "Random lines", axis, limit=2.0, sides=sides)
+        caption = "Each dot is one random line through the weights; a bowl has 2."
+        alt = f"Variation of {len(names)} random lines."
+        return (Figure("lines", "Random lines", data.draw, data.plotly, caption, alt),)
 
 
 def roughness(
@@ -84,6 +125,15 @@ def roughness(
         ModelError: no parameter has two axes, so no filter moves.
         StructureError: names or shapes of `params` differ from those of the objective.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import roughness
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(torch.nn.Linear(2, 1, bias=False), loss, [batch])
+        >>> roughness(objective, directions=3, points=5).flat
+        0
+
     Source: Wu et al., arXiv:2103.11069.
     """
     check_objective(objective, params)
@@ -113,6 +163,22 @@ def roughness(
         radius=radius,
         points=points,
     )
+
+
+@instrument(
+    "roughness",
+    title="Roughness",
+    question="Is the loss smooth around the weights?",
+    group="sharpness",
+    cost="252 losses",
+    needs="a weight with two axes",
+    references=(_REFERENCE,),
+    place=3,
+)
+def survey_roughness(context: Context) -> Parts:
+    """Total variation over range along random lines."""
+    options: dict[str, Any] = {"directions": 12, "points": 21, "seed": context.seed}
+    return {"roughness": lambda: roughness(context.objective, **options)}
 
 
 def variation(line: Array) -> float:

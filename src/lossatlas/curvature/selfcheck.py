@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -35,6 +35,7 @@ from lossatlas.objective.selfcheck import (
     in_order,
 )
 from lossatlas.objective.slope import check_slope, ensure_slope, require_whole
+from lossatlas.result import Result
 
 Vectors = list[Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +44,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 _PAIRS = 3
 # A tensor may be wrong alone: it is looked at where its own product is off by this share.
 _OFF = 0.2
+
+
+@dataclass(frozen=True)
+class CheckedResult(Result):
+    """A result that rests on derivatives of the loss.
+
+    Attributes:
+        checked: what the derivatives under it were compared with, and how closely they agree, a
+            sentence each.
+    """
+
+    checked: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def check(objective: Objective) -> CheckReport:

@@ -2,36 +2,48 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 
-from lossatlas.checks import check_flag, check_number, check_positive
+from lossatlas.checks import check_at_least, check_flag, check_number, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import BasePoint, normal_like
 from lossatlas.curvature.differentiable import check_finite
+from lossatlas.curvature.instrument import (
+    Context,
+    Parts,
+    estimates_of,
+    instrument,
+    rows_figure,
+)
 from lossatlas.curvature.pieces import pieces_of
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params, add, multiply, norm
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.result import Estimate
-from lossatlas.store import kind
+from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.text import with_error
 
 # The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.
 RADIUS, ADAPTIVE_RADIUS = 0.05, 0.5
 # An ascent that gains less than this share has arrived.
 _ARRIVED = 1e-3
+# Sets of m-sharpness in a survey: the size of a micro-batch on one device.
+_SET = 16
+_REFERENCE = Reference(
+    "sharpness in a ball, and of small sets; adaptive balls",
+    "P. Foret et al. Sharpness-Aware Minimization. ICLR 2021 (arXiv:2010.01412). J. Kwon et "
+    "al. ASAM. ICML 2021.",
+    "https://arxiv.org/abs/2102.11600",
+)
 
 
-@part
-@kind("worst_sharpness")
-@dataclass(frozen=True)
-class WorstSharpness(Stored):
+@result("worst_sharpness", references=(_REFERENCE,))
+class WorstSharpness(CheckedResult):
     """The largest rise of the loss that was found within a ball.
 
     Attributes:
@@ -50,6 +62,77 @@ class WorstSharpness(Stored):
     radius: float
     adaptive: bool
     ascents: int
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The rise, as a lower bound of the largest one."""
+        kind, unit = _kind(self.adaptive)
+        meaning = (
+            f"radius {self.radius:g}{unit}; largest rise found in the ball by ascent; a lower "
+            "bound of the maximum"
+        )
+        return (replace(self.rise, name=f"{kind}worst-case sharpness", meaning=meaning),)
+
+    def sentences(self) -> tuple[str, ...]:
+        """What a step in the worst direction costs."""
+        return (
+            f"A step of {self.radius:g} in the weights{_kind(self.adaptive)[1]} raises the "
+            f"loss by {_shown(self.rise)} in the worst direction found.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The rise beside that of the one step which SAM takes."""
+        first = Estimate(self.first_step, name="first step, along the gradient")
+        found = replace(self.rise, name="worst found")
+        caption = "Rises of the loss on the ball; error bars are standard errors."
+        title, axis = "Rises within the ball", "rise of the loss"
+        return (rows_figure(title, (first, found), axis, caption=caption),)
+
+
+def _kind(adaptive: bool) -> tuple[str, str]:
+    return ("adaptive ", ", in units of the size of each weight") if adaptive else ("", "")
+
+
+def _shown(found: Estimate) -> str:
+    return with_error(found.value, found.stderr)
+
+
+@result("sharpness", references=(_REFERENCE,))
+class Sharpness(Result):
+    """Rises of the loss around a point, those that could be measured.
+
+    Attributes:
+        average: see `average_sharpness`.
+        adaptive_average: the same in units of the size of each weight.
+        sets: see `m_sharpness`.
+        worst: see `worst_sharpness`.
+        adaptive_worst: the same in units of the size of each weight.
+    """
+
+    average: Estimate | None = None
+    adaptive_average: Estimate | None = None
+    sets: Estimate | None = None
+    worst: WorstSharpness | None = None
+    adaptive_worst: WorstSharpness | None = None
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """All rises."""
+        return estimates_of({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def sentences(self) -> tuple[str, ...]:
+        """What a small step costs, at worst and on average."""
+        if self.worst is None:
+            return ()
+        (sentence,) = self.worst.sentences()
+        if self.average is None:
+            return (sentence,)
+        return (f"{sentence[:-1]}, by {_shown(self.average)} on average.",)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """All rises in one picture."""
+        found = self.estimates()
+        caption = "Rises of the loss near the weights; error bars are standard errors."
+        title, axis = "Rises of the loss", "rise of the loss"
+        return (rows_figure(title, found, axis, log=True, caption=caption),) if found else ()
 
 
 class _Ball:
@@ -106,6 +189,18 @@ def average_sharpness(
     Raises:
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
         NonFiniteError: the loss here or on the sphere is not finite.
+
+    Examples:
+        On half of |w|^2, any step of 0.2 from zero raises the loss by 0.02:
+
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import average_sharpness
+        >>> model = torch.nn.Linear(2, 1, bias=False).double()
+        >>> _ = model.weight.data.zero_()
+        >>> loss = lambda model, batch: model.weight.square().sum() / 2
+        >>> objective = la.Objective(model, loss, [torch.ones(1, 2)])
+        >>> round(average_sharpness(objective, 0.2, directions=2).value, 6)
+        0.02
     """
     check_objective(objective, params)
     ground, ball = _prepared(objective, radius, adaptive, eta, params)
@@ -115,7 +210,10 @@ def average_sharpness(
         drawn = normal_like(ball.here, seed, "sphere", index)
         pair = [_rise(ground, ball, ball.at(drawn, sign)).value for sign in (1.0, -1.0)]
         rises.append(sum(pair) / 2)
-    return mean_of(rises, 2 * directions)
+    kind, unit = _kind(adaptive)
+    meaning = f"mean rise {ball.radius:g} away{unit}"
+    found = mean_of(rises, 2 * directions)
+    return replace(found, name=f"{kind}average sharpness", meaning=meaning)
 
 
 @says_checks
@@ -152,6 +250,15 @@ def worst_sharpness(
     Raises:
         ArgumentError: a number of the wrong kind, or an adaptive ball around zero.
         NonFiniteError: the loss or its gradient is not finite here or in the ball.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import worst_sharpness
+        >>> model = torch.nn.Linear(2, 1, bias=False).double()
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2).double(), torch.zeros(2, 1).double())
+        >>> worst_sharpness(la.Objective(model, loss, [batch]), 0.1).rise.value > 0
+        True
 
     Source: Foret et al., ICLR 2021, arXiv:2010.01412; Kwon et al., ICML 2021, arXiv:2102.11600.
     """
@@ -213,6 +320,14 @@ def m_sharpness(
             losses of its pieces (a contrastive loss, a mean with weights).
         NonFiniteError: the loss or its gradient is not finite here or in the ball.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import m_sharpness
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.randn(8, 2), torch.zeros(8, 1))
+        >>> m_sharpness(la.Objective(torch.nn.Linear(2, 1), loss, [batch]), 2).samples
+        4
+
     Source: Foret et al., ICLR 2021, arXiv:2010.01412, sec. 4.
     """
     check_objective(objective, params)
@@ -231,7 +346,38 @@ def m_sharpness(
         worst_sharpness(objective.part([piece]), radius, **options).rise.value
         for piece in chosen
     ]
-    return mean_of(rises, 2 * count)
+    meaning = "worst rise of small sets of examples, averaged"
+    return replace(mean_of(rises, 2 * count), name="m-sharpness", meaning=meaning)
+
+
+@instrument(
+    "sharpness",
+    title="Sharpness",
+    question="How much does a small step raise the loss?",
+    group="sharpness",
+    cost="80 losses, 80 gradients",
+    references=(_REFERENCE,),
+    reads=Sharpness,
+    headline="average sharpness",
+    place=1,
+)
+def survey_sharpness(context: Context) -> Parts:
+    """Rises in balls around the weights: mean, worst, adaptive, and of small sets."""
+    objective, seed = context.objective, context.seed
+    worst: dict[str, Any] = {"restarts": 1, "seed": seed}
+    return {
+        "average": lambda: average_sharpness(objective, seed=seed),
+        "worst": lambda: worst_sharpness(objective, **worst),
+        "adaptive_average": lambda: average_sharpness(objective, adaptive=True, seed=seed),
+        "adaptive_worst": lambda: worst_sharpness(objective, adaptive=True, **worst),
+        "sets": lambda: m_sharpness(objective, _set_size(objective)),
+    }
+
+
+def _set_size(objective: Objective) -> int:
+    largest = max(objective.gathered(batch_size))
+    check_at_least("examples of a batch", largest, 2)
+    return min(_SET, largest)
 
 
 def _prepared(

@@ -1,16 +1,64 @@
 """Similarity of two representations of the same examples: linear CKA, debiased."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lossatlas.checks import check_flag
-from lossatlas.curvature.arguments import check_count
-from lossatlas.curvature.representations import checked_features
+from lossatlas.curvature.activations import read_head
+from lossatlas.curvature.arguments import check_count, checked_features
+from lossatlas.curvature.instrument import (
+    Context,
+    Parts,
+    estimates_of,
+    instrument,
+    rows_figure,
+)
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.text import with_error
+
+_REFERENCE = Reference(
+    "centered kernel alignment",
+    "S. Kornblith, M. Norouzi, H. Lee, G. Hinton. Similarity of Neural Network Representations "
+    "Revisited. ICML 2019.",
+    "https://arxiv.org/abs/1905.00414",
+)
+
+
+@result("similarity", references=(_REFERENCE,))
+class Similarity(Result):
+    """How similar the features are to those of earlier checkpoints.
+
+    Attributes:
+        start: to those of the first, see `cka`.
+        middle: to those half-way.
+    """
+
+    start: Estimate | None = None
+    middle: Estimate | None = None
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Both."""
+        return estimates_of({"start": self.start, "middle": self.middle})
+
+    def sentences(self) -> tuple[str, ...]:
+        """How far the features have moved since the start."""
+        if self.start is None or not math.isfinite(self.start.value):
+            return ()
+        shown = with_error(self.start.value, self.start.stderr)
+        return (
+            f"The similarity of the features to those of the first checkpoint is {shown} (CKA; "
+            "1 is equal up to rotation and scale).",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Both in one picture."""
+        title, axis = "Similarity to earlier features", "CKA"
+        return (rows_figure(title, self.estimates(), axis, is_minor=True),)
 
 
 def cka(
@@ -43,6 +91,13 @@ def cka(
             four, and the jackknife leaves one out), four without debiasing, or one fold.
         NonFiniteError: a feature is NaN or infinite.
 
+    Examples:
+        >>> import torch
+        >>> from lossatlas.curvature import cka
+        >>> features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
+        >>> round(cka(features, 2 * features.flip(1)).value, 3)
+        1.0
+
     Source: Kornblith et al., ICML 2019, arXiv:1905.00414; unbiased estimator: Song et al.,
         JMLR 13 (2012).
     """
@@ -68,7 +123,40 @@ def cka(
         return inner(a, b) / math.sqrt(own * other) if min(own, other) > 0 else math.nan
 
     parts = len(x) if len(x) < 8 else min(folds, len(x))
-    return jackknife(alignment, len(x), folds=parts, seed=seed)
+    found = jackknife(alignment, len(x), folds=parts, seed=seed)
+    kind = "debiased linear" if debiased else "linear"
+    return replace(found, name="CKA", meaning=f"{kind} alignment of centered kernels")
+
+
+@instrument(
+    "similarity",
+    title="Similarity to the start",
+    question="How far have the features moved since training began?",
+    group="features",
+    cost="three passes",
+    needs="two checkpoints of the training",
+    references=(_REFERENCE,),
+    reads=Similarity,
+    place=3,
+)
+def survey_similarity(context: Context) -> Parts:
+    """How similar the features are to those of earlier checkpoints."""
+    last = len(context.checkpoints) - 1
+    return {
+        "start": lambda: _to_checkpoint(context, 0, "the first checkpoint"),
+        "middle": lambda: _to_checkpoint(context, last // 2, "half-way"),
+    }
+
+
+def _to_checkpoint(context: Context, index: int, name: str) -> Estimate:
+    if len(context.checkpoints) < 2:
+        raise ArgumentError(
+            "similarity needs two checkpoints of the training; pass checkpoints= (the command "
+            "keeps them where it trains: --set train.steps=400)"
+        )
+    before = read_head(context.objective, context.checkpoints[index])
+    found = cka(before.features, context.head.features, seed=context.seed)
+    return replace(found, name=f"CKA with {name}")
 
 
 def _biased(a: Tensor, b: Tensor) -> float:

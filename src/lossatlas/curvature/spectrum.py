@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
-from lossatlas.curvature.grouped import (
+from lossatlas.curvature.groups import (
     GroupRequest,
+    GroupSpectra,
     GroupSpectrum,
+    Labels,
     group_spectra,
 )
-from lossatlas.curvature.groups import Labels
-from lossatlas.curvature.matrix import Product
-from lossatlas.curvature.memory import fitting_steps, memory_note
-from lossatlas.curvature.products import KINDS, product_of
+from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.operators import CurvatureOperator, fitting_steps, memory_note
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trace import random_run
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
+from lossatlas.curvature.trace import UNIT, random_run, trace
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.basis import Basis
 from lossatlas.linalg.extremes import converge, reached_ends
@@ -32,8 +32,9 @@ from lossatlas.linalg.krylov import Ritz
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
-from lossatlas.result import Estimate
-from lossatlas.store import Provenance, kind
+from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.store import Provenance
+from lossatlas.text import count, number, with_error
 
 Array = NDArray[np.float64]
 
@@ -41,12 +42,25 @@ Array = NDArray[np.float64]
 _SYMMETRIC = 1e-3
 # An outlier stands above the rest by at least this factor.
 _STANDS_OUT = 1.5
+# Below this share of the largest eigenvalue a negative one is called slight.
+_SADDLE = 0.05
+# Products for the trace in a survey: where large eigenvalues of both signs cancel, as before
+# training, more of them buy little, and the error says what is known.
+_SURVEY_TRACE = 300
+_MEANINGS = {
+    "largest eigenvalue": "the sharpest direction",
+    "smallest eigenvalue": "below zero where the loss falls on both sides",
+}
+_REFERENCE = Reference(
+    "extreme eigenvalues and density",
+    "B. Ghorbani, S. Krishnan, Y. Xiao. An Investigation into Neural Net Optimization via "
+    "Hessian Eigenvalue Density. ICML 2019.",
+    "https://arxiv.org/abs/1901.10159",
+)
 
 
-@part
-@kind("spectrum")
-@dataclass(frozen=True)
-class Spectrum(Stored):
+@result("spectrum", references=(_REFERENCE,))
+class Spectrum(CheckedResult):
     """The ends of a curvature spectrum, and what lies between.
 
     Attributes:
@@ -68,9 +82,8 @@ class Spectrum(Stored):
         provenance: settings, seed, versions, fingerprints.
         note: what else to know (memory for fewer products than asked, products that are not
             symmetric); often empty.
-        top_reached: the same for `top` alone; None where an older file does not say.
+        top_reached: the same for `top` alone; None where it is not known.
         bottom_reached: the same for `bottom` alone.
-        checked: what the derivatives were held against, and to how much; a sentence each.
     """
 
     top: Array
@@ -136,6 +149,131 @@ class Spectrum(Stored):
     def negative_mass(self) -> Estimate | None:
         """Share of negative eigenvalues in the sum of |eigenvalue|; None without a density."""
         return None if self.density is None else self.density.negative_mass
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The eigenvalues with their bounds, the negative mass, and the numbers of groups."""
+        ends = (
+            ("largest eigenvalue", self.top, self.top_bounds),
+            ("smallest eigenvalue", self.bottom, self.bottom_bounds),
+        )
+        found = [
+            _eigenvalue(name, k, len(values), float(value), float(bound))
+            for name, values, bounds in ends
+            for k, (value, bound) in enumerate(zip(values, bounds, strict=True))
+            if np.isfinite(value)
+        ]
+        mass = self.negative_mass
+        if mass is not None:
+            meaning = "share of negative eigenvalues in the sum of sizes"
+            found.append(replace(mass, name="negative mass", meaning=meaning, is_minor=True))
+        return (*found, *(self._groups.estimates() if self.groups else ()))
+
+    @property
+    def _groups(self) -> GroupSpectra:
+        by = str(self.provenance.settings.get("by", "layer"))
+        return GroupSpectra(by, self.groups)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Saddle or bowl, outliers, and whether the tolerance was reached."""
+        found = [self._saddle_sentence()]
+        if self.outliers:
+            stand = "stands" if self.outliers == 1 else "stand"
+            outliers = count(self.outliers, "eigenvalue")
+            found.append(f"{outliers} {stand} apart above the bulk of the spectrum.")
+        if not self.reached:
+            why = f": {self.note}" if self.note else ""
+            found.append(
+                f"The {self._missed} eigenvalues did not reach the tolerance{why}; their "
+                "bounds say what is known."
+            )
+        return (*found, *(self._groups.sentences() if self.groups else ()))
+
+    @property
+    def _missed(self) -> str:
+        if self.top_reached:
+            return "lowest"
+        return "largest" if self.bottom_reached else "largest and lowest"
+
+    def _saddle_sentence(self) -> str:
+        if not len(self.bottom):
+            return "The lowest eigenvalue was not requested."
+        lowest, bound = float(self.bottom[0]), float(self.bottom_bounds[0])
+        ratio, high = self.saddle_ratio, self.saddle_range[1]
+        if math.isnan(ratio):
+            known = math.isfinite(high)
+            share = f", at most {number(high, 2)} times the largest" if known else ""
+            return (
+                "Whether the loss curves downhill in some direction is not known: the lowest "
+                f"eigenvalue found is {with_error(lowest, bound)} (error bound{share})."
+            )
+        if lowest >= 0:
+            return "No direction curves downhill: the lowest eigenvalue found is not negative."
+        if math.isinf(ratio):
+            return "No direction curves uphill: the weights are at a maximum."
+        how = "slightly downhill" if ratio < _SADDLE else "downhill"
+        return (
+            f"Some direction curves {how}: the lowest eigenvalue is negative, "
+            f"{number(ratio, 2)} times the largest in size."
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The density with the extreme eigenvalues; the ends of each group."""
+        from lossatlas.plots.spectra import SpectrumData
+
+        empty = np.zeros(0)
+        density = self.density
+        grid = empty if density is None else density.grid
+        heights, errors = (empty, empty) if density is None else density.on(grid)
+        data = SpectrumData(
+            np.concatenate([self.bottom, self.top]),
+            np.concatenate([self.bottom_bounds, self.top_bounds]),
+            grid,
+            heights,
+            errors,
+        )
+        caption = (
+            "How many directions have which curvature, on a logarithmic scale; dots are the "
+            "extreme eigenvalues, found one by one. The bulk near zero is flat; what stands "
+            "apart to the right are the outliers."
+        )
+        alt = "Density of the eigenvalues of the Hessian with its extremes marked."
+        title, groups = "Spectrum", self._groups.figures() if self.groups else ()
+        density_figure = Figure(
+            "spectrum", title, data.draw, data.plotly, caption, alt, wide=True
+        )
+        return (density_figure, *groups)
+
+
+def _eigenvalue(name: str, place: int, total: int, value: float, bound: float) -> Estimate:
+    hidden = "; its sign is not known" if abs(value) < bound else ""
+    return Estimate(
+        value,
+        bound=bound,
+        name=name if place == 0 else f"{name}, {place + 1} of {total}",
+        unit=UNIT,
+        meaning=f"{_MEANINGS[name]}; error is a residual bound{hidden}",
+        is_minor=place > 0,
+    )
+
+
+@instrument(
+    "curvature",
+    title="Curvature",
+    question="How sharp is the loss at my weights, and does it curve downhill anywhere?",
+    group="curvature",
+    cost="100 to 200 products; up to 460 where the trace is small beside its parts",
+    needs="two derivatives",
+    references=(_REFERENCE,),
+    headline="sharpest curvature",
+    place=1,
+)
+def survey_curvature(context: Context) -> Parts:
+    """Extreme eigenvalues, density and trace of the Hessian."""
+    objective, seed = context.objective, context.seed
+    return {
+        "spectrum": lambda: context.spectrum,
+        "trace": lambda: trace(objective, seed=seed, limit=_SURVEY_TRACE),
+    }
 
 
 @says_checks
@@ -253,8 +391,8 @@ def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None
     if top + bottom == 0:
         raise ArgumentError("`top` and `bottom` are both 0; ask for at least one eigenvalue.")
     check_positive("tolerance", tolerance)
-    for name, count in counts.items():
-        check_count(name, count, 1)
+    for name, value in counts.items():
+        check_count(name, value, 1)
 
 
 def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Provenance:
@@ -280,7 +418,7 @@ class _Ends:
     def reached(self) -> bool:
         return self.top_reached and self.bottom_reached
 
-    def bounds(self, matrix: Product) -> Array:
+    def bounds(self, matrix: CurvatureOperator) -> Array:
         # Of the run, and of products that are differences of gradients.
         values, found = self.ritz.values, {}
         for row, place in enumerate(self.places):
@@ -288,13 +426,13 @@ class _Ends:
             found[place] = float(self.ritz.bounds[place]) + off
         return np.array([found[place] for place in self.wanted])
 
-    def vectors(self, matrix: Product) -> tuple[dict[str, torch.Tensor], ...]:
+    def vectors(self, matrix: CurvatureOperator) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.basis[self.places.index(place)] for place in self.wanted]
         return tuple(matrix.unflatten(row / row.norm()) for row in rows)
 
 
 def _ends(
-    matrix: Product, top: int, bottom: int, *, seed: int, tolerance: float, limit: int
+    matrix: CurvatureOperator, top: int, bottom: int, *, seed: int, tolerance: float, limit: int
 ) -> _Ends:
     lanczos = random_run(matrix, seed)
     ritz, reached = converge(lanczos, top=top, bottom=bottom, tolerance=tolerance, limit=limit)
@@ -320,7 +458,9 @@ def _doubt(asymmetry: float) -> str:
     )
 
 
-def _density(matrix: Product, ends: _Ends, probes: int, steps: int, seed: int) -> Density:
+def _density(
+    matrix: CurvatureOperator, ends: _Ends, probes: int, steps: int, seed: int
+) -> Density:
     known = np.zeros(len(ends.ritz.values), dtype=bool)
     known[ends.places] = ends.reached
     return density_of(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,18 +11,40 @@ from torch.optim import Optimizer
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
-from lossatlas.curvature.matrix import Product
-from lossatlas.curvature.products import hessian
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.matrices import hessian
+from lossatlas.curvature.operators import CurvatureOperator
+from lossatlas.curvature.pieces import pieces_of
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
+from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.lines import coarse_rounding
+from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import generator
-from lossatlas.store import kind
+from lossatlas.text import number, percent
 
+# Adam's second moments come from at least so many sets of at most so many examples.
+_SETS, _SET = 8, 32
+_NO_RATE = (
+    "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
+    "compare it with the curvature"
+)
+_NAMES = {
+    "descent": "gradient descent",
+    "momentum": "gradient descent with momentum",
+    "nesterov": "Nesterov's momentum",
+    "adam": "Adam",
+    "nadam": "NAdam",
+}
+_REFERENCE = Reference(
+    "edge of stability",
+    "J. M. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar. Gradient Descent on Neural "
+    "Networks Typically Occurs at the Edge of Stability. ICLR 2021.",
+    "https://arxiv.org/abs/2103.00065",
+)
 _SERVED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)
 
 
@@ -38,10 +60,8 @@ class Steps(Protocol):
         """What is kept of each parameter."""
 
 
-@part
-@kind("stability")
-@dataclass(frozen=True)
-class Stability(Stored):
+@result("stability", references=(_REFERENCE,))
+class Stability(CheckedResult):
     """The largest curvature in units of the optimizer's own steps.
 
     Attributes:
@@ -61,6 +81,204 @@ class Stability(Stored):
     rule: str
     products: int
     reached: bool
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The sharpness in units of the steps, with its error bound."""
+        return (
+            Estimate(
+                self.sharpness,
+                products=self.products,
+                reached=self.reached,
+                bound=self.bound,
+                why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
+                name="lr x largest eigenvalue",
+                meaning=f"the edge is at {self.threshold:.3g}",
+            ),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """On which side of the edge the steps are."""
+        return (self.sentence(_NAMES.get(self.rule, self.rule)),)
+
+    def sentence(self, optimizer: str) -> str:
+        """The same, with a name for the optimizer.
+
+        Args:
+            optimizer: as in "gradient descent".
+
+        Returns:
+            A sentence.
+        """
+        value, edge = number(self.sharpness, 2), number(self.threshold, 3)
+        start = f"For {optimizer}, lr x λmax = {value}"
+        if abs(self.sharpness - self.threshold) <= self.bound:
+            return f"{start}: at the edge of stability ({edge}), within the error bound."
+        if math.isnan(self.sharpness + self.bound):
+            return f"{start}: on which side of the edge of stability ({edge}) is not known."
+        if self.sharpness > self.threshold:
+            return (
+                f"{start}: above the edge of stability ({edge}); on a quadratic steps along "
+                "the sharpest direction would grow."
+            )
+        if not self.reached:
+            return (
+                f"{start} at least (the tolerance was not reached): whether it is above the "
+                f"edge of stability ({edge}) is not known."
+            )
+        share = percent(max(self.ratio, 0.0))
+        return f"{start}: below the edge of stability ({edge}), at {share} of it."
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The ratio to the edge."""
+        return (_edge_figure({_NAMES.get(self.rule, self.rule): self}),)
+
+
+def _edge_figure(found: Mapping[str, Stability]) -> Figure:
+    import numpy as np
+
+    from lossatlas.plots.rows import Dots, Rows
+
+    ratios = np.array([max(each.ratio, 0.0) for each in found.values()])
+    bounds = np.array([each.bound / each.threshold for each in found.values()])
+    title, axis = "Edge of stability", "curvature over the largest stable one"
+    dots, sides = [Dots("ratio", ratios, bounds)], ("stable ", " beyond the edge")
+    data = Rows(list(found), dots, title, axis, log=True, limit=1.0, sides=sides)
+    caption = (
+        "How sharp the loss is for the steps that the learning rate makes, over what is still "
+        "stable on a quadratic."
+    )
+    alt = "Ratio of curvature to the edge of stability for each optimizer."
+    return Figure("edge", title, data.draw, data.plotly, caption, alt, wide=True)
+
+
+@result("learning_rate", references=(_REFERENCE,))
+class LearningRate(Result):
+    """A learning rate against the edge of stability, for several optimizers.
+
+    Attributes:
+        descent: for gradient descent.
+        adam: on Adam's scale; second moments of sets of at most 32 examples at these weights,
+            as if they had converged there.
+        optimizer: for an optimizer with its state.
+    """
+
+    descent: Stability | None = None
+    adam: Stability | None = None
+    optimizer: Stability | None = None
+
+    @property
+    def _known(self) -> dict[str, Stability]:
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """One number for each optimizer."""
+        more = {"descent": "", "adam": ", Adam's scale", "optimizer": ", given optimizer"}
+        note = f"; second moments of sets of at most {_SET} examples, at these weights"
+        return tuple(
+            replace(
+                each,
+                name=each.name + more[key],
+                meaning=each.meaning + (note if key == "adam" else ""),
+            )
+            for key, found in self._known.items()
+            for each in found.estimates()
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """On which side of the edge each is."""
+        return tuple(found.sentence(_RULES[key]) for key, found in self._known.items())
+
+    def figures(self) -> tuple[Figure, ...]:
+        """All ratios to the edge in one picture."""
+        found = {_RULES[key]: value for key, value in self._known.items()}
+        return (_edge_figure(found),) if found else ()
+
+
+_RULES = {"descent": "gradient descent", "adam": "Adam's scale", "optimizer": "the optimizer"}
+
+
+@instrument(
+    "stability",
+    title="Edge of stability",
+    question="Is my learning rate too high?",
+    group="steps",
+    cost="40 products, one pass of gradients",
+    needs="a learning rate or an optimizer; 8 examples",
+    references=(_REFERENCE,),
+    reads=LearningRate,
+    headline="learning rate x curvature",
+    place=1,
+)
+def survey_stability(context: Context) -> Parts:
+    """The learning rate against the edge of stability."""
+    objective, lr, optimizer = context.objective, context.lr, context.optimizer
+
+    def edge(steps: Steps) -> Stability:
+        return edge_of_stability(objective, steps, seed=context.seed)
+
+    parts: Parts = {}
+    if lr is not None:
+        parts["descent"] = lambda: edge(_descent(objective, lr))
+        parts["adam"] = lambda: edge(warm_adam(objective, lr))
+    if optimizer is not None:
+        parts["optimizer"] = lambda: edge(optimizer)
+    return parts or {"descent": _without_rate}
+
+
+def _without_rate() -> Stability:
+    raise ArgumentError(_NO_RATE)
+
+
+@dataclass(frozen=True, eq=False)
+class OptimizerState:
+    """How an optimizer would step from here. One of torch's takes seconds to build at first.
+
+    Attributes:
+        param_groups: as those of torch's optimizers.
+        state: as theirs.
+    """
+
+    param_groups: Sequence[Mapping[str, Any]]
+    state: Mapping[Tensor, Mapping[str, Any]]
+
+
+def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
+    every = dict(objective.model.named_parameters())
+    return [every[name] for name in objective.names]
+
+
+def _descent(objective: Objective, lr: float) -> OptimizerState:
+    group = {"params": _parameters(objective), "lr": lr, "momentum": 0.0, "nesterov": False}
+    return OptimizerState([group], {})
+
+
+def warm_adam(objective: Objective, lr: float) -> OptimizerState:
+    """Adam as if its second moments had converged at these weights."""
+    pieces = _pieces(objective)
+    if len(pieces) < _SETS:
+        raise ArgumentError(
+            f"Adam's second moments need {_SETS} sets of examples; there are {len(pieces)}: "
+            "take more examples, or pass an optimizer with its state."
+        )
+    squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
+    for piece in pieces:
+        for name, value in objective.part([piece]).gradient().items():
+            squares[name] += value**2 / len(pieces)
+    parameters = _parameters(objective)
+    group = {"params": parameters, "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
+    state: dict[Tensor, Mapping[str, Any]] = {
+        parameter: {"step": math.inf, "exp_avg_sq": squares[name]}
+        for name, parameter in zip(squares, parameters, strict=True)
+    }
+    return OptimizerState([group], state)
+
+
+def _pieces(objective: Objective) -> list[Batch]:
+    if objective.mode == "train":
+        return objective.gathered(lambda batch: batch)
+    examples = sum(objective.gathered(batch_size))
+    return pieces_of(objective, max(1, min(_SET, examples // _SETS)))
 
 
 @says_checks
@@ -99,6 +317,17 @@ def edge_of_stability(
             maximizes, or one of Adam's kind before its first step.
         ModelError: the optimizer holds none of the objective's parameters.
         LossError: the loss is not twice differentiable.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import edge_of_stability
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(model, loss, [batch])
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> round(edge_of_stability(objective, optimizer).sharpness, 4)
+        0.4
 
     Source: Cohen et al., ICLR 2021, arXiv:2103.00065 (descent, momentum, Nesterov); Cohen et
         al., arXiv:2207.14484 (Adam); Dozat, ICLR workshop 2016 (the steps of NAdam).
@@ -198,7 +427,7 @@ def _edge_of_nadam(optimizer: Steps, group: Mapping[str, Any], beta: float) -> f
 
 
 def _scales(
-    objective: Objective, optimizer: Steps, matrix: Product, rule: str
+    objective: Objective, optimizer: Steps, matrix: CurvatureOperator, rule: str
 ) -> tuple[Tensor, Tensor]:
     every = dict(objective.model.named_parameters())
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,21 +10,27 @@ from torch import Tensor
 
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
-from lossatlas.curvature.matrix import Product
-from lossatlas.curvature.products import KINDS, product_of
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import rows_figure
+from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.operators import CurvatureOperator
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.linalg.estimators import mean_of, rademacher
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.params import Params
 from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, result
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import kind
 
 # Below this many probes a standard error is not to be trusted.
 _FEW = 12
+_NAMES = {
+    "hessian": "the Hessian",
+    "gauss_newton": "the Gauss-Newton matrix",
+    "fisher": "the Fisher matrix",
+    "empirical_fisher": "the empirical Fisher matrix",
+}
+UNIT = "loss / weight²"
 
 
 @says_checks
@@ -65,6 +71,15 @@ def trace(
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient or a product is not finite.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import trace
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> round(trace(la.Objective(model, loss, [batch])).value, 4)
+        5.0
+
     Source: see `lossatlas.linalg.probes.DeflatedProbes`.
     """
     check_positive("tolerance", tolerance)
@@ -74,7 +89,8 @@ def trace(
     estimate, _ = deflated_trace(
         matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
     )
-    return estimate
+    name = f"trace of {_NAMES[curvature]}"
+    return replace(estimate, name=name, unit=UNIT, meaning="sum of all eigenvalues")
 
 
 @says_checks
@@ -109,6 +125,15 @@ def frobenius_norm(
         UnknownNameError: an unknown kind of curvature or parameter.
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient or a product is not finite.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import frobenius_norm
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> round(frobenius_norm(la.Objective(model, loss, [batch])).value, 3)
+        4.123
     """
     check_positive("tolerance", tolerance)
     _check_counts(limit=limit, rows=rows)
@@ -119,7 +144,8 @@ def frobenius_norm(
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
-            return estimate
+            name = f"Frobenius norm of {_NAMES[curvature]}"
+            return replace(estimate, name=name, unit=UNIT)
         more = max(len(probes) // 2, _FEW - len(probes), 4)
         probes.draw(min(more, limit - estimate.products))
 
@@ -145,10 +171,8 @@ def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> 
     return Estimate(value, error, spent, outside.samples, enough)
 
 
-@part
-@kind("diagonal")
-@dataclass(frozen=True)
-class Diagonal(Stored):
+@result("diagonal")
+class Diagonal(CheckedResult):
     """The diagonal of a curvature matrix.
 
     Attributes:
@@ -164,6 +188,19 @@ class Diagonal(Stored):
     relative_error: float
     products: int
     reached: bool
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The sum of the entries of each parameter."""
+        why = "errors of entries are in `stderr`; those of one probe go together"
+        return tuple(
+            Estimate(float(value.double().sum()), why_no_error=why, name=name, unit=UNIT)
+            for name, value in self.value.items()
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The sum of the entries of each parameter."""
+        axis = "trace of the block (loss per squared weight)"
+        return (rows_figure("Diagonal", self.estimates(), axis),)
 
 
 @says_checks
@@ -198,6 +235,15 @@ def diagonal(
         UnknownNameError: an unknown kind of curvature or parameter.
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient or a product is not finite.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import diagonal
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> diagonal(la.Objective(model, loss, [batch])).value["weight"].round(decimals=4)
+        tensor([[4., 1.]])
 
     Source: Bekas, Kokiopoulou, Saad, Applied Numerical Mathematics 57 (2007).
     """
@@ -256,13 +302,13 @@ def _check_counts(**counts: int) -> None:
         check_count(name, count, 1)
 
 
-def checked_product(curvature: str, objective: Objective, **options: Any) -> Product:
+def checked_product(curvature: str, objective: Objective, **options: Any) -> CurvatureOperator:
     """The matrix of a kind that a user names."""
     check_one_of("curvature", curvature, KINDS)
     return product_of(curvature, objective, **options)
 
 
-def random_run(matrix: Product, seed: int) -> Lanczos:
+def random_run(matrix: CurvatureOperator, seed: int) -> Lanczos:
     """A Krylov space from a random start."""
     drawn = generator(seed, "start", device=matrix.device)
     start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)

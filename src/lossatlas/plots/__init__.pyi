@@ -4,13 +4,7 @@ from .curves import plot_residuals as plot_residuals
 from .curves import plot_schedule as plot_schedule
 from .decisions import decisions_figure as decisions_figure
 from .decisions import plot_decisions as plot_decisions
-from .parts import groups_figure as groups_figure
-from .parts import plot_groups as plot_groups
 from .scale import Scale as Scale
 from .scale import scale_of as scale_of
-from .spectra import plot_spectrum as plot_spectrum
-from .spectra import spectrum_figure as spectrum_figure
-from .steps import edge_figure as edge_figure
-from .steps import samples_figure as samples_figure
 from .trainings import intervals_figure as intervals_figure
 from .trainings import traces_figure as traces_figure

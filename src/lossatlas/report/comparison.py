@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossatlas.plots.pairs import BasinMatch
-from lossatlas.report.contents import Page, Section, Table, Tile
-from lossatlas.report.sections.adapters import numbers, pictures, tile
-from lossatlas.result import Reference
+from lossatlas.report.contents import Page, Section, Tile, tile
+from lossatlas.result import Reference, Table
 from lossatlas.surveys import Comparison
 from lossatlas.text import cut_off, number, with_error
 
@@ -50,8 +49,8 @@ def _line_section(found: Comparison) -> Section:
         ),
         sentences=found.line_sentences(),
         tiles=_line_tiles(found),
-        pictures=pictures(found.figures()[:1]),
-        numbers=numbers(found.line_estimates()),
+        figures=found.figures()[:1],
+        estimates=found.line_estimates(),
         references=(*found.references[:1], *((_STATISTICS,) if recalibrated else ())),
     )
 
@@ -81,9 +80,9 @@ def _maps_section(found: Comparison) -> Section:
         ),
         sentences=found.basin_sentences(),
         tiles=_map_tiles(found),
-        pictures=pictures(found.figures()[1:]),
+        figures=found.figures()[1:],
         tables=_basins(found),
-        numbers=numbers(found.basin_estimates()),
+        estimates=found.basin_estimates(),
         references=found.references[1:],
     )
 

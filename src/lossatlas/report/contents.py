@@ -1,67 +1,44 @@
-"""What a report is made of: sections, each with its words, pictures, tables and numbers."""
+"""What a report is made of: sections, each with its words, figures, tables and numbers."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-import plotly.graph_objects as go
-
-from lossatlas.errors import ArgumentError
-from lossatlas.result import Reference
+from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
-from lossatlas.text import with_error
+from lossatlas.text import cut_off, with_error
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number of the survey with its error, or the reason why it has none.
+def Number(  # noqa: N802
+    name: str,
+    value: float,
+    stderr: float = math.nan,
+    why: str = "",
+    *,
+    unit: str = "",
+    meaning: str = "",
+) -> Estimate:
+    """An estimate."""
+    reason = None if math.isfinite(stderr) else why or None
+    return Estimate(value, stderr, why_no_error=reason, name=name, unit=unit, meaning=meaning)
 
-    Attributes:
-        name: what it is.
-        value: the number.
-        stderr: its standard error, same units; NaN where there is none.
-        why: the reason where there is none.
-        unit: of both.
-        meaning: what it says, for a reader who has not met it.
 
-    Raises:
-        ArgumentError: neither an error nor a reason.
-    """
-
-    name: str
-    value: float
-    stderr: float = math.nan
-    why: str = ""
-    unit: str = ""
-    meaning: str = ""
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.stderr) and not self.why:
-            raise ArgumentError(
-                f"`stderr` of '{self.name}' must be a finite number; got {self.stderr!r}; "
-                "give the reason as `why` where there is no error."
-            )
-
-    @property
-    def shown(self) -> str:
-        """The number as text, rounded to its error."""
-        return with_error(self.value, self.stderr).partition(" ± ")[0]
-
-    @property
-    def error(self) -> str:
-        """The error as text; empty where there is none."""
-        error = with_error(self.value, self.stderr).partition(" ± ")[2]
-        return f"± {error}" if error else ""
+def Picture(  # noqa: N802
+    title: str, figure: Any, caption: str, alt: str, *, wide: bool = False
+) -> Figure:
+    """A figure that is drawn already."""
+    return Figure(title, title, lambda ax: ax, lambda: figure, caption, alt, wide)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure at the head of the page.
+    """One number at the head of the page.
 
     Attributes:
         label: what it is.
-        value: the figure, as text.
+        value: the number, as text.
         detail: its error or a remark.
     """
 
@@ -70,53 +47,27 @@ class Tile:
     detail: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A plotly figure and what belongs to it.
-
-    Attributes:
-        title: heading.
-        figure: the figure; texts in it must be safe (`lossatlas.text.safe`).
-        caption: what to see, in a sentence or two.
-        alt: what a reader hears who sees no picture.
-        wide: whether it takes the full width.
-    """
-
-    title: str
-    figure: go.Figure
-    caption: str
-    alt: str
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text.
-
-    Attributes:
-        title: heading.
-        head: names of the columns.
-        rows: cells as text.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
+    """An estimate at the head of the page."""
+    value, _, error = with_error(shown.value, shown.error).partition(" ± ")
+    detail = f"± {error}" if error else "no error known"
+    return Tile(cut_off(label, 24), value, f"{detail}{remark}")
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """What one instrument has to say. Everything but key and title may be empty.
+    """A part of a page. Everything but key and title may be empty.
 
     Attributes:
         key: a short word, unique on the page, for links.
         title: heading.
         lead: what the section shows, in a sentence.
-        sentences: its reading; joins the reading at the head of the page.
+        sentences: its reading.
+        answers: questions, each with the sentences that answer it.
         tiles: join the tiles at the head.
-        pictures: in this section.
+        figures: in this section.
         tables: in this section.
-        numbers: join the table of all numbers.
+        estimates: join the table of all numbers.
         references: join the list of methods.
     """
 
@@ -124,11 +75,12 @@ class Section:
     title: str
     lead: str = ""
     sentences: tuple[str, ...] = ()
+    answers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tiles: tuple[Tile, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
-    numbers: tuple[Number, ...] = ()
-    references: tuple[Reference, ...] = field(default=())
+    estimates: tuple[Estimate, ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

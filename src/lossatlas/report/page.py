@@ -1,5 +1,6 @@
 """A result as one HTML page that needs nothing but itself."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,14 +11,15 @@ from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
 from lossatlas.report.comparison import comparison_page
-from lossatlas.report.contents import Builder, Page, Picture, Section
+from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections import SECTIONS
 from lossatlas.report.trainings import trainings_page
+from lossatlas.result import Estimate
 from lossatlas.store import Provenance, writing
 from lossatlas.studies.compare.trainings import Trainings
 from lossatlas.surveys import Comparison, Survey
-from lossatlas.text import cut_off, plain
+from lossatlas.text import cut_off, plain, with_error
 
 # What could end a script or start a comment, should it stand in a string of the data.
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -43,7 +45,8 @@ def write_report(
         The path.
 
     Raises:
-        ArgumentError: not a result that has a page, or two sections have the same key.
+        ArgumentError: not a result that has a page, two sections have the same key, or a number
+            has neither an error nor a reason.
         FileError: the place cannot be written; nothing is left behind.
     """
     page = render(found, sections=sections)
@@ -65,7 +68,8 @@ def render(
         HTML.
 
     Raises:
-        ArgumentError: not a result that has a page, or two sections have the same key.
+        ArgumentError: not a result that has a page, two sections have the same key, or a number
+            has neither an error nor a reason.
     """
     if isinstance(found, Comparison):
         return _typeset(comparison_page(found))
@@ -102,7 +106,7 @@ def _typeset(page: Page) -> str:
         reading=page.reading,
         sections=made,
         tiles=[tile for section in made for tile in section.tiles],
-        numbers=[number for section in made for number in section.numbers],
+        numbers=[_number(each) for section in made for each in section.estimates],
         references=_references(made),
         notes=list(dict.fromkeys(page.notes)),
         provenance=_provenance(page.provenance),
@@ -142,9 +146,26 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     return rows
 
 
-def data_of(picture: Picture) -> Markup:
-    """The data of a figure as JSON that is safe inside a script element."""
-    text = picture.figure.to_json(validate=False)
+def _number(found: Estimate) -> dict[str, str]:
+    if not math.isfinite(found.error) and not found.why_no_error:
+        raise ArgumentError(
+            f"`stderr` of '{found.name}' must be a finite number; got {found.stderr!r}; "
+            "give the reason as `why_no_error` where there is no error."
+        )
+    shown, _, error = with_error(found.value, found.error).partition(" ± ")
+    return {
+        "name": cut_off(found.name),
+        # That a loss is in units of the loss needs no word.
+        "value": shown if found.unit == "loss" else f"{shown} {found.unit}".strip(),
+        "error": f"± {error}" if error else "",
+        "why": cut_off(found.why_no_error or "", 200),
+        "meaning": cut_off(found.meaning, 200),
+    }
+
+
+def data_of(figure: Any) -> Markup:
+    """The data of a plotly figure as JSON that is safe inside a script element."""
+    text = figure.to_json(validate=False)
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
     return Markup(text)

@@ -1,7 +1,5 @@
 """What a survey says, in plain sentences, and no more than it can say."""
 
-from lossatlas.report.readings_curvature import read_curvature, read_stability
-from lossatlas.report.readings_instruments import read_sharpness, read_unavailable
 from lossatlas.report.sections.loss_map import read_center
 from lossatlas.report.sections.topology import read_topology
 from lossatlas.surveys import Survey
@@ -29,11 +27,13 @@ def reading(survey: Survey) -> list[str]:
         Sentences, the most important first.
     """
     land = survey.landscape
-    instruments = (read_curvature, read_stability, read_sharpness, read_unavailable)
+    # The chief instruments speak at the head of a page, the others in their sections.
+    chief = [found for found in survey.findings.values() if found.about.headline]
     return [
         *read_topology(survey),
         *read_center(survey),
         *land.loss_sentences(),
-        *(sentence for read in instruments for sentence in read(survey)),
+        *(sentence for found in chief for sentence in found.sentences()),
+        *survey.unavailable,
         *land.sampling_sentences(),
     ]

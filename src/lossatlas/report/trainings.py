@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossatlas.plots.decisions import decisions_figure
 from lossatlas.plots.trainings import intervals_figure, traces_figure
-from lossatlas.report.contents import Number, Page, Picture, Section, Table, Tile
+from lossatlas.report.contents import Number, Page, Picture, Section, Tile
 from lossatlas.report.readings_trainings import (
     band,
     headline,
@@ -17,6 +17,7 @@ from lossatlas.report.readings_trainings import (
     shown,
     signed,
 )
+from lossatlas.result import Estimate, Figure, Table
 from lossatlas.studies.compare.summary import Row, interval, rows
 from lossatlas.studies.compare.trainings import Trainings
 from lossatlas.text import count, cut_off, number, percent, with_error
@@ -69,13 +70,13 @@ def _scores(found: Trainings, table: list[Row]) -> Section:
             "order of the data, so differences are taken seed by seed."
         ),
         tiles=tuple(_tiles(found, table)),
-        pictures=tuple(pictures),
+        figures=tuple(pictures),
         tables=(_table(found, table),),
-        numbers=tuple(n for row in table for n in _numbers(found, row)),
+        estimates=tuple(n for row in table for n in _numbers(found, row)),
     )
 
 
-def _differences(found: Trainings, table: list[Row], factor: int) -> Picture:
+def _differences(found: Trainings, table: list[Row], factor: int) -> Figure:
     name = f"test {found.measure}"
     base = found.tuned(table[0].recipe, name)
     gaps = [factor * (found.tuned(row.recipe, name) - base) for row in table[1:]]
@@ -123,7 +124,7 @@ def _course(found: Trainings) -> Section:
         key="course",
         title="How it went",
         lead="Lines are means over the seeds, bands hold all of them.",
-        pictures=(
+        figures=(
             Picture(
                 "Training loss",
                 traces_figure(names, losses, "training loss", smooth=True, log=True),
@@ -162,7 +163,7 @@ def _decisions(found: Trainings, table: list[Row]) -> Section:
         key="decisions",
         title="Decisions",
         lead="What the controllers decided, and why. The whole log is in the file of results.",
-        pictures=tuple(pictures),
+        figures=tuple(pictures),
         tables=(Table("Reasons, seed 0", ("recipe", "reason", "times"), tuple(reasons)),),
     )
 
@@ -206,7 +207,7 @@ def _tiles(found: Trainings, table: list[Row]) -> list[Tile]:
     ]
 
 
-def _numbers(found: Trainings, row: Row) -> list[Number]:
+def _numbers(found: Trainings, row: Row) -> list[Estimate]:
     per = "" if len(found.seeds) > 1 else "one seed; the error is over the examples"
     why = per or "some trainings diverged"
     made = [

@@ -3,21 +3,14 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.comparison import Comparison, compare
-from lossatlas.surveys.instrument_result import InstrumentResult, Quantity
-from lossatlas.surveys.instruments import INSTRUMENTS, Instrument, named
 from lossatlas.surveys.results import Survey
 from lossatlas.surveys.survey import survey
 
 __all__ = [
-    "INSTRUMENTS",
     "Comparison",
-    "InstrumentResult",
-    "Instrument",
-    "Quantity",
     "Survey",
     "compare",
     "eigen_plane",
-    "named",
     "survey",
 ]
 

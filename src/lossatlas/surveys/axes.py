@@ -27,6 +27,15 @@ def eigen_plane(objective: Objective, *, dimension: int = 2, seed: int = 0) -> P
         ArgumentError: a dimension that is not 1, 2 or 3, or more than there are weights.
         LossError: the loss is not twice differentiable.
         NonFiniteError: the gradient or a product is not finite.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.surveys import eigen_plane
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> eigen_plane(la.Objective(model, loss, [batch])).labels[0]
+        'eigenvector 1 (λ = 4)'
     """
     check_at_least("dimension", dimension, 1)
     if dimension > 3:

@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from lossatlas.curvature.instrument import InstrumentResult
 from lossatlas.errors import ResumeError
 from lossatlas.objective import Objective
 from lossatlas.store import Ledger
 from lossatlas.store.sizes import check_npz
-from lossatlas.surveys.instrument_result import InstrumentResult
 
 _FIELDS = "fields"
 

@@ -1,21 +1,16 @@
-"""Survey: what a stretch of loss landscape is like, as several instruments found it."""
+"""Survey: what the loss around some weights is like, as several instruments found it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from lossatlas import store
-from lossatlas.curvature import Spectrum
+from lossatlas.curvature import InstrumentResult, Spectrum
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Result, estimate_row, result
 from lossatlas.store import Provenance
-from lossatlas.store.records import from_dataset, to_dataset
-from lossatlas.surveys.instrument_result import InstrumentResult
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
@@ -30,10 +25,9 @@ from lossatlas.topology import (
 Array = NDArray[np.float64]
 
 
-@store.kind("survey")
-@dataclass(frozen=True, eq=False)
-class Survey:
-    """The findings of a survey; `lossatlas.write_report` shows them.
+@result("survey")
+class Survey(Result):
+    """What a survey found; `lossatlas.write_report` shows it.
 
     Attributes:
         title: what was surveyed, as in "resnet20 on cifar10". Never trusted as HTML.
@@ -43,7 +37,7 @@ class Survey:
         tree: merge tree of the map.
         metrics: further numbers at the weights themselves (accuracy, ...), with their errors.
         findings: what further instruments found, by their names; empty where none was chosen.
-        seconds: wall time of the whole survey.
+        seconds: wall time of the whole survey; does not count for equality.
         notes: what a reader should know, in sentences.
         provenance: seed, settings, fingerprints, versions.
         checked: what was checked before anything was measured, and to how much; a sentence each
@@ -57,14 +51,14 @@ class Survey:
     tree: MergeTree
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     findings: Mapping[str, InstrumentResult] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
     checked: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         basins = count(len(self.tree), "basin")
-        found = ", ".join(self.findings) or "none"
+        found = cut_off(", ".join(self.findings) or "none", 160)
         loss = with_error(self.loss.value, self.loss.stderr)
         size = " x ".join(map(str, self.landscape.values.shape))
         unknown = self.tree.why_unknown
@@ -121,87 +115,122 @@ class Survey:
         """Heights of the passes between the basins longer than the threshold, a matrix."""
         return barrier_matrix(simplify(self.tree))
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one netCDF file; `lossatlas.load` reads it back.
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The loss and the metrics at the weights, then the numbers of every part."""
+        parts = (each for part in self._parts() for each in part.estimates())
+        return (*self._at_weights, *parts)
 
-        Args:
-            path: where, by convention `*.nc`.
+    @property
+    def _at_weights(self) -> tuple[Estimate, ...]:
+        own = {"loss": self.loss, **self.metrics}
+        return tuple(_at_weights(name, found) for name, found in own.items())
 
-        Returns:
-            The path.
+    def sentences(self) -> tuple[str, ...]:
+        """What every part says, and which instruments could not measure anything."""
+        said = (sentence for part in self._parts() for sentence in part.sentences())
+        return (*said, *self.unavailable)
 
-        Raises:
-            FileError: the place cannot be written.
-        """
-        return store.save(self, path)
+    @property
+    def unavailable(self) -> tuple[str, ...]:
+        """Which instruments could not measure anything, in a sentence."""
+        lost = [found.about.title for found in self.findings.values() if found.why_not]
+        return (f"Not measured, with the reason below: {', '.join(lost)}.",) if lost else ()
 
-    def to_tree(self) -> dict[str, xr.Dataset]:
-        """As groups for the store.
+    def figures(self) -> tuple[Figure, ...]:
+        """The pictures of every part."""
+        return tuple(figure for part in self._parts() for figure in part.figures())
 
-        Returns:
-            Group name -> Dataset.
-        """
-        numbers = {"loss": self.loss, **{f"metric:{k}": v for k, v in self.metrics.items()}}
-        own = {
-            f"number/{k}": to_dataset(value).assign_attrs(name=name)
-            for k, (name, value) in enumerate(numbers.items())
-        }
-        head = xr.Dataset(
-            attrs={
-                "title": self.title,
-                "seconds": self.seconds,
-                "notes": list(self.notes),
-                "checked": list(self.checked),
-                "provenance": self.provenance.to_json(),
-                "instruments": list(self.findings),
-            }
-        )
-        parts = {part: getattr(self, part).to_tree() for part in _PARTS}
-        parts |= {_FINDING + name: found.to_tree() for name, found in self.findings.items()}
-        return {"survey": head} | own | store.nested(parts)
-
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, xr.Dataset]) -> "Survey":
-        """The inverse of `to_tree`.
-
-        Args:
-            tree: group name -> Dataset.
+    def summary(self) -> dict[str, Any]:
+        """The whole survey for JSON.
 
         Returns:
-            An equal survey.
+            Title, loss, metrics, grid, topology, instruments (see `InstrumentResult.summary`),
+            sentences, notes, checks, seconds, evaluations. NaN and infinity are None.
         """
-        head = tree["survey"].attrs
-        numbers = {
-            str(data.attrs["name"]): from_dataset(data)
-            for name, data in tree.items()
-            if name.startswith("number/")
+        own = {"title": self.title, "seconds": self.seconds}
+        own |= {"evaluations": self.landscape.evaluations}
+        own |= {"grid": self._grid(), "topology": self._topology()}
+        own |= {"instruments": {name: f.summary() for name, f in self.findings.items()}}
+        return super().summary() | own
+
+    def _grid(self) -> dict[str, Any]:
+        land = self.landscape
+        return {
+            "points": list(land.values.shape),
+            "ranges": [[float(axis[0]), float(axis[-1])] for axis in land.axes],
+            "directions": list(land.labels),
+            "computed": int(land.computed.sum()),
+            "interpolation_error": land.interpolation_error,
+            "non_finite": int((~land.finite).sum()),
+            "engine": land.engine,
         }
-        parts = {p: kind.from_tree(store.below(tree, p)) for p, kind in _PARTS.items()}
-        findings = {
-            name: InstrumentResult.from_tree(store.below(tree, _FINDING + name))
-            for name in _texts(head["instruments"])
+
+    def _topology(self) -> dict[str, Any]:
+        diagram, why = self.diagram, self.diagram.why_unknown
+        rarest = self.tree.rarest_share
+        return {
+            "minima": len(self.tree),
+            "bars": [_bar(diagram, row) for row in range(len(diagram))],
+            "smad": self.tree.smad(),
+            "certain_bars": None if why else int(diagram.certain.sum()),
+            "threshold": None if why else diagram.threshold,
+            "why_unknown": why or None,
+            "rarest_share": None if np.isnan(rarest) else rarest,
+            "connectivity": diagram.connectivity,
+            "certain_basins": None if why else self.certain_basins,
+            "under_resolved": self.resolution.under_resolved,
+            "barriers": self.barriers.tolist(),
         }
-        return cls(
-            title=str(head["title"]),
-            loss=numbers.pop("loss"),
-            metrics={name.removeprefix("metric:"): value for name, value in numbers.items()},
-            seconds=float(head["seconds"]),
-            notes=_texts(head["notes"]),
-            checked=_texts(head.get("checked", ())),
-            provenance=Provenance.from_json(str(head["provenance"])),
-            findings=findings,
-            **parts,
-        )
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The chief numbers as cells of a table.
+
+        Returns:
+            See `Result.rows`.
+        """
+        land, diagram = self.landscape, self.diagram
+        share = land.evaluations / land.values.size
+        size = " x ".join(map(str, land.values.shape))
+        held = f"95 % bound, from leaving out each of {land.held_out} points"
+        lost = count(int((~land.finite).sum()), "point") + " without a finite loss"
+        touch = f"{diagram.connectivity} connectivity"
+        touch += "; under-resolved" if self.resolution.under_resolved else ""
+        basins = diagram.dimensions == 0
+        sure = f"{int(diagram.certain[basins].sum())} certain (the deepest, and those deeper "
+        sure += f"than {diagram.threshold:.2g})"
+        unknown = f"certainty unknown: {diagram.why_unknown}"
+        return [
+            *map(estimate_row, self._at_weights),
+            ("map", size, f"{land.evaluations} computed ({share:.0%}), engine {land.engine}"),
+            (
+                "interpolation error",
+                f"{land.interpolation_error:.2g}",
+                held if land.held_out else "every point was computed",
+            ),
+            ("range of the loss", f"{land.range:.6g}", lost),
+            ("minima", str(len(self.tree)), touch),
+            ("basins", str(int(basins.sum())), unknown if diagram.why_unknown else sure),
+            ("smad", f"{self.tree.smad():.6g}", "mean rise to a saddle, of all minima"),
+            *(line for found in self.findings.values() for line in found.rows()),
+        ]
+
+    def _parts(self) -> tuple[Result, ...]:
+        return (self.tree, self.diagram, self.landscape, *self.findings.values())
 
 
-_PARTS: dict[str, Any] = {
-    "landscape": Landscape,
-    "diagram": Diagram,
-    "tree": MergeTree,
-}
-_FINDING = "finding-"
+def _at_weights(name: str, found: Estimate) -> Estimate:
+    return replace(found, name=f"{name} at the weights", meaning="mean over the data")
 
 
-def _texts(found: Any) -> tuple[str, ...]:
-    # A list of one text comes back from a file as the text.
-    return (found,) if isinstance(found, str) else tuple(map(str, found))
+def _bar(diagram: Diagram, row: int) -> dict[str, Any]:
+    places = diagram.birth_places[row], diagram.death_places[row]
+    born, dies = (place.tolist() if np.isfinite(place).all() else None for place in places)
+    dies_at = float(diagram.deaths[row])
+    return {
+        "dimension": int(diagram.dimensions[row]),
+        "birth": float(diagram.births[row]),
+        "death": dies_at if np.isfinite(dies_at) else None,
+        "certain": None if diagram.why_unknown else bool(diagram.certain[row]),
+        "birth_place": born,
+        "death_place": dies,
+    }

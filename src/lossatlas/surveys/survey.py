@@ -1,9 +1,10 @@
-"""`survey`: the ground around the weights of a network, seen by several instruments at once."""
+"""`survey`: the loss around the weights of a network, seen by several instruments at once."""
 
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,13 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lossatlas.checks import check_list, check_one_of, check_positive, check_text
+from lossatlas.curvature.instrument import (
+    Context,
+    Instrument,
+    InstrumentResult,
+    Stage,
+    chosen,
+)
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, get_executor
@@ -26,12 +34,8 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
-from lossatlas.surveys.context import Context
-from lossatlas.surveys.instrument_result import InstrumentResult
-from lossatlas.surveys.instruments import Instrument, chosen
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
-from lossatlas.surveys.runner import Stage, run_instruments
 from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 
@@ -62,7 +66,7 @@ def survey(
     progress: Progress | None = None,
     stage: Stage | None = None,
 ) -> Survey:
-    """Survey the ground around the present weights.
+    """Survey the loss around the present weights: map, topology, and chosen instruments.
 
     Args:
         objective: what to survey.
@@ -80,11 +84,11 @@ def survey(
             to be certain, as for `persistence`; None or 0: no such rule.
         curvature: the same as the instrument "curvature".
         instruments: what else to measure at the weights: "all", or names of
-            `lossatlas.surveys.INSTRUMENTS`, in a sequence or with commas between them. One
+            `lossatlas.curvature.instruments()`, in a sequence or with commas between them. One
             that cannot serve this objective leaves the reason in its finding.
-        lr: a learning rate to hold against the curvature, for "stability".
+        lr: a learning rate to compare with the curvature, for "stability".
         optimizer: an optimizer of the model, with its state, for "stability".
-        title: what the report is headed with; the model's class by default.
+        title: title of the report; the model's class by default.
         seed: of the random directions.
         adaptive: compute only what cannot be interpolated.
         tolerance: as for `map_plane`.
@@ -104,6 +108,15 @@ def survey(
         ResumeError: a resume file is damaged or belongs to another run.
         StructureError: checkpoints of another model.
         UnknownNameError: an unknown plane, instrument, engine, executor or connectivity.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, [batch])
+        >>> found = la.survey(objective, points=5, span=0.5, instruments="gradient")
+        >>> sorted(found.findings)
+        ['gradient']
     """
     started = time.monotonic()
     _check(objective, progress, title, checkpoints, executor, min_share=min_share)
@@ -128,8 +141,8 @@ def survey(
     )
     if states:
         land = _with_values(land, objective, states)
-    site = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
-    findings = _findings(site, tools, resume, stage)
+    context = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
+    findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
     asked = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
     return Survey(
@@ -181,15 +194,24 @@ def _tools(
 
 
 def _findings(
-    site: Context, tools: tuple[Instrument, ...], resume: str | Path | None, stage: Stage | None
+    context: Context,
+    tools: tuple[Instrument, ...],
+    resume: str | Path | None,
+    stage: Stage | None,
 ) -> dict[str, InstrumentResult]:
     if stage is not None and not callable(stage):
         raise ArgumentError(f"`stage` must be callable; got {type(stage).__name__}.")
+    findings: dict[str, InstrumentResult] = {}
     if not tools:
-        return {}
-    shared = {"seed": site.seed, "lr": site.lr, "checkpoints": len(site.checkpoints)}
-    with keeper(resume, site.objective, shared) as kept:
-        return run_instruments(site, tools, kept, stage)
+        return findings
+    context.findings = findings
+    shared = {"seed": context.seed, "lr": context.lr, "checkpoints": len(context.checkpoints)}
+    with keeper(resume, context.objective, shared) as kept:
+        for done, tool in enumerate(tools):
+            if stage is not None:
+                stage(tool.title, done, len(tools))
+            findings[tool.name] = kept.keep(tool.name, partial(tool.run, context))
+    return findings
 
 
 def _plane(

@@ -1,6 +1,7 @@
 """What was checked before anything was measured."""
 
-from lossatlas.report.contents import Section, Table
+from lossatlas.report.contents import Section
+from lossatlas.result import Table
 from lossatlas.surveys import Survey
 
 

@@ -4,8 +4,7 @@ import math
 from dataclasses import replace
 
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.report.contents import Number, Section, Tile
-from lossatlas.report.sections.adapters import numbers, pictures
+from lossatlas.report.contents import Section, Tile
 from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
 from lossatlas.text import cut_off, number, with_error
@@ -29,8 +28,8 @@ def loss_map_section(survey: Survey) -> Section:
         lead=_lead(land),
         sentences=(*read_center(survey), *land.loss_sentences()),
         tiles=_tiles(survey),
-        pictures=pictures(land.figures(survey.tree)),
-        numbers=(*_at_weights(survey), *numbers(land.loss_estimates())),
+        figures=land.figures(survey.tree),
+        estimates=(*_at_weights(survey), *land.loss_estimates()),
         references=land.references,
     )
 
@@ -71,11 +70,11 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _at_weights(survey: Survey) -> tuple[Number, ...]:
+def _at_weights(survey: Survey) -> tuple[Estimate, ...]:
     loss = _named(survey.loss, "loss", "mean over the data, at zero on the map")
     further = "a further metric, same data"
     metrics = [_named(found, name, further) for name, found in survey.metrics.items()]
-    return numbers((loss, *metrics))
+    return loss, *metrics
 
 
 def _named(found: Estimate, name: str, meaning: str) -> Estimate:
@@ -97,7 +96,8 @@ def sampling_section(survey: Survey) -> Section:
     computed = int(land.computed.sum())
     size = _BY.join(str(axis.size) for axis in land.axes)
     share = "all computed" if computed == land.values.size else f"{computed:,} computed"
-    clock = Number("wall time", survey.seconds, why="a clock, read once", unit="s")
+    why = "a clock, read once"
+    clock = Estimate(survey.seconds, why_no_error=why, name="wall time", unit="s")
     return Section(
         key="sampling",
         title="What was computed",
@@ -108,7 +108,7 @@ def sampling_section(survey: Survey) -> Section:
             Tile("points on the map", size, share),
             Tile("wall time", _duration(survey.seconds), f"{land.evaluations:,} evaluations"),
         ),
-        numbers=(*numbers(land.sampling_estimates()), clock),
+        estimates=(*land.sampling_estimates(), clock),
     )
 
 

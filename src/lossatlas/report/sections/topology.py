@@ -2,8 +2,8 @@
 
 from lossatlas.plots.grid import marked_minima
 from lossatlas.plots.scale import scale_of
-from lossatlas.report.contents import Section, Table, Tile
-from lossatlas.report.sections.adapters import numbers, pictures
+from lossatlas.report.contents import Section, Tile
+from lossatlas.result import Table
 from lossatlas.surveys import Survey
 from lossatlas.text import number, with_error
 from lossatlas.topology.certainty import rarest_sentence
@@ -28,9 +28,9 @@ def topology_section(survey: Survey) -> Section:
         lead=_lead(survey),
         sentences=read_topology(survey),
         tiles=_tiles(survey),
-        pictures=pictures((persistence, barcode, *tree.figures(), betti)),
+        figures=(persistence, barcode, *tree.figures(), betti),
         tables=_minima(survey),
-        numbers=numbers((*tree.estimates(), *bars)),
+        estimates=(*tree.estimates(), *bars),
         references=(*diagram.references, *tree.references),
     )
 

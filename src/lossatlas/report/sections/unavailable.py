@@ -1,7 +1,8 @@
-"""What was asked for and could not be measured, each with the reason."""
+"""What was requested and could not be measured, each with the reason."""
 
-from lossatlas.report.contents import Section, Table
-from lossatlas.surveys import Survey, named
+from lossatlas.report.contents import Section
+from lossatlas.result import Table
+from lossatlas.surveys import Survey
 from lossatlas.text import cut_off
 
 
@@ -15,16 +16,16 @@ def unavailable_section(survey: Survey) -> Section | None:
         The section; None where all could.
     """
     rows = tuple(
-        (named(name).title, _parts(reason, found.missing, found.results), cut_off(reason, 300))
-        for name, found in survey.findings.items()
+        (found.about.title, _parts(reason, found.missing, found.results), cut_off(reason, 300))
+        for found in survey.findings.values()
         for reason in dict.fromkeys(found.missing.values())
     )
     if not rows:
         return None
     return Section(
-        key="absent",
+        key="unavailable",
         title="What could not be measured",
-        lead="Instruments that were asked for and could not serve this model, loss or data.",
+        lead="Instruments that were requested and cannot serve this model, loss or data.",
         tables=(Table("Reasons", ("instrument", "part", "why"), rows),),
     )
 

@@ -2,26 +2,33 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.checks import check_positive
 from lossatlas.curvature.density import Density
+from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.curvature.spectrum import Spectrum
-from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError
-from lossatlas.result import Estimate
-from lossatlas.store import kind
+from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.text import number, percent
 
 Array = NDArray[np.float64]
 
 
-@part
-@kind("hessian_criteria")
-@dataclass(frozen=True)
-class HessianCriteria(Stored):
+_REFERENCE = Reference(
+    "criteria re and K of the Hessian",
+    "N. Gabdullin. Investigating Generalization Capabilities of Neural Networks by Means of "
+    "Loss Landscapes and Hessian Analysis. 2024.",
+    "https://arxiv.org/abs/2412.10146",
+)
+
+
+@result("hessian_criteria", references=(_REFERENCE,))
+class HessianCriteria(CheckedResult):
     """Two ratios of a spectral density, averaged over its probes.
 
     Attributes:
@@ -38,6 +45,46 @@ class HessianCriteria(Stored):
     ends: Estimate
     mass: Estimate
     power: float
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Both criteria."""
+        ends = "|smallest node / largest node| of the density; small is nearly convex"
+        mass = f"negative over positive nodes, to the power {self.power:g}"
+        return (
+            replace(self.ends, name="Hessian criterion re", meaning=ends),
+            replace(self.mass, name="Hessian criterion K", meaning=mass),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """How much of the spectrum is negative."""
+        if not math.isfinite(self.ends.value):
+            return ()
+        mass = number(self.mass.value, 2) if math.isfinite(self.mass.value) else "not known"
+        return (
+            f"The smallest eigenvalue is {percent(self.ends.value)} of the largest in size "
+            f"(criterion re); criterion K, negative over positive, is {mass}.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Both criteria; 0 is convex."""
+        return (
+            rows_figure("Criteria", self.estimates(), "negative over positive", is_minor=True),
+        )
+
+
+@instrument(
+    "hessian_criteria",
+    title="Hessian criteria",
+    question="How much of the curvature is negative?",
+    group="curvature",
+    cost="none after curvature",
+    needs="two derivatives",
+    references=(_REFERENCE,),
+    place=2,
+)
+def survey_hessian_criteria(context: Context) -> Parts:
+    """Criteria of generalization read off the density."""
+    return {"criteria": lambda: hessian_criteria(context.spectrum)}
 
 
 def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> HessianCriteria:
@@ -56,6 +103,16 @@ def hessian_criteria(spectrum: Spectrum | Density, power: float = 0.5) -> Hessia
 
     Raises:
         ArgumentError: the spectrum has no density, or `power` is not positive.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import hessian_criteria, spectrum
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> found = spectrum(la.Objective(model, loss, [batch]), top=1, bottom=1)
+        >>> round(hessian_criteria(found).ends.value, 3)
+        0.25
 
     Source: Gabdullin, arXiv:2412.10146.
     """

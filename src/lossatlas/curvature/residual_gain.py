@@ -1,32 +1,37 @@
-"""Risk of loss spikes in pre-norm networks: how much each block can amplify a gradient."""
+"""How much each residual block can amplify a gradient: the risk of loss spikes."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.checks import nearest
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import is_finite, second_derivatives
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
+from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import generator
-from lossatlas.store import kind
+from lossatlas.store.records import record
+from lossatlas.text import count, number
 
-Array = NDArray[np.float64]
+_REFERENCE = Reference(
+    "spike risk of pre-norm blocks",
+    "S. Takase et al. Spike No More: Stabilizing the Pre-training of Large Language Models. "
+    "COLM 2025.",
+    "https://arxiv.org/abs/2312.16903",
+)
 
 
-@part
+@record
 @dataclass(frozen=True)
-class BlockRisk:
+class BlockGain:
     """One residual block y = x + f(x).
 
     Attributes:
@@ -48,10 +53,8 @@ class BlockRisk:
     weight_deviation: float
 
 
-@part
-@kind("spike_risk")
-@dataclass(frozen=True)
-class SpikeRisk(Stored):
+@result("residual_gain", references=(_REFERENCE,))
+class ResidualGain(Result):
     """How much the blocks of a network can amplify a gradient together.
 
     Attributes:
@@ -61,19 +64,84 @@ class SpikeRisk(Stored):
         reason: why the numbers carry no sampling error.
     """
 
-    blocks: tuple[BlockRisk, ...]
+    blocks: tuple[BlockGain, ...]
     log_bound: float
     reason: str
 
+    @property
+    def _weakest(self) -> BlockGain:
+        return min(self.blocks, key=lambda block: block.shortcut)
 
-def spike_risk(
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The gain of all blocks together, the smallest shortcut, each gain."""
+        bound = "the gradient grows at most e to this power from the last block to the first"
+        safe = f"deviation of the input of {self._weakest.name}; about 1 or more is safe"
+        head = (
+            ("log gain of all blocks", self.log_bound, bound),
+            ("smallest shortcut", self._weakest.shortcut, safe),
+        )
+        return (
+            *(Estimate(v, why_no_error=self.reason, name=n, meaning=m) for n, v, m in head),
+            *(
+                Estimate(
+                    block.gain,
+                    why_no_error=f"power iteration, last change {block.change:.1g}",
+                    name=f"gain of {block.name}",
+                    meaning=f"shortcut {block.shortcut:.3g}, branch {block.branch:.3g}",
+                    is_minor=True,
+                )
+                for block in self.blocks
+            ),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """How much the blocks can amplify a gradient."""
+        gain = number(math.exp(min(self.log_bound, 700)), 3)
+        shortcut = self._weakest.shortcut
+        safe = "on the safe side of 1" if shortcut >= 1 else "below 1, where norms amplify"
+        return (
+            f"Together {count(len(self.blocks), 'block')} can stretch a gradient by a factor "
+            f"of {gain} at most; the smallest shortcut has a deviation of "
+            f"{number(shortcut, 2)}, {safe}.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The gain of each block."""
+        import numpy as np
+
+        from lossatlas.plots.rows import Dots, Rows
+
+        gains = np.array([block.gain for block in self.blocks])
+        dots = [Dots("gain", gains, np.full(len(gains), math.nan))]
+        names, axis = [block.name for block in self.blocks], "largest factor on a gradient"
+        data = Rows(names, dots, "Residual blocks", axis, log=True)
+        caption = "How much each block can stretch a gradient; the product bounds them all."
+        return (Figure("gains", "Residual blocks", data.draw, data.plotly, caption, caption),)
+
+
+@instrument(
+    "residual_gain",
+    title="Residual gain",
+    question="Can gradients explode through the residual blocks?",
+    group="learning",
+    cost="40 products a block",
+    needs="a list of residual blocks",
+    references=(_REFERENCE,),
+    place=3,
+)
+def survey_residual_gain(context: Context) -> Parts:
+    """How much residual blocks can amplify a gradient."""
+    return {"blocks": lambda: residual_gain(context.objective, seed=context.seed)}
+
+
+def residual_gain(
     objective: Objective,
     blocks: Iterable[str] | None = None,
     *,
     iterations: int = 20,
     seed: int = 0,
     params: Params | None = None,
-) -> SpikeRisk:
+) -> ResidualGain:
     """Measure shortcut, branch and gain of every residual block on the first batch.
 
     The theory is for pre-norm blocks; post-norm ones are refused where they are recognized.
@@ -97,6 +165,16 @@ def spike_risk(
         NonFiniteError: a block returns or amplifies to NaN or inf.
         UnknownNameError: no module has that name.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import residual_gain
+        >>> block = torch.nn.TransformerEncoderLayer(4, 1, 8, norm_first=True)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), block)
+        >>> loss = lambda model, batch: model(batch).square().mean()
+        >>> objective = la.Objective(model, loss, [torch.randn(5, 3)])
+        >>> [each.name for each in residual_gain(objective, ["1"], iterations=2).blocks]
+        ['1']
+
     Source: Takase et al., COLM 2025, arXiv:2312.16903.
     """
     check_objective(objective, params)
@@ -109,12 +187,13 @@ def spike_risk(
         for name, module in modules.items()
     ]
 
-    def look() -> tuple[BlockRisk, ...]:
+    def look() -> tuple[BlockGain, ...]:
         objective.measure(objective.first_batch())
         for handle in handles:
             handle.remove()
         return tuple(
-            _risk(name, module, seen, iterations, seed) for name, module in modules.items()
+            _block_gain(name, module, seen, iterations, seed)
+            for name, module in modules.items()
         )
 
     try:
@@ -125,7 +204,7 @@ def spike_risk(
             handle.remove()
     reason = "measured on one batch, and gains are maxima over it, not means"
     logs = [math.log(line.gain) if line.gain else -math.inf for line in lines]
-    return SpikeRisk(lines, math.fsum(logs), reason)
+    return ResidualGain(lines, math.fsum(logs), reason)
 
 
 def _keeper(seen: dict[str, Any], name: str) -> Any:
@@ -177,9 +256,9 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _risk(
+def _block_gain(
     name: str, module: nn.Module, seen: dict[str, Any], iterations: int, seed: int
-) -> BlockRisk:
+) -> BlockGain:
     if name not in seen:
         raise ModelError(f"'{name}' is not called with a tensor by the model.")
     x, args, kwargs = seen[name]
@@ -198,7 +277,7 @@ def _risk(
         )
     deviations = [float(p.detach().std()) for p in module.parameters() if p.ndim >= 2]
     branch = float((output.detach() - x).std())
-    return BlockRisk(
+    return BlockGain(
         name, float(x.std()), branch, gain, change, max(deviations, default=math.nan)
     )
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +9,30 @@ from numpy.typing import NDArray
 from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import BasePoint
-from lossatlas.curvature.selfcheck import says_checks
+from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.curvature.spectrum import spectrum
-from lossatlas.curvature.trees import Stored, part
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.intervals import t_quantile
 from lossatlas.linalg.params import Params, add, multiply
 from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Figure, Reference, result
 from lossatlas.rng import derive_seed
-from lossatlas.store import kind
+from lossatlas.text import number
 
 Array = NDArray[np.float64]
 
 
-@part
-@kind("sample_size_curve")
-@dataclass(frozen=True)
-class SampleSizeCurve(Stored):
+_REFERENCE = Reference(
+    "how many examples a landscape needs",
+    "N. Kiselev, A. Grabovoy. Unraveling the Hessian: A Key to Smooth Convergence in Loss "
+    "Function Landscapes. 2024.",
+    "https://arxiv.org/abs/2409.11995",
+)
+
+
+@result("sample_size_curve", references=(_REFERENCE,))
+class SampleSizeCurve(CheckedResult):
     """How much the next example moves the landscape, for growing numbers of examples.
 
     Attributes:
@@ -44,7 +50,7 @@ class SampleSizeCurve(Stored):
         tolerance: the root change that counts as small, units of the loss.
         sigma: standard deviation of the points, units of the weights.
         directions: dimension of the eigenspace.
-        degrees: degrees of freedom of `stderr`; NaN where an older file does not say.
+        degrees: degrees of freedom of `stderr`; NaN where they are unknown.
     """
 
     sizes: Array
@@ -62,6 +68,70 @@ class SampleSizeCurve(Stored):
     def band(self) -> tuple[Array, Array]:
         """Both ends of the 95 % interval of `change` at every size; NaN where unknown."""
         return _band(self.change, self.stderr, self.degrees)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The size that suffices, and the change at the largest size."""
+        change, error = float(self.change[-1]) ** 0.5, float(self.stderr[-1])
+        last = Estimate(
+            change,
+            error / (2 * change) if change else 0.0,
+            name=f"change by example {int(self.sizes[-1]) + 1:,}",
+            meaning="root mean square change of the surface in the top eigenspace",
+            is_minor=self.enough is not None,
+        )
+        if self.enough is None:
+            return (last,)
+        low, high = (
+            "?" if end is None else f"{end:,}" for end in (self.enough_low, self.enough_high)
+        )
+        enough = Estimate(
+            self.enough,
+            why_no_error=f"95 % interval {low} to {high}, over points and orders",
+            name="examples that suffice",
+            meaning=f"one more changes the surface by less than {self.tolerance:.2g}",
+        )
+        return enough, last
+
+    def sentences(self) -> tuple[str, ...]:
+        """How many examples the landscape needs."""
+        small = number(self.tolerance, 2)
+        if self.enough is None:
+            return (
+                f"Even with {int(self.sizes[-1]):,} examples one more still changes the "
+                f"landscape by more than {small}: more data would change the picture.",
+            )
+        known = self.enough_low is not None and self.enough_high is not None
+        ends = f"{self.enough_low:,} to {self.enough_high:,}" if known else ""
+        interval = f" (95 % interval {ends})" if ends else ""
+        return (
+            f"From {self.enough:,} examples on{interval}, one more changes the landscape by "
+            f"less than {small}.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The curve with its band and the tolerance."""
+        from lossatlas.plots.bands import Band
+
+        low, high = (np.sqrt(end) for end in self.band)
+        names = ("change by the next example", "95 % band over points and orders")
+        data = Band(
+            self.sizes,
+            np.sqrt(self.change),
+            low,
+            high,
+            self.tolerance,
+            "Sample size",
+            ("examples", "root mean square change of the loss"),
+            (*names, "small enough"),
+        )
+        caption = (
+            "How much one more example still changes the loss surface, over points drawn in "
+            "the top eigenspace."
+        )
+        alt = "Root change of the landscape against the number of examples."
+        return (
+            Figure("curve", "Sample size", data.draw, data.plotly, caption, alt, wide=True),
+        )
 
 
 @says_checks
@@ -102,6 +172,16 @@ def sample_size_curve(
         LossError: the loss gives only means.
         NonFiniteError: a loss is not finite.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import sample_size_curve
+        >>> drawn = torch.Generator().manual_seed(0)
+        >>> inputs = torch.randn(30, 2, generator=drawn)
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, [(inputs, inputs[:, :1])])
+        >>> sample_size_curve(objective, sizes=(5, 10), directions=1, points=4).sizes
+        array([ 5., 10.])
+
     Source: arXiv:2604.14870 (Delta_2 in the top eigenspace); the identity beneath it:
         arXiv:2409.11995.
     """
@@ -136,6 +216,21 @@ def sample_size_curve(
         directions,
         degrees,
     )
+
+
+@instrument(
+    "sample_size",
+    title="Sample size",
+    question="Do I have enough examples to trust this landscape?",
+    group="sharpness",
+    cost="40 products, 32 losses",
+    needs="50 examples, one loss an example",
+    references=(_REFERENCE,),
+    place=4,
+)
+def survey_sample_size(context: Context) -> Parts:
+    """How many examples the landscape needs."""
+    return {"curve": lambda: sample_size_curve(context.objective, seed=context.seed)}
 
 
 def _rises(

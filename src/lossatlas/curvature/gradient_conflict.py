@@ -1,7 +1,7 @@
 """Zero-sum learning: how far examples' losses and gradients cancel each other."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,20 +9,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trees import Stored, part
-from lossatlas.errors import LossError, NonFiniteError
+from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
+from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import generator
-from lossatlas.store import kind
+from lossatlas.text import percent
 
 Array = NDArray[np.float64]
+_REFERENCE = Reference(
+    "zero-sum learning",
+    "A. Mircea et al. Training Dynamics Underlying Language Model Scaling Laws. ACL 2025.",
+    "https://arxiv.org/abs/2506.05447",
+)
 
 
 def interference(values: Tensor) -> float:
@@ -36,6 +41,12 @@ def interference(values: Tensor) -> float:
 
     Raises:
         ArgumentError: not a tensor.
+
+    Examples:
+        >>> import torch
+        >>> from lossatlas.curvature import interference
+        >>> interference(torch.tensor([1.0, -1.0, 2.0]))
+        0.5
     """
     check_tensor("values", values)
     x = values.double()
@@ -43,10 +54,8 @@ def interference(values: Tensor) -> float:
     return 1 - abs(float(x.sum())) / total if total else math.nan
 
 
-@part
-@kind("zero_sum_losses")
-@dataclass(frozen=True)
-class ZeroSumLosses(Stored):
+@result("zero_sum_losses", references=(_REFERENCE,))
+class ZeroSumLosses(Result):
     """How far the losses of examples went against each other between two points.
 
     Attributes:
@@ -59,6 +68,27 @@ class ZeroSumLosses(Stored):
     interference: Estimate
     change: float
     worsened: float
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The interference of the changes."""
+        share = f"{100 * self.worsened:.0f} % of examples got worse"
+        found = replace(self.interference, name="interference of losses", meaning=share)
+        return (found,)
+
+    def sentences(self) -> tuple[str, ...]:
+        """How many examples paid for others."""
+        if not math.isfinite(self.interference.value):
+            return ()
+        return (
+            f"{percent(self.worsened)} of the examples got worse between the two points; "
+            f"{percent(self.interference.value)} of the changes of the loss cancel.",
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The share that cancels beside the share that got worse."""
+        worse = Estimate(self.worsened, name="share that got worse")
+        shown = (replace(self.interference, name="share that cancels"), worse)
+        return (rows_figure("Changes of the loss", shown, "share", is_minor=True),)
 
 
 def zero_sum_losses(
@@ -82,6 +112,16 @@ def zero_sum_losses(
         NonFiniteError: a loss is not finite.
         StructureError: names or shapes differ from those of the objective.
 
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import zero_sum_losses
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.randn(8, 2), torch.ones(8, 1))
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, [batch])
+        >>> before = {name: value + 0.1 for name, value in objective.params.items()}
+        >>> 0 <= zero_sum_losses(objective, before).worsened <= 1
+        True
+
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
     check_objective(objective)
@@ -101,10 +141,8 @@ def _parts(objective: Objective, params: Params | None) -> Tensor:
     return pairs.sums / pairs.weights.mean()
 
 
-@part
-@kind("zero_sum_gradients")
-@dataclass(frozen=True)
-class ZeroSumGradients(Stored):
+@result("zero_sum_gradients", references=(_REFERENCE,))
+class ZeroSumGradients(CheckedResult):
     """How far the gradients of examples cancel, coordinate by coordinate.
 
     Attributes:
@@ -120,6 +158,35 @@ class ZeroSumGradients(Stored):
     histogram: Array
     silent: float
     examples: int
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The overall interference."""
+        meaning = "1 - |sum| / sum of sizes, weight by weight; at 1 examples cancel"
+        return (replace(self.overall, name="interference of gradients", meaning=meaning),)
+
+    def sentences(self) -> tuple[str, ...]:
+        """How much of the gradients cancels."""
+        if not math.isfinite(self.overall.value):
+            return ()
+        share = percent(self.overall.value)
+        return (f"{share} of the gradients of single examples cancel, weight by weight.",)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Share of weights by interference."""
+        from lossatlas.plots.rows import Dots, Rows
+
+        width = 1 / len(self.histogram)
+        names = [
+            f"{k * width:.2f} to {(k + 1) * width:.2f}" for k in range(len(self.histogram))
+        ]
+        unknown = np.full(len(names), math.nan)
+        dots = [Dots("share of weights", self.histogram, unknown)]
+        title, axis = "Conflict in single weights", "share of weights"
+        data = Rows(names, dots, title, axis)
+        caption = (
+            "How far the gradients of examples cancel (1: fully), and in how many weights."
+        )
+        return (Figure("weights", title, data.draw, data.plotly, caption, caption),)
 
 
 @says_checks
@@ -152,6 +219,14 @@ def zero_sum_gradients(
         LossError: the loss gives only means, or uses batch statistics.
         NonFiniteError: the gradient of some example is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import zero_sum_gradients
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.randn(8, 2), torch.ones(8, 1))
+        >>> zero_sum_gradients(la.Objective(torch.nn.Linear(2, 1), loss, [batch])).examples
+        8
 
     Source: Mircea et al., ACL 2025, arXiv:2506.05447.
     """
@@ -252,3 +327,31 @@ def _rows(
         None if column[0] is None else torch.stack([g.to_dense() for g in column])
         for column in zip(*each, strict=True)
     ]
+
+
+@instrument(
+    "gradient_conflict",
+    title="Gradient conflict",
+    question="Do my examples work against each other?",
+    group="learning",
+    cost="a gradient an example",
+    needs="one loss an example; two checkpoints for the losses on the way",
+    references=(_REFERENCE,),
+    place=1,
+)
+def survey_gradient_conflict(context: Context) -> Parts:
+    """How far examples cancel each other: their gradients here, their losses on the way."""
+    return {
+        "gradients": lambda: zero_sum_gradients(context.objective, seed=context.seed),
+        "losses": lambda: _on_the_way(context),
+    }
+
+
+def _on_the_way(context: Context) -> ZeroSumLosses:
+    if len(context.checkpoints) < 2:
+        raise ArgumentError(
+            "changes of the loss need two checkpoints of the training; pass checkpoints="
+        )
+    # Half of the way back: single steps near the end are noise.
+    before = context.checkpoints[(len(context.checkpoints) - 1) // 2]
+    return zero_sum_losses(context.objective, before, seed=context.seed)

@@ -1,4 +1,4 @@
-"""A curvature matrix, known by its products with vectors."""
+"""A curvature matrix, known by its products with vectors, and the memory these take."""
 
 import fnmatch
 import math
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.checks import check_same_structure, nearest
+from lossatlas.checks import check_at_least, check_same_structure, nearest
+from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import (
     UnreachedError,
     check_finite,
@@ -18,12 +19,14 @@ from lossatlas.curvature.differentiable import (
 from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.linalg.krylov import krylov_bytes
 from lossatlas.linalg.params import Params, norm
+from lossatlas.memory import free_memory
 from lossatlas.objective import Objective, Total
 from lossatlas.objective.point import State
 
 
-class Product:
+class CurvatureOperator:
     """A symmetric matrix over the parameters, known by its products with vectors.
 
     Made by `hessian`, `gauss_newton`, `fisher` and `empirical_fisher`; `matrix @ vector` takes
@@ -298,3 +301,64 @@ def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list
                 f"{nearest(pattern, known)}."
             )
     return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def spectrum_memory(objective: Objective, limit: int = 300) -> int:
+    """What `spectrum` may take beyond model and graph: one Krylov basis and two copies.
+
+    Args:
+        objective: what would be measured.
+        limit: as for `spectrum`; the basis grows with the products really taken.
+
+    Returns:
+        Bytes.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import spectrum_memory
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> spectrum_memory(la.Objective(torch.nn.Linear(2, 1), loss, [batch])) > 0
+        True
+    """
+    check_objective(objective)
+    check_at_least("limit", limit, 1)
+    sizes = [value.numel() for value in objective.params.values()]
+    kinds = [value.dtype for value in objective.params.values()]
+    dtype = torch.float32
+    for each in kinds:
+        dtype = torch.promote_types(dtype, each)
+    return krylov_bytes(sum(sizes), min(limit, sum(sizes)), dtype)
+
+
+def memory_note(fitting: int, wanted: int) -> str:
+    """Whether the memory cut a run short."""
+    if fitting >= wanted:
+        return ""
+    return f"the memory that was free holds the basis of {fitting} of {wanted} products"
+
+
+def fitting_steps(
+    matrix: CurvatureOperator, top: int, bottom: int, limit: int
+) -> tuple[int, int]:
+    """Check that the eigenvalues asked for can be held, and how long a run can be."""
+    for name, count in (("top", top), ("bottom", bottom)):
+        if count > matrix.size:
+            raise ArgumentError(
+                f"`{name}` must be at most the number of parameters, {matrix.size}; "
+                f"got {count}."
+            )
+    fitting = min(limit, matrix.size)
+    least = krylov_bytes(matrix.size, min(top + bottom, matrix.size), matrix.dtype)
+    free = free_memory(matrix.device)
+    if free is None:
+        return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
+    if least > free:
+        raise ArgumentError(
+            f"{top + bottom} eigenvalues of {matrix.size} parameters need a basis of "
+            f"{least / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free; take fewer, or a "
+            "part of the parameters with `names`."
+        )
+    while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:
+        fitting -= 1
+    return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting

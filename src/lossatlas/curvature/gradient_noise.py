@@ -1,7 +1,7 @@
 """The gradient with its noise: its length, the scatter of examples, the noise scale."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,26 +14,30 @@ from lossatlas.curvature.differentiable import (
     explained,
     second_derivatives,
 )
-from lossatlas.curvature.selfcheck import says_checks
-from lossatlas.curvature.trees import Stored, part
+from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import LossError
 from lossatlas.linalg.estimators import Array, rademacher
 from lossatlas.linalg.params import Params, dot
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, Reference, result
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import kind
+from lossatlas.text import number, with_error
 
 # Errors come from folds of the examples: about so many in all.
 _FOLDS = 20
+_REFERENCE = Reference(
+    "gradient noise scale",
+    "S. McCandlish, J. Kaplan, D. Amodei et al. An Empirical Model of Large-Batch Training. "
+    "2018.",
+    "https://arxiv.org/abs/1812.06162",
+)
 
 
-@part
-@kind("gradient_noise")
-@dataclass(frozen=True)
-class GradientNoise(Stored):
+@result("gradient_noise", references=(_REFERENCE,))
+class GradientNoise(CheckedResult):
     """How long the gradient is, and how much of it is noise.
 
     Attributes:
@@ -45,7 +49,6 @@ class GradientNoise(Stored):
             at which noise and signal are equal (McCandlish et al.).
         floor: the length that sampling alone gives a gradient whose mean is zero.
         unit: what the errors come from, "examples" or "batches".
-        checked: what the gradient was held against, a sentence each.
     """
 
     norm: Estimate
@@ -53,6 +56,61 @@ class GradientNoise(Stored):
     noise_scale: Estimate
     floor: float
     unit: str
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Length, noise scale and scatter."""
+        floor = f"sampling alone gives {self.floor:.2g} where the true gradient is zero"
+        scale = f"batch size at which noise and signal are equal, in {self.unit}"
+        cov = "trace of its covariance"
+        return (
+            replace(self.norm, name="gradient norm", meaning=floor),
+            replace(self.noise_scale, name="gradient noise scale", meaning=scale),
+            replace(self.scatter, name="gradient scatter", meaning=cov, is_minor=True),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """Whether the gradient exceeds its noise."""
+        length = with_error(self.norm.value, self.norm.stderr)
+        if not math.isfinite(self.floor):
+            return (f"The gradient is {length} long; nothing is known of its noise.",)
+        if not math.isfinite(self.noise_scale.value):
+            return (
+                f"The gradient is {length} long, no longer than sampling alone would make it: "
+                "the weights are at rest as far as these examples can tell.",
+            )
+        times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
+        return (
+            f"The gradient is {length} long, {times} times what sampling alone would give; "
+            f"{self._scale_sentence()}.",
+        )
+
+    def _scale_sentence(self) -> str:
+        scale = self.noise_scale
+        shown = with_error(scale.value, scale.stderr)
+        if not scale.interval()[0] > 0:
+            return f"the noise scale is hardly known ({shown} {self.unit})"
+        return f"the noise scale is {shown} {self.unit}: smaller batches are mostly noise"
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The length beside the one that sampling alone gives."""
+        floor = Estimate(self.floor, name="what sampling alone gives")
+        length = replace(self.norm, name="mean gradient")
+        title, axis = "Gradient and noise", "length of the gradient (loss per weight)"
+        return (rows_figure(title, (length, floor), axis, is_minor=True),)
+
+
+@instrument(
+    "gradient",
+    title="Gradient and noise",
+    question="Is the gradient above its noise, and how large a batch pays off?",
+    group="steps",
+    cost="10 gradients",
+    references=(_REFERENCE,),
+    place=2,
+)
+def survey_gradient(context: Context) -> Parts:
+    """The gradient and its noise."""
+    return {"noise": lambda: gradient_noise(context.objective, seed=context.seed)}
 
 
 @says_checks
@@ -81,6 +139,14 @@ def gradient_noise(
         ArgumentError: `probes` is below 1.
         NonFiniteError: the gradient is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import gradient_noise
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.randn(8, 2), torch.ones(8, 1))
+        >>> gradient_noise(la.Objective(torch.nn.Linear(2, 1), loss, [batch])).unit
+        'examples'
 
     Source: McCandlish, Kaplan, Amodei, arXiv:1812.06162, sec. 2.2 and app. A.
     """
