@@ -88,7 +88,7 @@ def test_it_explains_draws_and_stores_itself(name, tmp_path):
     for figure in names:
         assert found.plot(figure).figure is not None
         assert found.plot(figure, backend="plotly").data
-    plt.close("all")
+        plt.close("all")
     assert "<img src" in found._repr_html_()
     assert "<i>x</i>" not in found._repr_html_()
     assert la.load(found.save(tmp_path / "r.nc")) == found
