@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -163,3 +164,22 @@ def test_a_gradient_of_zero_and_one_that_is_not_finite():
     )
     with pytest.raises(NonFiniteError, match="weight"):
         gradient_noise(bad)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("measure", [trace, frobenius_norm])
+def test_the_error_in_half_precision_includes_rounding(kind, measure):
+    gaps = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).to(kind)
+        x, y = torch.randn(32, 4).to(kind), torch.randint(3, (32,))
+        loss = la.supervised(F.cross_entropy)
+        fine = la.Objective(copy.deepcopy(model).double(), loss, [(x.double(), y)])
+        matrix = dense.hessian(fine)
+        truth = float(matrix.trace() if measure is trace else matrix.norm())
+        found = measure(la.Objective(model, loss, [(x, y)]), 1e-3)
+        gaps.append(abs(found.value - truth) / found.stderr)
+        assert found.stderr >= 0.1 * torch.finfo(kind).eps * truth
+        assert kind is torch.float16 or not found.reached
+    assert max(gaps) < 3

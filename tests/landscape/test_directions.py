@@ -183,6 +183,58 @@ def test_tensors_that_stand_still_are_named():
     assert la.random_plane(objective).notes() == ()
 
 
+class Sentences(nn.Module):
+    """An embedding with a padding row, read by its own layer or by a tied head too."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.table = nn.Embedding(7, 4, padding_idx=2)
+        self.head = nn.Linear(4, 7, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens).mean(1))
+
+
+@pytest.mark.parametrize("normalization", directions.NORMALIZATIONS)
+def test_the_row_at_padding_idx_stands_still_and_is_named(normalization, monkeypatch):
+    torch.manual_seed(0)
+    network = Sentences(tied=False)
+    network.table.weight.data[2] = 1.0
+    tokens = torch.arange(21).reshape(7, 3) % 7
+    objective = la.Objective(
+        network, la.supervised(F.cross_entropy), [(tokens, torch.arange(7))]
+    )
+    monkeypatch.setattr(directions, "_BLOCK", 8)
+    plane = la.random_plane(objective, normalization=normalization)
+    for direction in plane.directions:
+        moves = direction["table.weight"].any(dim=1)
+        assert moves.tolist() == [row != 2 for row in range(7)]
+    land = la.map_plane(objective, plane, points=3)
+    assert any("row 2 of table.weight" in note for note in land.notes)
+    # What descent reaches from here agrees: this row has no gradient.
+    assert not objective.gradient()["table.weight"][2].any()
+
+
+def test_a_padding_row_of_zeros_is_no_filter_that_is_lent_a_scale():
+    tokens = torch.arange(21).reshape(7, 3) % 7
+    objective = la.Objective(
+        Sentences(tied=False), la.supervised(F.cross_entropy), [(tokens, torch.arange(7))]
+    )
+    (note,) = la.random_plane(objective).notes()
+    assert "padding_idx" in note
+
+
+def test_the_padding_row_of_a_tied_head_moves_as_in_training():
+    tokens = torch.arange(21).reshape(7, 3) % 7
+    objective = la.Objective(
+        Sentences(tied=True), la.supervised(F.cross_entropy), [(tokens, torch.arange(7))]
+    )
+    assert objective.gradient()["table.weight"][2].any()
+    assert la.random_plane(objective).directions[0]["table.weight"][2].any()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import lossatlas as la
 from lossatlas import curvature, store
 from lossatlas.curvature import gauss_newton, gradient_noise, hessian
-from lossatlas.errors import DerivativeError, DerivativeWarning, ModelError
+from lossatlas.curvature.selfcheck import ensure_curvature
+from lossatlas.errors import DerivativeError, DerivativeWarning, LossError, ModelError
 
 X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
 CE = la.supervised(F.cross_entropy)
@@ -406,6 +407,95 @@ def test_a_loss_with_parameters_of_its_own_is_named():
     assert la.Objective(Between(torch.tanh), loss, [(X, Y)]).gradient()
 
 
+class Listed(nn.Module):
+    """Layers that torch does not find, in a container of some kind."""
+
+    def __init__(self, hold, first=True):
+        super().__init__()
+        self.first = nn.Linear(6, 3) if first else nn.Identity()
+        torch.manual_seed(0)
+        self.layers = hold([nn.Linear(3 if first else 6, 3), nn.Linear(3, 3)])
+
+    def forward(self, x):
+        x = self.first(x)
+        layers = self.layers.values() if isinstance(self.layers, dict) else self.layers
+        for layer in layers:
+            x = torch.tanh(layer(x) if isinstance(layer, nn.Module) else layer[0](x))
+        return x
+
+
+@pytest.mark.parametrize(
+    ("hold", "where"),
+    [
+        (list, r"layers\[0\]\.weight"),
+        (tuple, r"layers\[0\]\.weight"),
+        (lambda layers: dict(zip("ab", layers, strict=True)), r"layers\['a'\]\.weight"),
+        (lambda layers: [[layer] for layer in layers], r"layers\[0\]\[0\]\.weight"),
+    ],
+    ids=["list", "tuple", "dict", "nested"],
+)
+def test_modules_in_a_plain_container_are_named(hold, where):
+    model = Listed(hold)
+    with pytest.raises(ModelError, match=rf"'{where}' \(and 3 more\).*nn\.ModuleList"):
+        la.Objective(model, CE, [(X, Y)])
+    # All of them are there: part of it alone can be asked for, or the rest is frozen.
+    assert la.Objective(model, CE, [(X, Y)], params="first.weight").gradient()
+    for layer in nn.ModuleList(_layers(model.layers)):
+        layer.requires_grad_(False)
+    assert la.Objective(model, CE, [(X, Y)]).gradient()
+    assert la.Objective(Listed(nn.ModuleList), CE, [(X, Y)]).gradient()
+    with pytest.raises(ModelError, match=rf"no parameters.*'{where}' is in a plain container"):
+        la.Objective(Listed(hold, first=False), CE, [(X, Y)])
+
+
+def _layers(held):
+    items = held.values() if isinstance(held, dict) else held
+    return [item if isinstance(item, nn.Module) else item[0] for item in items]
+
+
+def test_modules_in_a_list_of_the_loss_are_named():
+    heads = [nn.Linear(3, 3)]
+    loss = lambda m, b: F.cross_entropy(heads[0](m(b[0])), b[1])  # noqa: E731
+    with pytest.raises(ModelError, match=r"one of shape \(3, 3\)' \(and 1 more\)"):
+        la.Objective(Between(torch.tanh), loss, [(X, Y)])
+
+
+def test_inputs_that_take_a_gradient_are_no_parameters():
+    points = X.clone().requires_grad_()
+    objective = la.Objective(Between(torch.tanh), CE, [(points, Y)])
+    assert objective.gradient()
+
+
+class Remembering(nn.Module):
+    """Keeps a tensor made of its weight, with its graph, from batch to batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.kept = nn.Linear(6, 3), None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.exp(self.a.weight)
+        return x @ self.kept.T + self.a.bias
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda o: o.gradient(),
+        lambda o: la.spectrum(o, top=1, bottom=0, density=False),
+        la.trace,
+        lambda o: la.trace(o, curvature="fisher"),
+    ],
+    ids=["gradient", "spectrum", "trace", "fisher"],
+)
+def test_a_weight_kept_with_its_graph_is_an_error_with_the_remedy(call):
+    objective = la.Objective(Remembering(), CE, [(X, Y), (X, Y)])
+    with pytest.raises(LossError, match=r"\(a cached weight\) anew at every call"):
+        call(objective)
+    assert la.map_plane(objective, la.random_plane(objective), points=3).range > 0
+
+
 @pytest.mark.parametrize(
     ("attribute", "words"),
     [
@@ -449,3 +539,41 @@ def test_a_stationary_point_is_no_surrogate():
         gradient = objective.gradient()
     assert not gradient["weight"].any()
     assert objective.checks["gradient"].status == "could not be checked"
+
+
+class Uncut:
+    """A loss that serves whole batches only, and counts its calls."""
+
+    def __init__(self, size):
+        self.size, self.calls = size, 0
+
+    def __call__(self, model, batch):
+        if len(batch[0]) != self.size:
+            raise ValueError("a part of a batch")
+        self.calls += 1
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_kinks_of_a_batch_that_cannot_be_cut_cost_one_pair_of_gradients(normalized):
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 16), torch.randint(3, (256,))
+    middle = [nn.BatchNorm1d(64)] if normalized else []
+    model = nn.Sequential(nn.Linear(16, 64), *middle, nn.ReLU(), nn.Linear(64, 3)).eval()
+    loss = Uncut(256)
+    objective = la.Objective(model, loss, [(x, y)])
+    loss.calls = 0
+    ensure_curvature(objective, "hessian")
+    assert objective.checks["hessian"].status == "could not be checked"
+    assert objective.checks["gradient"].status == "passed"
+    # The graph of the product, a pair of gradients, and values along two directions.
+    assert loss.calls <= 1 + 2 + 6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_wrong_curvature_of_a_batch_that_cannot_be_cut_is_no_kink(kind):
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 6, dtype=kind), torch.randint(3, (256,))
+    model = Between(KeepsDerivative.apply).to(kind)
+    with pytest.raises(DerivativeError, match="at every step"):
+        ensure_curvature(la.Objective(model, Uncut(256), [(x, y)]), "hessian")

@@ -13,6 +13,7 @@ import lossatlas as la
 import lossatlas.curvature
 from lossatlas.errors import DataError, LossError
 from lossatlas.objective import Moments
+from lossatlas.objective.additivity import kernel_rounding
 from reference.objective_ratio import ratio
 
 CLASSES = torch.tensor([1.0, 5.0, 0.2])
@@ -256,3 +257,36 @@ def test_every_engine_maps_the_same_ratio(engine, kind):
     np.testing.assert_allclose(land.values, plain.values, rtol=1e-9)
     np.testing.assert_allclose(land.stderr, plain.stderr, rtol=1e-6)
     assert plain.values[1, 1] == pytest.approx(objective.value())
+
+
+@pytest.mark.parametrize(
+    ("precision", "rounding"), [("highest", 2**-23), ("high", 2**-10), ("medium", 2**-7)]
+)
+def test_parts_of_a_batch_are_compared_as_finely_as_matrices_are_multiplied(
+    precision, rounding
+):
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        single, double = torch.ones(()), torch.ones((), dtype=torch.float64)
+        assert kernel_rounding(nn.Linear(2, 2), single) == rounding
+        assert kernel_rounding(nn.Linear(2, 2), double) == torch.finfo(torch.float64).eps
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("precision", "noted"), [("highest", True), ("high", False)])
+def test_what_low_precision_does_to_parts_is_no_weight_of_theirs(precision, noted):
+    model = nn.Linear(3, 2)
+
+    def loss(model, batch):
+        # A kernel that rounds as TensorFloat-32 does, otherwise in parts than in the whole.
+        return model(batch).square().mean() * (1 + 1e-3 * (len(batch) == 9))
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        objective = la.Objective(model, loss, [torch.randn(9, 3), torch.randn(9, 3)])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert any("not the mean over its examples" in n for n in objective.notes) is noted

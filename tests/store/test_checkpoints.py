@@ -27,6 +27,10 @@ def same(a, b):
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def each(model, batch):
+    return model(batch).square().mean(1)
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
@@ -89,6 +93,82 @@ def test_the_prefix_of_a_wrapper_is_stripped_and_said(tmp_path):
         load_weights(network(), path, note=said.append).state_dict(), model.state_dict()
     )
     assert any("'net.'" in note for note in said)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "model.", "model.net."])
+def test_a_common_prefix_is_stripped_where_the_model_is_known(tmp_path, prefix):
+    model, path = network(), tmp_path / "a.ckpt"
+    state = {f"{prefix}{n}": v for n, v in model.state_dict().items()}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.5"}, path)
+    # Whose names they are cannot be told from the file.
+    assert same(load(path), state)
+    found = load(path, model=model)
+    assert same(found, model.state_dict())
+    assert f"The prefix '{prefix}' of all names is stripped." in found.notes
+    objective = la.Objective(model, each, [torch.randn(6, 3)])
+    assert objective.value(found) == objective.value()
+    with pytest.raises(AtlasError, match="`model` must be a Module"):
+        load(path, model="resnet18")
+
+
+def test_a_network_beside_others_is_found_by_the_prefix_that_the_error_tells(tmp_path):
+    model, path = network(), tmp_path / "a.ckpt"
+    state = {f"net.{n}": v for n, v in model.state_dict().items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(2)}}, path)
+    with pytest.raises(StructureError, match=r"under prefix='net\.'"):
+        load(path, model=model)
+    assert same(load(path, model=model, prefix="net."), model.state_dict())
+
+
+def test_wrapped_models_take_the_files_of_wrapped_models(tmp_path):
+    model, path = network(), tmp_path / "a.pt"
+    wrapped = nn.DataParallel(model)
+    torch.save(wrapped.state_dict(), path)
+    assert same(load(path, model=wrapped), wrapped.state_dict())
+    assert same(load(path, model=model), model.state_dict())
+
+
+@pytest.mark.parametrize("key", [None, "swa_model"])
+def test_averaged_models_are_read_and_their_counter_is_told(tmp_path, key):
+    model, path = network(), tmp_path / "swa.pt"
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    averaged.update_parameters(model)
+    averaged.update_parameters(model)
+    torch.save(averaged.state_dict() if key is None else {key: averaged.state_dict()}, path)
+    found = load(path)
+    assert same(found, averaged.module.state_dict())
+    assert any("average over 2 updates" in note for note in found.notes)
+    assert same(load_weights(network(), path).state_dict(), averaged.module.state_dict())
+    again = torch.optim.swa_utils.AveragedModel(network())
+    assert same(load_weights(again, path).state_dict(), averaged.state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_converted_and_said_or_refused_with_the_remedy(tmp_path, kind):
+    model, path = network(), tmp_path / "half.pt"
+    state = {
+        n: v.to(kind) if v.is_floating_point() else v for n, v in model.state_dict().items()
+    }
+    torch.save(state, path)
+    objective = la.Objective(model, each, [torch.randn(6, 3)])
+    found = load(path, model=model)
+    assert found["0.weight"].dtype == torch.float32
+    assert any("used as float32: no number changes" in note for note in found.notes)
+    exact = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+    assert objective.value(found) == objective.value(exact)
+    moved = {n: v + 1 for n, v in state.items()}
+    for call in (
+        lambda: objective.value(load(path)),
+        lambda: objective.gradient({n: state[n] for n in objective.names}),
+        lambda: la.map_plane(objective, la.plane_through(state, moved), points=3),
+        lambda: la.random_plane(objective, origin=state),
+    ):
+        with pytest.raises(
+            StructureError, match=r"is b?float16 .*load_checkpoint\(path, model"
+        ):
+            call()
 
 
 def test_a_prefix_keeps_one_network_of_several(tmp_path):

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.guard import patched
+from lossatlas.objective.graph import nodes_behind
 from lossatlas.objective.user_code import wrap_errors
 
 _MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
@@ -116,16 +117,9 @@ def explained(message: str) -> str | None:
 
 def check_graph(values: Iterable[Tensor | None]) -> None:
     """Require derivatives whose graph has no cut where torch would go past in silence."""
-    waiting = [value.grad_fn for value in values if value is not None]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
+    for node in nodes_behind(value for value in values if value is not None):
         if node.name() == _CUT:
             raise LossError(_ONCE_SENTENCE)
-        seen.add(node)
-        waiting += [parent for parent, _ in node.next_functions]
 
 
 def check_finite(gradients: Mapping[str, Tensor | None]) -> None:

@@ -42,6 +42,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Every pair of gradients costs two: what two do not settle has kinks, and what seems to
 # settle on many examples gets a third.
 _PAIRS = 3
+# Gradients bend this much at a step that crosses kinks: what they change by on its two sides
+# has little in common. Smooth ones bend by about the step.
+_BENT = 0.5
 # A tensor may be wrong alone: it is looked at where its own product is off by this share.
 _OFF = 0.2
 
@@ -182,8 +185,10 @@ def check_hessian(objective: Objective) -> Check:
     direction = list(line.direction.values())
 
     def compare() -> Check:
-        product = line.at(0.0, lambda leaves: _product(line, leaves, direction))
-        differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
+        product, middle = line.at(0.0, lambda leaves: _product(line, leaves, direction))
+        differences = _Differences(
+            line, lambda step: _filled(line.gradient(step), direction), middle
+        )
         return _Comparison(line, product, differences, line.lines.size).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
@@ -198,7 +203,7 @@ def check_differences(objective: Objective) -> Check:
     direction = list(line.direction.values())
 
     def change() -> float:
-        differences = _differences(line, lambda step: _filled(line.gradient(step), direction))
+        differences = _Differences(line, lambda step: _filled(line.gradient(step), direction))
         step = difference_step(line.here) / line.length
         return _relative(differences(step), differences(step / 3))
 
@@ -224,12 +229,12 @@ def check_outputs(objective: Objective) -> Check:
         pushed, weighed = _pushed(line, direction)
         # Outputs may well be of order one where their change is small.
         found = _Comparison(
-            line, pushed, _differences(line, outputs), _length(outputs(0.0))
+            line, pushed, _Differences(line, outputs), _length(outputs(0.0))
         ).verdict(first=True)
         if found.status != PASSED:
             return found
         length = _length(_slopes(line, 0.0, weighed))
-        differences = _differences(line, lambda step: _slopes(line, step, weighed))
+        differences = _Differences(line, lambda step: _slopes(line, step, weighed))
         return _Comparison(line, weighed, differences, length).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
@@ -259,7 +264,7 @@ def check_losses(objective: Objective) -> Check:
             return [line.at(step, lambda leaves: _losses(objective, line.batch)).detach()]
 
         line.at(0.0, push)
-        differences = _differences(line, losses)
+        differences = _Differences(line, losses)
         return _Comparison(line, seen[0], differences, _length(losses(0.0))).verdict(first=True)
 
     with torch.enable_grad(), second_derivatives(objective.model):
@@ -272,11 +277,15 @@ def _losses(objective: Objective, batch: Batch) -> Tensor:
     return measured if isinstance(measured, Tensor) else measured.sums
 
 
-def _product(line: Line, leaves: dict[str, Tensor], direction: Vectors) -> Vectors:
+def _product(
+    line: Line, leaves: dict[str, Tensor], direction: Vectors
+) -> tuple[Vectors, Vectors | None]:
+    # With the gradient itself, where a second pair of gradients would be dear.
     _, gradient = gradient_graph(line.objective, leaves, line.batch)
     check_graph(gradient)
     line.lines.note([None if part is None else part.detach() for part in gradient])
-    return _filled(of_gradient(gradient, leaves)(direction, False), direction)
+    middle = _filled(gradient, direction) if batch_size(line.batch) > FEW else None
+    return _filled(of_gradient(gradient, leaves)(direction, False), direction), middle
 
 
 def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
@@ -316,16 +325,29 @@ def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
     return [v.detach() for v in _filled(gradient, like)]
 
 
-def _differences(line: Line, at: Callable[[float], Vectors]) -> Callable[[float], Vectors]:
-    def central(step: float) -> Vectors:
-        width = 2 * step * line.length
-        pairs = zip(at(step), at(-step), strict=True)
-        return [(wide(high) - wide(low)) / width for high, low in pairs]
+class _Differences:
+    """Central differences along a line."""
 
-    def wide(value: Tensor) -> Tensor:
-        return value.to(torch.promote_types(value.dtype, torch.float32))
+    def __init__(
+        self, line: Line, at: Callable[[float], Vectors], middle: Vectors | None = None
+    ) -> None:
+        self._line, self._at, self._middle = line, at, middle
+        # How much what is differenced bends within a step, as a share of what it changes by.
+        self.bends: dict[float, float] = {}
 
-    return central
+    def __call__(self, step: float) -> Vectors:
+        width = 2 * step * self._line.length
+        high, low = (list(map(_wide, self._at(side))) for side in (step, -step))
+        change = [(a - b) / width for a, b in zip(high, low, strict=True)]
+        if self._middle is not None:
+            sides = zip(high, low, self._middle, strict=True)
+            bend = _length([(a + b - 2 * middle) / width for a, b, middle in sides])
+            self.bends[step] = bend / (_length(change) or 1.0)
+        return change
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -341,7 +363,7 @@ class _Comparison:
 
     line: Line
     product: Vectors
-    differences: Callable[[float], Vectors]
+    differences: _Differences
     length: float
 
     def verdict(self, *, first: bool = False) -> Check:
@@ -363,7 +385,7 @@ class _Comparison:
                 return self._with_blocks(found, gap)
             if len(found) > 1 and self._settled(found):
                 return Check("", FAILED, gap)
-            if len(found) > 1 and not self._seems_settled(found):
+            if not self._goes_on(found):
                 break
         if not gaps:
             return Check("", UNKNOWN, sentence="rounding is too coarse")
@@ -379,6 +401,14 @@ class _Comparison:
         size = max(_length(difference), _length(self.product))
         floor = 8 * self.line.rounding(step) * self.length
         return floor / size if size > floor else math.inf
+
+    def _goes_on(self, found: list[tuple[float, Vectors]]) -> bool:
+        # Another pair is worth its cost unless kinks are plain already.
+        if len(found) > 1:
+            return self._seems_settled(found)
+        step, difference = found[0]
+        bent = self.differences.bends.get(step, 0.0) > _BENT
+        return not (bent and self._noise(step, difference) <= AGREE)
 
     def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
         last = _relative(found[-2][1], found[-1][1])

@@ -19,6 +19,7 @@ from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.params import Params
 from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
 from lossatlas.objective import Objective
+from lossatlas.objective.lines import coarse_rounding
 from lossatlas.result import Estimate, Figure, result
 from lossatlas.rng import derive_seed, generator
 
@@ -63,7 +64,9 @@ def trace(
         rows: vectors of the Krylov space at most: what it may take of the memory.
 
     Returns:
-        Value, standard error and products; `.interval()` is the 95 % interval.
+        Value, standard error and products; `.interval()` is the 95 % interval. In half
+        precision the error includes the rounding of products, about the machine epsilon times
+        the Frobenius norm.
 
     Raises:
         ArgumentError: a number of the wrong kind.
@@ -89,6 +92,8 @@ def trace(
     estimate, _ = deflated_trace(
         matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
     )
+    scale = math.sqrt(_squares_inside(lanczos, lanczos.steps))
+    estimate = _with_rounding(estimate, coarse_rounding(objective) * scale, tolerance)
     name = f"trace of {_NAMES[curvature]}"
     return replace(estimate, name=name, unit=UNIT, meaning="sum of all eigenvalues")
 
@@ -144,6 +149,8 @@ def frobenius_norm(
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
+            rounding = coarse_rounding(objective) * estimate.value
+            estimate = _with_rounding(estimate, rounding, tolerance)
             name = f"Frobenius norm of {_NAMES[curvature]}"
             return replace(estimate, name=name, unit=UNIT)
         more = max(len(probes) // 2, _FEW - len(probes), 4)
@@ -153,10 +160,7 @@ def frobenius_norm(
 def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> Estimate:
     spent = lanczos.steps + len(probes)
     last = lanczos.steps if lanczos.exhausted else max(lanczos.steps - 1, 0)
-    alpha, beta = lanczos.alpha[:last], lanczos.beta[:last]
-    # |H Q|^2: neighbors inside the space count twice, the coupling to the outside once.
-    inside = math.fsum(a * a for a in alpha) + math.fsum(2 * b * b for b in beta)
-    inside -= beta[-1] ** 2 if beta else 0.0
+    inside = _squares_inside(lanczos, last)
     if lanczos.exhausted:
         return Estimate(math.sqrt(inside), 0.0, spent)
     outside = mean_of(probes.squares()[1])
@@ -169,6 +173,23 @@ def _norm_so_far(lanczos: Lanczos, probes: DeflatedProbes, tolerance: float) -> 
     half = (Estimate(value, error, samples=outside.samples).interval()[1]) - value
     enough = len(probes) >= _FEW and half <= tolerance * value
     return Estimate(value, error, spent, outside.samples, enough)
+
+
+def _squares_inside(lanczos: Lanczos, last: int) -> float:
+    # |H Q|^2: neighbors inside the space count twice, the coupling to the outside once.
+    alpha, beta = lanczos.alpha[:last], lanczos.beta[:last]
+    inside = math.fsum(a * a for a in alpha) + math.fsum(2 * b * b for b in beta)
+    return inside - (beta[-1] ** 2 if beta else 0.0)
+
+
+def _with_rounding(estimate: Estimate, rounding: float, tolerance: float) -> Estimate:
+    # Half precision puts every product off in the same way, which probes do not see.
+    if not rounding or math.isnan(estimate.stderr):
+        return estimate
+    wider = replace(estimate, stderr=math.hypot(estimate.stderr, rounding))
+    half = wider.interval()[1] - wider.value
+    enough = half <= tolerance * abs(wider.value)
+    return replace(wider, reached=estimate.reached and enough)
 
 
 @result("diagonal")

@@ -26,6 +26,8 @@ _FEWEST = {1: 52, 2: 35, 3: 125}
 _ON_EDGES = {1: 2, 2: 7, 3: 5}
 # A stripe this wide, as a share of the range, is met wherever it lies.
 _STRIPE = 0.02
+# The widest gap on a line, as a share of its range.
+_GAP = 0.03
 
 
 def first_points(shape: tuple[int, ...], seed: int) -> Mask:
@@ -49,7 +51,8 @@ def _rows_inside(points: int, edge: Rows) -> Rows:
 
 def _count(shape: tuple[int, ...], others: list[Rows]) -> int:
     if len(shape) == 1:
-        return _FEWEST[1]
+        # Not even one point may be left out where the next ones are too far apart.
+        return _FEWEST[1] if _GAP * (shape[0] - 1) >= 2 else shape[0]
     stride = max(1, int(_STRIPE * (max(shape) - 1)))
     return max(_FEWEST[len(shape)], -(-max(map(len, others)) // stride))
 

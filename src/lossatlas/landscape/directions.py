@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from lossatlas.rng import generator
 NORMALIZATIONS = ("filter", "layer", "none")
 # Numbers drawn at once: directions of a large model never exist whole.
 _BLOCK = 1 << 20
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def filter_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
@@ -34,13 +36,18 @@ def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
     }
 
 
-def zero_filters(weights: Params, *, biases: bool = False) -> tuple[str, ...]:
+def zero_filters(
+    weights: Params, *, biases: bool = False, still: Mapping[str, int] = _NONE
+) -> tuple[str, ...]:
     """Tensors that hold a zero filter, which has no norm to scale a direction by."""
-    return tuple(
-        name
-        for name, value in weights.items()
-        if (value.ndim > 1 or biases) and not _as_rows(value).flatten(1).any(dim=1).all()
-    )
+    found = []
+    for name, value in weights.items():
+        alive = _as_rows(value).flatten(1).any(dim=1)
+        if name in still:
+            alive[still[name]] = True
+        if (value.ndim > 1 or biases) and not alive.all():
+            found.append(name)
+    return tuple(found)
 
 
 class RandomDirection(Mapping[str, Tensor]):
@@ -57,17 +64,26 @@ class RandomDirection(Mapping[str, Tensor]):
             standard normal numbers.
         biases: whether tensors with fewer than two axes (biases, norm scales) move too, each
             rescaled as one filter; Li et al. keep them still.
+        still: name -> a row that does not move (`padding_idx` of an embedding).
 
     Raises:
         UnknownNameError: an unknown normalization.
     """
 
     def __init__(
-        self, weights: Params, seed: int, axis: int, normalization: str, *, biases: bool
+        self,
+        weights: Params,
+        seed: int,
+        axis: int,
+        normalization: str,
+        *,
+        biases: bool,
+        still: Mapping[str, int] = _NONE,
     ) -> None:
         check_one_of("normalization", normalization, NORMALIZATIONS)
         self.weights, self.seed, self.axis = weights, seed, axis
         self.normalization, self.biases = normalization, biases
+        self.still = {name: row for name, row in still.items() if name in weights}
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self.weights[name]
@@ -89,7 +105,7 @@ class RandomDirection(Mapping[str, Tensor]):
             return
         scale = self._layer_scale(name, weight)
         for index, rows in enumerate(_row_blocks(weight)):
-            block = self._normal(name, index, _as_rows(weight)[rows])
+            block = self._normal(name, index, rows)
             if scale is None:
                 spare = partial(_typical, name, self.weights)
                 block = _to_length(block, _as_rows(weight)[rows], spare, axis=1)
@@ -103,17 +119,21 @@ class RandomDirection(Mapping[str, Tensor]):
         if self.normalization == "filter" or weight.ndim < 2:
             return None
         squares: float = sum(
-            float(vector_norm(self._normal(name, i, _as_rows(weight)[rows]).double()) ** 2)
+            float(vector_norm(self._normal(name, i, rows).double()) ** 2)
             for i, rows in enumerate(_row_blocks(weight))
         )
         length = float(vector_norm(weight.double()))
         length = length or _typical(name, self.weights) * weight.numel() ** 0.5
         return length / float(squares**0.5)
 
-    def _normal(self, name: str, block: int, like: Tensor) -> Tensor:
+    def _normal(self, name: str, block: int, rows: slice) -> Tensor:
+        like = _as_rows(self.weights[name])[rows]
         source = generator(self.seed, "direction", self.axis, name, block)
         kind = torch.float64 if like.dtype == torch.float64 else torch.float32
         drawn = torch.randn(like.shape, generator=source, dtype=kind)
+        row = self.still.get(name, -1)
+        if rows.start <= row < rows.stop:
+            drawn[row - rows.start] = 0.0
         return drawn.to(like.device, like.dtype)
 
 

@@ -24,7 +24,8 @@ from lossatlas.landscape.buffers import Buffers, is_statistic
 from lossatlas.landscape.directions import RandomDirection, zero_filters
 from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.objective import Objective
-from lossatlas.objective.point import State, split_state
+from lossatlas.objective.names import padding_rows
+from lossatlas.objective.point import State, check_precision, split_state
 
 Array = NDArray[np.float64]
 
@@ -128,11 +129,20 @@ class Plane:
         drawn = [d for d in self.directions if isinstance(d, RandomDirection)]
         notes = []
         scaled = [d for d in drawn if d.normalization != "none"]
-        lent = zero_filters(self.origin, biases=scaled[0].biases) if scaled else ()
+        lent = (
+            zero_filters(self.origin, biases=scaled[0].biases, still=scaled[0].still)
+            if scaled
+            else ()
+        )
         if lent:
             notes.append(
                 "Zero filters have no length, so they move by that of their layer: "
                 f"{_list(lent)}."
+            )
+        rows = [f"row {row} of {name}" for d in drawn[:1] for name, row in d.still.items()]
+        if rows:
+            notes.append(
+                f"These rows do not move, as in training (`padding_idx`): {_list(rows)}."
             )
         still = [
             name
@@ -223,7 +233,8 @@ def random_plane(
         dimension: 1, 2 or 3.
         normalization: "filter" (each filter moves by its own norm a step), "layer", or "none".
             Zero filters and layers have no norm: they move by the scale of their layer or
-            module, and maps say so.
+            module, and maps say so. Rows at the `padding_idx` of an embedding, which no
+            training moves, stay where they are.
         biases: whether biases and norm scales move too; they stay by default.
 
     Returns:
@@ -254,8 +265,10 @@ def random_plane(
     check_flag("biases", biases)
     state = State(objective.params) if origin is None else objective.split(origin)
     weights = state.params
+    rows = padding_rows(objective.model, tied=False)
+    still = {name: row for name, row in rows.items() if name in weights}
     directions = tuple(
-        RandomDirection(weights, seed, axis, normalization, biases=biases)
+        RandomDirection(weights, seed, axis, normalization, biases=biases, still=still)
         for axis in range(dimension)
     )
     if not _moves(weights, biases=biases, scaled=normalization != "none"):
@@ -269,7 +282,7 @@ def random_plane(
         "normalization": normalization,
         "biases": biases,
         "dimension": dimension,
-    }
+    } | ({"still": still} if still else {})
     labels = tuple(f"random direction {axis + 1}" for axis in range(dimension))
     held = Buffers(state.buffers) if state.buffers else None
     return Plane(weights, directions, labels, recipe=recipe, buffers=held)
@@ -298,6 +311,7 @@ def settled(objective: Objective, plane: Plane) -> Plane:
     own, before = objective.params, plane.buffers
     if plane.origin.keys() == own.keys() and before is None:
         check_same_structure(plane=plane.origin, objective=own)
+        check_precision(plane.origin, own)
         return plane
     held = {} if before is None else before.origin
     extra = [name for name in plane.origin if name not in own]

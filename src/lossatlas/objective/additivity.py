@@ -4,7 +4,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lossatlas.errors import LossError
 from lossatlas.objective.batches import Batch, batch_size, cut
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # A sum of parts rounds otherwise than the whole; weights of examples change far more.
 _TOLERANCE = 1e-4
 _BATCHES = 2
+# TensorFloat-32 keeps ten bits after the leading one.
+_TF32 = 2.0**-10
+_PRECISIONS = {"highest": 0.0, "high": _TF32, "medium": torch.finfo(torch.bfloat16).eps}
 
 
 def weighs_by_itself(objective: "Objective") -> str | None:
@@ -27,7 +31,8 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     found = objective.at(
         None, lambda: [_both(objective, b) for b in islice(objective.each_batch(), _BATCHES)]
     )
-    apart = [pair for pair in found if pair is not None and not _agree(*pair)]
+    model = objective.model
+    apart = [pair for pair in found if pair is not None and not _agree(model, *pair)]
     criterion = objective.loss if isinstance(objective.loss, Supervised) else None
     if criterion is not None and criterion.weighs and (apart or None in found):
         raise LossError(
@@ -56,7 +61,7 @@ def depends_on_others(objective: "Objective") -> str | None:
     if found is None or found[0].shape != found[1].shape:
         return None
     whole, parts = found
-    rounding = max(_TOLERANCE, 4 * torch.finfo(whole.dtype).eps)
+    rounding = max(_TOLERANCE, 4 * kernel_rounding(objective.model, whole))
     apart = (whole - parts).abs().double()
     typical = whole.abs().double().nanmean()
     at = int((apart / (whole.abs().double() + typical)).nan_to_num(0.0).argmax())
@@ -105,6 +110,17 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
     return whole, (parts[0].sum.double() + parts[1].sum.double()) / weight
 
 
-def _agree(whole: Tensor, parts: Tensor) -> bool:
-    rounding = max(_TOLERANCE, 4 * torch.finfo(whole.dtype).eps)
+def kernel_rounding(model: nn.Module, value: Tensor) -> float:
+    """How coarsely the kernels in force round what a value is computed from."""
+    kinds = [torch.finfo(value.dtype).eps]
+    if value.dtype == torch.float32:
+        kinds.append(_PRECISIONS[torch.get_float32_matmul_precision()])
+        if value.is_cuda and torch.backends.cudnn.allow_tf32:
+            convolves = any(isinstance(part, _ConvNd) for part in model.modules())
+            kinds.append(_TF32 if convolves else 0.0)
+    return max(kinds)
+
+
+def _agree(model: nn.Module, whole: Tensor, parts: Tensor) -> bool:
+    rounding = max(_TOLERANCE, 4 * kernel_rounding(model, whole))
     return bool(torch.isclose(whole.double(), parts, rtol=rounding, equal_nan=True))

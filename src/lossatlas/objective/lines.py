@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
+from lossatlas.objective.names import padding_rows
 from lossatlas.rng import generator
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Lines:
         slopes: number of a line -> component of the gradient at the weights along it.
         usual: what such a component is about, the root mean square over directions.
         size: length of that gradient.
+        agreed: the step at which values and a gradient last agreed; None before.
     """
 
     def __init__(self, objective: "Objective") -> None:
@@ -46,6 +48,7 @@ class Lines:
             objective.few = few_examples(objective, self.here)
         self.slopes: dict[int, float] = {}
         self.usual = self.size = math.nan
+        self.agreed: float | None = None
         self._lines: dict[int, Line] = {}
 
     def __getitem__(self, number: int) -> "Line":
@@ -96,7 +99,9 @@ class Line:
         self.lines, self.objective = lines, lines.objective
         self.here, self.length = lines.here, lines.length
         self.direction = _unit(self.here, lines.scales, number)
-        _keep_still(self.objective.model, self.direction)
+        for name, row in padding_rows(self.objective.model).items():
+            if name in self.direction:
+                self.direction[name][row] = 0.0
         assert self.objective.few is not None
         self.batch, self._epsilon = self.objective.few
         self._values: dict[float, float] = {}
@@ -193,17 +198,6 @@ def _scales(like: Params) -> dict[str, float]:
     total = sum(size**2 * like[name].numel() for name, size in sizes.items())
     typical = math.sqrt(total / numbers) or 1.0
     return {name: size or typical for name, size in sizes.items()}
-
-
-def _keep_still(model: nn.Module, direction: dict[str, Tensor]) -> None:
-    # Torch gives the row at `padding_idx` no gradient, so that it stays in training.
-    names = {id(value): name for name, value in model.named_parameters()}
-    for module in model.modules():
-        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None:
-            continue
-        name = names.get(id(module.weight))
-        if name in direction:
-            direction[name][module.padding_idx] = 0.0
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
-from lossatlas.objective.door import why_nothing_moves
+from lossatlas.objective.remedies import why_nothing_moves
 
 # Parameters that are pieces of others.
 _SHARDED = frozenset({"DTensor", "FlatParameter"})
@@ -63,6 +63,24 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         name for pattern in _patterns(patterns) for name in _matches(model, pattern, every)
     }
     return {name: value for name, value in every.items() if name in chosen}
+
+
+def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
+    """Rows of embeddings that torch gives no gradient, so that they stay in training."""
+    rows: dict[int, int] = {}
+    others: set[int] = set()
+    for module in model.modules():
+        row = module.padding_idx if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
+        for value in module.parameters(recurse=False):
+            if row is None:
+                others.add(id(value))
+            else:
+                rows[id(value)] = row
+    return {
+        name: rows[id(value)]
+        for name, value in model.named_parameters()
+        if id(value) in rows and (tied or id(value) not in others)
+    }
 
 
 def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:

@@ -13,13 +13,13 @@ from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective.batches import Batch, check_batches
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import validate_loss
-from lossatlas.objective.door import check_whole
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.modes import MODES
 from lossatlas.objective.moments import Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State
 from lossatlas.objective.reach import check_reach
+from lossatlas.objective.remedies import check_whole
 from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.sizes import Size
 from lossatlas.objective.slope import ensure_slope
@@ -327,8 +327,7 @@ class Objective(Stage):
         mean = found.mean
         if not mean.requires_grad:
             return False
-        remedy = _kept(self.volatile.names) if self.volatile.names else _DERIVATIVE
-        with wrap_errors("the gradient of `loss`", remedy):
+        with wrap_errors(f"the gradient of `loss`{_left(self.volatile.names)}", _DERIVATIVE):
             parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
         for name, part in zip(leaves, parts, strict=True):
             if part is not None:
@@ -346,11 +345,8 @@ class Objective(Stage):
         return fingerprint(state), self._data.of(self.batches)
 
 
-def _kept(names: tuple[str, ...]) -> str:
-    return (
-        f"a pass leaves something in '{names[0]}', and what it keeps from batch to batch must "
-        "be detached from the graph."
-    )
+def _left(names: tuple[str, ...]) -> str:
+    return f", which leaves something in '{names[0]}'," if names else ""
 
 
 def _wide_zeros(value: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def split_state(
     """Sort the entries of a state dict into what moves and what goes with it."""
     if not isinstance(point, Mapping) or not point.keys() - own.keys():
         check_same_structure(params=point, objective=own)
+        check_precision(point, own)
         return State(point)
     every: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     place = {id(value): name for name, value in model.named_parameters()}
@@ -45,6 +46,7 @@ def split_state(
     _check_known(named, every)
     params = {name: named[name] for name in own if name in named}
     check_same_structure(params=params, objective=own)
+    check_precision(params, own)
     still = _unread(model, mode)
     _check_statistics(named)
     buffers = {}
@@ -55,6 +57,19 @@ def split_state(
         if name in keep or not _spare(name, value, every[name]):
             buffers[name] = value
     return State(params, buffers)
+
+
+def check_precision(point: Params, own: Params) -> None:
+    """Refuse a point in half precision at a model that is not."""
+    for name, value in point.items():
+        if torch.finfo(value.dtype).eps > torch.finfo(own[name].dtype).eps:
+            here, there = (str(v.dtype).removeprefix("torch.") for v in (value, own[name]))
+            raise StructureError(
+                f"'{name}' is {here} and the model's is {there}: numbers rounded to {here} "
+                "would be computed with as they are. Convert the point, as in "
+                f"{{n: v.to(torch.{there}) for n, v in point.items()}}, or read it with "
+                "la.store.load_checkpoint(path, model=model), which converts it and says so."
+            )
 
 
 def _check_known(point: Params, every: Params) -> None:

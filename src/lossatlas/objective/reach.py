@@ -1,7 +1,7 @@
 """Does the loss read the parameters that are swapped in, and does a gradient reach each?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -14,8 +14,9 @@ from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, tensors
 from lossatlas.objective.firstlook import perturbed, same_value
+from lossatlas.objective.graph import leaves_behind
 from lossatlas.objective.lines import noted_kinds
-from lossatlas.objective.remedies import unmoved_remedy
+from lossatlas.objective.remedies import PLAIN_CONTAINERS, in_plain_containers, unmoved_remedy
 from lossatlas.objective.selfcheck import FAILED, PASSED, UNKNOWN, Check, more
 from lossatlas.objective.user_code import wrap_errors
 
@@ -50,6 +51,8 @@ def check_reach(objective: "Objective") -> Reach:
         for index, batch in enumerate(objective.each_batch()):
             try:
                 moved, own = _gradients_of_both(objective, batch)
+            except ModelError:
+                raise
             except (MemoryError, RuntimeError, AtlasError) as error:
                 # Maps need no gradient: where none can be had, values tell.
                 why = f"no gradient could be taken ({type(error).__name__})"
@@ -64,10 +67,38 @@ def check_reach(objective: "Objective") -> Reach:
         return _reach_of_values(objective, why)
 
 
+def _all_move(objective: "Objective") -> bool:
+    every = {n for n, value in objective.model.named_parameters() if value.requires_grad}
+    return every <= set(objective.names)
+
+
+def _check_listed(objective: "Objective", mean: Tensor, own: Iterable[Tensor]) -> None:
+    # Parameters that the graph leads to and that no module lists, where all are to move.
+    if not _all_move(objective):
+        return
+    listed = {id(v) for module in objective.loss_modules for v in module.parameters()}
+    # A pass may put new parameters in the place of its own.
+    listed |= {id(value) for value in (*own, *objective.model.parameters())}
+    strangers = {
+        id(leaf): leaf
+        for leaf in leaves_behind([mean])
+        if isinstance(leaf, nn.Parameter) and id(leaf) not in listed
+    }
+    if not strangers:
+        return
+    places = in_plain_containers(objective.model).items()
+    names = [name for name, value in places if id(value) in strangers]
+    names += [f"one of shape {tuple(v.shape)}" for v in strangers.values()][len(names) :]
+    raise ModelError(
+        f"the loss depends on parameters that are not among the model's ('{names[0]}'"
+        f"{more(names)}), so they would not move: {PLAIN_CONTAINERS}; or freeze them with "
+        "requires_grad_(False) to measure the others alone."
+    )
+
+
 def _of_the_loss(objective: "Objective") -> dict[str, Tensor]:
     # Parameters that the loss holds (prototypes, a temperature), where all are to move.
-    every = {n for n, value in objective.model.named_parameters() if value.requires_grad}
-    if not every <= set(objective.names):
+    if not _all_move(objective):
         return {}
     return {
         f"{_LOSS}{type(module).__name__}.{name}": value
@@ -103,6 +134,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
         mean = objective.total(batch).mean
         if not mean.requires_grad:
             return set(), []
+        _check_listed(objective, mean, every.values())
         points = [*leaves.values(), *own.values()]
         with wrap_errors("the gradient of `loss`", "look at its backward pass."):
             parts = torch.autograd.grad(mean, points, allow_unused=True)

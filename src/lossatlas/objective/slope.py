@@ -68,6 +68,7 @@ class _Gap:
     noise: float
     slope: float
     found: float
+    step: float
 
     def __str__(self) -> str:
         return (
@@ -93,7 +94,8 @@ def _looked_at(lines: Lines, number: int, *, steps: int) -> tuple[Check, list[_G
 
 
 def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, list[_Gap]]:
-    first, *others = line.steps
+    # What served another direction serves this one, more often than not.
+    first, *others = sorted(line.steps, key=lambda step: step != line.lines.agreed)
     gaps = [_gap(line, first, slope, usual)]
     # Wider steps first where rounding is what parts the two.
     coarse = gaps[0].noise > AGREE
@@ -104,8 +106,9 @@ def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, l
             return Check("gradient", UNKNOWN, sentence="not finite near the weights"), []
         best = _agreeing(gaps, steps)
         if best is not None:
+            line.lines.agreed = best.step
             sentence = "its slope equals differences of values"
-            return Check("gradient", PASSED, best, sentence), []
+            return Check("gradient", PASSED, best.size, sentence), []
     return Check("gradient", UNKNOWN), gaps
 
 
@@ -114,17 +117,17 @@ def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
     found = (high - low) / (2 * step * line.length)
     scale = max(abs(slope), abs(found), usual) or 1.0
     noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
-    return _Gap(abs(found - slope) / scale, noise, slope, found)
+    return _Gap(abs(found - slope) / scale, noise, slope, found, step)
 
 
-def _agreeing(gaps: list[_Gap], steps: int) -> float | None:
+def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:
     # At one step, and about so at others: a surrogate may agree at one by chance.
     clear = [gap for gap in gaps if gap.noise <= CLEARLY * AGREE]
     near = sum(gap.size <= 5 * AGREE + gap.noise for gap in gaps)
     if not clear or near < steps or _settled_elsewhere(gaps):
         return None
     best = min(clear, key=lambda gap: gap.size)
-    return best.size if best.size <= max(AGREE, min(best.noise, 3 * AGREE)) else None
+    return best if best.size <= max(AGREE, min(best.noise, 3 * AGREE)) else None
 
 
 def _settled_elsewhere(gaps: list[_Gap]) -> bool:

@@ -27,7 +27,8 @@ _ENTRIES = 50_000
 # What tensors of batches are called here; no parameter has a space in its name.
 _BATCH = "a batch "
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
-_INTERNAL = frozenset(
+# What torch keeps in every module.
+INTERNAL = frozenset(
     name for name in vars(nn.Module()) if name.startswith("_") or name == "training"
 )
 _Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
@@ -98,7 +99,7 @@ class Attributes:
             own = root.__dict__
             self._bound.append((path, own, dict(own)))
             for key, value in own.items():
-                if key not in _INTERNAL:
+                if key not in INTERNAL:
                     self._walk(f"{path}.{key}".strip("."), value, 0)
 
     def _walk(self, path: str, value: Any, depth: int) -> None:
@@ -123,7 +124,7 @@ class Attributes:
             rebound = [
                 k for k in {**before, **own} if not _same(own.get(k, self), before.get(k, self))
             ]
-            names += [f"{path}.{key}".strip(".") for key in rebound if key not in _INTERNAL]
+            names += [f"{path}.{key}".strip(".") for key in rebound if key not in INTERNAL]
         return list(dict.fromkeys(names))
 
     def contents_changed(self) -> bool:

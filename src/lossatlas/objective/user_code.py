@@ -25,6 +25,12 @@ _REMEDIES = (
         "model(..., use_cache=False)), or write `x = x + y` for `x += y`.",
     ),
     (
+        "backward through the graph a second time",
+        "a tensor is kept with its graph from one call to the next: compute what depends on "
+        "the parameters (a cached weight) anew at every call; what is carried on (a hidden "
+        "state) must be detached.",
+    ),
+    (
         "device meta",
         "its weights are offloaded; load it whole, or call "
         "accelerate.hooks.remove_hook_from_submodules(model).",

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.checks import check_path, check_text, nearest
+from lossatlas.checks import check_kind, check_path, check_text, nearest
 from lossatlas.errors import ArgumentError, FileError, StructureError, UnknownNameError
 from lossatlas.store.distributed import METADATA, read_distributed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # Where training code keeps the weights inside a checkpoint, the usual choice first.
 KEYS = (
     "state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params",
     "model_state", "net_state_dict", "ema", "ema_state_dict", "model_ema", "state_dict_ema",
-    "ema_model", "params_ema",
+    "ema_model", "params_ema", "swa_model", "swa_state_dict", "averaged_model",
 )  # fmt: skip
 # What wrappers of a module put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.")
@@ -39,6 +39,7 @@ _SINGLE = (
     "diffusion_pytorch_model.bin",
     "pytorch_model_fsdp.bin",
 )
+_COUNTER = "n_averaged"
 _DISTRIBUTED = ("", "pytorch_model_fsdp_0", "checkpoint")
 _CODES = ("int8", "uint8", "float8", "int4", "uint4", "float4")
 _QUANTIZED = (".SCB", ".quant_state", ".absmax", ".qweight", ".qzeros", ".weight_format")
@@ -74,7 +75,11 @@ class Checkpoint(Mapping[str, "Tensor"]):
 
 
 def load_checkpoint(
-    path: str | Path, *, key: str | None = None, prefix: str | None = None
+    path: str | Path,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    model: "nn.Module | None" = None,
 ) -> Checkpoint:
     """Read the weights of a checkpoint; no code of the file is ever run.
 
@@ -87,16 +92,19 @@ def load_checkpoint(
         key: where the weights are inside the file, as in "model" or "ema.state_dict". By
             default the file itself, or the first of the usual places that holds tensors.
         prefix: keep only the names that begin so, and strip it. By default what wrappers put
-            before all names ("module." of DataParallel, "_orig_mod." of torch.compile) is
-            stripped.
+            before all names ("module." of DataParallel and AveragedModel, "_orig_mod." of
+            torch.compile) is stripped.
+        model: whose names and types the weights get; it stays as it is. What all names of
+            the file begin with, and no name of the model, is stripped ("net." of a Lightning
+            module). Counters of BatchNorm and all but one name of tied weights may be missing.
 
     Returns:
-        name -> tensor on the CPU, in the types of the file, with notes.
+        name -> tensor on the CPU, in the types of the file or of the model, with notes.
 
     Raises:
-        ArgumentError: no path, or no name begins with `prefix`.
+        ArgumentError: no path, no module, or no name begins with `prefix`.
         FileError: missing, damaged, a pickled module, TorchScript, or without weights.
-        StructureError: a LoRA adapter, or integer codes of quantized weights.
+        StructureError: a LoRA adapter, codes of quantized weights, or not those of `model`.
         UnknownNameError: `key` is not in the file; the message says what is.
 
     Examples:
@@ -110,11 +118,30 @@ def load_checkpoint(
     source = check_path("path", path).expanduser()
     check_text("key", key, optional=True)
     check_text("prefix", prefix, optional=True)
+    own = _names_of(model)
     state, notes = _weights(source, _read(source), key)
-    state, stripped = _strip(source, state, prefix)
+    if prefix is not None:
+        state, stripped = _only_below(source, state, prefix)
+    else:
+        state, stripped = _unwrapped(state, own)
     _refuse_codes(source, state)
     _refuse_adapter(source, state)
-    return Checkpoint(state, source, (*notes, *stripped, *_not_finite(state)))
+    notes = [*notes, *stripped, *_not_finite(state)]
+    if model is not None:
+        from lossatlas.store.fitting import fitted
+
+        state, told = fitted(model, source, state)
+        notes += told
+    return Checkpoint(state, source, tuple(notes))
+
+
+def _names_of(model: "nn.Module | None") -> set[str]:
+    if model is None:
+        return set()
+    from torch import nn
+
+    check_kind("model", model, nn.Module, "give the network that the weights are of")
+    return set(model.state_dict())
 
 
 def _read(source: Path) -> Any:
@@ -356,23 +383,40 @@ def _contents(content: Any) -> str:
     return ", ".join(names) + (", ..." if len(content) > 8 else "")
 
 
-def _strip(
-    source: Path, state: dict[str, Any], prefix: str | None
+def _only_below(
+    source: Path, state: dict[str, Any], prefix: str
 ) -> tuple[dict[str, Any], list[str]]:
-    if prefix is not None:
-        kept = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-        if not kept:
-            raise ArgumentError(
-                f"no name in '{source}' begins with `prefix` {prefix!r}; names are "
-                f"{', '.join(map(repr, list(state)[:4]))}, ..."
-            )
-        left = len(state) - len(kept)
-        return kept, [f"{left} tensors outside prefix '{prefix}' are left out."] if left else []
+    kept = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    if not kept:
+        raise ArgumentError(
+            f"no name in '{source}' begins with `prefix` {prefix!r}; names are "
+            f"{', '.join(map(repr, list(state)[:4]))}, ..."
+        )
+    left = len(state) - len(kept)
+    return kept, [f"{left} tensors outside prefix '{prefix}' are left out."] if left else []
+
+
+def _unwrapped(state: dict[str, Any], own: set[str]) -> tuple[dict[str, Any], list[str]]:
+    if not own.isdisjoint(state):
+        # The model is wrapped too.
+        return state, []
+    state, notes = _without_counter(state)
     stripped = ""
     while found := next((w for w in WRAPPERS if all(n.startswith(w) for n in state)), None):
         state = {name.removeprefix(found): value for name, value in state.items()}
         stripped += found
-    return state, [f"The prefix '{stripped}' of all names is stripped."] if stripped else []
+    if stripped:
+        notes.append(f"The prefix '{stripped}' of all names is stripped.")
+    return state, notes
+
+
+def _without_counter(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    # torch.optim.swa_utils.AveragedModel counts the weights it has averaged.
+    rest = {name: value for name, value in state.items() if name != _COUNTER}
+    wrapped = rest and all(name.startswith(WRAPPERS) for name in rest)
+    if _COUNTER not in state or not wrapped:
+        return state, []
+    return rest, [f"They are an average over {int(state[_COUNTER])} updates ('{_COUNTER}')."]
 
 
 def _refuse_codes(source: Path, state: Mapping[str, Any]) -> None:

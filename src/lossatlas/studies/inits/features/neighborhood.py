@@ -11,6 +11,7 @@ from lossatlas.landscape.engines import Task, build, choose
 from lossatlas.landscape.plane import Plane
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.names import padding_rows
 from lossatlas.rng import derive_seed
 
 Array = NDArray[np.float64]
@@ -109,8 +110,10 @@ class Surveyor:
 
     def _losses(self, params: Params, axes: Sequence[int], coordinates: Array) -> Array:
         seed = self.sampling.seed
+        still = padding_rows(self.objective.model, tied=False)
         directions = tuple(
-            RandomDirection(params, seed, axis, "filter", biases=False) for axis in axes
+            RandomDirection(params, seed, axis, "filter", biases=False, still=still)
+            for axis in axes
         )
         plane = Plane(params, directions, tuple(f"direction {axis}" for axis in axes))
         task = Task(self.objective, plane)
