@@ -34,3 +34,5 @@ from .topology import Diagram as Diagram
 from .topology import MergeTree as MergeTree
 from .topology import merge_tree as merge_tree
 from .topology import persistence as persistence
+
+__version__: str

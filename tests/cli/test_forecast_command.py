@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from lossatlas import forecast
-from lossatlas.cli.forecast import app
+from lossatlas.cli.forecast import command
 from lossatlas.errors import AtlasError
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
@@ -44,7 +44,7 @@ def files(place):
 
 
 def call(*arguments):
-    done = CliRunner().invoke(app, [str(part) for part in arguments])
+    done = CliRunner().invoke(command, [str(part) for part in arguments])
     if done.exception is not None:
         raise done.exception
     return done.stdout
@@ -109,12 +109,12 @@ def test_compare_keeps_the_best(folder):
     printed = call("compare", *files(folder), *COLUMN, *laws, "--json", "--out", folder / "c")
     told = json.loads(printed)
     assert [row["law"].split("(")[0] for row in told["alternatives"]][-1] == "PowerLaw"
-    assert Path(told["fit"]).exists()
+    assert Path(told["files"]["fit"]).exists()
 
 
 def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
     done = CliRunner().invoke(
-        app, ["fit", str(folder / "bare.csv"), "--out", str(folder / "b"), "--json"]
+        command, ["fit", str(folder / "bare.csv"), "--out", str(folder / "b"), "--json"]
     )
     assert "'bare' has no learning rate: the power law in updates is taken" in done.stderr
     told = json.loads(done.stdout)
@@ -124,7 +124,7 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
     ahead = json.loads(call("predict", folder / "power", "--steps", 4000, "--json"))
     assert ahead["final"]["loss"] == pytest.approx(2 + 4000**-0.5, rel=1e-4)
     mixed = CliRunner().invoke(
-        app, ["fit", str(folder / "bare.csv"), str(folder / "constant.csv"),
+        command, ["fit", str(folder / "bare.csv"), str(folder / "constant.csv"),
               "--out", str(folder / "m"), "--json"],
     )  # fmt: skip
     assert "so the rates of 1 other runs are not used" in mixed.stderr

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def test_stages_one_by_one_remember_what_they_were_told(monkeypatch, capsys, folder):
-    where = ("--folder", folder)
+    where = ("--out", folder)
     code, text, error = inits(monkeypatch, capsys, "generate", *where, *SMALL, "--json")
     assert code == 0, error
     found = json.loads(text)
@@ -54,13 +54,13 @@ def test_stages_one_by_one_remember_what_they_were_told(monkeypatch, capsys, fol
 def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
     monkeypatch.setattr("lossatlas.studies.inits.figures.draw", lambda *a, **k: [folder / "x"])
     code, text, error = inits(
-        monkeypatch, capsys, "run", "--stage", 2, "--folder", folder, *SMALL, "--json"
+        monkeypatch, capsys, "run", "--stage", 2, "--out", folder, *SMALL, "--json"
     )
     assert code == 0, error
     found = json.loads(text)
-    assert list(found) == ["label", "fit-quality", "figures"]
+    assert list(found) == ["label", "fit-quality", "figures", "files", "settings"]
     assert set(found["fit-quality"]["scores"]) == {"pooled", "leave-scheme-out"}
-    code, text, error = inits(monkeypatch, capsys, "fit-quality", "--folder", folder)
+    code, text, error = inits(monkeypatch, capsys, "fit-quality", "--out", folder)
     assert code == 0
     assert "is there already" in error
     assert "pooled: scheme + scale" in text
@@ -68,7 +68,7 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
 
 def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     code, text, error = inits(
-        monkeypatch, capsys, "rank", "--candidates", 8, "--folder", tmp_path, *SMALL, "--json"
+        monkeypatch, capsys, "rank", "--candidates", 8, "--out", tmp_path, *SMALL, "--json"
     )
     assert code == 0, error
     found = json.loads(text)
@@ -80,9 +80,9 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fit-surrogate",), "make it first: lossatlas inits generate --folder"),
-        (("fit-quality",), "make it first: lossatlas inits label --folder"),
-        (("figures",), "make it first: lossatlas inits label --folder"),
+        (("fit-surrogate",), "make it first: lossatlas inits generate --out"),
+        (("fit-quality",), "make it first: lossatlas inits label --out"),
+        (("figures",), "make it first: lossatlas inits label --out"),
         (("generate", "--set", "generate.schemes={'xavier_normel': 1}"), "xavier_normal"),
         (("label", "--set", "label.schemes=['lsuw']"), "did you mean 'lsuv'"),
         (("label", "--set", "label.budgets=[2,1]"), "growing numbers of epochs"),
@@ -102,7 +102,7 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
 def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, message):
     first, *rest = arguments
     code, text, error = inits(
-        monkeypatch, capsys, first, "--folder", tmp_path, *SMALL, *rest, "--json"
+        monkeypatch, capsys, first, "--out", tmp_path, *SMALL, *rest, "--json"
     )
     assert code == 2
     assert text == ""
@@ -111,16 +111,16 @@ def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, mes
 
 
 def test_files_of_other_settings_are_refused(monkeypatch, capsys, tmp_path):
-    call_ = ("label", "--folder", tmp_path, *SMALL, "--set", "label.samples=2")
+    call_ = ("label", "--out", tmp_path, *SMALL, "--set", "label.samples=2")
     code, _, error = inits(monkeypatch, capsys, *call_)
     assert code == 0, error
-    code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 3, "--folder", tmp_path)
+    code, _, error = inits(monkeypatch, capsys, "label", "--n-samples", 3, "--out", tmp_path)
     assert code == 2
     assert "label.samples is 2 there, 3 here" in error
 
 
 def test_the_remedy_for_trainings_that_diverged_leads_on(monkeypatch, capsys, tmp_path):
-    call_ = ("label", "--folder", tmp_path, *SMALL, "--set", "label.samples=2")
+    call_ = ("label", "--out", tmp_path, *SMALL, "--set", "label.samples=2")
     code, _, error = inits(monkeypatch, capsys, *call_, "--set", "label.lr=1e30")
     assert code == 2
     assert "lower the learning rate" in error
@@ -131,9 +131,9 @@ def test_the_remedy_for_trainings_that_diverged_leads_on(monkeypatch, capsys, tm
 def test_unfinished_work_of_other_settings_says_what_to_do(monkeypatch, capsys, tmp_path):
     with Ledger(tmp_path / "label.resume", {"study": "another"}):
         pass
-    code, _, error = inits(monkeypatch, capsys, "label", "--folder", tmp_path, *SMALL)
+    code, _, error = inits(monkeypatch, capsys, "label", "--out", tmp_path, *SMALL)
     assert code == 2
-    assert "name another --folder, or remove that file" in error
+    assert "name another --out, or remove that file" in error
 
 
 def test_stages_on_other_examples_are_not_mixed(monkeypatch, capsys, tmp_path):
@@ -142,7 +142,7 @@ def test_stages_on_other_examples_are_not_mixed(monkeypatch, capsys, tmp_path):
         inputs, targets = draw.normal(size=(100, 6)).astype("f4"), np.arange(100) % 3
         np.savez(tmp_path / "d.npz", x=inputs, y=targets)
 
-    where = ("--folder", tmp_path / "study", *SMALL, "--data", f"npz:{tmp_path / 'd.npz'}")
+    where = ("--out", tmp_path / "study", *SMALL, "--data", f"npz:{tmp_path / 'd.npz'}")
     write(0)
     code, _, error = inits(monkeypatch, capsys, "generate", *where)
     assert code == 0, error
@@ -168,7 +168,7 @@ def test_published_flags_open_the_same_doors(monkeypatch, script, given, command
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr("lossatlas.cli.app.main", lambda: seen.append(sys.argv))
     sys.modules.pop("door", None)
-    monkeypatch.setattr(sys, "argv", [script, given, "png", "--folder", "x"])
+    monkeypatch.setattr(sys, "argv", [script, given, "png", "--out", "x"])
     runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
     sys.modules.pop("door", None)
-    assert [argv[1:] for argv in seen] == [["inits", *command, "png", "--folder", "x"]]
+    assert [argv[1:] for argv in seen] == [["inits", *command, "png", "--out", "x"]]

@@ -47,14 +47,14 @@ def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
     done = run("survey", "--json", "--curvature", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    wanted = {"estimates", "grid", "topology", "seconds", "evaluations", "report"}
+    wanted = {"estimates", "grid", "topology", "seconds", "evaluations", "files"}
     assert wanted <= found.keys()
     assert {"minima", "bars", "smad", "certain_bars", "threshold"} <= found["topology"].keys()
     assert {"under_resolved", "barriers", "certain_basins"} <= found["topology"].keys()
     ends = found["instruments"]["curvature"]["estimates"]
     assert ends["largest_eigenvalue"]["value"] > ends["smallest_eigenvalue"]["value"]
     assert found["grid"]["points"] == [11, 11]
-    page = tmp_path / found["report"]
+    page = tmp_path / found["files"]["report"]
     assert page.read_text().startswith("<!DOCTYPE html>")
     survey = la.load(tmp_path / "survey" / "survey.nc")
     assert survey.loss.value == found["estimates"]["loss_at_the_weights"]["value"]

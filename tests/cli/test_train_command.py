@@ -9,7 +9,7 @@ import torch
 from test_survey_command import call
 
 import lossatlas as la
-from lossatlas.cli.train_settings import TrainingSettings
+from lossatlas.cli.train import TrainingSettings, problem_of, split
 from lossatlas.studies.compare import many
 from lossatlas.training import build_model, load_dataset
 from lossatlas.training.checkpoints import load_weights
@@ -62,9 +62,7 @@ def test_one_training_leaves_weights_that_score_as_it_says(monkeypatch, capsys, 
     loaded = la.load(tmp_path / "trainings.nc")
     run = loaded.trainings[0]
     settings = TrainingSettings(examples=120, model="mlp(6)")
-    from lossatlas.cli.train_job import _problem
-
-    problem = _problem(settings)
+    problem = problem_of(settings)
     for name, file in (("raw", "weights"), ("average", "average")):
         model = load_weights(
             build_model("mlp(6)", problem.train), tmp_path / f"{file}.safetensors"
@@ -176,11 +174,9 @@ def test_test_data_must_be_of_the_same_kind(monkeypatch, capsys, tmp_path):
 
 
 def test_a_text_is_split_where_it_ends():
-    from lossatlas.cli.train_job import _parts
-
     blocks = torch.arange(20).view(20, 1)
     data = la.training.dataset.Dataset(blocks, blocks, "t", "language", vocabulary=("a",) * 20)
-    train_, valid, test = _parts(TrainingSettings(), data)
+    train_, valid, test = split(TrainingSettings(), data)
     joined = torch.cat([train_.inputs, valid.inputs, test.inputs])
     assert joined.equal(blocks)
     assert len(test) == 4

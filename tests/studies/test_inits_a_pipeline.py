@@ -32,7 +32,7 @@ SMALL = {
 
 
 def settings_in(folder):
-    return InitsSettings.model_validate({**SMALL, "folder": folder})
+    return InitsSettings.model_validate({**SMALL, "out": folder})
 
 
 @pytest.fixture
@@ -44,9 +44,7 @@ def few_models(monkeypatch):
         return {"mean / ridge": ((), "ridge"), "topology / ridge": (names, "ridge")}
 
     monkeypatch.setattr(evaluate, "make_models", few)
-    monkeypatch.setattr(
-        stages, "draw_figures", lambda settings, **_: [settings.folder / "a.png"]
-    )
+    monkeypatch.setattr(stages, "draw_figures", lambda settings, **_: [settings.out / "a.png"])
 
 
 def groups(path):
@@ -99,7 +97,7 @@ def test_files_of_other_settings_are_neither_used_nor_written_over(tmp_path):
 def test_what_was_told_is_remembered(tmp_path):
     run_stage(settings_in(tmp_path), "generate")
     told = yaml.safe_load((tmp_path / REMEMBERED).read_text())
-    assert InitsSettings(**told, folder=tmp_path) == settings_in(tmp_path)
+    assert InitsSettings(**told, out=tmp_path) == settings_in(tmp_path)
     assert "figures" not in told
 
 

@@ -20,7 +20,7 @@ SMALL = {
 
 
 def settings_in(folder):
-    return InitsSettings.model_validate({**SMALL, "folder": folder})
+    return InitsSettings.model_validate({**SMALL, "out": folder})
 
 
 def die(*_):

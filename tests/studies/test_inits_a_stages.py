@@ -52,7 +52,7 @@ def make():
 
 
 def settings_in(folder, **changes):
-    merged = {**SMALL, "folder": folder, **changes}
+    merged = {**SMALL, "out": folder, **changes}
     return InitsSettings.model_validate(merged)
 
 
@@ -235,7 +235,7 @@ def test_a_network_without_supported_layers(tmp_path):
 
 
 def test_a_missing_file_names_the_command(tmp_path):
-    with pytest.raises(FileError, match="make it first: lossatlas inits generate --folder"):
+    with pytest.raises(FileError, match="make it first: lossatlas inits generate --out"):
         load_stage(settings_in(tmp_path), "generate")
     with pytest.raises(FileError, match="lossatlas inits fit-quality"):
         load_stage(settings_in(tmp_path), "features")

@@ -27,7 +27,7 @@ def study(tmp_path_factory):
             "model": "mlp(6)",
             "examples": 200,
             "probe": 64,
-            "folder": tmp_path_factory.mktemp("study"),
+            "out": tmp_path_factory.mktemp("study"),
             "generate": {"samples": 600},
             "surrogate": {"epochs": 6, "widths": [32, 16], "batch_size": 64, "anchors": 4},
         }
@@ -64,7 +64,7 @@ def test_held_out_pairs_are_no_pairs_that_were_fitted(study, found):
     changed[found.tested] = 50.0
     small = settings.model_copy(
         update={
-            "folder": settings.folder / "changed",
+            "out": settings.out / "changed",
             "surrogate": settings.surrogate.model_copy(update={"kinds": ("statistics",)}),
         }
     )

@@ -43,7 +43,7 @@ FAST = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    settings = InitsSettings(**FAST, folder=tmp_path_factory.mktemp("study"))
+    settings = InitsSettings(**FAST, out=tmp_path_factory.mktemp("study"))
     subject = load_subject(settings)
     labels = label(settings, subject)
     store.save(labels, path_of(settings, "label"))
@@ -62,7 +62,7 @@ def scored(study):
 
 def test_killed_features_go_on_with_the_same_bits(study, scored, tmp_path, monkeypatch):
     settings, subject, labels = study
-    elsewhere, table = settings.model_copy(update={"folder": tmp_path}), Measure.table
+    elsewhere, table = settings.model_copy(update={"out": tmp_path}), Measure.table
     seen = []
 
     def dying(self, candidates):
@@ -110,7 +110,7 @@ def test_pictures_of_what_is_there_also_after_a_kill(study, scored, form, monkey
 
 
 def test_pictures_without_scores_name_the_command(study, tmp_path):
-    settings = study[0].model_copy(update={"folder": tmp_path})
+    settings = study[0].model_copy(update={"out": tmp_path})
     with pytest.raises(FileError, match="lossatlas inits label"):
         stages.draw_figures(settings)
 
@@ -140,7 +140,7 @@ def test_predictions_and_choices_are_drawn():
 
 
 def test_a_ranking_says_how_far_to_trust_it(study, tmp_path):
-    settings = study[0].model_copy(update={"folder": tmp_path})
+    settings = study[0].model_copy(update={"out": tmp_path})
     found = rank(settings, 12, subject=study[1])
     assert len({c.seed for c in found.candidates}) == 12
     assert {c.scheme for c in found.candidates} == {"orthogonal", "normal"}
@@ -161,14 +161,14 @@ def test_a_ranking_says_how_far_to_trust_it(study, tmp_path):
 
 def test_own_candidates_are_ranked_by_default(tmp_path):
     settings = InitsSettings(
-        model="mlp(4)", examples=100, probe=20, folder=tmp_path, label={"budgets": (1, 2)}
+        model="mlp(4)", examples=100, probe=20, out=tmp_path, label={"budgets": (1, 2)}
     )
     found = rank(settings, 8)
     assert {c.scheme for c in found.candidates} == {"own"}
 
 
 def test_bad_rankings_are_named(study, tmp_path):
-    settings = study[0].model_copy(update={"folder": tmp_path})
+    settings = study[0].model_copy(update={"out": tmp_path})
     with pytest.raises(ArgumentError, match="`candidates` must be a whole number >= 8"):
         rank(settings, 3, subject=study[1])
     one = settings.label.model_copy(update={"budgets": (2,)})
@@ -184,7 +184,7 @@ def test_a_factory_that_does_not_fit_the_data_is_named(tmp_path):
         "import torch\n\ndef make():\n    return torch.nn.Linear(7, 10)\n"
     )
     settings = InitsSettings(
-        model=f"{tmp_path / 'narrow.py'}:make", examples=100, probe=20, folder=tmp_path
+        model=f"{tmp_path / 'narrow.py'}:make", examples=100, probe=20, out=tmp_path
     )
     with pytest.raises(LossError, match=r"`loss` failed \(RuntimeError: mat1 and mat2"):
         rank(settings, 8)
@@ -201,7 +201,7 @@ def test_a_network_without_layers_is_named(study, tmp_path):
         "        return x.flatten(1)[:, :10] * self.scale\n"
     )
     settings = InitsSettings(
-        **FAST | {"model": f"{tmp_path / 'bare.py'}:Bare"}, folder=tmp_path / "study"
+        **FAST | {"model": f"{tmp_path / 'bare.py'}:Bare"}, out=tmp_path / "study"
     )
     labels = study[2]
     with pytest.raises(ModelError, match="no supported layers"):

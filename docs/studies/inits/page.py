@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     found = {}
     for name, problem in PROBLEMS.items():
         settings = problem(folder)
-        quality: Quality = store.load(settings.folder / "quality.nc")
+        quality: Quality = store.load(settings.out / "quality.nc")
         found[name] = {k: v for k, v in quality.summary().items() if k != "notes"}
         found[name]["gains"] = {
             split: {
@@ -73,8 +73,8 @@ def main(folder: Path) -> None:
         found[name]["features"] = significant(quality)
         write(name, quality)
         pictures(name, quality)
-    if (SURROGATES.folder / "surrogate.nc").is_file():
-        found["surrogates"] = surrogates(store.load(SURROGATES.folder / "surrogate.nc"))
+    if (SURROGATES.out / "surrogate.nc").is_file():
+        found["surrogates"] = surrogates(store.load(SURROGATES.out / "surrogate.nc"))
     for path in draw(PROBLEMS["mnist"](folder)):
         if path.stem in {"landscapes", "persistence", "predicted"}:
             (HERE / path.name).write_bytes(path.read_bytes())

@@ -33,9 +33,7 @@ def digits(folder: Path) -> InitsSettings:
     Returns:
         The settings.
     """
-    return InitsSettings(
-        model="mlp(32, 32)", data="digits", folder=folder / "digits", label=LABEL
-    )
+    return InitsSettings(model="mlp(32, 32)", data="digits", out=folder / "digits", label=LABEL)
 
 
 def mnist(folder: Path) -> InitsSettings:
@@ -52,7 +50,7 @@ def mnist(folder: Path) -> InitsSettings:
         model="mlp(32, 32)",
         data=f"{__file__}:pictures",
         test=0.5,
-        folder=folder / "mnist",
+        out=folder / "mnist",
         label=label,
     )
 

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "parts" / "surrogates"
 SETTINGS = InitsSettings(
     model="mlp(32, 32)",
     data="digits",
-    folder=FOLDER,
+    out=FOLDER,
     generate=GenerateSettings(samples=100_000),
     surrogate=SurrogateSettings(limit=1500, held_out=0.02, epochs=15),
 )

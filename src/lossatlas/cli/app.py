@@ -1,36 +1,86 @@
 """The `lossatlas` command: what there is, and what happens when it fails."""
 
+import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
 
-import typer
+import click
+from click.shell_completion import get_completion_class
 
-from lossatlas.cli import forecast, inits, survey, train
+import lossatlas
+from lossatlas.cli.layout import Group
 from lossatlas.errors import AtlasError
 
-app = typer.Typer(
-    name="lossatlas",
-    help="Map, measure and steer the loss landscape of any PyTorch model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # Plain help: rich would double the time that --help takes.
-    rich_markup_mode=None,
+_NAME = "lossatlas"
+# Command -> what it does. Each is a file of this room, imported when the command is called.
+_COMMANDS = {
+    "survey": "Survey the loss landscape around a network, or compare two checkpoints.",
+    "train": "Train a network with a recipe, or find out which recipe is worth it.",
+    "forecast": "Predict the loss under a learning rate schedule, and find a better one.",
+    "inits": "Rank initializations before training, and report how far to trust the ranking.",
+}
+
+
+def _load(name: str) -> click.Command:
+    found: click.Command = importlib.import_module(f"lossatlas.cli.{name}").command
+    return found
+
+
+def _entry(name: str, text: str) -> tuple[str, Callable[[], click.Command]]:
+    return text, partial(_load, name)
+
+
+cli = Group(
+    "Map, measure and steer the loss landscape of any PyTorch model.",
+    {name: _entry(name, text) for name, text in _COMMANDS.items()},
 )
-app.command(name="survey")(survey.command)
-app.command(name="train")(train.command)
-app.add_typer(forecast.app, name="forecast")
-app.add_typer(inits.app, name="inits")
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"{_NAME} {lossatlas.__version__}")
+        context.exit()
+
+
+def _print_completion(context: click.Context, _: click.Parameter, shell: str | None) -> None:
+    made = get_completion_class(shell) if shell else None
+    if made is not None:
+        click.echo(made(cli, {}, _NAME, "_LOSSATLAS_COMPLETE").source())
+        context.exit()
+
+
+cli.params = [
+    click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False,
+        callback=_print_version, help="Print the version.",
+    ),
+    click.Option(
+        ["--completion"], type=click.Choice(["bash", "zsh", "fish"]), is_eager=True,
+        expose_value=False, callback=_print_completion,
+        help="Print a script that completes commands and options, to be sourced by the shell.",
+    ),
+]  # fmt: skip
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; exit with 0, 2 after a named error, 130 after an interrupt."""
     try:
-        app()
-    except AtlasError as error:
-        sys.stderr.write(f"lossatlas: {error}\n")
+        code = cli.main(prog_name=_NAME, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         sys.exit(2)
-    except SystemExit as stop:
-        # What typer makes of an interrupt.
-        if stop.code == 130:
-            sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
-        raise
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else _NAME
+        _fail(f"{error.format_message().rstrip('.')}; see {where} --help.")
+    except AtlasError as error:
+        _fail(str(error))
+    except click.Abort:
+        sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"{_NAME}: {message}\n")
+    sys.exit(2)

@@ -1,75 +1,77 @@
-"""`lossatlas survey A B`: two checkpoints of one model, the ground around and between them."""
+"""`lossatlas survey A B`: two checkpoints of one model, and the line between them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from lossatlas.cli.comparison_words import comparison_summary, comparison_table
-from lossatlas.cli.job import DEMO_MODEL
+from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
-from lossatlas.cli.settings import MapSettings, SurveySettings
-from lossatlas.cli.statistics import settle_statistics
+from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.points import Progress
 from lossatlas.linalg.params import Params, fingerprint, snapshot
-from lossatlas.objective import Objective, accuracy, supervised
+from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
-from lossatlas.result import Estimate
 from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
 from lossatlas.text import with_error
-from lossatlas.training.checkpoints import load_weights
-from lossatlas.training.criteria import build_loss
-from lossatlas.training.dataset import Dataset
-from lossatlas.training.datasets import load_dataset
-from lossatlas.training.devices import chosen_device
-from lossatlas.training.models import build_model, normalization_of
+
+_NOTES = {
+    "recalibrated": (
+        "The model keeps running statistics, and those of neither checkpoint fit the points "
+        "between: they were estimated anew from the data at every point, the two checkpoints "
+        "included (mode recalibrated)."
+    ),
+    "eval": (
+        "Running statistics were kept with each checkpoint and interpolated between them like "
+        "weights (mode eval): they do not fit the points between, and a barrier may come from "
+        "that alone."
+    ),
+    "train": "Normalization layers used the statistics of each batch (mode train).",
+}
 
 
-def report_comparison(settings: SurveySettings, output: Output, *, resume: bool) -> None:
-    """Compare two checkpoints, write `comparison.nc` and `report.html`, say what was found."""
-    _check_served(settings)
-    found, page = run_comparison(settings, output, resume=resume)
-    title = str(found.provenance.settings["title"])
-    output.result(comparison_summary(found, page), title, comparison_table(found, page))
-
-
-def run_comparison(
-    settings: SurveySettings, output: Output, *, resume: bool = False
-) -> tuple[Comparison, Path]:
-    """Load both checkpoints, compare them, write `comparison.nc` and `report.html`."""
-    make_folder(settings.folder)
-    subject = _subject(settings)
-    objective = subject.objective(subject.mode, settings.batch_size)
-    notes = [*subject.notes, *_as_saved(subject, settings.batch_size)]
-    for note in notes:
+def report_comparison(
+    settings: SubjectSettings,
+    files: tuple[Path, ...],
+    output: Output,
+    *,
+    folder: Path,
+    title: str | None,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Compare two checkpoints, write `comparison.nc` and `report.html`, print the result."""
+    make_folder(folder)
+    pair = _loaded(settings, files)
+    for note in pair.notes:
         output.note(note)
-    ledger = settings.folder / "comparison.resume"
+    ledger = folder / "comparison.resume"
     if not resume:
         _forget(ledger)
+    objective = pair.subject.objective(pair.mode)
     with output.progress("mapping") as progress:
         found = compare(
             objective,
-            *subject.states,
-            span=settings.span,
-            points=settings.points,
-            connectivity=settings.map.connectivity,
-            min_share=settings.map.min_share,
-            seed=settings.seed,
-            metrics={"accuracy": accuracy} if subject.data.task == "classification" else {},
+            *pair.states,
+            metrics=pair.subject.metrics(objective, output),
             resume=ledger,
             progress=_both_maps(progress),
-            **settings.map.options,
+            **options,
         )
-    found = _signed(found, subject, settings.title, notes)
-    found.save(settings.folder / "comparison.nc")
-    page = write_report(found, settings.folder / "report.html")
+    found = _signed(found, pair, title or f"{pair.subject.title}, two checkpoints")
+    results = found.save(folder / "comparison.nc")
+    page = write_report(found, folder / "report.html")
     _forget(ledger)
-    return found, page
+    heading = str(found.provenance.settings["title"])
+    rows = _table(found, page)
+    output.result(_summary(found, page), heading, rows, files={"results": results})
 
 
 def _forget(ledger: Path) -> None:
@@ -78,97 +80,78 @@ def _forget(ledger: Path) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Subject:
+class _Pair:
     """What is compared: a model that holds the first checkpoint, and both as states."""
 
-    title: str
-    model: nn.Module
-    data: Dataset
-    loss: str | None
-    files: tuple[Path, Path]
+    subject: Subject
+    files: tuple[Path, ...]
     states: tuple[Params, Params]
     mode: str
     notes: tuple[str, ...]
 
-    def objective(self, mode: str, batch_size: int) -> Objective:
-        loss = supervised(build_loss(self.loss, task=self.data.task))
-        return Objective(self.model, loss, self.data.batches(batch_size), mode=mode)
 
-
-def _subject(settings: SurveySettings) -> _Subject:
-    name = settings.model or DEMO_MODEL
-    files = _files(settings)
-    data = load_dataset(
-        settings.data, examples=settings.examples, normalize=normalization_of(name)
-    )
-    model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
-    said: dict[str, None] = {}
-    first, second = (
-        snapshot(_loaded(model, file, settings, said).state_dict()) for file in files
-    )
-    model.load_state_dict(first)
-    if all(torch.equal(first[name], second[name]) for name, _ in model.named_parameters()):
+def _loaded(settings: SubjectSettings, files: tuple[Path, ...]) -> _Pair:
+    subject, notes = load_subject(settings), dict[str, None]()
+    states = []
+    for file in files:
+        subject.load(file, notes.setdefault)
+        states.append(snapshot(subject.model.state_dict()))
+    first, second = states
+    subject.model.load_state_dict(first)
+    names = [name for name, _ in subject.model.named_parameters()]
+    differing = [name for name in names if not torch.equal(first[name], second[name])]
+    if not differing:
         raise ArgumentError(
             f"'{files[0]}' and '{files[1]}' hold the same weights; there is nothing to compare."
         )
-    mode, notes = settle_statistics(model, first, second, settings.mode)
-    title = f"{name} on {settings.data}, two checkpoints"
-    return _Subject(
-        title, model, data, settings.loss, files, (first, second), mode, (*said, *notes)
-    )
+    _release(subject.model, differing)
+    tracking = tracks_statistics(subject.model)
+    own = subject.own.mode if subject.own else None
+    mode = own or settings.mode or ("recalibrated" if tracking else "eval")
+    said = (*notes, *((_NOTES[mode],) if tracking else ()))
+    if mode == "recalibrated" and subject.own is None:
+        said += (_as_saved(subject, (first, second)),)
+    return _Pair(subject, files, (first, second), mode, said)
 
 
-def _loaded(
-    model: nn.Module, file: Path, settings: SurveySettings, said: dict[str, None]
-) -> nn.Module:
-    def note(sentence: str) -> None:
-        said[f"{file.name}: {sentence}"] = None
-
-    return load_weights(model, file, key=settings.key, prefix=settings.prefix, note=note)
-
-
-def _files(settings: SurveySettings) -> tuple[Path, Path]:
-    if settings.weights is None or settings.against is None:
-        raise ArgumentError("`against` needs `weights`: a comparison takes two checkpoints.")
-    return settings.weights, settings.against
+# Weights that differ move along the line, also where training would hold them.
+def _release(model: nn.Module, names: list[str]) -> None:
+    for name in names:
+        parameter = model.get_parameter(name)
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
 
 
 # Statistics estimated anew are not those of the file: a reader may know only the latter.
-def _as_saved(subject: _Subject, batch_size: int) -> list[str]:
-    if subject.mode != "recalibrated":
-        return []
-    losses: list[Estimate] = []
-    for state in subject.states[::-1]:
+def _as_saved(subject: Subject, states: tuple[Params, Params]) -> str:
+    losses: list[str] = []
+    for state in states[::-1]:
         subject.model.load_state_dict(state)
-        losses.insert(0, subject.objective("eval", batch_size).evaluate())
-    one, two = (with_error(loss.value, loss.stderr) for loss in losses)
-    return [f"With the running statistics as saved the loss is {one} at A and {two} at B."]
+        loss = subject.objective("eval").evaluate()
+        losses.insert(0, with_error(loss.value, loss.stderr))
+    one, two = losses
+    return f"With the running statistics as saved the loss is {one} at A and {two} at B."
 
 
-def _signed(
-    found: Comparison, subject: _Subject, title: str | None, notes: list[str]
-) -> Comparison:
-    one, two = subject.states
+def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
+    first, second = pair.states
     record = {
-        "title": title or subject.title,
-        "first": str(subject.files[0]),
-        "second": str(subject.files[1]),
-        "first weights": fingerprint(one),
-        "second weights": fingerprint(two),
+        "title": title,
+        "first": str(pair.files[0]),
+        "second": str(pair.files[1]),
+        "first weights": fingerprint(first),
+        "second weights": fingerprint(second),
     }
-    provenance = found.provenance
-    settings: Mapping[str, object] = {**provenance.settings, **record}
-    first, second, line = (
-        replace(land, notes=(*notes, *land.notes))
-        for land in (found.first, found.second, found.line)
-    )
-    signed = replace(provenance, settings=settings)
-    return replace(found, first=first, second=second, line=line, provenance=signed)
+    settings: Mapping[str, object] = {**found.provenance.settings, **record}
+    maps = {
+        name: replace(land, notes=(*pair.notes, *land.notes))
+        for name in ("first", "second", "line")
+        for land in [getattr(found, name)]
+    }
+    return replace(found, **maps, provenance=replace(found.provenance, settings=settings))
 
 
-def _both_maps(tell: Progress | None) -> Progress | None:
-    if tell is None:
-        return None
+def _both_maps(tell: Progress) -> Progress:
     finished, last = 0, 0
 
     def both(done: int, total: int) -> None:
@@ -180,23 +163,90 @@ def _both_maps(tell: Progress | None) -> Progress | None:
     return both
 
 
-def _check_served(settings: SurveySettings) -> None:
-    plain = MapSettings()
-    kept = ("dimension", "normalization", "biases")
-    changed = {
-        f"map.{name}": getattr(settings.map, name)
-        for name in kept
-        if getattr(settings.map, name) != getattr(plain, name)
+# What `--json` prints.
+def _summary(found: Comparison, page: Path) -> dict[str, Any]:
+    settings, line = found.provenance.settings, found.line
+    place = None if found.top is None else float(line.axes[0][found.top])
+    return {
+        "title": settings.get("title"),
+        "verdict": found.headline(),
+        "barrier": found.barrier.value,
+        "barrier_stderr": found.barrier.stderr,
+        "barrier_at": place,
+        "barrier_bound": found.line_bound or None,
+        "bottleneck": found.bottleneck,
+        "bottleneck_bound": found.depth_bound or None,
+        "wasserstein": found.wasserstein,
+        "matched": len(found.matching.pairs),
+        "gone": len(found.matching.gone),
+        "new": len(found.matching.new),
+        "pairs": found.matching.pairs.tolist(),
+        "first": _side(found, 0),
+        "second": _side(found, 1),
+        "grid": {
+            "points": list(found.first.values.shape),
+            "ranges": [[float(axis[0]), float(axis[-1])] for axis in found.first.axes],
+            "line_points": int(line.values.size),
+        },
+        "mode": settings.get("mode"),
+        "notes": list(dict.fromkeys((*line.notes, *found.first.notes, *found.second.notes))),
+        "evaluations": sum(land.evaluations for land in (*found.lands, line)),
+        "seconds": found.seconds,
+        "report": str(page),
     }
-    if settings.plane not in {None, "random"}:
-        changed["plane"] = settings.plane
-    if settings.train.steps:
-        changed["train.steps"] = settings.train.steps
-    for name in ("curvature", "instruments", "lr"):
-        if getattr(settings, name):
-            changed[name] = getattr(settings, name)
-    for name, value in changed.items():
-        raise ArgumentError(
-            f"`{name}` is not served where two checkpoints are compared; got {value!r}: "
-            "leave it out, or survey one file at a time."
-        )
+
+
+def _side(found: Comparison, k: int) -> dict[str, Any]:
+    line, land, tree = found.line, found.lands[k], found.trees[k]
+    end = (0, -1)[k]
+    return {
+        "file": found.provenance.settings.get(("first", "second")[k]),
+        "loss": float(line.values[end]),
+        "loss_stderr": float(line.stderr[end]),
+        "metrics": {
+            name: {"value": float(values[end]), "stderr": float(line.metric_stderr[name][end])}
+            for name, values in line.metrics.items()
+        },
+        "minima": len(tree),
+        "range": land.range,
+        "threshold": None if tree.why_unknown else tree.threshold,
+        "why_unknown": tree.why_unknown or None,
+        "interpolation_error": land.interpolation_error,
+        "non_finite": int((~land.finite).sum()),
+    }
+
+
+# What a person is shown.
+def _table(found: Comparison, page: Path) -> list[tuple[str, str, str]]:
+    settings = found.provenance.settings
+    rows = [("barrier", *_shown(found.barrier.value, found.barrier.stderr))]
+    rows.append(("", "", found.headline()))
+    for name, key, k in (("A", "first", 0), ("B", "second", -1)):
+        losses = float(found.line.values[k]), float(found.line.stderr[k])
+        rows.append((f"loss at {name}", *_shown(*losses)))
+        rows[-1] = (*rows[-1][:2], f"{rows[-1][2]}, {settings.get(key, '')}".rstrip(", "))
+        for metric, values in found.line.metrics.items():
+            numbers = float(values[k]), float(found.line.metric_stderr[metric][k])
+            rows.append((f"{metric} at {name}", *_shown(*numbers)))
+    for name, land, tree in zip(found.names, found.lands, found.trees, strict=True):
+        remark = f"range {land.range:.4g}, {land.evaluations} of {land.values.size} computed"
+        rows.append((f"minima around {name}", str(len(tree)), remark))
+    bound = found.depth_bound
+    within = f"± {bound:.2g} (95 % for each map)" if bound > 0 else "no error known"
+    rows += [
+        (
+            "basins in both",
+            str(len(found.matching.pairs)),
+            f"{len(found.matching.gone)} gone, {len(found.matching.new)} new",
+        ),
+        ("bottleneck", f"{found.bottleneck:.4g}", within),
+        ("wasserstein", f"{found.wasserstein:.4g}", "order 1, a sum over all basins"),
+        ("report", str(page), f"{found.seconds:.1f} s"),
+    ]
+    return rows
+
+
+def _shown(value: float, stderr: float) -> tuple[str, str]:
+    shown, _, error = with_error(value, stderr).partition(" ± ")
+    known = math.isfinite(value) and math.isfinite(stderr)
+    return shown, f"± {error}" if known else "no error known"

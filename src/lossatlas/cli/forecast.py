@@ -1,150 +1,419 @@
 """`lossatlas forecast`: fit laws to loss files, forecast, compare laws, choose a schedule."""
 
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
+import click
+from pydantic import BaseModel
 
-from lossatlas.cli.forecast_options import in_options
-from lossatlas.cli.output import Output
+from lossatlas.cli.command import Command
+from lossatlas.cli.layout import Group
+from lossatlas.cli.output import Output, Rows
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.settings import Strict, about, common, defaults, option
 
-app = typer.Typer(
-    help="What will the loss be, under this schedule or a better one?", no_args_is_help=True
-)
+if TYPE_CHECKING:
+    from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
+    from lossatlas.forecast.certainty import ParameterError
+    from lossatlas.forecast.optimize import Shape
+    from lossatlas.forecast.schedules import Floats
+
+_FIT = defaults("forecast.fit:fit")
+_PREDICT = defaults("forecast.result:Fit.predict")
+_PLAN = defaults("forecast.result:Fit.optimize_schedule")
+_WSD = defaults("forecast.schedules:wsd")
+LEVEL = 0.95  # of the intervals of parameters
+Kind = Literal["auto", "csv", "wandb", "tensorboard", "trainer", "points"]
+Schedule = Literal[
+    "constant", "cosine", "linear", "mirror-cosine", "square", "sqrt", "power",
+    "lowered-linear", "exponential", "inverse",
+]  # fmt: skip
 
 _FILES = (
-    "Loss curves: .csv with a header (Lightning's metrics.csv, exports of W&B), or "
+    "Loss curves: .csv files with a header (Lightning's metrics.csv, exports of W&B), or "
     "trainer_state.json."
 )
-_KIND = "auto | csv | wandb | tensorboard | trainer | points (one run a row) [auto]."
-_LAW = (
-    "multi-power | annealing | linear-lr | power | broken-power | chinchilla | kaplan | "
-    "shifted-power, with settings as in 'annealing(decay=0.995)' [multi-power; power where a "
-    "run has no rates]."
+_LAWS = (
+    "multi-power, annealing, linear-lr, power, broken-power, chinchilla, kaplan or "
+    "shifted-power, with settings as in 'annealing(decay=0.995)'."
 )
-_COLUMNS = "Columns whose names are not the usual ones: --column loss=my_loss."
-_WARMUP = "Length of a linear warm-up before the first logged rate, or of the schedule [0]."
-_FIT = "fit.nc, or the folder that holds it."
-_OUT = "Folder for results, pictures and report.html."
+_LAW = f"{_LAWS} By default multi-power, and power where a run has no learning rates."
+_COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeatable."
+_LINEAR = "Length of a linear warmup before the first logged rate. By default none."
+_OUT = "Folder of results, figures and report.html."
+_SEED = "Random seed; no forecast draws random numbers."
+_RESUME = "Accepted as in every command; a forecast is over in seconds and starts anew."
+_planned = functools.partial(option, group="Schedule")
+_sized = functools.partial(option, group="Sizes")
 
 
-@app.command("fit")
-@in_options
-def fit_command(  # noqa: PLR0917 - typer reads the options from here
-    files: list[Path] = typer.Argument(help=_FILES),
-    law: str | None = typer.Option(None, help=_LAW),
-    kind: str = typer.Option("auto", help=_KIND),
-    column: list[str] = typer.Option([], help=_COLUMNS),
-    warmup: int | None = typer.Option(None, help=_WARMUP),
-    fixed: list[str] = typer.Option([], help="A known parameter: --fixed E0=1.69."),
-    prior: bool = typer.Option(True, help="Regularize poorly identified parameters."),
-    out: Path = typer.Option(Path("forecast"), help=_OUT),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Fit a law; write fit.nc, pictures and report.html."""
-    from lossatlas.cli import forecast_files as files_of
-    from lossatlas.cli import forecast_job as job
-    from lossatlas.cli import forecast_words as words
+class _Forecast(Strict):
+    """Settings of every command of `lossatlas forecast`."""
+
+    out: Path | None = common(None, f"{_OUT} By default nothing is written.", short="o")
+    seed: int = common(0, _SEED, ge=0)
+
+
+class _Curves(_Forecast):
+    """Settings of the commands that read loss curves."""
+
+    files: tuple[Path, ...] = option(..., _FILES, positional=True, min_length=1)
+    column: tuple[str, ...] = option((), _COLUMN)
+    kind: Kind = option("auto", "What wrote the files; points has one run a row.")
+    warmup: int | None = option(None, _LINEAR, ge=0)
+    out: Path = common(Path("forecast"), _OUT, short="o")
+
+
+class FitSettings(_Curves):
+    """Settings of `lossatlas forecast fit`."""
+
+    law: str | None = option(None, _LAW)
+    fixed: tuple[str, ...] = option((), "A known parameter, as in E0=1.69. Repeatable.")
+    prior: bool = option(_FIT["prior"], "Regularize poorly identified parameters.")
+
+
+class CompareSettings(_Curves):
+    """Settings of `lossatlas forecast compare`."""
+
+    law: tuple[str, ...] = option(
+        (), f"A law to compare: {_LAWS} Repeatable. By default the laws of learning rates."
+    )
+
+
+class _OfFit(_Forecast):
+    """Settings of the commands that start from a fit."""
+
+    fit: Path = option(..., "The file fit.nc, or the folder that holds it.", positional=True)
+
+
+class PredictSettings(_OfFit):
+    """Settings of `lossatlas forecast predict`."""
+
+    rates: Path | None = _planned(None, "Rate of every update, .npy or .csv.")
+    run: Path | None = _planned(None, "A measured run, compared with its forecast.")
+    shape: Schedule | None = _planned(
+        None,
+        "A schedule; all but constant and cosine hold the rate before a cooldown.",
+    )
+    steps: int | None = _planned(
+        None, "Updates, warmup included; alone for a fit without rates."
+    )
+    peak: float | None = _planned(None, "Highest learning rate.")
+    decay: float = _planned(_WSD["decay"], "Cooldown: a share below 1, otherwise updates.")
+    min_ratio: float = _planned(_WSD["min_ratio"], "Last learning rate as a share of the peak.")
+    warmup: int | None = _planned(None, "Length of a linear warmup. By default none.")
+    size: float | None = _sized(_PREDICT["size"], "Model size, for laws in size.")
+    tokens: float | None = _sized(_PREDICT["tokens"], "Training tokens, for laws in tokens.")
+    source: float | None = _sized(_PREDICT["source"], "Loss on the other set.")
+    column: tuple[str, ...] = option((), _COLUMN)
+    interval: float = option(_PREDICT["interval"], "Share of final losses to cover.")
+
+
+class ScheduleSettings(_OfFit):
+    """Settings of `lossatlas forecast schedule`."""
+
+    steps: int = _planned(..., "Updates, warmup included.")
+    peak: float = _planned(..., "Highest learning rate.")
+    warmup: int = _planned(_PLAN["warmup"], "Length of the linear warmup.")
+
+
+def run_fit(settings: FitSettings, output: Output) -> None:
+    """Fit a law."""
+    from lossatlas.cli import forecast_files as files
     from lossatlas.forecast import fit
 
-    output = Output(as_json=as_json, quiet=quiet)
-    curves = job.read_curves(files, kind, column, warmup)
-    chosen, curves, why = job.chosen_law(law, curves)
+    curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
+    chosen, curves, why = files.chosen_law(settings.law, curves)
     output.note(f"{why}fitting {chosen.name} to {len(curves)} curves ...")
-    found = fit(chosen, curves, prior=prior, fixed=job.assignments("fixed", fixed))
-    files_of.write_fit(found, out)
-    output.result(words.fit_summary(found, out), found.law.name, words.fit_table(found, out))
+    fixed = files.assignments("fixed", settings.fixed)
+    found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
+    _print_fit(found, settings, output, found.law.name, _fit_table(found, settings))
 
 
-@app.command("compare")
-@in_options
-def compare_command(  # noqa: PLR0917 - typer reads the options from here
-    files: list[Path] = typer.Argument(help=_FILES),
-    law: list[str] = typer.Option([], help="Laws to compare, one an option [those of rates]."),
-    kind: str = typer.Option("auto", help=_KIND),
-    column: list[str] = typer.Option([], help=_COLUMNS),
-    warmup: int | None = typer.Option(None, help=_WARMUP),
-    out: Path = typer.Option(Path("forecast"), help=_OUT),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Fit several laws and keep the one that forecasts left-out curves best."""
-    from lossatlas.cli import forecast_files as files_of
-    from lossatlas.cli import forecast_job as job
-    from lossatlas.cli import forecast_words as words
+def run_compare(settings: CompareSettings, output: Output) -> None:
+    """Fit several laws and keep the best."""
+    from lossatlas.cli import forecast_files as files
     from lossatlas.forecast import fit_best
 
-    output = Output(as_json=as_json, quiet=quiet)
-    curves = job.read_curves(files, kind, column, warmup)
-    _, curves, why = job.chosen_law(law[0] if law else None, curves)
+    curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
+    _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
     output.note(f"{why}comparing laws on {len(curves)} curves ...")
-    found = fit_best(curves, [job.named_law(name) for name in law] or None)
-    files_of.write_fit(found, out)
-    rows = words.laws_table(found)
-    output.result(words.fit_summary(found, out), "error on left-out curves", rows)
+    found = fit_best(curves, [files.named_law(name) for name in settings.law] or None)
+    _print_fit(found, settings, output, "error on left-out curves", _laws_table(found))
 
 
-@app.command("predict")
-@in_options
-def predict_command(  # noqa: PLR0917 - typer reads the options from here
-    fit: Path = typer.Argument(help=_FIT),
-    rates: Path | None = typer.Option(None, help="The rate of every update: .npy, or a .csv."),
-    run: Path | None = typer.Option(None, help="A measured run, to set beside its forecast."),
-    shape: str | None = typer.Option(None, help="constant | cosine | a cooldown: sqrt, ..."),
-    steps: int | None = typer.Option(
-        None, help="Updates, warm-up included; alone for a fit without rates."
-    ),
-    peak: float | None = typer.Option(None, help="Highest rate."),
-    decay: float = typer.Option(0.2, help="Cooldown: a share if < 1, else updates."),
-    min_ratio: float = typer.Option(0.0, help="Last rate, as a share of the peak."),
-    warmup: int | None = typer.Option(None, help=_WARMUP),
-    size: float | None = typer.Option(None, help="Model size, for laws in size."),
-    tokens: float | None = typer.Option(None, help="Training tokens, for laws in tokens."),
-    source: float | None = typer.Option(None, help="Loss on the other set."),
-    interval: float = typer.Option(0.9, help="Share of final losses to cover."),
-    column: list[str] = typer.Option([], help=_COLUMNS),
-    out: Path | None = typer.Option(None, help=_OUT),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Forecast the loss under a schedule, at a size, or on another set."""
-    from lossatlas.cli import forecast_files as files_of
-    from lossatlas.cli import forecast_job as job
-    from lossatlas.cli import forecast_words as words
+def run_predict(settings: PredictSettings, output: Output) -> None:
+    """Forecast the loss."""
+    from lossatlas.cli import forecast_files as files
 
-    output = Output(as_json=as_json, quiet=quiet)
-    found = job.load_fit(fit)
-    truth = job.read_curves([run], "auto", column, warmup)[0] if run else None
-    plan = job.Shape(shape, steps, peak, decay, min_ratio, warmup or 0)
+    found = files.load_fit(settings.fit)
+    truth = None
+    if settings.run is not None:
+        truth = files.read_curves([settings.run], "auto", settings.column, settings.warmup)[0]
+    steps = _counted_steps(settings, found)
     told = found.predict(
-        job.chosen_schedule(rates, truth, plan, found), steps=job.counted_steps(found, plan),
-        size=size, tokens=tokens, source=source, interval=interval,
-    )  # fmt: skip
-    files_of.write_prediction(told, truth, out)
-    data, rows = words.prediction_summary(told, truth)
-    output.result(data, f"forecast of {found.law.name}", rows)
+        _schedule(settings, truth, found, planned=steps is None),
+        steps=steps,
+        size=settings.size,
+        tokens=settings.tokens,
+        source=settings.source,
+        interval=settings.interval,
+    )
+    written = files.write_prediction(told, truth, settings.out)
+    data, rows = _prediction(told, truth, settings)
+    output.result(data, f"forecast of {found.law.name}", rows, files=written)
 
 
-@app.command("schedule")
-@in_options
-def schedule_command(  # noqa: PLR0917 - typer reads the options from here
-    fit: Path = typer.Argument(help=_FIT),
-    steps: int = typer.Option(help="Updates, warm-up included."),
-    peak: float = typer.Option(help="Highest rate."),
-    warmup: int = typer.Option(0, help="Length of the linear warm-up."),
-    out: Path | None = typer.Option(None, help=_OUT),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Find the schedule that the law likes best, and say which others are as good."""
-    from lossatlas.cli import forecast_files as files_of
-    from lossatlas.cli import forecast_job as job
-    from lossatlas.cli import forecast_words as words
+# A fit that counts updates is asked about steps alone.
+def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
+    import numpy as np
 
-    output = Output(as_json=as_json, quiet=quiet)
-    plan = job.load_fit(fit).optimize_schedule(steps, peak, warmup=warmup)
-    files_of.write_plan(plan, out)
+    from lossatlas.checks import check_at_least
+
+    count = settings.steps
+    lone = settings.shape is None and settings.peak is None
+    if count is None or not lone or not _counts_updates(fit):
+        return None
+    check_at_least("steps", count, 1)
+    return np.unique(np.linspace(1, count, min(200, count)).round())
+
+
+def _counts_updates(fit: "Fit") -> bool:
+    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].rates is None
+
+
+def _schedule(
+    settings: PredictSettings, run: "Curve | None", fit: "Fit", *, planned: bool
+) -> "Curve | Floats | None":
+    from lossatlas.cli.forecast_files import read_rates
+
+    if run is not None and _counts_updates(fit):
+        run = run.without_rates()
+    rates = None if settings.rates is None else read_rates(settings.rates)
+    shaped = _planned_rates(settings) if planned else None
+    given = [part for part in (rates, run, shaped) if part is not None]
+    if len(given) > 1:
+        raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
+    return given[0] if given else None
+
+
+def _planned_rates(settings: PredictSettings) -> "Floats | None":
+    from lossatlas.forecast import schedules
+
+    shape, steps, peak = settings.shape, settings.steps, settings.peak
+    if shape is None and steps is None and peak is None:
+        return None
+    if shape is None or steps is None or peak is None:
+        raise ArgumentError("`shape`, `steps` and `peak` are needed together.")
+    warmup, low = settings.warmup or 0, settings.min_ratio
+    if shape == "constant":
+        return schedules.constant(steps, peak, warmup)
+    if shape == "cosine":
+        return schedules.cosine(steps, peak, low, warmup)
+    return schedules.wsd(steps, peak, settings.decay, shape, min_ratio=low, warmup=warmup)
+
+
+def run_schedule(settings: ScheduleSettings, output: Output) -> None:
+    """Find the best schedule."""
+    from lossatlas.cli import forecast_files as files
+
+    found = files.load_fit(settings.fit)
+    plan = found.optimize_schedule(settings.steps, settings.peak, warmup=settings.warmup)
+    written = files.write_plan(plan, settings.out)
     for line in plan.warnings:
         output.note(line)
-    rows = [(row.name, f"{row.loss:.4f}", words.verdict(row)) for row in plan.table]
-    output.result(words.plan_summary(plan), plan.verdict, rows)
+    rows = [(row.name, f"{row.loss:.4f}", _verdict(row)) for row in plan.table]
+    output.result(_plan(plan), plan.verdict, rows, files=written)
+
+
+def _print_fit(found: "Fit", settings: _Curves, output: Output, title: str, rows: Rows) -> None:
+    from lossatlas.cli.forecast_files import write_fit
+
+    tables = {
+        # The warnings head the page already.
+        "Numbers": [row for row in _fit_table(found, settings) if row[0] != "warning"],
+        "Laws compared, error on curves left out": _laws_table(found),
+        "Forecasts of curves left out": _left_out_table(found),
+    }
+    written = write_fit(found, tables, settings.out)
+    output.result(_fit(found), title, rows, files=written)
+
+
+class _Command(Command):
+    """A command whose errors name options, not arguments of Python."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except AtlasError as error:
+            raise type(error)(named(str(error), self.settings)) from error
+
+
+_COMMANDS: dict[str, tuple[type[_Forecast], Callable[..., None], str]] = {
+    "fit": (FitSettings, run_fit, "Fit a law to loss curves; write fit.nc and a report."),
+    "compare": (
+        CompareSettings, run_compare,
+        "Fit several laws and keep the one that forecasts left-out curves best.",
+    ),
+    "predict": (
+        PredictSettings, run_predict,
+        "Forecast the loss under a schedule, at a size, or on another set.",
+    ),
+    "schedule": (
+        ScheduleSettings, run_schedule,
+        "Find the schedule with the lowest predicted loss, and those that are as good.",
+    ),
+}  # fmt: skip
+command = Group(
+    "Predict the loss under a learning rate schedule, and find a better one.",
+    {
+        name: (text, functools.partial(_Command, kind, run, text, resume=_RESUME))
+        for name, (kind, run, text) in _COMMANDS.items()
+    },
+)
+
+_ROLES = ("step", "loss", "lr", "size", "tokens", "source")
+_ELSEWHERE = {
+    "schedule": "--rates, --run or --shape",
+    "curves": "FILES",
+    "curve": "the run",
+    "fit_best": "lossatlas forecast compare",
+    "fit": "lossatlas forecast fit",
+    "laws": "--law",
+}
+
+
+def named(message: str, settings: type[BaseModel]) -> str:
+    """A message with options for arguments, where a command has such options."""
+    message = re.sub(
+        r"give it to `Curve\((\w+)=\.\.\.\)`", r"name its column with --column \1=NAME", message
+    )
+    message = re.sub(r"give Curve\(step, loss, lr\)", "give a file of losses", message)
+    return re.sub(r"`(\w+)`", lambda found: _option(found.group(1), settings), message)
+
+
+def _option(name: str, settings: type[BaseModel]) -> str:
+    field = settings.model_fields.get(name)
+    if field is not None:
+        positional = about(field).get("positional")
+        return name.upper() if positional else "--" + name.replace("_", "-")
+    if name in _ROLES and "column" in settings.model_fields:
+        return f"--column {name}=NAME"
+    return _ELSEWHERE.get(name, f"`{name}`")
+
+
+# What `--json` prints of a fit.
+def _fit(fit: "Fit") -> dict[str, Any]:
+    return {
+        "law": fit.law.name,
+        "law_settings": fit.law.settings(),
+        "parameters": fit.parameters,
+        "parameter_intervals": {
+            row.name: {"low": low, "high": high, "level": LEVEL, "reason": row.reason}
+            for row in fit.parameter_errors
+            for low, high in [fit.parameter_intervals(LEVEL)[row.name]]
+        },
+        "objective": fit.objective,
+        "r2": fit.r2,
+        "mae": fit.mae,
+        "error": {"left_out": fit.errors.scale, "doubled_horizon": fit.errors.doubling,
+                  "groups": fit.errors.groups, "reason": fit.errors.reason},
+        "curves": [asdict(row) for row in fit.scores],
+        "left_out": [asdict(row) for row in fit.left_out],
+        "alternatives": [asdict(row) for row in fit.alternatives],
+        "warnings": list(fit.warnings),
+    }  # fmt: skip
+
+
+# What a person is shown of a fit.
+def _fit_table(fit: "Fit", settings: Strict) -> list[tuple[str, str, str]]:
+    errors = fit.errors
+    unseen = errors.reason or f"{errors.groups} groups left out, one after the other"
+    known = {row.name: _certainty(fit, row) for row in fit.parameter_errors}
+    rows = [
+        (name, f"{value:.6g}", known.get(name, "")) for name, value in fit.parameters.items()
+    ]
+    rows += [
+        ("R2", f"{fit.r2:.5f}", f"on the {len(fit.scores)} fitted curves"),
+        ("mean absolute error", f"{fit.mae:.5f}", "on the fitted curves"),
+        ("error on unseen curves", f"{errors.scale:.3%}", unseen),
+        ("error of a doubled horizon", f"{errors.doubling:.3%}", "fit to the first half"),
+    ]
+    return [*rows, *_warned(fit.warnings, settings)]
+
+
+def _certainty(fit: "Fit", row: "ParameterError") -> str:
+    low, high = fit.parameter_intervals(LEVEL)[row.name]
+    return row.reason or f"{LEVEL:.0%} interval {low:.4g} to {high:.4g}"
+
+
+def _warned(warnings: Sequence[str], settings: Strict) -> list[tuple[str, str, str]]:
+    # What is said of many curves differs in names and numbers only, and is said once.
+    alike: dict[str, list[str]] = {}
+    for line in (named(warning, type(settings)) for warning in warnings):
+        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
+    more = "the same of {} more; --json names them"
+    return [
+        ("warning", first, more.format(len(others)) if others else "")
+        for first, *others in alike.values()
+    ]
+
+
+# The curves, each forecast by a fit to the others.
+def _left_out_table(fit: "Fit") -> Rows:
+    return [
+        (row.name, f"{row.final:+.3%} at the end", f"{row.rms:.3%} along the curve")
+        for row in fit.left_out
+    ]
+
+
+# The laws that were compared, best first.
+def _laws_table(fit: "Fit") -> Rows:
+    return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
+
+
+def _prediction(
+    prediction: "Prediction", truth: "Curve | None", settings: Strict
+) -> tuple[dict[str, Any], Rows]:
+    loss, lower, upper = prediction.final
+    data = {
+        "step": prediction.step.tolist(), "loss": prediction.loss.tolist(),
+        "lower": prediction.lower.tolist(), "upper": prediction.upper.tolist(),
+        "level": prediction.level, "horizon": prediction.horizon,
+        "final": {"loss": loss, "lower": lower, "upper": upper}, "reason": prediction.reason,
+        "warnings": list(prediction.warnings),
+    }  # fmt: skip
+    band = prediction.reason or f"{prediction.level:.0%} interval {lower:.4f} to {upper:.4f}"
+    rows = [("final loss", f"{loss:.4f}", band)]
+    if truth is not None:
+        measured = float(truth.loss[-1])
+        data["measured"] = measured
+        off = f"the forecast is {math.log(loss / measured):+.2%} off"
+        rows.append(("measured", f"{measured:.4f}", off))
+    return data, rows + _warned(prediction.warnings, settings)
+
+
+# What `--json` prints of a plan.
+def _plan(plan: "SchedulePlan") -> dict[str, Any]:
+    return {
+        "free_loss": plan.free_loss,
+        "cooldown": {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss},
+        "error": plan.error,
+        "verdict": plan.verdict,
+        "table": [asdict(row) for row in plan.table],
+        "warnings": list(plan.warnings),
+        "rates": plan.wsd.tolist(),
+    }
+
+
+def _verdict(row: "Shape") -> str:
+    if row.behind == 0:
+        return "the best"
+    words = {True: "worse", False: "indistinguishable", None: "the law's error is not known"}
+    return f"+{row.behind:.4f}, {words[row.distinguishable]}"

@@ -1,9 +1,10 @@
-"""What `lossatlas forecast` leaves in its folder: results, tables, pictures, a page."""
+"""What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and a page."""
 
+import ast
 import base64
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,20 @@ import jinja2
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from lossatlas import store
-from lossatlas.cli.forecast_words import fit_table, laws_table, left_out_table
+from lossatlas import forecast, store
+from lossatlas.checks import check_one_of
+from lossatlas.cli.output import Rows
+from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
+from lossatlas.forecast.kinds import kind_of_file
+from lossatlas.forecast.law import Law
 from lossatlas.plots.curves import plot_curves, plot_prediction, plot_residuals, plot_schedule
+from lossatlas.store.sizes import check_npy
 from lossatlas.text import plain
+
+Floats = NDArray[np.float64]
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -44,14 +53,14 @@ figure img { max-width: 100%; height: auto; }
 {% for line in warnings %}<li>{{ line }}</li>
 {% endfor %}</ul></section>
 {% endif %}
-<section><h2>Pictures</h2>
-{% for name, data in pictures.items() %}
+<section><h2>Figures</h2>
+{% for name, data in figures.items() %}
 <figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}"></figure>
 {% endfor %}</section>
-{% for table in tables if table.rows %}
-<section><h2>{{ table.title }}</h2><div class="scroll"><table>
+{% for heading, rows in tables.items() if rows %}
+<section><h2>{{ heading }}</h2><div class="scroll"><table>
 <tbody>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></section>
 {% endfor %}
 </main>
@@ -61,56 +70,51 @@ figure img { max-width: 100%; height: auto; }
 """
 
 
-def write_fit(fit: Fit, out: Path) -> None:
-    """Write fit.nc, two pictures and the page."""
-    fit.save(out / "fit.nc")
+def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path]:
+    """Write fit.nc, two figures and the page with tables: title -> rows."""
+    files = {"fit": fit.save(out / "fit.nc"), "report": out / "report.html"}
     drawn = {"curves": plot_curves(fit), "residuals": plot_residuals(fit)}
-    images = _write_pictures(drawn, out)
-    tables = [
-        # The warnings head the page already, and the page need not name itself.
-        {
-            "title": "Numbers",
-            "rows": [row for row in fit_table(fit, out) if row[0] not in {"warning", "report"}],
-        },
-        {"title": "Laws compared, error on curves left out", "rows": laws_table(fit)},
-        {"title": "Forecasts of curves left out", "rows": left_out_table(fit)},
-    ]
+    images = _write_figures(drawn, out)
     page = _template().render(
-        title=fit.law.name, headline=_headline(fit), warnings=fit.warnings, pictures=images,
+        title=fit.law.name, headline=_headline(fit), warnings=fit.warnings, figures=images,
         tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
     )  # fmt: skip
-    with store.writing(out / "report.html") as temporary:
+    with store.writing(files["report"]) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    return files
 
 
-def write_prediction(told: Prediction, truth: Curve | None, out: Path | None) -> None:
-    """Write forecast.csv and its picture."""
+def write_prediction(
+    told: Prediction, truth: Curve | None, out: Path | None
+) -> dict[str, Path]:
+    """Write forecast.csv and its figure."""
     if out is None:
-        return
+        return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
-    _write_csv(out / "forecast.csv", columns)
-    _write_pictures({"forecast": plot_prediction(told, truth=truth)}, out)
+    _write_figures({"forecast": plot_prediction(told, truth=truth)}, out)
+    return {"forecast": _write_csv(out / "forecast.csv", columns)}
 
 
-def write_plan(plan: SchedulePlan, out: Path | None) -> None:
-    """Write schedule.csv (update, cooldown, free) and its picture."""
+def write_plan(plan: SchedulePlan, out: Path | None) -> dict[str, Path]:
+    """Write schedule.csv (update, cooldown, free) and its figure."""
     if out is None:
-        return
+        return {}
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
-    _write_csv(out / "schedule.csv", columns)
-    _write_pictures({"schedule": plot_schedule(plan)}, out)
+    _write_figures({"schedule": plot_schedule(plan)}, out)
+    return {"schedule": _write_csv(out / "schedule.csv", columns)}
 
 
-def _write_csv(path: Path, columns: dict[str, Any]) -> None:
+def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
     with store.writing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
+    return path
 
 
-# Each picture as PNG in the folder, and as base64 for a page.
-def _write_pictures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
+# Each figure as PNG in the folder, and as base64 for a page.
+def _write_figures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
     images = {}
     for name, ax in drawn.items():
         data = io.BytesIO()
@@ -138,3 +142,117 @@ def _template() -> jinja2.Template:
         finalize=lambda value: plain(value) if type(value) is str else value,
     )  # fmt: skip
     return engine.from_string(_PAGE)
+
+
+def read_curves(
+    files: Sequence[Path], kind: str, columns: Sequence[str], warmup: int | None
+) -> list[Curve]:
+    """Read loss files."""
+    roles: dict[str, Any] = dict(_pair("column", text) for text in columns)
+    for role in roles:
+        check_one_of("column", role, ("step", "loss", "lr", "size", "tokens", "source"))
+    found: list[Curve] = []
+    for path in files:
+        chosen = kind_of_file(path) if kind == "auto" else kind
+        found += _read(path, chosen, roles, warmup)
+    return found
+
+
+def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> list[Curve]:
+    if kind == "points":
+        return [forecast.read_points(path, **_only(roles, "loss", "size", "tokens", "source"))]
+    if kind == "trainer":
+        return [forecast.read_trainer_state(path, **_only(roles, "loss"))]
+    if kind == "tensorboard":
+        lr = roles.get("lr")
+        return [forecast.read_tensorboard(path, lr, warmup=warmup)]
+    if kind == "wandb":
+        return forecast.read_wandb(path, **_only(roles, "step", "loss", "lr"), warmup=warmup)
+    named = _only(roles, "step", "loss", "lr", "tokens", "source")
+    return [forecast.read_csv(path, **named, warmup=warmup)]
+
+
+def _only(roles: dict[str, Any], *names: str) -> dict[str, Any]:
+    extra = sorted(set(roles) - set(names))
+    if extra:
+        raise ArgumentError(
+            f"`column` {extra[0]} has no meaning in such a file; it may name "
+            f"{', '.join(names)}."
+        )
+    return roles
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ArgumentError(f"`{option}` must look like 'name=value'; got {text!r}.")
+    return name.strip(), value.strip()
+
+
+def assignments(option: str, texts: Sequence[str]) -> dict[str, float]:
+    """Numbers with names."""
+    found = {}
+    for name, value in (_pair(option, text) for text in texts):
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ArgumentError(f"`{option}`: '{value}' is not a number.") from None
+    return found
+
+
+def named_law(text: str) -> Law:
+    """A law from its name and settings."""
+    name, _, inner = text.strip().partition("(")
+    check_one_of("law", name, forecast.LAWS)
+    settings = {}
+    for part in filter(None, inner.rstrip(")").split(",")):
+        key, value = _pair("law", part)
+        check_one_of("law", key, forecast.LAWS[name]().settings())
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise ArgumentError(f"`law`: cannot read the value of {part!r}.") from None
+    return forecast.LAWS[name](**settings)
+
+
+def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Curve], str]:
+    """The law that was asked for, or the one that the rates allow."""
+    if text is not None:
+        return named_law(text), list(curves), ""
+    bare = [curve.label for curve in curves if curve.rates is None]
+    if not bare:
+        return forecast.MultiPowerLaw(), list(curves), ""
+    why = f"'{bare[0]}' has no learning rate"
+    dropped = len(curves) - len(bare)
+    if dropped:
+        why += f", so the rates of {dropped} other runs are not used"
+    return (
+        forecast.PowerLaw(), [curve.without_rates() for curve in curves],
+        f"{why}: the power law in updates is taken; ",
+    )  # fmt: skip
+
+
+def load_fit(path: Path) -> Fit:
+    """A fit from disk."""
+    found = store.load(path / "fit.nc" if path.is_dir() else path)
+    if not isinstance(found, Fit):
+        raise FileError(f"'{path}' holds a {type(found).__name__}; give a fit.nc.")
+    return found
+
+
+def read_rates(path: Path) -> Floats:
+    """The rate of every update, from .npy or .csv."""
+    try:
+        if path.suffix == ".npy":
+            check_npy(path)
+            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
+        with path.open(encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+        at = rows[0].index("lr") if "lr" in rows[0] else 0
+        return np.array([float(row[at]) for row in rows[("lr" in rows[0]) :]])
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"`rates`: '{path}' cannot be read ({error}).") from None
+    except (ValueError, IndexError) as error:
+        raise DataError(f"`rates`: '{path}' does not hold rates ({error}).") from None

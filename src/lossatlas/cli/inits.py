@@ -1,139 +1,309 @@
 """`lossatlas inits`: which initialization will train best, in five stages or at once."""
 
-import inspect
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from lossatlas.cli.command import Command
+from lossatlas.cli.layout import Group
+from lossatlas.cli.output import Output
+from lossatlas.settings import defaults, option
+from lossatlas.studies.inits.settings import InitsSettings
 
-app = typer.Typer(
-    help="Which initialization will train best, and can it be told before training?",
-    no_args_is_help=True,
+if TYPE_CHECKING:
+    from lossatlas.studies.inits.pipeline import Done
+    from lossatlas.studies.inits.quality import Quality
+    from lossatlas.studies.inits.records import Labels
+    from lossatlas.studies.inits.samples import Samples
+    from lossatlas.studies.inits.surrogates import Surrogates
+
+Rows = list[tuple[str, str, str]]
+# What a landscape of the published study takes, for each of its 200 initializations.
+_POINTS, _INITIALIZATIONS = 2000, 200
+_REMEMBERED = "settings.yaml"
+_RANK = defaults("studies.inits.rank:rank")
+_RESUME = "Accepted as in every command; what is done is never done again."
+
+
+class RunSettings(InitsSettings):
+    """Settings of `lossatlas inits run`."""
+
+    stage: int | None = option(None, "1 for the surrogate, 2 for the quality. By default both.")
+
+
+class RankSettings(InitsSettings):
+    """Settings of `lossatlas inits rank`."""
+
+    candidates: int = option(_RANK["candidates"], "How many initializations to choose from.")
+
+
+def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
+    """Run one stage and tell what it left."""
+    from lossatlas.store import occupied
+    from lossatlas.studies.inits.pipeline import run_stage
+
+    with occupied(settings.out), output.progress(stage) as progress:
+        done = run_stage(settings, stage, progress=progress.line)
+    _mention(done, output)
+    output.result(_summary(done), _STAGES[stage][1], _table(done), files=_files(done))
+
+
+def run_all(settings: RunSettings, output: Output) -> None:
+    """Run all stages, or one half, and tell what they left."""
+    from lossatlas.store import occupied
+    from lossatlas.studies.inits.pipeline import run
+
+    with occupied(settings.out), output.progress("study") as progress:
+        finished = run(settings, settings.stage, progress=progress.line)
+    for done in finished:
+        _mention(done, output)
+    data = {done.stage: _summary(done) for done in finished}
+    rows = [row for done in finished for row in _headline(done)]
+    title = f"initializations of {settings.model} on {settings.data}"
+    output.result(data, title, rows, files=_files(*finished))
+
+
+def run_rank(settings: RankSettings, output: Output) -> None:
+    """Rank candidates and say how much to trust it."""
+    from lossatlas.store import occupied
+    from lossatlas.studies.inits.rank import rank
+
+    with occupied(settings.out), output.progress("ranking") as progress:
+        found = rank(settings, settings.candidates, progress=progress.line)
+    output.result(found.summary(), found.title, found.table())
+
+
+# Stage -> help, title of its table, and options that set a value of a group.
+_STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "generate": (
+        "Stage 1: compute the true losses of initializations of many schemes; write pairs.nc.",
+        "true losses of initializations",
+        {"n_samples": "generate.samples"},
+    ),
+    "fit-surrogate": (
+        "Stage 2: predict the loss from the parameters; write surrogate.nc.",
+        "rank correlation of predicted and true losses, held-out points",
+        {"epochs": "surrogate.epochs"},
+    ),
+    "label": (
+        "Stage 3: train initializations, many at once, for several budgets; write labels.nc.",
+        "loss after training",
+        {"n_samples": "label.samples", "orders": "label.orders"},
+    ),
+    "fit-quality": (
+        "Stage 4: predict the loss after training from the landscape before; write quality.nc.",
+        "quality predicted before training",
+        {"epochs": "quality.epochs"},
+    ),
+    "figures": (
+        "Stage 5: draw what the other stages wrote, into figures/.",
+        "figures",
+        {"format": "figures.format"},
+    ),
+}
+_WHOLE: dict[str, tuple[type[InitsSettings], Callable[..., None], str]] = {
+    "run": (
+        RunSettings,
+        run_all,
+        "Run all stages in turn; those whose files are there are not run again.",
+    ),
+    "rank": (
+        RankSettings,
+        run_rank,
+        "Rank initializations of your own model, and report how far to trust the ranking.",
+    ),
+}
+
+
+# The folder remembers what the stages before were told.
+def _remembered(options: Mapping[str, Any]) -> Path | None:
+    usual = InitsSettings.model_fields["out"].default
+    file = Path(options.get("out", usual)) / _REMEMBERED
+    return file if file.is_file() else None
+
+
+_command = functools.partial(functools.partial, Command, config=_remembered, resume=_RESUME)
+command = Group(
+    "Rank initializations before training, and report how far to trust the ranking.",
+    {
+        name: (
+            text,
+            _command(
+                InitsSettings, functools.partial(run_one, name), text, shortcuts=shortcuts
+            ),
+        )
+        for name, (text, _, shortcuts) in _STAGES.items()
+    }
+    | {name: (text, _command(kind, run, text)) for name, (kind, run, text) in _WHOLE.items()},
 )
 
-_MODEL = "mlp | cnn | resnet20 | chargpt, as in 'mlp(64,64)'; module:factory [mlp(32, 32)]."
-_DATA = "digits | parquet:PATH | folder:PATH | npz:PATH | text:PATH | module:factory [digits]."
-_CONFIG = "Settings in a YAML file [settings.yaml of the folder, where there is one]."
 
-# What every command takes: name -> (type, option).
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "folder": (Path, typer.Option(Path("inits"), help="Where the files of the study are.")),
-    "model": (str | None, typer.Option(None, help=_MODEL)),
-    "data": (str | None, typer.Option(None, help=_DATA)),
-    "loss": (str | None, typer.Option(None, help="cross_entropy | mse | module:function.")),
-    "examples": (int | None, typer.Option(None, help="Use only the first so many.")),
-    "seed": (int | None, typer.Option(None, help="Random seed [0].")),
-    "device": (str | None, typer.Option(None, help="cpu, cuda, ... [cpu].")),
-    "executor": (str | None, typer.Option(None, help="serial | joblib | ray [serial].")),
-    "config": (Path | None, typer.Option(None, help=_CONFIG)),
-    "set_": (list[str], typer.Option([], "--set", help="One setting: --set label.lr=0.01.")),
-    "as_json": (bool, typer.Option(False, "--json", help="One JSON object on stdout.")),
-    "quiet": (bool, typer.Option(False, "--quiet", help="No progress, no notes.")),
-}
-Common = dict[str, Any]
+def _mention(done: "Done", output: Output) -> None:
+    if not done.fresh:
+        output.note(f"{done.paths[0]} is there already; remove it to make it again.")
 
 
-def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    # A command that takes the options of its function, and those that all take.
-    def register(job: Callable[..., None]) -> Callable[..., None]:
-        def command(**given: Any) -> None:
-            common = {option: given.pop(option) for option in _COMMON}
-            job(common, **given)
+def _files(*finished: "Done") -> dict[str, Path]:
+    return {path.stem: path for done in finished for path in done.paths}
 
-        shared = [
-            inspect.Parameter(
-                n, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
-            )
-            for n, (kind, option) in _COMMON.items()
+
+# What `--json` prints about a stage.
+def _summary(done: "Done") -> dict[str, Any]:
+    named = {"stage": done.stage, "fresh": done.fresh}
+    numbers: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "generate": _pairs,
+        "fit-surrogate": _surrogates,
+        "label": _labels,
+        "fit-quality": lambda found: found.summary(),
+    }
+    return named | (numbers[done.stage](done.result) if done.stage in numbers else {})
+
+
+# What a person is shown about a stage.
+def _table(done: "Done") -> Rows:
+    rows: dict[str, Callable[[Any], Rows]] = {
+        "generate": _pairs_rows,
+        "fit-surrogate": _surrogate_rows,
+        "label": _label_rows,
+        "fit-quality": lambda found: found.table(),
+    }
+    return rows[done.stage](done.result) if done.stage in rows else []
+
+
+# The few numbers of a stage that stand in the table of a whole run.
+def _headline(done: "Done") -> Rows:
+    rows = _table(done)
+    if done.stage == "generate":
+        rows = rows[:1]
+    elif done.stage == "fit-surrogate":
+        rows = [row for row in rows if "pooled" not in row[0]]
+    elif done.stage == "fit-quality":
+        rows = _best(done.result)
+    return rows
+
+
+def _best(found: "Quality") -> Rows:
+    rows: Rows = []
+    for split in found.splits:
+        scored = {model: found.score(split, model) for model in found.models}
+        known = {model: s for model, s in scored.items() if math.isfinite(s[0])}
+        first = sorted(known, key=lambda model: -known[model][0])[:1]
+        recipe = [model for model in known if model == "scheme + scale / ridge"]
+        rows += [
+            (f"{split}: {m}", f"{known[m][0]:.2f}", f"[{known[m][1]:.2f}, {known[m][2]:.2f}]")
+            for m in (*first, *recipe)
         ]
-        own = [p for n, p in inspect.signature(job).parameters.items() if n != "common"]
-        # typer reads the options from the signature and their types from the annotations.
-        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
-        command.__doc__ = job.__doc__
-        app.command(name)(command)
-        return job
-
-    return register
+    return [*rows, *(("note", note, "") for note in found.notes)]
 
 
-@_command("generate")
-def generate_command(
-    common: Common,
-    *,
-    n_samples: int | None = typer.Option(None, help="Samples of recipe and loss [5000]."),
-) -> None:
-    """1. Initializations from many schemes with their true losses; writes pairs.nc."""
-    _stage("generate", common, {"generate.samples": n_samples})
+def _pairs(pairs: "Samples") -> dict[str, Any]:
+    return {
+        "pairs": len(pairs),
+        "non_finite": _lost(pairs),
+        "mean_loss": {name: float(losses.mean()) for name, losses in _by_scheme(pairs)},
+    }
 
 
-@_command("fit-surrogate")
-def surrogate_command(
-    common: Common,
-    *,
-    epochs: int | None = typer.Option(None, help="Of the networks, at most [200]."),
-) -> None:
-    """2. Predict the loss from the parameters, beside the cost of the truth: surrogate.nc."""
-    _stage("fit-surrogate", common, {"surrogate.epochs": epochs})
+def _pairs_rows(pairs: "Samples") -> Rows:
+    lost = _lost(pairs)
+    remark = f"{lost} losses not finite" if lost else "all losses finite"
+    rows = [("pairs", str(len(pairs)), remark)]
+    for name, losses in _by_scheme(pairs):
+        spread = f"between {losses.min():.4g} and {losses.max():.4g}"
+        rows.append((name, f"{losses.mean():.4g}", f"{spread}, {len(losses)} pairs"))
+    return rows
 
 
-@_command("label")
-def label_command(
-    common: Common,
-    *,
-    n_samples: int | None = typer.Option(None, help="Initializations to train [200]."),
-    orders: int | None = typer.Option(None, help="Trainings of each, in other orders [3]."),
-) -> None:
-    """3. Train initializations, many at once, for several budgets; writes labels.nc."""
-    _stage("label", common, {"label.samples": n_samples, "label.orders": orders})
+def _by_scheme(pairs: "Samples") -> Iterator[tuple[str, Any]]:
+    finite = abs(pairs.losses) < math.inf
+    for scheme in sorted(set(pairs.schemes[finite])):
+        yield str(scheme), pairs.losses[finite & (pairs.schemes == scheme)]
 
 
-@_command("fit-quality")
-def quality_command(
-    common: Common,
-    *,
-    epochs: int | None = typer.Option(None, help="Of the network that predicts [150]."),
-) -> None:
-    """4. Predict what training gives from the landscape before it; writes quality.nc."""
-    _stage("fit-quality", common, {"quality.epochs": epochs})
+def _lost(pairs: "Samples") -> int:
+    return int((~(abs(pairs.losses) < math.inf)).sum())
 
 
-@_command("figures")
-def figures_command(
-    common: Common,
-    *,
-    format_: str | None = typer.Option(None, "--format", help="pdf | png | html [png]."),
-) -> None:
-    """5. Draw what the other stages wrote, into figures/."""
-    _stage("figures", common, {"figures.format": format_})
+def _surrogates(found: "Surrogates") -> dict[str, Any]:
+    from lossatlas.studies.inits.surrogates.result import VIEWS
+
+    return {
+        "kinds": {
+            kind: {
+                "spearman": {view: list(found.spearman(kind, view)) for view in VIEWS},
+                "mean_absolute_error": found.error(kind),
+                "coverage_of_90": found.coverage(kind),
+                "cpu_seconds": found.cost(kind, _POINTS, _INITIALIZATIONS),
+            }
+            for kind in found.kinds
+        },
+        "true_cpu_seconds": _true(found),
+        "points": _POINTS,
+        "initializations": _INITIALIZATIONS,
+        "held_out": len(found.tested),
+    }
 
 
-@_command("run")
-def run_command(
-    common: Common,
-    *,
-    stage: int | None = typer.Option(None, help="1: the surrogate. 2: the quality. [both]"),
-) -> None:
-    """All stages in turn; those whose files are there are not done again."""
-    from lossatlas.cli.inits_job import run_study
+def _surrogate_rows(found: "Surrogates") -> Rows:
+    from lossatlas.studies.inits.surrogates.result import VIEWS
 
-    run_study(common, stage)
-
-
-@_command("rank")
-def rank_command(
-    common: Common,
-    *,
-    candidates: int = typer.Option(32, help="How many initializations to choose from."),
-) -> None:
-    """Rank initializations of your own model, and say how much to trust it."""
-    from lossatlas.cli.inits_job import rank_study
-
-    rank_study(common, candidates)
+    rows: Rows = [
+        (f"{kind}, {view}", f"{value:.3f}", f"[{low:.3f}, {high:.3f}]")
+        for kind in found.kinds
+        for view in VIEWS
+        for value, low, high in [found.spearman(kind, view)]
+        if math.isfinite(value)
+    ]
+    what = f"CPU s for {_POINTS:,} losses at each of {_INITIALIZATIONS}"
+    rows += [
+        (f"cost, {kind}", f"{found.cost(kind, _POINTS, _INITIALIZATIONS):.3g}", what)
+        for kind in found.kinds
+    ]
+    return [*rows, ("cost, true losses", f"{_true(found):.3g}", what)]
 
 
-def _stage(stage: str, common: Common, more: dict[str, Any]) -> None:
-    from lossatlas.cli.inits_job import run_one
+def _true(found: "Surrogates") -> float:
+    return found.true_seconds * _POINTS / 1000
 
-    run_one(common, stage, more)
+
+def _labels(labels: "Labels") -> dict[str, Any]:
+    return {
+        "candidates": len(labels),
+        "orders": len(labels.orders),
+        "diverged": int(labels.diverged.sum()),
+        "budgets": {str(budget): _budget(labels, budget) for budget in labels.budgets},
+    }
+
+
+def _budget(labels: "Labels", budget: int) -> dict[str, Any]:
+    quality = labels.quality(budget)[labels.finite(budget)]
+    known = len(quality) > 0
+    return {
+        "test_loss": float(quality.mean()) if known else float("nan"),
+        "spread": float(quality.std()) if known else float("nan"),
+        "reliability": _reliability(labels, budget),
+    }
+
+
+def _reliability(labels: "Labels", budget: int) -> float | None:
+    if len(labels.orders) < 2 or int(labels.finite(budget).sum()) < 3:
+        return None
+    return labels.reliability(budget).mean
+
+
+def _label_rows(labels: "Labels") -> Rows:
+    trainings = labels.diverged.size
+    lost = int(labels.diverged.sum())
+    rows: Rows = [
+        ("candidates", str(len(labels)), f"{trainings} trainings, {lost} diverged"),
+    ]
+    for budget in labels.budgets:
+        found = _budget(labels, budget)
+        share = found["reliability"]
+        told = "one order: reliability unknown" if share is None else f"reliability {share:.3f}"
+        value = f"{found['test_loss']:.4g}"
+        spread = f"± {found['spread']:.2g} over candidates"
+        rows.append((f"test loss, {budget} epochs", value, f"{spread}, {told}"))
+    return rows

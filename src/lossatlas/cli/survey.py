@@ -1,112 +1,365 @@
-"""`lossatlas survey`: train or load a network, survey the ground around it, write a report."""
+"""`lossatlas survey`: train or load a network, survey its loss landscape, write a report."""
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from pydantic import model_validator
 
+from lossatlas.cli.command import Command
+from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.errors import ArgumentError
+from lossatlas.settings import LISTED, TITLE, Strict, common, defaults, option, subject
 
 if TYPE_CHECKING:
-    from lossatlas.cli.settings import SurveySettings
+    from collections.abc import Mapping
 
-_MODEL = (
-    "mlp | cnn | resnet20 | resnet56 | chargpt, with arguments as in 'mlp(64,64)'; "
-    "package.module:factory; path/file.py:factory. Without it a small network is trained."
-)
-_MODE = (
-    "Norm layers: eval | train | recalibrated [eval; recalibrated where two files are compared "
-    "and the model keeps running statistics]."
-)
-_OUT = "Folder of the results and report.html [survey, or comparison for two files]."
-_DATA = "digits | parquet:PATH | folder:PATH | npz:PATH | text:PATH | module:factory [digits]."
+    from lossatlas.cli.subject import Subject
+    from lossatlas.landscape.engines import Metric
+    from lossatlas.landscape.plane import Plane
+    from lossatlas.linalg.params import Params
+    from lossatlas.objective import Objective
+    from lossatlas.surveys import Survey
 
-
-_PLANE = "random | checkpoints | eigen, the sharpest directions [what there is]."
-_INSTRUMENTS = (
-    "all, or names with commas, as in sharpness,stability; lossatlas.curvature.instruments() "
-    "lists them."
-)
+_SURVEY = defaults("surveys.survey:survey")
+_PLANE = defaults("landscape.plane:random_plane")
+_TRAIN = defaults("training.training:train")
+_DEMO_STEPS = 400
+# What a comparison of two checkpoints cannot be told.
+_ONE_ONLY = (
+    "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "curvature",
+    "instruments", "lr",
+)  # fmt: skip
 _FILES = (
-    "None, one or two checkpoints; two are compared. .safetensors, .pt, .pth, .ckpt, .bin, "
-    "or a folder of Hugging Face, accelerate or torch.distributed.checkpoint."
+    "None, one or two checkpoints; two are compared. Files that end in .safetensors, .pt, "
+    ".pth, .ckpt or .bin, or a folder of Hugging Face, accelerate or "
+    "torch.distributed.checkpoint. Nothing is unpickled."
 )
 _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
+_AGAINST = "A second checkpoint, the same as a second file."
+_OUT = "Folder of the results and report.html. By default survey, or comparison for two files."
+_CURVES = "Measure eigenvalues and the trace of the Hessian."
+_INSTRUMENTS = (
+    "Measure more at the weights: all, or names with commas between them; `list` prints them."
+)
+_KIND_OF_PLANE = (
+    "The plane of the map; eigen takes the sharpest directions. By default that of the "
+    "checkpoints where there are enough, otherwise random directions."
+)
+_STEPS = f"Updates. By default {_DEMO_STEPS} where neither model nor weights are given."
+_mapped = functools.partial(option, group="Map")
+_measured = functools.partial(option, group="Instruments")
+_positive: Any = {"gt": 0, "allow_inf_nan": False}
 
 
-def command(  # noqa: PLR0917 - typer reads the options from here
-    files: list[Path] = typer.Argument(None, help=_FILES),
-    model: str | None = typer.Option(None, help=_MODEL),
-    weights: Path | None = typer.Option(None, help="The same as one file; never unpickled."),
-    checkpoint: list[Path] = typer.Option([], "--checkpoint", help=_CHECKPOINT),
-    key: str | None = typer.Option(None, help="Where weights are in a file, as in ema."),
-    prefix: str | None = typer.Option(None, help="Keep names that begin so, and strip it."),
-    data: str | None = typer.Option(None, help=_DATA),
-    loss: str | None = typer.Option(None, help="cross_entropy | mse | ... | module:function."),
-    batch_size: int | None = typer.Option(None, help="Examples a batch [256]."),
-    examples: int | None = typer.Option(None, help="Use only the first so many."),
-    plane: str | None = typer.Option(None, help=_PLANE),
-    points: int | None = typer.Option(None, help="Points along each direction [41]."),
-    span: str | None = typer.Option(None, help="Half the width, or auto [auto]."),
-    mode: str | None = typer.Option(None, help=_MODE),
-    curvature: bool = typer.Option(False, "--curvature", help="Eigenvalues and trace too."),
-    instruments: str | None = typer.Option(None, help=_INSTRUMENTS),
-    lr: float | None = typer.Option(
-        None, help="A learning rate to hold against the curvature."
-    ),
-    seed: int | None = typer.Option(None, help="Of weights, data order, directions [0]."),
-    device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
-    out: Path | None = typer.Option(None, help=_OUT),
-    title: str | None = typer.Option(None, help="Report title."),
-    config: Path | None = typer.Option(None, help="Settings in a YAML file."),
-    set_: list[str] = typer.Option([], "--set", help="One setting: --set map.tolerance=0.001."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with a run that died."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Survey the loss landscape around a network: map, curvature of the ground, topology."""
-    from lossatlas.cli.settings import load_settings, named_files
+class MapSettings(Strict):
+    """Settings of the map."""
 
-    options = {
-        "model": model,
-        **named_files(files or [], weights),
-        "checkpoints": tuple(checkpoint) or None,
-        "key": key,
-        "prefix": prefix,
-        "data": data,
-        "loss": loss,
-        "batch_size": batch_size,
-        "examples": examples,
-        "plane": plane,
-        "points": points,
-        "span": span,
-        "mode": mode,
-        "curvature": curvature or None,
-        "instruments": instruments,
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "out": out,
-        "title": title,
-    }
-    settings = load_settings(config, set_, options)
-    output = Output(as_json=as_json, quiet=quiet)
+    adaptive: bool = option(_SURVEY["adaptive"], "Compute only what cannot be interpolated.")
+    tolerance: float = option(
+        _SURVEY["tolerance"], "Error of interpolation, a share of the range.", **_positive
+    )
+    engine: str = option(_SURVEY["engine"], "How points are evaluated.")
+    executor: Literal["serial", "joblib"] = option(
+        _SURVEY["executor"], "Where points are evaluated."
+    )
+    connectivity: Literal["full", "axis"] = option(
+        _SURVEY["connectivity"], "Which neighbors count for the topology."
+    )
+    min_share: float | None = option(
+        _SURVEY["min_share"],
+        "Smallest share of the examples whose effects certainty must cover.",
+        ge=0, lt=1,
+    )  # fmt: skip
+    normalization: str = option(_PLANE["normalization"], "How directions are scaled.")
+    biases: bool = option(_PLANE["biases"], "Move biases and normalization layers too.")
+    dimension: Literal[1, 2, 3] = option(_PLANE["dimension"], "A line, a plane or a box.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `map_plane` is told of it."""
+        return {k: getattr(self, k) for k in ("adaptive", "tolerance", "engine", "executor")}
+
+
+class TrainSettings(Strict):
+    """Settings of the training before the survey."""
+
+    steps: int | None = option(_TRAIN["steps"], _STEPS, ge=0)
+    lr: float | None = option(
+        _TRAIN["lr"], "Learning rate. By default that of the optimizer.", **_positive
+    )
+    optimizer: str = option(_TRAIN["optimizer"], "Optimizer: sgd, adam or adamw.")
+    batch_size: int = option(_TRAIN["batch_size"], "Examples a batch.", ge=1)
+    checkpoints: int = option(25, "Points of the path that the map shows.", ge=3)
+
+
+class SurveySettings(SubjectSettings):
+    """Settings of `lossatlas survey`; with two files it is a comparison."""
+
+    files: tuple[Path, ...] = option((), _FILES, positional=True)
+    against: Path | None = subject(None, _AGAINST)
+    checkpoints: tuple[Path, ...] = subject((), _CHECKPOINT, name="checkpoint")
+    plane: Literal["random", "checkpoints", "eigen"] | None = _mapped(
+        _SURVEY["plane"], _KIND_OF_PLANE
+    )
+    points: int = _mapped(_SURVEY["points"], "Points along each direction.", ge=2)
+    span: float | Literal["auto"] = _mapped(
+        _SURVEY["span"], "Half the width of the map, or auto.", metavar="NUMBER"
+    )
+    curvature: bool = _measured(_SURVEY["curvature"], _CURVES)
+    instruments: Annotated[tuple[str, ...], LISTED] = _measured(
+        _SURVEY["instruments"], _INSTRUMENTS
+    )
+    lr: float | None = _measured(
+        _SURVEY["lr"], "A learning rate to compare with the curvature.", **_positive
+    )
+    title: str | None = option(_SURVEY["title"], TITLE)
+    out: Path | None = common(None, _OUT, short="o")
+    map: MapSettings = MapSettings()
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _agree(self) -> "SurveySettings":
+        if len(self.files) > 2:
+            raise ValueError(
+                f"`files` must be at most two checkpoints; got {len(self.files)}: compare them "
+                "in pairs"
+            )
+        given = next((n for n in ("weights", "against") if getattr(self, n) is not None), None)
+        if self.files and given:
+            raise ValueError(
+                f"`{given}` and files say the same thing; got --{given} "
+                f"{str(getattr(self, given))!r} and {str(self.files[0])!r}: leave one out"
+            )
+        if self.against and not self.weights:
+            raise ValueError("`against` needs `weights`: a comparison takes two checkpoints")
+        return self
+
+    @property
+    def states(self) -> tuple[Path, ...]:
+        """The files of weights: none, one, or two to compare."""
+        return self.files or tuple(file for file in (self.weights, self.against) if file)
+
+    @property
+    def folder(self) -> Path:
+        """Where results go: `out`, or a folder named after what is done."""
+        return self.out or Path("survey" if len(self.states) < 2 else "comparison")
+
+
+def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    """Survey a network, or compare two checkpoints."""
+    if settings.instruments == ("list",):
+        _list_instruments(output)
+        return
     from lossatlas.store import occupied
 
     with occupied(settings.folder):
-        _run(settings, output, resume=resume)
+        if len(settings.states) == 2:
+            _compare(settings, output, resume=resume)
+        else:
+            _survey(settings, output, resume=resume)
 
 
-def _run(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
-    if settings.against is not None:
-        from lossatlas.cli.comparison import report_comparison
+command = Command(
+    SurveySettings, run,
+    "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
+    "compared.",
+)  # fmt: skip
 
-        report_comparison(settings, output, resume=resume)
+
+def _list_instruments(output: Output) -> None:
+    from lossatlas.curvature import instruments
+
+    found = {one.name: one.title for one in instruments()}
+    output.result({"instruments": found}, "instruments", list(found.items()))
+
+
+def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    plain = SurveySettings()
+    for name in _ONE_ONLY:
+        value = _at(settings, name)
+        if value != _at(plain, name) and (name, value) != ("plane", "random"):
+            raise ArgumentError(
+                f"`{name}` is not served where two checkpoints are compared; got {value!r}: "
+                "leave it out, or survey one file at a time."
+            )
+    from lossatlas.cli.comparison import report_comparison
+
+    report_comparison(
+        settings, settings.states, output, folder=settings.folder, title=settings.title,
+        resume=resume, span=settings.span, points=settings.points, seed=settings.seed,
+        connectivity=settings.map.connectivity, min_share=settings.map.min_share,
+        **settings.map.options,
+    )  # fmt: skip
+
+
+def _at(settings: Any, path: str) -> Any:
+    for name in path.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    from lossatlas.cli.subject import load_subject
+    from lossatlas.curvature import chosen
+    from lossatlas.report import write_report
+    from lossatlas.store import make_folder, remove_ledger
+    from lossatlas.surveys.result_cache import instruments_ledger
+
+    chosen(settings.instruments)
+    make_folder(settings.folder)
+    subject = load_subject(settings)
+    checkpoints = _prepared(settings, subject, output)
+    ledger = settings.folder / "survey.resume"
+    ledgers = ledger, instruments_ledger(ledger)
+    for path in () if resume else ledgers:
+        remove_ledger(path)
+    found = _measure(settings, subject, checkpoints, ledger, output)
+    results = found.save(settings.folder / "survey.nc")
+    page = write_report(found, settings.folder / "report.html")
+    for path in ledgers:
+        remove_ledger(path)
+    output.result(found, found.title, files={"results": results, "report": page})
+
+
+def _measure(
+    settings: SurveySettings,
+    subject: "Subject",
+    checkpoints: tuple["Params", ...],
+    ledger: Path,
+    output: Output,
+) -> "Survey":
+    from lossatlas.surveys import survey
+
+    objective = subject.objective(settings.mode)
+    plane = _plane(settings, objective, checkpoints)
+    metrics = subject.metrics(objective, output)
+    _announce(settings, objective, plane, metrics, output)
+    with output.progress("mapping") as progress:
+        return survey(
+            objective,
+            plane=plane,
+            checkpoints=checkpoints,
+            span=settings.span,
+            points=settings.points,
+            metrics=metrics,
+            connectivity=settings.map.connectivity,
+            min_share=settings.map.min_share,
+            curvature=settings.curvature,
+            instruments=settings.instruments,
+            lr=settings.lr or settings.train.lr,
+            title=settings.title or subject.title,
+            seed=settings.seed,
+            resume=ledger,
+            progress=progress,
+            stage=progress.stage,
+            **settings.map.options,
+        )
+
+
+# Weights from files or a training; the checkpoints that the map shows.
+def _prepared(
+    settings: SurveySettings, subject: "Subject", output: Output
+) -> tuple["Params", ...]:
+    from lossatlas.linalg.params import snapshot
+
+    steps = settings.train.steps
+    if settings.checkpoints and steps:
+        raise ArgumentError(
+            "`checkpoints` and `train.steps` both say where the training went; leave one out."
+        )
+    for file in settings.states:
+        subject.load(file, output.note)
+    here, states = snapshot(subject.model.state_dict()), []
+    for file in settings.checkpoints:
+        subject.load(file, output.note)
+        states.append(snapshot(subject.model.state_dict()))
+    # The model is left with its own weights, or else with the last checkpoint.
+    if states and settings.states:
+        subject.model.load_state_dict(here)
+    if steps is None:
+        known = settings.model or settings.states or states or settings.objective
+        steps = 0 if known else _DEMO_STEPS
+    return _trained(settings, subject, steps, output) if steps else tuple(states)
+
+
+def _trained(
+    settings: SurveySettings, subject: "Subject", steps: int, output: Output
+) -> tuple["Params", ...]:
+    from lossatlas.training import build_loss, train
+
+    if subject.data is None:
+        raise ArgumentError(
+            "`train.steps` trains on `data`; an objective of your own comes trained, or with "
+            "--weights."
+        )
+    output.note(f"training for {steps} steps ...")
+    run = train(
+        subject.model,
+        subject.data,
+        settings.loss or build_loss(None, task=subject.data.task),
+        steps=steps,
+        optimizer=settings.train.optimizer,
+        lr=settings.train.lr,
+        batch_size=settings.train.batch_size,
+        seed=settings.seed,
+        schedule="cosine",
+        keep=min(settings.train.checkpoints, steps),
+    )
+    return run.checkpoints
+
+
+# What it will take, before the long part begins.
+def _announce(
+    settings: SurveySettings,
+    objective: "Objective",
+    plane: "Plane",
+    metrics: "Mapping[str, Metric]",
+    output: Output,
+) -> None:
+    if output.quiet:
         return
-    from lossatlas.cli.job import run_survey
+    from lossatlas.curvature import spectrum_memory
+    from lossatlas.landscape.mapping import plan_map
 
-    found, page = run_survey(settings, output, resume=resume)
-    rows = [*found.rows(), ("report", str(page), f"{found.seconds:.1f} s")]
-    output.result(found.summary() | {"report": str(page)}, found.title, rows)
+    engine = settings.map.engine
+    plan = plan_map(objective, plane, points=settings.points, engine=engine, metrics=metrics)
+    output.note(
+        f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
+        f"{_size(plan.memory)} beside model and data"
+    )
+    if settings.curvature or settings.instruments:
+        basis = _size(spectrum_memory(objective))
+        output.note(f"measuring at the weights; a spectrum takes up to {basis}")
+
+
+def _size(memory: int) -> str:
+    if memory < 2**20:
+        return "1 MiB"
+    return f"{memory / 2**20:,.0f} MiB" if memory < 2**30 else f"{memory / 2**30:,.1f} GiB"
+
+
+def _plane(
+    settings: SurveySettings, objective: "Objective", checkpoints: tuple["Params", ...]
+) -> "Plane":
+    from lossatlas.landscape.checkpoints import plane_of, states_of
+    from lossatlas.landscape.plane import random_plane
+    from lossatlas.surveys import eigen_plane
+
+    common: Any = {"seed": settings.seed, "dimension": settings.map.dimension}
+    usual = "checkpoints" if len(checkpoints) > settings.map.dimension else "random"
+    kind = settings.plane or usual
+    if kind == "eigen":
+        return eigen_plane(objective, **common)
+    if kind == "random":
+        scaled = {k: getattr(settings.map, k) for k in ("normalization", "biases")}
+        return random_plane(objective, **common, **scaled)
+    if not checkpoints:
+        raise ArgumentError(
+            "`plane`: there are no checkpoints to span one; train first "
+            "(--set train.steps=400) or use --plane random."
+        )
+    return plane_of(states_of(objective, checkpoints), settings.map.dimension)

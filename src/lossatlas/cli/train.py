@@ -1,77 +1,321 @@
 """`lossatlas train`: train with a recipe, or compare recipes over seeds and rates."""
 
+import functools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from pydantic import Field, model_validator
 
-from lossatlas.cli.output import Output
+from lossatlas.cli.command import Command
+from lossatlas.cli.output import Output, Progress, Rows
+from lossatlas.errors import ArgumentError, DataError
+from lossatlas.settings import (
+    DATA,
+    DEVICE,
+    EXAMPLES,
+    LISTED,
+    LOSS,
+    MODEL,
+    SEED,
+    TITLE,
+    Strict,
+    common,
+    defaults,
+    option,
+    subject,
+)  # fmt: skip
 
+if TYPE_CHECKING:
+    from lossatlas.studies.compare import Problem, Trainings
+    from lossatlas.studies.compare.summary import Row
+    from lossatlas.training.dataset import Dataset
+
+_PROBLEM = defaults("studies.compare.problem:Problem")
+_TRAINED = defaults("studies.compare.many:train_recipes")
+_FILES = {"raw": "weights.safetensors", "average": "average.safetensors"}
+_EPOCHS = 20
 _RECIPE = (
-    "Optimizer and parts, as in 'adamw+cosine' or 'sgd+sasp=0.01' [adamw+climb]. Optimizers: "
-    "adamw, adam, sgd, topoadamw, schedulefree, prodigy. Rates: cosine, wsd, topology, compat, "
+    "Optimizer and parts, as in 'adamw+cosine' or 'sgd+sasp=0.01'. Optimizers: adamw, adam, "
+    "sgd, topoadamw, schedulefree, prodigy. Learning rates: cosine, wsd, topology, compat, "
     "climb, momo, edge, cooldown. Penalties, each with a number: sasp, sasp-fisher, cvp, "
     "cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: average, decay=, "
     "warmup=, interval=."
 )
-_COMPARE = "Recipes, with commas between them; the others are held to the first."
-_MODEL = "mlp | cnn | resnet20 | chargpt, as in 'mlp(64,64)'; module:factory [mlp(32)]."
-_DATA = "digits | parquet:PATH | folder:PATH | npz:PATH | text:PATH | module:factory [digits]."
-_TEST = "Other data to test on; by default a fifth of the examples is kept apart."
-_LR = "Base rates, with commas between them; validation chooses the best [0.001]."
-_OUT = "Folder of trainings.nc, report.html and, of one training, the weights [training]."
+_COMPARE = "Recipes with commas between them; the others are compared with the first."
+_TEST = "Other data to test on. By default a share of the examples is kept apart."
+_LR = "Learning rates with commas between them; validation chooses the best."
+_SEEDS = f"Trainings of each kind. By default 1, or {_TRAINED['seeds']} to compare."
+_WARMUP = "Steps of linear warmup. By default a tenth of the training, at most {}."
+_OUT = "Folder of trainings.nc, report.html and, of one training, the weights."
+_RESUME = "Go on with a comparison that was stopped."
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_share: Any = {"gt": 0, "lt": 0.5, "allow_inf_nan": False}
+_trained_with = functools.partial(option, group="Training")
 
 
-def command(  # noqa: PLR0917 - typer reads the options from here
-    recipe: str | None = typer.Option(None, help=_RECIPE),
-    compare: str | None = typer.Option(None, help=_COMPARE),
-    model: str | None = typer.Option(None, help=_MODEL),
-    data: str | None = typer.Option(None, help=_DATA),
-    test: str | None = typer.Option(None, help=_TEST),
-    loss: str | None = typer.Option(None, help="cross_entropy | mse | ... | module:function."),
-    epochs: int | None = typer.Option(None, help="Walks over the data [20]."),
-    steps: int | None = typer.Option(None, help="Updates, instead of epochs."),
-    lr: str | None = typer.Option(None, help=_LR),
-    seeds: int | None = typer.Option(None, help="Trainings of each kind [1, or 5 to compare]."),
-    batch_size: int | None = typer.Option(None, help="Examples a batch [64]."),
-    examples: int | None = typer.Option(None, help="Use only the first so many."),
-    device: str | None = typer.Option(None, help="cpu, cuda, ... [cpu]."),
-    jobs: int | None = typer.Option(None, help="Processes; -1 is one a core [1]."),
-    out: Path | None = typer.Option(None, help=_OUT),
-    title: str | None = typer.Option(None, help="Report title."),
-    config: Path | None = typer.Option(None, help="Settings in a YAML file."),
-    set_: list[str] = typer.Option([], "--set", help="One setting: --set valid=0.1."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with what was stopped."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress, no notes."),
-) -> None:
-    """Train a network with a recipe, or find out which recipe is worth it."""
-    from lossatlas.cli.settings import settings_of
-    from lossatlas.cli.train_settings import TrainingSettings, listed
+class TrainingSettings(Strict):
+    """Settings of `lossatlas train`."""
 
-    options = {
-        "recipe": recipe,
-        "compare": listed(compare),
-        "model": model,
-        "data": data,
-        "test": test,
-        "loss": loss,
-        "epochs": epochs,
-        "steps": steps,
-        "lr": listed(lr),
-        "seeds": seeds,
-        "batch_size": batch_size,
-        "examples": examples,
-        "device": device,
-        "jobs": jobs,
-        "out": out,
-        "title": title,
+    recipe: str = _trained_with("adamw+climb", _RECIPE, short="r")
+    compare: Annotated[tuple[str, ...] | None, LISTED] = _trained_with(
+        None, _COMPARE, min_length=1
+    )
+    lr: Annotated[tuple[Rate, ...], LISTED] = _trained_with(
+        _TRAINED["rates"], _LR, min_length=1
+    )
+    seeds: int | None = _trained_with(None, _SEEDS, ge=1)
+    epochs: int | None = _trained_with(
+        None, f"Walks over the data. By default {_EPOCHS}.", ge=1
+    )
+    steps: int | None = _trained_with(None, "Updates, instead of epochs.", ge=1)
+    batch_size: int = _trained_with(_PROBLEM["batch_size"], "Examples a batch.", ge=1)
+    decay: float = _trained_with(_PROBLEM["decay"], "Weight decay.", ge=0, allow_inf_nan=False)
+    warmup: int | None = _trained_with(None, _WARMUP.format(_PROBLEM["warmup"]), ge=0)
+    model: str = subject("mlp(32)", MODEL, short="m")
+    data: str = subject("digits", DATA, short="d")
+    test: str | None = subject(None, _TEST)
+    loss: str | None = subject(None, LOSS)
+    examples: int | None = subject(None, EXAMPLES, ge=10)
+    valid: float = subject(0.2, "Share of the examples to choose the rate by.", **_share)
+    tested: float = subject(0.2, "Share of the examples to test on.", **_share)
+    device: str = subject(_TRAINED["device"], DEVICE)
+    jobs: int = option(1, "Processes; -1 is one a core.", ge=-1)
+    title: str | None = option(None, TITLE)
+    out: Path = common(Path("training"), _OUT, short="o")
+    seed: int = common(0, f"{SEED} It splits the data; trainings count theirs from 0.", ge=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "TrainingSettings":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give `epochs` or `steps`, not both")
+        plain = type(self).model_fields["recipe"].default
+        if self.compare is not None and self.recipe != plain:
+            raise ValueError("give `recipe` or `compare`, not both")
+        if self.jobs == 0:
+            raise ValueError("`jobs` must be a number of processes, or -1 for one a core")
+        return self
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """What is trained."""
+        return self.compare or (self.recipe,)
+
+    @property
+    def repeats(self) -> int:
+        """Trainings of each kind."""
+        return self.seeds or (1 if self.compare is None else _TRAINED["seeds"])
+
+    def updates(self, examples: int) -> int:
+        """The length of a training."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or _EPOCHS) * -(-examples // self.batch_size)
+
+
+def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
+    """Train, compare, and write `trainings.nc`, `report.html` and weights."""
+    from lossatlas import store
+    from lossatlas.report import write_report
+    from lossatlas.training.checkpoints import save_weights
+    from lossatlas.training.devices import chosen_device
+
+    with store.occupied(settings.out):
+        chosen_device(settings.device)
+        folder = store.make_folder(settings.out)
+        ledger = folder / "trainings.resume"
+        if not resume:
+            store.remove_ledger(ledger)
+        found, weights = _trained(settings, ledger, output)
+        results = store.save(found, folder / "trainings.nc")
+        page = write_report(found, folder / "report.html")
+        paths = {name: save_weights(weights[name], folder / _FILES[name]) for name in weights}
+        store.remove_ledger(ledger)
+    title = str(found.provenance.settings["title"])
+    files = {"results": results, "report": page}
+    rows = _table(found, paths)
+    output.result(_summary(found, paths), title, rows, files=files)
+
+
+command = Command(
+    TrainingSettings, run,
+    "Train a network with a recipe, or find out which recipe is worth it.", resume=_RESUME,
+)  # fmt: skip
+
+
+def _trained(
+    settings: TrainingSettings, ledger: Path, output: Output
+) -> tuple["Trainings", dict[str, Any]]:
+    from lossatlas.executor import Joblib
+    from lossatlas.studies.compare import train_recipes
+
+    problem = problem_of(settings)
+    kept: dict[str, Any] = {}
+    alone = len(settings.recipes) * len(settings.lr) * settings.repeats == 1
+    with output.progress("training") as progress:
+        found = train_recipes(
+            problem,
+            settings.recipes,
+            steps=settings.updates(len(problem.train)),
+            rates=settings.lr,
+            seeds=settings.repeats,
+            device=settings.device,
+            # A single training is kept as weights, and has nothing to go on from.
+            resume=None if alone else ledger,
+            executor="serial" if settings.jobs == 1 else Joblib(settings.jobs),
+            progress=functools.partial(_tell, progress),
+            keep=kept if alone else None,
+        )
+    title = settings.title or f"{settings.model} on {settings.data}"
+    named = {**found.provenance.settings, "title": title, "recipes": list(found.recipes)}
+    return replace(found, provenance=replace(found.provenance, settings=named)), kept
+
+
+def _tell(progress: Progress, line: str) -> None:
+    done, _, job = line.partition(": ")
+    recipe, lr, seed = json.loads(job)
+    progress.line(f"{done}: {recipe}, rate {lr:g}, seed {seed}")
+
+
+def problem_of(settings: TrainingSettings) -> "Problem":
+    """The data in three parts, and the model."""
+    from lossatlas.studies.compare import Problem
+    from lossatlas.training.datasets import load_dataset
+    from lossatlas.training.models import normalization_of
+
+    data = load_dataset(
+        settings.data, examples=settings.examples, normalize=normalization_of(settings.model)
+    )
+    if data.task == "classification" and not data.classes:
+        data = replace(data, classes=tuple(map(str, range(data.outputs))))
+    train, valid, test = split(settings, data)
+    usual = min(_PROBLEM["warmup"], settings.updates(len(train)) // 10)
+    return Problem(
+        train,
+        valid,
+        test,
+        settings.model,
+        batch_size=settings.batch_size,
+        decay=settings.decay,
+        warmup=usual if settings.warmup is None else settings.warmup,
+        loss=settings.loss or "",
+    )
+
+
+def split(
+    settings: TrainingSettings, data: "Dataset"
+) -> tuple["Dataset", "Dataset", "Dataset"]:
+    """Examples that train, choose and test."""
+    from lossatlas.training.seeding import epoch_order
+
+    if len(data) < 10:
+        raise DataError(
+            f"'{data.name}' has {len(data)} examples; a comparison needs 10 to split into "
+            "those that train, choose and test."
+        )
+    if data.task != "language":
+        # Blocks of a text that touch stay together: the last ones are tested on.
+        data = data.pick(epoch_order(settings.seed, 0, len(data)))
+    test = _other(settings, data)
+    if test is None:
+        count = max(round(settings.tested * len(data)), 1)
+        data, test = data.take(len(data) - count), data.skip(len(data) - count)
+    count = max(round(settings.valid * len(data)), 1)
+    return data.take(len(data) - count), data.skip(len(data) - count), test
+
+
+def _other(settings: TrainingSettings, data: "Dataset") -> "Dataset | None":
+    from lossatlas.training.datasets import load_dataset
+    from lossatlas.training.models import normalization_of
+
+    if settings.test is None:
+        return None
+    found = load_dataset(settings.test, normalize=normalization_of(settings.model))
+    fits = found.inputs.shape[1:] == data.inputs.shape[1:] and found.task == data.task
+    if not fits or found.vocabulary != data.vocabulary or found.outputs > data.outputs:
+        raise ArgumentError(
+            f"`test` must be data like '{settings.data}': {data.task}, inputs of "
+            f"{tuple(data.inputs.shape[1:])}, {data.outputs} outputs; got {found.task}, "
+            f"{tuple(found.inputs.shape[1:])}, {found.outputs}."
+        )
+    return found
+
+
+# What `--json` prints.
+def _summary(found: "Trainings", weights: Mapping[str, Path]) -> dict[str, Any]:
+    from lossatlas.report.readings_trainings import headline
+    from lossatlas.studies.compare.summary import rows
+
+    made = rows(found)
+    return {
+        "title": found.provenance.settings["title"],
+        "verdict": headline(found, made),
+        "measure": f"test {found.measure}",
+        "steps": found.steps,
+        "seeds": len(found.seeds),
+        "rates": list(found.rates),
+        "recipes": [row.to_dict() | {"reasons": _reasons(found, row)} for row in made],
+        "weights": {name: str(path) for name, path in weights.items()},
     }
-    settings = settings_of(TrainingSettings, config, set_, options)
-    output = Output(as_json=as_json, quiet=quiet)
-    from lossatlas.cli.train_job import run_trainings
-    from lossatlas.cli.train_words import summary, table
-    from lossatlas.store import occupied
 
-    with occupied(settings.out):
-        found, files = run_trainings(settings, output, resume=resume)
-    output.result(summary(found, files), files.title, table(found, files))
+
+# What a person is shown.
+def _table(found: "Trainings", weights: Mapping[str, Path]) -> Rows:
+    from lossatlas.studies.compare.summary import rows
+
+    made = rows(found)
+    return _single(found, made[0], weights) if len(made) == 1 else _several(found, made)
+
+
+def _several(found: "Trainings", made: list["Row"]) -> Rows:
+    from lossatlas.report.readings_trainings import band, signed
+
+    unit = "points" if found.measure == "accuracy" else "loss"
+    against = f"{unit} above {made[0].recipe} [95 %]"
+    lines = [("recipe, rate", f"test {found.measure}", against, "CPU time")]
+    lines += [_line(found, row) for row in made]
+    for row in made:
+        if row.untuned is not None:
+            gap = f"{signed(found, row.untuned.mean)} {band(found, row.untuned)}"
+            lines.append((f"{row.recipe}, all rates", "", f"{gap} {row.untuned.verdict}", ""))
+    return lines
+
+
+def _line(found: "Trainings", row: "Row") -> tuple[str, str, str, str]:
+    from lossatlas.report.readings_trainings import band, shown, signed
+    from lossatlas.text import count
+
+    gap = row.difference
+    words = [] if gap is None else [signed(found, gap.mean), band(found, gap), row.verdict]
+    if row.diverged:
+        words.append(f"{count(row.diverged, 'training')} diverged")
+    name = f"{row.recipe}, {row.lr:g}"
+    told = " ".join(word for word in words if word)
+    return name, shown(found, row), told, f"{row.overhead[0]:.2f}x"
+
+
+def _single(found: "Trainings", row: "Row", weights: Mapping[str, Path]) -> Rows:
+    from lossatlas.report.readings_trainings import shown
+    from lossatlas.text import count, percent, with_error
+
+    why = "over seeds" if len(found.seeds) > 1 else "over examples"
+    lines = [
+        (f"test {found.measure}", shown(found, row), why),
+        ("test loss", with_error(row.loss, row.loss_stderr), why),
+        ("rate", f"{row.lr:g}", f"{row.final_rate:.3g} at the last of {found.steps:,} updates"),
+    ]
+    if row.decisions:
+        share = "" if math.isnan(row.steering) else f"{percent(row.steering)} of the CPU time"
+        lines.append(("decisions", str(row.decisions), share))
+        lines += [("", f"{times:,}", reason) for reason, times in _reasons(found, row).items()]
+    if row.diverged:
+        lines.append(("diverged", count(row.diverged, "training"), "its loss is not finite"))
+    return [*lines, *((f"weights, {name}", str(path), "") for name, path in weights.items())]
+
+
+def _reasons(found: "Trainings", row: "Row") -> dict[str, int]:
+    return dict(Counter(record.reason for record in found.log(row.recipe)).most_common())

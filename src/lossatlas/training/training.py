@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lossatlas.checks import check_at_least
-from lossatlas.errors import ModelError
+from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.guard import preserved_modes, preserved_rng
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
@@ -159,7 +159,7 @@ def train(
     with preserved_modes(model), preserved_rng(), torch.enable_grad():
         model.train()
         for tick in loop.run(start, total, log, keeping):
-            if callback is not None and callback(tick) is True:
+            if callback is not None and _stops(callback, tick):
                 break
     arrived = _arrival(start, log, weights)
     if keeping and arrived < total:
@@ -174,6 +174,11 @@ def train(
         log.diverged_at,
         time.perf_counter() - began,
     )
+
+
+def _stops(callback: Callable[[StepInfo], object], step: StepInfo) -> bool:
+    with wrap_errors("`callback`", "it is called with one StepInfo.", ArgumentError):
+        return callback(step) is True
 
 
 @dataclass(frozen=True)

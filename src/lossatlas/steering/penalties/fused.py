@@ -84,9 +84,11 @@ def _by_hand(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: in
     # The case of nearly every step, told from its shapes; whatever is odd is checked at length.
     # Compilers and function transforms write the gradient by themselves.
     fits = logits.ndim == features.ndim == 2 and targets.dtype == torch.int64
+    if not fits:
+        return False
     sizes = (len(features),) == targets.shape == logits.shape[:1] and len(logits) > 0
     wide = logits.dtype == features.dtype and logits.dtype in {torch.float32, torch.float64}
-    if not (fits and sizes and wide and logits.device.type == "cpu") or (
+    if not (sizes and wide and logits.device.type == "cpu") or (
         torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     ):
         return False

@@ -36,7 +36,7 @@ def draw(settings: InitsSettings, *, progress: Progress | None = None) -> list[P
         return [_page(settings, pictures, progress)]
     paths = []
     for name, figure in pictures:
-        paths.append(settings.folder / "figures" / f"{name}.{settings.figures.format}")
+        paths.append(settings.out / "figures" / f"{name}.{settings.figures.format}")
         with writing(paths[-1]) as temporary:
             figure.savefig(temporary, format=settings.figures.format)
         plt.close(figure)
@@ -50,7 +50,7 @@ def _page(
     pictures: Iterator[tuple[str, Figure]],
     progress: Progress | None,
 ) -> Path:
-    path = settings.folder / "figures" / "figures.html"
+    path = settings.out / "figures" / "figures.html"
     title = escape(f"Initializations of {settings.model} on {settings.data}")
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",

@@ -27,12 +27,12 @@ _MAKER = {"features": "fit-quality"}
 
 def path_of(settings: InitsSettings, stage: str) -> Path:
     """Where a stage writes."""
-    return settings.folder / FILES[stage]
+    return settings.out / FILES[stage]
 
 
 def ledger_of(settings: InitsSettings, stage: str) -> Path:
     """Where a stage keeps what is done until its file is written."""
-    return settings.folder / f"{stage}.resume"
+    return settings.out / f"{stage}.resume"
 
 
 def provenance(settings: InitsSettings, stage: str, data: str) -> store.Provenance:
@@ -47,7 +47,7 @@ def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> 
     if not path.is_file():
         raise FileError(
             f"'{path}' does not exist; make it first: lossatlas inits {maker} "
-            f"--folder {settings.folder} with the same settings."
+            f"--out {settings.out} with the same settings."
         )
     result = store.load(path)
     found = dict(result.provenance.settings)
@@ -55,12 +55,12 @@ def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> 
     if different:
         raise FileError(
             f"'{path}' is of other settings ({different}); repeat those, name another "
-            f"--folder, or remove it and make it again: lossatlas inits {maker}."
+            f"--out, or remove it and make it again: lossatlas inits {maker}."
         )
     if data is not None and result.provenance.data != data:
         raise FileError(
             f"'{path}' was made from other examples than '{settings.data}' holds now; name "
-            f"another --folder, or remove it and make it again: lossatlas inits {maker}."
+            f"another --out, or remove it and make it again: lossatlas inits {maker}."
         )
     return result
 

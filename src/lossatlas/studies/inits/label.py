@@ -18,7 +18,7 @@ from lossatlas.studies.inits.candidates import check_schemes
 from lossatlas.studies.inits.files import ledger_of, provenance
 from lossatlas.studies.inits.problem import Problem
 from lossatlas.studies.inits.records import MEASURES, Labels
-from lossatlas.studies.inits.settings import InitsSettings, LabelSettings
+from lossatlas.studies.inits.settings import SCHEMES, InitsSettings, LabelSettings
 from lossatlas.studies.inits.threads import one_thread
 from lossatlas.studies.pieces import finished
 from lossatlas.training import EnsembleRun, evaluate_ensemble, train_ensemble
@@ -62,16 +62,17 @@ def label(
 def label_candidates(settings: InitsSettings) -> tuple[Candidate, ...]:
     """The candidates to label: schemes in turn, a share of them at scale 1 exactly."""
     plan = settings.label
-    check_schemes(plan.schemes)
+    schemes = plan.schemes or SCHEMES
+    check_schemes(schemes)
     low, high = plan.scales
     drawn = torch.rand(plan.samples, generator=generator(settings.seed, "label scales"))
     found = []
     for index, share in enumerate(drawn.double().tolist()):
-        turn, which = divmod(index, len(plan.schemes))
+        turn, which = divmod(index, len(schemes))
         matched = int((turn + 1) * plan.matched) > int(turn * plan.matched)
         scale = 1.0 if matched else low + share * (high - low)
         seed = derive_seed(settings.seed, "label", index) % 2**31
-        found.append(Candidate(plan.schemes[which], scale, seed))
+        found.append(Candidate(schemes[which], scale, seed))
     return tuple(found)
 
 

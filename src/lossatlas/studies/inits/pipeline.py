@@ -67,7 +67,7 @@ def run_stage(
         AtlasError: whatever the stage cannot serve.
     """
     check_one_of("stage", stage, STAGES)
-    make_folder(settings.folder)
+    make_folder(settings.out)
     if stage == "figures":
         from lossatlas.studies.inits.stages import draw_figures
 
@@ -116,7 +116,7 @@ def _computed(
     except ResumeError as error:
         # What a ledger advises is for those who name it themselves.
         raise ResumeError(
-            f"{error} Here: repeat those settings, name another --folder, or remove that file."
+            f"{error} Here: repeat those settings, name another --out, or remove that file."
         ) from error
 
 
@@ -161,6 +161,7 @@ def _written(settings: InitsSettings, stage: str, result: Any) -> Any:
 
 
 def _remember(settings: InitsSettings) -> None:
-    plain = settings.model_dump(mode="json", exclude={"folder"}, exclude_unset=True)
-    with writing(settings.folder / REMEMBERED) as temporary:
+    kept = set(InitsSettings.model_fields) - {"out"}
+    plain = settings.model_dump(mode="json", include=kept, exclude_unset=True)
+    with writing(settings.out / REMEMBERED) as temporary:
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -39,7 +39,7 @@ def rank(
 
     All candidates are trained for the first of `label.budgets` in two data orders; eight spread
     over the order, the first among them, are trained for the last budget, and say how far the
-    short training foretells the long one. What is done is kept below `folder`/rank.
+    short training foretells the long one. What is done is kept below `out`/rank.
 
     Args:
         settings: of the study. The candidates are seeds of the model's own initialization;
@@ -89,7 +89,7 @@ def rank(
 
 
 def _recipes(settings: InitsSettings, count: int) -> tuple[Candidate, ...]:
-    given = settings.label.schemes if "schemes" in settings.label.model_fields_set else (OWN,)
+    given = settings.label.schemes or (OWN,)
     return tuple(
         Candidate(given[k % len(given)], 1.0, derive_seed(settings.seed, "rank", k) % 2**31)
         for k in range(count)
@@ -134,8 +134,8 @@ class _Run:
     def _labels(self, name: str, rows: Any, budget: int, orders: int) -> Labels:
         plan = self.settings.label
         part = plan.model_copy(update={"budgets": (plan.budgets[budget],), "orders": orders})
-        folder = self.settings.folder / "rank" / name.replace(" ", "-")
-        settings = self.settings.model_copy(update={"label": part, "folder": folder})
+        folder = self.settings.out / "rank" / name.replace(" ", "-")
+        settings = self.settings.model_copy(update={"label": part, "out": folder})
         chosen = [self.candidates[int(row)] for row in rows]
         return label(settings, self.subject, chosen, progress=self.progress)
 

@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, FiniteFloat
+
+from lossatlas.settings import (
+    DATA,
+    DEVICE,
+    EXAMPLES,
+    LOSS,
+    MODEL,
+    SEED,
+    Strict,
+    common,
+    option,
+    subject,
+)  # fmt: skip
 
 STAGES = ("generate", "fit-surrogate", "label", "fit-quality", "figures")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _ordered(scales: tuple[float, float]) -> tuple[float, float]:
@@ -19,110 +28,112 @@ def _ordered(scales: tuple[float, float]) -> tuple[float, float]:
 
 
 Scales = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)]
+SCHEMES = ("xavier_uniform", "kaiming_uniform", "orthogonal")
+_SHARES = {
+    "xavier_normal": 0.20,
+    "kaiming_normal": 0.20,
+    "orthogonal": 0.20,
+    "lsuv": 0.10,
+    "normal": 0.15,
+    "uniform": 0.15,
+}
 
 
-class GenerateSettings(_Strict):
-    """Stage 1: recipes and their true losses (`--set generate.NAME=VALUE`)."""
+class GenerateSettings(Strict):
+    """Settings of stage 1: recipes and their true losses."""
 
-    samples: int = Field(default=5000, ge=10)
-    schemes: dict[str, FiniteFloat] = {
-        "xavier_normal": 0.20,
-        "kaiming_normal": 0.20,
-        "orthogonal": 0.20,
-        "lsuv": 0.10,
-        "normal": 0.15,
-        "uniform": 0.15,
-    }
-    scales: Scales = (0.5, 1.5)
-    perturbed: float = Field(default=0.9, ge=0, le=1)
-    noise: float = Field(default=0.2, ge=0, allow_inf_nan=False)
-    interpolated: float = Field(default=0.1, ge=0, lt=1)
-    # Evaluated at once; what is not finished when a run dies is done again.
-    chunk: int = Field(default=1024, ge=1)
+    samples: int = option(5000, "Samples of recipe and loss.", ge=10)
+    schemes: dict[str, FiniteFloat] = option(_SHARES, "Scheme -> share of the samples.")
+    scales: Scales = option((0.5, 1.5), "Lowest and highest scale.")
+    perturbed: float = option(0.9, "Share that is perturbed.", ge=0, le=1)
+    noise: float = option(
+        0.2, "Largest perturbation, a share of the weights.", ge=0, allow_inf_nan=False
+    )
+    interpolated: float = option(0.1, "Share of mixtures of the better ones.", ge=0, lt=1)
+    chunk: int = option(1024, "Samples evaluated, and kept, at once.", ge=1)
 
 
-class SurrogateSettings(_Strict):
-    """Stage 2: predictors of the loss (`--set surrogate.NAME=VALUE`)."""
+class SurrogateSettings(Strict):
+    """Settings of stage 2: predictors of the loss."""
 
-    kinds: tuple[str, ...] = ("flat", "statistics", "subspace", "equivariant")
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=256, ge=2)
-    held_out: float = Field(default=0.2, gt=0, lt=1)
-    widths: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    patience: int = Field(default=30, ge=1)
-    # Samples that a predictor is fitted to at most.
-    limit: int = Field(default=100_000, ge=10)
-    # Initializations around which predictors are tried, and points around each.
-    anchors: int = Field(default=12, ge=1)
-    points: int = Field(default=64, ge=8)
+    kinds: tuple[str, ...] = option(
+        ("flat", "statistics", "subspace", "equivariant"), "Predictors."
+    )
+    epochs: int = option(200, "Epochs of the networks, at most.", ge=1)
+    batch_size: int = option(256, "Samples a batch.", ge=2)
+    held_out: float = option(0.2, "Share of the samples to test on.", gt=0, lt=1)
+    widths: tuple[int, ...] = option((2048, 1024, 512, 256, 128), "Layers of the flat network.")
+    patience: int = option(30, "Epochs without progress before a network stops.", ge=1)
+    limit: int = option(100_000, "Samples that a predictor is fitted to, at most.", ge=10)
+    anchors: int = option(12, "Initializations around which predictors are tried.", ge=1)
+    points: int = option(64, "Points around each of them.", ge=8)
 
 
-class LabelSettings(_Strict):
-    """Stage 3: trainings (`--set label.NAME=VALUE`).
+class LabelSettings(Strict):
+    """Settings of stage 3: trainings.
 
     A share `matched` of the candidates has scale 1 exactly: within a scheme these differ in
     the seed only. The scales of the others are drawn evenly from `scales`.
     """
 
-    samples: int = Field(default=200, ge=1)
-    schemes: tuple[str, ...] = ("xavier_uniform", "kaiming_uniform", "orthogonal")
-    scales: Scales = (0.6, 1.4)
-    matched: float = Field(default=0.5, ge=0, le=1)
-    budgets: tuple[int, ...] = (1, 5, 25)
-    orders: int = Field(default=3, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
-    batch_size: int = Field(default=32, ge=1)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    together: int = Field(default=50, ge=1)
+    samples: int = option(200, "Initializations to train.", ge=1)
+    schemes: tuple[str, ...] | None = option(
+        None,
+        f"Schemes, in turn. By default {', '.join(SCHEMES)}; a ranking takes the model's own "
+        "initialization.",
+    )
+    scales: Scales = option((0.6, 1.4), "Lowest and highest scale.")
+    matched: float = option(0.5, "Share with scale 1 exactly.", ge=0, le=1)
+    budgets: tuple[int, ...] = option((1, 5, 25), "Epochs after which the loss is read.")
+    orders: int = option(3, "Trainings of each, in other orders of the data.", ge=1)
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.")
+    lr: float = option(0.05, "Learning rate.", gt=0, allow_inf_nan=False)
+    weight_decay: float = option(1e-4, "Weight decay.", ge=0, allow_inf_nan=False)
+    batch_size: int = option(32, "Examples a batch.", ge=1)
+    schedule: Literal["constant", "cosine"] = option("cosine", "Learning rate schedule.")
+    together: int = option(50, "Networks trained at once.", ge=1)
 
 
-class QualitySettings(_Strict):
-    """Stage 4: features and what they predict (`--set quality.NAME=VALUE`)."""
+class QualitySettings(Strict):
+    """Settings of stage 4: features and what they predict.
 
-    epochs: int = Field(default=150, ge=1)
-    # Beside ridge regression, which is always there and gives the p-values.
-    heads: tuple[Literal["boosted", "network"], ...] = ("boosted", "network")
-    budget: int | None = Field(default=None, ge=1)
-    measure: Literal["test loss", "train loss"] = "test loss"
-    # Around each candidate: planes of several radii, in norms of the filters, and points.
-    planes: int = Field(default=2, ge=1)
-    points: int = Field(default=15, ge=3)
-    radii: tuple[float, ...] = (0.1, 0.5, 1.0)
-    scattered: int = Field(default=650, ge=20)
-    folds: int = Field(default=5, ge=2)
-    resamples: int = Field(default=1000, ge=10)
-
-
-class FigureSettings(_Strict):
-    """Stage 5: pictures (`--set figures.NAME=VALUE`)."""
-
-    format: Literal["pdf", "png", "html"] = "png"
-
-
-class InitsSettings(_Strict):
-    """Everything that `lossatlas inits` can be told.
-
-    Attributes:
-        model: as for `build_model`; its parameters are replaced by those of the candidates.
-        data: as for `load_dataset`.
-        test: examples kept for testing, drawn by `seed`; a share if below 1.
-        probe: training examples in the fixed batch on which landscapes are measured.
-        folder: where the files are.
-        executor: "serial", "joblib" or "ray"; the bits are the same.
+    Planes of several radii, in norms of the filters, and points are measured around each
+    candidate. Ridge regression is always among the predictors and gives the p-values.
     """
 
-    model: str = "mlp(32, 32)"
-    data: str = "digits"
-    loss: str | None = None
-    examples: int | None = Field(default=None, ge=2)
-    test: float = Field(default=0.25, gt=0)
-    probe: int = Field(default=256, ge=1)
-    seed: int = Field(default=0, ge=0)
-    device: str = "cpu"
-    folder: Path = Path("inits")
-    executor: Literal["serial", "joblib", "ray"] = "serial"
+    epochs: int = option(150, "Epochs of the network that predicts.", ge=1)
+    heads: tuple[Literal["boosted", "network"], ...] = option(
+        ("boosted", "network"), "Predictors besides ridge regression."
+    )
+    budget: int | None = option(None, "Budget to predict. By default the last.", ge=1)
+    measure: Literal["test loss", "train loss"] = option("test loss", "What is predicted.")
+    planes: int = option(2, "Planes of each radius.", ge=1)
+    points: int = option(15, "Points along each direction of a plane.", ge=3)
+    radii: tuple[float, ...] = option((0.1, 0.5, 1.0), "Half the widths of the planes.")
+    scattered: int = option(650, "Points scattered around a candidate.", ge=20)
+    folds: int = option(5, "Folds of the cross-validation.", ge=2)
+    resamples: int = option(1000, "Resamples of the intervals.", ge=10)
+
+
+class FigureSettings(Strict):
+    """Settings of stage 5: figures."""
+
+    format: Literal["pdf", "png", "html"] = option("png", "Format of the figures.")
+
+
+class InitsSettings(Strict):
+    """Settings of `lossatlas inits`; where work runs changes no bit of the results."""
+
+    model: str = subject("mlp(32, 32)", MODEL, short="m")
+    data: str = subject("digits", DATA, short="d")
+    loss: str | None = subject(None, LOSS)
+    examples: int | None = subject(None, EXAMPLES, ge=2)
+    test: float = subject(0.25, "Examples to test on; a share if below 1.", gt=0)
+    probe: int = subject(256, "Training examples on which landscapes are measured.", ge=1)
+    device: str = subject("cpu", DEVICE)
+    executor: Literal["serial", "joblib", "ray"] = option("serial", "Where work is shared out.")
+    out: Path = common(Path("inits"), "Folder of the study.", short="o")
+    seed: int = common(0, SEED, ge=0)
     generate: GenerateSettings = GenerateSettings()
     surrogate: SurrogateSettings = SurrogateSettings()
     label: LabelSettings = LabelSettings()

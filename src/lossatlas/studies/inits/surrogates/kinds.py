@@ -101,7 +101,7 @@ def _fit_module(task: Task, module: nn.Module, name: str, lr: float) -> tuple[Pr
         task.settings.surrogate,
         lr=lr,
         seed=derive_seed(task.settings.seed, name) % 2**31,
-        resume=task.settings.folder / f"surrogate.{name}.resume",
+        resume=task.settings.out / f"surrogate.{name}.resume",
     )
 
     def predictor(rows: Tensor) -> Array:

@@ -1,0 +1,227 @@
+"""A command is a settings model and a function; options and help come from the model."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from lossatlas.cli.layout import Context
+from lossatlas.cli.output import Output
+from lossatlas.settings import COMMON, LISTED, about, read_settings
+
+_RESUME = "Go on with a run that was stopped."
+# What belongs to a call and not to the settings: parameter -> option.
+_CALL = {
+    "config": (["--config"], click.Path(), "Settings in a YAML file."),
+    "set": (["--set"], str, "One setting, also of a group: --set NAME=VALUE. Repeatable."),
+    "json": (["--json"], bool, "Print one JSON object on stdout and nothing else there."),
+    "resume": (["--resume"], bool, _RESUME),
+    "quiet": (["-q", "--quiet"], bool, "Print no progress and no notes."),
+}
+
+
+class Command(click.Command):
+    """One command.
+
+    Args:
+        settings: the model that options, help, defaults and `--config` come from.
+        run: called with the settings, an `Output` and, where it takes it, `resume`.
+        help: whole sentences.
+        shortcuts: further options that set a value inside a group, as in
+            {"epochs": "surrogate.epochs"}.
+        resume: the help of `--resume`.
+        config: settings -> the file that is read where `--config` is not given.
+    """
+
+    context_class = Context
+
+    def __init__(
+        self,
+        settings: type[BaseModel],
+        run: Callable[..., None],
+        help: str,
+        *,
+        shortcuts: Mapping[str, str] | None = None,
+        resume: str = _RESUME,
+        config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
+    ) -> None:
+        self.settings, self.run, self.config = settings, run, config
+        fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
+        self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
+        params = [_parameter(name, _field(self, path)) for name, path in self.paths.items()]
+        super().__init__("", help=help, params=[*params, *_call_options(resume)],
+                         callback=functools.partial(_called, self))  # fmt: skip
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A panel a group of options, then one a group of settings."""
+        for title, rows in _panels(self, ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _called(command: Command, **given: Any) -> None:
+    context = click.get_current_context()
+    told = {
+        name: value
+        for name, value in given.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    options = {
+        path: ",".join(told[name]) if _listed(_field(command, path)) else told[name]
+        for name, path in command.paths.items()
+        if name in told
+    }
+    config = Path(given["config"]) if given["config"] else command.config(options)
+    settings = read_settings(
+        command.settings, config=config, assignments=given["set"], options=options
+    )
+    output = Output(as_json=given["json"], quiet=given["quiet"], settings=settings)
+    takes_resume = "resume" in inspect.signature(command.run).parameters
+    command.run(settings, output, **({"resume": given["resume"]} if takes_resume else {}))
+
+
+def _field(command: Command, path: str) -> FieldInfo:
+    model: Any = command.settings
+    *groups, last = path.split(".")
+    for name in groups:
+        model = model.model_fields[name].annotation
+    field: FieldInfo = model.model_fields[last]
+    return field
+
+
+def _group(command: Command, path: str) -> type[BaseModel] | None:
+    kind = _field(command, path).annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _parameter(name: str, field: FieldInfo) -> click.Parameter:
+    extra, kind, many = about(field), *_kind(field.annotation)
+    kind = str if _listed(field) else kind
+    if extra.get("positional"):
+        return click.Argument(
+            [name], type=kind, nargs=-1 if many else 1, required=False,
+            metavar=extra.get("metavar") or None,
+        )  # fmt: skip
+    flag = f"--{extra.get('name') or name.replace('_', '-')}"
+    names = [name, flag, *([f"-{extra['short']}"] if extra.get("short") else [])]
+    help_ = _sentences(field, kind)
+    if kind is bool:
+        names[1] = f"{flag}/--no-{flag[2:]}"
+        return click.Option(names, default=None, help=help_)
+    return click.Option(
+        names, type=kind, multiple=many, help=help_, default=None,
+        metavar=extra.get("metavar") or None,
+    )  # fmt: skip
+
+
+class _Words(click.Choice):  # type: ignore[type-arg]
+    """Words that the shell completes; the settings judge what is given."""
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return "NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type of an option, and whether it holds several values."""
+    parts = [part for part in _parts(annotation) if part is not type(None)]
+    words = [str(w) for p in parts if get_origin(p) is Literal for w in get_args(p)]
+    if words and len(parts) == 1:
+        return _Words(words), False
+    first = parts[0]
+    if get_origin(first) in {tuple, list}:
+        return _kind(get_args(first)[0])[0], True
+    return (bool if first is bool else click.Path() if first is Path else _Named(first)), False
+
+
+class _Named(click.ParamType):  # type: ignore[type-arg]
+    """A number where one is given, otherwise a text that the settings judge."""
+
+    def __init__(self, kind: Any) -> None:
+        self.name, self._kind = {int: "integer", float: "number"}.get(kind, "text"), kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return self._kind(value) if self._kind in {int, float} else value
+        except ValueError:
+            return value
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in {Union, UnionType}:
+        for part in get_args(annotation):
+            yield from _parts(part)
+    elif hasattr(annotation, "__metadata__"):
+        yield from _parts(get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def _listed(field: FieldInfo) -> bool:
+    return any(entry is LISTED for entry in field.metadata)
+
+
+def _sentences(field: FieldInfo, kind: Any) -> str:
+    words = f"One of {', '.join(kind.choices)}." if isinstance(kind, click.Choice) else ""
+    return " ".join(filter(None, (field.description, words, _default(field))))
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value is PydanticUndefined or value == ():
+        return ""
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        value = ", ".join(map(str, value))
+    return f"[{value}]"
+
+
+def _call_options(resume: str) -> list[click.Parameter]:
+    made: list[click.Parameter] = []
+    for name, (names, kind, text) in _CALL.items():
+        help_ = resume if name == "resume" else text
+        plain = {"is_flag": True, "default": False} if kind is bool else {"type": kind}
+        made.append(click.Option([name, *names], help=help_, multiple=name == "set", **plain))
+    return made
+
+
+def _panels(command: Command, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+    panels: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+    common: list[tuple[str, str]] = []
+    for param in command.get_params(ctx):
+        if isinstance(param, click.Argument):
+            text = _field(command, command.paths[str(param.name)]).description or ""
+            panels["Arguments"].append((param.make_metavar(ctx), text))
+            continue
+        path = command.paths.get(str(param.name))
+        title = COMMON if path is None else about(_field(command, path)).get("group", "")
+        record = param.get_help_record(ctx)
+        place = common if title == COMMON else panels.setdefault(title or "Options", [])
+        place += [record] if record else []
+    for name in command.settings.model_fields:
+        group = _group(command, name)
+        if group is not None:
+            panels[_title(name, group)] = [*_rows(name, group)]
+    panels[COMMON] = common
+    return {title: rows for title, rows in panels.items() if rows}
+
+
+def _title(name: str, group: type[BaseModel]) -> str:
+    first = (group.__doc__ or name).partition("\n")[0].partition(" (")[0].rstrip(".")
+    return f"{first} (--set {name}.NAME=VALUE)"
+
+
+def _rows(name: str, group: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    for key, field in group.model_fields.items():
+        kind, _ = _kind(field.annotation)
+        yield f"{name}.{key}", _sentences(field, kind)

@@ -1,0 +1,43 @@
+"""Options that several commands share: the network, its data, what every command takes."""
+
+from pathlib import Path
+from typing import Literal
+
+from lossatlas.settings import (
+    DATA,
+    DEVICE,
+    EXAMPLES,
+    LOSS,
+    MODEL,
+    SEED,
+    Strict,
+    common,
+    subject,
+)  # fmt: skip
+
+
+class SubjectSettings(Strict):
+    """Settings of a network, its weights and its data."""
+
+    model: str | None = subject(
+        None, f"{MODEL} By default a small network is trained.", short="m"
+    )
+    weights: Path | None = subject(None, "A checkpoint, the same as one file.")
+    key: str | None = subject(None, "Where the weights are in a file, as in ema.")
+    prefix: str | None = subject(None, "Keep names that begin so, and strip it.")
+    data: str = subject("digits", DATA, short="d")
+    loss: str | None = subject(None, LOSS)
+    objective: str | None = subject(
+        None,
+        "Your own objective in place of model, data and loss: package.module:make or "
+        "path/file.py:make, a function without arguments that returns a lossatlas.Objective.",
+    )
+    batch_size: int = subject(256, "Examples a batch.", ge=1)
+    examples: int | None = subject(None, EXAMPLES, ge=1)
+    mode: Literal["eval", "train", "recalibrated"] | None = subject(
+        None,
+        "What normalization layers do. By default eval, and recalibrated where two files are "
+        "compared and the model keeps running statistics.",
+    )
+    device: str = subject("cpu", DEVICE)
+    seed: int = common(0, SEED, ge=0)

@@ -1,0 +1,102 @@
+"""From settings to what is surveyed: a model with its data, or an objective of one's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lossatlas.cli.options import SubjectSettings
+from lossatlas.cli.output import Output
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.landscape.engines import Metric
+from lossatlas.objective import Objective, accuracy, supervised
+from lossatlas.objective.user_code import wrap_errors
+from lossatlas.training.checkpoints import load_weights
+from lossatlas.training.criteria import build_loss
+from lossatlas.training.dataset import Dataset
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.devices import chosen_device
+from lossatlas.training.models import build_model, normalization_of
+from lossatlas.training.specs import find_factory
+
+DEMO_MODEL = "mlp(32)"
+# What an objective of one's own decides by itself.
+_OWN = ("model", "data", "loss", "batch_size", "examples", "mode", "device")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is surveyed.
+
+    Attributes:
+        title: its name.
+        model: holds the weights.
+        settings: what it was made from.
+        data: None where the objective is the user's own.
+        own: the user's own objective.
+    """
+
+    title: str
+    model: nn.Module
+    settings: SubjectSettings
+    data: Dataset | None = None
+    own: Objective | None = None
+
+    def objective(self, mode: str | None = None) -> Objective:
+        """Model, loss and data as one function of the weights."""
+        if self.data is None:
+            assert self.own is not None
+            return self.own
+        loss = supervised(build_loss(self.settings.loss, task=self.data.task))
+        batches = self.data.batches(self.settings.batch_size)
+        return Objective(self.model, loss, batches, mode=mode or "eval")
+
+    def load(self, file: Path, note: Callable[[str], None]) -> None:
+        """Load a checkpoint into the model; what is to be said of it goes to `note`."""
+        load_weights(
+            self.model, file, key=self.settings.key, prefix=self.settings.prefix,
+            note=lambda sentence: note(f"{file.name}: {sentence}"),
+        )  # fmt: skip
+
+    def metrics(self, objective: Objective, output: Output) -> dict[str, Metric]:
+        """Accuracy, where the data have classes and the model serves it."""
+        if self.data is not None and self.data.task != "classification":
+            return {}
+        try:
+            objective.evaluate_all({"accuracy": accuracy})
+        except AtlasError as error:
+            output.note(f"accuracy is left out: {error}")
+            return {}
+        return {"accuracy": accuracy}
+
+
+def load_subject(settings: SubjectSettings) -> Subject:
+    """The subject of a survey, without the weights of files."""
+    if settings.objective is not None:
+        return _own_subject(settings, settings.objective)
+    name = settings.model or DEMO_MODEL
+    data = load_dataset(
+        settings.data, examples=settings.examples, normalize=normalization_of(name)
+    )
+    model = build_model(name, data, seed=settings.seed).to(chosen_device(settings.device))
+    return Subject(f"{name} on {settings.data}", model, settings, data)
+
+
+def _own_subject(settings: SubjectSettings, spec: str) -> Subject:
+    for name in _OWN:
+        given = getattr(settings, name)
+        if given != type(settings).model_fields[name].default:
+            raise ArgumentError(
+                f"`{name}` and `objective` say the same thing; got {given!r} and {spec!r}: "
+                "leave one out."
+            )
+    make = find_factory("objective", spec)
+    with wrap_errors(f"`objective`: '{spec}'", "look at its code.", ArgumentError):
+        own = make()
+    if not isinstance(own, Objective):
+        raise ArgumentError(
+            f"`objective`: '{spec}' must return a lossatlas.Objective; got "
+            f"{type(own).__name__}."
+        )
+    return Subject(spec, own.model, settings, own=own)
