@@ -93,9 +93,9 @@ def trace(
         matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
     )
     scale = math.sqrt(_squares_inside(lanczos, lanczos.steps))
-    rounded = _with_rounding(estimate, coarse_rounding(objective) * scale, tolerance)
+    estimate = _with_rounding(estimate, coarse_rounding(objective) * scale, tolerance)
     name = f"trace of {_NAMES[curvature]}"
-    return replace(rounded, name=name, unit=UNIT, meaning="sum of all eigenvalues")
+    return replace(estimate, name=name, unit=UNIT, meaning="sum of all eigenvalues")
 
 
 @says_checks
@@ -150,9 +150,9 @@ def frobenius_norm(
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
             rounding = coarse_rounding(objective) * estimate.value
-            rounded = _with_rounding(estimate, rounding, tolerance)
+            estimate = _with_rounding(estimate, rounding, tolerance)
             name = f"Frobenius norm of {_NAMES[curvature]}"
-            return replace(rounded, name=name, unit=UNIT)
+            return replace(estimate, name=name, unit=UNIT)
         more = max(len(probes) // 2, _FEW - len(probes), 4)
         probes.draw(min(more, limit - estimate.products))
 

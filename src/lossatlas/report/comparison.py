@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossatlas.plots.pairs import BasinMatch
-from lossatlas.report.contents import Page, Section, Tile
-from lossatlas.result import Estimate, Reference, Table
+from lossatlas.report.contents import Page, Section, Tile, tile
+from lossatlas.result import Reference, Table
 from lossatlas.surveys import Comparison
 from lossatlas.text import cut_off, number, with_error
 
@@ -64,13 +64,7 @@ def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
         remark = ", none seen"
     rows = {estimate.name: estimate for estimate in found.line_estimates()}
     ends = [f"loss at {name}" for name in found.names]
-    return (_tile("barrier", found.barrier, remark), *(_tile(end, rows[end]) for end in ends))
-
-
-def _tile(label: str, shown: Estimate, remark: str = "") -> Tile:
-    value, _, error = with_error(shown.value, shown.stderr).partition(" ± ")
-    detail = f"± {error}" if error else "no error known"
-    return Tile(cut_off(label, 24), value, f"{detail}{remark}")
+    return (tile("barrier", found.barrier, remark), *(tile(end, rows[end]) for end in ends))
 
 
 def _maps_section(found: Comparison) -> Section:

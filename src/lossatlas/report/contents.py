@@ -1,34 +1,12 @@
 """What a report is made of: sections, each with its words, figures, tables and numbers."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
-
-
-def Number(  # noqa: N802
-    name: str,
-    value: float,
-    stderr: float = math.nan,
-    why: str = "",
-    *,
-    unit: str = "",
-    meaning: str = "",
-) -> Estimate:
-    """An estimate."""
-    reason = None if math.isfinite(stderr) else why or None
-    return Estimate(value, stderr, why_no_error=reason, name=name, unit=unit, meaning=meaning)
-
-
-def Picture(  # noqa: N802
-    title: str, figure: Any, caption: str, alt: str, *, wide: bool = False
-) -> Figure:
-    """A figure that is drawn already."""
-    return Figure(title, title, lambda ax: ax, lambda: figure, caption, alt, wide)
+from lossatlas.text import cut_off, with_error
 
 
 @dataclass(frozen=True)
@@ -44,6 +22,13 @@ class Tile:
     label: str
     value: str
     detail: str = ""
+
+
+def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
+    """An estimate at the head of the page."""
+    value, _, error = with_error(shown.value, shown.error).partition(" ± ")
+    detail = f"± {error}" if error else "no error known"
+    return Tile(cut_off(label, 24), value, f"{detail}{remark}")
 
 
 @dataclass(frozen=True, eq=False)

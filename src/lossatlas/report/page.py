@@ -153,7 +153,8 @@ def _number(found: Estimate) -> dict[str, str]:
     shown, _, error = with_error(found.value, found.error).partition(" ± ")
     return {
         "name": cut_off(found.name),
-        "value": f"{shown} {found.unit}".strip(),
+        # That a loss is in units of the loss needs no word.
+        "value": shown if found.unit == "loss" else f"{shown} {found.unit}".strip(),
         "error": f"± {error}" if error else "",
         "why": cut_off(found.why_no_error or "", 200),
         "meaning": cut_off(found.meaning, 200),

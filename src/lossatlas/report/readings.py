@@ -5,18 +5,6 @@ from lossatlas.report.sections.topology import read_topology
 from lossatlas.surveys import Survey
 
 
-def read_instruments(survey: Survey) -> list[str]:
-    """What the chief instruments say; the others speak in their sections."""
-    chief = [found for found in survey.findings.values() if found.about.headline]
-    return [sentence for found in chief for sentence in found.sentences()]
-
-
-def read_unavailable(survey: Survey) -> list[str]:
-    """Which instruments could not measure anything."""
-    lost = [found.about.title for found in survey.findings.values() if found.why_not]
-    return [f"Not measured, with the reason below: {', '.join(lost)}."] if lost else []
-
-
 def headline(survey: Survey) -> str:
     """The survey in one sentence.
 
@@ -39,11 +27,13 @@ def reading(survey: Survey) -> list[str]:
         Sentences, the most important first.
     """
     land = survey.landscape
+    # The chief instruments speak at the head of a page, the others in their sections.
+    chief = [found for found in survey.findings.values() if found.about.headline]
     return [
         *read_topology(survey),
         *read_center(survey),
         *land.loss_sentences(),
-        *read_instruments(survey),
-        *read_unavailable(survey),
+        *(sentence for found in chief for sentence in found.sentences()),
+        *survey.unavailable,
         *land.sampling_sentences(),
     ]

@@ -1,6 +1,6 @@
 """Survey: what the loss around some weights is like, as several instruments found it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -128,9 +128,14 @@ class Survey(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """What every part says, and which instruments could not measure anything."""
+        said = (sentence for part in self._parts() for sentence in part.sentences())
+        return (*said, *self.unavailable)
+
+    @property
+    def unavailable(self) -> tuple[str, ...]:
+        """Which instruments could not measure anything, in a sentence."""
         lost = [found.about.title for found in self.findings.values() if found.why_not]
-        missing = [f"Not measured, with the reason below: {', '.join(lost)}."] if lost else []
-        return (*(s for part in self._parts() for s in part.sentences()), *missing)
+        return (f"Not measured, with the reason below: {', '.join(lost)}.",) if lost else ()
 
     def figures(self) -> tuple[Figure, ...]:
         """The map with its minima, its topology, and the pictures of every instrument."""
@@ -215,9 +220,8 @@ class Survey(Result):
             *(line for found in self.findings.values() for line in found.rows()),
         ]
 
-    def _parts(self) -> Iterator[Result]:
-        yield from (self.landscape, self.tree, self.diagram)
-        yield from self.findings.values()
+    def _parts(self) -> tuple[Result, ...]:
+        return (self.tree, self.diagram, self.landscape, *self.findings.values())
 
 
 def _at_weights(name: str, found: Estimate) -> Estimate:

@@ -74,7 +74,7 @@ def _at_weights(survey: Survey) -> tuple[Estimate, ...]:
     loss = _named(survey.loss, "loss", "mean over the data, at zero on the map")
     further = "a further metric, same data"
     metrics = [_named(found, name, further) for name, found in survey.metrics.items()]
-    return (loss, *metrics)
+    return loss, *metrics
 
 
 def _named(found: Estimate, name: str, meaning: str) -> Estimate:
@@ -96,9 +96,8 @@ def sampling_section(survey: Survey) -> Section:
     computed = int(land.computed.sum())
     size = _BY.join(str(axis.size) for axis in land.axes)
     share = "all computed" if computed == land.values.size else f"{computed:,} computed"
-    clock = Estimate(
-        survey.seconds, why_no_error="a clock, read once", name="wall time", unit="s"
-    )
+    why = "a clock, read once"
+    clock = Estimate(survey.seconds, why_no_error=why, name="wall time", unit="s")
     return Section(
         key="sampling",
         title="What was computed",
