@@ -152,7 +152,7 @@ def test_loss_changes_interfere_as_their_formula_says():
 def test_gradients_interfere_as_their_formula_says(name):
     objective = CASES[name].objective
     rows = []
-    for inputs, targets in objective.each_batch():
+    for inputs, targets in objective.iter_batches():
         for i in range(len(inputs)):
             one = la.Objective(
                 objective.model, objective.loss, [(inputs[i : i + 1], targets[i : i + 1])]

@@ -106,7 +106,7 @@ def test_the_diagonal_comes_back_from_a_file(tmp_path):
 
 def _gradients(objective):
     rows = []
-    for inputs, targets in objective.each_batch():
+    for inputs, targets in objective.iter_batches():
         for i in range(len(inputs)):
             part = la.Objective(
                 objective.model, objective.loss, [(inputs[i : i + 1], targets[i : i + 1])]

@@ -25,7 +25,7 @@ def hessian(objective):
     def mean_loss(vector):
         weights = unflat(vector, objective.params)
         total, count = 0.0, 0
-        for batch in objective.each_batch():
+        for batch in objective.iter_batches():
             inputs, targets = batch
             loss = objective.loss.criterion(_output(objective, weights, inputs), targets)
             total, count = total + batch_size(batch) * loss, count + batch_size(batch)
@@ -42,7 +42,7 @@ def gauss_newton(objective):
     """J^T H J, with the Jacobian of all outputs and the Hessian of the loss in them."""
     total, count = 0.0, 0
     point = flat(objective.params)
-    for batch in objective.each_batch():
+    for batch in objective.iter_batches():
         inputs, targets = batch
 
         def outputs(vector, inputs=inputs):
@@ -79,7 +79,7 @@ def hessian_of_model(model, loss, batches):
 def fisher(objective):
     """The mean of g g^T over examples and classes, each class as likely as the model says."""
     total, count = 0.0, 0
-    for inputs, _ in objective.each_batch():
+    for inputs, _ in objective.iter_batches():
         for x in inputs.split(1):
             point = flat(objective.params).clone().requires_grad_()
             chances = _output(objective, unflat(point, objective.params), x).log_softmax(1)
@@ -93,7 +93,7 @@ def fisher(objective):
 def empirical_fisher(objective):
     """The mean of g g^T over examples."""
     rows = []
-    for inputs, targets in objective.each_batch():
+    for inputs, targets in objective.iter_batches():
         for index in range(len(inputs)):
 
             def loss(vector, x=inputs[index : index + 1], y=targets[index : index + 1]):

@@ -86,7 +86,7 @@ def _kept(
     def walk() -> list[Tensor]:
         objective.prepare()
         found = []
-        for batch in objective.each_batch():
+        for batch in objective.iter_batches():
             last.clear()
             objective.loss(objective.model, objective.handed(batch))
             found += last
@@ -95,7 +95,7 @@ def _kept(
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
         with torch.no_grad():
-            return objective.at(params, walk)
+            return objective.with_params(params, walk)
     finally:
         handle.remove()
 
@@ -155,7 +155,7 @@ def _last_linear(
     ]
     try:
         with torch.no_grad():
-            return objective.at(params, walk)
+            return objective.with_params(params, walk)
     finally:
         for handle in handles:
             handle.remove()

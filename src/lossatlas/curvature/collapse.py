@@ -326,7 +326,7 @@ def survey_collapse(context: Context) -> Parts:
 
 def _of_head(context: Context) -> NeuralCollapse:
     head, objective = context.head, context.objective
-    classes = torch.cat(objective.gathered(lambda batch: target_classes(batch).cpu()))
+    classes = torch.cat(objective.map_batches(lambda batch: target_classes(batch).cpu()))
     present = torch.unique(classes)
     if len(head.weight) <= int(present.max()):
         raise DataError(

@@ -286,7 +286,7 @@ def _sums(
 
     def walk() -> None:
         nonlocal count
-        for batch in objective.each_batch():
+        for batch in objective.iter_batches():
             for rows in _example_gradients(objective, leaves, batch, chunk):
                 fold = torch.randint(0, folds, (len(rows),), generator=drawn).to(rows.device)
                 signed.index_add_(0, fold, rows)
@@ -294,14 +294,14 @@ def _sums(
                 count += len(rows)
 
     with torch.enable_grad():
-        objective.at({**leaves, **here.buffers}, walk)
+        objective.with_params({**leaves, **here.buffers}, walk)
     return signed, absolute, count
 
 
 def _example_gradients(
     objective: Objective, leaves: Params, batch: Batch, chunk: int
 ) -> list[Tensor]:
-    losses, points = pairs_of(objective.measure(batch)).sums, list(leaves.values())
+    losses, points = pairs_of(objective.batch_loss(batch)).sums, list(leaves.values())
     chosen = torch.split(torch.eye(len(losses)).to(losses), chunk)
     found = []
     for rows in chosen:

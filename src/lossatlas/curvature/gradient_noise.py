@@ -160,18 +160,18 @@ def gradient_noise(
     leaves = {n: v.detach().clone().requires_grad_() for n, v in here.params.items()}
     look = _look_at_examples if single else _look_at_batches
 
-    count = len(objective.gathered(lambda batch: 1))
+    count = len(objective.map_batches(lambda batch: 1))
     folds = _folds_of(count, probes)
     plan = _Plan(folds, probes // folds)
 
     def walk() -> list[_Seen]:
         return [
             look(objective, leaves, mean, batch, plan=plan, seed=derive_seed(seed, index))
-            for index, batch in enumerate(objective.each_batch())
+            for index, batch in enumerate(objective.iter_batches())
         ]
 
     with torch.enable_grad(), second_derivatives(objective.model):
-        seen = objective.at({**leaves, **here.buffers}, walk)
+        seen = objective.with_params({**leaves, **here.buffers}, walk)
     return _noise(seen, dot(mean, mean), "examples" if single else "batches")
 
 
@@ -205,7 +205,7 @@ def _look_at_examples(
     objective: Objective, leaves: Params, mean: Params, batch: Batch, *, plan: _Plan, seed: int
 ) -> _Seen:
     points = list(leaves.values())
-    pairs = pairs_of(objective.measure(batch))
+    pairs = pairs_of(objective.batch_loss(batch))
     losses, count = pairs.sums, len(pairs.sums)
     order = torch.randperm(count, generator=generator(seed, "folds"))
     folds = [part.to(losses.device) for part in order.tensor_split(min(plan.folds, count))]

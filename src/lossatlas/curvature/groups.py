@@ -371,7 +371,7 @@ def group_spectra(objective: Objective, request: GroupRequest) -> tuple[GroupSpe
 def _line(
     name: str, objective: Objective, over: list[str], request: GroupRequest
 ) -> GroupSpectrum:
-    examples = round(sum(objective.gathered(objective.size_of)))
+    examples = round(sum(objective.map_batches(objective.size_of)))
     seed = derive_seed(request.seed, request.by, name)
     matrix = product_of(request.curvature, objective, params=request.params, names=over)
     limit = fitting_steps(matrix, 1, 1, request.limit)[1]
@@ -516,7 +516,9 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
             'spectrum(by="class") takes `labels`, a function batch -> one whole number an '
             "example."
         )
-    present = sorted(set().union(*objective.gathered(lambda b: _labels_of(read, b).tolist())))
+    present = sorted(
+        set().union(*objective.map_batches(lambda b: _labels_of(read, b).tolist()))
+    )
     if not present:
         raise DataError("there are no examples to group; check the batches.")
     _check_groups(objective, read)

@@ -241,7 +241,7 @@ def empirical_fisher(
         )
 
     def build(leaves: Leaves, batch: Batch, index: int) -> tuple[Total, Form]:
-        pairs = pairs_of(objective.measure(batch))
+        pairs = pairs_of(objective.batch_loss(batch))
         total, weights = total_of(pairs, 1.0), pairs.weights.to(pairs.sums)
         shares = torch.where(weights > 0, 1 / (weights * total.scale), 0.0)
         form = sandwich_form(leaves, [pairs.sums], lambda given, _: [given[0] * shares], index)

@@ -251,7 +251,7 @@ class CurvatureOperator:
 
         def walk() -> list[Any]:
             done, unreached = [], []
-            for index, batch in enumerate(self.objective.each_batch()):
+            for index, batch in enumerate(self.objective.iter_batches()):
                 try:
                     total, form = self._build(leaves, batch, index)
                 except UnreachedError as error:
@@ -264,7 +264,7 @@ class CurvatureOperator:
                 raise unreached[0]
             return done
 
-        return self.objective.at(self._point, walk)
+        return self.objective.with_params(self._point, walk)
 
 
 def _without_graph(total: Total, form: Form) -> tuple[Total, Form]:

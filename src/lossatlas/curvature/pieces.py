@@ -22,7 +22,7 @@ def pieces_of(objective: Objective, size: int) -> list[Batch]:
     """All batches in pieces of at most `size` examples."""
     found: list[Batch] = []
     checked = False
-    for batch in objective.gathered(lambda batch: batch):
+    for batch in objective.map_batches(lambda batch: batch):
         parts = _split(batch, size)
         if not checked and len(parts) > 1:
             check_pieces(objective, batch, parts)

@@ -165,7 +165,7 @@ def plasticity(
     check_count("tasks", tasks, 1)
     check_count("steps", steps, 1)
     check_positive("learning_rate", learning_rate)
-    batches = objective.gathered(lambda batch: batch)
+    batches = objective.map_batches(lambda batch: batch)
     classes = _classes(objective, batches[0])
     start = State(objective.params) if params is None else objective.split(params)
     found = []
@@ -196,7 +196,9 @@ def _classes(objective: Objective, batch: Batch) -> int:
     with torch.no_grad():
         device = objective.device
         with wrap_errors("the model", _FIRST_PART):
-            output = objective.at(None, lambda: objective.model(to_device(inputs, device)))
+            output = objective.with_params(
+                None, lambda: objective.model(to_device(inputs, device))
+            )
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LossError(
@@ -225,7 +227,9 @@ def _learned(
 
     for step in range(steps):
         with torch.enable_grad():
-            loss = objective.at({**leaves, **buffers}, partial(loss_of, step % len(batches)))
+            loss = objective.with_params(
+                {**leaves, **buffers}, partial(loss_of, step % len(batches))
+            )
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         if step == 0:
             _check(float(loss.detach()), "at the weights it starts from; check them")
@@ -233,7 +237,7 @@ def _learned(
             if gradient is not None:
                 _adam_step(leaf, gradient.to_dense(), moments[name], rate, step + 1)
     with torch.no_grad():
-        losses = objective.at(
+        losses = objective.with_params(
             {**leaves, **buffers}, lambda: [float(loss_of(i)) for i in range(len(batches))]
         )
     reached = float(np.average(losses, weights=[len(each) for each in labels]))

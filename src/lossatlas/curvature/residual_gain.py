@@ -188,7 +188,7 @@ def residual_gain(
     ]
 
     def look() -> tuple[BlockGain, ...]:
-        objective.measure(objective.first_batch())
+        objective.batch_loss(objective.first_batch())
         for handle in handles:
             handle.remove()
         return tuple(
@@ -198,7 +198,7 @@ def residual_gain(
 
     try:
         with torch.enable_grad(), second_derivatives(objective.model):
-            lines = objective.at(params, look)
+            lines = objective.with_params(params, look)
     finally:
         for handle in handles:
             handle.remove()

@@ -273,7 +273,7 @@ def check_losses(objective: Objective) -> Check:
 
 
 def _losses(objective: Objective, batch: Batch) -> Tensor:
-    measured = objective.measure(batch)
+    measured = objective.batch_loss(batch)
     return measured if isinstance(measured, Tensor) else measured.sums
 
 

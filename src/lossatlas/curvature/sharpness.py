@@ -333,7 +333,7 @@ def m_sharpness(
     check_objective(objective, params)
     check_count("size", size, 1)
     check_count("sets", sets, 1)
-    if size > max(objective.gathered(batch_size)):
+    if size > max(objective.map_batches(batch_size)):
         raise ArgumentError(
             f"`size` must be at most the size of a batch; no batch holds {size} examples."
         )
@@ -375,7 +375,7 @@ def survey_sharpness(context: Context) -> Parts:
 
 
 def _set_size(objective: Objective) -> int:
-    largest = max(objective.gathered(batch_size))
+    largest = max(objective.map_batches(batch_size))
     check_at_least("examples of a batch", largest, 2)
     return min(_SET, largest)
 

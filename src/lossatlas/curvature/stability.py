@@ -276,8 +276,8 @@ def warm_adam(objective: Objective, lr: float) -> OptimizerState:
 
 def _pieces(objective: Objective) -> list[Batch]:
     if objective.mode == "train":
-        return objective.gathered(lambda batch: batch)
-    examples = sum(objective.gathered(batch_size))
+        return objective.map_batches(lambda batch: batch)
+    examples = sum(objective.map_batches(batch_size))
     return pieces_of(objective, max(1, min(_SET, examples // _SETS)))
 
 

@@ -28,8 +28,8 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     if objective.mode != "eval":
         # Statistics of a part are others than those of the whole.
         return None
-    found = objective.at(
-        None, lambda: [_both(objective, b) for b in islice(objective.each_batch(), _BATCHES)]
+    found = objective.with_params(
+        None, lambda: [_both(objective, b) for b in islice(objective.iter_batches(), _BATCHES)]
     )
     model = objective.model
     apart = [pair for pair in found if pair is not None and not _agree(model, *pair)]
@@ -57,7 +57,7 @@ def depends_on_others(objective: "Objective") -> str | None:
         # Statistics and state are others in a part.
         return None
     batch = objective.first_batch()
-    found = objective.at(None, lambda: _examples_of_both(objective, batch))
+    found = objective.with_params(None, lambda: _examples_of_both(objective, batch))
     if found is None or found[0].shape != found[1].shape:
         return None
     whole, parts = found
@@ -82,7 +82,7 @@ def _examples_of_both(objective: "Objective", batch: Batch) -> tuple[Tensor, Ten
             return None
         middle = size // 2
         parts = (cut(batch, 0, middle), cut(batch, middle, size))
-        whole, *pieces = (pairs_of(objective.measure(part)).sums for part in (batch, *parts))
+        whole, *pieces = (pairs_of(objective.batch_loss(part)).sums for part in (batch, *parts))
         return whole, torch.cat(pieces)
     except Exception:
         # Whatever a loss does with a part of a batch that it cannot serve.
@@ -96,9 +96,9 @@ def _both(objective: "Objective", batch: Batch) -> tuple[Tensor, Tensor] | None:
         return None
     middle = max(1, size // 3)
     try:
-        whole = objective.measure(batch)
+        whole = objective.batch_loss(batch)
         parts = [
-            total_of(objective.measure(part), objective.size_of(part))
+            total_of(objective.batch_loss(part), objective.size_of(part))
             for part in (cut(batch, 0, middle), cut(batch, middle, size))
         ]
     except Exception:

@@ -92,11 +92,11 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
         _check_means(objective, first)
         weights = torch.cat([pairs.weights for pairs in first.pairs]) if known else None
         if twice:
-            second = objective.at(None, lambda: _second_pass(objective, known=known))
+            second = objective.with_params(None, lambda: _second_pass(objective, known=known))
             before = [pairs.sums for pairs in first.pairs] if known else first.values
             if not _agree(before, second):
                 again, same = (
-                    objective.at(None, lambda: _pass_again(objective, known=known))
+                    objective.with_params(None, lambda: _pass_again(objective, known=known))
                     for _ in range(2)
                 )
                 drawn = _agree(again, same)
@@ -165,7 +165,7 @@ def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
 def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
     # From the random state of the first: what differs still is no random draw.
     found = []
-    for batch in objective.each_batch():
+    for batch in objective.iter_batches():
         pairs = _examples(objective, batch) if known else None
         value = _value(_call(objective, batch)) if pairs is None else pairs.sums
         found.append(value.cpu().double())
@@ -174,7 +174,7 @@ def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
 
 def _first_pass(objective: "Objective") -> _Pass:
     seen = _Pass()
-    for batch in objective.each_batch():
+    for batch in objective.iter_batches():
         with forward_cache(objective.model):
             given = _call(objective, batch)
             seen.kinds.add(_kind(given))
@@ -322,7 +322,7 @@ def _dropping(objective: "Objective") -> list[str]:
 
     handle = register_module_forward_hook(note)
     try:
-        objective.at(None, lambda: _call(objective, next(objective.each_batch())))
+        objective.with_params(None, lambda: _call(objective, next(objective.iter_batches())))
     finally:
         handle.remove()
     return list(active)

@@ -55,12 +55,12 @@ def _works_in_train_mode(objective: "Objective") -> bool:
     def call() -> bool:
         for module in objective.model.modules():
             module.training = True
-        batch = next(objective.each_batch())
+        batch = next(objective.iter_batches())
         given = objective.loss(objective.model, objective.handed(batch))
         return isinstance(given, Tensor | float)
 
     try:
-        return objective.at(None, call)
+        return objective.with_params(None, call)
     except Exception:
         # It fails there too, in whatever way.
         return False
@@ -88,7 +88,7 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
 
     try:
         # At the weights as points are put in: without gradients, unless the loss takes them.
-        found, volatile = objective.at(objective.params, run)
+        found, volatile = objective.with_params(objective.params, run)
     finally:
         objective.guard = None
         # By name: what was swapped in is an alias of the model's own.

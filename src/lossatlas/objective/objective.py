@@ -1,33 +1,55 @@
 """Objective: the one thing that every instrument takes."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
-from lossatlas.errors import ArgumentError, LossError
+from lossatlas.errors import ArgumentError, DataError, LossError
+from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params, fingerprint
-from lossatlas.objective.batches import Batch, check_batches
+from lossatlas.objective.batches import Batch, check_batches, map_tensors, to_device
 from lossatlas.objective.datafingerprint import DataFingerprint
-from lossatlas.objective.determinism import validate_loss
+from lossatlas.objective.determinism import check_loss, validate_loss
+from lossatlas.objective.forward_cache import forward_cache
 from lossatlas.objective.lines import Lines
-from lossatlas.objective.modes import MODES
+from lossatlas.objective.losses import Supervised, loss_remedy
+from lossatlas.objective.modes import MODES, evaluation_mode, recalibrate
 from lossatlas.objective.moments import Moments
 from lossatlas.objective.names import select
-from lossatlas.objective.point import State
+from lossatlas.objective.point import State, split_state
 from lossatlas.objective.reach import check_reach
 from lossatlas.objective.remedies import check_whole
 from lossatlas.objective.selfcheck import Check, in_order, state_check
-from lossatlas.objective.sizes import Size
+from lossatlas.objective.sizes import Size, size_of
 from lossatlas.objective.slope import ensure_slope
-from lossatlas.objective.stage import Loss, Stage
+from lossatlas.objective.state import (
+    Volatile,
+    WriteGuard,
+    modules_of_loss,
+    preserved_state,
+    shallow_copy,
+)
+from lossatlas.objective.swap import swapped_in
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.objective.weighted import Total, Weighted, influence, pairs_of
+from lossatlas.objective.weighted import (
+    Measured,
+    Total,
+    Weighted,
+    cut_off,
+    influence,
+    pairs_of,
+    total_of,
+)
 from lossatlas.result import Estimate
 
+Loss = Callable[[nn.Module, Batch], Measured]
+T = TypeVar("T")
 DERIVATIVES = ("autograd", "differences", "unchecked")
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
@@ -39,7 +61,16 @@ _NO_GRAPH = (
 )
 
 
-class Objective(Stage):
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        inner = next((n for n in ("module_", "module", "model") if hasattr(model, n)), None)
+        told = f": pass its .{inner}" if inner else ""
+        raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{told}.")
+    check_whole(model)
+
+
+class Objective:
     """A pure function of the parameters: the mean loss of a model over batches.
 
     The model is never changed: parameters are swapped in for the length of a call, modes,
@@ -101,12 +132,7 @@ class Objective(Stage):
         size: Size | None = None,
         derivatives: str = "autograd",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            kind = type(model).__name__
-            inner = next((n for n in ("module_", "module", "model") if hasattr(model, n)), None)
-            told = f": pass its .{inner}" if inner else ""
-            raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{told}.")
-        check_whole(model)
+        _check_model(model)
         if not callable(loss):
             raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
         check_one_of("mode", mode, MODES)
@@ -115,9 +141,17 @@ class Objective(Stage):
                 "`size` must be a function batch -> how many examples it holds; got "
                 f"{type(size).__name__}."
             )
-        super().__init__(
-            model, loss, check_batches(batches), mode, tuple(select(model, params)), size=size
-        )
+        self.model, self.loss, self.batches = model, loss, check_batches(batches)
+        self.mode, self.names, self.size = mode, tuple(select(model, params)), size
+        # Whether examples are known, and whether they have weights of their own.
+        self._per_example = self._weighted = False
+        self.loss_modules = modules_of_loss(loss, model)
+        self.volatile = Volatile()
+        self.needs_gradients = False
+        # How many batches a walk gives; None before the first.
+        self.count: int | None = None
+        self.guard: WriteGuard | None = None
+        self._named = wrap_errors("`loss`", loss_remedy(loss))
         check_one_of("derivatives", derivatives, DERIVATIVES)
         self.derivatives, self.is_checked = derivatives, check
         self.checks: dict[str, Check] = {}
@@ -229,12 +263,12 @@ class Objective(Stage):
         moments = Moments(1, 1 + len(metrics))
 
         def walk() -> None:
-            for batch in self.each_batch():
+            for batch in self.iter_batches():
                 measured = self.measure_all(batch, metrics)
                 moments.add_batch(measured, partial(self.size_of, batch), 0)
 
         with torch.no_grad():
-            self.at(params, walk)
+            self.with_params(params, walk)
         return dict(zip(("loss", *metrics), moments.estimates(), strict=True))
 
     def example_losses(self, params: Params | None = None) -> Tensor:
@@ -278,12 +312,14 @@ class Objective(Stage):
                 "shape (batch,), to see single examples."
             )
         with torch.no_grad():
-            found = self.at(params, lambda: [self._pairs(b) for b in self.each_batch()])
+            found = self.with_params(
+                params, lambda: [self._pairs(b) for b in self.iter_batches()]
+            )
         sums, weights = zip(*found, strict=True)
         return Weighted(torch.cat(sums), torch.cat(weights))
 
     def _pairs(self, batch: Batch) -> Weighted:
-        pairs = pairs_of(self.measure(batch))
+        pairs = pairs_of(self.batch_loss(batch))
         return Weighted(pairs.sums.cpu().double(), pairs.weights.cpu().double())
 
     def gradient(self, params: Params | None = None) -> dict[str, Tensor]:
@@ -309,12 +345,12 @@ class Objective(Stage):
         def walk() -> list[tuple[float, bool]]:
             return [
                 (found.weight, self._add_gradient(found, leaves, total))
-                for found in map(self.total, self.each_batch())
+                for found in map(self.total, self.iter_batches())
             ]
 
         with torch.enable_grad():
             point = {**leaves, **here.buffers}
-            weights, reached = zip(*self.at(point, walk), strict=True)
+            weights, reached = zip(*self.with_params(point, walk), strict=True)
         if not any(reached) and not set(leaves) <= set(self.unused):
             raise LossError(_NO_GRAPH)
         weight = sum(weights)
@@ -343,6 +379,148 @@ class Objective(Stage):
         """
         state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
         return fingerprint(state), self._data.of(self.batches)
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The present weights, name -> detached view; not copied."""
+        every = dict(self.model.named_parameters())
+        return {name: every[name].detach() for name in self.names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Modes as the objective wants them; modes and random states come back afterwards."""
+        kept = preserved_state(self.holders(), self.volatile)
+        with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
+            yield
+
+    def holders(self) -> list[object]:
+        """What may change attributes of its own in a pass: modules, and the loss."""
+        found: list[object] = list(self.model.modules())
+        for module in self.loss_modules:
+            found.extend(module.modules())
+        if not isinstance(self.loss, nn.Module) and hasattr(self.loss, "__dict__"):
+            found.append(self.loss)
+        return found
+
+    def swapped(self, params: Params, call: Callable[[], T]) -> T:
+        """Run `call` while the model holds `params` and copies of its buffers."""
+        if self.needs_gradients:
+            # The loss takes derivatives, maybe in the parameters.
+            params = {
+                n: v if v.requires_grad else v.detach().requires_grad_()
+                for n, v in params.items()
+            }
+        if self.volatile.tensors:
+            # The forward pass writes into them (`max_norm`), and they are the user's.
+            params = {
+                n: v.clone() if n in self.volatile.tensors else v for n, v in params.items()
+            }
+        with swapped_in(self.model, params, self.loss_modules):
+            if not self.volatile.matters:
+                return call()
+            with preserved_state(self.holders(), self.volatile):
+                return call()
+
+    def handed(self, batch: Batch) -> Batch:
+        """What a loss or a metric is given: it may change containers, not the user's data."""
+        if self.guard is not None:
+            self.guard.watch_batch(batch)
+        if self.volatile.batches:
+            return map_tensors(torch.clone, batch)
+        return shallow_copy(batch)
+
+    def with_params(self, params: Params | None, call: Callable[[], T]) -> T:
+        """Run `call` at a point, in a session, with statistics recalibrated where asked."""
+        held = {} if params is None else self.split(params).whole
+
+        def run() -> T:
+            self.prepare()
+            return call()
+
+        with self.session():
+            return self.swapped(held, run)
+
+    def split(self, params: Params) -> State:
+        """A point in two parts: the parameters that move, and the buffers that go with them."""
+        return split_state(self.model, self.mode, self.params, params)
+
+    def prepare(self) -> None:
+        """Estimate running statistics anew at the weights swapped in, where the mode asks."""
+        if self.mode == "recalibrated":
+            with torch.no_grad(), preserved_state(self.holders(), self.volatile):
+                recalibrate(self.model, self._walk)
+
+    def iter_batches(self) -> Iterator[Batch]:
+        """The batches on the model's device, one after another."""
+        device, count = self.device, 0
+        for batch in self.batches:
+            count += 1
+            yield to_device(batch, device)
+        if self.count not in {None, count}:
+            raise DataError(
+                f"a walk over `batches` gave {count} of them, and the first walk {self.count}: "
+                "they must be the same at every walk; pass list(batches)."
+            )
+
+    def map_batches(self, read: Callable[[Batch], T]) -> list[T]:
+        """Something of every batch, wherever it lives, outside a session."""
+        with preserved_rng():
+            return [read(batch) for batch in self.batches]
+
+    def first_batch(self) -> Batch:
+        """The first batch, on the model's device; for a look before a walk."""
+        with preserved_rng():
+            return next(self.iter_batches())
+
+    def size_of(self, batch: Batch) -> float:
+        """How many examples a batch holds: what a mean over it weighs."""
+        return size_of(batch, self.size)
+
+    def batch_loss(self, batch: Batch) -> Measured:
+        """The loss of one batch at the weights swapped in."""
+        if self.needs_gradients and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                found: Measured = cut_off(self._measured(batch))
+                return found
+        return self._measured(batch)
+
+    def _measured(self, batch: Batch) -> Measured:
+        loss, given = self.loss, None
+        with self._named:
+            if self._per_example and isinstance(loss, Supervised):
+                each = loss.pairs if self._weighted else loss.per_example
+                given = each(self.model, self.handed(batch))
+            given = loss(self.model, self.handed(batch)) if given is None else given
+        return check_loss(given, batch)
+
+    def total(self, batch: Batch) -> Total:
+        """The loss of one batch as a sum with its graph, and the weight that divides it."""
+        measured = self.batch_loss(batch)
+        mean = isinstance(measured, Tensor) and measured.ndim == 0
+        return total_of(measured, self.size_of(batch) if mean else 1.0)
+
+    def measure_all(self, batch: Batch, metrics: Mapping[str, Loss]) -> list[Measured]:
+        """Loss and some metrics of one batch at the weights swapped in, from one forward."""
+        if not metrics:
+            return [self.batch_loss(batch)]
+        with forward_cache(self.model):
+            # The loss first: a metric may change what it is handed.
+            loss = self.batch_loss(batch)
+            given = []
+            for name, metric in metrics.items():
+                with wrap_errors(f"metric '{name}'", "it is called as metric(model, batch)."):
+                    given.append(metric(self.model, self.handed(batch)))
+            return [loss, *(check_loss(value, batch) for value in given)]
+
+    def _walk(self) -> None:
+        for batch in self.iter_batches():
+            with self._named, torch.set_grad_enabled(self.needs_gradients):
+                self.loss(self.model, self.handed(batch))
 
 
 def _left(names: tuple[str, ...]) -> str:

@@ -48,7 +48,7 @@ def check_reach(objective: "Objective") -> Reach:
     """Require that the loss reads the parameters that are swapped in, and no others."""
     why = "the loss has no gradient"
     with preserved_rng():
-        for index, batch in enumerate(objective.each_batch()):
+        for index, batch in enumerate(objective.iter_batches()):
             try:
                 moved, own = _gradients_of_both(objective, batch)
             except ModelError:
@@ -148,7 +148,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
 
 def _reach_of_values(objective: "Objective", why: str) -> Reach:
     known = True
-    for batch in objective.each_batch():
+    for batch in objective.iter_batches():
         values = _Values(objective, batch)
         known &= math.isfinite(values.base)
         if math.isfinite(values.base) and values.move(objective.names, outputs=True):
@@ -163,7 +163,7 @@ def _sorted_out(objective: "Objective", first: int, silent: Sequence[str]) -> Re
     # What got no gradient in one batch: reached by others (experts), cut off, or unused.
     if not silent:
         return Reach(Check("reach", PASSED, sentence="every parameter gets a gradient"))
-    looked = list(islice(objective.each_batch(), first, first + _BATCHES))
+    looked = list(islice(objective.iter_batches(), first, first + _BATCHES))
     for batch in looked[1:]:
         reached, _ = _gradients_of_both(objective, batch)
         silent = [name for name in silent if name not in reached]

@@ -69,7 +69,7 @@ class Correlations:
     ) -> dict[tuple[int, int], Tensor]:
         """Pair of groups -> correlations of their units; covariances where they are rotated."""
         totals: dict[tuple[int, int], Tensor] = {}
-        for number, batch in enumerate(self._objective.each_batch()):
+        for number, batch in enumerate(self._objective.iter_batches()):
             kept = [self._run(params, batch) for params in (first, second)]
             for pair in self._pairs:
                 rows = [
@@ -84,12 +84,12 @@ class Correlations:
     def _run(self, params: Params, batch: Any) -> dict[str, Tensor]:
         def run() -> dict[str, Tensor]:
             with plain_operations(), _Recorder(self._wanted) as recorder:
-                self._objective.measure(batch)
+                self._objective.batch_loss(batch)
             kept: dict[str, Tensor] = recorder.kept
             return kept
 
         with torch.no_grad():
-            return self._objective.at(params, run)
+            return self._objective.with_params(params, run)
 
 
 def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:

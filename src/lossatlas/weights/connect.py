@@ -302,7 +302,7 @@ def _trained(
 
 
 def _endless(objective: Objective, seed: int) -> Any:
-    batches: list[Batch] = objective.gathered(lambda batch: batch)
+    batches: list[Batch] = objective.map_batches(lambda batch: batch)
     draw = generator(seed, "batches")
     while True:
         for k in torch.randperm(len(batches), generator=draw).tolist():

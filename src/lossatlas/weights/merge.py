@@ -390,7 +390,7 @@ class _Job:
         """Keep data apart for choosing coefficients, where none were given."""
         if self._tune is not None:
             return
-        batches: list[Batch] = self.judge.gathered(lambda batch: batch)
+        batches: list[Batch] = self.judge.map_batches(lambda batch: batch)
         if len(batches) < 2:
             raise ArgumentError(
                 "'search' needs data apart from those that judge the result: pass `tune`, or "
@@ -487,7 +487,9 @@ def _input_grams(objective: Objective, params: Params) -> Change:
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear]
     try:
         with torch.no_grad():
-            objective.at(params, lambda: [objective.measure(b) for b in objective.each_batch()])
+            objective.with_params(
+                params, lambda: [objective.batch_loss(b) for b in objective.iter_batches()]
+            )
     finally:
         for handle in handles:
             handle.remove()

@@ -38,8 +38,8 @@ class PairedLosses:
             pairs = objective.example_pairs(params)
             return pairs.sums.numpy(), pairs.weights.numpy()
         with torch.no_grad():
-            totals = objective.at(
-                params, lambda: [objective.total(b) for b in objective.each_batch()]
+            totals = objective.with_params(
+                params, lambda: [objective.total(b) for b in objective.iter_batches()]
             )
         sums = np.array([float(total.sum) for total in totals])
         return sums, np.array([total.weight for total in totals])

@@ -245,13 +245,13 @@ def _traced(objective: Objective) -> AxisTrace:
         for tensor in fixed.values():
             trace.hold_all(tensor, "not a parameter of the objective")
         with plain_operations(), trace:
-            measured = objective.measure(batch)
+            measured = objective.batch_loss(batch)
         for value in _leaf_tensors(measured):
             trace.hold_all(value, "the loss")
         return trace
 
     with torch.no_grad():
-        trace = objective.at(params, run)
+        trace = objective.with_params(params, run)
     for labels in trace.everything():
         for axis in labels:
             settle(axis)
@@ -429,7 +429,7 @@ class _Proof:
 
     def __init__(self, objective: Objective) -> None:
         batches = []
-        for batch in objective.each_batch():
+        for batch in objective.iter_batches():
             batches.append(batch)
             if len(batches) == 2:
                 break
@@ -444,7 +444,7 @@ class _Proof:
     def _losses(self, params: Params) -> Tensor:
         if self._few.unit == "examples":
             return self._few.example_losses(params)
-        parts = [self._few.part([batch]) for batch in self._few.each_batch()]
+        parts = [self._few.part([batch]) for batch in self._few.iter_batches()]
         return torch.tensor([part.value(params) for part in parts], dtype=torch.float64)
 
     def change(self, found: Symmetries, element: Sequence[Move]) -> float:

@@ -60,7 +60,7 @@ class BatchedEngine:
         weights = torch.cat([steps.new_ones(count, 1), steps], dim=1)
         blocks = [slice(k, min(k + self.block, count)) for k in range(0, count, self.block)]
         with torch.no_grad(), _composable_attention(), task.objective.session():
-            for batch in task.objective.each_batch():
+            for batch in task.objective.iter_batches():
                 at = torch.func.vmap(self._at(batch))
                 for block in blocks:
                     here = weights[block]

@@ -129,7 +129,7 @@ def _streaming(task: Task, corner: Array) -> Choice:
 
 def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array) -> None:
     # A point that comes after another one is what it is alone. Batches tell it, not many.
-    few = list(islice(task.objective.each_batch(), _BATCHES))
+    few = list(islice(task.objective.iter_batches(), _BATCHES))
     small = copy.copy(engine)
     small.task = replace(task, objective=task.objective.part(few))
     alone = small.task.objective.value(engine.weights(corner))

@@ -56,7 +56,7 @@ def look_at_layers(objective: Objective, batch: Batch) -> Layers:
         if not list(module.children())
     ]
     try:
-        objective.swapped({}, lambda: objective.measure(batch))
+        objective.swapped({}, lambda: objective.batch_loss(batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -78,7 +78,9 @@ class FoldedEngine:
         # Number of the batch, number of the point.
         if isinstance(self.task.objective.batches, list | tuple):
             if self._pieces is None:
-                self._pieces = [self._cut(batch) for batch in self.task.objective.each_batch()]
+                self._pieces = [
+                    self._cut(batch) for batch in self.task.objective.iter_batches()
+                ]
             whole = self._pieces
             yield from (
                 (number, index, pieces)
@@ -86,7 +88,7 @@ class FoldedEngine:
                 for number, pieces in enumerate(whole)
             )
             return
-        for number, batch in enumerate(self.task.objective.each_batch()):
+        for number, batch in enumerate(self.task.objective.iter_batches()):
             pieces = self._cut(batch)
             yield from ((number, index, pieces) for index in range(points))
 

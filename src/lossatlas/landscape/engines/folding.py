@@ -47,7 +47,7 @@ def find_folds(objective: Objective, batch: Batch) -> list[Fold]:
         elif type(module) in _NORMS and module.track_running_stats:
             handles.append(module.register_forward_hook(watch(name, inputs, output=False)))
     try:
-        objective.swapped({}, lambda: objective.measure(batch))
+        objective.swapped({}, lambda: objective.batch_loss(batch))
     finally:
         for handle in handles:
             handle.remove()

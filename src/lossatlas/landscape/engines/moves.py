@@ -31,7 +31,7 @@ def _reads_weights(task: Task) -> bool:
     with objective.session():
         with torch.no_grad():
             # Whatever keeps something keeps it now.
-            objective.swapped(task.plane.origin, lambda: objective.measure(batch))
+            objective.swapped(task.plane.origin, lambda: objective.batch_loss(batch))
         with torch.enable_grad():
             return objective.swapped(leaves, partial(_depends, task, batch, leaves))
 

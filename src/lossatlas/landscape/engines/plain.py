@@ -80,7 +80,7 @@ def at_origin(task: Task) -> Array:
 
 def _walk(task: Task, moments: Moments, index: int) -> None:
     task.objective.prepare()
-    for batch in task.objective.each_batch():
+    for batch in task.objective.iter_batches():
         task.add(moments, task.measure(batch), batch, index)
 
 
@@ -98,6 +98,6 @@ def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
                 yield index, to_device(batch, device)
         return
     # Batches that are made while walking cost more than moving the weights does.
-    for batch in objective.each_batch():
+    for batch in objective.iter_batches():
         for index in range(points):
             yield index, batch

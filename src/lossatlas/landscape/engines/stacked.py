@@ -84,7 +84,7 @@ class StackedEngine:
         weights = torch.cat([steps.new_ones(count, 1), steps], dim=1)
 
         def run() -> None:
-            for batch in task.objective.each_batch():
+            for batch in task.objective.iter_batches():
                 parts = [self._losses(batch, here) for here in torch.split(weights, self.block)]
                 losses = torch.cat([part.sums for part in parts])
                 whole = Weighted(losses, parts[0].weights[:1]) if self._weighted else losses

@@ -64,7 +64,7 @@ class StreamingEngine:
 
         def run(index: int) -> None:
             task.objective.prepare()
-            for batch in task.objective.each_batch():
+            for batch in task.objective.iter_batches():
                 task.add(moments, task.measure(batch), batch, index)
 
         with torch.no_grad(), task.objective.session():
