@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.objective import supervised
-from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.candidates import Initializer
-from lossatlas.studies.inits.losses import TrueLosses
-from lossatlas.studies.inits.pipeline import run_stage
-from lossatlas.studies.inits.settings import InitsSettings
+from lossatlas.inits.candidates import Candidate
+from lossatlas.inits.candidates import Initializer
+from lossatlas.inits.losses import TrueLosses
+from lossatlas.inits.pipeline import run_stage
+from lossatlas.inits.settings import InitsSettings
 from lossatlas.training import build_loss, build_model, load_dataset, train_ensemble
 from lossatlas.training.seeding import epoch_order
 

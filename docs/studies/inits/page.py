@@ -17,9 +17,9 @@ from surrogates import SETTINGS as SURROGATES
 from lossatlas import store
 from lossatlas.plots import canvas
 from lossatlas.plots.inits import plot_choice, plot_scores
-from lossatlas.studies.inits.figures import draw
-from lossatlas.studies.inits.quality import Quality
-from lossatlas.studies.inits.surrogates.result import VIEWS, Surrogates
+from lossatlas.inits.figures import draw
+from lossatlas.inits.quality import Quality
+from lossatlas.inits.surrogates import VIEWS, Surrogates
 
 HERE = Path(__file__).parent
 # Losses of a landscape, and initializations that share the data and the fit, as published.
