@@ -13,12 +13,11 @@ from harness import QUICK, Row, interleaved, once
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossatlas.objective import supervised
-from lossatlas.inits.candidates import Candidate
-from lossatlas.inits.candidates import Initializer
+from lossatlas.inits.candidates import Candidate, Initializer
 from lossatlas.inits.losses import TrueLosses
 from lossatlas.inits.pipeline import run_stage
 from lossatlas.inits.settings import InitsSettings
+from lossatlas.objective import supervised
 from lossatlas.training import build_loss, build_model, load_dataset, train_ensemble
 from lossatlas.training.seeding import epoch_order
 

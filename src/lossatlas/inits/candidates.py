@@ -10,13 +10,13 @@ from torch.func import functional_call
 from lossatlas.checks import check_one_of, nearest
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.guard import preserved_modes
-from lossatlas.inits.losses import Measured
 from lossatlas.inits.schemes import INTERPOLATION, OWN, SCHEMES, Layer, find_layers
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import generator
 from lossatlas.store.records import record
 from lossatlas.training.criteria import Loss
+from lossatlas.training.members import WithLoss
 
 
 @record
@@ -210,7 +210,7 @@ class Initializer:
             with torch.no_grad(), preserved_modes(self.model):
                 self.model.eval()
                 placed = {f"model.{n}": v.to(self.like[n]) for n, v in values.items()}
-                functional_call(Measured(self.model, self.loss), placed, (self.probe,))
+                functional_call(WithLoss(self.model, self.loss), placed, (self.probe,))
         finally:
             for handle in handles:
                 handle.remove()

@@ -17,7 +17,7 @@ from lossatlas.inits.barcodes import landscape_keys, landscape_row
 from lossatlas.inits.candidates import Candidate
 from lossatlas.inits.labels import Labels
 from lossatlas.inits.neighborhood import LossSampler, Sampling
-from lossatlas.inits.paths import one_thread, provenance, run_stage_tasks
+from lossatlas.inits.paths import provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.linalg.params import Params
@@ -354,17 +354,12 @@ def measure_features(
         f"features of candidates from {k}": candidates[k : k + CANDIDATES_PER_TASK]
         for k in range(0, len(candidates), CANDIDATES_PER_TASK)
     }
-
-    def work(part: Sequence[Candidate]) -> Array:
-        with one_thread():
-            return measure.table(part)
-
     tables = run_stage_tasks(
         settings,
         "features",
         problem.fingerprint,
         tasks,
-        lambda: work,
+        lambda: measure.table,
         progress=progress,
         recipes=derive_seed("recipes", *map(repr, candidates)),
     )

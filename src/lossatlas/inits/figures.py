@@ -90,9 +90,10 @@ def _sheets(settings: InitsSettings) -> Iterator[tuple[str, Sheet]]:
     labels: Labels = load_stage(settings, "label")
     quality: Quality = load_stage(settings, "fit-quality", labels.provenance.data)
     if path_of(settings, "fit-surrogate").is_file():
-        named = _named(load_stage(settings, "fit-surrogate"))
-        yield "surrogate-training", [_titled([named["training"], named["predicted"]])]
-        yield "surrogate-evaluation", [_titled([named["scores"]])]
+        scores, *others = load_stage(settings, "fit-surrogate").figures()
+        if others:
+            yield "surrogate-training", [_titled(others)]
+        yield "surrogate-evaluation", [_titled([scores])]
     yield from _landscapes(settings, labels, quality)
     figures = _named(quality)
     predicted = [figure for name, figure in figures.items() if name.startswith("predicted")]

@@ -14,7 +14,7 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
-from lossatlas.inits.paths import ledger_of, one_thread, provenance, run_stage_tasks
+from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.scores import interval_estimate, mean_estimate
 from lossatlas.inits.settings import SCHEMES, InitsSettings, LabelSettings
@@ -194,12 +194,12 @@ class Labels(Result):
         ]
         for budget in self.budgets:
             losses = self.quality(budget)[self.finite(budget)]
-            rows.append(mean_estimate(losses, f"test loss, {budget} epochs"))
+            rows.append(mean_estimate(losses, f"test loss, {counted(budget, 'epoch')}"))
             rows.append(self._reliability(budget))
         return tuple(rows)
 
     def _reliability(self, budget: int) -> Estimate:
-        name = f"reliability, {budget} epochs"
+        name = f"reliability, {counted(budget, 'epoch')}"
         if len(self.orders) < 2 or int(self.finite(budget).sum()) < 3:
             why = "it needs two data orders and three candidates that stayed finite"
             return Estimate(np.nan, why_no_error=why, name=name)
@@ -321,22 +321,21 @@ def _trained(
     for index, _ in group.members:
         if index not in starts:
             starts[index] = initializer.draw(candidates[index])
-    with one_thread():
-        run = train_ensemble(
-            problem.model,
-            problem.train,
-            problem.loss,
-            initial=[starts[index] for index, _ in group.members],
-            epochs=group.budget,
-            optimizer=plan.optimizer,
-            lr=plan.lr,
-            weight_decay=plan.weight_decay,
-            orders=[order for _, order in group.members],
-            batch_size=plan.batch_size,
-            schedule=plan.schedule,
-            together=plan.together,
-        )
-        return _measured(problem, run)
+    run = train_ensemble(
+        problem.model,
+        problem.train,
+        problem.loss,
+        initial=[starts[index] for index, _ in group.members],
+        epochs=group.budget,
+        optimizer=plan.optimizer,
+        lr=plan.lr,
+        weight_decay=plan.weight_decay,
+        orders=[order for _, order in group.members],
+        batch_size=plan.batch_size,
+        schedule=plan.schedule,
+        together=plan.together,
+    )
+    return _measured(problem, run)
 
 
 def _measured(problem: Problem, run: EnsembleRun) -> Array:

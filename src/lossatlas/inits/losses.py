@@ -20,9 +20,8 @@ from lossatlas.guard import preserved_modes
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Supervised
 from lossatlas.objective.batches import tensors
-from lossatlas.objective.weighted import batch_mean
 from lossatlas.training.criteria import Criterion, Loss
-from lossatlas.training.members import vmapped_losses
+from lossatlas.training.members import WithLoss, vmapped_losses
 
 # (weights stacked along axis 0) -> shape (members,).
 Many = Callable[[Params], Tensor]
@@ -247,8 +246,8 @@ class TrueLosses:
 
     def _one(self, weights: Params) -> Tensor:
         named = {f"model.{name}": value for name, value in weights.items()}
-        whole = Measured(self.model, self.loss)
-        return batch_mean(functional_call(whole, named, (self.batch,)))
+        loss: Tensor = functional_call(WithLoss(self.model, self.loss), named, (self.batch,))
+        return loss
 
     def _chained(self) -> tuple[Many | None, int]:
         chain = read_chain(self.model)
@@ -272,31 +271,6 @@ class TrueLosses:
 
         bytes_each = sum(value.nbytes for value in tensors(self.batch))
         return many, max(1, min(_MOST, (64 << 20) // max(1, 16 * bytes_each)))
-
-
-class Measured(nn.Module):
-    """A network with its loss, as one module: batch -> loss.
-
-    Args:
-        model: the network.
-        loss: loss(model, batch).
-    """
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-        self.training = model.training
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            batch: what the loss takes.
-
-        Returns:
-            What it gives.
-        """
-        return self.loss(self.model, batch)
 
 
 def _chain_losses(

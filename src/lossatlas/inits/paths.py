@@ -72,13 +72,13 @@ def run_stage_tasks(
     progress: Progress | None = None,
     **identity: Any,
 ) -> list[R]:
-    """Run the tasks of a stage; those that an earlier run finished come from its ledger."""
+    """Run the tasks of a stage on one thread each; finished ones come from its ledger."""
     depends = settings.identity(*SECTIONS[stage]) | identity
     run = store.run_identity(f"inits {stage}", depends, data=data)
     with store.open_ledger(ledger_of(settings, stage), run) as ledger:
         results = run_tasks(
             tasks,
-            start,
+            lambda: _on_one_thread(start()),
             executor=executor or settings.executor,
             ledger=ledger,
             progress=progress,
@@ -124,6 +124,14 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix.removesuffix("."): values}
     parts = (_flat(value, f"{prefix}{name}.") for name, value in values.items())
     return {name: value for part in parts for name, value in part.items()}
+
+
+def _on_one_thread(work: Callable[[T], R]) -> Callable[[T], R]:
+    def single(task: T) -> R:
+        with one_thread():
+            return work(task)
+
+    return single
 
 
 @contextmanager

@@ -66,6 +66,13 @@ def run_stage(
         FileError: a file of the stages before it is missing (the message names the command
             that makes it), or files of other settings are there.
         AtlasError: whatever the stage cannot serve.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> small = {"model": "mlp(4)", "examples": 40, "probe": 8, "generate": {"samples": 10}}
+        >>> done = run_stage(InitsSettings(out=mkdtemp(), **small), "generate")
+        >>> len(done.result.losses), done.paths[0].name
+        (10, 'pairs.nc')
     """
     check_one_of("stage", stage, STAGES)
     make_folder(settings.out)
@@ -101,6 +108,11 @@ def run(
     Raises:
         UnknownNameError: no such part.
         AtlasError: whatever a stage cannot serve.
+
+    Examples:
+        >>> run(InitsSettings(), 3)
+        Traceback (most recent call last):
+        lossatlas.errors.UnknownNameError: `stage` must be one of '1', '2'; got '3'.
     """
     if part is not None:
         check_one_of("stage", str(part), map(str, PARTS))

@@ -6,15 +6,13 @@ Trainings of networks are resumable in the middle, bit for bit.
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +32,7 @@ from lossatlas.landscape.directions import filter_normalized
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import writing
+from lossatlas.store import from_bytes, to_bytes, writing
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.seeding import seeded
 from lossatlas.training.training import StepInfo, train
@@ -49,11 +47,11 @@ EVERY = 20.0
 
 
 @dataclass
-class _Progress:
+class _State:
     step: int = 0
     best: float = math.inf
     stale: int = 0
-    history: list[list[float]] = field(default_factory=list)
+    history: list[Sequence[float]] = field(default_factory=list)
 
 
 def fit_network(
@@ -70,7 +68,7 @@ def fit_network(
     """Train a predictor in place and leave it at its best epoch on the validation rows."""
     fitting, checking = parts
     data = Dataset(fitting[:, None], targets[fitting, None], "pairs", "regression")
-    keeper = _Keeper(module, resume)
+    checkpoint = _Checkpoint(module, resume)
     per_epoch = -(-len(data) // plan.batch_size)
     seen: list[float] = []
 
@@ -86,25 +84,25 @@ def fit_network(
             return False
         error = _error(module, rows, targets, checking)
         rate = float(tick.optimizer.param_groups[0]["lr"])
-        keeper.note(tick, [float(np.mean(seen)), error, rate])
+        checkpoint.note(tick, [float(np.mean(seen)), error, rate])
         seen.clear()
-        return keeper.progress.stale >= plan.patience
+        return checkpoint.state.stale >= plan.patience
 
-    if keeper.progress.stale < plan.patience:
+    if checkpoint.state.stale < plan.patience:
         train(
             module,
             data,
             loss,
             steps=plan.epochs * per_epoch,
-            optimizer=lambda weights: keeper.optimizer(weights, lr),
+            optimizer=lambda weights: checkpoint.optimizer(weights, lr),
             batch_size=plan.batch_size,
             seed=seed,
             schedule=lambda step, steps: _share(step // per_epoch, steps // per_epoch),
             callback=after,
-            start=keeper.progress.step,
+            start=checkpoint.state.step,
         )
-    keeper.finish()
-    return np.array(keeper.progress.history, dtype=np.float64)
+    checkpoint.finish()
+    return np.array(checkpoint.state.history, dtype=np.float64)
 
 
 def _share(epoch: int, epochs: int) -> float:
@@ -125,26 +123,24 @@ def _error(module: nn.Module, rows: Rows, targets: Tensor, indices: Tensor) -> f
     return float((predicted - targets[indices]).abs().mean())
 
 
-class _Keeper:
+class _Checkpoint:
     """The state of a training on disk, and its best weights so far."""
 
     def __init__(self, module: nn.Module, path: Path) -> None:
         self.module, self.path = module, path
-        self.progress = _Progress()
+        self.state = _State()
         self.best: dict[str, Tensor] = {}
         self._made: torch.optim.AdamW | None = None
-        self._state: dict[str, Tensor] = {}
+        self._moments: Sequence[dict[str, Tensor]] = ()
         self._saved = time.monotonic()
         if path.is_file():
             self._read()
 
     def optimizer(self, weights: list[Tensor], lr: float) -> torch.optim.AdamW:
         made = torch.optim.AdamW(weights, lr=lr, weight_decay=_DECAY)
-        if self._state:
-            state = {i: self._moments(i) for i in range(len(weights))}
-            made.load_state_dict(
-                {"state": state, "param_groups": made.state_dict()["param_groups"]}
-            )
+        if self._moments:
+            state = {"state": dict(enumerate(self._moments))}
+            made.load_state_dict(made.state_dict() | state)
 
         def clip(*_: object) -> None:
             nn.utils.clip_grad_norm_(weights, _CLIP)
@@ -154,12 +150,11 @@ class _Keeper:
         return made
 
     def note(self, tick: StepInfo, row: list[float]) -> None:
-        progress = self.progress
-        progress.step = tick.step
-        progress.history.append(row)
-        progress.stale += 1
-        if row[1] < progress.best:
-            progress.best, progress.stale = row[1], 0
+        state = self.state
+        state.step, state.stale = tick.step, state.stale + 1
+        state.history.append(row)
+        if row[1] < state.best:
+            state.best, state.stale = row[1], 0
             self.best = {n: v.detach().clone() for n, v in self.module.state_dict().items()}
         if time.monotonic() - self._saved >= EVERY:
             self._write()
@@ -170,34 +165,22 @@ class _Keeper:
             self.module.load_state_dict(self.best)
         self.path.unlink(missing_ok=True)
 
-    def _moments(self, index: int) -> dict[str, Tensor]:
-        names = ("step", "exp_avg", "exp_avg_sq")
-        return {name: self._state[f"moment.{index}.{name}"] for name in names}
-
     def _write(self) -> None:
         assert self._made is not None
-        tensors = {f"now.{n}": v for n, v in self.module.state_dict().items()}
-        tensors |= {f"best.{n}": v for n, v in self.best.items()}
-        moments: dict[int, dict[str, Tensor]] = self._made.state_dict()["state"]
-        tensors |= {
-            f"moment.{i}.{n}": v for i, each in moments.items() for n, v in each.items()
+        kept = {
+            "model": self.module.state_dict(),
+            "best": self.best,
+            "moments": list(self._made.state_dict()["state"].values()),
+            "state": vars(self.state),
         }
-        progress = self.progress
-        numbers = [progress.step, progress.best, progress.stale]
-        tensors["progress"] = torch.tensor(numbers, dtype=torch.float64)
-        tensors["history"] = torch.tensor(progress.history, dtype=torch.float64)
         with writing(self.path) as temporary:
-            save_file({n: v.contiguous().clone() for n, v in tensors.items()}, temporary)
+            temporary.write_bytes(to_bytes(kept))
 
     def _read(self) -> None:
-        with safe_open(self.path, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        now = {n[4:]: v for n, v in found.items() if n.startswith("now.")}
-        self.module.load_state_dict(now)
-        self.best = {n[5:]: v for n, v in found.items() if n.startswith("best.")}
-        self._state = {n: v for n, v in found.items() if n.startswith("moment.")}
-        step, best, stale = found["progress"].tolist()
-        self.progress = _Progress(int(step), best, int(stale), found["history"].tolist())
+        kept = from_bytes(self.path.read_bytes())
+        self.module.load_state_dict(kept["model"])
+        self.best, self._moments = kept["best"], kept["moments"]
+        self.state = _State(**kept["state"] | {"history": list(kept["state"]["history"])})
 
 
 Predictor = Callable[[Tensor], Array]

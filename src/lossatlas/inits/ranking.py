@@ -366,6 +366,14 @@ def rank(
         ArgumentError: fewer than 8 candidates, or one budget only.
         ModelError: a network without supported layers (schemes only).
         DataError: all candidates diverged.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> small = {"model": "mlp(4)", "examples": 40, "probe": 8}
+        >>> settings = InitsSettings(out=mkdtemp(), label={"budgets": (1, 2)}, **small)
+        >>> ranking = rank(settings, 8)
+        >>> len(ranking.candidates), ranking.checked.tolist()
+        (8, [0, 1, 2, 3, 4, 5, 6, 7])
     """
     check_at_least("candidates", candidates, MIN_CANDIDATES)
     if len(settings.label.budgets) < 2:

@@ -11,7 +11,7 @@ from lossatlas import store
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
-from lossatlas.inits.paths import ledger_of, one_thread, provenance, run_stage_tasks
+from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.schemes import INTERPOLATION
 from lossatlas.inits.scores import mean_estimate
@@ -180,9 +180,4 @@ def _losses(
 
 def _measure(problem: Problem) -> Callable[[Sequence[Candidate]], Array]:
     initializer, losses = problem.initializer, problem.true_losses()
-
-    def measure(candidates: Sequence[Candidate]) -> Array:
-        with one_thread():
-            return np.asarray(losses(initializer.stack(candidates)).numpy())
-
-    return measure
+    return lambda candidates: np.asarray(losses(initializer.stack(candidates)).numpy())

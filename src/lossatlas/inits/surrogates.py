@@ -1,8 +1,9 @@
 """Stage 2: predict the loss without computing it; how well that works and what it costs."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -235,13 +236,18 @@ class Surrogates(Result):
         from lossatlas.plots.chart import backends
 
         alt = self.sentences()[0]
-        pictures = [
-            ("scores", "How well the loss is predicted", self._scores),
-            ("predicted", f"Held-out losses, {self.kinds[0]}", self._predicted),
-            ("training", "Training of the predictors", self._training),
-        ]
+        whole = [k for k, row in enumerate(self.predictions) if np.isfinite(row).all()]
+        charts: dict[str, tuple[str, Callable[[], Any]]] = {
+            "scores": ("How well the loss is predicted", self._scores)
+        }
+        if whole:
+            title = f"Held-out losses, {self.kinds[whole[0]]}"
+            charts["predicted"] = (title, partial(self._predicted, whole[0], title))
+        if any(len(rows) for rows in self.history.values()):
+            charts["training"] = ("Training of the predictors", self._training)
         return tuple(
-            Figure(name, title, *backends(chart), alt=alt) for name, title, chart in pictures
+            Figure(name, title, *backends(chart), alt=alt)
+            for name, (title, chart) in charts.items()
         )
 
     def _scores(self) -> Any:
@@ -256,13 +262,11 @@ class Surrogates(Result):
             strong=[name for name in names if name.endswith(VIEWS[-1])],
         )
 
-    def _predicted(self) -> Any:
+    def _predicted(self, kind: int, title: str) -> Any:
         from lossatlas.plots.inits import predicted_chart
 
-        title = f"Held-out losses, {self.kinds[0]}"
-        return predicted_chart(
-            self.truth, self.predictions[0], self.schemes, title=title, label="loss"
-        )
+        row = self.predictions[kind]
+        return predicted_chart(self.truth, row, self.schemes, title=title, label="loss")
 
     def _training(self) -> Any:
         from lossatlas.plots.inits import histories_chart
@@ -305,6 +309,18 @@ def fit_surrogates(
         DataError: too few samples with a finite loss.
         ModelError: a network that the equivariant predictor cannot read.
         ResumeError: the folder holds unfinished work of other settings.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> from lossatlas.inits.problem import load_problem
+        >>> from lossatlas.inits.samples import generate
+        >>> small = {"model": "mlp(4)", "examples": 40, "probe": 8, "generate": {"samples": 30}}
+        >>> plan = {"kinds": ("subspace",), "anchors": 2, "points": 8}
+        >>> settings = InitsSettings(out=mkdtemp(), surrogate=plan, **small)
+        >>> problem = load_problem(settings)
+        >>> surrogates = fit_surrogates(settings, problem, generate(settings, problem))
+        >>> surrogates.near.shape
+        (1, 2, 8)
     """
     plan = settings.surrogate
     for kind in plan.kinds:

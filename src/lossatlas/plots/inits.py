@@ -92,7 +92,7 @@ def predicted_chart(
         ends = [float(x[finite].min()), float(x[finite].max())]
         layers.append(Line(ends, ends, color=style.FAINT, width=1.2))
     member = np.asarray(groups)
-    for k, group in enumerate(sorted(set(groups))):
+    for k, group in enumerate(sorted(set(member[finite].tolist()))):
         inside = finite & (member == group)
         hue = HUES[k % len(HUES)]
         layers.append(Points(x[inside], y[inside], color=hue, size=5.0, name=str(group)))
@@ -152,8 +152,12 @@ def _choices(
         for name, row in zip(names, rows, strict=True)
     ]
     opacity = 0.25 if faint else 1.0
-    labels = None if faint else [cut_off(name, 34) for name in names]
+    # Neighbors would overlap: every other name stands above its point, the others beside it.
+    above = [] if faint else np.argsort(cost)[1::2].tolist()
+    beside = ["" if faint or k in above else cut_off(n, 34) for k, n in enumerate(names)]
+    notes = [Note(cut_off(names[k], 34), float(cost[k]), float(regret[k])) for k in above]
     return [
+        *notes,
         Line(across, joined(list(logs[:, 2:])), color=hue, width=1.0, opacity=opacity),
         Points(
             cost,
@@ -162,7 +166,7 @@ def _choices(
             size=6.0,
             name="" if faint else word,
             hover=hover,
-            labels=labels,
+            labels=beside,
         ),
     ]
 
