@@ -161,22 +161,22 @@ _NAMES = (
 Key = tuple[str, str]
 
 
-def landscape_row(found: Neighborhood, sampling: Sampling) -> dict[Key, float]:
+def landscape_row(around: Neighborhood, sampling: Sampling) -> dict[Key, float]:
     """Features of one neighborhood, and of its losses shuffled over the points."""
     source = np.random.default_rng(derive_seed("inits topology null", sampling.seed))
-    planes = found.planes.reshape(*found.planes.shape[:2], -1)
+    planes = around.planes.reshape(*around.planes.shape[:2], -1)
     dealt = Neighborhood(
-        found.center,
-        source.permuted(planes, axis=-1).reshape(found.planes.shape),
-        found.points,
-        source.permutation(found.scattered),
+        around.center,
+        source.permuted(planes, axis=-1).reshape(around.planes.shape),
+        around.points,
+        source.permutation(around.scattered),
     )
-    row = {("topology", n): v for n, v in topology_numbers(found, sampling).items()}
+    row = {("topology", n): v for n, v in topology_numbers(around, sampling).items()}
     row |= {("null", f"null: {n}"): v for n, v in topology_numbers(dealt, sampling).items()}
     for index, radius in enumerate(sampling.radii):
-        numbers = loss_numbers(found.planes[:, index], found.center)
+        numbers = loss_numbers(around.planes[:, index], around.center)
         row |= {("statistics", f"{name} at {radius:g}"): v for name, v in numbers.items()}
-    numbers = loss_numbers(found.scattered, found.center)
+    numbers = loss_numbers(around.scattered, around.center)
     return row | {("statistics", f"{name} in the ball"): v for name, v in numbers.items()}
 
 
@@ -192,17 +192,17 @@ def landscape_keys(sampling: Sampling) -> list[Key]:
     )
 
 
-def topology_numbers(found: Neighborhood, sampling: Sampling) -> dict[str, float]:
+def topology_numbers(around: Neighborhood, sampling: Sampling) -> dict[str, float]:
     """The topology of one neighborhood, planes of a radius averaged."""
     numbers: dict[str, float] = {}
     for index, radius in enumerate(sampling.radii):
-        each = [plane_numbers(p) for p in found.planes[:, index] if np.isfinite(p).any()]
+        each = [plane_numbers(p) for p in around.planes[:, index] if np.isfinite(p).any()]
         for name in each[0] if each else ():
             numbers[f"{name} at {radius:g}"] = float(np.mean([one[name] for one in each]))
-    if np.isfinite(found.scattered).any():
+    if np.isfinite(around.scattered).any():
         part = slice(0, sampling.cloud)
-        graph = graph_numbers(found.points, found.scattered)
+        graph = graph_numbers(around.points, around.scattered)
         numbers |= {f"{name} of the graph": value for name, value in graph.items()}
-        cloud = cloud_numbers(found.points[part], found.scattered[part])
+        cloud = cloud_numbers(around.points[part], around.scattered[part])
         numbers |= {f"{name} of the cloud": value for name, value in cloud.items()}
     return numbers

@@ -315,7 +315,7 @@ def _unit_ranks(rows: Array) -> Array:
 def divergence(
     features: Features, kept: Bools, splits: Mapping[str, Split], seed: int
 ) -> dict[str, float]:
-    """How well it can be told beforehand who diverges."""
+    """How well divergence can be predicted before training."""
     gone = (~kept).astype(np.float64)
     if min(gone.sum(), kept.sum()) < FEWEST or "pooled" not in splits:
         return {}

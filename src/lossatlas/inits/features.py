@@ -392,7 +392,7 @@ def joined(
     every = [*columns, *(Column(name, "baseline") for name in recipe)]
     values = np.concatenate([table, np.stack(list(recipe.values()), axis=1)], axis=1)
     there = np.isfinite(values).any(axis=0)
-    kept = [column for column, found in zip(every, there, strict=True) if found]
+    kept = [column for column, exists in zip(every, there, strict=True) if exists]
     return Features(
         tuple(column.name for column in kept),
         tuple(column.group for column in kept),

@@ -22,7 +22,7 @@ class Sampling:
     """Where losses are taken around each initialization.
 
     Directions are filter-normalized, so radius 1 moves each filter by its own norm. The draws
-    are the same for all initializations: what differs is the ground, not the sample.
+    are the same for all initializations: what differs is the landscape, not the sample.
 
     Attributes:
         planes: random planes an initialization.

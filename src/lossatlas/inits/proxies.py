@@ -182,10 +182,10 @@ def _synflow(model: nn.Module, inputs: Tensor, params: Params) -> float:
         out = functional_call(
             model, leaves | frozen, (torch.ones_like(inputs[:1]).double(),), strict=False
         )
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             out.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    parts = zip(leaves.values(), found, strict=True)
+    parts = zip(leaves.values(), gradients, strict=True)
     total = sum(float((w.detach() * g).abs().sum()) for w, g in parts)
     return float(np.log(total)) if total > 0 else float("nan")
 

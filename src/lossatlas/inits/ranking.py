@@ -179,7 +179,9 @@ class Trust(Result):
             return "the order can be trusted"
         if lower > 0:
             return "the order is better than chance; take several of the first"
-        return "the order is not told apart from chance: any candidate is as good a choice"
+        return (
+            "the order cannot be distinguished from chance: any candidate is as good a choice"
+        )
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Rank correlation, and expected regret of the first candidate and of any."""

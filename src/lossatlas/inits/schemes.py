@@ -38,18 +38,18 @@ class Layer:
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     """The dense layers, convolutions and attention projections of a network."""
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
-    found = [
+    layers = [
         layer
         for prefix, module in model.named_modules()
         for layer in _layers_of(f"{prefix}." if prefix else "", module)
         if layer.name in trained
     ]
-    if not found:
+    if not layers:
         raise ModelError(
             f"{type(model).__name__} has no supported layers (dense, convolution, attention) "
             'to initialize; give another model, or the scheme "own".'
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _layers_of(prefix: str, module: nn.Module) -> list[Layer]:

@@ -225,6 +225,6 @@ def _lost(losses: Array, score: Array, groups: Ints, top: int) -> Array:
     ranked = np.where(np.isnan(score), np.inf, score)[groups]
     first = np.argpartition(ranked, top - 1, axis=-1)[..., :top] if top > 1 else None
     order = ranked.argmin(-1)[..., None] if first is None else first
-    found = losses[groups]
-    best = np.take_along_axis(found, order, -1).min(-1)
-    return np.asarray(best - found.min(-1))
+    chosen = losses[groups]
+    best = np.take_along_axis(chosen, order, -1).min(-1)
+    return np.asarray(best - chosen.min(-1))

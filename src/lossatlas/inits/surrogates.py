@@ -42,8 +42,8 @@ KINDS = ("flat", "statistics", "subspace", "equivariant")
 # What a landscape of the published study takes, for each of its 200 initializations.
 LANDSCAPE = (2000, 200)
 _RESAMPLES = 500
-_LEAST = 20
-# As published: what lies beyond is not told apart.
+_MIN_SAMPLES = 20
+# As published: losses beyond are clipped.
 _CLIP = (0.1, 100.0)
 _TIMED = 512
 
@@ -369,10 +369,10 @@ def _parts(settings: InitsSettings, samples: Samples) -> tuple[Tensor, Tensor, T
     out = round(plan.held_out * len(mixed))
     rest = mixed[out:][: plan.limit]
     check = len(rest) // 10
-    if len(mixed) < _LEAST or out < 5 or check < 2:
+    if len(mixed) < _MIN_SAMPLES or out < 5 or check < 2:
         raise DataError(
-            f"a surrogate needs {_LEAST} samples with a finite loss, 5 of them held out; got "
-            f"{len(mixed)} and {out}: generate more, as in --set generate.samples=5000."
+            f"a surrogate needs {_MIN_SAMPLES} samples with a finite loss, 5 of them held out; "
+            f"got {len(mixed)} and {out}: generate more, as in --set generate.samples=5000."
         )
     return mixed[:out], rest[check:], rest[:check]
 
@@ -418,7 +418,7 @@ class _Trial:
             "near": np.stack([mean for mean, _ in fitted]),
             "spread": np.stack([deviation for _, deviation in fitted]),
             "history": np.empty((0, 3)),
-            # Fit and use of a local predictor are not told apart: it is fitted for each use.
+            # Fit and use of a local predictor are one: it is fitted for each use.
             "seconds": np.array([data, fit, 0.0]),
         }
 

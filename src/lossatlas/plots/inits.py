@@ -136,6 +136,9 @@ def choice_chart(
                     word,
                     faint=faint,
                 )
+    layers += _labels(
+        logs[labeled, :2], [n for n, told in zip(names, labeled, strict=True) if told]
+    )
     title = f"Choosing one of {group}: what it costs, and what is lost"
     x = Axis("cost, forward passes over the probe", ticks=_decades(logs[:, 0]))
     y = Axis("regret, loss", ticks=_decades(logs[:, 1:]))
@@ -152,12 +155,7 @@ def _choices(
         for name, row in zip(names, rows, strict=True)
     ]
     opacity = 0.25 if faint else 1.0
-    # Neighbors would overlap: every other name stands above its point, the others beside it.
-    above = [] if faint else np.argsort(cost)[1::2].tolist()
-    beside = ["" if faint or k in above else cut_off(n, 34) for k, n in enumerate(names)]
-    notes = [Note(cut_off(names[k], 34), float(cost[k]), float(regret[k])) for k in above]
     return [
-        *notes,
         Line(across, joined(list(logs[:, 2:])), color=hue, width=1.0, opacity=opacity),
         Points(
             cost,
@@ -166,9 +164,20 @@ def _choices(
             size=6.0,
             name="" if faint else word,
             hover=hover,
-            labels=beside,
         ),
     ]
+
+
+def _labels(places: Array, names: Sequence[str]) -> list[Layer]:
+    # A name that would cover another stands higher.
+    wide, high = 0.3 * max(np.ptp(places[:, 0]), 1.0), 0.05 * max(np.ptp(places[:, 1]), 1.0)
+    taken: list[tuple[float, float]] = []
+    for x, y in places:
+        level = float(y)
+        while any(abs(x - a) < wide and abs(level - b) < high for a, b in taken):
+            level += high
+        taken.append((float(x), level))
+    return [Note(cut_off(name, 34), *place) for name, place in zip(names, taken, strict=True)]
 
 
 def _decades(logs: Array) -> tuple[list[float], list[str]]:
