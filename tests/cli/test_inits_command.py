@@ -29,7 +29,7 @@ def inits(monkeypatch, capsys, *arguments):
 
 
 def values(found):
-    return {row["name"]: row["value"] for row in found["estimates"]}
+    return {name: entry["value"] for name, entry in found["estimates"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def test_stages_one_by_one_remember_what_they_were_told(monkeypatch, capsys, fol
     assert code == 0, error
     found = json.loads(text)
     assert found["fresh"]
-    assert (values(found)["samples"], values(found)["losses not finite"]) == (60, 0)
+    assert (values(found)["samples"], values(found)["losses_not_finite"]) == (60, 0)
     # The settings are those that the folder remembers.
     code, text, error = inits(monkeypatch, capsys, "fit-surrogate", *where, "--json")
     assert code == 0, error
     found = json.loads(text)
     # A predictor of one initialization says nothing of the others.
-    assert "subspace, pooled" not in values(found)
-    assert values(found)["cost, true losses"] > 0
+    assert "subspace_pooled" not in values(found)
+    assert values(found)["cost_true_losses"] > 0
     code, text, error = inits(monkeypatch, capsys, "label", *where)
     assert code == 0, error
     assert "24 candidates were trained in 96 runs; 0 diverged." in " ".join(text.split())
@@ -65,9 +65,8 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
     assert code == 0, error
     found = json.loads(text)
     assert list(found) == ["label", "fit-quality", "figures", "files", "settings"]
-    scores = values(found["fit-quality"])
-    assert {"pooled: norm", "leave-scheme-out: norm"} <= set(scores)
-    assert "scale-matched: norm" not in scores
+    assert set(found["fit-quality"]["scores"]) == {"pooled", "leave-scheme-out"}
+    assert found["fit-quality"]["estimates"]
     code, text, error = inits(monkeypatch, capsys, "fit-quality", "--out", folder)
     assert code == 0
     assert "is there already" in error
@@ -80,10 +79,11 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     )
     assert code == 0, error
     found = json.loads(text)
-    ranked = [row for row in found["estimates"] if row["name"].split(". ")[0].isdigit()]
-    assert len(ranked) == 8
-    assert all("expected after 2 epochs" in row["meaning"] for row in ranked)
-    assert -1 <= values(found)["rank correlation of short and long training"] <= 1
+    assert len(found["ranking"]) == 8
+    assert all(len(row["interval"]) == 2 for row in found["ranking"])
+    assert found["trust"]
+    assert len(found["agreement"]) == 3
+    assert -1 <= values(found)["rank_correlation_of_short_and_long_training"] <= 1
     assert len(found["sentences"]) == 4
 
 

@@ -180,8 +180,8 @@ def test_a_ranking_says_how_far_to_trust_it(study, tmp_path):
     assert {c.scheme for c in found.candidates} == {"orthogonal", "normal"}
     assert (np.diff(found.short) >= 0).all()
     assert (found.lower <= found.upper).all()
-    assert found.checked[0] == 0
-    assert found.checked[-1] == 11
+    assert found.trained[0] == 0
+    assert found.trained[-1] == 11
     value, low, high = found.trust.agreement
     assert -1 <= low <= value <= high <= 1
     assert 0 <= found.trust.regret[0] <= found.trust.chance + 1e-9

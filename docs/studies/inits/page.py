@@ -60,7 +60,8 @@ def main(folder: Path) -> None:
     for name, problem in PROBLEMS.items():
         settings = problem(folder)
         quality: Quality = store.load(settings.out / "quality.nc")
-        found[name] = summary(quality)
+        words = {"estimates", "sentences", "notes"}
+        found[name] = {k: v for k, v in quality.summary().items() if k not in words}
         found[name]["gains"] = {
             split: {
                 model: list(map(float, quality.gain(split, model, "scheme + scale")))
@@ -77,43 +78,6 @@ def main(folder: Path) -> None:
         if path.stem in {"landscapes", "persistence", "predicted"}:
             (HERE / path.name).write_bytes(path.read_bytes())
     (HERE / "results.json").write_text(json.dumps(rounded(found), indent=1) + "\n")
-
-
-def summary(quality: Quality) -> dict[str, object]:
-    """The scores by name.
-
-    Args:
-        quality: the scores.
-
-    Returns:
-        Split -> model -> Spearman with interval, p-value and cost; reliabilities; the choice of
-        one of many.
-    """
-    scores = {
-        split: {
-            model: {
-                "spearman": [*map(float, quality.score(split, model))],
-                "p": quality.p_of(split, model),
-                "cost": float(quality.cost[place]),
-            }
-            for place, model in enumerate(quality.models)
-        }
-        for split in quality.splits
-        if np.isfinite(quality.score(split, quality.models[0])[0])
-    }
-    names = ("cost", "regret", "lower", "upper")
-    return {
-        "budget": quality.budget,
-        "scores": scores,
-        "reliability": dict(zip(quality.splits, quality.ceilings.tolist(), strict=True)),
-        "choosing_one": {
-            name: dict(zip(names, map(float, row), strict=True))
-            for name, row in zip(quality.choices, quality.selection, strict=True)
-        },
-        "group": quality.group,
-        "diverged": quality.diverged,
-        "divergence": dict(quality.divergence),
-    }
 
 
 def significant(quality: Quality) -> dict[str, list[tuple[str, float, float]]]:

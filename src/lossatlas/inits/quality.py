@@ -161,6 +161,32 @@ class Quality(Result):
             *self._others(),
         )
 
+    def summary(self) -> dict[str, Any]:
+        """The estimates and sentences, and the scores and choices by name."""
+        scores = {
+            split: {
+                model: {
+                    "spearman": [*map(float, self.score(split, model))],
+                    "p": self.p_of(split, model),
+                    "cost": float(self.cost[place]),
+                }
+                for place, model in enumerate(self.models)
+            }
+            for split in self.splits
+            if self._ranked(split)
+        }
+        names = ("cost", "regret", "lower", "upper")
+        choices = zip(self.choices, self.selection.tolist(), strict=True)
+        return super().summary() | {
+            "budget": self.budget,
+            "scores": scores,
+            "reliability": dict(zip(self.splits, self.ceilings.tolist(), strict=True)),
+            "choosing_one": {n: dict(zip(names, row, strict=True)) for n, row in choices},
+            "group": self.group,
+            "diverged": self.diverged,
+            "divergence": dict(self.divergence),
+        }
+
     def _ranks(self, split: str) -> Iterator[Estimate]:
         ranked = self._ranked(split)
         best = [model for model in ranked if model.endswith(_RIDGE)][:_FIRST]

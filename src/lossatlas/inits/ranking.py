@@ -248,8 +248,8 @@ class Ranking(Result):
         lower: lower end of its 95 % prediction interval (one training in one data order).
         upper: upper end.
         epochs: of the short and of the long training.
-        checked: ranks of the candidates that were trained to the end.
-        truth: their losses, shape (checked,).
+        trained: ranks of the candidates that were trained to the end.
+        truth: their losses, shape (trained,).
         calibration: the line from short to long losses.
         trust: agreement of short and long losses, and regret.
         halving: rank of the candidate that successive halving takes at no greater cost, and
@@ -265,7 +265,7 @@ class Ranking(Result):
     lower: Array = quantity("loss")
     upper: Array = quantity("loss")
     epochs: tuple[int, int]
-    checked: Ints
+    trained: Ints
     truth: Array = quantity("loss")
     calibration: Calibration
     trust: Trust
@@ -374,7 +374,7 @@ def rank(
         >>> small = {"model": "mlp(4)", "examples": 40, "probe": 8}
         >>> settings = InitsSettings(out=mkdtemp(), label={"budgets": (1, 2)}, **small)
         >>> ranking = rank(settings, 8)
-        >>> len(ranking.candidates), ranking.checked.tolist()
+        >>> len(ranking.candidates), ranking.trained.tolist()
         (8, [0, 1, 2, 3, 4, 5, 6, 7])
     """
     check_at_least("candidates", candidates, MIN_CANDIDATES)
@@ -402,7 +402,7 @@ def rank(
         lower=expected[1],
         upper=expected[2],
         epochs=(budgets[0], budgets[-1]),
-        checked=ranks,
+        trained=ranks,
         truth=truth,
         calibration=line,
         trust=trusted,
