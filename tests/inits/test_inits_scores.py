@@ -287,7 +287,7 @@ def test_bad_labels_are_named():
     with pytest.raises(DataError, match="5 folds need at least 20"):
         evaluate(features, lost(labels, np.arange(75)), FAST)
     with pytest.raises(ArgumentError, match="`budget` must be one of"):
-        evaluate(features, labels, FAST, budget=3)
+        evaluate(features, labels, FAST.model_copy(update={"budget": 3}))
     part = Labels(
         labels.candidates[:5],
         labels.budgets,

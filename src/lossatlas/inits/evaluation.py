@@ -25,7 +25,7 @@ from lossatlas.inits.problem import Problem
 from lossatlas.inits.quality import REFERENCES, Quality
 from lossatlas.inits.regressors import REGRESSORS, network, ridge
 from lossatlas.inits.scores import GROUP, Draws, interval
-from lossatlas.inits.settings import InitsSettings
+from lossatlas.inits.settings import InitsSettings, QualitySettings
 from lossatlas.inits.validation import (
     SPLITS,
     Fold,
@@ -46,27 +46,18 @@ Model = tuple[tuple[str, ...], str]
 FEWER = 300
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How predictions are made and scored.
+class Scoring(QualitySettings):
+    """How predictions are made and scored: the settings of stage 4, and what goes with them.
 
     Attributes:
-        folds: of the pooled split, and of the scale-matched one at most.
-        resamples: bootstrap samples.
         shuffles: of the labels behind each p-value.
-        epochs: of the network.
-        regressors: what is tried beside ridge: "boosted", "network".
         group: candidates that one is chosen from.
         epoch_cost: forward passes over the probe that one epoch of training costs.
         fresh: whether a longer training is one of its own, and no continuation.
         seed: of folds, regressors, shuffles and resamples.
     """
 
-    folds: int = 5
-    resamples: int = 1000
     shuffles: int = 999
-    epochs: int = 150
-    regressors: tuple[str, ...] = ("boosted", "network")
     group: int = GROUP
     epoch_cost: float = 0.0
     fresh: bool = True
@@ -387,8 +378,6 @@ def evaluate(
     labels: Labels,
     scoring: Scoring | None = None,
     *,
-    budget: int | None = None,
-    measure: str = "test loss",
     made: store.Provenance | None = None,
     progress: Progress | None = None,
 ) -> Quality:
@@ -398,8 +387,6 @@ def evaluate(
         features: what is known of each candidate.
         labels: what became of them, in the same order.
         scoring: how predictions are made and scored.
-        budget: epochs after which the loss is predicted; the last budget by default.
-        measure: "test loss" or "train loss".
         made: where the result comes from.
         progress: called with (done, total, label) after every model.
 
@@ -409,8 +396,9 @@ def evaluate(
     Raises:
         DataError: labels that do not go with the features, or that cannot be predicted.
     """
-    how, budget = scoring or Scoring(), labels.budgets[-1] if budget is None else budget
-    losses = labels.quality(budget, measure)
+    how = scoring or Scoring()
+    budget = labels.budgets[-1] if how.budget is None else how.budget
+    losses = labels.quality(budget, how.measure)
     kept = _usable(features, labels, losses, budget)
     truth = np.log(np.maximum(losses[kept], np.finfo(np.float64).tiny))
     chosen = [c for c, keep in zip(labels.candidates, kept, strict=True) if keep]
@@ -424,7 +412,7 @@ def evaluate(
     choices = selection(evaluator, tables["predictions"][0][:, kept], models, labels, kept)
     return Quality(
         budget=budget,
-        measure=measure,
+        measure=how.measure,
         splits=SPLITS,
         models=tuple(models),
         features=tuple(tested),
@@ -432,7 +420,7 @@ def evaluate(
         schemes=tuple(labels.schemes.tolist()),
         truth=np.log(np.where(kept, losses, np.nan)),
         cost=np.array([set_cost(features, names) for names, _ in models.values()]),
-        ceilings=ceilings(labels, budget, measure, kept, splits),
+        ceilings=ceilings(labels, budget, how.measure, kept, splits),
         selection=np.array(list(choices.values())),
         group=min(how.group, len(truth)),
         diverged=int((~kept).sum()),
@@ -494,25 +482,11 @@ def fit_quality(
     progress: Progress | None = None,
 ) -> Quality:
     """Predict the quality from the features, and score the predictions."""
-    how, label = settings.quality, settings.label
-    epoch = 3.0 * len(problem.train) / size_of(problem.probe)
     scoring = Scoring(
-        folds=how.folds,
-        resamples=how.resamples,
-        epochs=how.epochs,
-        regressors=how.regressors,
-        epoch_cost=epoch,
-        fresh=label.schedule != "constant",
+        **settings.quality.model_dump(),
+        epoch_cost=3.0 * len(problem.train) / size_of(problem.probe),
+        fresh=settings.label.schedule != "constant",
         seed=settings.seed,
     )
-
     made = provenance(settings, "fit-quality", problem.fingerprint)
-    return evaluate(
-        features,
-        labels,
-        scoring,
-        budget=how.budget,
-        measure=how.measure,
-        made=made,
-        progress=progress,
-    )
+    return evaluate(features, labels, scoring, made=made, progress=progress)
