@@ -127,7 +127,7 @@ def _surrogate() -> Row:
     plan = {"kinds": ("flat",), "epochs": 1 if QUICK else 5, "anchors": 1, "points": 8}
     with tempfile.TemporaryDirectory() as folder:
         settings = InitsSettings(
-            folder=Path(folder),
+            out=Path(folder),
             generate={"samples": 200 if QUICK else 1000},
             surrogate=plan,
         )
