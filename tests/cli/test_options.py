@@ -62,8 +62,8 @@ REACHES = {
         "forecast.result:Fit.predict", "forecast.schedules:wsd", "forecast.readers:read_csv",
     ),
     "forecast schedule": ("forecast.result:Fit.optimize_schedule",),
-    "inits rank": ("studies.inits.rank:rank",),
-    "inits run": ("studies.inits.pipeline:run",),
+    "inits rank": ("inits.ranking:rank",),
+    "inits run": ("inits.pipeline:run",),
 }  # fmt: skip
 # Option -> keyword of another name.
 RENAMED = {

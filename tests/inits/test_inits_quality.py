@@ -112,12 +112,12 @@ def test_every_result_is_stored_told_and_drawn(study, scored, tmp_path):
 
 
 def test_tables_for_work_of_ones_own(study, scored):
-    labels = study[2].to_frame()
+    labels = study[2].table()
     assert len(labels) == 30 * 2 * 2
     row = labels.iloc[-1]
     assert (row["candidate"], row["order"], row["epochs"]) == (29, 1, 2)
     assert row["test loss"] == study[2].of(2)[29, 1]
-    assert scored[0].to_frame()["norm"].tolist() == scored[0].of(["norm"])[:, 0].tolist()
+    assert scored[0].table()["norm"].tolist() == scored[0].of(["norm"])[:, 0].tolist()
 
 
 @pytest.mark.parametrize("form", ["png", "html"])

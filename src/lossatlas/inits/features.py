@@ -149,7 +149,7 @@ class Features(Result):
             f" were measured, at {total:,.0f} forward passes over the probe a candidate.",
         )
 
-    def to_frame(self) -> "pd.DataFrame":
+    def table(self) -> "pd.DataFrame":
         """One row a candidate, one column a feature.
 
         Returns:

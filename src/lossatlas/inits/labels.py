@@ -218,7 +218,7 @@ class Labels(Result):
             return (first,)
         return (first, *self.reliability(last).sentences())
 
-    def to_frame(self) -> "pd.DataFrame":
+    def table(self) -> "pd.DataFrame":
         """One row a training: recipe, data order, epochs, measures, whether it diverged.
 
         Returns:
