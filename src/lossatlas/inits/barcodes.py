@@ -20,6 +20,8 @@ from lossatlas.topology import (
 )
 
 Array = NDArray[np.float64]
+# Group and name of a feature.
+Key = tuple[str, str]
 LEVELS = 50
 # Bars shorter than this share of the greatest loss are rounding of float32.
 ROUNDING = 1e-6
@@ -124,7 +126,7 @@ def loss_numbers(losses: Array, center: float) -> dict[str, float]:
     flat = np.sort(losses[np.isfinite(losses)].ravel())
     lost = {"not finite": 1.0 - flat.size / max(losses.size, 1)}
     if flat.size == 0:
-        return dict.fromkeys(_NAMES, np.nan) | lost
+        return dict.fromkeys(loss_numbers(np.zeros(1), 0.0), np.nan) | lost
     mean, deviation = float(flat.mean()), float(flat.std())
     low, median, high = np.quantile(flat, (0.1, 0.5, 0.9))
     numbers = {
@@ -141,24 +143,6 @@ def loss_numbers(losses: Array, center: float) -> dict[str, float]:
         "below": float((flat < center).mean()),
     }
     return numbers | lost
-
-
-_NAMES = (
-    "mean",
-    "deviation",
-    "least",
-    "greatest",
-    "median",
-    "skewness",
-    "spread",
-    "rise",
-    "fall",
-    "variation",
-    "below",
-)
-
-
-Key = tuple[str, str]
 
 
 def landscape_row(around: Neighborhood, sampling: Sampling) -> dict[Key, float]:
