@@ -13,12 +13,11 @@ from harness import QUICK, Row, interleaved, once
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.inits.candidates import Candidate, Initializer
+from lossatlas.inits.losses import TrueLosses
+from lossatlas.inits.pipeline import run_stage
+from lossatlas.inits.settings import InitsSettings
 from lossatlas.objective import supervised
-from lossatlas.studies.inits.candidate import Candidate
-from lossatlas.studies.inits.candidates import Initializer
-from lossatlas.studies.inits.losses import TrueLosses
-from lossatlas.studies.inits.pipeline import run_stage
-from lossatlas.studies.inits.settings import InitsSettings
 from lossatlas.training import build_loss, build_model, load_dataset, train_ensemble
 from lossatlas.training.seeding import epoch_order
 
@@ -128,7 +127,7 @@ def _surrogate() -> Row:
     plan = {"kinds": ("flat",), "epochs": 1 if QUICK else 5, "anchors": 1, "points": 8}
     with tempfile.TemporaryDirectory() as folder:
         settings = InitsSettings(
-            folder=Path(folder),
+            out=Path(folder),
             generate={"samples": 200 if QUICK else 1000},
             surrogate=plan,
         )

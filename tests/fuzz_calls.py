@@ -23,6 +23,11 @@ ROOT = Path(la.__file__).parent
 # Not functions of ours: aliases of types, protocols, and the errors themselves.
 NOT_CALLS = {"Array", "Start", "Executor", "Batch", "Metric", "Engine", "Policy"}
 NOT_CALLS |= {"AtlasError", "Builder", "Ray", "Choice", "Progress", "ScaledFamily"}
+INITS = (
+    "Calibration", "Features", "FinishedStage", "InitsSettings", "Labels", "Quality",
+    "Ranking", "Reliability", "Samples", "Surrogates", "Trust", "fit_surrogates", "rank", "run",
+    "run_stage",
+)  # fmt: skip
 
 
 def exported():
@@ -457,7 +462,8 @@ def _special():
             (4, dataset(), 0),
             {"scaling": lambda width, last: (1.0, 1.0)},
         ),
-        "studies.inits.surrogates.fit_surrogates": None,
+        # Stages need a folder and hours of data; their results are made by them.
+        **dict.fromkeys(map("inits.{}".format, INITS)),
         "curvature.chosen": lambda: (("all",), {}),
         "curvature.instruments": lambda: ((), {}),
         "curvature.instrument": lambda: (("mine",), {"title": "Mine", "question": "What?"}),

@@ -18,7 +18,7 @@ SMALL = (
     "--set", "surrogate.anchors=1", "--set", "surrogate.points=8",
     "--set", "label.samples=24", "--set", "label.budgets=[1,2]",
     "--set", "label.orders=2", "--set", "label.schemes=['normal','orthogonal']",
-    "--set", "quality.heads=[]", "--set", "quality.folds=2", "--set", "quality.planes=1",
+    "--set", "quality.regressors=[]", "--set", "quality.folds=2", "--set", "quality.planes=1",
     "--set", "quality.points=3", "--set", "quality.radii=[0.5]",
     "--set", "quality.scattered=20", "--set", "quality.resamples=10",
 )  # fmt: skip
@@ -26,6 +26,10 @@ SMALL = (
 
 def inits(monkeypatch, capsys, *arguments):
     return call(monkeypatch, capsys, "inits", *arguments)
+
+
+def values(found):
+    return {name: entry["value"] for name, entry in found["estimates"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +42,23 @@ def test_stages_one_by_one_remember_what_they_were_told(monkeypatch, capsys, fol
     code, text, error = inits(monkeypatch, capsys, "generate", *where, *SMALL, "--json")
     assert code == 0, error
     found = json.loads(text)
-    assert (found["pairs"], found["fresh"], found["non_finite"]) == (60, True, 0)
+    assert found["fresh"]
+    assert (values(found)["samples"], values(found)["losses_not_finite"]) == (60, 0)
     # The settings are those that the folder remembers.
     code, text, error = inits(monkeypatch, capsys, "fit-surrogate", *where, "--json")
     assert code == 0, error
     found = json.loads(text)
-    assert found["kinds"]["subspace"]["spearman"]["pooled"][0] is None
-    assert found["true_cpu_seconds"] > 0
+    # A predictor of one initialization says nothing of the others.
+    assert "subspace_pooled" not in values(found)
+    assert values(found)["cost_true_losses"] > 0
     code, text, error = inits(monkeypatch, capsys, "label", *where)
     assert code == 0, error
-    assert "96 trainings, 0 diverged" in text
+    assert "24 candidates were trained in 96 runs; 0 diverged." in " ".join(text.split())
     assert "labels.nc" in text.replace("\n", "")
 
 
 def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
-    monkeypatch.setattr("lossatlas.studies.inits.figures.draw", lambda *a, **k: [folder / "x"])
+    monkeypatch.setattr("lossatlas.inits.figures.draw", lambda *a, **k: [folder / "x"])
     code, text, error = inits(
         monkeypatch, capsys, "run", "--stage", 2, "--out", folder, *SMALL, "--json"
     )
@@ -60,6 +66,7 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
     found = json.loads(text)
     assert list(found) == ["label", "fit-quality", "figures", "files", "settings"]
     assert set(found["fit-quality"]["scores"]) == {"pooled", "leave-scheme-out"}
+    assert found["fit-quality"]["estimates"]
     code, text, error = inits(monkeypatch, capsys, "fit-quality", "--out", folder)
     assert code == 0
     assert "is there already" in error
@@ -73,8 +80,11 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     assert code == 0, error
     found = json.loads(text)
     assert len(found["ranking"]) == 8
+    assert all(len(row["interval"]) == 2 for row in found["ranking"])
     assert found["trust"]
     assert len(found["agreement"]) == 3
+    assert -1 <= values(found)["rank_correlation_of_short_and_long_training"] <= 1
+    assert len(found["sentences"]) == 4
 
 
 @pytest.mark.parametrize(

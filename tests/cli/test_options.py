@@ -62,8 +62,8 @@ REACHES = {
         "forecast.result:Fit.predict", "forecast.schedules:wsd", "forecast.readers:read_csv",
     ),
     "forecast schedule": ("forecast.result:Fit.optimize_schedule",),
-    "inits rank": ("studies.inits.rank:rank",),
-    "inits run": ("studies.inits.pipeline:run",),
+    "inits rank": ("inits.ranking:rank",),
+    "inits run": ("inits.pipeline:run",),
 }  # fmt: skip
 # Option -> keyword of another name.
 RENAMED = {
@@ -160,7 +160,7 @@ def test_every_option_is_a_keyword_of_python_with_the_same_default(name):
     command = COMMANDS[name]
     if name.startswith("inits"):
         # The functions take the settings themselves: only what is added has to be a keyword.
-        from lossatlas.studies.inits.settings import InitsSettings
+        from lossatlas.inits.settings import InitsSettings
 
         own = [(n, f) for n, f in fields(command.settings) if "." not in n]
         pairs = [(n, f) for n, f in own if n not in InitsSettings.model_fields]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from problems import PROBLEMS
 
-from lossatlas.studies.inits.pipeline import run_stage
+from lossatlas.inits.pipeline import run_stage
 
 FOLDER = Path(__file__).parent / "parts"
 

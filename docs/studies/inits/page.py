@@ -15,15 +15,13 @@ from problems import PROBLEMS
 from surrogates import SETTINGS as SURROGATES
 
 from lossatlas import store
+from lossatlas.inits.figures import draw
+from lossatlas.inits.quality import Quality
+from lossatlas.inits.surrogates import LANDSCAPE, VIEWS, Surrogates
 from lossatlas.plots import canvas
-from lossatlas.plots.inits import plot_choice, plot_scores
-from lossatlas.studies.inits.figures import draw
-from lossatlas.studies.inits.quality import Quality
-from lossatlas.studies.inits.surrogates.result import VIEWS, Surrogates
+from lossatlas.plots.inits import choice_chart, scores_chart
 
 HERE = Path(__file__).parent
-# Losses of a landscape, and initializations that share the data and the fit, as published.
-ASKED = (2000, 200)
 SHOWN = (
     "scheme + scale",
     "norm",
@@ -62,7 +60,8 @@ def main(folder: Path) -> None:
     for name, problem in PROBLEMS.items():
         settings = problem(folder)
         quality: Quality = store.load(settings.out / "quality.nc")
-        found[name] = {k: v for k, v in quality.summary().items() if k != "notes"}
+        words = {"estimates", "sentences", "notes"}
+        found[name] = {k: v for k, v in quality.summary().items() if k not in words}
         found[name]["gains"] = {
             split: {
                 model: list(map(float, quality.gain(split, model, "scheme + scale")))
@@ -110,12 +109,12 @@ def write(name: str, quality: Quality) -> None:
     out.write("| predicted from | passes | " + " | ".join(quality.splits) + " |\n")
     out.write("|---|---|" + "---|" * len(quality.splits) + "\n")
     for set_name in SHOWN:
-        for head in ("ridge", "boosted", "network"):
-            model = f"{set_name} / {head}"
+        for regressor in ("ridge", "boosted", "network"):
+            model = f"{set_name} / {regressor}"
             if model in quality.models:
                 cost = quality.cost[quality.models.index(model)]
                 cells = [interval(quality.score(s, model)) for s in quality.splits]
-                word = set_name if head == "ridge" else f"{set_name}, {head}"
+                word = set_name if regressor == "ridge" else f"{set_name}, {regressor}"
                 out.write(f"| {word} | {cost:,.0f} | " + " | ".join(cells) + " |\n")
     for split in quality.splits:
         best = significant(quality)[split]
@@ -155,15 +154,15 @@ def pictures(name: str, quality: Quality) -> None:
     with plt.rc_context(canvas.RC):
         figure, axes = plt.subplots(1, 3, figsize=(15, 6), layout="constrained")
         for place, (ax, split) in enumerate(zip(axes, quality.splits, strict=True)):
-            plot_scores(
+            chart = scores_chart(
                 SHOWN,
                 quality.scores[place, rows, 0],
                 title=f"{name}: {split}",
                 label="Spearman out of fold, 95 % interval",
                 ceiling=float(quality.ceilings[place, 0] ** 0.5),
                 strong=[s for s in SHOWN if "topology" in s],
-                ax=ax,
             )
+            canvas.draw(chart, ax)
         figure.savefig(HERE / f"{name}-scores.png", dpi=110)
         keep = ("mean / ridge", *(f"{s} / ridge" for s in SHOWN))
         shown = [
@@ -174,7 +173,7 @@ def pictures(name: str, quality: Quality) -> None:
         names = [quality.choices[k].removesuffix(" / ridge") for k in shown]
         numbers = quality.selection[shown]
         strong = ("mean", "scheme + scale", "topology", "scheme + scale + topology")
-        ax = plot_choice(names, numbers, group=quality.group, strong=strong)
+        ax = canvas.draw(choice_chart(names, numbers, group=quality.group, strong=strong))
         ax.figure.savefig(HERE / f"{name}-choosing.png", dpi=130)
         plt.close("all")
 
@@ -194,24 +193,17 @@ def surrogates(result: Surrogates) -> dict[str, object]:
     out.write("|---|" + "---|" * (len(VIEWS) + 2) + "\n")
     for place, kind in enumerate(result.kinds):
         views = {view: list(map(float, result.spearman(kind, view))) for view in VIEWS}
-        fit, cost = float(result.seconds[place, 1]), result.cost(kind, *ASKED)
+        fit, cost = float(result.seconds[place, 1]), result.cost(kind, *LANDSCAPE)
         cells = [interval(views[view]) for view in VIEWS]
         out.write(f"| {kind} | {' | '.join(cells)} | {fit:.3g} | {cost:.3g} |\n")
         rows[kind] = {"spearman": views, "cpu_seconds": list(map(float, result.seconds[place]))}
         rows[kind] |= {"landscape": cost, "error": result.error(kind)}
-    true = result.true_seconds * ASKED[0] / 1000
+    true = result.true_seconds * LANDSCAPE[0] / 1000
     out.write(f"| true losses | | | | 0 | {true:.3g} |\n")
-    names = [f"{kind}, {view}" for kind in result.kinds for view in VIEWS]
-    ax = plot_scores(
-        names,
-        [result.spearman(kind, view) for kind in result.kinds for view in VIEWS],
-        title="Predicting the loss from the weights",
-        label="rank correlation on held-out points, 95 % interval",
-        strong=[name for name in names if name.endswith(VIEWS[-1])],
-    )
+    ax = result.plot("scores")
     ax.figure.savefig(HERE / "surrogates.png", dpi=130)
     plt.close("all")
-    return {"kinds": rows, "true landscape": true, "asked": ASKED}
+    return {"kinds": rows, "true landscape": true, "asked": LANDSCAPE}
 
 
 def rounded(value: object) -> object:

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from lossatlas.studies.inits.settings import InitsSettings, LabelSettings
+from lossatlas.inits.settings import InitsSettings, LabelSettings
 from lossatlas.training import load_dataset
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

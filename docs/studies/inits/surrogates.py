@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lossatlas.studies.inits.pipeline import run_stage
-from lossatlas.studies.inits.settings import GenerateSettings, InitsSettings, SurrogateSettings
+from lossatlas.inits.pipeline import run_stage
+from lossatlas.inits.settings import GenerateSettings, InitsSettings, SurrogateSettings
 
 FOLDER = Path(__file__).parent / "parts" / "surrogates"
 SETTINGS = InitsSettings(

@@ -1,20 +1,19 @@
-"""Initialization studies on paper: scores with intervals, predictions, cost against regret."""
+"""Pictures of initialization studies: scores, predictions, cost against regret, trainings."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.plots import canvas, style
+from lossatlas.plots import style
+from lossatlas.plots.chart import Area, Axis, Chart, Layer, Line, Note, Points, joined
 from lossatlas.plots.curves import HUES
-from lossatlas.text import cut_off
+from lossatlas.text import cut_off, number
 
 Array = NDArray[np.float64]
 
 
-def plot_scores(
+def scores_chart(
     names: Sequence[str],
     scores: ArrayLike,
     *,
@@ -22,9 +21,9 @@ def plot_scores(
     label: str,
     ceiling: float | None = None,
     strong: Sequence[str] = (),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw numbers with intervals, one row a name, the best at the top.
+    lowest_first: bool = False,
+) -> Chart:
+    """Numbers with intervals, one row a name, the best at the top.
 
     Args:
         names: what is compared.
@@ -33,107 +32,158 @@ def plot_scores(
         label: of the axis, with its unit.
         ceiling: the highest value that the noise of the labels allows, drawn as a line.
         strong: names drawn in the strong color.
-        ax: where to draw; a new figure by default.
+        lowest_first: whether the lowest is the best, as of losses.
 
     Returns:
-        The axes.
+        The chart.
     """
     rows = np.asarray(scores, dtype=np.float64)
     order = [int(k) for k in np.argsort(rows[:, 0]) if np.isfinite(rows[k, 0])]
-    ax = canvas.axes(ax, (6.4, 1.2 + 0.21 * len(order)))
-    for place, k in enumerate(order):
-        value, lower, upper = rows[k]
-        hue = style.PATH if names[k] in strong else style.BASIN
-        ax.barh(place, value, height=0.62, color=hue, alpha=0.28, lw=0)
-        ax.plot([lower, upper], [place, place], color=hue, lw=1.6, solid_capstyle="butt")
-        ax.plot(value, place, "o", ms=4, color=hue)
-    ax.axvline(0, color=style.FAINT, lw=0.8)
+    order = order[::-1] if lowest_first else order
+    top = len(order) - 0.4
+    layers: list[Layer] = [Line([0.0, 0.0], [-0.6, top], color=style.FAINT, width=1.0)]
+    for is_strong, hue in ((False, style.BASIN), (True, style.PATH)):
+        shown = [(y, k) for y, k in enumerate(order) if (names[k] in strong) == is_strong]
+        if shown:
+            layers += _intervals(shown, rows, names, hue)
     if ceiling is not None and np.isfinite(ceiling):
-        ax.axvline(ceiling, color=style.INK, lw=0.9, ls=(0, (4, 3)))
-        canvas.note(ax, "noise ceiling", (ceiling, len(order) - 0.4), (-3, 2), ha="right")
-    ax.set_yticks(range(len(order)), [cut_off(names[k], 44) for k in order])
-    ax.set_ylim(-0.7, len(order) + 0.1)
-    canvas.name_axes(ax, title, label, "")
-    return ax
+        ends = [ceiling, ceiling]
+        layers.append(Line(ends, [-0.6, top], width=1.2, dash=True))
+        layers.append(Note("noise ceiling", ceiling, top))
+    ticks = (list(range(len(order))), [cut_off(names[k], 44) for k in order])
+    y = Axis(limits=(-0.7, len(order) + 0.1), ticks=ticks)
+    size = (6.4, 1.2 + 0.21 * len(order))
+    height = 120 + 20 * len(order)
+    return Chart(title, Axis(label), y, tuple(layers), size=size, height=height)
 
 
-def plot_predicted(
+def _intervals(
+    shown: Sequence[tuple[int, int]], rows: Array, names: Sequence[str], hue: str
+) -> list[Layer]:
+    places, picked = np.array([y for y, _ in shown], dtype=float), [k for _, k in shown]
+    bars = [np.array([0.0, v, v, 0.0, 0.0]) for v in rows[picked, 0]]
+    sides = [y + 0.31 * np.array([-1.0, -1.0, 1.0, 1.0, -1.0]) for y in places]
+    hover = [_hover(names[k], rows[k]) for k in picked]
+    return [
+        Area(joined(bars), joined(sides), hue, opacity=0.28),
+        Line(joined(list(rows[picked, 1:])), joined([y.repeat(2) for y in places]), color=hue),
+        Points(rows[picked, 0], places, color=hue, size=6.0, hover=hover),
+    ]
+
+
+def _hover(name: str, row: Array) -> str:
+    value, lower, upper = (number(float(v), 3) for v in row)
+    return f"{name}\n{value} [{lower}, {upper}]"
+
+
+def predicted_chart(
     truth: ArrayLike,
     predicted: ArrayLike,
     groups: Sequence[str],
     *,
     title: str,
     label: str = "log loss after training",
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw predictions of held-out points against what came."""
-    ax = canvas.axes(ax, (4.8, 4.4))
+) -> Chart:
+    """Predictions of held-out points against what was measured, a color a group."""
     x, y = (np.asarray(a, dtype=np.float64) for a in (truth, predicted))
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.any():
-        ends = [float(x[known].min()), float(x[known].max())]
-        ax.plot(ends, ends, color=style.FAINT, lw=0.9)
+    finite = np.isfinite(x) & np.isfinite(y)
+    layers: list[Layer] = []
+    if finite.any():
+        ends = [float(x[finite].min()), float(x[finite].max())]
+        layers.append(Line(ends, ends, color=style.FAINT, width=1.2))
     member = np.asarray(groups)
-    for k, group in enumerate(sorted(set(groups))):
-        here = known & (member == group)
+    for k, group in enumerate(sorted(set(member[finite].tolist()))):
+        inside = finite & (member == group)
         hue = HUES[k % len(HUES)]
-        ax.plot(x[here], y[here], "o", ms=3.2, alpha=0.6, mew=0, color=hue, label=group)
-    canvas.name_axes(ax, title, f"{label}, measured", "predicted")
-    canvas.legend(ax, loc="best")
-    return ax
+        layers.append(Points(x[inside], y[inside], color=hue, size=5.0, name=str(group)))
+    return Chart(
+        title, Axis(f"{label}, measured"), Axis("predicted"), tuple(layers), size=(4.8, 4.4)
+    )
 
 
-def plot_choice(
-    names: Sequence[str],
-    numbers: ArrayLike,
-    *,
-    group: int,
-    training: str = "halving",
-    strong: Sequence[str] = (),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw what choosing one of many costs, and what is lost by the choice.
+def choice_chart(
+    names: Sequence[str], numbers: ArrayLike, *, group: int, strong: Sequence[str] = ()
+) -> Chart:
+    """What choosing one of many costs, and what is lost by the choice.
 
     Args:
-        names: ways to choose.
+        names: ways to choose; those that begin with "halving" or "train" are trainings.
         numbers: (cost, regret, lower, upper) of each, shape (names, 4).
         group: how many there are to choose from.
-        training: names that begin so, or with "train", are trainings of the candidates.
         strong: names that are written beside their points whatever they are worth; of the
-            others only those that nothing cheaper beats, or all faded points would overlap.
-        ax: where to draw; a new figure by default.
+            others only those that nothing cheaper beats.
 
     Returns:
-        The axes, logarithmic both ways; ways that cost nothing stand at the left edge.
+        The chart, logarithmic both ways; ways that cost nothing stand at the left edge.
     """
-    ax = canvas.axes(ax, (7.4, 4.6))
     rows = np.array(numbers, dtype=np.float64)
     paid, lost = rows[rows[:, 0] > 0, 0], rows[rows[:, 1] > 0, 1]
     rows[:, 0] = np.maximum(rows[:, 0], paid.min() / 4 if paid.size else 1.0)
-    least = float(lost.min()) / 4 if lost.size else 1e-3
-    rows[:, 1:] = np.maximum(rows[:, 1:], least)
-    trained = np.array([name.startswith((training, "train")) for name in names])
-    told = _unbeaten(rows) | np.isin(np.array(names), list(strong))
-    words = {False: "predictors", True: "training the candidates"}
-    for kind, word in words.items():
+    rows[:, 1:] = np.maximum(rows[:, 1:], float(lost.min()) / 4 if lost.size else 1e-3)
+    trained = np.array([name.startswith(("halving", "train")) for name in names])
+    labeled = _unbeaten(rows) | np.isin(np.array(names), list(strong))
+    logs, layers = np.log10(rows), list[Layer]()
+    for kind, word in ((False, "predictors"), (True, "training the candidates")):
         hue = style.PATH if kind else style.BASIN
-        for chosen, alpha in ((told, 1.0), (~told, 0.25)):
-            shown = rows[chosen & (trained == kind)]
-            error = np.abs(shown[:, 2:] - shown[:, 1:2]).T
-            ax.errorbar(
-                shown[:, 0], shown[:, 1], yerr=error, fmt="o", ms=4, lw=0.9, color=hue,
-                alpha=alpha, label=word if alpha == 1.0 else None,
-            )  # fmt: skip
-    for place, k in enumerate(k for k in np.argsort(rows[:, 0]) if told[k]):
-        offset = (5, 6) if place % 2 else (5, -9)
-        canvas.note(ax, cut_off(names[k], 34), tuple(rows[k, :2]), offset, fontsize=6.5)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.margins(x=0.12)
+        for chosen, faint in ((~labeled, True), (labeled, False)):
+            shown = np.flatnonzero(chosen & (trained == kind))
+            if len(shown):
+                layers += _choices(
+                    logs[shown],
+                    rows[shown],
+                    [names[int(k)] for k in shown],
+                    hue,
+                    word,
+                    faint=faint,
+                )
+    layers += _labels(
+        logs[labeled, :2], [n for n, told in zip(names, labeled, strict=True) if told]
+    )
     title = f"Choosing one of {group}: what it costs, and what is lost"
-    canvas.name_axes(ax, title, "cost, forward passes over the probe", "regret, loss")
-    canvas.legend(ax, loc="best")
-    return ax
+    x = Axis("cost, forward passes over the probe", ticks=_decades(logs[:, 0]))
+    y = Axis("regret, loss", ticks=_decades(logs[:, 1:]))
+    return Chart(title, x, y, tuple(layers), size=(7.4, 4.6))
+
+
+def _choices(
+    logs: Array, rows: Array, names: Sequence[str], hue: str, word: str, *, faint: bool
+) -> list[Layer]:
+    cost, regret = logs[:, 0], logs[:, 1]
+    across = joined([np.array([c, c]) for c in cost])
+    hover = [
+        f"{name}\ncost {number(row[0], 3)}, regret {number(row[1], 3)}"
+        for name, row in zip(names, rows, strict=True)
+    ]
+    opacity = 0.25 if faint else 1.0
+    return [
+        Line(across, joined(list(logs[:, 2:])), color=hue, width=1.0, opacity=opacity),
+        Points(
+            cost,
+            regret,
+            color=style.FAINT if faint else hue,
+            size=6.0,
+            name="" if faint else word,
+            hover=hover,
+        ),
+    ]
+
+
+def _labels(places: Array, names: Sequence[str]) -> list[Layer]:
+    # A name that would cover another stands higher.
+    wide, high = 0.3 * max(np.ptp(places[:, 0]), 1.0), 0.05 * max(np.ptp(places[:, 1]), 1.0)
+    taken: list[tuple[float, float]] = []
+    for x, y in places:
+        level = float(y)
+        while any(abs(x - a) < wide and abs(level - b) < high for a, b in taken):
+            level += high
+        taken.append((float(x), level))
+    return [Note(cut_off(name, 34), *place) for name, place in zip(names, taken, strict=True)]
+
+
+def _decades(logs: Array) -> tuple[list[float], list[str]]:
+    low, high = np.floor(np.nanmin(logs)), np.ceil(np.nanmax(logs))
+    places = np.arange(low, high + 1).tolist()
+    return places, [f"{10.0**place:g}" for place in places]
 
 
 def _unbeaten(rows: Array) -> NDArray[np.bool_]:
@@ -143,18 +193,43 @@ def _unbeaten(rows: Array) -> NDArray[np.bool_]:
     return np.asarray(~(cheaper & better).any(axis=1))
 
 
-def plot_histories(
-    histories: Mapping[str, Array], *, title: str, label: str, ax: Axes | None = None
-) -> Axes:
-    """Draw what trainings wrote down, one line each."""
-    ax = canvas.axes(ax)
-    for k, (name, values) in enumerate(histories.items()):
-        hue = HUES[k % len(HUES)]
-        ax.plot(1 + np.arange(len(values)), values, color=hue, lw=1.3, label=cut_off(name, 30))
+def histories_chart(histories: Mapping[str, Array], *, title: str, label: str) -> Chart:
+    """What trainings recorded, one line each; logarithmic where they span a decade."""
     every = np.concatenate([np.empty(0), *histories.values()])
-    if every.size and every.min() > 0 and every.max() > 10 * every.min():
-        ax.set_yscale("log")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    canvas.name_axes(ax, title, "epoch", label)
-    canvas.legend(ax)
-    return ax
+    is_log = bool(every.size and every.min() > 0 and every.max() > 10 * every.min())
+    layers = [
+        Line(
+            1 + np.arange(len(values)),
+            np.log10(values) if is_log else values,
+            color=HUES[k % len(HUES)],
+            name=cut_off(name, 30),
+        )
+        for k, (name, values) in enumerate(histories.items())
+    ]
+    y = Axis(label, ticks=_decades(np.log10(every)) if is_log else None)
+    return Chart(title, Axis("epoch", is_whole=True), y, tuple(layers))
+
+
+def calibration_chart(
+    short: Array, long: Array, line: Array, *, title: str, labels: tuple[str, str]
+) -> Chart:
+    """Measured points, the line through them, and its prediction intervals.
+
+    Args:
+        short: first coordinates of the measured points.
+        long: second ones.
+        line: rows of (x, expected, lower, upper), x growing.
+        title: what is shown.
+        labels: of the two axes.
+
+    Returns:
+        The chart.
+    """
+    x, expected, lower, upper = np.asarray(line, dtype=np.float64).T
+    band = np.concatenate([x, x[::-1]]), np.concatenate([lower, upper[::-1]])
+    layers = (
+        Area(*band, style.BASIN, opacity=0.2, name="95 % interval of one candidate"),
+        Line(x, expected, color=style.BASIN, name="expected"),
+        Points(short, long, color=style.PATH, name="trained to the end"),
+    )
+    return Chart(title, Axis(labels[0]), Axis(labels[1]), layers)

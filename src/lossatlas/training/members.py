@@ -42,7 +42,7 @@ def is_dense(model: nn.Module) -> bool:
 
 def vmapped_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
     """The losses of any module through `torch.func.vmap`."""
-    whole = _WithLoss(model, loss)
+    whole = WithLoss(model, loss)
 
     def one(weights: Params, buffers: Params, batch: Batch) -> Any:
         named = {f"model.{name}": value for name, value in (weights | buffers).items()}  # type: ignore[operator]
@@ -58,13 +58,16 @@ def vmapped_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
     return losses
 
 
-class _WithLoss(nn.Module):
+class WithLoss(nn.Module):
+    """A network with its loss, as one module: batch -> mean loss."""
+
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model, self.loss = model, loss
         self.training = model.training
 
     def forward(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
         value = self.loss(self.model, batch)
         return batch_mean(value)
 

@@ -1,1 +1,0 @@
-"""Which initialization will train best: five stages, each resumable, scored honestly."""

@@ -1,0 +1,111 @@
+"""Coverage of what a ranking says: of single candidates, of the agreement, of the regret."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lossatlas.errors import DataError
+from lossatlas.inits.ranking import Calibration, trust
+
+NOISES = {
+    "normal": lambda source, n: source.normal(size=n),
+    "t5": lambda source, n: source.standard_t(5, size=n),
+    "skewed": lambda source, n: source.gamma(4.0, size=n) / 2 - 2,
+}
+
+
+def world(seed, noise, slope=1.0, candidates=32, checked=8):
+    source = np.random.default_rng([7, seed])
+    short = np.sort(source.normal(size=candidates))
+    long = 2 + slope * short + 0.7 * NOISES[noise](source, candidates)
+    ranks = np.unique(np.linspace(0, candidates - 1, checked).round().astype(int))
+    return short, long, ranks
+
+
+def told(seed, noise, **how):
+    short, long, ranks = world(seed, noise, **how)
+    known = np.full(len(short), np.nan)
+    known[ranks] = long[ranks]
+    line = Calibration.fit(short[ranks], long[ranks])
+    _, lower, upper = line.predict(short)
+    others = np.setdiff1d(np.arange(len(short)), ranks)
+    inside = (lower <= long) & (long <= upper)
+    found = trust(short, line.simulate(short, known, seed))
+    return {
+        "candidates": inside[others].mean(),
+        "agreement": held(found.agreement, stats.spearmanr(short, long).statistic),
+        "regret": held(found.regret, long[0] - long.min()),
+        "zero": found.agreement[1] <= 0,
+    }
+
+
+def held(interval, truth):
+    _, low, high = interval
+    return low - 1e-12 <= truth <= high + 1e-12
+
+
+def coverage(noise, worlds=150, **how):
+    every = [told(seed, noise, **how) for seed in range(worlds)]
+    return {name: np.mean([row[name] for row in every]) for name in every[0]}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_intervals_hold_what_they_say(noise):
+    found = coverage(noise)
+    assert 0.93 <= found["candidates"] <= 0.97
+    assert found["agreement"] >= 0.92
+    # The best of 24 skewed losses is rarer than the best of normal ones.
+    assert found["regret"] >= (0.88 if noise == "skewed" else 0.92)
+
+
+def test_five_checked_candidates_are_enough_for_their_wider_intervals():
+    found = coverage("normal", checked=5)
+    assert 0.93 <= found["candidates"] <= 0.97
+    assert found["agreement"] >= 0.92
+
+
+def test_an_order_that_says_nothing_is_not_called_better_than_chance():
+    found = coverage("normal", slope=0.0)
+    assert found["zero"] >= 0.92
+    assert found["agreement"] >= 0.92
+
+
+def test_a_perfect_agreement_of_eight_does_not_make_the_interval_a_point():
+    # The bootstrap of a rank correlation of exactly 1 gives 1 in every sample.
+    short = np.arange(32.0)
+    ranks = np.arange(0, 32, 4)
+    long = short + 0.8 * np.sin(17 * short)
+    assert stats.spearmanr(short[ranks], long[ranks]).statistic == 1.0
+    line = Calibration.fit(short[ranks], long[ranks])
+    known = np.full(32, np.nan)
+    known[ranks] = long[ranks]
+    _, low, high = trust(short, line.simulate(short, known, 0)).agreement
+    assert low < 0.999
+    assert high - low > 0.002
+
+
+def test_the_interval_is_that_of_ordinary_least_squares():
+    short, long, ranks = world(0, "normal")
+    x, y = short[ranks], long[ranks]
+    fit = stats.linregress(x, y)
+    rest = y - (fit.intercept + fit.slope * x)
+    scale = np.sqrt(rest @ rest / (len(x) - 2))
+    leverage = 1 + 1 / len(x) + (short - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+    half = stats.t.ppf(0.975, len(x) - 2) * scale * np.sqrt(leverage)
+    expected, lower, upper = Calibration.fit(x, y).predict(short)
+    np.testing.assert_allclose(expected, fit.intercept + fit.slope * short)
+    np.testing.assert_allclose(upper - lower, 2 * half)
+
+
+def test_equal_short_losses_and_diverged_candidates():
+    line = Calibration.fit(np.ones(5), np.arange(5.0))
+    expected, lower, upper = line.predict(np.array([1.0, np.nan]))
+    assert expected[0] == pytest.approx(2.0)
+    assert lower[0] < 0 < upper[0]
+    assert np.isnan(upper[1])
+    simulated = line.simulate(np.ones(3), np.array([np.inf, np.nan, 1.0]), 0)
+    assert np.isinf(simulated[:, 0]).all()
+    assert (simulated[:, 2] == 1.0).all()
+    assert trust(np.ones(3), simulated).regret[0] == np.inf
+    with pytest.raises(DataError, match="4 are needed"):
+        Calibration.fit(np.ones(3), np.ones(3))
