@@ -69,7 +69,7 @@ def interval(
         (0.804, 1.196)
         >>> low, high = interval(1.0, 0.1, count=30, skewness=0.3)
         >>> round(low, 3), round(high, 3)
-        (0.829, 1.267)
+        (0.813, 1.281)
 
     Source: Hall, J. R. Statist. Soc. B 54 (1992), 221-228 (the transformation); Kish, Survey
         Sampling (1965), sec. 11.7 (effective number).
