@@ -102,6 +102,24 @@ def test_faults_of_code_are_never_blamed_on_an_argument(kind):
         applied(fails, float("nan"))
 
 
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(dict, "it is the class dict"), (torch.nn.Linear(2, 2), "it is the module Linear")],
+)
+def test_a_class_or_module_that_cannot_be_called_as_a_function_is_named(function, words):
+    with pytest.raises(ArgumentError, match=f"`function` cannot be used as it is, {words}"):
+        applied(function, 1.0)
+
+
+def test_a_module_that_is_not_what_failed_is_not_named():
+    @public
+    def fails(function: Callable[[float], float]) -> float:
+        raise KeyError("a fault of ours")
+
+    with pytest.raises(KeyError, match="a fault of ours"):
+        fails(torch.nn.Linear(2, 2))
+
+
 def test_what_is_no_usable_number_is_named():
     def fails(_):
         raise IndexError("deep inside")
@@ -170,6 +188,34 @@ def test_constructors_are_looked_at():
 def test_what_fits(value, hint, result):
     assert fits(value, hint) is result
     assert described(hint)
+
+
+def test_names_that_only_type_checkers_import_hide_no_other_argument():
+    from lossatlas import store
+
+    for wrong in (3, "text", [1], {1: 2}):
+        with pytest.raises(ArgumentError, match="`parts` must be a mapping"):
+            store.nested(wrong)
+        with pytest.raises(ArgumentError, match="`tree` must be a mapping"):
+            store.below(wrong, "part")
+
+
+def test_code_of_compiled_packages_is_not_the_users():
+    @public
+    def drawn(seed: int) -> int:
+        return int(np.random.default_rng(seed).integers(9))
+
+    with pytest.raises(ArgumentError, match="`seed` must be a whole number; got an object"):
+        drawn(torch.tensor(1.0))
+
+
+def test_a_size_that_no_memory_holds_is_named():
+    @public
+    def zeros(count: int) -> Any:
+        return np.zeros((count, count))
+
+    with pytest.raises(ArgumentError, match=r"`count` cannot be used as it is, .* too large"):
+        zeros(10**15)
 
 
 def test_exports_are_looked_at_wherever_they_are_taken_from():

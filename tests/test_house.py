@@ -1,6 +1,8 @@
 """The house rules that can be counted."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,27 @@ def test_no_module_takes_the_name_of_a_public_function():
     # Importing lossatlas.x puts the module where `lossatlas.x` the function should be.
     modules = {path.stem for path in SOURCE.iterdir()}
     assert modules & NAMES <= {"store"}
+
+
+def test_the_package_imports_only_what_it_uses_at_once():
+    heavy = {
+        "matplotlib",
+        "plotly",
+        "xarray",
+        "pandas",
+        "joblib",
+        "gudhi",
+        "pydantic",
+        "jinja2",
+    }
+    heavy |= {f"scipy.{part}" for part in ("stats", "optimize", "special", "linalg", "spatial")}
+    heavy |= {"scipy.ndimage", "scipy.sparse", "scipy.cluster", "torch._dynamo", "sympy"}
+    code = (
+        "import sys, lossatlas as la\nla.survey\n"
+        f"loaded = {heavy!r} & set(sys.modules)\nassert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

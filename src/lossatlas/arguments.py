@@ -11,7 +11,9 @@ import collections.abc
 import functools
 import inspect
 import math
+import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +35,8 @@ _NUMBERS = (int, float)
 _MOST = 1000
 # Beyond it a size does not fit into memory; beyond 64 bits no number is one of torch's.
 _LARGE, _HUGE = 2**31, 2**63
+# What numpy and torch say of sizes that no memory holds.
+_NO_MEMORY = re.compile("memory|maximum allowed dimension|array is too big", re.IGNORECASE)
 # Faults of code or of the installation, whatever the arguments are.
 _FAULTS = (AssertionError, ImportError, NameError, RecursionError, Warning)
 
@@ -94,6 +98,20 @@ def _guarded(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
     return call
 
 
+class _Lenient(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return True
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Any
+
+
+class _Unresolved(metaclass=_Lenient):
+    """Stands for a name that only type checkers import; any value fits."""
+
+
 class _Arguments:
     """The annotations of a function, resolved at its first call."""
 
@@ -107,10 +125,16 @@ class _Arguments:
 
     @functools.cached_property
     def hints(self) -> dict[str, Any]:
-        try:
-            return typing.get_type_hints(self._function)
-        except (NameError, TypeError, AttributeError):
-            return {}
+        missing: dict[str, Any] = {}
+        while True:
+            try:
+                return typing.get_type_hints(self._function, localns=missing)
+            except NameError as error:
+                if not error.name or error.name in missing:
+                    return {}
+                missing[error.name] = _Unresolved
+            except (TypeError, AttributeError):
+                return {}
 
     @functools.cached_property
     def _numbers(self) -> dict[str, Any]:
@@ -143,13 +167,15 @@ class _Arguments:
         if named is not None:
             return named
         reason = reason_of(error)
-        no_memory = isinstance(error, MemoryError) or "memory" in reason.lower()
+        no_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(reason) is not None
         for name, value in self._pairs(args, kwargs):
             if name in {"self", "seed"} or self._is_default(name, value):
                 continue
             what = _too_large(value, no_memory=no_memory)
+            hint = self.hints.get(name, Any)
             # Memory that does not suffice is no fault of NaN.
-            if what or (not no_memory and (what := _unusable(value))):
+            what = what or ("" if no_memory else _unusable(value))
+            if what := what or _no_function(value, hint, error):
                 return ArgumentError(
                     f"`{name}` cannot be used as it is, {what} ({reason}); give another."
                 )
@@ -317,6 +343,26 @@ def _unusable(value: Any) -> str:
     if isinstance(value, list | tuple | dict | set | range) and not value:
         return "it is empty"
     return ""
+
+
+def _no_function(value: Any, hint: Any, error: Exception) -> str:
+    # A class or a module that is called as a function: it has no code of the user to point at.
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if not any(map(_is_function_hint, parts)):
+        return ""
+    if isinstance(value, type):
+        return f"it is the class {value.__name__}"
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.nn.Module):
+        return ""
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    is_called = any(file == torch.nn.modules.module.__file__ for file in files)
+    return f"it is the module {type(value).__name__}" if is_called else ""
+
+
+def _is_function_hint(hint: Any) -> bool:
+    is_protocol = getattr(hint, "_is_protocol", False) and "__call__" in vars(hint)
+    return is_protocol or typing.get_origin(hint) is collections.abc.Callable
 
 
 def _too_large(value: Any, *, no_memory: bool) -> str:

@@ -155,6 +155,18 @@ def check_list(argument: str, value: object, what: str) -> None:
         raise ArgumentError(f"`{argument}` must be a list of {what}; got {shown(value)}.")
 
 
+def check_tensors(argument: str, values: "Iterable[Tensor]") -> "list[Tensor]":
+    """Require tensors, such as those of `model.parameters()`; gives their list."""
+    listed = list(values) if isinstance(values, Iterable) else [values]
+    odd = [value for value in listed if not _is_tensor(value)]
+    if odd:
+        raise ArgumentError(
+            f"`{argument}` must hold tensors, as `model.parameters()` does; "
+            f"got {shown(odd[0])}."
+        )
+    return listed
+
+
 def shown(value: object) -> str:
     """What came, short enough for a sentence."""
     plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)

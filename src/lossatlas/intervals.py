@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 
 def t_quantile(level: float, count: ArrayLike) -> NDArray[np.float64]:
@@ -26,7 +26,7 @@ def t_quantile(level: float, count: ArrayLike) -> NDArray[np.float64]:
     """
     degrees = np.asarray(count, dtype=np.float64) - 1
     known = degrees >= 1
-    quantile = stdtrit(np.where(known, degrees, 1.0), 0.5 + level / 2)
+    quantile = scipy.special.stdtrit(np.where(known, degrees, 1.0), 0.5 + level / 2)
     return np.asarray(np.where(known, quantile, np.nan))
 
 

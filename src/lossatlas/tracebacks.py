@@ -36,4 +36,7 @@ def reason_of(error: BaseException) -> str:
 def _is_the_users(file: str) -> bool:
     if file.startswith("<"):
         return file.startswith(_INTERACTIVE)
+    # Compiled extensions of packages give the relative path of their source.
+    if file.endswith((".pyx", ".pxd")) and not Path(file).is_absolute():
+        return False
     return not file.startswith(_INSTALLED) and not any(name in file for name in _PACKAGES)

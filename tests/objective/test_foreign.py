@@ -1,5 +1,6 @@
 """What models, losses and metrics raise late, or give in place of a tensor, is named."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -143,6 +144,21 @@ def test_accuracy_of_other_shapes_is_refused(outputs, targets, words):
     objective = la.Objective(Part(), lambda m, b: m(b[0]).mean(1), [(X, targets)])
     with pytest.raises(LossError, match=words):
         objective.evaluate_all({"accuracy": la.accuracy})
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (dict, "an object of type type"),
+        (torch.tensor(1.0), "an object of type Tensor"),
+        (np.array(1.0), "an object of type ndarray"),
+        ((X,), "tuple of 1"),
+        (None, "got None"),
+    ],
+)
+def test_accuracy_takes_pairs(batch, words):
+    with pytest.raises(ArgumentError, match=rf"batches that are a pair .*{words}"):
+        la.accuracy(network(), batch)
 
 
 def test_walks_of_a_loader_leave_the_random_states():

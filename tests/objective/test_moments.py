@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossatlas.errors import ArgumentError
 from lossatlas.objective import Moments
 
 finite = st.floats(-1e6, 1e6)
@@ -156,3 +157,9 @@ def test_skewness_is_zero_where_it_is_unknown():
     two = Moments()
     two.add_pairs(np.array([[1.0, 5.0]]), np.array([[1.0, 2.0]]))
     assert two.skewness()[0, 0] == 0
+
+
+@pytest.mark.parametrize("wrong", [{"points": 0}, {"quantities": -1}, {"points": 1.5}])
+def test_sizes_are_whole_numbers_from_1(wrong):
+    with pytest.raises(ArgumentError, match=f"`{next(iter(wrong))}` must be a whole number"):
+        Moments(**wrong)

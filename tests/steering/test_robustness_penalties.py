@@ -135,6 +135,8 @@ def test_sbmp_of_nothing_and_bad_input():
         sbmp_penalty(torch.zeros(3), linear(), torch.zeros(6))
     with pytest.raises(ArgumentError, match="`mask` must be"):
         sbmp_penalty(linear()(e), linear(), e, mask=torch.ones(3).bool())
+    with pytest.raises(ArgumentError, match=r"`model_fn` failed .* takes `embeddings`"):
+        sbmp_penalty(linear()(e), linear(), torch.zeros(2, 5, dtype=torch.float64))
     with pytest.raises(ArgumentError, match="`model_fn` must give"):
         sbmp_penalty(torch.zeros(2, 4), linear(), e)
     with pytest.raises(ArgumentError, match="`alpha`"):

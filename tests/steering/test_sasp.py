@@ -277,6 +277,8 @@ def test_general_form_of_nothing_and_of_unused_parameters():
     losses = torch.stack([used.sum(), 2 * used.sum()])
     assert per_example_sasp_penalty(losses, [used, unused]).item() == pytest.approx(5.0)
     assert per_example_sasp_penalty(torch.zeros(0), [used]).item() == 0
+    with pytest.raises(ArgumentError, match=r"`params` must hold tensors.*got 0"):
+        per_example_sasp_penalty(losses, (number for number in range(3)))
     with pytest.raises(ArgumentError, match="one number an example"):
         per_example_sasp_penalty(losses.sum(), [used])
     with pytest.raises(ArgumentError, match="requires a gradient"):

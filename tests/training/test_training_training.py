@@ -209,6 +209,16 @@ BAD = {
     "no optimizer": ({"steps": 1, "optimizer": list}, ArgumentError, "`optimizer` must make"),
     "rate": ({"steps": 1, "lr": -1.0}, ArgumentError, "`lr`"),
     "schedule": ({"steps": 1, "schedule": 3}, ArgumentError, "`schedule`"),
+    "no share": (
+        {"steps": 1, "schedule": lambda step, steps: None},
+        ArgumentError,
+        r"`schedule\(0, 1\)` must be a finite number; got None",
+    ),
+    "failing schedule": (
+        {"steps": 1, "schedule": lambda step: 1.0},
+        ArgumentError,
+        r"`schedule` failed .* called as schedule\(step, steps\)",
+    ),
     "loss": ({"steps": 1, "loss": 3}, ArgumentError, "`loss`"),
     "batch size": ({"steps": 1, "batch_size": 0}, ArgumentError, "`batch_size`"),
     "start": ({"steps": 1, "start": -1}, ArgumentError, "`start`"),

@@ -8,9 +8,7 @@ from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import cloudpickle
-import joblib
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError, MissingDependencyError, WorkerError
@@ -83,11 +81,15 @@ class Joblib:
         Returns:
             The results in order.
         """
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
         # Bytes, because the pool compares these arguments to see whether it can be reused.
         parcel = cloudpickle.dumps(start)
         return with_leases(partial(self._attempt, parcel), pieces, (TerminatedWorkerError,))
 
     def _attempt(self, parcel: bytes, pieces: Iterator[Any]) -> Iterator[Any]:
+        import joblib
+
         parallel = joblib.Parallel(
             n_jobs=self.workers,
             backend="loky",

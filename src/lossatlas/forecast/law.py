@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, DataError
@@ -143,7 +143,7 @@ class ScheduleLaw(Law):
         rows = []
         for shape, columns in self.columns(problem):
             # Dividing by the loss turns residuals into log residuals, to first order.
-            mix, _ = nnls(columns / loss[:, None], np.ones(loss.size))
+            mix, _ = scipy.optimize.nnls(columns / loss[:, None], np.ones(loss.size))
             size = np.abs(columns).max(axis=0)
             floor = 1e-4 * loss.min() / np.where(size > 0, size, np.inf)
             rows.append(self.join(np.maximum(mix, np.maximum(floor, 1e-12)), shape))

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.sparse import csr_array
 
 from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
@@ -204,7 +203,7 @@ def _best_cooldown(
     losses = [loss_of(rates(x)) for x in grid]
     i = int(np.argmin(losses))
     low, high = grid[max(i - 1, 0)], grid[min(i + 1, grid.size - 1)]
-    fine = minimize_scalar(
+    fine = scipy.optimize.minimize_scalar(
         lambda x: loss_of(rates(x)), bounds=(low, high), method="bounded",
         options={"xatol": 0.01, "maxiter": 15},
     )  # fmt: skip
@@ -246,7 +245,7 @@ def _free(law: ScheduleLaw, values: Floats, start: Floats, warmup: int, stairs: 
     falls = np.maximum(-np.diff(logs, prepend=np.log(peak)), 0.0)
     falls[0] = 0.0
     bounds = [(0.0, 0.0)] + [(0.0, 10.0)] * (falls.size - 1)  # the first knot keeps the peak
-    solution = minimize(
+    solution = scipy.optimize.minimize(
         objective, falls, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": 300, "ftol": 1e-11, "gtol": 1e-6},
     )  # fmt: skip
@@ -254,14 +253,14 @@ def _free(law: ScheduleLaw, values: Floats, start: Floats, warmup: int, stairs: 
 
 
 # (body, blocks): every update takes the rate of its block.
-def _stairs(steps: int, warmup: int) -> csr_array:
+def _stairs(steps: int, warmup: int) -> scipy.sparse.csr_array:
     away = np.unique(np.round(np.geomspace(1, steps - warmup, STAIRS)).astype(int))[::-1]
     block = np.repeat(np.arange(away.size), -np.diff(away, append=0))
-    return csr_array((np.ones(block.size), (np.arange(block.size), block)))
+    return scipy.sparse.csr_array((np.ones(block.size), (np.arange(block.size), block)))
 
 
 # (body, knots): every update lies on the straight line between its two knots.
-def _slopes(steps: int, warmup: int) -> csr_array:
+def _slopes(steps: int, warmup: int) -> scipy.sparse.csr_array:
     body = steps - warmup
     away = np.unique(np.round(np.geomspace(1, body, KNOTS)).astype(int))[::-1]
     knots, every = body - away, np.arange(body)
@@ -269,7 +268,7 @@ def _slopes(steps: int, warmup: int) -> csr_array:
     share = (every - knots[left]) / (knots[left + 1] - knots[left])
     row = np.concatenate([every, every])
     entries = np.concatenate([1 - share, share])
-    return csr_array((entries, (row, np.concatenate([left, left + 1]))))
+    return scipy.sparse.csr_array((entries, (row, np.concatenate([left, left + 1]))))
 
 
 def _warnings(free: Floats, decay: int, body: int) -> tuple[str, ...]:

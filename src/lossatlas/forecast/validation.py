@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.law import Law, log_error
@@ -100,7 +100,7 @@ class ErrorModel:
             return np.full(beyond.shape, np.nan)
         doubling = self.scale if np.isnan(self.doubling) else self.doubling
         near = float(t_quantile(level, self.groups + 1)) * self.unit
-        far = float(ndtri((1 + level) / 2)) * doubling * beyond
+        far = float(scipy.special.ndtri((1 + level) / 2)) * doubling * beyond
         return np.asarray(self.factor * np.hypot(near * np.sqrt(1 + np.asarray(leverage)), far))
 
     def estimate(self) -> Estimate:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from lossatlas.landscape.interpolant import interpolate
 
@@ -193,7 +193,7 @@ def refine(
 
 def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:
     # The most doubtful first, and none beside another one in the same hole.
-    reach = (distance_transform_edt(~computed) / 1.5).astype(int)
+    reach = (scipy.ndimage.distance_transform_edt(~computed) / 1.5).astype(int)
     chosen, free = np.zeros_like(computed), ~computed
     left = max(16, int(np.count_nonzero(computed)) // 2)
     order = np.argsort(-doubt[wanted], kind="stable")
@@ -216,4 +216,4 @@ def _rounding(losses: Array) -> float:
 
 def _around(where: Mask) -> Mask:
     box = np.ones((3,) * where.ndim, dtype=bool)
-    return np.asarray(binary_dilation(where, box))
+    return np.asarray(scipy.ndimage.binary_dilation(where, box))

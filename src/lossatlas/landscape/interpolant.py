@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
-from scipy.spatial.distance import cdist
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -58,7 +56,9 @@ def interpolate(known: Mask, values: Array) -> Surface:
 def _unknown_near_unknown(found: Array, known: Mask, centers: Mask) -> Array:
     if (centers == known).all() or not known.any():
         return found
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(
+        ~known, return_distances=False, return_indices=True
+    )
     return np.where(centers[tuple(nearest)][..., None], found, np.nan)
 
 
@@ -145,7 +145,7 @@ class _Radial:
 
     def _kernel(self, points: Array) -> Array:
         # Signed so that it is conditionally positive definite.
-        squares = cdist(points, self.centers, "sqeuclidean")
+        squares = scipy.spatial.distance.cdist(points, self.centers, "sqeuclidean")
         sign, half = (-1) ** ((self.exponent + 1) // 2), (self.exponent - 1) // 2
         return np.asarray(sign * np.sqrt(squares) * squares**half)
 
@@ -186,7 +186,10 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
     fits = [fit for power in _POWERS if (fit := _fit(centers, values, power))]
     if not fits:
         return None
-    tree, near = KDTree(centers), range(1, 1 + min(len(centers), 2 ** (centers.shape[1] + 1)))
+    tree, near = (
+        scipy.spatial.KDTree(centers),
+        range(1, 1 + min(len(centers), 2 ** (centers.shape[1] + 1))),
+    )
     own = tree.query(centers, k=near)[1]
     best = np.argmin([fit.density(own) for fit in fits], axis=0)
     guide = next((fit for fit in fits if fit.exponent == _GUIDE), fits[0])

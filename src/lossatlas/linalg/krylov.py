@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
-from scipy.linalg.lapack import dstevd
 from torch import Tensor
 
 from lossatlas.errors import NonFiniteError
@@ -176,10 +175,12 @@ class Lanczos:
 def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
     # The general routine checks and chooses for longer than a small matrix takes to solve.
     if len(alpha) > _SMALL or not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
-        values, vectors = eigh_tridiagonal(alpha, beta)
+        values, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta)
         return values, vectors
-    values, vectors, failed = dstevd(alpha, beta if len(beta) else np.zeros(1))
-    return eigh_tridiagonal(alpha, beta) if failed else (values, vectors)
+    values, vectors, failed = scipy.linalg.lapack.dstevd(
+        alpha, beta if len(beta) else np.zeros(1)
+    )
+    return scipy.linalg.eigh_tridiagonal(alpha, beta) if failed else (values, vectors)
 
 
 def quadrature(
@@ -207,7 +208,9 @@ def quadrature(
             break
         beta.append(rest)
         before, now = now, image.div_(rest)
-    values, vectors = eigh_tridiagonal(np.array(alpha), np.array(beta[: len(alpha) - 1]))
+    values, vectors = scipy.linalg.eigh_tridiagonal(
+        np.array(alpha), np.array(beta[: len(alpha) - 1])
+    )
     return values, vectors[0] ** 2
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lossatlas.checks import shown
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.user_code import fed_with, wrap_errors
@@ -265,7 +266,8 @@ def _setting(criterion: object, name: str, default: object) -> Any:
 
 def _pair(batch: Batch, who: str, instead: str) -> tuple[Any, Any]:
     if not isinstance(batch, list | tuple) or len(batch) != 2:
-        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        is_row = isinstance(batch, list | tuple | Mapping)
+        kind = f"{type(batch).__name__} of {len(batch)}" if is_row else shown(batch)
         raise ArgumentError(
             f"{who} takes batches that are a pair (input, target); got {kind}: for other "
             f"batches write {instead} yourself."

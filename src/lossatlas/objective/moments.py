@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossatlas.checks import check_at_least
 from lossatlas.objective.weighted import Measured, Weighted, check_weights
 from lossatlas.result import Estimate
 
@@ -29,9 +30,14 @@ class Moments:
     Args:
         points: how many points are evaluated side by side.
         quantities: how many numbers a point has (the loss and metrics).
+
+    Raises:
+        ArgumentError: a number below 1.
     """
 
     def __init__(self, points: int = 1, quantities: int = 1) -> None:
+        check_at_least("points", points, 1)
+        check_at_least("quantities", quantities, 1)
         shape = (points, quantities)
         # Sums are taken of differences to the first unit, so that squares do not cancel.
         self._shift = np.full(shape, np.nan)

@@ -5,16 +5,17 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.store.files import check_readable, writing
 from lossatlas.store.sizes import check_netcdf
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 FORMAT = 1
-Tree = Mapping[str, xr.Dataset]
+Tree: TypeAlias = Mapping[str, "xr.Dataset"]
 
 
 class Result(Protocol):
@@ -66,6 +67,8 @@ def save(result: Any, path: str | Path) -> Path:
         ArgumentError: the class is not registered.
         FileError: the place cannot be written.
     """
+    import xarray as xr
+
     name = getattr(type(result), "__kind__", None)
     if name is None:
         raise ArgumentError(
@@ -109,7 +112,7 @@ def load(path: str | Path) -> Any:
         ) from None
 
 
-def nested(parts: Mapping[str, Tree]) -> dict[str, xr.Dataset]:
+def nested(parts: Mapping[str, Tree]) -> "dict[str, xr.Dataset]":
     """The groups of several results, each below its name; for results made of results.
 
     Args:
@@ -123,7 +126,7 @@ def nested(parts: Mapping[str, Tree]) -> dict[str, xr.Dataset]:
     }
 
 
-def below(tree: Tree, part: str) -> dict[str, xr.Dataset]:
+def below(tree: Tree, part: str) -> "dict[str, xr.Dataset]":
     """The groups of one part of what `nested` made.
 
     Args:
@@ -137,7 +140,9 @@ def below(tree: Tree, part: str) -> dict[str, xr.Dataset]:
     return {n.removeprefix(prefix): data for n, data in tree.items() if n.startswith(prefix)}
 
 
-def _read(source: Path) -> tuple[dict[str, Any], dict[str, xr.Dataset]]:
+def _read(source: Path) -> "tuple[dict[str, Any], dict[str, xr.Dataset]]":
+    import xarray as xr
+
     try:
         check_netcdf(source)
         with contextlib.closing(xr.open_datatree(source, engine="h5netcdf")) as tree:
@@ -160,5 +165,5 @@ def _find(name: str, home: str) -> Any:
     return _KINDS.get(name)
 
 
-def _groups(tree: xr.DataTree) -> list[tuple[str, xr.DataTree]]:
+def _groups(tree: "xr.DataTree") -> "list[tuple[str, xr.DataTree]]":
     return [(path, node) for path, node in tree.subtree_with_keys if path not in {"", "/", "."}]

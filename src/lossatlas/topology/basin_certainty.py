@@ -1,8 +1,8 @@
 """Basins that any field within the error band must have: certainty place by place."""
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.result import Estimate, Result, quantity, result
@@ -159,7 +159,11 @@ def _band(field: Field, confidence: float) -> Floats:
 def _spread(stderr: Floats, known: Bools) -> Floats:
     # An interpolated point has the sampling error of the points it was made from: the
     # greatest around it, once every gap holds that of the nearest known point.
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(
+        ~known, return_distances=False, return_indices=True
+    )
     filled = stderr[tuple(nearest)]
-    around = np.asarray(maximum_filter(filled, size=3, mode="nearest"), dtype=np.float64)
+    around = np.asarray(
+        scipy.ndimage.maximum_filter(filled, size=3, mode="nearest"), dtype=np.float64
+    )
     return np.where(known, filled, around)

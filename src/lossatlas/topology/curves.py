@@ -4,8 +4,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
 
 from lossatlas.checks import check_at_least, check_number, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
@@ -230,4 +230,6 @@ def _check_pair(name: str, pair: Any) -> None:
 
 def _masses(centers: Floats, span: tuple[float, float], count: int, spread: float) -> Floats:
     borders = np.linspace(*span, count + 1)
-    return np.asarray(np.diff(ndtr((borders - centers[:, None]) / spread), axis=1))
+    return np.asarray(
+        np.diff(scipy.special.ndtr((borders - centers[:, None]) / spread), axis=1)
+    )

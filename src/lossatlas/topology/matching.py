@@ -1,9 +1,7 @@
 """Optimal matchings between barcodes: which bar became which."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+import scipy
 
 from lossatlas.plots import pairs as pair_plots
 from lossatlas.plots.chart import backends
@@ -147,10 +145,10 @@ def _all_served(cost: Floats, stay_a: Floats, stay_b: Floats, level: float) -> b
         need = int(np.count_nonzero(long))
         if need == 0:
             continue
-        graph = csr_array(rows[long])
+        graph = scipy.sparse.csr_array(rows[long])
         if graph.nnz == 0:
             return False
-        partner = maximum_bipartite_matching(graph, perm_type="column")
+        partner = scipy.sparse.csgraph.maximum_bipartite_matching(graph, perm_type="column")
         if np.count_nonzero(partner >= 0) < need:
             return False
     return True
@@ -169,7 +167,7 @@ def _assign(cost: Floats, stay_a: Floats, stay_b: Floats) -> Ints:
     # Relative to leaving all of `b` on the diagonal, a pair gains what its bar would cost.
     n, m = cost.shape
     table = np.concatenate([cost - stay_b, np.repeat(stay_a[:, None], n, axis=1)], axis=1)
-    rows, columns = linear_sum_assignment(table)
+    rows, columns = scipy.optimize.linear_sum_assignment(table)
     partner = np.where(columns < m, columns, -1)
     alone = np.setdiff1d(np.arange(m), partner)
     left = np.stack([np.full(alone.size, -1), alone], axis=1)

@@ -1,9 +1,8 @@
 """Vietoris-Rips barcodes of point clouds: checkpoints, activations, parameters."""
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import pdist, squareform
 
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
@@ -76,13 +75,17 @@ def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Flo
         return matrix
     assert points is not None
     cloud = read_places(points)
-    return squareform(pdist(cloud)) if len(cloud) > 1 else np.zeros((1, 1))
+    if len(cloud) < 2:
+        return np.zeros((1, 1))
+    condensed = scipy.spatial.distance.pdist(cloud)
+    return np.asarray(scipy.spatial.distance.squareform(condensed))
 
 
 def _linkage_bars(matrix: Floats, reach: float) -> Floats:
     deaths = np.empty(0)
     if len(matrix) > 1:
-        deaths = linkage(squareform(matrix, checks=False), "single")[:, 2]
+        condensed = scipy.spatial.distance.squareform(matrix, checks=False)
+        deaths = scipy.cluster.hierarchy.linkage(condensed, "single")[:, 2]
     deaths = np.append(np.where(deaths > reach, np.inf, deaths), np.inf)
     deaths = deaths[deaths > 0]
     return np.stack([np.zeros(deaths.size), deaths], axis=1)

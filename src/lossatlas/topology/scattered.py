@@ -3,10 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import Delaunay, QhullError, cKDTree
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
@@ -83,7 +81,7 @@ def _neighbor_edges(points: Floats, method: str, neighbors: int | None) -> tuple
     if method == "delaunay" or (method == "auto" and 2 <= dimensions <= 3):
         try:
             return _delaunay(points), "delaunay"
-        except (QhullError, ValueError):
+        except (scipy.spatial.QhullError, ValueError):
             if method == "delaunay":
                 raise DataError(
                     f"`points` do not span their {dimensions} dimensions, which Delaunay "
@@ -94,7 +92,7 @@ def _neighbor_edges(points: Floats, method: str, neighbors: int | None) -> tuple
 
 
 def _delaunay(points: Floats) -> Ints:
-    start, others = Delaunay(points).vertex_neighbor_vertices
+    start, others = scipy.spatial.Delaunay(points).vertex_neighbor_vertices
     edges = np.stack([np.repeat(np.arange(len(points)), np.diff(start)), others], axis=1)
     return edges[edges[:, 0] < edges[:, 1]].astype(np.int64)
 
@@ -102,7 +100,7 @@ def _delaunay(points: Floats) -> Ints:
 def _nearest(points: Floats, neighbors: int) -> Ints:
     if neighbors == 0:
         return np.empty((0, 2), dtype=np.int64)
-    _, found = cKDTree(points).query(points, k=neighbors + 1)
+    _, found = scipy.spatial.cKDTree(points).query(points, k=neighbors + 1)
     edges = np.stack([np.repeat(found[:, 0], neighbors), found[:, 1:].ravel()], axis=1)
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     while (parts := _parts(edges, len(points))).max() > 0:
@@ -111,8 +109,10 @@ def _nearest(points: Floats, neighbors: int) -> Ints:
 
 
 def _parts(edges: Ints, count: int) -> Ints:
-    links = coo_matrix((np.ones(len(edges)), edges.T), shape=(count, count))
-    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
+    links = scipy.sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(count, count))
+    return np.asarray(
+        scipy.sparse.csgraph.connected_components(links, directed=False)[1], dtype=np.int64
+    )
 
 
 def _bridges(points: Floats, parts: Ints) -> Ints:
@@ -121,7 +121,7 @@ def _bridges(points: Floats, parts: Ints) -> Ints:
     found = []
     for part in np.unique(parts[parts != largest]):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
-        distance, nearest = cKDTree(points[outside]).query(points[inside])
+        distance, nearest = scipy.spatial.cKDTree(points[outside]).query(points[inside])
         best = distance.argmin()
         found.append((inside[best], outside[nearest[best]]))
     return np.array(found, dtype=np.int64)

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_number, check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.objective.user_code import wrap_errors
 
 Schedule = Callable[[int, int], float]
 
@@ -25,7 +26,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
 def build_schedule(schedule: str | Schedule) -> Schedule:
     """A schedule by its name, or one's own."""
     if callable(schedule):
-        return schedule
+        return _checked(schedule)
     if not isinstance(schedule, str):
         kind = type(schedule).__name__
         raise ArgumentError(
@@ -33,3 +34,13 @@ def build_schedule(schedule: str | Schedule) -> Schedule:
         )
     check_one_of("schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]
+
+
+def _checked(schedule: Schedule) -> Schedule:
+    def share(step: int, steps: int) -> float:
+        with wrap_errors("`schedule`", "it is called as schedule(step, steps).", ArgumentError):
+            value = schedule(step, steps)
+        check_number(f"schedule({step}, {steps})", value)
+        return float(value)
+
+    return share

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, check_same_structure
@@ -382,12 +382,12 @@ def _best_map(similar: Tensor, rotated: bool) -> Tensor:
         u, _, v = torch.linalg.svd(similar)
         rotation: Tensor = u @ v
         return rotation
-    _, columns = linear_sum_assignment(similar.numpy(), maximize=True)
+    _, columns = scipy.optimize.linear_sum_assignment(similar.numpy(), maximize=True)
     return torch.as_tensor(columns)
 
 
 def _best_gain(similar: Tensor, rotated: bool) -> float:
     if rotated:
         return float(torch.linalg.svdvals(similar).sum())
-    rows, columns = linear_sum_assignment(similar.numpy(), maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(similar.numpy(), maximize=True)
     return float(similar[rows, columns].sum())

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure
@@ -445,7 +445,7 @@ class _Job:
         start = np.full(count, 1 / count)
         few = count < 4
         steps = {"xatol": 0.01, "fatol": 1e-7} if few else {"xtol": 0.01, "ftol": 1e-7}
-        found = minimize(
+        found = scipy.optimize.minimize(
             loss,
             start,
             method="Nelder-Mead" if few else "Powell",

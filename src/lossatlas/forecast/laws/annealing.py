@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from lossatlas.checks import check_fraction
 from lossatlas.forecast.curve import Inputs
@@ -54,7 +54,7 @@ class AnnealingLaw(SumLaw):
 
     def features(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """The two sums at every point."""
-        momentum = lfilter([1.0], [1.0, -self.decay], falls(inputs))
+        momentum = scipy.signal.lfilter([1.0], [1.0, -self.decay], falls(inputs))
         return np.log(rate_sums(inputs)), np.cumsum(momentum)[inputs.step - 1]
 
     def final(self, values: Floats, rates: Floats) -> tuple[float, Floats]:

@@ -12,8 +12,8 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from lossatlas.checks import check_flag
 from lossatlas.forecast.curve import Inputs
@@ -41,7 +41,7 @@ class Drops:
         since: (pairs,) sum of rates from the fall to the observation.
     """
 
-    weight: csr_array
+    weight: scipy.sparse.csr_array
     log_rate: Floats
     since: Floats
 
@@ -59,11 +59,13 @@ def merged_drops(inputs: Inputs, with_warmup: bool = False) -> Drops:
     ]
     n = inputs.step.size
     if not parts:
-        return Drops(csr_array((n, 0)), np.empty(0), np.empty(0))
+        return Drops(scipy.sparse.csr_array((n, 0)), np.empty(0), np.empty(0))
     row, fall, log_rate, since = (np.concatenate(p) for p in zip(*parts, strict=True))
     order = np.argsort(row, kind="stable")
     indptr = np.searchsorted(row[order], np.arange(n + 1))
-    weight = csr_array((fall[order], np.arange(order.size), indptr), shape=(n, order.size))
+    weight = scipy.sparse.csr_array(
+        (fall[order], np.arange(order.size), indptr), shape=(n, order.size)
+    )
     return Drops(weight, log_rate[order], since[order])
 
 

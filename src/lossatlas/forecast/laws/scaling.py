@@ -6,8 +6,8 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from lossatlas.checks import check_flag
 from lossatlas.errors import ArgumentError
@@ -71,7 +71,7 @@ class ChinchillaLaw(Law):
         rows = []
         for exponents in product(EXPONENTS, repeat=x.shape[1]):
             columns = np.column_stack([np.ones(len(x)), np.exp(-x * np.array(exponents))])
-            mix, _ = nnls(columns / loss[:, None], np.ones(loss.size))
+            mix, _ = scipy.optimize.nnls(columns / loss[:, None], np.ones(loss.size))
             mix = np.maximum(mix, 1e-3 * loss.min() / columns.max(axis=0))
             row = np.empty(1 + 2 * len(exponents))
             row[0], row[1::2], row[2::2] = mix[0], mix[1:], exponents

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lossatlas.checks import check_tensors
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share, check_weight
 
@@ -78,7 +79,11 @@ class DMTATracker(nn.Module):
     ) -> None:
         super().__init__()
         self.mu, self.weight = check_share("mu", mu), check_weight("weight", weight)
-        shapes = [torch.empty(params)] if isinstance(params, int) else list(params)
+        shapes = (
+            [torch.empty(params)]
+            if isinstance(params, int)
+            else check_tensors("params", params)
+        )
         if not shapes:
             raise ArgumentError("`params` must hold at least one tensor; got none.")
         for index, p in enumerate(shapes):

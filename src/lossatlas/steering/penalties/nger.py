@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lossatlas.checks import check_at_least
+from lossatlas.checks import check_at_least, check_tensors
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share, check_weight
 
@@ -99,7 +99,7 @@ def ntk_proxies(task_losses: Tensor, shared: Iterable[Tensor]) -> Tensor:
         >>> ntk_proxies(torch.stack([w.sum(), 3 * w.sum()]), [w])
         tensor([ 2., 18.])
     """
-    moved = [p for p in shared if p.requires_grad]
+    moved = [p for p in check_tensors("shared", shared) if p.requires_grad]
     if not moved or not task_losses.requires_grad:
         raise ArgumentError(
             "`task_losses` must have their graph and `shared` a tensor that requires a "

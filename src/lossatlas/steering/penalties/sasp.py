@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossatlas.checks import check_one_of, is_number
+from lossatlas.checks import check_one_of, check_tensors, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_weight
 
@@ -315,7 +315,7 @@ def per_example_sasp_penalty(
         >>> per_example_sasp_penalty(losses, [w]).item()
         2.5
     """
-    moved = [p for p in params if p.requires_grad]
+    moved = [p for p in check_tensors("params", params) if p.requires_grad]
     if losses.ndim != 1 or not (losses.requires_grad or len(losses) == 0):
         raise ArgumentError(
             "`losses` must be one number an example with its graph, shape (batch,); got "

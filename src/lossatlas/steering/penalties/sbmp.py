@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lossatlas.errors import ArgumentError
 from lossatlas.guard import patched
 from lossatlas.objective.modes import norm_layers
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.steering.penalties.terms import check_weight
 
 
@@ -67,7 +68,8 @@ def sbmp_penalty(
             f"of shape {tuple(mask.shape)}."
         )
     moved = embeddings + _signs(embeddings, alpha, mask, generator)
-    with _statistics_kept(model):
+    failing = wrap_errors("`model_fn`", "check that it takes `embeddings`.", ArgumentError)
+    with _statistics_kept(model), failing:
         noisy_logits = model_fn(moved)
     shape = getattr(noisy_logits, "shape", None)
     if shape != clean_logits.shape:

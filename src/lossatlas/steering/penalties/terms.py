@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lossatlas.checks import is_number
+from lossatlas.checks import check_tensors, is_number
 from lossatlas.errors import ArgumentError
 
 
@@ -43,7 +43,7 @@ def paired(
     Raises:
         ArgumentError: another number of gradients, another shape, none at all, sparse ones.
     """
-    weights = list(params)
+    weights = check_tensors("params", params)
     gradients = [p.grad for p in weights] if grads is None else list(grads)
     if len(gradients) != len(weights):
         raise ArgumentError(
