@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 R = TypeVar("R", bound=type)
 Backend = Literal["matplotlib", "plotly"]
@@ -200,19 +200,10 @@ class Table:
 def chart_of(
     name: str, title: str, chart: "Callable[[], Chart]", *, caption: str = "", alt: str = ""
 ) -> Figure:
-    """The figure of a chart of curves, which is made when it is drawn."""
+    """The figure of a chart, which is made when it is drawn."""
+    from lossatlas.plots.chart import backends
 
-    def matplotlib(ax: Any) -> Any:
-        from lossatlas.plots.curves import draw_chart
-
-        return draw_chart(chart(), ax)
-
-    def plotly() -> Any:
-        from lossatlas.plots.curves import chart_figure
-
-        return chart_figure(chart())
-
-    return Figure(name, title, matplotlib, plotly, caption, alt)
+    return Figure(name, title, *backends(chart), caption, alt)
 
 
 class Result:

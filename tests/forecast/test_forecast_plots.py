@@ -34,10 +34,10 @@ def test_a_band_is_drawn_where_there_is_one(fitted):
     told = fitted.predict(RATES["linear"])
     truth = made_up(LAW, TRUTH, RATES["linear"], "linear")
     ax = told.with_measured(truth).plot()
-    assert len(ax.collections) == 1
+    assert len(ax.patches) == 1
     assert ax.get_title("left").startswith(f"Forecast at 2,000: {told.final[0]:.4f} [")
     bare = forecast.Fit.from_parameters(LAW, fitted.parameters).predict(RATES["linear"])
-    assert not bare.plot().collections
+    assert not bare.plot().patches
 
 
 def test_residuals_are_in_percent(fitted):

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 import lossatlas as la
+from lossatlas.errors import ArgumentError
 from lossatlas.plots.trainings import (
     intervals_figure,
     plot_intervals,
@@ -172,6 +173,12 @@ def test_traces_hold_all_trainings():
     ax = plot_traces(["a"], [trace], "loss")
     assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
     plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("draw", [intervals_figure, plot_intervals])
+def test_rows_need_an_interval_each(draw):
+    with pytest.raises(ArgumentError, match=r"`intervals` must be one .* got 1 for 2 names"):
+        draw(["a", "b"], [(0.5, 0.4, 0.6)], [np.ones(2), np.ones(2)], "score")
 
 
 def test_both_backends_draw_the_same_intervals():

@@ -12,7 +12,7 @@ from penalties import DECAYS, ENDS, GATES, NOISES, ROBUST, STRENGTHS, WEIGHTINGS
 
 from lossatlas.linalg.estimators import quantile
 from lossatlas.plots import style
-from lossatlas.plots.curves import HUES
+from lossatlas.plots.style import HUES
 from lossatlas.recipes import paired
 
 KINDS = {"clean": "clean labels", "mislabeled": "a fifth of the labels drawn at random"}

@@ -12,7 +12,7 @@ from reading import FREE, ahead, guessed, points, rate, tuned
 
 from lossatlas.linalg.estimators import quantile
 from lossatlas.plots import style
-from lossatlas.plots.curves import HUES
+from lossatlas.plots.style import HUES
 
 TITLES = {"mnist": "MNIST", "cifar": "CIFAR-10 (JPEG)"}
 AVERAGED = "constant + valley"

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from lossatlas.plots import style
-from lossatlas.plots.curves import HUES
+from lossatlas.plots.style import HUES
 
 TITLES = {"mup": "muP", "ntk": "NTK", "standard": "standard"}
 # One rate of each family that every training survived, for the table of sharpness.

@@ -17,7 +17,7 @@ from lossatlas.text import as_sentence, number
 from lossatlas.text import count as counted
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -218,9 +218,10 @@ class Curve(Result):
 
     def _figure(self, name: str, title: str, x: Steps, y: Floats) -> Figure:
         def chart() -> "Chart":
-            from lossatlas.plots.curves import Chart, Series
+            from lossatlas.plots.chart import Axis, Chart, curve
 
-            return Chart(f"{title} of {self.label}", "update", title.lower(), (Series(x, y),))
+            heading = f"{title} of {self.label}"
+            return Chart(heading, Axis("update"), Axis(title.lower()), (curve(x, y),))
 
         ends = f"{title} of {self.label}: {number(y[0])} at first, {number(y[-1])} at the end."
         return chart_of(name, title, chart, alt=ends)

@@ -16,7 +16,7 @@ from lossatlas.store.records import record
 from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
 
@@ -134,17 +134,17 @@ class SchedulePlan(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, curve
 
         update = np.arange(1, self.free.size + 1)
         cooldown = f"{self.wsd_shape} cooldown of {self.wsd_decay:,}: {self.wsd_loss:.4f}"
         free = f"free optimum: {self.free_loss:.4f}"
-        series = (
-            Series(update, self.wsd, cooldown),
-            Series(update, self.free, free, style.PATH, dash=1),
+        curves = (
+            curve(update, self.wsd, cooldown),
+            curve(update, self.free, free, style.PATH, dash=1),
         )
         title = "Schedules that the law likes best"
-        return Chart(title, "update", "learning rate", series, from_zero=True)
+        return Chart(title, Axis("update"), Axis("learning rate", from_zero=True), curves)
 
 
 def plan_schedule(

@@ -19,7 +19,7 @@ from lossatlas.store.records import record
 from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -132,15 +132,16 @@ class Prediction(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Band, Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, Layer, band, curve, dots
 
-        series = [Series(self.step, self.loss, "forecast")]
+        layers: list[Layer] = [curve(self.step, self.loss, "forecast")]
         if self.measured is not None:
             run = self.measured
-            series.append(Series(run.step, run.loss, "measured", style.PATH, "points"))
-        label = f"{self.level:.0%} interval"
-        band = None if self.reason else Band(self.step, self.lower, self.upper, label)
-        return Chart(self._title, "update", "loss", tuple(series), band)
+            layers.append(dots(run.step, run.loss, "measured", style.PATH))
+        if not self.reason:
+            label = f"{self.level:.0%} interval"
+            layers.insert(0, band(self.step, self.lower, self.upper, label))
+        return Chart(self._title, Axis("update"), Axis("loss"), tuple(layers))
 
 
 def forecast_estimate(
@@ -367,18 +368,21 @@ class WhatIf(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Band, Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, Layer, band, marks
 
         names = ("decay_at", "loss", "constant_loss", "lower", "upper")
         start, loss, constant, lower, upper = (
             np.array([getattr(row, name) for row in self.decays]) for name in names
         )
-        band = None if self.reason else Band(start, lower, upper, f"{self.level:.0%} interval")
-        series = (
-            Series(start, loss, "with a decay", kind="marks"),
-            Series(start, constant, "constant rate", style.PATH, "marks", marker="^"),
-        )
-        return Chart("What a decay gains", "start of the decay", "final loss", series, band)
+        layers: list[Layer] = []
+        if not self.reason:
+            layers.append(band(start, lower, upper, f"{self.level:.0%} interval"))
+        layers += [
+            marks(start, loss, "with a decay"),
+            marks(start, constant, "constant rate", style.PATH, "triangle-up"),
+        ]
+        x, y = Axis("start of the decay"), Axis("final loss")
+        return Chart("What a decay gains", x, y, tuple(layers))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from lossatlas.store.records import record
 from lossatlas.text import as_sentence, count
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
 
@@ -199,27 +199,28 @@ class Fit(Result):
         )  # fmt: skip
 
     def _curves_chart(self) -> "Chart":
-        from lossatlas.plots.curves import Chart, Series, hue
+        from lossatlas.plots import chart, style
 
-        series: list[Series] = []
-        for i, (curve, name, law) in enumerate(self._predicted()):
-            color = hue(i)
-            series += [
-                Series(curve.step, curve.loss, kind="points", **color),
-                Series(curve.step, law, name, **color),
+        layers: list[chart.Layer] = []
+        for i, (run, name, law) in enumerate(self._predicted()):
+            color, dash = style.hue(i)
+            layers += [
+                chart.dots(run.step, run.loss, color=color),
+                chart.curve(run.step, law, name, color, dash),
             ]
         title = f"{self.law.name}: points measured, lines fitted"
-        return Chart(title, "update", "loss", tuple(series))
+        return chart.Chart(title, chart.Axis("update"), chart.Axis("loss"), tuple(layers))
 
     def _residuals_chart(self) -> "Chart":
-        from lossatlas.plots.curves import Chart, Series, hue
+        from lossatlas.plots import chart, style
 
-        series = tuple(
-            Series(curve.step, 100 * np.log(curve.loss / law), name, **hue(i))
-            for i, (curve, name, law) in enumerate(self._predicted())
+        layers = tuple(
+            chart.curve(run.step, 100 * np.log(run.loss / law), name, *style.hue(i))
+            for i, (run, name, law) in enumerate(self._predicted())
         )
         title = f"{self.law.name}: what the law leaves over"
-        return Chart(title, "update", "measured above law (%)", series, zero=True)
+        y = chart.Axis("measured above law (%)", marks_zero=True)
+        return chart.Chart(title, chart.Axis("update"), y, layers)
 
     def _predicted(self) -> Iterator[tuple[Curve, str, Floats]]:
         for curve, name in zip(self.curves, labels(self.curves), strict=True):

@@ -19,7 +19,7 @@ from lossatlas.text import count as counted
 from lossatlas.text import number
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
 
@@ -115,14 +115,14 @@ class Spikes(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, Layer, curve, marks
 
         marked = [spike for spike in self.spikes if np.isfinite(spike.loss)]
-        series = [Series(self.step, self.loss, "loss")]
+        layers: list[Layer] = [curve(self.step, self.loss, "loss")]
         if marked:
             x, y = zip(*((spike.step, spike.loss) for spike in marked), strict=True)
-            series.append(Series(x, y, "spike", style.PATH, "marks"))
-        return Chart("Spikes of the loss", "update", "loss", tuple(series))
+            layers.append(marks(x, y, "spike", style.PATH))
+        return Chart("Spikes of the loss", Axis("update"), Axis("loss"), tuple(layers))
 
 
 @result(
@@ -188,19 +188,20 @@ class Deceleration(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, Layer, curve, dots
 
         step = self.curve.step.astype(np.float64)
-        series = [Series(step, self.curve.loss, "measured", kind="points")]
+        layers: list[Layer] = [dots(step, self.curve.loss, "measured")]
         parts = (
             ("before", self.before, step <= self.step),
             ("after", self.after, step >= self.step),
         )
         for dash, (name, exponent, part) in enumerate(parts):
             line = self.loss * (step[part] / self.step) ** -exponent
-            series.append(Series(step[part], line, name, style.PATH, dash=dash))
+            layers.append(curve(step[part], line, name, style.PATH, dash))
         title = "Where progress slows"
-        return Chart(title, "update", "loss", tuple(series), log_x=True, log_y=True)
+        x, y = Axis("update", is_log=True), Axis("loss", is_log=True)
+        return Chart(title, x, y, tuple(layers))
 
 
 def spikes(

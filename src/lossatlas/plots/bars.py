@@ -141,7 +141,7 @@ def frame_layers(frame: Frame, threshold: float, *, has_endless: bool) -> Iterat
     ends = [frame.floor, frame.roof]
     yield Line(ends, ends, color=style.FAINT, width=1)
     if has_endless:
-        yield Line(ends, [frame.ceiling] * 2, color=style.FAINT, width=1, dash=True)
+        yield Line(ends, [frame.ceiling] * 2, color=style.FAINT, width=1, dash=1)
         yield Note("never ends", float(frame.steps(3)[1]), frame.ceiling)
 
 

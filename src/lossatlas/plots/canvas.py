@@ -182,8 +182,10 @@ _SYMBOLS = {
     "star": "*",
     "x": "X",
     "triangle-up": "^",
+    "triangle-down": "v",
     "triangle-right": ">",
 }
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 3)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 # Points of paper in a pixel of a page, for lines and for marks.
 _WIDTH, _MARK = 0.7, 0.65
 
@@ -193,6 +195,8 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
     ax = axes(ax, chart.size, None if chart.z is None else "3d")
     if chart.z is not None and ax.name != "3d":
         raise ArgumentError("`ax` must be three-dimensional; make it with projection='3d'.")
+    if chart.y.marks_zero:
+        ax.axhline(0, color=style.FAINT, lw=0.8)
     for depth, layer in enumerate(chart.layers):
         _add(layer, ax, chart, 1 + 0.1 * depth)
     if chart.z is None:
@@ -218,6 +222,10 @@ def _frame(ax: Any, chart: Chart) -> None:
 
 def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     side = ax.xaxis if which == "x" else ax.yaxis
+    if axis.is_log:
+        (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    if axis.from_zero:
+        (ax.set_xlim if which == "x" else ax.set_ylim)(0, None)
     if axis.limits is not None:
         (ax.set_xlim if which == "x" else ax.set_ylim)(*axis.limits)
     if axis.ticks is not None:
@@ -263,7 +271,7 @@ def _(layer: Line, ax: Any, chart: Chart, depth: float) -> None:
         *_place(layer),
         color=layer.color,
         lw=_WIDTH * layer.width,
-        ls=(0, (4, 3)) if layer.dash else "-",
+        ls=_DASHES[layer.dash],
         alpha=layer.opacity,
         label=_label(ax, layer.name),
         zorder=depth,

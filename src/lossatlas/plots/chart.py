@@ -5,9 +5,9 @@ they came: the drawing side makes them safe.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from lossatlas.plots.scale import Scale
 
 Floats = NDArray[np.float64]
 Texts: TypeAlias = Sequence[str] | NDArray[np.object_]
+Hover: TypeAlias = Texts | Literal["values"] | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Axis:
         is_visible: whether its line and labels are drawn.
         has_grid: whether lines across the picture mark its ticks.
         is_whole: whether it counts things.
+        is_log: whether plain numbers are spread by their logarithm.
+        from_zero: whether it begins at zero.
+        marks_zero: whether a line across the picture marks zero; of the second axis.
     """
 
     title: str = ""
@@ -40,6 +44,9 @@ class Axis:
     is_visible: bool = True
     has_grid: bool = False
     is_whole: bool = False
+    is_log: bool = False
+    from_zero: bool = False
+    marks_zero: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +59,13 @@ class Line:
         z: heights, in a picture of three dimensions.
         color: of the line.
         width: of the line.
-        dash: whether it is dashed.
+        dash: 0 for a solid line, 1 to 3 for dashes, dots and both.
         opacity: 1 covers what lies below.
         is_steps: whether it holds each value up to the next point.
         marks: size of the dots on its points; 0 for none.
         name: for the legend; empty for none.
-        hover: what each point says, lines parted by newlines; None for nothing.
+        hover: what each point says, lines parted by newlines; "values" for its coordinates,
+            None for nothing.
     """
 
     x: Any
@@ -65,12 +73,12 @@ class Line:
     z: Any = None
     color: str = style.INK
     width: float = 1.5
-    dash: bool = False
+    dash: int = 0
     opacity: float = 1.0
     is_steps: bool = False
     marks: float = 0.0
     name: str = ""
-    hover: Texts | None = None
+    hover: Hover = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +91,11 @@ class Points:
         z: heights, in a picture of three dimensions.
         color: of the marks; "" leaves them hollow.
         edge: color of their edge.
-        symbol: "circle", "square", "diamond", "star", "x", "triangle-up" or "triangle-right".
+        symbol: "circle", "square", "diamond", "star", "x", "triangle-up", "triangle-down" or
+            "triangle-right".
         size: of the marks.
         name: for the legend; empty for none.
-        hover: what each point says.
+        hover: what each point says, as for a line.
         labels: a word beside each.
         label_color: of these words; white ones get a shadow.
         is_bold: whether the words are bold.
@@ -100,7 +109,7 @@ class Points:
     symbol: str = "circle"
     size: float = 9.0
     name: str = ""
-    hover: Texts | None = None
+    hover: Hover = None
     labels: Texts | None = None
     label_color: str = style.MUTED
     is_bold: bool = False
@@ -249,6 +258,31 @@ def backends(make: Callable[[], Chart]) -> tuple[Callable[[Any], Any], Callable[
         return draw(make())
 
     return still, page
+
+
+def curve(x: Any, y: Any, name: str = "", color: str = style.BASIN, dash: int = 0) -> Line:
+    """A line that says its values."""
+    return Line(x, y, color=color, width=1.7, dash=dash, name=name, hover="values")
+
+
+def marks(
+    x: Any, y: Any, name: str = "", color: str = style.BASIN, symbol: str = "circle"
+) -> Points:
+    """Marks of one color that say their values."""
+    look: dict[str, Any] = {"color": color, "edge": color, "size": 7.0, "symbol": symbol}
+    return Points(x, y, name=name, hover="values", **look)
+
+
+def dots(x: Any, y: Any, name: str = "", color: str = style.BASIN) -> Points:
+    """Many small points, as of measured losses."""
+    return replace(marks(x, y, name, color), size=2.5)
+
+
+def band(x: Any, lower: Any, upper: Any, name: str) -> Area:
+    """A shaded range around a curve."""
+    x, lower, upper = (np.asarray(row) for row in (x, lower, upper))
+    around, edge = np.concatenate([x, x[::-1]]), np.concatenate([upper, lower[::-1]])
+    return Area(around, edge, style.SHARED, opacity=0.45, name=name)
 
 
 def joined(parts: Sequence[Floats]) -> Floats:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.plots import style
 from lossatlas.plots.chart import Area, Axis, Chart, Layer, Line, Note, Points, joined
-from lossatlas.plots.curves import HUES
+from lossatlas.plots.style import HUES
 from lossatlas.text import cut_off, number
 
 Array = NDArray[np.float64]

@@ -41,7 +41,7 @@ def chord_chart(line: Grid, *, names: tuple[str, str], top: int | None = None) -
             chord,
             color=style.MUTED,
             width=1.4,
-            dash=True,
+            dash=1,
             name="straight between the ends",
             hover=[f"chord {number(value)}" for value in chord.tolist()],
         ),

@@ -35,6 +35,14 @@ LABEL_SIZE = 9
 TITLE_SIZE = 10.5
 DIMENSION_COLORS = (BASIN, RIDGE, INK)
 DIMENSION_NAMES = ("basins (H0)", "loops (H1)", "shells (H2)")
+# Okabe and Ito: the order keeps neighbors apart for every common kind of color vision.
+HUES = (BASIN, PATH, "#009e73", "#b3477d", "#56b4e9", "#8a6d00", INK, FAINT)
+DASHES = 4
+
+
+def hue(index: int) -> tuple[str, int]:
+    """Color and dash of the curve of this number: no two of the first 32 are alike."""
+    return HUES[index % len(HUES)], index // len(HUES) % DASHES
 
 
 def color_stops(colors: tuple[str, ...]) -> list[tuple[float, str]]:

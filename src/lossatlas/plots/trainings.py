@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import canvas, style, web
-from lossatlas.plots.curves import HUES
 from lossatlas.text import number, safe
 
 Floats = NDArray[np.float64]
@@ -56,7 +55,7 @@ def plot_intervals(
     rows = np.arange(len(names))
     for row, values in zip(rows, points, strict=True):
         ax.scatter(values, np.full(len(values), row), s=18, color=style.FILL, alpha=0.4, lw=0)
-    mean, lower, upper = np.array(intervals, dtype=float).reshape(-1, 3).T
+    mean, lower, upper = _rows_of(names, intervals)
     spread = np.nan_to_num(np.array([mean - lower, upper - mean]))
     ax.errorbar(mean, rows, xerr=spread, fmt="D", ms=5, color=style.BASIN, lw=1.4)
     ax.set_yticks(rows, names)
@@ -88,7 +87,7 @@ def intervals_figure(
             marker={"color": style.FILL, "size": 9, "opacity": 0.4},
             hovertemplate="%{x:.4g}<extra></extra>",
         )
-    mean, lower, upper = np.array(intervals, dtype=float).reshape(-1, 3).T
+    mean, lower, upper = _rows_of(names, intervals)
     figure.add_scatter(
         x=mean,
         y=rows,
@@ -203,6 +202,16 @@ def traces_figure(
     return figure
 
 
+def _rows_of(names: Sequence[str], intervals: Sequence[Interval]) -> Floats:
+    table = np.array(intervals, dtype=float).reshape(-1, 3)
+    if len(table) != len(names):
+        raise ArgumentError(
+            f"`intervals` must be one (mean, lower, upper) a name; got {len(table)} for "
+            f"{len(names)} names."
+        )
+    return np.asarray(table.T)
+
+
 def _checked(names: Sequence[str], traces: Sequence[Floats]) -> list[tuple[str, Floats]]:
     if len(names) != len(traces):
         raise ArgumentError(
@@ -212,7 +221,8 @@ def _checked(names: Sequence[str], traces: Sequence[Floats]) -> list[tuple[str, 
 
 
 def _look(index: int) -> tuple[str, str]:
-    return HUES[index % len(HUES)], ("solid", "dash", "dot")[index // 8 % 3]
+    color, dash = style.hue(index)
+    return color, web.DASHES[dash]
 
 
 def _band(trace: Floats, *, smooth: bool) -> tuple[Any, Any, Any, Any]:

@@ -12,12 +12,12 @@ from lossatlas.plots.chart import (
     Axis,
     Chart,
     Field,
+    Hover,
     Line,
     Note,
     Points,
     Span,
     Surface,
-    Texts,
     pieces,
 )
 from lossatlas.plots.scale import Scale
@@ -123,6 +123,7 @@ def ticks(scale: Scale) -> Options:
     return {"tickvals": scale.forward(losses).tolist(), "ticktext": labels}
 
 
+DASHES = ("solid", "dash", "dot", "dashdot")
 _TEXT = "%{text}<extra></extra>"
 _MOST = 200
 _LEVELS = 16
@@ -165,6 +166,12 @@ def _axis(shown: Axis) -> Options:
         options |= {"tickvals": list(shown.ticks[0]), "ticktext": labels, "showline": False}
     if shown.is_whole:
         options |= {"rangemode": "tozero", "tickformat": "d"}
+    if shown.from_zero:
+        options["rangemode"] = "tozero"
+    if shown.is_log:
+        options["type"] = "log"
+    if shown.marks_zero:
+        options |= {"zeroline": True, "zerolinecolor": style.FAINT}
     title = safe(shown.title, 120)
     if shown.scale is None:
         return axis(title, **options)
@@ -198,9 +205,11 @@ def _place(layer: Line | Points | Area, chart: Chart) -> Options:
     return {"x": _heights(chart.x, layer.x), "y": _heights(chart.y, layer.y)}
 
 
-def _hover(texts: Texts | None) -> Options:
+def _hover(texts: Hover) -> Options:
     if texts is None:
         return {"hoverinfo": "skip"}
+    if isinstance(texts, str):
+        return {}
     return {"text": [_lines(text) for text in texts], "hovertemplate": _TEXT}
 
 
@@ -227,7 +236,7 @@ def _add(layer: Any, drawn: go.Figure, chart: Chart) -> None:
 @_add.register
 def _(layer: Line, drawn: go.Figure, chart: Chart) -> None:
     line: Options = {"color": layer.color, "width": layer.width}
-    line |= {"dash": "dash"} if layer.dash else {}
+    line |= {"dash": DASHES[layer.dash]} if layer.dash else {}
     line |= {"shape": "hv"} if layer.is_steps else {}
     marker = {"color": layer.color, "size": layer.marks}
     look: Options = {"mode": "lines", "line": line, "opacity": layer.opacity}

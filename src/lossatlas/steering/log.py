@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from lossatlas import store
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.store.records import record
-from lossatlas.text import as_sentence, count, number, safe, with_error
+from lossatlas.text import as_sentence, count, number, with_error
 
 if TYPE_CHECKING:
-    from lossatlas.plots.curves import Chart
+    from lossatlas.plots.chart import Chart
 
 _SCALE = "scale of the rate"
 
@@ -115,26 +115,28 @@ class DecisionLog(Result):
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
-        from lossatlas.plots.curves import Chart, Series
+        from lossatlas.plots.chart import Axis, Chart, Layer, Line, marks
 
         steps, scales = self.column("step"), self.column("scale").astype(float)
         ways = self._ways(scales)
         kinds = (
-            ("up", style.FILL, "^"), ("same", style.FAINT, "o"), ("down", style.PATH, "v"),
+            ("up", style.FILL, "triangle-up"),
+            ("same", style.FAINT, "circle"),
+            ("down", style.PATH, "triangle-down"),
             ("no reading", style.INK, "x"),
-        )  # fmt: skip
+        )
         texts = np.array([_hover(row) for row in self.records], dtype=object)
-        series = [Series(steps, scales, _SCALE, kind="steps")]
-        for way, (name, color, marker) in enumerate(kinds):
+        steady = Line(steps, scales, color=style.BASIN, is_steps=True, name=_SCALE)
+        layers: list[Layer] = [steady]
+        for way, (name, color, symbol) in enumerate(kinds):
             at = ways == way
             if at.any():
-                points = Series(
-                    steps[at], scales[at], name, color, "marks", marker=marker, texts=texts[at]
-                )
-                series.append(points)
+                points = marks(steps[at], scales[at], name, color, symbol)
+                layers.append(replace(points, hover=texts[at]))
         wide = len(scales) and scales.min() > 0 and scales.max() > 10 * scales.min()
         title = count(len(self), "decision")
-        return Chart(title, "update", _SCALE, tuple(series), log_y=bool(wide))
+        y = Axis(_SCALE, is_log=bool(wide))
+        return Chart(title, Axis("update"), y, tuple(layers))
 
     def _ways(self, scales: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         before = np.concatenate([[1.0], scales[:-1]])
@@ -197,7 +199,7 @@ def replay(policy: Policy, readings: Sequence[Reading]) -> list[Decision]:
 def _hover(row: DecisionRecord) -> str:
     seen = row.reading
     lines = [
-        f"update {seen.step}: {safe(row.reason)}",
+        f"update {seen.step}: {row.reason}",
         f"scale {number(row.scales[0])}, rate {number(row.lr[0])}",
     ]
     for name in ("loss", "sharpness", "variability", "edge", "train_loss"):
@@ -205,4 +207,4 @@ def _hover(row: DecisionRecord) -> str:
         if np.isfinite(value):
             error = getattr(seen, name.replace("_loss", "") + "_error")
             lines.append(f"{name.replace('_', ' ')} {with_error(value, error)}")
-    return "<br>".join(lines)
+    return "\n".join(lines)
