@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, ModelError
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.landscape.engines import Task, build, select
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
@@ -90,7 +90,10 @@ def test_regression_with_further_axes_is_stacked_too():
 
 def test_the_number_of_points_side_by_side_changes_nothing_but_rounding():
     objective = la.Objective(perceptron(nn.ReLU()), CE, [(X, Y)])
-    engine = build(Task(objective, la.random_plane(objective)), "stacked")
+    task = Task(objective, la.random_plane(objective))
+    with pytest.raises(UnknownNameError, match="`name` must be one of"):
+        build(task, "stackd")
+    engine = build(task, "stacked")
     points = np.random.default_rng(0).normal(size=(23, 2))
     whole = engine.evaluate(points)
     engine.block = 4

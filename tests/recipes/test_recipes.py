@@ -287,3 +287,8 @@ def test_bad_settings_are_named(setup):
         train_recipes(setup, ["sgd"], steps=1, keep={})
     with pytest.raises(ArgumentError, match="`horizons` must be a whole number >= 1"):
         train_recipes(setup, ["sgd"], steps=0)
+
+
+def test_a_device_that_is_not_there_is_named(setup):
+    with pytest.raises(ArgumentError, match="`device`: 'nowhere' cannot be used"):
+        run_recipe(setup, "sgd", 0.1, 0, 1, device="nowhere")

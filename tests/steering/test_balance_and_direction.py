@@ -194,3 +194,14 @@ def test_bad_directions_are_named():
         DMTATracker([])
     with pytest.raises(ArgumentError, match="must be shaped"):
         DMTATracker(2).update(torch.ones(3))
+
+
+def test_direction_takes_sizes_from_1_and_any_finite_number():
+    with pytest.raises(ArgumentError, match="`params` must be a whole number >= 1"):
+        DMTATracker(-1)
+    with pytest.raises(ArgumentError, match=r"`params` must hold tensors.*got 'a'"):
+        DMTATracker("ab")
+    g = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    assert dmta_penalty(g, g, eps=2**70).item() == pytest.approx(1.0)
+    with pytest.raises(ArgumentError, match=r"`shared` must hold tensors.*got 0"):
+        ntk_proxies(torch.ones(2, requires_grad=True), iter(range(2)))

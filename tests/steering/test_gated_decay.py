@@ -160,3 +160,13 @@ def test_bad_input_is_named():
         apply_cvp_([theta], grads=[theta.detach()], lr=-1.0)
     with pytest.raises(ArgumentError, match="`weight_decay`"):
         CautiousDecay(torch.optim.SGD([theta], lr=1.0), -1)
+
+
+def test_gates_are_of_floating_numbers():
+    w = torch.ones(2)
+    with pytest.raises(ArgumentError, match=r"`param` must hold floating .* torch.int64"):
+        cvp_gate(torch.arange(2), w, mode="cautious", beta=1.0)
+    with pytest.raises(ArgumentError, match=r"`grad` must hold floating .* torch.int64"):
+        cvp_gate(w, torch.arange(2), mode="cautious", beta=1.0)
+    with pytest.raises(ArgumentError, match=r"`params` must hold tensors.*got 0"):
+        cvp_penalty(number for number in range(2))

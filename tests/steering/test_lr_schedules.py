@@ -119,3 +119,12 @@ def test_bad_settings_are_named():
         WSDS(optimizer(), [10, 10])
     with pytest.raises(ArgumentError, match="`warmup`"):
         WSDS(optimizer(), [10], warmup=-1)
+
+
+@pytest.mark.parametrize("make", [WSD, lambda o, **k: WSDS(o, [5, 12], **k)])
+def test_a_schedule_starts_late_only_where_one_has_been(make):
+    with pytest.raises(ArgumentError, match=r"`last_epoch` must be -1 .* load the state"):
+        make(optimizer(), last_epoch=3)
+    used = optimizer()
+    make(used)
+    assert make(used, last_epoch=3).last_epoch == 4

@@ -349,3 +349,8 @@ def test_curvature_needs_a_graph():
         read_edge(lambda: 1.0, optimizer)
     with pytest.raises(LossError, match="linear in the weights"):
         read_edge(w.sum, optimizer)
+
+
+def test_only_tensors_are_moved():
+    with pytest.raises(ArgumentError, match=r"`weights` must hold tensors.*got 0"):
+        read_probe(lambda: torch.tensor(1.0), (number for number in range(2)))

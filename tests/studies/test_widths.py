@@ -228,3 +228,12 @@ def test_unknown_names_are_named():
         study(np.ones((3, 3, 2))).deviation("own", 3.0)
     with pytest.raises(UnknownNameError, match="family"):
         study(np.ones((3, 3, 2))).transfer("mup")
+
+
+@pytest.mark.parametrize("scaling", [lambda n, last: None, lambda n: (1.0, 1.0)])
+def test_a_scaling_gives_a_factor_and_a_spread(scaling):
+    data = load_dataset("digits", examples=20)
+    with pytest.raises(
+        ArgumentError, match=r"`scaling` failed .* must give \(factor, spread\)"
+    ):
+        scaled_mlp(4, data, 0, scaling=scaling)

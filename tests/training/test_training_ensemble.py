@@ -7,7 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lossatlas.errors import ArgumentError, ModelError, StructureError, UnknownNameError
+from lossatlas.errors import (
+    ArgumentError,
+    LossError,
+    ModelError,
+    StructureError,
+    UnknownNameError,
+)
 from lossatlas.objective import supervised
 from lossatlas.training import (
     Dataset,
@@ -343,3 +349,18 @@ def test_given_batches_have_one_order():
         train_ensemble(
             build_model("mlp(4)", data), batches, initial=starts, orders=[0, 1], steps=1
         )
+
+
+@pytest.mark.parametrize("batches", [[[1.0, 2.0], [3.0]], ["a", "b"], range(3)])
+def test_batches_that_do_not_fit_are_named(batches):
+    data = vectors()
+    model, starts = build_model("mlp(4)", data), initial_weights("mlp(4)", data, seeds=[0])
+    stacked = {name: value[None] for name, value in starts[0].items()}
+    with pytest.raises(
+        LossError, match=r"`loss` failed .* check that model, loss and data fit"
+    ):
+        train_ensemble(model, batches, initial=starts, steps=1)
+    with pytest.raises(
+        LossError, match=r"`loss` failed .* check that model, loss and data fit"
+    ):
+        evaluate_ensemble(model, stacked, batches)

@@ -25,6 +25,7 @@ from lossatlas.store.records import equal, record
 from lossatlas.training import StepInfo, build_model, train
 from lossatlas.training.criteria import CRITERIA
 from lossatlas.training.dataset import Dataset
+from lossatlas.training.devices import chosen_device
 
 Array = NDArray[np.float64]
 Weights = dict[str, Tensor]
@@ -147,7 +148,7 @@ def run_recipe(
         The run.
 
     Raises:
-        ArgumentError: numbers out of range.
+        ArgumentError: numbers out of range, or a device that is not there.
         UnknownNameError: an unknown recipe or average.
         MissingDependencyError: an optimizer of another package, which is not installed.
 
@@ -163,7 +164,7 @@ def run_recipe(
     steps = check_horizons(horizons)
     parsed = parse_recipe(recipe)
     torch.set_num_threads(1)
-    model = build_model(setup.model, setup.train, seed=seed).to(device)
+    model = build_model(setup.model, setup.train, seed=seed).to(chosen_device(device))
     training = RecipeTraining(setup, parsed, model, steps[-1], _made(averages, model))
     reader = _Reader(training, steps, keep)
     run = train(

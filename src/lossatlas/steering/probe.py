@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.checks import check_at_least, check_positive
+from lossatlas.checks import check_at_least, check_positive, check_tensors
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.objective import Batch, Supervised
@@ -257,7 +257,8 @@ def probe_losses(
 ) -> NDArray[np.float64]:
     """The losses at the points of a grid; see `read_probe`."""
     check_closure(closure)
-    moved = [w for w in weights if w.requires_grad and w.is_floating_point()]
+    listed = check_tensors("weights", weights)
+    moved = [w for w in listed if w.requires_grad and w.is_floating_point()]
     if not moved:
         raise ArgumentError("`weights` must hold a tensor that requires a gradient; got none.")
     places = [w for w in moved if w.ndim > 1]

@@ -69,6 +69,7 @@ class WSD(LRScheduler):
                     f"`warmup` and `decay` must fit into {steps} steps; got {warmup} and "
                     f"{self.length}."
                 )
+        _check_resumed(optimizer, last_epoch)
         super().__init__(optimizer, last_epoch)
 
     def cool_down(self, steps: int) -> None:
@@ -163,6 +164,7 @@ class WSDS(LRScheduler):
                 )
         self.decay = decay
         _length("decay", decay, 1)
+        _check_resumed(optimizer, last_epoch)
         super().__init__(optimizer, last_epoch)
 
     def share(self, step: int) -> float:
@@ -188,3 +190,12 @@ class WSDS(LRScheduler):
 def _length(argument: str, value: float, steps: int) -> int:
     check_positive(argument, value)
     return max(round(value * steps), 1) if value < 1 else round(value)
+
+
+def _check_resumed(optimizer: torch.optim.Optimizer, last_epoch: int) -> None:
+    is_fresh = any("initial_lr" not in group for group in optimizer.param_groups)
+    if last_epoch != -1 and is_fresh:
+        raise ArgumentError(
+            "`last_epoch` must be -1 for an optimizer that no schedule has set; got "
+            f"{last_epoch!r}: load the state of the optimizer first."
+        )

@@ -121,6 +121,7 @@ def train_ensemble(
         UnknownNameError: an unknown loss, optimizer or schedule (with the nearest match).
         StructureError: initial parameters that do not fit the model.
         DataError: no batches.
+        LossError: model, loss and batches do not fit.
         ModelError: there is nothing to train.
     """
     began = time.perf_counter()

@@ -46,6 +46,7 @@ def evaluate_ensemble(
         ArgumentError: sizes below 1.
         UnknownNameError: an unknown loss (with the nearest match).
         DataError: no batches.
+        LossError: model, loss and batches do not fit.
     """
     check_at_least("together", together, 1)
     named = dict(model.named_parameters())

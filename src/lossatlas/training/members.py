@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Supervised
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.training.criteria import Criterion, Loss
 
@@ -25,8 +26,15 @@ def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
         and isinstance(loss, Supervised)
         and isinstance(loss.criterion, Criterion)
     ):
-        return _dense_losses(cast(nn.Sequential, model), loss.criterion, shared=shared)
-    return vmapped_losses(model, loss, shared=shared)
+        losses = _dense_losses(cast(nn.Sequential, model), loss.criterion, shared=shared)
+    else:
+        losses = vmapped_losses(model, loss, shared=shared)
+
+    def named(weights: Params, buffers: Params, batch: Batch) -> Tensor:
+        with wrap_errors("`loss`", "check that model, loss and data fit."):
+            return losses(weights, buffers, batch)
+
+    return named
 
 
 def is_dense(model: nn.Module) -> bool:

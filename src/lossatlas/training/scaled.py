@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.checks import check_at_least, check_real
+from lossatlas.errors import ArgumentError
+from lossatlas.objective.user_code import wrap_errors
 from lossatlas.rng import generator
 from lossatlas.training.dataset import Dataset
 
@@ -17,6 +19,7 @@ from lossatlas.training.dataset import Dataset
 ScaledFamily = Callable[[int, Dataset, int], tuple[nn.Module, float]]
 # (inputs of the layer, is it the last one) -> (factor of its products, spread of its weights).
 Scaling = Callable[[int, bool], tuple[float, float]]
+_SCALING = "it is called as scaling(inputs, is_last) and must give (factor, spread)."
 
 
 class ScaledLinear(nn.Module):
@@ -64,6 +67,9 @@ def scaled_mlp(
     Returns:
         The network; its weights depend on seed and width alone.
 
+    Raises:
+        ArgumentError: sizes below 1, or a scaling that gives no pair of numbers.
+
     Examples:
         >>> from lossatlas.training import load_dataset
         >>> data = load_dataset("digits", examples=20)
@@ -76,7 +82,8 @@ def scaled_mlp(
     sizes = (data.inputs[0].numel(), *[width] * hidden, data.outputs)
     layers: list[nn.Module] = [nn.Flatten()]
     for number, (before, after) in enumerate(pairwise(sizes)):
-        factor, spread = scaling(before, number == hidden)
+        with wrap_errors("`scaling`", _SCALING, ArgumentError):
+            factor, spread = map(float, scaling(before, number == hidden))
         drawn = generator(seed, "width", width, number)
         layers += [
             ScaledLinear(spread * torch.randn(after, before, generator=drawn), factor),

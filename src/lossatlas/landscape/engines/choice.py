@@ -175,8 +175,10 @@ def build(task: Task, name: str) -> Engine:
         The engine.
 
     Raises:
+        UnknownNameError: no engine has this name.
         ArgumentError: the engine cannot serve buffers that change from point to point.
     """
+    check_one_of("name", name, _BUILD)
     make = _BUILD[name]
     held = task.plane.buffers
     if held is None or name == "plain":

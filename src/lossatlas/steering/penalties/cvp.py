@@ -36,11 +36,20 @@ def cvp_gate(
     Returns:
         Shares in [0, 1], without gradient.
 
+    Raises:
+        ArgumentError: whole numbers.
+
     Examples:
         >>> w, g = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
         >>> cvp_gate(w, g, mode="cautious", beta=math.inf)
         tensor([1., 0.])
     """
+    for argument, tensor in (("param", param), ("grad", grad)):
+        if not tensor.is_floating_point():
+            raise ArgumentError(
+                f"`{argument}` must hold floating numbers; got {tensor.dtype}: give weights "
+                "and their gradients."
+            )
     with torch.no_grad():
         agreement = param * grad if mode == "cautious" else -param * grad
         if math.isinf(beta):

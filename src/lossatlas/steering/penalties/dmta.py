@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lossatlas.checks import check_tensors
+from lossatlas.checks import check_at_least, check_tensors
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share, check_weight
 
@@ -37,6 +37,7 @@ def dmta_penalty(g: Vector, mbar: Vector, eps: float = 1e-3) -> Tensor:
     """
     if check_weight("eps", eps) == 0:
         raise ArgumentError("`eps` must be a number > 0; got 0.")
+    eps = check_weight("eps", eps)
     first, second = _parts(g), _parts(mbar)
     if [p.shape for p in first] != [p.shape for p in second]:
         raise ArgumentError(
@@ -79,11 +80,11 @@ class DMTATracker(nn.Module):
     ) -> None:
         super().__init__()
         self.mu, self.weight = check_share("mu", mu), check_weight("weight", weight)
-        shapes = (
-            [torch.empty(params)]
-            if isinstance(params, int)
-            else check_tensors("params", params)
-        )
+        if isinstance(params, int):
+            check_at_least("params", params, 1)
+            shapes = [torch.empty(params)]
+        else:
+            shapes = check_tensors("params", params)
         if not shapes:
             raise ArgumentError("`params` must hold at least one tensor; got none.")
         for index, p in enumerate(shapes):

@@ -78,8 +78,7 @@ def ascended(
         >>> moved, w.detach(), round(length, 3)
         (tensor([3.3000, 4.4000]), tensor([3., 4.]), 0.5)
     """
-    check_weight("radius", radius)
-    check_weight("eta", eta)
+    radius, eta = check_weight("radius", radius), check_weight("eta", eta)
     pairs = paired(params, None, "call loss.backward() first")
     with torch.no_grad():
         kept = [p.detach().clone() for p, _ in pairs]
