@@ -29,7 +29,7 @@ def flat(vector):
 def test_the_inverse_is_that_of_the_dense_matrix(damping):
     task = task_of()
     found = window_fisher(task, window=20, damping=damping)
-    rows = torch.cat([g.flatten(1) for g in found.rows.values()], 1)
+    rows = torch.cat([g.flatten(1) for g in found.gradients.values()], 1)
     dense = damping * torch.eye(rows.shape[1]).double() + rows.T @ rows / 20
     vector = {n: torch.randn_like(v) for n, v in task.params.items()}
     inverse = torch.linalg.inv(dense)
@@ -61,16 +61,16 @@ def test_rows_are_spread_over_the_data_and_batches_give_means():
         (x, y) = [torch.cat(part) for part in zip(*task.batches, strict=True)]
         loss = F.cross_entropy(task.model(x[k : k + 1]), y[k : k + 1])
         (slope,) = torch.autograd.grad(loss, [task.model[0].weight])
-        assert torch.allclose(found.rows["0.weight"][k], slope)
+        assert torch.allclose(found.gradients["0.weight"][k], slope)
     means = window_fisher(task, window=2, unit="batches")
     for row, batch in zip(
-        means.rows["2.bias"], (task.batches[0], task.batches[3]), strict=True
+        means.gradients["2.bias"], (task.batches[0], task.batches[3]), strict=True
     ):
         loss = F.cross_entropy(task.model(batch[0]), batch[1])
         (slope,) = torch.autograd.grad(loss, [task.model[2].bias])
         assert torch.allclose(row, slope)
     some = window_fisher(task, "2", window=3)
-    assert list(some.rows) == ["2.weight", "2.bias"]
+    assert list(some.gradients) == ["2.weight", "2.bias"]
 
 
 def test_saliencies_are_the_rise_of_a_quadratic():
@@ -92,7 +92,7 @@ def test_saliencies_are_the_rise_of_a_quadratic():
 
 
 def flat_matrix(found):
-    rows = torch.cat([g.flatten(1) for g in found.rows.values()], 1)
+    rows = torch.cat([g.flatten(1) for g in found.gradients.values()], 1)
     return found.damping * torch.eye(rows.shape[1]).double() + rows.T @ rows / len(rows)
 
 

@@ -286,7 +286,8 @@ def factors(
     inputs and slopes must add up to the gradient.
 
     Args:
-        objective: the model must return one tensor of logits or predictions.
+        objective: the model must return one tensor of logits or predictions; classes stand on
+            axis 1, or last where batches are (input, labels) and labels have all other axes.
         layers: names of weights or modules, or patterns such as "*.mlp.*".
         draws: labels drawn for each example; the labels are those of `curvature.fisher`.
         correct: measure the eigenvalues in the basis of the factors, in a second pass over the
@@ -556,7 +557,7 @@ class _Job:
         for index, batch in enumerate(self.objective.each_batch()):
             if not left:
                 continue
-            outputs = outputs_of(self.objective, batch)
+            outputs = outputs_of(self.objective, batch, sampled)
             scores, _ = scores_of(self.objective, batch, outputs, sampled, index)
             some = min(share, left, len(outputs))
             left -= some

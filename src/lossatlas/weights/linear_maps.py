@@ -6,11 +6,12 @@ their gates, where they run as plain operations.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.curvature.forms import model_outputs
@@ -190,7 +191,7 @@ def each_pass(
 ) -> Iterator[Look]:
     """Backward passes of sampled labels, batch by batch; within a session at the leaves."""
     for index, batch in enumerate(objective.each_batch()):
-        outputs = outputs_of(objective, batch)
+        outputs = outputs_of(objective, batch, sampled)
         scores, labels = scores_of(objective, batch, outputs, sampled, index)
         uses, left_out = _uses(outputs, leaves)
         for draw, score in enumerate(scores):
@@ -198,16 +199,31 @@ def each_pass(
             yield Look(uses, left_out, gradient, labels, len(outputs), draw == 0)
 
 
-def outputs_of(objective: Objective, batch: Any) -> Tensor:
-    """The one tensor that the model gives for a batch, with its graph."""
-    with plain_operations():
+def outputs_of(objective: Objective, batch: Any, sampled: Sampling) -> Tensor:
+    """The one tensor that the model gives for a batch, with its graph; classes on axis 1."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
+    # The recurrent layers of cuDNN are one operation whose steps nobody sees.
+    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+    with plain_operations(), cudnn:
         _, outputs = model_outputs(objective, batch)
     if len(outputs) != 1:
         raise LossError(
             "Kronecker factors need one tensor of outputs, from which labels are drawn; the "
             f"model gave {len(outputs)}: write a module that returns the logits alone."
         )
-    return outputs[0]
+    return (
+        _classes_first(outputs[0], batch) if sampled.likelihood == "categorical" else outputs[0]
+    )
+
+
+def _classes_first(outputs: Tensor, batch: Any) -> Tensor:
+    # Language models give classes last, one row a token: labels have the other axes.
+    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or outputs.ndim < 3:
+        return outputs
+    shape = tuple(outputs.shape)
+    is_last = shape[:-1] == tuple(targets.shape) and (shape[0], *shape[2:]) != shape[:-1]
+    return outputs.movedim(-1, 1) if is_last else outputs
 
 
 def scores_of(

@@ -193,20 +193,25 @@ class Repairer:
     def _statistics(self, point: Params) -> dict[str, Tensor]:
         if self._objective.mode != "eval" or not self._tracked:
             return {}
-        anew = self._objective.part()
-        anew.mode = "recalibrated"
-        known = self._objective.model.state_dict().keys()
-
-        def read() -> dict[str, Tensor]:
-            buffers = self._objective.model.named_buffers()
-            return {
-                name: value.clone()
-                for name, value in buffers
-                if name in known and name.rpartition(".")[0] in self._tracked
-            }
-
         moved = {name: point[name] for name in self._objective.params}
-        return anew.at(moved, read)
+        return running_statistics(self._objective, moved)
+
+
+def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor]:
+    """Statistics of norm layers at some weights, estimated from the data of the objective."""
+    anew = objective.part()
+    anew.mode = "recalibrated"
+    kept = {
+        name
+        for name, module in objective.model.named_modules()
+        if module in norm_layers(objective.model) and _tracks(module)
+    }
+
+    def read() -> dict[str, Tensor]:
+        buffers = objective.model.named_buffers()
+        return {n: value.clone() for n, value in buffers if n.rpartition(".")[0] in kept}
+
+    return anew.at(params, read)
 
 
 def _tracks(module: nn.Module) -> bool:

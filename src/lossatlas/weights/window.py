@@ -39,19 +39,19 @@ class WindowFisher(Result):
     """F = lambda I + (1 / m) sum g g^T over a window of m gradients.
 
     Attributes:
-        rows: name -> gradients, shape (m, *shape of the parameter).
+        gradients: name -> their parts, shape (m, *shape of the parameter).
         damping: lambda.
         unit: what a gradient is of, "examples" or "batches".
     """
 
-    rows: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
     damping: float = quantity("loss per weight squared")
     unit: str
 
     @property
     def window(self) -> int:
         """How many gradients there are."""
-        return len(next(iter(self.rows.values())))
+        return len(next(iter(self.gradients.values())))
 
     @property
     def spectrum(self) -> Tensor:
@@ -71,17 +71,19 @@ class WindowFisher(Result):
         Raises:
             StructureError: names or shapes differ.
         """
-        check_same_structure(vector=vector, window={n: g[0] for n, g in self.rows.items()})
+        check_same_structure(vector=vector, window={n: g[0] for n, g in self.gradients.items()})
         inner = sum(
             part @ given
             for name, value in vector.items()
-            for part, given in _columns(self.rows[name], value)
+            for part, given in _columns(self.gradients[name], value)
         )
         assert isinstance(inner, Tensor)
         weights = torch.cholesky_solve(inner[:, None], self._factor())[:, 0]
         solved = {}
         for name, value in vector.items():
-            parts = [given - weights @ part for part, given in _columns(self.rows[name], value)]
+            parts = [
+                given - weights @ part for part, given in _columns(self.gradients[name], value)
+            ]
             solved[name] = (torch.cat(parts) / self.damping).view(value.shape).to(value)
         return solved
 
@@ -90,14 +92,14 @@ class WindowFisher(Result):
         """The diagonal of F, name -> float64 tensor."""
         return {
             name: rows.double().square().mean(0) + self.damping
-            for name, rows in self.rows.items()
+            for name, rows in self.gradients.items()
         }
 
     @property
     def inverse_diagonal(self) -> dict[str, Tensor]:
         """The diagonal of F^-1, name -> float64 tensor."""
         factor, found = self._factor(), {}
-        for name, rows in self.rows.items():
+        for name, rows in self.gradients.items():
             parts = []
             for part, _ in _columns(rows, rows[0]):
                 halved = torch.linalg.solve_triangular(factor, part, upper=False)
@@ -123,8 +125,8 @@ class WindowFisher(Result):
             UnknownNameError: an unknown score.
         """
         check_one_of("score", score, ("obs", "obd"))
-        own = {name: params[name].detach() for name in self.rows if name in params}
-        check_same_structure(params=own, window={n: g[0] for n, g in self.rows.items()})
+        own = {name: params[name].detach() for name in self.gradients if name in params}
+        check_same_structure(params=own, window={n: g[0] for n, g in self.gradients.items()})
         if score == "obd":
             diagonal = self.diagonal
             return {n: diagonal[n] * w.double().square() / 2 for n, w in own.items()}
@@ -132,9 +134,9 @@ class WindowFisher(Result):
         return {n: w.double().square() / (2 * inverse[n]) for n, w in own.items()}
 
     def _gram(self) -> Tensor:
-        some = next(iter(self.rows.values()))
+        some = next(iter(self.gradients.values()))
         total = torch.zeros(len(some), len(some), dtype=torch.float64, device=some.device)
-        for rows in self.rows.values():
+        for rows in self.gradients.values():
             for part, _ in _columns(rows, rows[0]):
                 total += part @ part.T
         return total
@@ -163,7 +165,7 @@ class WindowFisher(Result):
         Returns:
             One sentence.
         """
-        size = sum(rows[0].numel() for rows in self.rows.values())
+        size = sum(rows[0].numel() for rows in self.gradients.values())
         return (
             f"{count(self.window, 'gradient')} of {self.unit} over {count(size, 'weight')}, "
             f"damped by {number(self.damping)}: outside of their span the matrix is the "
