@@ -198,8 +198,9 @@ class EditCurve(Result):
         if len(self.other_rise):
             k = int(np.argmax(self.other_rise - self.rise))
             said.append(
-                f"The other data lose most against these at {percent(float(self.keep[k]))}: "
-                f"{number(float(self.other_rise[k]))} beside {number(float(self.rise[k]))}."
+                f"At {percent(float(self.keep[k]))} the two sets of data differ most: the loss "
+                f"rises by {number(float(self.other_rise[k]))} on the other data and by "
+                f"{number(float(self.rise[k]))} on these."
             )
         if self.cast_error.max(initial=0) > 1e-4:
             said.append(

@@ -622,8 +622,9 @@ class Soup(Result):
         """
         found = self.against["best single"]
         return (
-            f"The mean of checkpoints {', '.join(map(str, self.kept))} has a loss of "
-            f"{self.loss}, {_verdict(found)} the best single one (difference {found}).",
+            f"The loss of the mean of {len(self.kept)} checkpoints "
+            f"({', '.join(map(str, self.kept))}) is {_verdict(found)} the best single one "
+            f"(difference {found}).",
         )
 
 
