@@ -112,7 +112,7 @@ def _traced(name: str, objective: la.Objective) -> Row:
 
 def _recovered(name: str, objective: la.Objective) -> Row:
     found = symmetries(objective)
-    start = {n: v.clone() for n, v in objective.params.items()}
+    start = {n: v.clone() for n, v in objective.model.state_dict().items()}
     chosen = 0
 
     def run():
@@ -121,6 +121,8 @@ def _recovered(name: str, objective: la.Objective) -> Row:
             draw = torch.Generator().manual_seed(seed)
             copy = {
                 n: v + NOISE * v.std(correction=0) * torch.randn(v.shape, generator=draw)
+                if v.ndim > 1
+                else v
                 for n, v in found.apply(start, found.random(seed)).items()
             }
             aligned = align(objective, start, copy, starts=1, seed=seed)

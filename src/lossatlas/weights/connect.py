@@ -20,7 +20,7 @@ from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import number
-from lossatlas.weights.align import align, check_finite
+from lossatlas.weights.align import align, check_finite, with_statistics
 from lossatlas.weights.paired import PairedLosses, blend
 from lossatlas.weights.repair import Repairer
 from lossatlas.weights.unfinished import Unfinished, identity
@@ -301,6 +301,7 @@ def connect(
     told = _Told(progress, plan)
     with Unfinished(resume, identity("connect", [objective], [a, b], settings)) as kept:
         if align_first:
+            a, b = (with_statistics(objective, end) for end in (a, b))
             b = _aligned(objective, a, b, seed, kept)
         between: tuple[dict[str, Tensor], ...] = ()
         if kind != "line":
@@ -320,7 +321,8 @@ def _aligned(
 ) -> dict[str, Tensor]:
     found = kept.get_tensors("aligned", b.values())
     if found is None:
-        found = list(align(objective, a, b, seed=seed).params.values())
+        aligned = align(objective, a, b, seed=seed).params
+        found = [aligned[name] for name in b]
         kept.put_tensors("aligned", found)
     return dict(zip(b, found, strict=True))
 
