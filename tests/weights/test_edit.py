@@ -151,8 +151,9 @@ def test_it_is_stored_drawn_and_said(tmp_path):
     assert len(repr(curve)) <= 400
     assert "kept" in curve.sentences()[0]
     ax = curve.plot()
-    assert ax.get_xlabel() == "share of pairs kept"
-    assert len(curve.plot(backend="plotly").data) == 4
+    assert ax.get_xlabel() == "share of the mass kept"
+    # A line at 0, and a band and a line for each of the data.
+    assert len(curve.plot(backend="plotly").data) == 5
     assert "does not rise" in curve.sentences()[0]
 
 

@@ -235,7 +235,7 @@ def test_differences_are_drawn_by_both_backends():
     for found in (merged, compared):
         names = [label.get_text() for label in found.plot().get_yticklabels()]
         assert set(names) == set(found.against)
-        (points,) = found.plot(backend="plotly").data
+        *_, points = found.plot(backend="plotly").data
         assert list(points.x) == [found.against[name].value for name in names]
     values = [compared.against[name].value for name in names]
     assert values == sorted(values)

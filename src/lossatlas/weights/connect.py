@@ -185,19 +185,19 @@ class Connection(Result):
         Returns:
             Two figures.
         """
-        from lossatlas.plots.paths import Curve, draw_curves, web_curves
+        from lossatlas.plots.chart import Axis, backends
+        from lossatlas.plots.paths import Curve, curve_chart
 
         width = self.band if math.isfinite(self.band) else 0.0
         excess = Curve("excess", self.at, self.excess, width * self.excess_stderr)
         loss = Curve("loss", self.at, self.loss, 1.96 * self.stderr)
 
         def figure(name: str, title: str, y: str, curve: Curve, caption: str) -> Figure:
-            look: Any = {"x": "position on the path", "y": y}
+            x = Axis("position on the path")
             return Figure(
                 name,
                 title,
-                lambda ax: draw_curves([curve], ax=ax, title=title, **look),
-                lambda: web_curves([curve], **look),
+                *backends(lambda: curve_chart([curve], title, x, y)),
                 caption=caption,
                 alt=f"A curve of the {y} from one network to the other.",
             )

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -222,24 +221,24 @@ class EditCurve(Result):
         Returns:
             One figure.
         """
-        from lossatlas.plots.paths import Curve, draw_curves, web_curves
+        from lossatlas.plots.chart import Axis, backends
+        from lossatlas.plots.paths import Curve, curve_chart
 
-        sides = [("this data", self.rise, self.rise_stderr)]
+        at = np.arange(len(self.keep), dtype=np.float64)
+        curves = [Curve("this data", at, self.rise, 1.96 * self.rise_stderr)]
         if len(self.other_rise):
-            sides.append(("other data", self.other_rise, self.other_rise_stderr))
-        at = np.array([self.kept(k) for k in range(len(self.keep))])
-        curves = [Curve(n, at, values, 1.96 * errors) for n, values, errors in sides]
-        look: Any = {"x": "share of pairs kept", "y": "rise of the loss", "is_log": True}
+            other = self.other_rise, 1.96 * self.other_rise_stderr
+            curves.append(Curve("other data", at, *other))
+        ticks = at.tolist(), [f"{share:g}" for share in self.keep]
+        x, title = Axis(f"share of the {self.score} kept", ticks=ticks), "Loss under the edit"
         return (
             Figure(
                 "curve",
-                "Loss under the edit",
-                lambda ax: draw_curves(curves, ax=ax, title="Loss under the edit", **look),
-                lambda: web_curves(curves, **look),
+                title,
+                *backends(lambda: curve_chart(curves, title, x, "rise of the loss")),
                 caption="Rise of the loss over that of the unchanged network, with 95 % "
                 "intervals of paired differences.",
-                alt="Curves of the rise of the loss over the share of pairs of eigenvectors "
-                "that is kept.",
+                alt="Curves of the rise of the loss over the share of curvature that is kept.",
             ),
         )
 

@@ -167,15 +167,14 @@ class MergeComparison(Result):
 
 
 def _differences(title: str, found: Mapping[str, Estimate]) -> Figure:
-    from lossatlas.plots import paths
+    from lossatlas.plots.chart import backends
+    from lossatlas.plots.paths import Difference, difference_chart
 
-    shown = [paths.Difference(name, e.value, *e.interval()) for name, e in found.items()]
-    label = "difference of losses"
+    shown = [Difference(name, e.value, *e.interval()) for name, e in found.items()]
     return Figure(
         "differences",
         title,
-        lambda ax: paths.draw_differences(shown, ax=ax, title=title, x=label),
-        lambda: paths.web_differences(shown, x=label),
+        *backends(lambda: difference_chart(shown, title, "difference of losses")),
         caption="With 95 % intervals of paired differences; left of 0 is better.",
         alt="Intervals of differences of losses, one a row.",
     )

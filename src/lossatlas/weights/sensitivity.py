@@ -136,34 +136,33 @@ class Sensitivity(Result):
         Returns:
             Two figures.
         """
-        from lossatlas.plots import paths
+        from lossatlas.plots.chart import backends
+        from lossatlas.plots.paths import Curve, Difference, difference_chart, scatter_chart
 
-        measured = np.array([layer.measured.value for layer in self.layers])
-        errors = np.array([layer.measured.stderr for layer in self.layers])
-        predicted = np.array([layer.predicted.value for layer in self.layers])
-        curve = paths.Curve("layers", predicted, measured, 1.96 * errors)
-        look: Any = {"x": "predicted rise", "y": "measured rise", "lines": False}
-        title, label = f"Rise of the loss under {self.change}", "rise of the loss"
         rises = [
-            paths.Difference(layer.name, layer.measured.value, *layer.measured.interval())
+            Difference(layer.name, layer.measured.value, *layer.measured.interval())
             for layer in self.layers
         ]
+        columns = [
+            (layer.predicted.value, layer.measured.value, 1.96 * layer.measured.stderr)
+            for layer in self.layers
+        ]
+        curve = Curve("layers", *np.array(columns).T)
+        titles = f"Rise of the loss under {self.change}", "Measured and predicted rise"
         return (
             Figure(
                 "layers",
-                title,
-                lambda ax: paths.draw_differences(rises, ax=ax, title=title, x=label),
-                lambda: paths.web_differences(rises, x=label),
+                titles[0],
+                *backends(lambda: difference_chart(rises, titles[0], "rise of the loss")),
                 caption="Rise when one weight alone is changed, with 95 % intervals.",
                 alt="Intervals of the rise of the loss, one a layer.",
             ),
             Figure(
                 "prediction",
-                "Measured and predicted rise",
-                lambda ax: paths.draw_curves(
-                    [curve], ax=ax, title="Measured and predicted rise", **look
+                titles[1],
+                *backends(
+                    lambda: scatter_chart(curve, titles[1], "predicted rise", "measured rise")
                 ),
-                lambda: paths.web_curves([curve], **look),
                 caption="One point a layer; the prediction takes the change for a random "
                 "direction.",
                 alt="Points of measured over predicted rises of the loss.",

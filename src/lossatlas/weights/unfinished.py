@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective import Objective
-from lossatlas.store.ledger import Ledger
+from lossatlas.store import Ledger, run_identity
 
 Array = NDArray[np.float64]
 
@@ -30,12 +30,17 @@ class Unfinished:
 
     def get(self, name: str) -> Array | None:
         """What was kept under a name, two axes; None where nothing was."""
-        return None if self._ledger is None else self._ledger.get(name)
+        data = None if self._ledger is None else self._ledger.get(name)
+        if data is None:
+            return None
+        height = int.from_bytes(data[:8], "little")
+        return np.frombuffer(data[8:], dtype="<f8").reshape(height, -1).copy()
 
     def put(self, name: str, values: Array) -> None:
         """Keep an array of two axes, all bits of it."""
         if self._ledger is not None:
-            self._ledger.put(name, values)
+            flat = np.ascontiguousarray(values, dtype="<f8").tobytes()
+            self._ledger.put(name, len(values).to_bytes(8, "little") + flat)
 
     def once(self, name: str, make: Callable[[], Array]) -> Array:
         """What was kept, or else what is made now and kept."""
@@ -81,10 +86,10 @@ def identity(
 ) -> dict[str, Any]:
     """What tells one run from another: networks, data and settings."""
     known = list(objectives)
-    return {
-        "what": what,
-        "weights": [fingerprint(point) for point in points],
-        "data": [objective.fingerprint()[1] for objective in known],
-        "mode": [objective.mode for objective in known],
-        **settings,
-    }
+    modes = [objective.mode for objective in known]
+    return run_identity(
+        what,
+        {"mode": modes, **settings},
+        model=" ".join(fingerprint(point) for point in points),
+        data=" ".join(objective.fingerprint()[1] for objective in known),
+    )
