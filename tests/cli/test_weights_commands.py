@@ -69,7 +69,12 @@ def test_a_line_is_measured(monkeypatch, capsys, place):
     assert path["loss"][at] == pytest.approx(loss_of(middle), rel=1e-5)
     kept = la.load(place / "connection" / "connection.nc")
     assert kept.barrier.value == found["estimates"]["barrier"]["value"]
-    assert sorted(p.name for p in (place / "connection").iterdir()) == ["connection.nc"]
+    assert sorted(p.name for p in (place / "connection").iterdir()) == [
+        "connection.nc", "report.html",
+    ]  # fmt: skip
+    page = (place / "connection" / "report.html").read_text()
+    assert "From A to B" in page
+    assert found["sentences"][0] in page
     assert found["is_barrier_certain"] in {True, False}
     assert "accuracy" in path["metrics"]
 
@@ -94,7 +99,7 @@ def test_networks_with_statistics_are_repaired(monkeypatch, capsys):
     assert json.loads(out)["settings"]["repair"] == "norms"
 
 
-def test_a_merge_is_measured_and_written(monkeypatch, capsys):
+def test_a_merge_is_measured_and_written(monkeypatch, capsys, place):
     files = [f"p{k}.safetensors" for k in range(3)]
     found = run(monkeypatch, capsys, "merge", *files, "--method", "task_arithmetic:scale=0.4")
     base, one, two = (weights(k, PLAIN) for k in range(3))
@@ -108,6 +113,7 @@ def test_a_merge_is_measured_and_written(monkeypatch, capsys):
     )
     assert set(found["against"]) == {"average", "base", "expert 1", "expert 2"}
     assert la.load("merged.nc").method == "task_arithmetic:scale=0.4"
+    assert "The merge" in (place / "merged.html").read_text()
 
 
 def test_merges_are_compared_on_the_same_examples(monkeypatch, capsys, place):

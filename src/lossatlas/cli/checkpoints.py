@@ -13,6 +13,9 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
 from lossatlas.objective.point import tracks_statistics
+from lossatlas.report import write_report
+from lossatlas.result import Result
+from lossatlas.store import Provenance
 from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of
@@ -47,6 +50,13 @@ class Checkpoints:
             normalize=normalization_of(settings.model or ""),
         )
         return replace(self.subject, data=loaded).objective(self.objective.mode)
+
+    def report(self, found: Result, file: Path, title: str) -> Path:
+        """Write the page of a result."""
+        settings, (model, data) = self.subject.settings, self.objective.fingerprint()
+        seed, used = settings.seed, settings.model_dump(mode="json")
+        record = Provenance(seed=seed, settings=used, model=model, data=data)
+        return write_report(found, file, title=title, provenance=record)
 
     def write(self, params: Params, file: Path) -> Path:
         """Write a network with all buffers; running statistics that fit it."""

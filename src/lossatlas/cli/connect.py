@@ -44,7 +44,7 @@ class ConnectSettings(SubjectSettings):
 
 
 def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
-    """Measure the path, write `connection.nc`, print the barrier."""
+    """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.store import make_folder, occupied, remove_ledger
     from lossatlas.weights import connect
@@ -69,6 +69,8 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
             name = f"bend {number}" if len(found.bends) > 1 else "bend"
             file = settings.out / f"{name.replace(' ', '-')}.safetensors"
             files[name] = given.write(bend, file)
+        title = f"from {settings.files[0]} to {settings.files[1]}"
+        files["report"] = given.report(found, settings.out / "report.html", title)
         remove_ledger(ledger)
     for sentence in found.sentences():
         output.note(sentence)
@@ -81,8 +83,7 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
         "metrics": {name: values.tolist() for name, values in found.metrics.items()},
     }
     extra = {"path": path, "is_barrier_certain": found.is_barrier_certain}
-    output.result(found, f"from {settings.files[0]} to {settings.files[1]}", files=files,
-                  extra=extra)  # fmt: skip
+    output.result(found, title, files=files, extra=extra)
 
 
 command = Command(

@@ -70,7 +70,11 @@ def run(settings: EditSettings, output: Output) -> None:
         given.objective, measured, keep=settings.keep, score=settings.score,
         against=given.on(settings.against) if settings.against else None,
     )  # fmt: skip
-    files = {"results": found.save(settings.out.with_suffix(".nc"))}
+    title, page = f"edits of {file}", settings.out.with_suffix(".html")
+    files = {
+        "results": found.save(settings.out.with_suffix(".nc")),
+        "report": given.report(found, page, title),
+    }
     if settings.write is not None:
         files["weights"] = given.write(found.params(settings.write), settings.out)
     for sentence in (*measured.sentences(), *found.sentences()):
@@ -84,7 +88,7 @@ def run(settings: EditSettings, output: Output) -> None:
         "other_rise": found.other_rise.tolist(),
         "other_rise_stderr": found.other_rise_stderr.tolist(),
     }
-    output.result(found, f"edits of {file}", files=files, extra={"curve": curve})
+    output.result(found, title, files=files, extra={"curve": curve})
 
 
 # Losses of the command line by the distribution of labels that they belong to.

@@ -96,6 +96,8 @@ def _merge(
         "weights": given.write(found.params, settings.out),
         "results": found.save(settings.out.with_suffix(".nc")),
     }
+    page, title = settings.out.with_suffix(".html"), f"merged by {found.method}"
+    files["report"] = given.report(found, page, title)
     for sentence in found.sentences():
         output.note(sentence)
     extra = {
@@ -103,7 +105,7 @@ def _merge(
         "against": _numbers(found.against),
         "coefficients": list(found.coefficients),
     }
-    output.result(found, f"merged by {found.method}", files=files, extra=extra)
+    output.result(found, title, files=files, extra=extra)
 
 
 def _compare(
@@ -127,7 +129,10 @@ def _compare(
             given.objective, base, *experts, methods=methods, resume=ledger,
             progress=progress, **options,
         )  # fmt: skip
-    results = found.save(settings.out.with_suffix(".nc"))
+    files = {
+        "results": found.save(settings.out.with_suffix(".nc")),
+        "report": given.report(found, settings.out.with_suffix(".html"), "Merges compared"),
+    }
     remove_ledger(ledger)
     for sentence in found.sentences():
         output.note(sentence)
@@ -137,9 +142,7 @@ def _compare(
         "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},
         "failed": dict(found.failed),
     }
-    output.result(
-        found, "loss minus that of the average", files={"results": results}, extra=extra
-    )
+    output.result(found, "loss minus that of the average", files=files, extra=extra)
 
 
 def _numbers(found: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:

@@ -39,6 +39,7 @@ def run(settings: SoupSettings, output: Output) -> None:
     files = {
         "weights": given.write(found.params, settings.out),
         "results": found.save(settings.out.with_suffix(".nc")),
+        "report": given.report(found, settings.out.with_suffix(".html"), "Soup"),
     }
     for sentence in found.sentences():
         output.note(sentence)
