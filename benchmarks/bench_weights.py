@@ -99,7 +99,7 @@ def _traced(name: str, objective: la.Objective) -> Row:
 
     def forward():
         with torch.no_grad():
-            objective.at(None, lambda: objective.measure(batch))
+            objective.with_params(None, lambda: objective.batch_loss(batch))
 
     part = objective.part([batch])
     taken = interleaved({"forward": forward, "trace": lambda: find(part)})

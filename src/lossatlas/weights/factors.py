@@ -344,7 +344,7 @@ def factors(
             found = job.corrected(found) if correct else found
             return job.compared(found, examples, seed) if examples else found
 
-    return objective.at({**leaves, **here.buffers}, run)
+    return objective.with_params({**leaves, **here.buffers}, run)
 
 
 def fits(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
@@ -554,7 +554,7 @@ class _Job:
         leaves = {name: self.leaves[name] for name in names}
         share = -(-examples // (self.objective.count or 1))
         left, number = examples, 0
-        for index, batch in enumerate(self.objective.each_batch()):
+        for index, batch in enumerate(self.objective.iter_batches()):
             if not left:
                 continue
             outputs = outputs_of(self.objective, batch, sampled)

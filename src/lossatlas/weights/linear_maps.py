@@ -190,7 +190,7 @@ def each_pass(
     objective: Objective, leaves: Leaves, sampled: Sampling, visit: Visit
 ) -> Iterator[Look]:
     """Backward passes of sampled labels, batch by batch; within a session at the leaves."""
-    for index, batch in enumerate(objective.each_batch()):
+    for index, batch in enumerate(objective.iter_batches()):
         outputs = outputs_of(objective, batch, sampled)
         scores, labels = scores_of(objective, batch, outputs, sampled, index)
         uses, left_out = _uses(outputs, leaves)

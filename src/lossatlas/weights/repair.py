@@ -211,7 +211,7 @@ def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor
         buffers = objective.model.named_buffers()
         return {n: value.clone() for n, value in buffers if n.rpartition(".")[0] in kept}
 
-    return anew.at(params, read)
+    return anew.with_params(params, read)
 
 
 def _tracks(module: nn.Module) -> bool:
@@ -245,7 +245,9 @@ def _layers(objective: Objective, point: Params) -> tuple[dict[str, nn.Module], 
     }
     whole = {"": objective.model}
     with _hooked(watched, note), _hooked(whole, end), torch.no_grad():
-        objective.at(point, lambda: objective.measure(next(objective.each_batch())))
+        objective.with_params(
+            point, lambda: objective.batch_loss(next(objective.iter_batches()))
+        )
     return _sorted_out(seen, normed, last, set(objective.names))
 
 
@@ -310,7 +312,9 @@ def _moments(
 
     if layers:
         with _hooked(layers, note), torch.no_grad():
-            objective.at(point, lambda: [objective.measure(b) for b in objective.each_batch()])
+            objective.with_params(
+                point, lambda: [objective.batch_loss(b) for b in objective.iter_batches()]
+            )
     return {name: _Moments(m, (s / n).sqrt()) for name, (n, m, s) in sums.items()}
 
 

@@ -246,13 +246,13 @@ def window_fisher(
         moved = [leaves[name] for name in chosen]
         return [
             gradient
-            for index, batch in enumerate(objective.each_batch())
+            for index, batch in enumerate(objective.iter_batches())
             if index in places
             for gradient in _gradients(objective, batch, moved, places[index])
         ]
 
     with torch.enable_grad():
-        gradients = objective.at({**leaves, **here.buffers}, walk)
+        gradients = objective.with_params({**leaves, **here.buffers}, walk)
     rows = dict(zip(chosen, map(torch.stack, zip(*gradients, strict=True)), strict=True))
     for name, value in rows.items():
         if not bool(value.isfinite().all()):
@@ -273,7 +273,7 @@ def _check_room(objective: Objective, params: list[Tensor], window: int) -> None
 
 def _places(objective: Objective, window: int, unit: str) -> dict[int, list[int] | None]:
     """Batch -> which of its examples have a row; None stands for the batch as a whole."""
-    sizes = objective.gathered(objective.size_of)
+    sizes = objective.map_batches(objective.size_of)
     if unit == "batches":
         chosen = torch.linspace(0, len(sizes) - 1, min(window, len(sizes))).round().long()
         return dict.fromkeys(chosen.tolist())
@@ -295,7 +295,7 @@ def _gradients(
     if kept is None:
         losses = [objective.total(batch).mean]
     else:
-        sums, weights = pairs_of(objective.measure(batch))
+        sums, weights = pairs_of(objective.batch_loss(batch))
         chosen = [k for k in kept if float(weights[k]) > 0]
         losses = [sums[k] / weights[k] for k in chosen]
     for index, loss in enumerate(losses):
