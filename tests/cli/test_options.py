@@ -117,6 +117,34 @@ EXCEPTIONS = {
     ("forecast compare", "files"): _FILE,
     ("forecast schedule", "fit"): _FILE,
 }
+_SUBJECT = (
+    "training.models:build_model", "training.datasets:load_dataset",
+    "training.criteria:build_loss", "training.checkpoints:load_weights",
+    "objective.objective:Objective",
+)  # fmt: skip
+REACHES |= {
+    "connect": ("weights.connect:connect", *_SUBJECT),
+    "merge": ("weights.merge:merge", *_SUBJECT),
+    "soup": ("weights.merge:soup", *_SUBJECT),
+    "edit": ("weights.edit:edit_curve", "weights.factors:factors", *_SUBJECT),
+}
+RENAMED["connect", "align"] = "align_first"
+for _name in ("connect", "merge", "soup", "edit"):
+    _shared = ("weights", "objective", "data", "model", "device", "batch_size", "mode")
+    EXCEPTIONS |= {(_name, key): EXCEPTIONS["survey", key] for key in (*_shared, "out")}
+    EXCEPTIONS[_name, "files"] = _FILE
+    EXCEPTIONS[_name, "loss"] = "None takes what fits the data"
+EXCEPTIONS |= {
+    ("connect", "steps"): "the function has no usual length",
+    ("merge", "compare"): "`methods` of compare_merges",
+    ("merge", "tune"): _SPEC,
+    ("merge", "expert_data"): "`objectives`",
+    ("soup", "seed"): "an average draws no random numbers",
+    ("edit", "layers"): "one pattern is a list of one",
+    ("edit", "write"): "`EditCurve.params`",
+    ("edit", "against"): _SPEC,
+    ("edit", "factors_data"): "the objective of `factors`",
+}
 _NO_DRAWS = "a forecast draws no random numbers"
 _READS = {
     "column": "repeated NAME=COLUMN for the keywords of readers",
@@ -218,6 +246,8 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("seed: 3\n")
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
+    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith("forecast") else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
     command.main([*needed, *given, "--json", "--resume", "--quiet"], standalone_mode=False)
@@ -262,7 +292,9 @@ def test_version_and_module():
     assert done.stdout == f"lossatlas {lossatlas.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["survey"], ["inits", "rank"], ["forecast", "fit"]])
+@pytest.mark.parametrize("arguments", [
+    [], ["survey"], ["inits", "rank"], ["forecast", "fit"], ["connect"], ["merge"], ["edit"],
+])  # fmt: skip
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys, lossatlas.cli.app as a\n"
@@ -344,6 +376,8 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     command = COMMANDS[name]
     monkeypatch.setattr(command, "run", lambda settings, output: output.result({}, "t"))
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
+    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith("forecast") else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)["settings"]

@@ -76,3 +76,13 @@ def test_bad_checkpoints_are_named():
         align(task, good, good, by="beast")
     with pytest.raises(ArgumentError, match="`starts`"):
         align(task, good, good, starts=0)
+
+
+def test_statistics_move_along_where_only_parameters_are_given():
+    task = objective("cnn")
+    other = {k: v + 0.5 * torch.randn_like(v) for k, v in task.params.items()}
+    found = align(task, dict(task.params), other, by="weights")
+    assert torch.allclose(
+        task.example_losses(found.params), task.example_losses(other), atol=1e-5
+    )
+    assert "1.running_mean" in found.params

@@ -150,3 +150,16 @@ def test_bad_arguments_are_named():
         connect(problem, good, good, points=2)
     with pytest.raises(NonFiniteError, match="`second`"):
         connect(problem, good, good | {"1.bias": good["1.bias"] * torch.nan})
+
+
+def test_paths_are_drawn_by_both_backends():
+    problem = objective("mlp")
+    one = {k: v.detach().clone() for k, v in problem.params.items()}
+    found = connect(problem, one, {k: v + 0.5 for k, v in one.items()})
+    line = found.plot().get_lines()[-1]
+    assert np.array_equal(line.get_ydata(), found.excess)
+    *_, band, curve = found.plot("excess", backend="plotly").data
+    assert np.array_equal(np.array(curve.y), found.excess)
+    upper = np.array(band.y)[: len(found.at)] - found.excess
+    assert max(upper) == pytest.approx(found.band * found.excess_stderr.max())
+    assert found.plot("loss").get_ylabel() == "loss"

@@ -224,3 +224,18 @@ def test_bad_input_is_named():
         compare_merges(task, base, base, methods=["ties:density"])
     with pytest.raises(ArgumentError, match="two or more"):
         soup(task, base)
+
+
+def test_differences_are_drawn_by_both_backends():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    experts = [{k: v + 0.2 * torch.randn_like(v) for k, v in base.items()} for _ in range(2)]
+    merged = merge(task, base, *experts)
+    compared = compare_merges(task, base, *experts, methods=["ties:density=0.5"])
+    for found in (merged, compared):
+        names = [label.get_text() for label in found.plot().get_yticklabels()]
+        assert set(names) == set(found.against)
+        *_, points = found.plot(backend="plotly").data
+        assert list(points.x) == [found.against[name].value for name in names]
+    values = [compared.against[name].value for name in names]
+    assert values == sorted(values)

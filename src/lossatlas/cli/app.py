@@ -18,6 +18,10 @@ _COMMANDS = {
     "survey": "Survey the loss landscape around a network, or compare two checkpoints.",
     "train": "Train a network with a recipe, or find out which recipe is worth it.",
     "forecast": "Predict the loss under a learning rate schedule, and find a better one.",
+    "connect": "Measure the loss along a path between two checkpoints.",
+    "merge": "Merge fine-tuned networks and measure whether it helped.",
+    "soup": "Average checkpoints and measure the average.",
+    "edit": "Take directions of low curvature out of weights.",
     "inits": "Rank initializations before training, and report how far to trust the ranking.",
 }
 

@@ -1,5 +1,6 @@
 """Options that several commands share: the network, its data, what every command takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,3 +42,9 @@ class SubjectSettings(Strict):
     )
     device: str = subject("cpu", DEVICE)
     seed: int = common(0, SEED, ge=0)
+
+
+def check_files(files: Sequence[Path], minimum: int, what: str) -> None:
+    """Require so many files; for validators of settings."""
+    if len(files) < minimum:
+        raise ValueError(f"`files` must be {what}; got {len(files)}")

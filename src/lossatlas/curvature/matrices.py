@@ -185,7 +185,7 @@ def fisher(
                 f"{len(outputs)}: use gauss_newton, which takes any."
             )
         drawn = generator(seed, "labels", index, device=outputs[0].device)
-        mask = _counted(objective, batch) if kind == "categorical" else None
+        mask = counted_labels(objective, batch) if kind == "categorical" else None
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
         return total, sandwich_form(leaves, outputs, middle, index)
 
@@ -252,7 +252,8 @@ def empirical_fisher(
     )
 
 
-def _counted(objective: Objective, batch: Batch) -> Tensor | None:
+def counted_labels(objective: Objective, batch: Batch) -> Tensor | None:
+    """Which labels of a batch count, shaped like scores; None where all do."""
     if not isinstance(objective.loss, Supervised):
         return None
     targets = batch[1]
@@ -302,14 +303,8 @@ def sampled_form(
     mask: Tensor | None,
 ) -> Form:
     """The map u -> mean over labels and draws of s (s . u), s the score of a sampled label."""
-    if likelihood == "categorical" and outputs.ndim < 2:
-        raise LossError("a categorical likelihood needs outputs with the classes along axis 1.")
-    scores = [_SCORES[likelihood](outputs, generator) for _ in range(draws)]
-    if mask is not None:
-        scores = [torch.where(mask, score, 0.0) for score in scores]
+    scores, counted = sampled_scores(outputs, likelihood, draws, generator, mask)
     categorical = likelihood == "categorical"
-    labels = outputs.numel() // outputs.shape[1] if categorical else outputs.numel()
-    counted = labels if mask is None else int(mask.sum())
 
     def apply(vector: Vectors, keep: bool) -> list[Tensor | None]:
         (direction,) = vector
@@ -320,6 +315,24 @@ def sampled_form(
         return [total / max(counted * draws, 1)]
 
     return apply
+
+
+def sampled_scores(
+    outputs: Tensor,
+    likelihood: str,
+    draws: int,
+    generator: torch.Generator,
+    mask: Tensor | None,
+) -> tuple[list[Tensor], int]:
+    """Slopes in the outputs of the losses of sampled labels, and how many labels count."""
+    if likelihood == "categorical" and outputs.ndim < 2:
+        raise LossError("a categorical likelihood needs outputs with the classes along axis 1.")
+    scores = [_SCORES[likelihood](outputs, generator) for _ in range(draws)]
+    if mask is not None:
+        scores = [torch.where(mask, score, 0.0) for score in scores]
+    categorical = likelihood == "categorical"
+    labels = outputs.numel() // outputs.shape[1] if categorical else outputs.numel()
+    return scores, labels if mask is None else int(mask.sum())
 
 
 def _recognized(criterion: object) -> str | None:

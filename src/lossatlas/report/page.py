@@ -14,9 +14,10 @@ from lossatlas.recipes import Runs
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.readings import headline, reading
+from lossatlas.report.results import result_page
 from lossatlas.report.sections import SECTIONS
 from lossatlas.report.trainings import runs_page
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Result
 from lossatlas.store import Provenance, writing
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain, with_error
@@ -26,12 +27,14 @@ _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2
 
 
 def write_report(
-    found: Survey | Comparison | Runs,
+    found: Result,
     path: str | Path,
     *,
     sections: Sequence[Builder] = SECTIONS,
+    title: str | None = None,
+    provenance: Provenance | None = None,
 ) -> Path:
-    """Write a survey, a comparison or trainings as one self-contained HTML page.
+    """Write a survey, a comparison, trainings or another result as one self-contained page.
 
     The page loads nothing from anywhere: scripts, styles and data are in it, and its content
     security policy forbids the rest.
@@ -40,6 +43,8 @@ def write_report(
         found: what was found.
         path: where, by convention `*.html`; missing folders are made.
         sections: what to show of a survey, in this order; each makes a section of it or None.
+        title: the heading of the page of another result, which holds none itself.
+        provenance: where its numbers come from.
 
     Returns:
         The path.
@@ -49,18 +54,26 @@ def write_report(
             has neither an error nor a reason.
         FileError: the place cannot be written; nothing is left behind.
     """
-    page = render(found, sections=sections)
+    page = render(found, sections=sections, title=title, provenance=provenance)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
-def render(found: Survey | Comparison | Runs, *, sections: Sequence[Builder] = SECTIONS) -> str:
-    """The page of a survey, a comparison or trainings as text.
+def render(
+    found: Result,
+    *,
+    sections: Sequence[Builder] = SECTIONS,
+    title: str | None = None,
+    provenance: Provenance | None = None,
+) -> str:
+    """The page of a survey, a comparison, trainings or another result as text.
 
     Args:
         found: what was found.
         sections: what to show of a survey, in this order.
+        title: as for `write_report`.
+        provenance: as for `write_report`.
 
     Returns:
         HTML.
@@ -73,12 +86,14 @@ def render(found: Survey | Comparison | Runs, *, sections: Sequence[Builder] = S
         return _typeset(comparison_page(found))
     if isinstance(found, Runs):
         return _typeset(runs_page(found))
-    if not isinstance(found, Survey):
+    if isinstance(found, Survey):
+        return _typeset(_survey_page(found, sections))
+    if not isinstance(found, Result):
         raise ArgumentError(
-            "`found` must be what survey(), compare() or a comparison of trainings returns; "
+            "`found` must be a result, such as what survey(), compare() or merge() returns; "
             f"got {type(found).__name__}."
         )
-    return _typeset(_survey_page(found, sections))
+    return _typeset(result_page(found, title, provenance))
 
 
 def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:

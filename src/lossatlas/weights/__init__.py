@@ -3,6 +3,8 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.weights.align import Alignment, align
 from lossatlas.weights.connect import Connection, connect
+from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
+from lossatlas.weights.factors import Factor, Factors, LayerFactors, factors
 from lossatlas.weights.merge import (
     Conflict,
     Merge,
@@ -14,7 +16,10 @@ from lossatlas.weights.merge import (
 )
 from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
+from lossatlas.weights.repair import Repair, repair
+from lossatlas.weights.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
+from lossatlas.weights.window import WindowFisher, window_fisher
 
 __all__ = [
     # symmetries and alignment
@@ -28,6 +33,8 @@ __all__ = [
     # paths
     "Connection",
     "connect",
+    "Repair",
+    "repair",
     # merging
     "METHODS",
     "Merge",
@@ -37,6 +44,19 @@ __all__ = [
     "compare_merges",
     "Soup",
     "soup",
+    # curvature of weights, and editing by it
+    "Factors",
+    "LayerFactors",
+    "Factor",
+    "factors",
+    "EditCurve",
+    "EditedLayer",
+    "edit_curve",
+    "WindowFisher",
+    "window_fisher",
+    "Sensitivity",
+    "LayerSensitivity",
+    "sensitivity",
 ]
 
 guard_exports(__name__)

@@ -13,6 +13,7 @@ from lossatlas.checks import check_at_least, check_one_of, check_same_structure
 from lossatlas.errors import NonFiniteError, SymmetryError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.weights.activations import Correlations
@@ -107,7 +108,9 @@ def align(
         objective: model, loss and batches. Halfway losses are measured on its data: use data
             that neither network was trained on. Its mode says what norm layers do there.
         reference: name -> tensor, as `objective.params` or a full state dict.
-        other: the network that is moved; the same names and shapes. Not changed.
+        other: the network that is moved; the same names and shapes. Not changed. Parameters
+            alone stand for a network with the running statistics of the model, which move
+            along and are part of the answer.
         by: "best", "weights" or "activations".
         starts: random orders of weight matching.
         seed: of these orders.
@@ -143,7 +146,8 @@ def align(
     check_same_structure(reference=reference, other=other)
     for name, params in (("reference", reference), ("other", other)):
         check_finite(name, params)
-    reference, other = (objective.split(point).whole for point in (reference, other))
+    points = (objective.split(point).whole for point in (reference, other))
+    reference, other = (with_statistics(objective, point) for point in points)
     matcher = _Matcher(objective, reference, other)
     candidates = {"unchanged": _Candidate(dict(other), ())} | _candidates(
         matcher, by, starts, seed
@@ -163,6 +167,20 @@ def align(
         distance=(lengths["unchanged"], lengths[way]),
         error=halfway.change(chosen.params),
     )
+
+
+def with_statistics(objective: Objective, point: Params) -> dict[str, Tensor]:
+    """A point with the model's running statistics, which move along with the channels."""
+    if objective.mode != "eval":
+        return dict(point)
+    buffers, layers = dict(objective.model.named_buffers()), norm_layers(objective.model)
+    named = {n for n, module in objective.model.named_modules() if module in layers}
+    own = {
+        name: value.detach().clone()
+        for name, value in buffers.items()
+        if name.rpartition(".")[0] in named
+    }
+    return own | dict(point)
 
 
 def check_finite(argument: str, params: Params) -> None:

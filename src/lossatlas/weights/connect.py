@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,21 @@ from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
-from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import number
-from lossatlas.weights.align import align, check_finite
+from lossatlas.weights.align import align, check_finite, with_statistics
 from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.repair import Repairer
+from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
 KINDS = ("line", "bezier", "chain")
 _DRAWS = 1000
 _REFINEMENTS = 6
+REPAIRS = ("norms", "all")
+# How often the state of a training is kept.
+_SAVES = 50
 _CURVES = Reference(
     "curves between modes",
     "T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson. Loss Surfaces, Mode "
@@ -58,6 +64,8 @@ class Connection(Result):
         bends: the trained points in between; none for a line.
         length: of the path, Euclidean.
         chord: distance of the ends.
+        repaired: what was done at every point between the ends before its loss was taken, "",
+            "norms" or "all"; see `repair`.
         samples: how many independent units the errors come from.
     """
 
@@ -74,6 +82,7 @@ class Connection(Result):
     length: float = quantity("weights")
     chord: float = quantity("weights")
     samples: int = 0
+    repaired: str = ""
 
     @property
     def barrier(self) -> Estimate:
@@ -170,6 +179,40 @@ class Connection(Result):
             return (said,)
         return said, f"The path is {number(self.length / self.chord, 3)} times its chord."
 
+    def figures(self) -> tuple[Figure, ...]:
+        """The excess along the path with its band, and the loss itself.
+
+        Returns:
+            Two figures.
+        """
+        from lossatlas.plots.chart import Axis, backends
+        from lossatlas.plots.paths import Curve, curve_chart
+
+        width = self.band if math.isfinite(self.band) else 0.0
+        excess = Curve("excess", self.at, self.excess, width * self.excess_stderr)
+        loss = Curve("loss", self.at, self.loss, 1.96 * self.stderr)
+
+        def figure(name: str, title: str, y: str, curve: Curve, caption: str) -> Figure:
+            x = Axis("position on the path")
+            return Figure(
+                name,
+                title,
+                *backends(lambda: curve_chart([curve], title, x, y)),
+                caption=caption,
+                alt=f"A curve of the {y} from one network to the other.",
+            )
+
+        return (
+            figure(
+                "excess",
+                "Loss above the line between the ends",
+                "excess loss",
+                excess,
+                "The band holds the excess at all points together with 95 %.",
+            ),
+            figure("loss", "Loss along the path", "loss", loss, "With 95 % intervals."),
+        )
+
 
 def connect(
     objective: Objective,
@@ -183,8 +226,11 @@ def connect(
     momentum: float = 0.9,
     bends: int = 1,
     align_first: bool = False,
+    repair: str | None = None,
     metrics: Mapping[str, Callable[..., Any]] | None = None,
     seed: int = 0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Connection:
     """Measure the loss along a path between two networks of one architecture.
 
@@ -206,8 +252,14 @@ def connect(
         momentum: of that training.
         bends: trained points of a chain.
         align_first: align the second network to the first beforehand (see `align`).
+        repair: "norms" estimates running statistics anew at every point between the ends,
+            "all" gives the units of all layers the statistics of the ends as well (see
+            `repair`; one pass over the data a layer and point).
         metrics: name -> function of (model, batch), recorded along the path.
         seed: of positions and order of the batches in training, and of the band.
+        resume: a file that finished steps and points go to; the same call goes on from there
+            after a kill, with the same bits.
+        progress: called with how many steps and points are done, and of how many.
 
     Returns:
         The path with its losses, band and barrier.
@@ -215,8 +267,9 @@ def connect(
     Raises:
         ArgumentError: too few points, or a curve without steps.
         NonFiniteError: a checkpoint is not finite.
+        ResumeError: `resume` belongs to another run, or cannot be written.
         StructureError: the two are no points of one model.
-        UnknownNameError: an unknown kind.
+        UnknownNameError: an unknown kind or repair.
 
     Source: Frankle et al., arXiv:1912.05671; Garipov et al., arXiv:1802.10026. The band is a
         Gaussian multiplier bootstrap (Chernozhukov, Chetverikov, Kato, Ann. Statist. 2013).
@@ -232,6 +285,8 @@ def connect(
         0.0
     """
     check_one_of("kind", kind, KINDS)
+    if repair is not None:
+        check_one_of("repair", repair, REPAIRS)
     check_at_least("points", points, 3)
     check_at_least("steps", steps, 0 if kind == "line" else 1)
     check_at_least("bends", bends, 1)
@@ -239,18 +294,37 @@ def connect(
     for name, params in (("first", first), ("second", second)):
         check_finite(name, params)
     a, b = (state.whole for state in states_of(objective, (first, second)))
-    if align_first:
-        b = align(objective, a, b, seed=seed).params
-    between: tuple[dict[str, Tensor], ...] = ()
-    if kind != "line":
-        count = 1 if kind == "bezier" else bends
-        between = _trained(objective, kind, (a, b), count, _Training(steps, lr, momentum, seed))
-    knots = (a, *between, b)
-    survey = _Survey(objective, lambda t: _point(kind, knots, t), metrics or {})
-    for t in np.linspace(0, 1, points).tolist():
-        survey.measure(t)
-    survey.refine(_REFINEMENTS)
-    return survey.result(kind, knots, seed)
+    training = _Training(steps if kind != "line" else 0, lr, momentum, seed)
+    plan = _Plan(kind, points, bends, training)
+    settings: dict[str, Any] = {"plan": repr(plan), "align": align_first, "repair": repair}
+    settings["metrics"] = list(metrics or {})
+    told = _Told(progress, plan)
+    with Unfinished(resume, identity("connect", [objective], [a, b], settings)) as kept:
+        if align_first:
+            a, b = (with_statistics(objective, end) for end in (a, b))
+            b = _aligned(objective, a, b, seed, kept)
+        between: tuple[dict[str, Tensor], ...] = ()
+        if kind != "line":
+            between = _trained(objective, plan, (a, b), kept, told)
+        knots = (a, *between, b)
+        survey = _Survey(
+            objective, knots, plan, kept, told, metrics=metrics or {}, repair=repair
+        )
+        for t in np.linspace(0, 1, points).tolist():
+            survey.measure(t)
+        survey.refine(_REFINEMENTS)
+    return survey.result(seed)
+
+
+def _aligned(
+    objective: Objective, a: Params, b: Params, seed: int, kept: Unfinished
+) -> dict[str, Tensor]:
+    found = kept.get_tensors("aligned", b.values())
+    if found is None:
+        aligned = align(objective, a, b, seed=seed).params
+        found = [aligned[name] for name in b]
+        kept.put_tensors("aligned", found)
+    return dict(zip(b, found, strict=True))
 
 
 def _point(kind: str, knots: Sequence[Params], t: float) -> dict[str, Tensor]:
@@ -280,25 +354,78 @@ class _Training:
         return self.lr * min(1.0, max(0.01, 1 - 0.99 * (done - 0.5) / 0.4))
 
 
+@dataclass(frozen=True)
+class _Plan:
+    kind: str
+    points: int
+    bends: int
+    training: _Training
+
+    @property
+    def count(self) -> int:
+        """Trained points."""
+        return {"line": 0, "bezier": 1, "chain": self.bends}[self.kind]
+
+
+class _Told:
+    """Progress over steps of training, then points."""
+
+    def __init__(self, tell: Callable[[int, int], None] | None, plan: _Plan) -> None:
+        self._tell, self._done = tell, 0
+        self._total = plan.training.steps + plan.points + _REFINEMENTS
+
+    def add(self, count: int = 1) -> None:
+        self._done += count
+        if self._tell is not None:
+            self._tell(min(self._done, self._total), self._total)
+
+
 def _trained(
-    objective: Objective, kind: str, ends: tuple[Params, Params], count: int, plan: _Training
+    objective: Objective,
+    plan: _Plan,
+    ends: tuple[Params, Params],
+    kept: Unfinished,
+    told: _Told,
 ) -> tuple[dict[str, Tensor], ...]:
-    shares = [(k + 1) / (count + 1) for k in range(count)]
+    shares = [(k + 1) / (plan.count + 1) for k in range(plan.count)]
     bends = [blend(ends, [1 - share, share]) for share in shares]
     speed = [{n: torch.zeros_like(bend[n]) for n in objective.names} for bend in bends]
-    draw = generator(plan.seed, "positions")
-    batches = _endless(objective, plan.seed)
-    for step in range(plan.steps):
-        t = float(torch.rand((), generator=draw, dtype=torch.float64))
-        knots = (ends[0], *bends, ends[1])
-        part = _shares(kind, len(knots), t)
-        slope = objective.part([next(batches)]).gradient(blend(knots, part))
+    training = plan.training
+    draw = generator(training.seed, "positions")
+    batches = _endless(objective, training.seed)
+    start = _resumed(kept, bends, speed)
+    told.add(start)
+    for step in range(training.steps):
+        t, batch = float(torch.rand((), generator=draw, dtype=torch.float64)), next(batches)
+        if step < start:
+            # What is drawn is the same as if never stopped.
+            continue
+        part = _shares(plan.kind, plan.count + 2, t)
+        slope = objective.part([batch]).gradient(blend((ends[0], *bends, ends[1]), part))
         for bend, velocity, share in zip(bends, speed, part[1:-1], strict=True):
-            if share:
-                for name, value in slope.items():
-                    velocity[name].mul_(plan.momentum).add_(value, alpha=share)
-                    bend[name] -= plan.rate(step) * velocity[name]
+            for name, value in slope.items() if share else ():
+                velocity[name].mul_(training.momentum).add_(value, alpha=share)
+                bend[name] -= training.rate(step) * velocity[name]
+        told.add()
+        done = step + 1
+        if done == training.steps or done % max(1, training.steps // _SAVES) == 0:
+            moved = [side[n] for n in objective.names for side in (*bends, *speed)]
+            kept.put_tensors("training", [torch.tensor(float(done)), *moved])
     return tuple(bends)
+
+
+def _resumed(
+    kept: Unfinished, bends: list[dict[str, Tensor]], speed: list[dict[str, Tensor]]
+) -> int:
+    """Put back what was kept of a training; how many steps were done."""
+    places = [(side, name) for name in speed[0] for side in (*bends, *speed)]
+    like = [torch.zeros((), dtype=torch.float64), *(side[name] for side, name in places)]
+    found = kept.get_tensors("training", like)
+    if found is None:
+        return 0
+    for (side, name), value in zip(places, found[1:], strict=True):
+        side[name] = value.clone()
+    return int(found[0])
 
 
 def _endless(objective: Objective, seed: int) -> Any:
@@ -315,20 +442,41 @@ class _Survey:
     def __init__(
         self,
         objective: Objective,
-        point: Callable[[float], dict[str, Tensor]],
+        knots: tuple[Params, ...],
+        plan: _Plan,
+        kept: Unfinished,
+        told: _Told,
+        *,
         metrics: Mapping[str, Callable[..., Any]],
+        repair: str | None,
     ) -> None:
-        self._objective, self._point, self._metrics = objective, point, metrics
-        self._losses = PairedLosses(objective)
+        self._objective, self._knots, self._plan = objective, knots, plan
+        self._metrics, self._kept, self._told = metrics, kept, told
+        self._losses = PairedLosses(objective, kept)
         self._sums: dict[float, Array] = {}
         self._measured: dict[float, dict[str, float]] = {}
+        self._repair = repair or ""
+        self._repairer: Repairer | None = None
+
+    def _point(self, t: float) -> dict[str, Tensor]:
+        point = _point(self._plan.kind, self._knots, t)
+        if not self._repair:
+            return point
+        if self._repairer is None:
+            ends, only = (self._knots[0], self._knots[-1]), self._repair == "norms"
+            self._repairer = Repairer(self._objective, *ends, only_norms=only)
+        return dict(self._repairer.repaired(point, t).params)
 
     def measure(self, t: float) -> None:
-        params = self._point(t)
-        self._sums[t] = self._losses.sums(params)
+        self._sums[t] = self._losses.sums_once(f"losses at {t!r}", lambda: self._point(t))
         if self._metrics:
-            found = self._objective.evaluate_all(self._metrics, params)
-            self._measured[t] = {name: found[name].value for name in self._metrics}
+            values = self._kept.once(f"metrics at {t!r}", lambda: self._metrics_at(t))
+            self._measured[t] = dict(zip(self._metrics, values[0].tolist(), strict=True))
+        self._told.add()
+
+    def _metrics_at(self, t: float) -> Array:
+        found = self._objective.evaluate_all(self._metrics, self._point(t))
+        return np.array([[found[name].value for name in self._metrics]])
 
     def refine(self, count: int) -> None:
         """Halve the wider of the two intervals around the largest excess, again and again."""
@@ -338,8 +486,13 @@ class _Survey:
             if not np.isfinite(excess).all():
                 return
             top = int(np.argmax(excess))
-            around = list(pairwise(at[max(top - 1, 0) : top + 2]))
-            low, high = max(around, key=lambda pair: pair[1] - pair[0])
+            around = list(pairwise(range(max(top - 1, 0), min(top + 2, len(at)))))
+            # Of two that are as wide the higher one, whichever end the path starts from.
+            k, _ = max(
+                around,
+                key=lambda pair: (round(at[pair[1]] - at[pair[0]], 9), excess[[*pair]].sum()),
+            )
+            low, high = at[k], at[k + 1]
             self.measure((low + high) / 2)
 
     def _excess(self, at: Array) -> Array:
@@ -347,15 +500,15 @@ class _Survey:
         start = self._sums[0.0]
         return rows - start - np.outer(at, self._sums[1.0] - start)
 
-    def result(self, kind: str, knots: Sequence[Params], seed: int) -> Connection:
+    def result(self, seed: int) -> Connection:
+        knots, kind = self._knots, self._plan.kind
         at = np.array(sorted(self._sums))
         means = [self._losses.mean(self._sums[t]) for t in at.tolist()]
         rows = self._excess(at)
         excess = [self._losses.mean(row) for row in rows]
         stderr = np.array([found.stderr for found in excess])
-        path = (
-            [self._point(t) for t in np.linspace(0, 1, 33).tolist()] if kind != "line" else []
-        )
+        places = np.linspace(0, 1, 33).tolist() if kind != "line" else []
+        path = [_point(kind, knots, t) for t in places]
         chord = _between(knots[0], knots[-1])
         return Connection(
             kind=kind,
@@ -374,6 +527,7 @@ class _Survey:
             length=sum(_between(*pair) for pair in pairwise(path)) if path else chord,
             chord=chord,
             samples=excess[0].samples,
+            repaired=self._repair,
         )
 
 

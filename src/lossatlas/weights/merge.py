@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
-from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.store.records import record
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.methods import Change, Inputs, changed, options_of
 from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
 SEARCH = "search"
@@ -101,6 +104,14 @@ class Merge(Result):
             *self.notes,
         )
 
+    def figures(self) -> tuple[Figure, ...]:
+        """Differences of the loss to the average, the base and each expert.
+
+        Returns:
+            One figure.
+        """
+        return (_differences("Loss of the merged network minus that of others", self.against),)
+
 
 @result("merge comparison", references=(_SOUP,))
 class MergeComparison(Result):
@@ -143,6 +154,30 @@ class MergeComparison(Result):
         )
         lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
         return (start, *lost, *self.notes)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Differences of the loss to the plain average, the best first.
+
+        Returns:
+            One figure.
+        """
+        order = sorted(self.against, key=lambda name: self.against[name].value)
+        shown = {name: self.against[name] for name in order}
+        return (_differences("Loss minus that of the plain average", shown),)
+
+
+def _differences(title: str, found: Mapping[str, Estimate]) -> Figure:
+    from lossatlas.plots.chart import backends
+    from lossatlas.plots.paths import Difference, difference_chart
+
+    shown = [Difference(name, e.value, *e.interval()) for name, e in found.items()]
+    return Figure(
+        "differences",
+        title,
+        *backends(lambda: difference_chart(shown, title, "difference of losses")),
+        caption="With 95 % intervals of paired differences; left of 0 is better.",
+        alt="Intervals of differences of losses, one a row.",
+    )
 
 
 def _verdict(found: Estimate) -> str:
@@ -241,6 +276,8 @@ def compare_merges(
     objectives: Sequence[Objective] = (),
     tune: Objective | None = None,
     seed: int = 0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> MergeComparison:
     """Merge the same networks in several ways and compare them on the same examples.
 
@@ -253,6 +290,9 @@ def compare_merges(
         objectives: as for `merge`.
         tune: as for `merge`; where "search" is among the methods all are judged on the rest.
         seed: as for `merge`.
+        resume: a file that losses of finished merges go to; the same call goes on from there
+            after a kill, with the same bits.
+        progress: called with how many networks were measured, and of how many.
 
     Returns:
         Losses of all merges and networks, and paired differences to the plain average.
@@ -260,6 +300,7 @@ def compare_merges(
     Raises:
         ArgumentError: no expert, or a method that cannot be read.
         NonFiniteError: a checkpoint is not finite.
+        ResumeError: `resume` belongs to another run, or cannot be written.
         StructureError: names or shapes differ.
         UnknownNameError: an unknown method or option.
 
@@ -286,27 +327,64 @@ def compare_merges(
     )
     if SEARCH in {name for name, _ in chosen}:
         job.split()
-    judged = PairedLosses(job.judge)
-    average = judged.sums(job.made("average", {}).params)
-    losses = {"average": judged.mean(average)}
-    against, failed, coefficients = {}, {}, {}
-    for name, options in chosen:
-        title = described(name, options)
-        if title == "average":
-            continue
+    settings = {"methods": [described(*method) for method in chosen], "seed": seed}
+    judges = [job.judge, *objectives, *([tune] if tune is not None else [])]
+    points = [*job.networks.values(), *importances]
+    titles = {described(*method): method for method in chosen}
+    titles.pop("average", None)
+    with Unfinished(resume, identity("merges", judges, points, settings)) as kept:
+        table = _Table(job, kept, progress, len(titles) + len(job.networks))
+        for title, (name, options) in titles.items():
+            table.add_merge(title, name, options)
+        for name, params in job.networks.items():
+            table.add(name, partial(dict, params))
+    return table.found()
+
+
+class _Table:
+    """Losses of merges and networks beside that of the average."""
+
+    def __init__(
+        self,
+        job: "_Job",
+        kept: Unfinished,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> None:
+        self._job, self._kept, self._progress, self._total = job, kept, progress, total
+        self._judged = PairedLosses(job.judge, kept)
+        self._average = self._judged.sums_once(
+            "average", lambda: job.made("average", {}).params
+        )
+        self._losses = {"average": self._judged.mean(self._average)}
+        self._against: dict[str, Estimate] = {}
+        self._failed: dict[str, str] = {}
+        self._coefficients: dict[str, tuple[float, ...]] = {}
+
+    def add(self, title: str, params: Callable[[], Params]) -> None:
+        sums = self._judged.sums_once(title, params)
+        self._losses[title] = self._judged.mean(sums)
+        self._against[title] = self._judged.mean(sums - self._average)
+        if self._progress is not None:
+            self._progress(len(self._against) + len(self._failed), self._total)
+
+    def add_merge(self, title: str, name: str, options: Mapping[str, Any]) -> None:
+        made = cache(partial(self._job.made, name, options))
         try:
-            made = job.made(name, options)
+            self.add(title, lambda: made().params)
+            shares = self._kept.once(
+                f"shares of {title}", lambda: np.array([[0.0, *made().coefficients]])
+            )
         except ArgumentError as error:
-            failed[title] = str(error)
-            continue
-        sums = judged.sums(made.params)
-        losses[title], against[title] = judged.mean(sums), judged.mean(sums - average)
-        if made.coefficients:
-            coefficients[title] = made.coefficients
-    for name, params in job.networks.items():
-        sums = judged.sums(params)
-        losses[name], against[name] = judged.mean(sums), judged.mean(sums - average)
-    return MergeComparison(losses, against, coefficients, failed, job.notes)
+            self._failed[title] = str(error)
+            return
+        if shares.shape[1] > 1:
+            self._coefficients[title] = tuple(map(float, shares[0, 1:]))
+
+    def found(self) -> MergeComparison:
+        return MergeComparison(
+            self._losses, self._against, self._coefficients, self._failed, self._job.notes
+        )
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
@@ -543,8 +621,9 @@ class Soup(Result):
         """
         found = self.against["best single"]
         return (
-            f"The mean of checkpoints {', '.join(map(str, self.kept))} has a loss of "
-            f"{self.loss}, {_verdict(found)} the best single one (difference {found}).",
+            f"The loss of the mean of {len(self.kept)} checkpoints "
+            f"({', '.join(map(str, self.kept))}) is {_verdict(found)} the best single one "
+            f"(difference {found}).",
         )
 
 

@@ -1,7 +1,7 @@
 """Losses at several weights on the same examples: differences with paired errors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
+from lossatlas.weights.unfinished import Unfinished
 
 Array = NDArray[np.float64]
 _ONE_UNIT = "one batch mean has no spread; return one loss an example"
@@ -20,16 +21,24 @@ class PairedLosses:
 
     Args:
         objective: model, loss and batches.
+        kept: where finished losses are.
     """
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(self, objective: Objective, kept: Unfinished | None = None) -> None:
+        self._objective, self._kept = objective, kept or Unfinished(None, {})
         self.weights: Array = np.zeros(0)
 
     def sums(self, params: Params) -> Array:
         """The loss of each unit times its weight, shape (units,)."""
         sums, weights = self._pairs(params)
         self.weights = weights
+        return sums
+
+    def sums_once(self, name: str, params: Callable[[], Params]) -> Array:
+        """As `sums`, unless losses of that name were kept: then they are read."""
+        found = self._kept.once(name, lambda: np.stack(self._pairs(params())))
+        self.weights = found[1]
+        sums: Array = found[0]
         return sums
 
     def _pairs(self, params: Params) -> tuple[Array, Array]:

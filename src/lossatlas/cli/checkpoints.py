@@ -1,0 +1,94 @@
+"""Several checkpoints of one model, for the commands that compare, join or change them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from lossatlas.cli.options import SubjectSettings
+from lossatlas.cli.output import Output
+from lossatlas.cli.subject import Subject, load_subject
+from lossatlas.errors import ArgumentError
+from lossatlas.linalg.params import Params, snapshot
+from lossatlas.objective import Objective
+from lossatlas.objective.point import tracks_statistics
+from lossatlas.report import write_report
+from lossatlas.result import Result
+from lossatlas.store import Provenance
+from lossatlas.training.checkpoints import save_weights
+from lossatlas.training.datasets import load_dataset
+from lossatlas.training.models import normalization_of
+from lossatlas.weights.repair import running_statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoints:
+    """A model with its data, and the states of some files.
+
+    Attributes:
+        subject: what the files are weights of.
+        objective: on the data of the command.
+        states: full state dicts, in the order of the files.
+    """
+
+    subject: Subject
+    objective: Objective
+    states: tuple[dict[str, Tensor], ...]
+
+    def on(self, data: str) -> Objective:
+        """The same loss on other data."""
+        settings, own = self.subject.settings, self.subject.own
+        if own is not None:
+            raise ArgumentError(
+                f"an objective of your own holds its data; got {data!r} beside it: use the "
+                "Python functions of lossatlas.weights for several data sets."
+            )
+        loaded = load_dataset(
+            data,
+            examples=settings.examples,
+            normalize=normalization_of(settings.model or ""),
+        )
+        return replace(self.subject, data=loaded).objective(self.objective.mode)
+
+    def report(self, found: Result, file: Path, title: str) -> Path:
+        """Write the page of a result."""
+        settings, (model, data) = self.subject.settings, self.objective.fingerprint()
+        seed, used = settings.seed, settings.model_dump(mode="json")
+        record = Provenance(seed=seed, settings=used, model=model, data=data)
+        return write_report(found, file, title=title, provenance=record)
+
+    def write(self, params: Params, file: Path) -> Path:
+        """Write a network with all buffers; running statistics that fit it."""
+        model = self.subject.model
+        state = dict(self.states[0])
+        state |= {name: value for name, value in params.items() if name in state}
+        if self.objective.mode == "recalibrated":
+            moved = {name: state[name] for name in self.objective.params}
+            state |= running_statistics(self.objective, moved)
+        model.load_state_dict(state)
+        return save_weights(model.state_dict(), file)
+
+
+def load_checkpoints(
+    settings: SubjectSettings, files: Sequence[Path], output: Output
+) -> Checkpoints:
+    """Read files into states of one model; running statistics are estimated anew."""
+    subject = load_subject(settings)
+    states = []
+    for file in files:
+        subject.load(file, output.note)
+        states.append(snapshot(subject.model.state_dict()))
+    subject.model.load_state_dict(states[0])
+    for parameter in subject.model.parameters() if subject.own is None else ():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    tracking = tracks_statistics(subject.model)
+    mode = settings.mode or ("recalibrated" if tracking and len(files) > 1 else "eval")
+    objective = subject.objective(mode)
+    if tracking and objective.mode == "recalibrated":
+        output.note(
+            "running statistics are estimated anew from the data for every network (mode "
+            "recalibrated)"
+        )
+    return Checkpoints(subject, objective, tuple(states))

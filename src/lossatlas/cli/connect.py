@@ -1,0 +1,94 @@
+"""`lossatlas connect`: the loss along a path between two checkpoints."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.options import SubjectSettings, check_files
+from lossatlas.cli.output import Output
+from lossatlas.settings import common, defaults, option
+
+_CONNECT = defaults("weights.connect:connect")
+_positive: Any = {"gt": 0, "allow_inf_nan": False}
+
+
+class ConnectSettings(SubjectSettings):
+    """Settings of `lossatlas connect`."""
+
+    files: tuple[Path, ...] = option(
+        (), "Two checkpoints of one model: the path leads from the first.", positional=True
+    )
+    align: bool = option(
+        _CONNECT["align_first"], "Align the second network to the first beforehand."
+    )
+    kind: Literal["line", "bezier", "chain"] = option(_CONNECT["kind"], "The path.")
+    points: int = option(_CONNECT["points"], "Positions along the path.", ge=3)
+    steps: int = option(2000, "Steps of training for a bezier or a chain.", ge=1)
+    lr: float = option(_CONNECT["lr"], "Learning rate of that training.", **_positive)
+    bends: int = option(_CONNECT["bends"], "Trained points of a chain.", ge=1)
+    repair: Literal["norms", "all"] | None = option(
+        _CONNECT["repair"],
+        "Correct the units of networks in between: norms estimates running statistics anew, "
+        "all gives every layer the statistics of the ends (REPAIR).",
+    )
+    out: Path = common(Path("connection"), "Folder of the results.", short="o")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ConnectSettings":
+        check_files(self.files, 2, "two checkpoints")
+        if len(self.files) > 2:
+            raise ValueError(f"`files` must be two checkpoints; got {len(self.files)}")
+        return self
+
+
+def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
+    """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
+    from lossatlas.cli.checkpoints import load_checkpoints
+    from lossatlas.store import make_folder, occupied, remove_ledger
+    from lossatlas.weights import connect
+
+    make_folder(settings.out)
+    with occupied(settings.out):
+        given = load_checkpoints(settings, settings.files, output)
+        metrics = given.subject.metrics(given.objective, output)
+        ledger = settings.out / "connection.resume"
+        if not resume:
+            remove_ledger(ledger)
+        with output.progress("measuring the path") as progress:
+            found = connect(
+                given.objective, *given.states,
+                kind=settings.kind, points=settings.points,
+                steps=0 if settings.kind == "line" else settings.steps, lr=settings.lr,
+                bends=settings.bends, align_first=settings.align, repair=settings.repair,
+                metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
+            )  # fmt: skip
+        files = {"results": found.save(settings.out / "connection.nc")}
+        for number, bend in enumerate(found.bends, 1):
+            name = f"bend {number}" if len(found.bends) > 1 else "bend"
+            file = settings.out / f"{name.replace(' ', '-')}.safetensors"
+            files[name] = given.write(bend, file)
+        title = f"from {settings.files[0]} to {settings.files[1]}"
+        files["report"] = given.report(found, settings.out / "report.html", title)
+        remove_ledger(ledger)
+    for sentence in found.sentences():
+        output.note(sentence)
+    path = {
+        "at": found.at.tolist(),
+        "loss": found.loss.tolist(),
+        "stderr": found.stderr.tolist(),
+        "excess": found.excess.tolist(),
+        "excess_stderr": found.excess_stderr.tolist(),
+        "metrics": {name: values.tolist() for name, values in found.metrics.items()},
+    }
+    extra = {"path": path, "is_barrier_certain": found.is_barrier_certain}
+    output.result(found, title, files=files, extra=extra)
+
+
+command = Command(
+    ConnectSettings, run,
+    "Measure the loss along a path between two checkpoints: the barrier with its paired error, "
+    "or none. Use data that neither was trained on.",
+    resume="Go on with a path that was stopped.",
+)  # fmt: skip

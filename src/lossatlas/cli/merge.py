@@ -1,0 +1,157 @@
+"""`lossatlas merge`: one network from several, and whether it helped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import model_validator
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.options import SubjectSettings, check_files
+from lossatlas.cli.output import Output
+from lossatlas.settings import DATA, LISTED, common, defaults, option
+
+if TYPE_CHECKING:
+    from lossatlas.cli.checkpoints import Checkpoints
+    from lossatlas.result import Estimate
+
+_MERGE = defaults("weights.merge:merge")
+_METHODS = (
+    "average, task_arithmetic (scale), slerp (t), ties (density, scale), dare (density, "
+    "scale), fisher (normalize), ota (density, power), regmean (shrink), stock, or search; "
+    "options as in 'ties:density=0.3'."
+)
+_METHOD = f"How: {_METHODS}"
+_COMPARE = (
+    "Compare methods on the same examples instead of writing weights; separated by commas, "
+    "options of one method by semicolons, as in 'average,ties:density=0.3;scale=1'."
+)
+_TUNE = (
+    "For search: data that chooses the coefficients, neither trained on nor reported. By "
+    "default every second batch."
+)
+_EXPERT = (
+    "Data of one expert, for fisher, ota and regmean; repeat it, one an expert, in their order."
+)
+
+
+class MergeSettings(SubjectSettings):
+    """Settings of `lossatlas merge`; `--config` takes the YAML of mergekit as well."""
+
+    files: tuple[Path, ...] = option(
+        (), "The base, then the networks that were fine-tuned from it.", positional=True
+    )
+    method: str = option(_MERGE["method"], _METHOD)
+    compare: Annotated[tuple[str, ...], LISTED] = option((), _COMPARE)
+    tune: str | None = option(None, f"{_TUNE} {DATA}")
+    expert_data: tuple[str, ...] = option((), f"{_EXPERT} {DATA}")
+    out: Path = common(Path("merged.safetensors"), "File of the merged weights.", short="o")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_mergekit(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "merge_method" in given:
+            from lossatlas.cli.mergekit import translated
+
+            return translated(given)
+        return given
+
+    @model_validator(mode="after")
+    def _agree(self) -> "MergeSettings":
+        check_files(self.files, 2, "the base and one expert or more")
+        if self.expert_data and len(self.expert_data) != len(self.files) - 1:
+            raise ValueError(
+                f"`expert_data` must be one an expert ({len(self.files) - 1}); got "
+                f"{len(self.expert_data)}"
+            )
+        return self
+
+
+def run(settings: MergeSettings, output: Output, *, resume: bool) -> None:
+    """Merge, or compare merges."""
+    from lossatlas.cli.checkpoints import load_checkpoints
+
+    given = load_checkpoints(settings, settings.files, output)
+    options: dict[str, Any] = {
+        "objectives": [given.on(data) for data in settings.expert_data],
+        "tune": given.on(settings.tune) if settings.tune else None,
+        "seed": settings.seed,
+    }
+    if settings.compare:
+        _compare(settings, given, output, options, resume=resume)
+    else:
+        _merge(settings, given, output, options)
+
+
+def _merge(
+    settings: MergeSettings, given: "Checkpoints", output: Output, options: dict[str, Any]
+) -> None:
+    from lossatlas.weights import merge
+    from lossatlas.weights.merge import parsed
+
+    name, chosen = parsed(settings.method)
+    base, *experts = given.states
+    found = merge(given.objective, base, *experts, method=name, **options, **chosen)
+    files = {
+        "weights": given.write(found.params, settings.out),
+        "results": found.save(settings.out.with_suffix(".nc")),
+    }
+    page, title = settings.out.with_suffix(".html"), f"merged by {found.method}"
+    files["report"] = given.report(found, page, title)
+    for sentence in found.sentences():
+        output.note(sentence)
+    extra = {
+        "method": found.method,
+        "against": _numbers(found.against),
+        "coefficients": list(found.coefficients),
+    }
+    output.result(found, title, files=files, extra=extra)
+
+
+def _compare(
+    settings: MergeSettings,
+    given: "Checkpoints",
+    output: Output,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+) -> None:
+    from lossatlas.store import remove_ledger
+    from lossatlas.weights import compare_merges
+
+    ledger = settings.out.with_suffix(".resume")
+    if not resume:
+        remove_ledger(ledger)
+    methods = [spec.replace(";", ",") for spec in settings.compare]
+    base, *experts = given.states
+    with output.progress("merging") as progress:
+        found = compare_merges(
+            given.objective, base, *experts, methods=methods, resume=ledger,
+            progress=progress, **options,
+        )  # fmt: skip
+    files = {
+        "results": found.save(settings.out.with_suffix(".nc")),
+        "report": given.report(found, settings.out.with_suffix(".html"), "Merges compared"),
+    }
+    remove_ledger(ledger)
+    for sentence in found.sentences():
+        output.note(sentence)
+    extra = {
+        "losses": _numbers(found.losses),
+        "against": _numbers(found.against),
+        "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},
+        "failed": dict(found.failed),
+    }
+    output.result(found, "loss minus that of the average", files=files, extra=extra)
+
+
+def _numbers(found: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:
+    return {n: {"value": e.value, "stderr": e.stderr} for n, e in found.items()}
+
+
+command = Command(
+    MergeSettings, run,
+    "Merge fine-tuned networks and measure what came out, beside the plain average, the base "
+    "and every expert. Use data that no network was trained on, the base included.",
+    resume="Go on with a comparison that was stopped.",
+)  # fmt: skip

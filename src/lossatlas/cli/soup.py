@@ -1,0 +1,55 @@
+"""`lossatlas soup`: the average of checkpoints of one training or of several."""
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.options import SubjectSettings, check_files
+from lossatlas.cli.output import Output
+from lossatlas.settings import common, defaults, option
+
+_SOUP = defaults("weights.merge:soup")
+_GREEDY = (
+    "Take checkpoints in the order of their losses, and keep one only if the loss of the "
+    "average does not rise."
+)
+
+
+class SoupSettings(SubjectSettings):
+    """Settings of `lossatlas soup`."""
+
+    files: tuple[Path, ...] = option((), "Two checkpoints or more.", positional=True)
+    greedy: bool = option(_SOUP["greedy"], _GREEDY)
+    out: Path = common(Path("soup.safetensors"), "File of the averaged weights.", short="o")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "SoupSettings":
+        check_files(self.files, 2, "two checkpoints or more")
+        return self
+
+
+def run(settings: SoupSettings, output: Output) -> None:
+    """Average, write the weights, print whether it helped."""
+    from lossatlas.cli.checkpoints import load_checkpoints
+    from lossatlas.weights import soup
+
+    given = load_checkpoints(settings, settings.files, output)
+    found = soup(given.objective, *given.states, greedy=settings.greedy)
+    files = {
+        "weights": given.write(found.params, settings.out),
+        "results": found.save(settings.out.with_suffix(".nc")),
+        "report": given.report(found, settings.out.with_suffix(".html"), "Soup"),
+    }
+    for sentence in found.sentences():
+        output.note(sentence)
+    kept = [str(settings.files[k - 1]) for k in found.kept]
+    output.result(found, "soup", files=files, extra={"kept": kept})
+
+
+command = Command(
+    SoupSettings, run,
+    "Average checkpoints of one model and measure the average. A greedy soup is chosen on the "
+    "data it is measured on; judge it on other data.",
+    resume="Accepted as in every command; a soup starts anew.",
+)  # fmt: skip

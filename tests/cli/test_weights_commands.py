@@ -1,0 +1,221 @@
+"""`lossatlas connect`, `merge`, `soup` and `edit` as a user types them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import lossatlas as la
+from cli.test_survey_command import call
+from lossatlas.cli.merge import MergeSettings
+
+FACTORY = """import torch
+def plain():
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+def normed():
+    from torch.nn import BatchNorm1d, Linear, Sequential
+    return Sequential(Linear(4, 5), BatchNorm1d(5), Linear(5, 3))
+"""
+PLAIN = {"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "2.bias": (3,)}
+NORMED = {
+    **{"0.weight": (5, 4), "0.bias": (5,), "1.weight": (5,), "1.bias": (5,)},
+    **{"1.running_mean": (5,), "1.running_var": (5,), "2.weight": (3, 5), "2.bias": (3,)},
+}
+QUICK = ["--data", "npz:d.npz", "--batch-size", "20", "--model", "mine.py:plain", "--quiet"]
+
+
+def weights(seed, shapes):
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(shape, generator=draw) - 0.3 for name, shape in shapes.items()}
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FACTORY)
+    rng = np.random.default_rng(0)
+    for name in ("d", "e", "f"):
+        x = rng.normal(size=(60, 4)).astype("float32")
+        np.savez(f"{name}.npz", x=x, y=rng.integers(0, 3, 60))
+    for seed in range(3):
+        save_file(weights(seed, PLAIN), f"p{seed}.safetensors")
+        normed = weights(seed, NORMED)
+        normed["1.running_var"] += 1
+        save_file(normed, f"n{seed}.safetensors")
+    return tmp_path
+
+
+def run(monkeypatch, capsys, *arguments):
+    code, out, error = call(monkeypatch, capsys, *arguments, "--json", *QUICK)
+    assert code == 0, error
+    return json.loads(out)
+
+
+def loss_of(params, data="d.npz"):
+    held = np.load(data, allow_pickle=False)
+    x, y = torch.tensor(held["x"]), torch.tensor(held["y"])
+    hidden = F.relu(F.linear(x, params["0.weight"], params["0.bias"]))
+    return F.cross_entropy(F.linear(hidden, params["2.weight"], params["2.bias"]), y).item()
+
+
+def test_a_line_is_measured(monkeypatch, capsys, place):
+    found = run(monkeypatch, capsys, "connect", "p0.safetensors", "p1.safetensors")
+    path = found["path"]
+    middle = {k: (v + weights(1, PLAIN)[k]) / 2 for k, v in weights(0, PLAIN).items()}
+    at = path["at"].index(0.5)
+    assert path["loss"][at] == pytest.approx(loss_of(middle), rel=1e-5)
+    kept = la.load(place / "connection" / "connection.nc")
+    assert kept.barrier.value == found["estimates"]["barrier"]["value"]
+    assert sorted(p.name for p in (place / "connection").iterdir()) == [
+        "connection.nc", "report.html",
+    ]  # fmt: skip
+    page = (place / "connection" / "report.html").read_text()
+    assert "From A to B" in page
+    assert found["sentences"][0] in page
+    assert found["is_barrier_certain"] in {True, False}
+    assert "accuracy" in path["metrics"]
+
+
+def test_a_curve_is_trained_and_its_bend_written(monkeypatch, capsys, place):
+    found = run(
+        monkeypatch, capsys, "connect", "p0.safetensors", "p1.safetensors", "--align",
+        "--kind", "bezier", "--steps", "4", "--out", "c",
+    )  # fmt: skip
+    kept = la.load(place / "c" / "connection.nc")
+    bend = load_file(found["files"]["bend"])
+    assert all(torch.equal(bend[name], value) for name, value in kept.bends[0].items())
+
+
+def test_networks_with_statistics_are_repaired(monkeypatch, capsys):
+    given = ["connect", "n0.safetensors", "n1.safetensors", "--model", "mine.py:normed"]
+    code, out, error = call(
+        monkeypatch, capsys, *given, "--mode", "eval", "--repair", "norms", "--json",
+        "--data", "npz:d.npz",
+    )  # fmt: skip
+    assert code == 0, error
+    assert json.loads(out)["settings"]["repair"] == "norms"
+
+
+def test_a_merge_is_measured_and_written(monkeypatch, capsys, place):
+    files = [f"p{k}.safetensors" for k in range(3)]
+    found = run(monkeypatch, capsys, "merge", *files, "--method", "task_arithmetic:scale=0.4")
+    base, one, two = (weights(k, PLAIN) for k in range(3))
+    merged = {k: v + 0.4 * (one[k] - v + two[k] - v) for k, v in base.items()}
+    written = load_file("merged.safetensors")
+    assert all(torch.allclose(written[k], v, atol=1e-6) for k, v in merged.items())
+    assert found["estimates"]["loss"]["value"] == pytest.approx(loss_of(merged), rel=1e-5)
+    average = {k: (one[k] + two[k]) / 2 for k in base}
+    assert found["against"]["average"]["value"] == pytest.approx(
+        loss_of(merged) - loss_of(average), abs=1e-5
+    )
+    assert set(found["against"]) == {"average", "base", "expert 1", "expert 2"}
+    assert la.load("merged.nc").method == "task_arithmetic:scale=0.4"
+    assert "The merge" in (place / "merged.html").read_text()
+
+
+def test_merges_are_compared_on_the_same_examples(monkeypatch, capsys, place):
+    files = [f"p{k}.safetensors" for k in range(3)]
+    found = run(
+        monkeypatch, capsys, "merge", *files,
+        "--compare", "average,ties:density=0.5;scale=0.8,search,fisher",
+        "--tune", "npz:e.npz",
+        "--expert-data", "npz:e.npz", "--expert-data", "npz:f.npz",
+    )  # fmt: skip
+    assert {"ties:density=0.5,scale=0.8", "search", "fisher", "base"} <= found["losses"].keys()
+    assert len(found["coefficients"]["search"]) == 2
+    assert not found["failed"]
+    assert not (place / "merged.safetensors").exists()
+    assert not (place / "merged.resume").exists()
+
+
+def test_statistics_of_a_merge_are_those_of_the_data(monkeypatch, capsys):
+    files = [f"n{k}.safetensors" for k in range(3)]
+    code, _, error = call(
+        monkeypatch, capsys, "merge", *files, "--model", "mine.py:normed",
+        "--data", "npz:d.npz",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "estimated anew" in error
+    written = load_file("merged.safetensors")
+    x = torch.tensor(np.load("d.npz", allow_pickle=False)["x"])
+    inner = F.linear(x, written["0.weight"], written["0.bias"])
+    assert torch.allclose(written["1.running_mean"], inner.mean(0), atol=1e-5)
+
+
+def test_a_soup_says_what_it_is_made_of(monkeypatch, capsys):
+    files = [f"p{k}.safetensors" for k in range(3)]
+    found = run(monkeypatch, capsys, "soup", *files)
+    mean = {k: sum(weights(j, PLAIN)[k] for j in range(3)) / 3 for k in PLAIN}
+    assert all(torch.allclose(load_file("soup.safetensors")[k], v) for k, v in mean.items())
+    assert found["kept"] == files
+    greedy = run(monkeypatch, capsys, "soup", *files, "--greedy", "--out", "g.safetensors")
+    single = [loss_of(weights(k, PLAIN)) for k in range(3)]
+    assert files[int(np.argmin(single))] in greedy["kept"]
+    assert greedy["estimates"]["loss"]["value"] <= min(single) + 1e-6
+
+
+def test_an_edit_gives_the_curve_and_the_weights(monkeypatch, capsys):
+    given = ["edit", "p0.safetensors", "--layers", "0", "--keep", "0.8,1", "--against",
+             "npz:e.npz", "--write", "0.8"]  # fmt: skip
+    found = run(monkeypatch, capsys, *given)
+    curve = found["curve"]
+    assert curve["keep"] == [0.8, 1.0]
+    assert curve["rise"][1] == 0
+    assert curve["pairs"][1] == 1
+    written = load_file(found["files"]["weights"])
+    base = weights(0, PLAIN)
+    assert not torch.equal(written["0.weight"], base["0.weight"])
+    assert torch.equal(written["2.weight"], base["2.weight"])
+    assert curve["loss"][0] == pytest.approx(loss_of(written), rel=1e-5)
+    other = loss_of(written, "e.npz") - loss_of(base, "e.npz")
+    assert curve["other_rise"][0] == pytest.approx(other, abs=1e-5)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["connect", "p0.safetensors"], "`files` must be two checkpoints; got 1"),
+    (["connect", "p0.safetensors", "n1.safetensors"], "0.weight"),
+    (["merge", "p0.safetensors"], "the base and one expert or more"),
+    (["merge", "p0.safetensors", "p1.safetensors", "--method", "tie"], "did you mean 'ties'"),
+    (["merge", "p0.safetensors", "p1.safetensors", "--method", "fisher"], "`importances`"),
+    (["merge", "p0.safetensors", "p1.safetensors", "p2.safetensors", "--expert-data",
+      "npz:e.npz"], "`expert_data` must be one an expert"),
+    (["soup", "p0.safetensors"], "two checkpoints or more"),
+    (["edit", "p0.safetensors", "--keep", "1.2"], "`keep` must be above 0"),
+    (["edit", "p0.safetensors", "--layers", "none"], "`layers`"),
+    (["edit"], "one checkpoint; got 0"),
+])  # fmt: skip
+def test_mistakes_are_named(arguments, message, monkeypatch, capsys):
+    code, _, error = call(monkeypatch, capsys, *arguments, *QUICK)
+    assert code == 2
+    assert message in error
+
+
+def test_a_file_of_mergekit_is_read(monkeypatch, capsys, place):
+    (place / "ties.yaml").write_text(
+        "merge_method: ties\nbase_model: p0.safetensors\nmodels:\n"
+        "  - model: p1.safetensors\n    parameters: {density: 0.5, weight: 1.0}\n"
+        "  - model: p2.safetensors\n    parameters: {density: 0.5, weight: 1.0}\n"
+        "parameters: {normalize: true, lambda: 0.9}\ndtype: bfloat16\n"
+    )
+    found = run(monkeypatch, capsys, "merge", "--config", "ties.yaml")
+    assert found["method"] in {"ties:density=0.5,scale=0.9", "ties:scale=0.9,density=0.5"}
+    assert found["settings"]["files"] == [f"p{k}.safetensors" for k in range(3)]
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"merge_method": "passthrough"}, "is not served"),
+    ({"merge_method": "ties", "base_model": "a", "models": [
+        {"model": "b", "parameters": {"weight": 0.1}},
+        {"model": "c", "parameters": {"weight": 0.9}}]}, "differs between models"),
+    ({"merge_method": "ties", "base_model": "a", "models": [{"model": "b"}],
+      "parameters": {"density": [0.1, 0.9]}}, "must be one number"),
+    ({"merge_method": "ties", "models": ["a"]}, "must be entries"),
+    ({"merge_method": "slerp", "base_model": "a", "models": [{"model": "b"}],
+      "parameters": {"epsilon": 1}}, "`epsilon` is not served"),
+])  # fmt: skip
+def test_what_of_mergekit_is_not_served_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        MergeSettings.model_validate(given)

@@ -1,0 +1,42 @@
+"""The page of a result that is neither a survey nor a comparison."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError
+from lossatlas.report import render
+from lossatlas.store import Provenance
+from lossatlas.weights import connect, factors, sensitivity
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+    batch = torch.randn(20, 3), torch.randint(2, (20,))
+    return la.Objective(torch.nn.Sequential(*layers), la.supervised(F.cross_entropy), [batch])
+
+
+def test_sentences_numbers_and_figures_of_any_result_are_on_its_page(task, tmp_path):
+    ends = [{n: torch.randn_like(v) for n, v in task.params.items()} for _ in "ab"]
+    found = connect(task, *ends)
+    record = Provenance(seed=3, settings={"kind": "line"}, model="m0", data="d0")
+    path = la.write_report(found, tmp_path / "a.html", title="<b>A</b>", provenance=record)
+    page = path.read_text()
+    assert "From A to B" in page
+    assert found.sentences()[0] in page
+    assert "&lt;b&gt;A&lt;/b&gt;" in page
+    assert "<b>A</b>" not in page
+    assert "d0" in page
+    assert all(reference.link in page for reference in found.references)
+    for figure in found.figures():
+        assert figure.title in page
+    for made in (sensitivity(task, probes=2), factors(task)):
+        assert made.sentences()[0] in render(made).replace("&#39;", "'")
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    with pytest.raises(ArgumentError, match="must be a result"):
+        la.write_report({"loss": 1.0}, tmp_path / "a.html")
