@@ -14,6 +14,7 @@ from lossatlas.weights.merge import (
 )
 from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
+from lossatlas.weights.spectra import MatrixSpectrum, WeightSpectra, weight_spectra
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
 
 __all__ = [
@@ -37,6 +38,10 @@ __all__ = [
     "compare_merges",
     "Soup",
     "soup",
+    # one checkpoint alone
+    "WeightSpectra",
+    "MatrixSpectrum",
+    "weight_spectra",
 ]
 
 guard_exports(__name__)
