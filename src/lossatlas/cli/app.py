@@ -19,6 +19,7 @@ _COMMANDS = {
     "train": "Train a network with a recipe, or find out which recipe is worth it.",
     "forecast": "Predict the loss under a learning rate schedule, and find a better one.",
     "inits": "Rank initializations before training, and report how far to trust the ranking.",
+    "weights": "Look at the weight matrices of a checkpoint, without data.",
 }
 
 

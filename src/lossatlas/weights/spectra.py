@@ -32,7 +32,8 @@ _NULL, _QUANTILE = 0.99, 2.0234
 # and this share.
 _NARROW, _FEW, _TAIL, _SHARE = 2, 50, 20, 0.1
 # Where the tail may begin, and resampled spectra.
-_STARTS, _RESAMPLED = 40, 100
+_STARTS = 40
+_RESAMPLED = 100
 # Below this share of simulated spectra that fit worse, a power law is ruled out (Clauset).
 _RULED_OUT = 0.1
 # Rows of a matrix that are squared at once.
@@ -248,8 +249,13 @@ def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
+            names = list(file.keys())
+        for name in names:
+            # Opened anew, so that pages that were read are given back.
+            with safe_open(path, framework="pt") as file:
+                tensor = file.get_tensor(name)
+            yield name, tensor
+            del tensor
     except (SafetensorError, OSError) as error:
         raise FileError(f"'{path}' is damaged or not safetensors ({error}).") from None
 
@@ -261,7 +267,7 @@ def _no_matrix(name: str, tensor: Tensor) -> str:
         return "fewer than two axes"
     if not tensor.numel() or min(tensor.shape[0], tensor[0].numel()) < _NARROW:
         return "fewer than two rows or columns"
-    if not bool(torch.isfinite(tensor).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, _ROWS)):
         raise NonFiniteError(f"'{name}' holds NaN or infinite weights; it has no spectrum.")
     return "" if bool(tensor.any()) else "all weights are zero"
 
