@@ -313,6 +313,7 @@ def _special():
             (objective(), point(), other_point()),
             {"methods": ["ties"]},
         ),
+        "weights.choose": lambda: ((objective(), point(), other_point()), {}),
         "weights.weight_spectra": lambda: ((point(),), {}),
         "weights.soup": lambda: ((objective(), point(), other_point()), {}),
         "survey": lambda: ((objective(),), {"points": 3, "span": 0.5}),

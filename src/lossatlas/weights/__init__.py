@@ -2,6 +2,7 @@
 
 from lossatlas.arguments import guard_exports
 from lossatlas.weights.align import Alignment, align
+from lossatlas.weights.choose import Choice, choose
 from lossatlas.weights.connect import Connection, connect
 from lossatlas.weights.merge import (
     Conflict,
@@ -38,6 +39,9 @@ __all__ = [
     "compare_merges",
     "Soup",
     "soup",
+    # one of several
+    "Choice",
+    "choose",
     # one checkpoint alone
     "WeightSpectra",
     "MatrixSpectrum",
