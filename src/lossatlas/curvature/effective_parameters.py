@@ -199,17 +199,9 @@ def effective_parameters(
     effective, log_determinant = sums.estimates
     posterior = _Posterior(objective, matrix, prior, params)
     gain = posterior.gain()
-    evidence = -posterior.here + gain.value - log_determinant.value / 2
-    why = posterior.contradiction(gain.value)
-    error = math.hypot(log_determinant.stderr / 2, gain.bound)
     return EffectiveParameters(
         effective,
-        Estimate(
-            math.nan if why else evidence,
-            math.nan if why else error,
-            samples=log_determinant.samples,
-            why_no_error=why,
-        ),
+        posterior.evidence(gain, log_determinant),
         log_determinant,
         gain,
         parameters=matrix.size,
@@ -277,6 +269,15 @@ class _Posterior:
         value = float(slope @ step) / 2
         self._step = self.matrix.unflatten(step.to(self.matrix.dtype))
         return Estimate(value, products=spent, bound=length / (2 * self.prior))
+
+    def evidence(self, gain: Estimate, log_determinant: Estimate) -> Estimate:
+        """Of the data, by Laplace's method."""
+        why = self.contradiction(gain.value)
+        if why:
+            return Estimate(math.nan, why_no_error=why)
+        value = -self.here + gain.value - log_determinant.value / 2
+        error = math.hypot(log_determinant.stderr / 2, gain.bound)
+        return Estimate(value, error, samples=log_determinant.samples)
 
     def _applied(self, vector: Tensor) -> Tensor:
         image = self.matrix.flat(vector.to(self.matrix.dtype)).double()

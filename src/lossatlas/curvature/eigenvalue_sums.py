@@ -34,7 +34,7 @@ def examples_of(objective: Objective) -> float:
     """How many examples an objective holds; the sum of their weights where they have some."""
     if objective.unit == "examples":
         return float(objective.example_pairs().weights.sum())
-    return math.fsum(objective.gathered(objective.size_of))
+    return math.fsum(objective.map_batches(objective.size_of))
 
 
 @dataclass(frozen=True)

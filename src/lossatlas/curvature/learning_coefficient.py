@@ -276,7 +276,7 @@ class _Walker:
         self.objective, self.beta, self.hold = objective, beta, hold
         state = State(objective.params)
         self.center = {n: v.detach().clone() for n, v in state.params.items()}
-        self._batches: list[Batch] = objective.gathered(lambda b: b) if single else []
+        self._batches: list[Batch] = objective.map_batches(lambda b: b) if single else []
         with torch.no_grad():
             self._base = [self._loss_and_slopes(self.center, k)[0] for k in self._choices]
         self.step = 0.0
@@ -344,12 +344,12 @@ class _Walker:
                             value.add_(part)
             return loss, weight
 
-        loss, weight = self.objective.at(leaves, walk)
+        loss, weight = self.objective.with_params(leaves, walk)
         return loss / weight, {n: v.div_(weight) for n, v in sums.items()}
 
     def _walked(self, chosen: int) -> Any:
         if not self._batches:
-            return self.objective.each_batch()
+            return self.objective.iter_batches()
         return [to_device(self._batches[chosen], self.objective.device)]
 
 
@@ -407,7 +407,7 @@ def _kept_draws(draws: int | None, slowest: float) -> int:
 
 
 def _check_noise(objective: Objective, walker: _Walker, seed: int) -> None:
-    batches = objective.gathered(objective.size_of)
+    batches = objective.map_batches(objective.size_of)
     scatter = gradient_noise(objective, seed=seed).scatter
     if len(batches) < 2:
         return
