@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.curvature import learning_coefficient
-from lossatlas.errors import ArgumentError, ModelError
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.weights import symmetries
 
 EXAMPLES = 1000
@@ -209,3 +209,13 @@ def test_same_seed_same_bits_and_the_weights_stay():
     assert first != learning_coefficient(objective, seed=1, **options)
     assert torch.equal(objective.params["w"], before)
     assert first.sentences()[0].startswith("The local learning coefficient is")
+
+
+def test_gauss_newton_takes_the_place_of_the_hessian():
+    found = learning_coefficient(
+        trained(), localization=1000.0, draws=1500, chains=2, curvature="gauss_newton"
+    )
+    assert found.twin.value > 0.1
+    assert found.anharmonicity.value == pytest.approx(1, abs=0.4)
+    with pytest.raises(UnknownNameError, match="`curvature`"):
+        learning_coefficient(quadratic(), curvature="none")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import f as f_distribution
 from torch import Tensor
 
-from lossatlas.checks import check_flag, check_positive
+from lossatlas.checks import check_flag, check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.eigenvalue_sums import (
     EigenvalueSums,
@@ -19,11 +19,12 @@ from lossatlas.curvature.eigenvalue_sums import (
 )
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
-from lossatlas.curvature.matrices import hessian
+from lossatlas.curvature.matrices import KINDS, product_of
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
 from lossatlas.linalg.estimators import mean_of
+from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import to_device
 from lossatlas.objective.point import State
@@ -154,7 +155,7 @@ def survey_learning_coefficient(context: Context) -> Parts:
 
 def _held_closely(objective: Objective, seed: int) -> "LearningCoefficient":
     beta = _Heat.of(objective, None).beta
-    hold = beta * _curvature_at(objective, objective.params, seed, 0) / _CLOSE
+    hold = beta * _curvature_at(objective, objective.params, "hessian", seed) / _CLOSE
     return learning_coefficient(objective, 2, None, hold or None, step=1.0, seed=seed)
 
 
@@ -168,6 +169,7 @@ def learning_coefficient(
     *,
     minibatches: bool = False,
     step: float = _STEP,
+    curvature: str = "hessian",
     seed: int = 0,
 ) -> LearningCoefficient:
     """Estimate the local learning coefficient at a minimum by Langevin chains.
@@ -189,6 +191,8 @@ def learning_coefficient(
         temperature: T; log n by default.
         minibatches: take the gradient of one batch a step instead of all.
         step: share of the way that one step takes along the sharpest direction; below 4.
+        curvature: what h is of: "hessian", or "gauss_newton" where second derivatives of the
+            network are in doubt (many kinks).
         seed: of chains and probes.
 
     Returns:
@@ -224,14 +228,15 @@ def learning_coefficient(
     for name, value in (("localization", localization), ("temperature", temperature)):
         if value is not None:
             check_positive(name, value)
+    check_one_of("curvature", curvature, KINDS)
     heat = _Heat.of(objective, temperature)
-    matrix = hessian(objective)
-    largest = _curvature_at(objective, objective.params, seed, 0)
+    matrix = product_of(curvature, objective)
+    largest = _curvature_at(objective, objective.params, curvature, seed)
     hold = localization or heat.beta * largest / _LOOSE or 1.0
     walker = _Walker(objective, heat.beta, hold, minibatches)
     _check_minimum(walker, largest, heat.beta)
     twin = _twin(objective, matrix, heat.beta / hold, seed)
-    walker.step = _settled_step(walker, largest, step, seed)
+    walker.step = _settled_step(walker, largest, step, curvature, seed)
     slowest = 1 / (walker.step * hold)
     kept = _kept_draws(draws, slowest)
     if minibatches:
@@ -368,7 +373,7 @@ def _check_minimum(walker: _Walker, largest: float, beta: float) -> None:
         )
 
 
-def _settled_step(walker: _Walker, largest: float, share: float, seed: int) -> float:
+def _settled_step(walker: _Walker, largest: float, share: float, kind: str, seed: int) -> float:
     # The curvature may grow away from the weights (it is 0 at the bottom of a quartic).
     drawn = generator(seed, "pilot")
     point = {n: v.clone() for n, v in walker.center.items()}
@@ -380,14 +385,13 @@ def _settled_step(walker: _Walker, largest: float, share: float, seed: int) -> f
             largest *= 4
             point = {n: v.clone() for n, v in walker.center.items()}
             continue
-        largest = max(largest, _curvature_at(walker.objective, point, seed, index))
+        largest = max(largest, _curvature_at(walker.objective, point, kind, seed + index))
     return share / (walker.beta * largest + walker.hold)
 
 
-def _curvature_at(
-    objective: Objective, point: dict[str, Tensor], seed: int, index: int
-) -> float:
-    found = spectrum(objective, 1, 1, False, 0.01, params=point, seed=seed + index, limit=30)
+def _curvature_at(objective: Objective, point: Params, kind: str, seed: int) -> float:
+    options: Any = {"params": point, "curvature": kind, "seed": seed, "limit": 30}
+    found = spectrum(objective, 1, 1, False, 0.01, **options)
     ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
     return float(ends.max())
 
