@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from lossatlas.recipes.transfer import transfer_check
 from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
+from lossatlas.recipes.transfer import transfer_check
 
 BASE, WORDS, LENGTH, HEADS = 32, 13, 6, 2
 MISTAKES = {
