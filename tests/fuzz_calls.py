@@ -61,6 +61,10 @@ def objective():
     return la.Objective(model(), la.supervised(F.cross_entropy), [batch()])
 
 
+def _bottom():
+    return la.Objective(model(), lambda m, b: m(b[0]).square().mean(1) * 1e-3, [batch()])
+
+
 def point(shift=0.0):
     return {n: v.detach() + shift for n, v in model().named_parameters()}
 
@@ -309,6 +313,8 @@ def _special():
             (objective(), point(), other_point()),
             {"methods": ["ties"]},
         ),
+        "weights.choose": lambda: ((objective(), point(), other_point()), {}),
+        "weights.weight_spectra": lambda: ((point(),), {}),
         "weights.soup": lambda: ((objective(), point(), other_point()), {}),
         "survey": lambda: ((objective(),), {"points": 3, "span": 0.5}),
         "compare": lambda: (
@@ -320,6 +326,8 @@ def _special():
         "sasp_penalty": lambda: ((logits(), numbers(6, 4)), {}),
         "curvature.m_sharpness": lambda: ((objective(), 4), {}),
         "curvature.plasticity": lambda: ((objective(), 1, 2), {}),
+        "curvature.learning_coefficient": lambda: ((_bottom(), 1), {"draws": 200, "step": 1.0}),
+        "curvature.effective_parameters": lambda: ((objective(), 1.0), {"probes": 2}),
         "curvature.roughness": lambda: ((objective(), 2, 0.5, 5), {}),
         "curvature.activations": lambda: ((objective(), "0"), {}),
         "curvature.interference": lambda: ((numbers(5),), {}),

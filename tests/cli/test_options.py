@@ -64,6 +64,7 @@ REACHES = {
     "forecast schedule": ("forecast.result:Fit.optimize_schedule",),
     "inits rank": ("inits.ranking:rank",),
     "inits run": ("inits.pipeline:run",),
+    "weights": ("weights.spectra:weight_spectra",),
 }  # fmt: skip
 # Option -> keyword of another name.
 RENAMED = {
@@ -116,6 +117,8 @@ EXCEPTIONS = {
     ("forecast compare", "law"): "none given is None",
     ("forecast compare", "files"): _FILE,
     ("forecast schedule", "fit"): _FILE,
+    ("weights", "file"): _FILE,
+    ("weights", "out"): _FILE,
 }
 _SUBJECT = (
     "training.models:build_model", "training.datasets:load_dataset",
@@ -248,7 +251,7 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
     needed = needed or {"edit": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
-    needed = needed or (["f"] if name.startswith("forecast") else [])
+    needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
     command.main([*needed, *given, "--json", "--resume", "--quiet"], standalone_mode=False)
     settings, output, more = seen[0]
@@ -378,7 +381,7 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
     needed = needed or {"edit": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
-    needed = needed or (["f"] if name.startswith("forecast") else [])
+    needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)["settings"]
     assert told["seed"] == 7

@@ -47,6 +47,12 @@ def survey():
         model, inputs = Tokens(), torch.randn(60, 4)
     classes = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0.3).long()
     loss = la.supervised(nn.functional.cross_entropy)
+    # The learning coefficient asks for a minimum.
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), classes).backward()
+        optimizer.step()
     objective = la.Objective(model, loss, [(inputs, classes)])
     points = [{n: v * (1 + k) for n, v in objective.params.items()} for k in (0.2, 0.1, 0.0)]
     options = {"points": 5, "span": 0.5, "plane": "random", "lr": 0.1, "title": "<i>x</i>"}

@@ -23,6 +23,7 @@ _COMMANDS = {
     "soup": "Average checkpoints and measure the average.",
     "edit": "Take directions of low curvature out of weights.",
     "inits": "Rank initializations before training, and report how far to trust the ranking.",
+    "weights": "Look at the weight matrices of a checkpoint, without data.",
 }
 
 

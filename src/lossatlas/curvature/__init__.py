@@ -4,6 +4,7 @@ from lossatlas.arguments import guard_exports
 from lossatlas.curvature.activations import activations
 from lossatlas.curvature.collapse import NeuralCollapse, neural_collapse
 from lossatlas.curvature.density import Density
+from lossatlas.curvature.effective_parameters import EffectiveParameters, effective_parameters
 from lossatlas.curvature.flatness import relative_flatness
 from lossatlas.curvature.gradient_conflict import (
     ZeroSumGradients,
@@ -24,6 +25,7 @@ from lossatlas.curvature.instrument import (
     instrument,
     instruments,
 )
+from lossatlas.curvature.learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.curvature.matrices import empirical_fisher, fisher, gauss_newton, hessian
 from lossatlas.curvature.operators import CurvatureOperator, spectrum_memory
 from lossatlas.curvature.plasticity import Plasticity, plasticity
@@ -78,6 +80,8 @@ __all__ = [
     "trace",
     "frobenius_norm",
     "diagonal",
+    "EffectiveParameters",
+    "effective_parameters",
     # sharpness and steps
     "Sharpness",
     "WorstSharpness",
@@ -95,6 +99,8 @@ __all__ = [
     "roughness",
     "SampleSizeCurve",
     "sample_size_curve",
+    "LearningCoefficient",
+    "learning_coefficient",
     # learning
     "Plasticity",
     "plasticity",

@@ -450,7 +450,7 @@ def instruments() -> tuple[Instrument, ...]:
     Examples:
         >>> from lossatlas.curvature import instruments
         >>> [each.name for each in instruments() if each.group == "curvature"]
-        ['curvature', 'hessian_criteria']
+        ['curvature', 'hessian_criteria', 'effective_parameters']
     """
     order = [group.name for group in GROUPS]
     return tuple(

@@ -49,7 +49,7 @@ _BENT = 0.5
 _OFF = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CheckedResult(Result):
     """A result that rests on derivatives of the loss.
 

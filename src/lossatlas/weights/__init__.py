@@ -2,6 +2,7 @@
 
 from lossatlas.arguments import guard_exports
 from lossatlas.weights.align import Alignment, align
+from lossatlas.weights.choose import Choice, choose
 from lossatlas.weights.connect import Connection, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
 from lossatlas.weights.factors import Factor, Factors, LayerFactors, factors
@@ -18,6 +19,7 @@ from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
 from lossatlas.weights.repair import Repair, repair
 from lossatlas.weights.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from lossatlas.weights.spectra import MatrixSpectrum, WeightSpectra, weight_spectra
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
 from lossatlas.weights.window import WindowFisher, window_fisher
 
@@ -57,6 +59,13 @@ __all__ = [
     "Sensitivity",
     "LayerSensitivity",
     "sensitivity",
+    # one of several
+    "Choice",
+    "choose",
+    # one checkpoint alone
+    "WeightSpectra",
+    "MatrixSpectrum",
+    "weight_spectra",
 ]
 
 guard_exports(__name__)

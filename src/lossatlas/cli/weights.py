@@ -1,0 +1,68 @@
+"""`lossatlas weights`: spectra of the weight matrices of a checkpoint, without data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.output import Output
+from lossatlas.settings import LISTED, SEED, Strict, common, defaults, option
+
+if TYPE_CHECKING:
+    from lossatlas.weights.spectra import MatrixSpectrum
+
+_SPECTRA = defaults("weights.spectra:weight_spectra")
+_RESUME = "Accepted as in every command; a file is read anew."
+
+
+class WeightsSettings(Strict):
+    """Settings of `lossatlas weights`."""
+
+    file: Path = option(..., "A checkpoint.", positional=True)
+    names: Annotated[tuple[str, ...] | None, LISTED] = option(
+        None, "Names of parameters, with commas between them. By default all."
+    )
+    resampled: int = option(
+        _SPECTRA["resampled"], "Spectra drawn for the interval of an exponent.", ge=10
+    )
+    out: Path | None = common(
+        None, "Folder of spectra.nc. By default nothing is written.", short="o"
+    )
+    seed: int = common(_SPECTRA["seed"], SEED, ge=0)
+
+
+def run(settings: WeightsSettings, output: Output) -> None:
+    """Read the file and print its spectra."""
+    from lossatlas.weights import weight_spectra
+
+    found = weight_spectra(
+        settings.file, names=settings.names, resampled=settings.resampled, seed=settings.seed
+    )
+    files = {}
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        files["spectra"] = found.save(settings.out / "spectra.nc")
+    rows = [_row(matrix) for matrix in found.matrices]
+    title = f"weights of {settings.file.name}"
+    output.result(found, title, rows, files=files, extra={"skipped": dict(found.skipped)})
+
+
+def _row(found: "MatrixSpectrum") -> tuple[str, str, str]:
+    shape = " x ".join(map(str, found.shape))
+    ranks = (
+        f"stable rank {found.stable_rank.value:.1f}, effective rank "
+        f"{found.effective_rank.value:.1f}, {found.spikes} above noise"
+    )
+    if found.is_power_law is None:
+        return f"{found.name} ({shape})", ranks, found.exponent.why_no_error or ""
+    judged = "possible" if found.is_power_law else "ruled out"
+    law = f"exponent {found.exponent}, a power law is {judged} (p = {found.p_value:.2f})"
+    return f"{found.name} ({shape})", ranks, law
+
+
+command = Command(
+    WeightsSettings,
+    run,
+    "Look at the weight matrices of a checkpoint: ranks, singular values above noise, and "
+    "whether the tail of the spectrum is a power law. No data and no model are needed.",
+    resume=_RESUME,
+)

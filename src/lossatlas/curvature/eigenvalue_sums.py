@@ -1,0 +1,171 @@
+"""Sums over all eigenvalues of a matrix: exact for small ones, else by the density."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.curvature.operators import CurvatureOperator
+from lossatlas.curvature.spectrum import spectrum
+from lossatlas.linalg.estimators import mean_of
+from lossatlas.linalg.krylov import Lanczos
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.result import Estimate
+from lossatlas.rng import generator
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+# Up to so many parameters all eigenvalues are computed, and sums over them are exact.
+_DENSE = 256
+# How many of the largest are found one by one, to what tolerance, and how close they must be
+# to be taken as known.
+_KNOWN, _CLOSE, _FIRM = 20, 1e-2, 0.05
+# Products of one probe: at most, and between two looks; how closely both rules agree then.
+_STEPS, _BLOCK, _AGREES = 400, 10, 3e-3
+
+
+def examples_of(objective: Objective) -> float:
+    """How many examples an objective holds; the sum of their weights where they have some."""
+    if objective.unit == "examples":
+        return float(objective.example_pairs().weights.sum())
+    return math.fsum(objective.map_batches(objective.size_of))
+
+
+@dataclass(frozen=True)
+class EigenvalueSums:
+    """Sums over all eigenvalues, and the ends of the spectrum with their bounds.
+
+    Attributes:
+        estimates: one sum a statistic; exact (error 0) where all eigenvalues are known.
+        largest: of |eigenvalue|, its bound added.
+        smallest: lowest eigenvalue that was found.
+    """
+
+    estimates: tuple[Estimate, ...]
+    largest: float
+    smallest: float
+
+
+def eigenvalue_sums(
+    objective: Objective,
+    statistics: tuple[Statistic, ...],
+    *,
+    matrix: CurvatureOperator,
+    params: Params | None,
+    seed: int,
+    probes: int = 8,
+) -> EigenvalueSums:
+    """Sums of functions of the eigenvalues: exact for small matrices, else by quadrature.
+
+    The largest eigenvalues are found one by one; random probes see the rest. Each runs until
+    Gauss and Gauss-Radau quadrature agree, which lie on both sides of the truth for functions
+    like log(1 + h) and h / (1 + h).
+
+    Args:
+        objective: what the matrix is of.
+        statistics: eigenvalues -> what is summed; zero at zero.
+        matrix: a curvature matrix of it.
+        params: where the matrix is; the present weights by default.
+        seed: of random starts.
+        probes: random starts.
+
+    Returns:
+        Sums and ends.
+    """
+    count = matrix.size
+    if count <= _DENSE:
+        values = _all_eigenvalues(matrix)
+        sums = tuple(Estimate(float(f(values).sum()), 0.0, count) for f in statistics)
+        return EigenvalueSums(sums, float(np.abs(values).max()), float(values.min()))
+    options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
+    found = spectrum(
+        objective, _KNOWN, 1, False, _CLOSE, curvature=matrix.kind, seed=seed, **options
+    )
+    # Eigenvectors of the top are left to no probe.
+    sharp = found.top_bounds <= _FIRM * np.abs(found.top)
+    values, kept = (
+        found.top[sharp],
+        [v for v, k in zip(found.vectors, sharp, strict=False) if k],
+    )
+    rest = _Rest(matrix, kept, float(min(found.bottom[0] - found.bottom_bounds[0], 0.0)))
+    runs = [rest.sums(statistics, seed, index) for index in range(probes)]
+    sums = tuple(
+        _summed(float(f(values).sum()), np.array([run[k] for run in runs]), rest.products)
+        for k, f in enumerate(statistics)
+    )
+    ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
+    return EigenvalueSums(sums, float(ends.max()), float(found.bottom[0]))
+
+
+def _summed(known: float, runs: Array, products: int) -> Estimate:
+    # Means and half-widths of what each probe leaves open.
+    found = mean_of(known + runs[:, 0], products)
+    return replace(found, stderr=math.hypot(found.stderr, float(runs[:, 1].mean())))
+
+
+class _Rest:
+    # The matrix on what is orthogonal to known eigenvectors.
+    def __init__(
+        self, matrix: CurvatureOperator, known: list[dict[str, Tensor]], floor: float
+    ) -> None:
+        self.matrix, self.floor, self.products = matrix, floor, 0
+        rows = [torch.cat([v.flatten() for v in each.values()]) for each in known]
+        like = matrix.zeros()
+        stacked = torch.stack(rows) if rows else like.new_zeros((0, matrix.size))
+        self._known = torch.linalg.qr(stacked.to(like).T)[0]
+
+    def _outside(self, vector: Tensor) -> Tensor:
+        inside: Tensor = self._known @ (self._known.T @ vector)
+        return vector - inside
+
+    def sums(self, statistics: tuple[Statistic, ...], seed: int, index: int) -> list[Array]:
+        """Of one probe: middle and half-width of each sum."""
+        matrix = self.matrix
+        drawn = generator(seed, "sums", index, device=matrix.device)
+        start = torch.randn(
+            matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device
+        )
+        run = Lanczos(lambda v: self._outside(matrix.flat(v)), self._outside(start), drawn)
+        size, found = matrix.size - self._known.shape[1], [np.zeros(2)]
+        while run.steps < min(_STEPS, size):
+            run.extend(_BLOCK)
+            ends = _brackets(run, self.floor)
+            found = [size * np.array([_quadrature(f, end) for end in ends]) for f in statistics]
+            if len(run.starts) > 1 or all(abs(a - b) <= _AGREES * abs(a) for a, b in found):
+                break
+        self.products += run.steps
+        return [np.array([(a + b) / 2, abs(a - b) / 2]) for a, b in found]
+
+
+def _brackets(run: Lanczos, floor: float) -> list[tuple[Array, Array]]:
+    # Gauss quadrature, and Radau with a node at `floor`; equal where the space is exhausted.
+    last = run.starts[1] if len(run.starts) > 1 else run.steps
+    alpha, beta = np.array(run.alpha[:last]), np.array(run.beta[:last])
+    gauss = _rule(alpha, beta[:-1])
+    if len(run.starts) > 1:
+        return [gauss, gauss]
+    below = np.diag(alpha - floor) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    shift = np.linalg.lstsq(below, beta[-1] ** 2 * np.eye(last)[-1], rcond=None)[0][-1]
+    return [gauss, _rule(np.append(alpha, floor + shift), beta)]
+
+
+def _rule(alpha: Array, beta: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
+    return values, vectors[0] ** 2
+
+
+def _quadrature(statistic: Statistic, rule: tuple[Array, Array]) -> float:
+    nodes, shares = rule
+    return float((shares * statistic(nodes)).sum())
+
+
+def _all_eigenvalues(matrix: CurvatureOperator) -> Array:
+    unit = torch.eye(matrix.size, dtype=matrix.dtype, device=matrix.device)
+    dense = torch.stack([matrix.flat(row) for row in unit]).double().cpu()
+    return np.asarray(torch.linalg.eigvalsh((dense + dense.T) / 2).numpy())

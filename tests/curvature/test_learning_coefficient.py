@@ -1,0 +1,221 @@
+"""The learning coefficient against closed forms and quadrature."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.curvature import learning_coefficient
+from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.weights import symmetries
+
+EXAMPLES = 1000
+BETA = EXAMPLES / math.log(EXAMPLES)
+CURVATURES = torch.logspace(-3, 1, 20, dtype=torch.float64)
+
+
+class Point(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+
+def potential(function, start, examples=EXAMPLES):
+    """A loss that is a function of the weights, the same for every example."""
+    zeros = torch.zeros(examples, dtype=torch.float64)
+    return la.Objective(
+        Point(start), lambda model, batch: function(model.w) + 0 * batch, [zeros]
+    )
+
+
+def quadratic():
+    return potential(lambda w: (CURVATURES * w * w).sum() / 2, [0.0] * 20)
+
+
+def within(found, truth, errors=3.5):
+    return abs(found.value - truth) <= errors * found.stderr
+
+
+@pytest.mark.parametrize(("step", "biased"), [(0.4, 3.190), (1.6, 3.735)])
+def test_a_quadratic_has_its_formula_and_the_bias_of_the_step(step, biased):
+    found = learning_coefficient(quadratic(), localization=100.0, step=step)
+    stiff = BETA * CURVATURES + 100
+    size = step / float(stiff.max())
+    assert float((BETA * CURVATURES / (stiff * (1 - size * stiff / 4))).sum() / 2) == (
+        pytest.approx(biased, abs=5e-4)
+    )
+    truth = float((BETA * CURVATURES / stiff).sum() / 2)
+    assert found.twin.value == pytest.approx(truth)
+    assert within(found.value, truth)
+    assert abs(found.uncorrected - biased) <= 3.5 * found.value.stderr
+    assert found.mixed
+    assert found.value.stderr < 0.03 * truth + 0.03
+
+
+def test_intervals_cover():
+    truth = float((BETA * CURVATURES / (BETA * CURVATURES + 100)).sum() / 2)
+    objective, inside = quadratic(), []
+    for seed in range(14):
+        options = {"chains": 2, "draws": 900, "localization": 100.0, "step": 1.2}
+        low, high = learning_coefficient(objective, seed=seed, **options).value.interval()
+        inside.append(low <= truth <= high)
+    # 95 % of 14; fewer than 11 happen once in 250.
+    assert sum(inside) >= 11
+
+
+@pytest.mark.parametrize("hold", [30.0, 100.0])
+@pytest.mark.parametrize("kind", ["quartic", "product"])
+def test_singular_minima_agree_with_quadrature(kind, hold):
+    x = np.linspace(-3, 3, 3001)
+    if kind == "quartic":
+        objective = potential(lambda w: (w**4).sum(), [0.0])
+        energy, squares = BETA * x**4, x * x
+    else:
+        objective = potential(lambda w: (w[0] * w[1]) ** 2, [0.0, 0.0])
+        first, second = np.meshgrid(x[::5], x[::5])
+        energy, squares = BETA * (first * second) ** 2, first**2 + second**2
+    density = np.exp(-energy - hold * squares / 2)
+    truth = float((density * energy).sum() / density.sum())
+    found = learning_coefficient(objective, localization=hold, draws=1500, step=0.3)
+    assert within(found.value, truth)
+    assert found.twin.value == 0
+    assert "twin is zero" in found.anharmonicity.why_no_error
+
+
+def trained():
+    draw = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    inputs = torch.randn(120, 4, generator=draw)
+    targets = (inputs[:, 0] > 0).long() + (inputs[:, 1] + inputs[:, 2] > 0).long()
+    flip = torch.rand(120, generator=draw) < 0.25
+    targets[flip] = torch.randint(0, 3, (int(flip.sum()),), generator=draw)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=300)
+
+    def closure():
+        optimizer.zero_grad()
+        weights = sum(p.square().sum() for p in model.parameters())
+        loss = F.cross_entropy(model(inputs), targets) + 1e-3 * weights
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return la.Objective(model, la.supervised(F.cross_entropy), [(inputs, targets)])
+
+
+def test_at_strong_localization_it_is_the_quadratic_twin():
+    found = learning_coefficient(trained(), localization=1000.0, draws=1500)
+    assert found.twin.value > 0.1
+    assert abs(found.anharmonicity.value - 1) <= 4 * found.anharmonicity.stderr + 0.1
+
+
+def test_a_symmetry_of_the_model_does_not_change_it():
+    objective = trained()
+    options = {"localization": 100.0, "chains": 3}
+    before = learning_coefficient(objective, **options)
+    group = symmetries(objective)
+    moved = group.apply(objective.params, group.random(1))
+    assert any(not torch.equal(v, objective.params[n]) for n, v in moved.items())
+    with torch.no_grad():
+        for name, value in objective.model.named_parameters():
+            value.copy_(moved[name])
+    after = learning_coefficient(objective, **options)
+    assert after.twin.value == pytest.approx(before.twin.value, rel=1e-4)
+    error = math.hypot(before.value.stderr, after.value.stderr)
+    assert abs(after.value.value - before.value.value) <= 3.5 * error
+
+
+def test_mini_batches_give_the_same_number_where_they_are_quiet():
+    # Zero loss at the weights: every batch has its minimum there.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        inputs = torch.randn(512, 3, dtype=torch.float64)
+    model = nn.Linear(3, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    batches = [(part, torch.zeros(64, 1).double()) for part in inputs.split(64)]
+    objective = la.Objective(model, la.supervised(F.mse_loss), batches)
+    whole = learning_coefficient(objective, draws=1100)
+    part = learning_coefficient(objective, draws=1100, minibatches=True)
+    assert within(whole.value, whole.twin.value)
+    assert abs(part.value.value / part.twin.value - 1) < 0.1
+
+
+def test_noisy_batches_are_refused():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        inputs, targets = torch.randn(400, 3).double(), 30 * torch.randn(400, 1).double()
+    model = nn.Linear(3, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(inputs, targets).solution.T)
+    batches = list(zip(inputs.split(4), targets.split(4), strict=True))
+    objective = la.Objective(model, la.supervised(F.mse_loss), batches)
+    with pytest.raises(ArgumentError, match=r"batches are too noisy: .* batches of [0-9,]+ ex"):
+        learning_coefficient(objective, minibatches=True)
+
+
+def test_weights_that_are_not_at_a_minimum_are_refused():
+    slope = potential(lambda w: 10 * w.sum() + w.square().sum(), [1.0, 1.0])
+    with pytest.raises(ModelError, match="not at a minimum: one gradient step lowers the loss"):
+        learning_coefficient(slope)
+    top = potential(lambda w: -w.square().sum() + w.pow(4).sum(), [0.0, 0.0])
+    with pytest.raises(ModelError, match="the chains find lower losses"):
+        learning_coefficient(top, localization=30.0, draws=3000)
+
+
+def test_slow_chains_are_refused_with_the_number_of_draws_they_need():
+    with pytest.raises(ArgumentError, match=r"`draws` must be at least 7[0-9],.* slowest time"):
+        learning_coefficient(quadratic(), localization=1.0, draws=6000)
+    with pytest.raises(ArgumentError, match="at most 200,000; more than 200,000"):
+        learning_coefficient(quadratic(), localization=0.1)
+
+
+def test_one_chain_has_an_error_and_one_example_needs_a_temperature():
+    alone = learning_coefficient(quadratic(), 1, localization=100.0)
+    assert len(alone.chains) == 1
+    assert alone.value.stderr > 0
+    assert within(alone.value, alone.twin.value)
+    single = potential(lambda w: w.square().sum(), [0.0], examples=1)
+    with pytest.raises(ArgumentError, match="`temperature` is log n by default"):
+        learning_coefficient(single)
+    assert learning_coefficient(single, 1, 800, 1.0, 0.5).value.value > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("chains", 0),
+        ("draws", 0),
+        ("localization", -1.0),
+        ("temperature", 0.0),
+        ("step", 4.0),
+    ],
+)
+def test_odd_numbers_are_named(argument, value):
+    with pytest.raises(ArgumentError, match=f"`{argument}`"):
+        learning_coefficient(quadratic(), **{argument: value})
+
+
+def test_same_seed_same_bits_and_the_weights_stay():
+    objective = quadratic()
+    before = objective.params["w"].clone()
+    options = {"localization": 300.0, "draws": 300, "chains": 2}
+    first, second = (learning_coefficient(objective, **options) for _ in range(2))
+    assert first == second
+    assert first != learning_coefficient(objective, seed=1, **options)
+    assert torch.equal(objective.params["w"], before)
+    assert first.sentences()[0].startswith("The local learning coefficient is")
+
+
+def test_gauss_newton_takes_the_place_of_the_hessian():
+    found = learning_coefficient(
+        trained(), localization=1000.0, draws=1500, chains=2, curvature="gauss_newton"
+    )
+    assert found.twin.value > 0.1
+    assert found.anharmonicity.value == pytest.approx(1, abs=0.4)
+    with pytest.raises(UnknownNameError, match="`curvature`"):
+        learning_coefficient(quadratic(), curvature="none")

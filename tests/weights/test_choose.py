@@ -1,0 +1,105 @@
+"""Choosing among checkpoints on data where the best is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
+from lossatlas.weights import choose
+
+
+def points(*slopes):
+    return [{"weight": torch.tensor([[float(w)]])} for w in slopes]
+
+
+def objective(examples=200, seed=0, noise=1.0):
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(examples, 1, generator=draw)
+    targets = inputs + noise * torch.randn(examples, 1, generator=draw)
+    return la.Objective(
+        nn.Linear(1, 1, bias=False), la.supervised(F.mse_loss), [(inputs, targets)]
+    )
+
+
+def test_the_best_is_found_and_the_mean_of_its_neighbors():
+    found = choose(objective(), *points(0.0, 0.5, 1.5, 3.0))
+    assert found.best == "mean of checkpoint 2 and checkpoint 3"
+    assert "checkpoint 1" not in found.equal
+    assert found.best in found.equal
+    assert found.gains[1].interval()[1] < 0
+    assert "1 of 3 means of neighbors are better" in found.sentences()[1]
+    inputs, _ = objective().batches[0]
+    curvature = 2 * float(inputs.square().mean())
+    assert [e.value for e in found.sharpness] == pytest.approx([curvature] * 4, rel=1e-4)
+
+
+def test_differences_are_paired():
+    data = objective()
+    found = choose(data, *points(0.9, 1.1), averages=False, sharpness=False)
+    losses = [data.example_losses(p).numpy() for p in points(0.9, 1.1)]
+    first, second = (each.mean() for each in losses)
+    worse = int(first < second)
+    difference = losses[worse] - losses[1 - worse]
+    behind = found.behind[worse]
+    assert behind.value == pytest.approx(difference.mean())
+    assert behind.stderr == pytest.approx(difference.std(ddof=1) / math.sqrt(200))
+    assert behind.stderr < found.losses[0].stderr / 2
+    assert found.behind[1 - worse].value == 0
+
+
+def test_the_true_best_is_kept_as_often_as_promised():
+    # Slopes 0.9 and 1.1 are equally good and 1.0 is the best by a little.
+    candidates, kept = points(0.8, 0.9, 1.0, 1.1, 1.2), 0
+    for seed in range(200):
+        found = choose(objective(100, seed), *candidates, averages=False, sharpness=False)
+        kept += "checkpoint 3" in found.equal
+    assert kept >= 185
+
+
+def test_one_checkpoint_and_a_diverged_one():
+    alone = choose(objective(), *points(1.0))
+    assert (alone.best, alone.equal, alone.gains) == ("checkpoint 1", ("checkpoint 1",), ())
+    far = choose(objective(), *points(1.0, 1e30), averages=False, sharpness=False)
+    assert far.equal == ("checkpoint 1",)
+    single = choose(objective(examples=1), *points(0.0, 1.0), sharpness=False)
+    assert set(single.names) == set(single.equal)
+    assert all(math.isfinite(e.error) or e.why_no_error for e in single.estimates())
+
+
+def test_bad_input_is_named():
+    with pytest.raises(StructureError, match="`checkpoints` must hold at least one"):
+        choose(objective())
+    with pytest.raises(StructureError):
+        choose(objective(), {"other": torch.ones(1, 1)})
+    with pytest.raises(NonFiniteError):
+        choose(objective(), *points(1.0, math.nan))
+    with pytest.raises(ArgumentError, match="`level`"):
+        choose(objective(), *points(1.0), level=1.0)
+
+
+def test_it_is_stored_drawn_and_leaves_the_model(tmp_path):
+    data = objective()
+    before = data.params["weight"].clone()
+    found = choose(data, *points(0.0, 1.0))
+    assert torch.equal(before, data.params["weight"])
+    assert la.load(found.save(tmp_path / "c.nc")) == found
+    for figure in found.figures():
+        assert found.plot(figure.name) is not None
+        assert found.plot(figure.name, backend="plotly").data
+    assert len({e.name for e in found.estimates()}) == len(found.estimates())
+    assert np.isfinite([e.error for e in found.losses]).all()
+
+
+def test_running_statistics_of_a_mean_are_a_note():
+    model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    draw = torch.Generator().manual_seed(0)
+    batch = torch.randn(8, 1, generator=draw), torch.zeros(8, 1)
+    data = la.Objective(model, la.supervised(F.mse_loss), [batch])
+    here = data.params
+    found = choose(data, here, {n: 2 * v for n, v in here.items()}, sharpness=False)
+    assert "recalibrated" in found.sentences()[-1]
