@@ -48,7 +48,7 @@ def scores_chart(
             layers += _intervals(shown, rows, names, hue)
     if ceiling is not None and np.isfinite(ceiling):
         ends = [ceiling, ceiling]
-        layers.append(Line(ends, [-0.6, top], width=1.2, dash=True))
+        layers.append(Line(ends, [-0.6, top], width=1.2, dash=1))
         layers.append(Note("noise ceiling", ceiling, top))
     ticks = (list(range(len(order))), [cut_off(names[k], 44) for k in order])
     y = Axis(limits=(-0.7, len(order) + 0.1), ticks=ticks)

@@ -6,7 +6,7 @@ width, stored row by row) or a *sum* (the pieces of a concatenation, one after a
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class Axis:
@@ -154,7 +154,8 @@ def _link(a: Axis, b: Axis, where: str) -> bool:
         a, b = (a, b) if a.kind == "sum" else (b, a)
         if not _unstack(b):
             return False
-    if not (_refine_sums if a.kind == "sum" else _refine_products)(a, b):
+    how = (pieces, split_sum) if a.kind == "sum" else (factors, split_product)
+    if not _refine(a, b, *how):
         return False
     b.become(a)
     for left, right in zip(a.parts, b.parts, strict=True):
@@ -162,31 +163,20 @@ def _link(a: Axis, b: Axis, where: str) -> bool:
     return True
 
 
-def _refine_products(a: Axis, b: Axis) -> bool:
-    # Common factors: the larger of two is cut by the smaller, from the left.
-    left, right = factors(a), factors(b)
+def _refine(
+    a: Axis,
+    b: Axis,
+    parts_of: Callable[[Axis], list[Axis]],
+    split: Callable[[Axis, int], list[Axis] | None],
+) -> bool:
+    # Common factors or pieces: the larger of two is cut by the smaller, from the left.
+    left, right = parts_of(a), parts_of(b)
     k = 0
     while k < min(len(left), len(right)):
         x, y = left[k].root(), right[k].root()
         if x.size != y.size:
             longer, large, small = (left, x, y) if x.size > y.size else (right, y, x)
-            cut = split_product(large, small.size)
-            if cut is None:
-                return False
-            longer[k : k + 1] = cut
-        k += 1
-    a.parts, b.parts = left, right
-    return len(left) == len(right)
-
-
-def _refine_sums(a: Axis, b: Axis) -> bool:
-    left, right = pieces(a), pieces(b)
-    k = 0
-    while k < min(len(left), len(right)):
-        x, y = left[k].root(), right[k].root()
-        if x.size != y.size:
-            longer, large, small = (left, x, y) if x.size > y.size else (right, y, x)
-            cut = split_sum(large, small.size)
+            cut = split(large, small.size)
             if cut is None:
                 return False
             longer[k : k + 1] = cut
