@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_survey_command import call
 
+from lossatlas import store
+from lossatlas.inits.problem import load_problem
+from lossatlas.inits.settings import InitsSettings
 from lossatlas.store import Ledger
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -75,16 +80,41 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
 
 def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     code, text, error = inits(
-        monkeypatch, capsys, "rank", "--candidates", 8, "--out", tmp_path, *SMALL, "--json"
+        monkeypatch, capsys, "rank", "--candidates", 12, "--out", tmp_path, *SMALL, "--json"
     )
     assert code == 0, error
     found = json.loads(text)
-    assert len(found["ranking"]) == 8
+    assert len(found["ranking"]) == 12
     assert all(len(row["interval"]) == 2 for row in found["ranking"])
+    assert sum(row["measured"] for row in found["ranking"]) == 8
     assert found["trust"]
     assert len(found["agreement"]) == 3
     assert -1 <= values(found)["rank_correlation_of_short_and_long_training"] <= 1
     assert len(found["sentences"]) == 4
+
+
+def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tmp_path):
+    call_ = ("rank", "--candidates", 8, "--out", tmp_path, *SMALL)
+    code, text, error = inits(monkeypatch, capsys, *call_, "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["trust"] is found["agreement"] is None
+    assert "rank_correlation_of_short_and_long_training" not in values(found)
+    assert found["sentences"][0] == "All candidates were trained; the order is measured."
+    losses = [row["expected_loss"] for row in found["ranking"]]
+    assert losses == sorted(losses)
+    assert set(found["files"]) == {"ranking", "best"}
+    ranking = store.load(found["files"]["ranking"])
+    assert ranking.expected.tolist() == losses
+    best = ranking.candidates[0]
+    problem = load_problem(InitsSettings(model="mlp(4)", examples=100, probe=20, out=tmp_path))
+    drawn = problem.initializer.draw(best)
+    stored = load_file(found["files"]["best"])
+    assert stored.keys() == problem.model.state_dict().keys()
+    assert all(torch.equal(stored[name], drawn[name]) for name in drawn)
+    code, text, _ = inits(monkeypatch, capsys, *call_)
+    assert code == 0
+    assert "8 of 8 candidates are shown; ranking.nc holds all." in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

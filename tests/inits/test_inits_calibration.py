@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lossatlas.errors import DataError
-from lossatlas.inits.ranking import Calibration, trust
+from lossatlas.inits.ranking import Calibration, Trust, trust
 
 NOISES = {
     "normal": lambda source, n: source.normal(size=n),
@@ -30,12 +30,17 @@ def told(seed, noise, **how):
     _, lower, upper = line.predict(short)
     others = np.setdiff1d(np.arange(len(short)), ranks)
     inside = (lower <= long) & (long <= upper)
-    found = trust(short, line.simulate(short, known, seed))
+    simulated = line.simulate(short, known, seed)
+    found = trust(short, simulated)
     return {
         "candidates": inside[others].mean(),
         "agreement": held(found.agreement, stats.spearmanr(short, long).statistic),
         "regret": held(found.regret, long[0] - long.min()),
         "zero": found.agreement[1] <= 0,
+        "predicted": held(
+            trust(short, simulated, np.isin(np.arange(len(short)), others)).agreement,
+            stats.spearmanr(short[others], long[others]).statistic,
+        ),
     }
 
 
@@ -54,6 +59,7 @@ def test_intervals_hold_what_they_say(noise):
     found = coverage(noise)
     assert 0.93 <= found["candidates"] <= 0.97
     assert found["agreement"] >= 0.92
+    assert found["predicted"] >= 0.92
     # The best of 24 skewed losses is rarer than the best of normal ones.
     assert found["regret"] >= (0.88 if noise == "skewed" else 0.92)
 
@@ -109,3 +115,35 @@ def test_equal_short_losses_and_diverged_candidates():
     assert trust(np.ones(3), simulated).regret[0] == np.inf
     with pytest.raises(DataError, match="4 are needed"):
         Calibration.fit(np.ones(3), np.ones(3))
+
+
+def test_measured_candidates_do_not_narrow_the_interval_of_the_predicted_ones():
+    short, long, _ = world(3, "normal", candidates=12)
+    left = np.isin(np.arange(12), [2, 5, 7, 9])
+    line = Calibration.fit(short[~left], long[~left])
+    simulated = line.simulate(short, np.where(left, np.nan, long), 0)
+    _, low, high = trust(short, simulated, left).agreement
+    slow = [stats.spearmanr(short[left], row[left]).statistic for row in simulated]
+    assert (low, high) == pytest.approx(
+        np.quantile(slow, (0.025, 0.975), method="inverted_cdf").tolist()
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_too_few_predicted_candidates_are_never_trusted(count):
+    simulated = np.tile(np.arange(8.0), (50, 1))
+    found = trust(np.arange(8.0), simulated, np.arange(8) < count)
+    assert np.isnan(found.agreement).all()
+    assert found.left_out == count
+    assert f"unknown: only {count} of the candidates" in found.verdict
+    assert found.estimates()[0].why_no_error
+
+
+def test_a_first_candidate_no_better_than_any_is_not_better_than_chance():
+    sure = (0.9, 0.8, 1.0)
+    for regret in (0.2, 0.3, np.inf, np.nan):
+        told = Trust(sure, (regret, 0.0, 1.0), 0.2, 24).verdict
+        assert "cannot be distinguished from chance" in told
+    assert Trust(sure, (0.1, 0.0, 1.0), 0.2, 24).verdict == "the order can be trusted"
+    better = Trust((0.5, 0.2, 0.8), (0.1, 0.0, 1.0), 0.2, 24).verdict
+    assert better.startswith("the order is better than chance")

@@ -99,7 +99,9 @@ def test_estimates_name_every_split_and_what_it_costs(scored):
 
 def test_every_result_is_stored_told_and_drawn(study, scored, tmp_path):
     ranking = rank(study[0].model_copy(update={"out": tmp_path}), 8, problem=study[1])
-    every = (study[2], *scored, ranking, ranking.trust, ranking.calibration)
+    assert ranking.trust is ranking.calibration is None
+    twelve = rank(study[0].model_copy(update={"out": tmp_path / "b"}), 12, problem=study[1])
+    every = (study[2], *scored, ranking, twelve, twelve.trust, twelve.calibration)
     for result in (*every, study[2].reliability(2)):
         assert store.load(result.save(tmp_path / "result.nc")) == result
         assert len(repr(result)) <= 400
@@ -178,10 +180,14 @@ def test_a_ranking_says_how_far_to_trust_it(study, tmp_path):
     found = rank(settings, 12, problem=study[1])
     assert len({c.seed for c in found.candidates}) == 12
     assert {c.scheme for c in found.candidates} == {"orthogonal", "normal"}
-    assert (np.diff(found.short) >= 0).all()
-    assert (found.lower <= found.upper).all()
-    assert found.trained[0] == 0
-    assert found.trained[-1] == 11
+    assert (np.diff(found.expected) >= 0).all()
+    left = np.setdiff1d(np.arange(12), found.trained)
+    assert len(left) == found.trust.left_out == 4
+    assert (found.lower <= found.upper)[left].all()
+    # What was measured ranks by its measurement, and has no prediction interval.
+    assert found.expected[found.trained].tolist() == found.truth.tolist()
+    assert np.isnan(found.lower[found.trained]).all()
+    assert {found.short.argmin(), found.short.argmax()} <= set(found.trained.tolist())
     value, low, high = found.trust.agreement
     assert -1 <= low <= value <= high <= 1
     assert 0 <= found.trust.regret[0] <= found.trust.chance + 1e-9
@@ -189,10 +195,21 @@ def test_a_ranking_says_how_far_to_trust_it(study, tmp_path):
     assert found.cost == 3 * (12 * 2 + 8 * 2) * 120 / 32
     rows = found.estimates()
     assert [row.name.split(". ")[0] for row in rows[:12]] == [str(k) for k in range(1, 13)]
-    assert rows[3].interval() == pytest.approx((found.lower[3], found.upper[3]))
+    k = int(left[0])
+    assert rows[k].interval() == pytest.approx((found.lower[k], found.upper[k]))
+    assert "measured" in rows[found.trained[0]].why_no_error
     measured = {row.name: row.value for row in rows[12:]}
-    assert measured["loss of the first after 2 epochs"] == found.truth[0]
+    if 0 in found.trained:
+        assert measured["loss of the first after 2 epochs"] == found.truth[0]
     assert found.sentences()[0].lower() == f"{found.trust.verdict}."
+
+
+def test_too_few_left_out_leave_the_trust_unknown(study, tmp_path):
+    found = rank(study[0].model_copy(update={"out": tmp_path}), 9, problem=study[1])
+    assert np.isnan(found.trust.agreement).all()
+    assert "only 1 of the candidates" in found.trust.estimates()[0].why_no_error
+    assert "unknown: only 1" in found.sentences()[0]
+    assert store.load(found.save(tmp_path / "nine.nc")) == found
 
 
 def test_own_candidates_are_ranked_by_default(tmp_path):
@@ -243,3 +260,28 @@ def test_a_network_without_layers_is_named(study, tmp_path):
     with pytest.raises(ModelError, match="no supported layers"):
         measure_features(settings, load_problem(settings), labels)
     assert isinstance(labels.candidates[0], Candidate)
+
+
+def test_weights_of_a_candidate_keep_tied_parameters_and_buffers(tmp_path):
+    (tmp_path / "tied.py").write_text(
+        "import torch\n"
+        "class Tied(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a = torch.nn.Linear(64, 10)\n"
+        "        self.b = self.a\n"
+        "        self.register_buffer('shift', torch.ones(1))\n"
+        "    def forward(self, x):\n"
+        "        return self.a(x.flatten(1)) + self.b(x.flatten(1)) + self.shift\n"
+    )
+    problem = load_problem(
+        InitsSettings(
+            model=f"{tmp_path / 'tied.py'}:Tied", examples=100, probe=20, out=tmp_path / "s"
+        )
+    )
+    before = problem.model.a.weight.detach().clone()
+    weights = problem.weights(Candidate("own", 1.0, 5))
+    assert set(weights) == {"a.weight", "a.bias", "b.weight", "b.bias", "shift"}
+    assert weights["a.weight"].equal(problem.build(5).a.weight)
+    assert weights["b.weight"].equal(weights["a.weight"])
+    assert problem.model.a.weight.equal(before)

@@ -13,6 +13,7 @@ from lossatlas.settings import defaults, option
 
 if TYPE_CHECKING:
     from lossatlas.inits.pipeline import FinishedStage
+    from lossatlas.inits.ranking import Ranking
     from lossatlas.result import Result
 
 _REMEMBERED = "settings.yaml"
@@ -60,13 +61,31 @@ def run_all(settings: RunSettings, output: Output) -> None:
 
 
 def run_rank(settings: RankSettings, output: Output) -> None:
-    """Rank candidates and say how much to trust it."""
+    """Rank candidates, say how much to trust it, write `ranking.nc` and the best's weights."""
+    from lossatlas.inits.problem import load_problem
     from lossatlas.inits.ranking import rank
+    from lossatlas.report import write_report
     from lossatlas.store import occupied
+    from lossatlas.training.checkpoints import save_weights
 
-    with occupied(settings.out), output.progress("ranking") as progress:
-        ranking = rank(settings, settings.candidates, progress=progress)
-    output.result(ranking.summary(), ranking.title, _rows(ranking))
+    with occupied(settings.out) as folder, output.progress("ranking") as progress:
+        problem = load_problem(settings)
+        ranking = rank(settings, settings.candidates, problem=problem, progress=progress)
+        weights = problem.weights(ranking.candidates[0])
+        files = {
+            "ranking": ranking.save(folder / "ranking.nc"),
+            "best": save_weights(weights, folder / "best.safetensors"),
+            "report": write_report(ranking, folder / "report.html", title=ranking.title),
+        }
+    rows = [*_rows(ranking), ("", _shown(ranking), "")]
+    output.result(ranking.summary(), ranking.title, rows, files=files)
+
+
+def _shown(ranking: "Ranking") -> str:
+    from lossatlas.inits.ranking import SHOWN
+
+    count = len(ranking.candidates)
+    return f"{min(SHOWN, count)} of {count} candidates are shown; ranking.nc holds all."
 
 
 # Stage -> help, title of its table, and options that set a value of a group.

@@ -1,14 +1,16 @@
 """What a study is about: a network, its data, and the batch of its landscapes."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lossatlas.errors import ArgumentError
-from lossatlas.inits.candidates import Initializer
+from lossatlas.inits.candidates import Candidate, Initializer, trainable
 from lossatlas.inits.losses import TrueLosses
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.linalg.params import fingerprint
@@ -45,6 +47,26 @@ class Problem:
     def initializer(self) -> Initializer:
         """Makes the parameters of candidates."""
         return Initializer(self.model, self.loss, self.probe, self.build)
+
+    def weights(self, candidate: Candidate) -> dict[str, Tensor]:
+        """The network at a candidate's start.
+
+        Args:
+            candidate: the recipe.
+
+        Returns:
+            Its `state_dict`: parameters drawn, buffers and frozen parameters as in `model`.
+
+        Raises:
+            AtlasError: as for `Initializer.draw`.
+        """
+        # Copied into parameters, so that tied ones stay equal under all their names.
+        model = deepcopy(self.model)
+        drawn, moved = self.initializer.draw(candidate), trainable(model)
+        with torch.no_grad():
+            for name, value in drawn.items():
+                moved[name].copy_(value)
+        return dict(model.state_dict())
 
     def true_losses(self) -> TrueLosses:
         """The loss of the probe at many points at once.

@@ -31,9 +31,11 @@ Ints = NDArray[np.int64]
 MIN_CANDIDATES, CHECKED = 8, 8
 # Checked candidates that a line needs, and long losses simulated from it.
 MIN_CHECKED, RESAMPLES = 4, 2000
+# Candidates left out of the long training that a rank correlation needs.
+MIN_LEFT_OUT = 4
 ORDERS = 2
 # Candidates of a short table.
-_SHOWN = 10
+SHOWN = 10
 
 
 @result("inits-calibration")
@@ -161,37 +163,56 @@ class Trust(Result):
     """How far to trust a ranking by short losses, from simulated long ones.
 
     Attributes:
-        agreement: Spearman of short and long losses over all candidates that stayed finite:
-            median and 95 % interval over the simulations.
+        agreement: Spearman of short and long losses over the candidates whose long losses are
+            predicted: median and 95 % interval over the simulations; NaN where they are fewer
+            than four.
         regret: loss of the first candidate above that of the best: mean and 95 % interval.
         chance: the mean of the same for a candidate drawn at random.
+        left_out: how many long losses are predicted, not measured.
     """
 
     agreement: tuple[float, float, float]
     regret: tuple[float, float, float] = quantity("loss")
     chance: float = quantity("loss")
+    left_out: int
 
     @property
     def verdict(self) -> str:
-        """Whether the interval of the agreement excludes zero, in words."""
+        """Whether agreement and regret exclude an order by chance, in words."""
         _, lower, _ = self.agreement
+        if np.isnan(lower):
+            return f"how far the order can be trusted is unknown: {self._why_unknown}"
+        # A first candidate that is no better than any other speaks against every correlation.
+        if lower <= 0 or not self.regret[0] < self.chance:
+            return (
+                "the order of the candidates that were not trained to the end cannot be "
+                "distinguished from chance"
+            )
         if lower > 0.5:
             return "the order can be trusted"
-        if lower > 0:
-            return "the order is better than chance; take several of the first"
+        return "the order is better than chance; take several of the first"
+
+    @property
+    def _why_unknown(self) -> str:
         return (
-            "the order cannot be distinguished from chance: any candidate is as good a choice"
+            f"only {self.left_out} of the candidates were not trained to the end, "
+            f"{MIN_LEFT_OUT} are needed"
         )
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Rank correlation, and expected regret of the first candidate and of any."""
-        name = "rank correlation of short and long training"
         why = "a mean over simulated losses"
         return (
-            interval_estimate(name, self.agreement, RESAMPLES),
+            self._correlation(),
             interval_estimate("regret of taking the first", self.regret, RESAMPLES),
             Estimate(self.chance, why_no_error=why, name="regret of taking any", unit="loss"),
         )
+
+    def _correlation(self) -> Estimate:
+        name = "rank correlation of short and long training"
+        if np.isnan(self.agreement[0]):
+            return Estimate(float("nan"), why_no_error=self._why_unknown, name=name)
+        return interval_estimate(name, self.agreement, RESAMPLES)
 
     def sentences(self) -> tuple[str, ...]:
         """The verdict, and the regret of the first candidate and of any."""
@@ -203,15 +224,17 @@ class Trust(Result):
         )
 
 
-def trust(short: Array, simulated: Array) -> Trust:
+def trust(short: Array, simulated: Array, left_out: NDArray[np.bool_] | None = None) -> Trust:
     """How far to trust a ranking by short losses.
 
     Args:
-        short: short losses, ascending, shape (candidates,).
+        short: short losses in the order of the ranking, shape (candidates,).
         simulated: long losses that the data allow, shape (simulations, candidates).
+        left_out: whether the long loss of a candidate is predicted, shape (candidates,); by
+            default all are.
 
     Returns:
-        Agreement and regret with their 95 % intervals.
+        Agreement over those left out, and regret over all, with their 95 % intervals.
 
     Examples:
         >>> trust(np.arange(3.0), np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]])).regret
@@ -219,14 +242,22 @@ def trust(short: Array, simulated: Array) -> Trust:
     """
     best = simulated.min(axis=1)
     regret = simulated[:, 0] - best
-    ranks = stats.rankdata(simulated, axis=1)
-    everyone = np.zeros(len(short), dtype=np.int64)
-    agreements = scores.spearman(short, ranks, everyone)
+    left = np.ones(len(short), dtype=bool) if left_out is None else left_out
     return Trust(
-        (float(np.median(agreements)), *_middle(agreements)),
+        _agreement(short[left], simulated[:, left]),
         (float(regret.mean()), *_middle(regret)),
         float((simulated.mean(axis=1) - best).mean()),
+        int(left.sum()),
     )
+
+
+def _agreement(short: Array, simulated: Array) -> tuple[float, float, float]:
+    # What is measured is known: with it the interval would shrink to a point.
+    if len(short) < MIN_LEFT_OUT:
+        return (float("nan"),) * 3
+    everyone = np.zeros(len(short), dtype=np.int64)
+    found = scores.spearman(short, stats.rankdata(simulated, axis=1), everyone)
+    return float(np.median(found)), *_middle(found)
 
 
 def _middle(samples: Array) -> tuple[float, float]:
@@ -244,14 +275,16 @@ class Ranking(Result):
         short: loss after the short training, the mean of the data orders; NaN where one
             diverged, which puts a candidate last.
         noise: standard error of `short` over the data orders.
-        expected: loss expected after the long training.
-        lower: lower end of its 95 % prediction interval (one training in one data order).
+        expected: loss after the long training, by which candidates are ranked: measured where
+            a candidate was trained to the end (infinite where that diverged), else predicted.
+        lower: lower end of its 95 % prediction interval (one training in one data order); NaN
+            where it is measured.
         upper: upper end.
         epochs: of the short and of the long training.
         trained: ranks of the candidates that were trained to the end.
-        truth: their losses, shape (trained,).
-        calibration: the line from short to long losses.
-        trust: agreement of short and long losses, and regret.
+        truth: their losses, shape (trained,); NaN where a training diverged.
+        calibration: the line from short to long losses; None where nothing is predicted.
+        trust: agreement of short and long losses, and regret; None where nothing is predicted.
         halving: rank of the candidate that successive halving takes at no greater cost, and
             its loss after the long training.
         cost: forward passes over the probe that the ranking took, the check with it.
@@ -267,76 +300,112 @@ class Ranking(Result):
     epochs: tuple[int, int]
     trained: Ints
     truth: Array = quantity("loss")
-    calibration: Calibration
-    trust: Trust
+    calibration: Calibration | None
+    trust: Trust | None
     halving: tuple[int, float]
     cost: float = quantity("forward passes")
     title: str
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Expected losses in the order of the ranking, trust, and what was measured."""
-        return (*self._expected(), *self.trust.estimates(), *self._measured())
+        trusted = () if self.trust is None else self.trust.estimates()
+        return (*self._expected(), *trusted, *self._measured())
 
     def _expected(self) -> Iterator[Estimate]:
-        errors, count = self.calibration.stderr(self.short), len(self.calibration.short)
-        when = f"expected after {self.epochs[1]} epochs"
         for k, candidate in enumerate(self.candidates):
             yield Estimate(
                 float(self.expected[k]),
-                float(errors[k]),
-                samples=count - 1,
+                **self._error(k),
                 name=f"{k + 1}. {candidate}",
                 unit="loss",
-                meaning=f"{when}, {number(self.lower[k])} to {number(self.upper[k])}",
-                is_minor=k >= _SHOWN,
+                is_minor=k >= SHOWN,
             )
+
+    def _error(self, rank: int) -> dict[str, Any]:
+        if rank in self.trained:
+            return {"why_no_error": f"measured after {self.epochs[1]} epochs, in one training"}
+        if self.calibration is None or np.isnan(self.expected[rank]):
+            return {"why_no_error": "diverged in the short training"}
+        ends = f"{number(self.lower[rank])} to {number(self.upper[rank])}"
+        return {
+            "stderr": float(self.calibration.stderr(self.short[rank])),
+            "samples": len(self.calibration.short) - 1,
+            "meaning": f"expected after {self.epochs[1]} epochs, {ends}",
+        }
 
     def _measured(self) -> Iterator[Estimate]:
         why, place = "one training in one order of the data", self.halving[0] + 1
         long = f"after {self.epochs[1]} epochs"
         taken = f"loss of number {place}, which successive halving takes"
-        yield Estimate(float(self.truth[0]), why_no_error=why, name=f"loss of the first {long}")
+        if 0 in self.trained:
+            first = f"loss of the first {long}"
+            yield Estimate(float(self.truth[0]), why_no_error=why, name=first)
         yield Estimate(self.halving[1], why_no_error=why, name=f"{taken}, {long}")
         yield Estimate(self.cost, 0.0, name="cost", unit="forward passes over the probe")
 
     def sentences(self) -> tuple[str, ...]:
         """How far to trust the order, which candidate is first, and what halving takes."""
-        best, value = self.candidates[0], number(float(self.expected[0]))
-        ends = f"{number(float(self.lower[0]))} to {number(float(self.upper[0]))}"
+        measured = ("All candidates were trained; the order is measured.",)
         return (
-            *self.trust.sentences(),
-            f"The first candidate is {best}: a loss of {value} ({ends}) is expected after "
-            f"{self.epochs[1]} epochs.",
+            *(measured if self.trust is None else self.trust.sentences()),
+            self._first(),
             f"Successive halving takes number {self.halving[0] + 1} at no greater cost.",
         )
 
+    def _first(self) -> str:
+        best, value = self.candidates[0], number(float(self.expected[0]))
+        if 0 in self.trained:
+            return (
+                f"The first candidate is {best}: a loss of {value} is measured after "
+                f"{self.epochs[1]} epochs."
+            )
+        ends = f"{number(float(self.lower[0]))} to {number(float(self.upper[0]))}"
+        return (
+            f"The first candidate is {best}: a loss of {value} ({ends}) is expected after "
+            f"{self.epochs[1]} epochs."
+        )
+
     def summary(self) -> dict[str, Any]:
-        """The estimates and sentences, and the candidates in their order."""
-        ends = np.column_stack([self.lower, self.upper]).tolist()
-        ranked = [
-            {"scheme": c.scheme, "scale": c.scale, "seed": c.seed, "expected_loss": loss}
-            for c, loss in zip(self.candidates, self.expected.tolist(), strict=True)
-        ]
-        ranking = [row | {"interval": end} for row, end in zip(ranked, ends, strict=True)]
-        agreement = list(self.trust.agreement)
-        named = {"ranking": ranking, "agreement": agreement, "trust": self.trust.verdict}
-        return super().summary() | named
+        """The estimates and sentences, and the candidates in their order.
+
+        Returns:
+            As of every result; and "ranking", a row each; "agreement" and "trust", None where
+            nothing is predicted.
+        """
+        trusted = self.trust
+        ranking = [self._row(k) for k in range(len(self.candidates))]
+        return super().summary() | {
+            "ranking": ranking,
+            "agreement": None if trusted is None else list(trusted.agreement),
+            "trust": None if trusted is None else trusted.verdict,
+        }
+
+    def _row(self, rank: int) -> dict[str, Any]:
+        candidate = self.candidates[rank]
+        return {
+            "scheme": candidate.scheme,
+            "scale": candidate.scale,
+            "seed": candidate.seed,
+            "expected_loss": float(self.expected[rank]),
+            "interval": [float(self.lower[rank]), float(self.upper[rank])],
+            "measured": rank in self.trained,
+        }
 
     def figures(self) -> tuple[Figure, ...]:
         """Expected losses with their intervals, and the line that they come from."""
         from lossatlas.plots.chart import backends
 
-        title = f"Loss expected after {self.epochs[1]} epochs"
-        figure = Figure(
-            "ranking", title, *backends(lambda: self._chart(title)), alt=self.sentences()[2]
-        )
-        return (figure, *self.calibration.figures())
+        title = f"Loss {'expected ' if self.trust else ''}after {self.epochs[1]} epochs"
+        drawn = backends(lambda: self._chart(title))
+        figure = Figure("ranking", title, *drawn, alt=self._first())
+        return (figure, *(self.calibration.figures() if self.calibration else ()))
 
     def _chart(self, title: str) -> Any:
         from lossatlas.plots.inits import scores_chart
 
-        names = [f"{k + 1}. {c}" for k, c in enumerate(self.candidates[:_SHOWN])]
-        rows = np.column_stack([self.expected, self.lower, self.upper])[:_SHOWN]
+        names = [f"{k + 1}. {c}" for k, c in enumerate(self.candidates[:SHOWN])]
+        ends = [np.where(np.isnan(e), self.expected, e) for e in (self.lower, self.upper)]
+        rows = np.column_stack([self.expected, *ends])[:SHOWN]
         return scores_chart(names, rows, title=title, label="loss", lowest_first=True)
 
 
@@ -351,8 +420,9 @@ def rank(
     """Rank initializations of one network by what a short training shows.
 
     All candidates are trained for the first of `label.budgets` in two data orders; eight spread
-    over the order, the first among them, are trained for the last budget, and say how far the
-    short training predicts the long one. What is done is kept below `out`/rank.
+    over the order are trained for the last budget, and say how far the short training predicts
+    the long one. Candidates trained to the end rank by what is measured, the others by what is
+    predicted; of eight candidates nothing is predicted. What is done is kept below `out`/rank.
 
     Args:
         settings: of the study. The candidates are seeds of the model's own initialization;
@@ -374,8 +444,8 @@ def rank(
         >>> small = {"model": "mlp(4)", "examples": 40, "probe": 8}
         >>> settings = InitsSettings(out=mkdtemp(), label={"budgets": (1, 2)}, **small)
         >>> ranking = rank(settings, 8)
-        >>> len(ranking.candidates), ranking.trained.tolist()
-        (8, [0, 1, 2, 3, 4, 5, 6, 7])
+        >>> len(ranking.candidates), ranking.sentences()[0]
+        (8, 'All candidates were trained; the order is measured.')
     """
     check_at_least("candidates", candidates, MIN_CANDIDATES)
     if len(settings.label.budgets) < 2:
@@ -387,27 +457,32 @@ def rank(
         settings, problem or load_problem(settings), _recipes(settings, candidates), progress
     )
     short, noise = run.short()
-    order = np.argsort(np.where(np.isfinite(short), short, np.inf), kind="stable")
+    by_short = np.argsort(np.where(np.isfinite(short), short, np.inf), kind="stable")
     count = int(np.isfinite(short).sum())
-    ranks = np.unique(np.linspace(0, count - 1, min(CHECKED, count)).round().astype(np.int64))
-    truth = run.long(order[ranks])
-    taken, loss = run.halving(order)
+    spread = np.linspace(0, count - 1, min(CHECKED, count)).round().astype(np.int64)
+    checked = by_short[np.unique(spread)]
+    truth = np.full(candidates, np.nan)
+    truth[checked] = run.long(checked)
+    line, expected = _predicted(short, truth, checked)
+    # Candidates that diverged are last; equal ones stay in the order of the short training.
+    order = np.lexsort((short, expected[0]))
+    trained = np.flatnonzero(np.isin(order, checked))
+    taken, loss = run.halving(by_short)
     budgets = settings.label.budgets
-    line, expected, trusted = _calibrated(short[order], ranks, truth, settings.seed)
     return Ranking(
         candidates=tuple(run.candidates[k] for k in order),
         short=short[order],
         noise=noise[order],
-        expected=expected[0],
-        lower=expected[1],
-        upper=expected[2],
+        expected=expected[0][order],
+        lower=expected[1][order],
+        upper=expected[2][order],
         epochs=(budgets[0], budgets[-1]),
-        trained=ranks,
-        truth=truth,
+        trained=trained,
+        truth=truth[order][trained],
         calibration=line,
-        trust=trusted,
+        trust=_trusted(line, short[order], truth[order], trained, settings.seed),
         halving=(int(np.flatnonzero(order == taken)[0]), loss),
-        cost=run.epochs(candidates * ORDERS * budgets[0] + len(ranks) * budgets[-1]),
+        cost=run.epochs(candidates * ORDERS * budgets[0] + len(checked) * budgets[-1]),
         title=f"{candidates} initializations of {settings.model} on {settings.data}",
     )
 
@@ -464,13 +539,31 @@ class _Run:
         return label(settings, self.problem, chosen, progress=self.progress)
 
 
-def _calibrated(
-    short: Array, ranks: Ints, truth: Array, seed: int
-) -> tuple[Calibration, tuple[Array, Array, Array], Trust]:
-    trained, finite = np.isfinite(truth), np.isfinite(short)
-    line = Calibration.fit(short[ranks][trained], truth[trained])
-    measured = np.full(len(short), np.nan)
-    # A candidate that diverged in the long training is worse than every other.
-    measured[ranks] = np.where(trained, truth, np.inf)
+def _predicted(short: Array, truth: Array, checked: Ints) -> tuple[Calibration | None, Array]:
+    # Long losses and the ends of their intervals; what is measured is not predicted.
+    trained, measured = np.isfinite(truth), _measured(truth, checked)
+    is_known = ~np.isnan(measured)
+    if trained.any() and not np.isfinite(short[~is_known]).any():
+        nothing = np.full(len(short), np.nan)
+        return None, np.stack([measured, nothing, nothing])
+    line = Calibration.fit(short[trained], truth[trained])
+    expected, lower, upper = line.predict(short)
+    ends = (np.where(is_known, np.nan, end) for end in (lower, upper))
+    return line, np.stack([np.where(is_known, measured, expected), *ends])
+
+
+def _trusted(
+    line: Calibration | None, short: Array, truth: Array, trained: Ints, seed: int
+) -> Trust | None:
+    if line is None:
+        return None
+    finite, measured = np.isfinite(short), _measured(truth, trained)
     simulated = line.simulate(short[finite], measured[finite], seed)
-    return line, line.predict(short), trust(short[finite], simulated)
+    return trust(short[finite], simulated, np.isnan(measured[finite]))
+
+
+def _measured(truth: Array, trained: Ints) -> Array:
+    # A candidate that diverged in the long training is worse than every other.
+    measured = np.full(len(truth), np.nan)
+    measured[trained] = np.where(np.isfinite(truth[trained]), truth[trained], np.inf)
+    return measured
