@@ -1,10 +1,11 @@
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from lossatlas.intervals import t_quantile
-from lossatlas.plots import bars, maps, trees, web
+from lossatlas.plots import bars, canvas, maps, trees, web
 from lossatlas.plots.chart import Axis, Chart, Line, Points
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree, persistence
@@ -174,6 +175,11 @@ def test_numbers_of_minima_in_corners_stand_inside():
     drawn_marks = web.draw(Chart("", ends, ends, (marks,))).data[0]
     wanted = ("top right", "top left", "bottom left", "bottom right")
     assert drawn_marks.textposition == wanted
+    notes = canvas.draw(Chart("", ends, ends, (marks,))).texts
+    assert [(note.get_ha(), note.get_va()) for note in notes] == [
+        ("left", "baseline"), ("right", "baseline"), ("right", "top"), ("left", "top"),
+    ]  # fmt: skip
+    plt.close("all")
 
 
 def test_the_scene_of_a_surface_ends_above_the_legend():

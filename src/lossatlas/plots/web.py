@@ -18,6 +18,7 @@ from lossatlas.plots.chart import (
     Points,
     Span,
     Surface,
+    near_edges,
     pieces,
 )
 from lossatlas.plots.scale import Scale
@@ -129,7 +130,6 @@ _MOST = 200
 _LEVELS = 16
 _ISOLINES = 10
 _FEW = 10
-_NEAR_EDGE = 0.06
 _SHADOW = f"0 0 3px {style.INK}, 0 0 3px {style.INK}, 0 0 3px {style.INK}"
 
 
@@ -200,7 +200,7 @@ def _space(chart: Chart, z: Axis) -> go.Figure:
         "aspectratio": dict(zip("xyz", chart.ratio, strict=True)),
         "camera": {
             "eye": {"x": 1.12, "y": -1.33, "z": 1.17},
-            "center": {"x": -0.05, "y": -0.04, "z": -0.17},
+            "center": {"x": -0.05, "y": -0.04, "z": -0.22},
         },
     }
     for name, side in sides.items():
@@ -291,15 +291,12 @@ def _(layer: Points, drawn: go.Figure, chart: Chart) -> None:
 
 
 def _beside(layer: Points, chart: Chart) -> str | list[str]:
-    # A word beside a mark at the top or the right edge goes to its other side.
-    if layer.z is not None or chart.x.limits is None or chart.y.limits is None:
+    if layer.z is not None:
         return "top right"
-    right, top = (
-        np.asarray(places) > limits[1] - _NEAR_EDGE * (limits[1] - limits[0])
-        for places, limits in ((layer.x, chart.x.limits), (layer.y, chart.y.limits))
-    )
-    rows, columns = np.where(top, "bottom", "top"), np.where(right, "left", "right")
-    return [f"{row} {column}" for row, column in zip(rows, columns, strict=True)]
+    return [
+        f"{'bottom' if top else 'top'} {'left' if right else 'right'}"
+        for right, top in near_edges(layer, chart)
+    ]
 
 
 @_add.register
