@@ -107,3 +107,10 @@ def short(label: object, most: int = 24) -> str:
 def loss_title(is_log: bool, quantity: str = "loss") -> str:
     """Title of an axis of losses."""
     return f"{quantity} (log above the lowest)" if is_log else quantity
+
+
+def byte_size(amount: int) -> str:
+    """An amount of memory, in MiB or GiB; never less than 1 MiB."""
+    if amount < 2**30:
+        return f"{max(amount / 2**20, 1):,.0f} MiB"
+    return f"{amount / 2**30:,.1f} GiB"

@@ -12,6 +12,8 @@ import torch
 
 import lossatlas as la
 from lossatlas.cli import app
+from lossatlas.cli.ledgers import prepare_ledgers
+from lossatlas.cli.output import Output
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
 
@@ -222,6 +224,31 @@ def test_resume_without_a_ledger_and_after_one_are_the_same(monkeypatch, capsys,
         assert code == 0
         results.append(json.loads(text) | {"seconds": 0})
     assert results[0] == results[1]
+
+
+def test_resume_with_nothing_to_resume_says_so(tmp_path):
+    told = []
+    output, ledger = Output(), tmp_path / "survey.resume"
+    output.note = told.append
+    prepare_ledgers([ledger], output, resume=False)
+    ledger.touch()
+    prepare_ledgers([ledger], output, resume=True)
+    assert ledger.exists()
+    assert told == []
+    prepare_ledgers([ledger], output, resume=False)
+    assert not ledger.exists()
+    prepare_ledgers([ledger], output, resume=True)
+    assert told == [f"nothing to resume in {tmp_path}; starting anew"]
+
+
+def test_weights_of_another_model_say_that_no_model_was_given(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "s0.safetensors"
+    safetensors.torch.save_file({"0.weight": torch.zeros(2, 3)}, file)
+    monkeypatch.chdir(tmp_path)
+    for model, is_said in ([], True), (["--model", "mlp(4)"], False):
+        code, _, error = call(monkeypatch, capsys, "survey", *SMALL[2:], file, *model)
+        assert code == 2
+        assert ("No --model was given, so the default model mlp(32)" in error) == is_said
 
 
 def test_help_needs_no_torch():

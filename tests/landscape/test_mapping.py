@@ -384,6 +384,9 @@ def test_a_plan_says_what_a_map_will_need():
     weights = sum(v.numel() for v in objective.params.values())
     assert (plan.engine, plan.points) == ("folded", 441)
     assert plan.memory >= 4 * 4 * weights
+    finer = la.plan_map(objective, la.random_plane(objective), points=201)
+    # Value, error, leverage and count of every point, and the copies of the first three.
+    assert finer.memory - plan.memory >= 8 * (4 + 2) * (201**2 - 21**2)
     streaming = la.plan_map(objective, la.random_plane(objective), engine="streaming")
     assert streaming.engine == "streaming"
     small = cases.make(cases.mlp).objective()
@@ -391,6 +394,15 @@ def test_a_plan_says_what_a_map_will_need():
     for asked in ({}, metrics):
         plan = la.plan_map(small, ground, metrics=asked)
         assert plan.engine == la.map_plane(small, ground, points=3, metrics=asked).engine
+
+
+@pytest.mark.parametrize("points", [10**5, 10**12])
+def test_a_grid_that_does_not_fit_in_memory_is_refused_by_name(points):
+    objective = cases.make(cases.mlp).objective()
+    plane = la.random_plane(objective)
+    for make in (la.plan_map, la.map_plane):
+        with pytest.raises(ArgumentError, match=r"`points`: a grid of .* GiB are free; take"):
+            make(objective, plane, points=points)
 
 
 def test_conv_nets_without_batchnorm_and_odd_shapes_are_served():

@@ -1,10 +1,12 @@
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from lossatlas.intervals import t_quantile
-from lossatlas.plots import bars, maps, trees, web
+from lossatlas.plots import bars, canvas, maps, trees, web
+from lossatlas.plots.chart import Axis, Chart, Line, Points
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
@@ -158,6 +160,30 @@ def test_barcode_tree_profile_and_betti_draw_all_there_is():
         "basins (H0), all",
         "basins (H0), certain",
     ]
+
+
+def test_few_counts_have_ticks_at_whole_numbers():
+    few = betti_figure(persistence(sample_map("bowl")))
+    assert few.layout.yaxis.dtick == 1
+    many = Chart("", Axis(), Axis(is_whole=True), (Line([0, 1], [0, 500]),))
+    assert web.draw(many).layout.yaxis.dtick is None
+
+
+def test_numbers_of_minima_in_corners_stand_inside():
+    ends = Axis(limits=(0.0, 1.0))
+    marks = Points([0.0, 1.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0], labels=list("0123"))
+    drawn_marks = web.draw(Chart("", ends, ends, (marks,))).data[0]
+    wanted = ("top right", "top left", "bottom left", "bottom right")
+    assert drawn_marks.textposition == wanted
+    notes = canvas.draw(Chart("", ends, ends, (marks,))).texts
+    assert [(note.get_ha(), note.get_va()) for note in notes] == [
+        ("left", "baseline"), ("right", "baseline"), ("right", "top"), ("left", "top"),
+    ]  # fmt: skip
+    plt.close("all")
+
+
+def test_the_scene_of_a_surface_ends_above_the_legend():
+    assert surface_figure(sample_map()).layout.scene.domain.y[0] >= 0.1
 
 
 HOSTILE = "<img src=x onerror=alert(1)><a href='javascript:alert(2)'>%{x}</a>$a$"

@@ -160,6 +160,25 @@ def test_the_lowest_point_on_the_edge():
     assert told(on_a_line([1, 0, 2], 0.1), "on the edge") == []
 
 
+def with_guesses(values, computed, bound):
+    survey = on_a_line(values, 0.01)
+    land = replace(survey.landscape, computed=np.array(computed), interpolation_error=bound)
+    return replace(survey, landscape=land)
+
+
+def test_range_and_edge_rest_on_computed_points():
+    computed = [False, True, True, True, True]
+    # The interpolated end is below zero, where a loss cannot be.
+    found = with_guesses([-0.4, 0.1, 0.5, 1, 2], computed, 0.5)
+    assert told(found, "on the edge") == []
+    start = "Interpolated points aside, the loss on the map goes from 0.1 to 2"
+    assert told(found, "goes from")[0].startswith(start)
+    edge = [True, False, True, True, True]
+    assert told(with_guesses([0.1, 0.05, 0.5, 1, 2], edge, 0.2), "on the edge")
+    # Inside lies a point that is lower by more than interpolation may be off.
+    assert told(with_guesses([0.1, -0.5, 0.5, 1, 2], edge, 0.2), "on the edge") == []
+
+
 def test_range_against_the_error():
     assert told(on_a_line([0, 1, 5], 0.5), "The loss on the map goes") == [
         "The loss on the map goes from 0 to 5, a range of 10 times its largest standard error."

@@ -173,3 +173,15 @@ def test_a_large_noisy_field_agrees_with_its_diagram():
             np.sort(diagram.births[diagram.dimensions == 0]), np.sort(tree.minima_values)
         )
         assert np.sort(diagram.bars(0)[:, 1]).tolist() == np.sort(tree.saddle_values).tolist()
+
+
+def test_smad_of_one_basin_is_unknown_for_want_of_a_saddle():
+    tree = merge_tree([2.0, 0.0, 1.0], error=0.1)
+    assert tree.smad() == 0.0
+    assert np.isnan(tree.mean_rise)
+    for name in ("SMAD", "SMAD, share of range", "mean persistence"):
+        row = next(e for e in tree.estimates() if e.name == name)
+        assert np.isnan(row.value)
+        assert row.why_no_error.startswith("no saddle")
+    two = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
+    assert two.mean_rise == two.smad() == 1.5

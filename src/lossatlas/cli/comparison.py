@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lossatlas.cli.ledgers import prepare_ledgers
 from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
 from lossatlas.cli.subject import Subject, load_subject
@@ -52,8 +53,7 @@ def report_comparison(
     for note in pair.notes:
         output.note(note)
     ledger = folder / "comparison.resume"
-    if not resume:
-        _forget(ledger)
+    prepare_ledgers(comparison_ledgers(ledger), output, resume=resume)
     objective = pair.subject.objective(pair.mode)
     with output.progress("mapping") as progress:
         found = compare(

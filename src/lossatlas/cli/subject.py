@@ -8,7 +8,7 @@ from torch import nn
 
 from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
-from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.errors import ArgumentError, AtlasError, StructureError
 from lossatlas.landscape.engines import Metric
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.objective.user_code import wrap_errors
@@ -54,10 +54,18 @@ class Subject:
 
     def load(self, file: Path, note: Callable[[str], None]) -> None:
         """Load a checkpoint into the model; what is to be said of it goes to `note`."""
-        load_weights(
-            self.model, file, key=self.settings.key, prefix=self.settings.prefix,
-            note=lambda sentence: note(f"{file.name}: {sentence}"),
-        )  # fmt: skip
+        try:
+            load_weights(
+                self.model, file, key=self.settings.key, prefix=self.settings.prefix,
+                note=lambda sentence: note(f"{file.name}: {sentence}"),
+            )  # fmt: skip
+        except StructureError as error:
+            if self.settings.model is not None or self.own is not None:
+                raise
+            raise StructureError(
+                f"{error} No --model was given, so the default model {DEMO_MODEL} was used; "
+                "give the model of the file with --model."
+            ) from None
 
     def metrics(self, objective: Objective, output: Output) -> dict[str, Metric]:
         """Accuracy, where the data have classes and the model serves it."""

@@ -11,6 +11,7 @@ from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, TITLE, Strict, common, defaults, option, subject
+from lossatlas.text import byte_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -203,6 +204,7 @@ def _at(settings: Any, path: str) -> Any:
 
 
 def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    from lossatlas.cli.ledgers import prepare_ledgers
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
     from lossatlas.report import write_report
@@ -215,8 +217,7 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     checkpoints = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
     ledgers = ledger, instruments_ledger(ledger)
-    for path in () if resume else ledgers:
-        remove_ledger(path)
+    prepare_ledgers(ledgers, output, resume=resume)
     found = _measure(settings, subject, checkpoints, ledger, output)
     results = found.save(settings.folder / "survey.nc")
     page = write_report(found, settings.folder / "report.html")
@@ -329,17 +330,11 @@ def _announce(
     plan = plan_map(objective, plane, points=settings.points, engine=engine, metrics=metrics)
     output.note(
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
-        f"{_size(plan.memory)} beside model and data"
+        f"{byte_size(plan.memory)} beside model and data"
     )
     if settings.curvature or settings.instruments:
-        basis = _size(spectrum_memory(objective))
+        basis = byte_size(spectrum_memory(objective))
         output.note(f"measuring at the weights; a spectrum takes up to {basis}")
-
-
-def _size(memory: int) -> str:
-    if memory < 2**20:
-        return "1 MiB"
-    return f"{memory / 2**20:,.0f} MiB" if memory < 2**30 else f"{memory / 2**30:,.1f} GiB"
 
 
 def _plane(

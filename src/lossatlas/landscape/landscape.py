@@ -338,10 +338,22 @@ def _off_plane_estimate(name: str, worst: float) -> Estimate:
     )
 
 
+def computed_values(land: Landscape) -> Array:
+    """The finite losses that were computed, NaN elsewhere; all finite ones if none was."""
+    known = land.finite & land.computed
+    return np.where(known if known.any() else land.finite, land.values, np.nan)
+
+
 def _lowest(land: Landscape) -> list[str]:
-    place = np.unravel_index(land.lowest, land.values.shape)
-    sides = zip(place, land.values.shape, strict=True)
+    known = computed_values(land)
+    if not np.isfinite(known).any():
+        return []
+    place = np.unravel_index(np.nanargmin(known), known.shape)
+    sides = zip(place, known.shape, strict=True)
     if not any(i in {0, size - 1} for i, size in sides if size > 2):
+        return []
+    # An interpolated point that is surely lower takes the lowest point off the edge.
+    if land.values.ravel()[land.lowest] + land.interpolation_error < known[place]:
         return []
     return [
         "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
@@ -350,11 +362,12 @@ def _lowest(land: Landscape) -> list[str]:
 
 
 def _range(land: Landscape) -> list[str]:
-    finite = land.values[land.finite]
-    if not finite.size:
+    if not land.finite.any():
         return ["The loss is not finite at any point of the map."]
-    low, high = float(finite.min()), float(finite.max())
-    text = f"The loss on the map goes from {number(low, 3)} to {number(high, 3)}"
+    known = computed_values(land)
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    start = "The" if land.computed.all() else "Interpolated points aside, the"
+    text = f"{start} loss on the map goes from {number(low, 3)} to {number(high, 3)}"
     errors = land.stderr[grid.known_errors(land)]
     if not errors.size or errors.max() == 0:
         return [f"{text}."]

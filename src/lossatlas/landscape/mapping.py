@@ -14,11 +14,12 @@ from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.landscape.points import Points, Work
-from lossatlas.landscape.request import Request
+from lossatlas.landscape.request import Request, check_fits, grid_memory
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.store import open_ledger
+from lossatlas.text import byte_size
 
 
 @public
@@ -62,7 +63,8 @@ def map_plane(
         error measured on the latter. Losses that are not finite stay in the map.
 
     Raises:
-        ArgumentError: points, span, tolerance or metrics that cannot be served.
+        ArgumentError: points, span, tolerance or metrics that cannot be served; a grid that
+            does not fit in the free memory.
         ModelError: the model's outputs do not depend on the weights that move.
         NonFiniteError: the loss at the origin is not finite.
         ResumeError: the resume file is damaged or belongs to another run.
@@ -95,6 +97,7 @@ def map_plane(
         adaptive=adaptive,
         tolerance=tolerance,
     )
+    check_fits(request.task, points)
     chosen = request.start(engine)
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
@@ -118,7 +121,7 @@ class MapPlan(Result):
     Attributes:
         engine: how points will be evaluated.
         points: points of the full grid; an adaptive map evaluates fewer.
-        memory: bytes beyond the model and the data, about.
+        memory: bytes beyond the model and the data, about: the engine and the grid.
     """
 
     engine: str
@@ -136,7 +139,7 @@ class MapPlan(Result):
         """What the map will need."""
         return (
             f"{self.points:,} points at most, by the engine '{self.engine}', with about "
-            f"{self.memory / 2**20:,.0f} MiB beyond the model and the data.",
+            f"{byte_size(self.memory)} beyond the model and the data.",
         )
 
 
@@ -162,8 +165,8 @@ def plan_map(
         The engine, the number of points and the memory.
 
     Raises:
-        ArgumentError: fewer than two points, metrics that are none, or an engine that cannot
-            serve the model.
+        ArgumentError: fewer than two points, more than fit in the free memory, metrics that
+            are none, or an engine that cannot serve the model.
         ModelError: the model's outputs do not depend on the weights that move.
         UnknownNameError: an unknown engine.
 
@@ -180,8 +183,10 @@ def plan_map(
     check_at_least("points", points, 2)
     check_objective(objective, plane)
     task = Task(objective, settled(objective, plane), _checked(metrics))
+    check_fits(task, points)
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
-    return MapPlan(chosen.name, points**plane.dimension, chosen.memory)
+    memory = chosen.memory + grid_memory(task, points)
+    return MapPlan(chosen.name, points**plane.dimension, memory)
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:

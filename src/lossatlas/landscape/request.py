@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas.errors import NonFiniteError
+from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
+from lossatlas.memory import free_memory
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.rng import derive_seed
 from lossatlas.store import Provenance, run_identity
+from lossatlas.text import byte_size
 
 Array = NDArray[np.float64]
 NO_STATISTICS = (
@@ -150,7 +152,7 @@ class Request:
             rounding=_rounding(values[..., 0], task),
             engine=str(run["engine"]),
             evaluations=int(refined.computed.sum()),
-            memory=source.memory,
+            memory=source.memory + grid_memory(task, self.points),
             seconds=seconds,
             notes=(
                 *plane.notes(),
@@ -179,6 +181,25 @@ class Request:
             f"({asked:.2g}): they may be off by {refined.error:.2g}, and by {refined.rms:.2g} "
             "root mean square.",
         )
+
+
+def grid_memory(task: Task, points: int) -> int:
+    """Bytes of the grid, about: values and errors, the mask, and the parts copied from them."""
+    quantities = len(task.quantities)
+    floats = (2 * quantities + 2) + (quantities + 1)
+    return math.prod([int(points)] * task.plane.dimension) * (8 * floats + 1)
+
+
+def check_fits(task: Task, points: int) -> None:
+    """Refuse a grid that is larger than the free memory."""
+    needed, free = grid_memory(task, points), free_memory(torch.device("cpu"))
+    if free is None or needed <= free:
+        return
+    grid = " x ".join([f"{points:,}"] * task.plane.dimension)
+    raise ArgumentError(
+        f"`points`: a grid of {grid} points needs about {byte_size(needed)}, and "
+        f"{byte_size(free)} are free; take fewer points."
+    )
 
 
 def _axis(low: float, high: float, points: int) -> Array:

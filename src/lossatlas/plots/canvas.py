@@ -30,6 +30,7 @@ from lossatlas.plots.chart import (
     Points,
     Span,
     Surface,
+    near_edges,
     pieces,
 )
 from lossatlas.plots.scale import Scale
@@ -297,11 +298,15 @@ def _(layer: Points, ax: Any, chart: Chart, depth: float) -> None:
         clip_on=layer.z is not None,
     )
     shadow = [patheffects.withStroke(linewidth=2, foreground=style.INK)]
-    for text, *place in zip(layer.labels or (), *_place(layer), strict=False):
+    sides = near_edges(layer, chart) if layer.labels else ()
+    for text, (right, top), *place in zip(
+        layer.labels or (), sides, *_place(layer), strict=False
+    ):
         look: dict[str, Any] = {"color": layer.label_color}
         look |= {"path_effects": shadow} if layer.label_color == style.PAPER else {}
         look |= {"fontweight": "bold"} if layer.is_bold else {}
-        note(ax, text, place, (5, 4), **look)
+        look |= {"ha": "right" if right else "left", "va": "top" if top else "baseline"}
+        note(ax, text, place, (-5 if right else 5, -4 if top else 4), **look)
 
 
 @_add.register

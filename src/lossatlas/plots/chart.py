@@ -16,6 +16,7 @@ from lossatlas.plots import style
 from lossatlas.plots.scale import Scale
 
 Floats = NDArray[np.float64]
+_NEAR_EDGE = 0.06
 Texts: TypeAlias = Sequence[str] | NDArray[np.object_]
 Hover: TypeAlias = Texts | Literal["values"] | None
 
@@ -298,3 +299,13 @@ def pieces(x: Any, y: Any) -> list[tuple[Floats, Floats]]:
     ends = [-1, *np.flatnonzero(np.isnan(x)), x.size]
     cuts = [slice(a + 1, b) for a, b in pairwise(ends) if b > a + 1]
     return [(x[cut], y[cut]) for cut in cuts]
+
+
+def near_edges(layer: Points, chart: Chart) -> list[tuple[bool, bool]]:
+    """Whether each mark is at the right and the top edge, so that its word goes inward."""
+    sides = []
+    for places, axis in ((layer.x, chart.x), (layer.y, chart.y)):
+        low, high = axis.limits or (0.0, np.inf)
+        edge = high - _NEAR_EDGE * (high - low) if np.isfinite(high) else high
+        sides.append((np.asarray(places) > edge).tolist())
+    return list(zip(*sides, strict=True))

@@ -18,6 +18,7 @@ from lossatlas.plots.chart import (
     Points,
     Span,
     Surface,
+    near_edges,
     pieces,
 )
 from lossatlas.plots.scale import Scale
@@ -128,6 +129,7 @@ _TEXT = "%{text}<extra></extra>"
 _MOST = 200
 _LEVELS = 16
 _ISOLINES = 10
+_FEW = 10
 _SHADOW = f"0 0 3px {style.INK}, 0 0 3px {style.INK}, 0 0 3px {style.INK}"
 
 
@@ -140,7 +142,7 @@ def draw(chart: Chart) -> go.Figure:
 
 
 def _flat(chart: Chart) -> go.Figure:
-    x, y = _axis(chart.x), _axis(chart.y)
+    x, y = _axis(chart.x) | _whole(chart, "x"), _axis(chart.y) | _whole(chart, "y")
     layout: Options = {}
     height = chart.height
     if chart.aspect == "square":
@@ -178,14 +180,27 @@ def _axis(shown: Axis) -> Options:
     return axis(title, **ticks(shown.scale), **options)
 
 
+def _whole(chart: Chart, side: str) -> Options:
+    # Among few counts plotly would put a tick at every half.
+    if not getattr(chart, side).is_whole:
+        return {}
+    counts = [
+        getattr(layer, side) for layer in chart.layers if isinstance(layer, Line | Points)
+    ]
+    most = max((float(np.nanmax(row)) for row in counts if np.size(row)), default=0.0)
+    return {"dtick": 1} if most <= _FEW else {}
+
+
 def _space(chart: Chart, z: Axis) -> go.Figure:
     sides = {"xaxis": chart.x, "yaxis": chart.y, "zaxis": z}
     scene: Options = {
+        # Tick labels of the lower corner stay above the legend.
+        "domain": {"x": [0.0, 1.0], "y": [0.1, 1.0]},
         "aspectmode": "manual",
         "aspectratio": dict(zip("xyz", chart.ratio, strict=True)),
         "camera": {
-            "eye": {"x": 1.0, "y": -1.15, "z": 1.02},
-            "center": {"x": 0.0, "y": 0.0, "z": -0.17},
+            "eye": {"x": 1.12, "y": -1.33, "z": 1.17},
+            "center": {"x": -0.05, "y": -0.04, "z": -0.22},
         },
     }
     for name, side in sides.items():
@@ -264,7 +279,7 @@ def _(layer: Points, drawn: go.Figure, chart: Chart) -> None:
         labels = [safe(label) for label in layer.labels]
         white = layer.label_color == style.PAPER
         font: Options = {"color": layer.label_color, "size": 13 if layer.is_bold else 11}
-        look |= {"mode": "markers+text", "textposition": "top right"}
+        look |= {"mode": "markers+text", "textposition": _beside(layer, chart)}
         look |= {"textfont": font | ({"shadow": _SHADOW} if white else {})}
         hover = words.pop("text", None)
         words |= {"text": [f"<b>{k}</b>" if layer.is_bold else k for k in labels]}
@@ -273,6 +288,15 @@ def _(layer: Points, drawn: go.Figure, chart: Chart) -> None:
     _trace(
         drawn, is_space, **_place(layer, chart), **look, **words, **_named(drawn, layer.name)
     )
+
+
+def _beside(layer: Points, chart: Chart) -> str | list[str]:
+    if layer.z is not None:
+        return "top right"
+    return [
+        f"{'bottom' if top else 'top'} {'left' if right else 'right'}"
+        for right, top in near_edges(layer, chart)
+    ]
 
 
 @_add.register

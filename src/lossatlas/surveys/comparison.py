@@ -37,6 +37,7 @@ from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.distances import bottleneck, wasserstein
 from lossatlas.topology.field import Floats
+from lossatlas.topology.mergetree import NO_SADDLE
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -229,8 +230,8 @@ class Comparison(Result):
 
     def _around(self, k: int) -> Iterator[Estimate]:
         land, tree, name = self.lands[k], self.trees[k], self.names[k]
-        smad = "the map has no error to carry over"
-        if tree.threshold > 0:
+        smad = "the map has no error to carry over" if tree.saddles.size else NO_SADDLE
+        if tree.saddles.size and tree.threshold > 0:
             smad = f"each bar is right to within {number(tree.threshold, 2)} (95 %)"
         bound = tree.why_unknown or "itself a bound (95 %, all points at once)"
         lost = int((~land.finite).sum())
@@ -240,7 +241,7 @@ class Comparison(Result):
         minima = _minor(len(tree), f"minima around {name}", MAP_COUNT)
         yield replace(minima, unit="", is_minor=False)
         yield _minor(tree.threshold, f"certainty threshold around {name}", bound)
-        yield _minor(tree.smad(), f"SMAD around {name}", smad, "mean rise to a saddle")
+        yield _minor(tree.mean_rise, f"SMAD around {name}", smad, "mean rise to a saddle")
         title = f"points without a finite loss around {name}"
         yield replace(_minor(lost, title, COUNT), unit="")
         yield from _interpolation(land, f"around {name}")

@@ -22,6 +22,7 @@ from lossatlas.topology import (
     resolution,
     simplify,
 )
+from lossatlas.topology.mergetree import NO_SADDLE
 
 Array = NDArray[np.float64]
 
@@ -177,7 +178,7 @@ class Survey(Result):
         return {
             "minima": len(self.tree),
             "bars": [_bar(diagram, row) for row in range(len(diagram))],
-            "smad": self.tree.smad(),
+            "smad": self.tree.mean_rise,
             "certain_bars": None if why else int(diagram.certain.sum()),
             "threshold": None if why else diagram.threshold,
             "why_unknown": why or None,
@@ -216,9 +217,14 @@ class Survey(Result):
             ("range of the loss", f"{land.range:.6g}", lost),
             ("minima", str(len(self.tree)), touch),
             ("basins", str(int(basins.sum())), unknown if diagram.why_unknown else sure),
-            ("smad", f"{self.tree.smad():.6g}", "mean rise to a saddle, of all minima"),
+            self._smad_row(),
             *(line for found in self.findings.values() for line in found.rows()),
         ]
+
+    def _smad_row(self) -> tuple[str, str, str]:
+        if not self.tree.saddles.size:
+            return "smad", "none", NO_SADDLE
+        return "smad", f"{self.tree.smad():.6g}", "mean rise to a saddle, of all minima"
 
     def _parts(self) -> tuple[Result, ...]:
         return (self.tree, self.diagram, self.landscape, *self.findings.values())

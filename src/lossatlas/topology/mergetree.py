@@ -1,5 +1,6 @@
 """Merge trees: minima, and the saddles over which their basins join."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import Bools, Floats, Ints
 
 _MOST_SADDLES = 12
+NO_SADDLE = "no saddle: no basin meets another"
 _REFERENCES = (
     Reference(
         "topological profile",
@@ -221,6 +223,11 @@ class MergeTree(Result):
         return float(np.mean(gaps[met] * share[met]) / scale) if scale > 0 else 0.0
 
     @property
+    def mean_rise(self) -> float:
+        """`smad()`; NaN where no basin meets another, so that there is no rise to take."""
+        return self.smad() if self.saddles.size else math.nan
+
+    @property
     def parts(self) -> int:
         """Number of parts that points which are not finite keep apart."""
         return int(np.count_nonzero(np.isposinf(self.persistences)))
@@ -272,21 +279,16 @@ class MergeTree(Result):
     def _means(self) -> tuple[Estimate, ...]:
         bound = number(self.threshold, 2)
         why = f"each bar is right to within {bound} (95 %); more may be missed"
+        why = self.why_unknown or why if self.saddles.size else NO_SADDLE
+        share = self.smad(normalize=True) if self.saddles.size else math.nan
+        lasting = self.smad(rule="elder") if self.saddles.size else math.nan
         rows = (
-            ("SMAD", self.smad(), "mean rise from a minimum to its first saddle", "loss"),
-            ("SMAD, share of range", self.smad(normalize=True), "the same, over the range", ""),
-            (
-                "mean persistence",
-                self.smad(rule="elder"),
-                "mean depth of basins that end",
-                "loss",
-            ),
+            ("SMAD", self.mean_rise, "mean rise from a minimum to its first saddle", "loss"),
+            ("SMAD, share of range", share, "the same, over the range", ""),
+            ("mean persistence", lasting, "mean depth of basins that end", "loss"),
         )
         return tuple(
-            replace(
-                _exact(value, name, self.why_unknown or why, meaning, unit=unit),
-                is_minor=name != "SMAD",
-            )
+            replace(_exact(value, name, why, meaning, unit=unit), is_minor=name != "SMAD")
             for name, value, meaning, unit in rows
         )
 

@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 
-from lossatlas.landscape.landscape import Landscape
+import numpy as np
+
+from lossatlas.landscape.landscape import Landscape, computed_values
 from lossatlas.report.contents import Section, Tile
 from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
@@ -38,7 +40,7 @@ def read_center(survey: Survey) -> list[str]:
     """How the weights themselves compare with the lowest point of the map."""
     if not math.isfinite(survey.loss.value):
         return ["The loss at the weights themselves is not finite."]
-    lowest = float(survey.landscape.values.ravel()[survey.landscape.lowest])
+    lowest = float(np.nanmin(computed_values(survey.landscape)))
     lower = survey.loss.value - lowest
     if lower <= 1e-9 * max(abs(lowest), 1.0):
         return ["The weights themselves are the lowest point of the map."]

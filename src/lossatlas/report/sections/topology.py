@@ -7,6 +7,7 @@ from lossatlas.result import Table
 from lossatlas.surveys import Survey
 from lossatlas.text import number, with_error
 from lossatlas.topology.certainty import rarest_sentence
+from lossatlas.topology.mergetree import NO_SADDLE
 
 
 def topology_section(survey: Survey) -> Section:
@@ -68,10 +69,11 @@ def _lead(survey: Survey) -> str:
 def _tiles(survey: Survey) -> tuple[Tile, ...]:
     tree = survey.tree
     sure = "certainty unknown" if tree.why_unknown else f"{int(tree.certain.sum())} certain"
-    smad = number(tree.smad(), 3)
+    smad = number(tree.mean_rise, 3) if tree.saddles.size else "none"
+    rise = "mean rise from minimum to saddle, all minima" if tree.saddles.size else NO_SADDLE
     return (
         Tile("basins", f"{len(tree):,}", sure),
-        Tile("SMAD", smad, "mean rise from minimum to saddle, all minima"),
+        Tile("SMAD", smad, rise),
     )
 
 
