@@ -103,7 +103,7 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     assert found["sentences"][0] == "All candidates were trained; the order is measured."
     losses = [row["expected_loss"] for row in found["ranking"]]
     assert losses == sorted(losses)
-    assert set(found["files"]) == {"ranking", "best"}
+    assert set(found["files"]) == {"ranking", "best", "report"}
     ranking = store.load(found["files"]["ranking"])
     assert ranking.expected.tolist() == losses
     best = ranking.candidates[0]
