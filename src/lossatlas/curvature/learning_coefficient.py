@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import f as f_distribution
 from torch import Tensor
 
 from lossatlas.checks import check_flag, check_one_of, check_positive
@@ -503,7 +503,7 @@ def _disagree(means: Array) -> bool:
     between = count * float(means.mean(1).var(ddof=1))
     if not within:
         return bool(between > 0)
-    chance = f_distribution.sf(between / within, chains - 1, chains * (count - 1))
+    chance = scipy.stats.f.sf(between / within, chains - 1, chains * (count - 1))
     return bool(chance < _DISAGREE)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -292,7 +292,7 @@ def _judged(
     left = y - y.mean() - slope * away
     degrees = len(x) - 2
     error = math.sqrt(float((left**2).sum()) / degrees / float((away**2).sum()))
-    reach = float(student.ppf(0.5 + level / 2, degrees)) * error
+    reach = float(scipy.stats.t.ppf(0.5 + level / 2, degrees)) * error
     means = np.array([np.mean([s for v, s in values if v == w]) for w in widths])
     estimate = Estimate(slope, error, samples=degrees + 1, sample_unit="networks")
     return estimate, (slope - reach, slope + reach), means

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of
@@ -320,7 +320,7 @@ def _ranks(layers: list[LayerSensitivity]) -> tuple[Estimate, tuple[float, float
     name = "rank correlation"
     pairs = [(layer.predicted.value, layer.measured.value) for layer in layers]
     columns = np.array(pairs).T
-    ranks = np.array([rankdata(column) for column in columns])
+    ranks = np.array([scipy.stats.rankdata(column) for column in columns])
     if len(layers) < 3 or np.ptp(ranks, axis=1).min() == 0 or not np.isfinite(columns).all():
         why = "fewer than three layers that differ"
         return Estimate(math.nan, why_no_error=why, name=name), (math.nan, math.nan)
