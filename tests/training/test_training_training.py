@@ -233,3 +233,8 @@ def test_bad_settings_are_named(case):
     settings = {"model": model(), "data": data()} | changed
     with pytest.raises(error, match=words):
         train(**settings)
+
+
+@pytest.mark.parametrize("keep", [6, 7, 2**70])
+def test_more_checkpoints_than_steps_are_all_steps(keep):
+    assert train(model(), data(), steps=5, keep=keep).checkpoint_steps == (0, 1, 2, 3, 4, 5)

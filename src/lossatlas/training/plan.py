@@ -109,6 +109,8 @@ def kept_steps(keep: int | Sequence[int], steps: int) -> tuple[int, ...]:
     check_at_least("keep", keep, 0)
     if keep == 1:
         raise ArgumentError("`keep` must be 0, or at least 2 for the start and the end; got 1.")
+    # More than all steps are all steps.
+    keep = min(keep, steps + 1)
     return tuple(sorted({round(part * steps / (keep - 1)) for part in range(keep)}))
 
 
