@@ -326,7 +326,10 @@ def _special():
         "sasp_penalty": lambda: ((logits(), numbers(6, 4)), {}),
         "curvature.m_sharpness": lambda: ((objective(), 4), {}),
         "curvature.plasticity": lambda: ((objective(), 1, 2), {}),
-        "curvature.learning_coefficient": lambda: ((_bottom(), 1), {"draws": 200, "step": 1.0}),
+        "curvature.learning_coefficient": lambda: (
+            (_bottom(), 1),
+            {"draws": 200, "step": 1.0, "localization": 1e5},
+        ),
         "curvature.effective_parameters": lambda: ((objective(), 1.0), {"probes": 2}),
         "curvature.roughness": lambda: ((objective(), 2, 0.5, 5), {}),
         "curvature.activations": lambda: ((objective(), "0"), {}),

@@ -77,6 +77,8 @@ def valid():
         "zero_sum_gradients": small,
         "residual_gain": small | {"iterations": 2, "blocks": ["0", "1"]},
         "activations": small | {"layer": "0.inner"},
+        "learning_coefficient": small | {"chains": 1, "draws": 50, "localization": 1e4},
+        "effective_parameters": small | {"prior": 1.0, "probes": 2},
         "rankme": {"features": features},
         "effective_rank": {"features": features},
         "alpha_req": {"features": normal(40, 30)},

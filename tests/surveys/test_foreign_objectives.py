@@ -121,7 +121,10 @@ def test_every_instrument_serves_it_or_says_why(name):
     assert list(found.findings) == [tool.name for tool in instruments()]
     for instrument, finding in found.findings.items():
         expected = wanted.get(instrument, "")
-        if not expected:
+        if instrument == "learning_coefficient" and not finding.results:
+            # These networks are not trained, so most of them are at no minimum.
+            assert finding.why_not
+        elif not expected:
             assert finding.results
             assert set(finding.missing) <= {"alpha_req"}
         elif isinstance(expected, set):
