@@ -315,6 +315,11 @@ def _special():
         ),
         "weights.choose": lambda: ((objective(), point(), other_point()), {}),
         "weights.weight_spectra": lambda: ((point(),), {}),
+        "weights.edit_curve": lambda: (
+            (objective(), la.weights.factors(objective(), examples=0)),
+            {"keep": [0.9]},
+        ),
+        "weights.repair": lambda: ((objective(), point(), point(), other_point(), 0.5), {}),
         "weights.soup": lambda: ((objective(), point(), other_point()), {}),
         "survey": lambda: ((objective(),), {"points": 3, "span": 0.5}),
         "compare": lambda: (

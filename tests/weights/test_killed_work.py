@@ -20,7 +20,7 @@ _SCRIPT = """
 import sys, time
 sys.path.insert(0, {here!r})
 import torch
-import test_killed as t
+import test_killed_work as t
 torch.set_num_threads(1)
 t.{job}(resume={ledger!r}, slow=0.05).save({out!r})
 """

@@ -178,7 +178,7 @@ class Survey(Result):
         return {
             "minima": len(self.tree),
             "bars": [_bar(diagram, row) for row in range(len(diagram))],
-            "smad": self.tree.mean_rise,
+            "smad": rise if np.isfinite(rise := self.tree.mean_rise) else None,
             "certain_bars": None if why else int(diagram.certain.sum()),
             "threshold": None if why else diagram.threshold,
             "why_unknown": why or None,
