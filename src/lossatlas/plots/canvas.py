@@ -196,6 +196,9 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
     ax = axes(ax, chart.size, None if chart.z is None else "3d")
     if chart.z is not None and ax.name != "3d":
         raise ArgumentError("`ax` must be three-dimensional; make it with projection='3d'.")
+    if chart.z is not None:
+        # Layers lie upon each other in their order: a path is not hidden by its surface.
+        ax.computed_zorder = False  # type: ignore[attr-defined]
     if chart.y.marks_zero:
         ax.axhline(0, color=style.FAINT, lw=0.8)
     for depth, layer in enumerate(chart.layers):
@@ -350,7 +353,7 @@ def _(layer: Surface, ax: Any, chart: Chart, depth: float) -> None:
         look |= {"cmap": colors, "vmin": bottom, "vmax": top}
     else:
         look |= {"facecolors": colors((layer.shade - bottom) / (top - bottom)), "shade": False}
-    ax.plot_surface(layer.x, layer.y, layer.z, alpha=0.95, **look)
+    ax.plot_surface(layer.x, layer.y, layer.z, alpha=0.95, zorder=depth, **look)
 
 
 @_add.register
