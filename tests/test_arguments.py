@@ -191,13 +191,13 @@ def test_what_fits(value, hint, result):
 
 
 def test_names_that_only_type_checkers_import_hide_no_other_argument():
-    from lossatlas import store
+    from lossatlas import io
 
     for wrong in (3, "text", [1], {1: 2}):
         with pytest.raises(ArgumentError, match="`parts` must be a mapping"):
-            store.nested(wrong)
+            io.nested(wrong)
         with pytest.raises(ArgumentError, match="`tree` must be a mapping"):
-            store.below(wrong, "part")
+            io.below(wrong, "part")
 
 
 def test_code_of_compiled_packages_is_not_the_users():

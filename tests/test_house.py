@@ -41,7 +41,7 @@ NAMES = {
     "random_plane",
     "sasp_penalty",
     "spectrum",
-    "store",
+    "io",
     "suggest_span",
     "supervised",
     "survey",
@@ -61,7 +61,7 @@ def test_the_public_names_are_these():
 def test_no_module_takes_the_name_of_a_public_function():
     # Importing lossatlas.x puts the module where `lossatlas.x` the function should be.
     modules = {path.stem for path in SOURCE.iterdir()}
-    assert modules & NAMES <= {"store"}
+    assert modules & NAMES <= {"io"}
 
 
 def test_the_package_imports_only_what_it_uses_at_once():
@@ -104,6 +104,6 @@ def test_nothing_is_unpickled_and_no_seed_is_set_for_everybody(path):
             called = ast.unparse(node.func)
             assert called != "torch.manual_seed"
             if called == "torch.load":
-                assert path == SOURCE / "store" / "checkpoints.py"
+                assert path == SOURCE / "io" / "checkpoints.py"
                 assert "weights_only=True" in ast.unparse(node)
             assert called != "np.load" or "allow_pickle=False" in ast.unparse(node)

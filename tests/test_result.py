@@ -14,9 +14,9 @@ from matplotlib import pyplot as plt
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, FileError, UnknownNameError
+from lossatlas.io.records import record
 from lossatlas.plots import canvas, web
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.store.records import record
 
 
 @record

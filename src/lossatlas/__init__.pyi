@@ -1,4 +1,4 @@
-from . import store as store
+from . import io as io
 from .curvature import Spectrum as Spectrum
 from .curvature import check as check
 from .curvature import spectrum as spectrum
@@ -8,6 +8,7 @@ from .integrations.diffusion import diffusion as diffusion
 from .integrations.huggingface_loss import huggingface as huggingface
 from .integrations.lightning_objective import from_lightning as from_lightning
 from .integrations.trainer import from_trainer as from_trainer
+from .io import load as load
 from .landscape.checkpoints import plane_through as plane_through
 from .landscape.checkpoints import trajectory_plane as trajectory_plane
 from .landscape.landscape import Landscape as Landscape
@@ -25,7 +26,6 @@ from .steering import LandscapeLR as LandscapeLR
 from .steering import TopoAdamW as TopoAdamW
 from .steering.penalties import TopologicalLoss as TopologicalLoss
 from .steering.penalties import sasp_penalty as sasp_penalty
-from .store import load as load
 from .surveys import Comparison as Comparison
 from .surveys import Survey as Survey
 from .surveys import compare as compare

@@ -22,11 +22,11 @@ from typing import (
     dataclass_transform,
 )
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import interval
-from lossatlas.store.records import equal, from_dataset, record, to_dataset
+from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
 from lossatlas.text import number, with_error
 
@@ -61,7 +61,7 @@ def result(kind: str, *, references: tuple["Reference", ...] = ()) -> Callable[[
     def decorate(cls: R) -> R:
         made: Any = dataclass(frozen=True, eq=False, repr=False)(cls)
         made.references = references
-        return cast("R", store.kind(kind)(record(made)))
+        return cast("R", io.kind(kind)(record(made)))
 
     return decorate
 
@@ -318,7 +318,7 @@ class Result:
 
     def save(self, path: str | Path) -> Path:
         """Write to one netCDF file; `lossatlas.load` reads it back."""
-        return store.save(self, path)
+        return io.save(self, path)
 
     def to_tree(self) -> "dict[str, xr.Dataset]":
         """The fields as one labeled data set: arrays as variables, the rest as JSON."""

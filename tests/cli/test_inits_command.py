@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from test_survey_command import call
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.inits.problem import load_problem
 from lossatlas.inits.settings import InitsSettings
-from lossatlas.store import Ledger
+from lossatlas.io import Ledger
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = (
@@ -104,7 +104,7 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     losses = [row["expected_loss"] for row in found["ranking"]]
     assert losses == sorted(losses)
     assert set(found["files"]) == {"ranking", "best", "report"}
-    ranking = store.load(found["files"]["ranking"])
+    ranking = io.load(found["files"]["ranking"])
     assert ranking.expected.tolist() == losses
     best = ranking.candidates[0]
     problem = load_problem(InitsSettings(model="mlp(4)", examples=100, probe=20, out=tmp_path))

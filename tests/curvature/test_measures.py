@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas import store
+from lossatlas import io
 from lossatlas.curvature import (
     Density,
     hessian_criteria,
@@ -335,7 +335,7 @@ def test_results_come_back_from_files(tmp_path):
         residual_gain(_tower()),
     ]
     for index, found in enumerate(results):
-        back = store.load(store.save(found, tmp_path / f"{index}.nc"))
+        back = io.load(io.save(found, tmp_path / f"{index}.nc"))
         assert repr(back) == repr(found)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas import store
+from lossatlas import io
 from lossatlas.curvature import (
     activations,
     alpha_req,
@@ -201,7 +201,7 @@ def test_debiased_alignment_is_the_average_over_quadruples():
 def test_results_come_back_from_files(tmp_path):
     features, labels, means = _collapsed(0.2)
     found = neural_collapse(features, labels, means)
-    assert repr(store.load(store.save(found, tmp_path / "c.nc"))) == repr(found)
+    assert repr(io.load(io.save(found, tmp_path / "c.nc"))) == repr(found)
 
 
 def test_wrong_input_is_named():

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas import store
+from lossatlas import io
 from lossatlas.curvature import (
     average_sharpness,
     edge_of_stability,
@@ -235,4 +235,4 @@ def test_results_come_back_from_files(tmp_path):
     for index, found in enumerate(
         (worst_sharpness(objective), edge_of_stability(objective, optimizer))
     ):
-        assert store.load(store.save(found, tmp_path / f"{index}.nc")) == found
+        assert io.load(io.save(found, tmp_path / f"{index}.nc")) == found

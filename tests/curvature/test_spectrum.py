@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas import store
+from lossatlas import io
 from lossatlas.curvature import spectrum, spectrum_memory
 from lossatlas.curvature.saddles import saddle_ratio
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError, UnknownNameError
-from lossatlas.store.records import equal
+from lossatlas.io.records import equal
 from reference import curvature_dense as dense
 from reference.curvature_cases import cases, classes, initialized, mlp, normal
 
@@ -248,7 +248,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_file_gives_it_back(tmp_path):
     options |= {"probes": 2, "steps": 5, "limit": 20}
     first, second = (spectrum(objective, **options) for _ in range(2))
     assert np.array_equal(first.density.nodes, second.density.nodes, equal_nan=True)
-    back = store.load(store.save(first, tmp_path / "spectrum.nc"))
+    back = io.load(io.save(first, tmp_path / "spectrum.nc"))
     assert np.array_equal(back.top, first.top)
     assert np.array_equal(back.density.nodes, first.density.nodes, equal_nan=True)
     assert repr(back.groups) == repr(first.groups)
@@ -256,7 +256,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_file_gives_it_back(tmp_path):
     for a, b in zip(back.vectors, first.vectors, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in b)
     plain = spectrum(objective, top=1, bottom=0, density=False)
-    assert store.load(store.save(plain, tmp_path / "plain.nc")).density is None
+    assert io.load(io.save(plain, tmp_path / "plain.nc")).density is None
 
 
 def test_memory_is_said_beforehand():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas import store
+from lossatlas import io
 from lossatlas.curvature import diagonal, frobenius_norm, gradient_noise, trace
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.rng import generator
@@ -99,7 +99,7 @@ def test_wrong_input_is_named():
 
 def test_the_diagonal_comes_back_from_a_file(tmp_path):
     found = diagonal(CASES["mlp"].objective)
-    back = store.load(store.save(found, tmp_path / "diagonal.nc"))
+    back = io.load(io.save(found, tmp_path / "diagonal.nc"))
     assert_close(back.value, found.value, rtol=0, atol=0)
     assert back.products == found.products
 

@@ -6,8 +6,8 @@ import pytest
 
 from lossatlas.errors import ArgumentError, ResumeError, UnknownNameError
 from lossatlas.executor import run_tasks, show_progress
-from lossatlas.store import Ledger, open_ledger
-from lossatlas.store.records import equal
+from lossatlas.io import Ledger, open_ledger
+from lossatlas.io.records import equal
 
 TASKS = {"a": 0, "b": 1, "c": 2}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from lossatlas import forecast, store
+from lossatlas import forecast, io
 from lossatlas.cli.forecast import _LAW as HELP_ON_LAWS
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, schedules
@@ -64,7 +64,7 @@ def test_every_exported_result_is_among_them(results):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_comes_back_from_a_file_as_it_was(results, kind, tmp_path):
     before = results[kind]
-    after = store.load(before.save(tmp_path / "result.nc"))
+    after = io.load(before.save(tmp_path / "result.nc"))
     assert after == before
     assert after.sentences() == before.sentences()
 
@@ -133,7 +133,7 @@ def test_a_law_of_the_registry_is_exported_explained_and_stored(name, law, tmp_p
     assert name in HELP_ON_LAWS
     values = dict.fromkeys(law().parameters, 1.0)
     fit = forecast.Fit.from_parameters(law(), values)
-    assert store.load(fit.save(tmp_path / "fit.nc")) == fit
+    assert io.load(fit.save(tmp_path / "fit.nc")) == fit
 
 
 def test_every_shape_of_the_registry_makes_a_schedule():

@@ -28,8 +28,8 @@ from lossatlas.inits.neighborhood import LossSampler, Neighborhood, Sampling
 from lossatlas.inits.problem import load_problem
 from lossatlas.inits.proxies import derivatives, proxies
 from lossatlas.inits.settings import InitsSettings
+from lossatlas.io import Provenance
 from lossatlas.objective import Objective, supervised
-from lossatlas.store import Provenance
 from lossatlas.training import Dataset, build_loss, build_model, initial_weights
 from lossatlas.training.criteria import as_loss
 

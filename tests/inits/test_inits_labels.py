@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import (
     ArgumentError,
     DataError,
@@ -93,7 +93,7 @@ def test_mixtures_come_from_the_better_pairs(tmp_path):
 def test_pairs_come_back_from_disk(tmp_path):
     settings = settings_in(tmp_path)
     pairs = generate(settings, load_problem(settings))
-    store.save(pairs, path_of(settings, "generate"))
+    io.save(pairs, path_of(settings, "generate"))
     back = load_stage(settings, "generate")
     assert back.candidates == pairs.candidates
     assert back.losses.tobytes() == pairs.losses.tobytes()
@@ -147,8 +147,8 @@ def test_divergence_is_a_class_of_its_own(tmp_path):
     assert labels.diverged[:, 0, 0].tolist() == [False, True, False]
     assert np.isnan(labels.quality(1)[1])
     assert labels.finite(1).tolist() == [True, False, True]
-    store.save(labels, path_of(settings, "label"))
-    back = store.load(path_of(settings, "label"))
+    io.save(labels, path_of(settings, "label"))
+    back = io.load(path_of(settings, "label"))
     assert back.values.tobytes() == labels.values.tobytes()
     assert back.candidates == labels.candidates
     assert (back.budgets, back.orders) == ((1, 2), (0, 1))
@@ -242,7 +242,7 @@ def test_a_missing_file_names_the_command(tmp_path):
 def test_files_of_other_settings_are_refused(tmp_path):
     settings = settings_in(tmp_path)
     labels = label(settings, load_problem(settings))
-    store.save(labels, path_of(settings, "label"))
+    io.save(labels, path_of(settings, "label"))
     other = settings_in(tmp_path, label=SMALL["label"] | {"lr": 0.01})
     with pytest.raises(FileError, match=r"label\.lr is 0\.05 there, 0\.01 here"):
         load_stage(other, "label")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import FileError, UnknownNameError
 from lossatlas.inits import evaluation, figures
 from lossatlas.inits.paths import FILES, path_of
@@ -52,7 +52,7 @@ def few_models(monkeypatch):
 
 def untimed(path):
     """Everything in a file but the measured seconds."""
-    result = store.load(path)
+    result = io.load(path)
     if isinstance(result, Surrogates):
         return replace(result, seconds=0 * result.seconds, true_seconds=0.0)
     return result

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 from test_inits_resume import die, killed
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, DataError, FileError, LossError, ModelError
 from lossatlas.inits import figures
 from lossatlas.inits.candidates import Candidate
@@ -48,7 +48,7 @@ def study(tmp_path_factory):
     settings = InitsSettings(**FAST, out=tmp_path_factory.mktemp("study"))
     problem = load_problem(settings)
     labels = label(settings, problem)
-    store.save(labels, path_of(settings, "label"))
+    io.save(labels, path_of(settings, "label"))
     return settings, problem, labels
 
 
@@ -56,9 +56,9 @@ def study(tmp_path_factory):
 def scored(study):
     settings, problem, labels = study
     features = measure_features(settings, problem, labels)
-    store.save(features, path_of(settings, "features"))
+    io.save(features, path_of(settings, "features"))
     quality = fit_quality(settings, problem, labels, features)
-    store.save(quality, path_of(settings, "fit-quality"))
+    io.save(quality, path_of(settings, "fit-quality"))
     return features, quality
 
 
@@ -103,7 +103,7 @@ def test_every_result_is_stored_told_and_drawn(study, scored, tmp_path):
     twelve = rank(study[0].model_copy(update={"out": tmp_path / "b"}), 12, problem=study[1])
     every = (study[2], *scored, ranking, twelve, twelve.trust, twelve.calibration)
     for result in (*every, study[2].reliability(2)):
-        assert store.load(result.save(tmp_path / "result.nc")) == result
+        assert io.load(result.save(tmp_path / "result.nc")) == result
         assert len(repr(result)) <= 400
         assert result.estimates()
         assert all(sentence.endswith(".") for sentence in result.sentences())
@@ -209,7 +209,7 @@ def test_too_few_left_out_leave_the_trust_unknown(study, tmp_path):
     assert np.isnan(found.trust.agreement).all()
     assert "only 1 of the candidates" in found.trust.estimates()[0].why_no_error
     assert "unknown: only 1" in found.sentences()[0]
-    assert store.load(found.save(tmp_path / "nine.nc")) == found
+    assert io.load(found.save(tmp_path / "nine.nc")) == found
 
 
 def test_own_candidates_are_ranked_by_default(tmp_path):

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.inits.candidates import Candidate, Initializer
 from lossatlas.inits.schemes import SCHEMES, find_layers
+from lossatlas.io.records import from_bytes, to_bytes
 from lossatlas.objective import supervised
-from lossatlas.store.records import from_bytes, to_bytes
 from lossatlas.training.models import build_model
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import Ridge
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.inits import regressors, scores
 from lossatlas.inits.candidates import Candidate
@@ -300,7 +300,7 @@ def test_bad_labels_are_named():
 
 
 def test_a_result_comes_back_from_its_file(planted, tmp_path):
-    again = store.load(store.save(planted, tmp_path / "quality.nc"))
+    again = io.load(io.save(planted, tmp_path / "quality.nc"))
     for name in ("scores", "gains", "predictions", "selection", "ceilings", "feature_p"):
         assert np.array_equal(getattr(again, name), getattr(planted, name), equal_nan=True)
     assert (again.models, again.choices, again.notes) == (

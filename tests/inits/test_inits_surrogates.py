@@ -5,7 +5,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 from torch.testing import assert_close
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import DataError, ModelError, UnknownNameError
 from lossatlas.inits.candidates import Candidate, Initializer
 from lossatlas.inits.networks import EquivariantNetwork, FlatNetwork, Rows, layer_statistics
@@ -78,7 +78,7 @@ def test_costs_stand_side_by_side(found):
 
 
 def test_the_result_comes_back_from_disk(found, tmp_path):
-    back = store.load(store.save(found, tmp_path / "surrogate.nc"))
+    back = io.load(io.save(found, tmp_path / "surrogate.nc"))
     assert back.kinds == found.kinds
     assert back.predictions.tobytes() == found.predictions.tobytes()
     assert back.history["flat"].tobytes() == found.history["flat"].tobytes()

@@ -12,7 +12,7 @@ import pytest
 import cases
 import lossatlas as la
 from lossatlas.errors import ResumeError
-from lossatlas.store import Ledger
+from lossatlas.io import Ledger
 
 SCRIPT = """
 import sys, time

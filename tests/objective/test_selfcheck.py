@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lossatlas as la
-from lossatlas import curvature, store
+from lossatlas import curvature, io
 from lossatlas.curvature import gauss_newton, gradient_noise, hessian
 from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import DerivativeError, DerivativeWarning, LossError, ModelError
@@ -348,7 +348,7 @@ def test_every_stored_result_says_what_it_rests_on(tmp_path):
     ):
         assert found.checked == fresh.checked
         assert found.checked[-1].startswith("gradient: passed to")
-    path = store.save(curvature.worst_sharpness(fresh), tmp_path / "a.nc")
+    path = io.save(curvature.worst_sharpness(fresh), tmp_path / "a.nc")
     assert la.load(path).checked == fresh.checked
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError
+from lossatlas.io import from_bytes, to_bytes
 from lossatlas.plots.trainings import (
     intervals_figure,
     plot_intervals,
@@ -19,7 +20,6 @@ from lossatlas.plots.trainings import (
 from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
 from lossatlas.report import render
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
-from lossatlas.store import from_bytes, to_bytes
 from lossatlas.training import load_dataset
 
 RECIPES = ("adamw", "adamw+average", "adamw+topology+interval=2", "topoadamw+interval=2")

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.result import Estimate
-from lossatlas.store import Provenance
 from lossatlas.surveys import Comparison
 from lossatlas.topology import persistence
 from lossatlas.topology.basin_matching import match_basins

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from lossatlas.io import Provenance
 from lossatlas.result import Estimate
-from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import (

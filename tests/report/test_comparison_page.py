@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.plots.pairs import shared_scale
 from lossatlas.report import page as page_room
 from lossatlas.report import render, write_report
@@ -122,5 +122,5 @@ def test_the_page_is_drawn_in_a_browser(monkeypatch, tmp_path):
 def test_diagrams_and_trees_keep_their_confidence_on_disk(tmp_path):
     land = sample_map(noise=0.02)
     for result in (persistence(land, confidence=0.9), merge_tree(land, confidence=0.9)):
-        back = store.load(store.save(result, tmp_path / "r.nc"))
+        back = io.load(io.save(result, tmp_path / "r.nc"))
         assert back.confidence == result.confidence == 0.9

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance
 from lossatlas.report import render
-from lossatlas.store import Provenance
 from lossatlas.weights import connect, factors, sensitivity
 
 

@@ -1,8 +1,8 @@
 import copy
-import io
 import math
 import pickle
 from functools import partial
+from io import BytesIO
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler as schedulers
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.rng import generator
 from lossatlas.steering.controller import LandscapeLR
@@ -128,7 +128,7 @@ class Run:
 
     def save(self):
         parts = (self.model, self.optimizer, self.controller)
-        file = io.BytesIO()
+        file = BytesIO()
         torch.save([part.state_dict() for part in parts], file)
         return file
 
@@ -469,7 +469,7 @@ def test_a_loss_may_be_told_before_the_update():
 def test_logs_are_saved_and_replayed(tmp_path):
     run = Run(policy=RegimePolicy(hysteresis=1), interval=1, warmup=0).go(0, STEPS)
     log = run.controller.log
-    loaded = store.load(store.save(log, tmp_path / "log.nc"))
+    loaded = io.load(io.save(log, tmp_path / "log.nc"))
     assert isinstance(loaded, DecisionLog)
     assert str(loaded.records) == str(log.records)
     assert loaded.provenance == log.provenance
@@ -477,7 +477,7 @@ def test_logs_are_saved_and_replayed(tmp_path):
     assert [d.factor for d in again] == log.column("factor").tolist()
     assert [d.reason for d in again] == log.column("reason").tolist()
     assert len(list(loaded)) == STEPS
-    empty = store.load(store.save(Run().controller.log, tmp_path / "empty.nc"))
+    empty = io.load(io.save(Run().controller.log, tmp_path / "empty.nc"))
     assert len(empty) == 0
 
 

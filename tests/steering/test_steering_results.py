@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from lossatlas import steering, store
+from lossatlas import io, steering
 from lossatlas.cli.train import _RECIPE as HELP_ON_RECIPES
 from lossatlas.recipes.recipe import CONTROLLERS
 from lossatlas.result import Result
@@ -57,7 +57,7 @@ def test_every_exported_result_is_among_them():
 @pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS)
 def test_it_comes_back_explains_and_is_short(make, tmp_path):
     before = make()
-    after = store.load(before.save(tmp_path / "result.nc"))
+    after = io.load(before.save(tmp_path / "result.nc"))
     assert after == before
     assert after.sentences() == before.sentences()
     assert all(line[-1] == "." for line in before.sentences())

@@ -13,7 +13,7 @@ from lossatlas.curvature import chosen, instruments
 from lossatlas.curvature.activations import read_head
 from lossatlas.curvature.stability import warm_adam
 from lossatlas.errors import ArgumentError, LossError, ResumeError, UnknownNameError
-from lossatlas.store import from_bytes, to_bytes
+from lossatlas.io import from_bytes, to_bytes
 from lossatlas.surveys import eigen_plane
 from lossatlas.surveys.result_cache import instruments_ledger
 

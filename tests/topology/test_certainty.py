@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm, t
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import (
     certain_basins,
@@ -141,7 +141,7 @@ def test_replicates_that_do_not_differ_certify_nothing():
 @pytest.mark.parametrize("name", ["diagram", "tree"])
 def test_what_is_unknown_survives_the_disk(tmp_path, name):
     result = persistence(double_well()) if name == "diagram" else merge_tree(double_well())
-    again = store.load(store.save(result, tmp_path / "result.nc"))
+    again = io.load(io.save(result, tmp_path / "result.nc"))
     assert again.why_unknown == result.why_unknown != ""
     assert np.isnan(again.threshold)
     assert not again.certain.any()
@@ -234,7 +234,7 @@ def test_what_was_not_sampled_misses_nothing(tmp_path):
     assert np.isnan(rips([[0.0], [1.0]], dimensions=(0,)).rarest_share)
     for ask in (persistence, merge_tree):
         made = ask(Map(double_well(), NOISY, count=200))
-        again = store.load(store.save(made, tmp_path / "result.nc"))
+        again = io.load(io.save(made, tmp_path / "result.nc"))
         assert again.rarest_share == made.rarest_share == pytest.approx(0.0149, abs=1e-4)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.topology import merge_tree, persistence
 from reference.topology_bars import minimax, sweep, sweep_bars
@@ -156,7 +156,7 @@ def test_bad_numbers_are_named():
 @pytest.mark.parametrize("values", [np.arange(6.0).reshape(2, 3), [0.0, 2.0, 1.0, np.nan]])
 def test_a_merge_tree_survives_the_disk(tmp_path, values):
     tree = merge_tree(values)
-    again = store.load(store.save(tree, tmp_path / "tree.nc"))
+    again = io.load(io.save(tree, tmp_path / "tree.nc"))
     for name in ("minima", "saddle_values", "bridges", "ended", "into", "basins"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tree, name))
     assert (again.low, again.high, again.connectivity) == (tree.low, tree.high, "full")

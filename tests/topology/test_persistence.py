@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import generate_binary_structure, label
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import (
     ArgumentError,
     DataError,
@@ -241,7 +241,7 @@ def test_other_bad_input_is_named():
 @pytest.mark.parametrize("values", [np.ones((3, 3)), [0.0, 2.0, 1.0, np.nan]])
 def test_a_diagram_survives_the_disk(tmp_path, values):
     diagram = persistence(values)
-    again = store.load(store.save(diagram, tmp_path / "diagram.nc"))
+    again = io.load(io.save(diagram, tmp_path / "diagram.nc"))
     places = ("birth_places", "death_places")
     for name in ("births", "deaths", "dimensions", "certain", "threshold", *places):
         np.testing.assert_array_equal(getattr(again, name), getattr(diagram, name))
@@ -253,7 +253,7 @@ def test_a_diagram_survives_the_disk(tmp_path, values):
 def test_a_diagram_without_places_or_with_circles_survives_the_disk(tmp_path, source):
     options = {} if isinstance(source, Graph) else {"periodic": (True, False), "error": 0.5}
     diagram = persistence(source, **options)
-    again = store.load(store.save(diagram, tmp_path / "diagram.nc"))
+    again = io.load(io.save(diagram, tmp_path / "diagram.nc"))
     assert again.birth_places.shape == (len(diagram), 2 * bool(options))
     assert again.periodic == diagram.periodic == options.get("periodic", ())
     assert again.why_unknown == diagram.why_unknown

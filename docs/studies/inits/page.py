@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from problems import PROBLEMS
 from surrogates import SETTINGS as SURROGATES
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.inits.figures import draw
 from lossatlas.inits.quality import Quality
 from lossatlas.inits.surrogates import LANDSCAPE, VIEWS, Surrogates
@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
     found = {}
     for name, problem in PROBLEMS.items():
         settings = problem(folder)
-        quality: Quality = store.load(settings.out / "quality.nc")
+        quality: Quality = io.load(settings.out / "quality.nc")
         words = {"estimates", "sentences", "notes"}
         found[name] = {k: v for k, v in quality.summary().items() if k not in words}
         found[name]["gains"] = {
@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
         write(name, quality)
         pictures(name, quality)
     if (SURROGATES.out / "surrogate.nc").is_file():
-        found["surrogates"] = surrogates(store.load(SURROGATES.out / "surrogate.nc"))
+        found["surrogates"] = surrogates(io.load(SURROGATES.out / "surrogate.nc"))
     for path in draw(PROBLEMS["mnist"](folder)):
         if path.stem in {"landscapes", "persistence", "predicted"}:
             (HERE / path.name).write_bytes(path.read_bytes())

@@ -15,11 +15,11 @@ from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature import activations, cka, spectrum, trace
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.io import Provenance, open_ledger, run_identity
 from lossatlas.linalg.estimators import jackknife
 from lossatlas.linalg.params import Params, fingerprint, norm, subtract
 from lossatlas.objective import Objective, supervised
 from lossatlas.result import Estimate, Result, result
-from lossatlas.store import Provenance, open_ledger, run_identity
 from lossatlas.training import (
     Dataset,
     EnsembleRun,

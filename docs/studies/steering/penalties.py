@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from lossatlas.curvature import trace
 from lossatlas.executor import run_tasks
+from lossatlas.io import open_ledger, run_identity
 from lossatlas.objective import Objective, supervised
 from lossatlas.recipes import TrainingSetup
 from lossatlas.rng import generator
 from lossatlas.steering.penalties import NGERWeighter, nger_weights
-from lossatlas.store import open_ledger, run_identity
 from lossatlas.training import build_model
 
 SEEDS = 20

@@ -12,11 +12,11 @@ from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature import spectrum
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.io import Provenance, open_ledger, run_identity
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, result
-from lossatlas.store import Provenance, open_ledger, run_identity
 from lossatlas.training import (
     SCALED_FAMILIES,
     Dataset,

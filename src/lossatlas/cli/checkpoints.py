@@ -10,12 +10,12 @@ from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
 from lossatlas.result import Result
-from lossatlas.store import Provenance
 from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of

@@ -14,10 +14,10 @@ from lossatlas.cli.output import Output
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
+from lossatlas.io import make_folder, remove_ledger
 from lossatlas.linalg.params import Params, fingerprint, snapshot
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
-from lossatlas.store import make_folder, remove_ledger
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
 from lossatlas.text import with_error

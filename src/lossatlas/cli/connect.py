@@ -46,7 +46,7 @@ class ConnectSettings(SubjectSettings):
 def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
     """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
     from lossatlas.cli.checkpoints import load_checkpoints
-    from lossatlas.store import make_folder, occupied, remove_ledger
+    from lossatlas.io import make_folder, occupied, remove_ledger
     from lossatlas.weights import connect
 
     make_folder(settings.out)

@@ -3,8 +3,8 @@
 import ast
 import base64
 import csv
-import io
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lossatlas import forecast, store
+from lossatlas import forecast, io
 from lossatlas.checks import check_one_of
 from lossatlas.cli.output import Rows
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.readers import kind_of_file
-from lossatlas.store.sizes import check_npy
+from lossatlas.io.sizes import check_npy
 from lossatlas.text import plain
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path
         title=fit.law.name, headline=fit.headline(), warnings=fit.sentences(), figures=images,
         tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
     )  # fmt: skip
-    with store.writing(files["report"]) as temporary:
+    with io.writing(files["report"]) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return files
 
@@ -103,7 +103,7 @@ def write_plan(plan: SchedulePlan, out: Path | None) -> dict[str, Path]:
 
 
 def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
-    with store.writing(path) as temporary, temporary.open("w", newline="") as file:
+    with io.writing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
@@ -114,12 +114,12 @@ def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
 def _write_figures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
     images = {}
     for name, ax in drawn.items():
-        data = io.BytesIO()
+        data = BytesIO()
         figure = ax.get_figure(root=True)
         assert figure is not None
         figure.savefig(data, format="png", dpi=150)
         plt.close(figure)
-        with store.writing(out / f"{name}.png") as temporary:
+        with io.writing(out / f"{name}.png") as temporary:
             temporary.write_bytes(data.getvalue())
         images[name] = base64.b64encode(data.getvalue()).decode()
     return images
@@ -224,7 +224,7 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
 
 def load_fit(path: Path) -> Fit:
     """A fit from disk."""
-    found = store.load(path / "fit.nc" if path.is_dir() else path)
+    found = io.load(path / "fit.nc" if path.is_dir() else path)
     if not isinstance(found, Fit):
         raise FileError(f"'{path}' holds a {type(found).__name__}; give a fit.nc.")
     return found

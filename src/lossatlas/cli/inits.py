@@ -36,7 +36,7 @@ class RankSettings(InitsSettings):
 def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
     """Run one stage and tell what it left."""
     from lossatlas.inits.pipeline import run_stage
-    from lossatlas.store import occupied
+    from lossatlas.io import occupied
 
     with occupied(settings.out), output.progress(stage) as progress:
         done = run_stage(settings, stage, progress=progress)
@@ -48,7 +48,7 @@ def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
 def run_all(settings: RunSettings, output: Output) -> None:
     """Run all stages, or one half, and tell what they left."""
     from lossatlas.inits.pipeline import run
-    from lossatlas.store import occupied
+    from lossatlas.io import occupied
 
     with occupied(settings.out), output.progress("study") as progress:
         finished = run(settings, settings.stage, progress=progress)
@@ -64,8 +64,8 @@ def run_rank(settings: RankSettings, output: Output) -> None:
     """Rank candidates, say how much to trust it, write `ranking.nc` and the best's weights."""
     from lossatlas.inits.problem import load_problem
     from lossatlas.inits.ranking import rank
+    from lossatlas.io import occupied
     from lossatlas.report import write_report
-    from lossatlas.store import occupied
     from lossatlas.training.checkpoints import save_weights
 
     with occupied(settings.out) as folder, output.progress("ranking") as progress:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lossatlas.cli.output import Output
-from lossatlas.store import remove_ledger
+from lossatlas.io import remove_ledger
 
 
 def prepare_ledgers(paths: Sequence[Path], output: Output, *, resume: bool) -> None:

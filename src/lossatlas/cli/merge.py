@@ -116,7 +116,7 @@ def _compare(
     *,
     resume: bool,
 ) -> None:
-    from lossatlas.store import remove_ledger
+    from lossatlas.io import remove_ledger
     from lossatlas.weights import compare_merges
 
     ledger = settings.out.with_suffix(".resume")

@@ -155,7 +155,7 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     if settings.instruments == ("list",):
         _list_instruments(output)
         return
-    from lossatlas.store import occupied
+    from lossatlas.io import occupied
 
     with occupied(settings.folder):
         if len(settings.states) == 2:
@@ -207,8 +207,8 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.cli.ledgers import prepare_ledgers
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
+    from lossatlas.io import make_folder, remove_ledger
     from lossatlas.report import write_report
-    from lossatlas.store import make_folder, remove_ledger
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)

@@ -117,22 +117,22 @@ class TrainingSettings(Strict):
 
 def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
     """Train, compare, and write `trainings.nc`, `report.html` and weights."""
-    from lossatlas import store
+    from lossatlas import io
     from lossatlas.report import write_report
     from lossatlas.training.checkpoints import save_weights
     from lossatlas.training.devices import chosen_device
 
-    with store.occupied(settings.out):
+    with io.occupied(settings.out):
         chosen_device(settings.device)
-        folder = store.make_folder(settings.out)
+        folder = io.make_folder(settings.out)
         ledger = folder / "trainings.resume"
         if not resume:
-            store.remove_ledger(ledger)
+            io.remove_ledger(ledger)
         found, weights = _trained(settings, ledger, output)
-        results = store.save(found, folder / "trainings.nc")
+        results = io.save(found, folder / "trainings.nc")
         page = write_report(found, folder / "report.html")
         paths = {name: save_weights(weights[name], folder / _FILES[name]) for name in weights}
-        store.remove_ledger(ledger)
+        io.remove_ledger(ledger)
     title = str(found.provenance.settings["title"])
     files = {"results": results, "report": page}
     rows = _table(found, paths)

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lossatlas.io.records import record
 from lossatlas.linalg.basis import Basis
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.krylov import Apply, Ritz, quadrature
 from lossatlas.result import Estimate
 from lossatlas.rng import generator
-from lossatlas.store.records import record
 
 Array = NDArray[np.float64]
 

@@ -19,6 +19,7 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.curvature.trace import UNIT, random_run
 from lossatlas.errors import ArgumentError, DataError, LossError, NonFiniteError
+from lossatlas.io.records import record
 from lossatlas.linalg.extremes import converge, reached_ends
 from lossatlas.linalg.krylov import Lanczos, Ritz
 from lossatlas.linalg.params import Params
@@ -30,7 +31,6 @@ from lossatlas.objective.lines import coarse_rounding
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.result import Estimate, Figure, Reference, Table, result
 from lossatlas.rng import derive_seed
-from lossatlas.store.records import record
 from lossatlas.text import cut_off, number, with_error
 
 Labels = Callable[[Batch], Tensor]

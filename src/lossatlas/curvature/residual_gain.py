@@ -13,12 +13,12 @@ from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.differentiable import is_finite, second_derivatives
 from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import generator
-from lossatlas.store.records import record
 from lossatlas.text import count, number
 
 _REFERENCE = Reference(

@@ -26,6 +26,7 @@ from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.curvature.trace import UNIT, random_run, trace
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance
 from lossatlas.linalg.basis import Basis
 from lossatlas.linalg.extremes import converge, reached_ends
 from lossatlas.linalg.krylov import Ritz
@@ -33,7 +34,6 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.result import Estimate, Figure, Reference, result
-from lossatlas.store import Provenance
 from lossatlas.text import count, number, with_error
 
 Array = NDArray[np.float64]

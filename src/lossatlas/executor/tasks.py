@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from lossatlas.executor.executors import Executor, Start, get_executor
 from lossatlas.executor.progress import Progress, show_progress
-from lossatlas.store import Ledger, from_bytes, to_bytes
+from lossatlas.io import Ledger, from_bytes, to_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")

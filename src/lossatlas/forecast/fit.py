@@ -27,7 +27,7 @@ from lossatlas.forecast.validation import (
     leave_one_out,
     score,
 )
-from lossatlas.store import Provenance
+from lossatlas.io import Provenance
 
 Floats = NDArray[np.float64]
 

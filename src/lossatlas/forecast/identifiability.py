@@ -18,7 +18,7 @@ from lossatlas.forecast.solver import HuberObjective, Solution
 from lossatlas.forecast.validation import LeftOut
 from lossatlas.forecast.watch import ALIKE, GAUSS, outstanding
 from lossatlas.intervals import t_quantile
-from lossatlas.store.records import record
+from lossatlas.io.records import record
 
 Floats = NDArray[np.float64]
 

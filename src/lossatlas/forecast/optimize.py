@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
 from lossatlas.forecast.validation import ErrorModel
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
-from lossatlas.store.records import record
 from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from lossatlas.forecast.curve import Curve, Inputs, check_rates
 from lossatlas.forecast.law import Law, ScheduleLaw, log_error
 from lossatlas.forecast.schedules import check_length, is_monotone, warmup_length, wsd
 from lossatlas.intervals import t_quantile
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
-from lossatlas.store.records import record
 from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from lossatlas.forecast.prediction import (
 from lossatlas.forecast.schedules import check_plan
 from lossatlas.forecast.solver import leverages
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
+from lossatlas.io import Provenance
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
-from lossatlas.store import Provenance
-from lossatlas.store.records import record
 from lossatlas.text import as_sentence, count
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from lossatlas.forecast.law import Law, log_error
 from lossatlas.forecast.solver import FitSettings, leverages
 from lossatlas.forecast.watch import outstanding
 from lossatlas.intervals import t_quantile
+from lossatlas.io.records import record
 from lossatlas.result import Estimate
-from lossatlas.store.records import record
 
 Floats = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws import BrokenPowerLaw, PowerLaw
 from lossatlas.forecast.solver import FitSettings
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
-from lossatlas.store.records import record
 from lossatlas.text import count as counted
 from lossatlas.text import number
 

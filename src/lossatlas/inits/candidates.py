@@ -11,10 +11,10 @@ from lossatlas.checks import check_one_of, nearest
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.guard import preserved_modes
 from lossatlas.inits.schemes import INTERPOLATION, OWN, SCHEMES, Layer, find_layers
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import generator
-from lossatlas.store.records import record
 from lossatlas.training.criteria import Loss
 from lossatlas.training.members import WithLoss
 

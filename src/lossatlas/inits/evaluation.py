@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import DataError
 from lossatlas.executor import Progress
 from lossatlas.inits import scores
@@ -378,7 +378,7 @@ def evaluate(
     labels: Labels,
     scoring: Scoring | None = None,
     *,
-    made: store.Provenance | None = None,
+    made: io.Provenance | None = None,
     progress: Progress | None = None,
 ) -> Quality:
     """Predict the loss after training from every set of features, and score the predictions.
@@ -426,7 +426,7 @@ def evaluate(
         diverged=int((~kept).sum()),
         divergence=divergence(features, kept, splits, how.seed),
         notes=notes(splits, kept),
-        provenance=made or store.Provenance(how.seed, labels.provenance.settings),
+        provenance=made or io.Provenance(how.seed, labels.provenance.settings),
         **single_features(features.of(tested)[kept], truth, splits, how),
         **tables,
     )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.checks import check_one_of
 from lossatlas.executor import Progress
 from lossatlas.inits import proxies
@@ -20,11 +20,11 @@ from lossatlas.inits.neighborhood import LossSampler, Sampling
 from lossatlas.inits.paths import provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.settings import InitsSettings
+from lossatlas.io import Provenance
 from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.result import Estimate, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.store import Provenance
 from lossatlas.text import count as counted
 from lossatlas.training.ensemble import train_ensemble
 from lossatlas.training.evaluation import evaluate_ensemble
@@ -120,7 +120,7 @@ class Features(Result):
     groups: tuple[str, ...]
     values: Array
     cost: Mapping[str, float]
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def of(self, names: Sequence[str]) -> Array:
         """Some of the features."""

@@ -13,10 +13,10 @@ from lossatlas.inits.paths import load_stage, path_of
 from lossatlas.inits.problem import load_problem
 from lossatlas.inits.quality import Quality
 from lossatlas.inits.settings import InitsSettings
+from lossatlas.io import writing
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import random_plane
 from lossatlas.result import Figure, Result
-from lossatlas.store import writing
 from lossatlas.topology import persistence
 
 # Points along each side of a landscape.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor, Progress
@@ -18,10 +18,10 @@ from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.scores import interval_estimate, mean_estimate
 from lossatlas.inits.settings import SCHEMES, InitsSettings, LabelSettings
+from lossatlas.io import remove_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.result import Estimate, Reference, Result, result
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import remove_ledger
 from lossatlas.text import count as counted
 from lossatlas.text import number, percent
 from lossatlas.training import EnsembleRun, evaluate_ensemble, train_ensemble
@@ -155,7 +155,7 @@ class Labels(Result):
     orders: tuple[int, ...]
     values: Array
     diverged: Bools
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def __len__(self) -> int:
         """How many initializations there are."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import FileError
 from lossatlas.executor import Executor, Progress, run_tasks
 from lossatlas.inits.settings import InitsSettings
@@ -56,9 +56,9 @@ def ledger_of(settings: InitsSettings, stage: str) -> Path:
     return settings.out / f"{stage}.resume"
 
 
-def provenance(settings: InitsSettings, stage: str, data: str) -> store.Provenance:
+def provenance(settings: InitsSettings, stage: str, data: str) -> io.Provenance:
     """What a file says about where it comes from."""
-    return store.Provenance(settings.seed, settings.identity(*SECTIONS[stage]), data=data)
+    return io.Provenance(settings.seed, settings.identity(*SECTIONS[stage]), data=data)
 
 
 def run_stage_tasks(
@@ -74,8 +74,8 @@ def run_stage_tasks(
 ) -> list[R]:
     """Run the tasks of a stage on one thread each; finished ones come from its ledger."""
     depends = settings.identity(*SECTIONS[stage]) | identity
-    run = store.run_identity(f"inits {stage}", depends, data=data)
-    with store.open_ledger(ledger_of(settings, stage), run) as ledger:
+    run = io.run_identity(f"inits {stage}", depends, data=data)
+    with io.open_ledger(ledger_of(settings, stage), run) as ledger:
         results = run_tasks(
             tasks,
             lambda: _on_one_thread(start()),
@@ -95,7 +95,7 @@ def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> 
             f"'{path}' does not exist; make it first: lossatlas inits {maker} "
             f"--out {settings.out} with the same settings."
         )
-    result = store.load(path)
+    result = io.load(path)
     made_with = dict(result.provenance.settings)
     different = differing(made_with, settings.identity(*SECTIONS[stage]))
     if different:
@@ -113,7 +113,7 @@ def load_stage(settings: InitsSettings, stage: str, data: str | None = None) -> 
 
 def differing(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     """Which settings differ, for a message."""
-    flat, other = _flat(stored), _flat(store.Provenance(settings=wanted).settings)
+    flat, other = _flat(stored), _flat(io.Provenance(settings=wanted).settings)
     names = [n for n in sorted(flat | other) if flat.get(n) != other.get(n)]
     shown = [f"{n} is {flat.get(n)!r} there, {other.get(n)!r} here" for n in names[:3]]
     return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])

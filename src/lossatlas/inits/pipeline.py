@@ -16,8 +16,8 @@ from lossatlas.inits.problem import Problem, load_problem
 from lossatlas.inits.samples import generate
 from lossatlas.inits.settings import STAGES, InitsSettings
 from lossatlas.inits.surrogates import fit_surrogates
+from lossatlas.io import make_folder, remove_ledger, writing
 from lossatlas.result import Result
-from lossatlas.store import make_folder, remove_ledger, writing
 
 # The two halves of the published pipeline: the loss predictor, and the quality predictor.
 PARTS = {1: STAGES[:2], 2: STAGES[2:]}

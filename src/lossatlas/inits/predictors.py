@@ -28,11 +28,11 @@ from lossatlas.inits.networks import (
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.schemes import find_layers
 from lossatlas.inits.settings import InitsSettings, SurrogateSettings
+from lossatlas.io import from_bytes, to_bytes, writing
 from lossatlas.landscape.directions import filter_normalized
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import from_bytes, to_bytes, writing
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.seeding import seeded
 from lossatlas.training.training import StepInfo, train

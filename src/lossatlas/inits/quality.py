@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.checks import check_one_of
 from lossatlas.inits.scores import interval_estimate
 from lossatlas.result import Estimate, Figure, Reference, Result, result
@@ -95,7 +95,7 @@ class Quality(Result):
     diverged: int = 0
     divergence: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def score(self, split: str, model: str, metric: str = "Spearman") -> Array:
         """One number with its interval.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.executor import Executor, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
@@ -16,9 +16,9 @@ from lossatlas.inits.problem import Problem
 from lossatlas.inits.schemes import INTERPOLATION
 from lossatlas.inits.scores import mean_estimate
 from lossatlas.inits.settings import InitsSettings
+from lossatlas.io import remove_ledger
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.rng import derive_seed, generator
-from lossatlas.store import remove_ledger
 from lossatlas.text import number
 
 Array = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Samples(Result):
 
     candidates: tuple[Candidate, ...]
     losses: Array = quantity("loss")
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def __len__(self) -> int:
         """How many samples there are."""

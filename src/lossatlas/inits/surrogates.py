@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.arguments import public
 from lossatlas.checks import check_one_of
 from lossatlas.errors import DataError
@@ -88,7 +88,7 @@ class Surrogates(Result):
     history: Mapping[str, Array]
     seconds: Array = quantity("s")
     true_seconds: float = quantity("s")
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def spearman(self, kind: str, view: str) -> tuple[float, float, float]:
         """The rank correlation of predicted and true losses, with its 95 % interval.

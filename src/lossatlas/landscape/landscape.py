@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from lossatlas.arguments import public
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance
 from lossatlas.plots import grid, maps
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.store import Provenance
 from lossatlas.text import count, cut_off, number, percent, surely
 
 if TYPE_CHECKING:

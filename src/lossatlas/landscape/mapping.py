@@ -10,6 +10,7 @@ from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, get_executor, show_progress
+from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
@@ -18,7 +19,6 @@ from lossatlas.landscape.request import Request, check_fits, grid_memory
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
-from lossatlas.store import open_ledger
 from lossatlas.text import byte_size
 
 

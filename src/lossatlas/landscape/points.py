@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.executor import Executor, Progress, Serial, run_tasks
+from lossatlas.io import Ledger
 from lossatlas.landscape.engines import Engine, Task, build
-from lossatlas.store import Ledger
 
 Array = NDArray[np.float64]
 

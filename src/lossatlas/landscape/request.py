@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError, NonFiniteError
+from lossatlas.io import Provenance, run_identity
 from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.task import quantities_of
@@ -19,7 +20,6 @@ from lossatlas.landscape.span import Ranges
 from lossatlas.memory import free_memory
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.rng import derive_seed
-from lossatlas.store import Provenance, run_identity
 from lossatlas.text import byte_size
 
 Array = NDArray[np.float64]

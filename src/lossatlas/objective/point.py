@@ -68,7 +68,7 @@ def check_precision(point: Params, own: Params) -> None:
                 f"'{name}' is {here} and the model's is {there}: numbers rounded to {here} "
                 "would be computed with as they are. Convert the point, as in "
                 f"{{n: v.to(torch.{there}) for n, v in point.items()}}, or read it with "
-                "la.store.load_checkpoint(path, model=model), which converts it and says so."
+                "la.io.load_checkpoint(path, model=model), which converts it and says so."
             )
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from lossatlas.checks import check_one_of, check_text
 from lossatlas.errors import ArgumentError
+from lossatlas.io.records import record
 from lossatlas.steering.policies import POLICIES
-from lossatlas.store.records import record
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "topoadamw", "schedulefree", "prodigy")
 # Schedules that need the number of updates in advance, and so a run for each horizon.

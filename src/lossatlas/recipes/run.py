@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
+from lossatlas.io.records import equal, record
 from lossatlas.objective import Batch, Objective, supervised
 from lossatlas.recipes.recipe import Recipe, parse_recipe
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.recipes.training import RecipeTraining
 from lossatlas.steering.averaging import EMA, PolynomialAverage, WeightAverage
 from lossatlas.steering.log import DecisionRecord
-from lossatlas.store.records import equal, record
 from lossatlas.training import StepInfo, build_model, train
 from lossatlas.training.criteria import CRITERIA
 from lossatlas.training.dataset import Dataset

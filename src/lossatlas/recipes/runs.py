@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.estimators import mean_of
@@ -155,7 +155,7 @@ class Runs(Result):
     horizons: tuple[int, ...]
     runs: tuple[Run, ...]
     task: str
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     @property
     def names(self) -> tuple[str, ...]:

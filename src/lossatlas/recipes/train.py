@@ -6,12 +6,12 @@ from pathlib import Path
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.io import Provenance, open_ledger, run_identity
 from lossatlas.recipes.losses import check_served
 from lossatlas.recipes.recipe import Recipe, parse_recipe
 from lossatlas.recipes.run import Run, Weights, check_horizons, run_recipe
 from lossatlas.recipes.runs import Runs
 from lossatlas.recipes.setup import TrainingSetup
-from lossatlas.store import Provenance, open_ledger, run_identity
 
 # What one training needs: a recipe, a base rate, a seed, and when it is read.
 Job = tuple[Recipe, float, int, tuple[int, ...]]

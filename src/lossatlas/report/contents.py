@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lossatlas.io import Provenance
 from lossatlas.result import Estimate, Figure, Reference, Table
-from lossatlas.store import Provenance
 from lossatlas.surveys import Survey
 from lossatlas.text import cut_off, with_error
 

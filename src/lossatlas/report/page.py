@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance, writing
 from lossatlas.recipes import Runs
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
@@ -18,7 +19,6 @@ from lossatlas.report.results import result_page
 from lossatlas.report.sections import SECTIONS
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate, Result
-from lossatlas.store import Provenance, writing
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain, with_error
 

@@ -1,8 +1,8 @@
 """The page of any result: its sentences, figures and numbers."""
 
+from lossatlas.io import Provenance
 from lossatlas.report.contents import Page, Section
 from lossatlas.result import Estimate, Result, Table
-from lossatlas.store import Provenance
 from lossatlas.text import cut_off, with_error
 
 # Headings that say more than the name of the kind.

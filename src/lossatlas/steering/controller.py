@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
+from lossatlas.io import Provenance
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
 from lossatlas.steering.policies import RegimePolicy
@@ -19,7 +20,6 @@ from lossatlas.steering.probe import Closure, ProbeGrid, check_closure
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy
 from lossatlas.steering.scale_controller import ScaleController
-from lossatlas.store import Provenance
 
 _STATE = 1
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lossatlas import store
+from lossatlas import io
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
 from lossatlas.steering.reading import Decision, Policy, Reading
-from lossatlas.store.records import record
 from lossatlas.text import as_sentence, count, number, with_error
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DecisionLog(Result):
     """
 
     records: tuple[DecisionRecord, ...]
-    provenance: store.Provenance = field(default_factory=store.Provenance)
+    provenance: io.Provenance = field(default_factory=io.Provenance)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -15,6 +15,7 @@ from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
 from lossatlas.intervals import t_quantile
+from lossatlas.io import Provenance
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import COUNT, DIFFERENCE, Landscape
@@ -29,7 +30,6 @@ from lossatlas.plots import pairs
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.store import Provenance
 from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.topology import Diagram, MergeTree, match_bars, merge_tree, persistence
 from lossatlas.topology.basin_matching import BasinMatching, match_basins

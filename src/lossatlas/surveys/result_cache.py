@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas.curvature.instrument import InstrumentResult
+from lossatlas.io import Ledger, from_bytes, run_identity, to_bytes
 from lossatlas.objective import Objective
-from lossatlas.store import Ledger, from_bytes, run_identity, to_bytes
 
 
 def instruments_ledger(resume: str | Path) -> Path:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.curvature import InstrumentResult, Spectrum
+from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Result, estimate_row, result
-from lossatlas.store import Provenance
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, result
-from lossatlas.store.records import record
 from lossatlas.topology.barriers import simplify
 from lossatlas.topology.field import Floats, Source, read_field
 from lossatlas.topology.flood import merge_tree

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.checks import check_callable, check_kind
-from lossatlas.store import load_checkpoint, writing
+from lossatlas.io import load_checkpoint, writing
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def load_weights(
 
     Args:
         model: changed in place; numbers are converted to its types and device.
-        path: a checkpoint, see `lossatlas.store.load_checkpoint`, with the names and shapes of
+        path: a checkpoint, see `lossatlas.io.load_checkpoint`, with the names and shapes of
             the model's `state_dict`.
         key: where the weights are in the file.
         prefix: keep only the names that begin so, and strip it.

@@ -9,7 +9,7 @@ import torch
 
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError, MissingDependencyError
-from lossatlas.store.sizes import check_parquet
+from lossatlas.io.sizes import check_parquet
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.files import existing_file, reason
 from lossatlas.training.images import decode, normalized

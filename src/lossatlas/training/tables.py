@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError
-from lossatlas.store.sizes import check_npz
+from lossatlas.io.sizes import check_npz
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.files import existing_file, reason
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lossatlas.checks import check_list, check_one_of, is_number
 from lossatlas.errors import ArgumentError, StructureError
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.store.records import record
 from lossatlas.text import count, number, percent
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import Factor, Factors, LayerFactors, factor, fits

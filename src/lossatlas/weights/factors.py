@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_positive, check_same_structure, nearest
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Reference, Result, result
-from lossatlas.store.records import record
 from lossatlas.text import count
 from lossatlas.weights.linear_maps import (
     Look,

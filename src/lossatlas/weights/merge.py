@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lossatlas.checks import check_same_structure
 from lossatlas.curvature import diagonal
 from lossatlas.errors import ArgumentError
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.store.records import record
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.methods import Change, Inputs, changed, options_of
 from lossatlas.weights.paired import PairedLosses, blend

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lossatlas.store.records import record
+from lossatlas.io.records import record
 from lossatlas.weights.axes import Axis
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.curvature import gauss_newton, hessian
 from lossatlas.errors import ArgumentError
+from lossatlas.io.records import record
 from lossatlas.linalg.estimators import rademacher
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.store.records import record
 from lossatlas.text import count
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import fits

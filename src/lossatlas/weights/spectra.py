@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from lossatlas.checks import check_at_least
 from lossatlas.curvature.instrument import rows_figure
 from lossatlas.errors import ArgumentError, FileError, NonFiniteError
+from lossatlas.io.checkpoints import load_checkpoint
+from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.store.checkpoints import load_checkpoint
-from lossatlas.store.records import record
 from lossatlas.text import count as counted
 from lossatlas.text import number
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lossatlas.errors import StructureError, SymmetryError
+from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Reference, Result, quantity, result
 from lossatlas.rng import generator
-from lossatlas.store.records import record
 from lossatlas.text import count
 from lossatlas.weights.axes import Axis, leaves, settle
 from lossatlas.weights.places import Place, walk, within

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossatlas.io import Ledger, run_identity
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.objective import Objective
-from lossatlas.store import Ledger, run_identity
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from lossatlas.forecast.laws.broken import BrokenPowerLaw, smoothed
 from lossatlas.forecast.laws.linear import LinearLRLaw, PowerLaw
 from lossatlas.forecast.laws.multipower import MultiPowerLaw
 from lossatlas.forecast.laws.scaling import ChinchillaLaw, KaplanLaw, ShiftedPowerLaw, translate
-from lossatlas.store.records import record
+from lossatlas.io.records import record
 
 LAWS: dict[str, type[Law]] = {
     "multi-power": MultiPowerLaw,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from lossatlas.errors import FileError
-from lossatlas.store.files import clear_stale, make_folder
+from lossatlas.io.files import clear_stale, make_folder
 
 LOCK = ".lossatlas.lock"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossatlas.checks import check_kind, check_path, check_text, nearest
 from lossatlas.errors import ArgumentError, FileError, StructureError, UnknownNameError
-from lossatlas.store.distributed import METADATA, read_distributed
+from lossatlas.io.distributed import METADATA, read_distributed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,7 +111,7 @@ def load_checkpoint(
         >>> import torch, tempfile, lossatlas as la
         >>> file = tempfile.mkdtemp() + "/last.pt"
         >>> torch.save({"model": {"module.weight": torch.eye(2)}, "epoch": 3}, file)
-        >>> checkpoint = la.store.load_checkpoint(file)
+        >>> checkpoint = la.io.load_checkpoint(file)
         >>> list(checkpoint), checkpoint.notes[0]
         (['weight'], "The weights are those under 'model'.")
     """
@@ -128,7 +128,7 @@ def load_checkpoint(
     _refuse_adapter(source, state)
     notes = [*notes, *stripped, *_not_finite(state)]
     if model is not None:
-        from lossatlas.store.fitting import fitted
+        from lossatlas.io.fitting import fitted
 
         state, told = fitted(model, source, state)
         notes += told

@@ -9,13 +9,13 @@ import pytest
 import torch
 import xarray as xr
 
-from lossatlas import store
+from lossatlas import io
 from lossatlas.errors import ArgumentError, FileError, ResumeError
-from lossatlas.store import Ledger, Provenance, from_bytes, to_bytes, writing
-from lossatlas.store.records import equal
+from lossatlas.io import Ledger, Provenance, from_bytes, to_bytes, writing
+from lossatlas.io.records import equal
 
 
-@store.kind("test-thing")
+@io.kind("test-thing")
 class Thing:
     def __init__(self, numbers):
         self.numbers = numbers
@@ -29,14 +29,14 @@ class Thing:
 
 
 def test_results_come_back(tmp_path):
-    path = store.save(Thing(np.array([1.0, np.nan, np.inf])), tmp_path / "x" / "thing.nc")
-    assert store.load(path).numbers.tobytes() == np.array([1.0, np.nan, np.inf]).tobytes()
+    path = io.save(Thing(np.array([1.0, np.nan, np.inf])), tmp_path / "x" / "thing.nc")
+    assert io.load(path).numbers.tobytes() == np.array([1.0, np.nan, np.inf]).tobytes()
     assert [file.name for file in path.parent.iterdir()] == ["thing.nc"]
 
 
 def test_only_results_can_be_saved(tmp_path):
     with pytest.raises(ArgumentError, match="must be a lossatlas result; got dict"):
-        store.save({}, tmp_path / "x.nc")
+        io.save({}, tmp_path / "x.nc")
 
 
 def broken(tmp_path, how):
@@ -48,7 +48,7 @@ def broken(tmp_path, how):
     elif how == "text":
         path.write_text("PK\x03\x04 not netCDF")
     elif how == "truncated":
-        whole = store.save(Thing(np.arange(5000.0)), tmp_path / "whole.nc")
+        whole = io.save(Thing(np.arange(5000.0)), tmp_path / "whole.nc")
         path.write_bytes(whole.read_bytes()[:5000])
     elif how == "foreign":
         xr.Dataset({"x": ("k", [1])}).to_netcdf(path, engine="h5netcdf")
@@ -72,7 +72,7 @@ def broken(tmp_path, how):
 )
 def test_what_cannot_be_read_is_a_named_error(tmp_path, how, message):
     with pytest.raises(FileError, match=message):
-        store.load(broken(tmp_path, how))
+        io.load(broken(tmp_path, how))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -113,7 +113,7 @@ def test_the_ledger_keeps_bits_and_knows_its_run(tmp_path):
         assert ledger.get("a") == values
     with pytest.raises(ResumeError, match="another run: seed differ"):
         Ledger(tmp_path / "run", {"points": 3, "seed": 1})
-    store.remove_ledger(tmp_path / "run")
+    io.remove_ledger(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_ledger_is_named(tmp_path):
     with Ledger(path, {"points": 3}) as ledger:
         for k in range(200):
             ledger.put(str(k), np.full((16, 2), float(k)).tobytes())
-    store.remove_ledger(f"{path}-wal")
+    io.remove_ledger(f"{path}-wal")
     content = bytearray(path.read_bytes())
     content[2000:] = os.urandom(len(content) - 2000)
     path.write_bytes(content)

@@ -12,11 +12,11 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.errors import AtlasError, FileError, StructureError, UnknownNameError
-from lossatlas.store.distributed import _assemble
-from lossatlas.store.pickled import Record
+from lossatlas.io.distributed import _assemble
+from lossatlas.io.pickled import Record
 from lossatlas.training import load_weights
 
-load = la.store.load_checkpoint
+load = la.io.load_checkpoint
 
 
 def network():

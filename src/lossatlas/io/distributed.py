@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.errors import FileError
-from lossatlas.store.pickled import Record, read_pickle
+from lossatlas.io.pickled import Record, read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor

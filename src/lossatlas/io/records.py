@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lossatlas.errors import ArgumentError, FileError, ResumeError
-from lossatlas.store.provenance import Provenance
+from lossatlas.io.provenance import Provenance
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,13 +17,13 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.errors import FileError, ResumeError
-from lossatlas.store import Ledger, occupied, writing
-from lossatlas.store.sizes import check_npy, check_npz, check_parquet
+from lossatlas.io import Ledger, occupied, writing
+from lossatlas.io.sizes import check_npy, check_npz, check_parquet
 from lossatlas.training.tables import load_npz
 
 HOLD = """
 import sys, time
-from lossatlas.store import occupied, writing
+from lossatlas.io import occupied, writing
 with occupied(sys.argv[1]) as folder, writing(folder / "survey.nc") as path:
     path.write_bytes(b"half")
     print("ready", flush=True)
@@ -124,7 +124,7 @@ def test_a_ledger_of_an_earlier_version_goes_on(tmp_path):
 
 def test_a_ledger_of_a_killed_owner_goes_on(tmp_path):
     code = (
-        "import sys, os; from lossatlas.store import Ledger\n"
+        "import sys, os; from lossatlas.io import Ledger\n"
         "ledger = Ledger(sys.argv[1], {'a': 1}); ledger.put('x', b'done')\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -187,7 +187,7 @@ def test_a_safetensors_file_that_states_more_than_it_has_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(100))
     with pytest.raises(FileError, match="damaged, cut off or not safetensors"):
-        la.store.load_checkpoint(path)
+        la.io.load_checkpoint(path)
 
 
 def test_a_parquet_that_unpacks_to_more_than_it_can_is_refused(tmp_path):

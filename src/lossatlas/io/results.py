@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.store.files import check_readable, writing
-from lossatlas.store.sizes import check_netcdf
+from lossatlas.io.files import check_readable, writing
+from lossatlas.io.sizes import check_netcdf
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,13 +4,13 @@ Nothing here is unpickled: a file from a stranger can be opened.
 """
 
 from lossatlas.arguments import guard_exports
-from lossatlas.store.checkpoints import Checkpoint, load_checkpoint
-from lossatlas.store.files import make_folder, writing
-from lossatlas.store.ledger import Ledger, open_ledger, remove_ledger
-from lossatlas.store.lock import occupied
-from lossatlas.store.provenance import Provenance, run_identity
-from lossatlas.store.records import from_bytes, to_bytes
-from lossatlas.store.results import below, kind, load, nested, save
+from lossatlas.io.checkpoints import Checkpoint, load_checkpoint
+from lossatlas.io.files import make_folder, writing
+from lossatlas.io.ledger import Ledger, open_ledger, remove_ledger
+from lossatlas.io.lock import occupied
+from lossatlas.io.provenance import Provenance, run_identity
+from lossatlas.io.records import from_bytes, to_bytes
+from lossatlas.io.results import below, kind, load, nested, save
 
 __all__ = [
     "Checkpoint",

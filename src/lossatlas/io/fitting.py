@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure
 from lossatlas.errors import StructureError
-from lossatlas.store.checkpoints import is_code
+from lossatlas.io.checkpoints import is_code
 
 
 def fitted(
