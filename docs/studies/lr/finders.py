@@ -30,8 +30,8 @@ def _loader(setup: TrainingSetup, seed: int) -> DataLoader:
 def lightning(setup: TrainingSetup, optimizer: str, seed: int) -> float | None:
     """What `Tuner.lr_find` of Lightning suggests."""
     try:
-        import lightning as L
-        from lightning.pytorch.tuner import Tuner
+        import pytorch_lightning as L
+        from pytorch_lightning.tuner import Tuner
     except ImportError:
         return None
     model = build_model(setup.model, setup.train, seed=seed)
@@ -48,7 +48,11 @@ def lightning(setup: TrainingSetup, optimizer: str, seed: int) -> float | None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return _optimizer(optimizer, self.parameters(), self.lr)
 
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        redirect_stderr(io.StringIO()),
+        redirect_stdout(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         trainer = L.Trainer(
             max_epochs=1000, logger=False, enable_checkpointing=False, accelerator="cpu",

@@ -12,15 +12,15 @@ METHODS = ("lossatlas", "lightning", "torch-lr-finder")
 FEW = 0.03
 TEXT = """# A learning rate to start with: what the suggestion is worth
 
-`lossatlas lr` and `la.suggest_lr` ({version}). Each problem is trained for 600 updates with cosine
-decay and a warm-up of 60 updates, SGD with momentum 0.9 and AdamW, on a grid of peak rates of
-factor 2 that ends two rates below and above the best. The best is that of the lowest mean
-validation loss over {seeds} seeds. Suggestions are made from the same initial weights, before any
-training. The excess is the validation loss of a training at the suggested rate over that at the
-best, minus 1, seed by seed; a divergence counts as infinite.
+`lossatlas lr` and `la.suggest_lr` ({version}). Each problem is trained for 600 updates with
+cosine decay and a warm-up of 60 updates, SGD with momentum 0.9 and AdamW, on a grid of peak
+rates of factor 2 that ends two rates below and above the best. The best is that of the lowest
+mean validation loss over {seeds} seeds. Suggestions are made from the same initial weights,
+before any training. The excess is the validation loss of a training at the suggested rate over
+that at the best, minus 1, seed by seed; a divergence counts as infinite.
 
-The powers of the horizon were chosen on the first {developed} problems; the other {held} were looked at
-once, at the end.
+The powers of the horizon were chosen on the first {developed} problems; the other {held} were
+looked at once, at the end.
 
 {tables}
 
@@ -67,7 +67,9 @@ def summary(results: dict) -> dict:
         "problems": len(results),
         "band holds the best": float(np.mean(bands)),
         "median width of the band": float(np.median(widths)),
-        "median gradients": float(np.median([e["gradients"] for f in results.values() for e in f["suggested"]])),
+        "median gradients": float(
+            np.median([e["gradients"] for f in results.values() for e in f["suggested"]])
+        ),
     }
     for method in METHODS:
         if has_method(results, method):
@@ -82,13 +84,17 @@ def table(results: dict) -> str:
     """A line a problem."""
     used = [m for m in METHODS if has_method(results, m)]
     lines = [
-        "| problem | best | suggested | band | held | " + " | ".join(f"excess, {m}" for m in used) + " |",
+        "| problem | best | suggested | band | held | "
+        + " | ".join(f"excess, {m}" for m in used)
+        + " |",
         "|---|---|---|---|---|" + "---|" * len(used),
     ]
     for name, found in results.items():
         each = found["suggested"]
         middle = float(np.exp(np.mean([math.log(e["lossatlas"]) for e in each])))
-        low, high = (float(np.exp(np.mean([math.log(e[k]) for e in each]))) for k in ("low", "high"))
+        low, high = (
+            float(np.exp(np.mean([math.log(e[k]) for e in each]))) for k in ("low", "high")
+        )
         shown = " | ".join(f"{100 * mean_excess(found, m):+.1f} %" for m in used)
         lines.append(
             f"| {name} | {found['best']:.2g} | {middle:.2g} | {low:.2g} to {high:.2g} | "
@@ -102,7 +108,9 @@ def write(results: dict, out: Path) -> None:
     import lossatlas
 
     parts = {
-        "Problems looked at while it was built": [n for n in results if n.split(" / ")[0] in DEVELOPED],
+        "Problems looked at while it was built": [
+            n for n in results if n.split(" / ")[0] in DEVELOPED
+        ],
         "Problems held out": [n for n in results if n.split(" / ")[0] in HELD_OUT],
     }
     tables, verdict = [], []
@@ -111,7 +119,9 @@ def write(results: dict, out: Path) -> None:
             chosen = {name: results[name] for name in names}
             tables.append(f"## {title}\n\n{table(chosen)}")
             row = summary(chosen)
-            body = "; ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            body = "; ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
             verdict.append(f"**{title}**: {body}.")
     seeds = len(next(iter(results.values()))["suggested"])
     counts = [len(names) for names in parts.values()]
@@ -134,7 +144,9 @@ def draw(results: dict, path: Path) -> None:
             ax.plot(lr, at + shift, "o", color="#d55e00", ms=3)
             for method, mark in (("lightning", "x"), ("torch-lr-finder", "+")):
                 if each[method]:
-                    ax.plot(each[method] / found["best"], at + shift, mark, color="#5d6b74", ms=4)
+                    ax.plot(
+                        each[method] / found["best"], at + shift, mark, color="#5d6b74", ms=4
+                    )
     ax.axvline(1, color="#1b2a33", lw=1)
     ax.set(xscale="log", xlabel="suggested rate over the best of the grid")
     ax.set_yticks(range(len(results)), list(results), fontsize=7)

@@ -79,7 +79,9 @@ def measure(name: str, optimizer: str, shared: Path, horizon: int) -> dict:
         best = lowest
     reached = {
         method: [
-            final_loss(setup, optimizer, made[s][method], s, horizon) if made[s][method] else None
+            final_loss(setup, optimizer, made[s][method], s, horizon)
+            if made[s][method]
+            else None
             for s in SEEDS
         ]
         for method in ("lossatlas", "lightning", "torch-lr-finder")
@@ -100,7 +102,9 @@ def main() -> None:
     parser.add_argument("--set", choices=("developed", "held-out", "all"), default="all")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     asked = parser.parse_args()
-    names = {"developed": DEVELOPED, "held-out": HELD_OUT, "all": DEVELOPED | HELD_OUT}[asked.set]
+    names = {"developed": DEVELOPED, "held-out": HELD_OUT, "all": DEVELOPED | HELD_OUT}[
+        asked.set
+    ]
     chosen, horizon = (list(names)[:1], 100) if asked.quick else (list(names), HORIZON)
     (asked.out / "parts").mkdir(parents=True, exist_ok=True)
     tasks = {f"{name} / {o}": (name, o) for name in chosen for o in OPTIMIZERS}

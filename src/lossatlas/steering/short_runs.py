@@ -44,8 +44,8 @@ def optimizer_builder(
     if isinstance(optimizer, str):
         if optimizer not in _BUILT:
             raise ArgumentError(
-                f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, an optimizer of torch, or "
-                f"a function (params, lr) -> optimizer; got {optimizer!r}."
+                f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, an optimizer of torch, "
+                f"or a function (params, lr) -> optimizer; got {optimizer!r}."
             )
         return _BUILT[optimizer]
     if isinstance(optimizer, Optimizer):

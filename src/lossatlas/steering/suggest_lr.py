@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# Rates of neighboring short runs differ by this factor, at first by its square.
+# Rates of neighboring short runs differ by this factor; by its square far from the best.
 _FACTOR = 2.0
 # A rate is as good as the best where its loss is at most this share higher.
 _TOLERANCE = 0.03
@@ -103,7 +103,7 @@ class SuggestedLR(Result):
         test: the range test; None where it was left out.
         edge: the largest rate that is stable on a quadratic, with its bound.
         noise_scale: batch size at which noise and signal of the gradient are equal.
-        batch_size: mean examples a batch.
+        batch_size: examples a batch, of the largest.
         gradients: gradients of a batch that were computed.
     """
 
@@ -389,33 +389,26 @@ class _Runs:
 
 
 def _search(runs: _Runs, test: RangeTest, min_lr: float, max_lr: float) -> None:
-    # A coarse ladder, then its neighbors, outward as long as an end is the best.
+    # Every second rung of a ladder of rates, outward as long as an end is the best; then the
+    # neighbors of the best.
     low = test.falls_at if math.isfinite(test.falls_at) else min_lr
     high = min(test.diverges_at, max_lr)
-    rungs = max(3, min(6, math.ceil(math.log(high / low, _FACTOR**2)) + 1))
-    for rate in np.geomspace(low, max(high, low * _FACTOR**4), rungs):
-        runs.loss(float(rate))
-    for step in (_FACTOR**2, _FACTOR):
-        while len(runs.found) < _MAX_RUNS:
-            rates = sorted(runs.found)
-            best = min(rates, key=runs.loss)
-            around = [_rung(rates, best / step, step), _rung(rates, best * step, step)]
-            missing = [rate for rate in around if rate not in runs.found]
-            if not missing:
-                break
-            for rate in missing:
-                runs.loss(rate)
-    if not math.isfinite(min(map(runs.loss, runs.found))):
+    rungs = min(max(math.ceil(math.log(high / low, _FACTOR)), 4), 10)
+
+    def loss(rung: int) -> float:
+        return runs.loss(high * _FACTOR**-rung)
+
+    done = set(range(0, rungs + 1, 2))
+    best = min(sorted(done), key=loss)
+    for step in (2, 1):
+        while len(done) < _MAX_RUNS and not {best - step, best + step} <= done:
+            done |= {best - step, best + step}
+            best = min(sorted(done), key=loss)
+    if not math.isfinite(loss(best)):
         raise ArgumentError(
-            f"every run between {min(runs.found):.2g} and {max(runs.found):.2g} diverged; lower "
-            "`min_lr`, or look at the loss."
+            f"every run between {min(runs.found):.2g} and {max(runs.found):.2g} diverged; "
+            "lower `min_lr`, or look at the loss."
         )
-
-
-def _rung(rates: list[float], wanted: float, step: float) -> float:
-    # A rate that is there already, where it is near enough.
-    near = [rate for rate in rates if abs(math.log(rate / wanted)) < 0.5 * math.log(step)]
-    return min(near, key=lambda rate: abs(math.log(rate / wanted))) if near else wanted
 
 
 def _suggestion(
@@ -442,7 +435,7 @@ def _suggestion(
         test=test,
         edge=edge,
         noise_scale=noise,
-        batch_size=float(np.mean(runs.training.map_batches(runs.training.size_of))),
+        batch_size=max(runs.training.map_batches(runs.training.size_of)),
         gradients=updates * len(rates) + int(np.isfinite(test.losses).sum()),
     )
 
