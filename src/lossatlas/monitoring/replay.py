@@ -113,21 +113,16 @@ class Replay:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         return float(loss.detach())
 
-    def update(self, entry: RecordedStep, *, scale: float = 1.0, clip: bool = False) -> float:
-        """Make one update again; with `scale`, at other rates; with `clip`, Adam's limited.
-
-        Returns:
-            The loss of the batch before it.
-        """
-        loss = self.gradient(entry)
-        if not all(bool(p.grad.isfinite().all()) for p in self._moving()):
-            return loss if not math.isfinite(loss) else math.nan
+    def apply(self, entry: RecordedStep, *, scale: float = 1.0, clip: bool = False) -> None:
+        """Update the copy by the gradient left in it, if that is finite."""
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not all(bool(grad.isfinite().all()) for grad in grads):
+            return
         if clip:
             scale /= max(1.0, self.second_moment_ratio())
         for group, rate in zip(self.optimizer.param_groups, entry.rates, strict=True):
             group["lr"] = rate * scale
         self.optimizer.step()
-        return loss
 
     def run(
         self,
@@ -136,13 +131,21 @@ class Replay:
         skip: Iterable[int] = (),
         scales: Sequence[float] | None = None,
         clip: bool = False,
-    ) -> None:
-        """Make updates again, some left out or at other rates."""
-        left_out = set(skip)
+        references: Sequence[Batch] = (),
+    ) -> list[float]:
+        """Make updates again, some left out or at other rates.
+
+        Returns:
+            The mean loss of the reference batches before each update and after the last.
+        """
+        left_out, losses = set(skip), [self.mean_loss(references)]
         for at, entry in enumerate(entries):
             if entry.step not in left_out:
                 scale = 1.0 if scales is None else scales[at]
-                self.update(entry, scale=scale, clip=clip)
+                self.gradient(entry)
+                self.apply(entry, scale=scale, clip=clip)
+            losses.append(self.mean_loss(references))
+        return losses
 
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of some batches at the weights of the copy."""
@@ -184,7 +187,4 @@ class Replay:
         except RuntimeError:
             return False
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return math.isfinite(float(loss)) and all(bool(g.isfinite().all()) for g in grads)
-
-    def _moving(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.grad is not None]
+        return math.isfinite(float(loss.detach())) and all(bool(g.isfinite().all()) for g in grads)

@@ -1,0 +1,490 @@
+"""Why a loss spiked: steps made again with one thing changed at a time."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Adam, NAdam, Optimizer
+
+from lossatlas.curvature.stability import Steps, edge_of_stability, warm_adam
+from lossatlas.errors import AtlasError
+from lossatlas.io.records import record
+from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Replay, Snapshot
+from lossatlas.objective import Objective
+from lossatlas.objective.batches import tensors
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
+from lossatlas.text import number
+
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart
+
+Floats = NDArray[np.float64]
+
+CAUSES = (
+    "number overflow",
+    "bad batch",
+    "wrong labels",
+    "stale second moments",
+    "no warm-up",
+    "rate too high",
+    "unexplained",
+)
+# Batches at whose loss the weights are judged.
+_REFERENCES = 4
+# A change that takes away this share of the rise explains it.
+_EXPLAINS = 0.7
+# Losses of a replay that differ by more are not those of the training.
+_FAITHFUL = 0.02
+# Inputs this many times as long as usual, or as short, are unlike the others.
+_UNLIKE = 4.0
+# A second moment this many times too small is stale.
+_STALE = 3.0
+_EARLY_STEPS = 64
+_ADVICE = {
+    "number overflow": "The numbers of the forward or backward pass leave the range of their "
+    "type: use bfloat16, a GradScaler, or float32 where it happens.",
+    "bad batch": "Look at the inputs of this batch; skipping it would have helped.",
+    "wrong labels": "Look at the labels of the examples named; clipping the gradient limits "
+    "what a few of them can do.",
+    "stale second moments": "The second moments were too small for the gradients that came: "
+    "lower beta2, clip the update (StableAdamW), or clip the gradient.",
+    "no warm-up": "The same peak rate holds with a warm-up: let the rate grow over the first "
+    "updates.",
+    "rate too high": "A lower rate takes the spike away: lower the peak rate, or clip.",
+    "unexplained": "No single change takes the spike away.",
+}
+_REFERENCE = Reference(
+    "second moments and spikes",
+    "M. Wortsman, T. Dettmers, L. Zettlemoyer et al. Stable and low-precision training for "
+    "large-scale vision-language models. NeurIPS 2023.",
+    "https://arxiv.org/abs/2304.13013",
+)
+
+
+@record
+@dataclass(frozen=True)
+class Trial:
+    """The last steps made again with one change.
+
+    Attributes:
+        change: what was changed.
+        loss: on the reference batches afterwards; infinite where it is not finite.
+        helps: the share of the rise that went away, 0 to 1.
+    """
+
+    change: str
+    loss: float
+    helps: float
+
+
+@result("spike", references=(_REFERENCE,))
+class SpikeReport(Result):
+    """A spike of the loss and why it happened.
+
+    Attributes:
+        step: the update at which the loss stood out.
+        loss: of its batch, before that update.
+        deviations: robust standard deviations above the losses before it.
+        cause: one of `CAUSES`.
+        update: the update that moved the weights to where the loss is high; the step itself
+            where the batch, not the weights, is to blame.
+        steps: (n,) the recorded updates.
+        losses: (n,) of their batches.
+        reference: (n,) the loss of the same few batches before each update.
+        gradient_norms: (n,) length of the gradient.
+        trials: what became of the reference loss with one thing changed at a time.
+        layers: parameter -> its gradient over the median of the steps before, the largest
+            first.
+        examples: place in the batch -> loss, of the examples that stand out.
+        edge_before: learning rate x curvature over what is stable on a quadratic, at the first
+            recorded update.
+        edge_after: the same at the spike.
+        second_moments: root mean square of g^2 / v at `update`; about 1 is usual.
+        is_faithful: whether the replay gave the recorded losses.
+        note: what could not be done, a sentence; empty where all could.
+    """
+
+    step: int
+    loss: float
+    deviations: float
+    cause: str
+    update: int
+    steps: Floats
+    losses: Floats
+    reference: Floats
+    gradient_norms: Floats
+    trials: tuple[Trial, ...]
+    layers: Mapping[str, float]
+    examples: Mapping[str, float]
+    edge_before: Estimate
+    edge_after: Estimate
+    second_moments: float
+    is_faithful: bool = True
+    note: str = ""
+
+    @classmethod
+    def unexplained(cls, step: int, loss: float, deviations: float, why: str) -> "SpikeReport":
+        """A spike whose steps could not be made again."""
+        none, lost = np.array([math.nan]), Estimate(math.nan, why_no_error=why)
+        return cls(
+            step, loss, deviations, "unexplained", step, np.array([float(step)]),
+            np.array([loss]), none, none, (), {}, {}, lost, lost, math.nan, note=why,
+        )  # fmt: skip
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Height, gradient, second moments and the edge of stability."""
+        norms = self.gradient_norms
+        at = int(np.searchsorted(self.steps, self.update))
+        usual = float(np.median(norms[:at])) if at else math.nan
+        ratio = float(norms[at]) / usual if usual else math.nan
+        once = "of one update"
+        return (
+            Estimate(self.loss, name="loss at the spike", why_no_error="of one batch"),
+            Estimate(ratio, name="gradient over its median", why_no_error=once),
+            Estimate(
+                self.second_moments, name="gradient over second moments", why_no_error=once
+            ),
+            self.edge_before,
+            self.edge_after,
+        )
+
+    def headline(self) -> str:
+        """Where, and why."""
+        return f"Spike at update {self.step:,}: {self.cause}."
+
+    def sentences(self) -> tuple[str, ...]:
+        """What happened, why, and what to do."""
+        found = [self.headline(), self._what()]
+        helped = [t for t in self.trials if t.helps >= _EXPLAINS]
+        if helped:
+            shown = "; ".join(f"{t.change} ({number(100 * t.helps, 2)} %)" for t in helped)
+            found.append(f"Of the rise of the loss went away: {shown}.")
+        found.append(_ADVICE[self.cause])
+        if not self.is_faithful:
+            found.append(
+                "The steps made again differ from the recorded ones (dropout, clipping or data "
+                "that change): take the cause as a hint."
+            )
+        if self.note:
+            found.append(self.note)
+        return tuple(found)
+
+    def _what(self) -> str:
+        if self.update == self.step:
+            return (
+                f"The loss of this batch is {number(self.loss)}; that of other batches did not "
+                "rise, so the weights are sound."
+            )
+        return (
+            f"The loss of other batches rose as well; the update that moved the weights there is "
+            f"number {self.update:,}."
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The losses up to the spike."""
+        caption = (
+            "Loss of each batch (dots) and of the same reference batches (line) before every "
+            "update that was made again."
+        )
+        title = "Losses up to the spike"
+        return (chart_of("spike", title, self._chart, caption=caption, alt=self.headline()),)
+
+    def tables(self) -> tuple[Table, ...]:
+        """What was tried, layers, examples."""
+        trials = tuple(
+            (t.change, number(t.loss), f"{number(100 * t.helps, 2)} %") for t in self.trials
+        )
+        layers = tuple((name, f"{number(value, 3)}x") for name, value in self.layers.items())
+        examples = tuple((place, number(value)) for place, value in self.examples.items())
+        tables = (
+            Table("Steps made again", ("change", "reference loss", "of the rise gone"), trials),
+            Table("Layers", ("parameter", "gradient over its median"), layers),
+            Table("Examples", ("place in the batch", "loss"), examples),
+        )
+        return tuple(table for table in tables if table.rows)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.chart import Axis, Chart, Layer, curve, marks
+
+        layers: list[Layer] = [
+            curve(self.steps, self.reference, "reference batches"),
+            marks(self.steps, self.losses, "own batch", style.FAINT),
+        ]
+        if math.isfinite(self.loss):
+            layers.append(marks([self.step], [self.loss], "spike", style.PATH, "star"))
+        return Chart("Losses up to the spike", Axis("update"), Axis("loss"), tuple(layers))
+
+
+def explain(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    snapshot: Snapshot,
+    entries: Sequence[RecordedStep],
+    *,
+    deviations: float = math.inf,
+    max_norm: float | None = None,
+) -> SpikeReport:
+    """Make the recorded steps again and find what the last of them is due to.
+
+    Args:
+        model: of the training; stays as it is.
+        optimizer: of the training; stays as it is.
+        loss: (model, batch) -> a number or one number an example.
+        snapshot: the training before the first entry.
+        entries: the updates since, the spike last.
+        deviations: how far the spike stands out.
+        max_norm: length to which gradients were clipped.
+
+    Returns:
+        The report.
+
+    Raises:
+        ModelError: the model or the optimizer cannot be copied.
+
+    Source: counterfactual replays are ours; the ratio of gradients to second moments is that of
+        Wortsman et al., NeurIPS 2023, arXiv:2304.13013.
+    """
+    return _Case(Replay(model, optimizer, loss, max_norm), snapshot, entries).report(deviations)
+
+
+class _Case:
+    # One spike: the steps made again, and what is read of them.
+    def __init__(
+        self, replay: Replay, snapshot: Snapshot, entries: Sequence[RecordedStep]
+    ) -> None:
+        self.replay, self.snapshot = replay, snapshot
+        self.entries, self.spike = entries, entries[-1]
+        self.before = list(entries[:-1])
+        # The first and the last before the spike: the data may have changed in between.
+        half = _REFERENCES // 2
+        chosen = dict.fromkeys([*self.before[:half], *self.before[-half:]])
+        self.references = [entry.batch for entry in chosen]
+        self.reference, self.replayed, self.ratios = self._replay()
+
+    def _replay(self) -> tuple[Floats, Floats, Floats]:
+        replay = self.replay
+        replay.load(self.snapshot)
+        reference, losses, ratios = [], [], []
+        for entry in self.entries:
+            reference.append(replay.mean_loss(self.references))
+            losses.append(replay.gradient(entry))
+            ratios.append(replay.second_moment_ratio())
+            if entry is not self.spike:
+                replay.apply(entry)
+        return np.array(reference), np.array(losses), np.array(ratios)
+
+    @property
+    def level(self) -> float:
+        """The lowest reference loss before the spike."""
+        earlier = self.reference[:-1]
+        return float(earlier[np.isfinite(earlier)].min(initial=math.inf))
+
+    @property
+    def rise(self) -> float:
+        """By how much the reference loss is above it at the spike."""
+        last = float(self.reference[-1])
+        return last - self.level if math.isfinite(last) else math.inf
+
+    def is_faithful(self) -> bool:
+        """Whether the losses are those of the training."""
+        recorded = np.array([entry.loss for entry in self.entries])
+        known = np.isfinite(recorded) & np.isfinite(self.replayed)
+        gap = np.abs(recorded[known] - self.replayed[known])
+        return bool((gap <= _FAITHFUL * (np.abs(recorded[known]) + 1e-6)).all())
+
+    def weights_are_to_blame(self) -> bool:
+        """Whether other batches have a high loss as well."""
+        if not self.references:
+            return False
+        own = self.spike.loss - float(np.median([e.loss for e in self.before]))
+        if not math.isfinite(own):
+            return not math.isfinite(self.rise) or self.rise > abs(self.level)
+        return self.rise > 0.3 * own
+
+    def report(self, deviations: float) -> SpikeReport:
+        """All of it."""
+        blamed = self.weights_are_to_blame()
+        update = self._update() if blamed else self.spike
+        trials = self._trials(update, blamed)
+        ratio = float(self.ratios[self.entries.index(update)])
+        examples = self._examples()
+        edges = self._edges()
+        return SpikeReport(
+            self.spike.step,
+            self.spike.loss,
+            deviations,
+            self._cause(update, trials, blamed=blamed),
+            update.step,
+            np.array([float(e.step) for e in self.entries]),
+            np.array([e.loss for e in self.entries]),
+            self.reference,
+            np.array([e.gradient_norm for e in self.entries]),
+            trials,
+            self._layers(update),
+            examples,
+            edges[0],
+            edges[1],
+            ratio,
+            self.is_faithful(),
+        )
+
+    def _update(self) -> RecordedStep:
+        # The one after which the reference loss rose most.
+        known = np.where(np.isfinite(self.reference), self.reference, np.inf)
+        lost = np.flatnonzero(~np.isfinite(self.reference))
+        if lost.size:
+            return self.entries[max(int(lost[0]) - 1, 0)]
+        return self.entries[int(np.argmax(np.diff(known)))]
+
+    def _trial(self, change: str, **options: object) -> Trial:
+        self.replay.load(self.snapshot)
+        losses = self.replay.run(self.before, references=self.references, **options)  # type: ignore[arg-type]
+        value = losses[-1] if math.isfinite(losses[-1]) else math.inf
+        # Against its own lowest: at lower rates the loss falls more slowly.
+        lowest = min(loss for loss in losses if math.isfinite(loss))
+        if math.isfinite(self.rise):
+            helps = min(max(1 - (value - lowest) / self.rise, 0.0), 1.0)
+        else:
+            helps = 1.0 if value <= 2 * abs(lowest) else 0.0
+        return Trial(change, value, helps)
+
+    def _trials(self, update: RecordedStep, blamed: bool) -> tuple[Trial, ...]:
+        if not blamed or not self.before:
+            return ()
+        count = len(self.before)
+        found = [
+            self._trial("without the batch", skip=(update.step,)),
+            self._trial("at a quarter of the rate", scales=[0.25] * count),
+        ]
+        if math.isfinite(self.ratios[-1]):
+            found.append(self._trial("with limited updates", clip=True))
+        if self.snapshot.step == 0 and self.spike.step <= _EARLY_STEPS:
+            rates = [(at + 1) / _EARLY_STEPS for at in range(count)]
+            found.append(self._trial("with warm-up", scales=rates))
+        return tuple(found)
+
+    def _cause(
+        self, update: RecordedStep, trials: Sequence[Trial], *, blamed: bool
+    ) -> str:
+        if self._overflows(update):
+            return "number overflow"
+        if not blamed:
+            return "bad batch" if self._is_unlike(self.spike.batch) else "wrong labels"
+        helps = {trial.change: trial.helps >= _EXPLAINS for trial in trials}
+        if helps.get("with limited updates") and self._is_stale(update):
+            return "stale second moments"
+        if helps.get("without the batch") and self._is_unlike(update.batch):
+            return "bad batch"
+        if helps.get("with warm-up"):
+            return "no warm-up"
+        if helps.get("at a quarter of the rate"):
+            return "rate too high"
+        return "bad batch" if helps.get("without the batch") else "unexplained"
+
+    # Whether the gradient of this update is large for its second moments at the first weights,
+    # too: it came with the data, and was not caused by the updates before.
+    def _is_stale(self, update: RecordedStep) -> bool:
+        earlier = self.ratios[: max(self.entries.index(update), 1)]
+        self.replay.load(self.snapshot)
+        self.replay.gradient(update)
+        return self.replay.second_moment_ratio() > _STALE * max(float(np.median(earlier)), 1.0)
+
+    def _overflows(self, update: RecordedStep) -> bool:
+        # Not finite as it was, and finite in double precision at the same weights.
+        for entry in dict.fromkeys((self.spike, update)):
+            if math.isfinite(entry.loss) and math.isfinite(entry.gradient_norm):
+                continue
+            self.replay.load(self.snapshot)
+            self.replay.run([e for e in self.before if e.step < entry.step])
+            if not math.isfinite(self.replay.mean_loss(self.references)):
+                return False
+            whole = Replay(
+                self.replay.model, self.replay.optimizer, self.replay.loss
+            )  # a copy: it stays in double precision
+            return whole.in_double(entry)
+        return False
+
+    def _is_unlike(self, batch: Batch) -> bool:
+        # Whether the inputs are longer or shorter than those of the other batches.
+        sizes = [_scale(entry.batch) for entry in self.before if entry.batch is not batch]
+        own = _scale(batch)
+        if own is None:
+            return False
+        if not math.isfinite(own):
+            return True
+        usual = [size for size in sizes if size is not None and math.isfinite(size)]
+        if not usual:
+            return False
+        middle = float(np.median(usual))
+        return own > _UNLIKE * middle or own < middle / _UNLIKE
+
+    def _layers(self, update: RecordedStep) -> dict[str, float]:
+        earlier = [entry.norms for entry in self.before if entry.step < update.step]
+        names = [name for name, _ in self.replay.model.named_parameters()]
+        if not earlier:
+            return {}
+        usual = torch.stack(earlier).median(0).values.clamp_min(1e-30)
+        ratios = (update.norms / usual).tolist()
+        order = sorted(zip(names, ratios, strict=True), key=lambda pair: -pair[1])
+        return dict(order[:5])
+
+    def _examples(self) -> dict[str, float]:
+        # Those of the spiking batch whose losses stand out.
+        self.replay.load(self.snapshot)
+        self.replay.run(self.before)
+        try:
+            with torch.no_grad():
+                each = self.replay.loss(self.replay.model, self.spike.batch)
+        except RuntimeError:
+            return {}
+        if not isinstance(each, Tensor) or each.ndim != 1 or len(each) < 2:
+            return {}
+        values = each.double().nan_to_num(math.inf)
+        highest = torch.argsort(values, descending=True)[:5]
+        return {str(int(at)): float(values[at]) for at in highest}
+
+    def _edges(self) -> tuple[Estimate, Estimate]:
+        names = "edge of stability, before", "edge of stability, at the spike"
+        found = []
+        for name, entries in zip(names, ([], self.before), strict=True):
+            self.replay.load(self.snapshot)
+            self.replay.run(entries)
+            found.append(self._edge(name))
+        return found[0], found[1]
+
+    def _edge(self, name: str) -> Estimate:
+        replay = self.replay
+        try:
+            objective = Objective(
+                replay.model, replay.loss, self.references or [self.spike.batch], check=False,
+                derivatives="unchecked",
+            )  # fmt: skip
+            steps: Steps = replay.optimizer
+            if isinstance(steps, Adam | NAdam) and not steps.state:
+                steps = warm_adam(objective, float(steps.param_groups[0]["lr"]))
+            found = edge_of_stability(objective, steps, tolerance=0.05, limit=40)
+        except AtlasError as error:
+            return Estimate(math.nan, why_no_error=str(error), name=name)
+        return Estimate(
+            found.ratio,
+            bound=found.bound / found.threshold,
+            products=found.products,
+            reached=found.reached,
+            name=name,
+            meaning="above 1 steps along the sharpest direction grow",
+        )
+
+
+def _scale(batch: Batch) -> float | None:
+    # The root mean square of the first floating tensor of a batch: its inputs.
+    for value in tensors(batch):
+        if value.is_floating_point() and value.numel():
+            return float(value.double().square().mean().sqrt())
+    return None

@@ -1,0 +1,224 @@
+"""Spikes of a training: noticed as they come, made again on a copy, and explained."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lossatlas.checks import check_at_least, check_callable, check_kind, check_positive
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Snapshot
+from lossatlas.monitoring.spike_report import SpikeReport, explain
+
+# Losses without which a spike is seen only where the loss is this many times the first one.
+_FEWEST, _EARLY = 12, 2.0
+# Higher than the level by at least this share: a quiet curve has no spikes of a percent.
+_VISIBLE = 0.2
+# Losses before that tell where the run is.
+_LEVEL = 10
+# So many last losses are averaged: a rise that stays is seen in noise that hides a single one.
+_RUNS = (1, 2, 4)
+# Losses near zero are skewed: on their own scale a spike has to be so many times further off.
+_SKEWED = 3.0
+
+
+class SpikeRecorder:
+    """Keeps the last steps of a training, notices spikes of the loss, and explains them.
+
+    Call `observe(loss, batch)` after `loss.backward()` and before `optimizer.step()`. A spike is
+    a loss more than `threshold` robust standard deviations above those before it (and 20 %
+    above them), or one that is not finite. The last steps are then made again on a copy of the
+    model and optimizer, as they were and with one thing changed at a time: without the batch,
+    with limited updates, with warm-up, at a quarter of the rate, in double precision. What makes
+    the spike go away is its cause. The training itself is left as it is, bit for bit.
+
+    Memory: two states of model and optimizer and at most 2 x `keep` batches (`memory`); twice
+    that of model and optimizer while a spike is explained.
+
+    Args:
+        model: what is trained.
+        optimizer: of torch; learning rates may be changed by schedulers.
+        loss: (model, batch) -> a number or one number an example, as trained on, without the
+            scale of a GradScaler.
+        keep: updates between two states that are kept. Default 16.
+        window: losses that tell of the noise. Default 50.
+        threshold: robust standard deviations. Default 8.
+        max_norm: length to which you clip gradients; None where you do not.
+        out: folder to which each report is saved (`spike-000123.nc`); None for none.
+        on_spike: called with every report.
+
+    Attributes:
+        reports: one for every spike that was explained.
+        step: updates observed.
+
+    Raises:
+        ArgumentError: a number out of range, or an argument of another kind.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        >>> loss = lambda model, batch: (model(batch) - 1).square().mean()
+        >>> recorder = la.SpikeRecorder(model, optimizer, loss)
+        >>> for step in range(40):
+        ...     batch = torch.randn(8, 2) * (1000 if step == 30 else 1)
+        ...     optimizer.zero_grad()
+        ...     value = loss(model, batch)
+        ...     value.backward()
+        ...     recorder.observe(value, batch)
+        ...     optimizer.step()
+        >>> recorder.reports[0].step, recorder.reports[0].cause
+        (30, 'bad batch')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        *,
+        keep: int = 16,
+        window: int = 50,
+        threshold: float = 8.0,
+        max_norm: float | None = None,
+        out: str | Path | None = None,
+        on_spike: Callable[[SpikeReport], Any] | None = None,
+    ) -> None:
+        check_kind("model", model, nn.Module, "pass the module that is trained")
+        check_kind("optimizer", optimizer, Optimizer, "pass an optimizer of torch")
+        check_callable("loss", loss)
+        check_callable("on_spike", on_spike, optional=True)
+        check_at_least("keep", keep, 2)
+        check_at_least("window", window, _FEWEST)
+        check_positive("threshold", threshold)
+        if max_norm is not None:
+            check_positive("max_norm", max_norm)
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.keep, self.window, self.threshold = keep, window, threshold
+        self.max_norm, self.on_spike = max_norm, on_spike
+        self.out = None if out is None else Path(out)
+        self.reports: list[SpikeReport] = []
+        self.step = 0
+        self._entries: deque[RecordedStep] = deque(maxlen=2 * keep)
+        self._snapshots: deque[Snapshot] = deque(maxlen=2)
+        self._losses: deque[float] = deque(maxlen=window + 1)
+        self._first = math.nan
+        self._quiet_until = 0
+        self._rng = torch.get_rng_state()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the states that are kept; batches are the user's own."""
+        return sum(each.memory for each in self._snapshots)
+
+    def observe(self, loss: Tensor | float, batch: Batch) -> SpikeReport | None:
+        """Note one update; explain it where its loss is a spike.
+
+        Args:
+            loss: of the batch at the present weights, unscaled: a number, or one an example.
+            batch: what it was taken over; held as it is, so do not write into it.
+
+        Returns:
+            The report of a spike, or None.
+
+        Raises:
+            ArgumentError: no parameter has a gradient.
+        """
+        value = float(loss.detach().mean()) if isinstance(loss, Tensor) else float(loss)
+        if self.step % self.keep == 0:
+            self._snapshots.append(Snapshot.of(self.step, self.model, self.optimizer))
+        entry = RecordedStep(
+            self.step, batch, value, self._norms(),
+            tuple(float(g["lr"]) for g in self.optimizer.param_groups), self._rng,
+        )  # fmt: skip
+        self._entries.append(entry)
+        self._losses.append(value)
+        self._first = value if math.isnan(self._first) else self._first
+        deviations = self._deviations(entry)
+        self.step += 1
+        report = None
+        if deviations is not None and entry.step >= self._quiet_until:
+            # What follows a spike belongs to it.
+            self._quiet_until = entry.step + self.keep
+            report = self._explain(entry, deviations)
+        self._rng = torch.get_rng_state()
+        return report
+
+    def _norms(self) -> Tensor:
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not grads:
+            raise ArgumentError(
+                "observe() is called after loss.backward() and before optimizer.step(); no "
+                "parameter has a gradient."
+            )
+        norms = {id(g): n for g, n in zip(grads, torch._foreach_norm(grads), strict=True)}
+        zero = torch.zeros((), device=grads[0].device)
+        found = [norms.get(id(p.grad), zero).float() for p in self.model.parameters()]
+        return torch.stack([each.to(zero.device) for each in found])
+
+    # How far the loss stands out, in robust standard deviations; None where it does not.
+    def _deviations(self, entry: RecordedStep) -> float | None:
+        if not math.isfinite(entry.loss) or not math.isfinite(entry.gradient_norm):
+            return math.inf
+        losses = np.array(self._losses)
+        if len(losses) < _FEWEST:
+            return math.inf if entry.loss > _EARLY * max(self._first, 0.0) > 0 else None
+        return standing_out(losses, self.threshold)
+
+    def _explain(self, entry: RecordedStep, deviations: float) -> SpikeReport | None:
+        try:
+            report = explain(
+                self.model, self.optimizer, self.loss, self._snapshots[0],
+                [e for e in self._entries if e.step >= self._snapshots[0].step],
+                deviations=deviations, max_norm=self.max_norm,
+            )  # fmt: skip
+        except AtlasError as error:
+            report = SpikeReport.unexplained(entry.step, entry.loss, deviations, str(error))
+        self.reports.append(report)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            report.save(self.out / f"spike-{entry.step:06d}.nc")
+        if self.on_spike is not None:
+            self.on_spike(report)
+        return report
+
+
+
+
+def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
+    """How far the last losses are above those before them, in robust standard deviations.
+
+    The mean of the last 1, 2 and 4 is compared with the median of the ten before, on the scale
+    of the loss and of its logarithm; the scatter is that of neighbors. None below `threshold`.
+    """
+    found = [_height(losses, count, threshold) for count in _RUNS]
+    highest = max(found)
+    return highest if highest > threshold else None
+
+
+def _height(losses: NDArray[np.float64], count: int, threshold: float) -> float:
+    before, last = losses[:-count], losses[-count:]
+    level = float(np.median(before[-_LEVEL:]))
+    if not last.min() - level > _VISIBLE * abs(level):
+        return 0.0
+    plain = (float(last.mean()) - level) / _noise(before) * math.sqrt(count)
+    if before.min() <= 0 or last.min() <= 0:
+        return plain
+    logs = float(np.log(last).mean()) - math.log(level)
+    height = logs / _noise(np.log(before)) * math.sqrt(count)
+    # Either by itself, or both together where the losses are skewed.
+    return max(height, plain / _SKEWED if height > threshold / 2 else 0.0)
+
+
+def _noise(values: NDArray[np.float64]) -> float:
+    # Of all losses, or of the last ones where a run has become noisier.
+    steps = np.abs(np.diff(values))
+    scatter = 1.4826 / math.sqrt(2) * max(np.median(steps), np.median(steps[-_LEVEL:]))
+    return max(float(scatter), 1e-4 * float(np.abs(values).max()), 1e-300)
