@@ -25,7 +25,7 @@ from typing import (
 from lossatlas import io
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.intervals import interval
+from lossatlas.intervals import few_units_note, interval
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
 from lossatlas.text import number, with_error
@@ -112,6 +112,12 @@ class Estimate:
     def error(self) -> float:
         """The bound where there is one, otherwise the standard error; NaN where unknown."""
         return self.bound if math.isfinite(self.bound) else self.stderr
+
+    @property
+    def caveat(self) -> str:
+        """What the interval of a mean over few examples or batches rests on; often empty."""
+        is_mean = self.sample_unit in {"examples", "batches"} and self.error > 0
+        return few_units_note(self.samples, self.sample_unit) if is_mean else ""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A two-sided confidence interval (Student's t, `skewness`), or value -+ bound."""
@@ -412,7 +418,11 @@ def _key(name: str) -> str:
 
 def _entry(found: Estimate) -> dict[str, Any]:
     error = {"bound": found.bound} if math.isfinite(found.bound) else {"stderr": found.stderr}
-    words = {"unit": found.unit, "why_no_error": found.why_no_error}
+    words = {
+        "unit": found.unit,
+        "why_no_error": found.why_no_error,
+        "caveat": found.caveat,
+    }
     shown: dict[str, Any] = _plain({"value": found.value} | error)
     return shown | {name: text for name, text in words.items() if text}
 
@@ -421,6 +431,8 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
     """An estimate as cells of a table: name, value, error or the reason for none."""
     shown, _, error = with_error(found.value, found.error).partition(" ± ")
     kind = " (bound)" if math.isfinite(found.bound) else ""
+    if error and found.caveat:
+        kind = f", from {found.samples} {found.sample_unit} only"
     remark = f"± {error}{kind}" if error else found.why_no_error or found.meaning
     return found.name, f"{shown} {found.unit}".strip(), remark
 
