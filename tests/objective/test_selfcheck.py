@@ -454,7 +454,8 @@ def test_a_parameter_without_gradient_is_unused_or_cut():
     model.extra = nn.Linear(2, 2)
     objective = la.Objective(model, CE, [(X, Y)])
     assert objective.unused == ("extra.weight", "extra.bias")
-    assert "the loss does not depend on: extra.weight" in str(la.check(objective))
+    told = str(la.check(objective))
+    assert "the loss does not depend on: extra.weight, extra.bias (unused, or read" in told
     cut = WRONG["checkpoint"]()
     assert set(cut.cut) == {"a.weight", "a.bias"}
     land = la.map_plane(cut, la.random_plane(cut), points=3, adaptive=False)
@@ -463,6 +464,19 @@ def test_a_parameter_without_gradient_is_unused_or_cut():
         cut.gradient()
     head = la.Objective(cut.model, CE, [(X, Y)], params="b.*")
     assert head.gradient()["b.weight"].any()
+
+
+def test_a_weight_that_is_read_through_a_kept_copy_is_named():
+    model, kept = Between(torch.tanh), {}
+
+    def loss(model, batch):
+        weight = kept.setdefault("a", model.a.weight.detach().clone())
+        return F.cross_entropy(model.b(F.linear(batch[0], weight).tanh()), batch[1])
+
+    objective = la.Objective(model, loss, data())
+    assert objective.unused == ("a.weight", "a.bias")
+    (reach,) = (check for check in la.check(objective).checks if check.name == "reach")
+    assert "'a.weight' (and 1 more) is unused, or read through a tensor" in reach.sentence
 
 
 def test_losses_without_a_gradient_can_be_mapped():

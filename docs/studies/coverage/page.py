@@ -44,8 +44,8 @@ enough. So the coverage of the mixture is at most 1 - (1 - p)^n, which goes to 0
 interval of finite length covers the means of all distributions, whatever n is (Bahadur and
 Savage, 1956). With n = 4 units, a loss that one example in 50 has is not in 92 % of samples.
 What helps is knowledge of the shape, and few units have none: of 3 units the skewness
-g1 lies within 0.71 whatever they come from, of 4 within 1.15, and of 8 normal ones it has a
-standard error of 0.75 - of 8 exponential ones, whose skewness is 2, it is 0.9 on average.
+g1 lies within 0.71 whatever they come from, and of 4 within 1.15. Of 8 normal losses it has a
+standard deviation of 0.60; of 8 exponential ones, whose skewness is 2, it is 0.84 on average.
 
 With 2 to 4 units, therefore, the intervals of most skewed losses hold the truth in fewer than
 93 % of samples. An estimate from fewer than 8 says so: `Estimate.caveat`, tables ("from 4
@@ -55,7 +55,7 @@ heavy: log-normal losses with sigma 1.5 need more than 30 examples. An accuracy 
 examples has an error of 0 where all of them are right; with 80 % right its intervals are too
 short up to 8 examples. The skewness also costs: uniform losses and class weights with few
 examples hold up to 97.8 %. To count it less where it may be noise (a factor z / (1 + z) with
-z = g1^2 n / 6) brings all but one such entry below 97 %, and takes 1 to 2.5 points from skewed
+z = g1^2 n / 6) brings nearly all of them below 97 %, and takes 1 to 2.5 points from skewed
 losses with 4 and 8 units; it was not done.
 
 ## How the interval is made
