@@ -422,6 +422,8 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
     shown, _, error = with_error(found.value, found.error).partition(" ± ")
     kind = " (bound)" if math.isfinite(found.bound) else ""
     remark = f"± {error}{kind}" if error else found.why_no_error or found.meaning
+    if math.isnan(found.value):
+        return found.name, "not known", remark
     return found.name, f"{shown} {found.unit}".strip(), remark
 
 
