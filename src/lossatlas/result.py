@@ -434,6 +434,8 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
     if error and found.caveat:
         kind = f", from {found.samples} {found.sample_unit} only"
     remark = f"± {error}{kind}" if error else found.why_no_error or found.meaning
+    if math.isnan(found.value):
+        return found.name, "not known", remark
     return found.name, f"{shown} {found.unit}".strip(), remark
 
 

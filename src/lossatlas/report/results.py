@@ -13,6 +13,9 @@ _TITLES = {
     "soup": "The soup",
     "edit curve": "Weights edited by curvature",
     "sensitivity": "Which layers can be cut",
+    "forecast-fit": "The fit",
+    "forecast-prediction": "The forecast",
+    "schedule-plan": "The schedules",
 }
 
 
@@ -21,7 +24,7 @@ def result_page(found: Result, title: str | None, provenance: Provenance | None)
     kind = found.__kind__
     said = found.sentences()
     return Page(
-        kind=kind.capitalize(),
+        kind=kind.replace("-", " ").capitalize(),
         title=title or _TITLES.get(kind, kind.capitalize()),
         headline=said[0] if said else "",
         reading=said[1:],
@@ -40,7 +43,7 @@ def result_section(found: Result) -> Section:
         key=kind.replace(" ", "-"),
         title=_TITLES.get(kind, kind.capitalize()),
         figures=tuple(figure for figure in found.figures() if not figure.is_minor),
-        tables=(Table("Numbers", head, rows),) if rows else (),
+        tables=(*((Table("Numbers", head, rows),) if rows else ()), *found.tables()),
         estimates=estimates,
         references=found.references,
     )
