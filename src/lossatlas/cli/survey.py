@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, TITLE, Strict, common, defaults, option, subject
 from lossatlas.text import byte_size

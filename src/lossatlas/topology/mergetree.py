@@ -358,6 +358,14 @@ class MergeTree(Result):
         )
 
 
+def check_tree(tree: object) -> None:
+    """Require a merge tree."""
+    if not isinstance(tree, MergeTree):
+        raise ArgumentError(
+            f"`tree` must be a MergeTree, as `merge_tree` gives; got {type(tree).__name__}."
+        )
+
+
 def _some_certain(certain: int, rest: int) -> str:
     if certain == 1:
         return "One basin is certain; every other dip is within the error of the map."
