@@ -197,13 +197,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def chart_of(
-    name: str, title: str, chart: "Callable[[], Chart]", *, caption: str = "", alt: str = ""
-) -> Figure:
-    """The figure of a chart, which is made when it is drawn."""
+def chart_of(name: str, title: str, chart: "Callable[[], Chart]", **about: Any) -> Figure:
+    """The figure of a chart, which is made when it is drawn; `about` are fields of `Figure`."""
     from lossatlas.plots.chart import backends
 
-    return Figure(name, title, *backends(chart), caption, alt)
+    return Figure(name, title, *backends(chart), **about)
 
 
 class Result:

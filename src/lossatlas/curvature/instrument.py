@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.linalg.params import Params, size
 from lossatlas.objective import Objective
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.result import Estimate, Figure, Reference, Result, Table, result
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
 
 if TYPE_CHECKING:
     from lossatlas.curvature.activations import Head
@@ -251,15 +251,16 @@ def rows_figure(
     """
     import numpy as np
 
-    from lossatlas.plots.rows import Dots, Rows
+    from lossatlas.plots.rows import Dots, rows_chart
 
     shown = [each for each in estimates if math.isfinite(each.value)]
     values = np.array([each.value for each in shown])
     errors = np.array([each.error for each in shown])
-    data = Rows([e.name for e in shown], [Dots(title, values, errors)], title, axis, log)
+    names, dots = [e.name for e in shown], [Dots(title, values, errors)]
+    chart = partial(rows_chart, names, dots, title, axis, log=log)
     alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
-    name, draw = title.lower(), data.draw
-    return Figure(name, title, draw, data.plotly, caption, alt, is_minor=is_minor)
+    about: dict[str, Any] = {"caption": caption, "alt": alt, "is_minor": is_minor}
+    return chart_of(title.lower(), title, chart, **about)
 
 
 def _reasoned(found: Estimate) -> Estimate:
