@@ -181,13 +181,9 @@ class InstrumentResult(Result):
         """The tables of its parts."""
         return tuple(table for part in self._speaking() for table in part.tables())
 
-    def summary(self) -> dict[str, Any]:
-        """Numbers and words for JSON, with what is missing and how long it took.
-
-        Returns:
-            See `Result.summary`; and "missing", part -> reason, and "seconds".
-        """
-        return super().summary() | {"missing": dict(self.missing), "seconds": self.seconds}
+    def details(self) -> dict[str, Any]:
+        """What is missing, part -> reason, and how long it took."""
+        return {"missing": dict(self.missing), "seconds": self.seconds}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The chief numbers as cells of a table, and the reasons for what is missing.

@@ -101,31 +101,30 @@ def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
 
 
 def interval_estimate(
-    name: str, numbers: Sequence[float] | Array, samples: int, *, is_minor: bool = False
+    name: str, numbers: Sequence[float] | Array, samples: int, **options: Any
 ) -> Estimate:
-    """A number whose 95 % interval (value, lower, upper) is known, to first order.
+    """A number whose 95 % interval is known.
 
     Args:
         name: what it is.
         numbers: value, lower and upper end.
         samples: candidates (or points) behind it.
-        is_minor: whether short tables leave it out.
+        **options: further fields of the estimate.
 
     Returns:
-        The estimate; its meaning states the interval as it was computed.
+        The estimate; its standard error is that of an interval of Student's t as wide.
 
     Examples:
-        >>> interval_estimate("gain", (0.5, 0.25, 0.75), 40).meaning
-        '95 % interval 0.25 to 0.75'
+        >>> print(interval_estimate("gain", (0.5, 0.25, 0.8), 40))
+        0.50 [0.25, 0.80]
     """
-    value, lower, upper = (float(number) for number in numbers)
-    options: Any = {"name": name, "is_minor": is_minor}
-    half = (upper - lower) / 2
-    if not np.isfinite(half):
-        return Estimate(value, why_no_error="there is no interval", **options)
-    meaning = f"95 % interval {number(lower)} to {number(upper)}"
-    stderr = half / float(t_quantile(0.95, samples))
-    return Estimate(value, stderr, samples=samples, meaning=meaning, **options)
+    value, *ends = (float(number) for number in numbers)
+    lower, upper = ends
+    if not np.isfinite(upper - lower):
+        return Estimate(value, why_no_error="there is no interval", name=name, **options)
+    stderr = (upper - lower) / 2 / float(t_quantile(0.95, samples))
+    options |= {"name": name, "samples": samples, "ends": (lower, upper)}
+    return Estimate(value, stderr, **options)
 
 
 def mean_estimate(values: Array, name: str) -> Estimate:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -311,6 +312,14 @@ class MergeTree(Result):
             )
             for k in sure
         )
+
+    def details(self) -> dict[str, Any]:
+        """How many minima there are, how far the loss rises from them, what may be missed."""
+        return {
+            "minima": len(self),
+            "smad": self.mean_rise,
+            "rarest_share": self.rarest_share,
+        }
 
     def sentences(self) -> tuple[str, ...]:
         """How many basins there are, which are certain, how high the saddles between them."""
