@@ -9,8 +9,9 @@ import base64
 import html
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -21,6 +22,8 @@ from typing import (
     cast,
     dataclass_transform,
 )
+
+import numpy as np
 
 from lossatlas import io
 from lossatlas.checks import check_one_of, is_number
@@ -222,6 +225,47 @@ def chart_of(name: str, title: str, chart: "Callable[[], Chart]", **about: Any) 
     from lossatlas.plots.chart import backends
 
     return Figure(name, title, *backends(chart), **about)
+
+
+def rows_figure(
+    title: str,
+    estimates: Iterable[Estimate],
+    axis: str,
+    *,
+    log: bool = False,
+    caption: str = "",
+    is_minor: bool = False,
+) -> Figure:
+    """Estimates of one unit as dots with their errors, a row each.
+
+    Args:
+        title: heading of the picture.
+        estimates: what is drawn.
+        axis: title of the axis.
+        log: whether the axis is logarithmic; numbers that are not positive are then left out.
+        caption: what to see.
+        is_minor: see `Figure`.
+
+    Returns:
+        The figure, not drawn yet.
+    """
+    from lossatlas.plots.rows import Dots, rows_chart
+
+    shown = [each for each in estimates if math.isfinite(each.value)]
+    values = np.array([each.value for each in shown])
+    errors = np.array([_lengths(each) for each in shown]).reshape(-1, 2).T
+    names, dots = [e.name for e in shown], [Dots(title, values, errors)]
+    chart = partial(rows_chart, names, dots, title, axis, log=log)
+    alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
+    about: dict[str, Any] = {"caption": caption, "alt": alt, "is_minor": is_minor}
+    return chart_of(title.lower(), title, chart, **about)
+
+
+def _lengths(found: Estimate) -> tuple[float, float]:
+    # Of the error bar, below and above the number.
+    if found.ends is None:
+        return found.error, found.error
+    return found.value - found.ends[0], found.ends[1] - found.value
 
 
 class Result:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife
@@ -19,7 +19,7 @@ from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
-from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.text import percent
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.linalg.params import Params, size
 from lossatlas.objective import Objective
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, result
 
 if TYPE_CHECKING:
     from lossatlas.curvature.activations import Head
@@ -221,42 +221,6 @@ def estimates_of(parts: Mapping[str, Any]) -> tuple[Estimate, ...]:
         for each in ((part,) if isinstance(part, Estimate) else part.estimates())
     ]
     return tuple(map(_reasoned, found))
-
-
-def rows_figure(
-    title: str,
-    estimates: Iterable[Estimate],
-    axis: str,
-    *,
-    log: bool = False,
-    caption: str = "",
-    is_minor: bool = False,
-) -> Figure:
-    """Estimates of one unit as dots with their errors, a row each.
-
-    Args:
-        title: heading of the picture.
-        estimates: what is drawn.
-        axis: title of the axis.
-        log: whether the axis is logarithmic; numbers that are not positive are then left out.
-        caption: what to see.
-        is_minor: see `Figure`.
-
-    Returns:
-        The figure, not drawn yet.
-    """
-    import numpy as np
-
-    from lossatlas.plots.rows import Dots, rows_chart
-
-    shown = [each for each in estimates if math.isfinite(each.value)]
-    values = np.array([each.value for each in shown])
-    errors = np.array([each.error for each in shown])
-    names, dots = [e.name for e in shown], [Dots(title, values, errors)]
-    chart = partial(rows_chart, names, dots, title, axis, log=log)
-    alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
-    about: dict[str, Any] = {"caption": caption, "alt": alt, "is_minor": is_minor}
-    return chart_of(title.lower(), title, chart, **about)
 
 
 def _reasoned(found: Estimate) -> Estimate:

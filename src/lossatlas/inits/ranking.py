@@ -21,7 +21,7 @@ from lossatlas.inits.scores import interval_estimate
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.intervals import t_quantile
 from lossatlas.objective.batches import batch_size as size_of
-from lossatlas.result import Estimate, Figure, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.rng import derive_seed
 from lossatlas.text import number
 
@@ -215,6 +215,11 @@ class Trust(Result):
         if np.isnan(self.agreement[0]):
             return Estimate(float("nan"), why_no_error=self._why_unknown, name=name)
         return interval_estimate(name, self.agreement, RESAMPLES)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The regret of taking the first candidate, beside that of taking any."""
+        caption = "Loss above that of the best candidate, expected where none is trained."
+        return (rows_figure("Regret", self.estimates()[1:], "loss", caption=caption),)
 
     def sentences(self) -> tuple[str, ...]:
         """The verdict, and the regret of the first candidate and of any."""

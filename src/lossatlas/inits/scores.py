@@ -1,17 +1,20 @@
 """How good a prediction is: correlations within blocks, errors, regret, and their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from lossatlas.intervals import t_quantile
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, chart_of
 from lossatlas.rng import derive_seed
 from lossatlas.text import number
+
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -149,6 +152,32 @@ def mean_estimate(values: Array, name: str) -> Estimate:
     return Estimate(
         float(values.mean()), stderr, samples=len(values), name=name, meaning=spread
     )
+
+
+def scheme_figure(
+    name: str, title: str, losses: Mapping[str, Array], axis: str, most: int = 100
+) -> Figure:
+    """Losses by scheme: some of them as dots, their mean with its error."""
+    from lossatlas.plots.rows import Dots, rows_chart
+
+    found = {scheme: np.sort(values) for scheme, values in losses.items() if len(values)}
+
+    def chart() -> "Chart":
+        means = [mean_estimate(values, "") for values in found.values()]
+        dots = Dots("mean", *np.array([(m.value, m.stderr) for m in means]).reshape(-1, 2).T)
+        places = [
+            np.linspace(0, len(v) - 1, min(len(v), most)).astype(int) for v in found.values()
+        ]
+        shown = [v[at] for v, at in zip(found.values(), places, strict=True)]
+        every = np.concatenate([np.ones(1), *shown])
+        log = bool(every.min() > 0 and every.max() > 10 * every.min())
+        return rows_chart(list(found), [dots], title, axis, samples=shown, log=log)
+
+    caption = (
+        f"Each faint dot is one initialization (at most {most} of each scheme, evenly spread "
+        "by rank); the mark is the mean with its standard error."
+    )
+    return chart_of(name, title, chart, caption=caption, alt=f"{title}, by scheme.")
 
 
 def holm(p: Sequence[float] | Array) -> Array:

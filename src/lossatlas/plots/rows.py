@@ -67,7 +67,7 @@ def rows_chart(
     """
     rows = np.arange(len(names), dtype=np.float64)
     heights = (len(names) - 0.5, -0.5 if limit is None else -1.2)
-    span = _limits(series, limit, log=log)
+    span = _limits(series, samples, limit, log=log)
     layers: list[Layer] = []
     if limit is not None and span is not None:
         layers += _limit(limit, span[1], heights, sides)
@@ -109,13 +109,13 @@ def _words(value: float, low: float, high: float) -> str:
 
 
 def _limits(
-    series: Sequence[Dots], limit: float | None, *, log: bool
+    series: Sequence[Dots], samples: Sequence[Floats], limit: float | None, *, log: bool
 ) -> tuple[float, float] | None:
     values = np.concatenate([dots.values for dots in series])
     if log:
         known = [limit / 4, 2 * limit] if limit is not None else []
         ends = np.concatenate([dots.ends()[1] for dots in series])
-        return log_limits([*values, *ends, *known])
+        return log_limits(np.concatenate([values, ends, known, *samples]))
     if limit is None:
         return None
     top = values[np.isfinite(values)].max(initial=0.0)
