@@ -16,7 +16,7 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, FileError, UnknownNameError
 from lossatlas.io.records import record
 from lossatlas.plots import canvas, web
-from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, estimate_row, quantity, result
 
 
 @record
@@ -190,6 +190,20 @@ def test_intervals_of_estimates():
     assert Estimate(1.0, bound=0.5).interval(0.5) == (0.5, 1.5)
     assert all(map(math.isnan, Estimate(1.0).interval()))
     assert all(map(math.isnan, Estimate(1.0, 0.1, samples=1).interval()))
+
+
+def test_an_interval_that_was_computed_is_kept_and_told(tmp_path):
+    regret = Estimate(0.5, 0.1, name="regret", unit="loss", ends=(0.25, 1.0))
+    assert regret.interval() == (0.25, 1.0)
+    assert str(regret) == "0.50 [0.25, 1.00] loss"
+    assert estimate_row(regret) == ("regret", "0.50 loss", "[0.25, 1.00]")
+    with pytest.raises(ArgumentError, match=r"must be 0\.95: only that interval of 'regret'"):
+        regret.interval(0.9)
+    with pytest.raises(ArgumentError, match="between 0 and 1"):
+        regret.interval(1.0)
+    found = Sample(trace=regret)
+    assert found.summary()["estimates"]["regret"]["interval"] == [0.25, 1.0]
+    assert la.load(found.save(tmp_path / "sample.nc")).trace.ends == (0.25, 1.0)
 
 
 def test_two_records_of_one_name_are_refused():

@@ -74,7 +74,7 @@ def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
     out = tmp_path / "odd [name]"
     code, text, _ = call(monkeypatch, capsys, "survey", "--out", out, "--seed", 3, *SMALL)
     assert code == 0
-    for word in ("loss", "accuracy", "map", "minima", "certain", "smad", "report"):
+    for word in ("loss", "accuracy", "map", "minima", "certain", "SMAD", "report"):
         assert word in text
     assert "±" in text
 
@@ -316,8 +316,8 @@ def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
         assert topology[key] is None
     assert {bar["certain"] for bar in topology["bars"]} == {None}
     assert "no standard error" in topology["why_unknown"]
-    remark = {row[0]: row[2] for row in found.rows()}["basins"]
-    assert remark == f"certainty unknown: {topology['why_unknown']}"
+    remark = {row[0]: row[2] for row in found.rows()}["certainty threshold"]
+    assert remark == topology["why_unknown"]
     known = survey_of(sample_map("double well", noise=0.01)).summary()["topology"]
     assert known["why_unknown"] is None
     assert known["certain_bars"] >= 2

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lossatlas.cli.ledgers import prepare_ledgers
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress

@@ -8,8 +8,8 @@ import click
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, SEED, TITLE, Strict, common, defaults, option, subject
 from lossatlas.text import byte_size, duration

@@ -1,4 +1,4 @@
-"""Options that several commands share: the network, its data, what every command takes."""
+"""Options that several commands share: the network, its weights, its data."""
 
 from collections.abc import Sequence
 from pathlib import Path
