@@ -44,6 +44,7 @@ NAMES = {
     "io",
     "suggest_span",
     "supervised",
+    "suggest_lr",
     "survey",
     "trace",
     "trajectory_plane",

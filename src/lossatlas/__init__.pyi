@@ -24,6 +24,7 @@ from .objective import supervised as supervised
 from .report import write_report as write_report
 from .steering import LandscapeLR as LandscapeLR
 from .steering import TopoAdamW as TopoAdamW
+from .steering import suggest_lr as suggest_lr
 from .steering.penalties import TopologicalLoss as TopologicalLoss
 from .steering.penalties import sasp_penalty as sasp_penalty
 from .surveys import Comparison as Comparison

@@ -131,13 +131,15 @@ REACHES |= {
     "soup": ("weights.merge:soup", *_SUBJECT),
     "edit": ("weights.edit:edit_curve", "weights.factors:factors", *_SUBJECT),
 }
+REACHES["lr"] = ("steering.suggest_lr:suggest_lr", *_SUBJECT)
 RENAMED["connect", "align"] = "align_first"
-for _name in ("connect", "merge", "soup", "edit"):
+for _name in ("connect", "merge", "soup", "edit", "lr"):
     _shared = ("weights", "objective", "data", "model", "device", "batch_size", "mode")
     EXCEPTIONS |= {(_name, key): EXCEPTIONS["survey", key] for key in (*_shared, "out")}
-    EXCEPTIONS[_name, "files"] = _FILE
     EXCEPTIONS[_name, "loss"] = "None takes what fits the data"
+EXCEPTIONS |= {(_name, "files"): _FILE for _name in ("connect", "merge", "soup", "edit")}
 EXCEPTIONS |= {
+    ("lr", "validation"): _SPEC,
     ("connect", "steps"): "the function has no usual length",
     ("merge", "compare"): "`methods` of compare_merges",
     ("merge", "tune"): _SPEC,

@@ -18,6 +18,7 @@ _NAME = "lossatlas"
 _COMMANDS = {
     "survey": "Survey the loss landscape around a network, or compare two checkpoints.",
     "train": "Train a network with a recipe, or find out which recipe is worth it.",
+    "lr": "Suggest a learning rate with a band and its reasons.",
     "forecast": "Predict the loss under a learning rate schedule, and find a better one.",
     "connect": "Measure the loss along a path between two checkpoints.",
     "merge": "Merge fine-tuned networks and measure whether it helped.",

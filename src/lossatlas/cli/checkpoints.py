@@ -73,12 +73,13 @@ class Checkpoints:
 def load_checkpoints(
     settings: SubjectSettings, files: Sequence[Path], output: Output
 ) -> Checkpoints:
-    """Read files into states of one model; running statistics are estimated anew."""
+    """Read files into states of one model, or take its initial weights where there are none."""
     subject = load_subject(settings)
     states = []
     for file in files:
         subject.load(file, output.note)
         states.append(snapshot(subject.model.state_dict()))
+    states = states or [snapshot(subject.model.state_dict())]
     subject.model.load_state_dict(states[0])
     for parameter in subject.model.parameters() if subject.own is None else ():
         if parameter.is_floating_point():

@@ -22,6 +22,7 @@ from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_ba
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
+from lossatlas.steering.suggest_lr import RangeTest, SuggestedLR, suggest_lr
 
 __all__ = [
     # the controller and the drop-in
@@ -39,6 +40,10 @@ __all__ = [
     "DecisionRecord",
     "DecisionLog",
     "replay",
+    # which rate to start with
+    "suggest_lr",
+    "SuggestedLR",
+    "RangeTest",
     # policies
     "POLICIES",
     "Policy",

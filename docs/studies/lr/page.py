@@ -1,0 +1,160 @@
+"""The page and the figure of the study of suggested learning rates."""
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from problems import DEVELOPED, HELD_OUT
+
+METHODS = ("lossatlas", "lightning", "torch-lr-finder")
+FEW = 0.03
+TEXT = """# A learning rate to start with: what the suggestion is worth
+
+`lossatlas lr` and `la.suggest_lr` ({version}). Each problem is trained for 600 updates with
+cosine decay and a warm-up of 60 updates, SGD with momentum 0.9 and AdamW, on a grid of peak
+rates of factor 2 that ends two rates below and above the best. The best is that of the lowest
+mean validation loss over {seeds} seeds. Suggestions are made from the same initial weights,
+before any training. The excess is the validation loss of a training at the suggested rate over
+that at the best, minus 1, seed by seed; a divergence counts as infinite.
+
+The powers of the horizon were chosen on the first {developed} problems; the other {held} were
+looked at once, at the end.
+
+{tables}
+
+![excess and band](lr.png)
+
+{verdict}
+
+Run again with `python docs/studies/lr/run.py --shared DIR`.
+"""
+
+
+def excesses(found: dict, method: str) -> list[float]:
+    """Relative excess of the validation loss at the suggested rate, of each seed."""
+    best = found["grid"][f"{found['best']:.6g}"]
+    reached = found["reached"][method]
+    return [
+        (math.inf if r is None or not math.isfinite(r) else r / b - 1)
+        for r, b in zip(reached, best, strict=True)
+    ]
+
+
+def mean_excess(found: dict, method: str) -> float:
+    """The same, from means over seeds."""
+    best = found["grid"][f"{found['best']:.6g}"]
+    reached = [math.inf if r is None else r for r in found["reached"][method]]
+    return sum(reached) / sum(best) - 1
+
+
+def has_method(results: dict, method: str) -> bool:
+    """Whether a method was there to be measured."""
+    return any(any(x is not None for x in f["reached"][method]) for f in results.values())
+
+
+def held(found: dict) -> list[bool]:
+    """Whether the band of each seed holds the best rate of the grid."""
+    return [each["low"] <= found["best"] <= each["high"] for each in found["suggested"]]
+
+
+def summary(results: dict) -> dict:
+    """The numbers that count."""
+    bands = [hit for found in results.values() for hit in held(found)]
+    widths = [e["high"] / e["low"] for f in results.values() for e in f["suggested"]]
+    row = {
+        "problems": len(results),
+        "band holds the best": float(np.mean(bands)),
+        "median width of the band": float(np.median(widths)),
+        "median gradients": float(
+            np.median([e["gradients"] for f in results.values() for e in f["suggested"]])
+        ),
+    }
+    for method in METHODS:
+        if has_method(results, method):
+            values = [mean_excess(found, method) for found in results.values()]
+            row[f"{method}: median excess"] = float(np.median(values))
+            row[f"{method}: within 3 %"] = float(np.mean([v <= FEW for v in values]))
+            row[f"{method}: diverged"] = int(sum(not math.isfinite(v) for v in values))
+    return row
+
+
+def table(results: dict) -> str:
+    """A line a problem."""
+    used = [m for m in METHODS if has_method(results, m)]
+    lines = [
+        "| problem | best | suggested | band | held | "
+        + " | ".join(f"excess, {m}" for m in used)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(used),
+    ]
+    for name, found in results.items():
+        each = found["suggested"]
+        middle = float(np.exp(np.mean([math.log(e["lossatlas"]) for e in each])))
+        low, high = (
+            float(np.exp(np.mean([math.log(e[k]) for e in each]))) for k in ("low", "high")
+        )
+        shown = " | ".join(f"{100 * mean_excess(found, m):+.1f} %" for m in used)
+        lines.append(
+            f"| {name} | {found['best']:.2g} | {middle:.2g} | {low:.2g} to {high:.2g} | "
+            f"{sum(held(found))} of {len(each)} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def write(results: dict, out: Path) -> None:
+    """Draw lr.png and write README.md."""
+    import lossatlas
+
+    parts = {
+        "Problems looked at while it was built": [
+            n for n in results if n.split(" / ")[0] in DEVELOPED
+        ],
+        "Problems held out": [n for n in results if n.split(" / ")[0] in HELD_OUT],
+    }
+    tables, verdict = [], []
+    for title, names in parts.items():
+        if names:
+            chosen = {name: results[name] for name in names}
+            tables.append(f"## {title}\n\n{table(chosen)}")
+            row = summary(chosen)
+            body = "; ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
+            verdict.append(f"**{title}**: {body}.")
+    seeds = len(next(iter(results.values()))["suggested"])
+    counts = [len(names) for names in parts.values()]
+    draw(results, out / "lr.png")
+    (out / "README.md").write_text(
+        TEXT.format(
+            version=lossatlas.__version__, seeds=seeds, developed=counts[0], held=counts[1],
+            tables="\n\n".join(tables), verdict="\n\n".join(verdict),
+        )
+    )  # fmt: skip
+
+
+def draw(results: dict, path: Path) -> None:
+    """Bands around the best rate, a line a problem."""
+    figure, ax = plt.subplots(figsize=(7, 0.26 * len(results) + 1.2), layout="constrained")
+    for at, found in enumerate(results.values()):
+        for shift, each in zip((-0.2, 0, 0.2), found["suggested"], strict=False):
+            low, high, lr = (each[k] / found["best"] for k in ("low", "high", "lossatlas"))
+            ax.plot([low, high], [at + shift] * 2, color="#bcd3d6", lw=3, solid_capstyle="butt")
+            ax.plot(lr, at + shift, "o", color="#d55e00", ms=3)
+            for method, mark in (("lightning", "x"), ("torch-lr-finder", "+")):
+                if each[method]:
+                    ax.plot(
+                        each[method] / found["best"], at + shift, mark, color="#5d6b74", ms=4
+                    )
+    ax.axvline(1, color="#1b2a33", lw=1)
+    ax.set(xscale="log", xlabel="suggested rate over the best of the grid")
+    ax.set_yticks(range(len(results)), list(results), fontsize=7)
+    ax.invert_yaxis()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    write(json.loads((here / "results.json").read_text()), here)

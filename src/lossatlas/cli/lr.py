@@ -1,0 +1,75 @@
+"""`lossatlas lr`: which learning rate to start with."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.options import SubjectSettings
+from lossatlas.cli.output import Output
+from lossatlas.settings import DATA, common, defaults, option
+
+_SUGGESTED = defaults("steering.suggest_lr:suggest_lr")
+_rate: Any = {"gt": 0, "allow_inf_nan": False}
+
+
+class LRSettings(SubjectSettings):
+    """Settings of `lossatlas lr`."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        _SUGGESTED["optimizer"], "The optimizer you will train with; sgd has momentum 0.9."
+    )
+    horizon: int | None = option(
+        _SUGGESTED["horizon"],
+        "Updates of your training. By default those of a short run.",
+        ge=1,
+    )
+    updates: int = option(_SUGGESTED["updates"], "Updates of a short run.", ge=10)
+    min_lr: float = option(_SUGGESTED["min_lr"], "Where the range test begins.", **_rate)
+    max_lr: float = option(_SUGGESTED["max_lr"], "Where the range test ends.", **_rate)
+    validation: str | None = option(
+        None,
+        f"Data to compare the runs on: {DATA} By default every fifth batch is kept apart.",
+    )
+    batch_size: int = option(64, "Examples a batch: that of your training.", ge=1)
+    out: Path | None = common(
+        None, "Folder of lr.nc and report.html. By default nothing is written.", short="o"
+    )
+
+
+def run(settings: LRSettings, output: Output) -> None:
+    """Measure, print the rate with its band and reasons, and write them where asked."""
+    from lossatlas.cli.checkpoints import load_checkpoints
+    from lossatlas.io import make_folder
+    from lossatlas.steering import suggest_lr
+
+    files = [settings.weights] if settings.weights else []
+    given = load_checkpoints(settings, files, output)
+    with output.progress("short runs") as progress:
+        found = suggest_lr(
+            given.objective,
+            settings.optimizer,
+            validation=given.on(settings.validation) if settings.validation else None,
+            horizon=settings.horizon,
+            updates=settings.updates,
+            min_lr=settings.min_lr,
+            max_lr=settings.max_lr,
+            seed=settings.seed,
+            progress=progress,
+        )
+    title, written = f"learning rate of {given.subject.title}", {}
+    if settings.out is not None:
+        make_folder(settings.out)
+        written["results"] = found.save(settings.out / "lr.nc")
+        written["report"] = given.report(found, settings.out / "report.html", title)
+    for sentence in found.sentences():
+        output.note(sentence)
+    extra = {"lr": found.lr, "low": found.low, "high": found.high}
+    output.result(found, title, files=written, extra=extra)
+
+
+command = Command(
+    LRSettings, run,
+    "Suggest a learning rate: a range test, short runs on copies of the weights, the edge of "
+    "stability and the gradient noise scale.",
+    resume="Accepted as in every command; the runs start anew.",
+)  # fmt: skip

@@ -1,0 +1,190 @@
+"""Steps of a training that can be made again, on a copy of the model and its optimizer."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lossatlas.errors import ModelError
+from lossatlas.guard import preserved_rng
+from lossatlas.objective.batches import map_tensors
+
+Batch = Any
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStep:
+    """One update as it was made.
+
+    Attributes:
+        step: its number.
+        batch: what it was made from; held, not copied.
+        loss: the mean of the batch before the update.
+        norms: length of the gradient of every parameter, in the order of the model.
+        rates: of every group of the optimizer.
+        rng: the random state before the forward pass, as far as it is known.
+    """
+
+    step: int
+    batch: Batch
+    loss: float
+    norms: Tensor
+    rates: tuple[float, ...]
+    rng: Tensor
+
+    @property
+    def gradient_norm(self) -> float:
+        """The length of the whole gradient."""
+        return float(torch.linalg.vector_norm(self.norms))
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A training before one of its updates.
+
+    Attributes:
+        step: the update that comes next.
+        model: state dict.
+        optimizer: state dict.
+    """
+
+    step: int
+    model: dict[str, Any] = field(repr=False)
+    optimizer: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, step: int, model: nn.Module, optimizer: Optimizer) -> "Snapshot":
+        """A copy of both states."""
+        state = {n: v.detach().clone() for n, v in model.state_dict().items()}
+        return cls(step, state, copy.deepcopy(optimizer.state_dict()))
+
+    @property
+    def memory(self) -> int:
+        """Bytes held."""
+        inner = self.optimizer["state"].values()
+        held = [*self.model.values(), *(v for s in inner for v in s.values())]
+        return sum(v.numel() * v.element_size() for v in held if isinstance(v, Tensor))
+
+
+class Replay:
+    """A copy of a training that goes on from a snapshot; the training itself stays as it is.
+
+    Args:
+        model: of the training.
+        optimizer: of the training.
+        loss: (model, batch) -> a number or one number an example.
+        max_norm: gradients are clipped to this length; None leaves them.
+
+    Raises:
+        ModelError: the model or the optimizer cannot be copied.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, loss: Loss, max_norm: float | None = None
+    ) -> None:
+        try:
+            self.model, self.optimizer = copy.deepcopy((model, optimizer))
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise ModelError(
+                f"the model or the optimizer cannot be copied ({error}), so that no step can "
+                "be made again."
+            ) from error
+        self.loss, self.max_norm = loss, max_norm
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        self.model.load_state_dict(snapshot.model)
+        self.optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
+
+    def gradient(self, entry: RecordedStep) -> float:
+        """The loss of the batch of a step, with its gradient left in the copy."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with preserved_rng(), torch.enable_grad():
+            torch.set_rng_state(entry.rng)
+            loss = self.loss(self.model, entry.batch).mean()
+            loss.backward()
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        return float(loss.detach())
+
+    def update(self, entry: RecordedStep, *, scale: float = 1.0, clip: bool = False) -> float:
+        """Make one update again; with `scale`, at other rates; with `clip`, Adam's limited.
+
+        Returns:
+            The loss of the batch before it.
+        """
+        loss = self.gradient(entry)
+        if not all(bool(p.grad.isfinite().all()) for p in self._moving()):
+            return loss if not math.isfinite(loss) else math.nan
+        if clip:
+            scale /= max(1.0, self.second_moment_ratio())
+        for group, rate in zip(self.optimizer.param_groups, entry.rates, strict=True):
+            group["lr"] = rate * scale
+        self.optimizer.step()
+        return loss
+
+    def run(
+        self,
+        entries: Sequence[RecordedStep],
+        *,
+        skip: Iterable[int] = (),
+        scales: Sequence[float] | None = None,
+        clip: bool = False,
+    ) -> None:
+        """Make updates again, some left out or at other rates."""
+        left_out = set(skip)
+        for at, entry in enumerate(entries):
+            if entry.step not in left_out:
+                scale = 1.0 if scales is None else scales[at]
+                self.update(entry, scale=scale, clip=clip)
+
+    def mean_loss(self, batches: Sequence[Batch]) -> float:
+        """The mean loss of some batches at the weights of the copy."""
+        with preserved_rng(), torch.no_grad():
+            losses = [float(self.loss(self.model, batch).mean()) for batch in batches]
+        return math.fsum(losses) / len(losses) if losses else math.nan
+
+    def second_moment_ratio(self) -> float:
+        """Root of the mean of g^2 / v over all weights, v Adam's second moment before it.
+
+        About 1 where the gradients are those of before; NaN for other optimizers.
+        """
+        total, count = 0.0, 0
+        for group in self.optimizer.param_groups:
+            beta = group.get("betas", (0.0, math.nan))[1]
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter, {})
+                if parameter.grad is None or "exp_avg_sq" not in state:
+                    continue
+                steps = float(state["step"])
+                if steps < 1:
+                    continue
+                v = state["exp_avg_sq"].double() / (1 - beta**steps)
+                known = v > 0
+                ratios = parameter.grad.double().square()[known] / v[known]
+                total, count = total + float(ratios.sum()), count + ratios.numel()
+        return math.sqrt(total / count) if count else math.nan
+
+    def in_double(self, entry: RecordedStep) -> bool:
+        """Whether loss and gradient of a step are finite in double precision."""
+        self.model.double()
+        batch = map_tensors(lambda v: v.double() if v.is_floating_point() else v, entry.batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            with preserved_rng(), torch.enable_grad():
+                torch.set_rng_state(entry.rng)
+                loss = self.loss(self.model, batch).mean()
+                loss.backward()
+        except RuntimeError:
+            return False
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return math.isfinite(float(loss)) and all(bool(g.isfinite().all()) for g in grads)
+
+    def _moving(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.grad is not None]

@@ -1,0 +1,200 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.short_runs import (
+    optimizer_builder,
+    train_along,
+    training_objective,
+    unit_losses,
+)
+from lossatlas.training import load_dataset
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return load_dataset("digits", examples=320).batches(32)
+
+
+def make_model(norm=False):
+    torch.manual_seed(0)
+    middle = [nn.BatchNorm1d(16)] if norm else []
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *middle, nn.ReLU(), nn.Linear(16, 10))
+
+
+def make_objective(batches, **options):
+    return la.Objective(make_model(**options), la.supervised(F.cross_entropy), batches)
+
+
+@pytest.fixture(scope="module")
+def suggested(batches):
+    return la.suggest_lr(make_objective(batches), "adamw", updates=40, horizon=160)
+
+
+def plain_run(batches, optimizer, rates, norm=False):
+    """A training loop as everybody writes it."""
+    model = make_model(norm)
+    made = optimizer(model.parameters(), float(rates[0]))
+    losses = []
+    for at, rate in enumerate(rates):
+        for group in made.param_groups:
+            group["lr"] = float(rate)
+        inputs, targets = batches[at % len(batches)]
+        made.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        made.step()
+        losses.append(loss.item())
+    return np.array(losses), model
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_short_run_is_a_plain_training(batches, name, norm):
+    objective = training_objective(make_objective(batches, norm=norm), 100)
+    build = optimizer_builder(name, objective)
+    rates = np.linspace(0.05, 0.001, 25)
+    losses, weights = train_along(objective, build, rates)
+    expected, model = plain_run(batches, build, rates, norm)
+    np.testing.assert_allclose(losses, expected, rtol=2e-4)
+    for key, value in model.named_parameters():
+        torch.testing.assert_close(weights[key], value.detach(), rtol=1e-3, atol=2e-4)
+
+
+def test_the_range_test_and_the_runs_leave_no_trace(batches):
+    objective = make_objective(batches, norm=True)
+    before = {key: value.clone() for key, value in objective.model.state_dict().items()}
+    state = torch.get_rng_state()
+    la.suggest_lr(objective, "sgd", updates=10)
+    for key, value in objective.model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(p.grad is None for p in objective.model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_suggestion_is_near_the_best_of_a_grid(batches):
+    objective = make_objective(batches)
+    found = la.suggest_lr(objective, "sgd", updates=40, validation=objective)
+    build = optimizer_builder("sgd", objective)
+    warm = np.minimum(np.arange(1, 41) / 4, 1)
+    shape = warm * np.minimum(1, (40 - np.arange(40)) / 37)
+    part = training_objective(objective, 100)
+    kept = part.part([b for at, b in enumerate(part.batches, 1) if at % 5])
+    losses = {}
+    for rate in 2.0 ** np.arange(-8, 2):
+        run, weights = train_along(kept, build, rate * shape)
+        losses[rate] = objective.value(weights) if np.isfinite(run).all() else math.inf
+    best = min(losses, key=losses.get)
+    assert found.low <= best <= found.high
+    assert found.losses.min() <= losses[best] * 1.2
+    assert best / 3 <= found.lr <= best * 3
+
+
+def test_the_numbers_belong_together(suggested):
+    assert suggested.low <= suggested.lr <= suggested.high
+    assert (np.diff(suggested.rates) > 0).all()
+    assert suggested.gaps.min() == 0
+    assert suggested.gap_errors[suggested.gaps.argmin()] == 0
+    assert suggested.gradients >= 40 * len(suggested.rates)
+    assert suggested.test.falls_at < suggested.test.diverges_at
+    assert suggested.optimizer == "AdamW"
+
+
+def test_a_longer_training_gets_a_lower_rate(batches, suggested):
+    short = la.suggest_lr(make_objective(batches), "adamw", updates=40)
+    assert suggested.lr == pytest.approx(short.lr / 2)
+    assert suggested.low == pytest.approx(short.low / 4**0.75)
+    assert suggested.high == pytest.approx(short.high / 4**0.25)
+
+
+def test_errors_of_gaps_are_paired(batches):
+    objective = make_objective(batches)
+    found = la.suggest_lr(objective, "sgd", updates=10, validation=objective)
+    assert found.units == 320
+    assert (found.gap_errors[np.isfinite(found.losses)] < 0.2).all()
+
+
+def test_the_same_seed_gives_the_same_bits(batches, suggested):
+    again = la.suggest_lr(make_objective(batches), "adamw", updates=40, horizon=160)
+    assert again == suggested
+
+
+def test_it_reads_and_survives_a_file(suggested, tmp_path):
+    assert la.load(suggested.save(tmp_path / "lr.nc")) == suggested
+    assert "peak learning rate" in suggested.headline()
+    assert len(suggested.sentences()) == 5
+    json.dumps(suggested.summary())
+    assert suggested.plot().get_xscale() == "log"
+    assert suggested.plot(backend="plotly").data
+
+
+def test_groups_keep_the_ratio_of_their_rates(batches):
+    objective = make_objective(batches)
+    first, *_, last = objective.model.parameters()
+    mine = torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": [last]}], lr=0.1)
+    copies = [value.clone() for value in objective.params.values()]
+    made = optimizer_builder(mine, objective)(copies, 1.0)
+    assert [group["lr"] for group in made.param_groups] == [1.0, 0.5]
+    assert made.param_groups[0]["params"][0] is copies[0]
+    assert made.param_groups[1]["params"][0] is copies[-1]
+
+
+def test_means_of_batches_serve(batches):
+    objective = la.Objective(
+        make_model(), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches
+    )
+    found = la.suggest_lr(objective, "sgd", updates=10)
+    assert found.units == 2
+    assert unit_losses(objective, objective.params).shape == (10,)
+
+
+def test_a_loss_without_curvature_has_a_rate_and_a_reason():
+    model = nn.Linear(3, 1)
+    data = [(torch.randn(8, 3),) for _ in range(6)]
+    objective = la.Objective(model, lambda m, b: F.softplus(m(b[0])).mean(), data)
+    found = la.suggest_lr(objective, torch.optim.RMSprop, updates=10)
+    assert math.isnan(found.edge.value)
+    assert "RMSprop" in found.edge.why_no_error
+    assert any("not known" in sentence for sentence in found.sentences())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optimizer": "lion"}, "sgd, adam, adamw"),
+        ({"optimizer": 3}, "optimizer of torch"),
+        ({"updates": 5}, "updates"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, "min_lr"),
+        ({"min_lr": 0.0}, "min_lr"),
+        ({"horizon": 0}, "horizon"),
+        ({"validation": 3}, "validation"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)}, "hold"),
+        ({"optimizer": lambda params: None}, "optimizer"),
+        ({"min_lr": 1e15, "max_lr": 1e16}, "diverged"),
+    ],
+)
+def test_what_cannot_be_is_named(batches, options, said):
+    objective = make_objective(batches[:2])
+    with pytest.raises(ArgumentError, match=said):
+        la.suggest_lr(objective, **{"updates": 10, **options})
+
+
+def test_the_command(tmp_path, capsys):
+    from lossatlas.cli.app import cli
+
+    out = tmp_path / "lr"
+    cli.main(
+        ["lr", "--examples", "320", "--updates", "10", "--json", "-o", str(out)],
+        standalone_mode=False,
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert told["low"] <= told["lr"] <= told["high"]
+    assert la.load(out / "lr.nc").lr == told["lr"]
+    assert "learning rate" in (out / "report.html").read_text()
