@@ -15,7 +15,7 @@ import lossatlas as la
 
 mpl.use("Agg")
 
-from lossatlas import plots
+from lossatlas.plots.scale import scale_of
 
 IMAGES = Path(__file__).parent / "images"
 DPI = 110
@@ -25,7 +25,7 @@ def draw(survey):
     land, tree = survey.landscape, survey.tree
     figures = (
         *land.figures(tree),
-        *survey.diagram.figures(plots.scale_of(land.values)),
+        *survey.diagram.figures(scale_of(land.values)),
         *tree.figures(),
     )
     bends = {} if survey.spectrum is None else {"spectrum": survey.spectrum.plot()}

@@ -16,7 +16,7 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, FileError, UnknownNameError
 from lossatlas.io.records import record
 from lossatlas.plots import canvas, web
-from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, estimate_row, quantity, result
 
 
 @record
@@ -185,11 +185,25 @@ def test_notebooks_see_its_first_picture_and_no_figure_stays_open():
 
 def test_intervals_of_estimates():
     low, high = Estimate(0.0, 1.0, samples=2).interval()
-    assert (low, high) == pytest.approx((-12.706, 12.706), abs=1e-3)
+    assert (low, high) == pytest.approx((-15.0, 15.0), abs=1e-3)
     assert Estimate(1.0, 0.0).interval() == (1.0, 1.0)
     assert Estimate(1.0, bound=0.5).interval(0.5) == (0.5, 1.5)
     assert all(map(math.isnan, Estimate(1.0).interval()))
     assert all(map(math.isnan, Estimate(1.0, 0.1, samples=1).interval()))
+
+
+def test_an_interval_that_was_computed_is_kept_and_told(tmp_path):
+    regret = Estimate(0.5, 0.1, name="regret", unit="loss", ends=(0.25, 1.0))
+    assert regret.interval() == (0.25, 1.0)
+    assert str(regret) == "0.50 [0.25, 1.00] loss"
+    assert estimate_row(regret) == ("regret", "0.50 loss", "[0.25, 1.00]")
+    with pytest.raises(ArgumentError, match=r"must be 0\.95: only that interval of 'regret'"):
+        regret.interval(0.9)
+    with pytest.raises(ArgumentError, match="between 0 and 1"):
+        regret.interval(1.0)
+    found = Sample(trace=regret)
+    assert found.summary()["estimates"]["regret"]["interval"] == [0.25, 1.0]
+    assert la.load(found.save(tmp_path / "sample.nc")).trace.ends == (0.25, 1.0)
 
 
 def test_two_records_of_one_name_are_refused():

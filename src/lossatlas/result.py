@@ -9,8 +9,9 @@ import base64
 import html
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -22,10 +23,12 @@ from typing import (
     dataclass_transform,
 )
 
+import numpy as np
+
 from lossatlas import io
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.intervals import interval
+from lossatlas.intervals import few_units_note, interval
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
 from lossatlas.text import number, with_error
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=type)
 Backend = Literal["matplotlib", "plotly"]
 _MAX_LINES, _MAX_CHARACTERS = 5, 400
+_LEVEL = 0.95
 
 
 def quantity(unit: str, **options: Any) -> Any:
@@ -90,6 +94,8 @@ class Estimate:
             (sum w)^2 / sum w^2; NaN means that all count alike, `samples`.
         skewness: of the value over samples of this size: positive where it is often a little
             too low and seldom much too high; 0 where it is symmetric or unknown.
+        ends: both ends of its 95 % interval where that was computed as such (from a bootstrap,
+            say) and need not be symmetric; None where `interval` takes it from the error.
     """
 
     value: float
@@ -107,16 +113,30 @@ class Estimate:
     sample_unit: str = "samples"
     effective: float = math.nan
     skewness: float = 0.0
+    ends: tuple[float, float] | None = None
 
     @property
     def error(self) -> float:
         """The bound where there is one, otherwise the standard error; NaN where unknown."""
         return self.bound if math.isfinite(self.bound) else self.stderr
 
+    @property
+    def caveat(self) -> str:
+        """What the interval of a mean over few examples or batches rests on; often empty."""
+        is_mean = self.sample_unit in {"examples", "batches"} and self.error > 0
+        return few_units_note(self.samples, self.sample_unit) if is_mean else ""
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval (Student's t, `skewness`), or value -+ bound."""
+        """A two-sided confidence interval: `ends`, value -+ bound, or Student's t."""
         if not is_number(level) or not 0 < level < 1:
             raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
+        if self.ends is not None:
+            if level != _LEVEL:
+                raise ArgumentError(
+                    f"`level` must be {_LEVEL}: only that interval of '{self.name}' was "
+                    f"computed; got {level!r}."
+                )
+            return self.ends
         if math.isfinite(self.bound):
             return self.value - self.bound, self.value + self.bound
         if self.stderr == 0 and self.samples != 1:
@@ -137,9 +157,18 @@ class Estimate:
     def __hash__(self) -> int:
         return hash((self.name, self.samples, self.products, self.unit))
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The value as rounded by its error, and "± error", "[low, high]" or nothing."""
+        if self.ends is not None:
+            half = (self.ends[1] - self.ends[0]) / 2
+            value, *ends = (_rounded(end, half)[0] for end in (self.value, *self.ends))
+            return value, f"[{', '.join(ends)}]"
+        value, error = _rounded(self.value, self.error)
+        return value, f"± {error}" if error else ""
+
     def __str__(self) -> str:
-        text = with_error(self.value, self.error)
-        return f"{text} {self.unit}".strip()
+        return " ".join(filter(None, (*self.texts, self.unit)))
 
 
 @dataclass(frozen=True)
@@ -197,13 +226,52 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def chart_of(
-    name: str, title: str, chart: "Callable[[], Chart]", *, caption: str = "", alt: str = ""
-) -> Figure:
-    """The figure of a chart, which is made when it is drawn."""
+def chart_of(name: str, title: str, chart: "Callable[[], Chart]", **about: Any) -> Figure:
+    """The figure of a chart, which is made when it is drawn; `about` are fields of `Figure`."""
     from lossatlas.plots.chart import backends
 
-    return Figure(name, title, *backends(chart), caption, alt)
+    return Figure(name, title, *backends(chart), **about)
+
+
+def rows_figure(
+    title: str,
+    estimates: Iterable[Estimate],
+    axis: str,
+    *,
+    log: bool = False,
+    caption: str = "",
+    is_minor: bool = False,
+) -> Figure:
+    """Estimates of one unit as dots with their errors, a row each.
+
+    Args:
+        title: heading of the picture.
+        estimates: what is drawn.
+        axis: title of the axis.
+        log: whether the axis is logarithmic; numbers that are not positive are then left out.
+        caption: what to see.
+        is_minor: see `Figure`.
+
+    Returns:
+        The figure, not drawn yet.
+    """
+    from lossatlas.plots.rows import Dots, rows_chart
+
+    shown = [each for each in estimates if math.isfinite(each.value)]
+    values = np.array([each.value for each in shown])
+    errors = np.array([_lengths(each) for each in shown]).reshape(-1, 2).T
+    names, dots = [e.name for e in shown], [Dots(title, values, errors)]
+    chart = partial(rows_chart, names, dots, title, axis, log=log)
+    alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
+    about: dict[str, Any] = {"caption": caption, "alt": alt, "is_minor": is_minor}
+    return chart_of(title.lower(), title, chart, **about)
+
+
+def _lengths(found: Estimate) -> tuple[float, float]:
+    # Of the error bar, below and above the number.
+    if found.ends is None:
+        return found.error, found.error
+    return found.value - found.ends[0], found.ends[1] - found.value
 
 
 class Result:
@@ -290,15 +358,26 @@ class Result:
         """Numbers and words for JSON: what a command prints.
 
         Returns:
-            "estimates", by name in small letters and underscores: value, stderr or bound, unit,
-            and why there is no error; "sentences"; "notes" and "checked" where there are any.
-            NaN and infinity are None.
+            "estimates", by name in small letters and underscores: value, stderr or bound,
+            interval where it was computed as such, unit, and why there is no error;
+            "sentences"; "notes" and "checked" where there are any; and `details`. NaN and
+            infinity are None.
         """
         words = ((name, getattr(self, name, ())) for name in ("notes", "checked"))
-        return {
+        shown: dict[str, Any] = {
             "estimates": {_key(each.name): _entry(each) for each in self.estimates()},
             "sentences": list(self.sentences()),
-        } | {name: list(texts) for name, texts in words if texts}
+        }
+        shown |= {name: list(texts) for name, texts in words if texts}
+        return shown | cast("dict[str, Any]", _plain(self.details()))
+
+    def details(self) -> dict[str, Any]:
+        """What JSON shows beside estimates and sentences.
+
+        Returns:
+            Numbers, texts, lists and mappings by name; none by default.
+        """
+        return {}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The chief numbers as cells of a table.
@@ -412,17 +491,31 @@ def _key(name: str) -> str:
 
 def _entry(found: Estimate) -> dict[str, Any]:
     error = {"bound": found.bound} if math.isfinite(found.bound) else {"stderr": found.stderr}
-    words = {"unit": found.unit, "why_no_error": found.why_no_error}
+    words = {
+        "unit": found.unit,
+        "why_no_error": found.why_no_error,
+        "caveat": found.caveat,
+        "interval": _plain(found.ends),
+    }
     shown: dict[str, Any] = _plain({"value": found.value} | error)
     return shown | {name: text for name, text in words.items() if text}
 
 
 def estimate_row(found: Estimate) -> tuple[str, str, str]:
     """An estimate as cells of a table: name, value, error or the reason for none."""
-    shown, _, error = with_error(found.value, found.error).partition(" ± ")
+    shown, error = found.texts
     kind = " (bound)" if math.isfinite(found.bound) else ""
-    remark = f"± {error}{kind}" if error else found.why_no_error or found.meaning
+    if error and found.caveat:
+        kind = f", from {found.samples} {found.sample_unit} only"
+    remark = f"{error}{kind}" if error else found.why_no_error or found.meaning
+    if math.isnan(found.value):
+        return found.name, "not known", remark
     return found.name, f"{shown} {found.unit}".strip(), remark
+
+
+def _rounded(value: float, error: float) -> tuple[str, str]:
+    shown, _, around = with_error(value, error).partition(" ± ")
+    return shown, around
 
 
 def _brief(value: Any) -> str:

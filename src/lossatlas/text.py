@@ -114,3 +114,10 @@ def byte_size(amount: int) -> str:
     if amount < 2**30:
         return f"{max(amount / 2**20, 1):,.0f} MiB"
     return f"{amount / 2**30:,.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, as in "40 s", "3 min" or "1.5 h"."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -58,9 +58,11 @@ def test_fit_writes_results_pictures_and_a_page(folder):
     assert any("interpolated" in line for line in told["warnings"])
     for name in ("fit.nc", "curves.png", "residuals.png", "report.html"):
         assert (folder / "out" / name).stat().st_size > 1000
+    assert set(told["files"]) == {"fit", "report"}
     page = (folder / "out" / "report.html").read_text()
     assert "two-step" in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "settings" in page
+    assert 'src="http' not in page
 
 
 def test_a_table_for_people(folder):
@@ -82,6 +84,8 @@ def test_predict_a_shape_and_a_measured_run(folder):
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) == told["final"]["loss"]
     assert (folder / "p" / "forecast.png").exists()
+    assert "Its 90% interval is" in (folder / "p" / "forecast.html").read_text()
+    assert int(rows[0]["step"]) > 100
     run = ["--run", folder / "linear.csv", *COLUMN]
     told = json.loads(call("predict", folder / "out" / "fit.nc", *run, "--json"))
     assert told["measured"] == pytest.approx(truth, rel=5e-3)

@@ -16,10 +16,10 @@ SURVEY = ["survey", "--model", "mlp(64, 64)", "--points", "31", "--span", "1", "
 SLOW = ["--set", "map.adaptive=false", "--set", "map.engine=plain"]
 
 
-def start(folder, *more):
+def start(folder, *more, **options):
     arguments = [*SURVEY, *SLOW, "--out", str(folder), *more]
     return subprocess.Popen(
-        [sys.executable, "-c", START, *arguments], stdout=subprocess.DEVNULL
+        [sys.executable, "-c", START, *arguments], stdout=subprocess.DEVNULL, **options
     )
 
 

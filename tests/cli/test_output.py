@@ -71,8 +71,34 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(quiet, capsys, monke
         progress.stage("Sharpness", 1, 3)
         progress.line("one more")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [] if quiet else lines[:2] == ["mapping: 0 of 100", "mapping: 6 of 100"]
-    assert quiet or len(lines) == 17
+    if quiet:
+        assert lines == []
+        return
+    assert lines[:2] == ["mapping: 0 of 100", "mapping: 6 of 100, about 55 s left"]
+    assert lines[-1] == "sharpness, 2 of 3, about 2 min left"
+    assert len(lines) == 18
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [(120, True), (40, False)])
+def test_a_narrow_terminal_gets_lines(columns, is_table, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path = tmp_path / "a-file.nc"
+    Output().result(FOUND, "title", files={"results": path})
+    lines = capsys.readouterr().out.splitlines()
+    assert ("│" in lines[2]) is is_table
+    # No number and no path is broken in two.
+    assert any(str(path) in line for line in lines)
+    if not is_table:
+        assert lines[:2] == ["title", "trace: 2.00 nats, ± 0.50"]
+        assert max(len(line) for line in lines if str(tmp_path) not in line) <= columns
+
+
+def test_what_was_printed_is_printed_again(capsys):
+    first = Output(as_json=True, settings=_Settings())
+    first.result(FOUND, "sample", extra={"more": (1,)})
+    Output(as_json=True, settings=_Settings()).show(first.printed)
+    one, two = capsys.readouterr().out.splitlines()
+    assert one == two
 
 
 @pytest.mark.parametrize("no_color", [False, True])

@@ -12,8 +12,8 @@ import torch
 
 import lossatlas as la
 from lossatlas.cli import app
-from lossatlas.cli.ledgers import prepare_ledgers
-from lossatlas.cli.output import Output
+from lossatlas.cli.expected import instrument_evaluations
+from lossatlas.curvature import instruments
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
 
@@ -63,6 +63,7 @@ def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
     assert len(survey.tree) == found["topology"]["minima"]
     assert sorted(p.name for p in (tmp_path / "survey").iterdir()) == [
         "report.html",
+        "survey.json",
         "survey.nc",
     ]
     assert "trajectory" in survey.landscape.landmarks
@@ -73,7 +74,7 @@ def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
     out = tmp_path / "odd [name]"
     code, text, _ = call(monkeypatch, capsys, "survey", "--out", out, "--seed", 3, *SMALL)
     assert code == 0
-    for word in ("loss", "accuracy", "map", "minima", "certain", "smad", "report"):
+    for word in ("loss", "accuracy", "map", "minima", "certain", "SMAD", "report"):
         assert word in text
     assert "±" in text
 
@@ -201,11 +202,13 @@ def test_instruments_and_eigenvector_planes_from_the_command(monkeypatch, capsys
     assert code == 0, error
     found = json.loads(text)
     assert found["grid"]["directions"][0].startswith("eigenvector 1 (λ = ")
-    assert found["instruments"].keys() == {"gradient", "residual_gain"}
+    # A learning rate is compared with the curvature.
+    assert found["instruments"].keys() == {"gradient", "residual_gain", "stability"}
     numbers = found["instruments"]["gradient"]["estimates"]
     assert numbers["gradient_norm"].keys() == {"value", "stderr"}
     assert "no list of blocks" in found["instruments"]["residual_gain"]["missing"]["blocks"]
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["report.html", "survey.nc"]
+    written = sorted(path.name for path in (tmp_path / "o").iterdir())
+    assert written == ["report.html", "survey.json", "survey.nc"]
 
 
 def test_unknown_options_are_refused_too(tmp_path):
@@ -214,31 +217,43 @@ def test_unknown_options_are_refused_too(tmp_path):
     assert "--points" in done.stderr
 
 
-def test_resume_without_a_ledger_and_after_one_are_the_same(monkeypatch, capsys, tmp_path):
+def test_the_same_survey_is_done_already_and_a_fresh_one_is_the_same(
+    monkeypatch, capsys, tmp_path
+):
     out = tmp_path / "o"
     results = []
-    for extra in ([], ["--resume"]):
+    for extra in ([], ["--resume"], ["--fresh"]):
         code, text, _ = call(
             monkeypatch, capsys, "survey", "--out", out, "--json", *SMALL, *extra
         )
         assert code == 0
-        results.append(json.loads(text) | {"seconds": 0})
+        results.append(json.loads(text))
     assert results[0] == results[1]
+    assert results[0] | {"seconds": 0} == results[2] | {"seconds": 0}
 
 
-def test_resume_with_nothing_to_resume_says_so(tmp_path):
-    told = []
-    output, ledger = Output(), tmp_path / "survey.resume"
-    output.note = told.append
-    prepare_ledgers([ledger], output, resume=False)
-    ledger.touch()
-    prepare_ledgers([ledger], output, resume=True)
-    assert ledger.exists()
-    assert told == []
-    prepare_ledgers([ledger], output, resume=False)
-    assert not ledger.exists()
-    prepare_ledgers([ledger], output, resume=True)
-    assert told == [f"nothing to resume in {tmp_path}; starting anew"]
+def test_a_long_survey_says_how_long_it_may_take(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("lossatlas.cli.expected.timed_evaluation", lambda _: 2.0)
+    loud = [*SMALL[:-1], "--set", "map.adaptive=false", "--out", tmp_path / "o"]
+    code, _, error = call(monkeypatch, capsys, "survey", *loud)
+    assert code == 0
+    assert "this takes between 4 min and 4 min, about" in error
+
+
+def test_every_cost_of_an_instrument_is_understood():
+    objective = la.Objective(
+        torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)),
+        la.supervised(torch.nn.functional.mse_loss),
+        [(torch.zeros(3, 2), torch.zeros(3, 2))],
+    )
+    for tool in instruments():
+        low, high = instrument_evaluations([tool], objective)
+        assert 0 <= low <= high, tool.cost
+        unmeasured = tool.cost == "none after curvature" or "training" in tool.cost
+        assert (high > 0) is not unmeasured, tool.cost
+    named = {tool.name: tool for tool in instruments()}
+    assert instrument_evaluations([named["curvature"]], objective) == (600, 2760)
+    assert instrument_evaluations([named["roughness"]], objective) == (252, 252)
 
 
 def test_weights_of_another_model_say_that_no_model_was_given(monkeypatch, capsys, tmp_path):
@@ -280,7 +295,15 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
     # The last one is where the survey stands.
     assert loss_of(json.loads(out)) == pytest.approx(values[-1], rel=1e-6)
     code, _, error = call(
-        monkeypatch, capsys, "survey", "--weights", "0.ckpt", *common[:-2], "--key", "emma"
+        monkeypatch,
+        capsys,
+        "survey",
+        "--weights",
+        "0.ckpt",
+        *common[:-2],
+        "--key",
+        "emma",
+        "--fresh",
     )
     assert code == 2
     assert "nothing under `key` 'emma'" in error
@@ -293,8 +316,8 @@ def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
         assert topology[key] is None
     assert {bar["certain"] for bar in topology["bars"]} == {None}
     assert "no standard error" in topology["why_unknown"]
-    remark = {row[0]: row[2] for row in found.rows()}["basins"]
-    assert remark == f"certainty unknown: {topology['why_unknown']}"
+    remark = {row[0]: row[2] for row in found.rows()}["certainty threshold"]
+    assert remark == topology["why_unknown"]
     known = survey_of(sample_map("double well", noise=0.01)).summary()["topology"]
     assert known["why_unknown"] is None
     assert known["certain_bars"] >= 2

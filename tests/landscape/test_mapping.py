@@ -184,7 +184,8 @@ def test_resume_goes_on_and_gives_the_same_bits(tmp_path, adaptive, pieces_run):
         pass
 
     def stop(done, total, label):
-        assert total == 441
+        assert done <= total
+        assert adaptive or total == 441
         if done > (30 if adaptive else 60):
             raise Stop
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +16,7 @@ from lossatlas import curvature, io
 from lossatlas.curvature import gauss_newton, gradient_noise, hessian
 from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import DerivativeError, DerivativeWarning, LossError, ModelError
+from lossatlas.objective.slope import check_slope
 
 X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
 CE = la.supervised(F.cross_entropy)
@@ -124,6 +125,12 @@ def equilibrium(x):
 
 def halves(x):
     return 0.5 * x.tanh() + (0.5 * x.tanh()).detach()
+
+
+class Apply(nn.Module):
+    def __init__(self, of, *more):
+        super().__init__()
+        self.forward = function(of, *more)
 
 
 def function(of, *more):
@@ -301,6 +308,73 @@ def test_many_kinks_do_not_look_like_curvature(whole):
     assert not la.check(objective).failed
 
 
+def images(count, scale, *, blank=0):
+    """Digits of a sort: a few strokes on a ground of zeros, or nothing at all."""
+    grid = torch.zeros(count, 28, 28)
+    for number in range(blank, count):
+        row, column = torch.randint(4, 20, (2,)).tolist()
+        grid[number, row : row + 6, column : column + 3] = torch.rand(6, 3)
+        grid[number, row : row + 3, column - 3 : column] = torch.rand(3, 3)
+    return scale * grid.reshape(count, 1, 28, 28)
+
+
+def digits_mlp(width=32, depth=3):
+    return nn.Sequential(nn.Flatten(), layers(784, *[width] * depth, 10, act=nn.ReLU))
+
+
+def digits_conv():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(144, 10)
+    )
+
+
+@torch.no_grad()
+def with_biases(model, change):
+    for name, value in model.named_parameters():
+        if name.endswith("bias"):
+            change(value)
+    return model
+
+
+def dead(value):
+    """A third of the units never fires, whatever comes in."""
+    value[: len(value) // 3] -= 50 if len(value) > 10 else 0
+
+
+# Networks of the kinds that raised false alarms: most kinks lie within every step.
+KINKED = {
+    "dead": lambda: (with_biases(digits_mlp(), dead), images(64, 1.0)),
+    "dead, raw pixels": lambda: (with_biases(digits_mlp(), dead), images(64, 255.0)),
+    "dead, wide": lambda: (with_biases(digits_mlp(400, 2), dead), images(64, 16.0)),
+    "dead, deep": lambda: (with_biases(digits_mlp(24, 7), dead), images(64, 16.0)),
+    "blank": lambda: (with_biases(digits_mlp(), Tensor.zero_), images(16, 1.0, blank=12)),
+    "raw pixels": lambda: (with_biases(digits_mlp(400, 2), Tensor.zero_), images(8, 255.0)),
+    "pools": lambda: (with_biases(digits_conv(), Tensor.zero_), images(16, 1.0, blank=8)),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", KINKED)
+def test_kinks_within_every_step_raise_no_alarm(name, kind, seed):
+    torch.manual_seed(seed)
+    model, inputs = KINKED[name]()
+    model, inputs = model.to(kind), inputs.to(kind)
+    targets = torch.randint(10, (len(inputs),))
+    report = la.check(la.Objective(model, CE, [(inputs, targets)]))
+    assert not report.failed, str(report)
+
+
+def test_an_integral_checks_a_gradient_that_no_step_does():
+    torch.manual_seed(0)
+    model, inputs = KINKED["blank"]()
+    data = [(inputs, torch.arange(16) % 10)]
+    found = check_slope(la.Objective(model, CE, data))
+    assert (found.status, found.sentence[:12]) == ("passed", "the integral")
+    assert found.figure < 1e-2
+    wrong = nn.Sequential(model[0], model[1][:5], Apply(Scaled, 0.7), model[1][5:])
+    assert check_slope(la.Objective(wrong, CE, data)).status == "failed"
+
+
 def test_results_say_what_was_checked_and_instruments_refuse():
     torch.manual_seed(0)
     smooth = la.Objective(Between(torch.tanh), CE, [(X, Y)])
@@ -380,7 +454,8 @@ def test_a_parameter_without_gradient_is_unused_or_cut():
     model.extra = nn.Linear(2, 2)
     objective = la.Objective(model, CE, [(X, Y)])
     assert objective.unused == ("extra.weight", "extra.bias")
-    assert "the loss does not depend on: extra.weight" in str(la.check(objective))
+    told = str(la.check(objective))
+    assert "the loss does not depend on: extra.weight, extra.bias (unused, or read" in told
     cut = WRONG["checkpoint"]()
     assert set(cut.cut) == {"a.weight", "a.bias"}
     land = la.map_plane(cut, la.random_plane(cut), points=3, adaptive=False)
@@ -389,6 +464,19 @@ def test_a_parameter_without_gradient_is_unused_or_cut():
         cut.gradient()
     head = la.Objective(cut.model, CE, [(X, Y)], params="b.*")
     assert head.gradient()["b.weight"].any()
+
+
+def test_a_weight_that_is_read_through_a_kept_copy_is_named():
+    model, kept = Between(torch.tanh), {}
+
+    def loss(model, batch):
+        weight = kept.setdefault("a", model.a.weight.detach().clone())
+        return F.cross_entropy(model.b(F.linear(batch[0], weight).tanh()), batch[1])
+
+    objective = la.Objective(model, loss, data())
+    assert objective.unused == ("a.weight", "a.bias")
+    (reach,) = (check for check in la.check(objective).checks if check.name == "reach")
+    assert "'a.weight' (and 1 more) is unused, or read through a tensor" in reach.sentence
 
 
 def test_losses_without_a_gradient_can_be_mapped():
@@ -568,6 +656,21 @@ def test_kinks_of_a_batch_that_cannot_be_cut_cost_one_pair_of_gradients(normaliz
     assert objective.checks["gradient"].status == "passed"
     # The graph of the product, a pair of gradients, and values along two directions.
     assert loss.calls <= 1 + 2 + 6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_kinks_of_data_that_a_loss_holds_are_no_wrong_curvature(kind, slope):
+    # The batch says nothing of how many examples there are.
+    torch.manual_seed(0)
+    x, y = torch.randn(4000, 6, dtype=kind), torch.randint(3, (4000,))
+    model = layers(6, 60, 60, 3, act=lambda: nn.LeakyReLU(slope)).to(kind)
+    penalty = lambda m: 0.1 * sum(p.square().sum() for p in m.parameters())  # noqa: E731
+    loss = lambda m, b: F.cross_entropy(m(x), y) + penalty(m)  # noqa: E731
+    assert not la.check(la.Objective(model, loss, [torch.zeros(1)])).failed
+    wrong = Between(KeepsDerivative.apply).to(kind)
+    found = la.check(la.Objective(wrong, loss, [torch.zeros(1)]))
+    assert [check.name for check in found.failed][:1] == ["hessian"]
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])

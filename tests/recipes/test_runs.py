@@ -9,15 +9,11 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError
 from lossatlas.io import from_bytes, to_bytes
-from lossatlas.plots.trainings import (
-    intervals_figure,
-    plot_intervals,
-    plot_traces,
-    traces_figure,
-)
+from lossatlas.linalg.estimators import mean_of
+from lossatlas.plots import canvas, web
 from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
+from lossatlas.recipes.runs import _intervals, _traces
 from lossatlas.report import render
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
 from lossatlas.training import load_dataset
@@ -167,25 +163,25 @@ def test_decisions_are_drawn_with_their_reasons():
 
 def test_traces_hold_all_trainings():
     trace = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, np.nan]])
-    figure = traces_figure(["a"], [trace], "loss")
+    chart = _traces(["a"], [trace], "loss", smooth=False)
+    figure = web.draw(chart)
     assert list(figure.data[1].y) == [2.0, 3.0]
     assert list(figure.data[0].y) == [3.0, 4.0, 2.0, 1.0]
-    ax = plot_traces(["a"], [trace], "loss")
+    ax = canvas.draw(chart)
     assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
     plt.close(ax.figure)
-
-
-@pytest.mark.parametrize("draw", [intervals_figure, plot_intervals])
-def test_rows_need_an_interval_each(draw):
-    with pytest.raises(ArgumentError, match=r"`intervals` must be one .* got 1 for 2 names"):
-        draw(["a", "b"], [(0.5, 0.4, 0.6)], [np.ones(2), np.ones(2)], "score")
+    assert web.draw(_traces(["a"], [np.full((2, 3), np.nan)], "loss", smooth=True)).data == ()
 
 
 def test_both_backends_draw_the_same_intervals():
-    bands, points = [(1.0, 0.5, 1.5), (2.0, math.nan, math.nan)], [np.ones(2), np.array([2.0])]
-    figure = intervals_figure(["a", "<b>$"], bands, points, "score", zero=True)
-    ax = plot_intervals(["a", "<b>$"], bands, points, "score", zero=True)
-    assert list(figure.data[2].x) == [1.0, 2.0]
-    assert ax.lines[1].get_xdata().tolist() == [1.0, 2.0]
-    assert "<b>" not in figure.data[1].y[0]
+    values = [np.array([0.9, 1.1]), np.array([2.0, np.nan])]
+    chart = _intervals(["a", "<b>$"], values, "Scores", "score", zero=True)
+    figure, ax = web.draw(chart), canvas.draw(chart)
+    low, high = mean_of(values[0]).interval()
+    for x in (figure.data[3].x, ax.lines[3].get_xdata()):
+        assert list(x) == [1.0, 2.0]
+    for x in (figure.data[4].x, ax.lines[4].get_xdata()):
+        assert list(x) == pytest.approx([low, high])
+    assert "<b>" not in figure.layout.yaxis.ticktext[1]
+    assert list(figure.data[3].text)[1] == "2"
     plt.close(ax.figure)

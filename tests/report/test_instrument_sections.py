@@ -142,7 +142,8 @@ def test_parts_are_drawn_where_they_lie():
     groups = [group("a", 4.0, -0.1), group("b", 1.0, 0.5), group("lost", math.nan, math.nan)]
 
     def drawn(groups):
-        return GroupSpectra("layer", tuple(groups)).plot(backend="plotly").data
+        # Dots of a series, then its error bars.
+        return GroupSpectra("layer", tuple(groups)).plot(backend="plotly").data[::2]
 
     up, down = drawn(groups)
     assert (list(up.x), list(up.y)) == ([4.0, 1.0], [0, 1])
@@ -155,7 +156,9 @@ def test_parts_are_drawn_where_they_lie():
 
 def test_edges_and_curves_are_drawn_where_they_lie():
     both = LearningRate(descent=edge(1.0), adam=edge(76.0, 38.0))
-    assert list(both.plot(backend="plotly").data[0].x) == [0.5, 2.0]
+    beyond, edge_line, dots, _ = both.plot(backend="plotly").data
+    assert list(dots.x) == [0.5, 2.0]
+    assert min(beyond.x) == edge_line.x[0] == 1.0
     assert both.plot().get_xscale() == "log"
     band, line, _ = curve(40).plot(backend="plotly").data
     np.testing.assert_allclose(line.y, 1 / line.x)
@@ -168,7 +171,7 @@ def test_a_spectrum_is_drawn_down_to_where_smoothing_begins():
     objective = la.Objective(model, la.supervised(torch.nn.functional.mse_loss), [batch])
     found = la.spectrum(objective, top=3, bottom=1)
     figure = found.plot(backend="plotly")
-    assert list(figure.data[-1].x) == pytest.approx([*found.bottom, *found.top])
+    assert list(figure.data[-2].x) == pytest.approx([*found.bottom, *found.top])
     low, high = figure.layout.yaxis.range
     assert 6 < high - low < 8
     bottom, top = found.plot().get_ylim()

@@ -6,8 +6,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import merge_tree, persistence
-from lossatlas.topology.barriers import barrier_distance, barrier_matrix, flood_below, simplify
+from lossatlas.topology.barriers import barrier_distance, barrier_matrix
 from lossatlas.topology.distances import bottleneck
+from lossatlas.topology.simplification import flood_below, simplify
 from reference.topology_bars import minimax
 
 levels = st.integers(0, 9).map(float)

@@ -1,6 +1,7 @@
 """The `lossatlas` command: what there is, and what happens when it fails."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -69,8 +70,21 @@ cli.params = [
 ]  # fmt: skip
 
 
+# Signals that stop a command, with the exit codes that shells give them.
+_INTERRUPTED, _TERMINATED = 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a command like Ctrl-C: what is finished is kept."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
-    """Run the command line; exit with 0, 2 after a named error, 130 after an interrupt."""
+    """Run the command line; exit with 0, 2 after a named error, 130 or 143 when stopped."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(prog_name=_NAME, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,9 +95,9 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see {where} --help.")
     except AtlasError as error:
         _fail(str(error))
-    except click.Abort:
-        sys.stderr.write("lossatlas: stopped; the same command with --resume goes on.\n")
-        sys.exit(130)
+    except click.Abort as stop:
+        sys.stderr.write(f"{_NAME}: {stop or 'stopped'}.\n")
+        sys.exit(_TERMINATED if isinstance(stop.__cause__, _Terminated) else _INTERRUPTED)
     sys.exit(code or 0)
 
 

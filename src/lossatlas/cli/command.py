@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,15 +14,18 @@ from pydantic_core import PydanticUndefined
 
 from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
+from lossatlas.cli.run_record import RunRecord, check_choice
 from lossatlas.settings import COMMON, LISTED, about, read_settings
 
-_RESUME = "Go on with a run that was stopped."
+_RESUME = "Continue the unfinished run in --out. Without it an unfinished run is left alone."
+_FRESH = "Replace what an earlier run left in --out, finished or not."
 # What belongs to a call and not to the settings: parameter -> option.
 _CALL = {
     "config": (["--config"], click.Path(), "Settings in a YAML file."),
     "set": (["--set"], str, "One setting, also of a group: --set NAME=VALUE. Repeatable."),
     "json": (["--json"], bool, "Print one JSON object on stdout and nothing else there."),
     "resume": (["--resume"], bool, _RESUME),
+    "fresh": (["--fresh"], bool, _FRESH),
     "quiet": (["-q", "--quiet"], bool, "Print no progress and no notes."),
 }
 
@@ -32,12 +35,15 @@ class Command(click.Command):
 
     Args:
         settings: the model that options, help, defaults and `--config` come from.
-        run: called with the settings, an `Output` and, where it takes it, `resume`.
+        run: called with the settings, an `Output` and, where it takes them, `resume` and
+            `fresh`.
         help: whole sentences.
         shortcuts: further options that set a value inside a group, as in
             {"epochs": "surrogate.epochs"}.
         resume: the help of `--resume`.
         config: settings -> the file that is read where `--config` is not given.
+        results: settings -> where results go; None where nothing is written. By default `out`.
+        extra: further options that are no settings.
     """
 
     context_class = Context
@@ -51,12 +57,14 @@ class Command(click.Command):
         shortcuts: Mapping[str, str] | None = None,
         resume: str = _RESUME,
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
+        results: Callable[[Any], Path | None] = lambda settings: settings.out,
+        extra: Sequence[click.Parameter] = (),
     ) -> None:
-        self.settings, self.run, self.config = settings, run, config
+        self.settings, self.run, self.config, self.results = settings, run, config, results
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
         self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
         params = [_parameter(name, _field(self, path)) for name, path in self.paths.items()]
-        super().__init__("", help=help, params=[*params, *_call_options(resume)],
+        super().__init__("", help=help, params=[*params, *extra, *_call_options(resume)],
                          callback=functools.partial(_called, self))  # fmt: skip
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -83,8 +91,44 @@ def _called(command: Command, **given: Any) -> None:
         command.settings, config=config, assignments=given["set"], options=options
     )
     output = Output(as_json=given["json"], quiet=given["quiet"], settings=settings)
-    takes_resume = "resume" in inspect.signature(command.run).parameters
-    command.run(settings, output, **({"resume": given["resume"]} if takes_resume else {}))
+    call = {name: given[name] for name in ("resume", "fresh")}
+    check_choice(**call)
+    takes = inspect.signature(command.run).parameters
+    place = command.results(settings)
+    record = None if place is None else RunRecord(place, _name(settings), settings)
+    if record is not None and _is_done(record, output, resumes="resume" in takes, **call):
+        return
+    try:
+        told = {name: value for name, value in call.items() if name in takes}
+        command.run(settings, output, **told)
+    except KeyboardInterrupt as stop:
+        raise click.Abort(_stopped(record)) from stop
+    if record is not None and output.printed is not None:
+        record.write(output.printed)
+
+
+# Whether there is nothing to do: the same run is finished, and its output is printed again.
+def _is_done(
+    record: RunRecord, output: Output, *, resume: bool, fresh: bool, resumes: bool
+) -> bool:
+    earlier = None if fresh or record.unfinished else record.finished()
+    if earlier is not None:
+        output.note(f"already done: results are at {record.out}; --fresh computes them anew")
+        output.show(earlier)
+        return True
+    note = record.check(resume=resume, fresh=fresh, resumes=resumes)
+    if note:
+        output.note(note)
+    return False
+
+
+def _stopped(record: RunRecord | None) -> str:
+    kept = record is not None and record.unfinished
+    return "stopped; the same command with --resume continues" if kept else "stopped"
+
+
+def _name(settings: BaseModel) -> str:
+    return type(settings).__name__.removesuffix("Settings").lower()
 
 
 def _field(command: Command, path: str) -> FieldInfo:

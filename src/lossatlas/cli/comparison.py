@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lossatlas.cli.ledgers import prepare_ledgers
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
@@ -53,7 +53,7 @@ def report_comparison(
     for note in pair.notes:
         output.note(note)
     ledger = folder / "comparison.resume"
-    prepare_ledgers(comparison_ledgers(ledger), output, resume=resume)
+    prepare_ledgers(comparison_ledgers(ledger), resume=resume)
     objective = pair.subject.objective(pair.mode)
     with output.progress("mapping") as progress:
         found = compare(
@@ -155,9 +155,11 @@ def _both_maps(tell: Progress) -> Progress:
 
     def both(done: int, total: int, label: str) -> None:
         nonlocal finished, last
-        # The second map begins to count anew.
-        finished, last = (total if done < last else finished), done
-        tell(finished + done, 2 * total, label)
+        if done < last:
+            # The second map begins to count anew.
+            finished = last
+        last = done
+        tell(finished + done, finished + total if finished else 2 * total, label)
 
     return both
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings, check_files
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import common, defaults, option
 
 _CONNECT = defaults("weights.connect:connect")

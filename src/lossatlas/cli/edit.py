@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.settings import DATA, LISTED, common, defaults, option
 
 if TYPE_CHECKING:

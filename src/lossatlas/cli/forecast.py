@@ -31,8 +31,16 @@ Schedule = Literal[
 ]  # fmt: skip
 
 _FILES = (
-    "Loss curves: .csv files with a header (Lightning's metrics.csv, exports of W&B), or "
-    "trainer_state.json."
+    "Loss curves: .csv with step, loss and lr (Lightning's metrics.csv as it is), a chart "
+    "exported by W&B, TensorBoard's event files or its CSV and JSON, trainer_state.json; one "
+    "run a file, but several in W&B's charts and in folders of event files."
+)
+_KIND = (
+    "Format of the files; auto looks at each. tensorboard = event files, their folder, or what "
+    "its page downloads; points = one run a row."
+)
+_PRIOR = (
+    "Keep parameters that so few curves cannot fix at typical values; --no-prior fits them all."
 )
 _LAWS = (
     "multi-power, annealing, linear-lr, power, broken-power, chinchilla, kaplan or "
@@ -40,8 +48,8 @@ _LAWS = (
 )
 _LAW = f"{_LAWS} By default multi-power, and power where a run has no learning rates."
 _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeatable."
-_LINEAR = "Length of a linear warmup before the first logged rate. By default none."
-_OUT = "Folder of results, figures and report.html."
+_LINEAR = "Warmup steps that are missing from the log. By default none."
+_OUT = "Folder of results, figures and a page."
 _SEED = "Random seed; no forecast draws random numbers."
 _RESUME = "Accepted as in every command; a forecast is over in seconds and starts anew."
 _planned = functools.partial(option, group="Schedule")
@@ -60,7 +68,7 @@ class _Curves(_Forecast):
 
     files: tuple[Path, ...] = option(..., _FILES, positional=True, min_length=1)
     column: tuple[str, ...] = option((), _COLUMN)
-    kind: Kind = option("auto", "What wrote the files; points has one run a row.")
+    kind: Kind = option("auto", _KIND)
     warmup: int | None = option(None, _LINEAR, ge=0)
     out: Path = common(Path("forecast"), _OUT, short="o")
 
@@ -70,7 +78,7 @@ class FitSettings(_Curves):
 
     law: str | None = option(None, _LAW)
     fixed: tuple[str, ...] = option((), "A known parameter, as in E0=1.69. Repeatable.")
-    prior: bool = option(_FIT["prior"], "Regularize poorly identified parameters.")
+    prior: bool = option(_FIT["prior"], _PRIOR)
 
 
 class CompareSettings(_Curves):
@@ -99,10 +107,14 @@ class PredictSettings(_OfFit):
     steps: int | None = _planned(
         None, "Updates, warmup included; alone for a fit without rates."
     )
-    peak: float | None = _planned(None, "Highest learning rate.")
+    peak: float | None = _planned(
+        None, "Highest learning rate. Leave it out for laws fitted without rates."
+    )
     decay: float = _planned(_WSD["decay"], "Cooldown: a share below 1, otherwise updates.")
     min_ratio: float = _planned(_WSD["min_ratio"], "Last learning rate as a share of the peak.")
-    warmup: int | None = _planned(None, "Length of a linear warmup. By default none.")
+    warmup: int | None = _planned(
+        None, "Length of a linear warmup, of the schedule or of a run that lacks it in its log."
+    )
     size: float | None = _sized(_PREDICT["size"], "Model size, for laws in size.")
     tokens: float | None = _sized(_PREDICT["tokens"], "Training tokens, for laws in tokens.")
     source: float | None = _sized(_PREDICT["source"], "Loss on the other set.")
@@ -161,7 +173,7 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
         level=settings.level,
     )
     told = told if truth is None else told.with_measured(truth)
-    written = files.write_prediction(told, settings.out)
+    written = files.write_prediction(told, settings.out, settings)
     loss, lower, upper = told.final
     more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
     more["measured"] = None if truth is None else float(truth.loss[-1])
@@ -180,7 +192,8 @@ def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
     if count is None or not lone or not _counts_updates(fit):
         return None
     check_at_least("steps", count, 1)
-    return np.unique(np.linspace(1, count, min(200, count)).round())
+    first = min(fit.first_step, count // 2 + 1)
+    return np.unique(np.linspace(first, count, min(200, count)).round())
 
 
 def _counts_updates(fit: "Fit") -> bool:
@@ -224,7 +237,7 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
 
     found = files.load_fit(settings.fit)
     plan = found.optimize_schedule(settings.steps, settings.peak, warmup=settings.warmup)
-    written = files.write_plan(plan, settings.out)
+    written = files.write_plan(plan, settings.out, settings)
     rows = [(row.name, f"{row.loss:.4f}", row.verdict) for row in plan.table]
     cooldown = {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss}
     more = plan.to_dict() | {
@@ -240,12 +253,7 @@ def _print_fit(
 ) -> None:
     from lossatlas.cli.forecast_files import write_fit
 
-    tables = {
-        "Numbers": found.rows(),
-        "Laws compared, error on curves left out": _laws_table(found),
-        "Forecasts of curves left out": _left_out_table(found),
-    }
-    written = write_fit(found, tables, settings.out)
+    written = write_fit(found, settings.out, settings)
     output.result(found, title, rows, files=written, extra=_fit(found))
 
 
@@ -328,14 +336,6 @@ def _fit(fit: "Fit") -> dict[str, Any]:
         },
         **{name: plain[name] for name in kept},
     }
-
-
-# The curves, each forecast by a fit to the others.
-def _left_out_table(fit: "Fit") -> Rows:
-    return [
-        (row.name, f"{row.final:+.3%} at the end", f"{row.rms:.3%} along the curve")
-        for row in fit.left_out
-    ]
 
 
 # The laws that were compared, best first.

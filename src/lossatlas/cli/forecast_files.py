@@ -1,105 +1,80 @@
 """What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and a page."""
 
 import ast
-import base64
 import csv
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from lossatlas import forecast, io
 from lossatlas.checks import check_one_of
-from lossatlas.cli.output import Rows
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
+from lossatlas.forecast.events import event_files
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.readers import kind_of_file
+from lossatlas.io import Provenance
 from lossatlas.io.sizes import check_npy
-from lossatlas.text import plain
+from lossatlas.plots.canvas import png
+from lossatlas.result import Result
+from lossatlas.text import count
 
 Floats = NDArray[np.float64]
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{{ title }} · forecast</title>
-<style>
-{% include "report.css" %}
-figure img { max-width: 100%; height: auto; }
-</style>
-</head>
-<body>
-<header>
-  <p class="kind">Fit of a law of the loss</p>
-  <h1>{{ title }}</h1>
-  <p class="headline">{{ headline }}</p>
-</header>
-<main>
-{% if warnings %}
-<section><h2>What it says</h2><ul class="reading">
-{% for line in warnings %}<li>{{ line }}</li>
-{% endfor %}</ul></section>
-{% endif %}
-<section><h2>Figures</h2>
-{% for name, data in figures.items() %}
-<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}"></figure>
-{% endfor %}</section>
-{% for heading, rows in tables.items() if rows %}
-<section><h2>{{ heading }}</h2><div class="scroll"><table>
-<tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div></section>
-{% endfor %}
-</main>
-<footer>Made by lossatlas {{ version }}. This page loads nothing from the network.</footer>
-</body>
-</html>
-"""
+
+def write_fit(found: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
+    """Write fit.nc, its figures and the page."""
+    _write_figures(found, out)
+    title = f"{found.law.name} fitted to {count(len(found.curves), 'curve')}"
+    return {
+        "fit": found.save(out / "fit.nc"),
+        "report": _write_page(found, out, title, settings, found.provenance),
+    }
 
 
-def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path]:
-    """Write fit.nc, two figures and the page with tables: title -> rows."""
-    files = {"fit": fit.save(out / "fit.nc"), "report": out / "report.html"}
-    drawn = {"curves": fit.plot("curves"), "residuals": fit.plot("residuals")}
-    images = _write_figures(drawn, out)
-    page = _template().render(
-        title=fit.law.name, headline=fit.headline(), warnings=fit.sentences(), figures=images,
-        tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
-    )  # fmt: skip
-    with io.writing(files["report"]) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return files
-
-
-def write_prediction(told: Prediction, out: Path | None) -> dict[str, Path]:
-    """Write forecast.csv and its figure."""
+def write_prediction(
+    told: Prediction, out: Path | None, settings: BaseModel
+) -> dict[str, Path]:
+    """Write forecast.csv, its figure and the page."""
     if out is None:
         return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
-    _write_figures({"forecast": told.plot()}, out)
-    return {"forecast": _write_csv(out / "forecast.csv", columns)}
+    _write_figures(told, out)
+    return {
+        "forecast": _write_csv(out / "forecast.csv", columns),
+        "report": _write_page(told, out, "Forecast", settings),
+    }
 
 
-def write_plan(plan: SchedulePlan, out: Path | None) -> dict[str, Path]:
-    """Write schedule.csv (update, cooldown, free) and its figure."""
+def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dict[str, Path]:
+    """Write schedule.csv (update, cooldown, free), its figure and the page."""
     if out is None:
         return {}
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
-    _write_figures({"schedule": plan.plot()}, out)
-    return {"schedule": _write_csv(out / "schedule.csv", columns)}
+    _write_figures(plan, out)
+    return {
+        "schedule": _write_csv(out / "schedule.csv", columns),
+        "report": _write_page(plan, out, "Schedules compared", settings),
+    }
+
+
+def _write_page(
+    found: Result, out: Path, title: str, settings: BaseModel, made: Provenance | None = None
+) -> Path:
+    from lossatlas.report import write_report
+
+    made = made or Provenance()
+    record = replace(made, settings={**made.settings, **settings.model_dump(mode="json")})
+    # A fit, its forecasts and its schedules may share a folder.
+    names = {"forecast-fit": "report.html", "forecast-prediction": "forecast.html"}
+    file = out / names.get(found.__kind__, "schedule.html")
+    return write_report(found, file, title=title, provenance=record)
 
 
 def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
@@ -110,28 +85,10 @@ def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-# Each figure as PNG in the folder, and as base64 for a page.
-def _write_figures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
-    images = {}
-    for name, ax in drawn.items():
-        data = BytesIO()
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        figure.savefig(data, format="png", dpi=150)
-        plt.close(figure)
-        with io.writing(out / f"{name}.png") as temporary:
-            temporary.write_bytes(data.getvalue())
-        images[name] = base64.b64encode(data.getvalue()).decode()
-    return images
-
-
-def _template() -> jinja2.Template:
-    engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossatlas.report", "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )  # fmt: skip
-    return engine.from_string(_PAGE)
+def _write_figures(found: Result, out: Path) -> None:
+    for figure in found.figures():
+        with io.writing(out / f"{figure.name}.png") as temporary:
+            temporary.write_bytes(png(found.plot(figure.name)))
 
 
 def read_curves(
@@ -154,8 +111,10 @@ def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> l
     if kind == "trainer":
         return [forecast.read_trainer_state(path, **_only(roles, "loss"))]
     if kind == "tensorboard":
-        lr = roles.get("lr")
-        return [forecast.read_tensorboard(path, lr, warmup=warmup)]
+        if event_files(path):
+            named = _only(roles, "loss", "lr")
+            return forecast.read_tensorboard_events(path, **named, warmup=warmup)
+        return [forecast.read_tensorboard(path, **_only(roles, "lr"), warmup=warmup)]
     if kind == "wandb":
         return forecast.read_wandb(path, **_only(roles, "step", "loss", "lr"), warmup=warmup)
     named = _only(roles, "step", "loss", "lr", "tokens", "source")

@@ -1,7 +1,7 @@
 """`lossatlas inits`: which initialization will train best, in five stages or at once."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED = "settings.yaml"
 _RANK = defaults("inits.ranking:rank")
-_RESUME = "Accepted as in every command; what is done is never done again."
+_RESUME = "Accepted as in every command; what is done is never done again without --fresh."
 
 
 class RunSettings(InitsSettings):
@@ -33,24 +33,30 @@ class RankSettings(InitsSettings):
     candidates: int = option(_RANK["candidates"], "How many initializations to choose from.")
 
 
-def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
+def run_one(
+    stage: str, settings: InitsSettings, output: Output, *, fresh: bool = False
+) -> None:
     """Run one stage and tell what it left."""
     from lossatlas.inits.pipeline import run_stage
     from lossatlas.io import occupied
 
     with occupied(settings.out), output.progress(stage) as progress:
+        _discard(settings, (stage,) if fresh else ())
         done = run_stage(settings, stage, progress=progress)
     _mention(done, output)
     data = {"stage": stage, "fresh": done.fresh} | _summary(done.result)
     output.result(data, _STAGES[stage][1], _rows(done.result), files=_files(done))
 
 
-def run_all(settings: RunSettings, output: Output) -> None:
+def run_all(settings: RunSettings, output: Output, *, fresh: bool = False) -> None:
     """Run all stages, or one half, and tell what they left."""
-    from lossatlas.inits.pipeline import run
+    from lossatlas.inits.pipeline import PARTS, run
+    from lossatlas.inits.settings import STAGES
     from lossatlas.io import occupied
 
     with occupied(settings.out), output.progress("study") as progress:
+        stages = STAGES if settings.stage is None else PARTS.get(settings.stage, ())
+        _discard(settings, stages if fresh else ())
         finished = run(settings, settings.stage, progress=progress)
     for done in finished:
         _mention(done, output)
@@ -60,15 +66,17 @@ def run_all(settings: RunSettings, output: Output) -> None:
     output.result(data, title, sentences, files=_files(*finished))
 
 
-def run_rank(settings: RankSettings, output: Output) -> None:
+def run_rank(settings: RankSettings, output: Output, *, fresh: bool = False) -> None:
     """Rank candidates, say how much to trust it, write `ranking.nc` and the best's weights."""
     from lossatlas.inits.problem import load_problem
     from lossatlas.inits.ranking import rank
+    from lossatlas.inits.settings import STAGES
     from lossatlas.io import occupied
     from lossatlas.report import write_report
     from lossatlas.training.checkpoints import save_weights
 
     with occupied(settings.out) as folder, output.progress("ranking") as progress:
+        _discard(settings, STAGES if fresh else ())
         problem = load_problem(settings)
         ranking = rank(settings, settings.candidates, problem=problem, progress=progress)
         weights = problem.weights(ranking.candidates[0])
@@ -79,6 +87,17 @@ def run_rank(settings: RankSettings, output: Output) -> None:
         }
     rows = [*_rows(ranking), ("", _shown(ranking), "")]
     output.result(ranking.summary(), ranking.title, rows, files=files)
+
+
+# What stages wrote, and what they had begun.
+def _discard(settings: InitsSettings, stages: Sequence[str]) -> None:
+    from lossatlas.inits.paths import FILES, ledger_of, path_of
+    from lossatlas.io import remove_ledger
+
+    made = [*stages, *(["features"] if "fit-quality" in stages else [])]
+    for stage in (name for name in made if name in FILES):
+        path_of(settings, stage).unlink(missing_ok=True)
+        remove_ledger(ledger_of(settings, stage))
 
 
 def _shown(ranking: "Ranking") -> str:
@@ -137,7 +156,10 @@ def _remembered(options: Mapping[str, Any]) -> Path | None:
     return file if file.is_file() else None
 
 
-_command = functools.partial(functools.partial, Command, config=_remembered, resume=_RESUME)
+# Stages know by themselves what is done.
+_command = functools.partial(
+    functools.partial, Command, config=_remembered, resume=_RESUME, results=lambda _: None
+)
 command = Group(
     "Rank initializations before training, and report how far to trust the ranking.",
     {
@@ -155,7 +177,7 @@ command = Group(
 
 def _mention(done: "FinishedStage", output: Output) -> None:
     if not done.fresh:
-        output.note(f"{done.paths[0]} is there already; remove it to make it again.")
+        output.note(f"{done.paths[0]} is done already; --fresh makes it again.")
 
 
 def _files(*finished: "FinishedStage") -> dict[str, Path]:

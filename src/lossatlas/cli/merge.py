@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings, check_files
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import DATA, LISTED, common, defaults, option
 
 if TYPE_CHECKING:

@@ -2,12 +2,17 @@
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lossatlas.text import duration
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,6 +22,27 @@ if TYPE_CHECKING:
 Rows = Sequence[Sequence[str]]
 # Seconds between two lines of progress where there is no terminal.
 _BETWEEN = 3.0
+# Characters that the last column of a table keeps on a narrow screen.
+_REMARK = 20
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a command prints of its result, in either form.
+
+    Attributes:
+        data: the JSON object, without files and settings.
+        title: of the table.
+        rows: of the table.
+        sentences: below it.
+        files: name -> path of what was written.
+    """
+
+    data: Mapping[str, Any]
+    title: str
+    rows: Rows
+    sentences: Sequence[str]
+    files: Mapping[str, str]
 
 
 class Progress:
@@ -31,26 +57,41 @@ class Progress:
     def __init__(self, label: str, output: "Output", bar: Any = None) -> None:
         self.label, self._output, self._bar, self._last = label, output, bar, -math.inf
         self._task = None if bar is None else bar.add_task(label, total=None)
+        self._began = time.monotonic()
 
     def __call__(self, done: int, total: int, label: str = "") -> None:
         """So many steps of so many are done."""
         if self._bar is not None:
             self._bar.update(self._task, description=self.label, completed=done, total=total)
         else:
-            self.line(f"{self.label}: {done:,} of {total:,}{label and f' ({label})'}")
+            detail = f" ({label})" if label else ""
+            left = self._time_left(done, total)
+            self.line(f"{self.label}: {done:,} of {total:,}{detail}{left}")
 
     def stage(self, label: str, done: int, total: int) -> None:
-        """Another part begins."""
-        self.label = label.lower()
+        """Another part begins, after so many of so many."""
+        if done == 0:
+            self._began = time.monotonic()
+            if self._bar is not None:
+                self._bar.reset(self._task)
+        self.label = f"{label.lower()}, {done + 1} of {total}"
         if self._bar is not None:
-            self._bar.reset(self._task)
-        self(done, total)
+            self._bar.update(self._task, description=self.label, completed=done, total=total)
+        else:
+            self._output.note(f"{self.label}{self._time_left(done, total)}")
 
     def line(self, text: str) -> None:
-        """A sentence about what was done, unless another one was told just before."""
+        """A sentence about what was done, unless another one was printed just before."""
         if time.monotonic() - self._last >= _BETWEEN:
             self._output.note(text)
             self._last = time.monotonic()
+
+    # At the pace so far; nothing where it is too early to say.
+    def _time_left(self, done: int, total: int) -> str:
+        spent = time.monotonic() - self._began
+        if spent < _BETWEEN or not 0 < done < total:
+            return ""
+        return f", about {duration(spent * (total - done) / done)} left"
 
 
 class Output:
@@ -66,6 +107,7 @@ class Output:
         self, *, as_json: bool = False, quiet: bool = False, settings: "BaseModel | None" = None
     ) -> None:
         self.as_json, self.quiet, self._settings = as_json, quiet, settings
+        self.printed: Printed | None = None
 
     def note(self, text: str) -> None:
         """Tell a person what is going on; stderr."""
@@ -90,17 +132,28 @@ class Output:
             files: what was written.
             extra: further entries of the object.
         """
+        if isinstance(found, Mapping):
+            data, said = {**found, **(extra or {})}, tuple[str, ...]()
+        else:
+            headline, said = found.headline(), found.sentences()
+            said = (*([headline] if headline and headline not in said else []), *said)
+            data, rows = {**found.summary(), **(extra or {})}, rows or found.rows()
         written = {name: str(path) for name, path in (files or {}).items()}
+        self.show(Printed(_plain(data), title, rows, said, written))
+
+    def show(self, printed: Printed) -> None:
+        """Print a result, of this run or of an earlier one."""
+        self.printed = printed
         if self.as_json:
             used = {} if self._settings is None else self._settings.model_dump(mode="json")
-            held = dict(found) if isinstance(found, Mapping) else found.summary()
-            data = {**held, **(extra or {}), "files": written, "settings": used}
+            data = {**printed.data, "files": printed.files, "settings": used}
             sys.stdout.write(json.dumps(_plain(data), allow_nan=False) + "\n")
-        else:
-            lines = rows if rows or isinstance(found, Mapping) else _lines(found)
-            _print_table(title, [*lines, *((name, path, "") for name, path in written.items())])
-            for sentence in () if isinstance(found, Mapping) else found.sentences():
-                sys.stdout.write(f"{sentence}\n")
+            return
+        _print_table(
+            printed.title, [*printed.rows, *((n, p, "") for n, p in printed.files.items())]
+        )
+        for sentence in printed.sentences:
+            sys.stdout.write(f"{sentence}\n")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -113,29 +166,54 @@ class Output:
             from rich.progress import Progress as Bar
 
             columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            console = Console(file=sys.stderr)
-            with Bar("{task.description}", *columns, console=console, transient=True) as bar:
+            # The pace of an hour: one instrument may take minutes.
+            bar = Bar(
+                "{task.description}", *columns, console=Console(file=sys.stderr),
+                transient=True, speed_estimate_period=3600,
+            )  # fmt: skip
+            with bar:
                 yield Progress(label, self, bar)
 
 
-def _lines(found: "Result") -> Rows:
-    headline = found.headline()
-    return [*([("", "", headline)] if headline else []), *found.rows()]
-
-
+# A table where every name and value fits on its line; otherwise a line each, so that a number
+# or a path is never broken in two.
 def _print_table(title: str, rows: Rows) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout)
+    columns = max((len(row) for row in rows), default=0)
+    padded = [(*row, *("" for _ in range(columns - len(row)))) for row in rows]
+    if columns and _width(padded) > console.width:
+        sys.stdout.write("\n".join([title, *_as_lines(padded), ""]))
+        return
     table = Table(title=Text(title), show_header=False, title_justify="left")
-    for _ in range(max((len(row) for row in rows), default=0)):
-        # A path that is cut off cannot be opened.
-        table.add_column(overflow="fold")
-    for row in rows:
+    for column in range(columns):
+        table.add_column(overflow="fold", no_wrap=column < columns - 1)
+    for row in padded:
         # Text, not markup: a name in square brackets is a name.
         table.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout).print(table)
+    console.print(table)
+
+
+# Characters that a table takes: the last column may wrap, down to a third of a usual screen.
+def _width(rows: Rows) -> int:
+    *columns, last = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
+    widths = [max(column) for column in columns] + [min(max(last), _REMARK)]
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _as_lines(rows: Rows) -> Iterator[str]:
+    width = max(shutil.get_terminal_size().columns, 20)
+    for first, *others in rows:
+        told = [cell for cell in others if cell]
+        head = f"{first}: " if first and told else first
+        # One word, a path say, is left whole.
+        yield from textwrap.wrap(
+            head + ", ".join(told), width, subsequent_indent="    ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

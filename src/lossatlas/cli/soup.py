@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings, check_files
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import common, defaults, option
 
 _SOUP = defaults("weights.merge:soup")

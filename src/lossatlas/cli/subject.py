@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError, AtlasError, StructureError
 from lossatlas.landscape.engines import Metric
 from lossatlas.objective import Objective, accuracy, supervised

@@ -4,14 +4,15 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import click
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError
-from lossatlas.settings import LISTED, TITLE, Strict, common, defaults, option, subject
-from lossatlas.text import byte_size
+from lossatlas.settings import LISTED, SEED, TITLE, Strict, common, defaults, option, subject
+from lossatlas.text import byte_size, duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,8 @@ _SURVEY = defaults("surveys.survey:survey")
 _PLANE = defaults("landscape.plane:random_plane")
 _TRAIN = defaults("training.training:train")
 _DEMO_STEPS = 400
+# Seconds from which a survey says how long it may take.
+_LONG = 30.0
 # What a comparison of two checkpoints cannot be told.
 _ONE_ONLY = (
     "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "curvature",
@@ -41,15 +44,33 @@ _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
 _AGAINST = "A second checkpoint, the same as a second file."
-_OUT = "Folder of the results and report.html. By default survey, or comparison for two files."
-_CURVES = "Measure eigenvalues and the trace of the Hessian."
+_OUT = (
+    "Folder of the results and report.html; --fresh replaces what an earlier run left there. "
+    "By default survey, or comparison for two files."
+)
+_CURVES = (
+    "Also measure the Hessian at the weights: extreme eigenvalues, density, trace. Costs 100 "
+    "to 460 Hessian products."
+)
 _INSTRUMENTS = (
-    "Measure more at the weights: all, or names with commas between them; `list` prints them."
+    "What else to measure at the weights: all, or names with commas between them. "
+    "--list-instruments describes them."
+)
+_LR = (
+    "Your learning rate: says whether it is beyond the edge of stability (adds the instrument "
+    "stability)."
+)
+_SPAN = (
+    "How far to look, in direction lengths (1 = one filter norm) on each side, or auto: until "
+    "the loss has risen clearly and all checkpoints are in view."
 )
 _KIND_OF_PLANE = (
-    "The plane of the map; eigen takes the sharpest directions. By default that of the "
-    "checkpoints where there are enough, otherwise random directions."
+    "Where to look: random directions; checkpoints = the plane of the training path; eigen = "
+    "the two sharpest directions. By default checkpoints where there are three or more, "
+    "otherwise random."
 )
+_SEEDS = f"{SEED} Try three before you trust one plane."
+_RESUME = "Continue the unfinished survey in --out."
 _STEPS = f"Updates. By default {_DEMO_STEPS} where neither model nor weights are given."
 _mapped = functools.partial(option, group="Map")
 _measured = functools.partial(option, group="Instruments")
@@ -107,18 +128,15 @@ class SurveySettings(SubjectSettings):
         _SURVEY["plane"], _KIND_OF_PLANE
     )
     points: int = _mapped(_SURVEY["points"], "Points along each direction.", ge=2)
-    span: float | Literal["auto"] = _mapped(
-        _SURVEY["span"], "Half the width of the map, or auto.", metavar="NUMBER"
-    )
+    span: float | Literal["auto"] = _mapped(_SURVEY["span"], _SPAN, metavar="NUMBER")
     curvature: bool = _measured(_SURVEY["curvature"], _CURVES)
     instruments: Annotated[tuple[str, ...], LISTED] = _measured(
         _SURVEY["instruments"], _INSTRUMENTS
     )
-    lr: float | None = _measured(
-        _SURVEY["lr"], "A learning rate to compare with the curvature.", **_positive
-    )
+    lr: float | None = _measured(_SURVEY["lr"], _LR, **_positive)
     title: str | None = option(_SURVEY["title"], TITLE)
     out: Path | None = common(None, _OUT, short="o")
+    seed: int = common(0, _SEEDS, ge=0)
     map: MapSettings = MapSettings()
     train: TrainSettings = TrainSettings()
 
@@ -152,7 +170,7 @@ class SurveySettings(SubjectSettings):
 
 def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     """Survey a network, or compare two checkpoints."""
-    if settings.instruments == ("list",):
+    if _lists(settings):
         _list_instruments(output)
         return
     from lossatlas.io import occupied
@@ -164,18 +182,37 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
             _survey(settings, output, resume=resume)
 
 
-command = Command(
-    SurveySettings, run,
-    "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
-    "compared.",
-)  # fmt: skip
+def _lists(settings: SurveySettings) -> bool:
+    return settings.instruments == ("list",)
 
 
 def _list_instruments(output: Output) -> None:
     from lossatlas.curvature import instruments
 
-    found = {one.name: one.title for one in instruments()}
-    output.result({"instruments": found}, "instruments", list(found.items()))
+    found = instruments()
+    listed = {one.name: one.question for one in found}
+    rows = [(one.name, one.question, one.cost) for one in found]
+    output.result({"instruments": listed}, "instruments, what they answer and cost", rows)
+
+
+# `--list-instruments` is what `--instruments list` is, for those who look for an option.
+def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        _list_instruments(Output())
+        context.exit()
+
+
+_LIST = click.Option(
+    ["--list-instruments"], is_flag=True, is_eager=True, expose_value=False, callback=_listed,
+    help="Print what each instrument answers and costs, as --instruments list does.",
+)  # fmt: skip
+command = Command(
+    SurveySettings, run,
+    "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
+    "compared.",
+    resume=_RESUME, extra=[_LIST],
+    results=lambda settings: None if _lists(settings) else settings.folder,
+)  # fmt: skip
 
 
 def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
@@ -217,7 +254,7 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     checkpoints = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
     ledgers = ledger, instruments_ledger(ledger)
-    prepare_ledgers(ledgers, output, resume=resume)
+    prepare_ledgers(ledgers, resume=resume)
     found = _measure(settings, subject, checkpoints, ledger, output)
     results = found.save(settings.folder / "survey.nc")
     page = write_report(found, settings.folder / "report.html")
@@ -251,7 +288,7 @@ def _measure(
             min_share=settings.map.min_share,
             curvature=settings.curvature,
             instruments=settings.instruments,
-            lr=settings.lr or settings.train.lr,
+            lr=settings.lr or _trained_rate(settings),
             title=settings.title or subject.title,
             seed=settings.seed,
             resume=ledger,
@@ -259,6 +296,14 @@ def _measure(
             stage=progress.stage,
             **settings.map.options,
         )
+
+
+# The rate of the training answers "stability" where that is asked for.
+def _trained_rate(settings: SurveySettings) -> float | None:
+    from lossatlas.curvature import chosen
+
+    names = {tool.name for tool in chosen(settings.instruments)}
+    return settings.train.lr if "stability" in names else None
 
 
 # Weights from files or a training; the checkpoints that the map shows.
@@ -323,18 +368,35 @@ def _announce(
 ) -> None:
     if output.quiet:
         return
-    from lossatlas.curvature import spectrum_memory
+    from lossatlas.cli.expected import (
+        instrument_evaluations,
+        map_evaluations,
+        timed_evaluation,
+    )
+    from lossatlas.curvature import chosen, spectrum_memory
     from lossatlas.landscape.mapping import plan_map
 
-    engine = settings.map.engine
+    engine, adaptive = settings.map.engine, settings.map.adaptive
     plan = plan_map(objective, plane, points=settings.points, engine=engine, metrics=metrics)
     output.note(
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
         f"{byte_size(plan.memory)} beside model and data"
     )
-    if settings.curvature or settings.instruments:
+    tools = chosen(settings.instruments, curvature=settings.curvature)
+    if tools:
         basis = byte_size(spectrum_memory(objective))
         output.note(f"measuring at the weights; a spectrum takes up to {basis}")
+    counts = (
+        map_evaluations(plan.points, plane.dimension, adaptive=adaptive),
+        instrument_evaluations(tools, objective),
+    )
+    seconds = timed_evaluation(objective)
+    low, high = (seconds * sum(side) for side in zip(*counts, strict=True))
+    if high >= _LONG:
+        output.note(
+            f"this takes between {duration(low)} and {duration(high)}, about: one evaluation "
+            f"of the loss takes {seconds:.2g} s"
+        )
 
 
 def _plane(

@@ -10,10 +10,10 @@ from torch import Tensor
 from lossatlas.checks import check_flag
 from lossatlas.curvature.arguments import check_count, check_tensor, checked_features
 from lossatlas.curvature.groups import target_classes
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import DataError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import percent, with_error
 
 # Directions of between-class scatter below this share of the largest are rounding.

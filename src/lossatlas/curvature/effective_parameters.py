@@ -12,7 +12,7 @@ from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.activations import read_head
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.eigenvalue_sums import eigenvalue_sums, examples_of
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.matrices import KINDS, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
@@ -20,7 +20,7 @@ from lossatlas.errors import ModelError, NonFiniteError
 from lossatlas.linalg.params import Params, add, dot
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
-from lossatlas.result import Estimate, Figure, Reference, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, quantity, result, rows_figure
 from lossatlas.text import number
 
 # Where the posterior is no bowl the logarithm is not taken; that is an error below.

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.curvature.arguments import check_count, check_objective, check_tensor
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife
@@ -18,7 +19,7 @@ from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.weighted import pairs_of
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.text import percent
 
@@ -173,20 +174,19 @@ class ZeroSumGradients(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """Share of weights by interference."""
-        from lossatlas.plots.rows import Dots, Rows
+        from lossatlas.plots.rows import Dots, rows_chart
 
         width = 1 / len(self.histogram)
         names = [
             f"{k * width:.2f} to {(k + 1) * width:.2f}" for k in range(len(self.histogram))
         ]
-        unknown = np.full(len(names), math.nan)
-        dots = [Dots("share of weights", self.histogram, unknown)]
         title, axis = "Conflict in single weights", "share of weights"
-        data = Rows(names, dots, title, axis)
+        dots = [Dots(axis, self.histogram)]
         caption = (
             "How far the gradients of examples cancel (1: fully), and in how many weights."
         )
-        return (Figure("weights", title, data.draw, data.plotly, caption, caption),)
+        chart = partial(rows_chart, names, dots, title, axis)
+        return (chart_of("weights", title, chart, caption=caption, alt=caption),)
 
 
 @says_checks

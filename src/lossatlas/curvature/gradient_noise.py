@@ -14,7 +14,7 @@ from lossatlas.curvature.differentiable import (
     explained,
     second_derivatives,
 )
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import LossError
 from lossatlas.linalg.estimators import Array, rademacher
@@ -22,7 +22,7 @@ from lossatlas.linalg.params import Params, dot
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
 from lossatlas.objective.weighted import pairs_of
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, result, rows_figure
 from lossatlas.rng import derive_seed, generator
 from lossatlas.text import number, with_error
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from lossatlas.objective import Batch, Objective, Supervised
 from lossatlas.objective.batches import batch_size, map_tensors, rows_of
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.result import Estimate, Figure, Reference, Table, result
+from lossatlas.result import Estimate, Figure, Reference, Table, chart_of, result
 from lossatlas.rng import derive_seed
 from lossatlas.text import cut_off, number, with_error
 
@@ -233,7 +234,7 @@ class GroupSpectra(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """Both ends of the spectrum of every part."""
-        from lossatlas.plots.rows import MAX_ROWS, Dots, Rows
+        from lossatlas.plots.rows import MAX_ROWS, Dots, rows_chart
 
         kept = _sharpest(self._known, MAX_ROWS)
         up, up_bounds, low, low_bounds = (
@@ -246,12 +247,13 @@ class GroupSpectra(CheckedResult):
         )
         title, what = _TITLES[self.by]
         axis = "size of the eigenvalue (loss per squared weight)"
-        data = Rows([line.name for line in kept], series, title, axis, log=True)
+        names = [line.name for line in kept]
         note = f" The {MAX_ROWS} sharpest are shown." if len(self.groups) > MAX_ROWS else ""
         caption = f"{what} Error bars are residual bounds.{note}"
         alt = f"Largest and lowest eigenvalue, {title.lower()}."
         wide = len(self.groups) > 12
-        return (Figure(title.lower(), title, data.draw, data.plotly, caption, alt, wide=wide),)
+        chart = partial(rows_chart, names, series, title, axis, log=True)
+        return (chart_of(title.lower(), title, chart, caption=caption, alt=alt, wide=wide),)
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each part."""

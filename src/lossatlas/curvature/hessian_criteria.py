@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_positive
 from lossatlas.curvature.density import Density
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.curvature.spectrum import Spectrum
 from lossatlas.errors import ArgumentError
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, result, rows_figure
 from lossatlas.text import number, percent
 
 Array = NDArray[np.float64]

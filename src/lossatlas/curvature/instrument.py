@@ -181,13 +181,9 @@ class InstrumentResult(Result):
         """The tables of its parts."""
         return tuple(table for part in self._speaking() for table in part.tables())
 
-    def summary(self) -> dict[str, Any]:
-        """Numbers and words for JSON, with what is missing and how long it took.
-
-        Returns:
-            See `Result.summary`; and "missing", part -> reason, and "seconds".
-        """
-        return super().summary() | {"missing": dict(self.missing), "seconds": self.seconds}
+    def details(self) -> dict[str, Any]:
+        """What is missing, part -> reason, and how long it took."""
+        return {"missing": dict(self.missing), "seconds": self.seconds}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The chief numbers as cells of a table, and the reasons for what is missing.
@@ -225,41 +221,6 @@ def estimates_of(parts: Mapping[str, Any]) -> tuple[Estimate, ...]:
         for each in ((part,) if isinstance(part, Estimate) else part.estimates())
     ]
     return tuple(map(_reasoned, found))
-
-
-def rows_figure(
-    title: str,
-    estimates: Iterable[Estimate],
-    axis: str,
-    *,
-    log: bool = False,
-    caption: str = "",
-    is_minor: bool = False,
-) -> Figure:
-    """Estimates of one unit as dots with their errors, a row each.
-
-    Args:
-        title: heading of the picture.
-        estimates: what is drawn.
-        axis: title of the axis.
-        log: whether the axis is logarithmic; numbers that are not positive are then left out.
-        caption: what to see.
-        is_minor: see `Figure`.
-
-    Returns:
-        The figure, not drawn yet.
-    """
-    import numpy as np
-
-    from lossatlas.plots.rows import Dots, Rows
-
-    shown = [each for each in estimates if math.isfinite(each.value)]
-    values = np.array([each.value for each in shown])
-    errors = np.array([each.error for each in shown])
-    data = Rows([e.name for e in shown], [Dots(title, values, errors)], title, axis, log)
-    alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
-    name, draw = title.lower(), data.draw
-    return Figure(name, title, draw, data.plotly, caption, alt, is_minor=is_minor)
 
 
 def _reasoned(found: Estimate) -> Estimate:

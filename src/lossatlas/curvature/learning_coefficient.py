@@ -18,7 +18,7 @@ from lossatlas.curvature.eigenvalue_sums import (
     examples_of,
 )
 from lossatlas.curvature.gradient_noise import gradient_noise
-from lossatlas.curvature.instrument import Context, Parts, instrument, rows_figure
+from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.matrices import KINDS, product_of
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.curvature.spectrum import spectrum
@@ -28,7 +28,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import to_device
 from lossatlas.objective.point import State
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.text import number
 

@@ -21,7 +21,7 @@ from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import batch_size, to_device
 from lossatlas.objective.point import State
 from lossatlas.objective.user_code import wrap_errors
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.rng import generator
 from lossatlas.text import count, with_error
 
@@ -87,15 +87,15 @@ class Plasticity(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The loss reached on each task beside that of the best constant."""
-        from lossatlas.plots.rows import Dots, Rows
+        from lossatlas.plots.rows import Dots, rows_chart
 
-        unknown = np.full(len(self.reached), math.nan)
         pairs = {"loss reached": self.reached, "best constant": self.constant}
-        series = [Dots(name, values, unknown) for name, values in pairs.items()]
+        series = [Dots(name, values) for name, values in pairs.items()]
         names = [f"task {k}" for k in range(1, len(self.reached) + 1)]
-        data = Rows(names, series, "Random labels", "loss on random labels (nats)")
+        title, axis = "Random labels", "loss on random labels (nats)"
         caption = "A loss below that of the best constant means that the labels were learned."
-        return (Figure("tasks", "Random labels", data.draw, data.plotly, caption, caption),)
+        chart = partial(rows_chart, names, series, title, axis)
+        return (chart_of("tasks", title, chart, caption=caption, alt=caption),)
 
 
 @instrument(

@@ -9,16 +9,10 @@ from torch import Tensor
 
 from lossatlas.checks import check_flag, check_number, check_one_of
 from lossatlas.curvature.arguments import check_count, checked_features
-from lossatlas.curvature.instrument import (
-    Context,
-    Parts,
-    estimates_of,
-    instrument,
-    rows_figure,
-)
+from lossatlas.curvature.instrument import Context, Parts, estimates_of, instrument
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import with_error
 
 SPECTRA = ("singular", "eigen")

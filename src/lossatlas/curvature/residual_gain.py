@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.rng import generator
 from lossatlas.text import count, number
 
@@ -109,14 +110,14 @@ class ResidualGain(Result):
         """The gain of each block."""
         import numpy as np
 
-        from lossatlas.plots.rows import Dots, Rows
+        from lossatlas.plots.rows import Dots, rows_chart
 
         gains = np.array([block.gain for block in self.blocks])
-        dots = [Dots("gain", gains, np.full(len(gains), math.nan))]
         names, axis = [block.name for block in self.blocks], "largest factor on a gradient"
-        data = Rows(names, dots, "Residual blocks", axis, log=True)
         caption = "How much each block can stretch a gradient; the product bounds them all."
-        return (Figure("gains", "Residual blocks", data.draw, data.plotly, caption, caption),)
+        title, dots = "Residual blocks", [Dots("gain", gains)]
+        chart = partial(rows_chart, names, dots, title, axis, log=True)
+        return (chart_of("gains", title, chart, caption=caption, alt=caption),)
 
 
 @instrument(

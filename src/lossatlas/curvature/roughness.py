@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lossatlas.linalg.estimators import jackknife, mean_of
 from lossatlas.linalg.params import Params, add
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, chart_of, result
 from lossatlas.text import with_error
 
 Array = NDArray[np.float64]
@@ -83,15 +84,16 @@ class Roughness(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """The variation of each line."""
-        from lossatlas.plots.rows import Dots, Rows
+        from lossatlas.plots.rows import Dots, rows_chart
 
         names = [f"line {k}" for k in range(1, len(self.variations) + 1)]
-        dots = Dots("variation", self.variations, np.full(len(names), math.nan))
-        axis, sides = "total variation over range", ("smooth as a bowl ", " rougher")
-        data = Rows(names, [dots], "Random lines", axis, limit=2.0, sides=sides)
+        dots = [Dots("variation", self.variations)]
+        axis, sides = "total variation over range", ("smooth as a bowl", "rougher")
         caption = "Each dot is one random line through the weights; a bowl has 2."
         alt = f"Variation of {len(names)} random lines."
-        return (Figure("lines", "Random lines", data.draw, data.plotly, caption, alt),)
+        title = "Random lines"
+        chart = partial(rows_chart, names, dots, title, axis, limit=2.0, sides=sides)
+        return (chart_of("lines", title, chart, caption=caption, alt=alt),)
 
 
 def roughness(

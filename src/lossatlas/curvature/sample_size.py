@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ from lossatlas.errors import ArgumentError, LossError, NonFiniteError
 from lossatlas.intervals import t_quantile
 from lossatlas.linalg.params import Params, add, multiply
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, chart_of, result
 from lossatlas.rng import derive_seed
 from lossatlas.text import number
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart
 
+Array = NDArray[np.float64]
 
 _REFERENCE = Reference(
     "how many examples a landscape needs",
@@ -110,28 +113,32 @@ class SampleSizeCurve(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """The curve with its band and the tolerance."""
-        from lossatlas.plots.bands import Band
-
-        low, high = (np.sqrt(end) for end in self.band)
-        names = ("change by the next example", "95 % band over points and orders")
-        data = Band(
-            self.sizes,
-            np.sqrt(self.change),
-            low,
-            high,
-            self.tolerance,
-            "Sample size",
-            ("examples", "root mean square change of the loss"),
-            (*names, "small enough"),
-        )
         caption = (
             "How much one more example still changes the loss surface, over points drawn in "
             "the top eigenspace."
         )
         alt = "Root change of the landscape against the number of examples."
-        return (
-            Figure("curve", "Sample size", data.draw, data.plotly, caption, alt, wide=True),
+        about: dict[str, Any] = {"caption": caption, "alt": alt, "wide": True}
+        return (chart_of("curve", "Sample size", self._chart, **about),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.chart import Axis, Chart, Line, band
+        from lossatlas.plots.logs import log_limits
+
+        change = np.sqrt(self.change)
+        low, high = (np.where(np.isfinite(e), e, change) for e in np.sqrt(self.band))
+        across, up = log_limits(self.sizes), log_limits([*low, *high, self.tolerance])
+        name = "change by the next example"
+        look: dict[str, Any] = {"color": style.BASIN, "marks": 5, "name": name}
+        layers = (
+            band(self.sizes, low.clip(up[0]), high, "95 % band over points and orders"),
+            Line(self.sizes, change, hover="values", **look),
+            Line(across, [self.tolerance] * 2, color=style.PATH, dash=1, name="small enough"),
         )
+        x = Axis("examples", limits=across, is_log=True)
+        y = Axis("root mean square change of the loss", limits=up, is_log=True)
+        return Chart("Sample size", x, y, layers, size=(5.4, 3.6), height=380)
 
 
 @says_checks

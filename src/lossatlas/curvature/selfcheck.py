@@ -23,7 +23,7 @@ from lossatlas.errors import DerivativeError
 from lossatlas.linalg.params import Params, norm
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.objective.lines import FEW, Line, shared_lines
+from lossatlas.objective.lines import FEW, Line, midpoints, shared_lines
 from lossatlas.objective.selfcheck import (
     AGREE,
     CLEARLY,
@@ -39,14 +39,17 @@ from lossatlas.result import Result
 
 Vectors = list[Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
-# Every pair of gradients costs two: what two do not settle has kinks, and what seems to
-# settle on many examples gets a third.
-_PAIRS = 3
+# Every pair of gradients costs two: what two pairs do not settle has kinks.
+_PAIRS = 2
 # Gradients bend this much at a step that crosses kinks: what they change by on its two sides
 # has little in common. Smooth ones bend by about the step.
 _BENT = 0.5
 # A tensor may be wrong alone: it is looked at where its own product is off by this share.
 _OFF = 0.2
+# Parts of an interval whose differences tell kinks from a wrong derivative, and how far beside
+# a point rounding is looked for, as a share of the interval.
+_QUARTERS, _AGAIN = 4, 1e-3
+_KINKS = "kinks within every step"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -229,8 +232,12 @@ def check_outputs(objective: Objective) -> Check:
         pushed, weighed = _pushed(line, direction)
         # Outputs may well be of order one where their change is small.
         found = _Comparison(
-            line, pushed, _Differences(line, outputs), _length(outputs(0.0))
-        ).verdict(first=True)
+            line,
+            pushed,
+            _Differences(line, outputs),
+            _length(outputs(0.0)),
+            derivative=lambda step: _pushed(line, direction, step)[0],
+        ).verdict()
         if found.status != PASSED:
             return found
         length = _length(_slopes(line, 0.0, weighed))
@@ -249,23 +256,26 @@ def check_losses(objective: Objective) -> Check:
     direction = list(line.direction.values())
 
     def compare() -> Check:
-        seen: list[Vectors] = []
-
-        def push(leaves: dict[str, Tensor]) -> None:
-            losses = [_losses(objective, line.batch)]
+        def push(leaves: dict[str, Tensor]) -> Vectors:
+            losses, seen = [_losses(objective, line.batch)], list[Vectors]()
 
             def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
                 seen.append(pushed)
                 return list(pushed)
 
             sandwich_form(leaves, losses, middle, 0)(direction, False)
+            return seen[0]
 
         def losses(step: float) -> Vectors:
             return [line.at(step, lambda leaves: _losses(objective, line.batch)).detach()]
 
-        line.at(0.0, push)
-        differences = _Differences(line, losses)
-        return _Comparison(line, seen[0], differences, _length(losses(0.0))).verdict(first=True)
+        return _Comparison(
+            line,
+            line.at(0.0, push),
+            _Differences(line, losses),
+            _length(losses(0.0)),
+            derivative=lambda step: line.at(step, push),
+        ).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
@@ -288,7 +298,7 @@ def _product(
     return _filled(of_gradient(gradient, leaves)(direction, False), direction), middle
 
 
-def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
+def _pushed(line: Line, direction: Vectors, step: float = 0.0) -> tuple[Vectors, Vectors]:
     # J v, and the Hessian of the criterion times it.
     seen: list[Vectors] = []
 
@@ -314,7 +324,7 @@ def _pushed(line: Line, direction: Vectors) -> tuple[Vectors, Vectors]:
 
         sandwich_form(leaves, outputs, middle, 0)(direction, False)
 
-    line.at(0.0, push)
+    line.at(step, push)
     return seen[0], seen[1]
 
 
@@ -337,13 +347,17 @@ class _Differences:
 
     def __call__(self, step: float) -> Vectors:
         width = 2 * step * self._line.length
-        high, low = (list(map(_wide, self._at(side))) for side in (step, -step))
+        high, low = self.at(step), self.at(-step)
         change = [(a - b) / width for a, b in zip(high, low, strict=True)]
         if self._middle is not None:
             sides = zip(high, low, self._middle, strict=True)
             bend = _length([(a + b - 2 * middle) / width for a, b, middle in sides])
             self.bends[step] = bend / (_length(change) or 1.0)
         return change
+
+    def at(self, step: float) -> Vectors:
+        """What is differenced, at a step."""
+        return [_wide(value) for value in self._at(step)]
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -359,22 +373,23 @@ class _Comparison:
         product: the derivative.
         differences: step -> central difference.
         length: of what is differenced, for its rounding.
+        derivative: step -> the derivative there, if what is differenced has no jumps.
     """
 
     line: Line
     product: Vectors
     differences: _Differences
     length: float
+    derivative: Callable[[float], Vectors] | None = None
 
-    def verdict(self, *, first: bool = False) -> Check:
+    def verdict(self) -> Check:
         """Agreement at any step; settled elsewhere; or neither."""
         found: list[tuple[float, Vectors]] = []
         gaps = []
-        down, up = self.line.steps[:_PAIRS], self.line.steps[:1] + self.line.steps[_PAIRS:]
         for place in range(_PAIRS):
             # Upwards where rounding is what parts the two.
             coarse = bool(found) and self._noise(*found[0]) > AGREE
-            step = (up if coarse else down)[place]
+            step = self.line.steps[3 if coarse else place]
             found.append((step, self.differences(step)))
             gap, noise = self._gap(found[-1][1]), self._noise(step, found[-1][1])
             if not math.isfinite(gap):
@@ -383,15 +398,67 @@ class _Comparison:
                 gaps.append(gap)
             if gap <= AGREE or math.isinf(noise):
                 return self._with_blocks(found, gap)
-            if len(found) > 1 and self._settled(found):
-                return Check("", FAILED, gap)
-            if not self._goes_on(found):
+            if self._shows_kinks(found[-1]):
                 break
+        return self._disagreeing(found, gaps)
+
+    def _disagreeing(self, found: list[tuple[float, Vectors]], gaps: list[float]) -> Check:
+        if self.derivative is None and self._seems_settled(found) and self._is_smooth():
+            return Check("", FAILED, self._gap(found[-1][1]))
         if not gaps:
             return Check("", UNKNOWN, sentence="rounding is too coarse")
-        # A first derivative that agrees at no step is a surrogate; a second one may have kinks.
-        status = FAILED if first and min(gaps) > CLEARLY * AGREE else UNKNOWN
-        return Check("", status, min(gaps), "kinks within every step")
+        if self.derivative is not None and min(gaps) > CLEARLY * AGREE:
+            return self._integrated(found, min(gaps))
+        return Check("", UNKNOWN, min(gaps), _KINKS)
+
+    def _integrated(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
+        # The integral of a derivative is what its function changes by, whatever kinks lie
+        # between; a surrogate's is not.
+        assert self.derivative is not None
+        exact = [pair for pair in found if self._noise(*pair) <= AGREE]
+        step, difference = min(exact or found, key=lambda pair: pair[0])
+        parts = [self.derivative(place) for place in midpoints(step)]
+        mean = [sum(values) / len(parts) for values in zip(*parts, strict=True)]
+        size = max(_length(mean), _length(difference)) or 1.0
+        # A mean over points is off by half of what changes between them at most.
+        changes = math.fsum(_distance(a, b) for a, b in pairwise(parts))
+        off, bound = _relative(mean, difference), changes / (2 * len(parts)) / size
+        if off > max(CLEARLY * AGREE, bound):
+            return Check("", FAILED, gap)
+        if off > AGREE:
+            return Check("", UNKNOWN, off, _KINKS)
+        return Check("", PASSED, off)
+
+    def _is_smooth(self, place: int | None = None) -> bool:
+        # Whether a gap is that of a wrong derivative. Kinks by the hundred make differences
+        # settle as well, but scatter what an interval's parts change by, more so the shorter
+        # it is, like the root of their number; what is smooth scatters less there.
+        fine = self.line.steps[2] < 1e-4
+        wide, narrow = (1e-3, 1e-5) if fine else (1e-2, 1e-3)
+        spread, rounding = self._scatter(narrow, place)
+        if spread > 1 / CLEARLY:
+            return False
+        return spread <= 1.5 * rounding or spread <= 0.5 * self._scatter(wide, place)[0]
+
+    def _scatter(self, step: float, place: int | None) -> tuple[float, float]:
+        # Of quotients over the parts of an interval, and what rounding makes of it, as shares
+        # of the gap of their mean to the product.
+        at = [
+            self._chosen(self.differences.at(step * (2 * part / _QUARTERS - 1)), place)
+            for part in range(_QUARTERS + 1)
+        ]
+        again = self._chosen(self.differences.at(step * (1 + _AGAIN)), place)
+        width = 2 * step * self.line.length / _QUARTERS
+        quotients = [
+            [(b - a) / width for a, b in zip(*two, strict=True)] for two in pairwise(at)
+        ]
+        mean = [sum(values) / _QUARTERS for values in zip(*quotients, strict=True)]
+        gap = _distance(mean, self._chosen(self.product, place)) or 1.0
+        spread = math.sqrt(sum(_distance(q, mean) ** 2 for q in quotients) / _QUARTERS)
+        return spread / gap, _distance(at[-1], again) / width / gap
+
+    def _chosen(self, vectors: Vectors, place: int | None) -> Vectors:
+        return vectors if place is None else vectors[place : place + 1]
 
     def _gap(self, difference: Vectors) -> float:
         return _relative(difference, self.product)
@@ -402,33 +469,16 @@ class _Comparison:
         floor = 8 * self.line.rounding(step) * self.length
         return floor / size if size > floor else math.inf
 
-    def _goes_on(self, found: list[tuple[float, Vectors]]) -> bool:
+    def _shows_kinks(self, pair: tuple[float, Vectors]) -> bool:
         # Another pair is worth its cost unless kinks are plain already.
-        if len(found) > 1:
-            return self._seems_settled(found)
-        step, difference = found[0]
-        bent = self.differences.bends.get(step, 0.0) > _BENT
-        return not (bent and self._noise(step, difference) <= AGREE)
+        bent = self.differences.bends.get(pair[0], 0.0) > _BENT
+        return bent and self._noise(*pair) <= AGREE
 
     def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
-        last = _relative(found[-2][1], found[-1][1])
-        return last <= SETTLED and self._gap(found[-1][1]) > CLEARLY * last
-
-    def _settled(self, found: list[tuple[float, Vectors]]) -> bool:
-        # Many kinks within a step look like curvature, and more so the wider it is.
-        steps = [step for step, _ in found]
-        changes = [_relative(a, b) for (_, a), (_, b) in pairwise(found)]
-        last = changes[-1]
-        if not self._seems_settled(found):
+        if len(found) < _PAIRS:
             return False
-        if batch_size(self.line.batch) <= FEW:
-            return True
-        noise = self._noise(steps[-1], found[-1][1])
-        return (
-            steps[-1] < steps[0]
-            and len(changes) > 1
-            and (last <= 1.2 * changes[-2] or last <= noise)
-        )
+        change = _relative(found[-2][1], found[-1][1])
+        return change <= SETTLED and self._gap(found[-1][1]) > CLEARLY * change
 
     def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
         # The whole agrees; one tensor that is far off and settled there is wrong all the same.
@@ -444,7 +494,8 @@ class _Comparison:
         for place in off:
             change = _relative([before[place]], [after[place]])
             apart = _relative([after[place]], [self.product[place]])
-            if change <= SETTLED and apart > CLEARLY * change:
+            settled = change <= SETTLED and apart > CLEARLY * change
+            if settled and self._is_smooth(place):
                 return Check("", FAILED, apart, sentence=f"'{self.line.name(place)}'")
         return Check("", PASSED, gap)
 
@@ -477,8 +528,12 @@ def _length(vectors: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(v.abs().double().square().sum()) for v in vectors))
 
 
+def _distance(a: Vectors, b: Vectors) -> float:
+    return _length([x - y for x, y in zip(a, b, strict=True)])
+
+
 def _relative(a: Vectors, b: Vectors) -> float:
-    gap = _length([x - y for x, y in zip(a, b, strict=True)])
+    gap = _distance(a, b)
     size = max(_length(a), _length(b))
     return gap / size if size else gap
 

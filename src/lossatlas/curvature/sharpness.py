@@ -11,13 +11,7 @@ from lossatlas.checks import check_at_least, check_flag, check_number, check_pos
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import BasePoint, normal_like
 from lossatlas.curvature.differentiable import check_finite
-from lossatlas.curvature.instrument import (
-    Context,
-    Parts,
-    estimates_of,
-    instrument,
-    rows_figure,
-)
+from lossatlas.curvature.instrument import Context, Parts, estimates_of, instrument
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, NonFiniteError
@@ -25,7 +19,7 @@ from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params, add, multiply, norm
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import with_error
 
 # The radii of the papers: SAM on CIFAR, ASAM on CIFAR-10.

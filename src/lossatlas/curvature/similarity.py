@@ -9,16 +9,10 @@ from torch import Tensor
 from lossatlas.checks import check_flag
 from lossatlas.curvature.activations import read_head
 from lossatlas.curvature.arguments import check_count, checked_features
-from lossatlas.curvature.instrument import (
-    Context,
-    Parts,
-    estimates_of,
-    instrument,
-    rows_figure,
-)
+from lossatlas.curvature.instrument import Context, Parts, estimates_of, instrument
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.linalg.estimators import jackknife
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import with_error
 
 _REFERENCE = Reference(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from lossatlas.linalg.krylov import Ritz
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
-from lossatlas.result import Estimate, Figure, Reference, result
+from lossatlas.result import Estimate, Figure, Reference, chart_of, result
 from lossatlas.text import count, number, with_error
 
 Array = NDArray[np.float64]
@@ -218,13 +219,14 @@ class Spectrum(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """The density with the extreme eigenvalues; the ends of each group."""
-        from lossatlas.plots.spectra import SpectrumData
+        from lossatlas.plots.spectra import spectrum_chart
 
         empty = np.zeros(0)
         density = self.density
         grid = empty if density is None else density.grid
         heights, errors = (empty, empty) if density is None else density.on(grid)
-        data = SpectrumData(
+        chart = partial(
+            spectrum_chart,
             np.concatenate([self.bottom, self.top]),
             np.concatenate([self.bottom_bounds, self.top_bounds]),
             grid,
@@ -237,11 +239,9 @@ class Spectrum(CheckedResult):
             "apart to the right are the outliers."
         )
         alt = "Density of the eigenvalues of the Hessian with its extremes marked."
-        title, groups = "Spectrum", self._groups.figures() if self.groups else ()
-        density_figure = Figure(
-            "spectrum", title, data.draw, data.plotly, caption, alt, wide=True
-        )
-        return (density_figure, *groups)
+        about: dict[str, Any] = {"caption": caption, "alt": alt, "wide": True}
+        groups = self._groups.figures() if self.groups else ()
+        return (chart_of("spectrum", "Spectrum", chart, **about), *groups)
 
 
 def _eigenvalue(name: str, place: int, total: int, value: float, bound: float) -> Estimate:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,7 @@ from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.lines import coarse_rounding
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.rng import generator
 from lossatlas.text import number, percent
 
@@ -136,19 +137,21 @@ class Stability(CheckedResult):
 def _edge_figure(found: Mapping[str, Stability]) -> Figure:
     import numpy as np
 
-    from lossatlas.plots.rows import Dots, Rows
+    from lossatlas.plots.rows import Dots, rows_chart
 
     ratios = np.array([max(each.ratio, 0.0) for each in found.values()])
     bounds = np.array([each.bound / each.threshold for each in found.values()])
     title, axis = "Edge of stability", "curvature over the largest stable one"
-    dots, sides = [Dots("ratio", ratios, bounds)], ("stable ", " beyond the edge")
-    data = Rows(list(found), dots, title, axis, log=True, limit=1.0, sides=sides)
+    dots, sides = [Dots("ratio", ratios, bounds)], ("stable", "beyond the edge")
+    chart = partial(
+        rows_chart, list(found), dots, title, axis, log=True, limit=1.0, sides=sides
+    )
     caption = (
         "How sharp the loss is for the steps that the learning rate makes, over what is still "
         "stable on a quadratic."
     )
     alt = "Ratio of curvature to the edge of stability for each optimizer."
-    return Figure("edge", title, data.draw, data.plotly, caption, alt, wide=True)
+    return chart_of("edge", title, chart, caption=caption, alt=alt, wide=True)
 
 
 @result("learning_rate", references=(_REFERENCE,))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
-from lossatlas.curvature.instrument import rows_figure
 from lossatlas.curvature.matrices import KINDS, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
@@ -20,7 +19,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
-from lossatlas.result import Estimate, Figure, result
+from lossatlas.result import Estimate, Figure, result, rows_figure
 from lossatlas.rng import derive_seed, generator
 
 # Below this many probes a standard error is not to be trusted.

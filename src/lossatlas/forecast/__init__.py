@@ -32,6 +32,7 @@ from lossatlas.forecast.readers import (
     read_csv,
     read_points,
     read_tensorboard,
+    read_tensorboard_events,
     read_trainer_state,
     read_wandb,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "read_csv",
     "read_points",
     "read_tensorboard",
+    "read_tensorboard_events",
     "read_trainer_state",
     "read_wandb",
     "schedules",

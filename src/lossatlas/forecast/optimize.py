@@ -12,7 +12,7 @@ from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
 from lossatlas.forecast.validation import ErrorModel
 from lossatlas.io.records import record
-from lossatlas.result import Estimate, Figure, Result, chart_of, result
+from lossatlas.result import Estimate, Figure, Result, Table, chart_of, result
 from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ class SchedulePlan(Result):
             f"updates: a loss of {number(self.wsd_loss)} is expected."
         )
         return (best, as_sentence(self.verdict), *map(as_sentence, self.warnings))
+
+    def tables(self) -> tuple[Table, ...]:
+        """All shapes with their best cooldowns."""
+        head = ("schedule", "cooldown in updates", "final loss", "behind the best")
+        rows = ((r.name, f"{r.decay:,}", f"{r.loss:.4f}", r.verdict) for r in self.table)
+        return (Table("Schedules", head, tuple(rows)),)
 
     def figures(self) -> tuple[Figure, ...]:
         """The best plain cooldown and the free optimum."""

@@ -167,8 +167,9 @@ def inputs_for(
     size: ArrayLike | None,
     tokens: ArrayLike | None,
     source: ArrayLike | None,
+    begin: int = 1,
 ) -> Inputs:
-    """What a law is asked, from what a user gave."""
+    """What a law is asked, from what a user gave; an even grid starts at `begin`."""
     if isinstance(schedule, Curve):
         inputs = schedule.inputs
         if steps is not None:
@@ -178,7 +179,7 @@ def inputs_for(
         if rates is not None:
             check_rates(rates)
         values = [v for v in (size, tokens, source) if v is not None]
-        step = _steps(steps) if steps is not None else _grid(rates, values)
+        step = _steps(steps) if steps is not None else _grid(rates, values, begin)
         inputs = Inputs(step, rates, *(_like(v, step) for v in (size, tokens, source)))
     law.check(inputs)
     return inputs
@@ -254,7 +255,7 @@ def _steps(steps: ArrayLike) -> Steps:
     return values.astype(np.int64)
 
 
-def _grid(rates: Floats | None, values: list[ArrayLike]) -> Steps:
+def _grid(rates: Floats | None, values: list[ArrayLike], begin: int) -> Steps:
     if rates is None:
         if not values:
             raise ArgumentError(
@@ -262,7 +263,9 @@ def _grid(rates: Floats | None, values: list[ArrayLike]) -> Steps:
                 "rates give `steps`, `size`, `tokens` or `source`."
             )
         return np.arange(1, max(np.size(v) for v in values) + 1)
-    first = min(max(warmup_length(rates), int(np.argmax(rates > 0))) + 1, rates.size)
+    first = max(warmup_length(rates), int(np.argmax(rates > 0))) + 1
+    # Before its first measured step a law is not known, and often very high.
+    first = min(max(first, min(begin, rates.size // 2)), rates.size)
     return np.unique(np.linspace(first, rates.size, POINTS).astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""Loss curves from files: CSV, exports of W&B and TensorBoard, `trainer_state.json`.
+"""Loss curves from files: CSV, W&B's exports, TensorBoard's logs, `trainer_state.json`.
 
 Files are taken as programs write them: rows without a loss, empty cells, NaN, repeated and
 unsorted steps, restarts. What is left out or assumed is counted in `Curve.notes`.
@@ -19,6 +19,7 @@ from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_path, is_number, nearest
 from lossatlas.errors import ArgumentError, DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve, logged_rates
+from lossatlas.forecast.events import MARK, Scalars, event_files, read_scalars
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -37,14 +38,19 @@ EMPTY = ("", "null", "none", "n/a", "na", "-")
 def kind_of_file(path: Path) -> str:
     """Tell the kind of a file from its first characters."""
     if _is_folder(path):
-        return "trainer"
+        return "tensorboard" if event_files(path) else "trainer"
+    if MARK in path.name:
+        return "tensorboard"
     if path.suffix.lower() == ".json":
         return "tensorboard" if _first(path).startswith("[") else "trainer"
     header = [cell.strip().strip('"') for cell in _first(path).split(",")]
     if set(header) <= {"Wall time", "Step", "Value"} and {"Step", "Value"} <= set(header):
         return "tensorboard"
     exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
-    charted = "Step" in header and any(_RUN in cell for cell in header)
+    # A chart has nothing but steps and runs; under another axis a dash may be in any name.
+    only_runs = all(cell in STEPS or _RUN in cell for cell in header)
+    stepped = "Step" in header or (only_runs and any(cell in STEPS for cell in header))
+    charted = stepped and any(_RUN in cell for cell in header)
     return "wandb" if exported or charted else "csv"
 
 
@@ -144,9 +150,14 @@ def chosen_name(
 
 
 def rate_name(header: Sequence[str]) -> str | None:
-    """The column of rates, if one has a usual name."""
+    """The column of rates, if one has a usual name, also after a slash as in "opt/lr"."""
     usual = next((name for name in RATES if name in header), None)
-    return usual or next((name for name in header if name.startswith("lr-")), None)
+    last = {name.rpartition("/")[2]: name for name in reversed(header)}
+    return (
+        usual
+        or next((last[name] for name in RATES if name in last), None)
+        or next((name for key, name in last.items() if key.startswith("lr-")), None)
+    )
 
 
 def check_name(name: object) -> None:
@@ -404,12 +415,14 @@ def read_wandb(
     rated = lr if lr is not None else rate_name(list(runs))
     rates = runs[_metric(table, runs, rated)] if rated is not None else {}
     steps = table.column(chosen_name(table.whose, table.header, step, STEPS, "step"))
+    said = [f"the metric '{metric}' was taken for the losses"] if loss is None else []
+    notes = [*table.notes, *(said if metric != "loss" else [])]
     curves = []
     for run, column in runs[metric].items():
         columns = {"step": steps, "loss": table.column(column)}
         columns |= {"lr": table.column(rates[run])} if run in rates else {}
         whose = f"run '{run}' of {table.whose}"
-        curves.append(_curve(columns, whose, warmup=warmup, name=run, notes=table.notes))
+        curves.append(_curve(columns, whose, warmup=warmup, name=run, notes=notes))
     return curves
 
 
@@ -417,6 +430,8 @@ def read_tensorboard(
     path: str | Path, lr: str | Path | None = None, *, warmup: int | None = None
 ) -> Curve:
     r"""A curve from scalars downloaded from TensorBoard as CSV or JSON.
+
+    Event files, which TensorBoard itself reads, are read by `read_tensorboard_events`.
 
     Args:
         path: the losses: CSV with the columns "Wall time", "Step", "Value", or JSON with such
@@ -442,6 +457,11 @@ def read_tensorboard(
         >>> curve.step
         array([10, 20])
     """
+    if event_files(check_path("path", path)):
+        raise FileError(
+            f"'{path}' holds event files of TensorBoard; read them with "
+            "read_tensorboard_events."
+        )
     step, loss = _scalars(path)
     log = tidied(step, {"loss": loss}, f"'{path}'")
     rates: Floats | None = None
@@ -456,6 +476,81 @@ def read_tensorboard(
         log.step, log.columns["loss"], rates, name=Path(path).stem,
         notes=[*log.notes, *assumed],
     )  # fmt: skip
+
+
+def read_tensorboard_events(
+    path: str | Path, *, loss: str | None = None, lr: str | None = None,
+    warmup: int | None = None,
+) -> list[Curve]:  # fmt: skip
+    r"""Curves from the event files that TensorBoard reads: one a run.
+
+    TensorBoard itself is not needed.
+
+    Args:
+        path: an event file, or a folder of a run or of several; all folders below it that
+            hold event files are runs.
+        loss: tag of the losses, as in "train/loss". Default: the usual name of a training
+            loss, or the only tag with "loss" in its name that is not of held-out data.
+        lr: tag of the rates. Default: one with a usual name, if there is one.
+        warmup: as for `Curve`.
+
+    Returns:
+        One curve a run, named as its folder.
+
+    Raises:
+        FileError: missing, no event files, or damaged.
+        UnknownNameError: no such tag, or several that may be meant.
+        DataError: values that make no curve.
+
+    Examples:
+        >>> read_tensorboard_events("nowhere")
+        Traceback (most recent call last):
+        lossatlas.errors.FileError: 'nowhere' holds no event files of TensorBoard; ...
+
+    Source: the format of tensorflow/core/util/event.proto and of TFRecord.
+    """
+    place = check_path("path", path)
+    runs = event_files(place)
+    if not runs:
+        raise FileError(
+            f"'{path}' holds no event files of TensorBoard; their names contain '{MARK}'."
+        )
+    return [
+        _curve_of_events(
+            read_scalars(files), _run_name(folder, place), loss=loss, lr=lr, warmup=warmup
+        )
+        for folder, files in runs.items()
+    ]
+
+
+def _run_name(folder: Path, root: Path) -> str:
+    inside = root.is_dir() and folder != root
+    return folder.relative_to(root).as_posix() if inside else folder.resolve().name
+
+
+def _curve_of_events(
+    found: Scalars, name: str, *, loss: str | None, lr: str | None, warmup: int | None
+) -> Curve:
+    whose, tags = f"run '{name}'", sorted(set(found.tags))
+    if not tags:
+        raise DataError(f"{whose} holds no scalars.")
+    chosen = {"loss": chosen_name(whose, tags, loss, LOSSES, "loss")}
+    rate = lr or rate_name(tags)
+    if rate is not None:
+        check_column(whose, tags, rate)
+        chosen["lr"] = rate
+    # One row a value: losses and rates may be logged at steps of their own.
+    rows = [k for k, tag in enumerate(found.tags) if tag in chosen.values()]
+    values = np.array([found.values[k] for k in rows])
+    written = np.array([found.tags[k] for k in rows])
+    columns = {
+        role: Column(np.where(written == tag, values, np.nan), written == tag)
+        for role, tag in chosen.items()
+    }
+    steps = np.array([float(found.steps[k]) for k in rows])
+    columns["step"] = Column(steps, np.ones(len(rows), dtype=bool))
+    said = [f"the tag '{chosen['loss']}' was taken for the losses"] if loss is None else []
+    return _curve(columns, whose, warmup=warmup, name=name, notes=[*found.notes, *said])
 
 
 def read_trainer_state(
@@ -601,7 +696,7 @@ def _metric(table: _Table, metrics: Mapping[str, object], wanted: str | None) ->
     if wanted is not None:
         check_name(wanted)
     if wanted is None:
-        named = [metric for metric in metrics if "loss" in metric.lower()]
+        named = [m for m in metrics if "loss" in m.lower() and not _held_out(m)]
         usual = [metric for metric in LOSSES if metric in metrics]
         matches = usual[:1] or named or list(metrics)
     elif wanted in metrics:

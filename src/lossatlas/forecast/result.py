@@ -30,7 +30,7 @@ from lossatlas.forecast.solver import leverages
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
 from lossatlas.io import Provenance
 from lossatlas.io.records import record
-from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
 from lossatlas.text import as_sentence, count
 
 if TYPE_CHECKING:
@@ -286,7 +286,8 @@ class Fit(Result):
         Args:
             schedule: rates of every update, or a curve, whose conditions are taken and whose
                 losses are not looked at.
-            steps: at which steps. Default: an even grid of 200, the last step included.
+            steps: at which steps. Default: an even grid of 200 from the first step of the
+                fitted curves on (no later than half of the schedule), the last one included.
             size: model sizes, for laws in size.
             tokens: training tokens, for laws in tokens.
             source: losses on another set, for loss-to-loss laws.
@@ -302,7 +303,10 @@ class Fit(Result):
             DataError: something that the law needs is missing.
         """
         check_fraction("level", level)
-        inputs = inputs_for(self.law, schedule, steps, size=size, tokens=tokens, source=source)
+        inputs = inputs_for(
+            self.law, schedule, steps, size=size, tokens=tokens, source=source,
+            begin=self.first_step,
+        )  # fmt: skip
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
@@ -429,6 +433,26 @@ class Fit(Result):
         if not self.curves:
             return int(inputs.step[-1])
         return max(int(curve.step[-1]) for curve in self.curves)
+
+    @property
+    def first_step(self) -> int:
+        """The first step of the fitted curves; 1 where there are none."""
+        return max(1, min((int(curve.step[0]) for curve in self.curves), default=1))
+
+    def tables(self) -> tuple[Table, ...]:
+        """The laws that were compared, and each curve as forecast by a fit to the others."""
+        laws = tuple((row.law, f"{row.error:.3%}", row.note) for row in self.alternatives)
+        left_out = tuple(
+            (row.name, f"{row.final:+.3%}", f"{row.rms:.3%}", f"{row.horizon:.3g}")
+            for row in self.left_out
+        )
+        laws_head = ("law", "error on left-out curves", "note")
+        left_head = ("curve", "error at the end", "along the curve", "steps over fitted ones")
+        made = (
+            Table("Laws compared", laws_head, laws),
+            Table("Forecasts of curves left out", left_head, left_out),
+        )
+        return tuple(table for table in made if table.rows)
 
     def _schedules(self) -> list[Floats]:
         return [curve.lr for curve in self.curves if curve.lr is not None]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from lossatlas import io
@@ -23,14 +24,17 @@ from lossatlas.inits.settings import InitsSettings
 from lossatlas.io import Provenance
 from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import batch_size as size_of
-from lossatlas.result import Estimate, Result, result
+from lossatlas.result import Estimate, Figure, Result, chart_of, result
 from lossatlas.rng import derive_seed
 from lossatlas.text import count as counted
+from lossatlas.text import number
 from lossatlas.training.ensemble import train_ensemble
 from lossatlas.training.evaluation import evaluate_ensemble
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lossatlas.plots.chart import Chart
 
 Array = NDArray[np.float64]
 # "null": the topology of the same losses dealt out anew over their points.
@@ -149,6 +153,49 @@ class Features(Result):
             f" were measured, at {total:,.0f} forward passes over the probe a candidate.",
         )
 
+    def figures(self) -> tuple[Figure, ...]:
+        """How far the features rank candidates alike."""
+        caption = (
+            "Size of the rank correlation of every pair of features over the candidates, group "
+            "by group: where it is 1, one feature tells nothing that the other does not."
+        )
+        alt = "Rank correlations of the features."
+        title = "Features that tell the same"
+        return (chart_of("correlations", title, self._chart, caption=caption, alt=alt),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.chart import Axis, Chart, Field
+        from lossatlas.plots.scale import Scale
+
+        order = np.argsort([GROUPS.index(g) for g in self.groups], kind="stable")
+        ranks = np.asarray(np.abs(_rank_correlations(self.values[:, order])), dtype=np.float64)
+        names, groups = ([row[k] for k in order] for row in (self.names, self.groups))
+        hover = [
+            [f"{number(r, 2)}, {a} and {b}" for b, r in zip(names, row, strict=True)]
+            for a, row in zip(names, ranks, strict=True)
+        ]
+        edges = np.linspace(-0.5, len(names) - 0.5, len(names) + 1)
+        middles = {
+            g: float(np.mean([k for k, h in enumerate(groups) if h == g])) for g in groups
+        }
+        side = Axis(
+            limits=(-0.5, len(names) - 0.5), ticks=(list(middles.values()), list(middles))
+        )
+        layer = Field(
+            edges,
+            edges,
+            ranks,
+            Scale(0.0, 1.0),
+            style.METRIC,
+            "|rank correlation|",
+            np.array(hover, dtype=object).reshape(ranks.shape),
+            "rank correlation",
+            is_cells=True,
+        )
+        title = "Features that tell the same"
+        return Chart(title, side, side, (layer,), size=(5.6, 4.6), aspect="square", height=480)
+
     def table(self) -> "pd.DataFrame":
         """One row a candidate, one column a feature.
 
@@ -158,6 +205,17 @@ class Features(Result):
         import pandas as pd
 
         return pd.DataFrame(self.values, columns=list(self.names))
+
+
+def _rank_correlations(values: Array) -> Array:
+    # Over the candidates that have both features; unknown where a feature does not vary.
+    known = np.isfinite(values).astype(np.float64)
+    ranks = np.nan_to_num(stats.rankdata(values, axis=0, nan_policy="omit"))
+    count, sums, squares = known.T @ known, ranks.T @ known, (ranks**2).T @ known
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = squares - sums**2 / count
+        found = (ranks.T @ ranks - sums * sums.T / count) / np.sqrt(spread * spread.T)
+    return np.asarray(np.where(np.isfinite(found), found, np.nan), dtype=np.float64)
 
 
 def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:

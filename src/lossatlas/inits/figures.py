@@ -107,7 +107,7 @@ def _sheets(settings: InitsSettings) -> Iterator[tuple[str, Sheet]]:
 def _landscapes(
     settings: InitsSettings, labels: Labels, quality: Quality
 ) -> Iterator[tuple[str, Sheet]]:
-    from lossatlas.plots import scale_of
+    from lossatlas.plots.scale import scale_of
 
     problem = load_problem(settings)
     objective, order = problem.objective(), np.argsort(quality.truth)

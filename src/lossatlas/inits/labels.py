@@ -16,11 +16,11 @@ from lossatlas.executor import Executor, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
-from lossatlas.inits.scores import interval_estimate, mean_estimate
+from lossatlas.inits.scores import interval_estimate, mean_estimate, scheme_figure
 from lossatlas.inits.settings import SCHEMES, InitsSettings, LabelSettings
 from lossatlas.io import remove_ledger
 from lossatlas.linalg.params import Params
-from lossatlas.result import Estimate, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.rng import derive_seed, generator
 from lossatlas.text import count as counted
 from lossatlas.text import number, percent
@@ -73,6 +73,11 @@ class Reliability(Result):
             Estimate(self.single, why_no_error=why, name="reliability of one training"),
             Estimate(self.ceiling, why_no_error=why, name="noise ceiling"),
         )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The reliability of the mean over the orders, beside that of one training."""
+        caption = "The share of the variance of the labels that the candidates themselves make."
+        return (rows_figure("Reliability", self.estimates()[:2], "share", caption=caption),)
 
     def sentences(self) -> tuple[str, ...]:
         """Which share of the variance can be predicted, and what that allows."""
@@ -217,6 +222,14 @@ class Labels(Result):
         if not np.isfinite(self._reliability(last).value):
             return (first,)
         return (first, *self.reliability(last).sentences())
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The losses of every scheme after the longest training."""
+        budget = self.budgets[-1]
+        kept, losses = self.finite(budget), self.quality(budget)
+        found = {str(s): losses[kept & (self.schemes == s)] for s in np.unique(self.schemes)}
+        title = f"Test loss after {counted(budget, 'epoch')}"
+        return (scheme_figure("losses", title, found, "test loss"),)
 
     def table(self) -> "pd.DataFrame":
         """One row a training: recipe, data order, epochs, measures, whether it diverged.

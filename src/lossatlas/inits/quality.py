@@ -1,7 +1,7 @@
 """What the quality of an initialization can be predicted from, and how well."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import Any
 
@@ -161,48 +161,22 @@ class Quality(Result):
             *self._others(),
         )
 
-    def summary(self) -> dict[str, Any]:
-        """The estimates and sentences, and the scores and choices by name."""
-        scores = {
-            split: {
-                model: {
-                    "spearman": [*map(float, self.score(split, model))],
-                    "p": self.p_of(split, model),
-                    "cost": float(self.cost[place]),
-                }
-                for place, model in enumerate(self.models)
-            }
-            for split in self.splits
-            if self._ranked(split)
-        }
-        names = ("cost", "regret", "lower", "upper")
-        choices = zip(self.choices, self.selection.tolist(), strict=True)
-        return super().summary() | {
-            "budget": self.budget,
-            "scores": scores,
-            "reliability": dict(zip(self.splits, self.ceilings.tolist(), strict=True)),
-            "choosing_one": {n: dict(zip(names, row, strict=True)) for n, row in choices},
-            "group": self.group,
-            "diverged": self.diverged,
-            "divergence": dict(self.divergence),
-        }
-
     def _ranks(self, split: str) -> Iterator[Estimate]:
         ranked = self._ranked(split)
         best = [model for model in ranked if model.endswith(_RIDGE)][:_FIRST]
         shown = {*best, *(name + _RIDGE for name in _ALWAYS)}
         for model in ranked:
             passes = self.cost[self.models.index(model)]
-            row = interval_estimate(
+            meaning = f"{passes:,.0f} passes"
+            if np.isfinite(p := self.p_of(split, model)):
+                meaning += f", p = {number(p, 2)}"
+            yield interval_estimate(
                 f"{split}: {model.removesuffix(_RIDGE)}",
                 self.score(split, model),
                 int(np.isfinite(self.truth).sum()),
                 is_minor=model not in shown,
+                meaning=meaning,
             )
-            meaning = f"{row.meaning}, {passes:,.0f} passes".removeprefix(", ")
-            if np.isfinite(p := self.p_of(split, model)):
-                meaning += f", p = {number(p, 2)}"
-            yield replace(row, meaning=meaning)
 
     def _ranked(self, split: str) -> list[str]:
         known = [m for m in self.models if np.isfinite(self.score(split, m)[0])]
@@ -210,10 +184,9 @@ class Quality(Result):
 
     def _choices(self) -> Iterator[Estimate]:
         for name, (cost, *regret) in zip(self.choices, self.selection, strict=True):
-            row = interval_estimate(
-                f"regret: {name.removesuffix(_RIDGE)}", regret, len(self.truth), is_minor=True
-            )
-            yield replace(row, unit="loss", meaning=f"{row.meaning}, {cost:,.0f} passes")
+            options: Any = {"is_minor": True, "unit": "loss", "meaning": f"{cost:,.0f} passes"}
+            label = f"regret: {name.removesuffix(_RIDGE)}"
+            yield interval_estimate(label, regret, len(self.truth), **options)
 
     def _others(self) -> Iterator[Estimate]:
         for split, numbers in zip(self.splits, self.ceilings, strict=True):

@@ -21,7 +21,7 @@ from lossatlas.inits.scores import interval_estimate
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.intervals import t_quantile
 from lossatlas.objective.batches import batch_size as size_of
-from lossatlas.result import Estimate, Figure, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.rng import derive_seed
 from lossatlas.text import number
 
@@ -204,7 +204,9 @@ class Trust(Result):
         why = "a mean over simulated losses"
         return (
             self._correlation(),
-            interval_estimate("regret of taking the first", self.regret, RESAMPLES),
+            interval_estimate(
+                "regret of taking the first", self.regret, RESAMPLES, unit="loss"
+            ),
             Estimate(self.chance, why_no_error=why, name="regret of taking any", unit="loss"),
         )
 
@@ -213,6 +215,11 @@ class Trust(Result):
         if np.isnan(self.agreement[0]):
             return Estimate(float("nan"), why_no_error=self._why_unknown, name=name)
         return interval_estimate(name, self.agreement, RESAMPLES)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The regret of taking the first candidate, beside that of taking any."""
+        caption = "Loss above that of the best candidate, expected where none is trained."
+        return (rows_figure("Regret", self.estimates()[1:], "loss", caption=caption),)
 
     def sentences(self) -> tuple[str, ...]:
         """The verdict, and the regret of the first candidate and of any."""
@@ -326,11 +333,11 @@ class Ranking(Result):
             return {"why_no_error": f"measured after {self.epochs[1]} epochs, in one training"}
         if self.calibration is None or np.isnan(self.expected[rank]):
             return {"why_no_error": "diverged in the short training"}
-        ends = f"{number(self.lower[rank])} to {number(self.upper[rank])}"
         return {
             "stderr": float(self.calibration.stderr(self.short[rank])),
             "samples": len(self.calibration.short) - 1,
-            "meaning": f"expected after {self.epochs[1]} epochs, {ends}",
+            "ends": (float(self.lower[rank]), float(self.upper[rank])),
+            "meaning": f"expected after {self.epochs[1]} epochs",
         }
 
     def _measured(self) -> Iterator[Estimate]:
@@ -365,30 +372,21 @@ class Ranking(Result):
             f"{self.epochs[1]} epochs."
         )
 
-    def summary(self) -> dict[str, Any]:
-        """The estimates and sentences, and the candidates in their order.
-
-        Returns:
-            As of every result; and "ranking", a row each; "agreement" and "trust", None where
-            nothing is predicted.
-        """
-        trusted = self.trust
-        ranking = [self._row(k) for k in range(len(self.candidates))]
-        return super().summary() | {
-            "ranking": ranking,
-            "agreement": None if trusted is None else list(trusted.agreement),
-            "trust": None if trusted is None else trusted.verdict,
-        }
-
-    def _row(self, rank: int) -> dict[str, Any]:
-        candidate = self.candidates[rank]
+    def details(self) -> dict[str, Any]:
+        """The candidates in their order, with what is expected of each."""
+        trained = set(self.trained.tolist())
         return {
-            "scheme": candidate.scheme,
-            "scale": candidate.scale,
-            "seed": candidate.seed,
-            "expected_loss": float(self.expected[rank]),
-            "interval": [float(self.lower[rank]), float(self.upper[rank])],
-            "measured": rank in self.trained,
+            "ranking": [
+                {
+                    "scheme": candidate.scheme,
+                    "scale": candidate.scale,
+                    "seed": candidate.seed,
+                    "expected_loss": self.expected[k],
+                    "interval": (self.lower[k], self.upper[k]),
+                    "measured": k in trained,
+                }
+                for k, candidate in enumerate(self.candidates)
+            ]
         }
 
     def figures(self) -> tuple[Figure, ...]:

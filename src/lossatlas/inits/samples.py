@@ -14,10 +14,10 @@ from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
 from lossatlas.inits.schemes import INTERPOLATION
-from lossatlas.inits.scores import mean_estimate
+from lossatlas.inits.scores import mean_estimate, scheme_figure
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.io import remove_ledger
-from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Result, quantity, result
 from lossatlas.rng import derive_seed, generator
 from lossatlas.text import number
 
@@ -73,6 +73,11 @@ class Samples(Result):
             f"The mean loss at initialization is lowest for {low} ({number(means[low])}) and "
             f"highest for {high} ({number(means[high])}).",
         )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The losses of every scheme."""
+        found = dict(self._finite())
+        return (scheme_figure("losses", "Loss at initialization", found, "loss"),)
 
     def _finite(self) -> Iterator[tuple[str, Array]]:
         losses, schemes = np.asarray(self.losses), self.schemes

@@ -1,17 +1,20 @@
 """How good a prediction is: correlations within blocks, errors, regret, and their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from lossatlas.intervals import t_quantile
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Figure, chart_of
 from lossatlas.rng import derive_seed
 from lossatlas.text import number
+
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -101,31 +104,30 @@ def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
 
 
 def interval_estimate(
-    name: str, numbers: Sequence[float] | Array, samples: int, *, is_minor: bool = False
+    name: str, numbers: Sequence[float] | Array, samples: int, **options: Any
 ) -> Estimate:
-    """A number whose 95 % interval (value, lower, upper) is known, to first order.
+    """A number whose 95 % interval is known.
 
     Args:
         name: what it is.
         numbers: value, lower and upper end.
         samples: candidates (or points) behind it.
-        is_minor: whether short tables leave it out.
+        **options: further fields of the estimate.
 
     Returns:
-        The estimate; its meaning states the interval as it was computed.
+        The estimate; its standard error is that of an interval of Student's t as wide.
 
     Examples:
-        >>> interval_estimate("gain", (0.5, 0.25, 0.75), 40).meaning
-        '95 % interval 0.25 to 0.75'
+        >>> print(interval_estimate("gain", (0.5, 0.25, 0.8), 40))
+        0.50 [0.25, 0.80]
     """
-    value, lower, upper = (float(number) for number in numbers)
-    options: Any = {"name": name, "is_minor": is_minor}
-    half = (upper - lower) / 2
-    if not np.isfinite(half):
-        return Estimate(value, why_no_error="there is no interval", **options)
-    meaning = f"95 % interval {number(lower)} to {number(upper)}"
-    stderr = half / float(t_quantile(0.95, samples))
-    return Estimate(value, stderr, samples=samples, meaning=meaning, **options)
+    value, *ends = (float(number) for number in numbers)
+    lower, upper = ends
+    if not np.isfinite(upper - lower):
+        return Estimate(value, why_no_error="there is no interval", name=name, **options)
+    stderr = (upper - lower) / 2 / float(t_quantile(0.95, samples))
+    options |= {"name": name, "samples": samples, "ends": (lower, upper)}
+    return Estimate(value, stderr, **options)
 
 
 def mean_estimate(values: Array, name: str) -> Estimate:
@@ -150,6 +152,32 @@ def mean_estimate(values: Array, name: str) -> Estimate:
     return Estimate(
         float(values.mean()), stderr, samples=len(values), name=name, meaning=spread
     )
+
+
+def scheme_figure(
+    name: str, title: str, losses: Mapping[str, Array], axis: str, most: int = 100
+) -> Figure:
+    """Losses by scheme: some of them as dots, their mean with its error."""
+    from lossatlas.plots.rows import Dots, rows_chart
+
+    found = {scheme: np.sort(values) for scheme, values in losses.items() if len(values)}
+
+    def chart() -> "Chart":
+        means = [mean_estimate(values, "") for values in found.values()]
+        dots = Dots("mean", *np.array([(m.value, m.stderr) for m in means]).reshape(-1, 2).T)
+        places = [
+            np.linspace(0, len(v) - 1, min(len(v), most)).astype(int) for v in found.values()
+        ]
+        shown = [v[at] for v, at in zip(found.values(), places, strict=True)]
+        every = np.concatenate([np.ones(1), *shown])
+        log = bool(every.min() > 0 and every.max() > 10 * every.min())
+        return rows_chart(list(found), [dots], title, axis, samples=shown, log=log)
+
+    caption = (
+        f"Each faint dot is one initialization (at most {most} of each scheme, evenly spread "
+        "by rank); the mark is the mean with its standard error."
+    )
+    return chart_of(name, title, chart, caption=caption, alt=f"{title}, by scheme.")
 
 
 def holm(p: Sequence[float] | Array) -> Array:

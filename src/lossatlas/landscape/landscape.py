@@ -251,12 +251,14 @@ class Landscape(Result):
 
     def sampling_estimates(self) -> tuple[Estimate, ...]:
         """How many points were computed, and how large their errors are."""
-        lost, known = ~self.finite, ~self.computed
+        lost, size = int((~self.finite).sum()), " x ".join(map(str, self.values.shape))
+        computed = _count(int(self.computed.sum()), "computed points")
+        how = f"{COUNT}: of {size}, engine {self.engine}"
         rows = [
             _count(self.values.size, "points on the map"),
-            _count(int(self.computed.sum()), "computed points"),
-            _count(int(known.sum()), "interpolated points"),
-            _count(int(lost.sum()), "points that are not finite", "left out"),
+            replace(computed, why_no_error=how, is_minor=False),
+            _count(int((~self.computed).sum()), "interpolated points"),
+            replace(_count(lost, "points that are not finite", "left out"), is_minor=not lost),
             _count(self.evaluations, "evaluations", "all computed points"),
         ]
         return (*rows, *self._interpolation_estimates(), *self._error_estimates())
@@ -269,8 +271,9 @@ class Landscape(Result):
         if self.range > 0:
             share = f", {percent(self.interpolation_error / self.range)} of the range"
         largest = "interpolation error, largest"
+        bound = _minor(self.interpolation_error, largest, why, f"95 % bound{share}")
         return (
-            _minor(self.interpolation_error, largest, why, f"95 % bound{share}"),
+            replace(bound, is_minor=False),
             _minor(self.interpolation_rms, "interpolation error, root mean square", why),
         )
 
@@ -283,6 +286,18 @@ class Landscape(Result):
             _minor(float(np.median(errors)), "standard error, median", why),
             _minor(float(errors.max()), "standard error, largest", why),
         )
+
+    def details(self) -> dict[str, Any]:
+        """Points, ranges and labels of the axes, and how the values were found."""
+        return {
+            "points": self.values.shape,
+            "ranges": [(axis[0], axis[-1]) for axis in self.axes],
+            "directions": self.labels,
+            "computed": self.computed.sum(),
+            "interpolation_error": self.interpolation_error,
+            "non_finite": (~self.finite).sum(),
+            "engine": self.engine,
+        }
 
     def sentences(self) -> tuple[str, ...]:
         """What the map shows, and how well it is known."""

@@ -55,8 +55,8 @@ def map_plane(
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
         resume: a file that keeps finished chunks; a run that was killed goes on from it and
             gives the same bits.
-        progress: called with (done, total, label) after every chunk, where total is the full
-            grid; True shows a bar.
+        progress: called with (done, total, label) after every chunk, where total grows as the
+            refinement asks for more points; True shows a bar.
 
     Returns:
         Values, standard errors, metrics; what was computed and what interpolated, and the
@@ -108,7 +108,6 @@ def map_plane(
             executor=get_executor(executor),
             ledger=ledger,
             progress=tell,
-            total=points**plane.dimension,
         )
         refined = request.fill(source, chosen.center)
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)

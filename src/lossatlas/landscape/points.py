@@ -37,8 +37,7 @@ class Points:
         engine: the same engine, for this process.
         executor: where chunks run.
         ledger: where finished chunks are kept, if anywhere.
-        progress: hears about finished chunks.
-        total: how many points there can be at most.
+        progress: hears about finished chunks; its total grows as points are asked for.
     """
 
     def __init__(
@@ -49,10 +48,9 @@ class Points:
         executor: Executor,
         ledger: Ledger | None,
         progress: Progress | None,
-        total: int,
     ) -> None:
         self._work, self._executor, self._ledger = work, executor, ledger
-        self._progress, self._total = progress, total
+        self._progress, self._requested = progress, 0
         self._chunk, self.memory = engine.chunk, engine.memory
         self._start = (lambda: engine.evaluate) if _in_process(executor) else work
         self.evaluations = 0
@@ -64,6 +62,7 @@ class Points:
             for start in range(0, len(coordinates), self._chunk)
             if len(piece := coordinates[start : start + self._chunk])
         }
+        self._requested += len(coordinates)
         results = []
         for result in run_tasks(
             pieces, self._start, executor=self._executor, ledger=self._ledger
@@ -75,7 +74,7 @@ class Points:
     def _tell(self, points: int) -> None:
         self.evaluations += points
         if self._progress is not None:
-            self._progress(self.evaluations, self._total, "points")
+            self._progress(self.evaluations, self._requested, "points")
 
 
 def _name(piece: Array) -> str:

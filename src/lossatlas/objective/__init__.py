@@ -3,9 +3,9 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.losses import Supervised, accuracy, supervised
-from lossatlas.objective.moments import Moments
 from lossatlas.objective.objective import Objective
 from lossatlas.objective.selfcheck import Check, CheckReport
+from lossatlas.objective.standard_errors import Moments
 from lossatlas.objective.weighted import Measured, Total, Weighted
 
 __all__ = [

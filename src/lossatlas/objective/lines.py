@@ -24,6 +24,8 @@ T = TypeVar("T")
 FEW = 8
 # Lines along which a gradient is projected while it is there.
 _PROJECTED = 2
+# Points at which a derivative is taken for its mean across kinks.
+_PARTS = 16
 
 
 class Lines:
@@ -59,7 +61,7 @@ class Lines:
     def note(self, gradient: Sequence[Tensor | None], number: int = 0) -> None:
         """Keep what is wanted of the gradient at the weights, which itself is not kept."""
         for place in {number, *range(_PROJECTED)}:
-            self.slopes[place] = _along(gradient, self[place].direction.values())
+            self.slopes[place] = along(gradient, self[place].direction.values())
         self.usual = self._usual(gradient)
         self.size = _norm(part for part in gradient if part is not None)
 
@@ -96,7 +98,7 @@ class Line:
     """
 
     def __init__(self, lines: Lines, number: int) -> None:
-        self.lines, self.objective = lines, lines.objective
+        self.lines, self.objective, self.number = lines, lines.objective, number
         self.here, self.length = lines.here, lines.length
         self.direction = _unit(self.here, lines.scales, number)
         for name, row in padding_rows(self.objective.model).items():
@@ -167,13 +169,18 @@ class Line:
         return self.objective.total(self.batch).mean
 
 
-def _along(gradient: Sequence[Tensor | None], vectors: Iterable[Tensor]) -> float:
-    # The component along a direction.
+def along(gradient: Sequence[Tensor | None], vectors: Iterable[Tensor]) -> float:
+    """The component of a gradient along a direction."""
     return sum(
         float((part * vector).sum(dtype=torch.float64))
         for part, vector in zip(gradient, vectors, strict=True)
         if part is not None
     )
+
+
+def midpoints(step: float) -> list[float]:
+    """Centers of equal parts of the interval from one step back to one step ahead."""
+    return [step * ((2 * part + 1) / _PARTS - 1) for part in range(_PARTS)]
 
 
 def _norm(values: Iterable[Tensor]) -> float:

@@ -20,7 +20,6 @@ from lossatlas.objective.forward_cache import forward_cache
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.losses import Supervised, loss_remedy
 from lossatlas.objective.modes import MODES, evaluation_mode, recalibrate
-from lossatlas.objective.moments import Moments
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State, split_state
 from lossatlas.objective.reach import check_reach
@@ -28,6 +27,7 @@ from lossatlas.objective.remedies import check_whole
 from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.sizes import Size, size_of
 from lossatlas.objective.slope import ensure_slope
+from lossatlas.objective.standard_errors import Moments
 from lossatlas.objective.state import (
     Volatile,
     WriteGuard,

@@ -17,7 +17,7 @@ from lossatlas.objective.firstlook import perturbed, same_value
 from lossatlas.objective.graph import leaves_behind
 from lossatlas.objective.lines import noted_kinds
 from lossatlas.objective.remedies import PLAIN_CONTAINERS, in_plain_containers, unmoved_remedy
-from lossatlas.objective.selfcheck import FAILED, PASSED, UNKNOWN, Check, more
+from lossatlas.objective.selfcheck import FAILED, PASSED, STALE, UNKNOWN, Check, more
 from lossatlas.objective.user_code import wrap_errors
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ def _sorted_out(objective: "Objective", first: int, silent: Sequence[str]) -> Re
         return Reach(Check("reach", FAILED, sentence=sentence), unused, tuple(off))
     used = len(objective.names) - len(unused)
     sentence = f"{used} of {len(objective.names)} parameters move the loss"
+    if unused:
+        sentence += f"; '{unused[0]}'{more(unused)} is {STALE}"
     return Reach(Check("reach", PASSED, sentence=sentence), unused)
 
 

@@ -23,6 +23,8 @@ AGREE = 1e-2
 SETTLED = 2e-2
 # What has settled disagrees with a derivative beyond this many times its own change.
 CLEARLY = 10.0
+# Why a parameter may seem unused: nothing in a graph leads to a tensor that was made before.
+STALE = "unused, or read through a tensor made from it earlier that is kept elsewhere"
 _ORDER = ("reach", "state", "gradient", "hessian", "differences", "outputs", "losses")
 
 
@@ -87,7 +89,7 @@ class CheckReport:
             for row in rows
         ]
         if self.unused:
-            lines.append(f"the loss does not depend on: {', '.join(self.unused)}")
+            lines.append(f"the loss does not depend on: {', '.join(self.unused)} ({STALE})")
         return "\n".join(line.rstrip() for line in lines)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lossatlas.errors import DerivativeError, DerivativeWarning
-from lossatlas.objective.lines import Line, Lines, shared_lines
+from lossatlas.objective.lines import Line, Lines, along, midpoints, shared_lines
 from lossatlas.objective.selfcheck import (
     AGREE,
     CLEARLY,
@@ -28,6 +28,9 @@ _DIRECTIONS = 4
 _CLOSE = 2e-3
 # A gradient that is wrong in some layers agrees along one direction in a hundred, by chance.
 _ENOUGH = 2
+# A slope this far off, as a share, is not that of the loss, or has kinks within its step.
+_FAR = 5 * AGREE
+_KINKS = "kinks or rounding within every step"
 
 
 def check_slope(objective: "Objective") -> Check:
@@ -47,12 +50,48 @@ def check_slope(objective: "Objective") -> Check:
     if not clear:
         return Check("gradient", UNKNOWN, sentence="values are rounded too coarsely")
     middle = sorted(clear, key=lambda gap: gap.size)[len(clear) // 2]
-    if middle.size <= 5 * AGREE:
-        return Check("gradient", UNKNOWN, middle.size, "kinks or rounding within every step")
+    if middle.size <= _FAR:
+        return Check("gradient", UNKNOWN, middle.size, _KINKS)
     if _stationary(every):
         told = "the gradient is zero, and differences of values fall to zero with their step"
         return Check("gradient", UNKNOWN, sentence=told)
-    return Check("gradient", FAILED, middle.size, f"{middle}: it is a surrogate")
+    return _integrated(objective, clear, middle)
+
+
+def _integrated(objective: "Objective", gaps: list["_Gap"], middle: "_Gap") -> Check:
+    # The integral of slopes between two points is the difference of values there, whatever
+    # kinks lie between them; jumps of a loss under a surrogate break it.
+    best = {gap.number: gap for gap in sorted(gaps, key=_suitable, reverse=True)}
+    worst = sorted(best.values(), key=lambda gap: -gap.size)[:_ENOUGH]
+    with shared_lines(objective) as lines:
+        found = [_integral(lines[gap.number], gap, lines.usual) for gap in worst]
+    if any(size > max(_FAR + gap.noise, 2 * bound) for gap, size, bound in found):
+        return Check("gradient", FAILED, middle.size, f"{middle}: it is a surrogate")
+    size = max(size for _, size, _ in found)
+    if size > AGREE:
+        return Check("gradient", UNKNOWN, size, _KINKS)
+    told = "the integral of its slope across kinks equals differences of values"
+    return Check("gradient", PASSED, size, told)
+
+
+def _suitable(gap: "_Gap") -> tuple[bool, float]:
+    # The finest step among those that are exact enough, or else the most exact one.
+    return (gap.noise > AGREE, gap.step if gap.noise <= AGREE else gap.noise)
+
+
+def _integral(line: Line, gap: "_Gap", usual: float) -> tuple["_Gap", float, float]:
+    # How far the mean slope within a step is from the difference of values, and how far the
+    # mean over points may be from that over the interval: half of what changes between them.
+    direction = list(line.direction.values())
+
+    def mean() -> tuple[float, float]:
+        slopes = [along(line.gradient(step), direction) for step in midpoints(gap.step)]
+        changes = math.fsum(abs(a - b) for a, b in pairwise(slopes))
+        return math.fsum(slopes) / len(slopes), changes / (2 * len(slopes))
+
+    slope, bound = line.run(mean)
+    scale = max(abs(slope), abs(gap.found), usual) or 1.0
+    return gap, abs(gap.found - slope) / scale, bound / scale
 
 
 def _stationary(gaps: list["_Gap"]) -> bool:
@@ -69,6 +108,7 @@ class _Gap:
     slope: float
     found: float
     step: float
+    number: int
 
     def __str__(self) -> str:
         return (
@@ -117,7 +157,7 @@ def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
     found = (high - low) / (2 * step * line.length)
     scale = max(abs(slope), abs(found), usual) or 1.0
     noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
-    return _Gap(abs(found - slope) / scale, noise, slope, found, step)
+    return _Gap(abs(found - slope) / scale, noise, slope, found, step, line.number)
 
 
 def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:

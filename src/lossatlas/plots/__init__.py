@@ -1,18 +1,5 @@
-"""Pictures of results: `plot_*` draws with matplotlib, `*_figure` with plotly.
+"""Drawing primitives on arrays: charts of layers, drawn by matplotlib or plotly.
 
-All take results and return axes or figures; none shows or saves. The names load on first
-use, so that a page needs no matplotlib and a picture no plotly.
+This room knows no result; results make charts of their fields (`Result.figures`). The modules
+are imported where a picture is made, so that a page needs no matplotlib.
 """
-
-import lazy_loader
-
-from lossatlas.arguments import public
-
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> object:
-    value = _load(name)
-    if name in __all__ and callable(value):
-        globals()[name] = value = public(value)
-    return value

@@ -16,7 +16,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -33,6 +33,7 @@ from lossatlas.plots.chart import (
     near_edges,
     pieces,
 )
+from lossatlas.plots.logs import log_ticks
 from lossatlas.plots.scale import Scale
 from lossatlas.text import cut_off
 
@@ -226,19 +227,27 @@ def _frame(ax: Any, chart: Chart) -> None:
 
 def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     side = ax.xaxis if which == "x" else ax.yaxis
+    limit = ax.set_xlim if which == "x" else ax.set_ylim
+    ticks = axis.ticks
     if axis.is_log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     if axis.from_zero:
-        (ax.set_xlim if which == "x" else ax.set_ylim)(0, None)
+        limit(0, None)
     if axis.limits is not None:
-        (ax.set_xlim if which == "x" else ax.set_ylim)(*axis.limits)
-    if axis.ticks is not None:
-        side.set_ticks(list(axis.ticks[0]), labels=list(axis.ticks[1]))
+        limit(*axis.limits)
+        ticks = ticks or (log_ticks(axis.limits) if axis.is_log else None)
+    if ticks is not None:
+        side.set_ticks(list(ticks[0]), labels=list(ticks[1]))
+        side.set_minor_locator(NullLocator())
     if axis.is_whole:
         side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        (ax.set_xlim if which == "x" else ax.set_ylim)(0, None)
+        limit(0, None)
+    _show(ax, axis, which)
+
+
+def _show(ax: Any, axis: Axis, which: str) -> None:
     if not axis.is_visible:
-        side.set_ticks([])
+        (ax.xaxis if which == "x" else ax.yaxis).set_ticks([])
         ax.spines["bottom" if which == "x" else "left"].set_visible(False)
     if axis.has_grid:
         ax.grid(axis=which, color=style.GRID, lw=0.6)
@@ -368,4 +377,9 @@ def _(layer: Note, ax: Any, chart: Chart, depth: float) -> None:
         place = {"transform": ax.transAxes, "ha": "center", "color": style.MUTED}
         ax.text(0.5, 0.5, layer.text, **place)
     else:
-        note(ax, layer.text, (layer.x, layer.y), (0, 3), ha="center")
+        look = {
+            "above": {"offset": (0, 3), "ha": "center"},
+            "left": {"offset": (-3, 0), "ha": "right", "va": "center"},
+            "right": {"offset": (3, 0), "ha": "left", "va": "center"},
+        }
+        note(ax, layer.text, (layer.x, layer.y), **look[layer.side])  # type: ignore[arg-type]

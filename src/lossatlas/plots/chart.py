@@ -206,11 +206,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Note:
-    """A small text: above a point, or in the middle of the picture where there is none."""
+    """A small text: beside a point, or in the middle of the picture where there is none."""
 
     text: str
     x: float | None = None
     y: float | None = None
+    side: Literal["above", "left", "right"] = "above"
 
 
 Layer: TypeAlias = Line | Points | Area | Field | Surface | Span | Note

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossatlas.plots import style
 from lossatlas.plots.chart import Area, Axis, Chart, Layer, Line, Points, joined
-from lossatlas.text import cut_off
+from lossatlas.plots.rows import Dots, rows_chart
 
 Floats = NDArray[np.float64]
 _COLORS = (style.BASIN, style.PATH, style.RIDGE, style.MUTED)
@@ -77,22 +77,9 @@ def scatter_chart(points: Curve, title: str, x: str, y: str) -> Chart:
 
 def difference_chart(differences: Sequence[Difference], title: str, x: str) -> Chart:
     """Numbers with intervals, one below another, and a line at 0."""
-    rows = np.arange(len(differences), dtype=np.float64)
-    values = np.array([shown.value for shown in differences])
-    ends = [np.array([shown.low, shown.high]) for shown in differences]
-    places = [np.array([row, row]) for row in rows]
-    names = [cut_off(shown.name, 40) for shown in differences]
-    edge = len(rows) - 0.5
-    layers = (
-        Line([0.0, 0.0], [-0.5, edge], color=style.FAINT, width=1),
-        Line(joined(ends), joined(places), color=style.BASIN),
-        Points(values, rows, color=style.BASIN),
-    )
-    y = Axis(limits=(edge, -0.5), ticks=(rows.tolist(), names))
-    count = len(differences)
-    return Chart(
-        title, Axis(x), y, layers, size=(5.4, 1.2 + 0.3 * count), height=150 + 34 * count
-    )
+    values, low, high = np.array([[d.value, d.low, d.high] for d in differences]).T
+    dots = Dots("", values, np.stack([values - low, high - values]))
+    return rows_chart([shown.name for shown in differences], [dots], title, x, zero=True)
 
 
 def _zero(curves: Sequence[Curve]) -> Line:

@@ -1,18 +1,15 @@
-"""Numbers in rows: a dot with its error bar for each, on one axis."""
+"""Numbers in rows: dots with their error bars on one axis, a row a name."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.plots import style
-from lossatlas.text import cut_off, number, safe
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-    from matplotlib.axes import Axes
+from lossatlas.plots.chart import Area, Axis, Chart, Layer, Line, Note, joined, marks
+from lossatlas.plots.logs import log_limits
+from lossatlas.text import cut_off, number
 
 Floats = NDArray[np.float64]
 MAX_ROWS = 40
@@ -26,133 +23,111 @@ class Dots:
     Attributes:
         name: for the legend.
         values: numbers; on a logarithmic axis those above 0 are drawn.
-        errors: their errors; no bar where one is not finite.
+        errors: lengths of their error bars, shape (rows,), or (2, rows) below and above; no
+            bar where one is not finite.
     """
 
     name: str
     values: Floats
-    errors: Floats
+    errors: Floats | float = np.nan
+
+    def ends(self) -> tuple[Floats, Floats]:
+        """Both ends of the error bars; NaN where there is none."""
+        below, above = np.broadcast_to(self.errors, (2, len(self.values)))
+        return self.values - below, self.values + above
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+def rows_chart(
+    names: Sequence[str],
+    series: Sequence[Dots],
+    title: str,
+    axis: str,
+    *,
+    samples: Sequence[Floats] = (),
+    log: bool = False,
+    zero: bool = False,
+    limit: float | None = None,
+    sides: tuple[str, str] = ("", ""),
+) -> Chart:
     """Named rows with one dot a series.
 
-    Attributes:
-        names: of the rows, from top to bottom. Never trusted as markup.
+    Args:
+        names: of the rows, from top to bottom.
         series: what is drawn in each.
         title: heading.
         axis: title of the axis of values.
-        log: whether that axis is logarithmic.
+        samples: what stands behind the numbers of each row, drawn as faint dots.
+        log: whether the axis is logarithmic.
+        zero: whether a line marks zero.
         limit: a value that is marked by a line; what lies beyond is shaded.
         sides: texts left and right of that line.
+
+    Returns:
+        The chart, as high as there are rows.
     """
-
-    names: Sequence[str]
-    series: Sequence[Dots]
-    title: str
-    axis: str
-    log: bool = False
-    limit: float | None = None
-    sides: tuple[str, str] = ("", "")
-
-    def draw(self, ax: "Axes | None") -> "Axes":
-        """With matplotlib."""
-        from lossatlas.plots import canvas
-
-        ax = canvas.axes(ax, (5.4, 1.2 + 0.22 * max(len(self.names), 3)))
-        for color, dots in zip(_COLORS, self.series, strict=False):
-            rows, values, errors = self._shown(dots)
-            look: Any = {"fmt": "o", "ms": 4, "color": color, "label": dots.name}
-            ax.errorbar(values, rows, xerr=np.nan_to_num(errors), **look)
-        if self.log:
-            ax.set_xscale("log")
-        if self.limit is not None:
-            ax.axvline(self.limit, color=style.INK, lw=0.8)
-            low, high = self._ends()
-            ax.axvspan(self.limit, high, color=style.BAND, lw=0, zorder=0)
-            ax.set_xlim(low, high)
-            for side, text in zip(("right", "left"), self.sides, strict=True):
-                place: Any = {"xytext": (0, -2), "textcoords": "offset points", "va": "top"}
-                size = style.LABEL_SIZE - 2
-                ends = (self.limit, 1), ("data", "axes fraction")
-                ax.annotate(text, ends[0], xycoords=ends[1], ha=side, fontsize=size, **place)
-        ax.set_yticks(np.arange(len(self.names)), [cut_off(name, 28) for name in self.names])
-        ax.set_ylim(len(self.names) - 0.5, -0.5 if self.limit is None else -1.2)
-        canvas.name_axes(ax, self.title, self.axis, "")
-        for label in ax.get_yticklabels():
-            label.set_parse_math(False)
-        if len(self.series) > 1:
-            canvas.legend(ax)
-        return ax
-
-    def plotly(self) -> "go.Figure":
-        """With plotly; the height grows with the number of rows."""
-        from lossatlas.plots import web
-
-        margin = {"l": 72, "r": 24, "t": 40, "b": 96 if len(self.series) > 1 else 72}
-        figure = web.figure(176 + 22 * len(self.names), margin=margin)
-        for color, dots in zip(_COLORS, self.series, strict=False):
-            rows, values, errors = self._shown(dots)
-            figure.add_scatter(
-                x=values,
-                y=rows,
-                error_x={"array": np.nan_to_num(errors), "color": color, "thickness": 1},
-                mode="markers",
-                marker={"color": color, "size": 9},
-                text=[_hover(v, e) for v, e in zip(values, errors, strict=True)],
-                hovertemplate="%{y}: %{text}<extra></extra>",
-                name=dots.name,
-                showlegend=len(self.series) > 1,
-            )
-        if self.limit is not None:
-            self._mark_limit(figure)
-        figure.update_layout(xaxis=self._web_axis(), yaxis=self._web_names())
-        return figure
-
-    def _shown(self, dots: Dots) -> tuple[NDArray[np.int64], Floats, Floats]:
-        live = np.isfinite(dots.values) & ((dots.values > 0) | (not self.log))
-        return np.flatnonzero(live), dots.values[live], dots.errors[live]
-
-    def _ends(self) -> tuple[float, float]:
-        values = np.concatenate([dots.values for dots in self.series])
-        values = values[np.isfinite(values) & ((values > 0) | (not self.log))]
-        limit = 1.0 if self.limit is None else self.limit
-        if not self.log:
-            return 0.0, max(1.5 * limit, 1.1 * float(values.max(initial=0.0)))
-        low = min(0.1 * limit, float(values.min(initial=0.2 * limit)) / 2)
-        return low, max(4.0 * limit, 2 * float(values.max(initial=0.0)))
-
-    def _mark_limit(self, figure: "go.Figure") -> None:
-        look: Any = {"fillcolor": style.BAND, "opacity": 0.6, "line_width": 0, "layer": "below"}
-        figure.add_vrect(x0=self.limit, x1=2 * self._ends()[1], **look)
-        figure.add_vline(x=self.limit, line={"color": style.INK, "width": 1})
-        place = float(np.log10(self.limit)) if self.log and self.limit else self.limit
-        for anchor, text in zip(("right", "left"), self.sides, strict=True):
-            look = {"yref": "paper", "yanchor": "top", "showarrow": False}
-            figure.add_annotation(x=place, y=1, xanchor=anchor, text=text, **look)
-
-    def _web_axis(self) -> dict[str, Any]:
-        from lossatlas.plots import web
-        from lossatlas.plots.logs import log_axis
-
-        if not self.log:
-            ends = {} if self.limit is None else {"range": self._ends()}
-            return web.axis(self.axis, **ends)
-        values = np.concatenate([dots.values for dots in self.series])
-        return log_axis(self.axis, values if self.limit is None else self._ends())
-
-    def _web_names(self) -> dict[str, Any]:
-        from lossatlas.plots import web
-
-        return web.axis(
-            "",
-            tickvals=list(range(len(self.names))),
-            ticktext=[safe(name, 28) for name in self.names],
-            range=[len(self.names) - 0.5, -0.5 if self.limit is None else -1.2],
-            gridwidth=1,
-        )
+    rows = np.arange(len(names), dtype=np.float64)
+    heights = (len(names) - 0.5, -0.5 if limit is None else -1.2)
+    span = _limits(series, samples, limit, log=log)
+    layers: list[Layer] = []
+    if limit is not None and span is not None:
+        layers += _limit(limit, span[1], heights, sides)
+    if zero:
+        layers.append(Line([0.0, 0.0], heights, color=style.FAINT, width=1))
+    for row, values in zip(rows, samples, strict=False):
+        layers.append(marks(values, np.full(len(values), row), color=style.SHARED))
+    for color, dots in zip(_COLORS, series, strict=False):
+        shown = dots if len(series) > 1 else replace(dots, name="")
+        layers += dot_layers(shown, rows, color, floor=span[0] if log and span else None)
+    x = Axis(axis, limits=span, is_log=log)
+    y = Axis(limits=heights, ticks=(rows.tolist(), [cut_off(name, 28) for name in names]))
+    size = (5.4, 1.2 + 0.22 * max(len(names), 3))
+    return Chart(title, x, y, tuple(layers), size=size, height=176 + 22 * len(names))
 
 
-def _hover(value: float, error: float) -> str:
-    return number(value) + (f" ± {number(error, 2)}" if np.isfinite(error) else "")
+def dot_layers(
+    dots: Dots, heights: Floats, color: str, *, floor: float | None = None
+) -> Iterator[Layer]:
+    """Dots and their error bars, which end at `floor`: below it nothing is drawn."""
+    least = -np.inf if floor is None else floor
+    low, high = dots.ends()
+    shown = np.flatnonzero(np.isfinite(dots.values) & (dots.values > least))
+    hover = [_words(*(float(row[k]) for row in (dots.values, low, high))) for k in shown]
+    places = marks(dots.values[shown], heights[shown], dots.name, color)
+    yield replace(places, hover=hover)
+    known = [k for k in shown if np.isfinite(low[k]) and np.isfinite(high[k])]
+    bars = [np.array([max(low[k], least), high[k]]) for k in known]
+    across = [np.array([heights[k], heights[k]]) for k in known]
+    yield Line(joined(bars), joined(across), color=color, name=dots.name)
+
+
+def _words(value: float, low: float, high: float) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return number(value)
+    if np.isclose(value - low, high - value):
+        return f"{number(value)} ± {number(high - value, 2)}"
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _limits(
+    series: Sequence[Dots], samples: Sequence[Floats], limit: float | None, *, log: bool
+) -> tuple[float, float] | None:
+    values = np.concatenate([dots.values for dots in series])
+    if log:
+        known = [limit / 4, 2 * limit] if limit is not None else []
+        ends = np.concatenate([dots.ends()[1] for dots in series])
+        return log_limits(np.concatenate([values, ends, known, *samples]))
+    if limit is None:
+        return None
+    top = values[np.isfinite(values)].max(initial=0.0)
+    return 0.0, float(max(1.5 * limit, 1.1 * top))
+
+
+def _limit(
+    limit: float, end: float, heights: tuple[float, float], sides: tuple[str, str]
+) -> Iterator[Layer]:
+    bottom, top = heights
+    corners = [bottom, bottom, top, top, bottom]
+    yield Area([limit, end, end, limit, limit], corners, style.BAND, opacity=0.6)
+    yield Line([limit, limit], heights, width=1.1)
+    for side, text in zip(("left", "right"), sides, strict=True):
+        yield Note(text, limit, top + 0.3, side)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from lossatlas.plots.chart import (
     near_edges,
     pieces,
 )
+from lossatlas.plots.logs import log_ticks
 from lossatlas.plots.scale import Scale
 from lossatlas.text import loss_title, safe
 
@@ -130,6 +131,11 @@ _MOST = 200
 _LEVELS = 16
 _ISOLINES = 10
 _FEW = 10
+_SIDES: dict[str, Options] = {
+    "above": {"yshift": 9},
+    "left": {"xanchor": "right", "xshift": -3},
+    "right": {"xanchor": "left", "xshift": 3},
+}
 _SHADOW = f"0 0 3px {style.INK}, 0 0 3px {style.INK}, 0 0 3px {style.INK}"
 
 
@@ -171,13 +177,21 @@ def _axis(shown: Axis) -> Options:
     if shown.from_zero:
         options["rangemode"] = "tozero"
     if shown.is_log:
-        options["type"] = "log"
+        options |= _log_axis(shown)
     if shown.marks_zero:
         options |= {"zeroline": True, "zerolinecolor": style.FAINT}
     title = safe(shown.title, 120)
     if shown.scale is None:
         return axis(title, **options)
     return axis(title, **ticks(shown.scale), **options)
+
+
+def _log_axis(shown: Axis) -> Options:
+    if shown.limits is None:
+        return {"type": "log"}
+    places, names = log_ticks(shown.limits)
+    ends = np.log10(shown.limits).tolist()
+    return {"type": "log", "range": ends, "tickvals": places, "ticktext": names}
 
 
 def _whole(chart: Chart, side: str) -> Options:
@@ -399,5 +413,7 @@ def _(layer: Note, drawn: go.Figure, chart: Chart) -> None:
         font["size"] = 14
     else:
         x, y = _heights(chart.x, layer.x), _heights(chart.y, layer.y)
-        place = {"x": float(x), "y": float(y), "yshift": 9}
+        if chart.x.is_log:
+            x = np.log10(x)
+        place = {"x": float(x), "y": float(y), **_SIDES[layer.side]}
     drawn.add_annotation(text=safe(layer.text, _MOST), showarrow=False, font=font, **place)

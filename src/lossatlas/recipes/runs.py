@@ -1,11 +1,10 @@
 """Runs compared: recipes x rates x seeds, with paired differences, cost and decisions."""
 
-import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,15 @@ from lossatlas.linalg.estimators import mean_of
 from lossatlas.recipes.differences import effect_size, paired, verdict
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.run import Run
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.log import DecisionLog
 from lossatlas.text import count, cut_off, with_error
 
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart
+
 Array = NDArray[np.float64]
-_MAX_LOGS = 6
+_MAX_LOGS, _WINDOWS = 6, 60
 _DOTS = "Dots are seeds, the mark is their mean with its 95 % interval."
 _LOSS_TRACE = (
     "Loss of the batches as they came, penalties included, averaged over sixtieths of the "
@@ -402,13 +404,13 @@ class Runs(Result):
     def _score_figure(self) -> Figure:
         name, percents = f"test {self.measure}", self.measure == "accuracy"
         values = [(100 if percents else 1) * self.tuned(recipe, name) for recipe in self.names]
-        label = f"{name} (%)" if percents else name
-        return _figure(
-            ("scores", f"{name.capitalize()} by recipe"),
-            "intervals",
-            lambda: (*_rows(self.names, values, label), {}),
-            f"Each recipe at the rate that validation chose. {_DOTS}",
-            f"{name.capitalize()} of each recipe with its interval.",
+        title, axis = f"{name.capitalize()} by recipe", f"{name} (%)" if percents else name
+        return chart_of(
+            "scores",
+            title,
+            lambda: _intervals(self.names, values, title, axis),
+            caption=f"Each recipe at the rate that validation chose. {_DOTS}",
+            alt=f"{name.capitalize()} of each recipe with its interval.",
             wide=len(self.names) == 1,
         )
 
@@ -417,23 +419,27 @@ class Runs(Result):
         name, percents = f"test {self.measure}", self.measure == "accuracy"
         base, short = self.tuned(first, name), cut_off(first, 40)
         gaps = [(100 if percents else 1) * (self.tuned(o, name) - base) for o in others]
-        title = f"difference to {short} ({'points' if percents else 'loss'})"
-        return _figure(
-            ("differences", f"Against {short}"),
-            "intervals",
-            lambda: (*_rows(others, gaps, title), {"zero": True}),
-            f"Paired by seed. {_DOTS} An interval that holds zero tells nothing apart.",
-            "Paired difference of each recipe to the first one.",
+        title, axis = f"Against {short}", f"difference to {short}"
+        axis = f"{axis} ({'points' if percents else 'loss'})"
+        return chart_of(
+            "differences",
+            title,
+            lambda: _intervals(others, gaps, title, axis, zero=True),
+            caption=f"Paired by seed. {_DOTS} An interval that holds zero tells nothing apart.",
+            alt="Paired difference of each recipe to the first one.",
         )
 
     def _trace_figure(self, name: str, label: str, what: str, about: str) -> Figure:
-        options = {"smooth": what == "losses", "log": True}
-        return _figure(
-            (name, label.capitalize()),
-            "traces",
-            lambda: (self.names, [self._stacked(r, what) for r in self.names], label, options),
-            f"{about} Lines are means over the seeds, bands hold all of them.",
-            f"{label.capitalize()} over the updates.",
+        def chart() -> "Chart":
+            traces = [self._stacked(recipe, what) for recipe in self.names]
+            return _traces(self.names, traces, label, smooth=what == "losses")
+
+        return chart_of(
+            name,
+            label.capitalize(),
+            chart,
+            caption=f"{about} Lines are means over the seeds, bands hold all of them.",
+            alt=f"{label.capitalize()} over the updates.",
         )
 
     def _log_figure(self, row: RecipeSummary) -> Figure:
@@ -533,35 +539,51 @@ class Runs(Result):
         return replace(mean_of(values), name=label, meaning=mean)
 
 
-def _figure(
-    heading: tuple[str, str],
-    kind: str,
-    content: Callable[[], tuple[Any, ...]],
-    caption: str,
-    alt: str,
-    *,
-    wide: bool = False,
-) -> Figure:
-    """A figure of `plot_KIND` and `KIND_figure`; `content` gives arguments and options."""
+def _intervals(
+    names: Sequence[str], values: Sequence[Array], title: str, axis: str, *, zero: bool = False
+) -> "Chart":
+    """A row a name: every seed as a dot, their mean with its interval."""
+    from lossatlas.plots.rows import Dots, rows_chart
 
-    def draw(name: str, **where: Any) -> Any:
-        plots = importlib.import_module("lossatlas.plots.trainings")
-        *values, options = content()
-        return getattr(plots, name)(*values, **options, **where)
-
-    return Figure(
-        *heading,
-        lambda ax: draw(f"plot_{kind}", ax=ax),
-        lambda: draw(f"{kind}_figure"),
-        caption,
-        alt,
-        wide,
-    )
-
-
-def _rows(names: Sequence[str], values: Sequence[Array], label: str) -> tuple[Any, ...]:
     points = [row[np.isfinite(row)] for row in values]
-    return names, [_band(row) for row in points], points, label
+    mean, low, high = np.array([_band(row) for row in points]).T
+    dots = [Dots("mean", mean, np.stack([mean - low, high - mean]))]
+    return rows_chart(names, dots, title, axis, samples=points, zero=zero)
+
+
+def _traces(
+    names: Sequence[str], traces: Sequence[Array], label: str, *, smooth: bool
+) -> "Chart":
+    """A line a name: the mean over its runs, and the band that holds all of them."""
+    from lossatlas.plots import style
+    from lossatlas.plots.chart import Area, Axis, Chart, Layer, Line
+
+    layers: list[Layer] = []
+    for index, (name, trace) in enumerate(zip(names, traces, strict=True)):
+        color, dash = style.hue(index)
+        every = np.arange(1, trace.shape[1] + 1)
+        update, values = _windows(trace) if smooth else (every, trace)
+        some = ~np.isnan(values).all(0)
+        if not some.any():
+            continue
+        update, values = update[some], values[:, some]
+        low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+        if len(trace) > 1:
+            around = np.concatenate([update, update[::-1]])
+            layers.append(Area(around, np.concatenate([high, low[::-1]]), color, opacity=0.15))
+        look: dict[str, Any] = {"color": color, "width": 2, "dash": dash, "name": name}
+        layers.append(Line(update, np.nanmean(values, 0), hover="values", **look))
+    y = Axis(label, is_log=True)
+    return Chart(label.capitalize(), Axis("update"), y, tuple(layers), size=(5.4, 3.4))
+
+
+def _windows(trace: Array) -> tuple[NDArray[np.int64], Array]:
+    updates = trace.shape[1]
+    width = max(updates // _WINDOWS, 1)
+    starts = np.arange(0, updates, width)
+    sums = np.add.reduceat(trace, starts, axis=1)
+    ends = np.minimum(starts + width, updates)
+    return ends, sums / (ends - starts)
 
 
 def _band(values: Array) -> tuple[float, float, float]:

@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from lossatlas.checks import check_at_least, check_callable, check_list, check_positive
-from lossatlas.curvature.instrument import rows_figure
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
 from lossatlas.guard import preserved_rng
 from lossatlas.io.records import record
 from lossatlas.objective import Objective, Weighted
 from lossatlas.objective.weighted import Measured
-from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
 
 Array = NDArray[np.float64]
 Factory = Callable[[int, int], tuple[Objective, Optimizer]]

@@ -1,12 +1,12 @@
 """What a report is made of: sections, each with its words, figures, tables and numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lossatlas.io import Provenance
 from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.surveys import Survey
-from lossatlas.text import cut_off, with_error
+from lossatlas.text import cut_off
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,21 @@ class Tile:
 
 def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     """An estimate at the head of the page."""
-    value, _, error = with_error(shown.value, shown.error).partition(" ± ")
-    detail = f"± {error}" if error else "no error known"
-    return Tile(cut_off(label, 24), value, f"{detail}{remark}")
+    value, error = shown.texts
+    return Tile(cut_off(label, 24), value, f"{error or 'no error known'}{remark}")
+
+
+def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, ...]:
+    """The chief numbers as a table; none where there are none."""
+    rows = tuple(_row(each) for each in estimates if not each.is_minor)
+    return (Table(title, ("number", "value", "error", "meaning"), rows),) if rows else ()
+
+
+def _row(found: Estimate) -> tuple[str, str, str, str]:
+    value, error = found.texts
+    shown = f"{value} {found.unit}".strip()
+    why = cut_off(found.why_no_error or "", 200)
+    return cut_off(found.name), shown, error or why, cut_off(found.meaning, 200)
 
 
 @dataclass(frozen=True, eq=False)

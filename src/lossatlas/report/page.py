@@ -20,7 +20,7 @@ from lossatlas.report.sections import SECTIONS
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate, Result
 from lossatlas.surveys import Comparison, Survey
-from lossatlas.text import cut_off, plain, with_error
+from lossatlas.text import cut_off, plain
 
 # What could end a script or start a comment, should it stand in a string of the data.
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -165,12 +165,12 @@ def _number(found: Estimate) -> dict[str, str]:
             f"`stderr` of '{found.name}' must be a finite number; got {found.stderr!r}; "
             "give the reason as `why_no_error` where there is no error."
         )
-    shown, _, error = with_error(found.value, found.error).partition(" ± ")
+    shown, error = found.texts
     return {
         "name": cut_off(found.name),
         # That a loss is in units of the loss needs no word.
         "value": shown if found.unit == "loss" else f"{shown} {found.unit}".strip(),
-        "error": f"± {error}" if error else "",
+        "error": error,
         "why": cut_off(found.why_no_error or "", 200),
         "meaning": cut_off(found.meaning, 200),
     }

@@ -22,7 +22,6 @@ from lossatlas.topology import (
     resolution,
     simplify,
 )
-from lossatlas.topology.mergetree import NO_SADDLE
 
 Array = NDArray[np.float64]
 
@@ -147,84 +146,36 @@ class Survey(Result):
             *(figure for found in self.findings.values() for figure in found.figures()),
         )
 
-    def summary(self) -> dict[str, Any]:
-        """The whole survey for JSON.
-
-        Returns:
-            Title, loss, metrics, grid, topology, instruments (see `InstrumentResult.summary`),
-            sentences, notes, checks, seconds, evaluations. NaN and infinity are None.
-        """
-        own = {"title": self.title, "seconds": self.seconds}
-        own |= {"evaluations": self.landscape.evaluations}
-        own |= {"grid": self._grid(), "topology": self._topology()}
-        own |= {"instruments": {name: f.summary() for name, f in self.findings.items()}}
-        return super().summary() | own
-
-    def _grid(self) -> dict[str, Any]:
-        land = self.landscape
-        return {
-            "points": list(land.values.shape),
-            "ranges": [[float(axis[0]), float(axis[-1])] for axis in land.axes],
-            "directions": list(land.labels),
-            "computed": int(land.computed.sum()),
-            "interpolation_error": land.interpolation_error,
-            "non_finite": int((~land.finite).sum()),
-            "engine": land.engine,
-        }
-
-    def _topology(self) -> dict[str, Any]:
-        diagram, why = self.diagram, self.diagram.why_unknown
-        rarest = self.tree.rarest_share
-        return {
-            "minima": len(self.tree),
-            "bars": [_bar(diagram, row) for row in range(len(diagram))],
-            "smad": rise if np.isfinite(rise := self.tree.mean_rise) else None,
-            "certain_bars": None if why else int(diagram.certain.sum()),
-            "threshold": None if why else diagram.threshold,
-            "why_unknown": why or None,
-            "rarest_share": None if np.isnan(rarest) else rarest,
-            "connectivity": diagram.connectivity,
-            "certain_basins": None if why else self.certain_basins,
+    def details(self) -> dict[str, Any]:
+        """Title, time, the map and its topology, and the summary of every instrument."""
+        known = not self.tree.why_unknown
+        topology = self.tree.details() | self.diagram.details()
+        topology |= {
+            "certain_basins": self.certain_basins if known else None,
             "under_resolved": self.resolution.under_resolved,
             "barriers": self.barriers.tolist(),
         }
+        return {
+            "title": self.title,
+            "seconds": self.seconds,
+            "evaluations": self.landscape.evaluations,
+            "grid": self.landscape.details(),
+            "topology": topology,
+            "instruments": {name: found.summary() for name, found in self.findings.items()},
+        }
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The chief numbers as cells of a table.
+        """The chief numbers of every part as cells of a table.
 
         Returns:
             See `Result.rows`.
         """
-        land, diagram = self.landscape, self.diagram
-        share = land.evaluations / land.values.size
-        size = " x ".join(map(str, land.values.shape))
-        held = f"95 % bound, from leaving out each of {land.held_out} points"
-        lost = count(int((~land.finite).sum()), "point") + " without a finite loss"
-        touch = f"{diagram.connectivity} connectivity"
-        touch += "; under-resolved" if self.resolution.under_resolved else ""
-        basins = diagram.dimensions == 0
-        sure = f"{int(diagram.certain[basins].sum())} certain (the deepest, and those deeper "
-        sure += f"than {diagram.threshold:.2g})"
-        unknown = f"certainty unknown: {diagram.why_unknown}"
-        return [
-            *map(estimate_row, self._at_weights),
-            ("map", size, f"{land.evaluations} computed ({share:.0%}), engine {land.engine}"),
-            (
-                "interpolation error",
-                f"{land.interpolation_error:.2g}",
-                held if land.held_out else "every point was computed",
-            ),
-            ("range of the loss", f"{land.range:.6g}", lost),
-            ("minima", str(len(self.tree)), touch),
-            ("basins", str(int(basins.sum())), unknown if diagram.why_unknown else sure),
-            self._smad_row(),
-            *(line for found in self.findings.values() for line in found.rows()),
-        ]
-
-    def _smad_row(self) -> tuple[str, str, str]:
-        if not self.tree.saddles.size:
-            return "smad", "none", NO_SADDLE
-        return "smad", f"{self.tree.smad():.6g}", "mean rise to a saddle, of all minima"
+        tree, diagram, land, *instruments = (part.rows() for part in self._parts())
+        # Both are judged by one threshold.
+        known = {name for name, *_ in tree}
+        bars = [row for row in diagram if row[0] not in known]
+        own = [estimate_row(each) for each in self._at_weights]
+        return [*own, *tree, *bars, *land, *(row for rows in instruments for row in rows)]
 
     def _parts(self) -> tuple[Result, ...]:
         return (self.tree, self.diagram, self.landscape, *self.findings.values())
@@ -232,17 +183,3 @@ class Survey(Result):
 
 def _at_weights(name: str, found: Estimate) -> Estimate:
     return replace(found, name=f"{name} at the weights", meaning="mean over the data")
-
-
-def _bar(diagram: Diagram, row: int) -> dict[str, Any]:
-    places = diagram.birth_places[row], diagram.death_places[row]
-    born, dies = (place.tolist() if np.isfinite(place).all() else None for place in places)
-    dies_at = float(diagram.deaths[row])
-    return {
-        "dimension": int(diagram.dimensions[row]),
-        "birth": float(diagram.births[row]),
-        "death": dies_at if np.isfinite(dies_at) else None,
-        "certain": None if diagram.why_unknown else bool(diagram.certain[row]),
-        "birth_place": born,
-        "death_place": dies,
-    }

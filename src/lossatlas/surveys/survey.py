@@ -85,7 +85,7 @@ def survey(
         instruments: what else to measure at the weights: "all", or names of
             `lossatlas.curvature.instruments()`, in a sequence or with commas between them. One
             that cannot serve this objective leaves the reason in its finding.
-        lr: a learning rate to compare with the curvature, for "stability".
+        lr: a learning rate to compare with the curvature; adds the instrument "stability".
         optimizer: an optimizer of the model, with its state, for "stability".
         title: title of the report; the model's class by default.
         seed: of the random directions.
@@ -187,9 +187,11 @@ def _check(
 def _tools(
     instruments: str | Sequence[str], *, curvature: bool, lr: float | None
 ) -> tuple[Instrument, ...]:
-    if lr is not None:
-        check_positive("lr", lr)
-    return chosen(instruments, curvature=curvature)
+    tools = chosen(instruments, curvature=curvature)
+    if lr is None:
+        return tools
+    check_positive("lr", lr)
+    return chosen([*(tool.name for tool in tools), "stability"])
 
 
 def _findings(

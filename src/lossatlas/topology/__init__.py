@@ -5,7 +5,7 @@ what needs scikit-learn in `transformer`; they are imported by name.
 """
 
 from lossatlas.arguments import guard_exports
-from lossatlas.topology.barriers import barrier_distance, barrier_matrix, flood_below, simplify
+from lossatlas.topology.barriers import barrier_distance, barrier_matrix
 from lossatlas.topology.basin_certainty import CertainBasins, certain_basins
 from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.curves import (
@@ -27,6 +27,7 @@ from lossatlas.topology.profile import Profile, Silhouette, profile
 from lossatlas.topology.resolution import Resolution, resolution
 from lossatlas.topology.rips import rips
 from lossatlas.topology.scattered import scattered
+from lossatlas.topology.simplification import flood_below, simplify
 from lossatlas.topology.summaries import (
     amplitude,
     entropy,

@@ -174,6 +174,29 @@ class Diagram(Result):
             replace(_exact(self.threshold, "certainty threshold", bound), unit="loss"),
         )
 
+    def details(self) -> dict[str, Any]:
+        """Every bar, how many are certain, the threshold and the connectivity."""
+        known = not self.why_unknown
+        return {
+            "bars": [self._bar(row) for row in range(len(self))],
+            "certain_bars": int(self.certain.sum()) if known else None,
+            "threshold": self.threshold if known else None,
+            "why_unknown": self.why_unknown or None,
+            "connectivity": self.connectivity,
+        }
+
+    def _bar(self, row: int) -> dict[str, Any]:
+        places = self.birth_places[row], self.death_places[row]
+        born, dies = (place if np.isfinite(place).all() else None for place in places)
+        return {
+            "dimension": self.dimensions[row],
+            "birth": self.births[row],
+            "death": self.deaths[row],
+            "certain": None if self.why_unknown else bool(self.certain[row]),
+            "birth_place": born,
+            "death_place": dies,
+        }
+
     def sentences(self) -> tuple[str, ...]:
         """How many loops are certain: hills with lower ground all around."""
         loops = self.dimensions == 1

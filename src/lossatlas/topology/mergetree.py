@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -312,6 +313,14 @@ class MergeTree(Result):
             for k in sure
         )
 
+    def details(self) -> dict[str, Any]:
+        """How many minima there are, how far the loss rises from them, what may be missed."""
+        return {
+            "minima": len(self),
+            "smad": self.mean_rise,
+            "rarest_share": self.rarest_share,
+        }
+
     def sentences(self) -> tuple[str, ...]:
         """How many basins there are, which are certain, how high the saddles between them."""
         if self.high == self.low:
@@ -355,6 +364,14 @@ class MergeTree(Result):
                 "Each basin as wide as it holds points of the map; it works in any dimension.",
                 f"Topological profile: {minima}.",
             ),
+        )
+
+
+def check_tree(tree: object) -> None:
+    """Require a merge tree."""
+    if not isinstance(tree, MergeTree):
+        raise ArgumentError(
+            f"`tree` must be a MergeTree, as `merge_tree` gives; got {type(tree).__name__}."
         )
 
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, result
-from lossatlas.topology.barriers import simplify
 from lossatlas.topology.field import Floats, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree
+from lossatlas.topology.simplification import simplify
 
 
 @record

@@ -14,7 +14,7 @@ from lossatlas.errors import NonFiniteError, SymmetryError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.modes import norm_layers
-from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.weights.activations import Correlations
 from lossatlas.weights.paired import PairedLosses, halfway
@@ -74,6 +74,17 @@ class Alignment(Result):
             Estimate(start, 0.0, name="distance before"),
             Estimate(end, 0.0, name="distance after"),
         )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The loss halfway for every way that was tried.
+
+        Returns:
+            One figure.
+        """
+        title, axis = "Ways of alignment", "loss halfway above the mean of the ends"
+        tried = [_named(found, way) for way, found in self.tried.items()]
+        shown = tried or [self.before, self.after]
+        return (rows_figure(title, shown, axis, caption=self.sentences()[0]),)
 
     def sentences(self) -> tuple[str, ...]:
         """What alignment achieved.

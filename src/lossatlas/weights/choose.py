@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_flag, check_fraction
 from lossatlas.curvature import spectrum
-from lossatlas.curvature.instrument import rows_figure
 from lossatlas.errors import AtlasError, StructureError
 from lossatlas.io import Checkpoint
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate, Figure, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.paired import PairedLosses, halfway
 

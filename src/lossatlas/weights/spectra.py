@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.checks import check_at_least
-from lossatlas.curvature.instrument import rows_figure
 from lossatlas.errors import ArgumentError, FileError, NonFiniteError
 from lossatlas.io.checkpoints import load_checkpoint
 from lossatlas.io.records import record
-from lossatlas.result import Estimate, Figure, Reference, Result, result
+from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.rng import derive_seed
 from lossatlas.text import count as counted
 from lossatlas.text import number

@@ -7,8 +7,9 @@ rotated. Which ones is read off one real forward pass, and proven by another.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from lossatlas.errors import StructureError, SymmetryError
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import count
 from lossatlas.weights.axes import Axis, leaves, settle
@@ -162,6 +163,27 @@ class Symmetries(Result):
                 self.error, 0.0, name="largest change of a loss", unit="loss", meaning=meaning
             ),
         )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The largest groups, permutations and rotations apart.
+
+        Returns:
+            One figure; none where there is no group.
+        """
+        from lossatlas.plots.rows import MAX_ROWS, Dots, rows_chart
+
+        shown = sorted(self.groups, key=lambda group: -group.size)[:MAX_ROWS]
+        if not shown:
+            return ()
+        series = [
+            Dots(kind, np.array([g.size if g.kind == kind else math.nan for g in shown]))
+            for kind in dict.fromkeys(g.kind for g in shown)
+        ]
+        names = [str(g.places[0].tensor) for g in shown]
+        title, axis = "Groups of symmetries", "indices that move together"
+        chart = partial(rows_chart, names, series, title, axis, log=True)
+        caption = "Each row is a group, named by the first tensor that it acts on."
+        return (chart_of("groups", title, chart, caption=caption, alt=self.sentences()[0]),)
 
     def sentences(self) -> tuple[str, ...]:
         """What may move, what may not and why.

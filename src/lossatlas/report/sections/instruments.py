@@ -2,12 +2,10 @@
 
 from lossatlas.curvature import GROUPS, InstrumentResult
 from lossatlas.curvature.instrument import Group
-from lossatlas.report.contents import Builder, Section, Tile
+from lossatlas.report.contents import Builder, Section, Tile, estimates_table
 from lossatlas.result import Estimate, Table
 from lossatlas.surveys import Survey
-from lossatlas.text import cut_off, number, with_error
-
-_HEAD = ("measure", "value", "error", "meaning")
+from lossatlas.text import number
 
 
 def group_builder(group: Group) -> Builder:
@@ -63,16 +61,4 @@ def _tiles(found: InstrumentResult) -> tuple[Tile, ...]:
 
 
 def _table(title: str, estimates: tuple[Estimate, ...]) -> tuple[Table, ...]:
-    rows = tuple(_row(each) for each in estimates if not each.is_minor)
-    return (Table(title, _HEAD, rows),) if rows else ()
-
-
-def _row(found: Estimate) -> tuple[str, str, str, str]:
-    value, _, error = with_error(found.value, found.error).partition(" ± ")
-    why = cut_off(found.why_no_error or "", 200)
-    return (
-        cut_off(found.name),
-        f"{value} {found.unit}".strip(),
-        f"± {error}" if error else why,
-        cut_off(found.meaning, 200),
-    )
+    return estimates_table(title, estimates)

@@ -9,7 +9,7 @@ from lossatlas.landscape.landscape import Landscape, computed_values
 from lossatlas.report.contents import Section, Tile
 from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
-from lossatlas.text import cut_off, number, with_error
+from lossatlas.text import cut_off, number
 
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 
@@ -66,8 +66,8 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     found = {"loss": survey.loss, **survey.metrics}
     tiles = []
     for name, shown in list(found.items())[:3]:
-        value, _, error = with_error(shown.value, shown.stderr).partition(" ± ")
-        detail = f"± {error}, at the weights" if error else "at the weights, no error known"
+        value, error = shown.texts
+        detail = f"{error}, at the weights" if error else "at the weights, no error known"
         tiles.append(Tile(cut_off(name, 24), value, detail))
     return tuple(tiles)
 

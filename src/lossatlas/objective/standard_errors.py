@@ -1,4 +1,4 @@
-"""Means with their standard errors, for many points and quantities at once."""
+"""Standard errors of means of losses and metrics, for many points and quantities at once."""
 
 import math
 from collections.abc import Callable, Sequence

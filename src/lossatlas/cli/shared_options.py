@@ -1,4 +1,4 @@
-"""Options that several commands share: the network, its data, what every command takes."""
+"""Options that several commands share: the network, its weights, its data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class SubjectSettings(Strict):
     model: str | None = subject(
         None, f"{MODEL} By default a small network is trained.", short="m"
     )
-    weights: Path | None = subject(None, "A checkpoint, the same as one file.")
+    weights: Path | None = subject(None, "Trained weights, the same as one file.")
     key: str | None = subject(None, "Where the weights are in a file, as in ema.")
     prefix: str | None = subject(None, "Keep names that begin so, and strip it.")
     data: str = subject("digits", DATA, short="d")
@@ -37,8 +37,9 @@ class SubjectSettings(Strict):
     examples: int | None = subject(None, EXAMPLES, ge=1)
     mode: Literal["eval", "train", "recalibrated"] | None = subject(
         None,
-        "What normalization layers do. By default eval, and recalibrated where two files are "
-        "compared and the model keeps running statistics.",
+        "How BatchNorm behaves at each point: eval = stored statistics; train = those of the "
+        "batch; recalibrated = measured anew there. By default eval, and recalibrated where "
+        "two files are compared and the model keeps running statistics.",
     )
     device: str = subject("cpu", DEVICE)
     seed: int = common(0, SEED, ge=0)
