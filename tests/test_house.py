@@ -44,6 +44,7 @@ NAMES = {
     "io",
     "suggest_span",
     "supervised",
+    "SpikeRecorder",
     "suggest_lr",
     "survey",
     "trace",

@@ -15,9 +15,10 @@ TEXT = """# A learning rate to start with: what the suggestion is worth
 `lossatlas lr` and `la.suggest_lr` ({version}). Each problem is trained for 600 updates with
 cosine decay and a warm-up of 60 updates, SGD with momentum 0.9 and AdamW, on a grid of peak
 rates of factor 2 that ends two rates below and above the best. The best is that of the lowest
-mean validation loss over {seeds} seeds. Suggestions are made from the same initial weights,
-before any training. The excess is the validation loss of a training at the suggested rate over
-that at the best, minus 1, seed by seed; a divergence counts as infinite.
+mean validation loss over {seeds} seeds. Suggestions are made before any training, from initial
+weights of {seeds} other seeds, on which both rates are then trained: the excess is the mean
+validation loss at the suggested rate over that at the best, minus 1, so that the luck of the
+choice is in neither. A divergence counts as infinite.
 
 The powers of the horizon were chosen on the first {developed} problems; the other {held} were
 looked at once, at the end.
@@ -32,19 +33,9 @@ Run again with `python docs/studies/lr/run.py --shared DIR`.
 """
 
 
-def excesses(found: dict, method: str) -> list[float]:
-    """Relative excess of the validation loss at the suggested rate, of each seed."""
-    best = found["grid"][f"{found['best']:.6g}"]
-    reached = found["reached"][method]
-    return [
-        (math.inf if r is None or not math.isfinite(r) else r / b - 1)
-        for r, b in zip(reached, best, strict=True)
-    ]
-
-
 def mean_excess(found: dict, method: str) -> float:
     """The same, from means over seeds."""
-    best = found["grid"][f"{found['best']:.6g}"]
+    best = found["fresh"]
     reached = [math.inf if r is None else r for r in found["reached"][method]]
     return sum(reached) / sum(best) - 1
 

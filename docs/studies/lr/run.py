@@ -24,7 +24,10 @@ from lossatlas.training import build_model
 from lossatlas.training.criteria import build_loss
 
 HERE = Path(__file__).parent
+# The best rate of the grid is chosen by these seeds ...
 SEEDS = (0, 1, 2)
+# ... and compared with what is suggested on others, so that luck is in neither.
+FRESH = (3, 4, 5)
 HORIZON = 600
 
 
@@ -58,7 +61,7 @@ def final_loss(
 def measure(name: str, optimizer: str, shared: Path, horizon: int) -> dict:
     """One problem: suggestions, a tuned grid, and trainings at what was suggested."""
     setup = setup_of(name, shared)
-    made = {seed: suggestions(setup, optimizer, seed, horizon) for seed in SEEDS}
+    made = {seed: suggestions(setup, optimizer, seed, horizon) for seed in FRESH}
     grid: dict[int, list[float]] = {}
 
     def mean(power: int) -> float:
@@ -82,14 +85,15 @@ def measure(name: str, optimizer: str, shared: Path, horizon: int) -> dict:
             final_loss(setup, optimizer, made[s][method], s, horizon)
             if made[s][method]
             else None
-            for s in SEEDS
+            for s in FRESH
         ]
         for method in ("lossatlas", "lightning", "torch-lr-finder")
     }
     return {
-        "suggested": [made[s] for s in SEEDS],
+        "suggested": [made[s] for s in FRESH],
         "grid": {f"{2.0**power:.6g}": grid[power] for power in sorted(grid)},
         "best": 2.0**best,
+        "fresh": [final_loss(setup, optimizer, 2.0**best, s, horizon) for s in FRESH],
         "reached": reached,
     }
 

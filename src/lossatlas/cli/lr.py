@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.settings import DATA, common, defaults, option
 
 _SUGGESTED = defaults("steering.suggest_lr:suggest_lr")

@@ -108,7 +108,7 @@ class Replay:
         with preserved_rng(), torch.enable_grad():
             torch.set_rng_state(entry.rng)
             loss = self.loss(self.model, entry.batch).mean()
-            loss.backward()
+            torch.autograd.backward(loss)
         if self.max_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         return float(loss.detach())
@@ -154,9 +154,10 @@ class Replay:
         return math.fsum(losses) / len(losses) if losses else math.nan
 
     def second_moment_ratio(self) -> float:
-        """Root of the mean of g^2 / v over all weights, v Adam's second moment before it.
+        """Root of the mean of g^2 / v over all weights, v the second moment of Adam before it.
 
-        About 1 where the gradients are those of before; NaN for other optimizers.
+        Returns:
+            About 1 where the gradients are those of before; NaN for other optimizers.
         """
         total, count = 0.0, 0
         for group in self.optimizer.param_groups:
@@ -168,14 +169,17 @@ class Replay:
                 steps = float(state["step"])
                 if steps < 1:
                     continue
-                v = state["exp_avg_sq"].double() / (1 - beta**steps)
-                known = v > 0
-                ratios = parameter.grad.double().square()[known] / v[known]
-                total, count = total + float(ratios.sum()), count + ratios.numel()
+                v = state["exp_avg_sq"].double() / (1 - beta**steps) + group["eps"] ** 2
+                total += float((parameter.grad.double().square() / v).sum())
+                count += v.numel()
         return math.sqrt(total / count) if count else math.nan
 
     def in_double(self, entry: RecordedStep) -> bool:
-        """Whether loss and gradient of a step are finite in double precision."""
+        """Whether loss and gradient of a step are finite in double precision.
+
+        Returns:
+            False also where the loss cannot be taken in double precision.
+        """
         self.model.double()
         batch = map_tensors(lambda v: v.double() if v.is_floating_point() else v, entry.batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -183,8 +187,10 @@ class Replay:
             with preserved_rng(), torch.enable_grad():
                 torch.set_rng_state(entry.rng)
                 loss = self.loss(self.model, batch).mean()
-                loss.backward()
+                torch.autograd.backward(loss)
         except RuntimeError:
             return False
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return math.isfinite(float(loss.detach())) and all(bool(g.isfinite().all()) for g in grads)
+        return math.isfinite(float(loss.detach())) and all(
+            bool(g.isfinite().all()) for g in grads
+        )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ CAUSES = (
 _REFERENCES = 4
 # A change that takes away this share of the rise explains it.
 _EXPLAINS = 0.7
+# Other batches rise by this share of the own one where the weights have moved.
+_BLAMED = 0.15
 # Losses of a replay that differ by more are not those of the training.
 _FAITHFUL = 0.02
 # Inputs this many times as long as usual, or as short, are unlike the others.
@@ -181,8 +183,8 @@ class SpikeReport(Result):
                 "rise, so the weights are sound."
             )
         return (
-            f"The loss of other batches rose as well; the update that moved the weights there is "
-            f"number {self.update:,}."
+            "The loss of other batches rose as well; the update that moved the weights there "
+            f"is number {self.update:,}."
         )
 
     def figures(self) -> tuple[Figure, ...]:
@@ -306,7 +308,7 @@ class _Case:
         own = self.spike.loss - float(np.median([e.loss for e in self.before]))
         if not math.isfinite(own):
             return not math.isfinite(self.rise) or self.rise > abs(self.level)
-        return self.rise > 0.3 * own
+        return self.rise > _BLAMED * own
 
     def report(self, deviations: float) -> SpikeReport:
         """All of it."""
@@ -343,9 +345,9 @@ class _Case:
             return self.entries[max(int(lost[0]) - 1, 0)]
         return self.entries[int(np.argmax(np.diff(known)))]
 
-    def _trial(self, change: str, **options: object) -> Trial:
+    def _trial(self, change: str, **options: Any) -> Trial:
         self.replay.load(self.snapshot)
-        losses = self.replay.run(self.before, references=self.references, **options)  # type: ignore[arg-type]
+        losses = self.replay.run(self.before, references=self.references, **options)
         value = losses[-1] if math.isfinite(losses[-1]) else math.inf
         # Against its own lowest: at lower rates the loss falls more slowly.
         lowest = min(loss for loss in losses if math.isfinite(loss))
@@ -370,23 +372,23 @@ class _Case:
             found.append(self._trial("with warm-up", scales=rates))
         return tuple(found)
 
-    def _cause(
-        self, update: RecordedStep, trials: Sequence[Trial], *, blamed: bool
-    ) -> str:
+    def _cause(self, update: RecordedStep, trials: Sequence[Trial], *, blamed: bool) -> str:
         if self._overflows(update):
             return "number overflow"
         if not blamed:
             return "bad batch" if self._is_unlike(self.spike.batch) else "wrong labels"
         helps = {trial.change: trial.helps >= _EXPLAINS for trial in trials}
-        if helps.get("with limited updates") and self._is_stale(update):
-            return "stale second moments"
-        if helps.get("without the batch") and self._is_unlike(update.batch):
-            return "bad batch"
-        if helps.get("with warm-up"):
-            return "no warm-up"
-        if helps.get("at a quarter of the rate"):
-            return "rate too high"
-        return "bad batch" if helps.get("without the batch") else "unexplained"
+        skipped = helps.get("without the batch", False)
+        # From the most special cause to the most general one.
+        causes = {
+            "stale second moments": helps.get("with limited updates", False)
+            and self._is_stale(update),
+            "bad batch": skipped and self._is_unlike(update.batch),
+            "no warm-up": helps.get("with warm-up", False),
+            "rate too high": helps.get("at a quarter of the rate", False),
+        }
+        found = (cause for cause, explains in causes.items() if explains)
+        return next(found, "bad batch" if skipped else "unexplained")
 
     # Whether the gradient of this update is large for its second moments at the first weights,
     # too: it came with the data, and was not caused by the updates before.

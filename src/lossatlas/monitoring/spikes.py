@@ -32,12 +32,12 @@ _SKEWED = 3.0
 class SpikeRecorder:
     """Keeps the last steps of a training, notices spikes of the loss, and explains them.
 
-    Call `observe(loss, batch)` after `loss.backward()` and before `optimizer.step()`. A spike is
-    a loss more than `threshold` robust standard deviations above those before it (and 20 %
+    Call `observe(loss, batch)` after `loss.backward()` and before `optimizer.step()`. A spike
+    is a loss more than `threshold` robust standard deviations above those before it (and 20 %
     above them), or one that is not finite. The last steps are then made again on a copy of the
     model and optimizer, as they were and with one thing changed at a time: without the batch,
-    with limited updates, with warm-up, at a quarter of the rate, in double precision. What makes
-    the spike go away is its cause. The training itself is left as it is, bit for bit.
+    with limited updates, with warm-up, at a quarter of the rate, in double precision. What
+    makes the spike go away is its cause. The training itself is left as it is, bit for bit.
 
     Memory: two states of model and optimizer and at most 2 x `keep` batches (`memory`); twice
     that of model and optimizer while a spike is explained.
@@ -72,7 +72,7 @@ class SpikeRecorder:
         ...     optimizer.zero_grad()
         ...     value = loss(model, batch)
         ...     value.backward()
-        ...     recorder.observe(value, batch)
+        ...     report = recorder.observe(value, batch)
         ...     optimizer.step()
         >>> recorder.reports[0].step, recorder.reports[0].cause
         (30, 'bad batch')
@@ -190,13 +190,18 @@ class SpikeRecorder:
         return report
 
 
-
-
 def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
     """How far the last losses are above those before them, in robust standard deviations.
 
     The mean of the last 1, 2 and 4 is compared with the median of the ten before, on the scale
-    of the loss and of its logarithm; the scatter is that of neighbors. None below `threshold`.
+    of the loss and of its logarithm; the scatter is that of neighbors.
+
+    Args:
+        losses: the last ones, the newest last.
+        threshold: robust standard deviations.
+
+    Returns:
+        The deviations; None below `threshold`.
     """
     found = [_height(losses, count, threshold) for count in _RUNS]
     highest = max(found)

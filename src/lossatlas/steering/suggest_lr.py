@@ -126,9 +126,13 @@ class SuggestedLR(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The rate with its band, the edge of stability, the noise scale."""
-        why = f"rates from {number(self.low, 2)} to {number(self.high, 2)} are about as good"
         return (
-            Estimate(self.lr, name="learning rate", meaning=why, why_no_error=why),
+            Estimate(
+                self.lr,
+                ends=(self.low, self.high),
+                name="learning rate",
+                meaning="to peak at; rates in the brackets are about as good",
+            ),
             self.edge,
             self.noise_scale,
         )
