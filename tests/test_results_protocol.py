@@ -18,7 +18,17 @@ from torch import nn
 
 import lossatlas as la
 from fuzz_calls import _plan, curve, fit, log, objective, other_point, point, setup
-from lossatlas import curvature, forecast, inits, recipes, steering, surveys, topology, weights
+from lossatlas import (
+    curvature,
+    forecast,
+    inits,
+    monitoring,
+    recipes,
+    steering,
+    surveys,
+    topology,
+    weights,
+)
 from lossatlas.inits.candidates import Candidate
 from lossatlas.inits.ranking import trust as simulated_trust
 from lossatlas.landscape.mapping import MapPlan
@@ -27,7 +37,9 @@ from lossatlas.result import Result
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
 from report.sample_comparisons import valleys
 
-ROOMS = (topology, curvature, surveys, recipes, inits, weights, steering, forecast)
+ROOMS = (
+    topology, curvature, surveys, recipes, inits, weights, steering, forecast, monitoring,
+)  # fmt: skip
 FIELD = sample_map("double well", points=15, noise=0.01)
 RECIPES = tuple(Candidate(s, 1.0, k) for k in range(6) for s in ("normal", "orthogonal"))
 
@@ -50,6 +62,20 @@ def features():
 
 def trust():
     return simulated_trust(np.arange(10.0), np.arange(10.0) + rng().normal(size=(200, 10)))
+
+
+def spike():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = lambda model, batch: (model(batch) - 1).square().mean()  # noqa: E731
+    recorder = monitoring.SpikeRecorder(model, optimizer, loss)
+    for step in range(20):
+        batch = torch.full((4, 2), 1000.0 if step == 19 else 1.0 + 0.01 * step)
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        report = recorder.observe(loss(model, batch), batch)
+        optimizer.step()
+    return report
 
 
 def edits():
@@ -94,6 +120,8 @@ SAMPLES = {
     "Sensitivity": lambda: weights.sensitivity(objective()),
     "WindowFisher": lambda: weights.window_fisher(objective()),
     "DecisionLog": log,
+    "SuggestedLR": lambda: la.suggest_lr(objective(), "sgd", updates=10),
+    "SpikeReport": spike,
     "Reading": lambda: steering.Reading(1, loss=0.5, loss_error=0.1),
     "Curve": curve,
     "Fit": fit,
