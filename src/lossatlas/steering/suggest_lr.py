@@ -130,6 +130,7 @@ class SuggestedLR(Result):
             Estimate(
                 self.lr,
                 ends=(self.low, self.high),
+                why_no_error="the brackets are a band of rates, not an interval of confidence",
                 name="learning rate",
                 meaning="to peak at; rates in the brackets are about as good",
             ),
