@@ -55,7 +55,7 @@ def test_fact_10_all_weights_zero_give_the_base_loss():
 
 def test_fact_11_a_penalty_makes_the_loss_larger():
     inputs = everything()
-    assert TopologicalLoss(lambda_sasp=0.1)(**inputs) > inputs["base_loss"]
+    assert TopologicalLoss(sasp_weight=0.1)(**inputs) > inputs["base_loss"]
 
 
 def truths(inputs):
@@ -75,7 +75,7 @@ def truths(inputs):
 def test_each_term_is_its_penalty_times_its_weight(term):
     inputs = everything()
     expected = truths(inputs)[term]
-    loss = TopologicalLoss(**{f"lambda_{term}": 0.5})
+    loss = TopologicalLoss(**{f"{term}_weight": 0.5})
     total, parts = loss(**inputs, generator=generator(1), return_components=True)
     assert_close(total, inputs["base_loss"] + 0.5 * expected)
     assert_close(parts[term], expected.detach())
@@ -88,7 +88,7 @@ def test_each_term_is_its_penalty_times_its_weight(term):
 def test_all_terms_add_up():
     inputs = everything()
     terms = truths(inputs)
-    loss = TopologicalLoss(**{f"lambda_{term}": 0.1 for term in terms})
+    loss = TopologicalLoss(**{f"{term}_weight": 0.1 for term in terms})
     total = loss(**inputs, generator=generator(1))
     assert_close(total, inputs["base_loss"] + 0.1 * sum(terms.values()))
 
@@ -107,15 +107,15 @@ NEEDED = {
 def test_a_term_without_its_inputs_is_an_error(term):
     inputs = everything()
     inputs[NEEDED[term]] = None
-    loss = TopologicalLoss(**{f"lambda_{term}": 1.0})
-    with pytest.raises(ArgumentError, match=f"`lambda_{term}` is above zero.*{NEEDED[term]}"):
+    loss = TopologicalLoss(**{f"{term}_weight": 1.0})
+    with pytest.raises(ArgumentError, match=f"`{term}_weight` is above zero.*{NEEDED[term]}"):
         loss(**inputs)
     assert int(loss.calls) == 0
 
 
 def test_weights_warm_up_while_training_and_resume():
     inputs = everything()
-    loss = TopologicalLoss(1.0, lambda_cvp=2.0, warmup={"sasp": 4})
+    loss = TopologicalLoss(1.0, cvp_weight=2.0, warmup={"sasp": 4})
     seen = []
     for _ in range(5):
         loss(**inputs)
@@ -134,8 +134,8 @@ def test_weights_warm_up_while_training_and_resume():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ArgumentError, match="`lambda_cvp` must be"):
-        TopologicalLoss(lambda_cvp=-0.1)
+    with pytest.raises(ArgumentError, match="`cvp_weight` must be"):
+        TopologicalLoss(cvp_weight=-0.1)
     with pytest.raises(UnknownNameError, match="did you mean 'sasp'"):
         TopologicalLoss(warmup={"sas": 3})
     with pytest.raises(ArgumentError, match="warmup of sasp"):

@@ -12,6 +12,7 @@ from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
 from lossatlas.steering.probe import Closure, check_closure
+from lossatlas.steering.shards import is_sharded, local, summed
 
 Optimizer = torch.optim.Optimizer
 Group = dict[str, Any]
@@ -98,7 +99,7 @@ def _beta(group: Group) -> float:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.sum(a.double() * b.double())
+    return summed(torch.sum(local(a).double() * local(b).double()), [a])
 
 
 def kept_gradients(optimizer: Optimizer) -> list[list[Tensor | None]]:
@@ -191,6 +192,7 @@ class DistanceTracker:
         self._max_distance, self._squares = 0.0, 0.0
         self._sums: list[Tensor] = []
         self._distance: Tensor | None = None
+        self._far: list[Tensor] = []
 
     def opening(self) -> tuple[float, float]:
         """Before the first step: the length of the weights, and of the step to come."""
@@ -200,11 +202,12 @@ class DistanceTracker:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                size += float(weight.detach().float().square().sum())
-                slope = float(weight.grad.float().square().sum())
-                moved = weight.numel() if normalized else slope
+                here, slope = local(weight.detach()), local(weight.grad)
+                size += float(here.float().square().sum())
+                moved = here.numel() if normalized else float(slope.float().square().sum())
                 length += float(group.get("initial_lr", group["lr"])) ** 2 * moved
-        return math.sqrt(size), math.sqrt(length)
+        both = summed(torch.tensor([size, length], dtype=torch.float64), self._every())
+        return math.sqrt(float(both[0])), math.sqrt(float(both[1]))
 
     def track(self, scales: list[float]) -> None:
         """Take a step in; nothing is synchronized with a device."""
@@ -227,6 +230,10 @@ class DistanceTracker:
         if squares:
             self._sums.append(torch.stack(squares).sum())
         distance = torch.stack(far).sum()
+        if is_sharded(next(iter(self._every()))):
+            # The greatest sum over all processes is not the sum of the greatest.
+            self._far.append(distance)
+            return None
         before = self._distance
         self._distance = distance if before is None else torch.maximum(before, distance)
         return None
@@ -238,6 +245,10 @@ class DistanceTracker:
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""
+        if self._far:
+            self._distance = summed(torch.stack(self._far), self._every()).max()
+            self._sums = [summed(torch.stack(self._sums).sum(), self._every())]
+            self._far = []
         self._squares += sum(float(square) for square in self._sums)
         self._sums = []
         if self._distance is not None:
@@ -249,25 +260,28 @@ class DistanceTracker:
         """What a resumed run needs."""
         distance, _ = self.read()
         return {
-            "start": list(self._start),
-            "last": list(self._last),
+            "start": {str(index): sample for index, sample in enumerate(self._start)},
+            "last": {str(index): sample for index, sample in enumerate(self._last)},
             "distance": distance,
             "squares": self._squares,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._start, self._last = list(state["start"]), list(state["last"])
+        self._start, self._last = list(state["start"].values()), list(state["last"].values())
         self._max_distance, self._squares = state["distance"], state["squares"]
 
     def _weights(self) -> list[tuple[Tensor, float]]:
         weights = []
         for group in self._optimizer.param_groups:
             for weight in group["params"]:
-                step = _spacing(weight)
-                watched = -(-weight.numel() // step)
-                weights.append((weight, weight.numel() / max(watched, 1)))
+                size = local(weight).numel()
+                watched = -(-size // _spacing(size))
+                weights.append((weight, size / max(watched, 1)))
         return weights
+
+    def _every(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _group(self, index: int) -> int:
         for number, group in enumerate(self._optimizer.param_groups):
@@ -277,14 +291,15 @@ class DistanceTracker:
         return number
 
 
-def _spacing(weight: Tensor) -> int:
-    step = max(weight.numel() // _WATCHED, 1)
+def _spacing(size: int) -> int:
+    step = max(size // _WATCHED, 1)
     # An odd step does not stay within one column of a matrix whose width is even.
     return step | 1
 
 
 def _sample(weight: Tensor) -> Tensor:
-    return weight.detach().reshape(-1)[:: _spacing(weight)].float().clone()
+    flat = local(weight.detach()).reshape(-1)
+    return flat[:: _spacing(flat.numel())].float().clone()
 
 
 def read_edge(

@@ -31,13 +31,13 @@ class TopologicalLoss(nn.Module):
     """A loss plus any of the penalties, each with its weight, warm-up and log.
 
     Args:
-        lambda_sasp: weight of `sasp_penalty`.
-        lambda_cvp: weight of `cvp_penalty`.
-        lambda_sbmp: weight of `sbmp_penalty`.
-        lambda_dmta: weight of `dmta_penalty` (the tracker's own `weight` plays no part).
-        lambda_signature: weight of `signature_loss`: features keep the distances that make
+        sasp_weight: weight of `sasp_penalty`.
+        cvp_weight: weight of `cvp_penalty`.
+        sbmp_weight: weight of `sbmp_penalty`.
+        dmta_weight: weight of `dmta_penalty` (the tracker's own `weight` plays no part).
+        signature_weight: weight of `signature_loss`: features keep the distances that make
             the components of their inputs.
-        lambda_persistence: weight of `persistence_penalty`: all but the deepest basin of a
+        persistence_weight: weight of `persistence_penalty`: all but the deepest basin of a
             field (losses on a plane of weights, say) are filled.
         sasp_kind: "ggn" or "fisher".
         sasp_include_bias: whether the head has a bias.
@@ -57,7 +57,7 @@ class TopologicalLoss(nn.Module):
         UnknownNameError: an unknown kind, mode or term.
 
     Examples:
-        >>> loss = TopologicalLoss(lambda_sasp=0.1)
+        >>> loss = TopologicalLoss(sasp_weight=0.1)
         >>> logits, features = torch.zeros(4, 2), torch.ones(4, 3)
         >>> loss(torch.tensor(1.0), logits=logits, features=features).item()
         1.2000000476837158
@@ -67,13 +67,13 @@ class TopologicalLoss(nn.Module):
 
     def __init__(
         self,
-        lambda_sasp: float = 0.0,
-        lambda_cvp: float = 0.0,
-        lambda_sbmp: float = 0.0,
-        lambda_dmta: float = 0.0,
+        sasp_weight: float = 0.0,
+        cvp_weight: float = 0.0,
+        sbmp_weight: float = 0.0,
+        dmta_weight: float = 0.0,
         *,
-        lambda_signature: float = 0.0,
-        lambda_persistence: float = 0.0,
+        signature_weight: float = 0.0,
+        persistence_weight: float = 0.0,
         sasp_kind: str = "ggn",
         sasp_include_bias: bool = True,
         cvp_mode: str = "cautious",
@@ -85,14 +85,16 @@ class TopologicalLoss(nn.Module):
         super().__init__()
         check_one_of("sasp_kind", sasp_kind, KINDS)
         given = {
-            "sasp": lambda_sasp,
-            "cvp": lambda_cvp,
-            "sbmp": lambda_sbmp,
-            "dmta": lambda_dmta,
-            "signature": lambda_signature,
-            "persistence": lambda_persistence,
+            "sasp": sasp_weight,
+            "cvp": cvp_weight,
+            "sbmp": sbmp_weight,
+            "dmta": dmta_weight,
+            "signature": signature_weight,
+            "persistence": persistence_weight,
         }
-        self.lambdas = {term: check_weight(f"lambda_{term}", v) for term, v in given.items()}
+        self.full_weights = {
+            term: check_weight(f"{term}_weight", v) for term, v in given.items()
+        }
         self.warmup = _warmups(warmup)
         self.sasp_kind, self.sasp_include_bias = sasp_kind, sasp_include_bias
         self.cvp_mode, self.cvp_beta = cvp_mode, cvp_beta
@@ -167,11 +169,11 @@ class TopologicalLoss(nn.Module):
             "clouds": clouds,
             "field": field,
         }
-        active = [term for term, weight in self.lambdas.items() if weight > 0]
+        active = [term for term, weight in self.full_weights.items() if weight > 0]
         for term in active:
             _check_given(term, given)
         values = {term: cast(Tensor, getattr(self, f"_{term}")(given)) for term in active}
-        self.weights = {term: self.lambdas[term] * self._progress(term) for term in active}
+        self.weights = {term: self.full_weights[term] * self._progress(term) for term in active}
         self.calls += int(self.training)
         total = base_loss
         for term, value in values.items():
@@ -223,8 +225,8 @@ def _check_given(term: str, given: Mapping[str, Any]) -> None:
     missing = [name for name in NEEDS[term] if given[name] is None]
     if missing:
         raise ArgumentError(
-            f"`lambda_{term}` is above zero, so {' and '.join(f'`{m}`' for m in missing)} must "
-            f"be given; pass them, or set `lambda_{term}=0`."
+            f"`{term}_weight` is above zero, so {' and '.join(f'`{m}`' for m in missing)} must "
+            f"be given; pass them, or set `{term}_weight=0`."
         )
 
 
