@@ -152,7 +152,7 @@ def _plain(runs: Any) -> list[dict[str, Any]]:
                         for part in ("valid", "test")
                         for what in ("loss", "accuracy")
                     ]
-                    for w in run.weights
+                    for w in page.READ.get(run.recipe, ("raw",))
                 }
                 for h in run.horizons
             },

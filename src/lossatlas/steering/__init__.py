@@ -5,6 +5,7 @@ rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalt
 """
 
 from lossatlas.arguments import guard_exports
+from lossatlas.steering.averaged_optimizer import AveragedOptimizer, recipe
 from lossatlas.steering.averaging import (
     EMA,
     LAWA,
@@ -26,7 +27,6 @@ from lossatlas.steering.policies import (
 )
 from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_batch
 from lossatlas.steering.reading import Decision, Policy, Reading
-from lossatlas.steering.recipe import AveragedOptimizer, recipe
 from lossatlas.steering.sam import SAM, sam_radius
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
