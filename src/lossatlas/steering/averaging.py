@@ -16,11 +16,12 @@ from lossatlas.objective import Batch
 from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Result, result
 from lossatlas.steering.penalties.terms import check_share
-from lossatlas.steering.shards import is_finite, local, reshard, unwrapped
+from lossatlas.steering.shards import is_finite, is_sharded, local, reshard, unwrapped
 from lossatlas.steering.statistics import Forward, reestimate
 from lossatlas.text import number
 
 MODES = ("max", "min")
+_HALF = frozenset({torch.float16, torch.bfloat16})
 Score = Callable[[nn.Module], Any]
 
 
@@ -121,6 +122,7 @@ class WeightAverage:
             )
         self._frozen = {n: p for n, p in self.model.named_parameters() if n not in self.params}
         self._means = [[_copied(p) for p in self.params.values()] for _ in range(members)]
+        self._listed()
         self.count = self.skipped = 0
         self._chosen = 0
         self._inside = False
@@ -157,7 +159,7 @@ class WeightAverage:
             return
         self.count += 1
         for means, share in zip(self._means, self.shares(self.count), strict=True):
-            _blend(means, list(self.params.values()), share)
+            self._blend(means, share)
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Any:
         """Update after every step of an optimizer; steps that a GradScaler skips do not count.
@@ -179,7 +181,7 @@ class WeightAverage:
                 [m.to(p.device) for m, p in zip(means, self.params.values(), strict=True)]
                 for means in self._means
             ]
-        if is_finite(list(self.params.values())):
+        if is_finite(self._list, sharded=self._sharded, half=self._half):
             return True
         self.skipped += 1
         if self.skipped == 1:
@@ -190,12 +192,31 @@ class WeightAverage:
             )
         return False
 
+    def _listed(self) -> None:
+        # What every update asks is asked once.
+        self._list = list(self.params.values())
+        self._sharded = any(map(is_sharded, self._list))
+        self._half = any(p.dtype in _HALF for p in self._list)
+        self._alike = not self._sharded and not self._half
+
+    def _blend(self, means: list[Tensor], share: float) -> None:
+        with torch.no_grad():
+            if self._alike:
+                torch._foreach_lerp_(means, self._list, share)
+                return
+            for mean, p in zip(means, self._list, strict=True):
+                ours = local(mean)
+                ours.lerp_(local(p).to(ours), share)
+
     def _take_in_unfrozen(self) -> None:
         # What was frozen until now was constant: its average starts at its present value.
-        for name in [n for n, p in self._frozen.items() if p.requires_grad]:
+        fresh = [n for n, p in self._frozen.items() if p.requires_grad]
+        for name in fresh:
             self.params[name] = self._frozen.pop(name)
             for means in self._means:
                 means.append(_copied(self.params[name]))
+        if fresh:
+            self._listed()
 
     @contextmanager
     def swapped(self, batches: Iterable[Batch] | None = None) -> Iterator[None]:
@@ -622,18 +643,7 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
 
 def _copied(tensor: Tensor) -> Tensor:
     plain = tensor.detach()
-    half = plain.dtype in {torch.float16, torch.bfloat16}
-    return plain.float() if half else plain.clone()
-
-
-def _blend(means: list[Tensor], params: list[Tensor], share: float) -> None:
-    ours, theirs = [local(m) for m in means], [local(p.detach()) for p in params]
-    with torch.no_grad():
-        if all(a.dtype == p.dtype for a, p in zip(ours, theirs, strict=True)):
-            torch._foreach_lerp_(ours, theirs, share)
-            return
-        for mean, p in zip(ours, theirs, strict=True):
-            mean.lerp_(p.to(mean), share)
+    return plain.float() if plain.dtype in _HALF else plain.clone()
 
 
 def _exchange(params: list[Tensor], means: list[Tensor]) -> list[Tensor | None]:

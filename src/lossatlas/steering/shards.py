@@ -56,17 +56,13 @@ def summed(value: Tensor, tensors: Iterable[Tensor]) -> Tensor:
     return value
 
 
-def is_finite(tensors: Sequence[Tensor]) -> bool:
+@torch.no_grad()
+def is_finite(tensors: Sequence[Tensor], *, sharded: bool, half: bool) -> bool:
     """Whether all numbers are finite, on every process that holds a part."""
-    parts = [p for p in (local(t.detach()) for t in tensors) if p.numel()]
-    norms = [n.to(torch.float32) for n in torch._foreach_norm(parts, 2, dtype=_wide(parts))]
-    total = (
-        torch.stack([n.to(norms[0].device) for n in norms]).sum() if norms else torch.zeros(())
-    )
-    return bool(summed(total, tensors).isfinite())
-
-
-def _wide(parts: Sequence[Tensor]) -> torch.dtype | None:
+    parts = [local(t) for t in tensors] if sharded else list(tensors)
     # Norms of half-precision weights overflow where the weights do not.
-    half = {torch.float16, torch.bfloat16}
-    return torch.float32 if any(p.dtype in half for p in parts) else None
+    norms = torch._foreach_norm(parts, 2, dtype=torch.float32 if half else None)
+    if len({n.dtype for n in norms} | {n.device for n in norms}) > 2:
+        norms = tuple(n.to(norms[0]) for n in norms)
+    total = torch.stack(norms).sum()
+    return bool((summed(total, tensors) if sharded else total).isfinite())

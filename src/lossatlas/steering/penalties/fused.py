@@ -8,6 +8,8 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.steering.penalties.sasp import KINDS, as_rows, head_trace, squared_length
 from lossatlas.steering.penalties.terms import check_weight
 
+_ZERO = torch.zeros(())
+
 
 def sasp_cross_entropy(
     logits: Tensor,
@@ -145,7 +147,6 @@ class SASPCrossEntropy(nn.Module):
     """
 
     class_weights: Tensor | None
-    calls: Tensor
 
     def __init__(
         self,
@@ -162,7 +163,7 @@ class SASPCrossEntropy(nn.Module):
         check_one_of("kind", kind, KINDS)
         check_at_least("every", every, 1)
         self.every = every
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.calls = 0
         self.weight, self.kind, self.include_bias = (
             check_weight("weight", weight),
             kind,
@@ -192,7 +193,7 @@ class SASPCrossEntropy(nn.Module):
         """
         if self.training and self.every > 1:
             self.calls += 1
-            if int(self.calls) % self.every:
+            if self.calls % self.every:
                 return self._bare(logits, targets)
         often = self.every if self.training else 1
         total, penalty = sasp_cross_entropy(
@@ -209,15 +210,34 @@ class SASPCrossEntropy(nn.Module):
         self._last = (torch.sub(total, penalty, alpha=often * self.weight).detach(), penalty)
         return total
 
+    def get_extra_state(self) -> dict[str, int]:
+        """How many calls there were, for the state dict.
+
+        Returns:
+            "calls".
+        """
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: what `get_extra_state` gave.
+        """
+        self.calls = state["calls"]
+
     def _bare(self, logits: Tensor, targets: Tensor) -> Tensor:
-        classes = logits.shape[-1]
-        soft = targets.shape == logits.shape and targets.is_floating_point()
+        if logits.ndim > 2 or targets.dtype != torch.int64:
+            classes = logits.shape[-1]
+            soft = targets.shape == logits.shape and targets.is_floating_point()
+            targets = targets.reshape(-1, classes) if soft else targets.reshape(-1).long()
+            logits = logits.reshape(-1, classes)
         base = F.cross_entropy(
-            logits.reshape(-1, classes),
-            targets.reshape(-1, classes) if soft else targets.reshape(-1).to(torch.int64),
+            logits,
+            targets,
             self.class_weights,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (base.detach(), base.new_zeros(()))
+        self._last = (base.detach(), _ZERO)
         return base
