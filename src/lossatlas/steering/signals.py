@@ -296,7 +296,7 @@ class DistanceTracker:
     def _named(self, flat: Tensor | None) -> dict[str, Tensor]:
         if flat is None:
             return {}
-        return {str(i): part.clone() for i, part in enumerate(flat.split(self._sizes))}
+        return {str(i): part.clone() for i, part in enumerate(torch.split(flat, self._sizes))}
 
     def _every(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]

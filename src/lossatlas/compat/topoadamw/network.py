@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.checks import check_at_least
-from lossatlas.rng import derive_seed
+from lossatlas.training.seeding import seeded
 
 FLAT, NEUTRAL, DECEL = 0, 1, 2
 LR_FACTORS = {FLAT: 1.15, NEUTRAL: 1.0, DECEL: 0.85}
@@ -67,8 +67,7 @@ class TopoCNNTrainer:
         self.min_samples, self.retrain_every = min_samples, retrain_every
         self.train_epochs, self.buffer_capacity = train_epochs, buffer_capacity
         self.device, self.verbose, self.is_ready = device, verbose, False
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(derive_seed(seed, "topocnn"))
+        with seeded(seed, "topocnn"):
             self.model = TopoCNN().to(device)
         self._imgs: list[Tensor] = []
         self._labels: list[int] = []
