@@ -193,7 +193,7 @@ def _controller(model: nn.Module) -> Step:
 def _climbing(model: nn.Module) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     controller = LandscapeLR(optimizer, GrowthPolicy())
-    average = PolynomialAverage(model.parameters())
+    average = PolynomialAverage(model, gamma=16)
 
     def step(x: Tensor, y: Tensor) -> None:
         loss = _backward(model, optimizer, x, y)

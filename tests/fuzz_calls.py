@@ -34,6 +34,8 @@ def exported():
     """Every exported callable once: "room.name" -> object."""
     names = ["lossatlas"]
     names += sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "lossatlas.") if m.ispkg)
+    # The names of other packages hand everything on to ours.
+    names = [name for name in names if not name.startswith("lossatlas.compat")]
     found, seen = {}, set()
     for room in names:
         module = importlib.import_module(room)
@@ -399,10 +401,18 @@ def _special():
         "steering.create_topoadamw": lambda: ((model(),), {}),
         "steering.sub_batch": lambda: ((model(), loss, batch()), {}),
         "steering.replay": lambda: ((policy(), [log().records[0].reading]), {}),
-        "steering.WeightAverage": lambda: ((params(),), {}),
-        "steering.PolynomialAverage": lambda: ((params(),), {}),
-        "steering.EMA": lambda: ((params(),), {}),
-        "steering.LAWA": lambda: ((params(),), {}),
+        "steering.WeightAverage": lambda: ((model(),), {}),
+        "steering.PolynomialAverage": lambda: ((model(),), {}),
+        "steering.EMA": lambda: ((model(),), {}),
+        "steering.LAWA": lambda: ((model(),), {}),
+        "recipe": lambda: ((model(),), {}),
+        "SAM": lambda: ((optimizer(),), {}),
+        "PolynomialAverage": lambda: ((model(),), {}),
+        "steering.AveragedOptimizer": _averaged,
+        "steering.AverageChoice": None,
+        "steering.sam_radius": lambda: ((objective(),), {"share": 0.05}),
+        "steering.CautiousUpdates": lambda: ((optimizer(),), {}),
+        "steering.InterpolatedGradients": _interpolated,
         "steering.WSD": lambda: ((optimizer(), 20), {}),
         "steering.WSDS": lambda: ((optimizer(), [5, 10]), {}),
         "steering.penalties.per_example_sasp_penalty": lambda: (
@@ -513,6 +523,22 @@ def _special():
         ),
         "training.normalization_of": lambda: (("mlp(4)",), {}),
     }
+
+
+def _interpolated():
+    from lossatlas.steering import PolynomialAverage
+
+    net = model()
+    return (torch.optim.SGD(net.parameters(), lr=0.1), PolynomialAverage(net)), {}
+
+
+def _averaged():
+    from lossatlas.steering import PolynomialAverage
+
+    net = model()
+    made = torch.optim.SGD(net.parameters(), lr=0.1)
+    rate = torch.optim.lr_scheduler.ConstantLR(made)
+    return (made, PolynomialAverage(net), rate), {}
 
 
 def _scheduler():

@@ -23,8 +23,11 @@ from .objective import Weighted as Weighted
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
 from .report import write_report as write_report
+from .steering import SAM as SAM
 from .steering import LandscapeLR as LandscapeLR
+from .steering import PolynomialAverage as PolynomialAverage
 from .steering import TopoAdamW as TopoAdamW
+from .steering import recipe as recipe
 from .steering import suggest_lr as suggest_lr
 from .steering.penalties import TopologicalLoss as TopologicalLoss
 from .steering.penalties import sasp_penalty as sasp_penalty

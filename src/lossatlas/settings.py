@@ -78,8 +78,8 @@ common = partial(option, group=COMMON)
 
 # Sentences that several models share.
 MODEL = (
-    "mlp, cnn, resnet20, resnet56 or chargpt, with arguments as in 'mlp(64,64)'; or your own, "
-    "package.module:factory or path/file.py:factory."
+    "mlp, cnn, resnet20, resnet56, vit or chargpt, with arguments as in 'mlp(64,64)'; or your "
+    "own, package.module:factory or path/file.py:factory."
 )
 DATA = (
     "digits, parquet:PATH, folder:PATH, npz:PATH, text:PATH, or your own, "

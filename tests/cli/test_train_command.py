@@ -23,7 +23,7 @@ def train(monkeypatch, capsys, *arguments):
 
 
 def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_path):
-    recipes = "adamw,adamw+cosine,adamw+climb,adamw+sasp=0.01"
+    recipes = "adamw,adamw+cosine,adamw+growth,adamw+sasp=0.01"
     arguments = ("--compare", recipes, "--seeds", 2, "--lr", "1e-3,1e-2", "--out", tmp_path)
     code, text, error = train(monkeypatch, capsys, *arguments, "--json", "--title", "<b>&")
     assert code == 0, error
@@ -38,7 +38,7 @@ def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_p
     assert 0 < other["steering"] < 1
     assert len(other["overhead"]) == 3
     loaded = la.load(tmp_path / "trainings.nc")
-    assert np.mean(loaded.tuned("adamw+climb", "test accuracy")) == other["score"]
+    assert np.mean(loaded.tuned("adamw+growth", "test accuracy")) == other["score"]
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;&amp;" in page
     assert "initial step" in page
@@ -54,7 +54,7 @@ def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
 
 
 def test_one_training_leaves_weights_that_score_as_it_says(monkeypatch, capsys, tmp_path):
-    arguments = ("--recipe", "adamw+topology+interval=4", "--out", tmp_path, "--lr", "0.01")
+    arguments = ("--recipe", "adamw+regime+interval=4", "--out", tmp_path, "--lr", "0.01")
     code, text, error = train(monkeypatch, capsys, *arguments)
     assert code == 0, error
     for word in ("test accuracy", "over examples", "weights, raw", "average.safetensors"):
@@ -128,7 +128,7 @@ BAD = [
     (["--compare", "adamw,adamw"], "got 'adamw' twice"),
     (["--compare", "adamw", "--recipe", "sgd"], "not both"),
     (["--recipe", "adamw+sasp"], "needs a number"),
-    (["--recipe", "adamw+climb=2"], "takes no number"),
+    (["--recipe", "adamw+growth=2"], "takes no number"),
     (["--recipe", "adamw+sasp=-1"], "must give a number >= 0"),
     (["--lr", "fast"], "`lr.0`"),
     (["--lr", "0"], "`lr.0`"),

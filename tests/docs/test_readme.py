@@ -18,8 +18,9 @@ def test_the_blocks_run_and_write_what_they_say(tmp_path, monkeypatch, capsys):
         torch.manual_seed(0)
         for number, block in enumerate(BLOCKS, 1):
             exec(compile(block, f"README.md, block {number}", "exec"), names)
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert (tmp_path / "best.pt").is_file()
     assert "±" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ INPUTS = torch.randn(STEPS * BATCH, 6, generator=drawn)
 LABELS = torch.randint(0, 3, (STEPS * BATCH,), generator=drawn)
 POLICIES = {
     "regime": {"policy": RegimePolicy(hysteresis=1), "interval": 3, "warmup": 2},
-    "climb": {"policy": GrowthPolicy(every=2)},
+    "growth": {"policy": GrowthPolicy(every=2)},
     "momo": {"policy": MoMoPolicy(), "warmup": 0},
 }
 

@@ -48,11 +48,11 @@ def setup():
 def found(setup):
     return train_recipes(
         setup,
-        ["adamw", "adamw+cosine", "adamw+climb"],
+        ["adamw", "adamw+cosine", "adamw+growth"],
         steps=[4, 8],
         rates=[1e-3, 1e-1],
         seeds=2,
-        only={"adamw+climb": [1e-3]},
+        only={"adamw+growth": [1e-3]},
         averages=["ema", "average-4"],
     )
 
@@ -73,7 +73,7 @@ def test_recipes_are_read():
         ("adamw+cosin", UnknownNameError, "did you mean 'cosine'"),
         ("adamw+cosine+wsd", ArgumentError, "several schedules"),
         ("adamw+momo+edge", ArgumentError, "several controllers"),
-        ("topoadamw+climb", ArgumentError, "take adamw"),
+        ("topoadamw+growth", ArgumentError, "take adamw"),
         ("adamw+sasp", ArgumentError, "needs a number"),
         ("adamw+sasp=-1", ArgumentError, "must give a number >= 0"),
         ("adamw+sasp=much", ArgumentError, "must give a number >= 0"),
@@ -102,14 +102,14 @@ def test_a_recipe_is_parsed_once(setup, monkeypatch):
 def test_every_training_that_was_asked_for_is_there(found):
     assert len(found.runs) == 2 * (2 + 2 * 2 + 1)
     assert found.rates_of("adamw") == (1e-3, 1e-1)
-    assert found.rates_of("adamw+climb") == (1e-3,)
-    with pytest.raises(ArgumentError, match=r"no run of 'adamw\+climb' at rate 0.1"):
-        found.run("adamw+climb", 1e-1, 0)
+    assert found.rates_of("adamw+growth") == (1e-3,)
+    with pytest.raises(ArgumentError, match=r"no run of 'adamw\+growth' at rate 0.1"):
+        found.run("adamw+growth", 1e-1, 0)
     for run in found.runs:
         assert run.scores.shape == (len(run.horizons), 2 + 2, len(SCORES), 2)
         assert (run.seconds > 0).all()
         assert run.weights == ("raw", "average", "ema", "average-4")
-    assert set(AVERAGES) == {"average", "ema", "average-4"}
+    assert set(AVERAGES) == {"average", "ema", "average-4", "average-64", "bank"}
 
 
 def test_schedules_that_need_the_horizon_are_trained_for_each(found):
@@ -145,10 +145,10 @@ def test_rates_are_chosen_on_validation_examples(found):
     rate = found.best_rate("adamw", weights="ema", horizon=4)
     by_hand = [found.run("adamw", rate, s).score("ema", "test accuracy", 4)[0] for s in (0, 1)]
     assert chosen.tolist() == by_hand
-    assert found.best_rate("adamw+climb") == 1e-3
-    guess = found.untuned("adamw+climb", "test accuracy")
-    assert np.array_equal(guess, found.tuned("adamw+climb", "test accuracy"))
-    assert found.difference("adamw+climb", "test accuracy").samples == 2
+    assert found.best_rate("adamw+growth") == 1e-3
+    guess = found.untuned("adamw+growth", "test accuracy")
+    assert np.array_equal(guess, found.tuned("adamw+growth", "test accuracy"))
+    assert found.difference("adamw+growth", "test accuracy").samples == 2
 
 
 def test_runs_are_saved_to_the_last_bit(found, tmp_path):
@@ -185,7 +185,7 @@ def _stop_after(count, told):
     return progress
 
 
-@pytest.mark.parametrize("name", ["adamw+topology", "adamw+momo", "adamw+edge", "topoadamw"])
+@pytest.mark.parametrize("name", ["adamw+regime", "adamw+momo", "adamw+edge", "topoadamw"])
 def test_controllers_train(setup, name):
     run = run_recipe(setup, name, 1e-2, 0, 6)
     assert np.isfinite(run.scores).all()

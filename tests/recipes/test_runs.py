@@ -18,7 +18,7 @@ from lossatlas.report import render
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
 from lossatlas.training import load_dataset
 
-RECIPES = ("adamw", "adamw+average", "adamw+topology+interval=2", "topoadamw+interval=2")
+RECIPES = ("adamw", "adamw+average", "adamw+regime+interval=2", "topoadamw+interval=2")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_drop_in_probes_as_the_controller_does_and_watching_changes_nothing(
 @pytest.fixture(scope="module")
 def steered(setup):
     quick = replace(setup, batch_size=2)
-    names = ("adamw+topology+interval=3", "topoadamw+interval=3")
+    names = ("adamw+regime+interval=3", "topoadamw+interval=3")
     return train_recipes(quick, names, steps=56, seeds=2)
 
 
@@ -123,7 +123,7 @@ def test_the_page_says_what_can_be_said(found, setup):
     page = render(found)
     assert "Against adamw" in page
     assert "3 intervals of 95 % stand side by side" in page
-    alone = train_recipes(setup, ["adamw+climb"], steps=5, seeds=1)
+    alone = train_recipes(setup, ["adamw+growth"], steps=5, seeds=1)
     page = render(alone)
     assert "One seed: nothing here says" in page
     assert "initial step" in page

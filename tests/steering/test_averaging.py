@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -12,44 +13,66 @@ from lossatlas.rng import generator
 from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
 
 KINDS = {
-    "valley": lambda p: PolynomialAverage(p, gamma=4),
-    "ema": lambda p: EMA(p, 0.9),
-    "lawa": lambda p: LAWA(p, window=3, every=2),
+    "bank": lambda m: PolynomialAverage(m, gamma=(4, 16, math.inf)),
+    "single": lambda m: PolynomialAverage(m, gamma=4),
+    "ema": lambda m: EMA(m, 0.9),
+    "lawa": lambda m: LAWA(m, window=3, every=2),
 }
 
 
-def fed(average, weights, values):
+def one_weight(dtype=torch.float64):
+    return nn.Linear(1, 2, bias=False, dtype=dtype)
+
+
+def fed(average, values):
     for value in values:
-        with torch.no_grad():
-            for w in weights:
-                w.fill_(value)
+        nn.init.constant_(average.model.weight, value)
         average.update()
-    return float(average.average[0].flatten()[0])
+    return float(average.average["weight"].flatten()[0])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=12), st.floats(0, 20))
 def test_the_power_law_is_its_definition(values, gamma):
-    w = torch.zeros(2, dtype=torch.float64)
     truth = 0.0
     for t, value in enumerate(values, start=1):
         truth += (gamma + 1) / (t + gamma) * (value - truth)
-    assert fed(PolynomialAverage([w], gamma), [w], values) == pytest.approx(truth, abs=1e-12)
+    average = PolynomialAverage(one_weight(), gamma)
+    assert fed(average, values) == pytest.approx(truth, abs=1e-12)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=12))
+def test_a_bank_is_its_members_and_infinity_is_the_weights(values):
+    bank = PolynomialAverage(one_weight(), (math.inf, 0, 4))
+    fed(bank, values)
+    assert bank.gammas == (0.0, 4.0, math.inf)
+    for gamma in (0.0, 4.0):
+        alone = PolynomialAverage(one_weight(), gamma)
+        fed(alone, values)
+        with bank.swapped(gamma=gamma):
+            assert torch.equal(bank.model.weight, alone.average["weight"])
+    with bank.swapped(gamma=math.inf):
+        assert bank.model.weight[0, 0].item() == values[-1]
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=12), st.floats(0, 0.99))
 def test_the_exponential_average_is_corrected(values, decay):
-    w = torch.zeros(2, dtype=torch.float64)
     shares = [decay**k for k in range(len(values))][::-1]
     truth = sum(s * v for s, v in zip(shares, values, strict=True)) / sum(shares)
-    assert fed(EMA([w], decay), [w], values) == pytest.approx(truth, abs=1e-9)
+    assert fed(EMA(one_weight(), decay), values) == pytest.approx(truth, abs=1e-9)
 
 
 def test_the_latest_weights():
-    w = torch.zeros(2, dtype=torch.float64)
-    average = LAWA([w], window=3, every=2)
+    average = LAWA(one_weight(), window=3, every=2)
     # Taken in at the first update, then at every second one: 1, 2, 4, 6, 8.
-    assert fed(average, [w], range(1, 9)) == pytest.approx((4 + 6 + 8) / 3)
-    assert fed(LAWA([w]), [w], [7.0]) == 7.0
+    assert fed(average, range(1, 9)) == pytest.approx((4 + 6 + 8) / 3)
+    assert fed(LAWA(one_weight()), [7.0]) == 7.0
+
+
+def test_every_second_update():
+    thinned = PolynomialAverage(one_weight(), gamma=0, every=2)
+    # The first one counts, then every second one: 1, 3, 5.
+    assert fed(thinned, range(1, 6)) == pytest.approx(3.0)
+    assert thinned.count == 3
 
 
 def network():
@@ -57,7 +80,7 @@ def network():
 
 
 def trained(kind, model, steps=7, start=0):
-    average = KINDS[kind](model.parameters())
+    average = KINDS[kind](model)
     walk(model, average, start, steps)
     return average
 
@@ -76,17 +99,17 @@ def test_swapping_leaves_no_trace(kind, dtype):
     model = network().to(dtype)
     average = trained(kind, model)
     before = copy.deepcopy(model.state_dict())
-    means = [m.clone() for m in average.average]
+    means = {n: m.clone() for n, m in average.average.items()}
     places = [p.data_ptr() for p in model.parameters()]
     modes = [m.training for m in model.modules()]
     rng = torch.get_rng_state()
     batches = [torch.randn(8, 4).to(dtype) for _ in range(3)]
     rng = torch.get_rng_state()
-    with average.swapped(model, batches):
-        for p, mean in zip(model.parameters(), means, strict=True):
-            assert torch.equal(p, mean.to(p))
+    with average.swapped(batches):
+        for name, p in model.named_parameters():
+            assert torch.equal(p, means[name].to(p))
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(average.average, means, strict=True))
+    assert all(torch.equal(a, means[n]) for n, a in average.average.items())
     assert [p.data_ptr() for p in model.parameters()] == places
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), rng)
@@ -94,9 +117,9 @@ def test_swapping_leaves_no_trace(kind, dtype):
 
 def test_it_comes_back_after_an_error():
     model = nn.Linear(2, 2)
-    average = trained("valley", model)
+    average = trained("single", model)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(KeyError), average.swapped(model):
+    with pytest.raises(KeyError), average.swapped():
         raise KeyError
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
     average.update()
@@ -106,7 +129,7 @@ def test_statistics_are_those_of_the_averaged_weights():
     model = network()
     average = trained("ema", model)
     batches = [(torch.randn(16, 4, generator=generator(i)), None) for i in range(4)]
-    with average.swapped(model, batches):
+    with average.swapped(batches):
         hidden = [model[0](x) for x, _ in batches]
         means = torch.stack([h.mean(0) for h in hidden]).mean(0)
         variances = torch.stack([h.var(0) for h in hidden]).mean(0)
@@ -115,45 +138,159 @@ def test_statistics_are_those_of_the_averaged_weights():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_average_goes_on_with_the_same_bits(kind):
+def test_a_resumed_average_goes_on_with_the_same_bits(kind, tmp_path):
     whole, half = nn.Linear(3, 2), nn.Linear(3, 2)
     half.load_state_dict(whole.state_dict())
-    first, second = KINDS[kind](whole.parameters()), KINDS[kind](half.parameters())
+    first, second = KINDS[kind](whole), KINDS[kind](half)
     walk(whole, first, 0, 9)
     walk(half, second, 0, 5)
-    other = KINDS[kind](half.parameters())
-    other.load_state_dict(copy.deepcopy(second.state_dict()))
+    other = KINDS[kind](half)
+    path = tmp_path / "state.pt"
+    torch.save(second.state_dict(), path)
+    other.load_state_dict(torch.load(path, weights_only=True))
     walk(half, other, 5, 9)
-    for a, b in zip(first.average, other.average, strict=True):
-        assert torch.equal(a, b)
+    for means, others in zip(first._means, other._means, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(means, others, strict=True))
 
 
 def test_half_precision_is_averaged_in_single():
-    w = torch.zeros(1, dtype=torch.bfloat16)
-    average = PolynomialAverage([w], gamma=0)
-    fed(average, [w], [1.0] * 300 + [0.0] * 300)
-    assert average.average[0].dtype == torch.float32
-    assert average.average[0].item() == pytest.approx(0.5, abs=1e-3)
+    average = PolynomialAverage(one_weight(torch.bfloat16), gamma=0)
+    fed(average, [1.0] * 300 + [0.0] * 300)
+    assert average.average["weight"].dtype == torch.float32
+    assert average.average["weight"][0].item() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_left_out(kind, bad):
+    clean, spoiled = KINDS[kind](one_weight()), KINDS[kind](one_weight())
+    fed(clean, [1.0, 2.0])
+    with pytest.warns(UserWarning, match="not finite are left out") as caught:
+        fed(spoiled, [1.0, bad, bad, 2.0] if kind != "lawa" else [1.0, bad, 3.0, bad])
+    assert len(caught) == 1
+    if kind == "lawa":
+        assert spoiled.average["weight"].isfinite().all()
+        return
+    assert (spoiled.count, spoiled.skipped) == (2, 2)
+    assert torch.equal(spoiled.average["weight"], clean.average["weight"])
+
+
+def test_it_follows_an_optimizer_and_a_scaler_that_skips():
+    model = one_weight(torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = PolynomialAverage(model)
+    handle = average.follow(optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(factor * model(torch.ones(1, 1)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert average.count == 2
+    handle.remove()
+    optimizer.step()
+    assert average.count == 2
+
+
+def test_what_is_unfrozen_later_joins_with_its_present_value():
+    model = nn.Sequential(one_weight(), one_weight())
+    model[0].weight.requires_grad_(False)
+    average = PolynomialAverage(model, 0)
+    assert list(average.params) == ["1.weight"]
+    average.update()
+    nn.init.constant_(model[0].weight.requires_grad_(), 3.0)
+    average.update()
+    nn.init.constant_(model[0].weight, 6.0)
+    average.update()
+    assert average.average["0.weight"].flatten().tolist() == [4.0, 4.0]
+
+
+def score_of(model):
+    return -(model.weight.detach() - 2.5).abs().max().item()
+
+
+def test_the_best_of_a_bank_is_shown():
+    bank = PolynomialAverage(one_weight(), (0, 1, math.inf))
+    assert bank.gamma == 1
+    fed(bank, [1.0, 2.0, 3.0, 4.0])
+    choice = bank.best(score_of)
+    assert choice.gamma == bank.gamma == 0
+    assert [s.value for s in choice.scores] == pytest.approx([0.0, -0.5, -1.5])
+    assert "gamma 0 scores best" in choice.sentences()[0]
+    with bank.swapped():
+        assert bank.model.weight[0, 0].item() == pytest.approx(2.5)
+    assert bank.best(lambda m: -score_of(m), mode="min").gamma == 0
+    assert bank.best(score_of, mode="min").gamma == math.inf
+    other = PolynomialAverage(one_weight(), (0, 1, math.inf))
+    other.load_state_dict(bank.state_dict())
+    assert other.gamma == math.inf
+    with pytest.raises(ArgumentError, match="finite number for some"):
+        bank.best(lambda model: math.nan)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x, scale):
+        assert not self.training or not torch.is_grad_enabled()
+        return self.norm(x) * scale
+
+
+def test_batches_may_be_mappings_or_go_through_forward():
+    model = Named()
+    x = torch.randn(32, 2, generator=generator("mapping"))
+    seen = {}
+    for batches, forward in (
+        ([{"x": x, "scale": 2.0}], None),
+        ([(0, x)], lambda m, batch: m(batch[1], 1.0)),
+    ):
+        average = PolynomialAverage(model, batches=batches, forward=forward)
+        average.update()
+        with average.swapped():
+            seen[forward] = model.norm.running_mean.clone()
+    for mean in seen.values():
+        assert_close(mean, x.mean(0))
+
+
+def test_wrappers_are_looked_through():
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    average = PolynomialAverage(compiled)
+    assert average.model is model
+    assert set(average.params) == {name for name, _ in model.named_parameters()}
 
 
 def test_bad_input_is_named():
     model = network()
-    average = PolynomialAverage(model.parameters())
-    with pytest.raises(ArgumentError, match="`batches` must be given"), average.swapped(model):
+    average = PolynomialAverage(model)
+    with pytest.raises(ArgumentError, match="`batches` must be given"), average.swapped():
         pass
-    with average.swapped():
+    with pytest.raises(ArgumentError, match="used up"), average.swapped(iter(())):
+        pass
+    assert not average._inside
+    with average.swapped([torch.randn(8, 4)]):
         for call in (average.update, average.state_dict, average.swapped().__enter__):
             with pytest.raises(ArgumentError, match="outside `swapped"):
                 call()
-    with pytest.raises(ArgumentError, match=r"pass \.parameters"):
-        EMA(model)
-    with pytest.raises(ArgumentError, match="at least one"):
-        EMA([])
-    with pytest.raises(ArgumentError, match="`gamma`"):
-        PolynomialAverage(model.parameters(), -1)
+    with pytest.raises(ArgumentError, match="give the model itself"):
+        EMA(model.parameters())
+    with pytest.raises(ArgumentError, match="trainable"):
+        EMA(nn.ReLU())
+    for gamma in (-1, (), (4, 4)):
+        with pytest.raises(ArgumentError, match="`gamma`"):
+            PolynomialAverage(model, gamma)
+    with pytest.raises(ArgumentError, match="`gamma` must be one of"):
+        average.swapped(gamma=3).__enter__()
     with pytest.raises(ArgumentError, match="`decay`"):
-        EMA(model.parameters(), 1.0)
+        EMA(model, 1.0)
     with pytest.raises(ArgumentError, match="`window`"):
-        LAWA(model.parameters(), 0)
-    with pytest.raises(ArgumentError, match="must be of weights"):
-        average.load_state_dict(EMA(nn.Linear(2, 2).parameters()).state_dict())
+        LAWA(model, 0)
+    with pytest.raises(ArgumentError, match="must be of a bank with gamma"):
+        average.load_state_dict(PolynomialAverage(model, 4).state_dict())
+    with pytest.raises(ArgumentError, match=r"'0\.bias' is missing"):
+        EMA(model).load_state_dict(EMA(nn.Linear(2, 2)).state_dict())
+    model[0].weight = nn.Parameter(torch.zeros(6, 4))
+    with pytest.raises(ArgumentError, match="replaced"), average.swapped():
+        pass

@@ -45,7 +45,7 @@ def trained(model, rank, steering):
     if steering:
         ratios = {"min_ratio": 1.0} if steering == "watch" else {}
         controller = LandscapeLR(optimizer, Wavy(), interval=2, warmup=0, **ratios)
-    average = PolynomialAverage(model.parameters())
+    average = PolynomialAverage(model)
     for step in range(6):
         x, y = batch(rank, step)
         optimizer.zero_grad()
@@ -71,7 +71,7 @@ def work(rank, port, folder):
             "log": [] if controller is None else [str(r) for r in controller.log],
         }
     batches = [batch(rank, step) for step in range(3)]
-    with average.swapped(model, batches):
+    with average.swapped(batches):
         found["statistics"] = model[1].running_var.tolist()
     torch.distributed.destroy_process_group()
     with pathlib.Path(f"{folder}/{rank}.json").open("w") as file:

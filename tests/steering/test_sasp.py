@@ -420,3 +420,26 @@ def test_a_weight_may_be_any_number():
     rho = torch.tensor(0.5)
     found = sasp_cross_entropy(*given, weight=rho, include_bias=None)
     assert_close(found, sasp_cross_entropy(*given, weight=0.5, include_bias=False))
+
+
+def test_every_so_many_calls_with_so_many_times_the_weight():
+    logits, features, targets = _inputs()
+    often = SASPCrossEntropy(weight=0.1, every=3)
+    base = F.cross_entropy(logits, targets)
+    full = base + 0.3 * sasp_penalty(logits, features)
+    for expected in (base, base, full, base, base, full):
+        assert_close(often(logits, features, targets), expected)
+        assert_close(often.components["base"], base)
+    assert_close(often.components["sasp"], sasp_penalty(logits, features))
+    assert_close(often.eval()(logits, features, targets), base + 0.1 * often.components["sasp"])
+    other = SASPCrossEntropy(weight=0.1, every=3)
+    other.load_state_dict(often.state_dict())
+    assert int(other.calls) == 6
+    with pytest.raises(ArgumentError, match="`every`"):
+        SASPCrossEntropy(every=0)
+
+
+def _inputs():
+    drawn = torch.Generator().manual_seed(0)
+    logits, features = (torch.randn(6, n, generator=drawn) for n in (4, 5))
+    return logits, features, torch.arange(6) % 4

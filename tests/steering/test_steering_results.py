@@ -41,7 +41,16 @@ def _probe():
     return read_probe(lambda: (w @ torch.eye(4)).square().sum(1), [w])
 
 
+def _choice():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    average = steering.PolynomialAverage(model)
+    average.update()
+    return average.best(lambda shown: shown.weight.item())
+
+
 RESULTS = {
+    "AverageChoice": _choice,
     "DecisionLog": _log,
     "ProbeReading": _probe,
     "Reading": lambda: _log().records[0].reading,

@@ -201,3 +201,18 @@ def test_specs_are_read():
     assert is_factory("a.b:c(1)")
     assert not is_factory("parquet:a.parquet")
     assert not is_factory("mlp")
+
+
+def test_a_vit_sees_patches_in_any_order_but_their_places():
+    data = pictures(side=8)
+    model = build_model("vit(patch=2, dim=16, heads=2)", data)
+    assert model(data.inputs).shape == (5, 4)
+    assert model.positions.weight.shape == (16, 16)
+    assert normalization_of("vit") == "standardized"
+    # Without places the mean over patches does not see their order.
+    torch.nn.init.zeros_(model.positions.weight)
+    flipped = data.inputs.unflatten(2, (4, 2)).flip(2).flatten(2, 3)
+    torch.testing.assert_close(model(data.inputs), model(flipped))
+    for spec, message in (("vit(patch=3)", "`patch`"), ("vit(dim=10)", "multiple of heads")):
+        with pytest.raises(ArgumentError, match=message):
+            build_model(spec, data)

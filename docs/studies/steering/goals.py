@@ -75,7 +75,7 @@ def short(studies):
     beside = [ahead(s, FREE, AVERAGED, at) for s, at in _settings(studies)]
     guess = {
         other: [ahead(s, FREE, other, at, guess=True) for s, at in _settings(studies)]
-        for other in (*OTHERS, "Prodigy + valley")
+        for other in (*OTHERS, "Prodigy + average")
     }
     count = len(kept)
     return f"""**In short.** The average does the work; the controller spares the guess; schedule-free at its best rate
@@ -85,8 +85,8 @@ the horizon, with one training for all horizons: {_count(kept, _kept)} of {count
 and reaches the goal against cosine in {_count(climbed, _kept)} of {count} settings. Both fall behind a tuned schedule-free
 in most settings. What the policy is worth shows where the rate is a guess: averaged over base rates from
 1e-4 to 1e-1 it is {_span(guess[COSINE])} points above cosine and {_span(guess["schedule-free"])} above schedule-free.
-Prodigy needs no rate either: the policy is {_span(guess["Prodigy"])} points above it, and {_span(guess["Prodigy + valley"])} from it once it is read
-through the same average ({_signs(guess["Prodigy + valley"])}), so the goal of 3 points is missed there."""
+Prodigy needs no rate either: the policy is {_span(guess["Prodigy"])} points above it, and {_span(guess["Prodigy + average"])} from it once it is read
+through the same average ({_signs(guess["Prodigy + average"])}), so the goal of 3 points is missed there."""
 
 
 def _settings(studies):

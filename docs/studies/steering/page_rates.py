@@ -15,10 +15,10 @@ from lossatlas.plots import style
 from lossatlas.plots.style import HUES
 
 TITLES = {"mnist": "MNIST", "cifar": "CIFAR-10 (JPEG)"}
-AVERAGED = "constant + valley"
+AVERAGED = "constant + average"
 COSINE = "cosine, told"
 DRAWN = (AVERAGED, FREE, "WSD, told", "schedule-free", "plateau", "TopoAdamW")
-HUE = dict(zip((*DRAWN, COSINE, "Prodigy + valley"), HUES, strict=True))
+HUE = dict(zip((*DRAWN, COSINE, "Prodigy + average"), HUES, strict=True))
 GUESSED = ("constant", AVERAGED, COSINE, "schedule-free")
 
 
@@ -57,7 +57,7 @@ def _over_rates(studies, folder):
         for way in (AVERAGED, COSINE, "schedule-free"):
             table = study["accuracies"][way]
             _line(ax, [float(r) for r in table], table.values(), HUE[way], way)
-        for way in (FREE, "Prodigy + valley"):
+        for way in (FREE, "Prodigy + average"):
             ends = np.concatenate(
                 [np.array(t["test"])[:, -1] for t in study["accuracies"][way].values()]
             )
@@ -141,9 +141,9 @@ def _guesses(study):
         f"| {way} | "
         + " | ".join(f"{guessed(study, way, at).mean():.2f}" for at in span)
         + " |"
-        for way in (*GUESSED, FREE, "Prodigy", "Prodigy + valley")
+        for way in (*GUESSED, FREE, "Prodigy", "Prodigy + average")
     ]
-    for way in (COSINE, "schedule-free", AVERAGED, "Prodigy", "Prodigy + valley"):
+    for way in (COSINE, "schedule-free", AVERAGED, "Prodigy", "Prodigy + average"):
         cells = (points(ahead(study, FREE, way, at, guess=True)) for at in span)
         rows.append(f"| *{FREE}* above {way} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

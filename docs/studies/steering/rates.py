@@ -20,14 +20,14 @@ MAIN = ("adamw", "adamw+cosine", "schedulefree")
 FEW = {"mnist": (3e-3, 1e-2, 3e-2), "cifar": (3e-3, 1e-2)}
 MORE = ("adamw+wsd", "adamw+compat", "adamw+cooldown")
 # Prodigy's own rate is 1; of the policy that leaves its rate, both ends.
-FREE = {"prodigy": (1.0,), "adamw+climb": (1e-4, 1e-1)}
+FREE = {"prodigy": (1.0,), "adamw+growth": (1e-4, 1e-1)}
 HORIZONS = (125, 250, 500)
 PROBLEMS = {"mnist": mnist, "cifar": cifar}
 SEEDS = 5
 # What the page calls a recipe and the weights that it is read by.
 WAYS = {
-    "climb + valley": ("adamw+climb", "average"),
-    "constant + valley": ("adamw", "average"),
+    "growth + average": ("adamw+growth", "average"),
+    "constant + average": ("adamw", "average"),
     "constant": ("adamw", "raw"),
     "cosine, told": ("adamw+cosine", "raw"),
     "WSD, told": ("adamw+wsd", "raw"),
@@ -35,7 +35,7 @@ WAYS = {
     "schedule-free": ("schedulefree", "raw"),
     "TopoAdamW": ("adamw+compat", "raw"),
     "Prodigy": ("prodigy", "raw"),
-    "Prodigy + valley": ("prodigy", "average"),
+    "Prodigy + average": ("prodigy", "average"),
 }
 
 

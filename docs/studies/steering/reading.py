@@ -8,7 +8,7 @@ from lossatlas.recipes import paired
 from lossatlas.result import Estimate
 
 # It has one rate, whatever it is given: nothing to choose.
-FREE = "climb + valley"
+FREE = "growth + average"
 Study = dict[str, Any]
 
 

@@ -33,15 +33,15 @@ guessed. Does one training, read through a `PolynomialAverage` (gamma 16), do as
 horizon as cosine that was told each of them? And does `GrowthPolicy`, which leaves the base rate
 behind, spare the guess?
 
-- **climb + valley**: AdamW, `GrowthPolicy` with its defaults, base rate 1e-4; one training.
-- **constant + valley**: AdamW at a constant rate, the same average; one training a rate.
+- **growth + average**: AdamW, `GrowthPolicy` with its defaults, base rate 1e-4; one training.
+- **constant + average**: AdamW at a constant rate, the same average; one training a rate.
 - **cosine, WSD**: told the horizon, one training for each; WSD cools for the last fifth.
 - **plateau**: `PlateauCooldown`; **TopoAdamW**: the table of topoadamw 0.1.0
   (`RegimePolicy(compat="0.1.0")`), probing every 25 steps after 50 instead of every 50 after
   150, because the trainings are short; both decide on their own, in one training.
 - **schedule-free** and **Prodigy**: those of pytorch_optimizer; Prodigy at its own rate of 1.
 
-All have AdamW's weight decay of 5e-4, batches of 64, and (but for climb and Prodigy) 20 steps of warm-up.
+All have AdamW's weight decay of 5e-4, batches of 64, and (but for growth and Prodigy) 20 steps of warm-up.
 {_sizes(studies)} The seed draws weights
 and order; all recipes share them, so differences are paired. 1,000 further examples choose the rate, for each horizon anew;
 test examples only report. The training rows are those from 20,000 on and the test rows the

@@ -35,14 +35,19 @@ if TYPE_CHECKING:
 
 _SETUP = defaults("recipes.setup:TrainingSetup")
 _TRAINED = defaults("recipes.train:train_recipes")
-_FILES = {"raw": "weights.safetensors", "average": "average.safetensors"}
+_FILES = {
+    "raw": "weights.safetensors",
+    "average": "average.safetensors",
+    "bank": "best-average.safetensors",
+}
 _EPOCHS = 20
 _RECIPE = (
     "Optimizer and parts, as in 'adamw+cosine' or 'sgd+sasp=0.01'. Optimizers: adamw, adam, "
-    "sgd, topoadamw, schedulefree, prodigy. Learning rates: cosine, wsd, topology, compat, "
-    "climb, momo, edge, group-noise, cooldown. Penalties, each with a number: sasp, "
+    "sgd, topoadamw, schedulefree, prodigy. Learning rates: cosine, wsd, linear, regime, "
+    "compat, growth, momo, edge, group-noise, cooldown. Penalties, each with a number: sasp, "
     "sasp-fisher, cvp, cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: "
-    "average, decay=, warmup=, interval=."
+    "average, bank (three averages, chosen on validation), cautious, interpolated, brake "
+    "(growth falls back where the validation loss rises), decay=, warmup=, interval=."
 )
 _COMPARE = "Recipes with commas between them; the others are compared with the first."
 _TEST = "Other data to test on. By default a share of the examples is kept apart."
@@ -59,7 +64,7 @@ _trained_with = functools.partial(option, group="Training")
 class TrainingSettings(Strict):
     """Settings of `lossatlas train`."""
 
-    recipe: str = _trained_with("adamw+climb", _RECIPE, short="r")
+    recipe: str = _trained_with("adamw+growth+bank", _RECIPE, short="r")
     compare: Annotated[tuple[str, ...] | None, LISTED] = _trained_with(
         None, _COMPARE, min_length=1
     )
@@ -131,7 +136,11 @@ def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
         found, weights = _trained(settings, ledger, output)
         results = io.save(found, folder / "trainings.nc")
         page = write_report(found, folder / "report.html")
-        paths = {name: save_weights(weights[name], folder / _FILES[name]) for name in weights}
+        paths = {
+            name: save_weights(weights[name], folder / _FILES[name])
+            for name in weights
+            if name in _FILES
+        }
         io.remove_ledger(ledger)
     title = str(found.provenance.settings["title"])
     files = {"results": results, "report": page}

@@ -1,12 +1,14 @@
 """Hugging Face: a callback that forecasts the loss, and a Trainer whose rate is steered."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lossatlas.errors import ArgumentError, MissingDependencyError
@@ -15,8 +17,10 @@ from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective.batches import split
-from lossatlas.steering import DecisionLog, LandscapeLR
+from lossatlas.steering import DecisionLog, LandscapeLR, PolynomialAverage
 from lossatlas.steering.probe import Closure
+from lossatlas.steering.statistics import Forward
+from lossatlas.training.checkpoints import save_weights
 
 try:
     from transformers import TrainerCallback
@@ -25,7 +29,7 @@ except ImportError as error:
         "transformers is not installed; install lossatlas[hf] for Hugging Face callbacks."
     ) from error
 
-__all__ = ["ForecastCallback", "SteeringMixin"]
+__all__ = ["AverageCallback", "AverageMixin", "ForecastCallback", "SteeringMixin"]
 Floats = NDArray[np.float64]
 
 
@@ -213,6 +217,149 @@ class SteeringMixin:
             return loss
 
         return closure
+
+
+AVERAGES = "weight_average.safetensors"
+
+
+class AverageCallback(TrainerCallback):
+    """Averages the weights of a Trainer's model.
+
+    Updates that mixed precision skips do not count. Checkpoints hold the averages beside the
+    weights of the training (`weight_average.safetensors`), and `resume_from_checkpoint` goes on
+    with them. After training, `average.best(score)` chooses a member of the bank, and
+    `with average.swapped(): trainer.save_model(...)` saves it. `AverageMixin` makes the Trainer
+    evaluate the average.
+
+    Attributes:
+        average: the `PolynomialAverage`; None before training.
+
+    Args:
+        gamma: see `PolynomialAverage`. Default (4, 16, 64).
+        every: updates between two that count. Default 1.
+        batches: for the statistics of BatchNorm layers; transformers seldom have any.
+        forward: forward(model, batch) for it; by default model(**batch).
+
+    Raises:
+        ArgumentError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
+        *,
+        every: int = 1,
+        batches: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        self._settings = {"every": every, "batches": batches, "forward": forward}
+        self._gamma = gamma
+        self.average: PolynomialAverage | None = None
+        self._handle: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to average, or go on from a checkpoint.
+
+        Args:
+            args: of the Trainer.
+            state: of the Trainer.
+            control: not used.
+            **kwargs: holds `model` and `optimizer`.
+
+        Raises:
+            ArgumentError: a resumed run whose checkpoint holds no averages.
+        """
+        model: nn.Module = kwargs["model"]
+        self.average = PolynomialAverage(model, self._gamma, **self._settings)  # type: ignore[arg-type]
+        if state.global_step:
+            _load_average(self.average, _checkpoint(args, state))
+        self._handle = self.average.follow(_bare(kwargs["optimizer"]))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the averages beside the weights.
+
+        Args:
+            args: of the Trainer.
+            state: of the Trainer.
+            control: not used.
+            **kwargs: not used.
+        """
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.average is not None and state.is_world_process_zero and folder.is_dir():
+            _save_average(self.average, folder)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take in no more steps.
+
+        Args:
+            args: not used.
+            state: not used.
+            control: not used.
+            **kwargs: not used.
+        """
+        if self._handle is not None:
+            self._handle.remove()
+
+
+class AverageMixin:
+    """Put before `Trainer` in a class: it evaluates the average of its `AverageCallback`.
+
+    Examples:
+        class AveragedTrainer(AverageMixin, Trainer): ...
+
+        trainer = AveragedTrainer(model=model, args=args, callbacks=[AverageCallback()])
+    """
+
+    callback_handler: Any
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loop, on the average once there is one.
+
+        Args:
+            *args: as for the Trainer.
+            **kwargs: as for the Trainer.
+
+        Returns:
+            What the Trainer gives.
+        """
+        for callback in self.callback_handler.callbacks:
+            average = callback.average if isinstance(callback, AverageCallback) else None
+            if average is not None and average.count and not average.is_swapped:
+                with average.swapped():
+                    return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    given = args.resume_from_checkpoint
+    folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return Path(given) if isinstance(given, str) else folder
+
+
+def _save_average(average: PolynomialAverage, folder: Path) -> None:
+    state = average.state_dict()
+    members: dict[str, dict[str, Tensor]] = state.pop("averages")
+    tensors = {f"{g}/{name}": t for g, m in members.items() for name, t in m.items()}
+    save_weights(tensors, folder / AVERAGES)
+    (folder / AVERAGES).with_suffix(".json").write_text(json.dumps(state))
+
+
+def _load_average(average: PolynomialAverage, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    path = folder / AVERAGES
+    if not path.is_file():
+        raise ArgumentError(
+            f"'{folder}' holds no averages to go on with; resume from a checkpoint that was "
+            "written with AverageCallback, or train without it."
+        )
+    members: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
+        gamma, _, name = key.partition("/")
+        members.setdefault(gamma, {})[name] = value
+    ordered = {f"{g:g}": members[f"{g:g}"] for g in average.gammas if f"{g:g}" in members}
+    state = json.loads(path.with_suffix(".json").read_text())
+    average.load_state_dict(state | {"averages": ordered})
 
 
 def _bare(optimizer: Any) -> torch.optim.Optimizer:

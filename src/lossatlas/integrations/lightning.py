@@ -4,7 +4,8 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from lossatlas.integrations.forecasting import ForecastWatcher
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import split
-from lossatlas.steering import DecisionLog, LandscapeLR, sub_batch
+from lossatlas.steering import DecisionLog, LandscapeLR, PolynomialAverage, sub_batch
 from lossatlas.steering.probe import Closure
 from lossatlas.steering.reading import Policy
+from lossatlas.steering.statistics import Forward
 
-__all__ = ["ForecastCallback", "SteeringCallback"]
+__all__ = ["AverageCallback", "ForecastCallback", "SteeringCallback"]
 Floats = NDArray[np.float64]
 
 
@@ -313,6 +315,152 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
             return loss
 
         return closure
+
+
+class AverageCallback(lightning_callback()):  # type: ignore[misc]
+    """Averages the weights of a module; validation and test see the average.
+
+    Updates that mixed precision skips do not count. The state goes into checkpoints, whose
+    weights are those of the training. After it, `average.best(score)` chooses a member of the
+    bank, and `with average.swapped():` shows it.
+
+    Attributes:
+        average: the `PolynomialAverage`; None before training.
+
+    Args:
+        gamma: see `PolynomialAverage`. Default (4, 16, 64).
+        every: updates between two that count. Default 1.
+        batches: how many batches of training data the statistics of BatchNorm layers are
+            re-estimated on. Default 20.
+        forward: forward(module, batch) for it; see `WeightAverage`.
+        validate: whether validation and test see the average. Default True.
+
+    Raises:
+        ArgumentError: a number out of range.
+
+    Examples:
+        trainer = Trainer(callbacks=[AverageCallback()])
+    """
+
+    def __init__(
+        self,
+        gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
+        *,
+        every: int = 1,
+        batches: int = 20,
+        forward: Forward | None = None,
+        validate: bool = True,
+    ) -> None:
+        super().__init__()
+        check_at_least("batches", batches, 1)
+        self.gamma, self.every, self.batches = gamma, every, batches
+        self.forward, self.validate = forward, validate
+        self.average: PolynomialAverage | None = None
+        self._kept: Mapping[str, Any] | None = None
+        self._shown = ExitStack()
+        self._handle: Any = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to average, or go on from a checkpoint.
+
+        Args:
+            trainer: the Lightning trainer.
+            pl_module: what is averaged.
+
+        Raises:
+            ArgumentError: not exactly one optimizer.
+        """
+        if len(trainer.optimizers) != 1:
+            raise ArgumentError(
+                "the module must have one optimizer to be averaged; it has "
+                f"{len(trainer.optimizers)}: use PolynomialAverage in manual optimization."
+            )
+        loader = trainer.train_dataloader
+        self.average = PolynomialAverage(
+            pl_module,
+            self.gamma,
+            every=self.every,
+            batches=_FirstBatches(loader, self.batches),
+            forward=self.forward,
+        )
+        if self._kept is not None:
+            self.average.load_state_dict(self._kept)
+        self._handle = self.average.follow(trainer.optimizers[0])
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take in no more steps.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+        if self._handle is not None:
+            self._handle.remove()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show the average.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+        if self.validate and self.average is not None and self.average.count:
+            self._shown.enter_context(self.average.swapped())
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Go back to the weights of the training.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+        """
+        self._shown.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Go back to the weights of the training.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+            exception: not used.
+        """
+        self._shown.close()
+
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, for checkpoints.
+
+        Returns:
+            "average"; empty before training.
+        """
+        if self.average is None:
+            return {}
+        shown = self.average.is_swapped
+        self._shown.close()
+        state = {"average": self.average.state_dict()}
+        if shown:
+            self._shown.enter_context(self.average.swapped())
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a state for when training starts.
+
+        Args:
+            state_dict: what `state_dict` gave.
+        """
+        self._kept = state_dict.get("average")
+
+
+class _FirstBatches:
+    """The first batches of a loader, walked anew each time."""
+
+    def __init__(self, loader: Any, count: int) -> None:
+        self.loader, self.count = loader, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.loader), self.count)
 
 
 class _Stepped:

@@ -1,9 +1,10 @@
 """Recipes (optimizer, schedule, controller, penalties), trained and compared by seed."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.recipes.averages import AVERAGES
 from lossatlas.recipes.differences import effect_size, paired, verdict
 from lossatlas.recipes.recipe import Recipe, parse_recipe
-from lossatlas.recipes.run import AVERAGES, SCORES, Run, run_recipe
+from lossatlas.recipes.run import SCORES, Run, run_recipe
 from lossatlas.recipes.runs import RecipeSummary, Runs
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.recipes.train import train_recipes

@@ -9,7 +9,7 @@ from lossatlas.steering.policies import POLICIES
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "topoadamw", "schedulefree", "prodigy")
 # Schedules that need the number of updates in advance, and so a run for each horizon.
-NEED_HORIZON = ("cosine", "wsd")
+NEED_HORIZON = ("cosine", "wsd", "linear")
 CONTROLLERS = tuple(POLICIES)
 PENALTIES = (
     "sasp",
@@ -26,8 +26,10 @@ PENALTIES = (
 )
 SETTINGS = ("decay", "warmup", "interval")
 # What needs no number: how the rate goes when nothing is said, and which weights are read.
-PLAIN = ("constant", "average")
-PARTS = (*PLAIN, *NEED_HORIZON, *CONTROLLERS, *PENALTIES, *SETTINGS)
+PLAIN = ("constant", "average", "bank")
+# What changes the updates themselves, see `lossatlas.steering.updates`, or when they fall back.
+UPDATES = ("cautious", "interpolated", "brake")
+PARTS = (*PLAIN, *NEED_HORIZON, *CONTROLLERS, *UPDATES, *PENALTIES, *SETTINGS)
 
 
 @record
@@ -61,9 +63,24 @@ class Recipe:
         return {name: value for name, value in self.parts if name in PENALTIES}
 
     @property
-    def averaged(self) -> bool:
-        """Whether its weights are averaged: on request, or with the growth policy."""
-        return self.controller == "climb" or any(name == "average" for name, _ in self.parts)
+    def weights(self) -> str:
+        """What is read: "bank" or "average" on request, or with what relies on it; or "raw"."""
+        names = {name for name, _ in self.parts}
+        if "bank" in names:
+            return "bank"
+        relies = self.controller == "growth" or "interpolated" in names
+        return "average" if relies or "average" in names else "raw"
+
+    def has(self, part: str) -> bool:
+        """Whether a part is in it.
+
+        Args:
+            part: its name.
+
+        Returns:
+            True where it was written.
+        """
+        return any(name == part for name, _ in self.parts)
 
     @property
     def trained(self) -> str:
@@ -85,7 +102,7 @@ class Recipe:
 
 
 def parse_recipe(text: str | Recipe) -> Recipe:
-    """Read a recipe such as "adamw+cosine", "sgd+sasp=0.01" or "adamw+climb+decay=0.1".
+    """Read a recipe such as "adamw+cosine", "sgd+sasp=0.01" or "adamw+growth+decay=0.1".
 
     Args:
         text: an optimizer and parts, joined by "+"; some parts take a number. A recipe is
@@ -112,6 +129,8 @@ def parse_recipe(text: str | Recipe) -> Recipe:
     for group, what in ((NEED_HORIZON, "schedules"), (CONTROLLERS, "controllers")):
         if sum(name in group for name, _ in parts) > 1:
             raise ArgumentError(f"'{text}' names several {what}; name one.")
+    if any(name == "brake" for name, _ in parts) and not any(n == "growth" for n, _ in parts):
+        raise ArgumentError(f"'{text}': the brake belongs to growth; add it, or leave it out.")
     if optimizer == "topoadamw" and any(name in CONTROLLERS for name, _ in parts):
         raise ArgumentError(f"'{text}': topoadamw has its controller in it; take adamw.")
     return Recipe(text, optimizer, parts)

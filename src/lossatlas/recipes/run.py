@@ -1,9 +1,8 @@
 """One run of a recipe and all that it leaves: scores, losses, rates, decisions, cost."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +16,10 @@ from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import equal, record
 from lossatlas.objective import Batch, Objective, supervised
+from lossatlas.recipes.averages import GAMMAS, Averages
 from lossatlas.recipes.recipe import Recipe, parse_recipe
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.recipes.training import RecipeTraining
-from lossatlas.steering.averaging import EMA, PolynomialAverage, WeightAverage
 from lossatlas.steering.log import DecisionRecord
 from lossatlas.training import StepInfo, build_model, train
 from lossatlas.training.criteria import CRITERIA
@@ -30,14 +29,6 @@ from lossatlas.training.devices import chosen_device
 Array = NDArray[np.float64]
 Weights = dict[str, Tensor]
 SCORES = ("valid loss", "valid accuracy", "test loss", "test accuracy")
-# Averages of the weights that can be read beside the weights themselves ("raw").
-AVERAGES: Mapping[str, Callable[..., WeightAverage]] = {
-    "average": PolynomialAverage,
-    "average-4": partial(PolynomialAverage, gamma=4),
-    "ema": partial(EMA, decay=0.99),
-}
-# What is always read.
-WEIGHTS = ("raw", "average")
 
 
 @record
@@ -165,7 +156,8 @@ def run_recipe(
     parsed = parse_recipe(recipe)
     torch.set_num_threads(1)
     model = build_model(setup.model, setup.train, seed=seed).to(chosen_device(device))
-    training = RecipeTraining(setup, parsed, model, steps[-1], _made(averages, model))
+    names = [*averages, *(["bank"] if parsed.weights == "bank" else [])]
+    training = RecipeTraining(setup, parsed, model, steps[-1], Averages(model, names))
     reader = _Reader(training, steps, keep)
     run = train(
         model,
@@ -202,13 +194,6 @@ def check_horizons(horizons: int | Sequence[int]) -> tuple[int, ...]:
     return steps
 
 
-def _made(averages: Sequence[str], model: nn.Module) -> dict[str, WeightAverage]:
-    for name in averages:
-        check_one_of("averages", name, AVERAGES)
-    names = dict.fromkeys((*WEIGHTS[1:], *averages))
-    return {name: AVERAGES[name](model.parameters()) for name in names}
-
-
 class _Reader:
     """Measures a training at its horizons."""
 
@@ -219,7 +204,7 @@ class _Reader:
         keep: dict[str, Weights] | None,
     ) -> None:
         self._training, self._horizons, self._keep = training, horizons, keep
-        self.weights = ("raw", *training.averages)
+        self.weights = ("raw", *training.averages.names)
         self._scores: dict[int, list[Any]] = {}
         self._seconds: dict[int, float] = {}
 
@@ -244,8 +229,12 @@ class _Reader:
         }
 
     def _read(self, info: StepInfo) -> list[Any]:
-        setup, model, found = self._training.setup, self._training.model, []
+        setup, model = self._training.setup, self._training.model
+        found: list[Any] = []
         for name in self.weights:
+            if name == "bank":
+                found.append(self._best(found))
+                continue
             with self._training.averaged_weights(name, info.optimizer):
                 parts = [measure(model, data, setup) for data in (setup.valid, setup.test)]
                 if self._keep is not None and info.step == self._horizons[-1]:
@@ -253,6 +242,20 @@ class _Reader:
                     self._keep[name] = {n: v.detach().clone() for n, v in state.items()}
             found.append([part[what] for part in parts for what in ("loss", "accuracy")])
         return found
+
+    def _best(self, found: list[Any]) -> Any:
+        # The member of the bank that does best on the validation examples.
+        by_loss = self._training.setup.train.task != "classification"
+        ranks = {
+            name: -found[self.weights.index(name)][0][0]
+            if by_loss
+            else found[self.weights.index(name)][1][0]
+            for name in GAMMAS
+        }
+        best = max(ranks, key=lambda name: ranks[name])
+        if self._keep and best in self._keep:
+            self._keep["bank"] = self._keep[best]
+        return found[self.weights.index(best)]
 
 
 def measure(

@@ -237,7 +237,7 @@ class Runs(Result):
             UnknownNameError: an unknown name.
             ArgumentError: there is no such run.
         """
-        read = weights or ("average" if self._recipe(recipe).averaged else "raw")
+        read = weights or self._recipe(recipe).weights
         step = horizon or self.steps
         runs = [self.run(recipe, lr, seed, step) for seed in self.seeds]
         return np.array([run.score(read, name, step) for run in runs])

@@ -21,7 +21,7 @@ class TrainingSetup:
         model: as for `build_model`, a name or `file.py:factory`.
         batch_size: examples a batch.
         decay: weight decay of the optimizers.
-        warmup: updates of linear warm-up, for every recipe but those with "climb".
+        warmup: updates of linear warm-up, for every recipe but those with "growth".
         augment: inputs -> inputs, drawn from the global random state.
         loss: as for `build_loss`; "" is what fits the data.
 

@@ -77,6 +77,10 @@ def train_recipes(
     if keep is not None and len(jobs) > 1:
         raise ArgumentError(f"`keep` is for a single training; got {len(jobs)} of them.")
 
+    # Recipes that only differ in the weights that are read share a run.
+    banked = any(recipe.weights == "bank" for recipe in parsed)
+    averages = [*dict.fromkeys((*averages, *(("bank",) if banked else ())))]
+
     def work(job: Job) -> Run:
         return run_recipe(setup, *job, averages=averages, device=device, keep=keep)
 

@@ -3,8 +3,8 @@
 import importlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,15 +13,18 @@ from torch.nn import functional as F
 
 from lossatlas.cooldown import cooldown_factor
 from lossatlas.errors import MissingDependencyError
-from lossatlas.objective import Batch, supervised
+from lossatlas.objective import Batch, Objective, supervised
+from lossatlas.recipes.averages import Averages
 from lossatlas.recipes.losses import register_hooks, training_loss
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.setup import TrainingSetup
-from lossatlas.steering.averaging import EMA, WeightAverage
+from lossatlas.result import Estimate
+from lossatlas.steering.averaging import EMA
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.policies import POLICIES
 from lossatlas.steering.probe import Closure, sub_batch
+from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
 from lossatlas.training import StepInfo
 
 INTERVAL = 25
@@ -35,10 +38,13 @@ def build_optimizer(
     """The optimizer of a recipe; `model` is what a drop-in probes."""
     decay = recipe.setting("decay", setup.decay)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=decay)
+        momentum = 0.0 if recipe.has("interpolated") else 0.9
+        return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=decay)
     if recipe.optimizer in {"adam", "adamw"}:
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        return kind(weights, lr=lr, weight_decay=decay)
+        # The interpolation takes the place of the first moment.
+        betas = (0.0 if recipe.has("interpolated") else 0.9, 0.999)
+        return kind(weights, lr=lr, betas=betas, weight_decay=decay)
     if recipe.optimizer == "topoadamw":
         interval = int(recipe.setting("interval", INTERVAL))
         return TopoAdamW(
@@ -67,7 +73,7 @@ class RecipeTraining:
         recipe: how to train.
         model: what is trained.
         steps: updates; what a schedule that needs the horizon is given.
-        averages: of the weights, name -> average.
+        averages: of the weights.
 
     Attributes:
         controller: None where the recipe has none.
@@ -81,7 +87,7 @@ class RecipeTraining:
         recipe: Recipe,
         model: nn.Module,
         steps: int,
-        averages: Mapping[str, WeightAverage],
+        averages: Averages,
     ) -> None:
         self.setup, self.recipe, self.model, self.steps = setup, recipe, model, steps
         self.averages = averages
@@ -96,6 +102,9 @@ class RecipeTraining:
         """Make the optimizer and what goes with it; the clock starts."""
         optimizer = build_optimizer(self.recipe, self.setup, self.model, weights, lr)
         register_hooks(self.recipe, optimizer)
+        if self.recipe.has("cautious"):
+            # Before the controller, which goes by the updates that are made.
+            CautiousUpdates(optimizer)
         self.schedule = self._scheduler(optimizer)
         if isinstance(optimizer, TopoAdamW):
             self._drop_in = optimizer.controller
@@ -110,6 +119,9 @@ class RecipeTraining:
                 warmup=min(policy.warmup, PATIENCE),
                 scheduler=self.schedule,
             )
+        if self.recipe.has("interpolated"):
+            InterpolatedGradients(optimizer, self.averages.bank)
+            self.averages.updates_itself = True
         self._began = time.process_time()
         return optimizer
 
@@ -130,12 +142,12 @@ class RecipeTraining:
         """Step controller or schedule, and update the averages of the weights."""
         if self.controller is not None:
             began = time.process_time()
-            self.controller.step(self._closure(info.batch), loss=info.loss)
+            valid = self._validation(info.step) if self.recipe.has("brake") else None
+            self.controller.step(self._closure(info.batch), loss=info.loss, validation=valid)
             self.steering += time.process_time() - began
         elif self.schedule is not None:
             self.schedule.step()
-        for average in self.averages.values():
-            average.update()
+        self.averages.update()
 
     @property
     def log(self) -> LandscapeLR | None:
@@ -159,20 +171,30 @@ class RecipeTraining:
     @contextmanager
     def averaged_weights(self, name: str, optimizer: Any) -> Iterator[None]:
         """The weights that are to be measured ("raw" or an average), in the model."""
-        average, own = self.averages.get(name), hasattr(optimizer, "eval")
-        data = self.setup.train
+        own, data = hasattr(optimizer, "eval"), self.setup.train
         if own:
             optimizer.eval()
         try:
             # What an optimizer averages by itself needs its own statistics, too.
-            plain = average is None and not own
-            shown = average or EMA(self.model.parameters(), 0.0)
             batches = data.take(min(len(data), 1000)).batches(250)
-            with nullcontext() if plain else shown.swapped(self.model, batches):
+            shown: AbstractContextManager[None] = nullcontext()
+            if name != "raw":
+                shown = self.averages.swapped(name, batches)
+            elif own:
+                shown = EMA(self.model, 0.0).swapped(batches)
+            with shown:
                 yield
         finally:
             if own:
                 optimizer.train()
+
+    def _validation(self, step: int) -> Estimate | None:
+        if step % INTERVAL:
+            return None
+        with self.averaged_weights("average", None):
+            data = self.setup.valid.take(min(len(self.setup.valid), 500))
+            batches = data.batches(500)
+            return Objective(self.model, self._probed, batches, check=False).evaluate()
 
     def _closure(self, batch: Batch) -> Closure:
         return sub_batch(self.model, self._probed, batch, 32)
@@ -180,7 +202,7 @@ class RecipeTraining:
     def _scheduler(self, optimizer: Any) -> torch.optim.lr_scheduler.LRScheduler | None:
         schedule, steps = self.recipe.needs_horizon, self.steps
         free = self.recipe.optimizer in {"schedulefree", "prodigy"}
-        if self.recipe.controller == "climb" or (free and schedule is None):
+        if self.recipe.controller == "growth" or (free and schedule is None):
             return None
         warmup = int(self.recipe.setting("warmup", self.setup.warmup))
 
@@ -189,6 +211,8 @@ class RecipeTraining:
                 return (step + 1) / warmup
             if schedule == "cosine":
                 return cooldown_factor("cosine", (step - warmup) / max(steps - warmup, 1))
+            if schedule == "linear":
+                return cooldown_factor("linear", (step - warmup) / max(steps - warmup, 1))
             if schedule == "wsd":
                 cooled = round(0.2 * steps)
                 return cooldown_factor("sqrt", (step - (steps - cooled)) / cooled)

@@ -5,7 +5,14 @@ rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalt
 """
 
 from lossatlas.arguments import guard_exports
-from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage, WeightAverage
+from lossatlas.steering.averaged_optimizer import AveragedOptimizer, recipe
+from lossatlas.steering.averaging import (
+    EMA,
+    LAWA,
+    AverageChoice,
+    PolynomialAverage,
+    WeightAverage,
+)
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog, DecisionRecord, replay
 from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
@@ -20,11 +27,16 @@ from lossatlas.steering.policies import (
 )
 from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_batch
 from lossatlas.steering.reading import Decision, Policy, Reading
+from lossatlas.steering.sam import SAM, sam_radius
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
 from lossatlas.steering.suggest_lr import RangeTest, SuggestedLR, suggest_lr
+from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
 
 __all__ = [
+    # the recipe
+    "recipe",
+    "AveragedOptimizer",
     # the controller and the drop-in
     "LandscapeLR",
     "TopoAdamW",
@@ -55,9 +67,15 @@ __all__ = [
     "PlateauCooldown",
     # averages
     "WeightAverage",
+    "AverageChoice",
     "PolynomialAverage",
     "EMA",
     "LAWA",
+    # updates
+    "SAM",
+    "sam_radius",
+    "CautiousUpdates",
+    "InterpolatedGradients",
     # schedules
     "WSD",
     "WSDS",

@@ -13,15 +13,29 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
+from lossatlas.result import Estimate
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
-from lossatlas.steering.policies import RegimePolicy
+from lossatlas.steering.policies import VALID_RISES, RegimePolicy
 from lossatlas.steering.probe import Closure, ProbeGrid, check_closure
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy
 from lossatlas.steering.scale_controller import ScaleController
 
-_STATE = 1
+_STATE = 2
+_FALLING = (
+    "the schedule lowers its rate, and {} multiplies it, so the rate falls twice: leave the "
+    "scheduler out (a constant rate with a `PolynomialAverage` needs none); in a Hugging Face "
+    'Trainer, lr_scheduler_type="constant".'
+)
+_OVERFITS = (
+    "the validation loss rises: the rate is halved for good. More steps will overfit more; "
+    "`PolynomialAverage.best` chooses among averages on validation data."
+)
+_ADAPTS = (
+    "{} estimates its rate by itself, and {} would undo that: leave the controller out and "
+    "read the weights through a `PolynomialAverage`."
+)
 
 
 class LandscapeLR(LRScheduler):
@@ -36,6 +50,8 @@ class LandscapeLR(LRScheduler):
         optimizer: any; groups may be added later.
         policy: decides; `RegimePolicy()` by default.
         interval: steps between decisions, where the policy does not say. Default 50.
+        max_interval: the steps between decisions double up to it while decisions keep their
+            reason, and fall back to `interval` when one changes. None keeps them fixed.
         warmup: no decision up to this step. The policy's own by default (150).
         min_ratio: smallest scale, for all groups or one a group. The policy's own by default
             (0.2).
@@ -75,6 +91,7 @@ class LandscapeLR(LRScheduler):
         policy: Policy | None = None,
         *,
         interval: int = 50,
+        max_interval: int | None = None,
         warmup: int | None = None,
         min_ratio: float | Sequence[float] | None = None,
         max_ratio: float | Sequence[float] | None = None,
@@ -92,6 +109,12 @@ class LandscapeLR(LRScheduler):
         self.optimizer, self.scheduler, self.per_epoch = optimizer, scheduler, per_epoch
         self.policy: Policy = RegimePolicy() if policy is None else policy
         self.interval, self.dry_run = interval, dry_run
+        self.max_interval = interval if max_interval is None else max_interval
+        check_at_least("max_interval", self.max_interval, interval)
+        # Steps that the next decision keeps from the last one, and when that was.
+        self._gap, self._decided = interval, 0
+        check_growth(optimizer, self.policy)
+        self._falls = bool(getattr(self.policy, "replaces_schedule", False))
         self.warmup = self.policy.warmup if warmup is None else warmup
         low, high = self.policy.limits
         self._controller = ScaleController(
@@ -117,6 +140,7 @@ class LandscapeLR(LRScheduler):
         *,
         loss: Tensor | float | None = None,
         metrics: Any = None,
+        validation: Estimate | float | None = None,
         strict: bool = True,
     ) -> None:
         """Go one update on: step the scheduler, decide where it is time, write the rates.
@@ -126,6 +150,8 @@ class LandscapeLR(LRScheduler):
                 `read_probe`. Called only where a decision is due and needs it.
             loss: of the batch just trained on, for policies that watch it.
             metrics: for a `ReduceLROnPlateau`.
+            validation: the loss on validation examples, whenever it was measured;
+                `GrowthPolicy` falls back where it rises.
             strict: False leaves a decision out where it needs a closure and has none.
 
         Raises:
@@ -138,18 +164,14 @@ class LandscapeLR(LRScheduler):
             self.skipped += 1
             return
         closure = closure or self.closure
-        ready = closure is not None or not self._instruments.wants_closure
-        if strict and not ready and self.due(ahead=1):
-            raise ArgumentError(
-                f"`closure` must be given at step {self.last_epoch + 1}, where "
-                f"{type(self.policy).__name__} reads the loss: controller.step(closure), or "
-                "set controller.closure."
-            )
+        ready = self._is_ready(closure, strict)
         self._updates = 0
         self.last_epoch += 1
         self._step_count += 1
         if not self.policy.before:
             self._instruments.settle(loss)
+        if validation is not None:
+            self._instruments.validate(validation)
         self._rates.refresh()
         if self.scheduler is not None and not self.per_epoch:
             self.step_scheduler(metrics)
@@ -158,6 +180,16 @@ class LandscapeLR(LRScheduler):
         if self.due(ahead=1):
             self._instruments.prepare()
         self._write()
+
+    def _is_ready(self, closure: Closure | None, strict: bool) -> bool:
+        ready = closure is not None or not self._instruments.wants_closure
+        if strict and not ready and self.due(ahead=1):
+            raise ArgumentError(
+                f"`closure` must be given at step {self.last_epoch + 1}, where "
+                f"{type(self.policy).__name__} reads the loss: controller.step(closure), or "
+                "set controller.closure."
+            )
+        return ready
 
     def step_scheduler(self, metrics: Any = None) -> None:
         """Step the wrapped scheduler on its own rates; for `per_epoch=True`.
@@ -168,11 +200,15 @@ class LandscapeLR(LRScheduler):
         if self.scheduler is None:
             return
         self._rates.unscaled()
+        before = self._rates.scheduled[0]
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         elif metrics is not None:
             self.scheduler.step(metrics)
         self._rates.refresh()
+        if self._falls and self._rates.scheduled[0] < before:
+            self._falls = False
+            warnings.warn(_FALLING.format(type(self.policy).__name__), stacklevel=3)
         self._write()
 
     def observe(self, loss: Tensor | float) -> None:
@@ -195,7 +231,9 @@ class LandscapeLR(LRScheduler):
             True after the warm-up, at every multiple of the interval.
         """
         step, every = self.last_epoch + ahead, self.policy.every or self.interval
-        return not self.policy.before and step > self.warmup and step % every == 0
+        if self.policy.before or step <= self.warmup or step % every:
+            return False
+        return self._gap <= self.interval or step - self._decided >= self._gap
 
     @property
     def log(self) -> DecisionLog:
@@ -234,8 +272,18 @@ class LandscapeLR(LRScheduler):
             reading = replace(reading, edge=reading.edge * controller.proposed[0])
         if apply:
             controller.update(reading, self._rates.scheduled)
+            self._pace()
         else:
             controller.learn(reading)
+
+    def _pace(self) -> None:
+        last = self._controller.records[-2:]
+        if last[-1].reason == VALID_RISES:
+            warnings.warn(_OVERFITS, stacklevel=5)
+        agree = len(last) == 2 and last[0].reason == last[1].reason
+        longer = min(2 * self._gap, self.max_interval)
+        self._gap = longer if agree else self.interval
+        self._decided = self.last_epoch
 
     def _write(self) -> None:
         self._controller.extend(len(self._rates.scheduled))
@@ -269,6 +317,8 @@ class LandscapeLR(LRScheduler):
             "format": _STATE,
             "step": self.last_epoch,
             "skipped": self.skipped,
+            "gap": self._gap,
+            "decided": self._decided,
             "controller": self._controller.state(),
             "rates": self._rates.state(),
             "instruments": self._instruments.state(),
@@ -294,6 +344,7 @@ class LandscapeLR(LRScheduler):
         self._rates.load(state_dict["rates"], self._controller.scales)
         self._instruments.load(state_dict["instruments"])
         self.last_epoch, self.skipped = state_dict["step"], state_dict["skipped"]
+        self._gap, self._decided = state_dict["gap"], state_dict["decided"]
         self._step_count = self.last_epoch + 1
         self.base_lrs = list(self._rates.base)
         if self.scheduler is not None:
@@ -359,6 +410,14 @@ def _telling(closure: Callable[[], Any], steerer: Steerer) -> Callable[[], Any]:
         return value
 
     return wrapped
+
+
+def check_growth(optimizer: torch.optim.Optimizer, policy: Policy) -> None:
+    """Warn where a policy estimates a rate that the optimizer estimates too."""
+    # Prodigy and the D-Adaptation family keep their estimate as "d" of each group.
+    if "distance" in policy.needs and any("d" in group for group in optimizer.param_groups):
+        text = _ADAPTS.format(type(optimizer).__name__, type(policy).__name__)
+        warnings.warn(text, stacklevel=4)
 
 
 def check_pair(optimizer: Any, scheduler: Any) -> None:

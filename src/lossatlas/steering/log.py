@@ -76,6 +76,9 @@ class DecisionLog(Result):
     def __len__(self) -> int:
         return len(self.records)
 
+    def __getitem__(self, index: int) -> DecisionRecord:
+        return self.records[index]
+
     def __iter__(self) -> Iterator[DecisionRecord]:
         return iter(self.records)
 

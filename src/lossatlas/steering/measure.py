@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.result import Estimate
 from lossatlas.steering.probe import Closure, ProbeGrid, read_probe
 from lossatlas.steering.reading import Reading
+from lossatlas.steering.shards import is_sharded, placements
 from lossatlas.steering.signals import (
     DistanceTracker,
     gradient_noise,
@@ -57,6 +59,9 @@ class Instruments:
         self._told: Tensor | float | None = None
         self._gradients: list[list[Tensor | None]] | None = None
         self._tracker = DistanceTracker(optimizer) if "distance" in needs else None
+        self._untracked = ""
+        self._valid: tuple[float, float] | None = None
+        check_sharded(optimizer, needs, model)
 
     @property
     def wants_closure(self) -> bool:
@@ -86,6 +91,11 @@ class Instruments:
         if last is not None:
             self.watch(last)
 
+    def validate(self, loss: Estimate | float) -> None:
+        """Take the loss of validation examples in."""
+        known = isinstance(loss, Estimate)
+        self._valid = (loss.value, loss.stderr) if known else (float(loss), math.nan)  # type: ignore[union-attr, arg-type]
+
     @property
     def opens(self) -> bool:
         """Whether a reading is wanted before the first update."""
@@ -93,8 +103,13 @@ class Instruments:
 
     def track(self, scales: list[float]) -> None:
         """Take the update that was just made in."""
-        if self._tracker is not None:
+        if self._tracker is None or self._untracked:
+            return
+        try:
             self._tracker.track(scales)
+        except _FAILURES as error:
+            # An update must not fail for being watched; decisions say what happened.
+            self._untracked = f"steps are not followed any more: {error}"
 
     def prepare(self) -> None:
         """Keep the gradients of this update, where the next step compares with them."""
@@ -123,7 +138,12 @@ class Instruments:
         """Measure what is needed at the present weights."""
         losses = self._floats()
         self._losses = []
+        if self._untracked:
+            raise ArgumentError(self._untracked)
         values: dict[str, Any] = _watched(losses)
+        if self._valid is not None:
+            values |= {"valid_loss": self._valid[0], "valid_error": self._valid[1]}
+            self._valid = None
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         if "probe" in self.needs and closure is not None:
             values |= read_probe(closure, weights, self.grid, model=self.model).values
@@ -144,16 +164,68 @@ class Instruments:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         tracker = None if self._tracker is None else self._tracker.state()
-        return {"losses": self._floats(), "gradients": self._gradients, "tracker": tracker}
+        gradients = None if self._gradients is None else _named(self._gradients)
+        return {
+            "losses": self._floats(),
+            "valid": self._valid,
+            "gradients": gradients,
+            "tracker": tracker,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._losses, self._gradients = list(state["losses"]), state["gradients"]
+        self._losses, self._valid = list(state["losses"]), state["valid"]
+        kept = state["gradients"]
+        self._gradients = None if kept is None else _unnamed(self.optimizer, kept)
         if self._tracker is not None:
             self._tracker.load(state["tracker"])
 
     def _floats(self) -> list[float]:
         return [float(loss) for loss in self._losses]
+
+
+def check_sharded(
+    optimizer: torch.optim.Optimizer, needs: frozenset[str], model: nn.Module | None
+) -> None:
+    """Require what sharded weights (FSDP2) can be served with."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(map(is_sharded, weights)):
+        return
+    odd = [p for p in weights if any(getattr(place, "dim", 0) for place in placements(p))]
+    if odd:
+        raise ArgumentError(
+            f"the weights are sharded along axis {placements(odd[0])}, and lengths of filters "
+            "need whole rows: shard along axis 0, as FSDP2 does."
+        )
+    if "edge" in needs:
+        raise ArgumentError(
+            "the weights are sharded (FSDP2), which has no second derivatives, and EdgePolicy "
+            "reads curvature: take GrowthPolicy or RegimePolicy."
+        )
+    if "probe" in needs and model is None:
+        raise ArgumentError(
+            "`model` must be given where weights are sharded (FSDP2): probes move shards, and "
+            "what the model has gathered must be dropped; LandscapeLR(..., model=model)."
+        )
+
+
+Gradients = list[list[Tensor | None]]
+
+
+def _named(gradients: Gradients) -> dict[str, Tensor]:
+    return {
+        f"{group}.{index}": value
+        for group, several in enumerate(gradients)
+        for index, value in enumerate(several)
+        if value is not None
+    }
+
+
+def _unnamed(optimizer: torch.optim.Optimizer, kept: dict[str, Tensor]) -> Gradients:
+    return [
+        [kept.get(f"{number}.{index}") for index in range(len(group["params"]))]
+        for number, group in enumerate(optimizer.param_groups)
+    ]
 
 
 def _distances(tracker: DistanceTracker, step: int) -> dict[str, float]:

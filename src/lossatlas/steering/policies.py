@@ -131,6 +131,11 @@ def _compatible_factor(s: float, v: float) -> tuple[float, str]:
     return (0.95, "moderately sharp") if s > 0.2 else (1.0, "neutral")
 
 
+# Validation losses in a row above the lowest one that count as overfitting, and what is said.
+_RISES = 2
+VALID_RISES = "validation loss rises: fall back"
+
+
 @dataclass(frozen=True)
 class GrowthPolicy:
     """Raise the rate while steps lead somewhere, fall back when the loss certainly rises.
@@ -154,6 +159,9 @@ class GrowthPolicy:
             is above it by two of its standard errors. Default 2.
         patience: decisions that the average spans, and between two falls. Default 8.
         every: steps between decisions. Default 4.
+        valid_tolerance: rise of the validation loss over its lowest, relative, that counts as
+            overfitting; two in a row halve the scale for good. Default 0.01. Needs
+            `controller.step(..., validation=)`.
 
     Raises:
         ArgumentError: numbers not above zero.
@@ -176,20 +184,24 @@ class GrowthPolicy:
     spike: float = 2.0
     patience: int = 8
     every: int | None = 4
+    valid_tolerance: float = 0.01
 
     needs = frozenset({"distance"})
     before = False
     limits = (0.0, math.inf)
     warmup = 0
+    replaces_schedule = True
 
     def __post_init__(self) -> None:
         for name in ("scale", "sgd_factor", "initial_step", "growth", "tolerance", "spike"):
             check_positive(name, getattr(self, name))
+        check_number("valid_tolerance", self.valid_tolerance, 0)
         check_at_least("patience", self.patience, 1)
 
     def start(self) -> State:
         """The memory before the first reading."""
-        return {"ceiling": math.inf, "average": None, "lowest": None, "wait": 0}
+        empty = {"average": None, "lowest": None, "wait": 0, "valid": None, "rises": 0}
+        return {"ceiling": math.inf} | empty
 
     def decide(self, state: State, reading: Reading) -> tuple[State, Decision]:
         """The scale of the next steps."""
@@ -200,17 +212,30 @@ class GrowthPolicy:
                 else 1.0
             )
             return dict(state), Decision(scale or 1.0, "initial step", absolute=True)
-        present, trouble = reading.scale[0], self._trouble(state, reading)
-        after = self._remembered(state, reading)
-        if trouble and state["wait"] == 0:
+        present = reading.scale[0]
+        after = self._remembered(state, reading) | self._validated(state, reading)
+        overfits = after["rises"] >= _RISES
+        trouble = VALID_RISES if overfits else self._trouble(state, reading)
+        if overfits:
+            after["rises"] = 0
+        if trouble and (overfits or state["wait"] == 0):
             after |= {"ceiling": present / 2, "wait": self.patience}
             return after, Decision(present / 2, trouble, absolute=True)
         walk = reading.step_length * math.sqrt((1 + reading.momentum) / (1 - reading.momentum))
         scale = self.scale if reading.normalized else self.sgd_factor * self.scale
         wanted = scale * reading.distance / walk if walk > 0 else present
         scale = min(wanted, self.growth * present, state["ceiling"])
-        reason = "climb" if scale > present else "ease"
+        reason = "raise" if scale > present else "lower"
         return after, Decision(scale, reason, absolute=True)
+
+    def _validated(self, state: State, reading: Reading) -> dict[str, Any]:
+        loss, lowest = reading.valid_loss, state["valid"]
+        if not math.isfinite(loss):
+            return {}
+        if lowest is None or loss < lowest:
+            return {"valid": loss, "rises": 0}
+        risen = loss > lowest + self.valid_tolerance * abs(lowest)
+        return {"rises": state["rises"] + 1 if risen else 0}
 
     def _trouble(self, state: State, reading: Reading) -> str:
         average, lowest = state["average"], state["lowest"]
@@ -482,6 +507,7 @@ class PlateauCooldown:
     before = False
     limits = (0.0, 1.0)
     warmup = 0
+    replaces_schedule = True
 
     def __post_init__(self) -> None:
         check_share("window", self.window)
@@ -551,9 +577,9 @@ def _mean(windows: list[list[float]]) -> tuple[float, float] | None:
 
 #: Name in recipes and on the command line -> what makes the policy with its defaults.
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "topology": RegimePolicy,
+    "regime": RegimePolicy,
     "compat": lambda: RegimePolicy(compat="0.1.0"),
-    "climb": GrowthPolicy,
+    "growth": GrowthPolicy,
     "momo": MoMoPolicy,
     "edge": EdgePolicy,
     "group-noise": NoisePolicy,

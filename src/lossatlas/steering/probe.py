@@ -18,6 +18,7 @@ from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.result import Estimate, Result, result
 from lossatlas.rng import derive_seed
+from lossatlas.steering.shards import is_sharded, local, reshard
 from lossatlas.text import count, number
 from lossatlas.topology.filtration import graph
 from lossatlas.topology.persistence import persistence
@@ -261,8 +262,13 @@ def probe_losses(
     moved = [w for w in listed if w.requires_grad and w.is_floating_point()]
     if not moved:
         raise ArgumentError("`weights` must hold a tensor that requires a gradient; got none.")
-    places = [w for w in moved if w.ndim > 1]
-    plane = [_direction(places, grid.seed, axis) for axis in (0, 1)]
+    # Of sharded weights every process moves its own part: filters are whole there.
+    sharded = any(map(is_sharded, moved))
+    places = [local(w.detach()) if sharded else w for w in moved if w.ndim > 1]
+    seed = (
+        derive_seed(grid.seed, "rank", torch.distributed.get_rank()) if sharded else grid.seed
+    )
+    plane = [_direction(places, seed, axis) for axis in (0, 1)]
     kept = [w.detach().clone() for w in places]
     losses: list[Tensor] = []
     with torch.no_grad(), PreservedModules(model).watched():
@@ -272,10 +278,14 @@ def probe_losses(
                     torch._foreach_copy_(places, kept)
                     torch._foreach_add_(places, plane[0], alpha=a)
                     torch._foreach_add_(places, plane[1], alpha=b)
+                if sharded and model is not None:
+                    reshard(model)
                 losses.append(_loss(closure))
         finally:
             if places:
                 torch._foreach_copy_(places, kept)
+            if sharded and model is not None:
+                reshard(model)
             torch.clear_autocast_cache()
     shapes = {tuple(value.shape) for value in losses}
     if len(shapes) > 1:

@@ -37,6 +37,8 @@ class Reading(Result):
         train_loss: mean loss of the training batches since the last decision.
         train_error: its standard error over these batches.
         train_count: how many there were.
+        valid_loss: on validation examples, where it was told since the last decision.
+        valid_error: its standard error.
         momentum: the optimizer's, 0 where it has none.
         normalized: whether the optimizer divides gradients by their size, as Adam does.
         noise: of each group, an estimate of the variance of its gradient and one of the
@@ -68,6 +70,8 @@ class Reading(Result):
     train_loss: float = NAN
     train_error: float = NAN
     train_count: int = 0
+    valid_loss: float = NAN
+    valid_error: float = NAN
     momentum: float = 0.0
     normalized: bool = False
     noise: tuple[tuple[float, float], ...] = ()
@@ -110,6 +114,7 @@ class Reading(Result):
 _MEASURED = {
     "loss": "loss_error", "sharpness": "sharpness_error", "variability": "variability_error",
     "persistence": "persistence_error", "edge": "edge_error", "train_loss": "train_error",
+    "valid_loss": "valid_error",
 }  # fmt: skip
 
 

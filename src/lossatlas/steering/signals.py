@@ -12,6 +12,7 @@ from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
 from lossatlas.steering.probe import Closure, check_closure
+from lossatlas.steering.shards import is_sharded, local, summed
 
 Optimizer = torch.optim.Optimizer
 Group = dict[str, Any]
@@ -98,7 +99,7 @@ def _beta(group: Group) -> float:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.sum(a.double() * b.double())
+    return summed(torch.sum(local(a).double() * local(b).double()), [a])
 
 
 def kept_gradients(optimizer: Optimizer) -> list[list[Tensor | None]]:
@@ -186,11 +187,14 @@ class DistanceTracker:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._start: list[Tensor] = []
-        self._last: list[Tensor] = []
+        self._start: Tensor | None = None
+        self._last: Tensor | None = None
+        self._sizes: list[int] = []
+        self._shares = torch.zeros(())
         self._max_distance, self._squares = 0.0, 0.0
         self._sums: list[Tensor] = []
         self._distance: Tensor | None = None
+        self._far: list[Tensor] = []
 
     def opening(self) -> tuple[float, float]:
         """Before the first step: the length of the weights, and of the step to come."""
@@ -200,44 +204,67 @@ class DistanceTracker:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                size += float(weight.detach().float().square().sum())
-                slope = float(weight.grad.float().square().sum())
-                moved = weight.numel() if normalized else slope
+                here, slope = local(weight.detach()), local(weight.grad)
+                size += float(here.float().square().sum())
+                moved = here.numel() if normalized else float(slope.float().square().sum())
                 length += float(group.get("initial_lr", group["lr"])) ** 2 * moved
-        return math.sqrt(size), math.sqrt(length)
+        both = summed(torch.tensor([size, length], dtype=torch.float64), self._every())
+        return math.sqrt(float(both[0])), math.sqrt(float(both[1]))
 
     def track(self, scales: list[float]) -> None:
         """Take a step in; nothing is synchronized with a device."""
-        if not self._start:
+        if self._last is None or self._start is None:
             return self.begin()
-        squares, far = [], []
-        for index, (weight, share) in enumerate(self._weights()):
-            present = _sample(weight)
-            if index == len(self._start):
-                self._start.append(present)
-                self._last.append(present)
-                continue
-            scale = scales[self._group(index)]
-            if scale > 0:
-                squares.append(
-                    (present - self._last[index]).square().sum() * (share / scale**2)
-                )
-            far.append((present - self._start[index]).square().sum() * share)
-            self._last[index] = present
-        if squares:
-            self._sums.append(torch.stack(squares).sum())
-        distance = torch.stack(far).sum()
+        known = len(self._sizes)
+        present = self._sampled()
+        old = present[: len(self._last)] if len(self._sizes) > known else present
+        steps = (old - self._last).square_()
+        far = torch.dot((old - self._start).square_(), self._shares[: len(old)])
+        self._sums.append(torch.dot(steps, self._step_shares(scales, known)))
+        self._start = torch.cat([self._start, present[len(old) :]])
+        self._last = present
+        if is_sharded(self._optimizer.param_groups[0]["params"][0]):
+            # The greatest sum over all processes is not the sum of the greatest.
+            self._far.append(far)
+            return None
         before = self._distance
-        self._distance = distance if before is None else torch.maximum(before, distance)
+        self._distance = far if before is None else torch.maximum(before, far)
         return None
 
     def begin(self) -> None:
         """Note where the weights are, before the first step."""
-        self._start = [_sample(weight) for weight, _ in self._weights()]
-        self._last = list(self._start)
+        self._sizes = []
+        self._start = self._last = self._sampled()
+
+    def _sampled(self) -> Tensor:
+        # One vector of all watched coordinates: a handful of operations a step, not per tensor.
+        weights = [local(w.detach()) for w in self._every()]
+        parts = [_sample(w) for w in weights]
+        if len(parts) != len(self._sizes):
+            device = parts[0].device
+            self._sizes = [len(part) for part in parts]
+            shares = [w.numel() / max(n, 1) for w, n in zip(weights, self._sizes, strict=True)]
+            counts = torch.tensor(self._sizes, device=device)
+            self._shares = torch.tensor(shares, device=device).repeat_interleave(counts)
+        return torch.cat([part.to(parts[0].device) for part in parts])
+
+    def _step_shares(self, scales: list[float], known: int) -> Tensor:
+        if len(set(scales)) == 1 and len(self._sizes) == known:
+            return self._shares / scales[0] ** 2 if scales[0] > 0 else 0 * self._shares
+        each = [
+            1 / scales[self._group(index)] ** 2 if scales[self._group(index)] > 0 else 0.0
+            for index in range(known)
+        ]
+        counts = torch.tensor(self._sizes[:known], device=self._shares.device)
+        factors = torch.tensor(each, device=self._shares.device).repeat_interleave(counts)
+        return self._shares[: len(factors)] * factors
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""
+        if self._far:
+            self._distance = summed(torch.stack(self._far), self._every()).max()
+            self._sums = [summed(torch.stack(self._sums).sum(), self._every())]
+            self._far = []
         self._squares += sum(float(square) for square in self._sums)
         self._sums = []
         if self._distance is not None:
@@ -249,25 +276,30 @@ class DistanceTracker:
         """What a resumed run needs."""
         distance, _ = self.read()
         return {
-            "start": list(self._start),
-            "last": list(self._last),
+            "start": self._named(self._start),
+            "last": self._named(self._last),
             "distance": distance,
             "squares": self._squares,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._start, self._last = list(state["start"]), list(state["last"])
+        self._start = self._last = None
+        if state["start"]:
+            self._sizes = []
+            self._sampled()
+            self._start, self._last = (
+                torch.cat(list(state[name].values())) for name in ("start", "last")
+            )
         self._max_distance, self._squares = state["distance"], state["squares"]
 
-    def _weights(self) -> list[tuple[Tensor, float]]:
-        weights = []
-        for group in self._optimizer.param_groups:
-            for weight in group["params"]:
-                step = _spacing(weight)
-                watched = -(-weight.numel() // step)
-                weights.append((weight, weight.numel() / max(watched, 1)))
-        return weights
+    def _named(self, flat: Tensor | None) -> dict[str, Tensor]:
+        if flat is None:
+            return {}
+        return {str(i): part.clone() for i, part in enumerate(torch.split(flat, self._sizes))}
+
+    def _every(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _group(self, index: int) -> int:
         for number, group in enumerate(self._optimizer.param_groups):
@@ -277,14 +309,15 @@ class DistanceTracker:
         return number
 
 
-def _spacing(weight: Tensor) -> int:
-    step = max(weight.numel() // _WATCHED, 1)
+def _spacing(size: int) -> int:
+    step = max(size // _WATCHED, 1)
     # An odd step does not stay within one column of a matrix whose width is even.
     return step | 1
 
 
 def _sample(weight: Tensor) -> Tensor:
-    return weight.detach().reshape(-1)[:: _spacing(weight)].float().clone()
+    flat = weight.reshape(-1)
+    return flat[:: _spacing(flat.numel())].float()
 
 
 def read_edge(

@@ -44,10 +44,10 @@ class CharGPT(nn.Module):
         self.block = block
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(block, width)
-        self.blocks = nn.ModuleList(DecoderBlock(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
-        self._initialize(layers)
+        initialize(self, layers)
         if tied:
             self.head.weight = self.tokens.weight
 
@@ -64,29 +64,33 @@ class CharGPT(nn.Module):
             h = block(h)
         return cast(Tensor, self.head(self.norm(h)))
 
-    def _initialize(self, layers: int) -> None:
-        for name, value in self.named_parameters():
-            if value.ndim < 2:
-                continue
-            # Each layer adds twice to the residual stream; this keeps the sum's size.
-            shrink = math.sqrt(2 * layers) if name.endswith("out.weight") else 1.0
-            nn.init.normal_(value, std=0.02 / shrink)
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+
+def initialize(model: nn.Module, layers: int) -> None:
+    """Set the initial weights of a transformer with so many blocks."""
+    for name, value in model.named_parameters():
+        if value.ndim < 2:
+            continue
+        # Each layer adds twice to the residual stream; this keeps the sum's size.
+        shrink = math.sqrt(2 * layers) if name.endswith("out.weight") else 1.0
+        nn.init.normal_(value, std=0.02 / shrink)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
-class DecoderBlock(nn.Module):
-    """Causal attention, then two dense layers, each added to what came.
+class TransformerBlock(nn.Module):
+    """Attention, then two dense layers, each added to what came.
 
     Args:
         width: of the residual stream.
         heads: of the attention.
+        causal: whether a place sees only those before it.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, causal=causal)
         self.norm2, self.hidden = nn.LayerNorm(width), nn.Linear(width, 4 * width)
         self.out = nn.Linear(4 * width, width)
 
@@ -97,22 +101,23 @@ class DecoderBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention.
+    """Self-attention.
 
     Args:
         width: of the residual stream.
         heads: how many.
+        causal: whether a place sees only those before it.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each place gathers from those before it."""
+        """What each place gathers from the others."""
         batch, time, width = x.shape
         parts = self.inputs(x).view(batch, time, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return cast(Tensor, self.out(mixed.transpose(1, 2).reshape(batch, time, width)))

@@ -19,6 +19,7 @@ from lossatlas.training.networks import cnn, mlp
 from lossatlas.training.resnet import resnet20, resnet56
 from lossatlas.training.seeding import seeded
 from lossatlas.training.specs import Call, find_factory, is_factory, parse_call
+from lossatlas.training.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ MODELS: dict[str, Architecture] = {
     "cnn": Architecture(cnn),
     "resnet20": Architecture(resnet20, "imagenet"),
     "resnet56": Architecture(resnet56, "imagenet"),
+    "vit": Architecture(ViT, "standardized"),
     "chargpt": Architecture(CharGPT),
 }
 
@@ -49,9 +51,9 @@ def build_model(
     """Build a model by its name; its sizes follow the data.
 
     Args:
-        spec: `mlp`, `cnn`, `resnet20`, `resnet56` or `chargpt`, with arguments where wanted, as
-            in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or `package.module:factory` or
-            `path/file.py:factory`, which gives a `torch.nn.Module`.
+        spec: `mlp`, `cnn`, `resnet20`, `resnet56`, `vit` or `chargpt`, with arguments where
+            wanted, as in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or
+            `package.module:factory` or `path/file.py:factory`, which gives a `torch.nn.Module`.
         dataset: where the sizes come from. A factory gets, by name, what it asks for without a
             default among `dataset` and the names of `sizes_of`. Lazy layers are given two of
             its examples.

@@ -1,68 +1,14 @@
 """Cross-entropy and SASP of one softmax."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.steering.penalties.sasp import KINDS, as_rows, head_trace, squared_length
 from lossatlas.steering.penalties.terms import check_weight
 
-
-class OnePass(torch.autograd.Function):
-    """(logits, features, targets, (weight, ones)) -> (total, penalty), one softmax both ways.
-
-    Autograd would keep and walk a dozen small tensors; where the network is small they cost
-    as much as its layers. Rows all count alike. Only the total has a gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, features: Tensor, targets: Tensor, plan: tuple[float, float]
-    ) -> tuple[Tensor, Tensor]:
-        """The loss; what its gradient is made of is kept."""
-        weight, ones = ctx.plan = plan
-        log_p = logits.log_softmax(-1)
-        base = F.nll_loss(log_p, targets)
-        p = log_p.exp_()
-        squares, reach = _squares(p), _lean_squares(features).add_(ones)
-        # The product last: a reach that is infinite must not meet itself in a difference.
-        penalty = torch.sub(1, squares).mul_(reach).mean()
-        ctx.save_for_backward(logits, features, targets, p, squares, reach)
-        ctx.mark_non_differentiable(penalty)
-        ctx.set_materialize_grads(False)
-        return torch.add(base, penalty, alpha=weight), penalty
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients in logits and features."""
-        if grads[0] is None:
-            return None, None, None, None
-        weight, ones = ctx.plan
-        logits, features, targets, p, squares, reach = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # Somebody differentiates the gradient: it must hang on the inputs.
-            p = logits.softmax(-1)
-            squares, reach = _squares(p), _squares(features) + ones
-        scale = grads[0] / len(targets)
-        bent = (p - squares) * (reach * (-2 * weight))
-        less = p.new_full((len(p), 1), -1.0)
-        outer = torch.addcmul(p, p, bent).scatter_add(1, targets[:, None], less)
-        inner = features * torch.sub(1, squares).mul(scale * (2 * weight))
-        return outer * scale, inner, None, None
-
-
-def _squares(rows: Tensor) -> Tensor:
-    return rows.square().sum(-1, keepdim=True)
-
-
-def _lean_squares(rows: Tensor) -> Tensor:
-    # No copy of the features on the way; autocast leaves norms in float32.
-    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return length.square_()
+_ZERO = torch.zeros(())
 
 
 def sasp_cross_entropy(
@@ -107,10 +53,8 @@ def sasp_cross_entropy(
     check_one_of("kind", kind, KINDS)
     weight = check_weight("weight", weight)
     plain = kind == "ggn" and class_weights is None and label_smoothing == 0
-    if plain and _by_hand(logits, features, targets, ignore_index):
-        numbers = (weight, 1.0 if include_bias else 0.0)
-        made = OnePass.apply(logits, features, targets, numbers)  # type: ignore[no-untyped-call]
-        return made[0], made[1]
+    if plain and _is_usual(logits, features, targets, ignore_index):
+        return _lean(logits, features, targets, weight, include_bias=include_bias)
     dense = kind == "fisher" or label_smoothing > 0 or targets.is_floating_point()
     rows = as_rows(
         logits,
@@ -140,26 +84,33 @@ def sasp_cross_entropy(
     return torch.add(base, penalty, alpha=weight), penalty.detach()
 
 
-def _by_hand(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: int) -> bool:
-    # The case of nearly every step, told from its shapes; whatever is odd is checked at length.
-    # Compilers and function transforms write the gradient by themselves.
+def _lean(
+    logits: Tensor, features: Tensor, targets: Tensor, weight: float, *, include_bias: bool
+) -> tuple[Tensor, Tensor]:
+    # Where the network is small, every operation costs as much as a layer: as few as can be.
+    log_p = logits.log_softmax(-1)
+    p = log_p.exp()
+    reach = torch.linalg.vecdot(features, features)
+    curved = torch.dot(1 - torch.linalg.vecdot(p, p), reach + 1 if include_bias else reach)
+    base, rows = F.nll_loss(log_p, targets), len(targets)
+    return torch.add(base, curved, alpha=weight / rows), curved.detach() / rows
+
+
+def _is_usual(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: int) -> bool:
+    # The case of nearly every step, told from its shapes; what is odd is checked at length.
     fits = logits.ndim == features.ndim == 2 and targets.dtype == torch.int64
-    if not fits:
+    if not fits or not ((len(features),) == targets.shape == logits.shape[:1]):
         return False
-    sizes = (len(features),) == targets.shape == logits.shape[:1] and len(logits) > 0
     wide = logits.dtype == features.dtype and logits.dtype in {torch.float32, torch.float64}
-    if not (sizes and wide and logits.device.type == "cpu") or (
-        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    ):
+    # Autocast lowers these products, and numbers are looked at only where that is free.
+    if not wide or not len(logits) or torch.is_autocast_enabled(logits.device.type):
         return False
-    if _has_tangent(logits) or _has_tangent(features):
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():
         return False
     low, high = targets.aminmax()
     return ignore_index < 0 and low.item() >= 0 and high.item() < logits.shape[1]
-
-
-def _has_tangent(part: Tensor) -> bool:
-    return forward_ad.unpack_dual(part).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _known(indices: Tensor, ignore_index: int) -> Tensor:
@@ -176,9 +127,13 @@ class SASPCrossEntropy(nn.Module):
         class_weights: shape (classes,); kept as a buffer.
         ignore_index: class index of rows that are left out. Default -100.
         label_smoothing: as in `nn.CrossEntropyLoss`. Default 0.
+        every: the penalty is on at every so many calls in training mode, with so many times its
+            weight: nearly the same training at a part of the cost. In eval mode it is always
+            on. Default 1.
 
     Attributes:
-        components: "base" and "sasp" of the last call, detached scalars, without weight.
+        components: "base" and "sasp" of the last call, detached scalars, without weight; "sasp"
+            is zero where it was not computed.
 
     Raises:
         ArgumentError: a negative weight.
@@ -202,9 +157,13 @@ class SASPCrossEntropy(nn.Module):
         class_weights: Tensor | None = None,
         ignore_index: int = -100,
         label_smoothing: float = 0.0,
+        every: int = 1,
     ) -> None:
         super().__init__()
         check_one_of("kind", kind, KINDS)
+        check_at_least("every", every, 1)
+        self.every = every
+        self.calls = 0
         self.weight, self.kind, self.include_bias = (
             check_weight("weight", weight),
             kind,
@@ -219,8 +178,7 @@ class SASPCrossEntropy(nn.Module):
         """The parts of the last call; nothing before it."""
         if self._last is None:
             return {}
-        total, penalty = self._last
-        return {"base": torch.sub(total, penalty, alpha=self.weight), "sasp": penalty}
+        return dict(zip(("base", "sasp"), self._last, strict=True))
 
     def forward(self, logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:
         """The loss with its penalty.
@@ -233,16 +191,53 @@ class SASPCrossEntropy(nn.Module):
         Returns:
             A scalar.
         """
+        if self.training and self.every > 1:
+            self.calls += 1
+            if self.calls % self.every:
+                return self._bare(logits, targets)
+        often = self.every if self.training else 1
         total, penalty = sasp_cross_entropy(
             logits,
             features,
             targets,
-            weight=self.weight,
+            weight=often * self.weight,
             kind=self.kind,
             include_bias=self.include_bias,
             ignore_index=self.ignore_index,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (total.detach(), penalty)
+        self._last = (torch.sub(total, penalty, alpha=often * self.weight).detach(), penalty)
         return total
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many calls there were, for the state dict.
+
+        Returns:
+            "calls".
+        """
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: what `get_extra_state` gave.
+        """
+        self.calls = state["calls"]
+
+    def _bare(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.ndim > 2 or targets.dtype != torch.int64:
+            classes = logits.shape[-1]
+            soft = targets.shape == logits.shape and targets.is_floating_point()
+            targets = targets.reshape(-1, classes) if soft else targets.reshape(-1).long()
+            logits = logits.reshape(-1, classes)
+        base = F.cross_entropy(
+            logits,
+            targets,
+            self.class_weights,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+        self._last = (base.detach(), _ZERO)
+        return base

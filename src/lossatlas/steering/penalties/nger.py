@@ -9,18 +9,20 @@ from lossatlas.checks import check_at_least, check_tensors
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share, check_weight
 
+Numbers = Tensor | Sequence[Tensor | float]
+
 
 def nger_weights(
-    task_losses: Tensor,
-    running_min: Tensor,
-    ntk_proxies: Tensor,
+    task_losses: Numbers,
+    running_min: Numbers,
+    ntk_proxies: Numbers,
     gamma: float = 1.0,
     eps: float = 1e-6,
 ) -> Tensor:
     """Shares in proportion to (excess + eps) / (kappa + eps)^gamma.
 
     Args:
-        task_losses: shape (tasks,).
+        task_losses: shape (tasks,), or a list of scalars; so are the others.
         running_min: the level that each loss is held against, shape (tasks,).
         ntk_proxies: kappa, the squared length of each task's gradient in the shared
             parameters, shape (tasks,), >= 0.
@@ -42,6 +44,10 @@ def nger_weights(
     """
     check_weight("gamma", gamma)
     check_weight("eps", eps)
+    task_losses = _stacked(task_losses)
+    running_min, ntk_proxies = (
+        _stacked(values).to(task_losses.device) for values in (running_min, ntk_proxies)
+    )
     shapes = {tuple(t.shape) for t in (task_losses, running_min, ntk_proxies)}
     if len(shapes) != 1 or task_losses.ndim != 1:
         raise ArgumentError(
@@ -54,11 +60,17 @@ def nger_weights(
         return torch.softmax((excess + eps).log() - gamma * (ntk_proxies + eps).log(), 0)
 
 
-def nger_loss(task_losses: Tensor, weights: Tensor) -> Tensor:
+def _stacked(values: Numbers) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    return torch.stack([torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in values])
+
+
+def nger_loss(task_losses: Numbers, weights: Tensor) -> Tensor:
     """The weighted sum of the losses.
 
     Args:
-        task_losses: shape (tasks,), with gradient.
+        task_losses: shape (tasks,), or a list of scalars, with gradient.
         weights: shape (tasks,).
 
     Returns:
@@ -71,6 +83,7 @@ def nger_loss(task_losses: Tensor, weights: Tensor) -> Tensor:
         >>> nger_loss(torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.25])).item()
         1.75
     """
+    task_losses = _stacked(task_losses)
     if task_losses.shape != weights.shape:
         raise ArgumentError(
             f"`weights` must have the shape of `task_losses`, {tuple(task_losses.shape)}; got "

@@ -1,5 +1,6 @@
 """TRAM: an ascent whose radius is how far the predictions have moved, with no rho to tune."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from lossatlas.checks import check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_weight, paired
+from lossatlas.steering.shards import local, summed
 
 
 def tram_radius(logits: Tensor, reference: Tensor, maximum: float = 1.0) -> float:
@@ -81,16 +83,20 @@ def ascended(
     radius, eta = check_weight("radius", radius), check_weight("eta", eta)
     pairs = paired(params, None, "call loss.backward() first")
     with torch.no_grad():
-        kept = [p.detach().clone() for p, _ in pairs]
-        scales = [p.abs() + eta if adaptive else torch.ones_like(p) for p, _ in pairs]
-        pushed = [s * g for s, (_, g) in zip(scales, pairs, strict=True)]
-        length = float(torch.stack([v.float().square().sum() for v in pushed]).sum().sqrt())
-        factor = radius / length if length > 0 else 0.0
-        for (p, _), scale, push in zip(pairs, scales, pushed, strict=True):
-            p.addcmul_(scale, push, value=factor)
+        places = [local(p.detach()) for p, _ in pairs]
+        kept = [p.clone() for p in places]
+        scales = [p.abs() + eta if adaptive else torch.ones_like(p) for p in places]
+        pushed = [s * local(g) for s, (_, g) in zip(scales, pairs, strict=True)]
+        square = torch.stack([v.float().square().sum() for v in pushed]).sum()
+        length = float(summed(square, [p for p, _ in pairs]).sqrt())
+        # An overflow of scaled gradients moves nothing; whoever scales them skips the update.
+        factor = radius / length if 0 < length < math.inf else 0.0
+        if factor:
+            for p, scale, push in zip(places, scales, pushed, strict=True):
+                p.addcmul_(scale, push, value=factor)
     try:
-        yield factor * length
+        yield factor * length if factor else 0.0
     finally:
         with torch.no_grad():
-            for (p, _), before in zip(pairs, kept, strict=True):
+            for p, before in zip(places, kept, strict=True):
                 p.copy_(before)

@@ -1,0 +1,211 @@
+"""The recipe: an optimizer, its rate and averages of the weights, as one object."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.checks import check_at_least, check_positive
+from lossatlas.objective import Batch
+from lossatlas.result import Estimate
+from lossatlas.steering.averaging import AverageChoice, PolynomialAverage, Score
+from lossatlas.steering.controller import LandscapeLR
+from lossatlas.steering.policies import GrowthPolicy
+from lossatlas.steering.schedules import WSD
+from lossatlas.steering.statistics import Forward
+from lossatlas.steering.updates import CautiousUpdates
+from lossatlas.training.optimizers import build_optimizer
+
+
+class AveragedOptimizer:
+    """An optimizer with its rate and a bank of averages; `recipe` makes it.
+
+    Use it like an optimizer: `zero_grad()`, `step()`. Then `best(score)` and `swapped()`.
+
+    Args:
+        optimizer: moves the weights.
+        average: of the same weights; updated after every step of the optimizer, so steps that a
+            GradScaler skips do not count.
+        scheduler: steps the rate; a `LandscapeLR` is told the loss.
+
+    Attributes:
+        optimizer: the torch optimizer, for a GradScaler, a scheduler of your own or a trainer.
+        average: the `PolynomialAverage`.
+        scheduler: the warm-up, or the `LandscapeLR`.
+
+    Examples:
+        >>> model = nn.Linear(3, 1)
+        >>> training = recipe(model, optimizer="adamw")
+        >>> for step in range(4):
+        ...     training.zero_grad()
+        ...     loss = model(torch.ones(2, 3)).square().mean()
+        ...     loss.backward()
+        ...     training.step(loss)
+        >>> training.average.count
+        4
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        average: PolynomialAverage,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.optimizer, self.average, self.scheduler = optimizer, average, scheduler
+        self._updates = 0
+        optimizer.register_step_post_hook(self._take_in)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients.
+
+        Args:
+            set_to_none: as for every optimizer.
+        """
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        closure: Callable[[], Any] | None = None,
+        scaler: Any = None,
+        validation: Estimate | float | None = None,
+    ) -> None:
+        """One update: of the weights, of the averages, of the rate.
+
+        Args:
+            loss: of the batch, unscaled; without a rate given, the rate falls back where it
+                rises.
+            closure: as for every optimizer.
+            scaler: a `torch.amp.GradScaler`, whose `step` and `update` are called.
+            validation: the loss on validation examples, whenever it was measured.
+        """
+        before = self._updates
+        if scaler is not None:
+            scaler.step(self.optimizer)
+            scaler.update()
+        elif closure is not None:
+            self.optimizer.step(closure)
+        else:
+            self.optimizer.step()
+        if isinstance(self.scheduler, LandscapeLR):
+            self.scheduler.step(loss=loss, validation=validation)
+        elif self._updates > before:
+            self.scheduler.step()
+
+    def _take_in(self, *_: Any) -> None:
+        self._updates += 1
+        self.average.update()
+
+    def best(
+        self, score: Score, batches: Iterable[Batch] | None = None, *, mode: str = "max"
+    ) -> AverageChoice:
+        """`PolynomialAverage.best`: choose among the averages on validation data.
+
+        Args:
+            score: score(model) -> a number.
+            batches: for the statistics of BatchNorm layers.
+            mode: "max" or "min".
+
+        Returns:
+            The choice.
+        """
+        return self.average.best(score, batches, mode=mode)
+
+    def swapped(self, batches: Iterable[Batch] | None = None) -> AbstractContextManager[None]:
+        """`PolynomialAverage.swapped`: the chosen average in the model.
+
+        Args:
+            batches: for the statistics of BatchNorm layers.
+
+        Returns:
+            A context.
+        """
+        return self.average.swapped(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model's own state.
+
+        Returns:
+            "optimizer", "average" and "scheduler".
+        """
+        parts = {n: getattr(self, n) for n in ("optimizer", "average", "scheduler")}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state; load the model's own first.
+
+        Args:
+            state_dict: what `state_dict` gave.
+        """
+        for name in ("optimizer", "average", "scheduler"):
+            getattr(self, name).load_state_dict(state_dict[name])
+
+
+def recipe(
+    model: nn.Module,
+    optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = "adamw",
+    *,
+    lr: float | None = None,
+    warmup: int = 100,
+    gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
+    every: int = 1,
+    cautious: bool = False,
+    batches: Iterable[Batch] | None = None,
+    forward: Forward | None = None,
+) -> AveragedOptimizer:
+    """A training that needs no horizon, and no rate either: an optimizer with averages.
+
+    With a rate it stays constant after the warm-up; without one `GrowthPolicy` finds it from
+    the distance that the steps cover. The weights bounce, their averages do not: evaluate and
+    save in `swapped()`, at any time.
+
+    Args:
+        model: what is trained. Make the recipe after the model is sharded or moved.
+        optimizer: "adamw", "adam", "sgd", a callable that makes one, or an optimizer.
+        lr: the rate. None leaves it to `GrowthPolicy`, or, for an optimizer that was given, is
+            that of the optimizer.
+        warmup: updates of linear warm-up, where there is a rate. Default 100.
+        gamma: of the averages; see `PolynomialAverage`. Default (4, 16, 64).
+        every: updates between two that the averages take in. Default 1.
+        cautious: leave out coordinates that go against the gradient (`CautiousUpdates`).
+            Default False.
+        batches: for the statistics of BatchNorm layers, some batches of training data.
+        forward: forward(model, batch) for them; see `WeightAverage`.
+
+    Returns:
+        An `AveragedOptimizer`: `.step()`, `.best(score)`, `.swapped()`, `.state_dict()`.
+
+    Raises:
+        ArgumentError: numbers out of range, or a model without trainable parameters.
+        UnknownNameError: an unknown optimizer.
+
+    Source: Sandler et al., 2023, arXiv:2301.11312 (average); `GrowthPolicy` is ours. What it is
+        worth is measured in docs/studies/recipe.
+
+    Examples:
+        >>> training = recipe(nn.Linear(3, 1), optimizer="sgd", lr=0.1, warmup=2)
+        >>> training.optimizer.param_groups[0]["lr"]
+        0.05
+    """
+    check_at_least("warmup", warmup, 0)
+    if lr is not None:
+        check_positive("lr", lr)
+    average = PolynomialAverage(model, gamma, every=every, batches=batches, forward=forward)
+    given = isinstance(optimizer, torch.optim.Optimizer)
+    made = (
+        optimizer
+        if isinstance(optimizer, torch.optim.Optimizer)
+        else build_optimizer(optimizer, average.params.values(), lr)
+    )
+    if given and lr is not None:
+        for group in made.param_groups:
+            group["lr"] = group["initial_lr"] = lr
+    if cautious:
+        # Before what goes by the updates that are made.
+        CautiousUpdates(made)
+    if lr is None and not given:
+        return AveragedOptimizer(made, average, LandscapeLR(made, GrowthPolicy()))
+    return AveragedOptimizer(made, average, WSD(made, warmup=warmup))
