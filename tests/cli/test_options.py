@@ -129,10 +129,11 @@ REACHES |= {
     "connect": ("weights.connect:connect", *_SUBJECT),
     "merge": ("weights.merge:merge", *_SUBJECT),
     "soup": ("weights.merge:soup", *_SUBJECT),
+    "choose": ("weights.choose:choose", *_SUBJECT),
     "edit": ("weights.edit:edit_curve", "weights.factors:factors", *_SUBJECT),
 }
 RENAMED["connect", "align"] = "align_first"
-for _name in ("connect", "merge", "soup", "edit"):
+for _name in ("connect", "merge", "soup", "edit", "choose"):
     _shared = ("weights", "objective", "data", "model", "device", "batch_size", "mode")
     EXCEPTIONS |= {(_name, key): EXCEPTIONS["survey", key] for key in (*_shared, "out")}
     EXCEPTIONS[_name, "files"] = _FILE
@@ -249,7 +250,7 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("seed: 3\n")
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
@@ -379,7 +380,7 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     command = COMMANDS[name]
     monkeypatch.setattr(command, "run", lambda settings, output: output.result({}, "t"))
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)
