@@ -134,13 +134,16 @@ def test_the_standard_parametrization_breaks_in_every_hidden_layer():
     assert hidden | {"head.weight"} <= set(found.broken)
     assert "embed.weight" not in found.broken
     slopes = {s.name: s.slope.value for s in found.scalings if s.quantity == "update"}
-    # Curvature in units of the steps grows as well, and no layer is blamed for it.
+    # With Adam a hidden update sums over width inputs that it is aligned with.
+    assert slopes["head.weight"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_sharpness_grows_with_the_width_in_the_standard_parametrization():
+    found = transfer_check(standard)
     assert found.sharpness.breaks
     assert found.sharpness.slope.value > 0.5
     assert "model" not in found.broken
     assert "The sharpness in units of the steps goes as" in " ".join(found.sentences())
-    # With Adam a hidden update sums over width inputs that it is aligned with.
-    assert slopes["head.weight"] == pytest.approx(1.0, abs=0.15)
 
 
 def test_slopes_are_those_of_a_plain_fit():
@@ -150,6 +153,24 @@ def test_slopes_are_those_of_a_plain_fit():
         y = torch.tensor(each.sizes).log2()
         away = x - x.mean()
         assert each.slope.value == pytest.approx(float((away * y).sum() / away.square().sum()))
+
+
+def test_intervals_of_slopes_cover_where_the_scatter_changes_with_the_width():
+    from lossatlas.recipes.transfer import _judged
+
+    widths, held = [32, 64, 128, 256], 0
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        noise = torch.randn(4, 3, generator=draw) * 0.02 * torch.tensor([[8.0], [4], [2], [1]])
+        table = {
+            (w, seed): float(w**-0.5 * math.exp(noise[k, seed]))
+            for k, w in enumerate(widths)
+            for seed in range(3)
+        }
+        estimate, (low, high), _ = _judged(table, widths, 0.95)
+        assert (low, high) == pytest.approx(estimate.interval())
+        held += low <= -0.5 <= high
+    assert 0.93 <= held / 400 <= 0.97
 
 
 def test_sharpness_is_that_of_the_instrument_or_a_reason():

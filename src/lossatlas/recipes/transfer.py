@@ -197,8 +197,8 @@ def transfer_check(
         steps: of training before updates are measured.
         seeds: networks of each width.
         tolerance: slopes so far from the promise are within it.
-        level: of the intervals of slopes; one breaks the promise where its interval lies
-            outside.
+        level: of the intervals of slopes (their errors allow for a scatter that changes with
+            the width); one breaks the promise where its interval lies outside.
         sharpness: measure the sharpness too, some 10 to 20 products a network; an optimizer
             whose steps are not known has a reason in `skipped`.
 
@@ -346,8 +346,10 @@ def _judged(
     away = x - x.mean()
     slope = float((away * y).sum() / (away**2).sum())
     left = y - y.mean() - slope * away
-    degrees = len(x) - 2
-    error = math.sqrt(float((left**2).sum()) / degrees / float((away**2).sum()))
+    degrees, squares = len(x) - 2, float((away**2).sum())
+    # Networks of one width may scatter more than those of another (errors of kind HC3).
+    leverage = 1 / len(x) + away**2 / squares
+    error = math.sqrt(float(((away * left / (1 - leverage)) ** 2).sum())) / squares
     reach = float(scipy.stats.t.ppf(0.5 + level / 2, degrees)) * error
     means = np.array([np.mean([s for v, s in values if v == w]) for w in widths])
     estimate = Estimate(slope, error, samples=degrees + 1, sample_unit="networks")
