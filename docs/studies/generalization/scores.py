@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHUFFLES = 500
+SHUFFLES = 300
 
 
 @dataclass(frozen=True)
