@@ -25,7 +25,7 @@ EXAMPLES = 1000
 BETA = EXAMPLES / math.log(EXAMPLES)
 CURVATURES = torch.logspace(-3, 1, 20, dtype=torch.float64)
 SHARED = Path(os.environ.get("LOSSATLAS_SHARED", Path(__file__).parents[2] / "shared"))
-REPEATS = 3 if QUICK else 24
+REPEATS = 3 if QUICK else 6
 
 
 class Point(nn.Module):
