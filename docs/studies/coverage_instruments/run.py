@@ -198,6 +198,8 @@ or more a share of 95 % is known to ± {error:.1f} %.
 |---|---|---|---|---|---|
 {rows}
 
+Simulations that `run.py` holds and that have no row here have not been drawn yet.
+
 How to read it:
 
 - *learning coefficient*: the mean loss over Langevin chains on a quadratic, where the truth
