@@ -63,6 +63,13 @@ def objective():
     return la.Objective(model(), la.supervised(F.cross_entropy), [batch()])
 
 
+def _of_width(width, seed):
+    layers = nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)
+    network = nn.Sequential(*layers)
+    made = la.Objective(network, la.supervised(F.cross_entropy), [batch()], check=False)
+    return made, torch.optim.SGD(network.parameters(), lr=0.1)
+
+
 def _bottom():
     return la.Objective(model(), lambda m, b: m(b[0]).square().mean(1) * 1e-3, [batch()])
 
@@ -458,6 +465,10 @@ def _special():
         "recipes.paired": lambda: ((np.arange(4.0), np.arange(4.0) + 1), {}),
         "recipes.run_recipe": lambda: ((setup(), "sgd", 0.1, 0, 2), {}),
         "recipes.train_recipes": lambda: ((setup(), ["sgd"]), {"steps": 2, "seeds": 1}),
+        "recipes.transfer_check": lambda: (
+            (_of_width, (4, 8, 16)),
+            {"steps": 1, "seeds": 1, "sharpness": False},
+        ),
         "recipes.verdict": lambda: ((la.trace(objective()),), {}),
         "executor.run_tasks": lambda: (({"a": 1}, lambda: abs), {}),
         "executor.show_progress": lambda: ((None,), {}),

@@ -129,15 +129,17 @@ REACHES |= {
     "connect": ("weights.connect:connect", *_SUBJECT),
     "merge": ("weights.merge:merge", *_SUBJECT),
     "soup": ("weights.merge:soup", *_SUBJECT),
+    "choose": ("weights.choose:choose", *_SUBJECT),
     "edit": ("weights.edit:edit_curve", "weights.factors:factors", *_SUBJECT),
 }
 REACHES["lr"] = ("steering.suggest_lr:suggest_lr", *_SUBJECT)
 RENAMED["connect", "align"] = "align_first"
-for _name in ("connect", "merge", "soup", "edit", "lr"):
+for _name in ("connect", "merge", "soup", "edit", "choose", "lr"):
     _shared = ("weights", "objective", "data", "model", "device", "batch_size", "mode")
     EXCEPTIONS |= {(_name, key): EXCEPTIONS["survey", key] for key in (*_shared, "out")}
     EXCEPTIONS[_name, "loss"] = "None takes what fits the data"
-EXCEPTIONS |= {(_name, "files"): _FILE for _name in ("connect", "merge", "soup", "edit")}
+_names = ("connect", "merge", "soup", "edit", "choose")
+EXCEPTIONS |= {(_name, "files"): _FILE for _name in _names}
 EXCEPTIONS |= {
     ("lr", "validation"): _SPEC,
     ("connect", "steps"): "the function has no usual length",
@@ -251,7 +253,7 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("seed: 3\n")
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
@@ -381,7 +383,7 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     command = COMMANDS[name]
     monkeypatch.setattr(command, "run", lambda settings, output: output.result({}, "t"))
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
     needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)

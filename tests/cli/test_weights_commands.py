@@ -1,6 +1,7 @@
 """`lossatlas connect`, `merge`, `soup` and `edit` as a user types them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,7 +175,30 @@ def test_an_edit_gives_the_curve_and_the_weights(monkeypatch, capsys):
     assert curve["other_rise"][0] == pytest.approx(other, abs=1e-5)
 
 
+def test_choose_says_which_may_be_the_best(monkeypatch, capsys):
+    files = [f"p{k}.safetensors" for k in range(3)]
+    found = run(monkeypatch, capsys, "choose", *files)
+    single = {f"p{k}": loss_of(weights(k, PLAIN)) for k in range(3)}
+    for name, loss in single.items():
+        told = found["estimates"][f"loss_of_{name}"]["value"]
+        assert told == pytest.approx(loss, rel=1e-5)
+    assert found["best"] in found["equal"]
+    stored = la.load(found["files"]["results"])
+    assert stored.names[3:] == ("mean of p0 and p1", "mean of p1 and p2")
+    assert stored.best == found["best"]
+    page = Path(found["files"]["report"]).read_text()
+    assert "Held-out loss along the checkpoints" in page
+    short = run(
+        monkeypatch, capsys, "choose", *files, "--no-averages", "--no-sharpness", "--out", "q"
+    )
+    assert not any("mean" in name for name in short["equal"])
+    assert not any("sharpness" in name for name in short["estimates"])
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["choose"], "one checkpoint or more"),
+    (["choose", "p0.safetensors", "n1.safetensors"], "0.weight"),
+    (["choose", "p0.safetensors", "--level", "1"], "`level`"),
     (["connect", "p0.safetensors"], "`files` must be two checkpoints; got 1"),
     (["connect", "p0.safetensors", "n1.safetensors"], "0.weight"),
     (["merge", "p0.safetensors"], "the base and one expert or more"),

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
+from lossatlas.curvature import edge_of_stability
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
-from lossatlas.recipes.transfer import transfer_check
+from lossatlas.recipes import transfer_check
 
 BASE, WORDS, LENGTH, HEADS = 32, 13, 6, 2
 MISTAKES = {
@@ -116,6 +117,8 @@ def test_mup_passes():
     assert kinds["inner.bias"] == "vector"
     assert kinds["block (attention)"] == "attention"
     assert "keep what muP promises" in found.sentences()[0]
+    assert found.sharpness.kind == "model"
+    assert found.sharpness.slope.value == pytest.approx(0, abs=0.2)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -135,13 +138,59 @@ def test_the_standard_parametrization_breaks_in_every_hidden_layer():
     assert slopes["head.weight"] == pytest.approx(1.0, abs=0.15)
 
 
+def test_sharpness_grows_with_the_width_in_the_standard_parametrization():
+    found = transfer_check(standard)
+    assert found.sharpness.breaks
+    assert found.sharpness.slope.value > 0.5
+    assert "model" not in found.broken
+    assert "The sharpness in units of the steps goes as" in " ".join(found.sentences())
+
+
 def test_slopes_are_those_of_a_plain_fit():
-    found = transfer_check(factory(""), widths=(32, 64, 128), seeds=1)
+    found = transfer_check(factory(""), widths=(32, 64, 128), seeds=1, steps=2)
     for each in found.scalings:
         x = torch.tensor(found.widths).log2()
         y = torch.tensor(each.sizes).log2()
         away = x - x.mean()
         assert each.slope.value == pytest.approx(float((away * y).sum() / away.square().sum()))
+
+
+def test_intervals_of_slopes_cover_where_the_scatter_changes_with_the_width():
+    from lossatlas.recipes.transfer import _judged
+
+    widths, held = [32, 64, 128, 256], 0
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        noise = torch.randn(4, 3, generator=draw) * 0.02 * torch.tensor([[8.0], [4], [2], [1]])
+        table = {
+            (w, seed): float(w**-0.5 * math.exp(noise[k, seed]))
+            for k, w in enumerate(widths)
+            for seed in range(3)
+        }
+        estimate, (low, high), _ = _judged(table, widths, 0.95)
+        assert (low, high) == pytest.approx(estimate.interval())
+        held += low <= -0.5 <= high
+    assert 0.93 <= held / 400 <= 0.97
+
+
+def test_sharpness_is_that_of_the_instrument_or_a_reason():
+    widths = (32, 64, 128)
+    found = transfer_check(factory(""), widths, steps=1, seeds=1)
+    objective, optimizer = factory("")(64, 0)
+    loss(objective.model, batch()).backward()
+    optimizer.step()
+    alone = edge_of_stability(objective, optimizer, tolerance=0.02, limit=60)
+    assert found.sharpness.sizes[1] == pytest.approx(alone.sharpness, rel=0.05)
+    without = transfer_check(factory(""), widths, steps=1, seeds=1, sharpness=False)
+    assert without.sharpness is None
+
+    def foreign(width, seed):
+        objective, _ = factory("")(width, seed)
+        return objective, torch.optim.RMSprop(objective.model.parameters(), lr=1e-3)
+
+    told = transfer_check(foreign, widths, steps=1, seeds=1)
+    assert told.sharpness is None
+    assert "optimizer" in told.skipped["model sharpness"]
 
 
 def test_bad_factories_and_widths_are_named():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
+from lossatlas.errors import ArgumentError, NonFiniteError, ResumeError, StructureError
 from lossatlas.weights import choose
 
 
@@ -80,6 +80,55 @@ def test_bad_input_is_named():
         choose(objective(), *points(1.0, math.nan))
     with pytest.raises(ArgumentError, match="`level`"):
         choose(objective(), *points(1.0), level=1.0)
+    with pytest.raises(ArgumentError, match="`localization`"):
+        choose(objective(), *points(1.0), localization=0.0)
+    with pytest.raises(ArgumentError, match="`names` must be one a checkpoint; got 2 for 1"):
+        choose(objective(), *points(1.0), names=("a", "b"))
+
+
+def test_checkpoints_of_another_architecture_are_named():
+    other = {"0.weight": torch.ones(2, 1), "0.bias": torch.ones(2)}
+    with pytest.raises(StructureError, match=r"weight"):
+        choose(objective(), *points(1.0), other)
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
+    data, given, kept = objective(), points(0.5, 1.0, 2.0), tmp_path / "choice.resume"
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done, total, label):
+        assert total == 5
+        if done == 2:
+            raise StoppedError(label)
+
+    with pytest.raises(StoppedError, match="checkpoint 2"):
+        choose(data, *given, resume=kept, progress=stop)
+    calls = []
+    again = choose(data, *given, resume=kept, progress=lambda *told: calls.append(told))
+    assert again == choose(data, *given)
+    assert len(calls) == 5
+    with pytest.raises(ResumeError):
+        choose(data, *points(0.5, 1.0, 3.0), resume=kept)
+
+
+def test_coefficients_are_those_of_the_instrument_or_a_reason():
+    from lossatlas.curvature import learning_coefficient
+
+    data = objective()
+    inputs, targets = data.batches[0]
+    best = float((inputs * targets).sum() / inputs.square().sum())
+    found = choose(data, *points(best, 9.0), averages=False, sharpness=False, localization=50.0)
+    near, far = found.coefficients
+    alone = learning_coefficient(data, 2, None, 50.0, params=points(best)[0])
+    assert near == alone.value
+    assert abs(near.value - alone.twin.value) < 4 * near.stderr
+    assert math.isnan(far.value)
+    assert "not at a minimum" in far.why_no_error
+    names = {e.name for e in found.estimates()}
+    assert "learning coefficient of checkpoint 1" in names
+    assert {f.name for f in found.figures()} >= {"curve", "learning coefficients"}
 
 
 def test_it_is_stored_drawn_and_leaves_the_model(tmp_path):

@@ -126,6 +126,18 @@ def test_what_has_no_spectrum_has_a_reason():
     assert found.matrices[0].is_power_law is None
 
 
+def test_singular_matrices_have_as_many_spikes_as_their_rank():
+    for rank in (1, 3):
+        found = only(noise(100, rank) @ noise(rank, 120, 1))
+        assert found.spikes == rank
+        assert found.edge.value == pytest.approx(0, abs=1e-4)
+        assert f"there are {rank}" in found.exponent.why_no_error
+    alike = only(torch.eye(60))
+    assert alike.spikes == 0
+    assert alike.is_power_law is None
+    assert "all equal" in alike.exponent.why_no_error
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(NonFiniteError, match="'w' holds NaN"):
         weight_spectra({"w": torch.full((3, 3), math.nan)})

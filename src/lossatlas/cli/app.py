@@ -23,6 +23,7 @@ _COMMANDS = {
     "connect": "Measure the loss along a path between two checkpoints.",
     "merge": "Merge fine-tuned networks and measure whether it helped.",
     "soup": "Average checkpoints and measure the average.",
+    "choose": "Compare the checkpoints of a training and say which may be the best.",
     "edit": "Take directions of low curvature out of weights.",
     "inits": "Rank initializations before training, and report how far to trust the ranking.",
     "weights": "Look at the weight matrices of a checkpoint, without data.",

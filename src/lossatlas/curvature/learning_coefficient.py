@@ -36,8 +36,9 @@ Array = NDArray[np.float64]
 
 # A step moves the sharpest direction by this share of its way (unstable at 4).
 _STEP = 0.4
-# Slowest times that are dropped, that are kept by default, and that are needed.
-_BURN, _DRAWS, _FEWEST = 5, 50, 20
+# Slowest times that are dropped, that are kept by default, and that are needed; one counts as
+# so many steps at least, or fast chains are too short for an error.
+_BURN, _DRAWS, _FEWEST, _SHORTEST = 5, 50, 20, 10
 _MOST = 200_000
 # By default the sharpest direction is held this many times as strongly by the loss; in a
 # survey, this many.
@@ -170,6 +171,7 @@ def learning_coefficient(
     minibatches: bool = False,
     step: float = _STEP,
     curvature: str = "hessian",
+    params: Params | None = None,
     seed: int = 0,
 ) -> LearningCoefficient:
     """Estimate the local learning coefficient at a minimum by Langevin chains.
@@ -182,10 +184,10 @@ def learning_coefficient(
     step b u . G / 8 is its mean on a quadratic.
 
     Args:
-        objective: model, loss (its mean over examples), batches; the weights are w*.
+        objective: model, loss (its mean over examples), batches.
         chains: independent chains.
         draws: steps kept of each; by default 50 times the slowest correlation time,
-            1 / (step x localization).
+            1 / (step x localization), or 500.
         localization: g, one over squared weight. By default b h_max / 20. It rules the
             number: take one value for all checkpoints that are compared.
         temperature: T; log n by default.
@@ -193,6 +195,7 @@ def learning_coefficient(
         step: share of the way that one step takes along the sharpest direction; below 4.
         curvature: what h is of: "hessian", or "gauss_newton" where second derivatives of the
             network are in doubt (many kinks).
+        params: w*; the present weights by default.
         seed: of chains and probes.
 
     Returns:
@@ -204,6 +207,7 @@ def learning_coefficient(
             example without a temperature, or batches too noisy.
         ModelError: the weights are not near a minimum.
         NonFiniteError: the loss is not finite.
+        StructureError: names or shapes of `params` differ from those of the objective.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -212,14 +216,14 @@ def learning_coefficient(
         >>> _ = torch.nn.init.zeros_(model.weight)
         >>> loss = la.supervised(torch.nn.functional.mse_loss)
         >>> objective = la.Objective(model, loss, [batch])
-        >>> found = learning_coefficient(objective, chains=1, draws=200, localization=10.0)
+        >>> found = learning_coefficient(objective, chains=1, draws=400, localization=10.0)
         >>> round(found.twin.value, 3)  # 2 eigenvalues of 1, b = 2 / log 2
         0.224
 
     Source: Lau et al., arXiv:2308.12108; bias of the step: Roberts and Tweedie, Bernoulli 2
         (1996), for the Gaussian case.
     """
-    check_objective(objective)
+    check_objective(objective, params)
     check_count("chains", chains, 1)
     check_flag("minibatches", minibatches)
     check_positive("step", step)
@@ -230,12 +234,13 @@ def learning_coefficient(
             check_positive(name, value)
     check_one_of("curvature", curvature, KINDS)
     heat = _Heat.of(objective, temperature)
-    matrix = product_of(curvature, objective)
-    largest = _curvature_at(objective, objective.params, curvature, seed)
+    state = State(objective.params) if params is None else objective.split(params)
+    matrix = product_of(curvature, objective, params=params)
+    largest = _curvature_at(objective, state.whole, curvature, seed)
     hold = localization or heat.beta * largest / _LOOSE or 1.0
-    walker = _Walker(objective, heat.beta, hold, minibatches)
+    walker = _Walker(objective, state, heat.beta, hold, single=minibatches)
     _check_minimum(walker, largest, heat.beta)
-    twin = _twin(objective, matrix, heat.beta / hold, seed)
+    twin = _twin(objective, matrix, params, heat.beta / hold, seed)
     walker.step = _settled_step(walker, largest, step, curvature, seed)
     slowest = 1 / (walker.step * hold)
     kept = _kept_draws(draws, slowest)
@@ -277,9 +282,11 @@ class _Run:
 class _Walker:
     """A Langevin chain around the weights."""
 
-    def __init__(self, objective: Objective, beta: float, hold: float, single: bool) -> None:
+    def __init__(
+        self, objective: Objective, state: State, beta: float, hold: float, *, single: bool
+    ) -> None:
         self.objective, self.beta, self.hold = objective, beta, hold
-        state = State(objective.params)
+        self._buffers = state.buffers
         self.center = {n: v.detach().clone() for n, v in state.params.items()}
         self._batches: list[Batch] = objective.map_batches(lambda b: b) if single else []
         with torch.no_grad():
@@ -325,7 +332,11 @@ class _Walker:
 
     def slopes(self) -> dict[str, Tensor]:
         """The gradient at the weights over all batches."""
-        return self.objective.gradient(self.center)
+        return self.objective.gradient(self.whole(self.center))
+
+    def whole(self, point: Params) -> Params:
+        """A point with the buffers that go with the weights."""
+        return {**point, **self._buffers}
 
     def _loss_and_slopes(
         self, point: dict[str, Tensor], chosen: int
@@ -349,7 +360,7 @@ class _Walker:
                             value.add_(part)
             return loss, weight
 
-        loss, weight = self.objective.with_params(leaves, walk)
+        loss, weight = self.objective.with_params(self.whole(leaves), walk)
         return loss / weight, {n: v.div_(weight) for n, v in sums.items()}
 
     def _walked(self, chosen: int) -> Any:
@@ -362,7 +373,8 @@ def _check_minimum(walker: _Walker, largest: float, beta: float) -> None:
     slopes = walker.slopes()
     rate = 1 / largest if largest else 1.0
     there = {n: v - rate * slopes[n] for n, v in walker.center.items()}
-    before, after = (walker.objective.value(p) for p in (walker.center, there))
+    points = walker.whole(walker.center), walker.whole(there)
+    before, after = (walker.objective.value(point) for point in points)
     if not math.isfinite(before):
         raise NonFiniteError(f"the loss at the weights is {before}; there is no minimum.")
     if before - after > 1 / beta:
@@ -385,7 +397,8 @@ def _settled_step(walker: _Walker, largest: float, share: float, kind: str, seed
             largest *= 4
             point = {n: v.clone() for n, v in walker.center.items()}
             continue
-        largest = max(largest, _curvature_at(walker.objective, point, kind, seed + index))
+        where = walker.whole(point)
+        largest = max(largest, _curvature_at(walker.objective, where, kind, seed + index))
     return share / (walker.beta * largest + walker.hold)
 
 
@@ -397,14 +410,15 @@ def _curvature_at(objective: Objective, point: Params, kind: str, seed: int) -> 
 
 
 def _kept_draws(draws: int | None, slowest: float) -> int:
-    kept = math.ceil(_DRAWS * slowest) if draws is None else draws
+    counted = max(slowest, _SHORTEST)
+    kept = math.ceil(_DRAWS * counted) if draws is None else draws
     check_count("draws", kept, 2)
-    needed = math.ceil(_FEWEST * slowest)
+    needed = math.ceil(_FEWEST * counted)
     if kept < needed or kept > _MOST:
         came = f"got {kept:,}" if draws is not None else f"more than {_MOST:,}"
         raise ArgumentError(
             f"`draws` must be at least {needed:,} ({_FEWEST} times the slowest time of "
-            f"{slowest:,.0f} steps) for chains to mix, and at most {_MOST:,}; {came}. A larger "
+            f"{counted:,.0f} steps) for chains to mix, and at most {_MOST:,}; {came}. A larger "
             "`localization` mixes faster."
         )
     return kept
@@ -412,7 +426,7 @@ def _kept_draws(draws: int | None, slowest: float) -> int:
 
 def _check_noise(objective: Objective, walker: _Walker, seed: int) -> None:
     batches = objective.map_batches(objective.size_of)
-    scatter = gradient_noise(objective, seed=seed).scatter
+    scatter = gradient_noise(objective, walker.whole(walker.center), seed=seed).scatter
     if len(batches) < 2:
         return
     share = walker.step * walker.beta**2 * scatter.value / (4 * float(np.mean(batches)))
@@ -425,13 +439,15 @@ def _check_noise(objective: Objective, walker: _Walker, seed: int) -> None:
         )
 
 
-def _twin(objective: Objective, matrix: Any, ratio: float, seed: int) -> Estimate:
+def _twin(
+    objective: Objective, matrix: Any, params: Params | None, ratio: float, seed: int
+) -> Estimate:
     def share(values: Array) -> Array:
         scaled = ratio * values
         return np.where(scaled > -1, scaled / (1 + scaled), np.nan) / 2
 
     found: EigenvalueSums = eigenvalue_sums(
-        objective, (share,), matrix=matrix, params=None, seed=seed
+        objective, (share,), matrix=matrix, params=params, seed=seed
     )
     (twin,) = found.estimates
     if 2 * ratio * found.smallest > -1:
@@ -454,7 +470,7 @@ def _judged(
     draws: int,
 ) -> LearningCoefficient:
     series = np.array([run.rises - run.biases for run in runs])
-    value, mixed = _mean_of_chains(series)
+    value, mixed = judged_mean(series)
     if value.value + 3 * value.stderr < 0:
         raise ModelError(
             f"the weights are not at a minimum: the chains find lower losses (coefficient "
@@ -477,7 +493,8 @@ def _judged(
     )
 
 
-def _mean_of_chains(series: Array) -> tuple[Estimate, bool]:
+def judged_mean(series: Array) -> tuple[Estimate, bool]:
+    """The mean over chains, shape (chains, draws), with its error, and whether they mixed."""
     chains, draws = series.shape
     time = _correlation_time(series)
     count = min(int(draws / (_LENGTH * time)), _MEANS)
@@ -492,7 +509,17 @@ def _mean_of_chains(series: Array) -> tuple[Estimate, bool]:
         why = "the chains did not mix: they differ by more than chance; take more `draws`"
         return Estimate(math.nan, samples=chains, why_no_error=why), False
     found = mean_of(kept.ravel(), products=series.size)
-    return replace(found, value=float(series.mean()), sample_unit="batch means"), True
+    away = kept.ravel() - found.value
+    # Batch means vary too little by the share that they are correlated.
+    correlated = math.sqrt(1 + time / (draws // count))
+    squares = float(np.square(away).sum()) or 1.0
+    return replace(
+        found,
+        value=float(series.mean()),
+        stderr=found.stderr * correlated,
+        skewness=float((away**3).sum()) / squares**1.5,
+        sample_unit="batch means",
+    ), True
 
 
 def _disagree(means: Array) -> bool:

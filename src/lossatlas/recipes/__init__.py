@@ -1,4 +1,4 @@
-"""Recipes (optimizer, schedule, controller, penalties), trained and compared by seed."""
+"""Recipes (optimizer, schedule, controller, penalties), compared by seed and across widths."""
 
 from lossatlas.arguments import guard_exports
 from lossatlas.recipes.averages import AVERAGES
@@ -8,6 +8,7 @@ from lossatlas.recipes.run import SCORES, Run, run_recipe
 from lossatlas.recipes.runs import RecipeSummary, Runs
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.recipes.train import train_recipes
+from lossatlas.recipes.transfer import Scaling, TransferCheck, transfer_check
 
 __all__ = [
     "AVERAGES",
@@ -16,12 +17,15 @@ __all__ = [
     "RecipeSummary",
     "Run",
     "Runs",
+    "Scaling",
     "TrainingSetup",
+    "TransferCheck",
     "effect_size",
     "paired",
     "parse_recipe",
     "run_recipe",
     "train_recipes",
+    "transfer_check",
     "verdict",
 ]
 

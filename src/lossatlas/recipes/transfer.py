@@ -15,8 +15,16 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from lossatlas.checks import check_at_least, check_callable, check_list, check_positive
-from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
+from lossatlas.checks import (
+    check_at_least,
+    check_callable,
+    check_flag,
+    check_fraction,
+    check_list,
+    check_positive,
+)
+from lossatlas.curvature import edge_of_stability
+from lossatlas.errors import ArgumentError, AtlasError, ModelError, NonFiniteError
 from lossatlas.guard import preserved_rng
 from lossatlas.io.records import record
 from lossatlas.objective import Objective, Weighted
@@ -28,25 +36,36 @@ Factory = Callable[[int, int], tuple[Objective, Optimizer]]
 # (quantity, width, seed) -> size.
 _Sizes = dict[tuple[str, str], dict[tuple[int, int], float]]
 
-START, UPDATE = "at the start", "update"
-_REFERENCE = Reference(
-    "maximal update parametrization",
-    "G. Yang, E. J. Hu, I. Babuschkin et al. Tensor Programs V: Tuning Large Neural Networks "
-    "via Zero-Shot Hyperparameter Transfer. NeurIPS 2021.",
-    "https://arxiv.org/abs/2203.03466",
+START, UPDATE, SHARPNESS = "at the start", "update", "sharpness"
+_WHOLE = "model"
+# Products for the largest eigenvalue, and its tolerance.
+_PRODUCTS, _CLOSE = 60, 0.02
+_REFERENCES = (
+    Reference(
+        "maximal update parametrization",
+        "G. Yang, E. J. Hu, I. Babuschkin et al. Tensor Programs V: Tuning Large Neural "
+        "Networks via Zero-Shot Hyperparameter Transfer. NeurIPS 2021.",
+        "https://arxiv.org/abs/2203.03466",
+    ),
+    Reference(
+        "sharpness across widths",
+        "L. Noci, A. Meterez, T. Hofmann, A. Orvieto. Super Consistency of Neural Network "
+        "Landscapes and Learning Rate Transfer. NeurIPS 2024.",
+        "https://arxiv.org/abs/2402.17457",
+    ),
 )
 
 
 @record
 @dataclass(frozen=True)
 class Scaling:
-    """How a size of one parameter, or of attention scores, goes with the width.
+    """How a size of one parameter, of attention scores or of the curvature goes with the width.
 
     Attributes:
-        name: of the parameter; of the module for attention scores.
+        name: of the parameter; of the module for attention scores; "model" for the sharpness.
         kind: "input" (only outputs grow), "hidden", "readout" (only inputs grow), "vector" (a
-            bias or gain that grows), "fixed", or "attention".
-        quantity: "at the start" or "update".
+            bias or gain that grows), "fixed", "attention" or "model".
+        quantity: "at the start", "update" or "sharpness".
         slope: of log size against log width.
         low: lowest slope that the parametrization promises.
         high: highest.
@@ -64,7 +83,7 @@ class Scaling:
     breaks: bool
 
 
-@result("transfer_check", references=(_REFERENCE,))
+@result("transfer_check", references=_REFERENCES)
 class TransferCheck(Result):
     """Whether activations and their updates keep their size as the width grows.
 
@@ -84,13 +103,19 @@ class TransferCheck(Result):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing breaks the promise."""
-        return not self.broken
+        """Whether nothing breaks the promise, the sharpness included."""
+        return not any(s.breaks for s in self.scalings)
 
     @property
     def broken(self) -> tuple[str, ...]:
         """Parameters, or modules with attention, that break the promise."""
-        return tuple(dict.fromkeys(s.name for s in self.scalings if s.breaks))
+        layers = (s for s in self.scalings if s.quantity != SHARPNESS)
+        return tuple(dict.fromkeys(s.name for s in layers if s.breaks))
+
+    @property
+    def sharpness(self) -> Scaling | None:
+        """How the largest curvature, in units of the steps, goes with the width."""
+        return next((s for s in self.scalings if s.quantity == SHARPNESS), None)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The slope of each size."""
@@ -110,8 +135,7 @@ class TransferCheck(Result):
         if self.passed:
             return (f"Sizes and updates keep what muP promises {span}.",)
         told = [
-            f"{s.name} ({s.kind}): its size {s.quantity} goes as width^{s.slope.value:.2f}; "
-            f"{_promise(s)}."
+            f"{_subject(s)} goes as width^{s.slope.value:.2f}; {_promise(s)}."
             for s in self.scalings
             if s.breaks
         ]
@@ -123,12 +147,19 @@ class TransferCheck(Result):
     def figures(self) -> tuple[Figure, ...]:
         """The slopes, a row each."""
         found = []
-        for name, title in ((UPDATE, "Slopes of updates"), (START, "Slopes at the start")):
+        titles = "Slopes of updates", "Slopes at the start", "Slope of the sharpness"
+        for name, title in zip((UPDATE, START, SHARPNESS), titles, strict=True):
             rows = [replace(s.slope, name=s.name) for s in self.scalings if s.quantity == name]
             if rows:
                 axis = "slope of log size against log width"
                 found.append(rows_figure(title, rows, axis, caption="muP promises 0."))
         return tuple(found)
+
+
+def _subject(scaling: Scaling) -> str:
+    if scaling.quantity == SHARPNESS:
+        return "The sharpness in units of the steps"
+    return f"{scaling.name} ({scaling.kind}): its size {scaling.quantity}"
 
 
 def _promise(scaling: Scaling) -> str:
@@ -145,6 +176,7 @@ def transfer_check(
     seeds: int = 3,
     tolerance: float = 0.2,
     level: float = 0.95,
+    sharpness: bool = True,
 ) -> TransferCheck:
     """Check that a network and its optimizer are in the maximal update parametrization.
 
@@ -154,7 +186,8 @@ def transfer_check(
     size against log width); only what a readout does at the start may shrink. So a mistake in
     one layer is not blamed on those behind it. Scores of attention (`softmax` or
     `scaled_dot_product_attention` where head sizes grow) may shrink at the start, and their
-    change keeps its size.
+    change keeps its size. So does the sharpness after the steps, the largest eigenvalue of the
+    Hessian in units of the optimizer's own steps (`edge_of_stability`).
 
     Args:
         factory: (width, seed) -> (objective, optimizer), a fresh network each; the same data
@@ -163,8 +196,10 @@ def transfer_check(
         steps: of training before updates are measured.
         seeds: networks of each width.
         tolerance: slopes so far from the promise are within it.
-        level: of the intervals of slopes; one breaks the promise where its interval lies
-            outside.
+        level: of the intervals of slopes (their errors allow for a scatter that changes with
+            the width); one breaks the promise where its interval lies outside.
+        sharpness: measure the sharpness too, some 10 to 20 products a network; an optimizer
+            whose steps are not known has a reason in `skipped`.
 
     Returns:
         Slopes with their errors and the verdict; `.passed` and `.broken` are for tests.
@@ -187,28 +222,33 @@ def transfer_check(
         >>> transfer_check(factory, widths=(16, 32, 64), steps=1).broken
         ('1.weight',)
 
-    Source: Yang et al., arXiv:2203.03466, app. D.1 (coordinate checking) and table 8.
+    Source: Yang et al., arXiv:2203.03466, app. D.1 (coordinate checking) and table 8; Noci et
+        al., arXiv:2402.17457 (sharpness).
     """
     check_callable("factory", factory)
     check_list("widths", widths, "whole numbers")
     check_at_least("steps", steps, 1)
     check_at_least("seeds", seeds, 1)
     check_positive("tolerance", tolerance)
+    check_fraction("level", level)
+    check_flag("sharpness", sharpness)
     order = sorted(set(widths))
     if len(order) < 3:
         raise ArgumentError(f"`widths` must hold at least three; got {list(widths)}.")
     for width in order:
         check_at_least("widths", width, 1)
     with preserved_rng():
-        sizes, kinds = _collected(factory, order, seeds, steps)
-    found, skipped = [], {}
+        sizes, kinds, skipped = _collected(factory, order, seeds, steps, sharpness)
+    found = []
     for (name, what), table in sizes.items():
+        if f"{name} {what}" in skipped:
+            continue
         judged = _judged(table, order, level)
         if isinstance(judged, str):
             skipped[f"{name} {what}"] = judged
             continue
         slope, (low, high), means = judged
-        kind = kinds.get(name, "attention")
+        kind = _WHOLE if what == SHARPNESS else kinds.get(name, "attention")
         first, last = _promised(kind, what, tolerance)
         breaks = bool(low > last or high < first)
         found.append(Scaling(name, kind, what, slope, first, last, means, breaks))
@@ -216,19 +256,35 @@ def transfer_check(
 
 
 def _collected(
-    factory: Factory, widths: list[int], seeds: int, steps: int
-) -> tuple[_Sizes, dict[str, str]]:
+    factory: Factory, widths: list[int], seeds: int, steps: int, sharpness: bool
+) -> tuple[_Sizes, dict[str, str], dict[str, str]]:
     sizes: _Sizes = {}
+    skipped: dict[str, str] = {}
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for width in widths:
         for seed in range(seeds):
             network = _network(factory, width, seed)
-            if seed == 0:
-                for name, shape in _shapes(network[0].model):
-                    shapes.setdefault(name, []).append(shape)
+            for name, shape in _shapes(network[0].model) if seed == 0 else ():
+                shapes.setdefault(name, []).append(shape)
             for key, size in _measured(*network, steps).items():
                 sizes.setdefault(key, {})[width, seed] = size
-    return sizes, _kinds(shapes, len(widths))
+            if sharpness:
+                key = (_WHOLE, SHARPNESS)
+                value = _sharpest(*network, seed)
+                if isinstance(value, str):
+                    skipped[" ".join(key)] = value
+                else:
+                    sizes.setdefault(key, {})[width, seed] = value
+    return sizes, _kinds(shapes, len(widths)), skipped
+
+
+def _sharpest(objective: Objective, optimizer: Optimizer, seed: int) -> float | str:
+    # The sharpness, or why it is not known.
+    options: Any = {"tolerance": _CLOSE, "limit": _PRODUCTS, "seed": seed}
+    try:
+        return max(edge_of_stability(objective, optimizer, **options).sharpness, 0.0)
+    except AtlasError as error:
+        return str(error)
 
 
 def _shapes(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -289,8 +345,10 @@ def _judged(
     away = x - x.mean()
     slope = float((away * y).sum() / (away**2).sum())
     left = y - y.mean() - slope * away
-    degrees = len(x) - 2
-    error = math.sqrt(float((left**2).sum()) / degrees / float((away**2).sum()))
+    degrees, squares = len(x) - 2, float((away**2).sum())
+    # Networks of one width may scatter more than those of another (errors of kind HC3).
+    leverage = 1 / len(x) + away**2 / squares
+    error = math.sqrt(float(((away * left / (1 - leverage)) ** 2).sum())) / squares
     reach = float(scipy.stats.t.ppf(0.5 + level / 2, degrees)) * error
     means = np.array([np.mean([s for v, s in values if v == w]) for w in widths])
     estimate = Estimate(slope, error, samples=degrees + 1, sample_unit="networks")

@@ -1,21 +1,25 @@
 """Which of several checkpoints: held-out losses compared on the same examples."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import check_flag, check_fraction
-from lossatlas.curvature import spectrum
-from lossatlas.errors import AtlasError, StructureError
-from lossatlas.io import Checkpoint
+from lossatlas.checks import check_flag, check_fraction, check_list, check_positive
+from lossatlas.curvature import learning_coefficient, spectrum
+from lossatlas.errors import ArgumentError, AtlasError, StructureError
+from lossatlas.executor import Progress, run_tasks
+from lossatlas.io import Checkpoint, open_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.paired import PairedLosses, halfway
+from lossatlas.weights.unfinished import identity
 
 Array = NDArray[np.float64]
 
@@ -31,6 +35,7 @@ class Choice(Result):
         behind: loss of each minus that of the best, with the paired error; 0 for the best.
         equal: names of those that cannot be told from the best; the best is among them.
         sharpness: largest eigenvalue of the Hessian at each checkpoint; empty if not asked for.
+        coefficients: local learning coefficient at each checkpoint; empty if not asked for.
         gains: loss of the mean of two neighbors minus that of the better of both.
         level: confidence with which the true best is in `equal`.
         notes: what a reader should know.
@@ -42,6 +47,7 @@ class Choice(Result):
     behind: tuple[Estimate, ...] = quantity("loss")
     equal: tuple[str, ...]
     sharpness: tuple[Estimate, ...] = quantity("loss / weight²")
+    coefficients: tuple[Estimate, ...]
     gains: tuple[Estimate, ...] = quantity("loss")
     level: float
     notes: tuple[str, ...] = ()
@@ -53,7 +59,7 @@ class Choice(Result):
         return self.names[int(np.nanargmin(values))]
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Loss of each candidate, how far it is behind, and its sharpness."""
+        """Loss of each candidate, how far it is behind, its sharpness and its complexity."""
         chosen = f"the lowest of {len(self.names)} is a little too low"
         found = [
             replace(e, name=f"loss of {n}", meaning=chosen if n == self.best else "")
@@ -68,13 +74,17 @@ class Choice(Result):
             replace(e, name=f"sharpness of {n}", unit="loss / weight²", is_minor=True)
             for n, e in zip(self.names, self.sharpness, strict=False)
         ]
+        found += [
+            replace(e, name=f"learning coefficient of {n}", is_minor=True)
+            for n, e in zip(self.names, self.coefficients, strict=False)
+        ]
         return tuple(found)
 
     def sentences(self) -> tuple[str, ...]:
         """The best, those that may be as good, and whether averaging helps."""
         others = [name for name in self.equal if name != self.best]
         level = f"{100 * self.level:g} %"
-        start = f"{self.best} has the lowest held-out loss".capitalize()
+        start = f"{self.best} has the lowest held-out loss"
         if others:
             start += f"; {', '.join(others)} cannot be told from it ({level})."
         else:
@@ -97,28 +107,62 @@ class Choice(Result):
         return (f"The flattest of those is {min(known, key=lambda name: known[name])}.",)
 
     def figures(self) -> tuple[Figure, ...]:
-        """Losses behind the best, losses, and sharpness along the checkpoints."""
+        """Losses behind the best, losses along the checkpoints, sharpness and complexity."""
         behind = [replace(e, name=n) for n, e in zip(self.names, self.behind, strict=True)]
-        losses = [replace(e, name=n) for n, e in zip(self.names, self.losses, strict=True)]
         caption = "Errors are paired: all candidates are judged on the same examples."
         found = [
             rows_figure("Behind the best", behind, "loss minus the best", caption=caption),
-            rows_figure("Held-out loss", losses, "loss"),
+            self._curve(),
         ]
-        if self.sharpness:
-            pairs = zip(self.names, self.sharpness, strict=False)
-            sharp = [replace(e, name=n) for n, e in pairs]
-            found.append(rows_figure("Sharpness", sharp, "largest eigenvalue (loss / weight²)"))
+        extra = (
+            ("Sharpness", self.sharpness, "largest eigenvalue (loss / weight²)"),
+            ("Learning coefficients", self.coefficients, "learning coefficient"),
+        )
+        for title, estimates, axis in extra:
+            if estimates:
+                pairs = zip(self.names, estimates, strict=False)
+                found.append(rows_figure(title, [replace(e, name=n) for n, e in pairs], axis))
         return tuple(found)
+
+    def _curve(self) -> Figure:
+        from lossatlas.plots.chart import Axis, backends
+        from lossatlas.plots.paths import Curve, curve_chart
+
+        count, title = self.checkpoints, "Held-out loss along the checkpoints"
+        at = np.arange(count, dtype=np.float64)
+        curves = [_as_curve("checkpoints", at, self.losses[:count], Curve)]
+        if self.gains:
+            means = self.losses[count:]
+            curves.append(_as_curve("means of neighbors", at[:-1] + 0.5, means, Curve))
+        ticks = at.tolist(), [str(k) for k in range(1, count + 1)]
+        x = Axis("checkpoint, in the order given", ticks=ticks)
+        return Figure(
+            "curve",
+            title,
+            *backends(lambda: curve_chart(curves, title, x, "loss")),
+            caption="Losses with 95 % intervals. Between checkpoints: the mean of the two.",
+            alt="Curves of the held-out loss over the checkpoints.",
+        )
+
+
+def _as_curve(
+    name: str, at: Array, losses: Sequence[Estimate], made: Callable[..., object]
+) -> Any:
+    values = np.array([e.value for e in losses])
+    return made(name, at, values, 1.96 * np.array([e.error for e in losses]))
 
 
 def choose(
     objective: Objective,
     *checkpoints: Params,
+    names: Sequence[str] | None = None,
     averages: bool = True,
     sharpness: bool = True,
+    localization: float | None = None,
     level: float = 0.95,
     seed: int = 0,
+    resume: str | Path | None = None,
+    progress: Progress | bool | None = None,
 ) -> Choice:
     """Compare checkpoints on held-out data and say which cannot be told from the best.
 
@@ -129,18 +173,27 @@ def choose(
     Args:
         objective: model, loss and data that none of them was trained on.
         *checkpoints: weights, in the order of the training.
+        names: what each is called; by default the name of its file, or "checkpoint 1" and so
+            on.
         averages: judge the mean of each two neighbors too.
         sharpness: measure the largest eigenvalue of the Hessian at each.
+        localization: measure the local learning coefficient of each at this localization (one
+            over squared weight). A checkpoint that is no minimum of these data has a reason
+            in its place. None leaves it out.
         level: confidence of the set.
-        seed: of the Krylov runs.
+        seed: of Krylov runs and chains.
+        resume: a file that keeps what is done; a run that was stopped goes on from it.
+        progress: called with (done, total, label) after every candidate; True shows it.
 
     Returns:
         Losses, paired differences, and the set of candidates that may be best.
 
     Raises:
-        ArgumentError: `level` is no share.
+        ArgumentError: `level` is no share, `localization` is not positive, or `names` are not
+            one a checkpoint.
         StructureError: no checkpoint, or names or shapes differ from those of the objective.
         NonFiniteError: a checkpoint holds NaN or infinite weights.
+        ResumeError: the file is damaged or belongs to other weights, data or settings.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -157,43 +210,113 @@ def choose(
     check_fraction("level", level)
     check_flag("averages", averages)
     check_flag("sharpness", sharpness)
-    names, points = _checked(objective, checkpoints)
+    if localization is not None:
+        check_positive("localization", localization)
+    called, points = _checked(objective, checkpoints, names)
     count = len(points)
     pairs = range(count - 1) if averages else range(0)
+    called += [f"mean of {called[k]} and {called[k + 1]}" for k in pairs]
+    tasks = {f"{k + 1}: {name}": k for k, name in enumerate(called)}
+    measure = _Measure(objective, points, sharpness, localization, seed)
+    settings = {"names": called, "sharpness": sharpness, "seed": seed}
+    run = identity("choose", [objective], points, settings | {"localization": localization})
+    with open_ledger(resume, run) as ledger:
+        rows = list(run_tasks(tasks, lambda: measure, ledger=ledger, progress=progress))
     judged = PairedLosses(objective)
-    sums = [judged.sums(point) for point in points]
-    sums += [judged.sums(halfway(points[k], points[k + 1])) for k in pairs]
-    names += [f"mean of {names[k]} and {names[k + 1]}" for k in pairs]
-    losses = tuple(judged.mean(each) for each in sums)
+    judged.weights = rows[0][1]
+    sums, own = [row[0] for row in rows], rows[:count]
+    losses = tuple(judged.mean(each, skewed=True) for each in sums)
     best = int(np.nanargmin([_height(loss) for loss in losses]))
     behind = tuple(_behind(judged, each, sums[best], k == best) for k, each in enumerate(sums))
-    share = 1 - (1 - level) / max(len(sums) - 1, 1)
-    equal = tuple(
+    return Choice(
+        tuple(called),
+        count,
+        losses,
+        behind,
+        equal=_equal(called, behind, level),
+        sharpness=tuple(row[2] for row in own) if sharpness else (),
+        coefficients=tuple(row[3] for row in own) if localization is not None else (),
+        gains=tuple(
+            judged.mean(sums[count + k] - min(sums[k], sums[k + 1], key=np.sum)) for k in pairs
+        ),
+        level=level,
+        notes=_notes(objective, averages),
+    )
+
+
+def _equal(names: Sequence[str], behind: Sequence[Estimate], level: float) -> tuple[str, ...]:
+    share = 1 - (1 - level) / max(len(names) - 1, 1)
+    return tuple(
         name
         for name, far in zip(names, behind, strict=True)
         if not far.interval(share)[0] > 0 and _height(far) < math.inf
     )
-    gains = tuple(
-        judged.mean(sums[count + k] - min(sums[k], sums[k + 1], key=np.sum)) for k in pairs
-    )
-    sharp = tuple(_sharpness(objective, p, seed) for p in points) if sharpness else ()
-    notes = _notes(objective, averages)
-    return Choice(tuple(names), count, losses, behind, equal, sharp, gains, level, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    # Of one candidate: sums and weights of its losses, sharpness and coefficient.
+    objective: Objective
+    points: Sequence[Params]
+    sharpness: bool
+    localization: float | None
+    seed: int
+
+    def __call__(self, index: int) -> tuple[Array, Array, Estimate, Estimate]:
+        count, unknown = len(self.points), Estimate(math.nan, why_no_error="not asked for")
+        is_mean = index >= count
+        where = (
+            halfway(self.points[index - count], self.points[index - count + 1])
+            if is_mean
+            else self.points[index]
+        )
+        judged = PairedLosses(self.objective)
+        sums = judged.sums(where)
+        if is_mean:
+            return sums, judged.weights, unknown, unknown
+        sharp = _or_reason(lambda: self._sharpest(where)) if self.sharpness else unknown
+        held = self.localization is not None
+        complexity = _or_reason(lambda: self._coefficient(where)) if held else unknown
+        return sums, judged.weights, sharp, complexity
+
+    def _sharpest(self, point: Params) -> Estimate:
+        found = spectrum(self.objective, 1, 0, False, 0.01, params=point, seed=self.seed)
+        return Estimate(float(found.top[0]), bound=float(found.top_bounds[0]))
+
+    def _coefficient(self, point: Params) -> Estimate:
+        hold = self.localization
+        return learning_coefficient(
+            self.objective, 2, None, hold, params=point, seed=self.seed
+        ).value
+
+
+def _or_reason(measure: Callable[[], Estimate]) -> Estimate:
+    try:
+        return measure()
+    except AtlasError as error:
+        return Estimate(math.nan, why_no_error=str(error))
 
 
 def _checked(
-    objective: Objective, checkpoints: Sequence[Params]
+    objective: Objective, checkpoints: Sequence[Params], names: Sequence[str] | None
 ) -> tuple[list[str], list[Params]]:
     if not checkpoints:
         raise StructureError(
             "`checkpoints` must hold at least one; pass choose(objective, a, b)."
         )
-    names = []
+    if names is not None:
+        check_list("names", names, "texts")
+        if len(names) != len(checkpoints):
+            raise ArgumentError(
+                f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
+            )
+    called: list[str] = []
     for number, point in enumerate(checkpoints, 1):
-        name = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {number}"
-        names.append(name if name not in names else f"{name} ({number})")
-        check_finite(names[-1], objective.split(point).params)
-    return names, [objective.split(point).whole for point in checkpoints]
+        own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {number}"
+        name = own if names is None else str(names[number - 1])
+        called.append(name if name not in called else f"{name} ({number})")
+        check_finite(called[-1], objective.split(point).params)
+    return called, [objective.split(point).whole for point in checkpoints]
 
 
 def _height(loss: Estimate) -> float:
@@ -202,14 +325,6 @@ def _height(loss: Estimate) -> float:
 
 def _behind(judged: PairedLosses, sums: Array, best: Array, is_best: bool) -> Estimate:
     return Estimate(0.0, 0.0) if is_best else judged.mean(sums - best)
-
-
-def _sharpness(objective: Objective, point: Params, seed: int) -> Estimate:
-    try:
-        found = spectrum(objective, 1, 0, False, 0.01, params=point, seed=seed)
-    except AtlasError as error:
-        return Estimate(math.nan, why_no_error=str(error))
-    return Estimate(float(found.top[0]), bound=float(found.top_bounds[0]))
 
 
 def _notes(objective: Objective, averages: bool) -> tuple[str, ...]:

@@ -53,19 +53,36 @@ class PairedLosses:
         sums = np.array([float(total.sum) for total in totals])
         return sums, np.array([total.weight for total in totals])
 
-    def mean(self, sums: Array, name: str = "", unit: str = "") -> Estimate:
+    def mean(
+        self, sums: Array, name: str = "", unit: str = "", *, skewed: bool = False
+    ) -> Estimate:
         """The mean over all units, with the error of a ratio of sums of independent units."""
+        # Losses are skewed, and their intervals allow for that; differences are symmetric.
         weights, count = self.weights, int(np.count_nonzero(self.weights))
         value = float(sums.sum() / weights.sum())
         if count < 2 or not math.isfinite(value):
             why = _ONE_UNIT if count < 2 else "a loss is not finite"
             return Estimate(value, why_no_error=why, name=name, unit=unit)
         residuals = sums - value * weights
-        spread = float(np.sqrt(count / (count - 1) * np.square(residuals).sum()))
-        effective = round(float(weights.sum() ** 2 / np.square(weights).sum()))
+        squares, total = float(np.square(residuals).sum()), float(weights.sum())
+        spread = math.sqrt(count / (count - 1) * squares)
         return Estimate(
-            value, spread / float(weights.sum()), samples=effective, name=name, unit=unit
+            value,
+            spread / total,
+            samples=round(total**2 / float(np.square(weights).sum())),
+            skewness=_skewness(residuals, weights, squares) if skewed else 0.0,
+            name=name,
+            unit=unit,
         )
+
+
+def _skewness(residuals: Array, weights: Array, squares: float) -> float:
+    # Of a ratio of sums, as in `objective.standard_errors`; rounding alone has none.
+    if not squares > 0:
+        return 0.0
+    cubes, tilt = float((residuals**3).sum()), float((residuals * weights).sum())
+    scale = math.sqrt(squares)
+    return cubes / scale**3 - 3 * tilt / float(weights.sum()) / scale
 
 
 def halfway(first: Params, second: Params) -> dict[str, torch.Tensor]:

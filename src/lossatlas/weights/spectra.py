@@ -35,6 +35,8 @@ _STARTS = 40
 _RESAMPLED = 100
 # Below this share of simulated spectra that fit worse, a power law is ruled out (Clauset).
 _RULED_OUT = 0.1
+# Eigenvalues below this share of the largest are zero up to rounding.
+_ROUNDING = 1e-12
 # Rows of a matrix that are squared at once.
 _ROWS = 4096
 _REFERENCES = (
@@ -288,7 +290,7 @@ def _spectrum_of(name: str, tensor: Tensor, resampled: int, seed: int) -> Matrix
         effective_rank=Estimate(math.exp(entropy), 0.0),
         norm=Estimate(math.sqrt(largest), 0.0),
         edge=Estimate(math.sqrt(edge), why_no_error="its variance is that of the median"),
-        spikes=int((values > edge).sum()),
+        spikes=int((values > max(edge, _ROUNDING * largest)).sum()),
         exponent=law.exponent,
         tail=law.tail,
         p_value=law.p_value,
@@ -346,12 +348,14 @@ class _Law:
 
 
 def _tail_law(values: Array, resampled: int, seed: int) -> _Law:
-    positive = values[values > 1e-12 * values[-1]]
+    positive = values[values > _ROUNDING * values[-1]]
     if len(positive) < _FEW:
         why = f"a law needs {_FEW} eigenvalues; there are {len(positive)}"
         return _Law(Estimate(math.nan, why_no_error=why))
     draws = np.random.default_rng(seed)
     exponent, start, distance = fit_tail(positive)
+    if not math.isfinite(exponent):
+        return _Law(Estimate(math.nan, why_no_error="eigenvalues are all equal"))
     again = [
         fit_tail(np.sort(draws.choice(positive, len(positive))))[0] for _ in range(resampled)
     ]

@@ -1,0 +1,87 @@
+"""`lossatlas choose`: which of the checkpoints of a training to keep."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.shared_options import SubjectSettings, check_files
+from lossatlas.cli.output import Output
+from lossatlas.settings import common, defaults, option
+
+_CHOOSE = defaults("weights.choose:choose")
+_positive: Any = {"gt": 0, "allow_inf_nan": False}
+
+
+class ChooseSettings(SubjectSettings):
+    """Settings of `lossatlas choose`."""
+
+    files: tuple[Path, ...] = option(
+        (), "Checkpoints, in the order of the training.", positional=True
+    )
+    averages: bool = option(_CHOOSE["averages"], "Judge the mean of each two neighbors too.")
+    sharpness: bool = option(
+        _CHOOSE["sharpness"], "Measure the largest eigenvalue of the Hessian at each."
+    )
+    localization: float | None = option(
+        _CHOOSE["localization"],
+        "Measure the local learning coefficient of each at this localization. By default it is "
+        "left out.",
+        **_positive,
+    )
+    level: float = option(
+        _CHOOSE["level"], "Confidence with which the best is kept.", gt=0, lt=1
+    )
+    out: Path = common(Path("choice"), "Folder of the results.", short="o")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ChooseSettings":
+        check_files(self.files, 1, "one checkpoint or more")
+        return self
+
+
+def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
+    """Judge every checkpoint, write `choice.nc` and `report.html`, print the best."""
+    from lossatlas.cli.checkpoints import load_checkpoints
+    from lossatlas.io import make_folder, occupied, remove_ledger
+    from lossatlas.weights import choose
+
+    make_folder(settings.out)
+    with occupied(settings.out):
+        given = load_checkpoints(settings, settings.files, output)
+        ledger = settings.out / "choice.resume"
+        if not resume:
+            remove_ledger(ledger)
+        with output.progress("judging checkpoints") as progress:
+            found = choose(
+                given.objective, *given.states,
+                names=_names(settings.files), averages=settings.averages,
+                sharpness=settings.sharpness, localization=settings.localization,
+                level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
+            )  # fmt: skip
+        files = {
+            "results": found.save(settings.out / "choice.nc"),
+            "report": given.report(found, settings.out / "report.html", "Which checkpoint"),
+        }
+        remove_ledger(ledger)
+    rows = [
+        (name, str(loss), "may be the best" if name in found.equal else "")
+        for name, loss in zip(found.names, found.losses, strict=True)
+    ]
+    extra = {"best": found.best, "equal": found.equal}
+    output.result(found, "choice", rows, files=files, extra=extra)
+
+
+def _names(files: tuple[Path, ...]) -> list[str]:
+    # Short where that tells them apart.
+    short = [file.stem for file in files]
+    return short if len(set(short)) == len(short) else [str(file) for file in files]
+
+
+command = Command(
+    ChooseSettings, run,
+    "Compare the checkpoints of a training on held-out data: which cannot be told from the "
+    "best, whether means of neighbors are better, how sharp each is.",
+    resume="Go on with a comparison that was stopped.",
+)  # fmt: skip
