@@ -12,6 +12,18 @@ from lossatlas.objective.weighted import Measured, Weighted, check_weights
 from lossatlas.result import Estimate
 
 _Where = tuple[int, int]
+# What is added, and what is compared, where the sums of two sets of units become one.
+_SUMS = (
+    "_sum", "_squares", "_weight", "_count", "_cross", "_seconds", "_thirds", "_cubes",
+    "_squares_cross", "_cross_seconds",
+)  # fmt: skip
+_EXTREMES = {
+    "_low": np.minimum,
+    "_high": np.maximum,
+    "_lightest": np.minimum,
+    "_heaviest": np.maximum,
+    "_most": np.maximum,
+}
 
 
 class Moments:
@@ -203,6 +215,43 @@ class Moments:
         if sums.shape[-1]:
             where = points if isinstance(points, slice) else slice(points, points + 1)
             self.add_pairs(sums, np.atleast_2d(weights), points=where, quantity=quantity)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in the sums of another one, of the same points and quantities.
+
+        Args:
+            other: it is changed.
+        """
+        unknown = np.isnan(self._shift)
+        self._shift = np.where(unknown, other._shift, self._shift)
+        with np.errstate(invalid="ignore", over="ignore"):
+            other._move_to(self._shift)
+            for name in _SUMS:
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, either in _EXTREMES.items():
+            setattr(self, name, either(getattr(self, name), getattr(other, name)))
+        self._single = [a and b for a, b in zip(self._single, other._single, strict=True)]
+        self._pairs = [a or b for a, b in zip(self._pairs, other._pairs, strict=True)]
+
+    def _move_to(self, shift: NDArray[np.float64]) -> None:
+        # Every difference d becomes d + step, of pairs d + step * weight.
+        step = np.nan_to_num(np.nan_to_num(self._shift) - np.nan_to_num(shift))
+        pairs = np.array(self._pairs)
+        seconds = np.where(pairs, self._seconds, self._weight)
+        cross = np.where(pairs, self._cross, self._sum)
+        self._cubes += step * (
+            3 * self._squares_cross + step * (3 * self._cross_seconds + step * self._thirds)
+        )
+        self._squares_cross += step * (2 * self._cross_seconds + step * self._thirds)
+        self._cross_seconds += step * self._thirds
+        self._squares += step * (2 * cross + step * seconds)
+        self._cross += step * self._seconds
+        self._sum += step * self._weight
+        light = np.where(pairs, np.nan_to_num(self._lightest, posinf=0.0), 1.0) * step
+        heavy = np.where(pairs, self._heaviest, 1.0) * step
+        self._low += np.minimum(light, heavy)
+        self._high += np.maximum(light, heavy)
+        self._shift = shift
 
     def mean(self) -> NDArray[np.float64]:
         """The means.

@@ -17,6 +17,7 @@ from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.landscape.engines import plain
 from lossatlas.landscape.engines.batched import BatchedEngine
 from lossatlas.landscape.engines.folded import FoldedEngine
+from lossatlas.landscape.engines.in_place import InPlaceEngine
 from lossatlas.landscape.engines.moves import check_moves
 from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
@@ -24,10 +25,11 @@ from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, quantities_of
 from lossatlas.linalg.params import size
 from lossatlas.memory import free_memory
+from lossatlas.objective import Moments
 from lossatlas.objective.swap import swapped_in
 
 logger = logging.getLogger(__name__)
-ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming")
+ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming", "in_place")
 TOLERANCE = 1e-6
 # Below this many parameters one product keeps a processor less busy than its call.
 _SMALL = 300_000
@@ -54,6 +56,7 @@ _BUILD: dict[str, Callable[[Task], Engine]] = {
     "batched": BatchedEngine,
     "folded": FoldedEngine,
     "streaming": StreamingEngine,
+    "in_place": InPlaceEngine,
 }
 
 
@@ -74,9 +77,10 @@ class Choice:
 def select(task: Task, name: str, corner: Array) -> Choice:
     """The engine to use; a fast one only if it equals the plain loop on this very task.
 
-    The rule: streaming where several copies of the weights would take more than half of the
-    free memory; folded for convolutional networks in eval mode; stacked for small multilayer
-    perceptrons and batched for other small networks; plain otherwise.
+    The rule: in place where the objective moves weights so; streaming where several copies of
+    the weights would take more than half of the free memory; folded for convolutional networks
+    in eval mode; stacked for small multilayer perceptrons and batched for other small networks;
+    plain otherwise.
 
     Args:
         task: what to evaluate.
@@ -92,6 +96,43 @@ def select(task: Task, name: str, corner: Array) -> Choice:
         ModelError: the loss does not depend on the weights.
     """
     check_one_of("engine", name, ENGINES)
+    if task.objective.placed is not None or name == "in_place":
+        return _in_place(task.shared(), name, corner)
+    ranks = task.objective.ranks
+    if ranks is None:
+        return _select(task, name, corner)
+    alone = replace(task, objective=task.objective.sampled)
+    found = ranks.together(lambda: _select(alone, name, corner).engine.name)
+    # Processes that would choose differently all take what serves everything.
+    found = found if len(set(ranks.gather(found))) == 1 else "plain"
+    shared = task.shared()
+    own = "plain" if task.objective.has_no_share else found
+    engine = ranks.together(lambda: build(shared, own))
+    engine.name = found
+    return Choice(engine, at_origin(shared)[0])
+
+
+def _in_place(task: Task, name: str, corner: Array) -> Choice:
+    if name not in {"auto", "in_place"}:
+        raise ArgumentError(
+            f'engine="{name}" cannot serve this model: its weights are moved in place, which '
+            'engine="in_place" does; use engine="auto".'
+        )
+    engine = build(task, "in_place")
+    look = engine.evaluate(np.stack([np.zeros_like(corner), corner]))
+    if corner.any():
+        if np.array_equal(look[0], look[1], equal_nan=True):
+            first = next(iter(task.plane.origin))
+            raise ModelError(
+                f"the loss stays the same to the bit when '{first}' and the others move: the "
+                "model reads weights of its own, or keeps what it once made of them; let it "
+                "read them at every call, or move others by params=."
+            )
+        _check_alone(float(engine.evaluate(corner[None])[0, 0]), float(look[1, 0]))
+    return Choice(engine, look[0])
+
+
+def _select(task: Task, name: str, corner: Array) -> Choice:
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
         return _streaming(task, corner)
@@ -133,7 +174,10 @@ def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array
     small = copy.copy(engine)
     small.task = replace(task, objective=task.objective.part(few))
     alone = small.task.objective.value(engine.weights(corner))
-    later = float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0])
+    _check_alone(alone, float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0]))
+
+
+def _check_alone(alone: float, later: float) -> None:
     if np.array_equal(alone, later, equal_nan=True) or not np.isfinite(alone):
         return
     if not abs(later - alone) <= TOLERANCE * max(abs(alone), 1e-30):
@@ -181,14 +225,14 @@ def build(task: Task, name: str) -> Engine:
     check_one_of("name", name, _BUILD)
     make = _BUILD[name]
     held = task.plane.buffers
-    if held is None or name == "plain":
+    if held is None or name in {"plain", "in_place"}:
         return make(task)
     if held.directions:
         raise ArgumentError("buffers change from point to point, which only plain serves")
     return HeldEngine(task, make)
 
 
-class HeldEngine:
+class HeldEngine(Engine):
     """An engine around which the model holds other buffers, the same at all points.
 
     Args:
@@ -197,7 +241,7 @@ class HeldEngine:
     """
 
     def __init__(self, task: Task, make: Callable[[Task], Engine]) -> None:
-        self._task = task
+        self.task = task
         with self._held():
             self.inner = make(task)
         self.name, self.chunk, self.memory = (
@@ -206,14 +250,14 @@ class HeldEngine:
             self.inner.memory,
         )
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         with self._held():
-            return self.inner.evaluate(coordinates)
+            return self.inner.moments(coordinates)
 
     def _held(self) -> AbstractContextManager[None]:
-        here = self._task.buffers_at(())
-        return swapped_in(self._task.objective.model, here, ())
+        here = self.task.buffers_at(())
+        return swapped_in(self.task.objective.model, here, ())
 
 
 def _candidates(task: Task) -> list[str]:
