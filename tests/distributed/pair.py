@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 
 import lossatlas as la
-from distributed.problems import CE, batches, flat, network, numbers
+from distributed.problems import CE, batches, flat, network, numbers, values
 from lossatlas import curvature
 from lossatlas.errors import AtlasError, RankWarning
 from lossatlas.objective.in_place import WeightsInPlace
@@ -97,6 +97,15 @@ def fsdp(rank: int, folder: Path):
         lambda: curvature.gradient_noise(la.Objective(model, CE, share(rank)))
     )
     return found
+
+
+def sharded_as_one(rank: int, folder: Path):
+    """The outermost module keeps gathered weights after a pass, here before it is measured."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(network())
+    model(batches()[0][0])
+    return values(la.Objective(model, CE, share(rank)))
 
 
 def training_goes_on(rank: int, folder: Path):
@@ -265,7 +274,7 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 
 CHECKS = [
-    data_parallel, empty_share, weighted_means, wrapped, fsdp, training_goes_on,
+    data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
     tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
     an_error_restores_the_shards, fails_in_a_sharded_pass,
 ]  # fmt: skip

@@ -127,8 +127,10 @@ class WeightsInPlace(Mapping[str, Tensor]):
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        self.model = model
-        self._fsdp = fsdp_modules(model)
+        # Before its weights are gathered: later a module lists others for a while.
+        reshard(model)
+        self.model, self._fsdp = model, fsdp_modules(model)
+        self._every = list(model.parameters())
         every, kept = dict(model.named_parameters()), _kept_by_hooks(model)
         self.slots = {name: Slot(every[name], kept.get(name)) for name in names}
         for name, slot in self.slots.items():
@@ -231,7 +233,7 @@ class WeightsInPlace(Mapping[str, Tensor]):
                 name: None if part is None else whole(part)
                 for name, part in zip(self.slots, parts, strict=True)
             }
-        with _grads_put_away(self.model):
+        with _grads_put_away(self._every):
             torch.autograd.backward(loss)
             return {
                 name: None if (part := slot.parameter.grad) is None else whole(part) * count
@@ -244,7 +246,7 @@ class WeightsInPlace(Mapping[str, Tensor]):
             if slot.kept is not None:
                 raise LossError(
                     f"'{name}' is offloaded: its hook takes the weights away after a pass, so "
-                    "there is no gradient; values and maps can be had, or load the model whole."
+                    "there is no gradient; map only, or load the model whole."
                 )
             if self._fsdp and not slot.parameter.requires_grad:
                 raise LossError(
@@ -254,9 +256,9 @@ class WeightsInPlace(Mapping[str, Tensor]):
 
 
 @contextmanager
-def _grads_put_away(model: nn.Module) -> Iterator[None]:
+def _grads_put_away(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     # A backward pass writes into `.grad`, which is the user's.
-    before = [(value, value.grad) for value in model.parameters()]
+    before = [(value, value.grad) for value in parameters]
     try:
         for value, _ in before:
             value.grad = None
