@@ -236,6 +236,41 @@ def resumed(rank: int, folder: Path):
     }
 
 
+def command_line(rank: int, folder: Path):
+    """`torchrun -m lossatlas survey`: one process writes."""
+    import os
+    from contextlib import redirect_stderr, redirect_stdout
+    from io import StringIO
+
+    from lossatlas.cli.app import cli
+    from lossatlas.io import load
+
+    given = ["survey", "--data", "digits", "--examples", "60", "--model", "mlp(4)", "--points"]
+    given += ["3", "--batch-size", "8", "--set", "train.steps=2", "--instruments", "curvature"]
+    given += ["--json", "--out", str(folder / "survey")]
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+    out, told = StringIO(), StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(told):
+            cli.main(given, standalone_mode=False)
+            try:
+                cli.main(["train", "--out", str(folder / "t")], standalone_mode=False)
+            except AtlasError as failure:
+                refused = str(failure)
+    finally:
+        del os.environ["RANK"], os.environ["WORLD_SIZE"]
+    distributed.barrier()
+    found = load(folder / "survey" / "survey.nc")
+    return {
+        "printed": len(out.getvalue()),
+        "loss": found.loss.value,
+        "samples": found.loss.samples,
+        "files": sorted(path.name for path in (folder / "survey").iterdir()),
+        "refused": refused,
+        "top": found.findings["curvature"].results["spectrum"].top.tolist(),
+    }
+
+
 def an_error_restores_the_shards(rank: int, folder: Path):
     model = sharded()
     before = [p.to_local().clone() for p in model.parameters()]
@@ -276,5 +311,5 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 CHECKS = [
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
     tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
-    an_error_restores_the_shards, fails_in_a_sharded_pass,
+    command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,
 ]  # fmt: skip

@@ -44,7 +44,7 @@ def numbers(objective: la.Objective) -> dict:
 def values(objective: la.Objective) -> dict:
     """Without second derivatives."""
     plane = la.random_plane(objective, seed=3)
-    land = la.map_plane(objective, plane, points=3, span=0.5, adaptive=False)
+    land = la.map_plane(objective, plane, points=5, span=0.5, adaptive=False)
     here = objective.evaluate()
     return {
         "value": here.value,

@@ -82,7 +82,7 @@ def test_weights_that_are_gathered_before_do_not_matter(two, alone):
 def test_values_in_place_are_those_of_the_plain_loop_to_the_last_bit(two):
     objective = la.Objective(network(), CE, batches())
     plane = la.random_plane(objective, seed=3)
-    options = {"points": 3, "span": 0.5, "adaptive": False, "engine": "plain"}
+    options = {"points": 5, "span": 0.5, "adaptive": False, "engine": "plain"}
     plain = la.map_plane(objective, plane, **options)
     np.testing.assert_allclose(two[0]["fsdp"]["map"], plain.values, rtol=1e-14)
 
@@ -167,6 +167,16 @@ def test_a_resumed_map_has_the_same_bits_and_repeats_nothing(two):
     assert found["same"]
     # 49 points less a chunk of 16, and four to choose the engine and to know the run again.
     assert found["passes"] == 33 + 4
+
+
+def test_a_command_that_is_started_twice_writes_once(two):
+    first, second = (dict(rank["command_line"]) for rank in two)
+    assert first.pop("printed") > 0 == second.pop("printed")
+    assert first == second
+    assert first["samples"] == 60
+    assert {"report.html", "survey.nc"} <= set(first["files"])
+    assert len(first["top"]) >= 1
+    assert "runs in one process, and torchrun started 2" in first["refused"]
 
 
 def test_an_interrupt_restores_the_shards(two):

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
+from lossatlas.cli.processes import check_alone, is_first, joined
 from lossatlas.settings import COMMON, LISTED, about, read_settings
 
 _RESUME = "Go on with a run that was stopped."
@@ -38,6 +39,7 @@ class Command(click.Command):
             {"epochs": "surrogate.epochs"}.
         resume: the help of `--resume`.
         config: settings -> the file that is read where `--config` is not given.
+        processes: whether several processes (torchrun) share the work.
     """
 
     context_class = Context
@@ -51,7 +53,9 @@ class Command(click.Command):
         shortcuts: Mapping[str, str] | None = None,
         resume: str = _RESUME,
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
+        processes: bool = False,
     ) -> None:
+        self.processes = processes
         self.settings, self.run, self.config = settings, run, config
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
         self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
@@ -68,6 +72,8 @@ class Command(click.Command):
 
 def _called(command: Command, **given: Any) -> None:
     context = click.get_current_context()
+    if not command.processes:
+        check_alone(context.info_name or "this command")
     told = {
         name: value
         for name, value in given.items()
@@ -82,9 +88,12 @@ def _called(command: Command, **given: Any) -> None:
     settings = read_settings(
         command.settings, config=config, assignments=given["set"], options=options
     )
-    output = Output(as_json=given["json"], quiet=given["quiet"], settings=settings)
+    output = Output(
+        as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first()
+    )
     takes_resume = "resume" in inspect.signature(command.run).parameters
-    command.run(settings, output, **({"resume": given["resume"]} if takes_resume else {}))
+    with joined():
+        command.run(settings, output, **({"resume": given["resume"]} if takes_resume else {}))
 
 
 def _field(command: Command, path: str) -> FieldInfo:

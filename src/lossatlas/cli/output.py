@@ -60,12 +60,19 @@ class Output:
         as_json: one JSON object on stdout and nothing else there.
         quiet: no progress and no notes.
         settings: those of the command; they stand in the JSON object.
+        silent: nothing at all: another process says it.
     """
 
     def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, settings: "BaseModel | None" = None
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        settings: "BaseModel | None" = None,
+        silent: bool = False,
     ) -> None:
-        self.as_json, self.quiet, self._settings = as_json, quiet, settings
+        self.as_json, self.quiet, self._settings = as_json, quiet or silent, settings
+        self.silent = silent
 
     def note(self, text: str) -> None:
         """Tell a person what is going on; stderr."""
@@ -90,6 +97,8 @@ class Output:
             files: what was written.
             extra: further entries of the object.
         """
+        if self.silent:
+            return
         written = {name: str(path) for name, path in (files or {}).items()}
         if self.as_json:
             used = {} if self._settings is None else self._settings.model_dump(mode="json")

@@ -106,9 +106,11 @@ def map_plane(
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
     # One process keeps what is done, and tells the others.
-    opened = open_ledger(resume if objective.is_first else None, run | measured)
+    file = resume if objective.is_first else None
     with ExitStack() as stack:
-        ledger = objective.together(lambda: stack.enter_context(opened))
+        ledger = objective.together(
+            lambda: stack.enter_context(open_ledger(file, run | measured))
+        )
         tell = stack.enter_context(show_progress(progress))
         source = Points(
             Work(request.task, chosen.engine.name),

@@ -108,7 +108,8 @@ def select(task: Task, name: str, corner: Array) -> Choice:
     shared = task.shared()
     own = "plain" if task.objective.has_no_share else found
     engine = ranks.together(lambda: build(shared, own))
-    engine.name = found
+    # All evaluate the same points together, whatever the size of their batches.
+    engine.name, engine.chunk = found, min(ranks.gather(engine.chunk))
     return Choice(engine, at_origin(shared)[0])
 
 
