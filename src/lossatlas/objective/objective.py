@@ -14,7 +14,14 @@ from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, DataError, LossError, ModelError, RankError
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params, fingerprint
-from lossatlas.objective.batches import Batch, check_batches, map_tensors, to_device
+from lossatlas.memory import free_memory
+from lossatlas.objective.batches import (
+    Batch,
+    Uploads,
+    check_batches,
+    map_tensors,
+    to_device,
+)
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_loss, validate_loss
 from lossatlas.objective.forward_cache import forward_cache
@@ -210,6 +217,7 @@ class Objective:
         # The first batch of all processes, and how many passes this one makes for the others.
         self.sample: Batch | None = None
         self.idle, self.idling = 0, False
+        self._uploads: Uploads | None = None
         self.companions: Ranks | None = None
         self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
@@ -312,6 +320,7 @@ class Objective:
         if batches is not None:
             self._check_alone()
             smaller.batches, smaller.few = check_batches(batches), None
+            smaller._uploads = None
             smaller.count = None
         if names is not None:
             smaller.names = tuple(select(self.model, list(names)))
@@ -553,8 +562,19 @@ class Objective:
     def session(self) -> Iterator[None]:
         """Modes as the objective wants them; modes and random states come back afterwards."""
         modes = evaluation_mode(self.model, self.mode)
-        with preserved_rng(), self._preserved(), modes, alone(self.model):
+        with preserved_rng(), self._preserved(), modes, alone(self.model), self._uploaded():
             yield
+
+    @contextmanager
+    def _uploaded(self) -> Iterator[None]:
+        # Batches of a list are the same at every walk: they are sent to the device once.
+        before, device = self._uploads, self.device
+        if before is None and isinstance(self.batches, list | tuple) and device.type != "cpu":
+            self._uploads = Uploads(device, (free_memory(device) or 0) // 4)
+        try:
+            yield
+        finally:
+            self._uploads = before
 
     @contextmanager
     def _preserved(self) -> Iterator[None]:
@@ -647,8 +667,9 @@ class Objective:
         self._check_alone()
         device, count = self.device, 0
         for batch in self.batches:
+            sent = None if self._uploads is None else self._uploads(count, batch)
             count += 1
-            yield to_device(batch, device)
+            yield to_device(batch, device) if sent is None else sent
         if self.count not in {None, count}:
             raise DataError(
                 f"a walk over `batches` gave {count} of them, and the first walk {self.count}: "

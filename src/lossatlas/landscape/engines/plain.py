@@ -9,7 +9,6 @@ from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, columns
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Moments
-from lossatlas.objective.batches import to_device
 
 
 class PlainEngine(Engine):
@@ -99,10 +98,9 @@ def memory(task: Task) -> int:
 def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
     objective = task.objective
     if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
-        device = objective.device
         for index in range(points):
-            for batch in objective.batches:
-                yield index, to_device(batch, device)
+            for batch in objective.iter_batches():
+                yield index, batch
         return
     # Batches that are made while walking cost more than moving the weights does.
     for batch in objective.iter_batches():
