@@ -279,7 +279,7 @@ def table(card: Card, lines: list[Line], seconds: float) -> str:
         "",
         f"{card.name}; {versions}; TensorFloat-32 in convolutions: {'yes' if tf32 else 'no'}. "
         f"`make gpu` took {seconds:.0f} s. Medians of wall time with the device waited for; "
-        "memory is what was allocated beside the model; off by: from the same on the processor.",
+        "memory is what was allocated beside the model; 'off by' is against the processor.",
         "",
         "| what | seconds | MiB | |",
         "|---|---|---|---|",

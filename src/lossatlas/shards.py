@@ -66,13 +66,24 @@ def meshes_of(model: nn.Module) -> list[Any]:
 
 def fsdp_modules(model: nn.Module) -> list[Any]:
     """The modules that `fully_shard` was applied to."""
+    return list(filter(is_fsdp, model.modules()))
+
+
+def is_fsdp(module: Any) -> bool:
+    """Whether `fully_shard` was applied to a module."""
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    return [] if kind is None else [m for m in model.modules() if isinstance(m, kind)]
+    return kind is not None and isinstance(module, kind)
 
 
 def reshard(model: nn.Module) -> None:
     """Let modules of `fully_shard` hold their pieces, and no weights that they gathered."""
-    for module in fsdp_modules(model):
+    for module in model.modules():
+        reshard_one(module)
+
+
+def reshard_one(module: Any) -> None:
+    """The same for one module, without those inside; nothing for modules of other kinds."""
+    if is_fsdp(module):
         # The outermost keeps the weights that it gathered after a pass.
         module.reshard()
 

@@ -126,6 +126,40 @@ def training_goes_on(rank: int, folder: Path):
     return ends
 
 
+def trained(model) -> list:
+    """Weights and readings of a training that controllers watch."""
+    from lossatlas.steering import GrowthPolicy, LandscapeLR, RegimePolicy, read_probe
+
+    x, y = batches()[0]
+    found = []
+    for policy in (RegimePolicy(), GrowthPolicy()):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        controller = LandscapeLR(optimizer, policy, interval=2, warmup=0, dry_run=True)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            controller.step(lambda: nn.functional.cross_entropy(model(x), y), loss=loss)
+        for record in controller.log:
+            reading = record.reading
+            found.append([reading.sharpness, reading.variability, reading.distance])
+    reading = read_probe(
+        lambda: nn.functional.cross_entropy(model(x), y, reduction="none"), model.parameters()
+    )
+    return [found, list(reading.values.values())]
+
+
+def controllers(rank: int, folder: Path):
+    """All processes are given the same batch, so that the training is that of one."""
+    from lossatlas.steering import EdgePolicy, LandscapeLR
+
+    model = sharded()
+    found = trained(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    return [*found, error(lambda: LandscapeLR(optimizer, EdgePolicy()))]
+
+
 def tensor_parallel(rank: int, folder: Path):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import (
@@ -310,6 +344,6 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 CHECKS = [
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
-    tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
+    controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
     command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,
 ]  # fmt: skip

@@ -127,6 +127,18 @@ def test_a_model_in_data_parallel_sends_nothing_and_has_the_same_plane(two):
     np.testing.assert_allclose(found["map"], land.values, rtol=1e-6)
 
 
+def test_controllers_of_a_sharded_model_read_what_those_of_a_whole_one_do(two):
+    readings, probe, refused = same_everywhere(two, "controllers")
+    truth, values = pair.trained(network())
+    assert len(readings) == len(truth) > 2
+    found, expected = np.array(readings, float), np.array(truth, float)
+    np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=2e-3, atol=1e-6)
+    # Distances are extrapolated from some coordinates, here from those of one process.
+    np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=0.3)
+    np.testing.assert_allclose(np.array(probe), np.array(values), rtol=1e-4, atol=1e-6)
+    assert refused.startswith("ArgumentError: the policy needs 'edge'")
+
+
 def test_measuring_leaves_no_trace_on_a_training(two):
     plain, measured = same_everywhere(two, "training_goes_on")
     assert plain == measured

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.shards import is_sharded
 from lossatlas.steering.probe import Closure, ProbeGrid, read_probe
 from lossatlas.steering.reading import Reading
 from lossatlas.steering.signals import (
@@ -51,6 +52,7 @@ class Instruments:
     ) -> None:
         for need in needs:
             check_one_of("needs", need, NEEDS)
+        _check_shards(optimizer, needs)
         self.optimizer, self.needs, self.grid = optimizer, needs, grid
         self.model, self.seed = model, seed
         self._losses: list[Tensor | float] = []
@@ -154,6 +156,17 @@ class Instruments:
 
     def _floats(self) -> list[float]:
         return [float(loss) for loss in self._losses]
+
+
+def _check_shards(optimizer: torch.optim.Optimizer, needs: frozenset[str]) -> None:
+    # Whether what is needed can be had of weights that are spread over processes.
+    missing = sorted(needs & {"edge", "noise", "model"})
+    weights = (w for group in optimizer.param_groups for w in group["params"])
+    if missing and any(map(is_sharded, weights)):
+        raise ArgumentError(
+            f"the policy needs '{missing[0]}', which cannot be measured of weights that are "
+            "sharded; take RegimePolicy or GrowthPolicy."
+        )
 
 
 def _distances(tracker: DistanceTracker, step: int) -> dict[str, float]:

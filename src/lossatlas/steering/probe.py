@@ -18,6 +18,7 @@ from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.result import Estimate, Result, result
 from lossatlas.rng import derive_seed
+from lossatlas.shards import own_piece, piece_of, whole
 from lossatlas.text import count, number
 from lossatlas.topology.filtration import graph
 from lossatlas.topology.persistence import persistence
@@ -261,19 +262,24 @@ def probe_losses(
     moved = [w for w in listed if w.requires_grad and w.is_floating_point()]
     if not moved:
         raise ArgumentError("`weights` must hold a tensor that requires a gradient; got none.")
-    places = [w for w in moved if w.ndim > 1]
-    plane = [_direction(places, grid.seed, axis) for axis in (0, 1)]
-    kept = [w.detach().clone() for w in places]
+    matrices = [w for w in moved if w.ndim > 1]
+    plane = [_direction(matrices, grid.seed, axis) for axis in (0, 1)]
+    # Of weights that are spread over processes each moves its own pieces.
+    places = [own_piece(w) for w in matrices]
+    kept = [w.clone() for w in places]
     losses: list[Tensor] = []
-    with torch.no_grad(), PreservedModules(model).watched():
+    seen = PreservedModules(model)
+    with torch.no_grad(), seen.watched():
         try:
             for number, (a, b) in enumerate(grid.points.tolist()):
                 if number and places:
+                    seen.reshard()
                     torch._foreach_copy_(places, kept)
                     torch._foreach_add_(places, plane[0], alpha=a)
                     torch._foreach_add_(places, plane[1], alpha=b)
                 losses.append(_loss(closure))
         finally:
+            seen.reshard()
             if places:
                 torch._foreach_copy_(places, kept)
             torch.clear_autocast_cache()
@@ -349,12 +355,13 @@ def _loss(closure: Closure) -> Tensor:
 
 def _direction(weights: list[Tensor], seed: int, axis: int) -> list[Tensor]:
     direction = []
-    for index, weight in enumerate(weights):
-        flat = weight.detach().float()
+    for index, given in enumerate(weights):
+        weight = whole(given.detach())
+        flat = weight.float()
         # Random signs have the length of a filter once they have its root mean square.
         size = flat.square().mean(tuple(range(1, flat.ndim)), keepdim=True).sqrt()
         signs = _signs(weight, derive_seed(seed, "probe", axis, index))
-        direction.append(signs.mul_(size.to(signs)))
+        direction.append(piece_of(signs.mul_(size.to(signs)), given))
     return direction
 
 

@@ -11,6 +11,7 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
+from lossatlas.shards import own_piece, whole
 from lossatlas.steering.probe import Closure, check_closure
 
 Optimizer = torch.optim.Optimizer
@@ -200,8 +201,8 @@ class DistanceTracker:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                size += float(weight.detach().float().square().sum())
-                slope = float(weight.grad.float().square().sum())
+                size += float(whole(weight.detach().float().square().sum()))
+                slope = float(whole(weight.grad.float().square().sum()))
                 moved = weight.numel() if normalized else slope
                 length += float(group.get("initial_lr", group["lr"])) ** 2 * moved
         return math.sqrt(size), math.sqrt(length)
@@ -264,8 +265,9 @@ class DistanceTracker:
         weights = []
         for group in self._optimizer.param_groups:
             for weight in group["params"]:
-                step = _spacing(weight)
-                watched = -(-weight.numel() // step)
+                # Of weights that are spread over processes, each watches its own pieces.
+                own = own_piece(weight)
+                watched = -(-own.numel() // _spacing(own))
                 weights.append((weight, weight.numel() / max(watched, 1)))
         return weights
 
@@ -284,7 +286,8 @@ def _spacing(weight: Tensor) -> int:
 
 
 def _sample(weight: Tensor) -> Tensor:
-    return weight.detach().reshape(-1)[:: _spacing(weight)].float().clone()
+    own = own_piece(weight)
+    return own.reshape(-1)[:: _spacing(own)].float().clone()
 
 
 def read_edge(
