@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lossatlas as la
-from lossatlas.landscape.engines import Task, build
+from lossatlas.landscape.engines import Task, build, choice
 from lossatlas.objective import moments
 from lossatlas.objective.batches import Uploads
 from lossatlas.rng import generator
@@ -120,3 +120,13 @@ def test_batches_of_the_host_are_sent_once_where_they_fit():
             for index, batch in enumerate(batches):
                 uploads(index, batch)
         assert len(sent) == times
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("highest", 1e-6), ("high", 6.2e-5)])
+def test_engines_may_differ_by_what_kernels_round(precision, allowed):
+    given, before = task("mlp"), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert choice._tolerance(given) == pytest.approx(allowed, rel=0.02)
+    finally:
+        torch.set_float32_matmul_precision(before)

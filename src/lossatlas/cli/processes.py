@@ -50,5 +50,7 @@ def joined() -> Iterator[None]:
     )
     try:
         yield
+        # None leaves while others still talk to it.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()

@@ -28,7 +28,7 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     if objective.mode != "eval":
         # Statistics of a part are others than those of the whole.
         return None
-    if objective.companions is not None:
+    if objective.collective_ranks is not None:
         # Parts of batches differ from process to process, and passes must not.
         return None
     found = objective.with_params(

@@ -107,7 +107,7 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
                 raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
         found = [weighs_by_itself(objective)] if several else []
-        if known or (objective.companions is not None and not first.values):
+        if known or (objective.collective_ranks is not None and not first.values):
             found = [depends_on_others(objective), _more_than_examples(objective, first)]
     notes, count = tuple(note for note in found if note), len(first.values)
     if weights is None:

@@ -31,7 +31,7 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
     except AtlasError:
         raise
     except Exception as error:
-        if objective.companions is not None:
+        if objective.collective_ranks is not None:
             # The others wait in the pass that failed here.
             raise
         # Whatever the loss raised: some take derivatives, some run code that cannot be

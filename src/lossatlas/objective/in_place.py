@@ -361,16 +361,16 @@ def batch_gradient(
     objective: "Objective", batch: Any
 ) -> tuple[dict[str, Tensor | None], float]:
     """The gradient of the sum over one batch at the weights held, and its weight."""
-    placed, companions = objective.placed, objective.companions
+    placed, ranks = objective.placed, objective.collective_ranks
     assert placed is not None
     found = objective.total(batch)
     share = 0.0 if objective.idling else 1.0
     # Backward passes stay within the range of any dtype: sums are divided by what is typical.
-    typical = found.scale if companions is None else max(companions.gather(found.scale))
+    typical = found.scale if ranks is None else max(ranks.gather(found.scale))
     if not found.sum.requires_grad:
         return dict.fromkeys(placed.slots), share * found.weight
     with wrap_errors("the gradient of `loss`", "look at its backward pass."):
-        count = 1 if companions is None else companions.size
+        count = 1 if ranks is None else ranks.size
         parts = placed.gradients(found.sum * (share / typical), count)
     scaled = {n: None if part is None else part * typical for n, part in parts.items()}
     return scaled, share * found.weight

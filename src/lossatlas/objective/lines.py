@@ -159,7 +159,7 @@ class Line:
             parts, weight = batch_gradient(objective, self.batch)
             # A sharded module adds up what its processes give, here the same batch on each.
             summed = objective.placed is not None and objective.placed.sums
-            ranks = objective.companions if summed else None
+            ranks = objective.collective_ranks if summed else None
             total = (weight or 1.0) * (1 if ranks is None else ranks.size)
             return [None if part is None else part / total for part in parts.values()]
 

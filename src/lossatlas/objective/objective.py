@@ -218,7 +218,7 @@ class Objective:
         self.sample: Batch | None = None
         self.idle, self.idling = 0, False
         self._uploads: Uploads | None = None
-        self.companions: Ranks | None = None
+        self.collective_ranks: Ranks | None = None
         self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
@@ -248,7 +248,9 @@ class Objective:
 
     def somewhere(self, flag: bool) -> bool:
         """Whether something holds on any process whose passes this one must keep step with."""
-        return flag if self.companions is None else any(self.companions.gather(flag))
+        return (
+            flag if self.collective_ranks is None else any(self.collective_ranks.gather(flag))
+        )
 
     @property
     def local(self) -> "Objective":

@@ -151,7 +151,7 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
 
 def _reach_of_values(objective: "Objective", why: str) -> Reach:
     known = True
-    shared = [objective.first_batch()] if objective.companions is not None else None
+    shared = [objective.first_batch()] if objective.collective_ranks is not None else None
     for batch in shared or objective.iter_batches():
         values = _Values(objective, batch)
         known &= math.isfinite(values.base)
@@ -173,7 +173,7 @@ def _sorted_out(objective: "Objective", first: int, silent: Sequence[str]) -> Re
         silent = [name for name in silent if name not in reached]
     off: list[str] = []
     # Decisions on values must be the same on all processes that keep step.
-    seen = looked if objective.companions is None else [objective.first_batch()]
+    seen = looked if objective.collective_ranks is None else [objective.first_batch()]
     for batch in seen if silent else ():
         values = _Values(objective, batch)
         if math.isfinite(values.base):

@@ -109,7 +109,7 @@ class Shared:
         if self.collective:
             count = self.ranks.together(lambda: sum(1 for _ in _walk(self.own)))
             local.idle = max(self.ranks.gather(count)) - count
-            local.companions = self.ranks
+            local.collective_ranks = self.ranks
         return local
 
     def part(self, whole: "Objective") -> "Shared":
@@ -118,7 +118,7 @@ class Shared:
         smaller._whole, smaller._local = whole, copy.copy(whole)
         local = smaller._local
         local.shared, local.batches, local.count = None, self.own, self.local.count
-        local.idle, local.companions = self.local.idle, self.local.companions
+        local.idle, local.collective_ranks = self.local.idle, self.local.collective_ranks
         local.forget_data()
         return smaller
 
