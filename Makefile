@@ -5,7 +5,7 @@ BASE := .venv/.base
 READY := .venv/.ready
 BENCH := .venv-bench/.ready
 
-.PHONY: demo test check format lint types floors tests bench docs clean
+.PHONY: demo test check format lint types floors tests bench gpu docs clean
 
 demo: $(BASE)  ## train a small network on real digits and survey where it arrived
 	$(BIN)/lossatlas survey --curvature --out survey
@@ -29,6 +29,10 @@ floors: $(READY)
 
 bench: $(BENCH)  ## side by side with the peers; writes benchmarks/RESULTS.md
 	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 .venv-bench/bin/python benchmarks/run.py
+
+DEVICE ?= cuda
+gpu: $(READY)  ## six minutes on a card; writes benchmarks/GPU.md (DEVICE=cpu: a dry run)
+	$(BIN)/python benchmarks/gpu.py --device $(DEVICE)
 
 docs: $(READY)  ## the documentation as a site in site/
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'

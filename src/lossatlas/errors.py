@@ -63,3 +63,11 @@ class WorkerError(AtlasError, RuntimeError):
 
 class SymmetryError(AtlasError, ArithmeticError):
     """What was taken for a symmetry of a model changes its loss."""
+
+
+class RankError(AtlasError, RuntimeError):
+    """A process of a group failed, is gone, or holds something else than the others."""
+
+
+class RankWarning(UserWarning):
+    """A number is of the data of one process, and other processes have data of their own."""

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lossatlas.shards import reshard_one
+
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
@@ -124,6 +126,11 @@ class PreservedModules:
                 buffer.copy_(kept)
         for module, training in self._modes.values():
             module.training = training
+
+    def reshard(self) -> None:
+        """Let sharded modules forget the weights that they gathered."""
+        for module, _ in self._modes.values():
+            reshard_one(module)
 
     def _see(self, module: nn.Module, args: Any) -> None:
         if id(module) not in self._modes:

@@ -4,15 +4,45 @@ from pathlib import Path
 
 import torch
 
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes of memory that may still be taken on a device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        free = int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps from the driver for itself, and has not given out.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + kept
+    limit = _cgroup_room()
     try:
         # Free pages alone would leave out what the file cache gives back on demand.
         lines = Path("/proc/meminfo").read_text().splitlines()
         found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
+        free = int(found["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return None
+        return limit
+    return free if limit is None else min(free, limit)
+
+
+def _cgroup_room() -> int | None:
+    # What a container or a job of a cluster may still take, less the file cache it can drop.
+    for folder, most, used, cached in _CGROUPS:
+        try:
+            limit, taken = (int((folder / name).read_text()) for name in (most, used))
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
+        except (OSError, ValueError):
+            # There is no such limit ("max"), or no such file system.
+            continue
+        return max(0, limit - taken + int(stat.get(cached, 0)))
+    return None

@@ -142,3 +142,20 @@ def test_named_errors_come_through_ray(ray):
 
     with pytest.raises(ArgumentError, match="cannot be served"):
         list(Ray().run(start, PIECES))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_the_work_is_sent_to_ray_once_for_many_calls(ray, tmp_path):
+    def start():
+        (tmp_path / f"{time.monotonic_ns()}").touch()
+        return lambda piece: piece
+
+    executor = Ray(workers=2)
+    for _ in range(3):
+        np.testing.assert_array_equal(
+            np.concatenate(list(executor.run(start, PIECES))), np.concatenate(PIECES)
+        )
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ArgumentError, match="`gpus`: 4 a worker are asked for"):
+        list(Ray(gpus=4).run(start, PIECES))

@@ -604,7 +604,6 @@ def test_the_remedy_is_that_of_the_kind(attribute, words):
     [
         ("keras.src.layers.layer", "Keras layers"),
         ("torchrl.objectives.common", "TorchRL's loss modules"),
-        ("torch.distributed.fsdp._fully_shard", "whole copy"),
     ],
 )
 def test_models_of_other_libraries_are_known_by_their_modules(module, words):

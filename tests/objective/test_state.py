@@ -307,8 +307,10 @@ def test_kinds_of_parameters_that_cannot_move_are_named():
     with pytest.raises(ModelError, match=r"torch.int8 codes"):
         la.Objective(codes, CE, BATCHES)
     sharded = nn.Linear(6, 3)
-    sharded.weight.__class__ = type("DTensor", (nn.Parameter,), {})
-    with pytest.raises(ModelError, match=r"'weight' is sharded \(DTensor\).*full state dict"):
+    sharded.weight.__class__ = type("FlatParameter", (nn.Parameter,), {})
+    with pytest.raises(
+        ModelError, match=r"'weight' holds many parameters in one .*fully_shard"
+    ):
         la.Objective(sharded, CE, BATCHES)
     offloaded = nn.Linear(6, 3, device="meta")
     offloaded._hf_hook = object()

@@ -376,21 +376,3 @@ def lora_that_was_merged():
     model = get_peft_model(GPT2LMHeadModel(config), lora)
     model.merge_adapter()
     return language_model(model)
-
-
-@refused(
-    "transformers",
-    "construction",
-    "(?s)accelerate.*hook.*remove",
-    needs=("transformers", "accelerate"),
-)
-def offloaded_by_accelerate():
-    """Weights live elsewhere and are put into place at every call."""
-    from accelerate import cpu_offload
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=VOCABULARY, n_positions=16)
-    model = GPT2LMHeadModel(config)
-    case = language_model(model)
-    cpu_offload(model, execution_device=torch.device("cpu"))
-    return case

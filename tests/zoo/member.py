@@ -25,7 +25,8 @@ class Case:
     """What a user would hand over, and the same loss written plainly for one batch.
 
     `plain(model, batch)` gives (sum of the loss over the units of the batch, what they weigh);
-    the truth is the sum of the sums over the sum of the weights.
+    the truth is the sum of the sums over the sum of the weights. `bare`: the same model for the
+    truth, where that of the user cannot be moved by plain arithmetic.
     """
 
     model: nn.Module
@@ -33,6 +34,7 @@ class Case:
     batches: list
     plain: Plain
     options: Mapping[str, Any] = field(default_factory=dict)
+    bare: nn.Module | None = None
 
     def objective(self) -> la.Objective:
         return la.Objective(self.model, self.loss, self.batches, **self.options)

@@ -287,15 +287,18 @@ def data_parallel():
     return Case(in_a_group(wrap), CE, labeled(7, 4), plain_ce)
 
 
-@refused("wrapped", "construction", "(?s)(FSDP|fully_shard|DTensor).*full_tensor")
+@right("wrapped")
 def fully_sharded():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    bare = network()
+
     def wrap(model):
+        model.load_state_dict(bare.state_dict())
         return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 
-    return Case(in_a_group(wrap), CE, labeled(7, 4), plain_ce)
+    return Case(in_a_group(wrap), CE, labeled(7, 4), plain_ce, bare=bare)
 
 
 @right("wrapped")

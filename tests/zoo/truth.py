@@ -50,6 +50,8 @@ class Truth:
 
     def _fresh(self, shift: Shift | None = None):
         case = self.member.build()
+        if case.bare is not None:
+            case = dataclasses.replace(case, model=case.bare)
         if self.member.double:
             case.model.double()
         case.model.eval()

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
-from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import common, defaults, option
 
 _CHOOSE = defaults("weights.choose:choose")

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
+from lossatlas.cli.processes import check_alone, is_first, joined
 from lossatlas.cli.run_record import RunRecord, check_choice
 from lossatlas.settings import COMMON, LISTED, about, read_settings
 
@@ -44,6 +45,7 @@ class Command(click.Command):
         config: settings -> the file that is read where `--config` is not given.
         results: settings -> where results go; None where nothing is written. By default `out`.
         extra: further options that are no settings.
+        processes: whether several processes (torchrun) share the work.
     """
 
     context_class = Context
@@ -59,7 +61,9 @@ class Command(click.Command):
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
         results: Callable[[Any], Path | None] = lambda settings: settings.out,
         extra: Sequence[click.Parameter] = (),
+        processes: bool = False,
     ) -> None:
+        self.processes = processes
         self.settings, self.run, self.config, self.results = settings, run, config, results
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
         self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
@@ -76,6 +80,8 @@ class Command(click.Command):
 
 def _called(command: Command, **given: Any) -> None:
     context = click.get_current_context()
+    if not command.processes:
+        check_alone(context.info_name or "this command")
     told = {
         name: value
         for name, value in given.items()
@@ -90,7 +96,9 @@ def _called(command: Command, **given: Any) -> None:
     settings = read_settings(
         command.settings, config=config, assignments=given["set"], options=options
     )
-    output = Output(as_json=given["json"], quiet=given["quiet"], settings=settings)
+    output = Output(
+        as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first()
+    )
     call = {name: given[name] for name in ("resume", "fresh")}
     check_choice(**call)
     takes = inspect.signature(command.run).parameters
@@ -100,10 +108,11 @@ def _called(command: Command, **given: Any) -> None:
         return
     try:
         told = {name: value for name, value in call.items() if name in takes}
-        command.run(settings, output, **told)
+        with joined():
+            command.run(settings, output, **told)
     except KeyboardInterrupt as stop:
         raise click.Abort(_stopped(record)) from stop
-    if record is not None and output.printed is not None:
+    if record is not None and output.printed is not None and is_first():
         record.write(output.printed)
 
 

@@ -101,12 +101,19 @@ class Output:
         as_json: one JSON object on stdout and nothing else there.
         quiet: no progress and no notes.
         settings: those of the command; they stand in the JSON object.
+        silent: nothing at all: another process says it.
     """
 
     def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, settings: "BaseModel | None" = None
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        settings: "BaseModel | None" = None,
+        silent: bool = False,
     ) -> None:
-        self.as_json, self.quiet, self._settings = as_json, quiet, settings
+        self.as_json, self.quiet, self._settings = as_json, quiet or silent, settings
+        self.silent = silent
         self.printed: Printed | None = None
 
     def note(self, text: str) -> None:
@@ -132,6 +139,8 @@ class Output:
             files: what was written.
             extra: further entries of the object.
         """
+        if self.silent:
+            return
         if isinstance(found, Mapping):
             data, said = {**found, **(extra or {})}, tuple[str, ...]()
         else:

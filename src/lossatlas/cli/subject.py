@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from lossatlas.cli.output import Output
@@ -12,6 +13,7 @@ from lossatlas.errors import ArgumentError, AtlasError, StructureError
 from lossatlas.landscape.engines import Metric
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.objective.user_code import wrap_errors
+from lossatlas.ranks import world_size
 from lossatlas.training.checkpoints import load_weights
 from lossatlas.training.criteria import build_loss
 from lossatlas.training.dataset import Dataset
@@ -50,7 +52,12 @@ class Subject:
             return self.own
         loss = supervised(build_loss(self.settings.loss, task=self.data.task))
         batches = self.data.batches(self.settings.batch_size)
-        return Objective(self.model, loss, batches, mode=mode or "eval")
+        if world_size() == 1:
+            return Objective(self.model, loss, batches, mode=mode or "eval")
+        spread = torch.distributed
+        held = batches[spread.get_rank() :: spread.get_world_size()]
+        group = spread.group.WORLD
+        return Objective(self.model, loss, held, mode=mode or "eval", group=group)
 
     def load(self, file: Path, note: Callable[[str], None]) -> None:
         """Load a checkpoint into the model; what is to be said of it goes to `note`."""

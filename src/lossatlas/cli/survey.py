@@ -1,6 +1,7 @@
 """`lossatlas survey`: train or load a network, survey its loss landscape, write a report."""
 
 import functools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import model_validator
 
 from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
+from lossatlas.cli.processes import check_alone, count, is_first
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, SEED, TITLE, Strict, common, defaults, option, subject
@@ -175,7 +177,7 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
         return
     from lossatlas.io import occupied
 
-    with occupied(settings.folder):
+    with occupied(settings.folder) if is_first() else nullcontext():
         if len(settings.states) == 2:
             _compare(settings, output, resume=resume)
         else:
@@ -210,12 +212,13 @@ command = Command(
     SurveySettings, run,
     "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
     "compared.",
-    resume=_RESUME, extra=[_LIST],
+    resume=_RESUME, extra=[_LIST], processes=True,
     results=lambda settings: None if _lists(settings) else settings.folder,
 )  # fmt: skip
 
 
 def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+    check_alone("survey of two checkpoints")
     plain = SurveySettings()
     for name in _ONE_ONLY:
         value = _at(settings, name)
@@ -249,13 +252,17 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)
-    make_folder(settings.folder)
+    if is_first():
+        make_folder(settings.folder)
     subject = load_subject(settings)
     checkpoints = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
     ledgers = ledger, instruments_ledger(ledger)
-    prepare_ledgers(ledgers, resume=resume)
+    if is_first():
+        prepare_ledgers(ledgers, resume=resume)
     found = _measure(settings, subject, checkpoints, ledger, output)
+    if not is_first():
+        return
     results = found.save(settings.folder / "survey.nc")
     page = write_report(found, settings.folder / "report.html")
     for path in ledgers:
@@ -366,7 +373,7 @@ def _announce(
     metrics: "Mapping[str, Metric]",
     output: Output,
 ) -> None:
-    if output.quiet:
+    if output.quiet or count() > 1:
         return
     from lossatlas.cli.expected import (
         instrument_evaluations,

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class CurvatureOperator:
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
         self.kind, self._build = kind, build
-        self._cache = _one_in_memory(objective.batches) if cache is None else cache
+        self._cache = _one_in_memory(objective.local.batches) if cache is None else cache
         self._graphs: list[tuple[Total, Form]] | None = None
 
     @property
@@ -204,8 +205,13 @@ class CurvatureOperator:
         if self._by_differences:
             self._add_differences(totals, given)
             return
+        ranks = self.objective.ranks
+        add = partial(self._add_batches, totals, given)
         with torch.enable_grad(), second_derivatives(self.objective.model):
-            weight = self._add_batches(totals, given)
+            weight = add() if ranks is None else math.fsum(ranks.share(add))
+        if ranks is not None:
+            for value in totals:
+                ranks.add(value)
         for name, value in zip(self.params, totals, strict=True):
             value.div_(weight)
             if not is_finite(value):
@@ -251,7 +257,7 @@ class CurvatureOperator:
 
         def walk() -> list[Any]:
             done, unreached = [], []
-            for index, batch in enumerate(self.objective.iter_batches()):
+            for index, batch in enumerate(self.objective.local.iter_batches()):
                 try:
                     total, form = self._build(leaves, batch, index)
                 except UnreachedError as error:
@@ -260,11 +266,11 @@ class CurvatureOperator:
                     with torch.no_grad():
                         total, form = self.objective.total(batch), _nothing
                 done.append(use(total, form))
-            if len(unreached) == len(done):
+            if unreached and len(unreached) == len(done):
                 raise unreached[0]
             return done
 
-        return self.objective.with_params(self._point, walk)
+        return self.objective.local.with_params(self._point, walk)
 
 
 def _without_graph(total: Total, form: Form) -> tuple[Total, Form]:

@@ -1,5 +1,6 @@
 """Executors: the same work on many pieces, in this process, on all cores, or on a cluster."""
 
+import hashlib
 import importlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -105,17 +106,22 @@ class Joblib:
 class Ray:
     """Workers of a Ray cluster, one thread each; of this machine where there is no cluster.
 
-    Joins the cluster that runs already or that RAY_ADDRESS names. A worker or a machine that is
-    lost costs the pieces that were in work, which are done again.
+    Joins the cluster that runs already or that RAY_ADDRESS names. The work (model and data) is
+    put into its memory once, however often maps come back with further points, and every worker
+    builds it once. A worker or a machine that is lost, or that has no memory left, costs the
+    pieces that were in work, which are done again.
 
     Args:
-        workers: pieces in work at once; as many as the cluster has processors by default.
+        workers: how many; as many as the cluster has processors (or GPUs, where they are asked
+            for) by default.
+        gpus: GPUs that each worker is given; shares of one are allowed.
 
     Raises:
         MissingDependencyError: Ray is not installed.
+        ArgumentError: more GPUs are asked for than the cluster has.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, *, gpus: float = 0.0) -> None:
         try:
             self._ray = importlib.import_module("ray")
         except ImportError:
@@ -123,7 +129,10 @@ class Ray:
                 "executor='ray' needs Ray, which is not installed; "
                 "pip install 'lossatlas[ray]', or use executor='joblib'."
             ) from None
-        self.workers = workers
+        self.workers, self.gpus = workers, gpus
+        # Digest of a parcel -> where it lies, and the actors that have unpacked it.
+        self._digest, self._parcel = "", None
+        self._actors: list[Any] = []
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece; see `Executor`.
@@ -138,17 +147,52 @@ class Ray:
         ray = self._ray
         if not ray.is_initialized():
             ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
-        parcel = ray.put(cloudpickle.dumps(start))
-        remote = ray.remote(num_cpus=1, max_retries=0)(_cluster_work)
-        lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
-        return with_leases(partial(self._attempt, remote, parcel), pieces, lost)
+        self._put(cloudpickle.dumps(start))
+        names = ("WorkerCrashedError", "NodeDiedError", "ActorDiedError", "RayActorError",
+                 "OutOfMemoryError", "ActorUnavailableError")  # fmt: skip
+        lost = tuple(getattr(ray.exceptions, n) for n in names if hasattr(ray.exceptions, n))
+        return with_leases(self._attempt, pieces, lost)
 
-    def _attempt(self, remote: Any, parcel: Any, pieces: Iterator[Any]) -> Iterator[Any]:
-        together = self.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+    def _put(self, parcel: bytes) -> None:
+        digest = hashlib.blake2b(parcel, digest_size=16).hexdigest()
+        if digest != self._digest:
+            self._stop()
+            self._digest, self._parcel = digest, self._ray.put(parcel)
+
+    def _stop(self) -> None:
+        actors, self._actors = self._actors, []
+        for actor in actors:
+            self._ray.kill(actor)
+
+    def _count(self) -> int:
+        there = self._ray.cluster_resources()
+        if self.gpus > there.get("GPU", 0):
+            raise ArgumentError(
+                f"`gpus`: {self.gpus:g} a worker are asked for, and the cluster has "
+                f"{there.get('GPU', 0):g}; ask for fewer, or for none."
+            )
+        most = there.get("CPU", 1) if not self.gpus else there["GPU"] / self.gpus
+        return self.workers or max(1, int(most))
+
+    def _attempt(self, pieces: Iterator[Any]) -> Iterator[Any]:
+        make = self._ray.remote(num_cpus=1, num_gpus=self.gpus, max_restarts=0)(_ClusterWorker)
+        if not self._actors:
+            self._actors = [make.remote(self._parcel) for _ in range(self._count())]
+        try:
+            yield from self._dealt(pieces)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Whichever died, the next attempt begins with workers that are alive.
+            self._stop()
+            raise
+
+    def _dealt(self, pieces: Iterator[Any]) -> Iterator[Any]:
         waiting: deque[Any] = deque()
-        for piece in pieces:
-            waiting.append(remote.remote(parcel, piece))
-            if len(waiting) >= _AHEAD * together:
+        for index, piece in enumerate(pieces):
+            actor = self._actors[index % len(self._actors)]
+            waiting.append(actor.work.remote(piece))
+            if len(waiting) >= _AHEAD * len(self._actors):
                 yield self._result(waiting.popleft())
         while waiting:
             yield self._result(waiting.popleft())
@@ -162,6 +206,18 @@ class Ray:
                 raise error.cause from None
             raise
         return result
+
+
+class _ClusterWorker:
+    """Unpacks the work once, and does pieces of it."""
+
+    def __init__(self, parcel: bytes) -> None:
+        torch.set_num_threads(1)
+        self._work = cloudpickle.loads(parcel)()
+
+    def work(self, piece: Any) -> Any:
+        """One piece."""
+        return self._work(piece)
 
 
 def get_executor(executor: str | Executor) -> Executor:
@@ -236,11 +292,3 @@ def _start_pool_worker(parcel: bytes) -> None:
 
 def _pool_work(piece: Any) -> Any:
     return _WORKER[b""](piece)
-
-
-def _cluster_work(parcel: bytes, piece: Any) -> Any:
-    if parcel not in _WORKER:
-        torch.set_num_threads(1)
-        _WORKER.clear()
-        _WORKER[parcel] = cloudpickle.loads(parcel)()
-    return _WORKER[parcel](piece)

@@ -11,6 +11,7 @@ from torch.linalg import vector_norm
 from lossatlas.checks import check_one_of, check_same_structure
 from lossatlas.linalg.params import Params
 from lossatlas.rng import generator
+from lossatlas.shards import plain_name
 
 NORMALIZATIONS = ("filter", "layer", "none")
 # Numbers drawn at once: directions of a large model never exist whole.
@@ -98,20 +99,37 @@ class RandomDirection(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.weights)
 
-    def blocks(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        """The tensor piece by piece, so that little of it exists at a time."""
+    def blocks(self, name: str, only: range | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The tensor piece by piece, so that little of it exists at a time.
+
+        Args:
+            name: of the tensor.
+            only: rows to draw, where a process holds some of them; places count from the
+                first of these.
+
+        Yields:
+            Rows, and what they hold.
+        """
         weight = self.weights[name]
         if weight.ndim < 2 and not self.biases:
             return
         scale = self._layer_scale(name, weight)
+        spare: Callable[[], float] = partial(_typical, name, self.weights)
+        if only is not None and scale is None and not _as_rows(weight).flatten(1).any(1).all():
+            # Looked up by all processes or by none: weights may have to be gathered for it.
+            spare = partial(float, spare())
         for index, rows in enumerate(_row_blocks(weight)):
-            block = self._normal(name, index, rows)
+            kept = rows if only is None else _overlap(rows, only)
+            if kept.start >= kept.stop:
+                continue
+            block = self._normal(name, index, rows, weight)
+            block = block[kept.start - rows.start : kept.stop - rows.start]
             if scale is None:
-                spare = partial(_typical, name, self.weights)
-                block = _to_length(block, _as_rows(weight)[rows], spare, axis=1)
+                block = _to_length(block, _as_rows(weight)[kept], spare, axis=1)
             elif scale != 1:
                 block = block.mul_(scale)
-            yield rows, block
+            first = 0 if only is None else only.start
+            yield slice(kept.start - first, kept.stop - first), block
 
     def _layer_scale(self, name: str, weight: Tensor) -> float | None:
         if self.normalization == "none":
@@ -119,22 +137,26 @@ class RandomDirection(Mapping[str, Tensor]):
         if self.normalization == "filter" or weight.ndim < 2:
             return None
         squares: float = sum(
-            float(vector_norm(self._normal(name, i, rows).double()) ** 2)
+            float(vector_norm(self._normal(name, i, rows, weight).double()) ** 2)
             for i, rows in enumerate(_row_blocks(weight))
         )
         length = float(vector_norm(weight.double()))
         length = length or _typical(name, self.weights) * weight.numel() ** 0.5
         return length / float(squares**0.5)
 
-    def _normal(self, name: str, block: int, rows: slice) -> Tensor:
-        like = _as_rows(self.weights[name])[rows]
-        source = generator(self.seed, "direction", self.axis, name, block)
+    def _normal(self, name: str, block: int, rows: slice, weight: Tensor) -> Tensor:
+        like = _as_rows(weight)[rows]
+        source = generator(self.seed, "direction", self.axis, plain_name(name), block)
         kind = torch.float64 if like.dtype == torch.float64 else torch.float32
         drawn = torch.randn(like.shape, generator=source, dtype=kind)
         row = self.still.get(name, -1)
         if rows.start <= row < rows.stop:
             drawn[row - rows.start] = 0.0
         return drawn.to(like.device, like.dtype)
+
+
+def _overlap(rows: slice, only: range) -> slice:
+    return slice(max(rows.start, only.start), min(rows.stop, only.stop))
 
 
 def _rescaled(d: Tensor, name: str, weights: Params, *, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
-from lossatlas.landscape.points import Points, Work
+from lossatlas.landscape.points import Points, Work, check_executor
 from lossatlas.landscape.request import Request, check_fits, grid_memory
 from lossatlas.landscape.span import Span, ranges
 from lossatlas.objective import Objective
@@ -50,8 +51,9 @@ def map_plane(
             the range of the loss; never finer than half the sampling error (where that is
             what ends the refinement, `.notes` say so). The stated largest error may be four
             times as much. Points are computed until both hold, or until every point is.
-        engine: "auto", "plain", "stacked", "batched", "folded" or "streaming"; all give the
-            same numbers (1e-6 relative), "auto" takes the fastest that does on this model.
+        engine: "auto", "plain", "stacked", "batched", "folded", "streaming" or "in_place"; all
+            give the same numbers (1e-6 relative), "auto" takes the fastest that does on this
+            model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
         resume: a file that keeps finished chunks; a run that was killed goes on from it and
             gives the same bits.
@@ -98,15 +100,24 @@ def map_plane(
         tolerance=tolerance,
     )
     check_fits(request.task, points)
+    runner = get_executor(executor)
+    check_executor(objective, runner)
     chosen = request.start(engine)
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
-    with open_ledger(resume, run | measured) as ledger, show_progress(progress) as tell:
+    # One process keeps what is done, and tells the others.
+    file = resume if objective.is_first else None
+    with ExitStack() as stack:
+        ledger = objective.together(
+            lambda: stack.enter_context(open_ledger(file, run | measured))
+        )
+        tell = stack.enter_context(show_progress(progress))
         source = Points(
             Work(request.task, chosen.engine.name),
             chosen.engine,
-            executor=get_executor(executor),
+            executor=runner,
             ledger=ledger,
+            ranks=objective.ranks,
             progress=tell,
         )
         refined = request.fill(source, chosen.center)

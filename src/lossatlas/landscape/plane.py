@@ -264,7 +264,7 @@ def random_plane(
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
     check_seed("seed", seed)
     check_flag("biases", biases)
-    state = State(objective.params) if origin is None else objective.split(origin)
+    state = State(objective.live) if origin is None else objective.split(origin)
     weights = state.params
     rows = padding_rows(objective.model, tied=False)
     still = {name: row for name, row in rows.items() if name in weights}
@@ -308,7 +308,9 @@ def check_objective(objective: object, plane: object = None, progress: object = 
 
 def settled(objective: Objective, plane: Plane) -> Plane:
     """A plane whose origin holds what the objective moves, and whose buffers are all read."""
-    own, before = objective.params, plane.buffers
+    if plane.origin is objective.live:
+        return plane
+    own, before = objective.shapes, plane.buffers
     if plane.origin.keys() == own.keys() and before is None:
         check_same_structure(plane=plane.origin, objective=own)
         check_precision(plane.origin, own)

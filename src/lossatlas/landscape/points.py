@@ -3,13 +3,18 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, Serial, run_tasks
-from lossatlas.io import Ledger
+from lossatlas.io import Ledger, from_bytes, to_bytes
 from lossatlas.landscape.engines import Engine, Task, build
+from lossatlas.objective import Objective
+from lossatlas.objective.in_place import is_collective
+from lossatlas.ranks import Ranks
 
 Array = NDArray[np.float64]
 
@@ -36,7 +41,8 @@ class Points:
         work: what another process builds the engine from.
         engine: the same engine, for this process.
         executor: where chunks run.
-        ledger: where finished chunks are kept, if anywhere.
+        ledger: where finished chunks are kept, if anywhere; that of the first process.
+        ranks: the processes that evaluate the same chunks, each on its share of the data.
         progress: hears about finished chunks; its total grows as points are asked for.
     """
 
@@ -47,9 +53,11 @@ class Points:
         *,
         executor: Executor,
         ledger: Ledger | None,
+        ranks: Ranks | None = None,
         progress: Progress | None,
     ) -> None:
         self._work, self._executor, self._ledger = work, executor, ledger
+        self._ranks = ranks
         self._progress, self._requested = progress, 0
         self._chunk, self.memory = engine.chunk, engine.memory
         self._start = (lambda: engine.evaluate) if _in_process(executor) else work
@@ -63,6 +71,8 @@ class Points:
             if len(piece := coordinates[start : start + self._chunk])
         }
         self._requested += len(coordinates)
+        if self._ranks is not None:
+            return np.concatenate([self._together(*item) for item in pieces.items()])
         results = []
         for result in run_tasks(
             pieces, self._start, executor=self._executor, ledger=self._ledger
@@ -70,6 +80,22 @@ class Points:
             results.append(result)
             self._tell(len(result))
         return np.concatenate(results)
+
+    def _together(self, name: str, piece: Array) -> Array:
+        # All processes go the same way: the first one knows what is done.
+        assert self._ranks is not None
+        known = self._ranks.first(partial(self._known, name))
+        if known is None:
+            result = self._start()(piece)
+            if self._ledger is not None:
+                self._ledger.put(name, to_bytes(result))
+        else:
+            result = from_bytes(known)
+        self._tell(len(result))
+        return result
+
+    def _known(self, name: str) -> bytes | None:
+        return None if self._ledger is None else self._ledger.get(name)
 
     def _tell(self, points: int) -> None:
         self.evaluations += points
@@ -79,6 +105,16 @@ class Points:
 
 def _name(piece: Array) -> str:
     return hashlib.blake2b(np.ascontiguousarray(piece).tobytes(), digest_size=16).hexdigest()
+
+
+def check_executor(objective: Objective, executor: Executor) -> None:
+    """Refuse to send to others what belongs to the processes of a group."""
+    collective = objective.placed is not None and is_collective(objective.model)
+    if (objective.ranks is not None or collective) and not _in_process(executor):
+        raise ArgumentError(
+            f"`executor` must be 'serial' where processes share the data or the model; got "
+            f"{type(executor).__name__}: the processes of the group work side by side already."
+        )
 
 
 def _in_process(executor: Executor) -> bool:

@@ -93,7 +93,12 @@ class Request:
             "adaptive": self.adaptive,
             "tolerance": self.tolerance,
         }
-        return run_identity("map_plane", settings, model=model, data=data)
+        identity = run_identity("map_plane", settings, model=model, data=data)
+        ranks = self.task.objective.ranks
+        if ranks is not None:
+            remedy = "give all processes the same plane, seed, span and points"
+            ranks.check_same("the maps that are asked for", identity, remedy)
+        return identity
 
     def fill(self, source: Points, center: Array) -> Refined:
         """Make the map."""
@@ -216,7 +221,7 @@ def _half_error(known: Array) -> float:
 
 def _rounding(values: Array, task: Task) -> float:
     # A loss is rounded as the weights are, whatever holds the means.
-    eps = max(torch.finfo(value.dtype).eps for value in task.plane.origin.values())
+    eps = max(torch.finfo(value.dtype).eps for value in task.like.values())
     return eps / 2 * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 

@@ -28,6 +28,9 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     if objective.mode != "eval":
         # Statistics of a part are others than those of the whole.
         return None
+    if objective.collective_ranks is not None:
+        # Parts of batches differ from process to process, and passes must not.
+        return None
     found = objective.with_params(
         None, lambda: [_both(objective, b) for b in islice(objective.iter_batches(), _BATCHES)]
     )

@@ -162,6 +162,38 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return map_tensors(lambda value: value.to(device), batch)
 
 
+class Uploads:
+    """Batches of the host on a device, sent once for many walks where they all fit.
+
+    Args:
+        device: where to.
+        budget: bytes that they may take there; None sends them anew at every walk.
+    """
+
+    def __init__(self, device: torch.device, budget: int | None) -> None:
+        self._device, self._left = device, budget or 0
+        self._kept: dict[int, Batch] = {}
+
+    def __call__(self, index: int, batch: Batch) -> Batch:
+        """One batch on the device, by its place in the list of batches."""
+        if index in self._kept:
+            return self._kept[index]
+        sent = map_tensors(self._send, batch) if self._is_away(batch) else batch
+        size = sum(value.numel() * value.element_size() for value in tensors(sent))
+        if sent is not batch and size <= self._left:
+            self._left -= size
+            self._kept[index] = sent
+        return sent
+
+    def _is_away(self, batch: Batch) -> bool:
+        return any(value.device != self._device for value in tensors(batch))
+
+    def _send(self, value: Tensor) -> Tensor:
+        if self._device.type == "cuda" and value.device.type == "cpu" and not value.is_nested:
+            return value.pin_memory().to(self._device, non_blocking=True)
+        return value.to(self._device)
+
+
 def split(batch: Batch, size: int) -> list[Batch]:
     """The batch in pieces of at most `size` examples."""
     return [cut(batch, start, start + size) for start in range(0, batch_size(batch), size)]

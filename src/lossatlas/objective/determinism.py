@@ -90,11 +90,15 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
             first = first_look(objective, lambda: _first_pass(objective))
         known = len(first.pairs) == len(first.values)
         _check_means(objective, first)
+        known = known and bool(first.pairs)
         weights = torch.cat([pairs.weights for pairs in first.pairs]) if known else None
         if twice:
             second = objective.with_params(None, lambda: _second_pass(objective, known=known))
             before = [pairs.sums for pairs in first.pairs] if known else first.values
-            if not _agree(before, second):
+            differ = not _agree(before, second)
+            if objective.somewhere(differ):
+                if not differ:
+                    raise StochasticError("two passes differ on another process.")
                 again, same = (
                     objective.with_params(None, lambda: _pass_again(objective, known=known))
                     for _ in range(2)
@@ -103,7 +107,7 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
                 raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
         found = [weighs_by_itself(objective)] if several else []
-        if known:
+        if known or (objective.collective_ranks is not None and not first.values):
             found = [depends_on_others(objective), _more_than_examples(objective, first)]
     notes, count = tuple(note for note in found if note), len(first.values)
     if weights is None:
@@ -142,6 +146,9 @@ class _Pass:
 
 def _check_means(objective: "Objective", first: _Pass) -> None:
     known = len(first.pairs) == len(first.values)
+    if not first.values:
+        # A share without data: the others tell.
+        return
     if {"mean", "pairs"} <= first.kinds:
         raise LossError(
             "a loss must return la.Weighted for every batch or for none; got a mean for some."
@@ -168,7 +175,8 @@ def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
     for batch in objective.iter_batches():
         pairs = _examples(objective, batch) if known else None
         value = _value(_call(objective, batch)) if pairs is None else pairs.sums
-        found.append(value.cpu().double())
+        if not objective.idling:
+            found.append(value.cpu().double())
     return found
 
 
@@ -177,6 +185,8 @@ def _first_pass(objective: "Objective") -> _Pass:
     for batch in objective.iter_batches():
         with forward_cache(objective.model):
             given = _call(objective, batch)
+            if objective.idling:
+                continue
             seen.kinds.add(_kind(given))
             seen.layouts.append(layout_of(batch))
             if objective.size is not None:

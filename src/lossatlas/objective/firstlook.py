@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.errors import AtlasError, LossError
+from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.state import Attributes, Volatile, WriteGuard
 from lossatlas.rng import generator
 
@@ -30,6 +31,9 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
     except AtlasError:
         raise
     except Exception as error:
+        if objective.collective_ranks is not None:
+            # The others wait in the pass that failed here.
+            raise
         # Whatever the loss raised: some take derivatives, some run code that cannot be
         # watched, some want the model in train mode.
         for needs in (True, False):
@@ -78,7 +82,7 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         buffers = {n: value.clone() for n, value in _buffers(objective)}
         homes = _homes(objective)
         # What is compiled would run as if it were not, and be another function in its bits.
-        with guard if watch and not _is_compiled(objective.model) else nullcontext():
+        with guard if watch and _can_be_watched(objective) else nullcontext():
             found = walk()
         names = attributes.changed()
         names += [n for n, value in _buffers(objective) if not _equal(value, buffers[n])]
@@ -88,7 +92,8 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
 
     try:
         # At the weights as points are put in: without gradients, unless the loss takes them.
-        found, volatile = objective.with_params(objective.params, run)
+        here = objective.params if objective.placed is None else None
+        found, volatile = objective.with_params(here, run)
     finally:
         objective.guard = None
         # By name: what was swapped in is an alias of the model's own.
@@ -124,10 +129,11 @@ def _moved_out(homes: list[tuple[str, Tensor, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    return any(
+def _can_be_watched(objective: "Objective") -> bool:
+    # Compiled code is not looked into, and shards are gathered in ways of their own.
+    return not is_collective(objective.model) and not any(
         getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
-        for module in model.modules()
+        for module in objective.model.modules()
     )
 
 

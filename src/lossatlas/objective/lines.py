@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
+from lossatlas.objective.in_place import batch_gradient
 from lossatlas.objective.names import padding_rows
 from lossatlas.rng import generator
 
@@ -140,6 +141,8 @@ class Line:
 
     def gradient(self, step: float = 0.0) -> list[Tensor | None]:
         """The gradient of that mean; None where there is none."""
+        if self.objective.placed is not None:
+            return self._gradient_in_place(step)
 
         def backward(leaves: dict[str, Tensor]) -> list[Tensor | None]:
             mean = self._mean()
@@ -150,6 +153,20 @@ class Line:
             return list(torch.autograd.grad(mean, list(leaves.values()), allow_unused=True))
 
         return self.at(step, backward)
+
+    def _gradient_in_place(self, step: float) -> list[Tensor | None]:
+        objective = self.objective
+
+        def backward() -> list[Tensor | None]:
+            parts, weight = batch_gradient(objective, self.batch)
+            # A sharded module adds up what its processes give, here the same batch on each.
+            summed = objective.placed is not None and objective.placed.sums
+            ranks = objective.collective_ranks if summed else None
+            total = (weight or 1.0) * (1 if ranks is None else ranks.size)
+            return [None if part is None else part / total for part in parts.values()]
+
+        with torch.enable_grad():
+            return objective.swapped(self.point(step), backward)
 
     def name(self, place: int) -> str:
         """The name of a parameter by its place."""

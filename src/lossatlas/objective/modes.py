@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 
 from lossatlas.guard import patched, preserved_modes
 
@@ -28,6 +29,15 @@ def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
                 module.training = False
         for layer in layers:
             layer.training = True
+        yield
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Let passes of DistributedDataParallel exchange nothing with other processes."""
+    wrapped = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    names = ("require_forward_param_sync", "require_backward_grad_sync")
+    with patched(*((module, name, False) for module in wrapped for name in names)):
         yield
 
 

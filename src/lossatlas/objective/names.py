@@ -9,10 +9,11 @@ from torch.nn.parameter import UninitializedParameter
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
+from lossatlas.objective.in_place import offloaded
 from lossatlas.objective.remedies import why_nothing_moves
 
-# Parameters that are pieces of others.
-_SHARDED = frozenset({"DTensor", "FlatParameter"})
+# A piece of many parameters at once, in which single ones cannot be told apart.
+_FLAT = "FlatParameter"
 
 
 def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, Tensor]:
@@ -86,11 +87,13 @@ def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
 def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
     if not any(value.is_meta for value in every.values()):
         return
+    if any(offloaded(module) for module in model.modules()):
+        return
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise ModelError(
-            f"{type(model).__name__} is offloaded: accelerate's hooks bring weights in at "
-            "every call, and they cannot be moved; load it whole (without device_map), or "
-            "call accelerate.hooks.remove_hook_from_submodules(model) once it is."
+            f"{type(model).__name__} is offloaded by accelerate's hooks, and keeps no weights "
+            "in memory between calls; load it whole (without device_map), or call "
+            "accelerate.hooks.remove_hook_from_submodules(model) once it is."
         )
     raise ModelError(
         f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
@@ -100,11 +103,11 @@ def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
 
 def _check_kinds(model: nn.Module) -> None:
     for name, value in model.named_parameters():
-        if any(kind.__name__ in _SHARDED for kind in type(value).__mro__):
+        if any(kind.__name__ == _FLAT for kind in type(value).__mro__):
             raise ModelError(
-                f"'{name}' is sharded ({type(value).__name__}), and a forward pass gathers "
-                "shards of its own; measure a whole copy of the model, loaded from a full "
-                "state dict (torch.distributed.checkpoint.state_dict, full_state_dict=True)."
+                f"'{name}' holds many parameters in one ({_FLAT} of FSDP1); "
+                "shard it with torch.distributed.fsdp.fully_shard, which keeps them apart, "
+                "or measure a whole copy, loaded from a full state dict."
             )
         if value.is_complex() and value.requires_grad:
             raise ModelError(

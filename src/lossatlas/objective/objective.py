@@ -1,30 +1,53 @@
 """Objective: the one thing that every instrument takes."""
 
 import copy
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
-from lossatlas.errors import ArgumentError, DataError, LossError
+from lossatlas.errors import ArgumentError, DataError, LossError, ModelError, RankError
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params, fingerprint
-from lossatlas.objective.batches import Batch, check_batches, map_tensors, to_device
+from lossatlas.memory import free_memory
+from lossatlas.objective.batches import (
+    Batch,
+    Uploads,
+    check_batches,
+    map_tensors,
+    to_device,
+)
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_loss, validate_loss
 from lossatlas.objective.forward_cache import forward_cache
+from lossatlas.objective.in_place import (
+    WeightsInPlace,
+    buffers_in_place,
+    execution_device,
+    gradient_in_place,
+    needs_in_place,
+)
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.losses import Supervised, loss_remedy
-from lossatlas.objective.modes import MODES, evaluation_mode, recalibrate
+from lossatlas.objective.modes import MODES, alone, evaluation_mode, recalibrate
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State, split_state
 from lossatlas.objective.reach import check_reach
 from lossatlas.objective.remedies import check_whole
 from lossatlas.objective.selfcheck import Check, in_order, state_check
+from lossatlas.objective.shared import (
+    Shared,
+    check_same_data,
+    gather_pairs,
+    merge,
+    one_group,
+    warn_alone,
+)
 from lossatlas.objective.sizes import Size, size_of
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.objective.standard_errors import Moments
@@ -46,7 +69,9 @@ from lossatlas.objective.weighted import (
     pairs_of,
     total_of,
 )
+from lossatlas.ranks import Ranks
 from lossatlas.result import Estimate
+from lossatlas.shards import reshard
 
 Loss = Callable[[nn.Module, Batch], Measured]
 T = TypeVar("T")
@@ -54,6 +79,15 @@ DERIVATIVES = ("autograd", "differences", "unchecked")
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
+)
+_SPREAD = (
+    "the data are spread over processes (`group=`), and this reads single batches: it would "
+    "give the number of one share; measure it on one process over all data."
+)
+_IN_PLACE = (
+    "the model's weights are moved in place (sharded, offloaded, or in_place=True), and this "
+    "takes derivatives through weights that are put into the model; values, maps, gradients "
+    "and what rests on products with the Hessian can be had, or measure a whole copy."
 )
 _NO_GRAPH = (
     "`loss` does not lead back to the parameters, so it has no gradient; return the "
@@ -100,12 +134,23 @@ class Objective:
             losses that return a number need it. None takes what the batch tells: packed
             sequences, nested tensors, graphs (`num_graphs`) and TensorDicts know it, otherwise
             it is the length of axis 0, where nothing in the batches speaks against that.
+        group: a process group of `torch.distributed` (`torch.distributed.group.WORLD` for all
+            processes): `batches` are the share of this process, which may be empty, and sums,
+            weights and gradients are those of all shares, the same bits on every process. All
+            processes must make the same calls. A model sharded by `fully_shard` has the group
+            that it is sharded over by default.
+        in_place: write points into the memory of the parameters, run the model as it is, and
+            put the bits back, in the place of handing it other tensors. None does so where the
+            model needs it: sharded (FSDP2, tensor parallel), offloaded by accelerate,
+            Keras. Then products with the Hessian are differences of gradients, and what takes
+            other derivatives is a named error.
 
     Raises:
         ModelError: no parameters, none that is trainable, or the loss does not move with them.
         ArgumentError: batches or params of the wrong form.
         DataError: no batches, an empty one, batches of unequal sizes that cannot be told
             (see `size`), or examples whose weights are all 0.
+        RankError: a process of the group failed, is gone, or holds another model.
         LossError: the loss returns something else than a number or one number an example.
         StochasticError: two passes differ; the message names dropout or shuffling.
         UnknownNameError: an unknown mode, parameter name or kind of derivatives.
@@ -131,6 +176,8 @@ class Objective:
         check: bool = True,
         size: Size | None = None,
         derivatives: str = "autograd",
+        group: Any = None,
+        in_place: bool | None = None,
     ) -> None:
         _check_model(model)
         if not callable(loss):
@@ -141,8 +188,16 @@ class Objective:
                 "`size` must be a function batch -> how many examples it holds; got "
                 f"{type(size).__name__}."
             )
-        self.model, self.loss, self.batches = model, loss, check_batches(batches)
+        check_one_of("derivatives", derivatives, DERIVATIVES)
+        self.model, self.loss = model, loss
+        reshard(model)
+        in_place = needs_in_place(model) if in_place is None else in_place
+        ranks = one_group(model, group)
         self.mode, self.names, self.size = mode, tuple(select(model, params)), size
+        self.placed = WeightsInPlace(model, self.names) if in_place else None
+        self.names = self.names if self.placed is None else tuple(self.placed)
+        self.shared = None if ranks is None else Shared(ranks, self, batches)
+        self.batches = check_batches(batches) if self.shared is None else self.shared.own
         # Whether examples are known, and whether they have weights of their own.
         self._per_example = self._weighted = False
         self.loss_modules = modules_of_loss(loss, model)
@@ -152,24 +207,83 @@ class Objective:
         self.count: int | None = None
         self.guard: WriteGuard | None = None
         self._named = wrap_errors("`loss`", loss_remedy(loss))
-        check_one_of("derivatives", derivatives, DERIVATIVES)
-        self.derivatives, self.is_checked = derivatives, check
+        by_differences = in_place and derivatives == "autograd"
+        self.derivatives = "differences" if by_differences else derivatives
+        self.is_checked = check
         self.checks: dict[str, Check] = {}
         # What the checks run on, and how it is rounded.
         self.few: tuple[Batch, float] | None = None
         self.kinds: set[torch.dtype] = set()
+        # The first batch of all processes, and how many passes this one makes for the others.
+        self.sample: Batch | None = None
+        self.idle, self.idling = 0, False
+        self._uploads: Uploads | None = None
+        self.collective_ranks: Ranks | None = None
         self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
-        look = validate_loss(self, twice=check)
+        self.notes: tuple[str, ...] = ()
+        self.forget_data()
+        if self.shared is None:
+            warn_alone(model)
+            check_same_data(model, self.batches)
+            self._look()
+        else:
+            self.shared.look()
+
+    def _look(self) -> None:
+        # Walk the data, and check that the loss is a fixed function of what moves.
+        look = validate_loss(self, twice=self.is_checked)
         self._per_example, self._weighted = look.per_example, look.weighted
-        self.notes: tuple[str, ...] = look.notes
+        self.notes = look.notes
         self.count = look.batches
-        if check:
+        if self.is_checked:
             found = check_reach(self)
             self.checks |= {"reach": found.check, "state": state_check(self)}
             self.unused, self.cut = found.unused, found.cut
+
+    def forget_data(self) -> None:
+        """Let the digest of the data be taken anew."""
         self._data = DataFingerprint()
+
+    def somewhere(self, flag: bool) -> bool:
+        """Whether something holds on any process whose passes this one must keep step with."""
+        return (
+            flag if self.collective_ranks is None else any(self.collective_ranks.gather(flag))
+        )
+
+    @property
+    def local(self) -> "Objective":
+        """The same objective over the batches of this process alone; itself without a group."""
+        if self.shared is None:
+            return self
+        return self.shared.local
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes: the only one, or the first."""
+        return self.shared is None or self.shared.ranks.rank == 0
+
+    def together(self, call: Callable[[], T]) -> T:
+        """Run a function on all processes that share the data; if one fails, all of them do."""
+        return call() if self.shared is None else self.shared.ranks.together(call)
+
+    @property
+    def has_no_share(self) -> bool:
+        """Whether this process is one of several and has no data."""
+        return self.shared is not None and self.shared.empty
+
+    @property
+    def sampled(self) -> "Objective":
+        """What this process looks at by itself: its share, or a batch of others without one."""
+        if not self.has_no_share:
+            return self.local
+        return self.local.part([self.first_batch()])
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that the data are spread over."""
+        return None if self.shared is None else self.shared.ranks
 
     @property
     def checked(self) -> tuple[str, ...]:
@@ -199,14 +313,23 @@ class Objective:
 
         Returns:
             An objective.
+
+        Raises:
+            RankError: other batches, where the data are spread over processes.
         """
         smaller = copy.copy(self)
-        smaller._data = DataFingerprint()
+        smaller.forget_data()
         if batches is not None:
+            self._check_alone()
             smaller.batches, smaller.few = check_batches(batches), None
+            smaller._uploads = None
             smaller.count = None
         if names is not None:
             smaller.names = tuple(select(self.model, list(names)))
+            if self.placed is not None:
+                smaller.placed = WeightsInPlace(self.model, smaller.names)
+            if self.shared is not None:
+                smaller.shared = self.shared.part(smaller)
             smaller.cut = tuple(name for name in self.cut if name in smaller.names)
             smaller.unused = tuple(name for name in self.unused if name in smaller.names)
         return smaller
@@ -260,16 +383,25 @@ class Objective:
             LossError: a metric gives neither a number nor one number an example.
             StructureError: names or shapes differ from `.params`.
         """
+        if self.shared is None:
+            found = self._moments(metrics, params)
+        else:
+            local = self.shared.local
+            found = merge(self.shared.ranks.share(lambda: local._moments(metrics, params)))
+        return dict(zip(("loss", *metrics), found.estimates(), strict=True))
+
+    def _moments(self, metrics: Mapping[str, Loss], params: Params | None) -> Moments:
         moments = Moments(1, 1 + len(metrics))
 
         def walk() -> None:
             for batch in self.iter_batches():
                 measured = self.measure_all(batch, metrics)
-                moments.add_batch(measured, partial(self.size_of, batch), 0)
+                if not self.idling:
+                    moments.add_batch(measured, partial(self.size_of, batch), 0)
 
         with torch.no_grad():
             self.with_params(params, walk)
-        return dict(zip(("loss", *metrics), moments.estimates(), strict=True))
+        return moments
 
     def example_losses(self, params: Params | None = None) -> Tensor:
         """The loss of every example.
@@ -311,12 +443,22 @@ class Objective:
                 "`loss` gives only the mean of a batch; let it return one number an example, "
                 "shape (batch,), to see single examples."
             )
+        if self.shared is None:
+            return self._all_pairs(params)
+        return gather_pairs(self.shared.ranks, partial(self.shared.local._all_pairs, params))
+
+    def _all_pairs(self, params: Params | None) -> Weighted:
         with torch.no_grad():
-            found = self.with_params(
-                params, lambda: [self._pairs(b) for b in self.iter_batches()]
-            )
-        sums, weights = zip(*found, strict=True)
+            found = self.with_params(params, self._walk_pairs)
+        none = Weighted(
+            torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        )
+        sums, weights = zip(none, *found, strict=True)
         return Weighted(torch.cat(sums), torch.cat(weights))
+
+    def _walk_pairs(self) -> list[Weighted]:
+        found = [(self._pairs(batch), self.idling) for batch in self.iter_batches()]
+        return [pairs for pairs, idle in found if not idle]
 
     def _pairs(self, batch: Batch) -> Weighted:
         pairs = pairs_of(self.batch_loss(batch))
@@ -338,6 +480,20 @@ class Objective:
             StructureError: names or shapes differ from `.params`.
         """
         ensure_slope(self)
+        if self.placed is not None:
+            return gradient_in_place(self, params)
+        local, shared = self.local, self.shared
+        if shared is None:
+            total, weight, reached = local._gradient_sums(params)
+        else:
+            total, weight, reached = shared.gradient_sums(partial(local._gradient_sums, params))
+        if not reached and not set(total) <= set(self.unused):
+            raise LossError(_NO_GRAPH)
+        kinds = self.params if params is None else params
+        return {name: (value / weight).to(kinds[name].dtype) for name, value in total.items()}
+
+    def _gradient_sums(self, params: Params | None) -> tuple[dict[str, Tensor], float, bool]:
+        # The sum of gradients, its weight, and whether the loss led back to any parameter.
         here = State(self.params) if params is None else self.split(params)
         leaves = {n: value.detach().requires_grad_() for n, value in here.params.items()}
         total = {name: _wide_zeros(value) for name, value in leaves.items()}
@@ -349,12 +505,8 @@ class Objective:
             ]
 
         with torch.enable_grad():
-            point = {**leaves, **here.buffers}
-            weights, reached = zip(*self.with_params(point, walk), strict=True)
-        if not any(reached) and not set(leaves) <= set(self.unused):
-            raise LossError(_NO_GRAPH)
-        weight = sum(weights)
-        return {name: (value / weight).to(leaves[name].dtype) for name, value in total.items()}
+            found = self.with_params({**leaves, **here.buffers}, walk)
+        return total, sum(weight for weight, _ in found), any(reached for _, reached in found)
 
     def _add_gradient(
         self, found: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]
@@ -377,26 +529,64 @@ class Objective:
         Returns:
             (model, data), 32 hexadecimal digits each.
         """
-        state: Mapping[str, Tensor] = self.params | dict(self.model.named_buffers())
-        return fingerprint(state), self._data.of(self.batches)
+        buffers = dict(self.model.named_buffers())
+        model = fingerprint(ChainMap(buffers, self.live))  # type: ignore[arg-type]
+        data = self.local._data.of(self.local.batches)
+        if self.shared is not None:
+            data = self.shared.fingerprint(data)
+        return model, data
+
+    @property
+    def live(self) -> Params:
+        """The present weights, read when they are asked for."""
+        return self.params if self.placed is None else self.placed
+
+    @property
+    def shapes(self) -> Params:
+        """Tensors like the parameters; without numbers where points are written in place."""
+        return self.params if self.placed is None else self.placed.shapes
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """The present weights, name -> detached view; not copied."""
+        """The present weights, name -> detached view; copies if points are written in place."""
+        if self.placed is not None:
+            return dict(self.placed.items())
         every = dict(self.model.named_parameters())
         return {name: every[name].detach() for name in self.names}
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return next(self.model.parameters()).device
+        device = next(self.model.parameters()).device
+        return device if device.type != "meta" else torch.device(execution_device(self.model))
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Modes as the objective wants them; modes and random states come back afterwards."""
-        kept = preserved_state(self.holders(), self.volatile)
-        with preserved_rng(), kept, evaluation_mode(self.model, self.mode):
+        modes = evaluation_mode(self.model, self.mode)
+        with preserved_rng(), self._preserved(), modes, alone(self.model), self._uploaded():
             yield
+
+    @contextmanager
+    def _uploaded(self) -> Iterator[None]:
+        # Batches of a list are the same at every walk: they are sent to the device once.
+        before, device = self._uploads, self.device
+        if before is None and isinstance(self.batches, list | tuple) and device.type != "cpu":
+            self._uploads = Uploads(device, (free_memory(device) or 0) // 4)
+        try:
+            yield
+        finally:
+            self._uploads = before
+
+    @contextmanager
+    def _preserved(self) -> Iterator[None]:
+        # Sharded modules hold their gathered weights for a while: not when these are kept.
+        reshard(self.model)
+        with preserved_state(self.holders(), self.volatile):
+            try:
+                yield
+            finally:
+                reshard(self.model)
 
     def holders(self) -> list[object]:
         """What may change attributes of its own in a pass: modules, and the loss."""
@@ -409,6 +599,8 @@ class Objective:
 
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers."""
+        if self.placed is not None:
+            return self._placed(self.placed, params, call)
         if self.needs_gradients:
             # The loss takes derivatives, maybe in the parameters.
             params = {
@@ -421,10 +613,27 @@ class Objective:
                 n: v.clone() if n in self.volatile.tensors else v for n, v in params.items()
             }
         with swapped_in(self.model, params, self.loss_modules):
-            if not self.volatile.matters:
-                return call()
-            with preserved_state(self.holders(), self.volatile):
-                return call()
+            return self._from_here(call)
+
+    def _placed(self, placed: WeightsInPlace, params: Params, call: Callable[[], T]) -> T:
+        if any(value.requires_grad for value in params.values()):
+            raise ModelError(_IN_PLACE)
+        moved = {name: value for name, value in params.items() if name in placed.slots}
+        rest = {name: value for name, value in params.items() if name not in moved}
+        own = dict(self.model.named_parameters())
+        still = {name: value for name, value in rest.items() if name in own}
+        with ExitStack() as stack:
+            stack.enter_context(buffers_in_place([self.model, *self.loss_modules], rest))
+            if still:
+                stack.enter_context(WeightsInPlace(self.model, still).moved_to(still))
+            stack.enter_context(placed.moved_to(moved))
+            return self._from_here(call)
+
+    def _from_here(self, call: Callable[[], T]) -> T:
+        if not self.volatile.matters:
+            return call()
+        with self._preserved():
+            return call()
 
     def handed(self, batch: Batch) -> Batch:
         """What a loss or a metric is given: it may change containers, not the user's data."""
@@ -447,7 +656,7 @@ class Objective:
 
     def split(self, params: Params) -> State:
         """A point in two parts: the parameters that move, and the buffers that go with them."""
-        return split_state(self.model, self.mode, self.params, params)
+        return split_state(self.model, self.mode, self.shapes, params)
 
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""
@@ -457,23 +666,40 @@ class Objective:
 
     def iter_batches(self) -> Iterator[Batch]:
         """The batches on the model's device, one after another."""
+        self._check_alone()
         device, count = self.device, 0
         for batch in self.batches:
+            sent = None if self._uploads is None else self._uploads(count, batch)
             count += 1
-            yield to_device(batch, device)
+            yield to_device(batch, device) if sent is None else sent
         if self.count not in {None, count}:
             raise DataError(
                 f"a walk over `batches` gave {count} of them, and the first walk {self.count}: "
                 "they must be the same at every walk; pass list(batches)."
             )
+        for _ in range(self.idle):
+            # The others have more batches, and their passes need this process: what it gives
+            # then does not count.
+            self.idling = True
+            try:
+                yield self.first_batch()
+            finally:
+                self.idling = False
+
+    def _check_alone(self) -> None:
+        if self.shared is not None:
+            raise RankError(_SPREAD)
 
     def map_batches(self, read: Callable[[Batch], T]) -> list[T]:
         """Something of every batch, wherever it lives, outside a session."""
+        self._check_alone()
         with preserved_rng():
             return [read(batch) for batch in self.batches]
 
     def first_batch(self) -> Batch:
         """The first batch, on the model's device; for a look before a walk."""
+        if self.sample is not None:
+            return to_device(self.sample, self.device)
         with preserved_rng():
             return next(self.iter_batches())
 

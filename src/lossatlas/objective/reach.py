@@ -15,6 +15,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, tensors
 from lossatlas.objective.firstlook import perturbed, same_value
 from lossatlas.objective.graph import leaves_behind
+from lossatlas.objective.in_place import reached_in_place
 from lossatlas.objective.lines import noted_kinds
 from lossatlas.objective.remedies import PLAIN_CONTAINERS, in_plain_containers, unmoved_remedy
 from lossatlas.objective.selfcheck import FAILED, PASSED, STALE, UNKNOWN, Check, more
@@ -125,6 +126,8 @@ def _reads_its_own(objective: "Objective", own: Sequence[str]) -> str:
 
 def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], list[str]]:
     # Names that get a gradient where they are swapped in, and where they are the model's own.
+    if objective.placed is not None:
+        return reached_in_place(objective, batch), []
     leaves = {name: value.requires_grad_() for name, value in objective.params.items()}
     every = dict(objective.model.named_parameters())
     own: dict[str, Tensor] = {n: every[n] for n in objective.names if every[n].requires_grad}
@@ -148,7 +151,8 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
 
 def _reach_of_values(objective: "Objective", why: str) -> Reach:
     known = True
-    for batch in objective.iter_batches():
+    shared = [objective.first_batch()] if objective.collective_ranks is not None else None
+    for batch in shared or objective.iter_batches():
         values = _Values(objective, batch)
         known &= math.isfinite(values.base)
         if math.isfinite(values.base) and values.move(objective.names, outputs=True):
@@ -168,7 +172,9 @@ def _sorted_out(objective: "Objective", first: int, silent: Sequence[str]) -> Re
         reached, _ = _gradients_of_both(objective, batch)
         silent = [name for name in silent if name not in reached]
     off: list[str] = []
-    for batch in looked if silent else ():
+    # Decisions on values must be the same on all processes that keep step.
+    seen = looked if objective.collective_ranks is None else [objective.first_batch()]
+    for batch in seen if silent else ():
         values = _Values(objective, batch)
         if math.isfinite(values.base):
             off += values.movers([name for name in silent if name not in off])
@@ -217,7 +223,7 @@ class _Values:
         return self.movers(names[:half]) + self.movers(names[half:])
 
     def _perturbed(self, names: Sequence[str], scale: float) -> tuple[float, float]:
-        present = self._objective.params
+        present = self._objective.live
         return self._at({name: perturbed(name, present[name], scale) for name in names})
 
     def _at(self, params: Params) -> tuple[float, float]:

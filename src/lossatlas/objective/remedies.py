@@ -13,7 +13,7 @@ _GENERAL = (
     "them out by params=."
 )
 # Known by their modules, so that no package has to be imported for a look.
-_FSDP = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
+_FSDP1 = "FullyShardedDataParallel"
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torchao.quantization")
 _KERAS, _TORCHRL = ("keras.", "keras_core."), ("torchrl.",)
 # How deep lists in lists are looked into.
@@ -22,12 +22,12 @@ _DEPTH = 3
 
 def check_whole(model: nn.Module) -> None:
     """Refuse what other weights do not reach although its parameters may all be there."""
-    if any(_of(module, _FSDP) for module in model.modules()):
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    if _FSDP1 in kinds:
         raise ModelError(
-            f"{type(model).__name__} is sharded (FSDP), and its forward gathers shards of its "
-            "own, so other weights do not reach it; measure a whole copy, loaded from a full "
-            "state dict (get_model_state_dict with full_state_dict=True, or full_tensor() of "
-            "each)."
+            f"{type(model).__name__} is sharded by {_FSDP1}, which flattens parameters into "
+            "one; shard it with torch.distributed.fsdp.fully_shard, or measure a whole copy, "
+            "loaded from a full state dict (get_model_state_dict with full_state_dict=True)."
         )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,6 +13,21 @@ from lossatlas.objective.weighted import Measured, Weighted, check_weights
 from lossatlas.result import Estimate
 
 _Where = tuple[int, int]
+_Size = float | Callable[[], float]
+# Numbers that may wait on a device: their float64 copies then take 32 MiB.
+_MOST_WAITING = 1 << 22
+# What is added, and what is compared, where the sums of two sets of units become one.
+_SUMS = (
+    "_sum", "_squares", "_weight", "_count", "_cross", "_seconds", "_thirds", "_cubes",
+    "_squares_cross", "_cross_seconds",
+)  # fmt: skip
+_EXTREMES = {
+    "_low": np.minimum,
+    "_high": np.maximum,
+    "_lightest": np.minimum,
+    "_heaviest": np.maximum,
+    "_most": np.maximum,
+}
 
 
 class Moments:
@@ -56,6 +72,10 @@ class Moments:
         self._lightest, self._heaviest = np.full(shape, np.inf), np.zeros(shape)
         self._most = np.ones(shape)
         self._single, self._pairs = [True] * quantities, [False] * quantities
+        # What was measured on a device and is not copied from there yet, and how much it is.
+        self._waiting: list[tuple[list[Measured], float, slice | int]] = []
+        self._numel = 0
+        self.copies = 0
 
     def add(
         self,
@@ -181,6 +201,45 @@ class Moments:
         Raises:
             LossError: a weight is negative or not finite.
         """
+        if any(map(_is_far, _tensors_of(measured))):
+            self._wait(measured, size, points)
+        else:
+            self._take(measured, size, points)
+
+    def _wait(
+        self,
+        measured: Sequence[Measured],
+        size: float | Callable[[], float],
+        points: slice | int,
+    ) -> None:
+        # A copy from a device waits for all that it has to do: one copy serves many points.
+        kept = [_map(values, lambda value: value.detach().clone()) for values in measured]
+        means = any(not isinstance(values, Weighted) for values in kept)
+        weight = float(size() if callable(size) else size) if means else 1.0
+        self._waiting.append((kept, weight, points))
+        self._numel += sum(value.numel() for value in _tensors_of(kept))
+        if self._numel >= _MOST_WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take in what still lies on a device, in the order in which it was measured."""
+        waiting, self._waiting, self._numel = self._waiting, [], 0
+        if not waiting:
+            return
+        flat = [value for measured, _, _ in waiting for value in _tensors_of(measured)]
+        near = iter(_copied(flat))
+        self.copies += 1
+        for measured, weight, points in waiting:
+            self._take(
+                [_map(values, lambda _: next(near)) for values in measured], weight, points
+            )
+
+    def _take(
+        self,
+        measured: Sequence[Measured],
+        size: float | Callable[[], float],
+        points: slice | int,
+    ) -> None:
         stacked = isinstance(points, slice)
         for quantity, values in enumerate(measured):
             if isinstance(values, Weighted):
@@ -204,12 +263,56 @@ class Moments:
             where = points if isinstance(points, slice) else slice(points, points + 1)
             self.add_pairs(sums, np.atleast_2d(weights), points=where, quantity=quantity)
 
+    def merge(self, other: "Moments") -> None:
+        """Take in the sums of another one, of the same points and quantities.
+
+        Args:
+            other: it is changed.
+        """
+        self.settle()
+        other.settle()
+        unknown = np.isnan(self._shift)
+        self._shift = np.where(unknown, other._shift, self._shift)
+        with np.errstate(invalid="ignore", over="ignore"):
+            other._move_to(self._shift)
+            for name in _SUMS:
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, either in _EXTREMES.items():
+            setattr(self, name, either(getattr(self, name), getattr(other, name)))
+        self._single = [a and b for a, b in zip(self._single, other._single, strict=True)]
+        self._pairs = [a or b for a, b in zip(self._pairs, other._pairs, strict=True)]
+
+    def _move_to(self, shift: NDArray[np.float64]) -> None:
+        # Every difference d becomes d + step, of pairs d + step * weight.
+        step = np.nan_to_num(np.nan_to_num(self._shift) - np.nan_to_num(shift))
+        pairs = np.array(self._pairs)
+        seconds = np.where(pairs, self._seconds, self._weight)
+        cross = np.where(pairs, self._cross, self._sum)
+        self._cubes += step * (
+            3 * self._squares_cross + step * (3 * self._cross_seconds + step * self._thirds)
+        )
+        self._squares_cross += step * (2 * self._cross_seconds + step * self._thirds)
+        self._cross_seconds += step * self._thirds
+        self._squares += step * (2 * cross + step * seconds)
+        self._cross += step * self._seconds
+        self._sum += step * self._weight
+        light = np.where(pairs, np.nan_to_num(self._lightest, posinf=0.0), 1.0) * step
+        heavy = np.where(pairs, self._heaviest, 1.0) * step
+        self._low += np.minimum(light, heavy)
+        self._high += np.maximum(light, heavy)
+        self._shift = shift
+
+    def __getstate__(self) -> dict[str, object]:
+        self.settle()
+        return dict(vars(self))
+
     def mean(self) -> NDArray[np.float64]:
         """The means.
 
         Returns:
             Shape (points, quantities); not finite where a unit was not.
         """
+        self.settle()
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.nan_to_num(self._shift) + self._sum / self._weight)
 
@@ -219,6 +322,7 @@ class Moments:
         Returns:
             Shape (points, quantities); NaN where there is one unit or a value is not finite.
         """
+        self.settle()
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             spread = self._spread()
             degrees = np.where(self._count > 1, self._count - 1, np.nan)
@@ -247,6 +351,7 @@ class Moments:
             Shape (points, quantities), 2 at least where two units count; the number of batches
             where only means are known.
         """
+        self.settle()
         with np.errstate(invalid="ignore", divide="ignore"):
             kish = self._weight**2 / self._seconds
         return np.where(self._pairs, np.maximum(kish, np.minimum(self._count, 2)), self._count)
@@ -267,6 +372,7 @@ class Moments:
         Returns:
             Shape (points, quantities); 0 where it is unknown.
         """
+        self.settle()
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             step, spread = self._sum / self._weight, self._spread()
             cubes = self._cubes - 3 * step * self._squares_cross
@@ -288,6 +394,7 @@ class Moments:
             Shape (points, quantities), 0 to 1; 1 where the units do not differ or there is
             one, NaN where a value is not finite.
         """
+        self.settle()
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             step = self._sum / self._weight
             # Units that are no pairs weigh 1, whatever their mean weighs.
@@ -307,6 +414,7 @@ class Moments:
             Value, error, and what the error is over: `samples` counts the units that have a
             weight, `effective` is their effective number.
         """
+        self.settle()
         return [self._estimate(quantity) for quantity in range(self._count.shape[1])]
 
     def _estimate(self, quantity: int) -> Estimate:
@@ -331,5 +439,33 @@ def _why_no_error(value: float, samples: int, unit: str) -> str | None:
 
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = values.detach().double().cpu().numpy()
+    # Wide only here: some devices have no float64.
+    found: NDArray[np.float64] = values.detach().cpu().double().numpy()
     return found
+
+
+def _is_far(value: Tensor) -> bool:
+    return value.device.type != "cpu"
+
+
+def _tensors_of(measured: Sequence[Measured]) -> list[Tensor]:
+    return [
+        value
+        for values in measured
+        for value in (values if isinstance(values, Weighted) else (values,))
+    ]
+
+
+def _map(values: Measured, change: Callable[[Tensor], Tensor]) -> Measured:
+    return Weighted(*map(change, values)) if isinstance(values, Weighted) else change(values)
+
+
+def _copied(values: Sequence[Tensor]) -> list[Tensor]:
+    # One copy a type, whatever the number of tensors.
+    found: dict[int, Tensor] = {}
+    for kind in dict.fromkeys((value.dtype, value.device) for value in values):
+        places = [k for k, value in enumerate(values) if (value.dtype, value.device) == kind]
+        flat = torch.cat([values[k].reshape(-1) for k in places]).cpu()
+        parts = torch.split(flat, [values[k].numel() for k in places])
+        found |= {k: p.view(values[k].shape) for k, p in zip(places, parts, strict=True)}
+    return [found[k] for k in range(len(values))]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import OutOfMemoryError, Tensor
 
 from lossatlas.errors import AtlasError, LossError
+from lossatlas.ranks import lost_rank
 from lossatlas.tracebacks import reason_of
 
 # Out of memory on a processor is a plain RuntimeError.
@@ -70,6 +71,9 @@ class wrap_errors:  # noqa: N801 - used as a function is
             return
         if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
             return
+        lost = lost_rank(error)
+        if lost is not None:
+            raise lost from error
         remedy = _known_remedy(error) or self.remedy
         raise self.kind(f"{self.what} failed ({reason_of(error)}); {remedy}") from error
 

@@ -1,12 +1,12 @@
 """Findings on their way: each is written to a ledger as it is made, and read from there."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lossatlas.curvature.instrument import InstrumentResult
-from lossatlas.io import Ledger, from_bytes, run_identity, to_bytes
+from lossatlas.io import Ledger, from_bytes, open_ledger, run_identity, to_bytes
 from lossatlas.objective import Objective
 
 
@@ -20,14 +20,19 @@ class ResultCache:
 
     Args:
         ledger: where; None keeps nothing.
+        objective: whose processes are told what the first of them finds there.
     """
 
-    def __init__(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger | None, objective: Objective) -> None:
+        self._ledger, self._ranks = ledger, objective.ranks
 
     def keep(self, name: str, make: Callable[[], InstrumentResult]) -> InstrumentResult:
         """A finding, made at most once; one that is not final is not kept."""
-        known = None if self._ledger is None else self._ledger.get(name)
+        known = (
+            self._get(name)
+            if self._ranks is None
+            else self._ranks.first(lambda: self._get(name))
+        )
         if known is not None:
             kept: InstrumentResult = from_bytes(known)
             return kept
@@ -36,6 +41,9 @@ class ResultCache:
             self._ledger.put(name, to_bytes(found))
         return found
 
+    def _get(self, name: str) -> bytes | None:
+        return None if self._ledger is None else self._ledger.get(name)
+
 
 @contextmanager
 def keeper(
@@ -43,7 +51,7 @@ def keeper(
 ) -> Iterator[ResultCache]:
     """Open the ledger of a survey's findings."""
     if resume is None:
-        yield ResultCache(None)
+        yield ResultCache(None, objective)
         return
     model, data = objective.fingerprint()
     about = {
@@ -53,5 +61,8 @@ def keeper(
         "loss": objective.value().hex(),
     }
     run = run_identity("survey", about | dict(settings), model=model, data=data)
-    with Ledger(instruments_ledger(resume), run) as ledger:
-        yield ResultCache(ledger)
+    path = resume if objective.is_first else None
+    file = None if path is None else instruments_ledger(path)
+    with ExitStack() as stack:
+        ledger = objective.together(lambda: stack.enter_context(open_ledger(file, run)))
+        yield ResultCache(ledger, objective)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
-from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
 from lossatlas.linalg.params import Params
-from lossatlas.objective import Batch, Measured
+from lossatlas.objective import Batch, Measured, Moments
 
 # What points side by side may occupy, so that they stay in the processor's cache.
 _BLOCK_BYTES = 8 << 20
@@ -19,7 +19,7 @@ _MOST_POINTS = 256
 _BLOCKS = 16
 
 
-class BatchedEngine:
+class BatchedEngine(Engine):
     """Points of a small network under `vmap`, the first layer done once for the whole map.
 
     Args:
@@ -52,8 +52,8 @@ class BatchedEngine:
             bytes_of(self._corners) + self.block * each + bytes_of(*plane.origin.values())
         )
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         task, count = self.task, len(coordinates)
         moments = task.moments(count)
         steps = torch.as_tensor(coordinates).to(self._corners)
@@ -66,7 +66,7 @@ class BatchedEngine:
                     here = weights[block]
                     measured = at(here, _unflatten(here @ self._corners, self._shapes))
                     task.add(moments, measured, batch, block)
-        return columns(moments)
+        return moments
 
     def _at(self, batch: Batch) -> Callable[..., tuple[Measured, ...]]:
         def one(weights: Tensor, params: dict[str, Tensor]) -> tuple[Measured, ...]:

@@ -17,6 +17,7 @@ from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.landscape.engines import plain
 from lossatlas.landscape.engines.batched import BatchedEngine
 from lossatlas.landscape.engines.folded import FoldedEngine
+from lossatlas.landscape.engines.in_place import InPlaceEngine
 from lossatlas.landscape.engines.moves import check_moves
 from lossatlas.landscape.engines.plain import PlainEngine, at_origin
 from lossatlas.landscape.engines.stacked import StackedEngine, obstacle
@@ -24,10 +25,12 @@ from lossatlas.landscape.engines.streaming import StreamingEngine
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, quantities_of
 from lossatlas.linalg.params import size
 from lossatlas.memory import free_memory
+from lossatlas.objective import Moments
+from lossatlas.objective.additivity import kernel_rounding
 from lossatlas.objective.swap import swapped_in
 
 logger = logging.getLogger(__name__)
-ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming")
+ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming", "in_place")
 TOLERANCE = 1e-6
 # Below this many parameters one product keeps a processor less busy than its call.
 _SMALL = 300_000
@@ -54,6 +57,7 @@ _BUILD: dict[str, Callable[[Task], Engine]] = {
     "batched": BatchedEngine,
     "folded": FoldedEngine,
     "streaming": StreamingEngine,
+    "in_place": InPlaceEngine,
 }
 
 
@@ -74,9 +78,10 @@ class Choice:
 def select(task: Task, name: str, corner: Array) -> Choice:
     """The engine to use; a fast one only if it equals the plain loop on this very task.
 
-    The rule: streaming where several copies of the weights would take more than half of the
-    free memory; folded for convolutional networks in eval mode; stacked for small multilayer
-    perceptrons and batched for other small networks; plain otherwise.
+    The rule: in place where the objective moves weights so; streaming where several copies of
+    the weights would take more than half of the free memory; folded for convolutional networks
+    in eval mode; stacked for small multilayer perceptrons and batched for other small networks;
+    plain otherwise.
 
     Args:
         task: what to evaluate.
@@ -92,6 +97,44 @@ def select(task: Task, name: str, corner: Array) -> Choice:
         ModelError: the loss does not depend on the weights.
     """
     check_one_of("engine", name, ENGINES)
+    if task.objective.placed is not None or name == "in_place":
+        return _in_place(task.shared(), name, corner)
+    ranks = task.objective.ranks
+    if ranks is None:
+        return _select(task, name, corner)
+    alone = replace(task, objective=task.objective.sampled)
+    found = ranks.together(lambda: _select(alone, name, corner).engine.name)
+    # Processes that would choose differently all take what serves everything.
+    found = found if len(set(ranks.gather(found))) == 1 else "plain"
+    shared = task.shared()
+    own = "plain" if task.objective.has_no_share else found
+    engine = ranks.together(lambda: build(shared, own))
+    # All evaluate the same points together, whatever the size of their batches.
+    engine.name, engine.chunk = found, min(ranks.gather(engine.chunk))
+    return Choice(engine, at_origin(shared)[0])
+
+
+def _in_place(task: Task, name: str, corner: Array) -> Choice:
+    if name not in {"auto", "in_place"}:
+        raise ArgumentError(
+            f'engine="{name}" cannot serve this model: its weights are moved in place, which '
+            'engine="in_place" does; use engine="auto".'
+        )
+    engine = build(task, "in_place")
+    look = engine.evaluate(np.stack([np.zeros_like(corner), corner]))
+    if corner.any():
+        if np.array_equal(look[0], look[1], equal_nan=True):
+            first = next(iter(task.plane.origin))
+            raise ModelError(
+                f"the loss stays the same to the bit when '{first}' and the others move: the "
+                "model reads weights of its own, or keeps what it once made of them; let it "
+                "read them at every call, or move others by params=."
+            )
+        _check_alone(float(engine.evaluate(corner[None])[0, 0]), float(look[1, 0]))
+    return Choice(engine, look[0])
+
+
+def _select(task: Task, name: str, corner: Array) -> Choice:
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
         return _streaming(task, corner)
@@ -133,7 +176,10 @@ def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array
     small = copy.copy(engine)
     small.task = replace(task, objective=task.objective.part(few))
     alone = small.task.objective.value(engine.weights(corner))
-    later = float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0])
+    _check_alone(alone, float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0]))
+
+
+def _check_alone(alone: float, later: float) -> None:
     if np.array_equal(alone, later, equal_nan=True) or not np.isfinite(alone):
         return
     if not abs(later - alone) <= TOLERANCE * max(abs(alone), 1e-30):
@@ -181,14 +227,14 @@ def build(task: Task, name: str) -> Engine:
     check_one_of("name", name, _BUILD)
     make = _BUILD[name]
     held = task.plane.buffers
-    if held is None or name == "plain":
+    if held is None or name in {"plain", "in_place"}:
         return make(task)
     if held.directions:
         raise ArgumentError("buffers change from point to point, which only plain serves")
     return HeldEngine(task, make)
 
 
-class HeldEngine:
+class HeldEngine(Engine):
     """An engine around which the model holds other buffers, the same at all points.
 
     Args:
@@ -197,7 +243,7 @@ class HeldEngine:
     """
 
     def __init__(self, task: Task, make: Callable[[Task], Engine]) -> None:
-        self._task = task
+        self.task = task
         with self._held():
             self.inner = make(task)
         self.name, self.chunk, self.memory = (
@@ -206,14 +252,14 @@ class HeldEngine:
             self.inner.memory,
         )
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         with self._held():
-            return self.inner.evaluate(coordinates)
+            return self.inner.moments(coordinates)
 
     def _held(self) -> AbstractContextManager[None]:
-        here = self._task.buffers_at(())
-        return swapped_in(self._task.objective.model, here, ())
+        here = self.task.buffers_at(())
+        return swapped_in(self.task.objective.model, here, ())
 
 
 def _candidates(task: Task) -> list[str]:
@@ -223,7 +269,8 @@ def _candidates(task: Task) -> list[str]:
     moving = task.plane.buffers is not None and task.plane.buffers.directions
     if moving or task.objective.volatile.matters:
         return []
-    coarse = any(torch.finfo(v.dtype).bits < 32 for v in task.plane.origin.values())
+    kinds = {value.dtype for value in task.plane.origin.values()} | task.objective.kinds
+    coarse = any(torch.finfo(kind).bits < 32 for kind in kinds)
     if coarse or task.objective.mode == "recalibrated":
         # Half precision rounds by more than engines may differ.
         return []
@@ -265,7 +312,19 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
         cause = error if error.__cause__ is None else error.__cause__
         return ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
     worst = max(_difference(found, known.values) for found in (fast, *company))
-    return engine if worst <= TOLERANCE else f"it differs from the plain loop by {worst:.1e}"
+    if worst <= _tolerance(task):
+        return engine
+    return f"it differs from the plain loop by {worst:.1e}"
+
+
+def _tolerance(task: Task) -> float:
+    # Kernels that round their inputs (TensorFloat-32) part engines further, but by far less
+    # than that: means are taken over many products.
+    like = next(iter(task.like.values()))
+    value = torch.empty(0, dtype=like.dtype, device=task.objective.device)
+    rounding = kernel_rounding(task.objective.model, value)
+    coarse = rounding > torch.finfo(like.dtype).eps
+    return max(TOLERANCE, rounding / 16) if coarse else TOLERANCE
 
 
 def _in_company(engine: Engine, coordinates: Array) -> list[Array]:

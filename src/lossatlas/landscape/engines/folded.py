@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.folding import Fold, FoldedPlane, find_folds, monomials
-from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Batch, Measured, Weighted
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
+from lossatlas.objective import Batch, Measured, Moments, Weighted
 from lossatlas.objective.batches import batch_size, map_tensors, split, tensors
 
 # One activation of a piece shall stay in the second-level cache.
 _PIECE_BYTES = 2 << 20
 
 
-class FoldedEngine:
+class FoldedEngine(Engine):
     """Points of a convolutional network in eval mode, some 2.5 times as fast as the plain loop.
 
     Args:
@@ -50,8 +50,8 @@ class FoldedEngine:
         copies = PointBuffer.copies(len(folded.directions)) * bytes_of(*plane.origin.values())
         self.memory = copies + bytes_of(*tensors(batch))
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run() -> None:
@@ -69,7 +69,7 @@ class FoldedEngine:
 
         with torch.no_grad(), task.objective.session(), patched(*self._patches):
             task.objective.swapped(self._moved, run)
-        return columns(moments)
+        return moments
 
     def _is_own(self, name: str, own: Collection[str]) -> bool:
         return name in own and not any(name.startswith(f"{f.conv}.") for f in self._folds)

@@ -6,13 +6,12 @@ from functools import partial
 import torch
 
 from lossatlas.landscape.engines.buffer import PointBuffer
-from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, columns
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Moments
-from lossatlas.objective.batches import to_device
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """Every point through the model as it is; serves any model, loss and mode.
 
     Args:
@@ -27,8 +26,8 @@ class PlainEngine:
         self.memory = memory(task)
         self._buffer = PointBuffer(task.plane.origin, task.directions)
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         task, buffer = self.task, self._buffer
         moments = task.moments(len(coordinates))
 
@@ -46,7 +45,7 @@ class PlainEngine:
                 self._one_by_one(coordinates, moments)
             else:
                 task.objective.swapped(buffer.views, run)
-        return columns(moments)
+        return moments
 
     def _one_by_one(self, coordinates: Array, moments: Moments) -> None:
         # Each point finds the model as it was, with buffers of its own: it is put in anew.
@@ -62,20 +61,27 @@ class PlainEngine:
 
     def first_look(self, corner: Array) -> Array:
         """The origin itself, nothing copied or summed, and then another point."""
+        return columns(self.task.joined(partial(self._first_look, corner)))
+
+    def _first_look(self, corner: Array) -> Moments:
         task, moments = self.task, self.task.moments(2)
         with torch.no_grad():
             for index, weights in enumerate((task.whole_origin, self.weights(corner))):
                 with task.objective.session():
                     task.objective.swapped(weights, partial(_walk, task, moments, index))
-        return columns(moments)
+        return moments
 
 
 def at_origin(task: Task) -> Array:
     """The quantities at the origin of the plane itself; nothing is copied or summed."""
-    moments = task.moments(1)
-    with torch.no_grad(), task.objective.session():
-        task.objective.swapped(task.whole_origin, partial(_walk, task, moments, 0))
-    return columns(moments)
+
+    def walk() -> Moments:
+        moments = task.moments(1)
+        with torch.no_grad(), task.objective.session():
+            task.objective.swapped(task.whole_origin, partial(_walk, task, moments, 0))
+        return moments
+
+    return columns(task.joined(walk))
 
 
 def _walk(task: Task, moments: Moments, index: int) -> None:
@@ -92,10 +98,9 @@ def memory(task: Task) -> int:
 def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
     objective = task.objective
     if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
-        device = objective.device
         for index in range(points):
-            for batch in objective.batches:
-                yield index, to_device(batch, device)
+            for batch in objective.iter_batches():
+                yield index, batch
         return
     # Batches that are made while walking cost more than moving the weights does.
     for batch in objective.iter_batches():

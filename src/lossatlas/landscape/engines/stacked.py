@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
-from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
-from lossatlas.objective import Supervised, Weighted
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
+from lossatlas.objective import Moments, Supervised, Weighted
 from lossatlas.objective.batches import batch_size, cut
 
 # Activations of points side by side that stay in a processor's cache.
@@ -33,7 +33,7 @@ _DECISIONS = frozenset(
 )
 
 
-class StackedEngine:
+class StackedEngine(Engine):
     """Points of a multilayer perceptron under a supervised loss.
 
     Args:
@@ -76,8 +76,8 @@ class StackedEngine:
         products = len(corners) * activations
         self.memory = self.block * each + products + bytes_of(*plane.origin.values())
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         task, count = self.task, len(coordinates)
         moments = task.moments(count)
         steps = torch.as_tensor(coordinates).to(next(iter(task.plane.origin.values())))
@@ -92,7 +92,7 @@ class StackedEngine:
 
         with torch.no_grad(), task.objective.session(), patched(*self._patches):
             task.objective.swapped({}, run)
-        return columns(moments)
+        return moments
 
     def _losses(self, batch: tuple[Tensor, Tensor], here: Tensor) -> Weighted:
         self._here = here

@@ -16,16 +16,17 @@ from torch.overrides import TorchFunctionMode
 
 from lossatlas.errors import ModelError
 from lossatlas.landscape.directions import RandomDirection
-from lossatlas.landscape.engines.task import Array, Task, bytes_of, columns
+from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
 from lossatlas.landscape.plane import Plane
 from lossatlas.linalg.params import Params
+from lossatlas.objective import Moments
 
 # Reading these of a parameter needs no numbers.
 _METADATA = frozenset({"size", "dim", "numel", "stride", "is_floating_point", "is_complex"})
 _CONTENT = frozenset({"data", "T", "mT", "H", "mH", "real"})
 
 
-class StreamingEngine:
+class StreamingEngine(Engine):
     """Points of a model too large to copy.
 
     Args:
@@ -58,8 +59,8 @@ class StreamingEngine:
         self._names = {id(own[name]): name for name in task.plane.origin}
         self.memory = memory(task)
 
-    def evaluate(self, coordinates: Array) -> Array:
-        """Means and standard errors of some points; see `Engine`."""
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points; see `Engine`."""
         task, moments = self.task, self.task.moments(len(coordinates))
 
         def run(index: int) -> None:
@@ -74,7 +75,7 @@ class StreamingEngine:
                 with moving:
                     task.objective.swapped({}, partial(run, index))
                 moving.check_complete()
-        return columns(moments)
+        return moments
 
     def weights(self, corner: Array) -> Params:
         """The weights of a point, all at once."""

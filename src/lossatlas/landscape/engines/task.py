@@ -1,9 +1,8 @@
 """What an engine is asked: an objective, a plane, and metrics for the same pass."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +11,24 @@ from torch import Tensor, nn
 from lossatlas.landscape.plane import Plane
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Measured, Moments, Objective
+from lossatlas.objective.shared import merge
+from lossatlas.ranks import Ranks
 
 Array = NDArray[np.float64]
 Metric = Callable[[nn.Module, Batch], Measured]
 
 
-class Engine(Protocol):
+class Engine:
     """A way to evaluate points.
 
     Attributes:
+        task: what is evaluated.
         name: what users call it.
         chunk: how many points it likes at once; finished chunks are what a resume keeps.
         memory: bytes it needs beyond the model and the data.
     """
 
+    task: "Task"
     name: str
     chunk: int
     memory: int
@@ -39,9 +42,20 @@ class Engine(Protocol):
         Returns:
             Shape (points, 2 * quantities + 2): all means, then all standard errors; the
             largest share of the loss's variance that one unit carries, and the effective
-            number of units.
+            number of units. Of the data of all processes, where they are spread.
         """
-        ...
+        return columns(self.task.joined(lambda: self.moments(coordinates)))
+
+    def moments(self, coordinates: Array) -> Moments:
+        """The sums of some points over the batches of this process.
+
+        Args:
+            coordinates: as for `evaluate`.
+
+        Raises:
+            NotImplementedError: every engine has its own.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -52,11 +66,31 @@ class Task:
         objective: what is mapped.
         plane: where.
         metrics: name -> function of (model, batch), as a loss.
+        ranks: the processes that each evaluate their share of the data.
     """
 
     objective: Objective
     plane: Plane
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    ranks: Ranks | None = None
+
+    def shared(self) -> "Task":
+        """What engines are given: the share of this process, and whose sums are added."""
+        ranks = self.objective.ranks
+        if ranks is None:
+            return self
+        return replace(self, objective=self.objective.local, ranks=ranks)
+
+    def joined(self, call: Callable[[], Moments]) -> Moments:
+        """The sums of all processes, from those of each.
+
+        Args:
+            call: gives the sums of this process.
+
+        Returns:
+            The same on every process.
+        """
+        return call() if self.ranks is None else merge(self.ranks.share(call))
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -68,6 +102,12 @@ class Task:
         """The origin with its buffers."""
         here = self.buffers_at((0.0,) * self.plane.dimension)
         return {**self.plane.origin, **here} if here else self.plane.origin
+
+    @property
+    def like(self) -> Params:
+        """Tensors like those of the origin; without numbers where these would be gathered."""
+        here = self.plane.origin is self.objective.live
+        return self.objective.shapes if here else self.plane.origin
 
     def buffers_at(self, coordinates: Sequence[float] | Array) -> Params:
         """The buffers of a point, where the plane has its own.
@@ -131,7 +171,8 @@ class Task:
             batch: what was measured.
             points: which points, or which one.
         """
-        moments.add_batch(measured, partial(self.objective.size_of, batch), points)
+        if not self.objective.idling:
+            moments.add_batch(measured, partial(self.objective.size_of, batch), points)
 
 
 def columns(moments: Moments) -> Array:

@@ -1,0 +1,164 @@
+"""Processes that measure one loss together: sums over all of them, the same bits on each."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import ArgumentError, AtlasError, RankError
+from lossatlas.tracebacks import reason_of
+
+T = TypeVar("T")
+# Numbers that are summed at once: a float64 copy of more would not fit beside a large model.
+_BLOCK = 1 << 22
+_GONE = (
+    "a process of the group is gone or did not answer within the time limit of the group "
+    "({}); look at the output of the other processes, and start all of them anew."
+)
+
+
+class Ranks:
+    """The processes of a group of `torch.distributed`.
+
+    Every method is called by all of them, in the same order.
+
+    Args:
+        group: a process group; None is the default one.
+
+    Raises:
+        ArgumentError: no process group, or one that this process is not in.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        spread = torch.distributed
+        if not is_initialized():
+            raise ArgumentError(
+                "`group` needs an initialized process group; call "
+                "torch.distributed.init_process_group first, or start with torchrun."
+            )
+        if isinstance(group, str | int | bool):
+            raise ArgumentError(
+                "`group` must be a torch.distributed.ProcessGroup, as in "
+                f"torch.distributed.group.WORLD; got {group!r}."
+            )
+        self.group = group
+        try:
+            self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise ArgumentError(
+                "`group` must be a torch.distributed.ProcessGroup that is alive; got "
+                f"{type(group).__name__} ({reason_of(error)})."
+            ) from None
+        if self.rank < 0:
+            raise ArgumentError("`group` must hold this process; it does not.")
+
+    def gather(self, value: T) -> list[T]:
+        """What every process holds, in the order of their ranks."""
+        found: list[Any] = [None] * self.size
+        self._call(torch.distributed.all_gather_object, found, value, group=self.group)
+        return found
+
+    def share(self, call: Callable[[], T]) -> list[T]:
+        """Run a function everywhere and gather what it gives; if one fails, all of them do."""
+        mine: T | None = None
+        error: Exception | None = None
+        try:
+            mine = call()
+        except Exception as failure:
+            # Whatever went wrong here, the others are waiting to be told.
+            error = failure
+        if isinstance(error, RankError):
+            raise error
+        try:
+            found = self.gather((mine, None if error is None else reason_of(error)))
+        except RankError:
+            if error is None:
+                raise
+        if error is not None:
+            # The others may wait elsewhere, in a pass of a model that needs all of them.
+            raise error
+        for rank, (_, reason) in enumerate(found):
+            if reason is not None:
+                raise RankError(
+                    f"rank {rank} of {self.size} failed ({reason}), so no rank has the number; "
+                    "mend it there and start all processes anew."
+                )
+        return [value for value, _ in found]  # type: ignore[misc]
+
+    def together(self, call: Callable[[], T]) -> T:
+        """What a function gives here; if it fails on one process, it does on all of them."""
+        result: list[T] = []
+        self.share(lambda: result.append(call()))
+        return result[0]
+
+    def first(self, call: Callable[[], T]) -> T:
+        """What a function gives on the first process, which alone runs it."""
+        found: T | None = self.share(lambda: call() if self.rank == 0 else None)[0]
+        return found  # type: ignore[return-value]
+
+    def add(self, value: Tensor) -> None:
+        """Sum a tensor over all processes, in place; in float64 where the device has it."""
+        flat = value.view(-1) if value.is_contiguous() else value.reshape(-1)
+        wide = torch.float32 if value.device.type == "mps" else torch.float64
+        for start in range(0, flat.numel(), _BLOCK):
+            part = flat[start : start + _BLOCK].to(wide)
+            self._call(torch.distributed.all_reduce, part, group=self.group)
+            flat[start : start + _BLOCK] = part.to(value.dtype)
+        if flat.data_ptr() != value.data_ptr():
+            value.copy_(flat.view(value.shape))
+
+    def check_same(self, what: str, value: object, remedy: str) -> None:
+        """Require that all processes hold the same."""
+        found = self.gather(value)
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                shown = f": {found[0]!r} and {other!r}" if len(repr(other)) < 80 else ""
+                raise RankError(
+                    f"{what} differ between rank 0 and rank {rank}{shown}; {remedy}"
+                )
+
+    def _call(self, function: Callable[..., object], *args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except (RuntimeError, ValueError) as error:
+            raise RankError(_GONE.format(_reason(error))) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise ArgumentError(
+            "an objective with `group=` belongs to its processes and cannot be sent to others; "
+            'use executor="serial".'
+        )
+
+
+def is_initialized() -> bool:
+    """Whether there is a process group."""
+    spread = torch.distributed
+    return bool(spread.is_available() and spread.is_initialized())
+
+
+def world_size() -> int:
+    """How many processes there are; 1 without a process group."""
+    return torch.distributed.get_world_size() if is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return not is_initialized() or torch.distributed.get_rank() == 0
+
+
+def lost_rank(error: BaseException | None) -> AtlasError | None:
+    """The named error of a collective that failed within code of others; None for another."""
+    while error is not None:
+        kind = type(error).__name__
+        if kind.startswith("Dist") and kind.endswith("Error"):
+            return RankError(_GONE.format(_reason(error)))
+        if isinstance(error, RuntimeError) and "gloo" in str(error):
+            return RankError(_GONE.format(_reason(error)))
+        error = error.__cause__
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    # What follows the first sentence is advice for those who call the collective themselves.
+    return reason_of(error).partition(". ")[0]
