@@ -3,7 +3,7 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.weights.align import Alignment, align
 from lossatlas.weights.choose import Choice, choose
-from lossatlas.weights.connect import Connection, connect
+from lossatlas.weights.connect import Connection, Excess, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
 from lossatlas.weights.factors import Factor, Factors, LayerFactors, factors
 from lossatlas.weights.merge import (
@@ -34,6 +34,7 @@ __all__ = [
     "align",
     # paths
     "Connection",
+    "Excess",
     "connect",
     "Repair",
     "repair",
