@@ -1,7 +1,10 @@
 """Weights: what checkpoints have to do with each other."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.weights.adapters import with_adapter
 from lossatlas.weights.align import Alignment, align
+from lossatlas.weights.align_cost import AlignmentCost, alignment_cost
+from lossatlas.weights.align_many import JointAlignment, align_many
 from lossatlas.weights.choose import Choice, choose
 from lossatlas.weights.connect import Connection, Excess, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
@@ -32,6 +35,10 @@ __all__ = [
     "symmetries",
     "Alignment",
     "align",
+    "AlignmentCost",
+    "alignment_cost",
+    "JointAlignment",
+    "align_many",
     # paths
     "Connection",
     "Excess",
@@ -39,6 +46,7 @@ __all__ = [
     "Repair",
     "repair",
     # merging
+    "with_adapter",
     "METHODS",
     "Merge",
     "Conflict",

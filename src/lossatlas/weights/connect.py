@@ -17,11 +17,10 @@ from lossatlas.io.records import record
 from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import number
-from lossatlas.weights.align import align, check_finite, with_statistics
+from lossatlas.weights.align import align, check_finite, endless_batches, with_statistics
 from lossatlas.weights.paired import PairedLosses, blend
 from lossatlas.weights.repair import Repairer
 from lossatlas.weights.unfinished import Unfinished, identity
@@ -448,7 +447,7 @@ def _trained(
     speed = [{n: torch.zeros_like(bend[n]) for n in objective.names} for bend in bends]
     training = plan.training
     draw = generator(training.seed, "positions")
-    batches = _endless(objective, training.seed)
+    batches = endless_batches(objective, training.seed)
     start = _resumed(kept, bends, speed)
     told.add(start)
     for step in range(training.steps):
@@ -482,14 +481,6 @@ def _resumed(
     for (side, name), value in zip(places, found[1:], strict=True):
         side[name] = value.clone()
     return int(found[0])
-
-
-def _endless(objective: Objective, seed: int) -> Any:
-    batches: list[Batch] = objective.map_batches(lambda batch: batch)
-    draw = generator(seed, "batches")
-    while True:
-        for k in torch.randperm(len(batches), generator=draw).tolist():
-            yield batches[k]
 
 
 class _Survey:
