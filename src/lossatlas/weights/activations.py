@@ -81,7 +81,7 @@ class Correlations:
                     _rows(self._places[group], tensors, seed + number)
                     for group, tensors in zip(pair, kept, strict=True)
                 ]
-                # Data may take other ways through the two networks: then units cannot be compared.
+                # Data may go other ways through the two: then units cannot be compared.
                 if [part.shape for part in rows[0]] != [part.shape for part in rows[1]]:
                     continue
                 scaled = self._found.groups[pair[0]].kind == "permutation"
