@@ -1,7 +1,8 @@
 """Aligning two GPT-2 of 124M parameters: memory and time, beside what is said beforehand.
 
-`python benchmarks/align_memory.py [weights|best]` prints JSON; needs transformers. The second
-network is the first one moved by a random element of its symmetries, with noise.
+`python benchmarks/align_memory.py [best|weights] [LAYERS] [STARTS]` prints JSON; needs
+transformers. The second network is the first one moved by a random element of its symmetries,
+with noise.
 """
 
 import json
@@ -34,12 +35,13 @@ def rows() -> list[Row]:
     ]
 
 
-def _probe(by: str) -> dict[str, float]:
+def _probe(by: str = "best", layers: str = "12", starts: str = "3") -> dict[str, float]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(attn_pdrop=0, resid_pdrop=0, embd_pdrop=0)).eval()
+    config = GPT2Config(n_layer=int(layers), attn_pdrop=0, resid_pdrop=0, embd_pdrop=0)
+    model = GPT2LMHeadModel(config).eval()
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 50257, (2, 32), generator=draw)
 
@@ -57,9 +59,9 @@ def _probe(by: str) -> dict[str, float]:
     for value in other.values():
         noise = torch.randn(value.shape, generator=draw)
         value.add_(noise, alpha=NOISE * float(value.std(correction=0)))
-    said = alignment_cost(objective, by=by)
+    said = alignment_cost(objective, by=by, starts=int(starts))
     before, began = resident.start_watching(), time.process_time()
-    aligned = align(objective, reference, other, by=by)
+    aligned = align(objective, reference, other, by=by, starts=int(starts))
     seconds = time.process_time() - began
     scale = sum(float(v.double().square().sum()) for v in reference.values()) ** 0.5
     return {
@@ -76,4 +78,4 @@ def _probe(by: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_probe(sys.argv[1] if len(sys.argv) > 1 else "best")))
+    print(json.dumps(_probe(*sys.argv[1:])))

@@ -6,7 +6,7 @@ from networks import network, objective, token_loss, tokens
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
-from lossatlas.weights import align, align_many, symmetries
+from lossatlas.weights import align, align_many, alignment_cost, symmetries
 
 MODELS = ("mlp", "cnn", "zero padded", "gated", "lstm", "unbound heads", "encoder")
 
@@ -141,3 +141,17 @@ def test_planted_elements_of_many_networks_come_back(name):
         align_many(task, start)
     with pytest.raises(NonFiniteError, match="`network 2`"):
         align_many(task, start, {k: v * float("nan") for k, v in start.items()})
+
+
+def test_the_cost_is_said_beforehand():
+    task = objective("unbound heads")
+    cost = alignment_cost(task, starts=2)
+    copy = sum(v.nbytes for v in task.params.values())
+    assert 3 * copy <= cost.memory <= 6 * copy
+    # The stream of 16 alone: products with all that it touches, 3 sweeps of 3 runs.
+    assert cost.operations > 9 * 2 * 16 * copy / 4 / 2
+    assert cost.seconds > 0
+    assert alignment_cost(task, by="activations").operations == 0
+    assert "MiB" in str(cost)
+    with pytest.raises(UnknownNameError, match="`by`"):
+        alignment_cost(task, by="beast")

@@ -7,7 +7,8 @@ from typing import Any
 import problems
 from problems import Problem, State
 
-from lossatlas.weights import align, connect
+import lossatlas as la
+from lossatlas.weights import Connection, align, connect
 from lossatlas.weights.paired import PairedLosses, halfway
 
 SEEDS = (0, 1, 2)
@@ -19,6 +20,8 @@ ALIGNED: dict[str, Callable[[], Problem]] = {
 }
 CURVED: dict[str, Callable[[], Problem]] = {"MLP 3x128": lambda: problems.mlp(128, 128, 128)}
 WAYS = ("unchanged", "weights", "best")
+# Running statistics fit no point between two networks: they are estimated anew.
+MODES = {"narrow ResNet": "recalibrated"}
 
 
 def network(name: str, seed: int) -> dict[str, Any]:
@@ -30,9 +33,7 @@ def network(name: str, seed: int) -> dict[str, Any]:
     return {"state": state, "ends": {key: one.value for key, one in found.items()}}
 
 
-def aligned(
-    name: str, first: State, second: State, way: str, start: State | None = None
-) -> dict[str, Any]:
+def aligned(name: str, first: State, second: State, way: str) -> dict[str, Any]:
     """The second network as near to the first as a way gets it, and the barrier between them.
 
     Args:
@@ -40,58 +41,38 @@ def aligned(
         first: stays.
         second: is moved.
         way: one of `WAYS`.
-        start: for "refined", the network that "best" gave.
 
     Returns:
         The moved state and numbers.
     """
-    problem = ALIGNED[name]()
-    began, state, how = time.process_time(), dict(second), way
+    problem, mode = ALIGNED[name](), MODES.get(name, "eval")
+    choose, test = (problem.objective(part, mode) for part in (problem.choose, problem.test))
+    first, second = (dict(choose.split(state).whole) for state in (first, second))
+    began, state, how = time.process_time(), second, way
     if way in {"weights", "best"}:
-        objective = problem.objective(problem.choose)
-        starts = 1 if way == "weights" else 3
-        found = align(objective, first, second, by=way, starts=starts)
-        state, how = dict(found.params), found.way
-    if way == "refined":
-        objective = problem.objective(problem.choose)
-        found = align(
-            objective, first, start or second, by="weights", starts=1, refine=STEPS[name],
-            train=problem.objective(problem.train.take(TRAINED[name])), lr=RATE,
-        )  # fmt: skip
+        found = align(choose, first, second, by=way, starts=1 if way == "weights" else 3)
         state, how = dict(found.params), found.way
     seconds = time.process_time() - began
-    numbers = barriers(problem, first, state)
-    return {"state": state, "way": how, "seconds": seconds, **numbers}
+    return {"state": state, "way": how, "seconds": seconds} | barrier(test, first, state)
 
 
-# Of `refine`: steps and how many training examples they go through; the rate.
-STEPS = {"MLP 3x512": 100, "narrow ResNet": 200, "char-GPT": 200}
-TRAINED = {"MLP 3x512": 20_000, "narrow ResNet": 6000, "char-GPT": 5000}
-RATE = 0.03
-
-
-def barriers(problem: Problem, first: State, second: State) -> dict[str, Any]:
-    """Barriers on the test data: as interpolated, and with statistics estimated anew."""
-    objective = problem.objective(problem.test)
-    found = {"line": connect(objective, first, second)}
-    if any(name.endswith("running_mean") for name in first):
-        found["norms"] = connect(objective, first, second, repair="norms")
-    losses = PairedLosses(objective)
+def barrier(test: la.Objective, first: State, second: State) -> dict[str, Any]:
+    """The barrier on the test data, and losses halfway example by example."""
+    path, losses = connect(test, first, second), PairedLosses(test)
     middle = losses.sums(halfway(first, second)) / losses.weights
+    return {"barrier": described(path), "halfway": middle}
+
+
+def described(path: Connection) -> dict[str, Any]:
+    """The barrier with its error, and the excess along the path with its band."""
     return {
-        "barriers": {
-            key: {
-                "value": path.barrier.value,
-                "stderr": path.barrier.stderr,
-                "is certain": path.is_barrier_certain,
-                "where": path.where,
-                "at": path.at,
-                "excess": path.excess,
-                "band": path.band * path.excess_stderr,
-            }
-            for key, path in found.items()
-        },
-        "halfway": middle,
+        "value": path.barrier.value,
+        "stderr": path.barrier.stderr,
+        "is certain": path.is_barrier_certain,
+        "where": path.where,
+        "at": path.at,
+        "excess": path.excess,
+        "band": path.band * path.excess_stderr,
     }
 
 
@@ -108,15 +89,6 @@ def curved(name: str, first: State, second: State, *, is_aligned: bool) -> dict[
     return {
         "seconds": seconds,
         "length": curve.length / curve.chord,
-        **{
-            key: {
-                "value": path.barrier.value,
-                "stderr": path.barrier.stderr,
-                "is certain": path.is_barrier_certain,
-                "at": path.at,
-                "excess": path.excess,
-                "band": path.band * path.excess_stderr,
-            }
-            for key, path in (("line", line), ("curve", curve))
-        },
+        "line": described(line),
+        "curve": described(curve),
     }

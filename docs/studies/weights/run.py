@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gates
 import merges
 import numpy as np
 import page
@@ -68,10 +69,16 @@ def measured(ledger: Ledger) -> dict[str, Any]:
         for seed in merges.SEEDS
     }
     merged = _done(ledger, jobs)
+    sizes = [
+        (t, n, seed) for n in gates.EXAMPLES for t in gates.STEPS for seed in range(gates.SEEDS)
+    ]
+    jobs = {f"gates {t} {n} {seed}": partial(gates.cosines, t, n, seed) for t, n, seed in sizes}
+    recurrent = _done(ledger, jobs)
     return {
         "networks": {key: _plain(found["ends"]) for key, found in networks.items()},
         "pairs": rows,
         "curves": _plain(curves),
+        "gates": _plain(recurrent),
         "merges": {
             name: [_plain(merged[f"{name} {seed}"]) for seed in merges.SEEDS]
             for name in merges.SETTINGS
@@ -88,8 +95,7 @@ def _pair(ledger: Ledger, name: str, states: Any, pair: tuple[int, int]) -> dict
     first, second = (states[f"{name} {seed}"] for seed in pair)
     found: dict[str, Any] = {}
     for way in pairs.WAYS:
-        start = found["best"]["state"] if way == "refined" else None
-        job = partial(pairs.aligned, name, first, second, way, start)
+        job = partial(pairs.aligned, name, first, second, way)
         key = f"{name} {pair[0]} {pair[1]} {way}"
         found[way] = _done(ledger, {key: job})[key]
     halves = {way: one["halfway"] for way, one in found.items()}

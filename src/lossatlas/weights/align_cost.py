@@ -14,7 +14,8 @@ from lossatlas.weights.symmetries import Group
 
 # Orders go through the groups about three times until nothing moves.
 _SWEEPS = 3
-# Copies of the weights beyond the two networks: what is moved, what is tried, and a mean.
+# Copies of the weights beyond the two networks: what is moved, what is tried, and a mean; and
+# as many temporary tensors as large as the largest.
 _COPIES = 3
 # Seconds of a linear assignment of n units by n^3, and of a singular value decomposition.
 _ASSIGNMENT, _ROTATION = 7e-11, 4e-9
@@ -62,12 +63,13 @@ def alignment_cost(objective: Objective, *, by: str = "best", starts: int = 3) -
         >>> loss = la.supervised(torch.nn.functional.cross_entropy)
         >>> objective = la.Objective(model, loss, [(torch.eye(2), torch.tensor([0, 1]))])
         >>> alignment_cost(objective).memory
-        564
+        780
     """
     check_one_of("by", by, WAYS)
     check_at_least("starts", starts, 1)
     params = objective.params
-    copy = sum(value.nbytes for value in params.values())
+    sizes = [value.nbytes for value in params.values()]
+    memory = _COPIES * (sum(sizes) + max(sizes))
     runs = {"weights": starts, "activations": 0, "best": starts + 1}[by]
     operations = solving = 0.0
     groups = Matcher(objective, params, params).groups_matched()
@@ -81,7 +83,7 @@ def alignment_cost(objective: Objective, *, by: str = "best", starts: int = 3) -
         solving += pairs * _solving(group)
     sweeps = _SWEEPS * runs
     seconds = sweeps * (operations / _rate() + solving)
-    return AlignmentCost(_COPIES * copy, sweeps * operations, seconds)
+    return AlignmentCost(memory, sweeps * operations, seconds)
 
 
 def _solving(group: Group) -> float:
