@@ -316,6 +316,9 @@ def _special():
             {"points": 3, "span": 0.5},
         ),
         "weights.align": lambda: ((objective(), point(), other_point()), {"starts": 1}),
+        "weights.align_many": lambda: ((objective(), point(), other_point()), {"starts": 1}),
+        "weights.alignment_cost": lambda: ((objective(),), {}),
+        "weights.with_adapter": lambda: ((point(), {}), {"scale": 1.0}),
         "weights.connect": lambda: ((objective(), point(), other_point()), {"points": 3}),
         "weights.merge": lambda: ((objective(), point(), other_point()), {}),
         "weights.compare_merges": lambda: (

@@ -243,3 +243,21 @@ def test_a_file_of_mergekit_is_read(monkeypatch, capsys, place):
 def test_what_of_mergekit_is_not_served_is_named(given, message):
     with pytest.raises(ValueError, match=message):
         MergeSettings.model_validate(given)
+
+
+def test_adapters_are_merged_as_products(monkeypatch, capsys, place):
+    draw = torch.Generator().manual_seed(0)
+    networks = []
+    for name in ("one", "two"):
+        folder = place / name
+        folder.mkdir()
+        a, b = torch.randn(2, 4, generator=draw), torch.randn(6, 2, generator=draw)
+        keys = [f"base_model.model.0.lora_{side}.weight" for side in "AB"]
+        save_file(dict(zip(keys, (a, b), strict=True)), folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1, "r": 2}))
+        networks.append(0.5 * b @ a)
+    found = run(monkeypatch, capsys, "merge", "p0.safetensors", "one", "two")
+    merged, base = load_file("merged.safetensors"), load_file("p0.safetensors")
+    torch.testing.assert_close(merged["0.weight"], base["0.weight"] + sum(networks) / 2)
+    assert torch.equal(merged["2.weight"], base["2.weight"])
+    assert {"average", "base", "expert 1", "expert 2"} == found["against"].keys()

@@ -6,11 +6,11 @@ import numpy as np
 
 from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.result import Estimate
 from lossatlas.surveys import Comparison
 from lossatlas.topology import persistence
 from lossatlas.topology.basin_matching import match_basins
 from lossatlas.topology.distances import bottleneck, wasserstein
+from lossatlas.weights import Excess
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE
 
@@ -43,7 +43,9 @@ def comparison_of(first, second, line, stderr=0.02, settings=None):
         line=line,
         diagrams=diagrams,
         matching=match_basins(first, second),
-        barrier=Estimate(max(float(excess.max()), 0.0), stderr, samples=1000),
+        excess=Excess(
+            line.axes[0], excess, np.full(excess.size, stderr), 2.5 + 0 * stderr, 1000
+        ),
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
         seconds=3.2,

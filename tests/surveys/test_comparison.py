@@ -92,3 +92,25 @@ def test_a_comparison_that_was_stopped_goes_on_with_the_same_bits(tmp_path):
         assert getattr(again, part).values.tobytes() == getattr(whole, part).values.tobytes()
     with pytest.raises(ResumeError, match="belongs to another run"):
         la.compare(objective(), *ends, points=9, seed=4, resume=ledger)
+
+
+def test_the_error_of_the_barrier_is_that_of_paired_differences():
+    # Losses of examples differ by far more than what the line does to each of them.
+    own = 5 * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bend = 1 + 0.1 * own.flip(0)
+
+    def loss(model, batch):
+        x, y = model.at[0]
+        levels, bends = batch
+        return levels + bends * ((x * x - 1) ** 2 + y * y)
+
+    task = la.Objective(Point([-1.0, 0.0]), loss, [(own, bend)])
+    found = la.compare(task, point(-1.0, 0.0), point(1.0, 0.0), points=11, span=0.5)
+    assert found.barrier.stderr == pytest.approx(float(bend.std()) / 200**0.5, rel=1e-6)
+    assert found.barrier.stderr < float(found.line.stderr[5]) / 5
+    assert found.excess.is_certain
+    assert found.headline().startswith("A barrier of")
+    assert (
+        found.excess.barrier
+        == la.weights.connect(task, point(-1.0, 0.0), point(1.0, 0.0)).barrier
+    )

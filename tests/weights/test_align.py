@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from networks import network, objective
+from networks import network, objective, token_loss, tokens
 
+import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
-from lossatlas.weights import align, symmetries
+from lossatlas.weights import align, align_many, alignment_cost, symmetries
 
 MODELS = ("mlp", "cnn", "zero padded", "gated", "lstm", "unbound heads", "encoder")
 
@@ -25,6 +26,7 @@ def test_a_planted_element_comes_back(name):
     assert after <= 1e-5 * before
     assert result.after.value == pytest.approx(0.0, abs=1e-5)
     assert result.error <= 1e-5
+    network(name).load_state_dict(result.params)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unbound heads"])
@@ -57,6 +59,16 @@ def test_other_networks_keep_their_function(by):
         assert result.distance[1] < result.distance[0]
 
 
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 4)])
+def test_batches_of_different_length_are_matched_by_activations(sizes):
+    batches = [tuple(part[:n] for part in b) for n, b in zip(sizes, tokens(), strict=True)]
+    task = la.Objective(network("split heads"), token_loss, batches)
+    reference, found = state_of(task.model), symmetries(task)
+    hidden = found.apply(reference, found.random(2))
+    result = align(task, reference, hidden, by="activations")
+    assert result.distance[1] <= 1e-5 * result.distance[0]
+
+
 def test_the_same_network_is_left_alone():
     task = objective("mlp")
     result = align(task, task.params, task.params)
@@ -86,3 +98,60 @@ def test_statistics_move_along_where_only_parameters_are_given():
         task.example_losses(found.params), task.example_losses(other), atol=1e-5
     )
     assert "1.running_mean" in found.params
+
+
+def test_refining_trains_a_candidate_and_keeps_the_function():
+    task = objective("cnn")
+    reference, other = state_of(task.model), state_of(network("cnn", 1))
+    run = [align(task, reference, other, by="weights", refine=20, lr=0.05) for _ in range(2)]
+    found = run[0]
+    assert found == run[1]
+    assert found.tried["refined"].value != found.tried["weights, order 1"].value
+    moved = align(task, reference, other, by="weights", refine=20, lr=0.05, train=task)
+    assert moved == found
+    lowest = min(max(e.value, 0.0) for e in found.tried.values())
+    assert found.after.value <= lowest + found.after.stderr + 1e-6
+    changed = task.example_losses(found.params) - task.example_losses(other)
+    assert changed.abs().max() < 1e-4
+    with pytest.raises(ArgumentError, match="`refine`"):
+        align(task, reference, other, refine=-1)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unbound heads", "zero padded"])
+def test_planted_elements_of_many_networks_come_back(name):
+    task = objective(name)
+    start = {k: v.detach().clone() for k, v in task.params.items()}
+    found = symmetries(task)
+    draw = torch.Generator().manual_seed(0)
+    kept = {k: v.clone() for k, v in task.model.named_buffers()}
+    near = [
+        kept | {k: v + 0.02 * torch.randn(v.shape, generator=draw) for k, v in start.items()}
+        for _ in range(4)
+    ]
+    hidden = [near[0], *(found.apply(p, found.random(k)) for k, p in enumerate(near[1:]))]
+    result = align_many(task, *hidden)
+    assert all(torch.equal(result.params[0][k], near[0][k]) for k in task.names)
+    spread = [torch.stack([p[k] for p in near]).var(0, correction=0).sum() for k in start]
+    assert result.distance[1] <= 1.01 * float(sum(spread)) ** 0.5
+    assert result.distance[1] < 0.5 * result.distance[0]
+    assert abs(result.after.value) < min(0.05, abs(result.before.value) / 5)
+    assert result.error <= 1e-4
+    assert result.rounds >= 1
+    with pytest.raises(ArgumentError, match="two or more"):
+        align_many(task, start)
+    with pytest.raises(NonFiniteError, match="`network 2`"):
+        align_many(task, start, {k: v * float("nan") for k, v in start.items()})
+
+
+def test_the_cost_is_said_beforehand():
+    task = objective("unbound heads")
+    cost = alignment_cost(task, starts=2)
+    copy = sum(v.nbytes for v in task.params.values())
+    assert 3 * copy <= cost.memory <= 6 * copy
+    # The stream of 16 alone: products with all that it touches, 3 sweeps of 3 runs.
+    assert cost.operations > 9 * 2 * 16 * copy / 4 / 2
+    assert cost.seconds > 0
+    assert alignment_cost(task, by="activations").operations == 0
+    assert "MiB" in str(cost)
+    with pytest.raises(UnknownNameError, match="`by`"):
+        alignment_cost(task, by="beast")

@@ -205,6 +205,107 @@ def test_corrected_eigenvalues_are_those_of_the_exact_block_in_the_basis():
         assert inner == pytest.approx(float(layer.corrected.square().sum()))
 
 
+class Groups(nn.Module):
+    """A convolution in groups over one position, and a layer of classes."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(4, 6, kernel, groups=2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x)).mean((2, 3)))
+
+
+def test_groups_of_a_convolution_are_rows():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 4, 3, 3, generator=draw, dtype=torch.float64)
+    task = supervised(Groups(), (x, torch.arange(7) % 3))
+    found = factors(task, correct=True, examples=0)["conv.weight"]
+    rows = torch.cat([x[:, :2].flatten(1), x[:, 2:].flatten(1)])
+    rows = torch.cat([rows, rows.new_ones(14, 1)], 1)
+    assert torch.allclose(found.inputs.matrix, rows.T @ rows / 14)
+    # Slopes of different groups never meet.
+    assert not found.outputs.matrix[:3, 3:].any()
+    exact = dense(fisher(task), ["conv.weight", "conv.bias"])
+    assert found.trace == pytest.approx(float(exact.trace()))
+    inner = float((block(found) * exact).sum())
+    assert inner == pytest.approx(float(found.corrected.square().sum()))
+    # At several positions the products of rows still give the gradient of every group.
+    task = supervised(Groups(2), (x, torch.arange(7) % 3))
+    assert not factors(task, examples=0).skipped
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_a_transposed_convolution_of_one_position_is_exact(axes):
+    kind = nn.ConvTranspose1d if axes == 1 else nn.ConvTranspose2d
+    draw = torch.Generator().manual_seed(0)
+    shape = (1,) * axes
+    x = torch.randn(1, 4, *shape, generator=draw, dtype=torch.float64)
+    model = nn.Sequential(kind(4, 2, 2, bias=False), nn.Flatten())
+    task = supervised(model, (x, torch.tensor([1])))
+    found = factors(task, draws=4)["0.weight"]
+    assert (found.kind, found.is_transposed) == ("transposed convolution", True)
+    exact = dense(fisher(task, draws=4), ["0.weight"])
+    # `dense` lays out the weight by inputs, the block by outputs.
+    outputs, inputs = len(found.outputs.values), len(found.inputs.values)
+    order = torch.arange(outputs * inputs).view(outputs, inputs).T.flatten()
+    assert torch.allclose(block(found)[order][:, order], exact, atol=1e-12)
+
+
+@pytest.mark.parametrize(("padding", "stride", "more"), [(0, 1, 0), (1, 2, 1), (0, 2, 0)])
+def test_transposed_convolutions_are_found_whole(padding, stride, more):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 3, 4, 5, generator=draw, dtype=torch.float64)
+    up = nn.ConvTranspose2d(3, 2, 3, stride, padding, more)
+    model = nn.Sequential(up, nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+    found = factors(supervised(model, (x, torch.arange(6) % 3)), correct=True)
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.allclose(found["0.weight"].inputs.matrix, rows.T @ rows / len(rows))
+    assert 0 < found["0.weight"].agreement.value <= 1.3
+    solved = found.solve(supervised(model, (x, torch.arange(6) % 3)).gradient(), 0.1)
+    assert solved["0.weight"].shape == up.weight.shape
+
+
+class Tied(nn.Module):
+    """An embedding that gives the logits as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.inner = nn.Embedding(5, 3), nn.Linear(3, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.inner(self.embed(x))))
+
+
+def test_a_tied_embedding_has_the_partial_traces_of_both_uses():
+    x, y = torch.tensor([0, 3, 3, 1, 4]), torch.tensor([1, 2, 0, 0, 3])
+    task = supervised(Tied(), (x, y))
+    found = factors(task, draws=3, correct=True, examples=0)["embed.weight"]
+    assert (found.kind, found.outputs.vectors) == ("tied", None)
+    model, draw = task.model, la.rng.generator(0, "labels", 0)
+    middle = model.embed(x).detach().requires_grad_()
+    hidden = torch.tanh(model.inner(middle))
+    logits = F.linear(hidden, model.embed.weight.detach())
+    total = torch.zeros(5, 3, 5, 3, dtype=torch.float64)
+    for _ in range(3):
+        labels = torch.multinomial(logits.detach().softmax(1), 1, generator=draw).squeeze(1)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        above, below = torch.autograd.grad(loss, [logits, middle], retain_graph=True)
+        for k, token in enumerate(x):
+            one = F.one_hot(token, 5).double()
+            for row, column in ((above[k], hidden[k].detach()), (one, below[k])):
+                part = torch.outer(row, column)
+                total += torch.einsum("ij,kl->ijkl", part, part) / 15
+    width, words = torch.einsum("ijil->jl", total), torch.einsum("ijij->i", total)
+    assert torch.allclose(found.inputs.matrix * width.trace(), width)
+    assert torch.allclose(found.outputs.values, words)
+    turned = torch.einsum("ijkl,jm,lm->ikm", total, *[found.inputs.vectors] * 2)
+    assert torch.allclose(found.corrected, torch.einsum("iim->im", turned))
+    assert found.trace == pytest.approx(float(words.sum()))
+
+
 def test_solving_is_that_of_the_dense_matrices():
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(8, 4, generator=draw, dtype=torch.float64), torch.arange(8) % 3
@@ -290,7 +391,8 @@ def test_linear_maps_of_many_models_are_found(name):
     known = {layer.name for layer in found.layers} | set(found.skipped)
     assert known == {n for n, v in task.params.items() if v.ndim > 1}
     if name == "split heads":
-        assert "both as a table and as a matrix" in found.skipped["model.embed.weight"]
+        assert found["model.embed.weight"].kind == "tied"
+        assert not found.skipped
     elif name == "experts":
         assert all("experts.2" in skipped or "route" in skipped for skipped in found.skipped)
     else:

@@ -19,6 +19,7 @@ from lossatlas.result import Result
 from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of
+from lossatlas.weights.adapters import is_adapter, with_adapter
 from lossatlas.weights.repair import running_statistics
 
 
@@ -75,8 +76,12 @@ def load_checkpoints(
 ) -> Checkpoints:
     """Read files into states of one model, or take its initial weights where there are none."""
     subject = load_subject(settings)
-    states = []
+    states: list[dict[str, Tensor]] = []
     for file in files:
+        if states and is_adapter(file):
+            output.note(f"{file.name}: a LoRA adapter, added to the base as a product")
+            states.append(with_adapter(states[0], file))
+            continue
         subject.load(file, output.note)
         states.append(snapshot(subject.model.state_dict()))
     states = states or [snapshot(subject.model.state_dict())]

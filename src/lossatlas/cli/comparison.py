@@ -170,7 +170,7 @@ def _details(found: Comparison) -> dict[str, Any]:
     return {
         "title": settings.get("title"),
         "verdict": found.headline(),
-        "barrier_at": None if found.top is None else float(line.axes[0][found.top]),
+        "barrier_at": None if found.top is None else found.excess.where,
         "pairs": found.matching.pairs.tolist(),
         "first": _side(found, 0),
         "second": _side(found, 1),

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
-from lossatlas.settings import common, defaults, option
+from lossatlas.settings import DATA, common, defaults, option
 
 _CONNECT = defaults("weights.connect:connect")
 _positive: Any = {"gt": 0, "allow_inf_nan": False}
@@ -28,6 +28,10 @@ class ConnectSettings(SubjectSettings):
     steps: int = option(2000, "Steps of training for a bezier or a chain.", ge=1)
     lr: float = option(_CONNECT["lr"], "Learning rate of that training.", **_positive)
     bends: int = option(_CONNECT["bends"], "Trained points of a chain.", ge=1)
+    train_data: str | None = option(
+        None,
+        f"Data that a bezier or a chain is trained on; by default that of the losses. {DATA}",
+    )
     repair: Literal["norms", "all"] | None = option(
         _CONNECT["repair"],
         "Correct the units of networks in between: norms estimates running statistics anew, "
@@ -62,6 +66,7 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
                 kind=settings.kind, points=settings.points,
                 steps=0 if settings.kind == "line" else settings.steps, lr=settings.lr,
                 bends=settings.bends, align_first=settings.align, repair=settings.repair,
+                train=given.on(settings.train_data) if settings.train_data else None,
                 metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
             )  # fmt: skip
         files = {"results": found.save(settings.out / "connection.nc")}

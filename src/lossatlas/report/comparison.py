@@ -56,11 +56,10 @@ def _line_section(found: Comparison) -> Section:
 
 
 def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
-    barrier, bound = found.barrier.value, found.line_bound
-    remark = ""
-    if bound > 0 and found.top is not None:
-        remark = ", certain" if barrier > bound else ", within the error"
-    elif bound > 0 and barrier == 0:
+    certain, remark = found.excess.is_certain, ""
+    if certain is not None and found.top is not None:
+        remark = ", certain" if certain else ", within the error"
+    elif certain is not None and found.barrier.value == 0:
         remark = ", none seen"
     rows = {estimate.name: estimate for estimate in found.line_estimates()}
     ends = [f"loss at {name}" for name in found.names]

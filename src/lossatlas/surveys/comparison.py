@@ -4,12 +4,10 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lossatlas.checks import check_path, nearest
 from lossatlas.errors import ArgumentError
@@ -31,13 +29,14 @@ from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count, cut_off, number, with_error
-from lossatlas.topology import Diagram, MergeTree, match_bars, merge_tree, persistence
+from lossatlas.topology import Diagram, MergeTree, match_bars, persistence
 from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.distances import bottleneck, wasserstein
 from lossatlas.topology.field import Floats
 from lossatlas.topology.mergetree import NO_SADDLE
+from lossatlas.weights.connect import Excess, connect
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -68,10 +67,8 @@ class Comparison(Result):
         line: the loss on the straight line from the first (0) to the second (1).
         diagrams: persistence of the two maps.
         matching: merge trees of the two maps, and which basin of one is which of the other.
-        barrier: how far the line rises above the straight line between its two ends, at most;
-            0 where it never does (a linear mode connection). Its standard error takes the
-            three losses it comes from as independent: an upper bound where examples are
-            shared.
+        excess: how far the line rises above the straight line between the losses of its ends,
+            on the same examples everywhere, so that errors are paired (see `weights.connect`).
         bottleneck: bottleneck distance of the basins of the two maps; the deepest basins,
             which never end, are compared by their depths.
         wasserstein: 1-Wasserstein distance of the same, ground norm infinity.
@@ -84,7 +81,7 @@ class Comparison(Result):
     line: Landscape
     diagrams: tuple[Diagram, Diagram]
     matching: BasinMatching
-    barrier: Estimate = quantity("loss")
+    excess: Excess
     bottleneck: float = quantity("loss")
     wasserstein: float = quantity("loss")
     seconds: float = quantity("s", default=0.0, compare=False)
@@ -106,17 +103,22 @@ class Comparison(Result):
         return self.matching.first, self.matching.second
 
     @property
-    def top(self) -> int | None:
-        """Index of the point that rises highest above the chord; None where none does."""
-        top = int(np.where(self.line.finite, _excess(self.line), -np.inf).argmax())
-        return top if 0 < self.barrier.value < math.inf else None
+    def barrier(self) -> Estimate:
+        """How far the line rises above its chord, at most; 0: a linear mode connection."""
+        return self.excess.barrier
 
-    @cached_property
+    @property
+    def top(self) -> int | None:
+        """Index of the point of the line next to the barrier; None where there is none."""
+        if not 0 < self.barrier.value < math.inf:
+            return None
+        return int(np.abs(self.line.axes[0] - self.excess.where).argmin())
+
+    @property
     def line_bound(self) -> float:
         """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
-        # Twice the bound on one value: the point itself, and the chord between two others.
-        tree = merge_tree(self.line, min_share=None)
-        return 0.0 if tree.why_unknown else tree.threshold
+        bound = self.excess.bound
+        return bound if math.isfinite(bound) else 0.0
 
     @property
     def depth_bound(self) -> float:
@@ -136,9 +138,9 @@ class Comparison(Result):
             return "Between the two the loss is not finite somewhere along the line."
         if barrier == 0:
             return "The two lie in one basin along the line: no barrier."
-        if self.line_bound <= 0:
+        if self.excess.is_certain is None:
             return f"A barrier of {shown} stands between them; its error is not known."
-        if barrier <= self.line_bound:
+        if not self.excess.is_certain:
             return (
                 f"No barrier that can be told from error: the line rises by {shown}, which is "
                 "within the error of the samples."
@@ -158,7 +160,7 @@ class Comparison(Result):
                 self.barrier,
                 name="barrier",
                 unit="loss",
-                meaning="highest rise above the chord; error as if losses were independent",
+                meaning="highest rise above the chord; paired error",
             ),
             self._bound(),
             line.value_at(0, f"loss at {one}"),
@@ -345,13 +347,6 @@ def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
         yield _minor(land.interpolation_error, f"interpolation error {place}", why)
 
 
-def _excess(line: Landscape) -> NDArray[np.float64]:
-    # How far the line lies above its chord, at each of its points.
-    share = line.axes[0]
-    chord = (1 - share) * line.values[0] + share * line.values[-1]
-    return np.asarray(line.values - chord)
-
-
 def _ends(found: Comparison) -> str:
     line, (one, two) = found.line, found.names
     first, second = (float(line.values[k]) for k in (0, -1))
@@ -371,13 +366,14 @@ def _ends(found: Comparison) -> str:
 
 
 def _line(found: Comparison) -> Iterator[str]:
-    line, bound, top = found.line, found.line_bound, found.top
+    line, bound = found.line, found.line_bound
     share = line.axes[0]
-    if top is not None:
+    if found.top is not None:
         tail = f" (right to within {number(bound, 2)}, 95 %, all points at once)" * (bound > 0)
         yield (
-            f"The line rises highest above the chord {number(100 * float(share[top]), 3)} % of "
-            f"the way, by {number(found.barrier.value, 3)}{tail}."
+            "The line rises highest above the chord "
+            f"{number(100 * found.excess.where, 3)} % of the way, by "
+            f"{number(found.barrier.value, 3)}{tail}."
         )
     lost = int((~line.finite).sum())
     if lost:
@@ -426,7 +422,7 @@ def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
     return starts, ends
 
 
-_MAPS = ("first", "second", "line")
+_PARTS = ("first", "second", "path", "line")
 _OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
 
 
@@ -491,7 +487,7 @@ def compare(
     started = time.monotonic()
     check_objective(objective, progress=progress)
     _check_options(options, min_share)
-    ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_MAPS)
+    ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_PARTS)
     states = states_of(objective, (first, second))
     line = map_plane(
         objective,
@@ -501,6 +497,9 @@ def compare(
         resume=ledgers[-1],
         **options,
     )
+    excess = connect(
+        objective, first, second, points=max(points, 3), seed=seed, resume=ledgers[-2]
+    ).profile
     around = random_plane(objective, origin=first, seed=seed)
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
@@ -518,7 +517,7 @@ def compare(
         line=line,
         diagrams=diagrams,
         matching=matching,
-        barrier=barrier_of(line),
+        excess=excess,
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
         seconds=time.monotonic() - started,
@@ -561,26 +560,4 @@ def _check_options(options: Mapping[str, Any], min_share: float | None) -> None:
 
 def comparison_ledgers(resume: str | Path) -> list[Path]:
     """Where a comparison keeps what is finished while it runs."""
-    return [Path(f"{check_path('resume', resume)}.{name}") for name in _MAPS]
-
-
-def barrier_of(line: Landscape) -> Estimate:
-    """How far a line rises above its chord, at most."""
-    share, excess = line.axes[0], np.where(line.finite, _excess(line), np.inf)
-    top = int(np.nanargmax(excess))
-    parts = [line.stderr[0], line.stderr[-1]]
-    if excess[top] > 0:
-        parts = [line.stderr[top], (1 - share[top]) * parts[0], share[top] * parts[1]]
-    value, error = max(float(excess[top]), 0.0), math.hypot(*map(float, parts))
-    why = "the line has no standard errors"
-    if not math.isfinite(value):
-        error, why = math.nan, "the loss is not finite on the way"
-    known = math.isfinite(error)
-    return Estimate(
-        value,
-        error,
-        samples=line.count,
-        sample_unit=line.unit,
-        why_no_error=None if known else why,
-        name="barrier",
-    )
+    return [Path(f"{check_path('resume', resume)}.{name}") for name in _PARTS]

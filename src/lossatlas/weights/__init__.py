@@ -1,9 +1,12 @@
 """Weights: what checkpoints have to do with each other."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.weights.adapters import with_adapter
 from lossatlas.weights.align import Alignment, align
+from lossatlas.weights.align_cost import AlignmentCost, alignment_cost
+from lossatlas.weights.align_many import JointAlignment, align_many
 from lossatlas.weights.choose import Choice, choose
-from lossatlas.weights.connect import Connection, connect
+from lossatlas.weights.connect import Connection, Excess, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
 from lossatlas.weights.factors import Factor, Factors, LayerFactors, factors
 from lossatlas.weights.merge import (
@@ -32,12 +35,18 @@ __all__ = [
     "symmetries",
     "Alignment",
     "align",
+    "AlignmentCost",
+    "alignment_cost",
+    "JointAlignment",
+    "align_many",
     # paths
     "Connection",
+    "Excess",
     "connect",
     "Repair",
     "repair",
     # merging
+    "with_adapter",
     "METHODS",
     "Merge",
     "Conflict",

@@ -1,6 +1,8 @@
 """Activations of two networks, unit by unit, for the groups of their symmetries."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.rng import generator
-from lossatlas.weights.places import Place
+from lossatlas.weights.places import Place, Step
 from lossatlas.weights.symmetries import Symmetries
 from lossatlas.weights.trace import UNCOUNTED, operation_name, plain_operations
 
@@ -72,10 +74,16 @@ class Correlations:
         for number, batch in enumerate(self._objective.iter_batches()):
             kept = [self._run(params, batch) for params in (first, second)]
             for pair in self._pairs:
+                sides = zip(pair, kept, strict=True)
+                if any(p.tensor not in t for group, t in sides for p in self._places[group]):
+                    continue
                 rows = [
                     _rows(self._places[group], tensors, seed + number)
                     for group, tensors in zip(pair, kept, strict=True)
                 ]
+                # Data may go other ways through the two: then units cannot be compared.
+                if [part.shape for part in rows[0]] != [part.shape for part in rows[1]]:
+                    continue
                 scaled = self._found.groups[pair[0]].kind == "permutation"
                 part = _similarity(*rows, scaled=scaled)
                 totals[pair] = totals[pair] + part if pair in totals else part
@@ -83,7 +91,7 @@ class Correlations:
 
     def _run(self, params: Params, batch: Any) -> dict[str, Tensor]:
         def run() -> dict[str, Tensor]:
-            with plain_operations(), _Recorder(self._wanted) as recorder:
+            with plain_operations(self._objective.model), _Recorder(self._wanted) as recorder:
                 self._objective.batch_loss(batch)
             kept: dict[str, Tensor] = recorder.kept
             return kept
@@ -93,8 +101,27 @@ class Correlations:
 
 
 def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:
-    found = [place.rows(tensors[place.tensor]).double() for place in places]
+    found = [
+        _fitted(place, tensors[place.tensor]).rows(tensors[place.tensor]).double()
+        for place in places
+    ]
     return [_thinned(rows, seed) for rows in found]
+
+
+def _fitted(place: Place, tensor: Tensor) -> Place:
+    """A place in a batch of fewer examples than that of the trace."""
+    others = tuple((k, _cut(steps, tensor.shape[k]), at) for k, steps, at in place.others)
+    return replace(place, steps=_cut(place.steps, tensor.shape[place.axis]), others=others)
+
+
+def _cut(steps: tuple[Step, ...], size: int) -> tuple[Step, ...]:
+    # An axis of (examples, heads) is shorter where there are fewer examples.
+    if not steps or not steps[0].sizes or steps[0].start + steps[0].length <= size:
+        return steps
+    first, *others = steps
+    inner = math.prod(first.sizes[1:])
+    sizes = (size // inner, *first.sizes[1:])
+    return (replace(first, length=sizes[0] * inner, sizes=sizes), *others)
 
 
 def _thinned(rows: Tensor, seed: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Alignment: bring one network as near to another as its symmetries allow."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,16 +10,22 @@ import scipy
 import torch
 from torch import Tensor
 
-from lossatlas.checks import check_at_least, check_one_of, check_same_structure
+from lossatlas.checks import (
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_same_structure,
+)
 from lossatlas.errors import NonFiniteError, SymmetryError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.batches import Batch
 from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.weights.activations import Correlations
 from lossatlas.weights.paired import PairedLosses, halfway
-from lossatlas.weights.symmetries import Element, Move, Symmetries, find
+from lossatlas.weights.symmetries import Element, Group, Move, Symmetries, find
 
 _REPAIR = Reference(
     "matching by activations",
@@ -26,25 +33,30 @@ _REPAIR = Reference(
     "Activations for Interpolation Repair. ICLR 2023.",
     "https://arxiv.org/abs/2211.08403",
 )
-_GIT_REBASIN = Reference(
+GIT_REBASIN = Reference(
     "matching by weights",
     "S. K. Ainsworth, J. Hayase, S. Srinivasa. Git Re-Basin: Merging Models modulo Permutation "
     "Symmetries. ICLR 2023.",
     "https://arxiv.org/abs/2209.04836",
 )
 WAYS = ("best", "weights", "activations")
+REFINED = "refined"
 _SWEEPS = 100
+_MOMENTUM = 0.9
+# Entries that are converted at once.
+_CHUNK = 2**22
 _GAIN = 1e-9
 
 
-@result("alignment", references=(_GIT_REBASIN, _REPAIR))
+@result("alignment", references=(GIT_REBASIN, _REPAIR))
 class Alignment(Result):
     """One network aligned to another.
 
     Attributes:
         params: the aligned network; the same function as before.
         element: the moves that were made, in order; `Symmetries.apply` repeats them.
-        way: what won: "unchanged", "weights", "activations" or "activations, then weights".
+        way: what won: "unchanged", "weights, order 1" (2, ...), "activations", "activations,
+            then weights" or "refined".
         before: loss at the midpoint of the straight line over the mean of its ends, as it was.
         after: the same for the aligned network; both with paired errors.
         tried: way -> that number for every candidate.
@@ -105,6 +117,9 @@ def align(
     *,
     by: str = "best",
     starts: int = 3,
+    refine: int = 0,
+    lr: float = 0.01,
+    train: Objective | None = None,
     seed: int = 0,
 ) -> Alignment:
     """Align a network to another of the same architecture without changing its function.
@@ -113,7 +128,10 @@ def align(
     "weights" maximizes the inner product of the weights group by group; "activations" matches
     units by their correlation over the data; "best" tries both, activations followed by
     weights, and several random orders, and keeps the one with the lowest measured loss halfway;
-    of candidates within one standard error of it, the nearest.
+    of candidates within one standard error of it, the nearest. `refine` trains one more
+    candidate from there: a copy of the reference is moved by SGD (momentum 0.9) so that the
+    network aligned to it has a low loss halfway, whose gradient is passed to the copy as if
+    matching were the identity (straight-through). Each step costs a gradient and a matching.
 
     Args:
         objective: model, loss and batches. Halfway losses are measured on its data: use data
@@ -124,7 +142,11 @@ def align(
             along and are part of the answer.
         by: "best", "weights" or "activations".
         starts: random orders of weight matching.
-        seed: of these orders.
+        refine: steps of straight-through training, one batch each; 0 leaves it out.
+        lr: of these steps.
+        train: the same model and loss on the data that these steps see; by default `objective`,
+            on whose data the loss halfway then looks better than it is.
+        seed: of these orders, and of the order of the batches.
 
     Returns:
         The aligned weights, how they were found, and the loss halfway before and after.
@@ -154,30 +176,30 @@ def align(
     """
     check_one_of("by", by, WAYS)
     check_at_least("starts", starts, 1)
+    check_at_least("refine", refine, 0)
+    check_positive("lr", lr)
     check_same_structure(reference=reference, other=other)
     for name, params in (("reference", reference), ("other", other)):
         check_finite(name, params)
+    names = other.keys()
     points = (objective.split(point).whole for point in (reference, other))
     reference, other = (with_statistics(objective, point) for point in points)
-    matcher = _Matcher(objective, reference, other)
-    candidates = {"unchanged": _Candidate(dict(other), ())} | _candidates(
-        matcher, by, starts, seed
-    )
-    halfway = _Halfway(objective, reference, other)
-    tried = {way: halfway.barrier(c.params) for way, c in candidates.items()}
-    lengths = {way: _distance(reference, c.params) for way, c in candidates.items()}
-    way = _best(tried, lengths)
-    chosen = candidates[way]
-    return Alignment(
-        params=chosen.params,
-        element=chosen.element,
-        way=way,
-        before=_named(tried["unchanged"], "loss halfway, as it was"),
-        after=_named(tried[way], "loss halfway, aligned"),
-        tried=tried,
-        distance=(lengths["unchanged"], lengths[way]),
-        error=halfway.change(chosen.params),
-    )
+    matcher = Matcher(objective, reference, other)
+    race = _Race(matcher, Midpoint(objective, reference, other))
+    race.enter("unchanged", Candidate(dict(other), ()))
+    if by != "weights":
+        race.enter("activations", matcher.by_activations(seed))
+    for start in range(starts if by != "activations" else 0):
+        race.enter(f"weights, order {start + 1}", matcher.by_weights(seed, start))
+    if by == "best":
+        base = race.candidate("activations")
+        race.enter("activations, then weights", matcher.by_weights(seed, 0, base))
+    if refine:
+        base = race.candidate(race.best)
+        race.enter(
+            REFINED, _refined(train or objective, matcher, base, refine, lr=lr, seed=seed)
+        )
+    return race.result(names)
 
 
 def with_statistics(objective: Objective, point: Params) -> dict[str, Tensor]:
@@ -205,47 +227,117 @@ def check_finite(argument: str, params: Params) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
+class Candidate:
+    """An aligned network and the moves that made it."""
+
     params: dict[str, Tensor]
     element: Element
 
 
-def _candidates(matcher: "_Matcher", by: str, starts: int, seed: int) -> dict[str, _Candidate]:
-    found: dict[str, _Candidate] = {}
-    if by != "weights":
-        found["activations"] = matcher.by_activations(seed)
-    if by != "activations":
-        runs = [matcher.by_weights(seed, start) for start in range(starts)]
-        found |= {f"weights, order {k + 1}": run for k, run in enumerate(runs)}
-    if by == "best":
-        found["activations, then weights"] = matcher.by_weights(seed, 0, found["activations"])
-    return found
+class _Race:
+    """Candidates one after the other; only their moves are kept, so that memory is that of one.
+
+    Args:
+        matcher: makes a candidate again from its moves.
+        middle: losses halfway.
+    """
+
+    def __init__(self, matcher: "Matcher", middle: "Midpoint") -> None:
+        self._matcher, self._middle = matcher, middle
+        self._elements: dict[str, Element] = {}
+        self._tried: dict[str, Estimate] = {}
+        self._lengths: dict[str, float] = {}
+
+    def enter(self, way: str, candidate: Candidate) -> None:
+        self._elements[way] = candidate.element
+        self._tried[way] = self._middle.barrier(candidate.params)
+        self._lengths[way] = distance(self._matcher.reference, candidate.params)
+
+    def candidate(self, way: str) -> Candidate:
+        return self._matcher.made(self._elements[way])
+
+    @property
+    def best(self) -> str:
+        """The lowest loss halfway; of those that errors do not tell apart, the nearest."""
+        # Below the ends counts as no barrier.
+        heights = {
+            way: max(found.value, 0.0) if math.isfinite(found.value) else math.inf
+            for way, found in self._tried.items()
+        }
+        lowest = min(heights, key=lambda way: heights[way])
+        error = self._tried[lowest].stderr
+        level = heights[lowest] + (error if math.isfinite(error) else 0.0)
+        near = [way for way, height in heights.items() if height <= level]
+        return min(near, key=lambda way: self._lengths[way])
+
+    def result(self, names: Collection[str]) -> Alignment:
+        way = self.best
+        chosen = self.candidate(way)
+        return Alignment(
+            params=self._matcher.with_tied(chosen.params, names),
+            element=chosen.element,
+            way=way,
+            before=_named(self._tried["unchanged"], "loss halfway, as it was"),
+            after=_named(self._tried[way], "loss halfway, aligned"),
+            tried=self._tried,
+            distance=(self._lengths["unchanged"], self._lengths[way]),
+            error=self._middle.change(chosen.params),
+        )
 
 
-def _best(tried: Mapping[str, Estimate], lengths: Mapping[str, float]) -> str:
-    # Below the ends counts as no barrier; of those that errors do not tell apart, the nearest.
-    heights = {
-        way: max(found.value, 0.0) if math.isfinite(found.value) else math.inf
-        for way, found in tried.items()
-    }
-    lowest = min(heights, key=lambda way: heights[way])
-    error = tried[lowest].stderr
-    level = heights[lowest] + (error if math.isfinite(error) else 0.0)
-    return min((w for w in tried if heights[w] <= level), key=lambda way: lengths[way])
+def _refined(
+    objective: Objective,
+    matcher: "Matcher",
+    start: Candidate,
+    steps: int,
+    *,
+    lr: float,
+    seed: int,
+) -> Candidate:
+    """Straight-through: move a copy of the reference until what matches it has a low loss."""
+    goal = {name: value.clone() for name, value in matcher.reference.items()}
+    speed = {name: torch.zeros_like(goal[name]) for name in objective.names}
+    batches, found = endless_batches(objective, seed), start
+    for step in range(steps):
+        found = matcher.toward(goal).by_weights(seed, step, found)
+        middle = halfway(matcher.reference, found.params)
+        slope = objective.part([next(batches)]).gradient(middle)
+        for name, value in slope.items():
+            speed[name].mul_(_MOMENTUM).add_(value / 2)
+            goal[name] -= lr * speed[name]
+    return matcher.toward(goal).by_weights(seed, steps, found)
+
+
+def endless_batches(objective: Objective, seed: int) -> Iterator[Batch]:
+    """Batches in a new random order each time all have been seen."""
+    batches: list[Batch] = objective.map_batches(lambda batch: batch)
+    draw = generator(seed, "batches")
+    while True:
+        for k in torch.randperm(len(batches), generator=draw).tolist():
+            yield batches[k]
 
 
 def _named(found: Estimate, name: str) -> Estimate:
     return replace(found, name=name, unit="loss")
 
 
-def _distance(first: Params, second: Params) -> float:
+def distance(first: Params, second: Params) -> float:
+    """Euclidean distance of two points."""
     squares = (
-        float((first[n].double() - v.double()).square().sum()) for n, v in second.items()
+        float((a.double() - b.double()).square().sum())
+        for name, value in second.items()
+        for a, b in _chunks(first[name], value)
     )
     return math.sqrt(sum(squares))
 
 
-class _Halfway:
+def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two tensors of one shape piece by piece: in float64 they would take twice the room."""
+    parts = (torch.split(value.reshape(-1), _CHUNK) for value in (first, second))
+    return zip(*parts, strict=True)
+
+
+class Midpoint:
     """Loss at the midpoint over the mean of the ends, example by example."""
 
     def __init__(self, objective: Objective, reference: Params, other: Params) -> None:
@@ -253,6 +345,7 @@ class _Halfway:
         self._first, self._second = self._losses.sums(reference), self._losses.sums(other)
 
     def barrier(self, params: Params) -> Estimate:
+        """Loss at the midpoint above the mean of the ends."""
         middle = self._losses.sums(halfway(self._reference, params))
         return self._losses.mean(middle - (self._first + self._second) / 2)
 
@@ -271,51 +364,91 @@ class _Halfway:
         return relative
 
 
-class _Matcher:
+class Matcher:
     """Finds moves that bring `other` near `reference`."""
 
     def __init__(self, objective: Objective, reference: Params, other: Params) -> None:
-        self._objective, self._reference, self._other = objective, reference, other
+        self._objective, self.reference, self._other = objective, reference, other
         self._found, self._activations = find(objective)
         self._blocks = _blocks(self._found)
 
-    def by_activations(self, seed: int) -> _Candidate:
+    def toward(self, reference: Params, other: Params | None = None) -> "Matcher":
+        """The same for another reference, and another network that is moved."""
+        changed = copy(self)
+        changed.reference = reference
+        changed._other = self._other if other is None else other
+        return changed
+
+    def with_tied(self, params: Params, names: Collection[str]) -> dict[str, Tensor]:
+        """A network with further names of tied weights, where they were given."""
+        tied = self._found.tied.items()
+        return dict(params) | {n: params[k] for n, k in tied if n in names and k in params}
+
+    def by_activations(self, seed: int) -> Candidate:
         """Each group by the similarity of its units over the data; no search."""
         pairs = [pair for block in self._blocks for pair in block.pairs]
         measure = Correlations(self._objective, self._found, self._activations, pairs)
-        similar = measure.between(self._reference, self._other, seed)
+        similar = measure.between(self.reference, self._other, seed)
         moves: list[Move] = []
         for block in self._blocks:
             if all(pair in similar for pair in block.pairs):
                 moves += self._matched(block, lambda a, b: similar[a, b])
-        return _Candidate(self._found.apply(self._other, moves), tuple(moves))
+        return Candidate(self._found.apply(self._other, moves), tuple(moves))
 
-    def by_weights(self, seed: int, start: int, base: _Candidate | None = None) -> _Candidate:
+    def by_weights(self, seed: int, start: int, base: Candidate | None = None) -> Candidate:
         """Coordinate ascent on the inner product of the weights, in a random order."""
-        state = dict((base or _Candidate(self._found.apply(self._other, ()), ())).params)
+        state = dict(base.params if base else self._other)
         moves = list(base.element if base else ())
         draw = generator(seed, "order", start)
+        # Tensors that were moved since a block was last found to be at its best.
+        stale = [self._names(block) for block in self._blocks]
         for _ in range(_SWEEPS):
             gain = 0.0
             for k in torch.randperm(len(self._blocks), generator=draw).tolist():
+                if not stale[k]:
+                    continue
                 made, more = self._improved(state, self._blocks[k])
                 moves += made
                 gain += more
+                stale[k] = set()
+                if made:
+                    moved = self._names(self._blocks[k])
+                    stale = [
+                        names | (self._names(b) & moved) for names, b in self._pairs(stale)
+                    ]
             if gain <= _GAIN * self._scale(state):
                 break
-        return _Candidate(state, tuple(moves))
+        return Candidate(state, tuple(moves))
 
-    def _scale(self, state: Params) -> float:
-        return sum(float(self._reference[n].double().square().sum()) for n in state)
+    def _pairs(self, stale: list[set[str]]) -> Iterator[tuple[set[str], "_Block"]]:
+        return zip(stale, self._blocks, strict=True)
 
-    def _improved(self, state: dict[str, Tensor], block: "_Block") -> tuple[list[Move], float]:
-        names = {
+    def _names(self, block: "_Block") -> set[str]:
+        """Tensors that a block acts on, as far as they are there."""
+        return {
             place.tensor
             for group in block.groups
             for place in self._found.groups[group].places
-            if place.tensor in state
+            if place.tensor in self._other
         }
-        before = {name: state[name] for name in names}
+
+    def groups_matched(self) -> list[tuple[Group, int]]:
+        """Groups, each with how many others it is compared with."""
+        groups = self._found.groups
+        found = [(groups[b.group], 0 if b.families else 1) for b in self._blocks]
+        for block in self._blocks:
+            found += [(groups[k], len(f)) for f in block.families for k in f]
+        return found
+
+    def made(self, element: Element) -> Candidate:
+        """The network that was moved by an element."""
+        return Candidate(self._found.apply(self._other, element), element)
+
+    def _scale(self, state: Params) -> float:
+        return sum(float(self.reference[n].double().square().sum()) for n in state)
+
+    def _improved(self, state: dict[str, Tensor], block: "_Block") -> tuple[list[Move], float]:
+        before = {name: state[name] for name in self._names(block)}
         moves = self._matched(block, lambda a, b: self._weights(state, a, b))
         changed = self._found.apply(before, moves)
         gain = self._inner(changed) - self._inner(before)
@@ -357,15 +490,21 @@ class _Matcher:
         total = torch.zeros(groups[first].size, groups[first].size, dtype=torch.float64)
         for a, b in zip(groups[first].places, groups[second].places, strict=True):
             if a.tensor in self._objective.names:
-                rows = a.rows(self._reference[a.tensor]), b.rows(state[b.tensor])
-                total += (rows[0].double() @ rows[1].double().T).cpu()
+                rows = a.rows(self.reference[a.tensor]), b.rows(state[b.tensor])
+                # Large products in float32: they only choose, gains are measured anew.
+                wide = torch.float64 if rows[0].numel() < _CHUNK else torch.float32
+                step = max(1, _CHUNK // len(rows[0]))
+                parts = (torch.split(row, step, 1) for row in rows)
+                for one, two in zip(*parts, strict=True):
+                    total += (one.to(wide) @ two.to(wide).T).cpu()
         return total
 
     def _inner(self, params: Params) -> float:
         return sum(
-            float((self._reference[name].double() * value.double()).sum())
+            float(a.double() @ b.double())
             for name, value in params.items()
             if name in self._objective.names
+            for a, b in _chunks(self.reference[name], value)
         )
 
 

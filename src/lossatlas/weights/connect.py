@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.io.records import record
 from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import number
-from lossatlas.weights.align import align, check_finite, with_statistics
+from lossatlas.weights.align import align, check_finite, endless_batches, with_statistics
 from lossatlas.weights.paired import PairedLosses, blend
 from lossatlas.weights.repair import Repairer
 from lossatlas.weights.unfinished import Unfinished, identity
@@ -44,6 +44,68 @@ _BARRIERS = Reference(
     "Lottery Ticket Hypothesis. ICML 2020.",
     "https://arxiv.org/abs/1912.05671",
 )
+
+
+@record
+@dataclass(frozen=True, eq=False)
+class Excess:
+    """Loss along a path above the straight line between the losses of its ends.
+
+    Attributes:
+        at: positions t from 0 to 1, increasing, shape (points,).
+        value: the excess there, shape (points,).
+        stderr: its paired standard error, example by example, shape (points,).
+        band: half the width, in standard errors, of a band that holds the excess at all points
+            together with 95 %; NaN where the error is unknown.
+        samples: how many independent units the errors come from.
+    """
+
+    at: Array
+    value: Array
+    stderr: Array
+    band: float
+    samples: int = 0
+
+    @property
+    def top(self) -> int:
+        """Index of the largest excess; what is not finite is largest."""
+        return int(np.argmax(np.where(np.isnan(self.value), np.inf, self.value)))
+
+    @property
+    def barrier(self) -> Estimate:
+        """The largest excess, 0 at least."""
+        top = float(self.value[self.top])
+        value = math.inf if math.isnan(top) else max(top, 0.0)
+        is_finite = math.isfinite(value)
+        why = None if math.isfinite(self.band) else "one batch mean has no spread"
+        return Estimate(
+            value,
+            float(self.stderr[self.top]) if is_finite else math.nan,
+            samples=self.samples,
+            why_no_error=why if is_finite else "the loss on the path is not finite",
+            name="barrier",
+            unit="loss",
+            meaning="largest loss above the straight line between the losses of the ends",
+        )
+
+    @property
+    def where(self) -> float:
+        """Position of the largest excess."""
+        return float(self.at[self.top])
+
+    @property
+    def bound(self) -> float:
+        """What the largest excess may be wrong by, all points at once; NaN where unknown."""
+        return self.band * float(self.stderr[self.top])
+
+    @property
+    def is_certain(self) -> bool | None:
+        """Whether the excess is above 0 somewhere with 95 %; None where errors are unknown."""
+        if np.isinf(self.barrier.value):
+            return True
+        if not math.isfinite(self.band):
+            return None
+        return bool(np.any(self.value - self.band * self.stderr > 0))
 
 
 @result("connection", references=(_BARRIERS, _CURVES))
@@ -85,35 +147,24 @@ class Connection(Result):
     repaired: str = ""
 
     @property
+    def profile(self) -> Excess:
+        """The excess without the networks."""
+        return Excess(self.at, self.excess, self.excess_stderr, self.band, self.samples)
+
+    @property
     def barrier(self) -> Estimate:
         """Largest excess over the straight line between the end losses, 0 at least."""
-        finite = np.where(np.isnan(self.excess), np.inf, self.excess)
-        top = int(np.argmax(finite))
-        value = max(float(finite[top]), 0.0)
-        why = None if math.isfinite(self.band) else "one batch mean has no spread"
-        return Estimate(
-            value,
-            float(self.excess_stderr[top]) if math.isfinite(value) else math.nan,
-            samples=self.samples,
-            why_no_error=why if math.isfinite(value) else "the loss on the path is not finite",
-            name="barrier",
-            unit="loss",
-            meaning="largest loss above the straight line between the losses of the ends",
-        )
+        return self.profile.barrier
 
     @property
     def where(self) -> float:
         """Position of the largest excess."""
-        return float(self.at[int(np.argmax(np.nan_to_num(self.excess, nan=np.inf)))])
+        return self.profile.where
 
     @property
     def is_barrier_certain(self) -> bool | None:
         """Whether the excess is above 0 somewhere with 95 %; None where errors are unknown."""
-        if np.isinf(self.barrier.value):
-            return True
-        if not math.isfinite(self.band):
-            return None
-        return bool(np.any(self.excess - self.band * self.excess_stderr > 0))
+        return self.profile.is_certain
 
     @property
     def area(self) -> float:
@@ -225,6 +276,7 @@ def connect(
     lr: float = 0.03,
     momentum: float = 0.9,
     bends: int = 1,
+    train: Objective | None = None,
     align_first: bool = False,
     repair: str | None = None,
     metrics: Mapping[str, Callable[..., Any]] | None = None,
@@ -251,6 +303,8 @@ def connect(
         lr: rate of that training: constant for half of it, then linear to a hundredth.
         momentum: of that training.
         bends: trained points of a chain.
+        train: the same model and loss on the data that curves are trained on; by default
+            `objective`, on whose data a curve then looks better than it is.
         align_first: align the second network to the first beforehand (see `align`).
         repair: "norms" estimates running statistics anew at every point between the ends,
             "all" gives the units of all layers the statistics of the ends as well (see
@@ -299,13 +353,14 @@ def connect(
     settings: dict[str, Any] = {"plan": repr(plan), "align": align_first, "repair": repair}
     settings["metrics"] = list(metrics or {})
     told = _Told(progress, plan)
-    with Unfinished(resume, identity("connect", [objective], [a, b], settings)) as kept:
+    judges = [objective, *([train] if train is not None else [])]
+    with Unfinished(resume, identity("connect", judges, [a, b], settings)) as kept:
         if align_first:
             a, b = (with_statistics(objective, end) for end in (a, b))
             b = _aligned(objective, a, b, seed, kept)
         between: tuple[dict[str, Tensor], ...] = ()
         if kind != "line":
-            between = _trained(objective, plan, (a, b), kept, told)
+            between = _trained(train or objective, plan, (a, b), kept, told)
         knots = (a, *between, b)
         survey = _Survey(
             objective, knots, plan, kept, told, metrics=metrics or {}, repair=repair
@@ -392,7 +447,7 @@ def _trained(
     speed = [{n: torch.zeros_like(bend[n]) for n in objective.names} for bend in bends]
     training = plan.training
     draw = generator(training.seed, "positions")
-    batches = _endless(objective, training.seed)
+    batches = endless_batches(objective, training.seed)
     start = _resumed(kept, bends, speed)
     told.add(start)
     for step in range(training.steps):
@@ -426,14 +481,6 @@ def _resumed(
     for (side, name), value in zip(places, found[1:], strict=True):
         side[name] = value.clone()
     return int(found[0])
-
-
-def _endless(objective: Objective, seed: int) -> Any:
-    batches: list[Batch] = objective.map_batches(lambda batch: batch)
-    draw = generator(seed, "batches")
-    while True:
-        for k in torch.randperm(len(batches), generator=draw).tolist():
-            yield batches[k]
 
 
 class _Survey:

@@ -60,7 +60,8 @@ class EditedLayer:
 
     def edited(self, weight: Tensor, keep: float) -> tuple[Tensor, int, float]:
         """The edited weight, how many pairs are kept, and the error of the cast."""
-        flat = weight.detach().T if self.is_transposed else weight.detach().flatten(1)
+        flat = weight.detach().flatten(1)
+        flat = flat.T if self.is_transposed else flat
         if keep == 1:
             return weight.detach().clone(), flat.numel(), 0.0
         wide = flat.to(torch.float32 if max(flat.shape) > _LARGE else torch.float64)

@@ -19,6 +19,7 @@ from lossatlas.result import Estimate, Reference, Result, result
 from lossatlas.text import count
 from lossatlas.weights.linear_maps import (
     Look,
+    Rows,
     Sampling,
     Use,
     each_pass,
@@ -81,13 +82,15 @@ class LayerFactors:
     Attributes:
         name: of the weight.
         bias: of the bias that is part of the map; empty where there is none.
-        kind: "linear", "convolution" or "embedding".
+        kind: "linear", "convolution", "transposed convolution", "embedding" or "tied" (an
+            embedding that is the last layer as well).
         shape: of the weight.
         is_transposed: whether the weight holds one row an input.
         inputs: A, the mean of a a^T over rows (examples, positions), with a 1 appended to the
             inputs a where there is a bias.
         outputs: G, the sum over rows of g g^T by the number of labels, g the slope of the loss
-            of a sampled label in the outputs.
+            of a sampled label in the outputs. For "tied", A and G are the partial traces of the
+            block of both uses, A by its trace and of G the diagonal.
         corrected: eigenvalues in the basis of the two, measured, shape (outputs, inputs);
             None for the products of theirs.
         rows: how many rows A and G are sums over.
@@ -130,7 +133,7 @@ class LayerFactors:
     def matrix_of(self, vector: Params) -> Tensor:
         """Weight and bias as one matrix, float64, shape (outputs, inputs)."""
         weight = vector[self.name].detach().double()
-        weight = weight.T if self.is_transposed else weight.flatten(1)
+        weight = weight.flatten(1).T if self.is_transposed else weight.flatten(1)
         if not self.bias:
             return weight
         return torch.cat([weight, vector[self.bias].detach().double()[:, None]], 1)
@@ -280,10 +283,12 @@ def factors(
     For outputs s = W a (+ b) the block of W is about A (x) G, A the mean of a a^T and G that of
     g g^T, g = dl/ds with labels drawn from the model. Linear maps are found in the graph of the
     forward pass, whatever module they belong to: linear layers, convolutions over one or two
-    axes (unfolded), embeddings, the gates of recurrent layers at every step. Where weights are
-    used at many positions, each counts as a row of its own ("expand"), which leaves out how
-    positions go together. That every block is found as a whole is checked: the products of
-    inputs and slopes must add up to the gradient.
+    axes (unfolded; transposed ones with a row for each input position), embeddings, the gates
+    of recurrent layers at every step. Where weights are used at many positions, each counts as
+    a row of its own ("expand"), which leaves out how positions go together; the groups of a
+    convolution are rows as well, so that A is their mean and G has one block a group. That
+    every block is found as a whole is checked: the products of inputs and slopes must add up
+    to the gradient.
 
     Args:
         objective: the model must return one tensor of logits or predictions; classes stand on
@@ -369,10 +374,10 @@ class _Sums:
 
     def __init__(self, use: Use, weight: Tensor) -> None:
         self.use = use
-        flat = weight if use.is_transposed else weight.flatten(1).T
+        flat = weight.flatten(1) if use.is_transposed else weight.flatten(1).T
         self.inputs, self.outputs = flat.shape
-        self.diagonal = use.kind == "embedding"
-        width = (self.inputs + 1,) if self.diagonal else (self.inputs + 1,) * 2
+        self.is_table = use.kind == "embedding"
+        width = (self.inputs + 1,) if self.is_table else (self.inputs + 1,) * 2
         make: Any = {"dtype": torch.float64, "device": weight.device}
         self.a = torch.zeros(width, **make)
         self.g = torch.zeros(self.outputs, self.outputs, **make)
@@ -381,25 +386,93 @@ class _Sums:
         self.product: Tensor | None = None
         self.is_checked = self.has_bias = False
 
-    def add_inputs(self, a: Tensor) -> None:
-        self.rows += len(a)
-        if self.diagonal:
-            self.a += torch.bincount(a, minlength=self.inputs + 1)
-        else:
-            wide = with_one(a)
-            self.a += wide.T @ wide
+    @property
+    def largest(self) -> int:
+        """Side of the largest matrix whose eigenvectors are needed."""
+        return max(self.outputs, 0 if self.is_table else self.inputs)
 
-    def add_slopes(self, a: Tensor, g: Tensor) -> None:
-        self.g += g.T @ g
+    def serves(self, use: Use) -> bool:
+        """Whether the rows of a use belong to these sums."""
+        same = (use.kind, use.is_transposed) == (self.use.kind, self.use.is_transposed)
+        return same and not use.is_tied
+
+    def add(self, use: Use, rows: Rows, *, is_first: bool) -> None:
+        a, g, place = rows.inputs, rows.slopes, rows.place
+        if is_first:
+            self.rows += len(a)
+            if self.is_table:
+                self.a += torch.bincount(a, minlength=self.inputs + 1)
+            else:
+                wide = with_one(a)
+                self.a += wide.T @ wide
+        self.g[place, place] += g.T @ g
         if self.is_checked:
             return
         if self.product is None:
             self.product = self.g.new_zeros(self.outputs, self.inputs + 1)
-        if self.diagonal:
+        if self.is_table:
             self.product[:, : self.inputs].index_add_(1, a, g.T)
             self.product[:, -1] += g.sum(0)
         else:
-            self.product += g.T @ with_one(a)
+            self.product[place] += g.T @ with_one(a)
+
+    def factors(self, shares: int) -> tuple[Factor, Factor]:
+        """A and G."""
+        width = self.inputs + self.has_bias
+        a = self.a[:width] if self.is_table else self.a[:width, :width]
+        a, g = a / max(self.rows, 1), self.g / shares
+        self._check(a, g)
+        return Factor(a) if self.is_table else factor(a), factor(g)
+
+    def _check(self, *matrices: Tensor) -> None:
+        if not all(bool(matrix.isfinite().all()) for matrix in matrices):
+            raise NonFiniteError(f"the inputs or slopes of '{self.use.name}' are not finite.")
+
+
+class _TiedSums(_Sums):
+    """Partial traces of the block of a weight that is both a table and a matrix."""
+
+    def __init__(self, use: Use, weight: Tensor) -> None:
+        self.use = replace(use, kind="tied", is_transposed=False)
+        self.outputs, self.inputs = weight.shape
+        make: Any = {"dtype": torch.float64, "device": weight.device}
+        self.a = torch.zeros(self.inputs, self.inputs, **make)
+        self.g = torch.zeros(self.outputs, **make)
+        self.rows = 0
+        self.product: Tensor | None = None
+        self.is_checked = self.has_bias = False
+
+    @property
+    def largest(self) -> int:
+        return self.inputs
+
+    def serves(self, use: Use) -> bool:
+        return use.is_tied and (use.kind == "embedding" or not use.is_transposed)
+
+    def add(self, use: Use, rows: Rows, *, is_first: bool) -> None:
+        a, g = rows.inputs, rows.slopes
+        self.rows += len(a) if is_first else 0
+        if use.kind == "embedding":
+            self.a += g.T @ g
+            self.g.index_add_(0, a, g.square().sum(1))
+        else:
+            squares = g.square()
+            self.a += (a * squares.sum(1)[:, None]).T @ a
+            self.g += squares.T @ a.square().sum(1)
+        if self.is_checked:
+            return
+        if self.product is None:
+            self.product = self.a.new_zeros(self.outputs, self.inputs + 1)
+        if use.kind == "embedding":
+            self.product[:, :-1].index_add_(0, a, g)
+        else:
+            self.product[:, :-1] += g.T @ a
+
+    def factors(self, shares: int) -> tuple[Factor, Factor]:
+        a, g = self.a / shares, self.g / shares
+        self._check(a, g)
+        total = float(a.trace())
+        return factor(a / total if total > 0 else a), Factor(g)
 
 
 def with_one(rows: Tensor) -> Tensor:
@@ -431,10 +504,8 @@ class _Job:
             sums = self._sums_of(use)
             if sums is None:
                 return
-            for a, g in use.rows(slopes):
-                if passes % self.sampled.draws == 0:
-                    sums.add_inputs(a)
-                sums.add_slopes(a, g)
+            for rows in use.rows(slopes):
+                sums.add(use, rows, is_first=passes % self.sampled.draws == 0)
 
         for look in each_pass(self.objective, self.leaves, self.sampled, visit):
             self.skipped |= {n: why for n, why in look.left_out.items() if n in self.chosen}
@@ -448,17 +519,16 @@ class _Job:
         if use.name in self.skipped or use.name not in self.chosen:
             return None
         if use.name not in self.sums:
-            sums = _Sums(use, self.leaves[use.name])
-            largest = max(sums.outputs, 0 if sums.diagonal else sums.inputs)
-            if largest > self.max_size:
+            sums = (_TiedSums if use.is_tied else _Sums)(use, self.leaves[use.name])
+            if sums.largest > self.max_size:
                 self.skipped[use.name] = (
-                    f"{largest:,} inputs or outputs, above max_size={self.max_size:,}"
+                    f"{sums.largest:,} inputs or outputs, above max_size={self.max_size:,}"
                 )
                 return None
             self.sums[use.name] = sums
         sums = self.sums[use.name]
-        if (use.kind, use.is_transposed) != (sums.use.kind, sums.use.is_transposed):
-            self.skipped[use.name] = "it is used both as a table and as a matrix"
+        if not sums.serves(use):
+            self.skipped[use.name] = "it is used in different ways"
             return None
         return sums
 
@@ -471,7 +541,7 @@ class _Job:
             if not is_open or product is None or slope is None or not bool(product.any()):
                 continue
             sums.is_checked = True
-            flat = slope.T if sums.use.is_transposed else slope.flatten(1)
+            flat = slope.flatten(1).T if sums.use.is_transposed else slope.flatten(1)
             if not _near(product[:, :-1], flat):
                 self.skipped[name] = "it is also used by an operation that is no linear map"
             bias = look.gradient.get(_bias_of(name))
@@ -497,19 +567,15 @@ class _Job:
         return Factors(found, dict(self.skipped), labels, self.sampled.draws)
 
     def _layer(self, name: str, sums: _Sums, shares: int) -> LayerFactors:
-        width = sums.inputs + sums.has_bias
-        a = sums.a[:width] if sums.diagonal else sums.a[:width, :width]
-        a, g = a / max(sums.rows, 1), sums.g / shares
-        if not bool(a.isfinite().all() and g.isfinite().all()):
-            raise NonFiniteError(f"the inputs or slopes of '{name}' are not finite.")
+        inputs, outputs = sums.factors(shares)
         return LayerFactors(
             name=name,
             bias=_bias_of(name) if sums.has_bias else "",
             kind=sums.use.kind,
             shape=tuple(self.leaves[name].shape),
             is_transposed=sums.use.is_transposed,
-            inputs=Factor(a) if sums.diagonal else factor(a),
-            outputs=factor(g),
+            inputs=inputs,
+            outputs=outputs,
             rows=sums.rows,
         )
 
@@ -519,8 +585,8 @@ class _Job:
 
         def visit(use: Use, slopes: Tensor) -> None:
             if use.name in layers:
-                for a, g in use.rows(slopes):
-                    _add_squares(sums[use.name], layers[use.name], a, g)
+                for rows in use.rows(slopes):
+                    _add_squares(sums[use.name], layers[use.name], use, rows)
 
         for _ in each_pass(self.objective, self.leaves, self.sampled, visit):
             pass
@@ -595,10 +661,14 @@ def factor(matrix: Tensor) -> Factor:
     return Factor(values.clamp(min=0).flip(0), vectors.flip(1).contiguous())
 
 
-def _add_squares(total: Tensor, layer: LayerFactors, a: Tensor, g: Tensor) -> None:
+def _add_squares(total: Tensor, layer: LayerFactors, use: Use, rows: Rows) -> None:
     left, right = layer.outputs.vectors, layer.inputs.vectors
-    assert left is not None
-    slopes = (g @ left).square()
+    a, g = rows.inputs, rows.slopes
+    if use.is_tied and use.kind == "embedding":
+        assert right is not None
+        total.index_add_(0, a, (g @ right).square())
+        return
+    slopes = (g if left is None else g @ left[rows.place]).square()
     if right is None:
         total.index_add_(1, a, slopes.T)
     else:

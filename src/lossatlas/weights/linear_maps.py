@@ -5,9 +5,10 @@ they come from. The steps of recurrent layers are seen one by one, at the pre-ac
 their gates, where they run as plain operations.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,9 +42,10 @@ class Use:
     Attributes:
         name: of the parameter.
         node: of the graph.
-        kind: "linear", "convolution" or "embedding".
+        kind: "linear", "convolution", "transposed convolution" or "embedding".
         is_transposed: whether the parameter holds one row an input, not one row an output.
         is_left: whether it stands on the left, so that columns are mapped.
+        is_tied: whether the parameter is both a table and a matrix in this pass.
     """
 
     name: str
@@ -51,44 +53,89 @@ class Use:
     kind: str
     is_transposed: bool = False
     is_left: bool = False
+    is_tied: bool = False
 
-    def rows(self, slopes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and slopes of the loss in the outputs, one row each, in float64.
-
-        An input of an embedding is the number of its row, shape (rows,).
-        """
+    def rows(self, slopes: Tensor) -> Iterator["Rows"]:
+        """Inputs and slopes of the loss in the outputs, one row each, in float64."""
         if self.kind == "embedding":
-            yield self.node._saved_indices.flatten(), slopes.flatten(0, -2).double()
+            yield Rows(self.node._saved_indices.flatten(), slopes.flatten(0, -2).double())
         elif self.kind == "convolution":
             yield from self._unfolded(slopes)
+        elif self.kind == "transposed convolution":
+            yield from self._folded(slopes)
         elif self.is_left:
-            yield self.node._saved_mat2.T.double(), slopes.T.double()
+            yield Rows(self.node._saved_mat2.T.double(), slopes.T.double())
         else:
             is_plain = self.node.name() == "MmBackward0"
             inputs = self.node._saved_self if is_plain else self.node._saved_mat1
-            yield inputs.double(), slopes.double()
+            yield Rows(inputs.double(), slopes.double())
 
-    def _unfolded(self, slopes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        node, x = self.node, self.node._saved_input
-        options = [
-            _two(getattr(node, f"_saved_{name}")) for name in ("dilation", "padding", "stride")
+    def _unfolded(self, slopes: Tensor) -> Iterator["Rows"]:
+        """One row an output position; of a grouped convolution, one for each group of it."""
+        x, groups = self.node._saved_input, self.node._saved_groups
+        length = slopes[0, 0].numel() * x.shape[1] * math.prod(self._kernel)
+        for part, slope in _pieces(length, x, slopes):
+            patches = F.unfold(_flat(part), self._kernel, *self._options).mT.flatten(0, 1)
+            given = slope.flatten(2).mT.flatten(0, 1).double()
+            width, count = patches.shape[1] // groups, given.shape[1] // groups
+            for k in range(groups):
+                place = slice(k * count, (k + 1) * count)
+                inputs = patches[:, k * width : (k + 1) * width].double()
+                yield Rows(inputs, given[:, place], place)
+
+    def _folded(self, slopes: Tensor) -> Iterator["Rows"]:
+        """One row an input position, which gives a whole patch of outputs."""
+        x = self.node._saved_input
+        length = x[0, 0].numel() * slopes.shape[1] * math.prod(self._kernel)
+        for part, slope in _pieces(length, x, slopes):
+            patches = F.unfold(_flat(slope), self._kernel, *self._options).mT
+            inputs = part.flatten(2).mT.flatten(0, 1)
+            # What padding of the output adds has no input.
+            given = patches[:, : part[0, 0].numel()].flatten(0, 1)
+            yield Rows(inputs.double(), given.double())
+
+    @property
+    def _kernel(self) -> tuple[int, int]:
+        return _two(tuple(self.node._saved_weight.shape[2:]), 1)
+
+    @property
+    def _options(self) -> list[tuple[int, int]]:
+        names = ("dilation", "padding", "stride")
+        missing = (1, 0, 1)
+        return [
+            _two(getattr(self.node, f"_saved_{name}"), rest)
+            for name, rest in zip(names, missing, strict=True)
         ]
-        kernel = _two(tuple(node._saved_weight.shape[2:]), 1)
-        lengths = slopes[0, 0].numel() * x.shape[1] * kernel[0] * kernel[1]
-        step = max(1, _ROOM // max(lengths, 1))
-        parts = torch.split(x, step), torch.split(slopes, step)
-        for part, slope in zip(*parts, strict=True):
-            flat = part if part.ndim == 4 else part[:, :, None]
-            unfolded = F.unfold(flat, kernel, *options).mT.flatten(0, 1)
-            yield unfolded.double(), slope.flatten(2).mT.flatten(0, 1).double()
 
 
-def _two(sizes: Sequence[int], missing: int | None = None) -> tuple[int, int]:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one use.
+
+    Attributes:
+        inputs: float64, shape (rows, inputs); of an embedding the numbers of its rows, int64 of
+            shape (rows,).
+        slopes: of the loss in the outputs, float64, shape (rows, outputs in `place`).
+        place: which outputs these are; all of them by default.
+    """
+
+    inputs: Tensor
+    slopes: Tensor
+    place: slice = field(default_factory=lambda: slice(None))
+
+
+def _pieces(length: int, x: Tensor, slopes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    step = max(1, _ROOM // max(length, 1))
+    return zip(torch.split(x, step), torch.split(slopes, step), strict=True)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x if x.ndim == 4 else x[:, :, None]
+
+
+def _two(sizes: Sequence[int], missing: int) -> tuple[int, int]:
     """Sizes of two axes; a convolution along one has a first axis of length 1."""
-    if len(sizes) == 2:
-        return sizes[0], sizes[1]
-    first = missing if missing is not None else 1
-    return first, sizes[0]
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else (missing, sizes[0])
 
 
 def _uses(outputs: Tensor, leaves: Leaves) -> tuple[list[Use], dict[str, str]]:
@@ -106,7 +153,14 @@ def _uses(outputs: Tensor, leaves: Leaves) -> tuple[list[Use], dict[str, str]]:
                 found.append(use)
             else:
                 left_out[name] = why
-    return found, left_out
+    return _with_ties(found), left_out
+
+
+def _with_ties(uses: list[Use]) -> list[Use]:
+    """Say of which parameters tables and matrices are one."""
+    tables = {use.name for use in uses if use.kind == "embedding"}
+    matrices = {use.name for use in uses if use.kind == "linear" and not use.is_transposed}
+    return [replace(use, is_tied=use.name in tables & matrices) for use in uses]
 
 
 def _use(node: Any, name: str, turns: int, *, is_left: bool) -> tuple[Use | None, str]:
@@ -115,11 +169,13 @@ def _use(node: Any, name: str, turns: int, *, is_left: bool) -> tuple[Use | None
         return Use(name, node, "embedding", is_transposed=True), ""
     if kind != "ConvolutionBackward0":
         return Use(name, node, "linear", turns % 2 == int(is_left), is_left), ""
-    if node._saved_transposed or node._saved_groups != 1:
-        return None, "a grouped or transposed convolution has no Kronecker factors here"
     if node._saved_input.ndim > 4:
         return None, "a convolution over three axes has no Kronecker factors here"
-    return Use(name, node, "convolution"), ""
+    if not node._saved_transposed:
+        return Use(name, node, "convolution"), ""
+    if node._saved_groups != 1:
+        return None, "a transposed convolution in groups has no Kronecker factors here"
+    return Use(name, node, "transposed convolution", is_transposed=True), ""
 
 
 def _nodes(start: Any) -> Iterator[Any]:
@@ -204,7 +260,7 @@ def outputs_of(objective: Objective, batch: Any, sampled: Sampling) -> Tensor:
     recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
     # The recurrent layers of cuDNN are one operation whose steps nobody sees.
     cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with plain_operations(), cudnn:
+    with plain_operations(objective.model), cudnn:
         _, outputs = model_outputs(objective, batch)
     if len(outputs) != 1:
         raise LossError(

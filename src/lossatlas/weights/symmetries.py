@@ -266,7 +266,7 @@ def _traced(objective: Objective) -> AxisTrace:
         trace = AxisTrace({**params, **fixed}, _statistics(objective.model))
         for tensor in fixed.values():
             trace.hold_all(tensor, "not a parameter of the objective")
-        with plain_operations(), trace:
+        with plain_operations(objective.model), trace:
             measured = objective.batch_loss(batch)
         for value in _leaf_tensors(measured):
             trace.hold_all(value, "the loss")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,10 +79,12 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 @contextmanager
-def plain_operations() -> Iterator[None]:
+def plain_operations(model: nn.Module) -> Iterator[None]:
     """Let recurrent layers and attention run as the small operations that they are made of."""
     before = torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    # Convolutions are one operation either way, and two times as fast with it.
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    torch.backends.mkldnn.enabled = before[0] and not is_recurrent  # type: ignore[assignment]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
@@ -655,6 +657,17 @@ def _index_add(trace: AxisTrace, call: Call) -> None:
         else:
             unify(axis, other, call.name)
     trace.put(call.first, labels)
+
+
+@rule("scatter_add", "scatter_add_")
+def _scatter_add(trace: AxisTrace, call: Call) -> bool | None:
+    x, dim, index, _ = call.args[:4]
+    others = [k for k in range(x.ndim) if k != dim % x.ndim]
+    # Whole rows are added only where the index is one number a row.
+    if any(index.shape[k] > 1 and index.stride(k) != 0 for k in others):
+        return False
+    _index_add(trace, call)
+    return None
 
 
 @rule("index_put_", "index_put")
