@@ -63,5 +63,7 @@ def on_page_content(content, page, config, **_):
     content = _FORMULA.sub(lambda m: mathml(m[2], m[1] == "div"), content)
     words = config["extra"].get("search_words", {}).get(page.file.src_uri, ())
     if words:
-        content += f"<p hidden>Other words: {html.escape(', '.join(words))}</p>"
+        # Under the heading, so that a search leads to the top of the page.
+        hidden = f"<p hidden>Other words: {html.escape(', '.join(words))}</p>"
+        content = content.replace("</h1>", f"</h1>{hidden}", 1)
     return content
