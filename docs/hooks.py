@@ -55,7 +55,9 @@ def mathml(formula, display):
     """A formula of LaTeX as MathML."""
     from latex2mathml.converter import convert
 
-    return convert(html.unescape(formula), display="block" if display else "inline")
+    drawn = convert(html.unescape(formula), display="block" if display else "inline")
+    # A formula that is wider than the screen scrolls in a box of its own.
+    return f'<div class="formula">{drawn}</div>' if display else drawn
 
 
 def on_page_content(content, page, config, **_):
