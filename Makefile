@@ -5,7 +5,7 @@ BASE := .venv/.base
 READY := .venv/.ready
 BENCH := .venv-bench/.ready
 
-.PHONY: demo test check format lint types floors tests bench gpu docs clean
+.PHONY: demo test check format lint types floors tests bench gpu docs release-check clean
 
 demo: $(BASE)  ## train a small network on real digits and survey where it arrived
 	$(BIN)/lossatlas survey --curvature --out survey
@@ -37,6 +37,10 @@ gpu: $(READY)  ## six minutes on a card; writes benchmarks/GPU.md (DEVICE=cpu: a
 docs: $(READY)  ## the documentation as a site in site/
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release-check: $(READY)  ## what a release must pass: archives, a clean install, the demo, types
+	$(BIN)/pip install -q --disable-pip-version-check build twine
+	$(BIN)/python scripts/release_check.py
 
 clean:
 	rm -rf .venv .venv-bench site survey .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,8 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "studies" / "generalization"))
 import measures
-import networks
 import scores
+import trained_networks as networks
 
 SETTINGS = list(itertools.product((1, 2, 3), (0, 1), (5, 6)))
 

@@ -3,9 +3,9 @@
 import math
 
 import torch
-from networks import Split, Trained
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained_networks import Split, Trained
 
 import lossatlas as la
 from lossatlas import curvature

@@ -12,7 +12,7 @@ import numpy as np
 import scores
 from matplotlib import pyplot as plt
 from measures import MEASURES
-from networks import EPOCHS, GRID, REACHED, settings
+from trained_networks import EPOCHS, GRID, REACHED, settings
 
 from lossatlas.plots import style
 

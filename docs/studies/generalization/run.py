@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import measures
-import networks
 import torch
+import trained_networks as networks
 
 from lossatlas.executor import run_tasks
 from lossatlas.io import open_ledger, run_identity

@@ -345,7 +345,7 @@ class PolynomialAverage(WeightAverage):
     Raises:
         ArgumentError: a negative gamma, one twice, or no trainable weights.
 
-    Source: Sandler et al., 2023, arXiv:2301.11312; polynomial-decay averaging of Shamir and
+    Source: Sandler et al., 2023, arXiv:2301.02312; polynomial-decay averaging of Shamir and
         Zhang, ICML 2013.
 
     Examples:
