@@ -45,8 +45,10 @@ NAMES = {
     "suggest_span",
     "supervised",
     "survey",
+    "survey_along",
     "trace",
     "trajectory_plane",
+    "write_atlas",
     "write_report",
 }
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import model_validator
 
+from lossatlas.cli.atlas import FILM
 from lossatlas.cli.command import Command
-from lossatlas.cli.options import SubjectSettings
+from lossatlas.cli.options import SubjectSettings, check_files
 from lossatlas.cli.output import Output
+from lossatlas.cli.pictures import FIGURES
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, TITLE, Strict, common, defaults, option, subject
 from lossatlas.text import byte_size
@@ -33,7 +35,8 @@ _ONE_ONLY = (
     "instruments", "lr",
 )  # fmt: skip
 _FILES = (
-    "None, one or two checkpoints; two are compared. Files that end in .safetensors, .pt, "
+    "None, one or two checkpoints; two are compared; with --along the checkpoints of a "
+    "training, in order. Files that end in .safetensors, .pt, "
     ".pth, .ckpt or .bin, or a folder of Hugging Face, accelerate or "
     "torch.distributed.checkpoint. Nothing is unpickled."
 )
@@ -41,6 +44,7 @@ _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
 _AGAINST = "A second checkpoint, the same as a second file."
+_ALONG = "Survey every checkpoint of a training, on parallel planes and one grid: an atlas."
 _OUT = "Folder of the results and report.html. By default survey, or comparison for two files."
 _CURVES = "Measure eigenvalues and the trace of the Hessian."
 _INSTRUMENTS = (
@@ -117,6 +121,9 @@ class SurveySettings(SubjectSettings):
     lr: float | None = _measured(
         _SURVEY["lr"], "A learning rate to compare with the curvature.", **_positive
     )
+    along: bool = option(False, _ALONG)
+    film: Path | None = option(None, FILM)
+    figures: Annotated[tuple[str, ...], LISTED] = option((), FIGURES)
     title: str | None = option(_SURVEY["title"], TITLE)
     out: Path | None = common(None, _OUT, short="o")
     map: MapSettings = MapSettings()
@@ -124,10 +131,13 @@ class SurveySettings(SubjectSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "SurveySettings":
+        if self.along:
+            check_files(self.files, 3, "three checkpoints or more with --along")
+            return self
         if len(self.files) > 2:
             raise ValueError(
                 f"`files` must be at most two checkpoints; got {len(self.files)}: compare them "
-                "in pairs"
+                "in pairs, or survey them --along a training"
             )
         given = next((n for n in ("weights", "against") if getattr(self, n) is not None), None)
         if self.files and given:
@@ -147,7 +157,8 @@ class SurveySettings(SubjectSettings):
     @property
     def folder(self) -> Path:
         """Where results go: `out`, or a folder named after what is done."""
-        return self.out or Path("survey" if len(self.states) < 2 else "comparison")
+        usual = "survey" if len(self.states) < 2 else "comparison"
+        return self.out or Path("atlas" if self.along else usual)
 
 
 def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
@@ -158,7 +169,11 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.io import occupied
 
     with occupied(settings.folder):
-        if len(settings.states) == 2:
+        if settings.along:
+            from lossatlas.cli.along import survey_training
+
+            survey_training(settings, output, resume=resume)
+        elif len(settings.states) == 2:
             _compare(settings, output, resume=resume)
         else:
             _survey(settings, output, resume=resume)
@@ -192,6 +207,7 @@ def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     report_comparison(
         settings, settings.states, output, folder=settings.folder, title=settings.title,
         resume=resume, span=settings.span, points=settings.points, seed=settings.seed,
+        figures=settings.figures,
         connectivity=settings.map.connectivity, min_share=settings.map.min_share,
         **settings.map.options,
     )  # fmt: skip
@@ -205,6 +221,7 @@ def _at(settings: Any, path: str) -> Any:
 
 def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.cli.ledgers import prepare_ledgers
+    from lossatlas.cli.pictures import write_pictures
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
     from lossatlas.io import make_folder, remove_ledger
@@ -219,11 +236,27 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     ledgers = ledger, instruments_ledger(ledger)
     prepare_ledgers(ledgers, output, resume=resume)
     found = _measure(settings, subject, checkpoints, ledger, output)
-    results = found.save(settings.folder / "survey.nc")
-    page = write_report(found, settings.folder / "report.html")
+    found = _told(settings, subject, found)
+    files = {"results": found.save(settings.folder / "survey.nc")}
+    files["report"] = write_report(found, settings.folder / "report.html")
+    files |= write_pictures(found, settings.figures, settings.folder)
     for path in ledgers:
         remove_ledger(path)
-    output.result(found, found.title, files={"results": results, "report": page})
+    output.result(found, found.title, files=files)
+
+
+# What the page says first: whether the weights were trained, and what guessing gives.
+def _told(settings: SurveySettings, subject: "Subject", found: "Survey") -> "Survey":
+    from dataclasses import replace
+
+    from lossatlas.cli.subject import chance_of
+
+    trained = settings.states or settings.checkpoints or settings.objective
+    steps = settings.train.steps if settings.model else settings.train.steps != 0
+    facts = {} if trained or steps else {"untrained": True}
+    facts |= chance_of(subject)
+    record = found.provenance
+    return replace(found, provenance=replace(record, settings={**record.settings, **facts}))
 
 
 def _measure(

@@ -74,7 +74,7 @@ class Rows:
             ax.set_xlim(low, high)
             for side, text in zip(("right", "left"), self.sides, strict=True):
                 place: Any = {"xytext": (0, -2), "textcoords": "offset points", "va": "top"}
-                size = style.LABEL_SIZE - 2
+                size = canvas.font(-2)
                 ends = (self.limit, 1), ("data", "axes fraction")
                 ax.annotate(text, ends[0], xycoords=ends[1], ha=side, fontsize=size, **place)
         ax.set_yticks(np.arange(len(self.names)), [cut_off(name, 28) for name in self.names])

@@ -1,10 +1,11 @@
 """The page of any result: its sentences, figures and numbers."""
 
 from lossatlas.io import Provenance
-from lossatlas.report.contents import Page, Section
-from lossatlas.result import Estimate, Result, Table
+from lossatlas.report.contents import Page, Section, tile
+from lossatlas.result import Estimate, Figure, Result, Table
 from lossatlas.text import cut_off, with_error
 
+_MOST_HERO, _MOST_TILES = 4, 4
 # Headings that say more than the name of the kind.
 _TITLES = {
     "connection": "From A to B",
@@ -20,29 +21,40 @@ def result_page(found: Result, title: str | None, provenance: Provenance | None)
     """What the page of one result says and shows."""
     kind = found.__kind__
     said = found.sentences()
+    verdict = found.headline() or (said[0] if said else "")
+    pictures = tuple(figure for figure in found.figures() if not figure.is_minor)
+    section = result_section(
+        found, tuple(s for s in said if s != verdict), pictures[_MOST_HERO:]
+    )
     return Page(
         kind=kind.capitalize(),
         title=title or _TITLES.get(kind, kind.capitalize()),
-        headline=said[0] if said else "",
-        reading=said[1:],
-        sections=(result_section(found),),
+        headline=verdict,
+        hero=pictures[:_MOST_HERO],
+        sections=(section,),
         notes=tuple(getattr(found, "notes", ())),
         provenance=provenance or getattr(found, "provenance", None) or Provenance(),
     )
 
 
-def result_section(found: Result) -> Section:
-    """A result as one section of a page."""
+def result_section(
+    found: Result, sentences: tuple[str, ...], figures: tuple[Figure, ...]
+) -> Section:
+    """A result as one section of a page, open below its head."""
     kind, estimates = found.__kind__, found.estimates()
-    rows = tuple(_row(each) for each in estimates if not each.is_minor)
+    chief = [each for each in estimates if not each.is_minor]
     head = ("number", "value", "error", "meaning")
+    rows = tuple(_row(each) for each in chief)
     return Section(
         key=kind.replace(" ", "-"),
-        title=_TITLES.get(kind, kind.capitalize()),
-        figures=tuple(figure for figure in found.figures() if not figure.is_minor),
-        tables=(Table("Numbers", head, rows),) if rows else (),
+        title=_TITLES.get(kind, "What it says"),
+        sentences=sentences,
+        tiles=tuple(tile(each.name, each) for each in chief[:_MOST_TILES]),
+        figures=figures,
+        tables=(*found.tables(), *((Table("Numbers", head, rows),) if rows else ())),
         estimates=estimates,
         references=found.references,
+        first=True,
     )
 
 
