@@ -18,18 +18,19 @@ FILM = (
 class AtlasSettings(Strict):
     """Settings of `lossatlas atlas`."""
 
-    runs: tuple[Path, ...] = option(
+    files: tuple[Path, ...] = option(
         (),
-        "Folders of results, a training each, or single files (survey.nc, comparison.nc, ...).",
+        "Folders of results, a training each, or single files such as survey.nc.",
         positional=True,
     )
     title: str | None = option(None, TITLE)
     film: Path | None = option(None, FILM)
     out: Path = common(Path("atlas.html"), "The page.", short="o")
+    seed: int = common(0, "Random seed; an atlas draws no random numbers.", ge=0)
 
     @model_validator(mode="after")
     def _agree(self) -> "AtlasSettings":
-        check_files(self.runs, 1, "a folder of results or more")
+        check_files(self.files, 1, "a folder of results or more")
         return self
 
 
@@ -38,8 +39,8 @@ def run(settings: AtlasSettings, output: Output) -> None:
     from lossatlas.report.atlas import read_runs, write_atlas
     from lossatlas.report.film import write_film
 
-    runs, others = read_runs(settings.runs)
-    page = write_atlas(settings.runs, settings.out, title=settings.title)
+    runs, others = read_runs(settings.files)
+    page = write_atlas(settings.files, settings.out, title=settings.title)
     files = {"atlas": page}
     if settings.film is not None:
         surveys = [survey for run in runs for survey in run.surveys]

@@ -161,7 +161,7 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
         level=settings.level,
     )
     told = told if truth is None else told.with_measured(truth)
-    written = files.write_prediction(told, settings.out)
+    written = files.write_prediction(told, settings.out, found.law.name)
     loss, lower, upper = told.final
     more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
     more["measured"] = None if truth is None else float(truth.loss[-1])
@@ -239,12 +239,16 @@ def _print_fit(
     found: "Fit", settings: _Curves, output: Output, title: str, rows: Rows = ()
 ) -> None:
     from lossatlas.cli.forecast_files import write_fit
+    from lossatlas.result import Table
 
-    tables = {
-        "Numbers": found.rows(),
-        "Laws compared, error on curves left out": _laws_table(found),
-        "Forecasts of curves left out": _left_out_table(found),
-    }
+    laws, left_out = _laws_table(found), _left_out_table(found)
+    parts = (
+        ("Laws compared", ("law", "error on curves left out", "remark"), laws),
+        ("Forecasts of curves left out", ("curve", "at the end", "along the curve"), left_out),
+    )
+    tables = [
+        Table(name, head, tuple(map(tuple, cells))) for name, head, cells in parts if cells
+    ]
     written = write_fit(found, tables, settings.out)
     output.result(found, title, rows, files=written, extra=_fit(found))
 

@@ -1,14 +1,11 @@
-"""What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and a page."""
+"""What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and pages."""
 
 import ast
-import base64
 import csv
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -16,90 +13,43 @@ from numpy.typing import NDArray
 
 from lossatlas import forecast, io
 from lossatlas.checks import check_one_of
-from lossatlas.cli.output import Rows
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.readers import kind_of_file
 from lossatlas.io.sizes import check_npy
-from lossatlas.text import plain
+from lossatlas.report import write_report
+from lossatlas.result import Table
 
 Floats = NDArray[np.float64]
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{{ title }} · forecast</title>
-<style>
-{% include "report.css" %}
-figure img { max-width: 100%; height: auto; }
-</style>
-</head>
-<body>
-<header>
-  <p class="kind">Fit of a law of the loss</p>
-  <h1>{{ title }}</h1>
-  <p class="headline">{{ headline }}</p>
-</header>
-<main>
-{% if warnings %}
-<section><h2>What it says</h2><ul class="reading">
-{% for line in warnings %}<li>{{ line }}</li>
-{% endfor %}</ul></section>
-{% endif %}
-<section><h2>Figures</h2>
-{% for name, data in figures.items() %}
-<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}"></figure>
-{% endfor %}</section>
-{% for heading, rows in tables.items() if rows %}
-<section><h2>{{ heading }}</h2><div class="scroll"><table>
-<tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div></section>
-{% endfor %}
-</main>
-<footer>Made by lossatlas {{ version }}. This page loads nothing from the network.</footer>
-</body>
-</html>
-"""
+
+def write_fit(fit: Fit, tables: Sequence[Table], out: Path) -> dict[str, Path]:
+    """Write fit.nc, two figures and the page with these tables."""
+    _write_figures({"curves": fit.plot("curves"), "residuals": fit.plot("residuals")}, out)
+    page = write_report(fit, out / "report.html", title=fit.law.name, tables=tables)
+    return {"fit": fit.save(out / "fit.nc"), "report": page}
 
 
-def write_fit(fit: Fit, tables: Mapping[str, Rows], out: Path) -> dict[str, Path]:
-    """Write fit.nc, two figures and the page with tables: title -> rows."""
-    files = {"fit": fit.save(out / "fit.nc"), "report": out / "report.html"}
-    drawn = {"curves": fit.plot("curves"), "residuals": fit.plot("residuals")}
-    images = _write_figures(drawn, out)
-    page = _template().render(
-        title=fit.law.name, headline=fit.headline(), warnings=fit.sentences(), figures=images,
-        tables=tables, version=fit.provenance.versions.get("lossatlas", ""),
-    )  # fmt: skip
-    with io.writing(files["report"]) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return files
-
-
-def write_prediction(told: Prediction, out: Path | None) -> dict[str, Path]:
-    """Write forecast.csv and its figure."""
+def write_prediction(told: Prediction, out: Path | None, law: str) -> dict[str, Path]:
+    """Write forecast.csv, its figure and its page."""
     if out is None:
         return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
     _write_figures({"forecast": told.plot()}, out)
-    return {"forecast": _write_csv(out / "forecast.csv", columns)}
+    page = write_report(told, out / "report.html", title=f"Forecast of {law}")
+    return {"forecast": _write_csv(out / "forecast.csv", columns), "report": page}
 
 
 def write_plan(plan: SchedulePlan, out: Path | None) -> dict[str, Path]:
-    """Write schedule.csv (update, cooldown, free) and its figure."""
+    """Write schedule.csv (update, cooldown, free), its figure and its page."""
     if out is None:
         return {}
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
     _write_figures({"schedule": plan.plot()}, out)
-    return {"schedule": _write_csv(out / "schedule.csv", columns)}
+    page = write_report(plan, out / "report.html", title="Schedules")
+    return {"schedule": _write_csv(out / "schedule.csv", columns), "report": page}
 
 
 def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
@@ -110,28 +60,13 @@ def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-# Each figure as PNG in the folder, and as base64 for a page.
-def _write_figures(drawn: Mapping[str, Axes], out: Path) -> dict[str, str]:
-    images = {}
+def _write_figures(drawn: Mapping[str, Axes], out: Path) -> None:
     for name, ax in drawn.items():
-        data = BytesIO()
         figure = ax.get_figure(root=True)
         assert figure is not None
-        figure.savefig(data, format="png", dpi=150)
-        plt.close(figure)
         with io.writing(out / f"{name}.png") as temporary:
-            temporary.write_bytes(data.getvalue())
-        images[name] = base64.b64encode(data.getvalue()).decode()
-    return images
-
-
-def _template() -> jinja2.Template:
-    engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossatlas.report", "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )  # fmt: skip
-    return engine.from_string(_PAGE)
+            figure.savefig(temporary, format="png", dpi=150)
+        plt.close(figure)
 
 
 def read_curves(

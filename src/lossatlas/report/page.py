@@ -22,7 +22,7 @@ from lossatlas.report.scenes import scene_of
 from lossatlas.report.sections import SECTIONS
 from lossatlas.report.sections.loss_map import hero_figures
 from lossatlas.report.trainings import runs_page
-from lossatlas.result import Estimate, Result
+from lossatlas.result import Estimate, Result, Table
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain, with_error
 
@@ -34,6 +34,7 @@ def write_report(
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
     provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
 ) -> Path:
     """Write a survey, a comparison, trainings or another result as one self-contained page.
 
@@ -46,6 +47,7 @@ def write_report(
         sections: what to show of a survey, in this order; each makes a section of it or None.
         title: the heading of the page of another result, which holds none itself.
         provenance: where its numbers come from.
+        tables: further tables of the page of another result.
 
     Returns:
         The path.
@@ -55,7 +57,7 @@ def write_report(
             has neither an error nor a reason.
         FileError: the place cannot be written; nothing is left behind.
     """
-    page = render(found, sections=sections, title=title, provenance=provenance)
+    page = render(found, sections=sections, title=title, provenance=provenance, tables=tables)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
@@ -67,6 +69,7 @@ def render(
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
     provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
 ) -> str:
     """The page of a survey, a comparison, trainings or another result as text.
 
@@ -75,6 +78,7 @@ def render(
         sections: what to show of a survey, in this order.
         title: as for `write_report`.
         provenance: as for `write_report`.
+        tables: as for `write_report`.
 
     Returns:
         HTML.
@@ -83,8 +87,9 @@ def render(
         ArgumentError: not a result that has a page, two sections have the same key, or a number
             has neither an error nor a reason.
     """
-    page = page_of(found, sections=sections, title=title, provenance=provenance)
-    return _typeset(page)
+    return _typeset(
+        page_of(found, sections=sections, title=title, provenance=provenance, tables=tables)
+    )
 
 
 def page_of(
@@ -93,6 +98,7 @@ def page_of(
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
     provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
 ) -> Page:
     """What the page of a result says and shows; see `render`."""
     if isinstance(found, Comparison):
@@ -106,7 +112,7 @@ def page_of(
             "`found` must be a result, such as what survey(), compare() or merge() returns; "
             f"got {type(found).__name__}."
         )
-    return result_page(found, title, provenance)
+    return result_page(found, title, provenance, tables)
 
 
 def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:

@@ -1,5 +1,8 @@
 """The page of any result: its sentences, figures and numbers."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from lossatlas.io import Provenance
 from lossatlas.report.contents import Page, Section, tile
 from lossatlas.result import Estimate, Figure, Result, Table
@@ -17,7 +20,12 @@ _TITLES = {
 }
 
 
-def result_page(found: Result, title: str | None, provenance: Provenance | None) -> Page:
+def result_page(
+    found: Result,
+    title: str | None,
+    provenance: Provenance | None,
+    tables: Sequence[Table] = (),
+) -> Page:
     """What the page of one result says and shows."""
     kind = found.__kind__
     said = found.sentences()
@@ -31,7 +39,7 @@ def result_page(found: Result, title: str | None, provenance: Provenance | None)
         title=title or _TITLES.get(kind, kind.capitalize()),
         headline=verdict,
         hero=pictures[:_MOST_HERO],
-        sections=(section,),
+        sections=(replace(section, tables=(*tables, *section.tables)),),
         notes=tuple(getattr(found, "notes", ())),
         provenance=provenance or getattr(found, "provenance", None) or Provenance(),
     )
