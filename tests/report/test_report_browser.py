@@ -1,6 +1,7 @@
 """A real report in a real browser: drawn, silent, and alone."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -120,9 +121,18 @@ HERO = """
   const cleared = Report.view.inside === null;
   press("2"); const view = root.dataset.view; press("1");
   Report.camera.reset(); await wait(900);
+  const saved = {};
+  Scene.save = async (blob, name) => { saved[name] = await blob.text(); };
+  for (const kind of ["csv", "tex"])
+    $(`#map [data-of="map-1"] [data-save="${kind}"]`).click();
+  $('#topology [data-copy="tex"]').click(); $('#numbers [data-copy="csv"]').click();
+  const find = $("[data-find]");
+  find.value = "smad"; find.dispatchEvent(new Event("input", { bubbles: true }));
+  const left = [...$("#numbers tbody").rows].filter((row) => !row.hidden).length;
+  await wait(300);
   scrollTo(0, 0);
   const box = $("#scene").getBoundingClientRect();
-  return { outlined, moved, cleared, view, bars: rows.length,
+  return { outlined, moved, cleared, view, bars: rows.length, saved, left,
     points: Report.view.goal.z.length,
     box: [box.left, box.top, box.right, box.bottom].map(Math.round) };
 """
@@ -169,6 +179,21 @@ def test_a_bar_outlines_its_basin_and_leads_there(visited):
     assert found["moved"]
     assert found["cleared"]
     assert found["view"] == "from above"
+
+
+def test_figures_and_tables_leave_as_csv_and_latex(visited):
+    found = visited[0]["result"]
+    assert 0 < found["left"] < 4
+    lines = found["saved"]["loss-surface.csv"].splitlines()
+    assert lines[0] == "trace,x,y,z"
+    assert len(lines) > 61 * 61
+    name, *numbers = lines[1].split(",")
+    assert name == "loss"
+    assert [math.isfinite(float(number)) for number in numbers] == [True] * 3
+    assert "\\addplot3" in found["saved"]["loss-surface.tex"]
+    assert found["saved"]["minima.tex"].startswith("\\begin{tabular}")
+    assert "$\\pm$" in found["saved"]["minima.tex"]
+    assert found["saved"]["numbers.csv"].splitlines()[0] == "number,value,error,meaning"
 
 
 def test_axes_are_named_in_the_drawn_page(visited):
