@@ -1,14 +1,13 @@
 """`lossatlas atlas`, and `survey --along` that makes what it shows."""
 
 import json
-import sys
 
 import pytest
 import safetensors.torch
 import torch
 
 import lossatlas as la
-from lossatlas.cli import app
+from cli.test_survey_command import call
 from lossatlas.cli.along import steps_of
 from lossatlas.report.page import page_of
 from lossatlas.training import build_model
@@ -17,15 +16,6 @@ from report.sample_comparisons import valleys
 from report.test_atlas import head, training
 
 DATA = ["--examples", "100", "--model", "mlp(4)", "--quiet", "--json"]
-
-
-def call(monkeypatch, capsys, *arguments):
-    """The command in this process: exit code, what it printed."""
-    monkeypatch.setattr(sys, "argv", ["lossatlas", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        app.main()
-    printed = capsys.readouterr()
-    return stop.value.code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")

@@ -104,18 +104,6 @@
     };
     if (state.playing) tick(); else words(frame());
   }
-  function spin(on) {
-    spin.on = on && !Scene.still.matches;
-    $("turn").setAttribute("aria-pressed", spin.on);
-    cancelAnimationFrame(spin.frame);
-    let last = performance.now();
-    const tick = (now) => {
-      if (!spin.on) return;
-      camera.set({ azimuth: camera.azimuth + (now - last) * 0.00035 }); last = now;
-      spin.frame = requestAnimationFrame(tick);
-    };
-    if (spin.on) spin.frame = requestAnimationFrame(tick);
-  }
   function view([kind, name]) { state.view = kind; state.name = name; outline(null); show(); }
 
   // The address holds what is seen: #step=200&view=map.
@@ -211,7 +199,7 @@
   $("play").addEventListener("click", () => play());
   $("back").addEventListener("click", () => go(state.step - 1)); $("next").addEventListener("click", () => go(state.step + 1));
   $("scale").addEventListener("click", () => { state.common = !state.common; show(); });
-  $("turn").addEventListener("click", () => spin(!spin.on));
+  Scene.turning(camera, $("turn"));
   $("png").addEventListener("click", () => views[0].png(`${Page.named(document.title)}-step-${frame().step}`));
   window.addEventListener("hashchange", () => { read(); menus(); show(); });
   document.addEventListener("keydown", (e) => {

@@ -36,20 +36,8 @@
     document.querySelectorAll("#bars .row").forEach((row) => row.classList.toggle("on", bar !== null && Number(row.dataset.track) === bar.track));
     root.dataset.basin = bar ? bar.track : "";
   }
-  function spin(on) {
-    spin.on = on && !Scene.still.matches;
-    $("turn").setAttribute("aria-pressed", spin.on);
-    cancelAnimationFrame(spin.frame);
-    let last = performance.now();
-    const tick = (time) => {
-      if (!spin.on) return;
-      camera.set({ azimuth: camera.azimuth + (time - last) * 0.00035 }); last = time;
-      spin.frame = requestAnimationFrame(tick);
-    };
-    if (spin.on) spin.frame = requestAnimationFrame(tick);
-  }
   Page.bars($("bars"), frame, { pick: outline, fly: (bar) => view.fly(bar) });
-  $("turn").addEventListener("click", () => spin(!spin.on));
+  Scene.turning(camera, $("turn"));
   $("reset").addEventListener("click", () => camera.reset());
   $("png").addEventListener("click", () => view.png(Page.named(`${document.title} ${now[2]}`)));
   document.addEventListener("keydown", (e) => {

@@ -657,6 +657,20 @@
     }
   }
 
+  // A button that lets a camera go round slowly, where movement is wanted.
+  function turning(camera, button) {
+    let on = false, last = 0;
+    const tick = (now) => {
+      if (!on) return;
+      camera.set({ azimuth: camera.azimuth + (now - last) * 0.00035 }); last = now;
+      requestAnimationFrame(tick);
+    };
+    button.addEventListener("click", () => {
+      on = !on && !still.matches; last = performance.now();
+      button.setAttribute("aria-pressed", on);
+      if (on) requestAnimationFrame(tick);
+    });
+  }
   function save(blob, name) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob); link.download = name; link.click();
@@ -679,5 +693,5 @@
   }
   const evenly = (s) => rounded([s.low, s.high], 4);
 
-  window.Scene = { Camera, Frame, View, inflate, rounded, save, short, spread, still };
+  window.Scene = { Camera, Frame, View, inflate, rounded, save, short, spread, still, turning };
 })();
