@@ -1,19 +1,30 @@
 """`lossatlas atlas`, and `survey --along` that makes what it shows."""
 
 import json
+from functools import partial
 
 import pytest
 import safetensors.torch
 import torch
 
 import lossatlas as la
+import lossatlas.report.film
 from cli.test_survey_command import call
 from lossatlas.cli.along import steps_of
+from lossatlas.report.film import write_film
 from lossatlas.report.page import page_of
 from lossatlas.training import build_model
 from lossatlas.training.datasets import load_dataset
 from report.sample_comparisons import valleys
 from report.test_atlas import head, training
+
+
+@pytest.fixture(autouse=True)
+def _short_films(monkeypatch):
+    short = partial(write_film, seconds=0.5, rate=4, width=160)
+    for room in (lossatlas.report, lossatlas.report.film):
+        monkeypatch.setattr(room, "write_film", short)
+
 
 DATA = ["--examples", "100", "--model", "mlp(4)", "--quiet", "--json"]
 
@@ -76,6 +87,8 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     # The map of a checkpoint holds its own loss where it lies.
     assert kept.provenance.settings["step"] == 10
     assert call(monkeypatch, capsys, "survey", "--along", checkpoints[0], *DATA)[0] == 2
+    code, _, error = call(monkeypatch, capsys, *arguments, "--plane", "eigen")
+    assert (code, "`plane` is not served along a training" in error) == (2, True)
 
 
 def test_steps_are_read_from_names_that_grow(tmp_path):
@@ -86,9 +99,11 @@ def test_steps_are_read_from_names_that_grow(tmp_path):
 
 def test_an_untrained_model_and_figures_of_its_survey(tmp_path, monkeypatch, capsys):
     arguments = ["survey", *DATA, "--points", "5", "--out", tmp_path, "--figures", "svg,pdf"]
+    arguments += ["--film", tmp_path / "turn.gif"]
     code, printed, error = call(monkeypatch, capsys, *arguments)
     assert code == 0, error
     alerts = page_of(la.load(tmp_path / "survey.nc")).alerts
     assert "untrained" in alerts[0]
     assert len(list((tmp_path / "figures").glob("*.svg"))) >= 5
     assert json.loads(printed)["files"]["figures"] == str(tmp_path / "figures")
+    assert (tmp_path / "turn.gif").read_bytes()[:4] == b"GIF8"

@@ -22,7 +22,7 @@ def survey_training(settings: "SurveySettings", output: Output, *, resume: bool)
     folder = make_folder(settings.folder) / "surveys"
     made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
     if made and not resume:
-        # A survey is read again only where it is asked for.
+        output.note(f"removing what an earlier run left in {folder}; --resume goes on from it")
         for path in made:
             path.unlink()
     subject, states = load_subject(settings), []

@@ -32,7 +32,12 @@ _DEMO_STEPS = 400
 # What a comparison of two checkpoints cannot be told.
 _ONE_ONLY = (
     "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "curvature",
-    "instruments", "lr",
+    "instruments", "lr", "film",
+)  # fmt: skip
+# What a survey along a training cannot be told: its plane and weights come from the files.
+_NOT_ALONG = (
+    "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "weights",
+    "against", "checkpoints",
 )  # fmt: skip
 _FILES = (
     "None, one or two checkpoints; two are compared; with --along the checkpoints of a "
@@ -172,6 +177,8 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
         if settings.along:
             from lossatlas.cli.along import survey_training
 
+            remedy = "survey one file at a time"
+            check_unused(settings, _NOT_ALONG, "along a training", remedy)
             survey_training(settings, output, resume=resume)
         elif len(settings.states) == 2:
             _compare(settings, output, resume=resume)
@@ -194,14 +201,9 @@ def _list_instruments(output: Output) -> None:
 
 
 def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
-    plain = SurveySettings()
-    for name in _ONE_ONLY:
-        value = _at(settings, name)
-        if value != _at(plain, name) and (name, value) != ("plane", "random"):
-            raise ArgumentError(
-                f"`{name}` is not served where two checkpoints are compared; got {value!r}: "
-                "leave it out, or survey one file at a time."
-            )
+    check_unused(
+        settings, _ONE_ONLY, "where two checkpoints are compared", "survey one file at a time"
+    )
     from lossatlas.cli.comparison import report_comparison
 
     report_comparison(
@@ -211,6 +213,19 @@ def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
         connectivity=settings.map.connectivity, min_share=settings.map.min_share,
         **settings.map.options,
     )  # fmt: skip
+
+
+def check_unused(
+    settings: SurveySettings, names: tuple[str, ...], where: str, remedy: str
+) -> None:
+    """Refuse settings that would have no effect."""
+    plain = SurveySettings()
+    for name in names:
+        value = _at(settings, name)
+        if value != _at(plain, name) and (name, value) != ("plane", "random"):
+            raise ArgumentError(
+                f"`{name}` is not served {where}; got {value!r}: leave it out, or {remedy}."
+            )
 
 
 def _at(settings: Any, path: str) -> Any:
@@ -225,7 +240,7 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
     from lossatlas.io import make_folder, remove_ledger
-    from lossatlas.report import write_report
+    from lossatlas.report import write_film, write_report
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)
@@ -240,6 +255,8 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     files = {"results": found.save(settings.folder / "survey.nc")}
     files["report"] = write_report(found, settings.folder / "report.html")
     files |= write_pictures(found, settings.figures, settings.folder)
+    if settings.film is not None:
+        files["film"] = write_film(found, settings.film)
     for path in ledgers:
         remove_ledger(path)
     output.result(found, found.title, files=files)
