@@ -54,7 +54,7 @@ def instrument_card(found: InstrumentResult) -> Card:
     return Card(
         question=found.about.question or found.about.title,
         value=value,
-        detail=detail,
+        detail=found.about.headline or detail,
         mark=mark_of(estimates),
         sentences=found.sentences(),
         figures=tuple(figure for figure in found.figures() if not figure.is_minor),
