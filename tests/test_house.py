@@ -50,8 +50,10 @@ NAMES = {
     "SpikeRecorder",
     "suggest_lr",
     "survey",
+    "survey_along",
     "trace",
     "trajectory_plane",
+    "write_atlas",
     "write_report",
 }
 

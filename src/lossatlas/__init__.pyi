@@ -22,6 +22,7 @@ from .objective import Objective as Objective
 from .objective import Weighted as Weighted
 from .objective import accuracy as accuracy
 from .objective import supervised as supervised
+from .report import write_atlas as write_atlas
 from .report import write_report as write_report
 from .steering import SAM as SAM
 from .steering import LandscapeLR as LandscapeLR
@@ -35,6 +36,7 @@ from .surveys import Comparison as Comparison
 from .surveys import Survey as Survey
 from .surveys import compare as compare
 from .surveys import survey as survey
+from .surveys import survey_along as survey_along
 from .topology import Diagram as Diagram
 from .topology import MergeTree as MergeTree
 from .topology import merge_tree as merge_tree

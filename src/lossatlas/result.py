@@ -31,7 +31,7 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import few_units_note, interval
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
-from lossatlas.text import number, with_error
+from lossatlas.text import latex, number, with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -394,6 +394,30 @@ class Result:
         columns = ("name", "value", "stderr", "bound", "samples", "unit", "why_no_error")
         rows = [{c: getattr(e, c) for c in columns} for e in self.estimates()]
         return pd.DataFrame(rows, columns=list(columns))
+
+    def to_latex(self, *, minor: bool = False) -> str:
+        """The estimates as a LaTeX table: name, value with its error, and unit.
+
+        Args:
+            minor: whether numbers that short tables leave out are in it.
+
+        Returns:
+            A `tabular` environment that needs no package. A number without an error has a
+            dagger, and its reason stands in a comment.
+        """
+        rows, reasons = [], []
+        for found in self.estimates():
+            if found.is_minor and not minor:
+                continue
+            value, _, error = with_error(found.value, found.error).partition(" ± ")
+            shown = f"{value} ± {error}" if error else f"{value}†"
+            rows.append(" & ".join(map(latex, (found.name, shown, found.unit))) + r" \\")
+            if not error:
+                reasons.append(
+                    f"% {latex(found.name)}: {latex(found.why_no_error or 'no error')}"
+                )
+        head = r"\begin{tabular}{lrl}", r"\hline", r"quantity & value & unit \\", r"\hline"
+        return "\n".join((*head, *rows, r"\hline", r"\end{tabular}", *reasons)) + "\n"
 
     def save(self, path: str | Path) -> Path:
         """Write to one netCDF file; `lossatlas.load` reads it back."""

@@ -23,6 +23,20 @@ def cut_off(name: object, most: int = MOST) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "_": r"\_", "%": r"\%", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "±": r"$\pm$", MINUS: "$-$", "\N{MULTIPLICATION SIGN}": r"$\times$", "²": "$^2$",
+    "∞": r"$\infty$",
+    "†": r"$^\dagger$", "λ": r"$\lambda$", "…": r"\dots{}",
+}  # fmt: skip
+
+
+def latex(text: object) -> str:
+    """A name or a number from outside, for use as text in LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in plain(text))
+
+
 def plain(name: object) -> str:
     """A name from outside without control characters."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))

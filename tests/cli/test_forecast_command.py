@@ -62,6 +62,7 @@ def test_fit_writes_results_pictures_and_a_page(folder):
     page = (folder / "out" / "report.html").read_text()
     assert "two-step" in page
     assert "settings" in page
+    assert "default-src 'none'" in page
     assert 'src="http' not in page
 
 

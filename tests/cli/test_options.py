@@ -152,6 +152,16 @@ EXCEPTIONS |= {
     ("edit", "against"): _SPEC,
     ("edit", "factors_data"): "the objective of `factors`",
 }
+EXCEPTIONS |= {
+    ("survey", "along"): "`survey_along`, of files in order",
+    ("survey", "film"): "`write_film`",
+    ("survey", "figures"): "`save_figures`; none by default",
+    ("atlas", "files"): _FILE,
+    ("atlas", "out"): _FILE,
+    ("atlas", "film"): "`write_film`",
+    ("atlas", "seed"): "an atlas draws no random numbers",
+}
+REACHES["atlas"] = ("report.atlas:write_atlas",)
 _NO_DRAWS = "a forecast draws no random numbers"
 _READS = {
     "column": "repeated NAME=COLUMN for the keywords of readers",
@@ -255,7 +265,7 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
     needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
-    needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
+    needed = needed or (["f"] if name.startswith(("atlas", "forecast", "weights")) else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
     command.main([*needed, *given, "--json", "--resume", "--quiet"], standalone_mode=False)
     settings, output, more = seen[0]
@@ -385,7 +395,7 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
     needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
     needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
-    needed = needed or (["f"] if name.startswith(("forecast", "weights")) else [])
+    needed = needed or (["f"] if name.startswith(("atlas", "forecast", "weights")) else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)["settings"]
     assert told["seed"] == 7

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,17 +9,18 @@ from lossatlas.plots.pairs import shared_scale
 from lossatlas.report import page as page_room
 from lossatlas.report import render, write_report
 from lossatlas.report.comparison import comparison_page
+from lossatlas.result import Estimate
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import comparison_of, hostile, valleys, way
-from report.test_report_browser import BROWSER, PROBE, browse
+from report.test_report_browser import BROWSER, drive
 from report.test_write_report import LIBRARY, Page
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_library():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_room, "_plotly", lambda: "/* library */")
+        patch.setattr(page_room, "packed_library", lambda: "packed")
         yield
 
 
@@ -81,7 +83,7 @@ def test_matched_basins_have_one_number_and_lie_in_one_place():
 
 def test_hostile_names_are_text_and_nothing_else():
     page = Page(render(hostile()))
-    assert len(page.scripts) == len(page.figures) + 2
+    assert len(page.scripts) == len(page.figures) + 4
     assert "img" not in page.tags
     assert not [a for _, a, _ in page.attributes if a.startswith("on")]
     assert "{{ 7*7 }}" in "".join(page.words)
@@ -98,6 +100,20 @@ def test_a_map_without_errors_claims_no_certainty():
     assert "certain basins among" not in words
 
 
+def test_a_winner_is_named_only_where_the_pairs_tell():
+    def asked(gap, error):
+        found = replace(valleys(), difference=Estimate(gap, error, samples=500))
+        return found.line_sentences()[0], comparison_page(found).questions[0]
+
+    sentence, card = asked(-0.05, 0.01)
+    assert sentence.endswith("]: B is lower.")
+    assert (card.value, card.mark) == ("B, by 0.050 ± 0.010", "sure")
+    sentence, card = asked(0.01, 0.01)
+    assert sentence.endswith(": not told apart.")
+    assert card.value.startswith("not told apart")
+    assert comparison_page(valleys()).questions[0].value == "no paired error"
+
+
 def test_walls_and_notes_are_told_of_their_map(tmp_path):
     land, walled = sample_map(noise=0.02), sample_map(noise=0.02, walls=True, notes=("Odd.",))
     found = comparison_of(land, walled, way())
@@ -110,13 +126,11 @@ def test_walls_and_notes_are_told_of_their_map(tmp_path):
 @pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
 def test_the_page_is_drawn_in_a_browser(monkeypatch, tmp_path):
-    monkeypatch.setattr(page_room, "_plotly", LIBRARY)
-    probe = PROBE.replace("#map-1 canvas", "#maps-1 .plot-container")
-    text, asked = browse(render(hostile()).replace("<head>", "<head>" + probe, 1), tmp_path)
-    assert 'data-drawn="4"' in text
-    assert "&quot;errors&quot;:[]" in text
-    assert "&quot;calls&quot;:0" in text
-    assert asked == set()
+    monkeypatch.setattr(page_room, "packed_library", LIBRARY)
+    page = render(hostile())
+    seen, asked, _ = drive(page, "await Page.all(); return root.dataset.drawn", tmp_path)
+    assert seen["result"] == "4"
+    assert (seen["errors"], seen["calls"], asked) == ([], 0, set())
 
 
 def test_diagrams_and_trees_keep_their_confidence_on_disk(tmp_path):

@@ -152,7 +152,7 @@ def test_weights_without_a_finite_loss():
         on_a_line([2, 1, 2], 0.1),
         loss=Estimate(np.nan, np.nan, samples=512, sample_unit="examples"),
     )
-    assert read_center(broken) == ["The loss at the weights themselves is not finite."]
+    assert read_center(broken) == ("The loss at the weights themselves is not finite.",)
 
 
 def test_the_lowest_point_on_the_edge():

@@ -1,6 +1,7 @@
 """A real report in a real browser: drawn, silent, and alone."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -25,27 +26,34 @@ FLAGS = (
     "--disable-sync",
     "--enable-unsafe-swiftshader",
     "--hide-scrollbars",
-    "--virtual-time-budget=10000",
+    # Movements last as long as frames come, which on a busy machine they do not.
+    "--force-prefers-reduced-motion",
+    "--virtual-time-budget=30000",
     "--window-size=1280,2200",
     # Nobody is at home: neither for the page nor for the browser itself.
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
-# Runs before anything else on the page and writes what it saw into an attribute.
+# Runs before anything else on the page, then what the test says, and writes what it saw into
+# an attribute.
 PROBE = """<script>
 (function () {
-  const seen = { errors: [], calls: 0 };
+  const seen = { errors: [], calls: 0 }, root = document.documentElement;
   const note = (what) => seen.errors.push(String(what));
   window.addEventListener("error", (e) => note(e.message));
   window.addEventListener("unhandledrejection", (e) => note(e.reason));
   document.addEventListener("securitypolicyviolation", (e) => note("policy " + e.blockedURI));
   console.error = (...words) => note(words.join(" "));
   window.alert = () => { seen.calls += 1; };
-  const timer = setInterval(() => {
-    const root = document.documentElement;
-    if (!root.dataset.drawn) return;
+  const $ = (words) => document.querySelector(words);
+  const wait = (ms) => new Promise((go) => setTimeout(go, ms));
+  const press = (key, at) =>
+    (at || document.body).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const scenario = async () => { SCENARIO };
+  const timer = setInterval(async () => {
+    if (!root.hasAttribute("data-ready")) return;
     clearInterval(timer);
-    const box = document.querySelector("#map-1 canvas").getBoundingClientRect();
-    seen.box = [box.left, box.top, box.right, box.bottom].map(Math.round);
+    try { seen.result = await scenario(); } catch (e) { note(e.stack); }
+    await wait(300);
     seen.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
     seen.title = document.title;
     seen.texts = Array.from(document.querySelectorAll(".plot text")).map((t) => t.textContent);
@@ -62,17 +70,18 @@ pytestmark = [
 ]
 
 
-def browse(page, folder):
+def browse(page, folder, *flags, address=""):
     """Open a page: its elements as text, and what it asked the network for."""
     (folder / "page.html").write_text(page, encoding="utf-8")
     command = [
         BROWSER,
         *FLAGS,
+        *flags,
         f"--user-data-dir={folder / 'profile'}",
         f"--log-net-log={folder / 'net.json'}",
         f"--screenshot={folder / 'page.png'}",
         "--dump-dom",
-        (folder / "page.html").as_uri(),
+        (folder / "page.html").as_uri() + address,
     ]
     done = subprocess.run(command, capture_output=True, timeout=170, check=False)
     log = json.loads((folder / "net.json").read_text())
@@ -85,14 +94,53 @@ def browse(page, folder):
     return done.stdout.decode(errors="replace"), asked
 
 
-def visit(survey, folder):
-    """Open a report: what the probe saw, what was fetched, and a picture of the page."""
-    page = render(survey).replace("<head>", "<head>" + PROBE, 1)
-    text, asked = browse(page, folder)
+def drive(page, scenario, folder, *flags, address=""):
+    """Open a page and do something there: what the probe saw, what was fetched, a picture.
+
+    `scenario` is the body of an async function of JavaScript; what it returns is in "result".
+    """
+    probe = PROBE.replace("SCENARIO", scenario)
+    text, asked = browse(
+        page.replace("<head>", "<head>" + probe, 1), folder, *flags, address=address
+    )
     found = re.search(r'data-probe="([^"]*)"', text)
     assert found, "the page never finished drawing"
     seen = json.loads(unescape(found[1]))
     return seen, asked, np.asarray(Image.open(folder / "page.png").convert("RGB"))
+
+
+HERO = """
+  await Page.all();
+  const rows = [...document.querySelectorAll("#bars .row")], before = Report.camera.target;
+  rows[1].dispatchEvent(new PointerEvent("pointerenter"));
+  const outlined = Report.view.inside.reduce((sum, v) => sum + v, 0);
+  rows[1].click();
+  await wait(900);
+  const moved = String(Report.camera.target) !== String(before);
+  rows[1].dispatchEvent(new PointerEvent("pointerleave"));
+  const cleared = Report.view.inside === null;
+  press("2"); const view = root.dataset.view; press("1");
+  Report.camera.reset(); await wait(900);
+  const saved = {};
+  Scene.save = async (blob, name) => { saved[name] = await blob.text(); };
+  for (const kind of ["csv", "tex"])
+    $(`#map [data-of="map-1"] [data-save="${kind}"]`).click();
+  $('#topology [data-copy="tex"]').click(); $('#numbers [data-copy="csv"]').click();
+  const find = $("[data-find]");
+  find.value = "smad"; find.dispatchEvent(new Event("input", { bubbles: true }));
+  const left = [...$("#numbers tbody").rows].filter((row) => !row.hidden).length;
+  await wait(300);
+  scrollTo(0, 0);
+  const box = $("#scene").getBoundingClientRect();
+  return { outlined, moved, cleared, view, bars: rows.length, saved, left,
+    points: Report.view.goal.z.length,
+    box: [box.left, box.top, box.right, box.bottom].map(Math.round) };
+"""
+
+
+def visit(survey, folder):
+    """Open a report and try what stands at its head."""
+    return drive(render(survey), HERO, folder)
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +162,38 @@ def test_a_page_that_does_ask_the_network_is_caught(tmp_path):
 
 def test_the_surface_is_drawn_in_color(visited):
     seen, _, picture = visited
-    left, top, right, bottom = seen["box"]
+    left, top, right, bottom = seen["result"]["box"]
     region = picture[top:bottom, left:right].reshape(-1, 3).astype(int)
     assert len(region) > 100_000
     colored = region[np.ptp(region, axis=1) > 25]
     # A blank or failed canvas is one color; a surface has thousands, and fills its place.
     assert len(colored) > 0.15 * len(region)
     assert len(np.unique(colored, axis=0)) > 1000
-    path = np.abs(region - [0xD5, 0x5E, 0x00]).max(axis=1) < 40
+    path = np.abs(region - [0xFF, 0x7F, 0x2A]).max(axis=1) < 40
     assert path.sum() > 100
+
+
+def test_a_bar_outlines_its_basin_and_leads_there(visited):
+    found = visited[0]["result"]
+    assert 0 < found["outlined"] < found["points"] / 2
+    assert found["moved"]
+    assert found["cleared"]
+    assert found["view"] == "from above"
+
+
+def test_figures_and_tables_leave_as_csv_and_latex(visited):
+    found = visited[0]["result"]
+    assert 0 < found["left"] < 4
+    lines = found["saved"]["loss-surface.csv"].splitlines()
+    assert lines[0] == "trace,x,y,z"
+    assert len(lines) > 61 * 61
+    name, *numbers = lines[1].split(",")
+    assert name == "loss"
+    assert [math.isfinite(float(number)) for number in numbers] == [True] * 3
+    assert "\\addplot3" in found["saved"]["loss-surface.tex"]
+    assert found["saved"]["minima.tex"].startswith("\\begin{tabular}")
+    assert "$\\pm$" in found["saved"]["minima.tex"]
+    assert found["saved"]["numbers.csv"].splitlines()[0] == "number,value,error,meaning"
 
 
 def test_axes_are_named_in_the_drawn_page(visited):

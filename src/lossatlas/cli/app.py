@@ -17,6 +17,7 @@ _NAME = "lossatlas"
 # Command -> what it does. Each is a file of this room, imported when the command is called.
 _COMMANDS = {
     "survey": "Survey the loss landscape around a network, or compare two checkpoints.",
+    "atlas": "Put many results on one page: every checkpoint of a training, linked views.",
     "train": "Train a network with a recipe, or find out which recipe is worth it.",
     "lr": "Suggest a learning rate with a band and its reasons.",
     "forecast": "Predict the loss under a learning rate schedule, and find a better one.",

@@ -10,6 +10,7 @@ from torch import nn
 
 from lossatlas.cli.ledgers import prepare_ledgers
 from lossatlas.cli.output import Output
+from lossatlas.cli.pictures import write_pictures
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
@@ -45,6 +46,7 @@ def report_comparison(
     folder: Path,
     title: str | None,
     resume: bool,
+    figures: tuple[str, ...] = (),
     **options: Any,
 ) -> None:
     """Compare two checkpoints, write `comparison.nc` and `report.html`, print the result."""
@@ -67,9 +69,10 @@ def report_comparison(
     found = _signed(found, pair, title or f"{pair.subject.title}, two checkpoints")
     results = found.save(folder / "comparison.nc")
     page = write_report(found, folder / "report.html")
+    pictures = write_pictures(found, figures, folder)
     _forget(ledger)
     heading = str(found.provenance.settings["title"])
-    written = {"results": results, "report": page}
+    written = {"results": results, "report": page} | pictures
     output.result(found, heading, files=written, extra=_details(found))
 
 

@@ -1,4 +1,4 @@
-"""What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and a page."""
+"""What `lossatlas forecast` reads and writes: curves, laws, schedules; figures and pages."""
 
 import ast
 import csv

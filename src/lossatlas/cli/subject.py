@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -115,3 +116,13 @@ def _own_subject(settings: SubjectSettings, spec: str) -> Subject:
             f"{type(own).__name__}."
         )
     return Subject(spec, own.model, settings, own=own)
+
+
+def chance_of(subject: Subject) -> dict[str, Any]:
+    """The accuracy of always naming the largest class, and how many classes there are."""
+    if subject.data is None or subject.data.task != "classification":
+        return {}
+    counts = torch.bincount(subject.data.targets.flatten().cpu().long())
+    classes = int((counts > 0).sum())
+    share = float(counts.max() / counts.sum())
+    return {"chance": {"share": share, "classes": classes}} if classes > 1 else {}

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 from pydantic import model_validator
 
+from lossatlas.cli.atlas import FILM
 from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
+from lossatlas.cli.pictures import FIGURES
 from lossatlas.cli.processes import check_alone, count, is_first
-from lossatlas.cli.shared_options import SubjectSettings
+from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.errors import ArgumentError
 from lossatlas.settings import LISTED, SEED, TITLE, Strict, common, defaults, option, subject
 from lossatlas.text import byte_size, duration
@@ -35,10 +37,16 @@ _LONG = 30.0
 # What a comparison of two checkpoints cannot be told.
 _ONE_ONLY = (
     "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "curvature",
-    "instruments", "lr",
+    "instruments", "lr", "film",
+)  # fmt: skip
+# What a survey along a training cannot be told: its plane and weights come from the files.
+_NOT_ALONG = (
+    "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "weights",
+    "against", "checkpoints",
 )  # fmt: skip
 _FILES = (
-    "None, one or two checkpoints; two are compared. Files that end in .safetensors, .pt, "
+    "None, one or two checkpoints; two are compared; with --along the checkpoints of a "
+    "training, in order. Files that end in .safetensors, .pt, "
     ".pth, .ckpt or .bin, or a folder of Hugging Face, accelerate or "
     "torch.distributed.checkpoint. Nothing is unpickled."
 )
@@ -46,6 +54,7 @@ _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
 _AGAINST = "A second checkpoint, the same as a second file."
+_ALONG = "Survey every checkpoint of a training, on parallel planes and one grid: an atlas."
 _OUT = (
     "Folder of the results and report.html; --fresh replaces what an earlier run left there. "
     "By default survey, or comparison for two files."
@@ -136,6 +145,9 @@ class SurveySettings(SubjectSettings):
         _SURVEY["instruments"], _INSTRUMENTS
     )
     lr: float | None = _measured(_SURVEY["lr"], _LR, **_positive)
+    along: bool = option(False, _ALONG)
+    film: Path | None = option(None, FILM)
+    figures: Annotated[tuple[str, ...], LISTED] = option((), FIGURES)
     title: str | None = option(_SURVEY["title"], TITLE)
     out: Path | None = common(None, _OUT, short="o")
     seed: int = common(0, _SEEDS, ge=0)
@@ -144,10 +156,13 @@ class SurveySettings(SubjectSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "SurveySettings":
+        if self.along:
+            check_files(self.files, 3, "three checkpoints or more with --along")
+            return self
         if len(self.files) > 2:
             raise ValueError(
                 f"`files` must be at most two checkpoints; got {len(self.files)}: compare them "
-                "in pairs"
+                "in pairs, or survey them --along a training"
             )
         given = next((n for n in ("weights", "against") if getattr(self, n) is not None), None)
         if self.files and given:
@@ -167,7 +182,8 @@ class SurveySettings(SubjectSettings):
     @property
     def folder(self) -> Path:
         """Where results go: `out`, or a folder named after what is done."""
-        return self.out or Path("survey" if len(self.states) < 2 else "comparison")
+        usual = "survey" if len(self.states) < 2 else "comparison"
+        return self.out or Path("atlas" if self.along else usual)
 
 
 def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
@@ -178,7 +194,14 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.io import occupied
 
     with occupied(settings.folder) if is_first() else nullcontext():
-        if len(settings.states) == 2:
+        if settings.along:
+            from lossatlas.cli.along import survey_training
+
+            check_alone("survey along a training")
+            remedy = "survey one file at a time"
+            check_unused(settings, _NOT_ALONG, "along a training", remedy)
+            survey_training(settings, output, resume=resume)
+        elif len(settings.states) == 2:
             _compare(settings, output, resume=resume)
         else:
             _survey(settings, output, resume=resume)
@@ -219,22 +242,31 @@ command = Command(
 
 def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     check_alone("survey of two checkpoints")
-    plain = SurveySettings()
-    for name in _ONE_ONLY:
-        value = _at(settings, name)
-        if value != _at(plain, name) and (name, value) != ("plane", "random"):
-            raise ArgumentError(
-                f"`{name}` is not served where two checkpoints are compared; got {value!r}: "
-                "leave it out, or survey one file at a time."
-            )
+    check_unused(
+        settings, _ONE_ONLY, "where two checkpoints are compared", "survey one file at a time"
+    )
     from lossatlas.cli.comparison import report_comparison
 
     report_comparison(
         settings, settings.states, output, folder=settings.folder, title=settings.title,
         resume=resume, span=settings.span, points=settings.points, seed=settings.seed,
+        figures=settings.figures,
         connectivity=settings.map.connectivity, min_share=settings.map.min_share,
         **settings.map.options,
     )  # fmt: skip
+
+
+def check_unused(
+    settings: SurveySettings, names: tuple[str, ...], where: str, remedy: str
+) -> None:
+    """Refuse settings that would have no effect."""
+    plain = SurveySettings()
+    for name in names:
+        value = _at(settings, name)
+        if value != _at(plain, name) and (name, value) != ("plane", "random"):
+            raise ArgumentError(
+                f"`{name}` is not served {where}; got {value!r}: leave it out, or {remedy}."
+            )
 
 
 def _at(settings: Any, path: str) -> Any:
@@ -245,10 +277,11 @@ def _at(settings: Any, path: str) -> Any:
 
 def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     from lossatlas.cli.ledgers import prepare_ledgers
+    from lossatlas.cli.pictures import write_pictures
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
     from lossatlas.io import make_folder, remove_ledger
-    from lossatlas.report import write_report
+    from lossatlas.report import write_film, write_report
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)
@@ -263,11 +296,29 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     found = _measure(settings, subject, checkpoints, ledger, output)
     if not is_first():
         return
-    results = found.save(settings.folder / "survey.nc")
-    page = write_report(found, settings.folder / "report.html")
+    found = _told(settings, subject, found)
+    files = {"results": found.save(settings.folder / "survey.nc")}
+    files["report"] = write_report(found, settings.folder / "report.html")
+    files |= write_pictures(found, settings.figures, settings.folder)
+    if settings.film is not None:
+        files["film"] = write_film(found, settings.film)
     for path in ledgers:
         remove_ledger(path)
-    output.result(found, found.title, files={"results": results, "report": page})
+    output.result(found, found.title, files=files)
+
+
+# What the page says first: whether the weights were trained, and what guessing gives.
+def _told(settings: SurveySettings, subject: "Subject", found: "Survey") -> "Survey":
+    from dataclasses import replace
+
+    from lossatlas.cli.subject import chance_of
+
+    trained = settings.states or settings.checkpoints or settings.objective
+    steps = settings.train.steps if settings.model else settings.train.steps != 0
+    facts = {} if trained or steps else {"untrained": True}
+    facts |= chance_of(subject)
+    record = found.provenance
+    return replace(found, provenance=replace(record, settings={**record.settings, **facts}))
 
 
 def _measure(

@@ -1,6 +1,7 @@
 """The matplotlib side: new axes, their dress, and how a chart is drawn on them."""
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -49,25 +50,36 @@ RC: Any = {
 
 
 PAPER_RC: Any = {
-    "font.size": 7,
+    "font.size": 7.0,
     "lines.linewidth": 0.9,
     "axes.linewidth": 0.5,
     "pdf.fonttype": 42,
     "figure.dpi": 200,
 }
 _width: ContextVar[float | None] = ContextVar("width", default=None)
+_paper: ContextVar[bool] = ContextVar("paper", default=False)
+# Smallest and usual size of letters on paper, in points.
+_PAPER_SIZE, _SMALLEST = 7.0, 5.5
 
 
 @contextmanager
 def dressed(style: str, width: float | None) -> Iterator[None]:
     """Within it, new axes have this style and width; matplotlib's settings come back after."""
     chosen = width if width is not None or style == "screen" else 3.25
-    token = _width.set(chosen)
+    tokens = _width.set(chosen), _paper.set(style == "paper")
     try:
         with plt.rc_context(RC | (PAPER_RC if style == "paper" else {})):
             yield
     finally:
-        _width.reset(token)
+        _width.reset(tokens[0])
+        _paper.reset(tokens[1])
+
+
+def font(change: float = 0.0) -> float:
+    """The size of letters: that of labels, and so many points more."""
+    if _paper.get():
+        return max(_PAPER_SIZE + 0.7 * change, _SMALLEST)
+    return style.LABEL_SIZE + change
 
 
 def png(ax: Axes) -> bytes:
@@ -98,7 +110,7 @@ def axes(
             ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color(style.FAINT)
-    ax.tick_params(colors=style.MUTED, labelsize=style.LABEL_SIZE - 1, width=0.6, length=3)
+    ax.tick_params(colors=style.MUTED, labelsize=font(-1), width=0.6, length=3)
     return ax
 
 
@@ -112,11 +124,29 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 def name_axes(ax: Axes, title: str, x: str, y: str) -> None:
     """Title and axis titles."""
-    ax.set_title(title, loc="left", fontsize=style.TITLE_SIZE, color=style.INK, pad=8)
-    ax.set_xlabel(x, fontsize=style.LABEL_SIZE, color=style.INK)
-    ax.set_ylabel(y, fontsize=style.LABEL_SIZE, color=style.INK)
+    if not _paper.get():
+        # On paper a caption says it.
+        ax.set_title(title, loc="left", fontsize=style.TITLE_SIZE, color=style.INK, pad=8)
+    wide, high = ax.figure.get_size_inches() if _paper.get() else (0.0, 0.0)  # type: ignore[union-attr]
+    ax.set_xlabel(_wrapped(x, wide), fontsize=font(), color=style.INK)
+    ax.set_ylabel(_wrapped(y, high), fontsize=font(), color=style.INK)
+    if _paper.get():
+        _thin_ticks(ax)
     for text in (ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label):  # type: ignore[attr-defined]
         text.set_parse_math(False)
+
+
+def _wrapped(text: str, room: float) -> str:
+    # Into lines of so many inches, but for the margins; 0 for any length.
+    most = int(0.62 * room * 72 / (0.56 * font()))
+    return "\n".join(textwrap.wrap(text, max(most, 12))) if room and text else text
+
+
+def _thin_ticks(ax: Axes) -> None:
+    # Labels between decades lie on each other where a figure is narrow.
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log" and abs(np.log10(high / low)) > 1:
+            axis.set_minor_formatter(NullFormatter())
 
 
 def note(
@@ -124,7 +154,7 @@ def note(
 ) -> None:
     """A small word beside a point."""
     plain: dict[str, Any] = {
-        "fontsize": style.LABEL_SIZE - 2,
+        "fontsize": font(-2),
         "color": style.MUTED,
         "zorder": 7,
     }
@@ -134,11 +164,31 @@ def note(
 
 def legend(ax: Axes, **where: Any) -> None:
     """A quiet legend, if anything has a name."""
-    if ax.get_legend_handles_labels()[0]:
-        box = ax.legend(fontsize=style.LABEL_SIZE - 1, frameon=False, **where)
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        if _paper.get() and _owns_figure(ax):
+            box = _below(ax, handles, labels)
+        else:
+            box = ax.legend(fontsize=font(-1), frameon=False, **where)
         for text in box.get_texts():
             text.set_color(style.INK)
             text.set_parse_math(False)
+
+
+def _owns_figure(ax: Axes) -> bool:
+    # Layouts that leave room for a legend belong to figures of our own.
+    figure = ax.figure
+    return isinstance(figure, Figure) and len(figure.axes) < 3 and _width.get() is not None
+
+
+def _below(ax: Axes, handles: Any, labels: Any) -> Any:
+    # Outside of the axes it covers nothing; as many columns as its longest entry lets in.
+    figure: Any = ax.figure
+    letters = max(map(len, labels)) + 7
+    room = figure.get_figwidth() * 72 / (0.62 * font(-1))
+    columns = max(1, min(len(labels), int(room / letters)))
+    look: Any = {"fontsize": font(-1), "frameon": False, "columnspacing": 1.2}
+    return figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
 
 
 def color_map(colors: tuple[str, ...]) -> LinearSegmentedColormap:
@@ -171,8 +221,8 @@ def color_bar(ax: Axes, shown: ScalarMappable, scale: Scale | None, label: str) 
         ticks, labels = scale.ticks()
         bar.set_ticks(list(ticks), labels=labels, minor=False)
         bar.ax.minorticks_off()
-    bar.set_label(label, fontsize=style.LABEL_SIZE, color=style.INK)
-    bar.ax.tick_params(colors=style.MUTED, labelsize=style.LABEL_SIZE - 1, width=0.6, length=3)
+    bar.set_label(label, fontsize=font(), color=style.INK)
+    bar.ax.tick_params(colors=style.MUTED, labelsize=font(-1), width=0.6, length=3)
     bar.outline.set_visible(False)
     return bar
 
@@ -255,12 +305,36 @@ def _show(ax: Any, axis: Axis, which: str) -> None:
 
 def _frame_space(ax: Any, chart: Chart, z: Axis) -> None:
     if z.ticks is not None:
-        ax.set_zticks(list(z.ticks[0]), labels=list(z.ticks[1]))
+        places, labels = _apart(*z.ticks) if _paper.get() else z.ticks
+        ax.set_zticks(list(places), labels=list(labels))
     name_axes(ax, chart.title, chart.x.title, chart.y.title)
-    ax.set_zlabel(z.title)
+    ax.set_zlabel(_wrapped(z.title, 1.6 * bool(_paper.get())), fontsize=font())
     ax.zaxis.label.set_parse_math(False)
     ax.set_box_aspect([4 * side for side in chart.ratio])
+    if _paper.get():
+        _paper_space(ax, chart)
     ax.view_init(elev=32, azim=-56)
+
+
+def _apart(places: Sequence[float], labels: Sequence[str]) -> tuple[list[float], list[str]]:
+    # Ticks at least a fifth of the axis from each other.
+    kept: list[int] = []
+    for k, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= 0.2 * (places[-1] - places[0]):
+            kept.append(k)
+    return [places[k] for k in kept], [labels[k] for k in kept]
+
+
+def _paper_space(ax: Any, chart: Chart) -> None:
+    # Letters are large beside a small box: few of them, upright, and room around.
+    ax.set_box_aspect([4 * side for side in chart.ratio], zoom=0.78)
+    for axis, turned in ((ax.xaxis, 0), (ax.yaxis, 0), (ax.zaxis, 90)):
+        if axis is not ax.zaxis or chart.z is None or chart.z.ticks is None:
+            axis.set_major_locator(MaxNLocator(3))
+        axis.set_rotate_label(False)
+        axis.label.set_rotation(turned)
+        axis.labelpad = 1
+        axis.set_tick_params(pad=-1, labelsize=font(-1))
 
 
 def _place(layer: Line | Points) -> tuple[Any, ...]:
@@ -283,7 +357,7 @@ def _(layer: Line, ax: Any, chart: Chart, depth: float) -> None:
     drawn = ax.plot(
         *_place(layer),
         color=layer.color,
-        lw=_WIDTH * layer.width,
+        lw=_WIDTH * layer.width * (0.6 if _paper.get() else 1.0),
         ls=_DASHES[layer.dash],
         alpha=layer.opacity,
         label=_label(ax, layer.name),
@@ -300,7 +374,7 @@ def _(layer: Points, ax: Any, chart: Chart, depth: float) -> None:
     ax.plot(
         *_place(layer),
         _SYMBOLS[layer.symbol],
-        ms=_MARK * layer.size,
+        ms=_MARK * layer.size * (0.75 if _paper.get() else 1.0),
         mfc="none" if hollow else layer.color,
         mec=layer.edge,
         mew=0.8,

@@ -22,6 +22,17 @@ FILL = "#2b7a90"
 # The sea chart: deep water is a low loss, sand a high one. Lightness rises all the way, so
 # that the order also reads in gray.
 DEPTH = ("#0a1f3c", "#123c5e", "#1a5d7a", "#2f7f8e", "#5fa199", "#98c1a6", "#cddcbb", "#f4efd8")
+# The same for surfaces under light, which lifts it: neither end may reach black or white.
+RELIEF = (
+    "#17406b",
+    "#1c5c80",
+    "#2a7d8e",
+    "#4f9c97",
+    "#88ba9f",
+    "#bccfa8",
+    "#dcd9b0",
+    "#eadfb8",
+)
 # Errors: pale where the map is sure, dark where it is not.
 EMBER = ("#fdf6ec", "#fbe0c0", "#f6bf8b", "#e8935a", "#c9652f", "#96431b", "#5c2a12")
 # Further metrics: no water, so that an accuracy is not read as a depth.

@@ -1,11 +1,12 @@
 """The page of a comparison: two checkpoints, the line between and the maps around them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lossatlas.plots.pairs import BasinMatch
-from lossatlas.report.contents import Page, Section, Tile, tile
-from lossatlas.result import Reference, Table
+from lossatlas.report.contents import Card, Page, Section, Tile, tile
+from lossatlas.result import Figure, Reference, Table
 from lossatlas.surveys import Comparison
 from lossatlas.text import cut_off, number, with_error
 
@@ -26,30 +27,76 @@ def comparison_page(found: Comparison) -> Page:
         for name, file in zip(found.names, files, strict=True)
         if file
     )
+    pictures = found.figures()
     return Page(
         kind="Comparison of two checkpoints",
         title=str(settings.get("title") or "Two checkpoints"),
         headline=found.headline(),
-        reading=(*([f"{ends}."] if ends else []), *found.sentences()),
-        sections=(_line_section(found), _maps_section(found)),
+        questions=_questions(found),
+        hero=pictures[:3],
+        sections=(_line_section(found, ends), _maps_section(found, pictures[3:])),
         notes=_notes(found),
         provenance=found.provenance,
     )
 
 
-def _line_section(found: Comparison) -> Section:
+def _questions(found: Comparison) -> tuple[Card, ...]:
+    lower, *line = found.line_sentences()
+    matched, *rest = found.basin_sentences()
+    barrier, bound = found.barrier, found.line_bound
+    told = bound > 0 and barrier.value > bound
+    pairs = found.matching
+    shared = f"{len(pairs.pairs):,} in both, {len(pairs.gone):,} gone, {len(pairs.new):,} new"
+    return (
+        Card("Which one has the lower loss?", *_lower(found), sentences=(lower,)),
+        Card(
+            "Does a barrier stand between them?",
+            with_error(barrier.value, barrier.stderr) if told else "none told from error",
+            mark="sure" if told or (bound > 0 and barrier.value == 0) else "",
+            sentences=tuple(line),
+        ),
+        Card("Do they lie in the same basins?", shared, sentences=(matched,)),
+        Card("How far apart are their landscapes?", _far(found), sentences=tuple(rest)),
+    )
+
+
+def _lower(found: Comparison) -> tuple[str, str, str]:
+    # Value, detail and mark of a card.
+    gap, (one, two) = found.difference, found.names
+    if gap is None or not math.isfinite(gap.stderr):
+        return "no paired error", "", ""
+    low, high = gap.interval()
+    if low <= 0 <= high:
+        return f"not told apart ({with_error(gap.value, gap.stderr)})", "", ""
+    return (
+        f"{two if high < 0 else one}, by {with_error(abs(gap.value), gap.stderr)}",
+        "",
+        "sure",
+    )
+
+
+def _far(found: Comparison) -> str:
+    far, bound = found.bottleneck, found.depth_bound
+    if not math.isfinite(far):
+        return "no distance"
+    if 0 < far <= bound:
+        return "within the error"
+    return number(far, 3)
+
+
+def _line_section(found: Comparison, ends: str) -> Section:
     one, two = found.names
     recalibrated = found.line.provenance.settings.get("mode") == "recalibrated"
     return Section(
         key="line",
         title="The line between them",
         lead=(
-            f"The loss of the weights on the straight line from {one} to {two}. A barrier is "
-            "how far it rises above the chord, the straight line between the two losses."
+            f"{ends + '. ' if ends else ''}The loss of the weights on the straight line from "
+            f"{one} to {two}. A barrier is how far it rises above the chord, the straight line "
+            "between the two losses."
         ),
         sentences=found.line_sentences(),
         tiles=_line_tiles(found),
-        figures=found.figures()[:1],
         estimates=found.line_estimates(),
         references=(*found.references[:1], *((_STATISTICS,) if recalibrated else ())),
     )
@@ -63,10 +110,15 @@ def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
         remark = ", none seen"
     rows = {estimate.name: estimate for estimate in found.line_estimates()}
     ends = [f"loss at {name}" for name in found.names]
-    return (tile("barrier", found.barrier, remark), *(tile(end, rows[end]) for end in ends))
+    gap = () if found.difference is None else (tile("B minus A, paired", found.difference),)
+    return (
+        *gap,
+        *(tile(end, rows[end]) for end in ends),
+        tile("barrier", found.barrier, remark),
+    )
 
 
-def _maps_section(found: Comparison) -> Section:
+def _maps_section(found: Comparison, pictures: tuple[Figure, ...]) -> Section:
     one, two = found.names
     return Section(
         key="maps",
@@ -78,21 +130,10 @@ def _maps_section(found: Comparison) -> Section:
             "two maps at each point (Betti matching)."
         ),
         sentences=found.basin_sentences(),
-        tiles=_map_tiles(found),
-        figures=found.figures()[1:],
+        figures=pictures,
         tables=_basins(found),
         estimates=found.basin_estimates(),
         references=found.references[1:],
-    )
-
-
-def _map_tiles(found: Comparison) -> tuple[Tile, ...]:
-    bound, basins = found.depth_bound, found.matching
-    error = f"± {number(bound, 2)} (95 %)" if bound > 0 else "no error known"
-    alone = f"{len(basins.gone):,} gone, {len(basins.new):,} new"
-    return (
-        Tile("basins in both", f"{len(basins.pairs):,}", alone),
-        Tile("bottleneck distance", number(found.bottleneck, 3), error),
     )
 
 

@@ -11,7 +11,7 @@ from lossatlas.text import cut_off
 
 @dataclass(frozen=True)
 class Tile:
-    """One number at the head of the page.
+    """One number at the head of a page.
 
     Attributes:
         label: what it is.
@@ -44,6 +44,44 @@ def _row(found: Estimate) -> tuple[str, str, str, str]:
 
 
 @dataclass(frozen=True, eq=False)
+class Card:
+    """A question with its answer.
+
+    Attributes:
+        question: as a reader asks it.
+        value: the chief number with its error, as text.
+        detail: what it is, in a few words.
+        mark: "sure" where the answer is certain, "alarm" where it warns, "" otherwise.
+        sentences: the answer in words; the first is the chief one.
+        figures: the first is drawn, the others wait until they are asked for.
+        tables: wait until they are asked for.
+        wide: whether it takes the full width.
+    """
+
+    question: str
+    value: str = ""
+    detail: str = ""
+    mark: str = ""
+    sentences: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A landscape that is drawn by the page itself, in three dimensions and from above.
+
+    Attributes:
+        head: what is known about it, packed.
+        chunk: its arrays, packed.
+    """
+
+    head: str
+    chunk: str
+
+
+@dataclass(frozen=True, eq=False)
 class Section:
     """A part of a page. Everything but key and title may be empty.
 
@@ -52,24 +90,26 @@ class Section:
         title: heading.
         lead: what the section shows, in a sentence.
         sentences: its reading.
-        answers: questions, each with the sentences that answer it.
-        tiles: join the tiles at the head.
+        cards: questions that a reader comes with, each with its answer.
+        tiles: chief numbers; they stand at the head.
         figures: in this section.
         tables: in this section.
         estimates: join the table of all numbers.
         references: join the list of methods.
+        first: whether it stands open below the head, and not among the details.
     """
 
     key: str
     title: str
     lead: str = ""
     sentences: tuple[str, ...] = ()
-    answers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cards: tuple[Card, ...] = ()
     tiles: tuple[Tile, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     references: tuple[Reference, ...] = ()
+    first: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +120,10 @@ class Page:
         kind: what it is, as in "Survey of a loss landscape".
         title: the heading. Never trusted as HTML.
         headline: the finding in one sentence.
-        reading: the findings in words, the most important first.
+        alerts: what a reader must know before anything else, in sentences.
+        questions: the few that stand beside the picture.
+        scene: the picture at the head, drawn by the page itself.
+        hero: the pictures at the head, where there is no scene.
         sections: in the order of the page.
         notes: what a reader should know.
         provenance: where the numbers come from.
@@ -89,10 +132,13 @@ class Page:
     kind: str
     title: str
     headline: str
-    reading: tuple[str, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
     provenance: Provenance
+    alerts: tuple[str, ...] = ()
+    questions: tuple[Card, ...] = ()
+    hero: tuple[Figure, ...] = ()
+    scene: Scene | None = None
 
 
 Builder = Callable[[Survey], Section | None]

@@ -14,16 +14,17 @@ from lossatlas.io import Provenance, writing
 from lossatlas.recipes import Runs
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
-from lossatlas.report.readings import headline, reading
+from lossatlas.report.frames import has_surface, pack
+from lossatlas.report.library import packed_library
+from lossatlas.report.readings import alerts, headline, questions
 from lossatlas.report.results import result_page
+from lossatlas.report.scenes import scene_of
 from lossatlas.report.sections import SECTIONS
+from lossatlas.report.sections.loss_map import hero_figures
 from lossatlas.report.trainings import runs_page
-from lossatlas.result import Estimate, Result
+from lossatlas.result import Estimate, Result, Table
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain
-
-# What could end a script or start a comment, should it stand in a string of the data.
-_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def write_report(
@@ -33,6 +34,7 @@ def write_report(
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
     provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
 ) -> Path:
     """Write a survey, a comparison, trainings or another result as one self-contained page.
 
@@ -45,6 +47,7 @@ def write_report(
         sections: what to show of a survey, in this order; each makes a section of it or None.
         title: the heading of the page of another result, which holds none itself.
         provenance: where its numbers come from.
+        tables: further tables of the page of another result.
 
     Returns:
         The path.
@@ -54,7 +57,7 @@ def write_report(
             has neither an error nor a reason.
         FileError: the place cannot be written; nothing is left behind.
     """
-    page = render(found, sections=sections, title=title, provenance=provenance)
+    page = render(found, sections=sections, title=title, provenance=provenance, tables=tables)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
@@ -66,6 +69,7 @@ def render(
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
     provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
 ) -> str:
     """The page of a survey, a comparison, trainings or another result as text.
 
@@ -74,6 +78,7 @@ def render(
         sections: what to show of a survey, in this order.
         title: as for `write_report`.
         provenance: as for `write_report`.
+        tables: as for `write_report`.
 
     Returns:
         HTML.
@@ -82,18 +87,32 @@ def render(
         ArgumentError: not a result that has a page, two sections have the same key, or a number
             has neither an error nor a reason.
     """
+    return _typeset(
+        page_of(found, sections=sections, title=title, provenance=provenance, tables=tables)
+    )
+
+
+def page_of(
+    found: Result,
+    *,
+    sections: Sequence[Builder] = SECTIONS,
+    title: str | None = None,
+    provenance: Provenance | None = None,
+    tables: Sequence[Table] = (),
+) -> Page:
+    """What the page of a result says and shows; see `render`."""
     if isinstance(found, Comparison):
-        return _typeset(comparison_page(found))
+        return comparison_page(found)
     if isinstance(found, Runs):
-        return _typeset(runs_page(found))
+        return runs_page(found)
     if isinstance(found, Survey):
-        return _typeset(_survey_page(found, sections))
+        return _survey_page(found, sections)
     if not isinstance(found, Result):
         raise ArgumentError(
             "`found` must be a result, such as what survey(), compare() or merge() returns; "
             f"got {type(found).__name__}."
         )
-    return _typeset(result_page(found, title, provenance))
+    return result_page(found, title, provenance, tables)
 
 
 def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:
@@ -102,7 +121,10 @@ def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:
         kind="Survey of a loss landscape",
         title=survey.title,
         headline=headline(survey),
-        reading=tuple(reading(survey)),
+        alerts=alerts(survey),
+        questions=questions(survey),
+        scene=scene_of(survey) if has_surface(survey) else None,
+        hero=hero_figures(survey),
         sections=tuple(made),
         notes=(*survey.notes, *survey.landscape.notes),
         provenance=survey.provenance,
@@ -110,22 +132,32 @@ def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:
 
 
 def _typeset(page: Page) -> str:
-    made = page.sections
-    _check_keys(made)
-    return _template().render(
-        kind=page.kind,
+    _check_keys(page.sections)
+    return template("report.html.j2").render(
+        page=page,
         title=cut_off(page.title, 200),
-        headline=page.headline,
-        reading=page.reading,
-        sections=made,
-        tiles=[tile for section in made for tile in section.tiles],
-        numbers=[_number(each) for section in made for each in section.estimates],
-        references=_references(made),
+        sections=page.sections,
+        cards=[(section, card) for section in page.sections for card in section.cards],
+        references=_references(page.sections),
         notes=list(dict.fromkeys(page.notes)),
         provenance=_provenance(page.provenance),
         versions=page.provenance.versions,
-        plotly=Markup(_plotly()),
+        **parts_of([page]),
     )
+
+
+def parts_of(pages: Sequence[Page]) -> dict[str, Any]:
+    """What every template takes: the numbers of some pages, the library that draws them."""
+    sections = [section for page in pages for section in page.sections]
+    drawn = any(page.hero for page in pages) or any(
+        section.figures or any(card.figures for card in section.cards) for section in sections
+    )
+    return {
+        "pages": pages,
+        "numbers": [_number(each) for section in sections for each in section.estimates],
+        "plotly": Markup(packed_library()) if drawn else "",
+        "version": Provenance().versions.get("lossatlas", ""),
+    }
 
 
 def _check_keys(sections: Sequence[Section]) -> None:
@@ -176,19 +208,9 @@ def _number(found: Estimate) -> dict[str, str]:
     }
 
 
-def data_of(figure: Any) -> Markup:
-    """The data of a plotly figure as JSON that is safe inside a script element."""
-    text = figure.to_json(validate=False)
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return Markup(text)
-
-
-@cache
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
+def data_of(figure: Any) -> str:
+    """The data of a plotly figure, packed: nothing in it can end an element of the page."""
+    return pack(figure.to_json(validate=False).encode())
 
 
 def _finalize(value: Any) -> Any:
@@ -196,8 +218,13 @@ def _finalize(value: Any) -> Any:
     return plain(value) if type(value) is str else value
 
 
+def template(name: str) -> jinja2.Template:
+    """A template of a page; whatever is put into it is text."""
+    return _engine().get_template(name)
+
+
 @cache
-def _template() -> jinja2.Template:
+def _engine() -> jinja2.Environment:
     places = jinja2.PackageLoader("lossatlas.report", "templates")
     engine = jinja2.Environment(
         loader=places,
@@ -209,4 +236,4 @@ def _template() -> jinja2.Template:
         finalize=_finalize,
     )
     engine.filters["data"] = data_of
-    return engine.get_template("report.html.j2")
+    return engine

@@ -1,8 +1,17 @@
 """What a survey says, in plain sentences, and no more than it can say."""
 
-from lossatlas.report.sections.loss_map import read_center
-from lossatlas.report.sections.topology import read_topology
+from collections.abc import Mapping
+
+from lossatlas.intervals import t_quantile
+from lossatlas.report.contents import Card
+from lossatlas.report.sections.instruments import chief, mark_of
+from lossatlas.report.sections.loss_map import arrival_question, read_center, trust_question
+from lossatlas.report.sections.topology import basins_question, read_topology
 from lossatlas.surveys import Survey
+from lossatlas.text import percent, with_error
+
+# Beside the picture: more than these do not fit on one screen.
+_MOST_QUESTIONS = 5
 
 
 def headline(survey: Survey) -> str:
@@ -17,6 +26,58 @@ def headline(survey: Survey) -> str:
     return survey.tree.headline()
 
 
+def alerts(survey: Survey) -> tuple[str, ...]:
+    """What a reader must know before anything else.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        That the weights are untrained, or no better than guessing; none where they are neither
+        or it is not known.
+    """
+    said = []
+    settings = survey.provenance.settings
+    if settings.get("untrained"):
+        said.append("These weights are untrained: what follows describes an initialization.")
+    guess = settings.get("chance")
+    accuracy = survey.metrics.get("accuracy")
+    if isinstance(guess, Mapping) and accuracy is not None:
+        share, classes = float(guess["share"]), int(guess["classes"])
+        allowed = float(t_quantile(0.95, max(accuracy.samples, 2))) * accuracy.stderr
+        if accuracy.value <= share + allowed:
+            found = with_error(accuracy.value, accuracy.stderr)
+            said.append(
+                f"These weights are at chance: accuracy {found}, where always naming the "
+                f"largest of {classes} classes gives {percent(share)}."
+            )
+    return tuple(said)
+
+
+def questions(survey: Survey) -> tuple[Card, ...]:
+    """The few questions that stand beside the picture, each with its answer.
+
+    Args:
+        survey: the survey.
+
+    Returns:
+        Basins, arrival, what chief instruments found, trust.
+    """
+    findings = [found for found in survey.findings.values() if found.results]
+    # The chief instruments speak at the head of a page, the others where there is room.
+    found = sorted(findings, key=lambda each: not each.about.headline)
+    asked = [
+        Card(
+            each.about.question or each.about.title,
+            chief(each.estimates())[0],
+            mark=mark_of(each.estimates()),
+            sentences=each.sentences(),
+        )
+        for each in found[: _MOST_QUESTIONS - 3]
+    ]
+    return basins_question(survey), arrival_question(survey), *asked, trust_question(survey)
+
+
 def reading(survey: Survey) -> list[str]:
     """Everything that can be said in words about a survey.
 
@@ -27,13 +88,12 @@ def reading(survey: Survey) -> list[str]:
         Sentences, the most important first.
     """
     land = survey.landscape
-    # The chief instruments speak at the head of a page, the others in their sections.
-    chief = [found for found in survey.findings.values() if found.about.headline]
+    chief_ones = [found for found in survey.findings.values() if found.about.headline]
     return [
         *read_topology(survey),
         *read_center(survey),
         *land.loss_sentences(),
-        *(sentence for found in chief for sentence in found.sentences()),
+        *(sentence for found in chief_ones for sentence in found.sentences()),
         *survey.unavailable,
         *land.sampling_sentences(),
     ]

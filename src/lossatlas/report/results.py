@@ -1,9 +1,13 @@
 """The page of any result: its sentences, figures and numbers."""
 
-from lossatlas.io import Provenance
-from lossatlas.report.contents import Page, Section, estimates_table
-from lossatlas.result import Result
+from collections.abc import Sequence
+from dataclasses import replace
 
+from lossatlas.io import Provenance
+from lossatlas.report.contents import Page, Section, estimates_table, tile
+from lossatlas.result import Figure, Result, Table
+
+_MOST_HERO, _MOST_TILES = 4, 4
 # Headings that say more than the name of the kind.
 _TITLES = {
     "connection": "From A to B",
@@ -18,29 +22,45 @@ _TITLES = {
 }
 
 
-def result_page(found: Result, title: str | None, provenance: Provenance | None) -> Page:
+def result_page(
+    found: Result,
+    title: str | None,
+    provenance: Provenance | None,
+    tables: Sequence[Table] = (),
+) -> Page:
     """What the page of one result says and shows."""
     kind = found.__kind__
     said = found.sentences()
+    verdict = found.headline() or (said[0] if said else "")
+    pictures = tuple(figure for figure in found.figures() if not figure.is_minor)
+    section = result_section(
+        found, tuple(s for s in said if s != verdict), pictures[_MOST_HERO:]
+    )
     return Page(
         kind=kind.replace("-", " ").capitalize(),
         title=title or _TITLES.get(kind, kind.capitalize()),
-        headline=said[0] if said else "",
-        reading=said[1:],
-        sections=(result_section(found),),
+        headline=verdict,
+        hero=pictures[:_MOST_HERO],
+        sections=(replace(section, tables=(*tables, *section.tables)),),
         notes=tuple(getattr(found, "notes", ())),
         provenance=provenance or getattr(found, "provenance", None) or Provenance(),
     )
 
 
-def result_section(found: Result) -> Section:
-    """A result as one section of a page."""
+def result_section(
+    found: Result, sentences: tuple[str, ...], figures: tuple[Figure, ...]
+) -> Section:
+    """A result as one section of a page, open below its head."""
     kind, estimates = found.__kind__, found.estimates()
+    chief = [each for each in estimates if not each.is_minor]
     return Section(
         key=kind.replace(" ", "-"),
-        title=_TITLES.get(kind, kind.capitalize()),
-        figures=tuple(figure for figure in found.figures() if not figure.is_minor),
-        tables=(*estimates_table("Numbers", estimates), *found.tables()),
+        title=_TITLES.get(kind, "What it says"),
+        sentences=sentences,
+        tiles=tuple(tile(each.name, each) for each in chief[:_MOST_TILES]),
+        figures=figures,
+        tables=(*found.tables(), *estimates_table("Numbers", estimates)),
         estimates=estimates,
         references=found.references,
+        first=True,
     )

@@ -5,19 +5,22 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lossatlas.recipes import RecipeSummary, Runs, effect_size
-from lossatlas.report.contents import Page, Section, Tile
+from lossatlas.report.contents import Card, Page, Section, Tile
 from lossatlas.result import Figure, Table
 from lossatlas.text import count, cut_off, number, percent, with_error
 
 
 def runs_page(found: Runs) -> Page:
     """What the page of runs says and shows."""
-    figures = {figure.name: figure for figure in found.figures()}
+    pictures = found.figures()
+    figures = {figure.name: figure for figure in pictures}
     decisions = [f for name, f in figures.items() if name.startswith("decisions")]
-    scores = [figures[name] for name in ("scores", "differences") if name in figures]
+    # Differences first: a mean alone names no winner.
+    chief = [figures[n] for n in ("differences", "scores", "loss", "rate") if n in figures]
+    rest = tuple(f for f in pictures if f not in chief and f not in decisions)
     sections = [
-        _scores(found, scores),
-        Section("course", "How it went", figures=(figures["loss"], figures["rate"])),
+        _scores(found),
+        *([Section("course", "How it went", figures=rest)] if rest else []),
         *([_decisions(found, decisions)] if decisions else []),
         _cost(found),
     ]
@@ -26,14 +29,48 @@ def runs_page(found: Runs) -> Page:
         kind="Comparison of trainings" if len(found.recipes) > 1 else "A training",
         title=title,
         headline=found.headline(),
-        reading=found.sentences(),
+        questions=_questions(found),
+        hero=tuple(chief),
         sections=tuple(sections),
         notes=found.notes,
         provenance=found.provenance,
     )
 
 
-def _scores(found: Runs, figures: Iterable[Figure]) -> Section:
+def _questions(found: Runs) -> tuple[Card, ...]:
+    # Each recipe against the first, seed by seed; no winner where none is told apart.
+    first = cut_off(found.names[0], 24)
+    rows = [row for row in found.summaries() if row.difference is not None]
+    asked = [
+        Card(
+            f"{cut_off(row.recipe, 32)} against {first}?",
+            row.verdict,
+            mark="sure" if _told(row) else "",
+            sentences=(_difference(row, found.measure),),
+        )
+        for row in rows
+    ]
+    return (*asked, Card("What else do the runs say?", "", sentences=found.sentences()))
+
+
+def _told(row: RecipeSummary) -> bool:
+    gap = row.difference
+    if gap is None or gap.samples < 2:
+        return False
+    low, high = gap.interval()
+    return low > 0 or high < 0
+
+
+def _difference(row: RecipeSummary, measure: str) -> str:
+    gap = row.difference
+    assert gap is not None
+    interval = row.interval_text(gap)
+    tail = f", 95 % interval {interval}" if interval else "; one seed gives no interval"
+    points = " points" if measure == "accuracy" else ""
+    return f"Difference of the test {measure}: {row.signed(gap.value)}{points}{tail}."
+
+
+def _scores(found: Runs) -> Section:
     return Section(
         key="scores",
         title="Scores",
@@ -43,20 +80,20 @@ def _scores(found: Runs, figures: Iterable[Figure]) -> Section:
             "order of the data, so differences are taken seed by seed."
         ),
         tiles=_tiles(found),
-        figures=tuple(figures),
         tables=(_table(found),),
         estimates=found.estimates(),
         references=found.references,
+        first=True,
     )
 
 
 def _tiles(found: Runs) -> tuple[Tile, ...]:
-    sign, rows = (1 if found.measure == "accuracy" else -1), found.summaries()
-    known = [row for row in rows if math.isfinite(row.score.value)]
-    best = max(known, key=lambda row: sign * row.score.value, default=rows[0])
+    rows = found.summaries()
     return (
-        Tile("highest mean" if sign > 0 else "lowest mean", cut_off(best.recipe, 40)),
-        Tile(f"its test {found.measure}", best.score_text),
+        *(
+            Tile(cut_off(row.recipe, 24), row.score_text, f"test {found.measure}")
+            for row in rows[:4]
+        ),
         Tile("seeds", str(len(found.seeds)), f"{found.steps:,} updates each"),
     )
 

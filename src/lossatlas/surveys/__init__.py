@@ -1,6 +1,7 @@
 """Where the instruments meet: one survey, or two checkpoints side by side."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.surveys.along import survey_along
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.comparison import Comparison, compare
 from lossatlas.surveys.results import Survey
@@ -12,6 +13,7 @@ __all__ = [
     "compare",
     "eigen_plane",
     "survey",
+    "survey_along",
 ]
 
 guard_exports(__name__)

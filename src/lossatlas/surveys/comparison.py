@@ -72,6 +72,8 @@ class Comparison(Result):
         bottleneck: bottleneck distance of the basins of the two maps; the deepest basins,
             which never end, are compared by their depths.
         wasserstein: 1-Wasserstein distance of the same, ground norm infinity.
+        difference: loss of the second minus that of the first, on the same examples; its error
+            is that of the paired differences. None where the loss gives only means.
         seconds: wall time.
         provenance: seed, settings, fingerprints, versions.
     """
@@ -84,6 +86,7 @@ class Comparison(Result):
     excess: Excess
     bottleneck: float = quantity("loss")
     wasserstein: float = quantity("loss")
+    difference: Estimate | None = quantity("loss", default=None)
     seconds: float = quantity("s", default=0.0, compare=False)
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -154,8 +157,8 @@ class Comparison(Result):
     def line_estimates(self) -> tuple[Estimate, ...]:
         """The barrier and the losses of the line."""
         line, (one, two) = self.line, self.names
-        step = float(line.values[-1] - line.values[0])
         rows = [
+            self._difference(),
             replace(
                 self.barrier,
                 name="barrier",
@@ -165,11 +168,19 @@ class Comparison(Result):
             self._bound(),
             line.value_at(0, f"loss at {one}"),
             line.value_at(line.values.size - 1, f"loss at {two}"),
-            _minor(step, "difference of the losses", DIFFERENCE, f"{two} minus {one}"),
             replace(line.value_at(line.lowest, "lowest loss on the line"), is_minor=True),
             replace(line.value_at(line.highest, "highest loss on the line"), is_minor=True),
         ]
         return (*rows, *_interpolation(line, "of the line"), *self._metrics())
+
+    def _difference(self) -> Estimate:
+        one, two = self.names
+        name, meaning = "difference of the losses", f"{two} minus {one}"
+        if self.difference is None:
+            step = float(self.line.values[-1] - self.line.values[0])
+            return _minor(step, name, DIFFERENCE, meaning)
+        paired = f"{meaning}, on the same {self.difference.sample_unit}"
+        return replace(self.difference, name=name, unit="loss", meaning=paired)
 
     def _bound(self) -> Estimate:
         known = self.line_bound > 0
@@ -348,6 +359,8 @@ def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
 
 
 def _ends(found: Comparison) -> str:
+    if found.difference is not None:
+        return _paired(found, found.difference)
     line, (one, two) = found.line, found.names
     first, second = (float(line.values[k]) for k in (0, -1))
     errors = [float(line.stderr[k]) for k in (0, -1)]
@@ -363,6 +376,18 @@ def _ends(found: Comparison) -> str:
         return f"{text}: equal within their errors, taken as independent."
     lower = two if step < 0 else one
     return f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."
+
+
+def _paired(found: Comparison, gap: Estimate) -> str:
+    line, (one, two) = found.line, found.names
+    first, second = (with_error(float(line.values[k]), float(line.stderr[k])) for k in (0, -1))
+    low, high = gap.interval()
+    text = f"The loss is {first} at {one} and {second} at {two}; on the same {gap.sample_unit} "
+    text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
+    text += f"[{number(low, 3)}, {number(high, 3)}]"
+    if not math.isfinite(gap.stderr) or low <= 0 <= high:
+        return f"{text}: not told apart."
+    return f"{text}: {two if high < 0 else one} is lower."
 
 
 def _line(found: Comparison) -> Iterator[str]:
@@ -520,6 +545,7 @@ def compare(
         excess=excess,
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
+        difference=paired_difference(objective, states[0], states[1]),
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
@@ -561,3 +587,20 @@ def _check_options(options: Mapping[str, Any], min_share: float | None) -> None:
 def comparison_ledgers(resume: str | Path) -> list[Path]:
     """Where a comparison keeps what is finished while it runs."""
     return [Path(f"{check_path('resume', resume)}.{name}") for name in _PARTS]
+
+
+def paired_difference(objective: Objective, first: State, second: State) -> Estimate | None:
+    """Loss of the second point minus that of the first, example by example."""
+    if objective.unit != "examples":
+        return None
+    one, two = (objective.example_losses(state.whole) for state in (first, second))
+    gap = (two - one).numpy()
+    stderr = float(gap.std(ddof=1)) / math.sqrt(gap.size) if gap.size > 1 else math.nan
+    return Estimate(
+        float(gap.mean()),
+        stderr,
+        samples=gap.size,
+        sample_unit="examples",
+        why_no_error=None if math.isfinite(stderr) else "one example has no spread",
+        name="difference of the losses",
+    )

@@ -1,11 +1,18 @@
 """What instruments found: a section for each group of them."""
 
+import math
+from collections.abc import Sequence
+
 from lossatlas.curvature import GROUPS, InstrumentResult
 from lossatlas.curvature.instrument import Group
-from lossatlas.report.contents import Builder, Section, Tile, estimates_table
+from lossatlas.report.contents import Builder, Card, Section, estimates_table
 from lossatlas.result import Estimate, Table
 from lossatlas.surveys import Survey
-from lossatlas.text import number
+from lossatlas.text import cut_off, number, with_error
+
+# An error that changes no digit of a headline stands in the table alone.
+_EXACT = 2e-4
+_HEAD = ("measure", "value", "error", "meaning")
 
 
 def group_builder(group: Group) -> Builder:
@@ -30,34 +37,51 @@ def group_section(survey: Survey, group: Group) -> Section | None:
     ]
     if not found:
         return None
-    estimates = tuple(estimate for each in found for estimate in each.estimates())
     return Section(
         key=group.name,
         title=group.title,
         lead=group.lead,
-        answers=tuple(
-            (each.about.question, said) for each in found if (said := each.sentences())
-        ),
-        tiles=tuple(tile for each in found for tile in _tiles(each)),
-        figures=tuple(
-            figure for each in found for figure in each.figures() if not figure.is_minor
-        ),
-        tables=(*_table(group.title, estimates), *(t for each in found for t in each.tables())),
-        estimates=estimates,
+        cards=tuple(map(instrument_card, found)),
+        estimates=tuple(estimate for each in found for estimate in each.estimates()),
         references=tuple(r for each in found for r in each.about.references),
     )
 
 
-GROUP_SECTIONS = tuple(map(group_builder, GROUPS))
-
-
-def _tiles(found: InstrumentResult) -> tuple[Tile, ...]:
+def instrument_card(found: InstrumentResult) -> Card:
+    """What one instrument found, under the question that it answers."""
     estimates = found.estimates()
-    if not found.about.headline or not estimates:
-        return ()
+    value, detail = chief(estimates)
+    return Card(
+        question=found.about.question or found.about.title,
+        value=value,
+        detail=found.about.headline or detail,
+        mark=mark_of(estimates),
+        sentences=found.sentences(),
+        figures=tuple(figure for figure in found.figures() if not figure.is_minor),
+        tables=(*_table(found.about.title, estimates), *found.tables()),
+    )
+
+
+def chief(estimates: Sequence[Estimate]) -> tuple[str, str]:
+    """The first number with its error, and what it is; empty where there is none."""
+    if not estimates:
+        return "", ""
     first = estimates[0]
-    detail = first.meaning.partition("; ")[0]
-    return (Tile(found.about.headline, number(first.value, 3), detail),)
+    unit = "" if first.unit == "loss" else first.unit
+    value = with_error(first.value, first.error)
+    if math.isfinite(first.error) and first.error < _EXACT * abs(first.value):
+        value = number(first.value)
+    return f"{value} {unit}".strip(), cut_off(first.name)
+
+
+def mark_of(estimates: Sequence[Estimate]) -> str:
+    """Whether the chief number stands out from its error."""
+    if not estimates or not math.isfinite(estimates[0].error):
+        return ""
+    return "sure" if abs(estimates[0].value) > 2 * estimates[0].error else ""
+
+
+GROUP_SECTIONS = tuple(map(group_builder, GROUPS))
 
 
 def _table(title: str, estimates: tuple[Estimate, ...]) -> tuple[Table, ...]:

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossatlas.landscape.landscape import Landscape, computed_values
-from lossatlas.report.contents import Section, Tile
-from lossatlas.result import Estimate
+from lossatlas.landscape.landscape import computed_values
+from lossatlas.report.contents import Card, Section, Tile
+from lossatlas.report.frames import has_surface
+from lossatlas.result import Estimate, Figure
 from lossatlas.surveys import Survey
+from lossatlas.surveys.along import weights_at
 from lossatlas.text import cut_off, number
 
+_MOST_HERO = 3
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 
 
@@ -27,37 +30,72 @@ def loss_map_section(survey: Survey) -> Section:
     return Section(
         key="map",
         title="The map",
-        lead=_lead(land),
+        lead=_lead(survey),
         sentences=(*read_center(survey), *land.loss_sentences()),
         tiles=_tiles(survey),
-        figures=land.figures(survey.tree),
+        figures=_figures(survey),
         estimates=(*_at_weights(survey), *land.loss_estimates()),
         references=land.references,
     )
 
 
-def read_center(survey: Survey) -> list[str]:
+def hero_figures(survey: Survey) -> tuple[Figure, ...]:
+    """The pictures at the head of a page whose survey is no plane."""
+    return () if has_surface(survey) else survey.landscape.figures(survey.tree)[:_MOST_HERO]
+
+
+def _figures(survey: Survey) -> tuple[Figure, ...]:
+    figures = survey.landscape.figures(survey.tree)
+    return figures if has_surface(survey) else figures[_MOST_HERO:]
+
+
+def read_center(survey: Survey) -> tuple[str, ...]:
     """How the weights themselves compare with the lowest point of the map."""
+    return arrival_question(survey).sentences
+
+
+def arrival_question(survey: Survey) -> Card:
+    """Whether the weights are the lowest point of the map, within its errors."""
+    value, mark, sentence = _arrival(survey)
+    return Card("Are the weights at the bottom?", value, mark=mark, sentences=(sentence,))
+
+
+def _arrival(survey: Survey) -> tuple[str, str, str]:
     if not math.isfinite(survey.loss.value):
-        return ["The loss at the weights themselves is not finite."]
+        return "no", "alarm", "The loss at the weights themselves is not finite."
     lowest = float(np.nanmin(computed_values(survey.landscape)))
     lower = survey.loss.value - lowest
     if lower <= 1e-9 * max(abs(lowest), 1.0):
-        return ["The weights themselves are the lowest point of the map."]
+        return "yes", "sure", "The weights themselves are the lowest point of the map."
     text = f"The lowest point of the map lies {number(lower, 2)} below the weights themselves"
     # The lowest of many points is low by luck too: only a bound on all at once will do.
     bound = survey.tree.threshold
     if not bound > 0:
-        return [f"{text}; whether that is more than its error is not known."]
+        return "not known", "", f"{text}; whether that is more than its error is not known."
     if lower <= bound:
-        return [f"{text}, which is within the error of the map ({number(bound, 2)} at 95 %)."]
-    return [f"{text}, more than its error: this map holds points of lower loss."]
+        error = f"which is within the error of the map ({number(bound, 2)} at 95 %)"
+        return "within the error", "", f"{text}, {error}."
+    more = f"{text}, more than its error: this map holds points of lower loss."
+    return f"no: {number(lower, 2)} lower nearby", "alarm", more
 
 
-def _lead(landscape: Landscape) -> str:
-    labels = " and ".join(f"“{cut_off(label, 40)}”" for label in landscape.labels)
+def trust_question(survey: Survey) -> Card:
+    """How large the errors of the map are, and what they come from."""
+    land = survey.landscape
+    known = land.stderr[np.isfinite(land.stderr)]
+    size = f"{land.count:,} {land.unit}" if land.count else land.unit
+    value = (
+        f"± {number(float(np.median(known)), 2)}, {size}" if known.size else "no error known"
+    )
+    return Card("How far can I trust the map?", value, sentences=land.sampling_sentences())
+
+
+def _lead(survey: Survey) -> str:
+    labels = " and ".join(f"“{cut_off(label, 40)}”" for label in survey.landscape.labels)
+    at = weights_at(survey)
+    where = ", ".join(number(float(c), 3) for c in at) if at.any() else "zero"
     return (
-        f"The loss around the weights, which lie at zero, along {labels}. Coordinates count "
+        f"The loss around the weights, which lie at {where}, along {labels}. Coordinates count "
         "lengths of these directions."
     )
 
@@ -103,13 +141,9 @@ def sampling_section(survey: Survey) -> Section:
     return Section(
         key="sampling",
         title="What was computed",
-        lead=f"Engine: {land.engine}; errors are over {land.unit}; {land.evaluations:,} "
-        "evaluations.",
+        lead=f"{size} points, {share}, in {_duration(survey.seconds)}. Engine: {land.engine}; "
+        f"errors are over {land.unit}.",
         sentences=land.sampling_sentences(),
-        tiles=(
-            Tile("points on the map", size, share),
-            Tile("wall time", _duration(survey.seconds), f"{land.evaluations:,} evaluations"),
-        ),
         estimates=(*land.sampling_estimates(), clock),
     )
 

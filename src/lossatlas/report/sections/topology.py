@@ -2,12 +2,11 @@
 
 from lossatlas.plots.grid import marked_minima
 from lossatlas.plots.scale import scale_of
-from lossatlas.report.contents import Section, Tile
+from lossatlas.report.contents import Card, Section
 from lossatlas.result import Table
 from lossatlas.surveys import Survey
 from lossatlas.text import number, with_error
 from lossatlas.topology.certainty import rarest_sentence
-from lossatlas.topology.mergetree import NO_SADDLE
 
 
 def topology_section(survey: Survey) -> Section:
@@ -28,7 +27,6 @@ def topology_section(survey: Survey) -> Section:
         title="Basins, saddles and loops",
         lead=_lead(survey),
         sentences=read_topology(survey),
-        tiles=_tiles(survey),
         figures=(persistence, barcode, *tree.figures(), betti),
         tables=_minima(survey),
         estimates=(*tree.estimates(), *bars),
@@ -41,6 +39,24 @@ def read_topology(survey: Survey) -> tuple[str, ...]:
     results = (survey.tree, survey.diagram, survey.resolution)
     sentences = [sentence for shown in results for sentence in shown.sentences()]
     return (*sentences, *_rarest(survey))
+
+
+def basins_question(survey: Survey) -> Card:
+    """Whether the map is one basin, and how sure that is."""
+    tree = survey.tree
+    sure, total = int(tree.certain.sum()), len(tree)
+    if total == 1:
+        value = "yes"
+    elif tree.why_unknown:
+        value = f"{total:,} seen, certainty unknown"
+    else:
+        value = "yes, as far as errors tell" if sure <= 1 else f"no: {sure:,} are certain"
+    return Card(
+        question="Is it one basin?",
+        value=value,
+        mark="" if tree.why_unknown else "sure",
+        sentences=read_topology(survey),
+    )
 
 
 def _rarest(survey: Survey) -> list[str]:
@@ -63,17 +79,6 @@ def _lead(survey: Survey) -> str:
     return (
         f"{text} Basins and loops that last longer than {number(tree.threshold, 2)} cannot "
         "come from the errors of the map (95 %, all points at once)."
-    )
-
-
-def _tiles(survey: Survey) -> tuple[Tile, ...]:
-    tree = survey.tree
-    sure = "certainty unknown" if tree.why_unknown else f"{int(tree.certain.sum())} certain"
-    smad = number(tree.mean_rise, 3) if tree.saddles.size else "none"
-    rise = "mean rise from minimum to saddle, all minima" if tree.saddles.size else NO_SADDLE
-    return (
-        Tile("basins", f"{len(tree):,}", sure),
-        Tile("SMAD", smad, rise),
     )
 
 

@@ -25,6 +25,7 @@ def unavailable_section(survey: Survey) -> Section | None:
     return Section(
         key="unavailable",
         title="What could not be measured",
+        sentences=survey.unavailable,
         lead="Instruments that were requested and cannot serve this model, loss or data.",
         tables=(Table("Reasons", ("instrument", "part", "why"), rows),),
     )

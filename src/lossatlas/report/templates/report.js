@@ -1,32 +1,53 @@
 "use strict";
-(function () {
-  const config = {
-    displaylogo: false,
-    responsive: true,
-    // Nothing may leave the page.
-    plotlyServerURL: "",
-    modeBarButtonsToRemove: [
-      "sendChartToCloud", "sendDataToCloud", "editInChartStudio",
-      "select2d", "lasso2d", "autoScale2d", "hoverClosest3d", "resetCameraLastSave3d",
-    ],
-    toImageButtonOptions: { format: "png", scale: 3 },
-  };
-  function draw(data) {
-    const place = document.getElementById(data.dataset.for);
-    const figure = JSON.parse(data.textContent);
-    const scene = figure.layout.scene;
-    if (scene && place.clientWidth < 760) {
-      // A narrow page needs more distance to hold the same width.
-      const distance = Math.min(760 / place.clientWidth, 1.9);
-      for (const side of ["x", "y", "z"]) scene.camera.eye[side] *= distance;
+// The head of a report: one survey on the stage, or figures behind tabs.
+(async function () {
+  const root = document.documentElement, $ = (id) => document.getElementById(id);
+  for (const tabs of document.querySelectorAll("[data-tabs]")) tabs.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-tab]");
+    if (!button) return;
+    for (const other of tabs.children) {
+      other.setAttribute("aria-selected", other === button);
+      $(other.dataset.tab).closest(".pane").hidden = other !== button;
     }
-    return Plotly.newPlot(place, figure.data, figure.layout, config);
+  });
+  if (!$("scene")) { root.setAttribute("data-ready", ""); return; }
+  const all = JSON.parse(new TextDecoder().decode(await Scene.inflate($("head").textContent)));
+  const about = all.frames[0], path = about.path === null ? null : all.paths[about.path];
+  const frame = new Scene.Frame({ ...about, path: null, grid: null }, all.grids[about.grid], path, () => $("frame-0").textContent);
+  await frame.load();
+  const camera = new Scene.Camera(), view = new Scene.View($("scene"), camera);
+  const tabs = [["surface", "loss", "3-D"], ["map", "loss", "from above"], ...frame.fields.slice(2).map((f) => ["map", f.name, f.name]), ["map", "error", "error"]];
+  let now = tabs[0];
+  function show(tab) {
+    now = tab;
+    const [mode, name] = tab;
+    view.show(frame, { scale: frame.scale, mode, name, colors: all.colors[name === "loss" || name === "error" ? name : "metric"] });
+    [...$("tabs").children].forEach((b, k) => b.setAttribute("aria-selected", tabs[k] === tab));
+    root.dataset.view = tab[2];
   }
-  function resize() {
-    document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place));
+  $("tabs").replaceChildren(...tabs.map((tab, k) => {
+    const button = document.createElement("button");
+    button.type = "button"; button.setAttribute("role", "tab"); button.textContent = tab[2]; button.title = `${tab[2]} (${k + 1})`;
+    button.addEventListener("click", () => show(tab));
+    return button;
+  }));
+  function outline(bar) {
+    view.outline(bar);
+    document.querySelectorAll("#bars .row").forEach((row) => row.classList.toggle("on", bar !== null && Number(row.dataset.track) === bar.track));
+    root.dataset.basin = bar ? bar.track : "";
   }
-  const figures = Array.from(document.querySelectorAll("script[data-for]"));
-  Promise.all(figures.map(draw)).then(() => document.documentElement.setAttribute("data-drawn", figures.length));
-  window.addEventListener("beforeprint", resize);
-  window.addEventListener("afterprint", resize);
+  Page.bars($("bars"), frame, { pick: outline, fly: (bar) => view.fly(bar) });
+  Scene.turning(camera, $("turn"));
+  $("reset").addEventListener("click", () => camera.reset());
+  $("png").addEventListener("click", () => view.png(Page.named(`${document.title} ${now[2]}`)));
+  document.addEventListener("keydown", (e) => {
+    if (e.ctrlKey || e.metaKey || e.altKey || e.target.matches("input, select, textarea")) return;
+    const tab = tabs[Number(e.key) - 1];
+    if (tab) show(tab);
+    if (e.key.toLowerCase() === "t") $("turn").click();
+    if (e.key.toLowerCase() === "r") camera.reset();
+  });
+  show(tabs[0]);
+  window.Report = { camera, view, frame };
+  root.setAttribute("data-ready", "");
 })();

@@ -1,0 +1,65 @@
+"""`lossatlas survey --along`: every checkpoint of a training, and the atlas of them."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossatlas.cli.output import Output
+from lossatlas.cli.pictures import write_pictures
+from lossatlas.cli.subject import load_subject
+from lossatlas.io import make_folder
+from lossatlas.linalg.params import snapshot
+from lossatlas.report import write_atlas, write_film
+from lossatlas.surveys import Survey, survey_along
+
+if TYPE_CHECKING:
+    from lossatlas.cli.survey import SurveySettings
+
+
+def survey_training(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
+    """Survey the checkpoints, write `surveys/STEP.nc` and `atlas.html`, print the course."""
+    folder = make_folder(settings.folder) / "surveys"
+    made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
+    if made and not resume:
+        output.note(f"removing what an earlier run left in {folder}; --resume goes on from it")
+        for path in made:
+            path.unlink()
+    subject, states = load_subject(settings), []
+    for file in settings.files:
+        subject.load(file, output.note)
+        states.append(snapshot(subject.model.state_dict()))
+    objective = subject.objective(settings.mode)
+    steps = steps_of(settings.files)
+    title = settings.title or subject.title
+    found: list[Survey] = []
+    with output.progress("surveys") as progress:
+        surveys = survey_along(
+            objective, states, steps=steps, folder=folder, title=title,
+            metrics=subject.metrics(objective, output), span=settings.span,
+            points=settings.points, connectivity=settings.map.connectivity,
+            min_share=settings.map.min_share, curvature=settings.curvature,
+            instruments=settings.instruments, lr=settings.lr, seed=settings.seed,
+            **settings.map.options,
+        )  # fmt: skip
+        for survey in surveys:
+            found.append(survey)
+            progress(len(found), len(states), f"step {steps[len(found) - 1]}")
+    files = {"surveys": folder}
+    files["atlas"] = write_atlas({title: found}, settings.folder / "atlas.html", title=title)
+    files |= write_pictures(found[-1], settings.figures, settings.folder)
+    if settings.film is not None:
+        files["film"] = write_film(found, settings.film)
+    rows = [(f"step {step}", str(s.loss), s.headline() or s.tree.headline())
+            for step, s in zip(steps, found, strict=True)]  # fmt: skip
+    losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
+              for step, survey in zip(steps, found, strict=True)]  # fmt: skip
+    output.result({"title": title, "surveys": losses}, title, rows, files=files)
+
+
+def steps_of(files: tuple[Path, ...]) -> list[int]:
+    """The last number in the name of each file, where they grow; otherwise 0, 1, 2 ..."""
+    numbers = [re.findall(r"\d+", file.stem) for file in files]
+    steps = [int(found[-1]) for found in numbers if found]
+    grows = all(a < b for a, b in pairwise(steps))
+    return steps if len(steps) == len(files) and grows else list(range(len(files)))

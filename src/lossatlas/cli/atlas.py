@@ -1,0 +1,61 @@
+"""`lossatlas atlas`: many results on one page, with a film of them where one is wanted."""
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from lossatlas.cli.command import Command
+from lossatlas.cli.output import Output
+from lossatlas.cli.shared_options import check_files
+from lossatlas.settings import TITLE, Strict, common, option
+
+FILM = (
+    "Write a film too: .gif, or .mp4 where ffmpeg is installed. Several surveys are shown one "
+    "after another, a single one is turned around."
+)
+
+
+class AtlasSettings(Strict):
+    """Settings of `lossatlas atlas`."""
+
+    files: tuple[Path, ...] = option(
+        (),
+        "Folders of results, a training each, or single files such as survey.nc.",
+        positional=True,
+    )
+    title: str | None = option(None, TITLE)
+    film: Path | None = option(None, FILM)
+    out: Path = common(Path("atlas.html"), "The page.", short="o")
+    seed: int = common(0, "Random seed; an atlas draws no random numbers.", ge=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "AtlasSettings":
+        check_files(self.files, 1, "a folder of results or more")
+        return self
+
+
+def run(settings: AtlasSettings, output: Output) -> None:
+    """Read the results, write the page and the film."""
+    from lossatlas.report.atlas import read_runs, write_atlas
+    from lossatlas.report.film import write_film
+
+    runs, others = read_runs(settings.files)
+    page = write_atlas(settings.files, settings.out, title=settings.title)
+    files = {"atlas": page}
+    if settings.film is not None:
+        surveys = [survey for run in runs for survey in run.surveys]
+        files["film"] = write_film(surveys, settings.film)
+    rows = [(run.name, f"{len(run.surveys):,} surveys", "") for run in runs]
+    found = {
+        "runs": {run.name: list(run.steps) for run in runs},
+        "other_results": len(others),
+    }
+    output.result(found, "atlas", rows, files=files)
+
+
+command = Command(
+    AtlasSettings, run,
+    "Put surveys, comparisons, trainings and other results on one page: a slider through the "
+    "checkpoints of each training, bars linked to basins, two runs side by side.",
+    resume="Accepted as in every command; a page is written anew.",
+)  # fmt: skip

@@ -1,0 +1,111 @@
+"""Meshes, films and tables that leave the library."""
+
+import json
+import shutil
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.report import write_film, write_mesh
+from lossatlas.result import Estimate
+from plots.sample_landscapes import line_map, sample_map
+from report.sample_surveys import HOSTILE, double_well, line, survey_of
+from report.test_atlas import training
+
+
+def glb(path):
+    """The description of a GLB and its arrays, read by the specification."""
+    data = path.read_bytes()
+    magic, version, length = struct.unpack("<4sII", data[:12])
+    assert (magic, version, length) == (b"glTF", 2, len(data))
+    size, kind = struct.unpack("<I4s", data[12:20])
+    assert kind == b"JSON"
+    about = json.loads(data[20 : 20 + size])
+    rest, kind = struct.unpack("<I4s", data[20 + size : 28 + size])
+    assert kind == b"BIN\0"
+    buffer = data[28 + size :]
+    assert len(buffer) == rest
+    arrays = []
+    for accessor in about["accessors"]:
+        view = about["bufferViews"][accessor["bufferView"]]
+        piece = buffer[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        dtype = {5126: "<f4", 5125: "<u4"}[accessor["componentType"]]
+        arrays.append(np.frombuffer(piece, dtype))
+        assert arrays[-1].size == accessor["count"] * {"VEC3": 3, "SCALAR": 1}[accessor["type"]]
+    return about, arrays
+
+
+def test_a_glb_holds_the_surface_and_leaves_out_what_is_not_finite(tmp_path):
+    land = sample_map(noise=0.02, walls=True)
+    about, (points, normals, colors, faces) = glb(write_mesh(land, tmp_path / "a.glb"))
+    points = points.reshape(-1, 3)
+    lowest = int(np.where(land.finite, land.values, np.inf).argmin())
+    assert points[lowest, 1] == 0
+    assert points[:, 1].max() == pytest.approx(0.62)
+    np.testing.assert_allclose(np.linalg.norm(normals.reshape(-1, 3), axis=1), 1, rtol=1e-5)
+    assert colors.min() >= 0
+    assert colors.max() <= 1
+    assert land.finite.ravel()[faces].all()
+    assert about["accessors"][0]["min"] == pytest.approx(points.min(0))
+    # Every triangle looks up.
+    a, b, c = (points[faces.reshape(-1, 3)[:, k]] for k in range(3))
+    assert (np.cross(b - a, c - a)[:, 1] > 0).all()
+
+
+def test_a_vtk_file_holds_losses_errors_and_coordinates(tmp_path):
+    land = replace(sample_map(noise=0.02, labels=(HOSTILE, "b")), metrics={})
+    data = write_mesh(survey_of(land), tmp_path / "a.vtk").read_bytes()
+    head, _, rest = data.partition(b"double\n")
+    rows, columns = land.values.shape
+    assert head.startswith(b"# vtk DataFile Version 3.0\n")
+    assert f"DIMENSIONS {rows} {columns} 1".encode() in head
+    points = np.frombuffer(rest[: 24 * land.values.size], ">f8").reshape(columns, rows, 3)
+    np.testing.assert_array_equal(
+        points[2, 5], [land.axes[0][5], land.axes[1][2], land.values[5, 2]]
+    )
+    assert data.count(b"SCALARS ") == 2
+
+
+def test_what_has_no_surface_is_named(tmp_path):
+    with pytest.raises(ArgumentError, match="must be a map of a plane"):
+        write_mesh(line_map(), tmp_path / "a.glb")
+    with pytest.raises(UnknownNameError, match="`path`"):
+        write_mesh(sample_map(), tmp_path / "a.obj")
+    with pytest.raises(ArgumentError, match="must hold a survey of a plane"):
+        write_film(line(), tmp_path / "a.gif")
+
+
+def test_a_film_turns_one_survey_or_follows_several(tmp_path):
+    small = {"seconds": 1.0, "rate": 4, "width": 160}
+    for found in (double_well(), training()):
+        with Image.open(write_film(found, tmp_path / "a.gif", **small)) as film:
+            assert (film.n_frames, film.size) == (4, (160, 120))
+            first = np.asarray(film.convert("RGB")).astype(int)
+            film.seek(3)
+            last = np.asarray(film.convert("RGB")).astype(int)
+        assert np.abs(first - last).mean() > 0.5
+        assert len(np.unique(first.reshape(-1, 3), axis=0)) > 60
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is not None, reason="ffmpeg is installed")
+def test_an_mp4_without_ffmpeg_says_what_to_do(tmp_path):
+    with pytest.raises(ArgumentError, match=r"needs ffmpeg, which is not installed; take .gif"):
+        write_film(double_well(), tmp_path / "a.mp4", seconds=0.5, rate=4, width=160)
+
+
+def test_a_table_for_latex_keeps_errors_and_reasons():
+    text = line().to_latex()
+    assert text.startswith("\\begin{tabular}{lrl}")
+    assert text.count("\\begin") == text.count("\\end") == 1
+    assert "loss at the weights & " in text
+    assert "$\\pm$" in text
+    assert "$^\\dagger$" in text
+    odd = replace(line(), loss=Estimate(1.0, 0.1, samples=9), metrics={HOSTILE: Estimate(-2.0)})
+    bare = odd.to_latex().replace("\\$", "").replace("\\{", "").replace("\\}", "")
+    assert bare.count("$") % 2 == 0
+    assert "\\_" not in bare or "_" in bare
+    assert "<script>" in bare
