@@ -138,8 +138,12 @@ class Estimate:
         return hash((self.name, self.samples, self.products, self.unit))
 
     def __str__(self) -> str:
-        text = with_error(self.value, self.error)
-        return f"{text} {self.unit}".strip()
+        """Name, value, error and unit, as `print` shows them."""
+        return f"{self.name}: {self:}" if self.name else f"{self:}"
+
+    def __format__(self, form: str) -> str:
+        """Value, error and unit, for use inside of a sentence."""
+        return format(f"{with_error(self.value, self.error)} {self.unit}".strip(), form)
 
 
 @dataclass(frozen=True)
@@ -355,7 +359,7 @@ class Result:
         """The result as notebooks show it: its sentences and a table of its estimates."""
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         rows = "".join(
-            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(str(e))}</td>"
+            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(f'{e}')}</td>"
             f"<td>{html.escape(e.why_no_error or e.meaning)}</td></tr>"
             for e in self.estimates()
         )

@@ -16,7 +16,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -228,6 +228,7 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     side = ax.xaxis if which == "x" else ax.yaxis
     if axis.is_log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+        _label_decades(side, *(ax.get_xlim() if which == "x" else ax.get_ylim()))
     if axis.from_zero:
         (ax.set_xlim if which == "x" else ax.set_ylim)(0, None)
     if axis.limits is not None:
@@ -242,6 +243,14 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
         ax.spines["bottom" if which == "x" else "left"].set_visible(False)
     if axis.has_grid:
         ax.grid(axis=which, color=style.GRID, lw=0.6)
+
+
+# Numbers written out; 1, 2 and 5 of each decade where there are few.
+def _label_decades(side: Any, low: float, high: float) -> None:
+    few = low > 0 and high < 1e3 * low
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _frame_space(ax: Any, chart: Chart, z: Axis) -> None:

@@ -171,7 +171,8 @@ def _axis(shown: Axis) -> Options:
     if shown.from_zero:
         options["rangemode"] = "tozero"
     if shown.is_log:
-        options["type"] = "log"
+        # With a format, ticks within a decade are written out as well.
+        options |= {"type": "log", "tickformat": "~g"}
     if shown.marks_zero:
         options |= {"zeroline": True, "zerolinecolor": style.FAINT}
     title = safe(shown.title, 120)

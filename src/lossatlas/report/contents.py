@@ -28,7 +28,7 @@ def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     """An estimate at the head of the page."""
     value, _, error = with_error(shown.value, shown.error).partition(" ± ")
     detail = f"± {error}" if error else "no error known"
-    return Tile(cut_off(label, 24), value, f"{detail}{remark}")
+    return Tile(cut_off(label, 40), value, f"{detail}{remark}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def result_page(found: Result, title: str | None, provenance: Provenance | None)
     kind = found.__kind__
     said = found.sentences()
     return Page(
-        kind=kind.replace("-", " ").capitalize(),
+        kind=kind.capitalize(),
         title=title or _TITLES.get(kind, kind.capitalize()),
         headline=said[0] if said else "",
         reading=said[1:],
@@ -43,7 +43,7 @@ def result_section(found: Result) -> Section:
         key=kind.replace(" ", "-"),
         title=_TITLES.get(kind, kind.capitalize()),
         figures=tuple(figure for figure in found.figures() if not figure.is_minor),
-        tables=(*((Table("Numbers", head, rows),) if rows else ()), *found.tables()),
+        tables=(Table("Numbers", head, rows),) if rows else (),
         estimates=estimates,
         references=found.references,
     )

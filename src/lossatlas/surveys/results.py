@@ -12,7 +12,7 @@ from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Result, estimate_row, result
-from lossatlas.text import count, cut_off, with_error
+from lossatlas.text import count, cut_off, error, number, with_error
 from lossatlas.topology import (
     Diagram,
     MergeTree,
@@ -214,7 +214,7 @@ class Survey(Result):
                 f"{land.interpolation_error:.2g}",
                 held if land.held_out else "every point was computed",
             ),
-            ("range of the loss", f"{land.range:.6g}", lost),
+            ("range of the loss", number(land.range, 3), f"{self._range_error}{lost}"),
             ("minima", str(len(self.tree)), touch),
             ("basins", str(int(basins.sum())), unknown if diagram.why_unknown else sure),
             self._smad_row(),
@@ -224,7 +224,14 @@ class Survey(Result):
     def _smad_row(self) -> tuple[str, str, str]:
         if not self.tree.saddles.size:
             return "smad", "none", NO_SADDLE
-        return "smad", f"{self.tree.smad():.6g}", "mean rise to a saddle, of all minima"
+        remark = "mean rise to a saddle, of all minima; no error: their number is uncertain"
+        return "smad", number(self.tree.smad(), 3), remark
+
+    # Both ends may be wrong by the bound on one value; the threshold is twice that.
+    @property
+    def _range_error(self) -> str:
+        known = not self.diagram.why_unknown and self.tree.threshold > 0
+        return f"± {error(self.tree.threshold)} (95 % bound), " if known else ""
 
     def _parts(self) -> tuple[Result, ...]:
         return (self.tree, self.diagram, self.landscape, *self.findings.values())
