@@ -207,5 +207,5 @@ def test_an_estimate_prints_its_name_and_a_sentence_does_not():
     found = Estimate(2.0, 0.5, name="loss", unit="nats")
     assert str(found) == "loss: 2.00 ± 0.50 nats"
     assert f"{found}" == "2.00 ± 0.50 nats"
-    assert f"{found:>16}" == " 2.00 ± 0.50 nats"
+    assert f"{found:>17}" == " 2.00 ± 0.50 nats"
     assert str(Estimate(2.0, 0.5)) == "2.00 ± 0.50"

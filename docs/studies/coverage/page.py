@@ -2,7 +2,7 @@
 
 from measure import HELD_OUT, SKEWED, SYMMETRIC, UNITS
 
-TITLE = "# Do 95 % intervals hold the truth in 95 of 100 cases?"
+TITLE = "# Do 95 % intervals cover the truth in 95 of 100 cases?"
 
 
 def text(results):
@@ -37,7 +37,7 @@ Rows are what the loss returns, columns how many units there are: examples, sequ
 ## What is not reached
 
 An interval cannot allow for large losses that the sample does not hold. With 2 to 4 units the
-skewness cannot be estimated, and the intervals of most skewed losses hold the truth in fewer
+skewness cannot be estimated, and the intervals of most skewed losses cover the truth in fewer
 than 93 % of samples. With 8 to 30 units they hold it more often than symmetric intervals do
 (below), by up to 13 points, which is still fewer than 93 % where the tail is heavy: log-normal
 losses with sigma 1.5 need more than 30 examples. An accuracy over few examples has an error of

@@ -10,7 +10,6 @@ import click
 from click.shell_completion import get_completion_class
 
 import lossatlas
-from lossatlas.checks import nearest
 from lossatlas.cli.layout import Group
 from lossatlas.errors import AtlasError
 
@@ -104,6 +103,8 @@ def main() -> None:
 # What was mistyped, with the one name that is nearest to it.
 def _explained(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        from lossatlas.checks import nearest
+
         params = error.ctx.command.get_params(error.ctx)
         known = [name for param in params for name in (*param.opts, *param.secondary_opts)]
         return f"No such option '{error.option_name}'{nearest(error.option_name, known)}"

@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from lossatlas.checks import nearest
-
 _MAX_WIDTH = 100
 
 
@@ -68,6 +66,8 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from lossatlas.checks import nearest
+
             hint = nearest(args[0], self.known)
             raise click.UsageError(f"{error.message.rstrip('.')}{hint}", ctx) from None
 
