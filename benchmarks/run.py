@@ -83,7 +83,9 @@ def _write(results: dict[str, Any]) -> None:
 
 _HEAD = (
     "Written by `make bench`; do not edit. CPU time of one process on one thread, passive "
-    "OpenMP waits, medians of interleaved rounds."
+    "OpenMP waits, medians of interleaved rounds. Each section has date and packages of "
+    "its run; names in its rows are those of that day (`TopologyLR` is `LandscapeLR` now, "
+    "`ClimbPolicy` `GrowthPolicy`, `ValleyAverage` `PolynomialAverage`)."
 )
 
 

@@ -215,3 +215,11 @@ def test_two_records_of_one_name_are_refused():
 
     with pytest.raises(ArgumentError, match="two records are called Estimate"):
         other()
+
+
+def test_an_estimate_prints_its_name_and_a_sentence_does_not():
+    found = Estimate(2.0, 0.5, name="loss", unit="nats")
+    assert str(found) == "loss: 2.00 ± 0.50 nats"
+    assert f"{found}" == "2.00 ± 0.50 nats"
+    assert f"{found:>17}" == " 2.00 ± 0.50 nats"
+    assert str(Estimate(2.0, 0.5)) == "2.00 ± 0.50"

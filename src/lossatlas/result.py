@@ -168,7 +168,12 @@ class Estimate:
         return value, f"± {error}" if error else ""
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (*self.texts, self.unit)))
+        """Name, value, error and unit, as `print` shows them."""
+        return f"{self.name}: {self:}" if self.name else f"{self:}"
+
+    def __format__(self, form: str) -> str:
+        """Value, error and unit, for use inside of a sentence."""
+        return format(" ".join(filter(None, (*self.texts, self.unit))), form)
 
 
 @dataclass(frozen=True)
@@ -458,7 +463,7 @@ class Result:
         """The result as notebooks show it: its sentences and a table of its estimates."""
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         rows = "".join(
-            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(str(e))}</td>"
+            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(f'{e}')}</td>"
             f"<td>{html.escape(e.why_no_error or e.meaning)}</td></tr>"
             for e in self.estimates()
         )

@@ -77,6 +77,7 @@ def test_two_files_are_compared(monkeypatch, capsys, place):
     assert sorted(p.name for p in (place / "comparison").iterdir()) == [
         "comparison.nc",
         "report.html",
+        "survey.json",
     ]
     kept = la.load(place / "comparison" / "comparison.nc")
     assert kept.bottleneck == numbers["bottleneck_distance"]["value"]
@@ -93,7 +94,7 @@ def test_two_files_are_compared(monkeypatch, capsys, place):
 def test_one_file_is_the_same_as_weights(monkeypatch, capsys):
     common = ["--model", "mine.py:plain"]
     one = compared(monkeypatch, capsys, "p0.safetensors", *common)
-    two = compared(monkeypatch, capsys, "--weights", "p0.safetensors", *common)
+    two = compared(monkeypatch, capsys, "--weights", "p0.safetensors", *common, "--fresh")
     key = "loss_at_the_weights"
     assert one["estimates"][key] == two["estimates"][key]
     assert "barrier" not in one["estimates"]
@@ -189,4 +190,8 @@ def test_resume_goes_on_and_leaves_nothing_behind(monkeypatch, capsys, place):
     for found in (before, after):
         del found["estimates"]["wall_time"]
     assert before == after
-    assert sorted(p.name for p in (place / "o").iterdir()) == ["comparison.nc", "report.html"]
+    assert sorted(p.name for p in (place / "o").iterdir()) == [
+        "comparison.nc",
+        "report.html",
+        "survey.json",
+    ]

@@ -75,7 +75,7 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
     assert len(scored["pooled_topology"]["interval"]) == 2
     code, text, error = inits(monkeypatch, capsys, "fit-quality", "--out", folder)
     assert code == 0
-    assert "is there already" in error
+    assert "is done already" in error
     assert "pooled: scheme + scale" in text
 
 

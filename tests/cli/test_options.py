@@ -415,7 +415,10 @@ def test_a_missing_argument_is_named(monkeypatch, capsys):
     assert error == "lossatlas: FILES is missing; give it as an option or in a file.\n"
     code, _, error = call(monkeypatch, capsys, "survay")
     assert code == 2
-    assert error.startswith("lossatlas: No such command 'survay'")
+    assert error.startswith("lossatlas: No such command 'survay' (did you mean 'survey'?)")
+    code, _, error = call(monkeypatch, capsys, "survey", "--poinst", 3)
+    assert code == 2
+    assert "No such option '--poinst' (did you mean '--points'?)" in error
 
 
 class _Part(Strict):

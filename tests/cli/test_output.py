@@ -94,9 +94,10 @@ def test_a_narrow_terminal_gets_lines(columns, is_table, capsys, monkeypatch, tm
 
 
 def test_what_was_printed_is_printed_again(capsys):
-    first = Output(as_json=True, settings=_Settings())
+    kept = []
+    first = Output(as_json=True, settings=_Settings(), keep=kept.append)
     first.result(FOUND, "sample", extra={"more": (1,)})
-    Output(as_json=True, settings=_Settings()).show(first.printed)
+    Output(as_json=True, settings=_Settings()).show(*kept)
     one, two = capsys.readouterr().out.splitlines()
     assert one == two
 

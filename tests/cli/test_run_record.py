@@ -60,6 +60,18 @@ def test_a_finished_run_is_printed_again(sample, capsys):
     assert len(sample.runs) == 2
 
 
+def test_a_run_is_kept_before_it_is_printed(sample, monkeypatch):
+    def closed(*_):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lossatlas.cli.output.Output.show", closed)
+        with pytest.raises(BrokenPipeError):
+            go(sample)
+    go(sample)
+    assert len(sample.runs) == 1
+
+
 def test_other_settings_are_refused_unless_fresh(sample):
     go(sample)
     with pytest.raises(FileError, match=r"finished run with other settings \(points\)"):

@@ -136,6 +136,10 @@ BAD = [
     (["--device", "warp:9"], "`device`: 'warp:9' cannot be used"),
     (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["--weights", "truncated.safetensors"], "truncated.safetensors"),
+    (
+        ["nan.safetensors", "--model", "mine.py:one"],
+        "'0.weight' holds 1 numbers that are NaN or infinite",
+    ),
     (["--weights", "evil.pt"], "pickles an object of 'os.system'"),
     (["--config", "nowhere.yaml"], "cannot be read"),
     (["--config", "bad.yaml"], "is not YAML"),
@@ -165,6 +169,8 @@ class Pair(torch.nn.Linear):
         return super().forward(x.flatten(1)), x
 def pair():
     return Pair(64, 10)
+def one():
+    return torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False))
 def fails():
     raise RuntimeError("no")
 def three(output, target, weights):
@@ -178,6 +184,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "truncated.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    state = {"0.weight": torch.full((1, 1), torch.nan)}
+    safetensors.torch.save_file(state, tmp_path / "nan.safetensors")
     (tmp_path / "evil.pt").write_bytes(b"\x80\x04cos\nsystem\n.")
     (tmp_path / "bad.yaml").write_text("points: [1, 2")
     (tmp_path / "mine.py").write_text(_MINE)

@@ -42,7 +42,11 @@ def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_p
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;&amp;" in page
     assert "initial step" in page
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "trainings.nc"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "report.html",
+        "training.json",
+        "trainings.nc",
+    ]
 
 
 def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):

@@ -71,7 +71,7 @@ def test_a_line_is_measured(monkeypatch, capsys, place):
     kept = la.load(place / "connection" / "connection.nc")
     assert kept.barrier.value == found["estimates"]["barrier"]["value"]
     assert sorted(p.name for p in (place / "connection").iterdir()) == [
-        "connection.nc", "report.html",
+        "connect.json", "connection.nc", "report.html",
     ]  # fmt: skip
     page = (place / "connection" / "report.html").read_text()
     assert "From A to B" in page

@@ -15,7 +15,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "weights.md"
 def blocks():
     text = GUIDE.read_text()
     script = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    commands = re.findall(r"^    (lossatlas .*)$", text, re.M)
+    commands = re.findall(r"^    (lossatlas .*)$", text.replace("\\\n        ", ""), re.M)
     return script, commands
 
 

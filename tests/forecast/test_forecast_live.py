@@ -44,7 +44,7 @@ def test_alone_a_decay_to_come_is_said_to_be_unknown():
     reading = feed(LiveForecast(SCHEDULES["linear"]), truth, 1200)
     assert np.isfinite(reading.loss)
     assert np.isnan(reading.lower)
-    assert "what the decay will win cannot be known" in reading.reason
+    assert "what the decay will gain cannot be known" in reading.reason
 
 
 def test_steps_go_forward():

@@ -1,11 +1,14 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib import pyplot as plt
 
 from lossatlas.plots.bars import bar_groups, betti_curve, diagram_frame, longest_bars
+from lossatlas.plots.chart import Axis, Chart, backends, curve
 from lossatlas.plots.grid import cell_edges
 from lossatlas.plots.maps import contour_chart
 from lossatlas.plots.scale import scale_of
@@ -139,3 +142,17 @@ def test_whatever_has_the_attributes_of_a_map_is_drawn():
 def test_cells_reach_half_way_to_their_neighbors():
     assert cell_edges(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
     assert cell_edges(np.array([2.0])).tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("top", "wanted"), [(2e-2, {"0.001", "0.002", "0.005", "0.01"}), (1e3, {"0.001", "1"})]
+)
+def test_ticks_of_a_logarithmic_axis_are_written_out(top, wanted):
+    x = np.array([1.0, 2.0])
+    chart = Chart("t", Axis("x"), Axis("rate", is_log=True), (curve(x, np.array([1e-3, top])),))
+    drawn, shown = backends(lambda: chart)
+    ax = drawn(None)
+    ax.figure.canvas.draw()
+    assert wanted <= {label.get_text() for label in ax.get_yticklabels()}
+    plt.close(ax.figure)
+    assert shown().layout.yaxis.tickformat == "~g"

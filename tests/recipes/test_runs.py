@@ -15,6 +15,7 @@ from lossatlas.plots import canvas, web
 from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
 from lossatlas.recipes.runs import _intervals, _traces
 from lossatlas.report import render
+from lossatlas.report.trainings import runs_page
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
 from lossatlas.training import load_dataset
 
@@ -42,6 +43,24 @@ def test_recipes_that_differ_in_the_weights_they_read_share_a_run(found):
         == raw.score("average", "test loss")[0]
     )
     assert parse_recipe("adamw + constant+average").trained == "adamw"
+
+
+def test_differences_over_all_rates_are_said_with_their_verdict(found):
+    said = [s for s in found.sentences() if s.startswith("Averaged over all rates")]
+    assert len(said) == len(RECIPES) - 1
+    for row, sentence in zip(found.summaries()[1:], said, strict=True):
+        assert row.interval_text(row.untuned) in sentence
+        assert sentence.endswith((" higher.", " lower.", " not told apart."))
+    table = runs_page(found).sections[0].tables[0]
+    assert table.head[-1] == "difference over all rates"
+    assert table.rows[1][-1].split(" ", 1)[1] in {"higher", "lower", "not told apart"}
+
+
+def test_the_page_of_one_recipe_has_no_empty_columns(setup):
+    alone = train_recipes(setup, RECIPES[:1], steps=2, rates=[1e-3], seeds=1)
+    table = runs_page(alone).sections[0].tables[0]
+    assert table.head == ("recipe", "rate", "test accuracy", "test loss")
+    assert all(table.rows[0])
 
 
 def test_runs_survive_bytes_and_the_file(found, tmp_path):

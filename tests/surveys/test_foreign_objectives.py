@@ -193,7 +193,8 @@ def failing(make):
 def test_a_foreign_exception_becomes_the_reason_of_its_instrument(name):
     names = ("curvature", "gradient", "roughness")
     found = la.survey(failing(FAILURES[name]), **QUICK | {"instruments": names}).findings
-    assert list(found) == list(names)
+    # The learning rate brings "stability" along.
+    assert [each for each in found if each != "stability"] == list(names)
     assert found["roughness"].results
     assert found["gradient"].why_not
     assert found["curvature"].why_not

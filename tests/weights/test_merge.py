@@ -119,6 +119,13 @@ def test_experts_that_are_the_base_give_the_base_bit_for_bit(name):
     assert found.against["base"].stderr == 0
 
 
+def test_one_expert_points_to_soup():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    assert "soup(objective, a, b)" in merge(task, base, base).sentences()[-1]
+    assert not merge(task, base, base, base).notes
+
+
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"dare"}))
 def test_the_order_of_the_experts_does_not_matter(name):
     task = objective("mlp")

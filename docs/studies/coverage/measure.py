@@ -233,7 +233,7 @@ def evaluate(draw, rng, n):
 
 
 def cover(draw, n, replicates, expected, seed=0):
-    """How often intervals hold the truth, and how many samples had none.
+    """How often intervals cover the truth, and how many samples had none.
 
     Returns:
         Shares for intervals as they are, without their skewness, and of 1.96 standard errors;

@@ -2,7 +2,7 @@
 
 from measure import HELD_OUT, SKEWED, SYMMETRIC, UNITS
 
-TITLE = "# Do 95 % intervals hold the truth in 95 of 100 cases?"
+TITLE = "# Do 95 % intervals cover the truth in 95 of 100 cases?"
 
 
 def text(results):

@@ -11,14 +11,14 @@ sys.path.insert(0, str(HERE.parents[2] / "tests"))
 from reference.curvature_coverage import SIMULATIONS  # noqa: E402
 
 RESULTS = HERE / "results.json"
-TEXT = """# Do the intervals of curvature hold the truth?
+TEXT = """# Do the intervals of curvature cover the truth?
 
 Written by `python docs/studies/coverage_curvature/run.py`; its numbers are in `results.json`.
 Each line draws data or seeds anew, takes the 95 % interval of an instrument (Student's t), and
 counts how often it holds a truth that is known exactly (dense matrices) or from far more draws.
 With 200 draws a share of 95 % is known to ± 3 %.
 
-| simulation | quantity | draws | interval known | holds the truth |
+| simulation | quantity | draws | interval known | covers the truth |
 |---|---|---|---|---|
 {rows}
 

@@ -115,7 +115,7 @@ of 4,000 steps wins less than the law expects from one sudden fall and a slow co
 `bends.py` draws noisy curves without and with a bend (`bends.json`): `deceleration` finds one
 in none of 1,600 power laws with a floor, straight lines among them, and in 96 % of 1,280
 broken power laws. `parameters.py` fits every law to noisy data of its own and counts how often
-the 95 % intervals of the parameters hold the truth (`parameters.json`): 96 % on average, 88 %
+the 95 % intervals of the parameters cover the truth (`parameters.json`): 96 % on average, 88 %
 in the worst row.
 
 ## Forecast and measured

@@ -1,4 +1,4 @@
-"""How often the intervals of parameters hold the truth.
+"""How often the intervals of parameters cover the truth.
 
 `python docs/studies/forecast/parameters.py`: a few minutes on one core. Writes parameters.json.
 """

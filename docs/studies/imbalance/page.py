@@ -90,8 +90,9 @@ Written by `python docs/studies/imbalance/run.py`; every class of every network 
 examples have a larger saddle ratio than those with {HEAD}, with a 95 % interval above zero:
 {_two(first["tail"][0])} against {_two(first["head"][0])} on the training examples after {STEPS[0]} steps,
 {_two(last["tail"][0])} against {_two(last["head"][0])} after {STEPS[-1]}.{open_ones} It is not an effect of
-counting: it stays when every class is measured on {EQUAL} of its training examples, and it is gone
-when the same classes are trained on equal shares ({null} of {len(rare)} intervals hold zero).
+the number of examples: it remains when every class is measured on {EQUAL} of its training examples,
+and it disappears when the same classes are trained on equal shares ({null} of {len(rare)} intervals
+contain zero).
 
 ![Saddle ratios of rare and other classes](ratios.png)
 
@@ -107,8 +108,8 @@ negative: `spectrum(objective, top=1, bottom=1, by="class")`. Weights of classes
 measured on three sets, because few examples alone could make a ratio large: {"; ".join(EXAMPLES.values())}.
 
 - **Control**: the same seeds and the same two halves of the classes, {(HEAD + TAIL) // 2} examples of each class.
-- **Null**: which classes are called rare is dealt anew, 2,000 times; p is how often the
-  difference is as large as the one found (two sides).
+- **Null**: which classes are called rare is permuted 2,000 times; p is how often the
+  difference is as large as the one found (two-sided).
 
 ## Differences
 
@@ -121,11 +122,11 @@ interval (Student's t).
 
 ## What to keep in mind
 
-- A ratio says which way the ground bends, not where it leads: the gradient of a rare class is
-  far from zero (last column), so the networks stand on a slope of that class, not at a
+- A ratio describes the curvature, not where training leads: the gradient of a rare class is
+  far from zero (last column), so the weights are on a slope of the loss of that class, not at a
   stationary point of it.
 - Both ratios fall as the training loss goes to zero: under cross-entropy the part of the Hessian
-  that can be negative is weighed with what is still wrong. Rare classes are fitted later, and on
+  that can be negative is weighted by the remaining error. Rare classes are fitted later, and on
   unseen examples less well; the comparison is at equal steps, not at equal loss.
 - One architecture, one data set, one ratio of counts. Eigenvalues have a residual of at most 1 %;
   their bounds are in `results.json`.

@@ -151,7 +151,7 @@ Data: 1,000 of scikit-learn's digits to train on, 797 to test.
 
 ## What was asked
 
-Yang et al. (NeurIPS 2021, arXiv:2107.11228) sort trained networks by their ground: is the training
+Yang et al. (NeurIPS 2021, arXiv:2107.11228) sort trained networks by their loss landscape: is the training
 loss high or low, is there a barrier between two solutions, are their outputs alike? Here load is
 the width of an MLP with one hidden layer and temperature the batch size (small is hot): SGD, rate {settings["lr"]:g},
 momentum 0.9, {settings["epochs"]} epochs for every cell, {settings["seeds"]} seeds a cell.
@@ -179,9 +179,9 @@ are arguments: loss {THRESHOLDS.loss:g}, connectivity -{THRESHOLDS.connectivity:
 - {settings["seeds"]} seeds a cell and curves that were trained briefly: a longer training can only lower a barrier, so
   phases I and III may be too large. A cell with "?" changes its phase within two standard errors.
 - Curvature is shown, not used: in the papers high loss goes with large curvature, here the hottest
-  and narrowest networks have a high loss on flat ground, because nothing was learned.
+  and narrowest networks have a high loss in a flat region, because nothing was learned.
 {_unlearned(planes)}- Batch size changes the number of steps too: equal epochs are not equal steps.
-- One hidden layer, one small data set. The picture is theirs; the places of the borders are ours.
+- One hidden layer, one small data set. The picture is theirs; the positions of the borders are ours.
 """
 
 

@@ -177,8 +177,8 @@ The sharpness is the largest eigenvalue of the Hessian over all examples, times 
 
 The slope is in octaves of the rate for each doubling of the width, with its 95 % interval over
 seeds; -1 would be a rate that has to be halved. Against a margin of a quarter of an octave the rate
-*transfers* where the interval lies within, *does not transfer* where it lies beyond; where the interval leaves
-out zero but holds the margin, the rate *moves, by how much is open*. Regret: how much higher the loss of the widest networks is at the
+*transfers* where the interval lies within, *does not transfer* where it lies beyond; where the interval excludes
+zero but contains the margin, the rate *moves, by how much is open*. Regret: how much higher the loss of the widest networks is at the
 best rate of the narrowest than at their own.
 
 | | {" | ".join(f"best at {w}" for w in study.widths)} | slope | regret | verdict |
@@ -203,13 +203,13 @@ The lowest rate at which every seed ends within a quarter of the edge (2):
 {_wide(found["wide"])}
 ## What to keep in mind
 
-- {len(study.seeds)} seeds: intervals are wide. They hold the spread over initial weights alone, not that a line is a rough
+- {len(study.seeds)} seeds: intervals are wide. They cover the spread over initial weights alone, not that a line is a rough
   model of how a best rate moves: the limit of wide networks is reached late.
 - The rates are a factor of 2 apart; a best rate between them is read off a parabola.
 - Small networks, one data set, squared error. Under cross-entropy sharpness falls late in
-  training for reasons of its own, and with Adam other rules hold.
-- ReLU networks that jump far die (all outputs zero, sharpness zero); they count as finished
-  trainings with the loss of doing nothing.
+  training for other reasons, and with Adam other rules apply.
+- ReLU networks that take a large step can die (all outputs zero, sharpness zero); they count as finished
+  trainings with the loss of a constant output.
 """
 
 

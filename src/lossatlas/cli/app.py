@@ -94,13 +94,24 @@ def main() -> None:
         sys.exit(2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else _NAME
-        _fail(f"{error.format_message().rstrip('.')}; see {where} --help.")
+        _fail(f"{_explained(error)}; see {where} --help.")
     except AtlasError as error:
         _fail(str(error))
     except click.Abort as stop:
         sys.stderr.write(f"{_NAME}: {stop or 'stopped'}.\n")
         sys.exit(_TERMINATED if isinstance(stop.__cause__, _Terminated) else _INTERRUPTED)
     sys.exit(code or 0)
+
+
+# What was mistyped, with the one name that is nearest to it.
+def _explained(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        from lossatlas.checks import nearest
+
+        params = error.ctx.command.get_params(error.ctx)
+        known = [name for param in params for name in (*param.opts, *param.secondary_opts)]
+        return f"No such option '{error.option_name}'{nearest(error.option_name, known)}"
+    return error.format_message().rstrip(".")
 
 
 def _fail(message: str) -> None:

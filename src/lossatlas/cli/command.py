@@ -82,38 +82,37 @@ def _called(command: Command, **given: Any) -> None:
     context = click.get_current_context()
     if not command.processes:
         check_alone(context.info_name or "this command")
-    told = {
+    chosen = {
         name: value
         for name, value in given.items()
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     options = {
-        path: ",".join(told[name]) if _listed(_field(command, path)) else told[name]
+        path: ",".join(chosen[name]) if _listed(_field(command, path)) else chosen[name]
         for name, path in command.paths.items()
-        if name in told
+        if name in chosen
     }
     config = Path(given["config"]) if given["config"] else command.config(options)
     settings = read_settings(
         command.settings, config=config, assignments=given["set"], options=options
-    )
-    output = Output(
-        as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first()
     )
     call = {name: given[name] for name in ("resume", "fresh")}
     check_choice(**call)
     takes = inspect.signature(command.run).parameters
     place = command.results(settings)
     record = None if place is None else RunRecord(place, _name(settings), settings)
+    output = Output(
+        as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first(),
+        keep=None if record is None else record.write,
+    )  # fmt: skip
     if record is not None and _is_done(record, output, resumes="resume" in takes, **call):
         return
     try:
-        told = {name: value for name, value in call.items() if name in takes}
+        accepted = {name: value for name, value in call.items() if name in takes}
         with joined():
-            command.run(settings, output, **told)
+            command.run(settings, output, **accepted)
     except KeyboardInterrupt as stop:
         raise click.Abort(_stopped(record)) from stop
-    if record is not None and output.printed is not None and is_first():
-        record.write(output.printed)
 
 
 # Whether there is nothing to do: the same run is finished, and its output is printed again.

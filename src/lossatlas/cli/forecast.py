@@ -14,6 +14,7 @@ from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, Rows
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
+from lossatlas.text import count
 
 if TYPE_CHECKING:
     from lossatlas.forecast import Curve, Fit
@@ -51,7 +52,7 @@ _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeata
 _LINEAR = "Warmup steps that are missing from the log. By default none."
 _OUT = "Folder of results, figures and a page."
 _SEED = "Random seed; no forecast draws random numbers."
-_RESUME = "Accepted as in every command; a forecast is over in seconds and starts anew."
+_RESUME = "Accepted as in every command; a forecast takes seconds and is made anew."
 _planned = functools.partial(option, group="Schedule")
 _sized = functools.partial(option, group="Sizes")
 
@@ -137,7 +138,7 @@ def run_fit(settings: FitSettings, output: Output) -> None:
 
     curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
     chosen, curves, why = files.chosen_law(settings.law, curves)
-    output.note(f"{why}fitting {chosen.name} to {len(curves)} curves ...")
+    output.note(f"{why}fitting {chosen.name} to {count(len(curves), 'curve')} ...")
     fixed = files.assignments("fixed", settings.fixed)
     found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
     _print_fit(found, settings, output, found.law.name)
@@ -150,7 +151,7 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
 
     curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
     _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
-    output.note(f"{why}comparing laws on {len(curves)} curves ...")
+    output.note(f"{why}comparing laws on {count(len(curves), 'curve')} ...")
     found = fit_best(curves, [files.named_law(name) for name in settings.law] or None)
     _print_fit(found, settings, output, "error on left-out curves", _laws_table(found))
 

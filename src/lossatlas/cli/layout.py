@@ -59,6 +59,18 @@ class Group(click.Group):
         """The command of a name."""
         return self.known[cmd_name][1]() if cmd_name in self.known else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word; a word that is none is told from the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from lossatlas.checks import nearest
+
+            hint = nearest(args[0], self.known)
+            raise click.UsageError(f"{error.message.rstrip('.')}{hint}", ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with whole sentences."""
         with formatter.section("Commands"):

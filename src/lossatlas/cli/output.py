@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ class Output:
         quiet: no progress and no notes.
         settings: those of the command; they stand in the JSON object.
         silent: nothing at all: another process says it.
+        keep: is given what is printed, before it is: a reader may close the pipe early.
     """
 
     def __init__(
@@ -111,10 +112,10 @@ class Output:
         quiet: bool = False,
         settings: "BaseModel | None" = None,
         silent: bool = False,
+        keep: Callable[[Printed], None] | None = None,
     ) -> None:
         self.as_json, self.quiet, self._settings = as_json, quiet or silent, settings
-        self.silent = silent
-        self.printed: Printed | None = None
+        self.silent, self._keep = silent, keep
 
     def note(self, text: str) -> None:
         """Tell a person what is going on; stderr."""
@@ -148,11 +149,13 @@ class Output:
             said = (*([headline] if headline and headline not in said else []), *said)
             data, rows = {**found.summary(), **(extra or {})}, rows or found.rows()
         written = {name: str(path) for name, path in (files or {}).items()}
-        self.show(Printed(_plain(data), title, rows, said, written))
+        printed = Printed(_plain(data), title, rows, said, written)
+        if self._keep is not None:
+            self._keep(printed)
+        self.show(printed)
 
     def show(self, printed: Printed) -> None:
         """Print a result, of this run or of an earlier one."""
-        self.printed = printed
         if self.as_json:
             used = {} if self._settings is None else self._settings.model_dump(mode="json")
             data = {**printed.data, "files": printed.files, "settings": used}

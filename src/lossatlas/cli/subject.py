@@ -10,7 +10,7 @@ from torch import nn
 
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
-from lossatlas.errors import ArgumentError, AtlasError, StructureError
+from lossatlas.errors import ArgumentError, AtlasError, NonFiniteError, StructureError
 from lossatlas.landscape.engines import Metric
 from lossatlas.objective import Objective, accuracy, supervised
 from lossatlas.objective.user_code import wrap_errors
@@ -62,10 +62,11 @@ class Subject:
 
     def load(self, file: Path, note: Callable[[str], None]) -> None:
         """Load a checkpoint into the model; what is to be said of it goes to `note`."""
+        said: list[str] = []
         try:
             load_weights(
                 self.model, file, key=self.settings.key, prefix=self.settings.prefix,
-                note=lambda sentence: note(f"{file.name}: {sentence}"),
+                note=said.append,
             )  # fmt: skip
         except StructureError as error:
             if self.settings.model is not None or self.own is not None:
@@ -74,6 +75,14 @@ class Subject:
                 f"{error} No --model was given, so the default model {DEMO_MODEL} was used; "
                 "give the model of the file with --model."
             ) from None
+        for name, value in self.model.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteError(
+                    f"'{file}': '{name}' holds {int((~value.isfinite()).sum())} numbers that "
+                    "are NaN or infinite; give a checkpoint with finite weights."
+                )
+        for sentence in said:
+            note(f"{file.name}: {sentence}")
 
     def metrics(self, objective: Objective, output: Output) -> dict[str, Metric]:
         """Accuracy, where the data have classes and the model serves it."""

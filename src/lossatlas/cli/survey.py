@@ -53,6 +53,10 @@ _FILES = (
 _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
+_WEIGHTS = (
+    "Trained weights, the same as one file. A --model without them and without train.steps is "
+    "surveyed untrained."
+)
 _AGAINST = "A second checkpoint, the same as a second file."
 _ALONG = "Survey every checkpoint of a training, on parallel planes and one grid: an atlas."
 _OUT = (
@@ -133,6 +137,7 @@ class SurveySettings(SubjectSettings):
     """Settings of `lossatlas survey`; with two files it is a comparison."""
 
     files: tuple[Path, ...] = option((), _FILES, positional=True)
+    weights: Path | None = subject(None, _WEIGHTS)
     against: Path | None = subject(None, _AGAINST)
     checkpoints: tuple[Path, ...] = subject((), _CHECKPOINT, name="checkpoint")
     plane: Literal["random", "checkpoints", "eigen"] | None = _mapped(

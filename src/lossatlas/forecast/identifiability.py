@@ -89,7 +89,7 @@ def fit_warnings(
                 f"{name} lies at its {'upper' if side > 0 else 'lower'} limit: "
                 "the curves do not fix it"
             )
-    out += [f"the curves leave free: {direction}" for direction in flat]
+    out += [f"the curves do not determine {direction}" for direction in flat]
     for curve in curves:
         prefix = f"curve '{curve.name}': " if curve.name else ""
         out += [prefix + note for note in curve.notes]
@@ -111,8 +111,8 @@ def _schedule_warnings(law: ScheduleLaw, curves: Sequence[Curve]) -> list[str]:
     rated = [c.lr for c in curves if c.lr is not None]
     if law.needs and distinct_schedules(rated) == 1:
         out.append(
-            f"all curves follow one schedule, which cannot identify {law.name}: how the loss "
-            "answers another schedule is a guess; add a run with another schedule"
+            f"all curves follow one schedule, which cannot identify {law.name}: its forecast "
+            "of another schedule is a guess; add a run with another schedule"
         )
     if rated and not any((np.diff(r) < 0).any() for r in rated) and law.needs:
         out.append("no curve lowers its rate: the gain from a decay is not identified")
@@ -226,7 +226,7 @@ def _reasons(
     for error, at_limit, share in zip(errors, limit, held, strict=True):
         factor = "without bound" if not error < FARTHEST else f"a factor of {np.exp(error):.3g}"
         reason = "the prior holds it, not the curves" if share > HELD else ""
-        reason = reason if error <= LOOSE else f"the curves leave it free: {factor}"
+        reason = reason if error <= LOOSE else f"the curves do not determine it: {factor}"
         reasons.append("it lies at its limit: the curves do not fix it" if at_limit else reason)
     lost = np.flatnonzero(limit | ~(errors <= LOOSE))
     for i in range(len(names)):

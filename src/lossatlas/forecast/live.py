@@ -208,7 +208,7 @@ class LiveForecast:
         reason = ""
         if ahead.min() < 0.99 * ahead[0] and isinstance(law, PowerLaw):
             reason = (
-                "the rate has not fallen yet: what the decay will win cannot be known from "
+                "the rate has not fallen yet: what the decay will gain cannot be known from "
                 "this run alone, and is left out; give earlier runs as `history`"
             )
         if len(errors) < len(BACK):

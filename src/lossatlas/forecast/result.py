@@ -129,7 +129,7 @@ class Fit(Result):
         seen = "it describes the fitted curves and says nothing of others"
         return (
             *map(self._parameter, self.law.parameters),
-            self.errors.estimate(),
+            *([self.errors.estimate()] if self.left_out else []),
             Estimate(self.r2, why_no_error=seen, name="R2", is_minor=True),
             Estimate(self.mae, why_no_error=seen, name="mean absolute error", is_minor=True),
         )
@@ -152,7 +152,7 @@ class Fit(Result):
         """Fit and error in one sentence."""
         seen = f"R2 {self.r2:.4f} on the fitted curves"
         if self.errors.reason:
-            return f"{seen}; no interval: {self.errors.reason}."
+            return f"{seen}; forecasts have no interval."
         return f"{seen}; {self.errors.scale:.2%} off on curves it had not seen."
 
     def sentences(self) -> tuple[str, ...]:
@@ -183,17 +183,17 @@ class Fit(Result):
             )
 
     def figures(self) -> tuple[Figure, ...]:
-        """The curves with the law through them, and what the law leaves over."""
+        """The curves with the fitted law, and the residuals."""
         if not self.curves:
             return ()
         name = self.law.name
         return (
             chart_of(
-                "curves", f"{name}: points measured, lines fitted", self._curves_chart,
+                "curves", f"{name}: measured points and the fitted law", self._curves_chart,
                 alt=f"{count(len(self.curves), 'loss curve')} and the fitted law.",
             ),
             chart_of(
-                "residuals", f"{name}: what the law leaves over", self._residuals_chart,
+                "residuals", f"{name}: residuals", self._residuals_chart,
                 alt=f"Residuals of {name} in percent of the loss.",
             ),
         )  # fmt: skip
@@ -208,7 +208,7 @@ class Fit(Result):
                 chart.dots(run.step, run.loss, color=color),
                 chart.curve(run.step, law, name, color, dash),
             ]
-        title = f"{self.law.name}: points measured, lines fitted"
+        title = f"{self.law.name}: measured points and the fitted law"
         return chart.Chart(title, chart.Axis("update"), chart.Axis("loss"), tuple(layers))
 
     def _residuals_chart(self) -> "Chart":
@@ -218,8 +218,8 @@ class Fit(Result):
             chart.curve(run.step, 100 * np.log(run.loss / law), name, *style.hue(i))
             for i, (run, name, law) in enumerate(self._predicted())
         )
-        title = f"{self.law.name}: what the law leaves over"
-        y = chart.Axis("measured above law (%)", marks_zero=True)
+        title = f"{self.law.name}: residuals"
+        y = chart.Axis("measured minus fitted (%)", marks_zero=True)
         return chart.Chart(title, chart.Axis("update"), y, layers)
 
     def _predicted(self) -> Iterator[tuple[Curve, str, Floats]]:

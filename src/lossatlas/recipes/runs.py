@@ -378,6 +378,7 @@ class Runs(Result):
         first, *others = self._summaries
         lines = [f"{first.recipe} reaches a test {self.measure} of {first.score_text}."]
         lines += [_sentence(row) for row in others]
+        lines += [_untuned_sentence(row, gap) for row in others if (gap := row.untuned)]
         lines += [
             f"{row.recipe}: {count(row.diverged, 'training')} of {len(self.seeds)} did not "
             "stay finite."
@@ -604,6 +605,13 @@ def _sentence(row: RecipeSummary) -> str:
     return (
         f"{start}: {middle} {row.interval_text(gap)} over {gap.samples} seeds, {row.verdict}."
     )
+
+
+def _untuned_sentence(row: RecipeSummary, gap: Estimate) -> str:
+    unit = " points" if row.measure == "accuracy" else ""
+    told = " ".join(filter(None, (f"{row.signed(gap.value)}{unit}", row.interval_text(gap))))
+    judged = verdict(gap) if gap.samples > 1 else "one seed says nothing"
+    return f"Averaged over all rates, that is without tuning, {row.recipe}: {told}, {judged}."
 
 
 def _plain(difference: Estimate | None) -> dict[str, float] | None:

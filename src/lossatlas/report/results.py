@@ -37,7 +37,7 @@ def result_page(
         found, tuple(s for s in said if s != verdict), pictures[_MOST_HERO:]
     )
     return Page(
-        kind=kind.replace("-", " ").capitalize(),
+        kind=kind.capitalize(),
         title=title or _TITLES.get(kind, kind.capitalize()),
         headline=verdict,
         hero=pictures[:_MOST_HERO],

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from lossatlas.recipes import RecipeSummary, Runs, effect_size
+from lossatlas.recipes import RecipeSummary, Runs, effect_size, verdict
 from lossatlas.report.contents import Card, Page, Section, Tile
 from lossatlas.result import Figure, Table
 from lossatlas.text import count, cut_off, number, percent, with_error
@@ -99,11 +99,14 @@ def _tiles(found: Runs) -> tuple[Tile, ...]:
 
 
 def _table(found: Runs) -> Table:
-    head = ("recipe", "rate", f"test {found.measure}", "difference", "95 % interval", "effect")
-    rest = ("verdict", "test loss", "difference over all rates")
-    keep = 9 if len(found.rates) > 1 else 8
+    head = (
+        "recipe", "rate", f"test {found.measure}", "test loss", "difference", "95 % interval",
+        "effect", "verdict", "difference over all rates",
+    )  # fmt: skip
+    # One recipe has no differences, and one rate has none over all rates.
+    keep = 4 if len(found.recipes) == 1 else 9 if len(found.rates) > 1 else 8
     rows = tuple(_cells(row)[:keep] for row in found.summaries())
-    return Table("Recipes", (*head, *rest)[:keep], rows)
+    return Table("Recipes", head[:keep], rows)
 
 
 def _cells(row: RecipeSummary) -> tuple[str, ...]:
@@ -113,12 +116,12 @@ def _cells(row: RecipeSummary) -> tuple[str, ...]:
         row.recipe,
         f"{row.lr:g}",
         row.score_text,
+        with_error(row.loss.value, row.loss.stderr),
         "" if gap is None else row.signed(gap.value),
         row.interval_text(gap),
         number(effect, 2) if math.isfinite(effect) else "",
         row.verdict,
-        with_error(row.loss.value, row.loss.stderr),
-        "" if untuned is None else row.signed(untuned.value),
+        "" if untuned is None else f"{row.signed(untuned.value)} {verdict(untuned)}",
     )
 
 

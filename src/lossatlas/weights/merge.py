@@ -420,6 +420,12 @@ class _Made:
     coefficients: tuple[float, ...] = ()
 
 
+_ALONE = (
+    "There is one expert: the first network counts as its base. To average two networks use "
+    "soup(objective, a, b)."
+)
+
+
 class _Job:
     """Networks of one base, what is measured on them, and the data that judge the result."""
 
@@ -456,7 +462,7 @@ class _Job:
         self.judge, self._tune, self._seed = objective, tune, seed
         self._given, self._objectives = importances, objectives
         self._grams: list[Change] = []
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = (_ALONE,) if len(experts) == 1 else ()
 
     def made(self, name: str, options: Mapping[str, Any]) -> _Made:
         if name == SEARCH:
@@ -475,7 +481,7 @@ class _Job:
                 "at least two batches."
             )
         self._tune, self.judge = (self.judge.part(batches[k::2]) for k in (0, 1))
-        self.notes = (
+        self.notes += (
             "Coefficients were searched for on every second batch; all losses are those of the "
             "other batches.",
         )
