@@ -18,6 +18,7 @@ import lossatlas as la
 from lossatlas import curvature, forecast
 from lossatlas.result import Estimate
 from lossatlas.training import Dataset
+from reference.event_files import event_file
 
 ROOT = Path(la.__file__).parent
 # Not functions of ours: aliases of types, protocols, and the errors themselves.
@@ -135,6 +136,11 @@ def file(name, write):
     place = Path(tempfile.mkdtemp()) / name
     write(place)
     return place
+
+
+def _events():
+    rows = [(step, "train/loss", 1 / step) for step in range(1, 20)]
+    return file("events.out.tfevents.1.host", lambda p: p.write_bytes(event_file(rows)))
 
 
 def optimizer():
@@ -311,6 +317,10 @@ def _special():
         "LandscapeLR": lambda: ((optimizer(),), {}),
         "load": lambda: ((file("a.nc", landscape().save),), {}),
         "write_report": lambda: ((survey(), Path(tempfile.mkdtemp()) / "r.html"), {}),
+        "report.write_film": lambda: ((survey(), Path(tempfile.mkdtemp()) / "f.gif"), {}),
+        "report.write_mesh": lambda: ((survey(), Path(tempfile.mkdtemp()) / "s.glb"), {}),
+        "forecast.read_tensorboard_events": lambda: ((_events(),), {}),
+        "SpikeRecorder": lambda: ((model(), optimizer(), loss), {}),
         "map_plane": lambda: (
             ((o := objective()), la.random_plane(o)),
             {"points": 3, "span": 0.5},

@@ -106,6 +106,7 @@ SAMPLES = {
     "Runs": lambda: recipes.train_recipes(setup(), ["sgd", "adamw"], steps=2, seeds=2),
     "Symmetries": lambda: weights.symmetries(objective()),
     "Alignment": lambda: weights.align(objective(), point(), other_point(), starts=1),
+    "JointAlignment": lambda: weights.align_many(objective(), point(), other_point(), starts=1),
     "Connection": lambda: weights.connect(objective(), point(), other_point(), points=3),
     "Merge": lambda: weights.merge(objective(), point(), other_point()),
     "MergeComparison": lambda: weights.compare_merges(
@@ -136,6 +137,8 @@ WITHOUT_PICTURE = {
 }
 # Their tests make them with what only those tests have.
 ELSEWHERE = {
+    "AverageChoice": "steering/test_steering_results.py",
+    "TransferCheck": "recipes/test_transfer.py",
     "Quality": "inits/test_inits_quality.py",
     "Ranking": "inits/test_inits_quality.py",
     "Surrogates": "inits/test_inits_surrogates.py",

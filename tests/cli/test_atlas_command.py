@@ -87,6 +87,8 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     # The map of a checkpoint holds its own loss where it lies.
     assert kept.provenance.settings["step"] == 10
     assert call(monkeypatch, capsys, "survey", "--along", checkpoints[0], *DATA)[0] == 2
+    code, _, error = call(monkeypatch, capsys, *arguments)
+    assert (code, "--fresh replaces all" in error) == (2, True)
     code, _, error = call(monkeypatch, capsys, *arguments, "--plane", "eigen")
     assert (code, "`plane` is not served along a training" in error) == (2, True)
 

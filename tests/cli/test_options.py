@@ -134,6 +134,7 @@ REACHES |= {
 }
 REACHES["lr"] = ("steering.suggest_lr:suggest_lr", *_SUBJECT)
 RENAMED["connect", "align"] = "align_first"
+RENAMED["connect", "train_data"] = "train"
 for _name in ("connect", "merge", "soup", "edit", "choose", "lr"):
     _shared = ("weights", "objective", "data", "model", "device", "batch_size", "mode")
     EXCEPTIONS |= {(_name, key): EXCEPTIONS["survey", key] for key in (*_shared, "out")}

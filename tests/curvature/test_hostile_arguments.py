@@ -19,7 +19,7 @@ from reference.curvature_cases import classes, initialized, normal
 
 CALLS = 250
 # A map of so many points is long, not wrong.
-MAPS, HUGE = {"survey", "compare"}, (10**30, 2**31)
+MAPS, HUGE = {"survey", "survey_along", "compare"}, (10**30, 2**31)
 VALUES = [
     *(math.nan, math.inf, -math.inf, 0, -1, 1, 2.5, -0.0, 1e-300, 1e300, *HUGE),
     *(None, True, "", "a", "*", b"x", [], (), {}, [math.nan], ["0.weight", 3], {"a": 1}),
@@ -86,6 +86,7 @@ def valid():
         "cka": {"first": features, "second": normal(12, 3)},
         "survey": small | {"points": 2, "span": 0.1},
         "compare": small | {"first": objective.params, "second": moved, "points": 2},
+        "survey_along": small | {"checkpoints": [objective.params, moved, objective.params]},
         "eigen_plane": small,
         "chosen": {"requested": "curvature"},
         "instrument": {"name": "mine", "title": "Mine", "question": "What?", "group": "other"},

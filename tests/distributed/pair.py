@@ -134,7 +134,9 @@ def trained(model) -> list:
     found = []
     for policy in (RegimePolicy(), GrowthPolicy()):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        controller = LandscapeLR(optimizer, policy, interval=2, warmup=0, dry_run=True)
+        controller = LandscapeLR(
+            optimizer, policy, interval=2, warmup=0, dry_run=True, model=model
+        )
         for _ in range(5):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x), y)
@@ -145,7 +147,9 @@ def trained(model) -> list:
             reading = record.reading
             found.append([reading.sharpness, reading.variability, reading.distance])
     reading = read_probe(
-        lambda: nn.functional.cross_entropy(model(x), y, reduction="none"), model.parameters()
+        lambda: nn.functional.cross_entropy(model(x), y, reduction="none"),
+        model.parameters(),
+        model=model,
     )
     return [found, list(reading.values.values())]
 

@@ -136,7 +136,8 @@ def test_controllers_of_a_sharded_model_read_what_those_of_a_whole_one_do(two):
     # Distances are extrapolated from some coordinates, here from those of one process.
     np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=0.3)
     np.testing.assert_allclose(np.array(probe), np.array(values), rtol=1e-4, atol=1e-6)
-    assert refused.startswith("ArgumentError: the policy needs 'edge'")
+    assert refused.startswith("ArgumentError: the weights are sharded (FSDP2)")
+    assert "GrowthPolicy or RegimePolicy" in refused
 
 
 def test_measuring_leaves_no_trace_on_a_training(two):

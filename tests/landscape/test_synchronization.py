@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lossatlas as la
 from lossatlas.landscape.engines import Task, build, choice
-from lossatlas.objective import moments
+from lossatlas.objective import standard_errors
 from lossatlas.objective.batches import Uploads
 from lossatlas.rng import generator
 
@@ -77,7 +77,7 @@ def test_a_chunk_is_copied_once_and_nothing_else_waits(monkeypatch, kind, name):
     given = task(kind)
     engine = build(given, name)
     near = engine.evaluate(POINTS)
-    monkeypatch.setattr(moments, "_is_far", lambda value: True)
+    monkeypatch.setattr(standard_errors, "_is_far", lambda value: True)
     with Counted() as counted:
         sums = engine.moments(POINTS)
         assert sums.copies == 0
@@ -92,9 +92,9 @@ def test_what_waits_on_a_device_has_the_same_bits(monkeypatch, loss):
     given = task("mlp", loss)
     engine = build(given, "plain")
     near = engine.evaluate(POINTS)
-    monkeypatch.setattr(moments, "_is_far", lambda value: True)
+    monkeypatch.setattr(standard_errors, "_is_far", lambda value: True)
     np.testing.assert_array_equal(engine.evaluate(POINTS), near)
-    monkeypatch.setattr(moments, "_MOST_WAITING", 7)
+    monkeypatch.setattr(standard_errors, "_MOST_WAITING", 7)
     sums = engine.moments(POINTS)
     assert sums.copies > 1
     np.testing.assert_array_equal(engine.evaluate(POINTS), near)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+import lossatlas as la
 from lossatlas import io, steering
 from lossatlas.cli.train import _RECIPE as HELP_ON_RECIPES
 from lossatlas.recipes.recipe import CONTROLLERS
@@ -49,11 +50,18 @@ def _choice():
     return average.best(lambda shown: shown.weight.item())
 
 
+def _suggested():
+    data = [(torch.eye(4), torch.arange(4))] * 5
+    loss = la.supervised(torch.nn.functional.cross_entropy)
+    return la.suggest_lr(la.Objective(torch.nn.Linear(4, 4), loss, data), "sgd", updates=10)
+
+
 RESULTS = {
     "AverageChoice": _choice,
     "DecisionLog": _log,
     "ProbeReading": _probe,
     "Reading": lambda: _log().records[0].reading,
+    "SuggestedLR": _suggested,
 }
 
 

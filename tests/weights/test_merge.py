@@ -242,7 +242,8 @@ def test_differences_are_drawn_by_both_backends():
     for found in (merged, compared):
         names = [label.get_text() for label in found.plot().get_yticklabels()]
         assert set(names) == set(found.against)
-        *_, points = found.plot(backend="plotly").data
+        drawn = found.plot(backend="plotly").data
+        (points,) = (trace for trace in drawn if trace.mode == "markers")
         assert list(points.x) == [found.against[name].value for name in names]
     values = [compared.against[name].value for name in names]
     assert values == sorted(values)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lossatlas.cli.output import Output
 from lossatlas.cli.pictures import write_pictures
 from lossatlas.cli.subject import load_subject
+from lossatlas.errors import ArgumentError
 from lossatlas.io import make_folder
 from lossatlas.linalg.params import snapshot
 from lossatlas.report import write_atlas, write_film
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
     from lossatlas.cli.survey import SurveySettings
 
 
-def survey_training(settings: "SurveySettings", output: Output, *, resume: bool) -> None:
+def survey_training(
+    settings: "SurveySettings", output: Output, *, resume: bool, fresh: bool
+) -> None:
     """Survey the checkpoints, write `surveys/STEP.nc` and `atlas.html`, print the course."""
     folder = make_folder(settings.folder) / "surveys"
     made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
-    if made and not resume:
-        output.note(f"removing what an earlier run left in {folder}; --resume goes on from it")
-        for path in made:
-            path.unlink()
+    if made and not (resume or fresh):
+        raise ArgumentError(
+            f"'{folder}' holds surveys of an earlier run: --resume keeps those that fit and "
+            "makes the others, --fresh replaces all; or give another --out."
+        )
+    for path in made if fresh else ():
+        path.unlink()
     subject, states = load_subject(settings), []
     for file in settings.files:
         subject.load(file, output.note)

@@ -191,7 +191,7 @@ class SurveySettings(SubjectSettings):
         return self.out or Path("atlas" if self.along else usual)
 
 
-def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+def run(settings: SurveySettings, output: Output, *, resume: bool, fresh: bool) -> None:
     """Survey a network, or compare two checkpoints."""
     if _lists(settings):
         _list_instruments(output)
@@ -205,7 +205,7 @@ def run(settings: SurveySettings, output: Output, *, resume: bool) -> None:
             check_alone("survey along a training")
             remedy = "survey one file at a time"
             check_unused(settings, _NOT_ALONG, "along a training", remedy)
-            survey_training(settings, output, resume=resume)
+            survey_training(settings, output, resume=resume, fresh=fresh)
         elif len(settings.states) == 2:
             _compare(settings, output, resume=resume)
         else:
@@ -241,7 +241,7 @@ command = Command(
     "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
     "compared.",
     resume=_RESUME, extra=[_LIST], processes=True,
-    results=lambda settings: None if _lists(settings) else settings.folder,
+    results=lambda s: None if _lists(s) or s.along else s.folder,
 )  # fmt: skip
 
 

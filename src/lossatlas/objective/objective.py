@@ -198,8 +198,6 @@ class Objective:
         self.names = self.names if self.placed is None else tuple(self.placed)
         self.shared = None if ranks is None else Shared(ranks, self, batches)
         self.batches = check_batches(batches) if self.shared is None else self.shared.own
-        # Whether examples are known, and whether they have weights of their own.
-        self._per_example = self._weighted = False
         self.loss_modules = modules_of_loss(loss, model)
         self.volatile = Volatile()
         self.needs_gradients = False
@@ -210,6 +208,19 @@ class Objective:
         by_differences = in_place and derivatives == "autograd"
         self.derivatives = "differences" if by_differences else derivatives
         self.is_checked = check
+        self._start_anew()
+        self.forget_data()
+        if self.shared is None:
+            warn_alone(model)
+            check_same_data(model, self.batches)
+            self._look()
+        else:
+            self.shared.look()
+
+    def _start_anew(self) -> None:
+        # What the first walk and the checks find out.
+        # Whether examples are known, and whether they have weights of their own.
+        self._per_example = self._weighted = False
         self.checks: dict[str, Check] = {}
         # What the checks run on, and how it is rounded.
         self.few: tuple[Batch, float] | None = None
@@ -223,13 +234,6 @@ class Objective:
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self.forget_data()
-        if self.shared is None:
-            warn_alone(model)
-            check_same_data(model, self.batches)
-            self._look()
-        else:
-            self.shared.look()
 
     def _look(self) -> None:
         # Walk the data, and check that the loss is a fixed function of what moves.

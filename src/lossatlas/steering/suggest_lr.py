@@ -74,6 +74,11 @@ class RangeTest:
         falls_at: the first rate where the average is below the first losses beyond its error;
             NaN where it never is.
         diverges_at: the rate at which the loss blew up; infinite where it did not.
+
+    Examples:
+        >>> rates, losses = np.array([0.1, 1.0]), np.array([2.0, 1.0])
+        >>> RangeTest(rates, losses, losses, 0 * losses, 1.0, math.inf).falls_at
+        1.0
     """
 
     rates: Floats
@@ -105,6 +110,15 @@ class SuggestedLR(Result):
         noise_scale: batch size at which noise and signal of the gradient are equal.
         batch_size: examples a batch, of the largest.
         gradients: gradients of a batch that were computed.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batches = [(torch.eye(2), torch.ones(2, 1))] * 5
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, batches)
+        >>> found = la.suggest_lr(objective, "sgd", updates=10)
+        >>> print(found.headline()[:31])
+        Start SGD at a peak learning ra
     """
 
     lr: float
