@@ -15,8 +15,9 @@ from lossatlas.guard import preserved_modes
 from lossatlas.objective import Batch
 from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Result, result
+from lossatlas.shards import is_sharded, reshard
 from lossatlas.steering.penalties.terms import check_share
-from lossatlas.steering.shards import is_finite, is_sharded, local, reshard, unwrapped
+from lossatlas.steering.shards import is_finite, local, unwrapped
 from lossatlas.steering.statistics import Forward, reestimate
 from lossatlas.text import number
 

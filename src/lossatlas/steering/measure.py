@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.result import Estimate
+from lossatlas.shards import is_sharded
 from lossatlas.steering.probe import Closure, ProbeGrid, read_probe
 from lossatlas.steering.reading import Reading
-from lossatlas.steering.shards import is_sharded, placements
+from lossatlas.steering.shards import placements
 from lossatlas.steering.signals import (
     DistanceTracker,
     gradient_noise,

@@ -18,7 +18,7 @@ from lossatlas.objective.batches import split
 from lossatlas.objective.weighted import batch_mean
 from lossatlas.result import Estimate, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.steering.shards import is_sharded, local, reshard
+from lossatlas.shards import is_sharded, own_piece, piece_of, reshard, whole
 from lossatlas.text import count, number
 from lossatlas.topology.filtration import graph
 from lossatlas.topology.persistence import persistence
@@ -262,14 +262,11 @@ def probe_losses(
     moved = [w for w in listed if w.requires_grad and w.is_floating_point()]
     if not moved:
         raise ArgumentError("`weights` must hold a tensor that requires a gradient; got none.")
-    # Of sharded weights every process moves its own part: filters are whole there.
-    sharded = any(map(is_sharded, moved))
-    places = [local(w.detach()) if sharded else w for w in moved if w.ndim > 1]
-    seed = (
-        derive_seed(grid.seed, "rank", torch.distributed.get_rank()) if sharded else grid.seed
-    )
-    plane = [_direction(places, seed, axis) for axis in (0, 1)]
-    kept = [w.detach().clone() for w in places]
+    sharded, matrices = any(map(is_sharded, moved)), [w for w in moved if w.ndim > 1]
+    plane = [_direction(matrices, grid.seed, axis) for axis in (0, 1)]
+    # Of weights that are spread over processes each moves its own pieces.
+    places = [own_piece(w) for w in matrices]
+    kept = [w.clone() for w in places]
     losses: list[Tensor] = []
     with torch.no_grad(), PreservedModules(model).watched():
         try:
@@ -359,12 +356,13 @@ def _loss(closure: Closure) -> Tensor:
 
 def _direction(weights: list[Tensor], seed: int, axis: int) -> list[Tensor]:
     direction = []
-    for index, weight in enumerate(weights):
-        flat = weight.detach().float()
+    for index, given in enumerate(weights):
+        weight = whole(given.detach())
+        flat = weight.float()
         # Random signs have the length of a filter once they have its root mean square.
         size = flat.square().mean(tuple(range(1, flat.ndim)), keepdim=True).sqrt()
         signs = _signs(weight, derive_seed(seed, "probe", axis, index))
-        direction.append(signs.mul_(size.to(signs)))
+        direction.append(piece_of(signs.mul_(size.to(signs)), given))
     return direction
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossatlas.shards import is_sharded
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside torch.compile and the data-parallel wrappers."""
@@ -20,11 +22,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, of which each process holds a part."""
-    return hasattr(tensor, "to_local")
-
-
 def placements(tensor: Tensor) -> Sequence[Any]:
     """How a tensor lies on the processes, one placement a mesh axis; empty if it is whole."""
     found: Sequence[Any] = getattr(tensor, "placements", ())
@@ -37,14 +34,6 @@ def local(tensor: Tensor) -> Tensor:
         return tensor
     part: Tensor = tensor.to_local()
     return part
-
-
-def reshard(model: nn.Module) -> None:
-    """Drop what FSDP2 has gathered: the weights were written since."""
-    for module in model.modules():
-        drop = getattr(module, "reshard", None)
-        if callable(drop) and hasattr(module, "set_reshard_after_forward"):
-            drop()
 
 
 def summed(value: Tensor, tensors: Iterable[Tensor]) -> Tensor:

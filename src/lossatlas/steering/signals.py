@@ -11,8 +11,9 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.guard import PreservedModules, preserved_rng
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.rng import generator
+from lossatlas.shards import is_sharded
 from lossatlas.steering.probe import Closure, check_closure
-from lossatlas.steering.shards import is_sharded, local, summed
+from lossatlas.steering.shards import local, summed
 
 Optimizer = torch.optim.Optimizer
 Group = dict[str, Any]

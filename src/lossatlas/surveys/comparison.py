@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.checks import check_path, nearest
+from lossatlas.checks import check_path, check_seed, nearest
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
 from lossatlas.intervals import t_quantile
@@ -512,6 +512,7 @@ def compare(
     started = time.monotonic()
     check_objective(objective, progress=progress)
     _check_options(options, min_share)
+    check_seed("seed", seed)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_PARTS)
     states = states_of(objective, (first, second))
     line = map_plane(
