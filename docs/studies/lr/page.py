@@ -29,7 +29,10 @@ the other {held} were looked at once, at the end.
 
 {tables}
 
-![excess and band](lr.png)
+![Suggested rates over the best of the grid](lr.png)
+
+*A row for each of three seeds. Dots: the suggestion, with its band; x: Lightning's finder; +: the
+steepest descent of torch-lr-finder.*
 
 {verdict}
 
