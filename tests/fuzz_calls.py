@@ -184,7 +184,7 @@ def task():
 
 @once
 def _plan():
-    from lossatlas.forecast.optimize import plan_schedule
+    from lossatlas.forecast.best_schedule import plan_schedule
     from lossatlas.forecast.validation import error_model
 
     values = np.array([2.0, 0.5, 0.3, 400.0, 0.6, 2.0, 0.1])

@@ -10,6 +10,7 @@ errors on curves it had not seen. Needs numpy and scipy only.
 
 from lossatlas.arguments import guard_exports
 from lossatlas.forecast import schedules
+from lossatlas.forecast.best_schedule import SchedulePlan
 from lossatlas.forecast.curve import Curve, points
 from lossatlas.forecast.fit import fit, fit_best
 from lossatlas.forecast.laws import (
@@ -26,7 +27,6 @@ from lossatlas.forecast.laws import (
     translate,
 )
 from lossatlas.forecast.live import LiveForecast, LiveReading
-from lossatlas.forecast.optimize import SchedulePlan
 from lossatlas.forecast.prediction import Prediction, WhatIf
 from lossatlas.forecast.readers import (
     read_csv,

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_fraction
 from lossatlas.errors import ArgumentError
+from lossatlas.forecast.best_schedule import SchedulePlan, plan_schedule
 from lossatlas.forecast.curve import Curve, Inputs, labels
 from lossatlas.forecast.identifiability import FlatDirection, ParameterError
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
-from lossatlas.forecast.optimize import SchedulePlan, plan_schedule
 from lossatlas.forecast.prediction import (
     Cooldown,
     Prediction,

@@ -1,4 +1,4 @@
-"""The one place that reads and writes learning rates."""
+"""The one place where the controller reads and writes learning rates."""
 
 from collections.abc import Sequence
 from typing import Any

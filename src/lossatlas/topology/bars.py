@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError
-from lossatlas.topology.choices import check_degree
+from lossatlas.topology.arguments import check_degree
 from lossatlas.topology.field import Floats
 
 

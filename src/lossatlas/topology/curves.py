@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_at_least, check_number, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
+from lossatlas.topology.arguments import read_levels
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
-from lossatlas.topology.choices import read_levels
 from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
 
 

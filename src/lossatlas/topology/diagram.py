@@ -11,9 +11,9 @@ from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import Scale
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count
+from lossatlas.topology.arguments import check_degree
 from lossatlas.topology.bars import end_essential
 from lossatlas.topology.certainty import Certainty
-from lossatlas.topology.choices import check_degree
 from lossatlas.topology.field import Bools, Floats, Ints
 
 # Births, deaths and degrees of bars -> coordinates where they are born and die.

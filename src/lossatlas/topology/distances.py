@@ -4,8 +4,8 @@ import numpy as np
 
 from lossatlas.checks import check_at_least, check_number
 from lossatlas.errors import MissingDependencyError
+from lossatlas.topology.arguments import check_norm
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
-from lossatlas.topology.choices import check_norm
 from lossatlas.topology.field import Floats
 from lossatlas.topology.matching import bottleneck_level, ground_costs, match_bars
 

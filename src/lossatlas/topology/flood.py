@@ -7,9 +7,9 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_fraction, check_one_of
+from lossatlas.topology.arguments import check_graph_options, read_periodic
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import MIN_SHARE, Certainty, judge
-from lossatlas.topology.choices import check_graph_options, read_periodic
 from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
 from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
 from lossatlas.topology.mergetree import MergeTree

@@ -6,8 +6,8 @@ import scipy
 from lossatlas.plots import pairs as pair_plots
 from lossatlas.plots.chart import backends
 from lossatlas.result import Estimate, Figure, Result, quantity, result
+from lossatlas.topology.arguments import check_norm
 from lossatlas.topology.bars import Bars, finite_bars
-from lossatlas.topology.choices import check_norm
 from lossatlas.topology.field import Floats, Ints
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_fraction, check_one_of
+from lossatlas.topology.arguments import check_degrees, check_graph_options, read_periodic
 from lossatlas.topology.certainty import MIN_SHARE, judge
-from lossatlas.topology.choices import check_degrees, check_graph_options, read_periodic
 from lossatlas.topology.cubical import GridPlaces, elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import CONNECTIVITIES, Source, read_field

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, MissingDependencyError
+from lossatlas.topology.arguments import check_degrees, read_places
 from lossatlas.topology.certainty import Certainty
-from lossatlas.topology.choices import check_degrees, read_places
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import Floats, Ints
 

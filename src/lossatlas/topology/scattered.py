@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
-from lossatlas.topology.choices import read_places
+from lossatlas.topology.arguments import read_places
 from lossatlas.topology.field import Floats, Ints
 from lossatlas.topology.filtration import Graph, graph
 

@@ -9,8 +9,8 @@ from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_number
 from lossatlas.errors import DataError
 from lossatlas.result import Estimate
+from lossatlas.topology.arguments import check_norm
 from lossatlas.topology.bars import Bars, finite_bars
-from lossatlas.topology.choices import check_norm
 
 
 def total_persistence(
