@@ -20,9 +20,9 @@ weights of {seeds} other seeds, on which both rates are then trained: the excess
 validation loss at the suggested rate over that at the best, minus 1, so that the luck of the
 choice is in neither. A divergence counts as infinite.
 
-**Not complete**: of the {planned} problems that were planned for the report {held} are done, and
-the problems it was developed on were run when both rates were still trained on the seeds that
-chose the best one, which makes their excess look larger. The run goes on where it stopped.
+**Not complete**: of the {planned} problems that were planned for the report {held} are done. The
+problems it was developed on were run when both rates were still trained on the seeds that chose
+the best one, which makes their excess look larger. The run goes on where it stopped.
 
 The powers of the horizon were chosen on the first {developed} problems (of task and optimizer);
 the other {held} were looked at once, at the end.
@@ -31,8 +31,8 @@ the other {held} were looked at once, at the end.
 
 ![Suggested rates over the best of the grid](lr.png)
 
-*A row for each of three seeds. Dots: the suggestion, with its band; x: Lightning's finder; +: the
-steepest descent of torch-lr-finder.*
+*A row for each of three seeds. Dots: the suggestion, with its band; x: Lightning's finder; +:
+the steepest descent of torch-lr-finder.*
 
 {verdict}
 
@@ -126,7 +126,8 @@ def write(results: dict, out: Path) -> None:
     draw(results, out / "lr.png")
     (out / "README.md").write_text(
         TEXT.format(
-            version=lossatlas.__version__, planned=2 * len(HELD_OUT), seeds=seeds, developed=counts[0], held=counts[1],
+            version=lossatlas.__version__, planned=2 * len(HELD_OUT), seeds=seeds,
+            developed=counts[0], held=counts[1],
             tables="\n\n".join(tables), verdict="\n\n".join(verdict),
         )
     )  # fmt: skip
