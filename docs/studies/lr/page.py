@@ -20,7 +20,7 @@ weights of {seeds} other seeds, on which both rates are then trained: the excess
 validation loss at the suggested rate over that at the best, minus 1, so that the luck of the
 choice is in neither. A divergence counts as infinite.
 
-**Not complete**: of the {planned} problems that were planned for the report {held} are done. The
+**Not complete**: of the {planned} problems planned for the report {held} are done. The
 problems it was developed on were run when both rates were still trained on the seeds that chose
 the best one, which makes their excess look larger. The run goes on where it stopped.
 
