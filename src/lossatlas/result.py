@@ -9,6 +9,7 @@ import base64
 import html
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -301,9 +302,14 @@ class Result:
         """The pictures of the result, the most telling first; none is drawn yet.
 
         Returns:
-            Figures; none by default.
+            Figures; by default one of the estimates that share the commonest unit, a row each.
         """
-        return ()
+        finite = [each for each in self.estimates() if math.isfinite(each.value)]
+        if not finite:
+            return ()
+        ((unit, _),) = Counter(each.unit for each in finite).most_common(1)
+        title = self.__kind__.replace("-", " ").replace("_", " ").capitalize()
+        return (rows_figure(title, [e for e in finite if e.unit == unit], unit or "value"),)
 
     def tables(self) -> tuple[Table, ...]:
         """Tables of more than the estimates say, as text.
