@@ -195,7 +195,7 @@ def test_intervals_of_estimates():
 def test_an_interval_that_was_computed_is_kept_and_told(tmp_path):
     regret = Estimate(0.5, 0.1, name="regret", unit="loss", ends=(0.25, 1.0))
     assert regret.interval() == (0.25, 1.0)
-    assert str(regret) == "0.50 [0.25, 1.00] loss"
+    assert f"{regret}" == "0.50 [0.25, 1.00] loss"
     assert estimate_row(regret) == ("regret", "0.50 loss", "[0.25, 1.00]")
     with pytest.raises(ArgumentError, match=r"must be 0\.95: only that interval of 'regret'"):
         regret.interval(0.9)

@@ -511,8 +511,7 @@ def compare(
     """
     started = time.monotonic()
     check_objective(objective, progress=progress)
-    _check_options(options, min_share)
-    check_seed("seed", seed)
+    _check_options(options, min_share, seed)
     ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_PARTS)
     states = states_of(objective, (first, second))
     line = map_plane(
@@ -575,8 +574,9 @@ def _moved(plane: Plane, state: State) -> Plane:
     return replace(plane, origin=state.params, buffers=held)
 
 
-def _check_options(options: Mapping[str, Any], min_share: float | None) -> None:
+def _check_options(options: Mapping[str, Any], min_share: float | None, seed: int) -> None:
     check_min_share(min_share)
+    check_seed("seed", seed)
     for name in options:
         if name not in _OPTIONS:
             raise ArgumentError(
