@@ -38,7 +38,7 @@ class Samples(Result):
     Examples:
         >>> recipes = (Candidate("normal"), Candidate("normal", seed=1))
         >>> print(Samples(recipes, np.array([2.5, 3.5])).estimates()[-1])
-        3.00 ± 0.50
+        loss, normal: 3.00 ± 0.50
     """
 
     candidates: tuple[Candidate, ...]

@@ -119,7 +119,7 @@ def interval_estimate(
 
     Examples:
         >>> print(interval_estimate("gain", (0.5, 0.25, 0.8), 40))
-        0.50 [0.25, 0.80]
+        gain: 0.50 [0.25, 0.80]
     """
     value, *ends = (float(number) for number in numbers)
     lower, upper = ends
@@ -142,7 +142,7 @@ def mean_estimate(values: Array, name: str) -> Estimate:
 
     Examples:
         >>> str(mean_estimate(np.array([1.0, 3.0]), "loss"))
-        '2.0 ± 1.0'
+        'loss: 2.0 ± 1.0'
     """
     if len(values) < 2:
         value = float(values.mean()) if len(values) else np.nan

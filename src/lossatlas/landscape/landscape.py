@@ -81,8 +81,8 @@ class Landscape(Result):
         ... )
         >>> land.minimum, land.range
         ((0.0,), 1.0)
-        >>> land.estimates()[0].name, str(land.estimates()[0])
-        ('lowest loss on the map', '0.000 ± 0.010 loss')
+        >>> print(land.estimates()[0])
+        lowest loss on the map: 0.000 ± 0.010 loss
     """
 
     values: Array = quantity("loss")

@@ -17,7 +17,13 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -281,6 +287,7 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     ticks = axis.ticks
     if axis.is_log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+        _label_decades(side, *(ax.get_xlim() if which == "x" else ax.get_ylim()))
     if axis.from_zero:
         limit(0, None)
     if axis.limits is not None:
@@ -293,6 +300,14 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
         side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         limit(0, None)
     _show(ax, axis, which)
+
+
+# Numbers written out; 1, 2 and 5 of each decade where there are few.
+def _label_decades(side: Any, low: float, high: float) -> None:
+    few = low > 0 and high < 1e3 * low
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _show(ax: Any, axis: Axis, which: str) -> None:
