@@ -188,7 +188,8 @@ def _axis(shown: Axis) -> Options:
 
 def _log_axis(shown: Axis) -> Options:
     if shown.limits is None:
-        return {"type": "log"}
+        # With a format, ticks within a decade are written out as well.
+        return {"type": "log", "tickformat": "~g"}
     places, names = log_ticks(shown.limits)
     ends = np.log10(shown.limits).tolist()
     return {"type": "log", "range": ends, "tickvals": places, "ticktext": names}
