@@ -407,10 +407,9 @@ class _Case:
             self.replay.run([e for e in self.before if e.step < entry.step])
             if not math.isfinite(self.replay.mean_loss(self.references)):
                 return False
-            whole = Replay(
-                self.replay.model, self.replay.optimizer, self.replay.loss
-            )  # a copy: it stays in double precision
-            return whole.in_double(entry)
+            # A copy of its own: it stays in double precision.
+            copied = Replay(self.replay.model, self.replay.optimizer, self.replay.loss)
+            return copied.in_double(entry)
         return False
 
     def _is_unlike(self, batch: Batch) -> bool:
