@@ -1,9 +1,35 @@
 """What holds for tests and for the examples of docstrings."""
 
+import random
 import tempfile
 from collections.abc import Iterator
+from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
+import torch
+
+
+def _seed(name: str) -> None:
+    random.seed(crc32(name.encode()))
+    np.random.seed(crc32(name.encode()))
+    torch.manual_seed(crc32(name.encode()))
+
+
+# A test draws the same numbers alone, in any order and on any worker: its own name is the seed,
+# and that of a fixture is its own too, since which test sets it up depends on the workers.
+_seed("import")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any) -> None:
+    _seed(f"{fixturedef.baseid}::{fixturedef.argname}")
 
 
 @pytest.fixture(autouse=True, scope="session")
