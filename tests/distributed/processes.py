@@ -16,7 +16,7 @@ import torch
 from torch import multiprocessing
 
 # How long a process waits for the others before it gives up.
-PATIENCE = 12
+PATIENCE = 60
 
 Check = Callable[[int, Path], Any]
 

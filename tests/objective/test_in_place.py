@@ -96,8 +96,16 @@ def test_a_state_dict_brings_its_buffers_and_frozen_weights():
     assert same_bits(model, before)
 
 
+@pytest.fixture
+def interruptible():
+    """Where a shell starts tests in the background, it has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError, "signal"])
-def test_weights_come_back_after_an_interrupt(kind):
+def test_weights_come_back_after_an_interrupt(kind, interruptible):
     model, calls = network(), []
 
     def loss(module, batch):

@@ -1,15 +1,12 @@
 """Two processes: one decision, the same averages, the training of one bare optimizer."""
 
-import json
 import math
-import os
-import pathlib
-import socket
 
 import torch
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 
+from distributed import processes
 from lossatlas.rng import generator
 from lossatlas.steering.averaging import PolynomialAverage
 from lossatlas.steering.controller import LandscapeLR
@@ -57,10 +54,7 @@ def trained(model, rank, steering):
     return controller, average
 
 
-def work(rank, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def data_parallel(rank, folder):
     found = {}
     for steering in ("", "watch", "steer"):
         model = network()
@@ -73,17 +67,13 @@ def work(rank, port, folder):
     batches = [batch(rank, step) for step in range(3)]
     with average.swapped(batches):
         found["statistics"] = model[1].running_var.tolist()
-    torch.distributed.destroy_process_group()
-    with pathlib.Path(f"{folder}/{rank}.json").open("w") as file:
-        json.dump(found, file)
+    return found
 
 
 def test_every_rank_takes_the_decision_of_the_first(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, args=(port, str(tmp_path)), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    found = processes.run([data_parallel], 2, tmp_path)
+    first, second = (one["data_parallel"] for one in found)
+    assert "failed" not in first, first["failed"]
     assert first == second
     assert first["watch"]["weights"] == first[""]["weights"]
     assert first["steer"]["weights"] != first[""]["weights"]

@@ -1,17 +1,13 @@
 """FSDP2 on two processes: the decisions and weights of one process with the whole model."""
 
 import copy
-import json
-import os
-import pathlib
-import socket
-import warnings
 
 import pytest
 import torch
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 
+from distributed import processes
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
 
@@ -88,11 +84,7 @@ def trained(model, kind):
     }
 
 
-def work(rank, port, folder):
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def sharded(rank, folder):
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh("cpu", (2,))
@@ -103,9 +95,7 @@ def work(rank, port, folder):
         fsdp.fully_shard(model, mesh=mesh)
         found[kind] = trained(model, kind)
     found["refused"] = refusals(model)
-    torch.distributed.destroy_process_group()
-    with pathlib.Path(f"{folder}/{rank}.json").open("w") as file:
-        json.dump(found, file)
+    return found
 
 
 def refusals(model):
@@ -121,11 +111,8 @@ def refusals(model):
 
 
 def test_shards_are_served_as_the_whole_model(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, args=(port, str(tmp_path)), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = (found["sharded"] for found in processes.run([sharded], 2, tmp_path))
+    assert "failed" not in first, first["failed"]
     assert first == second
     for kind in ("growth", "regime", "sam"):
         alone, ours = trained(network(), kind), first[kind]
