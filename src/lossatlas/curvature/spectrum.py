@@ -218,7 +218,10 @@ class Spectrum(CheckedResult):
         )
 
     def figures(self) -> tuple[Figure, ...]:
-        """The density with the extreme eigenvalues; the ends of each group."""
+        """The density with the extreme eigenvalues; the ends of each group.
+
+        Without a density those of the groups come first, where there are some.
+        """
         from lossatlas.plots.spectra import spectrum_chart
 
         empty = np.zeros(0)
@@ -239,9 +242,12 @@ class Spectrum(CheckedResult):
             "apart to the right are the outliers."
         )
         alt = "Density of the eigenvalues of the Hessian with its extremes marked."
+        if density is None:
+            caption, alt = "Dots are eigenvalues.", "The extreme eigenvalues of the Hessian."
         about: dict[str, Any] = {"caption": caption, "alt": alt, "wide": True}
         groups = self._groups.figures() if self.groups else ()
-        return (chart_of("spectrum", "Spectrum", chart, **about), *groups)
+        whole = chart_of("spectrum", "Spectrum", chart, **about)
+        return (whole, *groups) if density is not None else (*groups, whole)
 
 
 def _eigenvalue(name: str, place: int, total: int, value: float, bound: float) -> Estimate:
