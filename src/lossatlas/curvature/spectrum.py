@@ -218,10 +218,7 @@ class Spectrum(CheckedResult):
         )
 
     def figures(self) -> tuple[Figure, ...]:
-        """The density with the extreme eigenvalues; the ends of each group.
-
-        Without a density those of the groups come first, where there are some.
-        """
+        """The density with the extreme eigenvalues; the ends of each group."""
         from lossatlas.plots.spectra import spectrum_chart
 
         empty = np.zeros(0)
@@ -247,6 +244,7 @@ class Spectrum(CheckedResult):
         about: dict[str, Any] = {"caption": caption, "alt": alt, "wide": True}
         groups = self._groups.figures() if self.groups else ()
         whole = chart_of("spectrum", "Spectrum", chart, **about)
+        # A few extreme eigenvalues alone say less than the groups that were asked for.
         return (whole, *groups) if density is not None else (*groups, whole)
 
 

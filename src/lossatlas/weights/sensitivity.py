@@ -111,9 +111,7 @@ class Sensitivity(Result):
             if math.isnan(low)
             else f"95 % interval {low:.2f} to {high:.2f}"
         )
-        return (
-            f"Curvature orders {weights} with a rank correlation of {value:.2f} ({told})."
-        )
+        return f"Curvature orders {weights} with a rank correlation of {value:.2f} ({told})."
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a layer.
