@@ -223,3 +223,10 @@ def test_an_estimate_prints_its_name_and_a_sentence_does_not():
     assert f"{found}" == "2.00 ± 0.50 nats"
     assert f"{found:>17}" == " 2.00 ± 0.50 nats"
     assert str(Estimate(2.0, 0.5)) == "2.00 ± 0.50"
+
+
+def test_a_value_that_is_not_known_has_neither_error_nor_unit():
+    lost = Estimate(math.nan, why_no_error="no slope", name="trace", unit="loss")
+    assert (lost.texts, lost.shown, f"{lost}") == (("not known", ""), "not known", "not known")
+    assert Estimate(2.0, 0.1, unit="loss").shown == "2.00 loss"
+    assert Estimate(math.inf, why_no_error="no bound", unit="loss").shown == "∞ loss"

@@ -44,6 +44,7 @@ R = TypeVar("R", bound=type)
 Backend = Literal["matplotlib", "plotly"]
 _MAX_LINES, _MAX_CHARACTERS = 5, 400
 _LEVEL = 0.95
+_UNKNOWN = "not known"
 
 
 def quantity(unit: str, **options: Any) -> Any:
@@ -160,7 +161,12 @@ class Estimate:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """The value as rounded by its error, and "± error", "[low, high]" or nothing."""
+        """The value as rounded by its error, and "± error", "[low, high]" or nothing.
+
+        A value that is NaN is "not known".
+        """
+        if math.isnan(self.value):
+            return _UNKNOWN, ""
         if self.ends is not None:
             half = (self.ends[1] - self.ends[0]) / 2
             value, *ends = (_rounded(end, half)[0] for end in (self.value, *self.ends))
@@ -168,13 +174,22 @@ class Estimate:
         value, error = _rounded(self.value, self.error)
         return value, f"± {error}" if error else ""
 
+    @property
+    def shown(self) -> str:
+        """The value as rounded by its error, with its unit; "not known" alone where NaN."""
+        return " ".join(filter(None, (self.texts[0], self._unit)))
+
+    @property
+    def _unit(self) -> str:
+        return "" if math.isnan(self.value) else self.unit
+
     def __str__(self) -> str:
         """Name, value, error and unit, as `print` shows them."""
         return f"{self.name}: {self:}" if self.name else f"{self:}"
 
     def __format__(self, form: str) -> str:
         """Value, error and unit, for use inside of a sentence."""
-        return format(" ".join(filter(None, (*self.texts, self.unit))), form)
+        return format(" ".join(filter(None, (*self.texts, self._unit))), form)
 
 
 @dataclass(frozen=True)
@@ -538,14 +553,12 @@ def _entry(found: Estimate) -> dict[str, Any]:
 
 def estimate_row(found: Estimate) -> tuple[str, str, str]:
     """An estimate as cells of a table: name, value, error or the reason for none."""
-    shown, error = found.texts
+    error = found.texts[1]
     kind = " (bound)" if math.isfinite(found.bound) else ""
     if error and found.caveat:
         kind = f", from {found.samples} {found.sample_unit} only"
     remark = f"{error}{kind}" if error else found.why_no_error or found.meaning
-    if math.isnan(found.value):
-        return found.name, "not known", remark
-    return found.name, f"{shown} {found.unit}".strip(), remark
+    return found.name, found.shown, remark
 
 
 def _rounded(value: float, error: float) -> tuple[str, str]:

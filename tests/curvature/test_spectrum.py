@@ -113,6 +113,7 @@ def test_outliers_are_what_stands_above_the_last_wide_gap():
 def test_groups_of_layers_and_classes_are_the_dense_blocks():
     objective = CASES["mlp"].objective
     by_layer = spectrum(objective, top=1, bottom=1, density=False, tolerance=1e-6, by="layer")
+    assert len(by_layer.plot().get_yticks()) == len(by_layer.groups)
     matrix = dense.hessian(objective)
     truth = np.linalg.eigvalsh(matrix[-18:, -18:])
     line = {group.name: group for group in by_layer.groups}["2"]

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler as ls
 
 from lossatlas.cooldown import SHAPE_NAMES
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.forecast import from_torch, schedules
+from lossatlas.forecast import best_schedule, from_torch, schedules
 from lossatlas.steering.schedules import WSD, WSDS
 
 
@@ -41,6 +41,16 @@ def test_shapes_at_the_middle_of_a_cooldown():
         "inverse": 1 / 50.5,
     }  # fmt: skip
     assert middle == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("falls", "words"),
+    [(0, "never falls"), (1, "a staircase of 1 fall:"), (3, "a staircase of 3 falls:")],
+)
+def test_few_falls_of_the_free_optimum_are_flagged(falls, words):
+    free = np.repeat(np.arange(falls + 1.0)[::-1] + 1, 100 // (falls + 1))
+    (found,) = best_schedule._warnings(free, decay=30, body=len(free))
+    assert words in found
 
 
 def test_wsd_s_rises_again_and_is_flagged():

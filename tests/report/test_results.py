@@ -37,6 +37,14 @@ def test_sentences_numbers_and_figures_of_any_result_are_on_its_page(task, tmp_p
         assert made.sentences()[0] in render(made).replace("&#39;", "'")
 
 
+def test_a_number_that_is_not_known_has_no_unit_on_a_page(task):
+    page = render(factors(task, examples=0))
+    assert "NaN" not in page.partition("<script")[0]
+    assert "not known" in page
+    assert "not known cosine" not in page
+    assert "not compared: examples=0" in page
+
+
 def test_what_is_no_result_is_named(tmp_path):
     with pytest.raises(ArgumentError, match="must be a result"):
         la.write_report({"loss": 1.0}, tmp_path / "a.html")

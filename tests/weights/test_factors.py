@@ -184,6 +184,7 @@ def test_batches_do_not_matter_but_for_the_labels():
     x, y = torch.randn(8, 4, generator=draw, dtype=torch.float64), torch.arange(8) % 3
     model = mlp()
     whole = factors(supervised(model, (x, y)), examples=0)
+    assert {e.why_no_error for e in whole.estimates()} == {"not compared: examples=0"}
     parts = factors(supervised(model, (x[:3], y[:3]), (x[3:], y[3:])), examples=0)
     for one, two in zip(whole.layers, parts.layers, strict=True):
         assert torch.allclose(one.inputs.matrix, two.inputs.matrix)

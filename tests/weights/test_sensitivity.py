@@ -104,6 +104,17 @@ def test_it_is_stored_drawn_and_said(tmp_path):
     assert found == sensitivity(task, "round:3", curvature="gauss_newton")
 
 
+def test_two_layers_have_no_rank_correlation_and_say_why():
+    layers = nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)
+    batch = torch.randn(9, 3), torch.arange(9) % 2
+    loss = la.supervised(F.cross_entropy)
+    found = sensitivity(la.Objective(nn.Sequential(*layers), loss, [batch]))
+    assert found.sentences()[1] == (
+        "How well curvature orders 2 weights is not known: fewer than three layers that differ."
+    )
+    assert f"{found.estimates()[0]}" == "not known"
+
+
 def test_bad_arguments_are_named():
     task = objective("mlp")
     for change in ("prune", "prune:2", "round:1.5", "cut:3", "prune:nan"):

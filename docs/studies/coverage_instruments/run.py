@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 EXAMPLES = 1000
 BETA = EXAMPLES / math.log(EXAMPLES)
+RULED_OUT = "a law is ruled out"
 
 
 def coefficient(draws, localization=100.0, step=0.4, lengths=50, chains=4):
@@ -89,10 +90,34 @@ def exponent(draws, size=200, body=0.0, index=2.5):
         count = rng.binomial(size, 1 - body)
         tail = rng.random(count) ** (-1 / (index - 1))
         values = np.concatenate([tail, rng.uniform(0.02, 1, size - count)])
-        matrix = torch.diag(torch.from_numpy(np.sqrt(values)))
-        found = weight_spectra({"w": matrix}, seed=seed).matrices[0]
-        rows.append((found.exponent, index))
-    return {"exponent": rows}
+        rows.append(_law_of(values, seed))
+    return {
+        "exponent": [(law.exponent, index) for law in rows],
+        RULED_OUT: [(Estimate(float(not law.is_power_law), 0.0), 0.0) for law in rows],
+    }
+
+
+def no_law(draws, size=200, kind="exponential"):
+    """Eigenvalues that have no power law: how often one is ruled out."""
+    rng = np.random.default_rng([size, *kind.encode()])
+    laws = [_law_of(BODIES[kind](rng, size), seed) for seed in range(draws)]
+    return {RULED_OUT: [(Estimate(float(not law.is_power_law), 0.0), 0.0) for law in laws]}
+
+
+def _law_of(values, seed):
+    matrix = torch.diag(torch.from_numpy(np.sqrt(values)))
+    return weight_spectra({"w": matrix}, seed=seed).matrices[0]
+
+
+def _noise(rng, size):
+    return np.linalg.svd(rng.normal(size=(size, 2 * size)), compute_uv=False) ** 2
+
+
+BODIES = {
+    "exponential": lambda rng, n: rng.exponential(size=n),
+    "log-normal": lambda rng, n: np.exp(rng.normal(size=n)),
+    "noise matrix": _noise,
+}
 
 
 class _Scaled(nn.Module):
@@ -174,6 +199,13 @@ SIMULATIONS = {
     "power law, 200 eigenvalues": exponent,
     "power law above a body, 200 eigenvalues": lambda n: exponent(n, 200, 0.5),
     "power law above a body, 400 eigenvalues": lambda n: exponent(n, 400, 0.5),
+    **{
+        f"no power law ({kind}), {n} eigenvalues": (
+            lambda draws, n=n, kind=kind: no_law(draws, n, kind)
+        )
+        for kind in BODIES
+        for n in (100, 400)
+    },
     "widths, equal noise": slope,
     "widths, noise falls with the width": lambda n: slope(n, uneven=-0.5),
     "widths, noise grows with the width": lambda n: slope(n, uneven=0.5),

@@ -239,9 +239,13 @@ class Spectrum(CheckedResult):
             "apart to the right are the outliers."
         )
         alt = "Density of the eigenvalues of the Hessian with its extremes marked."
+        if density is None:
+            caption, alt = "Dots are eigenvalues.", "The extreme eigenvalues of the Hessian."
         about: dict[str, Any] = {"caption": caption, "alt": alt, "wide": True}
         groups = self._groups.figures() if self.groups else ()
-        return (chart_of("spectrum", "Spectrum", chart, **about), *groups)
+        whole = chart_of("spectrum", "Spectrum", chart, **about)
+        # A few extreme eigenvalues alone say less than the groups that were asked for.
+        return (whole, *groups) if density is not None else (*groups, whole)
 
 
 def _eigenvalue(name: str, place: int, total: int, value: float, bound: float) -> Estimate:

@@ -13,7 +13,7 @@ from lossatlas.forecast.law import ScheduleLaw
 from lossatlas.forecast.validation import ErrorModel
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, Table, chart_of, result
-from lossatlas.text import as_sentence, number
+from lossatlas.text import as_sentence, count, number
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -280,10 +280,15 @@ def _slopes(steps: int, warmup: int) -> scipy.sparse.csr_array:
 def _warnings(free: Floats, decay: int, body: int) -> tuple[str, ...]:
     out = []
     falls = int((np.diff(free[-body:]) < 0).sum())
-    if falls < MANY_FALLS:
+    if not falls:
         out.append(
-            f"the free optimum is a staircase of {falls} falls: the formula rewards few large "
-            "ones, which no run has confirmed; the plain cooldown is the safe choice"
+            "the free optimum never falls: the formula rewards no cooldown at all, which no "
+            "run has confirmed; the plain cooldown is the safe choice"
+        )
+    elif falls < MANY_FALLS:
+        out.append(
+            f"the free optimum is a staircase of {count(falls, 'fall')}: the formula rewards "
+            "few large ones, which no run has confirmed; the plain cooldown is the safe choice"
         )
     if decay < ABRUPT * body:
         out.append(

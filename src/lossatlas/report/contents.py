@@ -37,10 +37,9 @@ def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, .
 
 
 def _row(found: Estimate) -> tuple[str, str, str, str]:
-    value, error = found.texts
-    shown = f"{value} {found.unit}".strip()
+    error = found.texts[1]
     why = cut_off(found.why_no_error or "", 200)
-    return cut_off(found.name), shown, error or why, cut_off(found.meaning, 200)
+    return cut_off(found.name), found.shown, error or why, cut_off(found.meaning, 200)
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,11 +197,11 @@ def _number(found: Estimate) -> dict[str, str]:
             f"`stderr` of '{found.name}' must be a finite number; got {found.stderr!r}; "
             "give the reason as `why_no_error` where there is no error."
         )
-    shown, error = found.texts
+    value, error = found.texts
     return {
         "name": cut_off(found.name),
         # That a loss is in units of the loss needs no word.
-        "value": shown if found.unit == "loss" else f"{shown} {found.unit}".strip(),
+        "value": value if found.unit == "loss" else found.shown,
         "error": error,
         "why": cut_off(found.why_no_error or "", 200),
         "meaning": cut_off(found.meaning, 200),

@@ -106,7 +106,9 @@ class LayerFactors:
     outputs: Factor
     corrected: Tensor | None = None
     rows: int = 0
-    agreement: Estimate = field(default_factory=lambda: Estimate(math.nan))
+    agreement: Estimate = field(
+        default_factory=lambda: Estimate(math.nan, why_no_error="not compared: examples=0")
+    )
 
     @property
     def eigenvalues(self) -> Tensor:

@@ -94,18 +94,24 @@ class Sensitivity(Result):
         """
         order = sorted(self.layers, key=lambda layer: layer.measured.value)
         first, last = order[0], order[-1]
-        low, high = self.rank_interval
+        return (
+            f"Under {self.change} the loss rises least by {first.name} ({first.measured}) and "
+            f"most by {last.name} ({last.measured}).",
+            self._ranked(),
+        )
+
+    def _ranked(self) -> str:
+        value, (low, high) = self.rank_correlation.value, self.rank_interval
+        weights = count(len(self.layers), "weight")
+        if math.isnan(value):
+            why = self.rank_correlation.why_no_error
+            return f"How well curvature orders {weights} is not known: {why}."
         told = (
             "too few layers for an interval"
             if math.isnan(low)
             else f"95 % interval {low:.2f} to {high:.2f}"
         )
-        return (
-            f"Under {self.change} the loss rises least by {first.name} ({first.measured}) and "
-            f"most by {last.name} ({last.measured}).",
-            f"Curvature orders {count(len(order), 'weight')} with a rank correlation of "
-            f"{self.rank_correlation.value:.2f} ({told}).",
-        )
+        return f"Curvature orders {weights} with a rank correlation of {value:.2f} ({told})."
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a layer.

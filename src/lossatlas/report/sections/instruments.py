@@ -67,6 +67,8 @@ def chief(estimates: Sequence[Estimate]) -> tuple[str, str]:
     if not estimates:
         return "", ""
     first = estimates[0]
+    if math.isnan(first.value):
+        return first.shown, cut_off(first.name)
     unit = "" if first.unit == "loss" else first.unit
     value = with_error(first.value, first.error)
     if math.isfinite(first.error) and first.error < _EXACT * abs(first.value):
