@@ -18,13 +18,10 @@ def by_hand(task):
 
     def walk():
         for batch in task.batches:
-            losses = task.batch_loss(batch)
-            for one in losses if isinstance(losses, torch.Tensor) else losses.sums:
-                rows.append(
-                    torch.autograd.grad(
-                        one, list(leaves.values()), allow_unused=True, retain_graph=True
-                    )
-                )
+            rows.extend(
+                torch.autograd.grad(one, every, allow_unused=True, retain_graph=True)
+                for one in task.batch_loss(batch)
+            )
 
     with torch.enable_grad():
         task.with_params(leaves, walk)
