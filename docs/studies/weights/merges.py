@@ -10,11 +10,11 @@ import torch
 from problems import Problem, State
 
 import lossatlas as la
-from lossatlas.curvature import diagonal
 from lossatlas.linalg.params import Params
 from lossatlas.rng import generator
 from lossatlas.training.dataset import Dataset
 from lossatlas.weights import MergeComparison, compare_merges
+from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.paired import PairedLosses
 
 SEEDS = tuple(range(5))
@@ -105,30 +105,7 @@ def _fisher(problem: Problem, data: Dataset, mode: str, params: Params, seed: in
 
     labels = objective.with_params(params, drawn)
     sampled = problem.objective(replace(data, targets=labels), mode)
-    if mode == "eval":
-        return _squares(sampled, params)
-    found = diagonal(sampled, curvature="empirical_fisher", params=params, seed=seed)
-    return {name: value.clamp(min=0) for name, value in found.value.items()}
-
-
-def _squares(objective: la.Objective, params: Params) -> State:
-    """Mean squared gradient of single examples; nothing of the model depends on others."""
-    leaves = {n: v.detach().clone().requires_grad_() for n, v in params.items()}
-    count = sum(len(inputs) for inputs, _ in objective.batches)
-
-    def measured() -> State:
-        total = {name: torch.zeros_like(value) for name, value in params.items()}
-        for batch in objective.batches:
-            for one in zip(*(part.split(1) for part in batch), strict=True):
-                slopes = torch.autograd.grad(
-                    problems.loss(objective.model, one).sum(), list(leaves.values())
-                )
-                for name, slope in zip(leaves, slopes, strict=True):
-                    total[name] += slope.square() / count
-        return total
-
-    with torch.enable_grad():
-        return objective.with_params(leaves, measured)
+    return squared_gradients(sampled, params)
 
 
 def _moved(base: Params, experts: Sequence[Params], scale: float) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure
-from lossatlas.curvature import diagonal
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
@@ -22,6 +21,7 @@ from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.weights.align import check_finite
+from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import Change, Inputs, changed, options_of
 from lossatlas.weights.paired import PairedLosses, blend
 from lossatlas.weights.unfinished import Unfinished, identity
@@ -506,9 +506,7 @@ class _Job:
         return self._objectives[number], self.networks[f"expert {number + 1}"]
 
     def _importance(self, number: int) -> Change:
-        objective, params = self._expert(number)
-        found = diagonal(objective, curvature="empirical_fisher", params=params)
-        return {name: entries.clamp(min=0) for name, entries in found.value.items()}
+        return squared_gradients(*self._expert(number))
 
     def _gram(self, number: int) -> Change:
         objective, params = self._expert(number)

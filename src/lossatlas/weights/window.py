@@ -11,9 +11,9 @@ from lossatlas.linalg.params import Params
 from lossatlas.memory import free_memory
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.point import State
-from lossatlas.objective.weighted import pairs_of
 from lossatlas.result import Estimate, Reference, Result, quantity, result
 from lossatlas.text import count, number
+from lossatlas.weights.example_gradients import example_gradients, wide_gradient
 from lossatlas.weights.factors import fits
 
 _MFAC = Reference(
@@ -292,20 +292,9 @@ def _places(objective: Objective, window: int, unit: str) -> dict[int, list[int]
 def _gradients(
     objective: Objective, batch: Batch, moved: list[Tensor], kept: list[int] | None
 ) -> Iterator[list[Tensor]]:
-    if kept is None:
-        losses = [objective.total(batch).mean]
-    else:
-        sums, weights = pairs_of(objective.batch_loss(batch))
-        chosen = [k for k in kept if float(weights[k]) > 0]
-        losses = [sums[k] / weights[k] for k in chosen]
-    for index, loss in enumerate(losses):
-        more = index < len(losses) - 1
-        parts = torch.autograd.grad(loss, moved, retain_graph=more, allow_unused=True)
-        yield [
-            _wide(torch.zeros_like(value) if part is None else part)
-            for part, value in zip(parts, moved, strict=True)
-        ]
-
-
-def _wide(part: Tensor) -> Tensor:
-    return part.to(torch.promote_types(part.dtype, torch.float32))
+    if kept is not None:
+        yield from (parts for parts, _ in example_gradients(objective, batch, moved, kept))
+        return
+    mean = objective.total(batch).mean
+    parts = torch.autograd.grad(mean, moved, allow_unused=True)
+    yield [wide_gradient(part, value) for part, value in zip(parts, moved, strict=True)]
