@@ -317,7 +317,10 @@ def _special():
         "LandscapeLR": lambda: ((optimizer(),), {}),
         "load": lambda: ((file("a.nc", landscape().save),), {}),
         "write_report": lambda: ((survey(), Path(tempfile.mkdtemp()) / "r.html"), {}),
-        "report.write_film": lambda: ((survey(), Path(tempfile.mkdtemp()) / "f.gif"), {}),
+        "report.write_film": lambda: (
+            (survey(), Path(tempfile.mkdtemp()) / "f.gif"),
+            {"seconds": 0.5, "rate": 4, "width": 160},
+        ),
         "report.write_mesh": lambda: ((survey(), Path(tempfile.mkdtemp()) / "s.glb"), {}),
         "forecast.read_tensorboard_events": lambda: ((_events(),), {}),
         "SpikeRecorder": lambda: ((model(), optimizer(), loss), {}),
