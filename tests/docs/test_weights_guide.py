@@ -1,41 +1,37 @@
 """The story of the guide to weights, as a user types it."""
 
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "weights.md"
+from cli.test_survey_command import call
+from docs.site_pages import commands_of
+from docs.test_pages import run
 
-
-def blocks():
-    text = GUIDE.read_text()
-    script = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    commands = re.findall(r"^    (lossatlas .*)$", text.replace("\\\n        ", ""), re.M)
-    return script, commands
+PAGE = "docs/guide/weights.md"
+# Others are names of commands in the text.
+COMMANDS = [words for words in commands_of(PAGE) if "experts.py:net" in words]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("story")
-    (folder / "experts.py").write_text(blocks()[0])
-    subprocess.run([sys.executable, "experts.py"], cwd=folder, check=True)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(folder)
+        torch.manual_seed(0)
+        assert run(PAGE, {"__name__": "__main__"}, folder) == {}
     return folder
 
 
-@pytest.mark.parametrize("number", range(len(blocks()[1])))
-def test_the_commands_of_the_guide_run(number, folder):
-    _, *given = shlex.split(blocks()[1][number])
-    done = subprocess.run(
-        [sys.executable, "-m", "lossatlas", *given], cwd=folder, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = done.stdout + done.stderr
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_the_commands_of_the_guide_run(number, folder, monkeypatch, capsys):
+    given = COMMANDS[number]
+    monkeypatch.chdir(folder)
+    code, out, err = call(monkeypatch, capsys, *given)
+    assert not code, err
+    told = out + err
     if "--compare" in given:
         rows = {
             name: float(value.replace("\u2212", "-"))
