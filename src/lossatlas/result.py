@@ -480,8 +480,15 @@ class Result:
         text = f"<{type(self).__name__}: " + ",\n ".join(lines) + ">"
         return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 2] + "…>"
 
-    def _repr_html_(self) -> str:
-        """The result as notebooks show it: its sentences and a table of its estimates."""
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The result in the forms that notebooks and their exports choose from."""
+        still, picture = _pictures(self)
+        bundle = {"text/plain": repr(self), "text/html": self._repr_html_(picture)}
+        return bundle | ({"image/png": base64.b64encode(still).decode()} if still else {})
+
+    def _repr_html_(self, picture: str | None = None) -> str:
+        """The result as notebooks show it: its sentences, first picture and estimates."""
+        picture = _pictures(self)[1] if picture is None else picture
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         rows = "".join(
             f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(f'{e}')}</td>"
@@ -489,7 +496,7 @@ class Result:
             for e in self.estimates()
         )
         title = html.escape(type(self).__name__)
-        return f"<div><strong>{title}</strong>{said}{_image(self)}<table>{rows}</table></div>"
+        return f"<div><strong>{title}</strong>{said}{picture}<table>{rows}</table></div>"
 
 
 def _instance(value: Any) -> Any:
@@ -509,16 +516,19 @@ def _chosen(shown: Result, name: str | None) -> Figure:
     return figures[name]
 
 
-def _image(shown: Result) -> str:
-    # A still picture: it shows in every notebook, on paper and where no script runs.
+def _pictures(shown: Result) -> tuple[bytes, str]:
+    # The first picture as a PNG file, and as markup: alive in notebooks, still elsewhere.
     figures = shown.figures()
     if not figures:
-        return ""
+        return b"", ""
+    from lossatlas.executor.progress import kernel
+    from lossatlas.plots import notebook
     from lossatlas.plots.canvas import png
 
-    data = base64.b64encode(png(shown.plot())).decode()
-    alt = html.escape(figures[0].alt or figures[0].title, quote=True)
-    return f'<p><img src="data:image/png;base64,{data}" alt="{alt}" style="max-width:100%"></p>'
+    still, alt = png(shown.plot()), figures[0].alt or figures[0].title
+    if kernel() is not None:
+        return still, notebook.picture(still, alt, figures[0].plotly())
+    return still, f"<p>{notebook.still(still, alt)}</p>"
 
 
 def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Estimate]:

@@ -1,5 +1,6 @@
 """Pages of the site: their blocks of Python, their commands, and why some cannot run here."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -36,6 +37,8 @@ NOT_RUN = {
 _STUDY = "docs/studies/forecast/cooldown.md"
 
 
+# Where notebooks run, tutorials are run as notebooks: test_notebooks.py.
+HAS_KERNEL = all(importlib.util.find_spec(name) for name in ("nbconvert", "ipykernel"))
 # Pages that are run, and asked for more, by a test of their own.
 ELSEWHERE = {"docs/guide/weights.md": "test_weights_guide.py"}
 # Pages whose commands run after their code, in the same folder.

@@ -17,6 +17,7 @@ from docs.site_pages import (
     ELSEWHERE,
     FIRST,
     GO_ON,
+    HAS_KERNEL,
     NOT_RUN,
     RUN_COMMANDS,
     WRITES,
@@ -36,7 +37,13 @@ OPTIONAL = (
     "deepxde", "diffusers", "pytorch_lightning", "torch_geometric", "transformers",
 )  # fmt: skip
 os.environ.setdefault("DDE_BACKEND", "pytorch")
-PAGES = [page for page in pages() if blocks_of(page) and page not in ELSEWHERE]
+PAGES = [
+    page
+    for page in pages()
+    if blocks_of(page)
+    and page not in ELSEWHERE
+    and (page in RUN_COMMANDS or "/tutorials/" not in page or not HAS_KERNEL)
+]
 WITH_COMMANDS = [page for page in pages() if commands_of(page)]
 
 

@@ -72,6 +72,14 @@ def test_readers_find_pages_by_other_words(hooks, settings):
     assert render(hooks, "<p>text</p>") == "<p>text</p>"
 
 
+def test_tutorials_link_to_their_notebooks(hooks, tmp_path):
+    content = render(hooks, "<h1>Merge</h1>", "tutorials/merge.md")
+    assert 'href="merge.ipynb"' in content
+    hooks.on_post_build({"site_dir": tmp_path})
+    assert (tmp_path / "tutorials" / "merge.ipynb").is_file()
+    assert "ipynb" not in render(hooks, "<h1>All</h1>", "tutorials/index.md")
+
+
 def test_formulas_become_mathml(hooks):
     pytest.importorskip("latex2mathml", reason="the site is built without it here")
     inline = render(hooks, r'<span class="arithmatex">\(a &lt; b\)</span>')

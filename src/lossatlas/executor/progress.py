@@ -1,16 +1,20 @@
 """Progress of long work: one protocol, shown on a terminal where True is asked for."""
 
+import html
 import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from lossatlas.errors import ArgumentError
+from lossatlas.text import duration
 
 # Seconds between two lines where there is no terminal.
 _PAUSE = 2.0
+# The same in a notebook, where a line replaces the one before.
+_CELL_PAUSE = 0.2
 
 
 class Progress(Protocol):
@@ -34,6 +38,15 @@ def check_progress(progress: object) -> None:
             "`progress` must be callable with (done, total, label), or True to show it; got "
             f"{type(progress).__name__}."
         )
+
+
+def kernel() -> Any:
+    """The kernel that runs this process for a notebook; None where there is none."""
+    if "ipykernel" not in sys.modules:
+        return None
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None)
 
 
 @contextmanager
@@ -60,7 +73,9 @@ def show_progress(progress: Progress | bool | None) -> Iterator[Progress | None]
         yield progress
     elif not progress:
         yield None
-    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+    elif kernel() is not None:
+        yield _Cell()
+    elif sys.stderr.isatty():
         with _bar() as tell:
             yield tell
     else:
@@ -79,12 +94,42 @@ def _bar() -> Iterator[Progress]:
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.description}"),
     )
-    console = None if "ipykernel" in sys.modules else Console(file=sys.stderr)
-    with rich.Progress(*columns, console=console, transient=True) as bar:
+    with rich.Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, label: bar.update(
             task, completed=done, total=total, description=escape(label)
         )
+
+
+class _Cell:
+    """A bar with the time left under a cell of a notebook; a line remains at the end."""
+
+    def __init__(self) -> None:
+        self._began, self._told = time.monotonic(), -math.inf
+        self._place: Any = None
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._told >= _CELL_PAUSE:
+            self._told = now
+            self._show(_told(done, total, label, now - self._began), done, total)
+
+    def _show(self, text: str, done: int, total: int) -> None:
+        from IPython.display import display
+
+        bar = f'<progress value="{done}" max="{total}"></progress> ' if done < total else ""
+        shown = {"text/plain": text, "text/html": f"<div>{bar}{html.escape(text)}</div>"}
+        if self._place is None:
+            self._place = display(shown, raw=True, display_id=True)
+        else:
+            self._place.update(shown, raw=True)
+
+
+def _told(done: int, total: int, label: str, seconds: float) -> str:
+    if done >= total:
+        return f"{done} of {total} in {duration(seconds)}: {label}"
+    left = f", {duration(seconds / done * (total - done))} left" if done else ""
+    return f"{done} of {total}{left}: {label}"
 
 
 class _Lines:

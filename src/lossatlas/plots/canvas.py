@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from functools import singledispatch
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
 from matplotlib import pyplot as plt
@@ -69,12 +70,24 @@ _PAPER_SIZE, _SMALLEST = 7.0, 5.5
 
 
 @contextmanager
+def _settings(changes: Any) -> Iterator[None]:
+    is_interactive = plt.isinteractive()
+    try:
+        with plt.rc_context(changes):
+            yield
+            is_interactive = plt.isinteractive()
+    finally:
+        # The first figure of a notebook chooses its backend, which turns this on for all.
+        mpl.interactive(is_interactive)
+
+
+@contextmanager
 def dressed(style: str, width: float | None) -> Iterator[None]:
     """Within it, new axes have this style and width; matplotlib's settings come back after."""
     chosen = width if width is not None or style == "screen" else 3.25
     tokens = _width.set(chosen), _paper.set(style == "paper")
     try:
-        with plt.rc_context(RC | (PAPER_RC if style == "paper" else {})):
+        with _settings(RC | (PAPER_RC if style == "paper" else {})):
             yield
     finally:
         _width.reset(tokens[0])
@@ -124,7 +137,7 @@ def _figure(size: tuple[float, float]) -> Figure:
     width = _width.get()
     if width is not None:
         return plt.figure(figsize=(width, width * size[1] / size[0]), layout="constrained")
-    with plt.rc_context(RC):
+    with _settings(RC):
         return plt.figure(figsize=size, layout="constrained")
 
 

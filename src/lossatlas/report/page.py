@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance, writing
+from lossatlas.plots.library import packed_library
 from lossatlas.recipes import Runs
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.frames import has_surface, pack
-from lossatlas.report.library import packed_library
 from lossatlas.report.readings import alerts, headline, questions
 from lossatlas.report.results import result_page
 from lossatlas.report.scenes import scene_of

@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from lossatlas.report import library
+from lossatlas.plots import library
 
 BUNDLE = (
     "/* license */var Plotly=(()=>{var W=(e,t)=>()=>t;function help(){return`}${W}{`}"
