@@ -10,7 +10,7 @@ import torch
 import lossatlas as la
 import lossatlas.report.film
 from cli.test_survey_command import call
-from lossatlas.cli.along import steps_of
+from lossatlas.cli.along import in_order
 from lossatlas.report.film import write_film
 from lossatlas.report.page import page_of
 from lossatlas.training import build_model
@@ -93,10 +93,13 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     assert (code, "`plane` is not served along a training" in error) == (2, True)
 
 
-def test_steps_are_read_from_names_that_grow(tmp_path):
-    names = [tmp_path / name for name in ("a-1.pt", "a-2.pt", "b-10.pt")]
-    assert steps_of(tuple(names)) == [1, 2, 10]
-    assert steps_of(tuple(names[::-1])) == [0, 1, 2]
+def test_checkpoints_are_taken_by_the_numbers_in_their_names(tmp_path):
+    first, second, last = (tmp_path / name for name in ("a-1.pt", "a-2.pt", "b-10.pt"))
+    # As a shell lists them, and as a person does.
+    for given in ((first, last, second), (first, second, last)):
+        assert in_order(given) == ((first, second, last), [1, 2, 10])
+    for odd in (tmp_path / "last.pt", tmp_path / "other-1.pt"):
+        assert in_order((last, odd, first)) == ((last, odd, first), [0, 1, 2])
 
 
 def test_an_untrained_model_and_figures_of_its_survey(tmp_path, monkeypatch, capsys):

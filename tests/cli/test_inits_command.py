@@ -1,5 +1,6 @@
 """`lossatlas inits` as a user types it: five stages, two halves, a ranking, bad input."""
 
+import csv
 import json
 import runpy
 import sys
@@ -103,7 +104,11 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     assert found["sentences"][0] == "All candidates were trained; the order is measured."
     losses = [row["expected_loss"] for row in found["ranking"]]
     assert losses == sorted(losses)
-    assert set(found["files"]) == {"ranking", "best", "report"}
+    assert set(found["files"]) == {"ranking", "table", "best", "report"}
+    with Path(found["files"]["table"]).open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [float(row["loss_expected"]) for row in rows] == losses
+    assert {row["trained"] for row in rows} == {"True"}
     ranking = io.load(found["files"]["ranking"])
     assert ranking.expected.tolist() == losses
     best = ranking.candidates[0]
@@ -114,7 +119,7 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     assert all(torch.equal(stored[name], drawn[name]) for name in drawn)
     code, text, _ = inits(monkeypatch, capsys, *call_)
     assert code == 0
-    assert "8 of 8 candidates are shown; ranking.nc holds all." in " ".join(text.split())
+    assert "8 of 8 candidates are shown; ranking.csv holds all." in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

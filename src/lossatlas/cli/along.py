@@ -1,7 +1,6 @@
 """`lossatlas survey --along`: every checkpoint of a training, and the atlas of them."""
 
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +31,13 @@ def survey_training(
     for path in made if fresh else ():
         path.unlink()
     subject, states = load_subject(settings), []
-    for file in settings.files:
+    files, steps = in_order(settings.files)
+    if files != settings.files:
+        output.note("checkpoints are taken in the order of the numbers in their names")
+    for file in files:
         subject.load(file, output.note)
         states.append(snapshot(subject.model.state_dict()))
     objective = subject.objective(settings.mode)
-    steps = steps_of(settings.files)
     title = settings.title or subject.title
     found: list[Survey] = []
     with output.progress("surveys") as progress:
@@ -51,21 +52,31 @@ def survey_training(
         for survey in surveys:
             found.append(survey)
             progress(len(found), len(states), f"step {steps[len(found) - 1]}")
-    files = {"surveys": folder}
-    files["atlas"] = write_atlas({title: found}, settings.folder / "atlas.html", title=title)
-    files |= write_pictures(found[-1], settings.figures, settings.folder)
+    written = {"surveys": folder}
+    written["atlas"] = write_atlas({title: found}, settings.folder / "atlas.html", title=title)
+    written |= write_pictures(found[-1], settings.figures, settings.folder)
     if settings.film is not None:
-        files["film"] = write_film(found, settings.film)
+        written["film"] = write_film(found, settings.film)
     rows = [(f"step {step}", str(s.loss), s.headline() or s.tree.headline())
             for step, s in zip(steps, found, strict=True)]  # fmt: skip
     losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
               for step, survey in zip(steps, found, strict=True)]  # fmt: skip
-    output.result({"title": title, "surveys": losses}, title, rows, files=files)
+    output.result({"title": title, "surveys": losses}, title, rows, files=written)
 
 
-def steps_of(files: tuple[Path, ...]) -> list[int]:
-    """The last number in the name of each file, where they grow; otherwise 0, 1, 2 ..."""
+def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:
+    """Checkpoints and their steps, by the last number in each name.
+
+    Args:
+        files: as a shell lists them: step-100 before step-50.
+
+    Returns:
+        The files in order, and their steps; as given, with 0, 1, 2 ..., where a name holds no
+        number or two hold the same.
+    """
     numbers = [re.findall(r"\d+", file.stem) for file in files]
     steps = [int(found[-1]) for found in numbers if found]
-    grows = all(a < b for a, b in pairwise(steps))
-    return steps if len(steps) == len(files) and grows else list(range(len(files)))
+    if len({*steps}) < len(files):
+        return files, list(range(len(files)))
+    by_step = dict(zip(steps, files, strict=True))
+    return tuple(by_step[step] for step in sorted(steps)), sorted(steps)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from lossatlas import forecast, io
 from lossatlas.checks import check_one_of
+from lossatlas.cli.output import write_csv
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.events import event_files
@@ -46,7 +47,7 @@ def write_prediction(
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
     _write_figures(told, out)
     return {
-        "forecast": _write_csv(out / "forecast.csv", columns),
+        "forecast": write_csv(out / "forecast.csv", columns),
         "report": _write_page(told, out, "Forecast", settings),
     }
 
@@ -59,7 +60,7 @@ def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dic
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
     _write_figures(plan, out)
     return {
-        "schedule": _write_csv(out / "schedule.csv", columns),
+        "schedule": write_csv(out / "schedule.csv", columns),
         "report": _write_page(plan, out, "Schedules compared", settings),
     }
 
@@ -75,14 +76,6 @@ def _write_page(
     names = {"forecast-fit": "report.html", "forecast-prediction": "forecast.html"}
     file = out / names.get(found.__kind__, "schedule.html")
     return write_report(found, file, title=title, provenance=record)
-
-
-def _write_csv(path: Path, columns: dict[str, Any]) -> Path:
-    with io.writing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
-    return path
 
 
 def _write_figures(found: Result, out: Path) -> None:

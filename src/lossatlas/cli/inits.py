@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossatlas.cli.command import Command
 from lossatlas.cli.layout import Group
-from lossatlas.cli.output import Output
+from lossatlas.cli.output import Output, write_csv
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.settings import defaults, option
 
@@ -67,7 +67,7 @@ def run_all(settings: RunSettings, output: Output, *, fresh: bool = False) -> No
 
 
 def run_rank(settings: RankSettings, output: Output, *, fresh: bool = False) -> None:
-    """Rank candidates, say how much to trust it, write `ranking.nc` and the best's weights."""
+    """Rank candidates, say how much to trust it, write a table and the best's weights."""
     from lossatlas.inits.problem import load_problem
     from lossatlas.inits.ranking import rank
     from lossatlas.inits.settings import STAGES
@@ -82,11 +82,28 @@ def run_rank(settings: RankSettings, output: Output, *, fresh: bool = False) -> 
         weights = problem.weights(ranking.candidates[0])
         files = {
             "ranking": ranking.save(folder / "ranking.nc"),
+            "table": write_csv(folder / "ranking.csv", _columns(ranking)),
             "best": save_weights(weights, folder / "best.safetensors"),
             "report": write_report(ranking, folder / "report.html", title=ranking.title),
         }
     rows = [*_rows(ranking), ("", _shown(ranking), "")]
     output.result(ranking.summary(), ranking.title, rows, files=files)
+
+
+def _columns(ranking: "Ranking") -> dict[str, Any]:
+    count = range(len(ranking.candidates))
+    return {
+        "rank": [rank + 1 for rank in count],
+        **{
+            name: [getattr(candidate, name) for candidate in ranking.candidates]
+            for name in ("scheme", "scale", "seed")
+        },
+        "loss_short": ranking.short,
+        "loss_expected": ranking.expected,
+        "lower": ranking.lower,
+        "upper": ranking.upper,
+        "trained": [rank in ranking.trained for rank in count],
+    }
 
 
 # What stages wrote, and what they had begun.
@@ -104,7 +121,7 @@ def _shown(ranking: "Ranking") -> str:
     from lossatlas.inits.ranking import SHOWN
 
     count = len(ranking.candidates)
-    return f"{min(SHOWN, count)} of {count} candidates are shown; ranking.nc holds all."
+    return f"{min(SHOWN, count)} of {count} candidates are shown; ranking.csv holds all."
 
 
 # Stage -> help, title of its table, and options that set a value of a group.

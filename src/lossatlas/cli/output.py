@@ -1,5 +1,6 @@
 """The one sink: results to stdout, everything else to stderr."""
 
+import csv
 import json
 import math
 import shutil
@@ -236,3 +237,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> Path:
+    """Columns of one length, arrays or lists, as a table that other programs read."""
+    from lossatlas.io import writing
+
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        # Arrays give plain numbers.
+        plain = (getattr(c, "tolist", lambda c=c: c)() for c in columns.values())
+        writer.writerows(zip(*plain, strict=True))
+    return path
