@@ -1,15 +1,18 @@
 """What a release must pass: `make release-check` runs this.
 
 Builds the source archive and the wheel, looks into both, installs the wheel into a clean
-environment, and tries the command and the types there as a user would. Prints a line for each
-step. Stops at the first that fails, except for versions that differ, which fail at the end.
+environment, and tries the command and the types there as a user would; then the lowest versions
+of what it needs. Prints a line for each step. Stops at the first that fails, except for
+versions that differ, which fail at the end.
 """
 
+import json
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -90,8 +93,38 @@ def installed(wheel: Path, folder: Path) -> Path:
     venv.create(folder, with_pip=True)
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     pins = ("-c", ROOT / "constraints.txt")
-    run(programs / "pip", "install", "-q", *pins, wheel, "mypy")
+    run(programs / "pip", "install", "-q", *pins, wheel, "mypy", "basedpyright")
     return programs
+
+
+def lowest() -> str:
+    """The lowest versions that pyproject.toml allows, as constraints; torch is left to pip.
+
+    Its lowest version is tried by CI: on Linux the package index has it with CUDA only, which
+    takes gigabytes.
+
+    Returns:
+        A file of constraints for pip.
+    """
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found = (re.match(r"([\w-]+)>=([\d.]+)", need) for need in needs["dependencies"])
+    rows = [(match[1], match[2]) for match in found if match]
+    return "\n".join(f"{name}=={version}.*" for name, version in rows if name != "torch")
+
+
+def check_lowest(wheel: Path, folder: Path) -> None:
+    """The demo and the sample run on the lowest versions."""
+    pins = folder / "lowest.txt"
+    pins.write_text(lowest() + "\n", "utf-8")
+    venv.create(folder / "lowest", with_pip=True)
+    programs = folder / "lowest" / ("Scripts" if sys.platform == "win32" else "bin")
+    run(programs / "pip", "install", "-q", "-c", pins, wheel)
+    where = folder / "old"
+    where.mkdir()
+    run(programs / "lossatlas", *DEMO, where=where)
+    sample = where / "sample.py"
+    sample.write_text(SAMPLE.read_text("utf-8"), "utf-8")
+    run(programs / "python", sample, where=where)
 
 
 def check_command(programs: Path, folder: Path) -> None:
@@ -110,6 +143,22 @@ def check_types(programs: Path, folder: Path) -> None:
     sample.write_text(SAMPLE.read_text("utf-8"), "utf-8")
     run(programs / "mypy", "--strict", "--warn-unused-ignores", sample, where=folder)
     run(programs / "python", sample, where=folder)
+    check_pyright(programs, sample)
+
+
+def check_pyright(programs: Path, sample: Path) -> None:
+    """Pyright refuses the lines of the sample that are wrong, and no others."""
+    command = [programs / "basedpyright", "--level", "error", "--outputjson", sample.name]
+    done = subprocess.run(
+        command, cwd=sample.parent, capture_output=True, text=True, check=False
+    )
+    found = {
+        each["range"]["start"]["line"] for each in json.loads(done.stdout)["generalDiagnostics"]
+    }
+    lines = sample.read_text("utf-8").splitlines()
+    wrong = {number for number, line in enumerate(lines) if "type: ignore" in line}
+    if found != wrong:
+        raise SystemExit(f"FAILED: pyright refuses lines {sorted(found)}, not {sorted(wrong)}")
 
 
 def main() -> None:
@@ -128,7 +177,9 @@ def main() -> None:
         check_command(programs, folder)
         say("the demo runs")
         check_types(programs, folder)
-        say("the types are right")
+        say("the types are right, for mypy and for pyright")
+        check_lowest(wheel, folder)
+        say("the demo and the sample run on the lowest versions")
     if problem:
         # Said first, held back until here: the other steps count before a release is numbered.
         raise SystemExit(problem)

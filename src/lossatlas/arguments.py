@@ -54,6 +54,8 @@ def public(target: T) -> T:
 def guard_exports(room: str) -> None:
     """Make `public` of everything that a room exports, there and where it is defined."""
     module = sys.modules[room]
+    # What an editor or a notebook completes are the exports, not the modules behind them.
+    vars(module)["__dir__"] = lambda: sorted(module.__all__)
     for name in module.__all__:
         value = getattr(module, name)
         ours = str(getattr(value, "__module__", "")).startswith("lossatlas.")

@@ -30,10 +30,13 @@ def main() -> None:
     land.plot("contour", backend="plotly")
 
 
-def wrong(land: la.Landscape) -> None:
+def wrong(land: la.Landscape, objective: la.Objective) -> None:
     """What a type checker must refuse: words that are no choice, names that do not exist."""
     land.plot("contour", backend="bokeh")  # type: ignore[arg-type]
     land.plot("contour", style="poster")  # type: ignore[arg-type]
+    la.persistence(land, connectivity="diagonal")  # type: ignore[arg-type]
+    la.survey(objective, engine="fast")  # type: ignore[arg-type]
+    la.spectrum(objective, curvature="hessain")  # type: ignore[arg-type]
     land.heights  # type: ignore[attr-defined] # noqa: B018
 
 

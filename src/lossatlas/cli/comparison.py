@@ -17,6 +17,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
 from lossatlas.io import make_folder, remove_ledger
 from lossatlas.linalg.params import Params, fingerprint, snapshot
+from lossatlas.objective.modes import Mode
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
 from lossatlas.surveys import Comparison, compare
@@ -88,7 +89,7 @@ class _Pair:
     subject: Subject
     files: tuple[Path, ...]
     states: tuple[Params, Params]
-    mode: str
+    mode: Mode
     notes: tuple[str, ...]
 
 

@@ -12,6 +12,7 @@ from lossatlas.settings import DATA, LISTED, common, defaults, option
 
 if TYPE_CHECKING:
     from lossatlas.cli.checkpoints import Checkpoints
+    from lossatlas.curvature.matrices import Likelihood
 
 _EDIT = defaults("weights.edit:edit_curve")
 _FACTORS = defaults("weights.factors:factors")
@@ -92,10 +93,14 @@ def run(settings: EditSettings, output: Output) -> None:
 
 
 # Losses of the command line by the distribution of labels that they belong to.
-_LIKELIHOODS = {"cross_entropy": "categorical", "mse": "gaussian", "bce": "bernoulli"}
+_LIKELIHOODS: "dict[str, Likelihood]" = {
+    "cross_entropy": "categorical",
+    "mse": "gaussian",
+    "bce": "bernoulli",
+}
 
 
-def _likelihood(settings: EditSettings, given: "Checkpoints") -> str | None:
+def _likelihood(settings: EditSettings, given: "Checkpoints") -> "Likelihood | None":
     from lossatlas.training.criteria import DEFAULTS
 
     data = given.subject.data

@@ -13,6 +13,7 @@ from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.errors import ArgumentError, AtlasError, NonFiniteError, StructureError
 from lossatlas.landscape.engines import Metric
 from lossatlas.objective import Objective, accuracy, supervised
+from lossatlas.objective.modes import Mode
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.ranks import world_size
 from lossatlas.training.checkpoints import load_weights
@@ -46,7 +47,7 @@ class Subject:
     data: Dataset | None = None
     own: Objective | None = None
 
-    def objective(self, mode: str | None = None) -> Objective:
+    def objective(self, mode: Mode | None = None) -> Objective:
         """Model, loss and data as one function of the weights."""
         if self.data is None:
             assert self.own is not None

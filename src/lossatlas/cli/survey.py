@@ -3,7 +3,7 @@
 import functools
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import click
 from pydantic import model_validator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lossatlas.cli.subject import Subject
     from lossatlas.landscape.engines import Metric
+    from lossatlas.landscape.engines.choice import EngineName
     from lossatlas.landscape.plane import Plane
     from lossatlas.linalg.params import Params
     from lossatlas.objective import Objective
@@ -439,7 +440,8 @@ def _announce(
     from lossatlas.curvature import chosen, spectrum_memory
     from lossatlas.landscape.mapping import plan_map
 
-    engine, adaptive = settings.map.engine, settings.map.adaptive
+    engine = cast("EngineName", settings.map.engine)
+    adaptive = settings.map.adaptive
     plan = plan_map(objective, plane, points=settings.points, engine=engine, metrics=metrics)
     output.note(
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "

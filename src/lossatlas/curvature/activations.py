@@ -1,7 +1,7 @@
 """Activations: what a layer gives or is given, for every example; the last linear layer."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,18 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 
-REDUCTIONS = ("flatten", "mean", "last")
-SIDES = ("output", "input")
+Reduction = Literal["flatten", "mean", "last"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+Side = Literal["output", "input"]
+SIDES: tuple[str, ...] = get_args(Side)
 
 
 def activations(
     objective: Objective,
     layer: str,
     *,
-    side: str = "output",
-    reduce: str = "flatten",
+    side: Side = "output",
+    reduce: Reduction = "flatten",
     params: Params | None = None,
 ) -> Tensor:
     """What a layer gives, or is given, for every example.
@@ -73,7 +75,7 @@ def activations(
 
 
 def _kept(
-    objective: Objective, module: nn.Module, side: str, params: Params | None
+    objective: Objective, module: nn.Module, side: Side, params: Params | None
 ) -> list[Tensor]:
     last: list[Tensor] = []
 
@@ -100,7 +102,7 @@ def _kept(
         handle.remove()
 
 
-def _reduced(value: Tensor, reduce: str) -> Tensor:
+def _reduced(value: Tensor, reduce: Reduction) -> Tensor:
     if value.ndim == 1:
         return value[:, None]
     if value.ndim == 2:

@@ -13,7 +13,7 @@ from lossatlas.curvature.activations import read_head
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.eigenvalue_sums import eigenvalue_sums, examples_of
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ModelError, NonFiniteError
@@ -127,7 +127,7 @@ def effective_parameters(
     prior: float,
     *,
     names: str | Iterable[str] | None = None,
-    curvature: str = "gauss_newton",
+    curvature: MatrixKind = "gauss_newton",
     params: Params | None = None,
     probes: int = 8,
     seed: int = 0,

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossatlas.curvature.matrices import MatrixKind
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.linalg.estimators import mean_of
@@ -85,7 +86,14 @@ def eigenvalue_sums(
         return EigenvalueSums(sums, float(np.abs(values).max()), float(values.min()))
     options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
     found = spectrum(
-        objective, _KNOWN, 1, False, _CLOSE, curvature=matrix.kind, seed=seed, **options
+        objective,
+        _KNOWN,
+        1,
+        False,
+        _CLOSE,
+        curvature=cast(MatrixKind, matrix.kind),
+        seed=seed,
+        **options,
     )
     # Eigenvectors of the top are left to no probe.
     sharp = found.top_bounds <= _FIRM * np.abs(found.top)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.matrices import product_of
+from lossatlas.curvature.matrices import MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator, fitting_steps, memory_note
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult
@@ -45,7 +45,8 @@ _REFERENCE = Reference(
     "Generalization on Class-Imbalanced Data. NeurIPS 2022.",
     "https://arxiv.org/abs/2212.13827",
 )
-BY = ("layer", "class")
+GroupBy = Literal["layer", "class"]
+BY: tuple[str, ...] = get_args(GroupBy)
 # A group is described, not certified: its trace is good to a tenth, or says that it is not.
 _TRACE_TOLERANCE = 0.1
 _TRACE_ROWS = 100
@@ -147,7 +148,7 @@ class GroupSpectrum:
             value, bound=bound, name=name, unit=UNIT, meaning=meaning, is_minor=is_minor
         )
 
-    def estimates(self, by: str) -> tuple[Estimate, ...]:
+    def estimates(self, by: GroupBy) -> tuple[Estimate, ...]:
         """Its four numbers.
 
         Args:
@@ -181,7 +182,7 @@ class GroupSpectra(CheckedResult):
         groups: a line for each.
     """
 
-    by: str
+    by: GroupBy
     groups: tuple[GroupSpectrum, ...]
 
     @property
@@ -280,7 +281,7 @@ _TITLES = {
 }
 
 
-def _survey_groups(context: Context, by: str) -> GroupSpectra:
+def _survey_groups(context: Context, by: GroupBy) -> GroupSpectra:
     objective = context.objective
     request = GroupRequest(
         by,
@@ -344,8 +345,8 @@ class GroupRequest:
         UnknownNameError: another way to group.
     """
 
-    by: str | None
-    curvature: str
+    by: GroupBy | None
+    curvature: MatrixKind
     params: Params | None
     names: list[str]
     labels: Labels | None

@@ -19,7 +19,7 @@ from lossatlas.curvature.eigenvalue_sums import (
 )
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.curvature.spectrum import spectrum
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError
@@ -170,7 +170,7 @@ def learning_coefficient(
     *,
     minibatches: bool = False,
     step: float = _STEP,
-    curvature: str = "hessian",
+    curvature: MatrixKind = "hessian",
     params: Params | None = None,
     seed: int = 0,
 ) -> LearningCoefficient:

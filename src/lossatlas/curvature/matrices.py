@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ from lossatlas.objective import Batch, Objective, Supervised, Total
 from lossatlas.objective.weighted import pairs_of, total_of
 from lossatlas.rng import generator
 
-LIKELIHOODS = ("categorical", "gaussian", "bernoulli")
+Likelihood = Literal["categorical", "gaussian", "bernoulli"]
+LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
 _FUNCTIONS = {
     F.cross_entropy: "categorical",
     F.mse_loss: "gaussian",
@@ -38,7 +39,8 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.BCEWithLogitsLoss: "bernoulli",
 }
 _SETTINGS = ("reduction", "weight", "pos_weight", "ignore_index")
-KINDS = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
+MatrixKind = Literal["hessian", "gauss_newton", "fisher", "empirical_fisher"]
+KINDS: tuple[str, ...] = get_args(MatrixKind)
 
 
 def hessian(
@@ -133,7 +135,7 @@ def fisher(
     *,
     names: str | Iterable[str] | None = None,
     cache: bool | None = None,
-    likelihood: str | None = None,
+    likelihood: Likelihood | None = None,
     draws: int = 1,
     seed: int = 0,
 ) -> CurvatureOperator:
@@ -274,7 +276,7 @@ def product_of(kind: str, objective: Objective, **options: Any) -> CurvatureOper
     return makers[kind](objective, **options)
 
 
-def likelihood_of(objective: Objective, likelihood: str | None) -> str:
+def likelihood_of(objective: Objective, likelihood: Likelihood | None) -> str:
     """The distribution of labels whose negative log-likelihood the loss is."""
     if likelihood is not None:
         check_one_of("likelihood", likelihood, LIKELIHOODS)

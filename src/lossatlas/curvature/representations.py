@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from lossatlas.linalg.estimators import jackknife
 from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import with_error
 
-SPECTRA = ("singular", "eigen")
-RANKS = ("entropy", "participation", "stable")
+SpectrumKind = Literal["singular", "eigen"]
+SPECTRA: tuple[str, ...] = get_args(SpectrumKind)
+RankKind = Literal["entropy", "participation", "stable"]
+RANKS: tuple[str, ...] = get_args(RankKind)
 _RANK_NAMES = {
     "entropy": ("effective rank", "exp of the entropy of singular values, features centered"),
     "participation": ("participation ratio", "of the covariance's eigenvalues"),
@@ -78,7 +81,7 @@ class Representations(Result):
 def rankme(
     features: Tensor,
     *,
-    spectrum: str = "singular",
+    spectrum: SpectrumKind = "singular",
     center: bool = False,
     epsilon: float = 1e-7,
     folds: int = 10,
@@ -137,7 +140,7 @@ def rankme(
 
 def effective_rank(
     features: Tensor,
-    kind: str = "entropy",
+    kind: RankKind = "entropy",
     *,
     center: bool = True,
     folds: int = 10,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from lossatlas.checks import check_at_least, check_flag, check_one_of, check_pos
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
 from lossatlas.curvature.groups import (
+    GroupBy,
     GroupRequest,
     GroupSpectra,
     GroupSpectrum,
@@ -21,7 +22,7 @@ from lossatlas.curvature.groups import (
     group_spectra,
 )
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator, fitting_steps, memory_note
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
@@ -171,7 +172,7 @@ class Spectrum(CheckedResult):
 
     @property
     def _groups(self) -> GroupSpectra:
-        by = str(self.provenance.settings.get("by", "layer"))
+        by = cast("GroupBy", self.provenance.settings.get("by", "layer"))
         return GroupSpectra(by, self.groups)
 
     def sentences(self) -> tuple[str, ...]:
@@ -289,8 +290,8 @@ def spectrum(
     tolerance: float = 1e-3,
     *,
     seed: int = 0,
-    by: str | None = None,
-    curvature: str = "hessian",
+    by: GroupBy | None = None,
+    curvature: MatrixKind = "hessian",
     params: Params | None = None,
     names: str | Iterable[str] | None = None,
     labels: Labels | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
-from lossatlas.curvature.matrices import KINDS, product_of
+from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.linalg.estimators import mean_of, rademacher
@@ -39,7 +39,7 @@ def trace(
     tolerance: float = 0.05,
     *,
     seed: int = 0,
-    curvature: str = "hessian",
+    curvature: MatrixKind = "hessian",
     params: Params | None = None,
     names: str | Iterable[str] | None = None,
     limit: int = 2000,
@@ -103,7 +103,7 @@ def frobenius_norm(
     tolerance: float = 0.05,
     *,
     seed: int = 0,
-    curvature: str = "hessian",
+    curvature: MatrixKind = "hessian",
     params: Params | None = None,
     names: str | Iterable[str] | None = None,
     limit: int = 500,
@@ -229,7 +229,7 @@ def diagonal(
     tolerance: float = 0.2,
     *,
     seed: int = 0,
-    curvature: str = "hessian",
+    curvature: MatrixKind = "hessian",
     params: Params | None = None,
     names: str | Iterable[str] | None = None,
     limit: int = 200,
@@ -322,7 +322,9 @@ def _check_counts(**counts: int) -> None:
         check_count(name, count, 1)
 
 
-def checked_product(curvature: str, objective: Objective, **options: Any) -> CurvatureOperator:
+def checked_product(
+    curvature: MatrixKind, objective: Objective, **options: Any
+) -> CurvatureOperator:
     """The matrix of a kind that a user names."""
     check_one_of("curvature", curvature, KINDS)
     return product_of(curvature, objective, **options)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from lossatlas.linalg.params import Params
 from lossatlas.rng import generator
 from lossatlas.shards import plain_name
 
-NORMALIZATIONS = ("filter", "layer", "none")
+Normalization = Literal["filter", "layer", "none"]
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 # Numbers drawn at once: directions of a large model never exist whole.
 _BLOCK = 1 << 20
 _NONE: Mapping[str, int] = MappingProxyType({})
@@ -76,7 +78,7 @@ class RandomDirection(Mapping[str, Tensor]):
         weights: Params,
         seed: int,
         axis: int,
-        normalization: str,
+        normalization: Normalization,
         *,
         biases: bool,
         still: Mapping[str, int] = _NONE,

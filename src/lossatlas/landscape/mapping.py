@@ -13,6 +13,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, get_executor, show_progress
 from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Metric, Task, select
+from lossatlas.landscape.engines.choice import EngineName
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.landscape.points import Points, Work, check_executor
@@ -33,7 +34,7 @@ def map_plane(
     metrics: Mapping[str, Metric] | None = None,
     adaptive: bool = True,
     tolerance: float = 0.002,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     executor: str | Executor = "serial",
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
@@ -159,7 +160,7 @@ def plan_map(
     plane: Plane,
     *,
     points: int = 31,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     metrics: Mapping[str, Metric] | None = None,
 ) -> MapPlan:
     """Say what a map will need without making it.

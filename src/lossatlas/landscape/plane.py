@@ -22,7 +22,7 @@ from lossatlas.checks import (
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.executor import check_progress
 from lossatlas.landscape.buffers import Buffers, is_statistic
-from lossatlas.landscape.directions import RandomDirection, zero_filters
+from lossatlas.landscape.directions import Normalization, RandomDirection, zero_filters
 from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.objective import Objective
 from lossatlas.objective.names import padding_rows
@@ -220,7 +220,7 @@ def random_plane(
     origin: Params | None = None,
     seed: int = 0,
     dimension: int = 2,
-    normalization: str = "filter",
+    normalization: Normalization = "filter",
     biases: bool = False,
 ) -> Plane:
     """A random line, plane or box through the present weights.

@@ -13,6 +13,7 @@ from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.io import Provenance, run_identity
 from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
+from lossatlas.landscape.engines.choice import EngineName
 from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
@@ -62,7 +63,7 @@ class Request:
         """Coordinates along each direction."""
         return tuple(_axis(low, high, self.points) for low, high in self.ranges)
 
-    def start(self, engine: str) -> Choice:
+    def start(self, engine: EngineName) -> Choice:
         """Choose an engine and look at the origin."""
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         # No row of a grid, so that a model which is level at special places shows it moves.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -9,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lossatlas.guard import patched, preserved_modes
 
-MODES = ("eval", "train", "recalibrated")
+Mode = Literal["eval", "train", "recalibrated"]
+MODES: tuple[str, ...] = get_args(Mode)
 
 
 def norm_layers(model: nn.Module) -> list[_NormBase]:
@@ -18,7 +20,7 @@ def norm_layers(model: nn.Module) -> list[_NormBase]:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module, mode: str) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Put the model into eval mode; with "train", norm layers use the batch's statistics."""
     layers = norm_layers(model) if mode == "train" else []
     untracked = [(layer, "track_running_stats", False) for layer in layers]

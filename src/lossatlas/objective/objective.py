@@ -5,7 +5,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from lossatlas.objective.in_place import (
 )
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.losses import Supervised, loss_remedy
-from lossatlas.objective.modes import MODES, alone, evaluation_mode, recalibrate
+from lossatlas.objective.modes import MODES, Mode, alone, evaluation_mode, recalibrate
 from lossatlas.objective.names import select
 from lossatlas.objective.point import State, split_state
 from lossatlas.objective.reach import check_reach
@@ -75,7 +75,8 @@ from lossatlas.shards import reshard
 
 Loss = Callable[[nn.Module, Batch], Measured]
 T = TypeVar("T")
-DERIVATIVES = ("autograd", "differences", "unchecked")
+Derivatives = Literal["autograd", "differences", "unchecked"]
+DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
@@ -171,11 +172,11 @@ class Objective:
         loss: Loss,
         batches: Iterable[Batch],
         *,
-        mode: str = "eval",
+        mode: Mode = "eval",
         params: str | Iterable[str] | None = None,
         check: bool = True,
         size: Size | None = None,
-        derivatives: str = "autograd",
+        derivatives: Derivatives = "autograd",
         group: Any = None,
         in_place: bool | None = None,
     ) -> None:

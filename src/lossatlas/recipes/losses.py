@@ -20,11 +20,12 @@ from lossatlas.steering.penalties import (
     sasp_penalty,
     sbmp_penalty,
 )
+from lossatlas.steering.penalties.sasp import Head, SaspKind
 from lossatlas.training.dataset import Dataset
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 # The losses whose head SASP knows, and what it calls that head.
-HEADS = {"cross_entropy": "softmax", "mse": "linear", "bce": "sigmoid"}
+HEADS: dict[str, Head] = {"cross_entropy": "softmax", "mse": "linear", "bce": "sigmoid"}
 
 
 def training_loss(
@@ -94,15 +95,15 @@ def _cross_entropy(penalties: dict[str, float]) -> Loss:
 
 def _any_loss(penalties: dict[str, float], criterion: Callable[..., Tensor]) -> Loss:
     name = getattr(criterion, "name", type(criterion).__name__)
-    (rho, kind), head = _sasp(penalties), HEADS.get(name, "")
+    (rho, kind), head = _sasp(penalties), HEADS.get(name)
     if penalties.get("smoothing"):
         raise ArgumentError(f"'smoothing' needs class indices, one an example; got '{name}'.")
-    if rho and not head:
+    if rho and head is None:
         raise ArgumentError(f"'sasp' needs one of the losses {', '.join(HEADS)}; got '{name}'.")
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         inputs, targets = batch
-        if not rho:
+        if not rho or head is None:
             return criterion(model(inputs), targets).mean()
         with captured_features(model) as caught:
             logits = model(inputs)
@@ -112,8 +113,8 @@ def _any_loss(penalties: dict[str, float], criterion: Callable[..., Tensor]) -> 
     return loss
 
 
-def _sasp(penalties: dict[str, float]) -> tuple[float, str]:
-    kind = "fisher" if "sasp-fisher" in penalties else "ggn"
+def _sasp(penalties: dict[str, float]) -> tuple[float, SaspKind]:
+    kind: SaspKind = "fisher" if "sasp-fisher" in penalties else "ggn"
     return penalties.get("sasp", penalties.get("sasp-fisher", 0.0)), kind
 
 

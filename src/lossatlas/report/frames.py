@@ -5,7 +5,7 @@ import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from lossatlas.surveys.along import weights_at
 from lossatlas.text import cut_off, number, plain, verdict, with_error
 from lossatlas.topology import MergeTree
 from lossatlas.topology.basin_matching import match_basins
+from lossatlas.topology.field import Connectivity
 
 Floats = NDArray[np.float64]
 Plain = dict[str, Any]
@@ -222,8 +223,9 @@ def basin_tracks(surveys: Sequence[Survey]) -> list[dict[int, int]]:
         tracks: dict[int, int] = {}
         if k and same_grid(surveys[k - 1].landscape, survey.landscape):
             before = surveys[k - 1]
+            connectivity = cast(Connectivity, survey.tree.connectivity)
             pairs = match_basins(
-                before.landscape, survey.landscape, connectivity=survey.tree.connectivity
+                before.landscape, survey.landscape, connectivity=connectivity
             ).pairs
             tracks = {int(j): found[-1][int(i)] for i, j in pairs if int(i) in found[-1]}
         for minimum in range(len(survey.tree)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.objective import Batch
 from lossatlas.result import Estimate
-from lossatlas.steering.averaging import AverageChoice, PolynomialAverage, Score
+from lossatlas.steering.averaging import AverageChoice, PolynomialAverage, Score, ScoreMode
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import GrowthPolicy
 from lossatlas.steering.schedules import WSD
@@ -100,7 +100,7 @@ class AveragedOptimizer:
         self.average.update()
 
     def best(
-        self, score: Score, batches: Iterable[Batch] | None = None, *, mode: str = "max"
+        self, score: Score, batches: Iterable[Batch] | None = None, *, mode: ScoreMode = "max"
     ) -> AverageChoice:
         """`PolynomialAverage.best`: choose among the averages on validation data.
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from lossatlas.steering.shards import is_finite, local, unwrapped
 from lossatlas.steering.statistics import Forward, reestimate
 from lossatlas.text import number
 
-MODES = ("max", "min")
+ScoreMode = Literal["max", "min"]
+MODES: tuple[str, ...] = get_args(ScoreMode)
 _HALF = frozenset({torch.float16, torch.bfloat16})
 Score = Callable[[nn.Module], Any]
 
@@ -399,7 +400,7 @@ class PolynomialAverage(WeightAverage):
             super().update()
 
     def best(
-        self, score: Score, batches: Iterable[Batch] | None = None, *, mode: str = "max"
+        self, score: Score, batches: Iterable[Batch] | None = None, *, mode: ScoreMode = "max"
     ) -> AverageChoice:
         """Score every member of the bank and choose the best one for `swapped`.
 

@@ -34,7 +34,7 @@ from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.distances import bottleneck, wasserstein
-from lossatlas.topology.field import Floats
+from lossatlas.topology.field import Connectivity, Floats
 from lossatlas.topology.mergetree import NO_SADDLE
 from lossatlas.weights.connect import Excess, connect
 
@@ -458,7 +458,7 @@ def compare(
     *,
     span: str | Span = "auto",
     points: int = 31,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     min_share: float | None = MIN_SHARE,
     seed: int = 0,
     resume: str | Path | None = None,
@@ -552,7 +552,7 @@ def compare(
 
 
 def _diagrams(
-    maps: list[Landscape], connectivity: str, min_share: float | None
+    maps: list[Landscape], connectivity: Connectivity, min_share: float | None
 ) -> tuple[Diagram, Diagram]:
     first, second = (
         persistence(land, connectivity=connectivity, min_share=min_share) for land in maps

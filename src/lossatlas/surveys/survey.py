@@ -24,6 +24,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
+from lossatlas.landscape.engines.choice import EngineName
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_objective, random_plane
@@ -37,6 +38,7 @@ from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
 from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
+from lossatlas.topology.field import Connectivity
 
 PLANES = ("random", "checkpoints", "eigen")
 
@@ -49,7 +51,7 @@ def survey(
     span: str | Span = "auto",
     points: int = 31,
     metrics: Mapping[str, Metric] | None = None,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     min_share: float | None = MIN_SHARE,
     curvature: bool = False,
     instruments: str | Sequence[str] = (),
@@ -59,7 +61,7 @@ def survey(
     seed: int = 0,
     adaptive: bool = True,
     tolerance: float = 0.002,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     executor: str | Executor = "serial",
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossatlas.errors import ArgumentError
-from lossatlas.topology.field import Floats, Ints, Source, read_field
+from lossatlas.topology.field import Connectivity, Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree, check_tree
 
@@ -41,7 +41,9 @@ def barrier_matrix(tree: MergeTree) -> Floats:
     return levels
 
 
-def barrier_distance(first: Source, second: Source, *, connectivity: str = "full") -> float:
+def barrier_distance(
+    first: Source, second: Source, *, connectivity: Connectivity = "full"
+) -> float:
     """How far two landscapes on one grid differ in the heights that join their minima.
 
     Every minimum of either field is a label on both merge trees. The distance is the

@@ -17,6 +17,7 @@ from lossatlas.topology.certainty import (
 from lossatlas.topology.field import (
     CONNECTIVITIES,
     Bools,
+    Connectivity,
     Field,
     Floats,
     Ints,
@@ -75,7 +76,7 @@ class CertainBasins(Result):
 def certain_basins(
     landscape: Source,
     *,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
     error: float | None = None,

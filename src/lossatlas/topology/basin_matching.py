@@ -12,7 +12,15 @@ from lossatlas.text import count
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import judge
 from lossatlas.topology.diagram import MAP_COUNT
-from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints, Source, read_field
+from lossatlas.topology.field import (
+    CONNECTIVITIES,
+    Bools,
+    Connectivity,
+    Floats,
+    Ints,
+    Source,
+    read_field,
+)
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.image_persistence import earliest_points
 from lossatlas.topology.mergetree import MergeTree
@@ -143,7 +151,9 @@ def _leads_to(tree: MergeTree, point: int, minimum: int) -> bool:
     return basin == minimum or climb <= (0.0 if tree.why_unknown else tree.threshold)
 
 
-def match_basins(first: Source, second: Source, *, connectivity: str = "full") -> BasinMatching:
+def match_basins(
+    first: Source, second: Source, *, connectivity: Connectivity = "full"
+) -> BasinMatching:
     """Match the basins of two landscapes through the landscape of their lower values.
 
     The sublevel sets of both lie in those of the pointwise minimum. Flood that common

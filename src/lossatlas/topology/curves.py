@@ -11,7 +11,14 @@ from lossatlas.checks import check_at_least, check_number, check_one_of, check_p
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.arguments import read_levels
 from lossatlas.topology.bars import Bars, finite_bars, read_bars
-from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints, Source, read_field
+from lossatlas.topology.field import (
+    CONNECTIVITIES,
+    Connectivity,
+    Floats,
+    Ints,
+    Source,
+    read_field,
+)
 
 
 def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints:
@@ -37,7 +44,9 @@ def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints
     return np.searchsorted(births, at, "right") - np.searchsorted(deaths, at, "right")
 
 
-def euler_curve(landscape: Source, levels: ArrayLike, *, connectivity: str = "full") -> Ints:
+def euler_curve(
+    landscape: Source, levels: ArrayLike, *, connectivity: Connectivity = "full"
+) -> Ints:
     """Euler characteristic of each sublevel set, by counting cells; no homology needed.
 
     Args:
@@ -69,7 +78,7 @@ def euler_curve(landscape: Source, levels: ArrayLike, *, connectivity: str = "fu
     return total
 
 
-def _cells(values: Floats, axes: tuple[int, ...], connectivity: str) -> Floats:
+def _cells(values: Floats, axes: tuple[int, ...], connectivity: Connectivity) -> Floats:
     # "axis": cells that span `axes`, at the highest vertex. "full": faces thin in `axes`, at
     # the lowest cell they touch.
     cells = values

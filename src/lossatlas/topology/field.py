@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,8 @@ Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
 # "full": all 3^d - 1 neighbors touch. "axis": the 2d along the axes.
-CONNECTIVITIES = ("full", "axis")
+Connectivity = Literal["full", "axis"]
+CONNECTIVITIES: tuple[str, ...] = get_args(Connectivity)
 
 
 @runtime_checkable

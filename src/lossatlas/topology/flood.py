@@ -10,7 +10,14 @@ from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.topology.arguments import check_graph_options, read_periodic
 from lossatlas.topology.basins import Basins, grid_basins
 from lossatlas.topology.certainty import MIN_SHARE, Certainty, judge
-from lossatlas.topology.field import CONNECTIVITIES, Field, Floats, Source, read_field
+from lossatlas.topology.field import (
+    CONNECTIVITIES,
+    Connectivity,
+    Field,
+    Floats,
+    Source,
+    read_field,
+)
 from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.pairing import elder_rule
@@ -19,7 +26,7 @@ from lossatlas.topology.pairing import elder_rule
 def merge_tree(
     landscape: Source | Graph,
     *,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
     error: float | None = None,
@@ -83,7 +90,7 @@ def merge_tree(
 
 
 def _grid_basins(
-    landscape: Any, field: Field, connectivity: str, wraps: tuple[bool, ...]
+    landscape: Any, field: Field, connectivity: Connectivity, wraps: tuple[bool, ...]
 ) -> Basins:
     # Whoever passes a tensor has imported torch already; nobody else shall pay for it.
     if "torch" in sys.modules and not any(wraps):

@@ -11,7 +11,7 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.device import on_host
-from lossatlas.topology.field import CONNECTIVITIES, Floats, Ints
+from lossatlas.topology.field import CONNECTIVITIES, Connectivity, Floats, Ints
 from lossatlas.topology.image_persistence import image_persistence
 from lossatlas.topology.pairing import elder_rule
 from lossatlas.topology.rips import spanning_edges
@@ -35,7 +35,9 @@ class Places:
     only_second: Ints
 
 
-def matched_places(first: Tensor, second: Tensor, dimension: int, connectivity: str) -> Places:
+def matched_places(
+    first: Tensor, second: Tensor, dimension: int, connectivity: Connectivity
+) -> Places:
     """Betti matching of the finite bars of two fields."""
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     if first.shape != second.shape:
@@ -161,7 +163,7 @@ def betti_matching_loss(
     first: Tensor,
     second: Tensor,
     *,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     dimensions: tuple[int, ...] = (0, 1),
 ) -> Tensor:
     """How far two planes disagree on their basins and loops, place by place."""

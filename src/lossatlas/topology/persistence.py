@@ -11,14 +11,14 @@ from lossatlas.topology.arguments import check_degrees, check_graph_options, rea
 from lossatlas.topology.certainty import MIN_SHARE, judge
 from lossatlas.topology.cubical import GridPlaces, elder_bars, grid_bars
 from lossatlas.topology.diagram import Diagram, make_diagram
-from lossatlas.topology.field import CONNECTIVITIES, Source, read_field
+from lossatlas.topology.field import CONNECTIVITIES, Connectivity, Source, read_field
 from lossatlas.topology.filtration import Graph, graph_basins, graph_certainty
 
 
 def persistence(
     landscape: Source | Graph,
     *,
-    connectivity: str = "full",
+    connectivity: Connectivity = "full",
     dimensions: tuple[int, ...] = (0, 1),
     superlevel: bool = False,
     confidence: float = 0.95,

@@ -6,7 +6,7 @@ import numpy as np
 
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, result
-from lossatlas.topology.field import Floats, Source, read_field
+from lossatlas.topology.field import Connectivity, Floats, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree
 from lossatlas.topology.simplification import simplify
@@ -75,7 +75,7 @@ class Profile(Result):
 
 
 def profile(
-    landscape: Source, *, connectivity: str = "full", length: float | None = None
+    landscape: Source, *, connectivity: Connectivity = "full", length: float | None = None
 ) -> Profile:
     """Lay out the basins of a landscape side by side, the nested within the outer.
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from lossatlas.checks import check_number
-from lossatlas.topology.field import Floats, Ints, Source, read_field
+from lossatlas.topology.field import Connectivity, Floats, Ints, Source, read_field
 from lossatlas.topology.flood import merge_tree
 from lossatlas.topology.mergetree import MergeTree, check_tree
 
@@ -61,7 +61,9 @@ def _kept_parents(tree: MergeTree, cut: np.ndarray) -> Ints:
     return home
 
 
-def flood_below(landscape: Source, length: float, *, connectivity: str = "full") -> Floats:
+def flood_below(
+    landscape: Source, length: float, *, connectivity: Connectivity = "full"
+) -> Floats:
     """Fill every basin that is not deeper than `length` up to the saddle where it ends.
 
     Args:

@@ -13,14 +13,18 @@ from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.topology.basins import Basins
 from lossatlas.topology.device import on_host, tensor_basins
-from lossatlas.topology.field import CONNECTIVITIES, Ints
+from lossatlas.topology.field import CONNECTIVITIES, Connectivity, Ints
 from lossatlas.topology.filtration import graph, graph_basins
 from lossatlas.topology.pairing import elder_rule
 from lossatlas.topology.rips import rips, spanning_edges
 
 
 def grid_bars(
-    values: Tensor, *, dimension: int = 0, connectivity: str = "full", essential: str = "drop"
+    values: Tensor,
+    *,
+    dimension: int = 0,
+    connectivity: Connectivity = "full",
+    essential: str = "drop",
 ) -> Tensor:
     """Bars of the sublevel filtration of a grid."""
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
@@ -34,7 +38,7 @@ def grid_bars(
     return _long_ones(flat[places])
 
 
-def pair_places(values: Tensor, dimension: int, connectivity: str) -> Ints:
+def pair_places(values: Tensor, dimension: int, connectivity: Connectivity) -> Ints:
     """Flat indices of the entries that bear and end each bar."""
     if dimension == 0:
         return _merges(tensor_basins(values, connectivity))

@@ -1,6 +1,7 @@
 """Dataset: examples in memory, and the batches made of them."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.training.seeding import epoch_order
 
-TASKS = ("classification", "regression", "language")
+Task = Literal["classification", "regression", "language"]
+TASKS: tuple[str, ...] = get_args(Task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Dataset:
     inputs: Tensor
     targets: Tensor
     name: str = "data"
-    task: str = "classification"
+    task: Task = "classification"
     classes: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import scipy
@@ -39,7 +40,8 @@ GIT_REBASIN = Reference(
     "Symmetries. ICLR 2023.",
     "https://arxiv.org/abs/2209.04836",
 )
-WAYS = ("best", "weights", "activations")
+AlignBy = Literal["best", "weights", "activations"]
+WAYS: tuple[str, ...] = get_args(AlignBy)
 REFINED = "refined"
 _SWEEPS = 100
 _MOMENTUM = 0.9
@@ -115,7 +117,7 @@ def align(
     reference: Params,
     other: Params,
     *,
-    by: str = "best",
+    by: AlignBy = "best",
     starts: int = 3,
     refine: int = 0,
     lr: float = 0.01,

@@ -9,7 +9,7 @@ import torch
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.io.records import record
 from lossatlas.objective import Objective
-from lossatlas.weights.align import WAYS, Matcher
+from lossatlas.weights.align import WAYS, AlignBy, Matcher
 from lossatlas.weights.symmetries import Group
 
 # Orders go through the groups about three times until nothing moves.
@@ -41,7 +41,9 @@ class AlignmentCost:
         return f"{self.memory / 2**20:,.0f} MiB and about {self.seconds / 60:.1f} CPU minutes"
 
 
-def alignment_cost(objective: Objective, *, by: str = "best", starts: int = 3) -> AlignmentCost:
+def alignment_cost(
+    objective: Objective, *, by: AlignBy = "best", starts: int = 3
+) -> AlignmentCost:
     """What `align` takes for networks of this objective; it costs a trace of the model.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from lossatlas.weights.repair import Repairer
 from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
-KINDS = ("line", "bezier", "chain")
+PathKind = Literal["line", "bezier", "chain"]
+KINDS: tuple[str, ...] = get_args(PathKind)
 _DRAWS = 1000
 _REFINEMENTS = 6
-REPAIRS = ("norms", "all")
+Repair = Literal["norms", "all"]
+REPAIRS: tuple[str, ...] = get_args(Repair)
 # How often the state of a training is kept.
 _SAVES = 50
 _CURVES = Reference(
@@ -131,7 +133,7 @@ class Connection(Result):
         samples: how many independent units the errors come from.
     """
 
-    kind: str
+    kind: PathKind
     at: Array = quantity("")
     loss: Array = quantity("loss")
     stderr: Array = quantity("loss")
@@ -270,7 +272,7 @@ def connect(
     first: Params,
     second: Params,
     *,
-    kind: str = "line",
+    kind: PathKind = "line",
     points: int = 11,
     steps: int = 0,
     lr: float = 0.03,
@@ -278,7 +280,7 @@ def connect(
     bends: int = 1,
     train: Objective | None = None,
     align_first: bool = False,
-    repair: str | None = None,
+    repair: Repair | None = None,
     metrics: Mapping[str, Callable[..., Any]] | None = None,
     seed: int = 0,
     resume: str | Path | None = None,
@@ -382,13 +384,13 @@ def _aligned(
     return dict(zip(b, found, strict=True))
 
 
-def _point(kind: str, knots: Sequence[Params], t: float) -> dict[str, Tensor]:
+def _point(kind: PathKind, knots: Sequence[Params], t: float) -> dict[str, Tensor]:
     if t in {0.0, 1.0}:
         return dict(knots[0] if t == 0 else knots[-1])
     return blend(knots, _shares(kind, len(knots), t))
 
 
-def _shares(kind: str, count: int, t: float) -> list[float]:
+def _shares(kind: PathKind, count: int, t: float) -> list[float]:
     """How much of each knot is in the point at t; they sum to 1."""
     if kind == "bezier":
         return [(1 - t) ** 2, 2 * t * (1 - t), t**2]
@@ -411,7 +413,7 @@ class _Training:
 
 @dataclass(frozen=True)
 class _Plan:
-    kind: str
+    kind: PathKind
     points: int
     bends: int
     training: _Training
@@ -495,7 +497,7 @@ class _Survey:
         told: _Told,
         *,
         metrics: Mapping[str, Callable[..., Any]],
-        repair: str | None,
+        repair: Repair | None,
     ) -> None:
         self._objective, self._knots, self._plan = objective, knots, plan
         self._metrics, self._kept, self._told = metrics, kept, told

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from lossatlas.weights.factors import Factor, Factors, LayerFactors, factor, fit
 from lossatlas.weights.paired import PairedLosses
 
 Array = NDArray[np.float64]
-SCORES = ("mass", "obd")
+EditScore = Literal["mass", "obd"]
+SCORES: tuple[str, ...] = get_args(EditScore)
 KEEP = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 1.0)
 # Above this size rotations are in float32.
 _LARGE = 4096
@@ -56,7 +58,7 @@ class EditedLayer:
     is_transposed: bool
     inputs: Factor
     outputs: Factor
-    score: str
+    score: EditScore
 
     def edited(self, weight: Tensor, keep: float) -> tuple[Tensor, int, float]:
         """The edited weight, how many pairs are kept, and the error of the cast."""
@@ -128,7 +130,7 @@ class EditCurve(Result):
     other_rise: Array = quantity("loss")
     other_rise_stderr: Array = quantity("loss")
     cast_error: Array = quantity("")
-    score: str
+    score: EditScore
     base: Mapping[str, Tensor]
     layers: tuple[EditedLayer, ...]
     samples: tuple[int, ...] = ()
@@ -250,7 +252,7 @@ def edit_curve(
     layers: str | Sequence[str] = "*",
     *,
     keep: Sequence[float] = KEEP,
-    score: str = "mass",
+    score: EditScore = "mass",
     against: Objective | None = None,
     params: Params | None = None,
 ) -> EditCurve:
@@ -374,7 +376,7 @@ def _matching(factors: Factors, patterns: str | Sequence[str]) -> list[LayerFact
     return [known[name] for name in chosen]
 
 
-def _edited_layer(layer: LayerFactors, base: Params, score: str) -> EditedLayer:
+def _edited_layer(layer: LayerFactors, base: Params, score: EditScore) -> EditedLayer:
     if layer.name not in base or tuple(base[layer.name].shape) != tuple(layer.shape):
         raise StructureError(
             f"`factors` holds '{layer.name}' of shape {list(layer.shape)}, which this "

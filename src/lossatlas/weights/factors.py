@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_positive, check_same_structure, nearest
+from lossatlas.curvature.matrices import Likelihood
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
@@ -274,7 +275,7 @@ def factors(
     *,
     draws: int = 1,
     correct: bool = False,
-    likelihood: str | None = None,
+    likelihood: Likelihood | None = None,
     params: Params | None = None,
     examples: int = 32,
     max_size: int = 8192,

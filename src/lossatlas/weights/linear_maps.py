@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.curvature.forms import model_outputs
-from lossatlas.curvature.matrices import counted_labels, likelihood_of, sampled_scores
+from lossatlas.curvature.matrices import (
+    Likelihood,
+    counted_labels,
+    likelihood_of,
+    sampled_scores,
+)
 from lossatlas.errors import LossError
 from lossatlas.objective import Objective
 from lossatlas.rng import generator
@@ -237,7 +242,9 @@ class Sampling:
     seed: int
 
 
-def sampling(objective: Objective, likelihood: str | None, draws: int, seed: int) -> Sampling:
+def sampling(
+    objective: Objective, likelihood: Likelihood | None, draws: int, seed: int
+) -> Sampling:
     """Draw labels from the distribution that the loss belongs to."""
     return Sampling(likelihood_of(objective, likelihood), draws, seed)
 

@@ -1,6 +1,7 @@
 """The Fisher matrix of a window of gradients, and its exact inverse (M-FAC)."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ _OBS = Reference(
     "https://proceedings.neurips.cc/paper/1992/hash/303ed4c69846ab36c2904d3ba8573050-Abstract"
     ".html",
 )
-UNITS = ("examples", "batches")
+Unit = Literal["examples", "batches"]
+UNITS: tuple[str, ...] = get_args(Unit)
 # Columns that are in float64 at once.
 _COLUMNS = 2**20
 
@@ -46,7 +48,7 @@ class WindowFisher(Result):
 
     gradients: Mapping[str, Tensor]
     damping: float = quantity("loss per weight squared")
-    unit: str
+    unit: Unit
 
     @property
     def window(self) -> int:
@@ -187,7 +189,7 @@ def window_fisher(
     *,
     window: int = 64,
     damping: float = 1e-3,
-    unit: str | None = None,
+    unit: Unit | None = None,
     params: Params | None = None,
 ) -> WindowFisher:
     """The empirical Fisher matrix of a window of gradients, with an exact inverse.
@@ -229,7 +231,7 @@ def window_fisher(
     """
     check_at_least("window", window, 1)
     check_positive("damping", damping)
-    unit = objective.unit if unit is None else unit
+    unit = cast("Unit", objective.unit) if unit is None else unit
     check_one_of("unit", unit, UNITS)
     if unit == "examples" and objective.unit != "examples":
         raise LossError(
@@ -271,7 +273,7 @@ def _check_room(objective: Objective, params: list[Tensor], window: int) -> None
         )
 
 
-def _places(objective: Objective, window: int, unit: str) -> dict[int, list[int] | None]:
+def _places(objective: Objective, window: int, unit: Unit) -> dict[int, list[int] | None]:
     """Batch -> which of its examples have a row; None stands for the batch as a whole."""
     sizes = objective.map_batches(objective.size_of)
     if unit == "batches":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ from lossatlas.objective.additivity import kernel_rounding
 from lossatlas.objective.swap import swapped_in
 
 logger = logging.getLogger(__name__)
-ENGINES = ("auto", "plain", "stacked", "batched", "folded", "streaming", "in_place")
+EngineName = Literal["auto", "plain", "stacked", "batched", "folded", "streaming", "in_place"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
 TOLERANCE = 1e-6
 # Below this many parameters one product keeps a processor less busy than its call.
 _SMALL = 300_000

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError
-from lossatlas.steering.penalties.cvp import cvp_penalty
+from lossatlas.steering.penalties.cvp import GateMode, cvp_penalty
 from lossatlas.steering.penalties.dmta import DMTATracker, dmta_penalty
-from lossatlas.steering.penalties.sasp import KINDS, sasp_penalty
+from lossatlas.steering.penalties.sasp import KINDS, SaspKind, sasp_penalty
 from lossatlas.steering.penalties.sbmp import sbmp_penalty
 from lossatlas.steering.penalties.terms import check_weight
 from lossatlas.topology.losses import persistence_penalty, signature_loss
@@ -74,9 +74,9 @@ class TopologicalLoss(nn.Module):
         *,
         signature_weight: float = 0.0,
         persistence_weight: float = 0.0,
-        sasp_kind: str = "ggn",
+        sasp_kind: SaspKind = "ggn",
         sasp_include_bias: bool = True,
-        cvp_mode: str = "cautious",
+        cvp_mode: GateMode = "cautious",
         cvp_beta: float = 50.0,
         sbmp_alpha: float = 5.0,
         sbmp_symmetric: bool = True,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,13 @@ from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_weight, paired
 
-MODES = ("cautious", "expansion")
+GateMode = Literal["cautious", "expansion"]
+MODES: tuple[str, ...] = get_args(GateMode)
 _REMEDY = "call it between backward() and step(), or give `grads`"
 
 
 def cvp_gate(
-    param: Tensor, grad: Tensor, *, mode: str, beta: float, scale_free: bool = True
+    param: Tensor, grad: Tensor, *, mode: GateMode, beta: float, scale_free: bool = True
 ) -> Tensor:
     """How much of the decay each weight gets.
 
@@ -69,7 +71,7 @@ def cvp_penalty(
     grads: Sequence[Tensor | None] | None = None,
     beta: float = 50.0,
     *,
-    mode: str = "cautious",
+    mode: GateMode = "cautious",
     scale_free: bool = True,
 ) -> Tensor:
     """Half the gated sum of squares of the weights; its gradient is gate * weight.
@@ -111,7 +113,7 @@ def apply_cvp_(
     weight: float = 1e-2,
     beta: float = 50.0,
     *,
-    mode: str = "cautious",
+    mode: GateMode = "cautious",
     scale_free: bool = True,
     lr: float | None = None,
     grads: Sequence[Tensor | None] | None = None,
@@ -181,7 +183,7 @@ class CVPRegularizer(nn.Module):
         weight: float = 1e-2,
         beta: float = 50.0,
         *,
-        mode: str = "cautious",
+        mode: GateMode = "cautious",
         scale_free: bool = True,
     ) -> None:
         super().__init__()
@@ -241,7 +243,7 @@ class CautiousDecay:
         optimizer: torch.optim.Optimizer,
         weight_decay: float = 1e-2,
         *,
-        mode: str = "cautious",
+        mode: GateMode = "cautious",
         beta: float = math.inf,
     ) -> None:
         _check(mode, beta)
@@ -275,7 +277,7 @@ class CautiousDecay:
         self._before = []
 
 
-def _check(mode: str, beta: float) -> None:
+def _check(mode: GateMode, beta: float) -> None:
     check_one_of("mode", mode, MODES)
     if not is_number(beta) or not beta > 0:
         raise ArgumentError(

@@ -5,7 +5,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.checks import check_at_least, check_one_of
-from lossatlas.steering.penalties.sasp import KINDS, as_rows, head_trace, squared_length
+from lossatlas.steering.penalties.sasp import (
+    KINDS,
+    SaspKind,
+    as_rows,
+    head_trace,
+    squared_length,
+)
 from lossatlas.steering.penalties.terms import check_weight
 
 _ZERO = torch.zeros(())
@@ -17,7 +23,7 @@ def sasp_cross_entropy(
     targets: Tensor,
     *,
     weight: float = 1e-2,
-    kind: str = "ggn",
+    kind: SaspKind = "ggn",
     include_bias: bool = True,
     ignore_index: int = -100,
     class_weights: Tensor | None = None,
@@ -152,7 +158,7 @@ class SASPCrossEntropy(nn.Module):
         self,
         weight: float = 1e-2,
         *,
-        kind: str = "ggn",
+        kind: SaspKind = "ggn",
         include_bias: bool = True,
         class_weights: Tensor | None = None,
         ignore_index: int = -100,

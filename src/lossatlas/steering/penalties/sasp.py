@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from lossatlas.checks import check_one_of, check_tensors, is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_weight
 
-HEADS = ("softmax", "sigmoid", "linear")
+Head = Literal["softmax", "sigmoid", "linear"]
+HEADS: tuple[str, ...] = get_args(Head)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def as_rows(
     features: Tensor,
     targets: Tensor | None,
     *,
-    head: str = "softmax",
+    head: Head = "softmax",
     dense: bool = True,
     mask: Tensor | None = None,
     ignore_index: int = -100,
@@ -185,7 +187,7 @@ def _class_weights(given: Tensor, classes: int) -> Tensor:
 
 
 def _check_smoothing(
-    head: str, targets: Tensor | None, class_weights: Tensor | None, smoothing: float
+    head: Head, targets: Tensor | None, class_weights: Tensor | None, smoothing: float
 ) -> None:
     if not is_number(smoothing) or not 0 <= smoothing < 1:
         raise ArgumentError(f"`label_smoothing` must be in [0, 1); got {smoothing!r}.")
@@ -198,7 +200,8 @@ def _check_smoothing(
         raise ArgumentError("`targets` must be given where `class_weights` are; got None.")
 
 
-KINDS = ("ggn", "fisher")
+SaspKind = Literal["ggn", "fisher"]
+KINDS: tuple[str, ...] = get_args(SaspKind)
 PARTS = ("logits", "features")
 
 
@@ -207,8 +210,8 @@ def sasp_penalty(
     features: Tensor,
     targets: Tensor | None = None,
     *,
-    kind: str = "ggn",
-    head: str = "softmax",
+    kind: SaspKind = "ggn",
+    head: Head = "softmax",
     include_bias: bool = True,
     detach: str | None = None,
     mask: Tensor | None = None,
@@ -359,8 +362,8 @@ class SASPLoss(nn.Module):
         weight: float = 1e-2,
         include_bias: bool = True,
         *,
-        kind: str = "ggn",
-        head: str = "softmax",
+        kind: SaspKind = "ggn",
+        head: Head = "softmax",
         detach: str | None = None,
         ignore_index: int = -100,
         label_smoothing: float = 0.0,
