@@ -27,6 +27,8 @@ Steps = NDArray[np.int64]
 POINTS = 200  # of a forecast whose steps are not given
 FAR = 2.0  # horizons beyond this are warned of
 ABSURD = 100.0  # horizons beyond this are refused
+# Share of a horizon that a picture leaves out at the start.
+_UNSHOWN = 0.02
 
 
 @result("forecast-prediction")
@@ -134,13 +136,19 @@ class Prediction(Result):
         from lossatlas.plots import style
         from lossatlas.plots.chart import Axis, Chart, Layer, band, curve, dots
 
-        layers: list[Layer] = [curve(self.step, self.loss, "forecast")]
-        if self.measured is not None:
-            run = self.measured
+        run = self.measured
+        # The first updates of a law lie far above the others and would flatten them.
+        begin = run.step[0] if run is not None else _UNSHOWN * self.step[-1]
+        kept = self.step >= min(begin, self.step[-1])
+        step, loss, lower, upper = (
+            each[kept] for each in (self.step, self.loss, self.lower, self.upper)
+        )
+        layers: list[Layer] = [curve(step, loss, "forecast")]
+        if run is not None:
             layers.append(dots(run.step, run.loss, "measured", style.PATH))
         if not self.reason:
             label = f"{self.level:.0%} interval"
-            layers.insert(0, band(self.step, self.lower, self.upper, label))
+            layers.insert(0, band(step, lower, upper, label))
         return Chart(self._title, Axis("update"), Axis("loss"), tuple(layers))
 
 

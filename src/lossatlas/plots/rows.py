@@ -81,7 +81,10 @@ def rows_chart(
     x = Axis(axis, limits=span, is_log=log)
     y = Axis(limits=heights, ticks=(rows.tolist(), [cut_off(name, 28) for name in names]))
     size = (5.4, 1.2 + 0.22 * max(len(names), 3))
-    return Chart(title, x, y, tuple(layers), size=size, height=176 + 22 * len(names))
+    # Rows leave no free place for the names of several series.
+    legend = "below" if len(series) > 1 else "best"
+    height = 176 + 22 * len(names)
+    return Chart(title, x, y, tuple(layers), size=size, height=height, legend=legend)
 
 
 def dot_layers(
