@@ -31,7 +31,8 @@ def rows() -> list[Row]:
     floor, weights = peaks["forward"]["above"], peaks["forward"]["weights"]
     extra = {way: max(0.0, (p["above"] - floor) / weights) for way, p in peaks.items()}
     millions = peaks["forward"]["parameters"] / 1e6
-    what = f"extra memory of a 2x2 map, random GPT of {millions:.0f}M parameters, streaming"
+    what = f"extra memory of a 2x2 map, random GPT of {millions:.0f}M parameters, streaming "
+    what += "with half a copy free"
     note = f"a copy is {weights / 2**20:.0f} MiB, a forward takes {floor / 2**20:.0f} MiB"
     return [
         Row(
@@ -96,7 +97,11 @@ def _job(way: str, case: Any) -> Callable[[], Any]:
 
     def survey() -> Any:
         import lossatlas as la
+        from lossatlas.landscape.engines import streaming
 
+        # As on a machine where half a copy of the weights is free: it takes what it finds.
+        size = sum(p.numel() * p.element_size() for p in case.model.parameters())
+        streaming.free_memory = lambda _device: size // 2
         objective = la.Objective(case.model, loss, [(case.inputs, case.targets)], check=False)
         plane = la.random_plane(objective, seed=0)
         return la.map_plane(objective, plane, points=2, adaptive=False, engine="streaming")

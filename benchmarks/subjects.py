@@ -79,6 +79,65 @@ def resnet20(examples: int = 512) -> Case:
     return Case(model, *_noise((examples, 3, 32, 32)), "noise, untrained")
 
 
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        parts = self.qkv(self.before(x)).view(batch, length, 3, self.heads, -1)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(found.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(F.gelu(self.up(self.between(x))))
+
+
+class TiedTransformer(nn.Module):
+    """A language model whose head is its table of tokens."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(vocabulary, width), nn.Embedding(64, width)
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.table.weight
+        for value in self.parameters():
+            if value.ndim > 1:
+                nn.init.normal_(value, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens) + self.places.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def language_model(
+    vocabulary: int, width: int, layers: int, heads: int, batches: int
+) -> la.Objective:
+    """A random language model with a tied head, on batches of 8 sequences of 64 tokens.
+
+    Returns:
+        The objective; one number a sequence.
+    """
+    torch.manual_seed(0)
+    model = TiedTransformer(vocabulary, width, layers, heads).eval()
+    data = [tuple(torch.randint(vocabulary, (2, 8, 64))) for _ in range(batches)]
+    return la.Objective(model, sequence_losses, data, check=False)
+
+
+def sequence_losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The mean loss of each sequence."""
+    inputs, targets = batch
+    logits = model(inputs)
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return each.view(inputs.shape).mean(1)
+
+
 def _noise(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=source), torch.randint(10, shape[:1], generator=source)

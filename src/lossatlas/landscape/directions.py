@@ -19,6 +19,8 @@ NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 # Numbers drawn at once: directions of a large model never exist whole.
 _BLOCK = 1 << 20
 _NONE: Mapping[str, int] = MappingProxyType({})
+# A factor for a whole tensor, or the length that each of its filters shall have.
+Scale = Tensor | float
 
 
 def filter_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
@@ -89,11 +91,7 @@ class RandomDirection(Mapping[str, Tensor]):
         self.still = {name: row for name, row in still.items() if name in weights}
 
     def __getitem__(self, name: str) -> Tensor:
-        weight = self.weights[name]
-        whole = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        for rows, block in self.blocks(name):
-            _as_rows(whole)[rows] = block
-        return whole
+        return self.whole(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)
@@ -101,23 +99,64 @@ class RandomDirection(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.weights)
 
-    def blocks(self, name: str, only: range | None = None) -> Iterator[tuple[slice, Tensor]]:
+    def moves(self, name: str) -> bool:
+        """Whether a tensor moves at all."""
+        return self.biases or self.weights[name].ndim > 1
+
+    def whole(self, name: str, scale: Scale | None = None, out: Tensor | None = None) -> Tensor:
+        """One tensor of the direction.
+
+        Args:
+            name: of the tensor.
+            scale: what `scale` gave for it, where that is known already.
+            out: where to draw it: contiguous, and like the weight.
+
+        Returns:
+            A tensor like the weight; `out` where that was given and something moves.
+        """
+        weight, plain = self.weights[name], torch.contiguous_format
+        if not self.moves(name):
+            return torch.zeros_like(weight, memory_format=plain)
+        found = torch.empty_like(weight, memory_format=plain) if out is None else out
+        table = _as_rows(found)
+        scale = self.scale(name) if scale is None else scale
+        for index, rows in enumerate(_row_blocks(weight)):
+            target = table[rows]
+            block = _scaled(self._normal(name, index, rows, weight, target), rows, scale)
+            if block is not target:
+                target.copy_(block)
+        return found
+
+    def scale(self, name: str) -> Scale:
+        """What the numbers drawn for a tensor are scaled by, as the weights are now."""
+        weight = self.weights[name]
+        factor = self._layer_scale(name, weight)
+        if factor is not None:
+            return factor
+        spare = partial(_typical, name, self.weights)
+        rows = _as_rows(weight)
+        return torch.cat([_lengths(rows[block], spare) for block in _row_blocks(weight)])
+
+    def blocks(
+        self, name: str, only: range | None = None, scale: Scale | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """The tensor piece by piece, so that little of it exists at a time.
 
         Args:
             name: of the tensor.
             only: rows to draw, where a process holds some of them; places count from the
                 first of these.
+            scale: what `scale` gave for it, where that is known already.
 
         Yields:
             Rows, and what they hold.
         """
         weight = self.weights[name]
-        if weight.ndim < 2 and not self.biases:
+        if not self.moves(name):
             return
-        scale = self._layer_scale(name, weight)
+        factor = self._layer_scale(name, weight) if scale is None else scale
         spare: Callable[[], float] = partial(_typical, name, self.weights)
-        if only is not None and scale is None and not _as_rows(weight).flatten(1).any(1).all():
+        if only is not None and factor is None and not _as_rows(weight).flatten(1).any(1).all():
             # Looked up by all processes or by none: weights may have to be gathered for it.
             spare = partial(float, spare())
         for index, rows in enumerate(_row_blocks(weight)):
@@ -126,10 +165,10 @@ class RandomDirection(Mapping[str, Tensor]):
                 continue
             block = self._normal(name, index, rows, weight)
             block = block[kept.start - rows.start : kept.stop - rows.start]
-            if scale is None:
-                block = _to_length(block, _as_rows(weight)[kept], spare, axis=1)
-            elif scale != 1:
-                block = block.mul_(scale)
+            if factor is None:
+                block = _to_lengths(block, _lengths(_as_rows(weight)[kept], spare))
+            else:
+                block = _scaled(block, kept, factor)
             first = 0 if only is None else only.start
             yield slice(kept.start - first, kept.stop - first), block
 
@@ -146,11 +185,17 @@ class RandomDirection(Mapping[str, Tensor]):
         length = length or _typical(name, self.weights) * weight.numel() ** 0.5
         return length / float(squares**0.5)
 
-    def _normal(self, name: str, block: int, rows: slice, weight: Tensor) -> Tensor:
+    def _normal(
+        self, name: str, block: int, rows: slice, weight: Tensor, out: Tensor | None = None
+    ) -> Tensor:
         like = _as_rows(weight)[rows]
         source = generator(self.seed, "direction", self.axis, plain_name(name), block)
         kind = torch.float64 if like.dtype == torch.float64 else torch.float32
-        drawn = torch.randn(like.shape, generator=source, dtype=kind)
+        if out is None or out.dtype != kind or out.device.type != "cpu":
+            drawn = torch.randn(like.shape, generator=source, dtype=kind)
+        else:
+            # The same numbers; memory that is new costs as much as they do.
+            drawn = out.normal_(generator=source)
         row = self.still.get(name, -1)
         if rows.start <= row < rows.stop:
             drawn[row - rows.start] = 0.0
@@ -162,18 +207,31 @@ def _overlap(rows: slice, only: range) -> slice:
 
 
 def _rescaled(d: Tensor, name: str, weights: Params, *, axis: int) -> Tensor:
-    return _to_length(d, weights[name], partial(_typical, name, weights), axis=axis)
+    length = vector_norm(d, dim=tuple(range(axis, d.ndim)), keepdim=True)
+    target = _lengths(weights[name], partial(_typical, name, weights), axis)
+    # A zero filter of the direction has no orientation to keep; dividing would give nan.
+    return torch.where(length > 0, d / length, 0.0) * target
 
 
-def _to_length(d: Tensor, w: Tensor, spare: Callable[[], float], *, axis: int) -> Tensor:
-    axes = tuple(range(axis, w.ndim))
-    length, target = (vector_norm(t, dim=axes, keepdim=True) for t in (d, w))
+def _scaled(block: Tensor, rows: slice, scale: Scale) -> Tensor:
+    # In place: the block is drawn for this.
+    if isinstance(scale, Tensor):
+        return _to_lengths(block, scale[rows])
+    return block if scale == 1 else block.mul_(scale)
+
+
+def _to_lengths(block: Tensor, lengths: Tensor) -> Tensor:
+    length = vector_norm(block, dim=tuple(range(1, block.ndim)), keepdim=True)
+    # A zero filter of the direction has no orientation to keep; dividing would give nan.
+    return block.div_(length.masked_fill_(length == 0, 1.0)).mul_(lengths)
+
+
+def _lengths(w: Tensor, spare: Callable[[], float], axis: int = 1) -> Tensor:
+    target: Tensor = vector_norm(w, dim=tuple(range(axis, w.ndim)), keepdim=True)
     if not target.all():
         entries = w.numel() // max(1, target.numel())
         target = torch.where(target > 0, target, spare() * entries**0.5)
-    # A zero filter of the direction has no orientation to keep; dividing would give nan.
-    scaled: Tensor = torch.where(length > 0, d / length, 0.0) * target
-    return scaled
+    return target
 
 
 def _typical(name: str, weights: Params) -> float:

@@ -165,11 +165,19 @@ def _select(task: Task, name: str, corner: Array) -> Choice:
 
 def _streaming(task: Task, corner: Array) -> Choice:
     engine = build(task, "streaming")
+    if not isinstance(engine, StreamingEngine):
+        return Choice(engine, at_origin(task)[0])
+    center = engine.look()
     copies = bytes_of(*task.plane.origin.values())
-    fits = 2 * copies < (free_memory(task.objective.device) or 0)
-    if fits and isinstance(engine, StreamingEngine):
-        _check_same(task, engine, corner)
-    return Choice(engine, at_origin(task)[0])
+    if 2 * copies < (free_memory(task.objective.device) or 0):
+        try:
+            _check_same(task, engine, corner)
+        except ModelError:
+            # Passes that take turns may have disturbed one another.
+            if not engine.go_alone():
+                raise
+            _check_same(task, engine, corner)
+    return Choice(engine, center[0])
 
 
 def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array) -> None:
@@ -177,8 +185,13 @@ def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array
     few = list(islice(task.objective.iter_batches(), _BATCHES))
     small = copy.copy(engine)
     small.task = replace(task, objective=task.objective.part(few))
-    alone = small.task.objective.value(engine.weights(corner))
-    _check_alone(alone, float(small.evaluate(np.stack([0.5 * corner, corner]))[-1, 0]))
+    points = np.stack([0.5 * corner, corner])
+    look = small.evaluate(points)
+    # Passes side by side disturb those that come before them as well.
+    first = 0 if isinstance(engine, StreamingEngine) else 1
+    for point, row in zip(points[first:], look[first:], strict=True):
+        alone = small.task.objective.value(engine.weights(point))
+        _check_alone(alone, float(row[0]))
 
 
 def _check_alone(alone: float, later: float) -> None:
