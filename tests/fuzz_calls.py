@@ -324,6 +324,7 @@ def _special():
         "report.write_mesh": lambda: ((survey(), Path(tempfile.mkdtemp()) / "s.glb"), {}),
         "forecast.read_tensorboard_events": lambda: ((_events(),), {}),
         "SpikeRecorder": lambda: ((model(), optimizer(), loss), {}),
+        "Monitor": lambda: ((objective(), ("loss",)), {}),
         "map_plane": lambda: (
             ((o := objective()), la.random_plane(o)),
             {"points": 3, "span": 0.5},

@@ -47,6 +47,7 @@ NAMES = {
     "io",
     "suggest_span",
     "supervised",
+    "Monitor",
     "SpikeRecorder",
     "suggest_lr",
     "survey",

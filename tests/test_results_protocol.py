@@ -64,6 +64,13 @@ def trust():
     return simulated_trust(np.arange(10.0), np.arange(10.0) + rng().normal(size=(200, 10)))
 
 
+def monitored():
+    found = monitoring.Monitor(objective(), ("loss", "gradient"), every=1, share=None)
+    for value in (1.0, 0.5, 0.4):
+        found.step(value)
+    return found.log
+
+
 def spike():
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -123,6 +130,7 @@ SAMPLES = {
     "DecisionLog": log,
     "SuggestedLR": lambda: la.suggest_lr(objective(), "sgd", updates=10),
     "SpikeReport": spike,
+    "MonitorLog": monitored,
     "Reading": lambda: steering.Reading(1, loss=0.5, loss_error=0.1),
     "Curve": curve,
     "Fit": fit,

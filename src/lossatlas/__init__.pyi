@@ -17,6 +17,7 @@ from .landscape.mapping import plan_map as plan_map
 from .landscape.plane import plane as plane
 from .landscape.plane import random_plane as random_plane
 from .landscape.span import suggest_span as suggest_span
+from .monitoring import Monitor as Monitor
 from .monitoring import SpikeRecorder as SpikeRecorder
 from .objective import Objective as Objective
 from .objective import Weighted as Weighted

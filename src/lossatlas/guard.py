@@ -83,6 +83,22 @@ def patched(*changes: tuple[nn.Module | ModuleType, str, Any]) -> Iterator[None]
                 module.__dict__[name] = value
 
 
+TorchRandomState = tuple[Tensor, list[Tensor] | None]
+
+
+def torch_random_state() -> TorchRandomState:
+    """The global random states of torch: of the CPU, and of all cards once they are in use."""
+    return torch.get_rng_state(), _cuda_states()
+
+
+def set_torch_random_state(state: TorchRandomState) -> None:
+    """The inverse of `torch_random_state`."""
+    cpu, cards = state
+    torch.set_rng_state(cpu)
+    if cards is not None:
+        torch.cuda.set_rng_state_all(cards)
+
+
 def _cuda_states() -> list[torch.Tensor] | None:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None

@@ -8,7 +8,6 @@ meaning: which numbers count (`estimates`), how they read (`sentences`), how the
 import base64
 import html
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -32,7 +31,7 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import few_units_note, interval
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
-from lossatlas.text import latex, number, with_error
+from lossatlas.text import latex, number, slug, with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -391,7 +390,7 @@ class Result:
         """
         words = ((name, getattr(self, name, ())) for name in ("notes", "checked"))
         shown: dict[str, Any] = {
-            "estimates": {_key(each.name): _entry(each) for each in self.estimates()},
+            "estimates": {slug(each.name): _entry(each) for each in self.estimates()},
             "sentences": list(self.sentences()),
         }
         shown |= {name: list(texts) for name, texts in words if texts}
@@ -543,10 +542,6 @@ def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Est
             yield from _found_estimates(
                 getattr(value, f.name), label, f.metadata.get("unit", "")
             )
-
-
-def _key(name: str) -> str:
-    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def _entry(found: Estimate) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 import unicodedata
 
 MOST = 60
@@ -106,6 +107,11 @@ def as_sentence(text: str) -> str:
 def count(amount: int, singular: str, plural: str | None = None) -> str:
     """A number of things."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def slug(name: str) -> str:
+    """A name as a key: small letters and digits, parted by underscores."""
+    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def axis_title(label: object) -> str:

@@ -244,6 +244,21 @@ def what_is_refused(rank: int, folder: Path):
     return {check.__name__: error(check) for check in checks}
 
 
+def monitored(rank: int, folder: Path):
+    """Readings of an objective that is shared, and of one that belongs to one process."""
+    found = {}
+    for name, objective in (
+        ("together", la.Objective(network(), CE, share(rank), group=world())),
+        ("first", la.Objective(network(), CE, batches())),
+    ):
+        path = folder / f"{name}.nc"
+        watch = la.Monitor(objective, ("loss", "gradient"), every=2, share=0.9, to=path)
+        for _ in range(4):
+            watch.step()
+        found[name] = [watch.log.steps.tolist(), watch.log.values.tolist()]
+    return found
+
+
 def resumed(rank: int, folder: Path):
     """Stopped in the middle and resumed: the same bits, and nothing twice."""
     looked = []
@@ -347,6 +362,7 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 
 CHECKS = [
+    monitored,
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
     controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
     command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,

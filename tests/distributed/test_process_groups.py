@@ -75,6 +75,18 @@ def test_a_sharded_model_gives_the_numbers_of_the_whole_one(two, alone):
     assert found["own_batches"].startswith("RankError: the data are spread over processes")
 
 
+def test_a_monitor_reads_a_shared_objective_together_and_others_on_one_process(two):
+    first, second = (found["monitored"] for found in two)
+    steps, values = first["together"]
+    assert steps == second["together"][0]
+    assert steps[0] == 2
+    np.testing.assert_array_equal(values, second["together"][1])
+    whole = la.Objective(network(), CE, batches()).evaluate().value
+    assert values[0][0] == pytest.approx(whole, rel=1e-6)
+    assert first["first"][1][0][0] == pytest.approx(whole, rel=1e-6)
+    assert second["first"][0] == []
+
+
 def test_weights_that_are_gathered_before_do_not_matter(two, alone):
     agree(same_everywhere(two, "sharded_as_one"), alone)
 

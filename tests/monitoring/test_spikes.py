@@ -8,11 +8,13 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError
+from lossatlas.guard import set_torch_random_state, torch_random_state
 from lossatlas.monitoring import CAUSES, SpikeRecorder, SpikeReport
+from lossatlas.monitoring.replay import Replay
 from lossatlas.monitoring.spikes import standing_out
 from lossatlas.training import load_dataset
 
-AT, STEPS = 200, 240
+AT, STEPS = 120, 150
 DATA = load_dataset("digits")
 
 
@@ -144,6 +146,9 @@ def test_a_report_reads_and_survives_a_file(tmp_path):
     assert report.plot() is not None
     la.write_report(report, tmp_path / "spike.html")
     assert "bad batch" in (tmp_path / "spike.html").read_text()
+    page = la.write_atlas(tmp_path / "spikes", tmp_path / "atlas.html").read_text()
+    assert "A spike of the loss" in page
+    assert "bad batch" in page
 
 
 def test_the_replay_is_the_training():
@@ -151,7 +156,52 @@ def test_the_replay_is_the_training():
     recorded = [e.loss for e in recorder._entries if e.step >= report.steps[0]]
     np.testing.assert_allclose(report.losses, recorded)
     assert report.is_faithful
-    assert {trial.change for trial in report.trials} >= {"without the batch"}
+    helped = {trial.change: trial.helps for trial in report.trials}
+    assert set(helped) >= {
+        "without the batch",
+        "with another batch",
+        "at a quarter of the rate",
+    }
+    # The rate was raised by the update before the spike: any batch would have done it.
+    assert helped["with another batch"] < 0.7 < helped["without the rise of the rate"]
+
+
+def test_dropout_is_made_again_where_the_random_state_was_noted():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = lambda model, batch: (model(batch) - 1).square().mean()  # noqa: E731
+    recorder = SpikeRecorder(model, optimizer, loss, keep=8)
+    for step in range(40):
+        # Something else draws between the steps, as a data loader does.
+        batch = torch.rand(8, 4) * (1000 if step == 39 else 1)
+        recorder.begin()
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        value.backward()
+        report = recorder.observe(value, batch)
+        optimizer.step()
+    assert report.is_faithful
+    recorded = [entry.loss for entry in recorder._entries if entry.step >= report.steps[0]]
+    np.testing.assert_allclose(report.losses, recorded, rtol=1e-5)
+    again = Replay(model, optimizer, loss)
+    again.load(recorder._snapshots[0])
+    entries = [e for e in recorder._entries if e.step >= recorder._snapshots[0].step]
+    for entry in entries:
+        assert again.gradient(entry) == pytest.approx(entry.loss, rel=1e-5)
+        again.apply(entry)
+
+
+def test_random_states_of_cards_are_kept_and_set(monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["a", "b"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", told.append)
+    state = torch_random_state()
+    drawn = torch.rand(2)
+    set_torch_random_state(state)
+    assert torch.equal(torch.rand(2), drawn)
+    assert told == [["a", "b"]]
 
 
 def test_a_training_that_cannot_be_made_again_says_so():

@@ -16,9 +16,10 @@ from lossatlas.forecast.law import Law, ScheduleLaw
 from lossatlas.forecast.schedules import is_monotone
 from lossatlas.forecast.solver import HuberObjective, Solution
 from lossatlas.forecast.validation import LeftOut
-from lossatlas.forecast.watch import ALIKE, GAUSS, outstanding
+from lossatlas.forecast.watch import ALIKE, outstanding
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
+from lossatlas.robust import GAUSS
 
 Floats = NDArray[np.float64]
 

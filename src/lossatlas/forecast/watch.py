@@ -15,6 +15,7 @@ from lossatlas.forecast.laws import BrokenPowerLaw, PowerLaw
 from lossatlas.forecast.solver import FitSettings
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.robust import neighbor_noise
 from lossatlas.text import count as counted
 from lossatlas.text import number
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 AROUND = 11  # neighbors that show where the curve stands
-GAUSS = 1.4826  # a median absolute deviation in standard deviations of a normal law
 FAR_OFF = 8.0  # deviations from which on a point is a spike, as in `watch.spikes`
 VISIBLE = 0.01  # of a log error: a point nearer than this to its neighbors hides no error
 
@@ -35,7 +35,7 @@ def outstanding(log: Floats) -> NDArray[np.bool_]:
         return np.zeros(log.size, dtype=bool)
     padded = np.pad(log, AROUND // 2, constant_values=np.nan)
     level = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, AROUND), axis=1)
-    noise = GAUSS * np.median(np.abs(np.diff(log))) / np.sqrt(2)
+    noise = neighbor_noise(log)
     return np.asarray(np.abs(log - level) > max(FAR_OFF * noise, VISIBLE))
 
 
@@ -248,7 +248,7 @@ def spikes(
     if kept.size > window:
         before = np.lib.stride_tricks.sliding_window_view(kept, window)[:-1]
         level = np.median(before[:, -LEVEL:], axis=1)
-        noise = GAUSS * np.median(np.abs(np.diff(before, axis=1)), axis=1) / np.sqrt(2)
+        noise = neighbor_noise(before)
         height = (kept[window:] - level) / np.maximum(noise, FAINT)
         for i in np.flatnonzero(height > threshold):
             at = places[window + i]

@@ -1,4 +1,4 @@
-"""Hugging Face: a callback that forecasts the loss, and a Trainer whose rate is steered."""
+"""Hugging Face: callbacks that watch a training, and Trainers that are steered or averaged."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lossatlas.errors import ArgumentError, MissingDependencyError
+from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
+from lossatlas.integrations.huggingface_base import (
+    TrainerCallback,
+    bare_optimizer,
+    checkpoint_folder,
+)
+from lossatlas.integrations.huggingface_monitoring import MonitorCallback, SpikeMixin
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective.batches import split
 from lossatlas.steering import DecisionLog, LandscapeLR, PolynomialAverage
@@ -22,14 +28,14 @@ from lossatlas.steering.probe import Closure
 from lossatlas.steering.statistics import Forward
 from lossatlas.training.checkpoints import save_weights
 
-try:
-    from transformers import TrainerCallback
-except ImportError as error:
-    raise MissingDependencyError(
-        "transformers is not installed; install lossatlas[hf] for Hugging Face callbacks."
-    ) from error
-
-__all__ = ["AverageCallback", "AverageMixin", "ForecastCallback", "SteeringMixin"]
+__all__ = [
+    "AverageCallback",
+    "AverageMixin",
+    "ForecastCallback",
+    "MonitorCallback",
+    "SpikeMixin",
+    "SteeringMixin",
+]
 Floats = NDArray[np.float64]
 
 
@@ -176,7 +182,7 @@ class SteeringMixin:
         """
         if isinstance(self.lr_scheduler, LandscapeLR):
             return self.lr_scheduler
-        steered = _bare(self.optimizer if optimizer is None else optimizer)
+        steered = bare_optimizer(self.optimizer if optimizer is None else optimizer)
         inner = super().create_scheduler(num_training_steps, steered)  # type: ignore[misc]
         if isinstance(inner, ReduceLROnPlateau):
             raise ArgumentError(
@@ -272,8 +278,8 @@ class AverageCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         self.average = PolynomialAverage(model, self._gamma, **self._settings)  # type: ignore[arg-type]
         if state.global_step:
-            _load_average(self.average, _checkpoint(args, state))
-        self._handle = self.average.follow(_bare(kwargs["optimizer"]))
+            _load_average(self.average, checkpoint_folder(args, state))
+        self._handle = self.average.follow(bare_optimizer(kwargs["optimizer"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the averages beside the weights.
@@ -330,12 +336,6 @@ class AverageMixin:
         return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
 
 
-def _checkpoint(args: Any, state: Any) -> Path:
-    given = args.resume_from_checkpoint
-    folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-    return Path(given) if isinstance(given, str) else folder
-
-
 def _save_average(average: PolynomialAverage, folder: Path) -> None:
     state = average.state_dict()
     members: dict[str, dict[str, Tensor]] = state.pop("averages")
@@ -360,10 +360,3 @@ def _load_average(average: PolynomialAverage, folder: Path) -> None:
     ordered = {f"{g:g}": members[f"{g:g}"] for g in average.gammas if f"{g:g}" in members}
     state = json.loads(path.with_suffix(".json").read_text())
     average.load_state_dict(state | {"averages": ordered})
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    # Accelerate wraps optimizers; hooks belong to what really steps.
-    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer

@@ -1,10 +1,8 @@
-"""Lightning: callbacks that forecast the loss and steer the learning rate."""
+"""Lightning: callbacks that watch a training, forecast its loss and steer its rate."""
 
-import importlib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -18,6 +16,8 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
+from lossatlas.integrations.lightning_base import lightning_callback, muted
+from lossatlas.integrations.lightning_monitoring import MonitorCallback, SpikeCallback
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import split
@@ -26,26 +26,14 @@ from lossatlas.steering.probe import Closure
 from lossatlas.steering.reading import Policy
 from lossatlas.steering.statistics import Forward
 
-__all__ = ["AverageCallback", "ForecastCallback", "SteeringCallback"]
+__all__ = [
+    "AverageCallback",
+    "ForecastCallback",
+    "MonitorCallback",
+    "SpikeCallback",
+    "SteeringCallback",
+]
 Floats = NDArray[np.float64]
-
-
-def lightning_callback() -> Any:
-    """Lightning's class of callbacks.
-
-    Returns:
-        The class; `object` where Lightning is not installed: without it there is no trainer to
-        pass a callback to, but the class still has its hooks.
-    """
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            # What Lightning warns of while it is imported is not about its user.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return importlib.import_module(name).Callback
-        except ImportError:
-            continue
-    return object
 
 
 class ForecastCallback(lightning_callback()):  # type: ignore[misc]
@@ -309,7 +297,7 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
             return sub_batch(module, self.loss, batch, self.examples)
 
         def closure() -> Tensor:
-            with _muted(module):
+            with muted(module):
                 found = module.training_step(split(batch, self.examples)[0], index)
             loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
             return loss
@@ -487,19 +475,6 @@ class _Stepped:
 def _every_update(config: Any) -> bool:
     often = config.interval == "step" and config.frequency == 1
     return often and not config.reduce_on_plateau
-
-
-@contextmanager
-def _muted(module: Any) -> Iterator[None]:
-    # A probe is no step of the training and must not stand in its logs.
-    names = ("log", "log_dict")
-    for name in names:
-        object.__setattr__(module, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name in names:
-            object.__delattr__(module, name)
 
 
 def _rate(controller: LandscapeLR) -> float:

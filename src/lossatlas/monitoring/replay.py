@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lossatlas.errors import ModelError
-from lossatlas.guard import preserved_rng
+from lossatlas.guard import TorchRandomState, preserved_rng, set_torch_random_state
 from lossatlas.objective.batches import map_tensors
 
 Batch = Any
@@ -28,7 +28,7 @@ class RecordedStep:
         loss: the mean of the batch before the update.
         norms: length of the gradient of every parameter, in the order of the model.
         rates: of every group of the optimizer.
-        rng: the random state before the forward pass, as far as it is known.
+        rng: torch's random states before the forward pass, as far as they are known.
     """
 
     step: int
@@ -36,7 +36,7 @@ class RecordedStep:
     loss: float
     norms: Tensor
     rates: tuple[float, ...]
-    rng: Tensor
+    rng: TorchRandomState
 
     @property
     def gradient_norm(self) -> float:
@@ -106,7 +106,7 @@ class Replay:
         """The loss of the batch of a step, with its gradient left in the copy."""
         self.optimizer.zero_grad(set_to_none=True)
         with preserved_rng(), torch.enable_grad():
-            torch.set_rng_state(entry.rng)
+            set_torch_random_state(entry.rng)
             loss = self.loss(self.model, entry.batch).mean()
             torch.autograd.backward(loss)
         if self.max_norm is not None:
@@ -129,29 +129,43 @@ class Replay:
         entries: Sequence[RecordedStep],
         *,
         skip: Iterable[int] = (),
+        other: Mapping[int, Batch] | None = None,
         scales: Sequence[float] | None = None,
         clip: bool = False,
         references: Sequence[Batch] = (),
     ) -> list[float]:
-        """Make updates again, some left out or at other rates.
+        """Make updates again, some left out, on other batches or at other rates.
+
+        Args:
+            entries: the updates.
+            skip: numbers of updates that are left out.
+            other: number of an update -> the batch that it is made from instead.
+            scales: of the rates, one an update.
+            clip: limit updates by second moments.
+            references: batches at whose loss the weights are judged.
 
         Returns:
             The mean loss of the reference batches before each update and after the last.
         """
-        left_out, losses = set(skip), [self.mean_loss(references)]
+        left_out, exchanged = set(skip), other or {}
+        losses = [self.mean_loss(references)]
         for at, entry in enumerate(entries):
             if entry.step not in left_out:
                 scale = 1.0 if scales is None else scales[at]
-                self.gradient(entry)
+                self.gradient(replace(entry, batch=exchanged.get(entry.step, entry.batch)))
                 self.apply(entry, scale=scale, clip=clip)
             losses.append(self.mean_loss(references))
         return losses
 
+    def losses(self, batches: Sequence[Batch]) -> list[float]:
+        """The loss of each of some batches at the weights of the copy."""
+        with preserved_rng(), torch.no_grad():
+            return [float(self.loss(self.model, batch).mean()) for batch in batches]
+
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of some batches at the weights of the copy."""
-        with preserved_rng(), torch.no_grad():
-            losses = [float(self.loss(self.model, batch).mean()) for batch in batches]
-        return math.fsum(losses) / len(losses) if losses else math.nan
+        found = self.losses(batches)
+        return math.fsum(found) / len(found) if found else math.nan
 
     def second_moment_ratio(self) -> float:
         """Root of the mean of g^2 / v over all weights, v the second moment of Adam before it.
@@ -185,7 +199,7 @@ class Replay:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with preserved_rng(), torch.enable_grad():
-                torch.set_rng_state(entry.rng)
+                set_torch_random_state(entry.rng)
                 loss = self.loss(self.model, batch).mean()
                 torch.autograd.backward(loss)
         except RuntimeError:

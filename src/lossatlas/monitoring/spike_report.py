@@ -40,6 +40,8 @@ _REFERENCES = 4
 _EXPLAINS = 0.7
 # Other batches rise by this share of the own one where the weights have moved.
 _BLAMED = 0.15
+# ... or that of a single one by this share.
+_BLAMED_ONE = 0.3
 # Losses of a replay that differ by more are not those of the training.
 _FAITHFUL = 0.02
 # Inputs this many times as long as usual, or as short, are unlike the others.
@@ -47,6 +49,8 @@ _UNLIKE = 4.0
 # A second moment this many times too small is stale.
 _STALE = 3.0
 _EARLY_STEPS = 64
+# A first rate that is a smaller share of a later one has risen.
+_RAISED = 0.67
 _ADVICE = {
     "number overflow": "The numbers of the forward or backward pass leave the range of their "
     "type: use bfloat16, a GradScaler, or float32 where it happens.",
@@ -268,14 +272,16 @@ class _Case:
         half = _REFERENCES // 2
         chosen = dict.fromkeys([*self.before[:half], *self.before[-half:]])
         self.references = [entry.batch for entry in chosen]
-        self.reference, self.replayed, self.ratios = self._replay()
+        self.each_reference, self.replayed, self.ratios = self._replay()
+        known = bool(self.references)
+        self.reference = self.each_reference.mean(1) if known else self.replayed * math.nan
 
     def _replay(self) -> tuple[Floats, Floats, Floats]:
         replay = self.replay
         replay.load(self.snapshot)
         reference, losses, ratios = [], [], []
         for entry in self.entries:
-            reference.append(replay.mean_loss(self.references))
+            reference.append(replay.losses(self.references))
             losses.append(replay.gradient(entry))
             ratios.append(replay.second_moment_ratio())
             if entry is not self.spike:
@@ -301,6 +307,15 @@ class _Case:
         gap = np.abs(recorded[known] - self.replayed[known])
         return bool((gap <= _FAITHFUL * (np.abs(recorded[known]) + 1e-6)).all())
 
+    @property
+    def largest_rise(self) -> float:
+        """The same of the one reference batch whose loss rose most."""
+        before, last = self.each_reference[:-1], self.each_reference[-1]
+        if not len(before) or not np.isfinite(last).all():
+            return self.rise
+        lowest = np.where(np.isfinite(before), before, np.inf).min(0)
+        return float((last - lowest).max())
+
     def weights_are_to_blame(self) -> bool:
         """Whether other batches have a high loss as well."""
         if not self.references:
@@ -308,7 +323,8 @@ class _Case:
         own = self.spike.loss - float(np.median([e.loss for e in self.before]))
         if not math.isfinite(own):
             return not math.isfinite(self.rise) or self.rise > abs(self.level)
-        return self.rise > _BLAMED * own
+        # Where the data have just changed, few of the other batches are of the new kind.
+        return self.rise > _BLAMED * own or self.largest_rise > _BLAMED_ONE * own
 
     def report(self, deviations: float) -> SpikeReport:
         """All of it."""
@@ -365,6 +381,13 @@ class _Case:
             self._trial("without the batch", skip=(update.step,)),
             self._trial("at a quarter of the rate", scales=[0.25] * count),
         ]
+        ordinary = self._ordinary(update)
+        if ordinary is not None:
+            found.append(self._trial("with another batch", other={update.step: ordinary.batch}))
+        first = max(self.before[0].rates)
+        kept = [min(1.0, first / max(*entry.rates, 1e-300)) for entry in self.before]
+        if min(kept) < _RAISED:
+            found.append(self._trial("without the rise of the rate", scales=kept))
         if math.isfinite(self.ratios[-1]):
             found.append(self._trial("with limited updates", clip=True))
         if self.snapshot.step == 0 and self.spike.step <= _EARLY_STEPS:
@@ -379,16 +402,27 @@ class _Case:
             return "bad batch" if self._is_unlike(self.spike.batch) else "wrong labels"
         helps = {trial.change: trial.helps >= _EXPLAINS for trial in trials}
         skipped = helps.get("without the batch", False)
+        other = helps.get("with another batch", True)
         # From the most special cause to the most general one.
         causes = {
             "stale second moments": helps.get("with limited updates", False)
             and self._is_stale(update),
-            "bad batch": skipped and self._is_unlike(update.batch),
+            "bad batch": skipped and other and self._is_unlike(update.batch),
             "no warm-up": helps.get("with warm-up", False),
-            "rate too high": helps.get("at a quarter of the rate", False),
+            # At these rates an ordinary batch in its place does the same.
+            "rate too high": helps.get("at a quarter of the rate", False)
+            or (skipped and not other),
         }
+        if helps.get("without the rise of the rate", False):
+            return "rate too high"
         found = (cause for cause, explains in causes.items() if explains)
         return next(found, "bad batch" if skipped else "unexplained")
+
+    # A step whose batch can stand in for that of an update: the last before it, or the next.
+    def _ordinary(self, update: RecordedStep) -> RecordedStep | None:
+        others = [entry for entry in self.before if entry.batch is not update.batch]
+        earlier = [entry for entry in others if entry.step < update.step]
+        return (earlier[-1] if earlier else others[0]) if others else None
 
     # Whether the gradient of this update is large for its second moments at the first weights,
     # too: it came with the data, and was not caused by the updates before.

@@ -14,19 +14,23 @@ from torch.optim import Optimizer
 
 from lossatlas.checks import check_at_least, check_callable, check_kind, check_positive
 from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.guard import torch_random_state
 from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Snapshot
 from lossatlas.monitoring.spike_report import SpikeReport, explain
+from lossatlas.robust import neighbor_noise
 
 # Losses without which a spike is seen only where the loss is this many times the first one.
 _FEWEST, _EARLY = 12, 2.0
+# Losses before those that are averaged, without which nothing is known of the noise.
+_BEFORE = 8
 # Higher than the level by at least this share: a quiet curve has no spikes of a percent.
 _VISIBLE = 0.2
 # Losses before that tell where the run is.
 _LEVEL = 10
 # So many last losses are averaged: a rise that stays is seen in noise that hides a single one.
-_RUNS = (1, 2, 4)
-# Losses near zero are skewed: on their own scale a spike has to be so many times further off.
-_SKEWED = 3.0
+_RUNS = (1, 2, 4, 8, 12)
+# Roots of losses are skewed: on their scale a spike has to be so many times further off.
+_SKEWED = 1.25
 
 
 class SpikeRecorder:
@@ -111,12 +115,20 @@ class SpikeRecorder:
         self._losses: deque[float] = deque(maxlen=window + 1)
         self._first = math.nan
         self._quiet_until = 0
-        self._rng = torch.get_rng_state()
+        self._rng = torch_random_state()
 
     @property
     def memory(self) -> int:
         """Bytes of the states that are kept; batches are the user's own."""
         return sum(each.memory for each in self._snapshots)
+
+    def begin(self) -> None:
+        """Note the random state; call it before the forward pass where that draws (dropout).
+
+        Without it the state after the last `observe` is taken, which is that of the forward
+        pass unless something draws in between (the shuffling of a new epoch, say).
+        """
+        self._rng = torch_random_state()
 
     def observe(self, loss: Tensor | float, batch: Batch) -> SpikeReport | None:
         """Note one update; explain it where its loss is a spike.
@@ -148,7 +160,7 @@ class SpikeRecorder:
             # What follows a spike belongs to it.
             self._quiet_until = entry.step + self.keep
             report = self._explain(entry, deviations)
-        self._rng = torch.get_rng_state()
+        self._rng = torch_random_state()
         return report
 
     def _norms(self) -> Tensor:
@@ -193,8 +205,8 @@ class SpikeRecorder:
 def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
     """How far the last losses are above those before them, in robust standard deviations.
 
-    The mean of the last 1, 2 and 4 is compared with the median of the ten before, on the scale
-    of the loss and of its logarithm; the scatter is that of neighbors.
+    The mean of the last 1, 2, 4, 8 and 12 is compared with the median of the ten before, on the
+    scales of the logarithm and of the root of the loss; the scatter is that of neighbors.
 
     Args:
         losses: the last ones, the newest last.
@@ -203,8 +215,9 @@ def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
     Returns:
         The deviations; None below `threshold`.
     """
-    found = [_height(losses, count, threshold) for count in _RUNS]
-    highest = max(found)
+    usable = [count for count in _RUNS if len(losses) - count >= _BEFORE]
+    found = [_height(losses, count, threshold) for count in usable]
+    highest = max(found, default=0.0)
     return highest if highest > threshold else None
 
 
@@ -213,17 +226,15 @@ def _height(losses: NDArray[np.float64], count: int, threshold: float) -> float:
     level = float(np.median(before[-_LEVEL:]))
     if not last.min() - level > _VISIBLE * abs(level):
         return 0.0
-    plain = (float(last.mean()) - level) / _noise(before) * math.sqrt(count)
     if before.min() <= 0 or last.min() <= 0:
-        return plain
-    logs = float(np.log(last).mean()) - math.log(level)
-    height = logs / _noise(np.log(before)) * math.sqrt(count)
-    # Either by itself, or both together where the losses are skewed.
-    return max(height, plain / _SKEWED if height > threshold / 2 else 0.0)
+        return (float(last.mean()) - level) / _noise(before) * math.sqrt(count)
+    logs = (float(np.log(last).mean()) - math.log(level)) / _noise(np.log(before))
+    # Losses near zero scatter widely on the scale of logarithms, and hide what is high.
+    roots = (float(np.sqrt(last).mean()) - math.sqrt(level)) / _noise(np.sqrt(before))
+    return max(logs, roots / _SKEWED) * math.sqrt(count)
 
 
 def _noise(values: NDArray[np.float64]) -> float:
     # Of all losses, or of the last ones where a run has become noisier.
-    steps = np.abs(np.diff(values))
-    scatter = 1.4826 / math.sqrt(2) * max(np.median(steps), np.median(steps[-_LEVEL:]))
+    scatter = max(neighbor_noise(values), neighbor_noise(values[-_LEVEL - 1 :]))
     return max(float(scatter), 1e-4 * float(np.abs(values).max()), 1e-300)

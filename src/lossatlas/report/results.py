@@ -19,6 +19,8 @@ _TITLES = {
     "forecast-fit": "The fit",
     "forecast-prediction": "The forecast",
     "schedule-plan": "The schedules",
+    "monitor-log": "Readings of the training",
+    "spike": "A spike of the loss",
 }
 
 

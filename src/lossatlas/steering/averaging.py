@@ -243,6 +243,8 @@ class WeightAverage:
     @contextmanager
     def _shown(self, member: int, batches: Iterable[Batch] | None) -> Iterator[None]:
         self._check_outside("swapped")
+        # FSDP2 keeps what an evaluation has gathered: those are not the weights.
+        reshard(self.model)
         self._check_weights()
         data = self.batches if batches is None else batches
         layers = [n for n in norm_layers(self.model) if n.track_running_stats]

@@ -336,20 +336,25 @@ def read_edge(
                 "`closure` must give a scalar with its graph where curvature is read; got "
                 f"{type(loss).__name__} without one: do not detach it or call .item()."
             )
-        slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-        bent = {i: s for i, s in enumerate(slopes) if s is not None and s.requires_grad}
-        if not bent:
-            raise LossError("the loss is linear in the weights, or does not depend on them.")
+        device = weights[0].device
+        # Autocast is for the pass of the closure; in half precision no Krylov basis holds.
+        with torch.autocast(device.type, enabled=False):
+            slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+            bent = {i: s for i, s in enumerate(slopes) if s is not None and s.requires_grad}
+            if not bent:
+                raise LossError(
+                    "the loss is linear in the weights, or does not depend on them."
+                )
 
-        def apply(flat: Tensor) -> Tensor:
-            return _product(flat, weights, scales, bent)
+            def apply(flat: Tensor) -> Tensor:
+                return _product(flat, weights, scales, bent)
 
-        size = sum(w.numel() for w in weights)
-        drawn = generator(seed, "edge", device=weights[0].device)
-        start = torch.randn(size, generator=drawn, device=weights[0].device)
-        lanczos = Lanczos(apply, start, drawn)
-        lanczos.extend(steps)
-    ritz = lanczos.ritz()
+            size = sum(w.numel() for w in weights)
+            drawn = generator(seed, "edge", device=device)
+            start = torch.randn(size, generator=drawn, device=device)
+            lanczos = Lanczos(apply, start, drawn)
+            lanczos.extend(steps)
+            ritz = lanczos.ritz()
     return float(ritz.values[-1]), float(ritz.bounds[-1])
 
 

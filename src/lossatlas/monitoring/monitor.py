@@ -1,0 +1,544 @@
+"""Instruments read while a training runs, within a share of its time."""
+
+import importlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from lossatlas.checks import check_at_least, check_flag, check_kind, check_positive, check_seed
+from lossatlas.curvature.instrument import Context, Instrument, chosen
+from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.io import Provenance, load
+from lossatlas.monitoring.monitor_log import MonitorLog
+from lossatlas.monitoring.trackers import Tracker, as_tracker
+from lossatlas.objective import Objective
+from lossatlas.ranks import is_first
+from lossatlas.result import Estimate
+from lossatlas.text import slug
+from lossatlas.tracebacks import reason_of
+
+Readings = Mapping[str, Estimate]
+_FORMAT = 1
+LOSS, TRAIN_LOSS = "loss", "training loss"
+_REPLICA = (
+    "`objective` must be of the inner module (`model.module`): a forward pass through "
+    "DistributedDataParallel on one process would wait for the others."
+)
+
+
+@dataclass
+class _Clock:
+    # Seconds of training and of readings, and what each instrument took.
+    training: float = 0.0
+    monitoring: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    since: float | None = None
+
+    def tick(self) -> None:
+        """Count the time since the last tick as training."""
+        now = time.perf_counter()
+        self.training += 0.0 if self.since is None else now - self.since
+        self.since = now
+
+    def charge(self, costs: Mapping[str, float]) -> None:
+        """Count the time since the last tick as that of readings."""
+        now = time.perf_counter()
+        taken = now - (now if self.since is None else self.since)
+        self.monitoring += taken
+        self.since = now
+        # Writing and sending are shared out.
+        rest = max(taken - sum(costs.values()), 0.0) / max(len(costs), 1)
+        for name, cost in costs.items():
+            self.spent[name] = self.spent.get(name, 0.0) + cost + rest
+            self.last[name] = cost + rest
+
+    def affords(self, name: str, share: float, parts: int) -> bool:
+        """Whether one more reading of an instrument stays within its part of the share."""
+        if name not in self.last:
+            # Its cost is unknown: it is tried while the whole is not overdrawn.
+            return self.monitoring <= share * self.training
+        return self.spent[name] + self.last[name] <= share * self.training / parts
+
+
+@dataclass
+class _Losses:
+    # Losses of the training since the last reading, summed where they are.
+    count: int = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+
+    def add(self, loss: Tensor | float) -> None:
+        """Take one in; no synchronization with a device."""
+        value = loss.detach().double().mean() if isinstance(loss, Tensor) else float(loss)
+        self.count += 1
+        self.total = self.total + value
+        self.squares = self.squares + value * value
+
+    def mean(self) -> Estimate:
+        """Their mean, with its error over batches."""
+        n, mean = self.count, float(self.total) / self.count
+        spread = max(float(self.squares) / n - mean**2, 0.0) / max(n - 1, 1)
+        why = None if n > 1 else "one batch tells of no error"
+        error = math.sqrt(spread) if n > 1 else math.nan
+        return Estimate(
+            mean, error, samples=n, sample_unit="batches", why_no_error=why, name=TRAIN_LOSS
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    # What is kept of one number of one reading.
+    value: float
+    error: float
+    is_bound: bool
+    why: str
+    unit: str
+    instrument: str
+    is_minor: bool
+
+
+class Monitor:
+    """Reads instruments while a training runs, within a share of its time.
+
+    Call `step` after every update. At every `every`-th one each instrument is read if its part
+    of the share allows: what it took so far and what its last reading took must fit into
+    share x time of training / number of instruments. So an expensive instrument is read less
+    often than a cheap one, and what was left out is counted. The first reading of each tells
+    what it costs, and may by itself take more than the share.
+
+    The training is left as it is, bit for bit: weights, gradients, buffers, modes, state of the
+    optimizer and random states. Errors of an instrument become reasons; the training goes on.
+
+    Several processes: rank 0 reads, the others return at once. Where the objective has
+    `group=`, or a sharded model, all read together, and rank 0's clock decides.
+
+    Args:
+        objective: what is read: a few fixed batches, of validation data, say. Its model is the
+            one that is trained (under DistributedDataParallel the inner module).
+        instruments: names of `lossatlas.curvature.instruments()`, and "loss" for the mean loss
+            of the objective. Default ("loss", "gradient").
+        every: updates between two turns at which instruments may be read. Default 50.
+        share: of the training time, at most 1; None reads at every turn. Default 0.02.
+        to: where readings go, one or several: a path that ends in ".nc" holds all readings as a
+            `MonitorLog`, whole after every one, for `la.load` and `lossatlas atlas`; another
+            path gets one JSON object a line; or a `SummaryWriter`, a run of W&B, the module
+            `mlflow`, or what has log(values, step=).
+        resume: go on with the readings in the ".nc" files of `to` where they exist; those of
+            later steps are made again. Default False.
+        optimizer: for instruments that judge its steps ("stability").
+        lr: a learning rate to judge, in place of an optimizer.
+        seed: of the instruments. Default 0.
+
+    Attributes:
+        done: updates so far.
+
+    Raises:
+        ArgumentError: a number out of range, no instrument, or a replica of
+            DistributedDataParallel.
+        UnknownNameError: an unknown instrument; the message gives the nearest.
+        FileError: a file to go on with that cannot be read.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2), torch.ones(2, 1))
+        >>> objective = la.Objective(model, loss, [batch])
+        >>> monitor = la.Monitor(objective, ("loss",), every=10, share=None)
+        >>> for _ in range(40):
+        ...     optimizer.zero_grad()
+        ...     value = loss(model, batch)
+        ...     value.backward()
+        ...     optimizer.step()
+        ...     readings = monitor.step(loss=value)
+        >>> monitor.log.steps.tolist(), monitor.log.names
+        ([10, 20, 30, 40], ('loss', 'training loss'))
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        instruments: str | Sequence[str] = (LOSS, "gradient"),
+        *,
+        every: int = 50,
+        share: float | None = 0.02,
+        to: Any = (),
+        resume: bool = False,
+        optimizer: Optimizer | None = None,
+        lr: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_objective(objective)
+        check_at_least("every", every, 1)
+        check_seed("seed", seed)
+        check_flag("resume", resume)
+        _check_share(share)
+        if lr is not None:
+            check_positive("lr", lr)
+        if optimizer is not None:
+            check_kind("optimizer", optimizer, Optimizer, "pass an optimizer of torch")
+        self.objective, self.every, self.share = objective, every, share
+        self.optimizer, self.lr, self.seed = optimizer, lr, seed
+        self._instruments = _named(instruments)
+        self.done = 0
+        self._clock, self._losses = _Clock(), _Losses()
+        self._steps: list[int] = []
+        self._rows: list[dict[str, _Row]] = []
+        self._turns = 0
+        self._skipped = dict.fromkeys(self._instruments, 0)
+        self._missing: dict[str, str] = {}
+        self._files, self._trackers = _places(to)
+        self._lost: set[int] = set()
+        for name in ("xarray", "h5netcdf") if self._files else ():
+            # What writes files takes a second to import: not in mid-training.
+            importlib.import_module(name)
+        if resume:
+            self._take_up()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether this process leaves the readings to another one."""
+        return self.objective.ranks is None and not is_first()
+
+    def step(self, loss: Tensor | float | None = None, *, step: int | None = None) -> Readings:
+        """Note an update, and read what is due.
+
+        Args:
+            loss: of the batch just trained on; its mean between readings joins them as
+                "training loss".
+            step: updates done so far. Default: one more than at the last call.
+
+        Returns:
+            Name -> estimate of what was read now; empty at most calls.
+
+        Raises:
+            ArgumentError: a step that is no whole number above the last one.
+        """
+        if step is not None and (
+            isinstance(step, bool) or step != int(step) or step < self.done
+        ):
+            raise ArgumentError(
+                f"`step` must be a whole number from {self.done}; got {step!r}."
+            )
+        before, self.done = self.done, self.done + 1 if step is None else int(step)
+        if loss is not None:
+            self.observe(loss)
+        if self._clock.since is None:
+            # Turns before the first call were those of somebody else.
+            self._clock.tick()
+            before = self.done - 1
+        # A step that was counted by somebody else may pass over a turn.
+        if self.done // self.every == before // self.every:
+            return {}
+        return {} if self.is_silent else self._turn()
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Take in a training loss without noting an update.
+
+        Args:
+            loss: a number, or one an example.
+        """
+        self._losses.add(loss)
+
+    def read(self) -> Readings:
+        """Read all instruments now, whatever the share allows.
+
+        Returns:
+            Name -> estimate.
+        """
+        return {} if self.is_silent else self._measure(tuple(self._instruments))
+
+    def _turn(self) -> Readings:
+        self._turns += 1
+        ranks = self.objective.ranks
+        due = self._due() if ranks is None else ranks.first(self._due)
+        for name in self._instruments:
+            self._skipped[name] += name not in due
+        return self._measure(due) if due else {}
+
+    def _due(self) -> tuple[str, ...]:
+        _synchronize()
+        self._clock.tick()
+        names = tuple(self._instruments)
+        if self.share is None:
+            return names
+        affords = partial(self._clock.affords, share=self.share, parts=len(names))
+        return tuple(name for name in names if affords(name))
+
+    def _measure(self, names: Sequence[str]) -> Readings:
+        _synchronize()
+        self._clock.tick()
+        found: dict[str, tuple[str, Estimate]] = {}
+        costs: dict[str, float] = {}
+        self._drop_later()
+        for name in names:
+            started = time.perf_counter()
+            found |= self._read_one(name, found)
+            _synchronize()
+            costs[name] = time.perf_counter() - started
+        if self._losses.count:
+            found[TRAIN_LOSS] = (TRAIN_LOSS, self._losses.mean())
+            self._losses = _Losses()
+        self._steps.append(self.done)
+        self._rows.append({key: _row(*entry) for key, entry in found.items()})
+        readings = {key: estimate for key, (_, estimate) in found.items()}
+        if is_first():
+            self._send(readings)
+        self._clock.charge(costs)
+        return readings
+
+    def _read_one(self, name: str, taken: Mapping[str, Any]) -> dict[str, tuple[str, Estimate]]:
+        try:
+            estimates, why = self._estimates(name)
+        except (AtlasError, MemoryError, RuntimeError) as error:
+            # No reading is worth a training.
+            self._note(name, str(error))
+            return {}
+        why += [f"{each.name} is not a number" for each in estimates if math.isnan(each.value)]
+        self._note(name, "; ".join(dict.fromkeys(why)))
+        found = {}
+        for each in estimates:
+            key = each.name if each.name not in taken else f"{name}: {each.name}"
+            found[key] = (name, replace(each, name=key, checked=()))
+        return found
+
+    def _estimates(self, name: str) -> tuple[list[Estimate], list[str]]:
+        # What an instrument measures, and why it could not measure the rest.
+        instrument = self._instruments[name]
+        if instrument is None:
+            return [replace(self.objective.evaluate(), name=LOSS)], []
+        context = Context(self.objective, self.seed, lr=self.lr, optimizer=self.optimizer)
+        result = instrument.run(context)
+        return list(result.estimates()), list(result.missing.values())
+
+    def _note(self, name: str, why: str) -> None:
+        if why:
+            self._missing[name] = why
+        else:
+            self._missing.pop(name, None)
+
+    # Readings of steps that a resumed training makes again.
+    def _drop_later(self) -> None:
+        while self._steps and self._steps[-1] >= self.done:
+            self._steps.pop()
+            self._rows.pop()
+
+    def _send(self, readings: Readings) -> None:
+        values = tracked(readings)
+        targets: list[Callable[[], Any]] = [partial(self._save, path) for path in self._files]
+        targets += [partial(each.log, values, self.done) for each in self._trackers]
+        for place, send in enumerate(targets):
+            try:
+                send()
+            except Exception as error:
+                # A disk that is full or a server that is gone must not end a training.
+                if place not in self._lost:
+                    self._lost.add(place)
+                    warnings.warn(
+                        f"readings could not be sent ({reason_of(error)}); the training goes "
+                        "on, and `log` holds them.",
+                        stacklevel=6,
+                    )
+
+    def _save(self, path: Path) -> None:
+        self.log.save(path)
+
+    @property
+    def log(self) -> MonitorLog:
+        """All readings so far."""
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        last = {name: row[name] for row in self._rows for name in row}
+        shape = (len(self._rows), len(names))
+        values, errors = np.full(shape, math.nan), np.full(shape, math.nan)
+        for at, row in enumerate(self._rows):
+            for name, found in row.items():
+                place = names.index(name)
+                values[at, place], errors[at, place] = found.value, found.error
+        settings = {"every": self.every, "instruments": list(self._instruments)}
+        return MonitorLog(
+            np.array(self._steps, dtype=np.int64),
+            tuple(names),
+            tuple(last[name].instrument for name in names),
+            tuple(last[name].unit for name in names),
+            values,
+            errors,
+            tuple(last[name].is_bound for name in names),
+            tuple(last[name].why for name in names),
+            share=math.nan if self.share is None else self.share,
+            training_seconds=self._clock.training,
+            monitoring_seconds=self._clock.monitoring,
+            turns=self._turns,
+            skipped=dict(self._skipped),
+            missing=dict(self._missing),
+            minor=tuple(name for name in names if last[name].is_minor),
+            provenance=Provenance(seed=self.seed, settings=settings),
+        )
+
+    def __enter__(self) -> "Monitor":
+        self._clock.tick()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the files once more, with the times up to now."""
+        if self.is_silent or not is_first():
+            return
+        if self._clock.since is not None:
+            self._clock.tick()
+        for path in self._files if self._steps else ():
+            self._save(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs to go on with its readings.
+
+        Returns:
+            Plain values.
+        """
+        clock = asdict(self._clock) | {"since": None}
+        sums = [self._losses.count, float(self._losses.total), float(self._losses.squares)]
+        return {
+            "format": _FORMAT,
+            "done": self.done,
+            "steps": list(self._steps),
+            "rows": [{k: asdict(row) for k, row in each.items()} for each in self._rows],
+            "turns": self._turns,
+            "skipped": dict(self._skipped),
+            "missing": dict(self._missing),
+            "clock": clock,
+            "losses": sums,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state_dict: what `state_dict` gave.
+
+        Raises:
+            ArgumentError: something else.
+        """
+        if not isinstance(state_dict, Mapping) or state_dict.get("format") != _FORMAT:
+            raise ArgumentError(
+                "`state_dict` must be that of a Monitor of this version; pass what its "
+                "state_dict() gave."
+            )
+        self.done, self._steps = state_dict["done"], list(state_dict["steps"])
+        self._rows = [
+            {key: _Row(**row) for key, row in each.items()} for each in state_dict["rows"]
+        ]
+        self._turns, self._missing = state_dict["turns"], dict(state_dict["missing"])
+        self._skipped |= {k: v for k, v in state_dict["skipped"].items() if k in self._skipped}
+        self._clock = _Clock(**state_dict["clock"])
+        self._losses = _Losses(*state_dict["losses"])
+
+    def _take_up(self) -> None:
+        for path in self._files:
+            if not path.is_file():
+                continue
+            found = load(path)
+            if not isinstance(found, MonitorLog):
+                raise ArgumentError(
+                    f"'{path}' must hold the log of a monitor to go on with; it holds "
+                    f"{type(found).__name__}: give another path."
+                )
+            self._steps, self._rows = found.steps.tolist(), _rows_of(found)
+            self._clock.training = found.training_seconds
+            self._clock.monitoring = found.monitoring_seconds
+            self._turns = found.turns
+            self._skipped |= {k: v for k, v in found.skipped.items() if k in self._skipped}
+            return
+
+
+def _check_objective(objective: Objective) -> None:
+    remedy = "pass an Objective of the model in training"
+    check_kind("objective", objective, Objective, remedy)
+    if isinstance(objective.model, DistributedDataParallel):
+        raise ArgumentError(_REPLICA)
+
+
+def _check_share(share: float | None) -> None:
+    if share is None:
+        return
+    check_positive("share", share)
+    if share > 1:
+        raise ArgumentError(f"`share` must be at most 1, the training time; got {share}.")
+
+
+def tracked(readings: Readings) -> dict[str, float]:
+    """Readings as trackers take them: "monitor/NAME" and "monitor/NAME_error", where finite."""
+    found: dict[str, float] = {}
+    for name, estimate in readings.items():
+        key = f"monitor/{slug(name)}"
+        found |= {key: estimate.value, f"{key}_error": estimate.error}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _named(instruments: str | Sequence[str]) -> dict[str, Instrument | None]:
+    # Name -> instrument; None for the loss of the objective.
+    given = instruments.split(",") if isinstance(instruments, str) else instruments
+    if not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
+        raise ArgumentError(f"`instruments` must be names; got {instruments!r}.")
+    names = [name.strip() for name in given]
+    found: dict[str, Instrument | None] = {LOSS: None} if LOSS in names else {}
+    found |= {each.name: each for each in chosen([name for name in names if name != LOSS])}
+    if not found:
+        raise ArgumentError('`instruments` must name one at least, as in ("loss", "gradient").')
+    return found
+
+
+def _places(to: Any) -> tuple[list[Path], list[Tracker]]:
+    files, trackers = [], []
+    for each in to if isinstance(to, list | tuple) else [to]:
+        if isinstance(each, str | Path) and str(each).endswith(".nc"):
+            files.append(Path(each))
+        else:
+            trackers.append(as_tracker(each))
+    return files, trackers
+
+
+def _row(instrument: str, found: Estimate) -> _Row:
+    return _Row(
+        found.value, found.error, math.isfinite(found.bound), found.why_no_error or "",
+        found.unit, instrument, found.is_minor,
+    )  # fmt: skip
+
+
+def _rows_of(log: MonitorLog) -> list[dict[str, _Row]]:
+    rows = []
+    for values, errors in zip(log.values.tolist(), log.errors.tolist(), strict=True):
+        row = {}
+        for at, name in enumerate(log.names):
+            if not math.isnan(values[at]):
+                row[name] = _Row(
+                    values[at], errors[at], log.bounded[at], log.reasons[at], log.units[at],
+                    log.instruments[at], name in log.minor,
+                )  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _synchronize() -> None:
+    # What a card still has to do belongs to those who asked for it.
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()

@@ -1,0 +1,191 @@
+"""What a monitor has read: quantities over the steps of a training, with their errors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.checks import check_one_of
+from lossatlas.io import Provenance
+from lossatlas.result import Estimate, Figure, Result, chart_of, quantity, result
+from lossatlas.text import as_sentence, count, cut_off, duration, number, percent
+
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart, Layer
+
+Floats = NDArray[np.float64]
+# Of a normal law, two-sided, 95 %.
+_WIDE = 1.96
+_MOST_SENTENCES = 6
+
+
+@result("monitor-log")
+class MonitorLog(Result):
+    """Readings of instruments along a training.
+
+    Attributes:
+        steps: (n,) updates done at each reading.
+        names: (q,) of the quantities.
+        instruments: (q,) the instrument of each.
+        units: (q,) of each; empty for none.
+        values: (n, q) NaN where a quantity was not read.
+        errors: (n, q) standard errors, or bounds; NaN where unknown.
+        bounded: (q,) whether the error of a quantity is a bound.
+        reasons: (q,) why a quantity has no error, as far as it has none.
+        share: of the time that monitoring may take; NaN where it is not limited.
+        training_seconds: wall time of the training, without the readings.
+        monitoring_seconds: wall time of the readings.
+        turns: times at which readings were due.
+        skipped: instrument -> turns that were left out to hold the share.
+        missing: instrument -> why it could not be measured when it was last tried.
+        minor: names that short tables leave out.
+        provenance: where the log comes from.
+    """
+
+    steps: NDArray[np.int64]
+    names: tuple[str, ...]
+    instruments: tuple[str, ...]
+    units: tuple[str, ...]
+    values: Floats
+    errors: Floats
+    bounded: tuple[bool, ...]
+    reasons: tuple[str, ...]
+    share: float = math.nan
+    training_seconds: float = quantity("s", default=0.0)
+    monitoring_seconds: float = quantity("s", default=0.0)
+    turns: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    minor: tuple[str, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def overhead(self) -> float:
+        """Time of the readings over that of the training without them; NaN before any."""
+        if not self.training_seconds:
+            return math.nan
+        return self.monitoring_seconds / self.training_seconds
+
+    def series(self, name: str) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """One quantity over the steps at which it was read.
+
+        Args:
+            name: of `names`.
+
+        Returns:
+            (steps, values, errors).
+
+        Raises:
+            UnknownNameError: no such quantity.
+        """
+        check_one_of("name", name, self.names)
+        at = self.names.index(name)
+        read = ~np.isnan(self.values[:, at])
+        return self.steps[read], self.values[read, at], self.errors[read, at]
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The last reading of every quantity, and the share of the time."""
+        why = "a ratio of two measured times"
+        cost = Estimate(self.overhead, why_no_error=why, name="monitoring over training time")
+        return (*(self._last(name) for name in self.names), cost)
+
+    def _last(self, name: str) -> Estimate:
+        at = self.names.index(name)
+        _, values, errors = self.series(name)
+        value, error = (
+            (float(values[-1]), float(errors[-1])) if len(values) else (math.nan,) * 2
+        )
+        bound, stderr = (error, math.nan) if self.bounded[at] else (math.nan, error)
+        why = None if math.isfinite(error) else self.reasons[at] or "not read yet"
+        return Estimate(
+            value, stderr, bound=bound, why_no_error=why, name=name, unit=self.units[at],
+            is_minor=name in self.minor,
+        )  # fmt: skip
+
+    def headline(self) -> str:
+        """How many readings there are, and what they cost."""
+        if not len(self):
+            return "Nothing was read yet."
+        span = f"updates {int(self.steps[0]):,} to {int(self.steps[-1]):,}"
+        cost = ""
+        if math.isfinite(self.overhead):
+            limit = "" if math.isnan(self.share) else f", at most {percent(self.share)} allowed"
+            seconds = self.monitoring_seconds
+            taken = duration(seconds) if seconds >= 10 else f"{number(seconds, 2)} s"
+            cost = f": {taken}, {percent(self.overhead)} of the training time{limit}"
+        return f"{count(len(self), 'reading')} at {span}{cost}."
+
+    def sentences(self) -> tuple[str, ...]:
+        """The cost, the course of the chief quantities, what was left out and why."""
+        chief = [name for name in self.names if name not in self.minor]
+        said = [self._course(name) for name in chief[:_MOST_SENTENCES]]
+        left_out = [
+            f"{name} at {times} of {count(self.turns, 'turn')}"
+            for name, times in self.skipped.items()
+            if times
+        ]
+        if left_out:
+            said.append(f"To hold the share these were left out: {', '.join(left_out)}.")
+        said += [
+            as_sentence(f"{name} could not be measured: {cut_off(why, 200)}").replace("..", ".")
+            for name, why in self.missing.items()
+        ]
+        return (self.headline(), *filter(None, said))
+
+    def _course(self, name: str) -> str:
+        steps, values, errors = self.series(name)
+        if len(values) < 2:
+            return ""
+        first, last = values[0], values[-1]
+        gap = _WIDE * math.hypot(errors[0], errors[-1])
+        verb = "rose" if last > first else "fell"
+        if math.isfinite(gap) and abs(last - first) <= gap:
+            verb = "moved within its error"
+        start = f"{number(first, 3)} at update {int(steps[0]):,}"
+        return (
+            f"{_capital(name)} {verb} from {start} to {number(last, 3)} at {int(steps[-1]):,}."
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Every quantity over the steps, with its 95 % interval or its bound."""
+        caption = "Bands: 95 % intervals, or bounds."
+        return tuple(
+            chart_of(
+                name, f"{_capital(name)} along the training",
+                partial(self._chart, name), caption=caption, alt=self._course(name),
+                is_minor=name in self.minor,
+            )
+            for name in self.names
+            if len(self.series(name)[0])
+        )  # fmt: skip
+
+    def _chart(self, name: str) -> "Chart":
+        from lossatlas.plots.chart import Axis, Chart, band, curve, marks
+
+        at = self.names.index(name)
+        steps, values, errors = self.series(name)
+        finite = np.isfinite(values)
+        steps, values, errors = steps[finite], values[finite], errors[finite]
+        layers: list[Layer] = []
+        if np.isfinite(errors).any():
+            half = np.nan_to_num(errors) * (1.0 if self.bounded[at] else _WIDE)
+            word = "bound" if self.bounded[at] else "95 % interval"
+            layers.append(band(steps, values - half, values + half, word))
+        layers += [curve(steps, values, name), marks(steps, values)]
+        title = f"{name} ({self.units[at]})" if self.units[at] else name
+        return Chart(name, Axis("update"), Axis(title), tuple(layers))
+
+    def details(self) -> dict[str, Any]:
+        """Steps of the readings and what was left out."""
+        return {"steps": self.steps.tolist(), "skipped": dict(self.skipped)}
+
+
+def _capital(name: str) -> str:
+    return f"{name[:1].upper()}{name[1:]}"

@@ -1,0 +1,264 @@
+"""A monitor reads within its share, leaves no trace, and loses nothing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.monitoring import Monitor, MonitorLog, monitor
+from lossatlas.result import Estimate
+from lossatlas.rng import generator
+
+loss = la.supervised(F.cross_entropy)
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 3)
+        )
+
+
+def batch(step):
+    drawn = generator("monitor", step)
+    return torch.randn(16, 5, generator=drawn), torch.randint(0, 3, (16,), generator=drawn)
+
+
+class Training:
+    """A training with dropout and BatchNorm, watched or not."""
+
+    def __init__(self):
+        self.model = network()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+
+    def monitor(self, *names, **options):
+        objective = la.Objective(self.model, loss, [batch("a"), batch("b")])
+        return Monitor(objective, names or ("loss",), optimizer=self.optimizer, **options)
+
+    def go(self, steps, watch=None, start=0):
+        for step in range(start, steps):
+            self.optimizer.zero_grad()
+            value = loss(self.model, batch(step)).mean()
+            value.backward()
+            self.optimizer.step()
+            if watch is not None:
+                watch.step(value)
+        return self
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(monitor.time, "perf_counter", lambda: self.now)
+
+
+def costing(clock, costs, watch, monkeypatch):
+    """Let each instrument of a monitor take some seconds."""
+    read = type(watch)._read_one
+
+    def slow(self, name, taken):
+        clock.now += costs[name]
+        return read(self, name, taken)
+
+    monkeypatch.setattr(type(watch), "_read_one", slow)
+
+
+def test_watching_changes_no_bit_of_the_training():
+    torch.manual_seed(3)
+    alone = Training().go(24)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    watched = Training()
+    watch = watched.monitor("loss", "gradient", "stability", every=6, share=None)
+    watched.go(24, watch)
+    assert torch.equal(torch.rand(1), after)
+    assert not watch.log.missing
+    assert len(watch.log) == 4
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name])
+    for ours, theirs in zip(alone.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+        first, second = alone.optimizer.state[ours], watched.optimizer.state[theirs]
+        assert all(torch.equal(first[k], second[k]) for k in first)
+    assert watched.model.training
+
+
+def test_readings_are_those_of_the_objective_at_these_weights():
+    training = Training()
+    watch = training.monitor("loss", every=8, share=None)
+    training.go(8, watch)
+    told = watch.objective.evaluate()
+    steps, values, errors = watch.log.series("loss")
+    assert (steps.tolist(), values[0], errors[0]) == ([8], told.value, told.stderr)
+    assert watch.log.series("training loss")[2][0] > 0
+
+
+def test_training_losses_are_averaged_between_readings():
+    watch = Training().monitor("loss", every=4, share=None)
+    losses = [1.0, 2.0, 4.0, 5.0]
+    for value in losses:
+        found = watch.step(torch.tensor(value))
+    mean = found["training loss"]
+    assert mean.value == pytest.approx(3)
+    assert mean.stderr == pytest.approx(np.std(losses, ddof=1) / 2)
+
+
+def test_the_share_of_the_time_holds_and_intervals_grow(monkeypatch):
+    clock, training = Clock(monkeypatch), Training()
+    watch = training.monitor("loss", "gradient", every=10, share=0.02)
+    costing(clock, {"loss": 0.2, "gradient": 3.0}, watch, monkeypatch)
+    for _ in range(3000):
+        clock.now += 0.5
+        watch.step()
+    log = watch.log
+    assert log.training_seconds == pytest.approx(1500, abs=1)
+    assert 0.01 < log.overhead <= 0.02
+    often, seldom = (len(log.series(name)[0]) for name in ("loss", "gradient norm"))
+    assert often == pytest.approx(15 / 0.2, rel=0.1)
+    assert seldom == pytest.approx(15 / 3, abs=1)
+    assert log.skipped == {"loss": 300 - often, "gradient": 300 - seldom}
+    assert "To hold the share" in " ".join(log.sentences())
+
+
+def test_an_expensive_first_reading_is_made_up_for(monkeypatch):
+    clock, training = Clock(monkeypatch), Training()
+    watch = training.monitor("loss", every=1, share=0.1)
+    costing(clock, {"loss": 5.0}, watch, monkeypatch)
+    for _ in range(200):
+        clock.now += 1.0
+        watch.step()
+    steps = watch.log.series("loss")[0]
+    assert steps.tolist() == [1, 101, 151]
+
+
+def test_a_resumed_training_reads_the_same():
+    whole = Training()
+    watch = whole.monitor("loss", "gradient", every=5, share=None)
+    torch.manual_seed(1)
+    whole.go(20, watch)
+    torch.manual_seed(1)
+    part = Training()
+    first = part.monitor("loss", "gradient", every=5, share=None)
+    part.go(13, first)
+    second = part.monitor("loss", "gradient", every=5, share=None)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    part.go(20, second, start=13)
+    ours, theirs = second.log, watch.log
+    assert ours.names == theirs.names
+    assert ours.steps.tolist() == theirs.steps.tolist() == [5, 10, 15, 20]
+    for name in ("values", "errors"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert ours.turns == theirs.turns
+
+
+def test_every_reading_is_in_the_file_at_once(tmp_path):
+    path, training = tmp_path / "run" / "monitor.nc", Training()
+    watch = training.monitor("loss", every=3, share=None, to=[path, tmp_path / "m.jsonl"])
+    for step in (3, 6):
+        training.go(step, watch, start=step - 3)
+        kept = la.load(path)
+        assert kept.steps.tolist() == list(range(3, step + 1, 3))
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert lines[0]["monitor/loss"] == kept.values[0, 0]
+    assert lines[0]["monitor/loss_error"] == kept.errors[0, 0]
+    # Killed at update 7, resumed at update 5: what comes after it is read again.
+    again = training.monitor("loss", every=3, share=None, to=path, resume=True)
+    assert again.log.steps.tolist() == [3, 6]
+    again.step(step=5)
+    again.step()
+    assert again.log.steps.tolist() == [3, 6]
+    again.step(step=9)
+    assert la.load(path).steps.tolist() == [3, 6, 9]
+    assert (
+        "monitor" in la.write_atlas(tmp_path / "run", tmp_path / "a.html").read_text().lower()
+    )
+
+
+def test_what_is_reported_reads_well(tmp_path):
+    names, flags = ("loss", "sharpness"), (False, True)
+    log = MonitorLog(
+        np.array([10, 20]), names, names, ("", "1"), np.array([[2.0, 5.0], [1.0, math.nan]]),
+        np.array([[0.1, 0.5], [0.1, math.nan]]), flags, ("", ""), share=0.02,
+        training_seconds=100.0, monitoring_seconds=1.5, turns=2, skipped={"sharpness": 1},
+        missing={"stability": "the optimizer has no moments yet."},
+    )  # fmt: skip
+    assert log.sentences() == (
+        "2 readings at updates 10 to 20: 1.5 s, 1.5 % of the training time, at most 2 % "
+        "allowed.",
+        "Loss fell from 2 at update 10 to 1 at 20.",
+        "To hold the share these were left out: sharpness at 1 of 2 turns.",
+        "Stability could not be measured: the optimizer has no moments yet.",
+    )
+    assert log.estimates()[1] == Estimate(5.0, bound=0.5, name="sharpness", unit="1")
+    assert [figure.name for figure in log.figures()] == ["loss", "sharpness"]
+    area = log._chart("loss").layers[0]
+    assert area.y.max() == pytest.approx(2 + 1.96 * 0.1)
+
+
+def test_instruments_that_fail_leave_a_reason_and_the_training_goes_on():
+    training = Training()
+    watch = training.monitor("loss", "residual_gain", every=2, share=None)
+    training.go(4, watch)
+    assert "residual" in watch.log.missing["residual_gain"]
+    assert len(watch.log.series("loss")[0]) == 2
+
+
+def test_a_loss_that_is_no_number_is_said():
+    training = Training()
+    watch = training.monitor("loss", every=1, share=None)
+    with torch.no_grad():
+        training.model[0].weight.fill_(math.nan)
+    watch.step()
+    assert watch.log.missing == {"loss": "loss is not a number"}
+    assert "Loss could not be measured" in " ".join(watch.log.sentences())
+
+
+def test_a_place_that_cannot_be_written_warns_once(tmp_path):
+    (tmp_path / "no").write_text("")
+    training = Training()
+    watch = training.monitor("loss", every=2, share=None, to=tmp_path / "no" / "m.nc")
+    with pytest.warns(UserWarning, match="could not be sent") as caught:
+        training.go(6, watch)
+    assert len(caught) == 1
+    assert len(watch.log) == 3
+
+
+def test_a_context_writes_at_its_end(tmp_path):
+    training, path = Training(), tmp_path / "m.nc"
+    with training.monitor("loss", every=2, share=None, to=path) as watch:
+        training.go(3, watch)
+    assert la.load(path) == watch.log
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"every": 0}, "every"), ({"share": 2}, "share"), ({"share": -1}, "share"),
+     ({"to": 3}, "tracker"), ({"instruments": ()}, "instruments"), ({"lr": 0}, "lr"),
+     ({"objective": 3}, "objective"), ({"optimizer": 3}, "optimizer")],
+)  # fmt: skip
+def test_what_no_monitor_can_do_is_named(options, said):
+    usual = {"objective": la.Objective(network(), loss, [batch(0)])}
+    with pytest.raises(ArgumentError, match=said):
+        Monitor(**usual | options)
+
+
+def test_an_unknown_instrument_is_named():
+    with pytest.raises(UnknownNameError, match="gradient"):
+        Training().monitor("gradiant")
+
+
+def test_steps_go_forward():
+    watch = Training().monitor()
+    watch.step(step=5)
+    with pytest.raises(ArgumentError, match="from 5"):
+        watch.step(step=4)
