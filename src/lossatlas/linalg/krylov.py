@@ -174,12 +174,13 @@ class Lanczos:
 
 def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
     # The general routine checks and chooses for longer than a small matrix takes to solve.
-    if len(alpha) > _SMALL or not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+    # Older versions of scipy do not wrap the other one.
+    solve = getattr(scipy.linalg.lapack, "dstevd", None)
+    is_finite = np.isfinite(alpha).all() and np.isfinite(beta).all()
+    if solve is None or len(alpha) > _SMALL or not is_finite:
         values, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta)
         return values, vectors
-    values, vectors, failed = scipy.linalg.lapack.dstevd(
-        alpha, beta if len(beta) else np.zeros(1)
-    )
+    values, vectors, failed = solve(alpha, beta if len(beta) else np.zeros(1))
     return scipy.linalg.eigh_tridiagonal(alpha, beta) if failed else (values, vectors)
 
 
