@@ -1,8 +1,8 @@
 """Meshes, films and tables that leave the library."""
 
 import json
-import shutil
 import struct
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.report import write_film, write_mesh
+from lossatlas.report import film, write_film, write_mesh
 from lossatlas.result import Estimate
 from plots.sample_landscapes import line_map, sample_map
 from report.sample_surveys import HOSTILE, double_well, line, survey_of
@@ -91,8 +91,22 @@ def test_a_film_turns_one_survey_or_follows_several(tmp_path):
         assert len(np.unique(first.reshape(-1, 3), axis=0)) > 60
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is not None, reason="ffmpeg is installed")
-def test_an_mp4_without_ffmpeg_says_what_to_do(tmp_path):
+@pytest.mark.skipif(film._ffmpeg() is None, reason="neither ffmpeg nor imageio-ffmpeg")
+def test_an_mp4_is_a_film(tmp_path):
+    path = write_film(double_well(), tmp_path / "a.mp4", seconds=0.5, rate=4, width=160)
+    assert path.read_bytes()[4:8] == b"ftyp"
+    told = subprocess.run(
+        [film._ffmpeg(), "-i", path, "-f", "null", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert "160x120" in told
+    assert "h264" in told or "mpeg4" in told
+
+
+def test_an_mp4_without_ffmpeg_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(film, "_ffmpeg", lambda: None)
     with pytest.raises(ArgumentError, match=r"needs ffmpeg, which is not installed; take .gif"):
         write_film(double_well(), tmp_path / "a.mp4", seconds=0.5, rate=4, width=160)
 

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from lossatlas.cli.output import Output
 from lossatlas.cli.pictures import write_pictures
-from lossatlas.cli.subject import load_subject
+from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.io import make_folder
 from lossatlas.linalg.params import snapshot
@@ -30,13 +32,11 @@ def survey_training(
         )
     for path in made if fresh else ():
         path.unlink()
-    subject, states = load_subject(settings), []
+    subject = load_subject(settings)
     files, steps = in_order(settings.files)
     if files != settings.files:
         output.note("checkpoints are taken in the order of the numbers in their names")
-    for file in files:
-        subject.load(file, output.note)
-        states.append(snapshot(subject.model.state_dict()))
+    states = [_state(subject, file, output) for file in files]
     objective = subject.objective(settings.mode)
     title = settings.title or subject.title
     found: list[Survey] = []
@@ -62,6 +62,11 @@ def survey_training(
     losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
               for step, survey in zip(steps, found, strict=True)]  # fmt: skip
     output.result({"title": title, "surveys": losses}, title, rows, files=written)
+
+
+def _state(subject: Subject, file: Path, output: Output) -> dict[str, Tensor]:
+    subject.load(file, output.note)
+    return snapshot(subject.model.state_dict())
 
 
 def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:

@@ -38,7 +38,7 @@ def write_film(
 
     Args:
         found: surveys of planes, in the order of training.
-        path: where; `.gif`, or `.mp4` where ffmpeg is installed.
+        path: where; `.gif`, or `.mp4` where ffmpeg or imageio-ffmpeg is installed.
         seconds: how long it is.
         rate: pictures a second.
         width: of a picture, in pixels; its height is three quarters of that.
@@ -118,14 +118,27 @@ def _save_gif(images: Iterator[Image], path: Path, rate: int) -> None:
     first.save(path, format="GIF", duration=round(1000 / rate), optimize=True, **options)
 
 
+def _ffmpeg() -> str | None:
+    # Of the system, or the one that a package of Python brings.
+    from shutil import which
+
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError:
+        return which("ffmpeg")
+    return which("ffmpeg") or str(get_ffmpeg_exe())
+
+
 def _save_mp4(images: Iterator[Image], path: Path, rate: int) -> None:
     import subprocess
     from itertools import chain
-    from shutil import which
 
-    tool = which("ffmpeg")
+    tool = _ffmpeg()
     if tool is None:
-        raise ArgumentError("`path`: an .mp4 needs ffmpeg, which is not installed; take .gif.")
+        raise ArgumentError(
+            "`path`: an .mp4 needs ffmpeg, which is not installed; take .gif, or install "
+            "ffmpeg or the package imageio-ffmpeg, which brings it."
+        )
     first = next(images)
     high, wide = (side - side % 2 for side in first.shape[:2])
     command = [tool, "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
