@@ -10,8 +10,8 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.training.seeding import epoch_order
 
-Task = Literal["classification", "regression", "language"]
-TASKS: tuple[str, ...] = get_args(Task)
+TaskKind = Literal["classification", "regression", "language"]
+TASKS: tuple[str, ...] = get_args(TaskKind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Dataset:
     inputs: Tensor
     targets: Tensor
     name: str = "data"
-    task: Task = "classification"
+    task: TaskKind = "classification"
     classes: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lossatlas.checks import nearest
 from lossatlas.errors import DataError, FileError
 from lossatlas.io.sizes import check_npz
-from lossatlas.training.dataset import Dataset, Task
+from lossatlas.training.dataset import Dataset, TaskKind
 from lossatlas.training.files import existing_file, reason
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,7 +108,7 @@ def _inputs(what: str, array: Array) -> Tensor:
     return numbers if numbers.ndim > 1 else numbers.unsqueeze(1)
 
 
-def _targets(what: str, array: Array) -> tuple[Task, Tensor, tuple[str, ...]]:
+def _targets(what: str, array: Array) -> tuple[TaskKind, Tensor, tuple[str, ...]]:
     if array.dtype.kind == "f":
         numbers = torch.from_numpy(array.astype(np.float32))
         _check_finite(what, numbers)

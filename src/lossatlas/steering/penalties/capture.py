@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
-from lossatlas.steering.penalties.sasp import Head
 
 
 class Capture:
@@ -50,7 +49,7 @@ class Capture:
 
 @contextmanager
 def captured_features(
-    model: nn.Module, head: Head | nn.Module | None = None
+    model: nn.Module, head: str | nn.Module | None = None
 ) -> Iterator[Capture]:
     """Catch the head's input of every forward pass inside the block.
 
@@ -84,7 +83,7 @@ def captured_features(
         handle.remove()
 
 
-def find_head(model: nn.Module, head: Head | nn.Module | None = None) -> nn.Module:
+def find_head(model: nn.Module, head: str | nn.Module | None = None) -> nn.Module:
     """The layer that makes the logits.
 
     Args:
