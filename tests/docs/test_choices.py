@@ -11,6 +11,7 @@ CHOICES = [
     ("topology:persistence", "connectivity", "topology.field:CONNECTIVITIES"),
     ("topology:merge_tree", "connectivity", "topology.field:CONNECTIVITIES"),
     ("topology:match_basins", "connectivity", "topology.field:CONNECTIVITIES"),
+    ("topology:total_persistence", "essential", "topology.bars:ESSENTIALS"),
     ("topology:euler_curve", "connectivity", "topology.field:CONNECTIVITIES"),
     ("surveys:survey", "connectivity", "topology.field:CONNECTIVITIES"),
     ("surveys:compare", "connectivity", "topology.field:CONNECTIVITIES"),

@@ -1,6 +1,6 @@
 """Plain bars: arrays of births and deaths, and the rule for those that never end."""
 
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,19 +11,24 @@ from lossatlas.errors import ArgumentError
 from lossatlas.topology.arguments import check_degree
 from lossatlas.topology.field import Floats
 
+Essential = Literal["drop", "keep", "cap"]
+ESSENTIALS: tuple[str, ...] = get_args(Essential)
+
 
 @runtime_checkable
 class HasBars(Protocol):
     """What the summaries read of a `Diagram`."""
 
-    def bars(self, dimension: int = 0, *, essential: str | float = "drop") -> Floats:
+    def bars(self, dimension: int = 0, *, essential: Essential | float = "drop") -> Floats:
         """Births and deaths of one degree."""
 
 
 Bars: TypeAlias = HasBars | ArrayLike
 
 
-def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop") -> Floats:
+def read_bars(
+    diagram: Bars, dimension: int = 0, essential: Essential | float = "drop"
+) -> Floats:
     """Births and deaths of a diagram, or of an array of them."""
     check_degree(dimension)
     if isinstance(diagram, HasBars):
@@ -46,7 +51,7 @@ def read_bars(diagram: Bars, dimension: int = 0, essential: str | float = "drop"
     return end_essential(bars[bars[:, 1] > bars[:, 0]], essential, high)
 
 
-def finite_bars(diagram: Bars, dimension: int, essential: str | float) -> Floats:
+def finite_bars(diagram: Bars, dimension: int, essential: Essential | float) -> Floats:
     """Bars that all end, for whatever needs their lengths."""
     bars = read_bars(diagram, dimension, essential)
     if not np.isfinite(bars).all():
@@ -57,14 +62,14 @@ def finite_bars(diagram: Bars, dimension: int, essential: str | float) -> Floats
     return bars
 
 
-def end_essential(bars: Floats, essential: str | float, high: float) -> Floats:
+def end_essential(bars: Floats, essential: Essential | float, high: float) -> Floats:
     """Apply the rule for bars that never end."""
     if essential == "keep":
         return bars
     if essential == "drop":
         return bars[np.isfinite(bars[:, 1])]
     if isinstance(essential, str):
-        check_one_of("essential", essential, ("drop", "keep", "cap"))
+        check_one_of("essential", essential, ESSENTIALS)
     elif not is_number(essential) or np.isnan(essential):
         raise ArgumentError(f"`essential` must be a word or a level; got {essential!r}.")
     level = high if isinstance(essential, str) else float(essential)

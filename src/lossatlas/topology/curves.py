@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from lossatlas.checks import check_at_least, check_number, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.arguments import read_levels
-from lossatlas.topology.bars import Bars, finite_bars, read_bars
+from lossatlas.topology.bars import Bars, Essential, finite_bars, read_bars
 from lossatlas.topology.field import (
     CONNECTIVITIES,
     Connectivity,
@@ -99,7 +99,7 @@ def persistence_landscape(
     *,
     depth: int = 5,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> Floats:
     """The k-th greatest of the tents min(t - birth, death - t) over the bars.
 
@@ -136,7 +136,7 @@ def silhouette(
     *,
     power: float = 1.0,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> Floats:
     """Mean of the tents of all bars, each weighted by a power of its length.
 
@@ -181,7 +181,7 @@ def persistence_image(
     pixels: tuple[int, int] = (20, 20),
     spread: float | None = None,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> Floats:
     """Sum of Gaussians at (birth, length), weighted by length, integrated over each pixel.
 

@@ -12,7 +12,7 @@ from lossatlas.plots.scale import Scale
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count
 from lossatlas.topology.arguments import check_degree
-from lossatlas.topology.bars import end_essential
+from lossatlas.topology.bars import Essential, end_essential
 from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.field import Bools, Floats, Ints
 
@@ -139,7 +139,7 @@ class Diagram(Result):
         """True where a bar never ends."""
         return np.isposinf(self.deaths)
 
-    def bars(self, dimension: int = 0, *, essential: str | float = "drop") -> Floats:
+    def bars(self, dimension: int = 0, *, essential: Essential | float = "drop") -> Floats:
         """Births and deaths of one degree, under one stated rule for the essential bars.
 
         Args:

@@ -5,7 +5,7 @@ import numpy as np
 from lossatlas.checks import check_at_least, check_number
 from lossatlas.errors import MissingDependencyError
 from lossatlas.topology.arguments import check_norm
-from lossatlas.topology.bars import Bars, finite_bars, read_bars
+from lossatlas.topology.bars import Bars, Essential, finite_bars, read_bars
 from lossatlas.topology.field import Floats
 from lossatlas.topology.matching import bottleneck_level, ground_costs, match_bars
 
@@ -18,7 +18,7 @@ def bottleneck(
     second: Bars,
     *,
     dimension: int = 0,
-    essential: str | float = "keep",
+    essential: Essential | float = "keep",
     delta: float = 0.0,
 ) -> float:
     """Bottleneck distance: the longest step of the best matching, in the maximum norm.
@@ -65,7 +65,7 @@ def wasserstein(
     order: float = 1.0,
     ground: float = np.inf,
     dimension: int = 0,
-    essential: str | float = "keep",
+    essential: Essential | float = "keep",
     delta: float = 0.01,
 ) -> float:
     """Wasserstein distance: the `order`-norm of the steps of the best matching.
@@ -132,7 +132,7 @@ def sliced_wasserstein(
     *,
     directions: int = 50,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> float:
     """Mean over directions of the 1-Wasserstein distance of the projected barcodes.
 

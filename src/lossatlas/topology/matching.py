@@ -7,7 +7,7 @@ from lossatlas.plots import pairs as pair_plots
 from lossatlas.plots.chart import backends
 from lossatlas.result import Estimate, Figure, Result, quantity, result
 from lossatlas.topology.arguments import check_norm
-from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.bars import Bars, Essential, finite_bars
 from lossatlas.topology.field import Floats, Ints
 
 
@@ -79,7 +79,7 @@ def match_bars(
     order: float = 2.0,
     ground: float = np.inf,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> Matching:
     """The cheapest matching of two barcodes.
 

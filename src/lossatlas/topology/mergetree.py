@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from lossatlas.topology.field import Bools, Floats, Ints
 
 _MOST_SADDLES = 12
 NO_SADDLE = "no saddle: no basin meets another"
+SaddleRule = Literal["leaf", "elder"]
 _REFERENCES = (
     Reference(
         "topological profile",
@@ -187,7 +188,7 @@ class MergeTree(Result):
         return level
 
     def smad(
-        self, *, weighted: bool = False, normalize: bool = False, rule: str = "leaf"
+        self, *, weighted: bool = False, normalize: bool = False, rule: SaddleRule = "leaf"
     ) -> float:
         """Saddle-minimum average distance: how far the field rises around a minimum.
 
@@ -211,7 +212,7 @@ class MergeTree(Result):
         down to NaN for a field of three. Where all are reached and each first meets another
         basin, the numbers are equal.
         """
-        check_one_of("rule", rule, ("leaf", "elder"))
+        check_one_of("rule", rule, get_args(SaddleRule))
         gaps = (
             self.first_saddles() - self.minima_values if rule == "leaf" else self.persistences
         )

@@ -1,6 +1,7 @@
 """Scattered points as a graph: who is a neighbor of whom, where there is no grid."""
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import scipy
@@ -12,12 +13,14 @@ from lossatlas.topology.arguments import read_places
 from lossatlas.topology.field import Floats, Ints
 from lossatlas.topology.filtration import Graph, graph
 
+NeighborMethod = Literal["auto", "delaunay", "knn"]
+
 
 def scattered(
     points: ArrayLike,
     values: ArrayLike,
     *,
-    method: str = "auto",
+    method: NeighborMethod = "auto",
     neighbors: int | None = None,
     error: float | None = None,
 ) -> Graph:
@@ -50,7 +53,7 @@ def scattered(
         >>> merge_tree(found).minima
         array([0, 2])
     """
-    check_one_of("method", method, ("auto", "delaunay", "knn"))
+    check_one_of("method", method, get_args(NeighborMethod))
     if neighbors is not None:
         check_at_least("neighbors", neighbors, 1)
     places = read_places(points)

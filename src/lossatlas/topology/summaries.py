@@ -10,11 +10,15 @@ from lossatlas.checks import check_number
 from lossatlas.errors import DataError
 from lossatlas.result import Estimate
 from lossatlas.topology.arguments import check_norm
-from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.bars import Bars, Essential, finite_bars
 
 
 def total_persistence(
-    diagram: Bars, *, order: float = 1.0, dimension: int = 0, essential: str | float = "drop"
+    diagram: Bars,
+    *,
+    order: float = 1.0,
+    dimension: int = 0,
+    essential: Essential | float = "drop",
 ) -> float:
     """Sum of the lengths of the bars, each to a power.
 
@@ -44,7 +48,7 @@ def amplitude(
     order: float = np.inf,
     ground: float = np.inf,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> float:
     """Distance to the empty diagram.
 
@@ -77,7 +81,7 @@ def entropy(
     *,
     normalized: bool = False,
     dimension: int = 0,
-    essential: str | float = "drop",
+    essential: Essential | float = "drop",
 ) -> float:
     """Shannon entropy of the shares of the bars in the total length, in nats.
 
@@ -109,7 +113,7 @@ def entropy(
 
 
 def statistics(
-    diagram: Bars, *, dimension: int = 0, essential: str | float = "drop"
+    diagram: Bars, *, dimension: int = 0, essential: Essential | float = "drop"
 ) -> dict[str, float]:
     """Numbers that describe a barcode.
 
@@ -155,7 +159,7 @@ def _moments(series: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _lengths(diagram: Bars, dimension: int, essential: str | float) -> np.ndarray:
+def _lengths(diagram: Bars, dimension: int, essential: Essential | float) -> np.ndarray:
     bars = finite_bars(diagram, dimension, essential)
     return np.asarray(bars[:, 1] - bars[:, 0])
 

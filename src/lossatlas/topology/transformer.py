@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
-from lossatlas.topology.bars import Bars, finite_bars
+from lossatlas.topology.bars import Bars, Essential, finite_bars
 from lossatlas.topology.curves import (
     betti_curve,
     persistence_image,
@@ -55,7 +55,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         resolution: int = 50,
         depth: int = 3,
         power: float = 1.0,
-        essential: str | float = "drop",
+        essential: Essential | float = "drop",
     ) -> None:
         self.kind = kind
         self.dimension = dimension
