@@ -98,9 +98,9 @@ def installed(wheel: Path, folder: Path) -> Path:
 
 
 def lowest() -> str:
-    """The lowest versions that pyproject.toml allows, as constraints; torch is left to pip.
+    """The lowest versions that pyproject.toml allows, and the torch of constraints.txt.
 
-    Its lowest version is tried by CI: on Linux the package index has it with CUDA only, which
+    The lowest torch is tried by CI: on Linux the package index has it with CUDA only, which
     takes gigabytes.
 
     Returns:
@@ -109,7 +109,10 @@ def lowest() -> str:
     needs = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     found = (re.match(r"([\w-]+)>=([\d.]+)", need) for need in needs["dependencies"])
     rows = [(match[1], match[2]) for match in found if match]
-    return "\n".join(f"{name}=={version}.*" for name, version in rows if name != "torch")
+    torch = found_in("constraints.txt", r"^(torch==.*)$")
+    return "\n".join(
+        torch if name == "torch" else f"{name}=={version}.*" for name, version in rows
+    )
 
 
 def check_lowest(wheel: Path, folder: Path) -> None:
