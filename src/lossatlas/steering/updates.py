@@ -175,9 +175,11 @@ class InterpolatedGradients:
         means = self._average.at(self._gamma)
         weights = [self._average.params[name] for name in self._own]
         copy_each(list(self._own.values()), weights)
-        for name, weight in zip(self._own, weights, strict=True):
-            present = local(weight.detach())
-            present.lerp_(local(means[name]).to(present), self.beta)
+        here = [local(weight.detach()) for weight in weights]
+        there = [local(means[name]) for name in self._own]
+        if any(a.dtype != b.dtype for a, b in zip(here, there, strict=True)):
+            there = [b.to(a) for a, b in zip(here, there, strict=True)]
+        torch._foreach_lerp_(here, there, self.beta)
 
 
 def run_first(hooks: Any, handle: RemovableHandle) -> None:
