@@ -75,6 +75,7 @@ def _penalties() -> list[Row]:
         jobs = {
             "plain": _mlp_steps(widths, _cross_entropy),
             "sasp": _mlp_steps(widths, _fused()),
+            "sasp, every=8": _mlp_steps(widths, _fused(every=8)),
             "sasp, not fused": _mlp_steps(widths, _apart),
         }
         if harness.installed("toploss"):
@@ -93,6 +94,7 @@ def _penalties() -> list[Row]:
                 "plain steps",
                 goal,
                 f"least of each {_least(times, 'sasp', 'plain'):.2f}; "
+                f"every=8 {shares['sasp, every=8']:.2f}; "
                 f"not fused {shares['sasp, not fused']:.2f}{_beside(shares)}",
             )
         )
@@ -264,8 +266,8 @@ def _cross_entropy(logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def _fused() -> Loss:
-    return SASPCrossEntropy(1e-2)
+def _fused(every: int = 1) -> Loss:
+    return SASPCrossEntropy(1e-2, every=every)
 
 
 def _apart(logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:

@@ -422,7 +422,6 @@ def _special():
         "landscape.engines.build": lambda: ((task(), "plain"), {}),
         "landscape.engines.choose": lambda: ((task(), "plain", np.full((1, 2), 0.3)), {}),
         "landscape.engines.select": lambda: ((task(), "plain", np.full(2, 0.3)), {}),
-        "steering.create_topoadamw": lambda: ((model(),), {}),
         "steering.sub_batch": lambda: ((model(), loss, batch()), {}),
         "steering.replay": lambda: ((policy(), [log().records[0].reading]), {}),
         "steering.WeightAverage": lambda: ((model(),), {}),

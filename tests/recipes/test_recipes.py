@@ -29,8 +29,10 @@ from lossatlas.recipes import (
     verdict,
 )
 from lossatlas.recipes.losses import training_loss
+from lossatlas.steering import SAM, PolynomialAverage
 from lossatlas.steering.penalties import sasp_penalty
 from lossatlas.training import build_model, load_dataset
+from lossatlas.training.plan import Plan
 
 
 def part(data, start, stop):
@@ -109,7 +111,7 @@ def test_every_training_that_was_asked_for_is_there(found):
         assert run.scores.shape == (len(run.horizons), 2 + 2, len(SCORES), 2)
         assert (run.seconds > 0).all()
         assert run.weights == ("raw", "average", "ema", "average-4")
-    assert set(AVERAGES) == {"average", "ema", "average-4", "average-64", "bank"}
+    assert set(AVERAGES) == {"average", "ema", *(f"average-{g}" for g in (0, 4, 64)), "bank"}
 
 
 def test_schedules_that_need_the_horizon_are_trained_for_each(found):
@@ -225,16 +227,35 @@ def test_penalties_of_recipes_are_those_of_the_library(setup):
     torch.testing.assert_close(total, truth.detach())
 
 
-def test_sam_is_the_gradient_uphill(setup):
-    model, (x, y), _, grads = losses_of(setup, "sgd+sam=0.5")
-    plain = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-    length = torch.stack([g.square().sum() for g in plain]).sum().sqrt()
-    with torch.no_grad():
-        for p, g in zip(model.parameters(), plain, strict=True):
-            p.add_(0.5 * g / length)
-    truth = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-    for a, b in zip(grads, truth, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("more", ["", "+interpolated"])
+def test_sam_of_a_recipe_is_the_librarys(setup, more):
+    kept = {}
+    run_recipe(setup, f"sgd+sam=0.5{more}", 0.1, 0, 3, keep=kept)
+    model = build_model(setup.model, setup.train, seed=0)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.0 if more else 0.9, weight_decay=setup.decay
+    )
+    sam, average = SAM(optimizer, 0.5), PolynomialAverage(model)
+    own = [p.detach().clone() for p in model.parameters()]
+    for step, (x, y) in enumerate(Plan(setup.train, setup.batch_size).walk(0, 0, 3), start=1):
+        optimizer.param_groups[0]["lr"] = 0.1 * step / setup.warmup
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        with sam.perturbed():
+            F.cross_entropy(model(x), y).backward()
+        if not more:
+            optimizer.step()
+            continue
+        with torch.no_grad():
+            for p, z in zip(model.parameters(), own, strict=True):
+                p.copy_(z)
+            optimizer.step()
+            average.update()
+            own = [p.detach().clone() for p in model.parameters()]
+            for p, mean in zip(model.parameters(), average.at(16).values(), strict=True):
+                p.lerp_(mean, 0.9)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(kept["raw"][name], value, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("part_", ["smoothing=0.1", "spectral=0.01", "sbmp=0.1", "noise=0.2"])

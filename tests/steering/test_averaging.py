@@ -294,3 +294,29 @@ def test_bad_input_is_named():
     model[0].weight = nn.Parameter(torch.zeros(6, 4))
     with pytest.raises(ArgumentError, match="replaced"), average.swapped():
         pass
+
+
+def test_long_windows_take_in_some_updates_for_all():
+    gammas, steps = (0, 4, math.inf), 2000
+    values = torch.randn(steps, generator=generator("thinned"), dtype=torch.float64).tolist()
+    bank = PolynomialAverage(one_weight(), gammas)
+    fed(bank, values)
+    assert bank.count == steps
+    for gamma in gammas[:2]:
+        # Every update that is left out counts as the one that is taken in after it.
+        stands, last = [], 0
+        for t in range(1, steps + 1):
+            if t - last >= int(t / (gamma + 1) / 64):
+                stands += [values[t - 1]] * (t - last)
+                last = t
+        truth = 0.0
+        for t, value in enumerate(stands, start=1):
+            truth += (gamma + 1) / (t + gamma) * (value - truth)
+        assert last < steps or gamma == 4
+        assert float(bank.at(gamma)["weight"][0, 0]) == pytest.approx(truth, abs=1e-9)
+    assert float(bank.at(math.inf)["weight"][0, 0]) == values[-1]
+
+
+def test_a_gamma_that_is_not_there_is_named():
+    with pytest.raises(ArgumentError, match=r"one of \[4.0, 16.0, 64.0\]; got 5"):
+        PolynomialAverage(one_weight()).at(5)

@@ -18,7 +18,6 @@ from lossatlas.steering import (
     Reading,
     RegimePolicy,
     TopoAdamW,
-    create_topoadamw,
     replay,
 )
 
@@ -93,7 +92,6 @@ def test_facts_of_the_original():
     assert optimizer.param_groups[0]["lr"] == 1e-2
     go(model, optimizer, 1, 30)
     assert 0.2e-2 <= optimizer.param_groups[0]["lr"] <= 1e-2
-    assert isinstance(create_topoadamw(model, lr=1e-3), TopoAdamW)
     _, plain = go(network(), made(model), 0, 3, probing=False)
     assert plain.steps == 3
     reading = optimizer.log.records[0].reading

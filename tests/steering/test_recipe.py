@@ -51,7 +51,7 @@ def assert_same(first, second):
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_it_is_the_same_loop_written_out(lr, name):
     ours, other = network(), network()
-    go(ours, la.recipe(ours, name, lr=lr, warmup=3), 0, 8)
+    go(ours, la.recipe(ours, name, lr=lr, warmup=3, interpolated=False), 0, 8)
     kinds = {
         "adamw": lambda p: torch.optim.AdamW(p, lr=lr or 1e-3, weight_decay=1e-2),
         "sgd": lambda p: torch.optim.SGD(p, lr=lr or 0.1, momentum=0.9),
@@ -71,16 +71,58 @@ def test_it_is_the_same_loop_written_out(lr, name):
 
 
 @pytest.mark.parametrize("lr", [None, 1e-2])
-def test_it_goes_on_with_the_same_bits(lr, tmp_path):
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_interpolated_is_the_same_loop_written_out(lr, name):
+    ours, other = network(), network()
+    go(ours, la.recipe(ours, name, lr=lr, warmup=3, interpolated=True), 0, 8)
+    kinds = {
+        "adamw": lambda p: torch.optim.AdamW(p, lr=lr or 1e-3, betas=(0.0, 0.999)),
+        "sgd": lambda p: torch.optim.SGD(p, lr=lr or 0.1),
+    }
+    optimizer, average = kinds[name](other.parameters()), PolynomialAverage(other, 16)
+    controller = LandscapeLR(optimizer, GrowthPolicy()) if lr is None else None
+    weights = list(other.parameters())
+    z = [p.detach().clone() for p in weights]
+    for step in range(8):
+        if lr is not None:
+            optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 3, 1.0)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(other(batch(step)[0]), batch(step)[1])
+        loss.backward()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, z)
+        optimizer.step()
+        average.update()
+        z = [p.detach().clone() for p in weights]
+        with torch.no_grad():
+            torch._foreach_lerp_(weights, list(average.average.values()), 0.9)
+        if controller is not None:
+            controller.step(loss=loss)
+    for a, b in zip(ours.parameters(), weights, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_another_state_is_named():
+    state = la.recipe(network(), lr=1e-2, gamma=4, interpolated=False).state_dict()
+    with pytest.raises(ArgumentError, match="must hold 'interpolated'"):
+        la.recipe(network(), lr=1e-2, gamma=4).load_state_dict(state)
+    assert la.recipe(network(), "sgd").interpolated is None
+    assert la.recipe(network()).average.gammas == (0.0, 4.0, 16.0, 64.0)
+
+
+@pytest.mark.parametrize("interpolated", [False, True])
+@pytest.mark.parametrize("lr", [None, 1e-2])
+def test_it_goes_on_with_the_same_bits(lr, interpolated, tmp_path):
     whole, half = network(), network()
-    first = la.recipe(whole, lr=lr, warmup=6, batches=BATCHES)
+    more = {"lr": lr, "warmup": 6, "interpolated": interpolated}
+    first = la.recipe(whole, batches=BATCHES, **more)
     go(whole, first, 0, 9)
-    second = la.recipe(half, lr=lr, warmup=6)
+    second = la.recipe(half, **more)
     go(half, second, 0, 4)
     torch.save({"model": half.state_dict(), "training": second.state_dict()}, tmp_path / "x.pt")
     saved = torch.load(tmp_path / "x.pt", weights_only=True)
     resumed = network()
-    third = la.recipe(resumed, lr=lr, warmup=6, batches=BATCHES)
+    third = la.recipe(resumed, batches=BATCHES, **more)
     resumed.load_state_dict(saved["model"])
     third.load_state_dict(saved["training"])
     go(resumed, third, 4, 9)
@@ -170,7 +212,7 @@ def cautious_twin(steps):
 
 def test_cautious_updates_are_their_slow_twin():
     model = network()
-    go(model, la.recipe(model, lr=1e-2, warmup=0, cautious=True), 0, 5)
+    go(model, la.recipe(model, lr=1e-2, warmup=0, cautious=True, interpolated=False), 0, 5)
     torch.testing.assert_close(model.state_dict(), cautious_twin(5).state_dict())
 
 

@@ -1,8 +1,8 @@
 """Run the study: `python docs/studies/lr/run.py --shared ../shared [--quick]`.
 
-Writes results.json, the figure and README.md beside this file. What is done is kept in parts/,
-so that a run that was stopped goes on. The range tests of other packages join where Lightning
-and torch-lr-finder are installed.
+Writes results.json, the figure and README.md beside this file. What is in results.json is not
+done again, and what was done on the way is kept in parts/: a run that was stopped goes on. The
+range tests of other packages join where Lightning and torch-lr-finder are installed.
 """
 
 import argparse
@@ -104,20 +104,29 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two problems, to try it out")
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/")
     parser.add_argument("--set", choices=("developed", "held-out", "all"), default="all")
+    parser.add_argument("--only", nargs="*", help="problems, by name")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     asked = parser.parse_args()
     names = {"developed": DEVELOPED, "held-out": HELD_OUT, "all": DEVELOPED | HELD_OUT}[
         asked.set
     ]
     chosen, horizon = (list(names)[:1], 100) if asked.quick else (list(names), HORIZON)
+    chosen = [name for name in chosen if not asked.only or name in asked.only]
     (asked.out / "parts").mkdir(parents=True, exist_ok=True)
-    tasks = {f"{name} / {o}": (name, o) for name in chosen for o in OPTIMIZERS}
+    kept = asked.out / "results.json"
+    before = json.loads(kept.read_text()) if kept.exists() and not asked.quick else {}
+    tasks = {
+        f"{name} / {o}": (name, o)
+        for name in chosen
+        for o in OPTIMIZERS
+        if f"{name} / {o}" not in before
+    }
     run = run_identity("suggested learning rates", {"horizon": horizon, "seeds": SEEDS})
     with open_ledger(asked.out / "parts" / f"lr-{horizon}.sqlite", run) as ledger:
         start = partial(_worker, shared=asked.shared, horizon=horizon)
         found = run_tasks(tasks, start, ledger=ledger, progress=True)
-        results = dict(zip(tasks, found, strict=True))
-    (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        results = before | dict(zip(tasks, found, strict=True))
+    kept.write_text(json.dumps(results, indent=1) + "\n")
     page.write(results, asked.out)
 
 

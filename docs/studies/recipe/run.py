@@ -1,164 +1,211 @@
-"""Run the study, go on with it, or write its page: `python run.py run` or `page`.
+"""Run the study, check its trainings, measure costs, or write its page.
 
-Two stages a task: all rates with a few seeds, by which validation chooses a rate for each
-recipe and horizon; then the chosen ones with more seeds. What is done is kept in parts/ and
-never done again. Needs the data beside the checkout and pytorch_optimizer.
+`python run.py run | check | cost | page`. All rates and seeds of a recipe are trained at once
+(`stacked.py`). What is done is kept in parts/ and never done again. Needs the data beside the
+checkout, and for `check` and `cost` pytorch_optimizer.
 """
 
 import argparse
 import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import page
+import torch
+from stacked import Training
 from tasks import TASKS, Task
 
-from lossatlas.executor import run_tasks
-from lossatlas.io import open_ledger, run_identity
-from lossatlas.recipes import Run, parse_recipe, run_recipe
+from lossatlas.recipes import TrainingSetup, parse_recipe, run_recipe
+from lossatlas.training.dataset import Dataset
 
 HERE = Path(__file__).parent
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-# Recipes that are trained at every rate, and those that have none to choose.
-TUNED = (
-    "adamw+cosine",
-    "adamw+wsd",
-    "adamw+linear",
-    "adamw",
+SEEDS = 10
+# What growth starts from: three decades apart, to show that it does not matter.
+BASE = (1e-4, 3e-3, 1e-1)
+TOLD = ("adamw+cosine", "adamw+wsd", "adamw+linear")
+RECIPES = (
+    *TOLD,
     "schedulefree",
-    "adamw+interpolated",
+    "adamw",
     "adamw+cautious",
-    "adamw+cautious+interpolated",
+    "adamw+interpolated=0",
+    "adamw+interpolated=4",
+    "adamw+interpolated=16",
+    "prodigy",
+    "adamw+growth",
+    "adamw+growth+cautious",
+    "adamw+growth+interpolated=0",
+    "adamw+growth+interpolated=4",
+    "adamw+growth+interpolated=16",
+    "adamw+growth+brake",
 )
-FREE = {
-    "prodigy": 1.0,
-    "adamw+growth": 1e-3,
-    "adamw+growth+cautious": 1e-3,
-    "adamw+growth+interpolated": 1e-3,
-    "adamw+growth+brake": 1e-3,
-}
-Job = tuple[str, float, int, tuple[int, ...]]
+# Clearly behind on the tasks to choose on, and left out of the others.
+DROPPED = ("adamw+interpolated=0", "adamw+growth+interpolated=0")
+Found = dict[str, Any]
 
 
 def main() -> None:
-    """Run, or write the page."""
+    """Do what is asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["run", "page"])
+    parser.add_argument("what", choices=["run", "check", "cost", "page"])
     parser.add_argument("--parts", type=Path, default=HERE / "parts")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--tuning-seeds", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=6, help="of the report, tuning included")
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     kept = HERE / "results.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
+    found = json.loads(kept.read_text()) if kept.exists() else {"tasks": {}}
+    if asked.what == "run":
+        asked.parts.mkdir(exist_ok=True)
+        for name in asked.tasks:
+            found["tasks"][name] = measure(name, asked.recipes, asked.parts)
+    elif asked.what != "page":
+        found[asked.what] = {"check": check, "cost": cost}[asked.what]()
+    kept.write_text(json.dumps(found, separators=(",", ":")) + "\n")
     if asked.what == "page":
-        page.write(found, HERE)
-        return
-    asked.parts.mkdir(exist_ok=True)
-    for name in asked.tasks:
-        found[name] = measure(name, asked.parts, asked.tuning_seeds, asked.seeds)
-        kept.write_text(json.dumps(found, separators=(",", ":")) + "\n")
+        page.write(found, HERE, TASKS)
 
 
-def measure(name: str, folder: Path, tuning: int, seeds: int) -> dict[str, Any]:
-    """Both stages of one task.
+def measure(name: str, recipes: list[str], folder: Path) -> Found:
+    """All recipes of one task.
 
     Args:
         name: of the task.
+        recipes: which.
         folder: where what is done is kept.
-        tuning: seeds by which rates are chosen.
-        seeds: seeds of the report.
 
     Returns:
-        Plain values: recipe -> rate -> seed -> horizon -> scores.
+        Plain values: recipe -> rate -> horizon -> weights -> mean on validation, tests by seed.
     """
     task = TASKS[name]
     setup = task.make()
-    about = setup.identity | {"model": setup.model.rpartition("/")[2], "task": name}
-    slug = name.replace(", ", "-").replace(" ", "-")
-
-    def work(job: Job) -> Run:
-        recipe, lr, seed, steps = job
-        return run_recipe(setup, recipe, lr, seed, steps, averages=["bank"])
-
-    identity = run_identity("recipe study", about, data=setup.fingerprint)
-    with open_ledger(folder / f"{slug}.sqlite", identity) as ledger:
-        jobs = _jobs(task, range(tuning), dict.fromkeys(TUNED, RATES))
-        done = dict(
-            zip(jobs, run_tasks(jobs, lambda: work, ledger=ledger, progress=True), strict=True)
-        )
-        chosen = {r: _chosen(task, setup.train.task, done, r) for r in TUNED}
-        more = _jobs(task, range(tuning, seeds), chosen)
-        done |= dict(
-            zip(more, run_tasks(more, lambda: work, ledger=ledger, progress=True), strict=True)
-        )
-    return {
-        "measure": "accuracy" if setup.train.task == "classification" else "loss",
-        "part": task.part,
-        "horizons": list(task.horizons),
-        "tuning": tuning,
-        "seeds": seeds,
-        "runs": _plain(done.values()),
-    }
+    runs = {}
+    wanted = [r for r in recipes if task.part == "choose" or r not in DROPPED]
+    for recipe in wanted:
+        file = folder / f"{name}, {recipe}.json".replace(" ", "_")
+        if not file.exists():
+            began = time.process_time()
+            done = trained(task, setup, recipe)
+            file.write_text(json.dumps(done))
+            print(f"{name}, {recipe}: {time.process_time() - began:.0f} s", flush=True)
+        runs[recipe] = json.loads(file.read_text())
+    about = {"part": task.part, "horizons": list(task.horizons), "seeds": SEEDS}
+    return about | {"measure": task.measure, "runs": runs}
 
 
-def _jobs(task: Task, seeds: range, rates: dict[str, Any]) -> dict[str, Job]:
-    jobs = {}
-    for seed in seeds:
-        for recipe in (*TUNED, *FREE):
-            told = parse_recipe(recipe).needs_horizon
-            reads = [(h,) for h in task.horizons] if told else [task.horizons]
-            wanted = rates[recipe] if recipe in TUNED else (FREE[recipe],)
-            for steps in reads:
-                for lr in wanted:
-                    key = f"{recipe}, rate {lr:g}, seed {seed}, updates {steps}"
-                    jobs[key] = (recipe, lr, seed, steps)
-    return jobs
+def trained(task: Task, setup: TrainingSetup, recipe: str) -> Found:
+    """One recipe at all rates with all seeds.
+
+    Args:
+        task: the task.
+        setup: its data and model.
+        recipe: what to train.
+
+    Returns:
+        rate -> horizon -> weights -> mean on validation and tests by seed.
+    """
+    rates = grid(task, recipe)
+    members = [(lr, seed) for lr in rates for seed in range(SEEDS)]
+    each = [lr for lr, _ in members], [seed for _, seed in members]
+    told = parse_recipe(recipe).needs_horizon
+    found: Found = {f"{lr:g}": {} for lr in rates}
+    for horizons in [(h,) for h in task.horizons] if told else [task.horizons]:
+        for horizon, scores in Training(setup, recipe, *each).run(horizons).items():
+            for weights, values in page.banked(scores, task.measure).items():
+                for row, lr in enumerate(rates):
+                    part = values[row * SEEDS : (row + 1) * SEEDS]
+                    found[f"{lr:g}"].setdefault(str(horizon), {})[weights] = {
+                        "valid": _short(part[:, 0].mean()),
+                        "test": [_short(v) for v in part[:, 1]],
+                    }
+    return found
 
 
-# The rates that validation chooses, for any horizon and whatever is read: weights or bank.
-def _chosen(task: Task, kind: str, done: dict[str, Run], recipe: str) -> tuple[float, ...]:
-    name = "valid accuracy" if kind == "classification" else "valid loss"
-    sign = 1 if kind == "classification" else -1
-    best = set()
-    for horizon in task.horizons:
-        for weights in page.READ.get(recipe, ("raw",)):
-            means = {
-                lr: np.mean(
-                    [
-                        sign * run.score(weights, name, horizon)[0]
-                        for run in done.values()
-                        if run.recipe == recipe and run.lr == lr and horizon in run.horizons
-                    ]
-                )
-                for lr in RATES
-            }
-            best.add(max(means, key=lambda lr: means[lr]))
-    return tuple(sorted(best))
+def grid(task: Task, recipe: str) -> tuple[float, ...]:
+    """The rates at which a recipe is trained.
+
+    Args:
+        task: the task.
+        recipe: of `RECIPES`.
+
+    Returns:
+        Growing rates.
+    """
+    if recipe == "prodigy":
+        return (1.0,)
+    return BASE if "growth" in recipe else task.rates
 
 
-def _plain(runs: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "recipe": run.recipe,
-            "lr": run.lr,
-            "seed": run.seed,
-            "seconds": round(float(run.seconds[-1]), 3),
-            "scores": {
-                str(h): {
-                    w: [
-                        float(f"{run.score(w, f'{part} {what}', h)[0]:.5g}")
-                        for part in ("valid", "test")
-                        for what in ("loss", "accuracy")
-                    ]
-                    for w in page.READ.get(run.recipe, ("raw",))
-                }
-                for h in run.horizons
-            },
-        }
-        for run in runs
-    ]
+def check() -> dict[str, float]:
+    """Compare every stacked recipe with the classes of the library, in float64.
+
+    Returns:
+        recipe -> greatest difference of a weight over the largest weight, after 30 updates.
+    """
+    setup = _doubled(TASKS["digits"].make())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return {recipe: _difference(setup, recipe) for recipe in RECIPES}
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _difference(setup: TrainingSetup, recipe: str) -> float:
+    lr = 1.0 if recipe == "prodigy" else 0.01
+    kept: dict[str, Any] = {}
+    names = ["average-0", "average-4", "average", "average-64"]
+    run_recipe(setup, recipe, lr, 1, 30, averages=names, keep=kept)
+    stack = Training(setup, recipe, [lr / 2, lr], [0, 1])
+    stack.run((30,), test=False)
+    pairs = [(kept[n], stack.averages[g]) for n, g in zip(names, (0, 4, 16, 64), strict=True)]
+    if recipe == "schedulefree":
+        pairs = [(kept["raw"], stack.rule.average(stack.weights))]
+    elif stack.towards is None:
+        pairs.append((kept["raw"], stack.weights))
+    gaps = []
+    for real, flat in pairs:
+        whole = torch.cat([real[n].flatten() for n in stack.network.shapes])
+        gaps.append(float((whole - flat[1]).abs().max() / whole.abs().max()))
+    print(f"{recipe}: {max(gaps):.1e}", flush=True)
+    return float(f"{max(gaps):.2g}")
+
+
+def cost(rounds: int = 5, steps: int = 60) -> dict[str, float]:
+    """CPU time of the library's own trainings over that of AdamW at a constant rate.
+
+    Args:
+        rounds: trainings of each recipe, in turns.
+        steps: updates of each.
+
+    Returns:
+        recipe -> ratio of medians.
+    """
+    setup = TASKS["MNIST"].make()
+    times: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+    for number in range(rounds):
+        for recipe in RECIPES:
+            run = run_recipe(setup, recipe, 0.01, number, steps, averages=["bank"])
+            times[recipe].append(float(run.seconds[-1]))
+    base = np.median(times["adamw"])
+    return {recipe: round(float(np.median(t) / base), 3) for recipe, t in times.items()}
+
+
+def _doubled(setup: TrainingSetup) -> TrainingSetup:
+    def double(data: Dataset) -> Dataset:
+        return replace(data, inputs=data.inputs.double())
+
+    change: Callable[..., TrainingSetup] = replace
+    parts = {name: double(getattr(setup, name)) for name in ("train", "valid", "test")}
+    return change(setup, **parts)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 if __name__ == "__main__":

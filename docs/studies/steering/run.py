@@ -1,8 +1,9 @@
 """Run the study: `python docs/studies/steering/run.py penalties|mnist|cifar|pages`.
 
 Every training that is done is kept in parts/ and never done again; its numbers go to
-results.json, from which `pages` writes README.md, penalties.md and figures. Needs the data
-beside the checkout and pytorch_optimizer.
+results.json, from which `pages` writes rates.md, penalties.md and figures. README.md is of the
+study of the recipe, larger.json and costs.json. Needs the data beside the checkout and
+pytorch_optimizer.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import page_penalties
 import page_rates
 import penalties
 import rates
+import summary
 import texts
 
 HERE = Path(__file__).parent
@@ -54,7 +56,8 @@ def _plain(table: np.ndarray) -> list[Any]:
 def _write(found: dict[str, Any]) -> None:
     studies = {name: found[name] for name in rates.PROBLEMS}
     page_rates.draw(studies, HERE)
-    (HERE / "README.md").write_text(texts.rates(studies))
+    (HERE / "rates.md").write_text(texts.rates(studies))
+    summary.write()
     study = page_penalties.Penalties(found["penalties"])
     page_penalties.draw(study, HERE)
     (HERE / "penalties.md").write_text(texts.penalties(study))

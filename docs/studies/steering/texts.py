@@ -15,10 +15,10 @@ def rates(studies):
     parts = "\n".join(
         f"## {r.TITLES[name]}\n\n{r.tables(study)}" for name, study in studies.items()
     )
-    return f"""# Which way of steering the rate is worth it?
+    return f"""# Averages and controllers on MNIST and CIFAR-10
 
 Written by `python docs/studies/steering/run.py`; every accuracy is in `results.json`.
-Penalties have [a page of their own](penalties.md).
+The short answer is [a page of its own](README.md); so are [penalties](penalties.md).
 
 {goals.short(studies)}
 
@@ -84,7 +84,7 @@ def penalties(study):
     return f"""# Five claims for loss-side penalties, tried again
 
 Written by `python docs/studies/steering/run.py`; every number of every seed is in
-`results.json`. Steering the rate has [a page of its own](README.md).
+`results.json`. Steering the rate has [a page of its own](rates.md).
 
 {verdicts.short(study)}
 

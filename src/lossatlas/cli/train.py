@@ -46,7 +46,7 @@ _RECIPE = (
     "sgd, topoadamw, schedulefree, prodigy. Learning rates: cosine, wsd, linear, regime, "
     "compat, growth, momo, edge, group-noise, cooldown. Penalties, each with a number: sasp, "
     "sasp-fisher, cvp, cvp-original, cwd, l2, smoothing, sam, spectral, sbmp, noise. Also: "
-    "average, bank (three averages, chosen on validation), cautious, interpolated, brake "
+    "average, bank (the best of some averages on validation), cautious, interpolated, brake "
     "(growth falls back where the validation loss rises), decay=, warmup=, interval=."
 )
 _COMPARE = "Recipes with commas between them; the others are compared with the first."
@@ -64,7 +64,7 @@ _trained_with = functools.partial(option, group="Training")
 class TrainingSettings(Strict):
     """Settings of `lossatlas train`."""
 
-    recipe: str = _trained_with("adamw+growth+bank", _RECIPE, short="r")
+    recipe: str = _trained_with("adamw+growth+interpolated+bank", _RECIPE, short="r")
     compare: Annotated[tuple[str, ...] | None, LISTED] = _trained_with(
         None, _COMPARE, min_length=1
     )

@@ -242,7 +242,7 @@ class AverageCallback(TrainerCallback):
 
     Args:
         gamma: see `PolynomialAverage`. Default (4, 16, 64).
-        every: updates between two that count. Default 1.
+        every: updates between two that count; see `PolynomialAverage`. Default None.
         batches: for the statistics of BatchNorm layers; transformers seldom have any.
         forward: forward(model, batch) for it; by default model(**batch).
 
@@ -254,7 +254,7 @@ class AverageCallback(TrainerCallback):
         self,
         gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
         *,
-        every: int = 1,
+        every: int | None = None,
         batches: Iterable[Any] | None = None,
         forward: Forward | None = None,
     ) -> None:

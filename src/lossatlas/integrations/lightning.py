@@ -317,7 +317,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
 
     Args:
         gamma: see `PolynomialAverage`. Default (4, 16, 64).
-        every: updates between two that count. Default 1.
+        every: updates between two that count; see `PolynomialAverage`. Default None.
         batches: how many batches of training data the statistics of BatchNorm layers are
             re-estimated on. Default 20.
         forward: forward(module, batch) for it; see `WeightAverage`.
@@ -334,7 +334,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         self,
         gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
         *,
-        every: int = 1,
+        every: int | None = None,
         batches: int = 20,
         forward: Forward | None = None,
         validate: bool = True,

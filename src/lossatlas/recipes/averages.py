@@ -10,8 +10,10 @@ from lossatlas.checks import check_one_of
 from lossatlas.objective import Batch
 from lossatlas.steering.averaging import EMA, PolynomialAverage
 
-# Name -> gamma of a polynomial average. The bank is all of them, chosen on validation.
-GAMMAS = {"average": 16.0, "average-4": 4.0, "average-64": 64.0}
+# Name -> gamma of a polynomial average.
+GAMMAS = {"average": 16.0, "average-0": 0.0, "average-4": 4.0, "average-64": 64.0}
+# The members of the bank; the best of them is chosen on validation.
+BANK = ("average", "average-4", "average-64")
 # What can be read beside the weights themselves ("raw").
 AVERAGES = (*GAMMAS, "ema", "bank")
 
@@ -22,9 +24,11 @@ class Averages:
     Args:
         model: what is trained.
         names: of `AVERAGES`; "average" is always there.
+        wide: the mean of all weights belongs to the bank, too.
 
     Attributes:
         names: what is read, "bank" last.
+        banked: the members of the bank.
         bank: the polynomial averages.
         updates_itself: somebody else updates the bank.
 
@@ -32,10 +36,12 @@ class Averages:
         UnknownNameError: an unknown name.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], *, wide: bool = False) -> None:
         for name in names:
             check_one_of("averages", name, AVERAGES)
-        wanted = dict.fromkeys(("average", *names, *(GAMMAS if "bank" in names else ())))
+        self.banked = (*BANK, "average-0") if wide else BANK
+        members = self.banked if "bank" in names else ()
+        wanted = dict.fromkeys(("average", *names, *members))
         banked = wanted.pop("bank", 0) is None
         self.names = (*wanted, *(("bank",) if banked else ()))
         self.bank = PolynomialAverage(model, [GAMMAS[n] for n in wanted if n in GAMMAS])
@@ -61,3 +67,8 @@ class Averages:
         else:
             with self.bank.swapped(batches, gamma=GAMMAS[name]):
                 yield
+
+
+def named(gamma: float) -> str:
+    """The name of the average with a gamma."""
+    return next(name for name, value in GAMMAS.items() if value == gamma)

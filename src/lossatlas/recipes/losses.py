@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,8 @@ from lossatlas.steering.penalties import (
     sbmp_penalty,
 )
 from lossatlas.steering.penalties.sasp import Head, SaspKind
+from lossatlas.steering.sam import SAM
+from lossatlas.steering.updates import run_first
 from lossatlas.training.dataset import Dataset
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -41,7 +42,7 @@ def training_loss(
         base = _with_sbmp(base, penalties["sbmp"])
     if "noise" in penalties:
         base = _with_noise(base, penalties["noise"])
-    return _ascending(base, penalties["sam"]) if "sam" in penalties else base
+    return base
 
 
 def check_served(
@@ -66,6 +67,25 @@ def register_hooks(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
     for name, scale_free in (("cvp", True), ("cvp-original", False)):
         if name in penalties:
             optimizer.register_step_pre_hook(_gated(penalties[name], scale_free))
+
+
+def register_ascent(
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    again: Callable[[], Tensor],
+) -> None:
+    """Take gradients uphill where a recipe has "sam"; `again` gives the loss of the batch."""
+    if "sam" not in recipe.penalties:
+        return
+    sam = SAM(optimizer, recipe.penalties["sam"], model=model)
+
+    def ascend(*_: object) -> None:
+        with sam.perturbed(), torch.enable_grad():
+            torch.autograd.backward(again())
+
+    # Before the weights are taken elsewhere, as `InterpolatedGradients` does.
+    run_first(optimizer._optimizer_step_pre_hooks, optimizer.register_step_pre_hook(ascend))
 
 
 def _gated(lam: float, scale_free: bool) -> Callable[..., None]:
@@ -147,32 +167,3 @@ def _with_noise(base: Loss, deviation: float) -> Loss:
         return base(model, (inputs + deviation * torch.randn_like(inputs), targets))
 
     return loss
-
-
-def _ascending(base: Loss, rho: float) -> Loss:
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        grads = torch.autograd.grad(base(model, batch), list(weights.values()))
-        length = torch.stack([g.square().sum() for g in grads]).sum().sqrt() + 1e-12
-        moved = {
-            name: p + rho * g / length
-            for (name, p), g in zip(weights.items(), grads, strict=True)
-        }
-        # The gradient at the moved weights, in the graph of those that stay where they are.
-        called = _Called(model, base)
-        return cast(Tensor, torch.func.functional_call(called, _prefixed(moved), (batch,)))
-
-    return loss
-
-
-class _Called(nn.Module):
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.loss(self.model, batch)
-
-
-def _prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"model.{name}": value for name, value in weights.items()}

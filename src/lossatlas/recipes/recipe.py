@@ -1,10 +1,12 @@
 """Recipes: an optimizer, its schedule or controller, and penalties, as one line of text."""
 
+import math
 from dataclasses import dataclass
 
 from lossatlas.checks import check_one_of, check_text
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
+from lossatlas.recipes.averages import GAMMAS
 from lossatlas.steering.policies import POLICIES
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "topoadamw", "schedulefree", "prodigy")
@@ -25,6 +27,8 @@ PENALTIES = (
     "noise",
 )
 SETTINGS = ("decay", "warmup", "interval")
+# What may have a number: gradients are taken towards the average with that gamma.
+OPTIONAL = ("interpolated",)
 # What needs no number: how the rate goes when nothing is said, and which weights are read.
 PLAIN = ("constant", "average", "bank")
 # What changes the updates themselves, see `lossatlas.steering.updates`, or when they fall back.
@@ -92,13 +96,15 @@ class Recipe:
         """A number of the recipe.
 
         Args:
-            name: "decay" (weight decay), "warmup" or "interval" (steps).
+            name: "decay" (weight decay), "warmup" or "interval" (steps), "interpolated" (gamma
+                of the average).
             default: where it is not written.
 
         Returns:
             The number.
         """
-        return dict(self.parts).get(name, default)
+        value = dict(self.parts).get(name, default)
+        return default if math.isnan(value) else value
 
 
 def parse_recipe(text: str | Recipe) -> Recipe:
@@ -143,7 +149,7 @@ def _part(text: str, word: str) -> tuple[str, float]:
         if name in PENALTIES or name in SETTINGS:
             raise ArgumentError(f"'{name}' in '{text}' needs a number, as in '{name}=0.01'.")
         return name, float("nan")
-    if name not in PENALTIES and name not in SETTINGS:
+    if name not in PENALTIES and name not in SETTINGS and name not in OPTIONAL:
         raise ArgumentError(
             f"'{name}' in '{text}' takes no number; leave '{sign}{number}' out."
         )
@@ -153,4 +159,9 @@ def _part(text: str, word: str) -> tuple[str, float]:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise ArgumentError(f"'{word}' in '{text}' must give a number >= 0.")
+    if name == "interpolated" and value not in GAMMAS.values():
+        raise ArgumentError(
+            f"'{word}' in '{text}' must give the gamma of an average: "
+            f"{', '.join(f'{g:g}' for g in sorted(GAMMAS.values()))}."
+        )
     return name, value

@@ -16,7 +16,7 @@ from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import equal, record
 from lossatlas.objective import Batch, Objective, supervised
-from lossatlas.recipes.averages import GAMMAS, Averages
+from lossatlas.recipes.averages import Averages, named
 from lossatlas.recipes.recipe import Recipe, parse_recipe
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.recipes.training import RecipeTraining
@@ -157,7 +157,10 @@ def run_recipe(
     torch.set_num_threads(1)
     model = build_model(setup.model, setup.train, seed=seed).to(chosen_device(device))
     names = [*averages, *(["bank"] if parsed.weights == "bank" else [])]
-    training = RecipeTraining(setup, parsed, model, steps[-1], Averages(model, names))
+    if parsed.has("interpolated"):
+        names.append(named(parsed.setting("interpolated", 16.0)))
+    kept = Averages(model, names, wide=parsed.has("interpolated"))
+    training = RecipeTraining(setup, parsed, model, steps[-1], kept)
     reader = _Reader(training, steps, keep)
     run = train(
         model,
@@ -250,7 +253,7 @@ class _Reader:
             name: -found[self.weights.index(name)][0][0]
             if by_loss
             else found[self.weights.index(name)][1][0]
-            for name in GAMMAS
+            for name in self._training.averages.banked
         }
         best = max(ranks, key=lambda name: ranks[name])
         if self._keep and best in self._keep:

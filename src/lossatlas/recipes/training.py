@@ -15,7 +15,7 @@ from lossatlas.cooldown import cooldown_factor
 from lossatlas.errors import MissingDependencyError
 from lossatlas.objective import Batch, Objective, supervised
 from lossatlas.recipes.averages import Averages
-from lossatlas.recipes.losses import register_hooks, training_loss
+from lossatlas.recipes.losses import register_ascent, register_hooks, training_loss
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.result import Estimate
@@ -95,6 +95,7 @@ class RecipeTraining:
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         self.steering, self.spent, self._began = 0.0, 0.0, time.process_time()
         self._drop_in: LandscapeLR | None = None
+        self._last: Batch = ()
         self._loss = training_loss(recipe, model, setup.criterion)
         self._probed = supervised(setup.criterion or F.cross_entropy)
 
@@ -120,8 +121,10 @@ class RecipeTraining:
                 scheduler=self.schedule,
             )
         if self.recipe.has("interpolated"):
-            InterpolatedGradients(optimizer, self.averages.bank)
+            gamma = self.recipe.setting("interpolated", 16.0)
+            InterpolatedGradients(optimizer, self.averages.bank, gamma=gamma)
             self.averages.updates_itself = True
+        register_ascent(self.recipe, optimizer, self.model, self._again)
         self._began = time.process_time()
         return optimizer
 
@@ -130,7 +133,8 @@ class RecipeTraining:
         inputs, targets = batch
         augment = self.setup.augment
         changed = inputs if augment is None else augment(inputs)
-        value = self._loss(model, (changed, targets))
+        self._last = (changed, targets)
+        value = self._loss(model, self._last)
         controller = self.controller
         if controller is not None and controller.policy.before and value.requires_grad:
             controller.observe(value)
@@ -195,6 +199,9 @@ class RecipeTraining:
             data = self.setup.valid.take(min(len(self.setup.valid), 500))
             batches = data.batches(500)
             return Objective(self.model, self._probed, batches, check=False).evaluate()
+
+    def _again(self) -> Tensor:
+        return self._loss(self.model, self._last)
 
     def _closure(self, batch: Batch) -> Closure:
         return sub_batch(self.model, self._probed, batch, 32)

@@ -15,7 +15,7 @@ from lossatlas.steering.averaging import (
 )
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog, DecisionRecord, replay
-from lossatlas.steering.optimizers import TopoAdamW, create_topoadamw
+from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.policies import (
     POLICIES,
     EdgePolicy,
@@ -40,7 +40,6 @@ __all__ = [
     # the controller and the drop-in
     "LandscapeLR",
     "TopoAdamW",
-    "create_topoadamw",
     "layer_groups",
     # what it sees, what it did
     "ProbeGrid",

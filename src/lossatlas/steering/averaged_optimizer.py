@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.checks import check_at_least, check_positive
+from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
 from lossatlas.result import Estimate
 from lossatlas.steering.averaging import AverageChoice, PolynomialAverage, Score, ScoreMode
@@ -15,8 +16,12 @@ from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import GrowthPolicy
 from lossatlas.steering.schedules import WSD
 from lossatlas.steering.statistics import Forward
-from lossatlas.steering.updates import CautiousUpdates
+from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
 from lossatlas.training.optimizers import build_optimizer
+
+# Gamma of the averages, and of those where gradients are taken towards one of them.
+GAMMAS = (4.0, 16.0, 64.0)
+WIDE = (0.0, *GAMMAS)
 
 
 class AveragedOptimizer:
@@ -29,11 +34,14 @@ class AveragedOptimizer:
         average: of the same weights; updated after every step of the optimizer, so steps that a
             GradScaler skips do not count.
         scheduler: steps the rate; a `LandscapeLR` is told the loss.
+        interpolated: where gradients are taken between weights and average; it updates the
+            average then.
 
     Attributes:
         optimizer: the torch optimizer, for a GradScaler, a scheduler of your own or a trainer.
         average: the `PolynomialAverage`.
         scheduler: the warm-up, or the `LandscapeLR`.
+        interpolated: as given.
 
     Examples:
         >>> model = nn.Linear(3, 1)
@@ -52,8 +60,10 @@ class AveragedOptimizer:
         optimizer: torch.optim.Optimizer,
         average: PolynomialAverage,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
+        interpolated: InterpolatedGradients | None = None,
     ) -> None:
         self.optimizer, self.average, self.scheduler = optimizer, average, scheduler
+        self.interpolated = interpolated
         self._updates = 0
         optimizer.register_step_post_hook(self._take_in)
 
@@ -97,7 +107,8 @@ class AveragedOptimizer:
 
     def _take_in(self, *_: Any) -> None:
         self._updates += 1
-        self.average.update()
+        if self.interpolated is None:
+            self.average.update()
 
     def best(
         self, score: Score, batches: Iterable[Batch] | None = None, *, mode: ScoreMode = "max"
@@ -129,19 +140,30 @@ class AveragedOptimizer:
         """What a resumed run needs beside the model's own state.
 
         Returns:
-            "optimizer", "average" and "scheduler".
+            "optimizer", "average", "scheduler", and "interpolated" where it is used.
         """
-        parts = {n: getattr(self, n) for n in ("optimizer", "average", "scheduler")}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; load the model's own first.
 
         Args:
             state_dict: what `state_dict` gave.
+
+        Raises:
+            ArgumentError: the state of a recipe with other parts.
         """
-        for name in ("optimizer", "average", "scheduler"):
-            getattr(self, name).load_state_dict(state_dict[name])
+        for name, part in self._parts().items():
+            if name not in state_dict:
+                raise ArgumentError(
+                    f"`state_dict` must hold '{name}'; got {', '.join(state_dict)}: make the "
+                    "recipe with the settings that it was saved with."
+                )
+            part.load_state_dict(state_dict[name])
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("optimizer", "average", "scheduler", "interpolated")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def recipe(
@@ -150,9 +172,10 @@ def recipe(
     *,
     lr: float | None = None,
     warmup: int = 100,
-    gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
-    every: int = 1,
+    gamma: float | Sequence[float] | None = None,
+    every: int | None = None,
     cautious: bool = False,
+    interpolated: bool | None = None,
     batches: Iterable[Batch] | None = None,
     forward: Forward | None = None,
 ) -> AveragedOptimizer:
@@ -168,10 +191,16 @@ def recipe(
         lr: the rate. None leaves it to `GrowthPolicy`, or, for an optimizer that was given, is
             that of the optimizer.
         warmup: updates of linear warm-up, where there is a rate. Default 100.
-        gamma: of the averages; see `PolynomialAverage`. Default (4, 16, 64).
-        every: updates between two that the averages take in. Default 1.
+        gamma: of the averages; see `PolynomialAverage`. Default (4, 16, 64), and 0 where
+            gradients are interpolated.
+        every: updates between two that the averages take in; see `PolynomialAverage`. Default
+            None: all in the beginning, 64 a window later.
         cautious: leave out coordinates that go against the gradient (`CautiousUpdates`).
             Default False.
+        interpolated: take gradients between the weights and their average
+            (`InterpolatedGradients`), which is then in the place of momentum: optimizers by
+            name have none. Read the weights in `swapped()` only. Default None: for "adamw" and
+            "adam", where it is measured to be better; False for others.
         batches: for the statistics of BatchNorm layers, some batches of training data.
         forward: forward(model, batch) for them; see `WeightAverage`.
 
@@ -193,7 +222,10 @@ def recipe(
     check_at_least("warmup", warmup, 0)
     if lr is not None:
         check_positive("lr", lr)
-    average = PolynomialAverage(model, gamma, every=every, batches=batches, forward=forward)
+    if interpolated is None:
+        interpolated = isinstance(optimizer, str) and optimizer in {"adamw", "adam"}
+    gammas = (WIDE if interpolated else GAMMAS) if gamma is None else gamma
+    average = PolynomialAverage(model, gammas, every=every, batches=batches, forward=forward)
     given = isinstance(optimizer, torch.optim.Optimizer)
     made = (
         optimizer
@@ -203,9 +235,21 @@ def recipe(
     if given and lr is not None:
         for group in made.param_groups:
             group["lr"] = group["initial_lr"] = lr
+    if interpolated and isinstance(optimizer, str):
+        without_momentum(made)
     if cautious:
-        # Before what goes by the updates that are made.
         CautiousUpdates(made)
-    if lr is None and not given:
-        return AveragedOptimizer(made, average, LandscapeLR(made, GrowthPolicy()))
-    return AveragedOptimizer(made, average, WSD(made, warmup=warmup))
+    grows = lr is None and not given
+    # The policy follows the optimizer's own weights, so it is told of updates first.
+    rate = LandscapeLR(made, GrowthPolicy()) if grows else WSD(made, warmup=warmup)
+    between = InterpolatedGradients(made, average) if interpolated else None
+    return AveragedOptimizer(made, average, rate, between)
+
+
+def without_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Take the momentum out of an optimizer that has not moved yet."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (0.0, group["betas"][1])
+        if "momentum" in group:
+            group["momentum"] = 0.0

@@ -24,6 +24,10 @@ from lossatlas.text import number
 ScoreMode = Literal["max", "min"]
 MODES: tuple[str, ...] = get_args(ScoreMode)
 _HALF = frozenset({torch.float16, torch.bfloat16})
+# Updates that the window of an average holds at least before some of them are left out.
+_PER_WINDOW = 64
+# Weights that cost less to copy side by side than to look at one by one.
+_FEW = 2**16
 Score = Callable[[nn.Module], Any]
 
 
@@ -183,6 +187,8 @@ class WeightAverage:
                 [m.to(p.device) for m, p in zip(means, self.params.values(), strict=True)]
                 for means in self._means
             ]
+        if self._small and math.isfinite(_sum(self._list)):
+            return True
         if is_finite(self._list, sharded=self._sharded, half=self._half):
             return True
         self.skipped += 1
@@ -190,7 +196,7 @@ class WeightAverage:
             warnings.warn(
                 "weights that are not finite are left out of the average, now and from now on; "
                 "`skipped` counts them.",
-                stacklevel=4,
+                stacklevel=3,
             )
         return False
 
@@ -200,6 +206,9 @@ class WeightAverage:
         self._sharded = any(map(is_sharded, self._list))
         self._half = any(p.dtype in _HALF for p in self._list)
         self._alike = not self._sharded and not self._half
+        kinds = {(p.dtype, p.device) for p in self._list}
+        numbers = sum(p.numel() for p in self._list)
+        self._small = self._alike and len(kinds) == 1 and numbers <= _FEW
 
     def _blend(self, means: list[Tensor], share: float) -> None:
         with torch.no_grad():
@@ -332,13 +341,15 @@ class PolynomialAverage(WeightAverage):
 
     The window grows with time: it spans about the last 1 / gamma of the training, whatever
     that is, so one run can be read at every horizon. Several gammas make a bank of averages;
-    `best` chooses one on validation data, and `swapped` shows it from then on.
+    `best` chooses one on validation data, and `swapped` shows it from then on. Once a window is
+    long, not every update is looked at: each member takes in 64 a window, which is every update
+    up to update 128 (gamma + 1), and each stands for those since the last one.
 
     Args:
         model: its trainable parameters are averaged, by reference.
         gamma: one number or several. 0 is the plain mean of all; the larger, the shorter the
             window; infinity is the weights themselves. Default (4, 16, 64): three copies.
-        every: updates between two that count. Default 1.
+        every: updates between two that count; `count` is then of these. Default None: as above.
         batches: what the statistics of BatchNorm layers are re-estimated on; see `swapped`.
         forward: forward(model, batch) for it; see `WeightAverage`.
 
@@ -368,13 +379,15 @@ class PolynomialAverage(WeightAverage):
         model: nn.Module,
         gamma: float | Sequence[float] = (4.0, 16.0, 64.0),
         *,
-        every: int = 1,
+        every: int | None = None,
         batches: Iterable[Batch] | None = None,
         forward: Forward | None = None,
     ) -> None:
         self.gammas = _gammas(gamma)
-        check_at_least("every", every, 1)
+        check_at_least("every", 1 if every is None else every, 1)
         self.every, self._waited = every, 0
+        # The update that each member took in last.
+        self._taken = [0] * len(self.gammas)
         self._start(model, len(self.gammas), batches, forward)
         self._chosen = len(self.gammas) // 2
 
@@ -382,6 +395,25 @@ class PolynomialAverage(WeightAverage):
     def gamma(self) -> float:
         """The gamma of the average that `swapped` shows."""
         return self.gammas[self._chosen]
+
+    def at(self, gamma: float) -> dict[str, Tensor]:
+        """The average with one gamma.
+
+        Args:
+            gamma: one of `gammas`.
+
+        Returns:
+            name -> tensor.
+
+        Raises:
+            ArgumentError: a gamma that the bank does not have.
+        """
+        return dict(zip(self.params, self._means[self._place(gamma)], strict=True))
+
+    def _place(self, gamma: float) -> int:
+        if gamma not in self.gammas:
+            raise ArgumentError(f"`gamma` must be one of {list(self.gammas)}; got {gamma!r}.")
+        return self.gammas.index(gamma)
 
     def shares(self, step: int) -> tuple[float, ...]:
         """(gamma + 1) / (step + gamma), one number a member.
@@ -397,9 +429,23 @@ class PolynomialAverage(WeightAverage):
     def update(self) -> None:
         """Take the present weights in, where it is their turn; the first ones at once."""
         self._waited += 1
-        if self.count == 0 or self._waited >= self.every:
-            self._waited = 0
-            super().update()
+        if self.count and self._waited < (self.every or 1):
+            return
+        self._waited, step = 0, self.count + 1
+        due = [i for i in range(len(self.gammas)) if self._is_due(i, step)]
+        if due and not self._ready():
+            return
+        self.count = step
+        for member in due:
+            share = since(self.gammas[member], self._taken[member], step)
+            self._blend(self._means[member], share)
+            self._taken[member] = step
+
+    def _is_due(self, member: int, step: int) -> bool:
+        if self.every is not None or math.isinf(self.gammas[member]):
+            return True
+        window = step / (self.gammas[member] + 1)
+        return step - self._taken[member] >= int(window / _PER_WINDOW)
 
     def best(
         self, score: Score, batches: Iterable[Batch] | None = None, *, mode: ScoreMode = "max"
@@ -450,9 +496,7 @@ class PolynomialAverage(WeightAverage):
             ArgumentError: as for `WeightAverage.swapped`; or a gamma that the bank does not
                 have.
         """
-        if gamma is not None and gamma not in self.gammas:
-            raise ArgumentError(f"`gamma` must be one of {list(self.gammas)}; got {gamma!r}.")
-        member = self._chosen if gamma is None else self.gammas.index(gamma)
+        member = self._chosen if gamma is None else self._place(gamma)
         with self._shown(member, batches):
             yield
 
@@ -460,14 +504,15 @@ class PolynomialAverage(WeightAverage):
         """What a resumed run needs.
 
         Returns:
-            "count", "skipped", "waited", "gamma" (the chosen one), and "averages": gamma as
-            text -> name -> tensor.
+            "count", "skipped", "waited", "taken", "gamma" (the chosen one), and "averages":
+            gamma as text -> name -> tensor.
         """
         self._check_outside("state_dict")
         return {
             "count": self.count,
             "skipped": self.skipped,
             "waited": self._waited,
+            "taken": list(self._taken),
             "gamma": self.gamma,
             "averages": {f"{g:g}": self._named(i) for i, g in enumerate(self.gammas)},
         }
@@ -492,7 +537,7 @@ class PolynomialAverage(WeightAverage):
         for member, name in enumerate(ours):
             self._load(member, state_dict["averages"][name])
         self.count, self.skipped = state_dict["count"], state_dict["skipped"]
-        self._waited = state_dict["waited"]
+        self._waited, self._taken = state_dict["waited"], list(state_dict["taken"])
         self._chosen = self.gammas.index(state_dict["gamma"])
 
 
@@ -619,6 +664,17 @@ class LAWA(WeightAverage):
         ]
 
 
+def since(gamma: float, taken: int, step: int) -> float:
+    """The share of the updates after `taken` up to `step`: 1 - prod (t - 1) / (t + gamma)."""
+    if math.isinf(gamma) or not taken:
+        return 1.0
+    if step == taken + 1:
+        return (gamma + 1) / (step + gamma)
+    logs = math.lgamma(step) - math.lgamma(taken)
+    logs += math.lgamma(taken + 1 + gamma) - math.lgamma(step + 1 + gamma)
+    return -math.expm1(logs)
+
+
 def _gammas(gamma: float | Sequence[float]) -> tuple[float, ...]:
     several = tuple(gamma) if isinstance(gamma, Sequence) else (gamma,)
     for value in several:
@@ -643,6 +699,11 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
     with preserved_modes(model):
         model.eval()
         yield
+
+
+@torch.no_grad()
+def _sum(tensors: list[Tensor]) -> float:
+    return torch.cat([t.reshape(-1) for t in tensors]).sum().item()
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -202,27 +202,6 @@ class TopoAdamW(torch.optim.AdamW):
             self.controller.load_state_dict(controller)
 
 
-def create_topoadamw(
-    model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4, **kwargs: Any
-) -> TopoAdamW:
-    """`TopoAdamW` over all parameters of a model, as topoadamw has it.
-
-    Args:
-        model: any module.
-        lr: base rate. Default 1e-3.
-        weight_decay: decoupled. Default 5e-4.
-        **kwargs: as for `TopoAdamW`.
-
-    Returns:
-        The optimizer.
-
-    Examples:
-        >>> create_topoadamw(nn.Linear(3, 2), lr=0.01).param_groups[0]["lr"]
-        0.01
-    """
-    return TopoAdamW(model.parameters(), model, lr=lr, weight_decay=weight_decay, **kwargs)
-
-
 def _bare(step: Any) -> Any:
     # Torch puts hooks around the step of every class; those of this one run around all of it.
     while getattr(step, "hooked", False):

@@ -196,6 +196,9 @@ class DistanceTracker:
         self._sums: list[Tensor] = []
         self._distance: Tensor | None = None
         self._far: list[Tensor] = []
+        # Views of the watched coordinates, and where the weights were when they were made.
+        self._views: list[Tensor] | None = None
+        self._memory: list[int] | None = None
 
     def opening(self) -> tuple[float, float]:
         """Before the first step: the length of the weights, and of the step to come."""
@@ -221,7 +224,7 @@ class DistanceTracker:
         old = present[: len(self._last)] if len(self._sizes) > known else present
         steps = (old - self._last).square_()
         far = torch.dot((old - self._start).square_(), self._shares[: len(old)])
-        self._sums.append(torch.dot(steps, self._step_shares(scales, known)))
+        self._sums.append(self._length(steps, scales, known))
         self._start = torch.cat([self._start, present[len(old) :]])
         self._last = present
         if is_sharded(self._optimizer.param_groups[0]["params"][0]):
@@ -239,26 +242,38 @@ class DistanceTracker:
 
     def _sampled(self) -> Tensor:
         # One vector of all watched coordinates: a handful of operations a step, not per tensor.
-        weights = [local(w.detach()) for w in self._every()]
+        every = self._every()
+        if self._views is not None and [p.data_ptr() for p in every] == self._memory:
+            return torch.cat(self._views).float()
+        weights = [local(w.detach()) for w in every]
         parts = [_sample(w) for w in weights]
+        self._views = self._memory = None
+        if _stay(every):
+            self._views = [w.reshape(-1)[:: _spacing(w.numel())] for w in weights]
+            self._memory = [p.data_ptr() for p in every]
         if len(parts) != len(self._sizes):
             device = parts[0].device
             self._sizes = [len(part) for part in parts]
             shares = [w.numel() / max(n, 1) for w, n in zip(weights, self._sizes, strict=True)]
             counts = torch.tensor(self._sizes, device=device)
-            self._shares = torch.tensor(shares, device=device).repeat_interleave(counts)
+            # The dtype of the samples, whatever torch's default is.
+            each = torch.tensor(shares, dtype=torch.float32, device=device)
+            self._shares = each.repeat_interleave(counts)
         return torch.cat([part.to(parts[0].device) for part in parts])
 
-    def _step_shares(self, scales: list[float], known: int) -> Tensor:
+    def _length(self, steps: Tensor, scales: list[float], known: int) -> Tensor:
+        # The squared length of a step at scale 1.
         if len(set(scales)) == 1 and len(self._sizes) == known:
-            return self._shares / scales[0] ** 2 if scales[0] > 0 else 0 * self._shares
+            inverse = scales[0] ** -2 if scales[0] > 0 else 0.0
+            return torch.dot(steps, self._shares).mul_(inverse)
         each = [
-            1 / scales[self._group(index)] ** 2 if scales[self._group(index)] > 0 else 0.0
+            scales[self._group(index)] ** -2 if scales[self._group(index)] > 0 else 0.0
             for index in range(known)
         ]
         counts = torch.tensor(self._sizes[:known], device=self._shares.device)
-        factors = torch.tensor(each, device=self._shares.device).repeat_interleave(counts)
-        return self._shares[: len(factors)] * factors
+        scaled = torch.tensor(each, dtype=torch.float32, device=self._shares.device)
+        factors = scaled.repeat_interleave(counts)
+        return torch.dot(steps, self._shares[: len(factors)] * factors)
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""
@@ -308,6 +323,12 @@ class DistanceTracker:
             if index < 0:
                 return number
         return number
+
+
+def _stay(weights: list[Tensor]) -> bool:
+    # Whether views of the weights show them after every step.
+    plain = not any(map(is_sharded, weights)) and all(p.is_contiguous() for p in weights)
+    return plain and len({p.device for p in weights}) == 1
 
 
 def _spacing(size: int) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.averaging import PolynomialAverage
@@ -48,6 +49,8 @@ class CautiousUpdates:
             optimizer.register_step_pre_hook(self._keep),
             optimizer.register_step_post_hook(self._mask),
         )
+        # Whoever looks at the update, or moves the weights after it, finds the masked one.
+        run_first(optimizer._optimizer_step_post_hooks, self._handles[1])
 
     def remove(self) -> None:
         """Leave updates as they are from now on."""
@@ -78,12 +81,14 @@ class InterpolatedGradients:
 
     Args:
         optimizer: moves z; make it first.
-        average: of the same weights; its middle member is x. It is updated here, do not update
-            it elsewhere. Evaluate in `average.swapped()`.
+        average: of the same weights. It is updated here, do not update it elsewhere. Evaluate
+            in `average.swapped()`.
         beta: share of the average in y, in [0, 1). Default 0.9.
+        gamma: which member of the average is x. Default the middle one.
 
     Raises:
-        ArgumentError: a share out of range, or weights that are not averaged.
+        ArgumentError: a share out of range, a gamma that the average does not have, or weights
+            that are not averaged.
 
     Source: Defazio et al., The Road Less Scheduled, 2024, arXiv:2405.15682: their weights of
         the average, with power r, are those of `PolynomialAverage(gamma=r)`.
@@ -102,10 +107,16 @@ class InterpolatedGradients:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, average: PolynomialAverage, beta: float = 0.9
+        self,
+        optimizer: torch.optim.Optimizer,
+        average: PolynomialAverage,
+        beta: float = 0.9,
+        gamma: float | None = None,
     ) -> None:
         check_optimizer(optimizer)
         self.beta = check_share("beta", beta)
+        self._gamma = average.gamma if gamma is None else gamma
+        average.at(self._gamma)
         names = {id(p): name for name, p in average.params.items()}
         missing = [p for p in weights_of(optimizer) if id(p) not in names]
         if missing:
@@ -123,6 +134,8 @@ class InterpolatedGradients:
             optimizer.register_step_pre_hook(self._to_own),
             optimizer.register_step_post_hook(self._to_between),
         )
+        # Whoever notes where an update starts must find z.
+        run_first(optimizer._optimizer_step_pre_hooks, self._handles[0])
 
     def remove(self) -> None:
         """Leave gradients where the weights are from now on."""
@@ -153,17 +166,30 @@ class InterpolatedGradients:
 
     @torch.no_grad()
     def _to_own(self, *_: Any) -> None:
-        for name, value in self._own.items():
-            local(self._average.params[name].detach()).copy_(value)
+        weights = [self._average.params[name] for name in self._own]
+        copy_each(weights, list(self._own.values()))
 
     @torch.no_grad()
     def _to_between(self, *_: Any) -> None:
         self._average.update()
-        means = self._average.average
-        for name, value in self._own.items():
-            present = local(self._average.params[name].detach())
-            value.copy_(present)
-            present.lerp_(local(means[name]).to(present), self.beta)
+        means = self._average.at(self._gamma)
+        weights = [self._average.params[name] for name in self._own]
+        copy_each(list(self._own.values()), weights)
+        here = [local(weight.detach()) for weight in weights]
+        there = [local(means[name]) for name in self._own]
+        if any(a.dtype != b.dtype for a, b in zip(here, there, strict=True)):
+            there = [b.to(a) for a, b in zip(here, there, strict=True)]
+        torch._foreach_lerp_(here, there, self.beta)
+
+
+def run_first(hooks: Any, handle: RemovableHandle) -> None:
+    """Let a hook of an optimizer run before all others."""
+    hooks.move_to_end(handle.id, last=False)
+
+
+def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others, this process' shards of them."""
+    torch._foreach_copy_([local(t) for t in targets], [local(s.detach()) for s in sources])
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -202,22 +202,18 @@ _OWN = (
 )
 
 
-def create_topoadam(
-    model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4, **kwargs: Any
-) -> TopoAdam:
+def create_topoadam(model: nn.Module, *args: Any, **kwargs: Any) -> TopoAdam:
     """`TopoAdam` around AdamW over all parameters of a model.
 
     Args:
         model: any module.
-        lr: base rate. Default 1e-3.
-        weight_decay: decoupled. Default 5e-4.
+        *args: lr, weight_decay, as for `create_topoadamw`.
         **kwargs: of `TopoAdam`.
 
     Returns:
         The optimizer.
     """
-    base = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    return TopoAdam(base, model, **kwargs)
+    return create_topoadamw(model, *args, **kwargs)
 
 
 def create_topoadamw(
