@@ -41,9 +41,7 @@ def interpolate(known: Mask, values: Array) -> Surface:
     """The radial function through all known points, and how far off it may be elsewhere."""
     usable = known[..., None] & np.isfinite(values)
     whole, doubt = np.full(values.shape, np.nan), np.full(known.shape, np.inf)
-    patterns = np.unique(usable.reshape(-1, values.shape[-1]), axis=1, return_inverse=True)[1]
-    for pattern in np.unique(patterns):
-        columns = np.flatnonzero(patterns == pattern)
+    for columns in _alike(usable):
         centers = usable[..., columns[0]]
         found, spread = _blended(centers, values[..., columns], ~known)
         whole[..., columns] = _unknown_near_unknown(found, known, centers)
@@ -51,6 +49,14 @@ def interpolate(known: Mask, values: Array) -> Surface:
             doubt = spread
     whole[known] = values[known]
     return Surface(whole, np.where(known, 0.0, doubt))
+
+
+def _alike(usable: Mask) -> list[list[int]]:
+    # Columns that are known at the same points.
+    groups: dict[bytes, list[int]] = {}
+    for column in range(usable.shape[-1]):
+        groups.setdefault(usable[..., column].tobytes(), []).append(column)
+    return list(groups.values())
 
 
 def _unknown_near_unknown(found: Array, known: Mask, centers: Mask) -> Array:
@@ -125,7 +131,7 @@ class _Radial:
 
     def __init__(self, centers: Array, values: Array, exponent: int) -> None:
         self.exponent, self.centers = exponent, centers
-        kernel, tail = self._kernel(centers), self._tail(centers)
+        kernel, tail = self._kernel(_squares(centers, centers)), self._tail(centers)
         count, terms = tail.shape
         if count < terms + 2 or np.linalg.matrix_rank(tail) < terms:
             raise np.linalg.LinAlgError
@@ -143,25 +149,28 @@ class _Radial:
         self.left_out = self.weights[:count] / diagonal[:, None]
         self.left_out_power = 1 / np.sqrt(np.abs(diagonal))
 
-    def _kernel(self, points: Array) -> Array:
+    def _kernel(self, squares: Array) -> Array:
+        kernel = np.sqrt(squares)
+        for _ in range((self.exponent - 1) // 2):
+            kernel *= squares
         # Signed so that it is conditionally positive definite.
-        squares = scipy.spatial.distance.cdist(points, self.centers, "sqeuclidean")
-        sign, half = (-1) ** ((self.exponent + 1) // 2), (self.exponent - 1) // 2
-        return np.asarray(sign * np.sqrt(squares) * squares**half)
+        if self.exponent % 4 == 1:
+            np.negative(kernel, out=kernel)
+        return kernel
 
     def _tail(self, points: Array) -> Array:
         degree, axes = (self.exponent - 1) // 2, range(points.shape[1])
         terms = [t for k in range(degree + 1) for t in combinations_with_replacement(axes, k)]
         return np.stack([points[:, term].prod(axis=1) for term in terms], axis=1)
 
-    def _basis(self, points: Array) -> Array:
-        return np.concatenate([self._kernel(points), self._tail(points)], axis=1)
+    def basis(self, points: Array, squares: Array) -> Array:
+        """One row a point, from its squared distances to the centers."""
+        return np.concatenate([self._kernel(squares), self._tail(points)], axis=1)
 
-    def at(self, points: Array) -> Array:
-        return np.asarray(self._basis(points) @ self.weights)
+    def at(self, basis: Array) -> Array:
+        return np.asarray(basis @ self.weights)
 
-    def power(self, points: Array) -> Array:
-        basis = self._basis(points)
+    def power(self, basis: Array) -> Array:
         square = -np.einsum("ij,ij->i", basis @ self.inverse, basis)
         return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
@@ -197,12 +206,20 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
     predicted, doubt = np.empty((len(queries), values.shape[1])), np.empty(len(queries))
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         piece = slice(start, start + _QUERIES_AT_ONCE)
+        squares = _squares(queries[piece], centers)
+        basis = guide.basis(queries[piece], squares)
+        nearest = tree.query(queries[piece], k=near)[1]
+        doubt[piece] = guide.power(basis) * _largest(relative, nearest)
         for number in np.unique(best):
             columns = best == number
-            predicted[piece, columns] = fits[number].at(queries[piece])[:, columns]
-        nearest = tree.query(queries[piece], k=near)[1]
-        doubt[piece] = guide.power(queries[piece]) * _largest(relative, nearest)
+            own = fits[number] is guide
+            rows = basis if own else fits[number].basis(queries[piece], squares)
+            predicted[piece, columns] = fits[number].at(rows)[:, columns]
     return predicted, doubt + fits[best[0]].rounding
+
+
+def _squares(points: Array, centers: Array) -> Array:
+    return np.asarray(scipy.spatial.distance.cdist(points, centers, "sqeuclidean"))
 
 
 def _fit(centers: Array, values: Array, power: int) -> _Radial | None:

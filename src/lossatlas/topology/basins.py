@@ -3,10 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from lossatlas.topology.field import Bools, Floats, Ints
+
+_INT32 = np.iinfo(np.int32).max
+# Rows of a table and of its neighbor, as (target, target, source, source).
+_BEHIND = (slice(None, -1), slice(None, -1), slice(1, None), slice(1, None))
+_AHEAD = (slice(1, None), slice(1, None), slice(None, -1), slice(None, -1))
+_FIRST = (slice(0, 1), slice(0, 1), slice(-1, None), slice(-1, None))
+_LAST = (slice(-1, None), slice(-1, None), slice(0, 1), slice(0, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +47,49 @@ class Basins:
 def grid_basins(
     values: Floats, finite: Bools, connectivity: str, periodic: tuple[bool, ...] = ()
 ) -> Basins:
-    """Reduce a grid."""
+    """Reduce a grid; nothing is sorted but minima, and points where basins meet."""
     flat = values.ravel()
-    order = value_order(flat)
-    rank = np.empty(flat.size, dtype=np.int64)
-    rank[order] = np.arange(flat.size)
-    grid = rank.reshape(values.shape)
     wraps = periodic or (False,) * values.ndim
-    lowest = np.where(finite, _lowest_neighbor(grid, connectivity, wraps), grid)
-    labels, minima = descend(order[lowest.ravel()], order, finite.ravel())
-    u, v = _saddle_edges(labels.reshape(values.shape), connectivity, wraps)
-    low = np.where(rank[u] > rank[v], v, u)
-    high = u + v - low
-    order = lowest_saddles(minima.size, labels[low], labels[high], rank[high])
-    low, high = low[order], high[order]
+    # Indices take half the memory, and time, where they fit into 32 bits.
+    kind = np.dtype(np.int32 if flat.size < _INT32 else np.int64)
+    lowest = _lowest_neighbor(values, kind, connectivity, wraps).ravel()
+    own = np.arange(flat.size, dtype=kind)
+    finite = finite.ravel()
+    parent = lowest if finite.all() else np.where(finite, lowest, own)
+    minima = np.flatnonzero((parent == own) & finite)
+    # Ascending already: a stable sort leaves equal values in the order of their indices.
+    minima = minima[np.argsort(flat[minima], kind="stable")]
+    parent = _followed(parent)
+    number = own
+    number.fill(-1)
+    number[minima] = np.arange(minima.size, dtype=kind)
+    labels = number[parent]
+    del parent, lowest
+    low, high = _saddle_edges(labels.reshape(values.shape), values, connectivity, wraps)
+    opening = _ranks(flat, high, scratch=number)
+    order = lowest_saddles(minima.size, labels, low, high, opening)
+    del opening
+    low, high = (part[order].astype(np.int64) for part in (low, high))
+    labels = labels.astype(np.int64)
     ends = np.stack([low, high], axis=1)
     found = Basins(labels, minima, labels[low], labels[high], ends, flat[high])
     return merge_plateaus(found, flat[minima])
+
+
+def _followed(parent: Ints) -> Ints:
+    while not np.array_equal(parent, jumped := parent[parent]):
+        parent = jumped
+    return parent
+
+
+def _ranks(flat: Floats, points: Ints, scratch: Ints) -> Ints:
+    # The place of each point among them in the order of values, equal ones by index.
+    met = np.zeros(flat.size, dtype=np.bool_)
+    met[points] = True
+    distinct = np.flatnonzero(met)
+    order = value_order(flat[distinct])
+    scratch[distinct[order]] = np.arange(distinct.size, dtype=scratch.dtype)
+    return scratch[points]
 
 
 def merge_plateaus(basins: Basins, births: Floats) -> Basins:
@@ -112,30 +146,50 @@ def value_order(values: Floats) -> Ints:
     return order
 
 
-def lowest_saddles(count: int, first: Ints, second: Ints, opening: Ints) -> Ints:
+def lowest_saddles(count: int, labels: Ints, low: Ints, high: Ints, opening: Ints) -> Ints:
     """Put saddles in the order in which they open, and leave out what cannot matter."""
     # Keys made distinct may be sorted by the fast, unstable way.
-    keys = opening * opening.size + np.arange(opening.size)
-    if count * count > 4 * keys.size:
-        return np.asarray(np.argsort(keys))
+    size = opening.size
+    keys = opening.astype(np.int64)
+    keys *= size
+    keys += np.arange(size)
+    if count * count > 4 * size:
+        keys.sort()
+        return np.asarray(np.remainder(keys, size, out=keys))
     lowest = np.full(count * count, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, np.minimum(first, second) * count + np.maximum(first, second), keys)
+    first, second = labels[low], labels[high]
+    pairs = np.minimum(first, second).astype(np.int64) * count + np.maximum(first, second)
+    np.minimum.at(lowest, pairs, keys)
     found = np.sort(lowest[lowest < np.iinfo(np.int64).max])
-    return np.asarray(found % keys.size)
+    return np.asarray(found % size)
 
 
-def _lowest_neighbor(rank: Ints, connectivity: str, wraps: tuple[bool, ...]) -> Ints:
-    lowest = rank.copy()
+def _lowest_neighbor(
+    values: Floats, kind: np.dtype[Any], connectivity: str, wraps: tuple[bool, ...]
+) -> Ints:
+    # Of each point, the index of the lowest one around it; equal values by index.
+    index = np.arange(values.size, dtype=kind).reshape(values.shape)
+    lowest, at = values.copy(), index.copy()
     for axis, circle in enumerate(wraps):
         # The full neighborhood is a product of intervals: minima of minima, axis by axis.
-        source = np.moveaxis(lowest.copy() if connectivity == "full" else rank, axis, 0)
-        target = np.moveaxis(lowest, axis, 0)
-        np.minimum(target[:-1], source[1:], out=target[:-1])
-        np.minimum(target[1:], source[:-1], out=target[1:])
+        full = connectivity == "full" and axis > 0
+        source, of = (lowest.copy(), at.copy()) if full else (values, index)
+        held = [np.moveaxis(part, axis, 0) for part in (lowest, at, source, of)]
+        _take_lower(*(part[k] for part, k in zip(held, _BEHIND, strict=True)))
+        _take_lower(*(part[k] for part, k in zip(held, _AHEAD, strict=True)))
         if circle:
-            np.minimum(target[:1], source[-1:], out=target[:1])
-            np.minimum(target[-1:], source[:1], out=target[-1:])
-    return lowest
+            _take_lower(*(part[k] for part, k in zip(held, _FIRST, strict=True)))
+            _take_lower(*(part[k] for part, k in zip(held, _LAST, strict=True)))
+    return at
+
+
+def _take_lower(lowest: Floats, at: Ints, values: Floats, index: Ints) -> None:
+    lower = values < lowest
+    equal = values == lowest
+    if equal.any():
+        lower |= equal & (index < at)
+    np.copyto(lowest, values, where=lower)
+    np.copyto(at, index, where=lower)
 
 
 def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
@@ -150,22 +204,31 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
 
 
 def _saddle_edges(
-    labels: Ints, connectivity: str, wraps: tuple[bool, ...]
+    labels: Ints, values: Floats, connectivity: str, wraps: tuple[bool, ...]
 ) -> tuple[Ints, Ints]:
-    # Ends of every grid edge that joins two different basins. An axis whose ends touch is
-    # read one point further on both sides; edges that this repeats do no harm.
-    index = np.arange(labels.size).reshape(labels.shape)
+    # The lower and the higher end of every grid edge that joins two different basins. An axis
+    # whose ends touch is read one point further on both sides; edges that this repeats do no
+    # harm.
+    flat = values.ravel()
+    index = np.arange(labels.size, dtype=labels.dtype).reshape(labels.shape)
     if any(wraps):
         width = [(int(circle), int(circle)) for circle in wraps]
         index = np.pad(index, width, mode="wrap")
         labels = labels.ravel()[index]
-    found = []
+    everywhere = bool((labels >= 0).all())
+    none = np.empty(0, dtype=index.dtype)
+    lows, highs = [none], [none]
     for here, there in edge_slices(labels.ndim, connectivity):
         a, b = labels[here], labels[there]
-        crossing = (a != b) & (a >= 0) & (b >= 0)
-        found.append((index[here][crossing], index[there][crossing]))
-    u, v = zip(*found, strict=True)
-    return np.concatenate(u), np.concatenate(v)
+        crossing = a != b
+        if not everywhere:
+            crossing &= (a >= 0) & (b >= 0)
+        u, v = index[here][crossing], index[there][crossing]
+        below, above = flat[u], flat[v]
+        turned = (below > above) | ((below == above) & (u > v))
+        lows.append(np.where(turned, v, u))
+        highs.append(np.where(turned, u, v))
+    return np.concatenate(lows), np.concatenate(highs)
 
 
 def edge_slices(

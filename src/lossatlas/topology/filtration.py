@@ -222,15 +222,15 @@ def graph_basins(source: Graph) -> Basins:
     lowest = rank.copy()
     np.minimum.at(lowest, high[star], rank[low[star]])
     labels, minima = descend(order[lowest], order, finite)
-    first, second = labels[low], labels[high]
-    saddles = np.flatnonzero(first != second)
+    saddles = np.flatnonzero(labels[low] != labels[high])
     opening = np.where(star, rank[high], order.size)[saddles]
     if star[saddles].all():
-        saddles = saddles[lowest_saddles(minima.size, first[saddles], second[saddles], opening)]
+        ends = low[saddles], high[saddles]
+        saddles = saddles[lowest_saddles(minima.size, labels, *ends, opening)]
     else:
         saddles = saddles[np.lexsort((opening, source.heights[numbers[saddles]]))]
     low, high, numbers = low[saddles], high[saddles], numbers[saddles]
-    ends = np.stack([low, high], axis=1)
+    bridges = np.stack([low, high], axis=1)
     heights = source.heights[numbers]
-    found = Basins(labels, minima, labels[low], labels[high], ends, heights, numbers)
+    found = Basins(labels, minima, labels[low], labels[high], bridges, heights, numbers)
     return merge_plateaus(found, source.values[minima])
