@@ -159,6 +159,6 @@ def _devinterp(function, size, hold, step, steps, *, seed):
         found = llc(
             Point(size), text, {}, lr=step, n_beta=BETA, loss_fn=loss, localization=hold,
             num_chains=4, num_draws=steps, batch_size=1, num_init_loss_batches=1,
-            init_seed=seed, device="cpu", output_path=Path(folder) / "samples",
+            init_seed=1000 * seed, device="cpu", output_path=Path(folder) / "samples",
         )  # fmt: skip
         return float(found.llc_mean), float(found.llc_std)

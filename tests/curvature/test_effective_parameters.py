@@ -1,6 +1,7 @@
 """Effective parameters and evidence against Bayesian linear regression, which is exact."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature import effective_parameters
+from lossatlas.curvature import effective_parameters, eigenvalue_sums
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
+from lossatlas.rng import generator
 
 NOISE, PRIOR = 0.5, 2.0
 
@@ -60,14 +62,49 @@ def test_linear_regression_is_exact_at_any_weights(kind, at):
     assert (found.parameters, found.examples) == (12, 40)
 
 
-def test_many_parameters_are_within_one_percent_and_their_error():
-    objective, inputs, targets = regression(300, examples=400)
-    found = effective_parameters(objective, PRIOR, probes=24)
+def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
+    objective, inputs, targets = regression(100, examples=160)
     count, evidence = exact(inputs, targets)
+    every = effective_parameters(objective, PRIOR)
+    assert every.effective.value == pytest.approx(count, rel=1e-8)
+    assert every.log_evidence.value == pytest.approx(evidence, rel=1e-6)
+    assert every.effective.stderr == every.log_determinant.stderr == 0
+    floors = []
+
+    class Rest(eigenvalue_sums._Rest):
+        def sums(self, *given):
+            floors.append(self.floor)
+            return super().sums(*given)
+
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 50)
+    monkeypatch.setattr(eigenvalue_sums, "_Rest", Rest)
+    found = effective_parameters(objective, PRIOR, probes=16)
     for estimate, truth in ((found.effective, count), (found.log_evidence, evidence)):
-        assert abs(estimate.value / truth - 1) < 0.01
+        assert 0 < estimate.stderr < 0.02 * abs(truth)
         low, high = estimate.interval(0.999)
         assert low <= truth <= high
+    # A node below the spectrum would stand beyond the pole at -prior / n.
+    assert max(map(abs, floors)) < PRIOR / 160 / 100
+
+
+@pytest.mark.parametrize("lowest", [0.0, -0.5])
+def test_each_probe_lies_between_its_brackets(lowest):
+    # A statistic with a pole below the spectrum, as n H / (n H + prior) has one.
+    values = torch.linspace(lowest, 40.0, 80, dtype=torch.float64)
+    matrix = SimpleNamespace(
+        size=80, dtype=torch.float64, device="cpu", flat=lambda v: values * v,
+        zeros=lambda: torch.zeros(80, dtype=torch.float64),
+    )  # fmt: skip
+    statistic = lambda h: h / (1 + h)  # noqa: E731
+    for index in range(4):
+        ((middle, half),) = eigenvalue_sums._Rest(matrix, [], lowest).sums(
+            (statistic,), 0, index
+        )
+        draw = generator(0, "sums", index)
+        start = torch.randn(80, generator=draw, dtype=torch.float64).square()
+        truth = 80 * float((start * statistic(values)).sum() / start.sum())
+        assert abs(middle - truth) <= half + 1e-9
+        assert half < 0.01 * abs(truth)
 
 
 def network(trained=True, prior=1.0):
@@ -119,6 +156,16 @@ def test_weights_far_from_the_maximum_have_a_reason():
     assert "not at a maximum of the posterior" in found.log_evidence.why_no_error
     with pytest.raises(ModelError, match="the posterior is no bowl"):
         effective_parameters(objective, 1e-3, curvature="hessian")
+
+
+def test_one_example_determines_one_parameter_at_most():
+    objective, inputs, targets = regression(6, examples=2)
+    single = la.Objective(objective.model, likelihood, [(inputs[:1], targets[:1])])
+    found = effective_parameters(single, PRIOR)
+    count, evidence = exact(inputs[:1], targets[:1])
+    assert found.effective.value == pytest.approx(count)
+    assert count < 1
+    assert found.log_evidence.value == pytest.approx(evidence)
 
 
 def test_bad_input_is_named():

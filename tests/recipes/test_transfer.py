@@ -210,6 +210,14 @@ def test_bad_factories_and_widths_are_named():
     with pytest.raises(NonFiniteError, match="diverges"):
         transfer_check(wild, seeds=1)
 
+    def lost(width, seed):
+        objective, optimizer = factory("")(width, seed)
+        objective.model.head.weight.data[0, 0] = math.nan
+        return objective, optimizer
+
+    with pytest.raises(NonFiniteError, match=r"'head\.weight' holds NaN"):
+        transfer_check(lost, seeds=1)
+
 
 def test_it_is_stored_and_drawn(tmp_path):
     before = torch.get_rng_state()

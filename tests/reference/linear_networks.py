@@ -54,6 +54,46 @@ def two_hidden(inputs, outputs, strength, points=1500):
     return float((density * energy).sum() / density.sum())
 
 
+def narrow_chain(ends, strength, points=1500):
+    """The finite coefficient of an ends x 1, a 1 x 1 and a 1 x ends matrix, target zero.
+
+    The first vector is Gaussian given the rest; what is left is an integral over the squared
+    number in the middle and the squared length of the last vector.
+    """
+    roots = np.exp(np.linspace(np.log(1e-7 / strength), np.log(80.0), points))
+    middle, length = np.meshgrid(roots, roots)
+    ratio = strength * middle * length
+    log_density = (
+        (np.log(middle) + ends * np.log(length)) / 2  # of chi squares, on a logarithmic grid
+        - (middle + length) / 2
+        - ends / 2 * np.log1p(ratio)
+    )
+    density = np.exp(log_density - log_density.max())
+    return float((density * ends / 2 * ratio / (1 + ratio)).sum() / density.sum())
+
+
+def three_hidden(widths, strength, draws=200_000, seed=0):
+    """The finite coefficient of three matrices, target zero, by draws from the prior.
+
+    The outer matrix is Gaussian given the product P of the others: it leaves the weight
+    det(1 + s P P^T)^(-outputs / 2) and the energy outputs / 2 tr s P P^T (1 + s P P^T)^-1, with
+    s = (n / T) / localization^3.
+
+    Returns:
+        The coefficient and its standard error.
+    """
+    rng = np.random.default_rng(seed)
+    inputs, first, second, outputs = widths
+    one, two = (rng.standard_normal((draws, *s)) for s in ((first, inputs), (second, first)))
+    product = two @ one
+    values = strength * np.linalg.svd(product, compute_uv=False) ** 2
+    weight = np.exp(-outputs / 2 * np.log1p(values).sum(1))
+    energy = outputs / 2 * (values / (1 + values)).sum(1)
+    mean = float((weight * energy).sum() / weight.sum())
+    error = float(np.sqrt((weight**2 * (energy - mean) ** 2).sum()) / weight.sum())
+    return mean, error
+
+
 class LinearNetwork(nn.Module):
     """A product of matrices that are zero; the loss is half of its squared size."""
 

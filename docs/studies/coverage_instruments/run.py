@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature import effective_parameters
-from lossatlas.curvature.learning_coefficient import judged_mean
+from lossatlas.curvature import effective_parameters, eigenvalue_sums
+from lossatlas.curvature.learning_coefficient import judged_mean, steadied
 from lossatlas.recipes import transfer_check
 from lossatlas.result import Estimate
 from lossatlas.weights import choose, weight_spectra
@@ -40,21 +41,22 @@ def coefficient(draws, localization=100.0, step=0.4, lengths=50, chains=4):
     size = step / (BETA * curvatures.max() + localization)
     slowest = max(1 / (size * localization), 10)
     burn_in, kept = math.ceil(5 * slowest), math.ceil(lengths * slowest)
-    point, rows = np.zeros((draws, chains, 20)), np.empty((draws, chains, kept))
+    point, rows = np.zeros((draws, chains, 20)), np.empty((2, draws, chains, kept))
     for index in range(burn_in + kept):
         slope = curvatures * point
         drift = BETA * slope + localization * point
         rise = BETA * (point * slope).sum(-1) / 2 - size * BETA * (slope * drift).sum(-1) / 8
         if index >= burn_in:
-            rows[:, :, index - burn_in] = rise
+            control = (point * drift).sum(-1) - size / 4 * (drift * drift).sum(-1) - 20
+            rows[..., index - burn_in] = rise, control
         point = point - size / 2 * drift + math.sqrt(size) * rng.standard_normal(point.shape)
     truth = float((BETA * curvatures / (BETA * curvatures + localization)).sum() / 2)
-    found = [judged_mean(series)[0] for series in rows]
+    found = [judged_mean(*steadied(*each))[0] for each in zip(*rows, strict=True)]
     return {"learning coefficient": [(one, truth) for one in found]}
 
 
-def evidence(draws, features=300, examples=400):
-    """Linear regression with 300 weights: probes are drawn anew on the same data."""
+def evidence(draws, features=150, examples=200):
+    """Linear regression by probes, as for many weights; they are drawn anew each time."""
     noise, prior = 0.5, 2.0
     draw = torch.Generator().manual_seed(features)
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
@@ -77,7 +79,9 @@ def evidence(draws, features=300, examples=400):
     count = float((values / (values + prior)).sum())
     rows = {"effective parameters": [], "log evidence": []}
     for seed in range(draws):
-        found = effective_parameters(objective, prior, seed=seed)
+        # Up to 512 weights all eigenvalues are computed, and nothing is left to probes.
+        with patch.object(eigenvalue_sums, "_DENSE", 50):
+            found = effective_parameters(objective, prior, seed=seed)
         rows["effective parameters"].append((found.effective, count))
         rows["log evidence"].append((found.log_evidence, exact))
     return rows
@@ -194,7 +198,7 @@ SIMULATIONS = {
     "learning coefficient, held closely": lambda n: coefficient(n, localization=1000.0),
     "learning coefficient, held very closely": lambda n: coefficient(n, localization=1e4),
     "learning coefficient, held loosely": lambda n: coefficient(n, localization=30.0),
-    "effective parameters of 300": evidence,
+    "effective parameters by probes": evidence,
     "power law, 100 eigenvalues": lambda n: exponent(n, 100),
     "power law, 200 eigenvalues": exponent,
     "power law above a body, 200 eigenvalues": lambda n: exponent(n, 200, 0.5),
@@ -232,20 +236,40 @@ or more a share of 95 % is known to ± {error:.1f} %.
 
 Simulations that `run.py` holds and that have no row here have not been drawn yet.
 
-How to read it:
+## Is a power law ruled out?
+
+The test rules a law out where p < 0.1, so at most a tenth of true laws may be.
+
+| eigenvalues | ruled out |
+|---|---|
+{laws}
+
+A hundred eigenvalues seldom tell an exponential or log-normal tail from a power law: "not ruled
+out" is no proof of one.
+
+## How to read it
 
 - *learning coefficient*: the mean loss over Langevin chains on a quadratic, where the truth
   has a formula. The error comes from batch means over all chains; it allows for what is left
-  of their correlation and for their skewness. Before, symmetric intervals from batch means held
+  of their correlation, for their skewness and for the share of the control variate, which is
+  fitted. Before, symmetric intervals from batch means held
   93 %, and with chains that are held closely 69 to 92 %: those were too short for batch means,
   so a chain now has 200 steps at least. Where it is unknown, chains count as not mixed.
-- *effective parameters*, *log evidence*: of a linear model, over random probes.
+- *effective parameters*, *log evidence*: of a linear model, over random probes. Up to 512
+  parameters the instrument computes all eigenvalues and both are exact; here it is kept from
+  that. Until this run one end of each bracket could lie beyond a pole of the sum, which made
+  the effective parameters 0.8 % too high.
 - *power law*: eigenvalues are independent, as the bootstrap has it. Those of one matrix repel
-  each other, and their intervals are wider than need be.
+  each other, and their intervals are wider than need be. Before, the error was the standard
+  deviation of the bootstrap, in which tails that begin far away count too much: 96 to 98 %.
 - *widths*: the slope of log size against log width by least squares, four widths and three
   seeds.
 - *checkpoints*: `choose` on a regression whose losses are known. Losses allow for skewness;
-  differences do not, because they are more symmetric than the losses. *Behind the best* is the
+  differences do not, because they are more symmetric than the losses. The two cases that stay
+  outside cannot be mended from the sample: twenty squared errors of exponential noise rarely
+  hold one of the large ones that carry the mean, and squares of Student's t with 4 degrees of
+  freedom have no variance at all. *A gain of a mean* errs on the safe side: its intervals hold
+  up to 98.6 % at 20 examples. *Behind the best* is the
   distance to the candidate that is lowest in the sample. *The best is kept* is a set by
   Bonferroni, which promises 95 % at least.
 """
@@ -280,23 +304,26 @@ def _counted(pairs):
 
 
 def write_page(found):
-    lines, outside = [], []
+    lines, outside, laws = [], [], []
     for name, each in found.items():
         for key, one in each["coverage"].items():
+            if key == RULED_OUT:
+                laws.append(f"| {name} | {one['high']:.1%} of {one['of']} |")
+                continue
             lines.append(
                 f"| {name} | {key} | {one['known']} of {one['of']} | {one['held']:.1%} | "
                 f"{one['low']:.1%} | {one['high']:.1%} |"
             )
             if key != "the best is kept" and not 0.93 <= one["held"] <= 0.97:
                 outside.append(f"{key} in *{name}* ({one['held']:.1%})")
-    count = sum(key != "the best is kept" for e in found.values() for key in e["coverage"])
+    apart = {"the best is kept", RULED_OUT}
+    count = sum(key not in apart for e in found.values() for key in e["coverage"])
     verdict = f"**{count - len(outside)} of {count} rows lie between 93 and 97 %.**"
     verdict += f" Outside: {'; '.join(outside)}." if outside else ""
     draws = min(each["draws"] for each in found.values())
+    shown = {"rows": "\n".join(lines), "laws": "\n".join(laws), "verdict": verdict}
     error = 196 * math.sqrt(0.95 * 0.05 / draws)
-    (HERE / "README.md").write_text(
-        TEXT.format(rows="\n".join(lines), verdict=verdict, draws=draws, error=error)
-    )
+    (HERE / "README.md").write_text(TEXT.format(**shown, draws=draws, error=error))
 
 
 if __name__ == "__main__":

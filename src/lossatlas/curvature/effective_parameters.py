@@ -108,7 +108,7 @@ class EffectiveParameters(CheckedResult):
     title="Effective parameters",
     question="How many of my parameters do the data determine?",
     group="curvature",
-    cost="up to 256 products of the last layer",
+    cost="up to 512 products of the last layer",
     needs="a negative log likelihood; a linear layer",
     references=(_REFERENCE,),
     place=4,
@@ -147,11 +147,11 @@ def effective_parameters(
             linear layer, None for all.
         curvature: "gauss_newton", "hessian", "fisher" or "empirical_fisher".
         params: where; the present weights by default.
-        probes: random starts of the density; above 256 parameters only.
+        probes: random starts of the density; above 512 parameters only.
         seed: what they are drawn from.
 
     Returns:
-        Effective parameters and evidence. Errors are of the density (none up to 256
+        Effective parameters and evidence. Errors are of the density (none up to 512
         parameters). The evidence is NaN, with the reason, where the loss contradicts the
         quadratic.
 

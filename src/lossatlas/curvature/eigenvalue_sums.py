@@ -23,7 +23,7 @@ from lossatlas.rng import generator
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 # Up to so many parameters all eigenvalues are computed, and sums over them are exact.
-_DENSE = 256
+_DENSE = 512
 # How many of the largest are found one by one, to what tolerance, and how close they must be
 # to be taken as known.
 _KNOWN, _CLOSE, _FIRM = 20, 1e-2, 0.05
@@ -101,7 +101,8 @@ def eigenvalue_sums(
         found.top[sharp],
         [v for v, k in zip(found.vectors, sharp, strict=False) if k],
     )
-    rest = _Rest(matrix, kept, float(min(found.bottom[0] - found.bottom_bounds[0], 0.0)))
+    # Not its bound: below the spectrum a statistic may have a pole.
+    rest = _Rest(matrix, kept, float(min(found.bottom[0], 0.0)))
     runs = [rest.sums(statistics, seed, index) for index in range(probes)]
     sums = tuple(
         _summed(float(f(values).sum()), np.array([run[k] for run in runs]), rest.products)

@@ -45,8 +45,12 @@ _MOST = 200_000
 _LOOSE, _CLOSE = 20, 3
 # Batch means are so many correlation times long; a chain gives this many at most.
 _LENGTH, _MEANS = 10, 32
+# So many batch means of all chains determine the share of a control variate.
+_CONTROLLED = 20
 # Chains that differ by more than chance this often are not mixed.
 _DISAGREE = 1e-3
+# Scatter below this share of the mean is rounding: a control may leave no more.
+_ROUNDING = 1e-6
 # Noise of mini-batches may add this share to that of the chain.
 _NOISY = 0.1
 # Steps of each walk that looks for larger curvature than at the weights.
@@ -181,7 +185,8 @@ def learning_coefficient(
     is sum_i b h_i / (b h_i + g) / 2 over the eigenvalues h of the Hessian. The step is
     `step` / (b h_max + g), with h_max an upper bound of the curvature that the chain meets. The
     bias of the step is taken off draw by draw: with gradient u and drift G = b u + g (w - w*),
-    step b u . G / 8 is its mean on a quadratic.
+    step b u . G / 8 is its mean on a quadratic. (w - w*) . G - step |G|^2 / 4 - d, of mean zero
+    in d dimensions, is a control variate.
 
     Args:
         objective: model, loss (its mean over examples), batches.
@@ -274,9 +279,10 @@ class _Heat:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    # b (L - L(w*)) of each draw, and the bias of the step in it.
+    # b (L - L(w*)) of each draw, the bias of the step in it, and a number of mean zero.
     rises: Array
     biases: Array
+    controls: Array
 
 
 class _Walker:
@@ -312,23 +318,28 @@ class _Walker:
                 "a chain met a loss that is not finite; take a smaller `step` or a larger "
                 "`localization`."
             )
-        return _Run(kept[:, 0], kept[:, 1])
+        return _Run(*kept.T)
 
-    def advance(self, point: dict[str, Tensor], drawn: torch.Generator) -> tuple[float, float]:
-        """One step, in place; b times the rise of the loss before it, and its step bias."""
+    def advance(
+        self, point: dict[str, Tensor], drawn: torch.Generator
+    ) -> tuple[float, float, float]:
+        """One step, in place; b times the rise of the loss, its step bias and the control."""
         chosen = 0
         if len(self._batches) > 1:
             chosen = int(torch.randint(len(self._batches), (), generator=drawn))
         loss, slopes = self._loss_and_slopes(point, chosen)
-        product, noise = 0.0, math.sqrt(self.step)
+        product = control = 0.0
+        noise = math.sqrt(self.step)
         for name, value in point.items():
-            slope = slopes[name]
-            drift = self.beta * slope + self.hold * (value - self.center[name])
-            product += float((slope.double() * drift.double()).sum())
+            away = value - self.center[name]
+            drift = self.beta * slopes[name] + self.hold * away
+            product += _dot(slopes[name], drift)
+            # The squared distance keeps its mean from step to step.
+            control += _dot(away, drift) - self.step / 4 * _dot(drift, drift) - value.numel()
             kick = torch.randn(value.shape, generator=drawn, dtype=value.dtype)
             value.add_(drift, alpha=-self.step / 2).add_(kick.to(value.device), alpha=noise)
         rise = self.beta * (loss - self._base[chosen])
-        return rise, self.step * self.beta * product / 8
+        return rise, self.step * self.beta * product / 8, control
 
     def slopes(self) -> dict[str, Tensor]:
         """The gradient at the weights over all batches."""
@@ -367,6 +378,10 @@ class _Walker:
         if not self._batches:
             return self.objective.iter_batches()
         return [to_device(self._batches[chosen], self.objective.device)]
+
+
+def _dot(first: Tensor, second: Tensor) -> float:
+    return float((first.double() * second.double()).sum())
 
 
 def _check_minimum(walker: _Walker, largest: float, beta: float) -> None:
@@ -470,7 +485,8 @@ def _judged(
     draws: int,
 ) -> LearningCoefficient:
     series = np.array([run.rises - run.biases for run in runs])
-    value, mixed = judged_mean(series)
+    series, slower = steadied(series, np.array([run.controls for run in runs]))
+    value, mixed = judged_mean(series, slower)
     if value.value + 3 * value.stderr < 0:
         raise ModelError(
             f"the weights are not at a minimum: the chains find lower losses (coefficient "
@@ -493,29 +509,77 @@ def _judged(
     )
 
 
-def judged_mean(series: Array) -> tuple[Estimate, bool]:
-    """The mean over chains, shape (chains, draws), with its error, and whether they mixed."""
-    chains, draws = series.shape
+def steadied(series: Array, controls: Array) -> tuple[Array, float]:
+    """A series less the share of controls (mean zero, both shape (chains, draws)) in it.
+
+    Args:
+        series: what the mean is asked of.
+        controls: the control variate.
+
+    Returns:
+        A series with the same mean and less variance, and the correlation time of the
+        controls; the same one and 0 where batch means are few.
+    """
+    _, count = _batches(series)
+    if count * len(series) < _CONTROLLED:
+        return series, 0.0
+    first, second = (_batch_means(each, count).ravel() for each in (series, controls))
+    first, second = first - first.mean(), second - second.mean()
+    squares = float(second @ second)
+    if not squares:
+        return series, 0.0
+    share = float(first @ second) / squares
+    return series - share * controls, _correlation_time(controls)
+
+
+def _batches(series: Array) -> tuple[float, int]:
+    # Correlation time, and how many batch means a chain gives.
     time = _correlation_time(series)
-    count = min(int(draws / (_LENGTH * time)), _MEANS)
+    return time, min(int(series.shape[1] / (_LENGTH * time)), _MEANS)
+
+
+def _batch_means(series: Array, count: int) -> Array:
+    chains, draws = series.shape
+    means: Array = series[:, : draws // count * count].reshape(chains, count, -1).mean(2)
+    return means
+
+
+def judged_mean(series: Array, slower: float = 0.0) -> tuple[Estimate, bool]:
+    """The mean over chains, shape (chains, draws), with its error, and whether they mixed.
+
+    Args:
+        series: one row a chain.
+        slower: correlation time of controls that were taken off; 0 for none.
+
+    Returns:
+        Mean with its error, NaN with the reason where chains did not mix, and whether they did.
+    """
+    chains, draws = series.shape
+    mean, scatter = float(series.mean()), float(series.std())
+    if scatter <= _ROUNDING * abs(mean):
+        return Estimate(mean, scatter, series.size, chains * _MEANS), True
+    time, count = _batches(series)
     if count < 2:
         why = (
             f"the chains did not mix: losses are correlated over {time:.0f} of {draws:,} "
             "draws; take more `draws` or a larger `localization`"
         )
         return Estimate(math.nan, samples=chains, why_no_error=why), False
-    kept = series[:, : draws // count * count].reshape(chains, count, -1).mean(2)
+    kept = _batch_means(series, count)
     if _disagree(kept):
         why = "the chains did not mix: they differ by more than chance; take more `draws`"
         return Estimate(math.nan, samples=chains, why_no_error=why), False
     found = mean_of(kept.ravel(), products=series.size)
     away = kept.ravel() - found.value
-    # Batch means vary too little by the share that they are correlated.
-    correlated = math.sqrt(1 + time / (draws // count))
+    # Batch means vary too little by the share that they are correlated, with controls by part
+    # of theirs; and by the share of the controls, which was fitted to the same means.
+    left = max(time, (time + slower) / 2)
+    fitted = (1 + 1 / kept.size) * (kept.size - 1) / (kept.size - 2) if slower else 1.0
+    correlated = math.sqrt((1 + left / (draws // count)) * fitted)
     squares = float(np.square(away).sum()) or 1.0
     return replace(
         found,
-        value=float(series.mean()),
+        value=mean,
         stderr=found.stderr * correlated,
         skewness=float((away**3).sum()) / squares**1.5,
         sample_unit="batch means",

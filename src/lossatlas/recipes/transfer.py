@@ -207,7 +207,7 @@ def transfer_check(
     Raises:
         ArgumentError: fewer than three widths, or a factory that returns something else.
         ModelError: no parameter grows with the width.
-        NonFiniteError: a training diverges.
+        NonFiniteError: a training diverges, or weights are not finite at the start.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -361,6 +361,9 @@ def _measured(
     """Sizes at the start, of updates after some steps, of one network."""
     model = objective.model
     start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for name, value in start.items():
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"'{name}' holds NaN or infinite weights at the start.")
     batches = objective.map_batches(lambda batch: batch)
     first = objective.first_batch()
     found, scores = _looked(objective, first, start, at_start=True)

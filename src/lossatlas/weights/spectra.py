@@ -33,6 +33,8 @@ _NARROW, _FEW, _TAIL, _SHARE = 2, 50, 20, 0.1
 # Where the tail may begin, and resampled spectra.
 _STARTS = 40
 _RESAMPLED = 100
+# Share of a normal distribution within one standard deviation.
+_CENTRAL = 0.6827
 # Below this share of simulated spectra that fit worse, a power law is ruled out (Clauset).
 _RULED_OUT = 0.1
 # Eigenvalues below this share of the largest are zero up to rounding.
@@ -74,8 +76,8 @@ class MatrixSpectrum:
         norm: largest singular value.
         edge: largest singular value that noise of this shape and size has once in 100 matrices.
         spikes: singular values above it.
-        exponent: of the tail of squared singular values, density ~ x^-exponent; its error is a
-            bootstrap.
+        exponent: of the tail of squared singular values, density ~ x^-exponent; its error is
+            half of the range that holds 68 % of a bootstrap.
         tail: how many eigenvalues the exponent is of.
         p_value: share of spectra simulated from the law that fit it worse; NaN without one.
     """
@@ -364,8 +366,13 @@ def _tail_law(values: Array, resampled: int, seed: int) -> _Law:
         fit_tail(_simulated(body, tail, (exponent, start), draws))[2] >= distance
         for _ in range(resampled)
     ]
-    error = float(np.std(again, ddof=1))
-    return _Law(Estimate(exponent, error, samples=resampled), tail, float(np.mean(worse)))
+    # Some resampled spectra begin their tail far away: a standard deviation is too large.
+    low, high = np.quantile(again, (1 - _CENTRAL) / 2), np.quantile(again, (1 + _CENTRAL) / 2)
+    return _Law(
+        Estimate(exponent, float(high - low) / 2, samples=resampled),
+        tail,
+        float(np.mean(worse)),
+    )
 
 
 def fit_tail(values: Array) -> tuple[float, float, float]:
