@@ -174,7 +174,7 @@ def _lowest_neighbor(
         # The full neighborhood is a product of intervals: minima of minima, axis by axis.
         full = connectivity == "full" and axis > 0
         source, of = (lowest.copy(), at.copy()) if full else (values, index)
-        held = [np.moveaxis(part, axis, 0) for part in (lowest, at, source, of)]
+        held: list[Any] = [np.moveaxis(part, axis, 0) for part in (lowest, at, source, of)]
         _take_lower(*(part[k] for part, k in zip(held, _BEHIND, strict=True)))
         _take_lower(*(part[k] for part, k in zip(held, _AHEAD, strict=True)))
         if circle:
