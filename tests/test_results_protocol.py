@@ -34,6 +34,7 @@ from lossatlas.inits.ranking import trust as simulated_trust
 from lossatlas.landscape.mapping import MapPlan
 from lossatlas.landscape.span import SpanSuggestion
 from lossatlas.result import Result
+from plots.paper_boxes import faults
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
 from report.sample_comparisons import valleys
 
@@ -272,7 +273,8 @@ def test_every_picture_is_drawn_by_both_backends(found):
     for figure in found.figures():
         assert figure.title
         assert figure.alt
-        assert found.plot(figure.name).figure is not None
+        ax = found.plot(figure.name, style="paper", width=3.25)
+        assert faults(ax.figure) == [], figure.name
         assert found.plot(figure.name, backend="plotly").layout.height
         plt.close("all")
 

@@ -309,6 +309,8 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     if ticks is not None:
         side.set_ticks(list(ticks[0]), labels=list(ticks[1]))
         side.set_minor_locator(NullLocator())
+    elif _paper.get() and which == "x" and not axis.is_log:
+        side.set_major_locator(MaxNLocator(5))
     if axis.is_whole:
         side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         limit(0, None)

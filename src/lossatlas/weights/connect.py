@@ -171,7 +171,8 @@ class Connection(Result):
     @property
     def area(self) -> float:
         """Integral of the excess over t: positive where the path lies above its chord."""
-        return float(np.trapezoid(self.excess, self.at))
+        middle = (self.excess[1:] + self.excess[:-1]) / 2
+        return float(middle @ np.diff(self.at))
 
     def params_at(self, t: float) -> dict[str, Tensor]:
         """The weights at a position of the path.
