@@ -75,7 +75,7 @@ def rows() -> list[Row]:
     ]
     table = [row for subject in both for row in _eigenvalues(subject)]
     table += [_density(subject) for subject in both]
-    return [*table, _trace(both[1]), _coverage(), spectrum_memory.row()]
+    return [*table, _trace(both[1]), _coverage(), *spectrum_memory.rows()]
 
 
 def _subject(case: Case, name: str) -> Problem:

@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch.testing import assert_close
 
 import lossatlas as la
 from lossatlas import io
-from lossatlas.curvature import diagonal, frobenius_norm, gradient_noise, trace
+from lossatlas.curvature import diagonal, frobenius_norm, gradient_noise, krylov_memory, trace
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.linalg.krylov import Lanczos
+from lossatlas.linalg.probes import Budget, deflated_trace
 from lossatlas.rng import generator
 from reference import curvature_dense as dense
 from reference.curvature_cases import cases, mlp, normal
@@ -183,3 +186,64 @@ def test_the_error_in_half_precision_includes_rounding(kind, measure):
         assert found.stderr >= 0.1 * torch.finfo(kind).eps * truth
         assert kind is torch.float16 or not found.reached
     assert max(gaps) < 3
+
+
+def untrained():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 5))
+    batch = (torch.randn(30, 10), torch.randint(0, 5, (30,)))
+    return la.Objective(model, la.supervised(F.cross_entropy), [batch])
+
+
+def test_a_budget_is_kept_and_the_cost_of_the_tolerance_is_forecast():
+    objective = untrained()
+    truth = float(dense.hessian(objective).trace())
+    found = trace(objective, 1e-3, limit=40, rows=20)
+    assert found.products == 40
+    assert not found.reached
+    low, high = found.interval(0.999)
+    assert low <= truth <= high
+    words = re.search(r"within 0\.1 % of it would take about ([\d,]+) products", found.meaning)
+    forecast = int(words[1].replace(",", ""))
+    assert forecast > 40
+    # Four times as wide an interval takes a sixteenth of the probes, about.
+    wider = trace(objective, 4e-3, limit=40, rows=20).meaning
+    less = int(re.search(r"about ([\d,]+) products", wider)[1].replace(",", ""))
+    assert 8 < (forecast - 20) / (less - 20) < 32
+    assert "would take" not in trace(objective, 10.0).meaning
+
+
+def test_a_budget_of_seconds_ends_at_the_pace_of_products():
+    now, taken = [0.0], []
+
+    def apply(vector):
+        now[0] += 1.0
+        taken.append(now[0])
+        return torch.linspace(-1, 1, 200) * vector
+
+    lanczos = Lanczos(apply, torch.ones(200), generator(0))
+    budget = Budget(1000, 30.0, lambda: now[0])
+    deflated_trace(apply, lanczos, tolerance=0.01, limit=budget, rows=10, seed=0)
+    assert 25 <= len(taken) <= 30
+    assert Budget(5, 1e-9).left(0) == 5
+    with pytest.raises(ArgumentError, match="`seconds`"):
+        trace(untrained(), seconds=0)
+    assert trace(untrained(), 1e-4, seconds=1e-6, rows=5).products <= 16
+
+
+@pytest.mark.parametrize("measure", [trace, frobenius_norm, diagonal])
+def test_probes_need_no_basis_and_say_where_nothing_fits(measure, monkeypatch):
+    objective = untrained()
+    matrix = dense.hessian(objective)
+    found = measure(objective, 0.3, rows=0, limit=200)
+    bytes_of_one = 4 * len(matrix)
+    monkeypatch.setattr(krylov_memory, "free_memory", lambda device: 9 * bytes_of_one)
+    scarce = measure(objective, 0.3, limit=200)
+    assert found.products == scarce.products
+    if measure is not diagonal:
+        assert found.value == scarce.value
+        truth = float(matrix.trace() if measure is trace else matrix.norm())
+        assert abs(found.value - truth) <= 5 * found.stderr
+    monkeypatch.setattr(krylov_memory, "free_memory", lambda device: 2 * bytes_of_one)
+    with pytest.raises(ArgumentError, match="random probes of 389 parameters need"):
+        measure(objective)

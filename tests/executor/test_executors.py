@@ -12,7 +12,7 @@ from lossatlas.errors import (
     UnknownNameError,
     WorkerError,
 )
-from lossatlas.executor import Joblib, Ray, get_executor
+from lossatlas.executor import Joblib, Ray, executors, get_executor
 from lossatlas.executor.executors import PATIENCE, with_leases
 
 PIECES = [np.full((1, 1), float(number)) for number in range(6)]
@@ -159,3 +159,17 @@ def test_the_work_is_sent_to_ray_once_for_many_calls(ray, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ArgumentError, match="`gpus`: 4 a worker are asked for"):
         list(Ray(gpus=4).run(start, PIECES))
+
+
+def test_more_copies_than_the_memory_holds_are_refused_before_anything_runs(monkeypatch):
+    data = np.zeros(10**5)
+
+    def start():
+        return lambda piece: piece * data.sum()
+
+    monkeypatch.setattr(executors, "free_memory", lambda device: 5 * data.nbytes)
+    with pytest.raises(ArgumentError, match=r"4 processes hold .* use Joblib\(workers=2\)"):
+        Joblib(4).run(start, PIECES)
+    monkeypatch.setattr(executors, "free_memory", lambda device: data.nbytes)
+    with pytest.raises(ArgumentError, match="use executor='serial'"):
+        Joblib(1).run(start, PIECES)

@@ -25,9 +25,10 @@ from lossatlas.curvature.instrument import (
     instrument,
     instruments,
 )
+from lossatlas.curvature.krylov_memory import spectrum_memory
 from lossatlas.curvature.learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.curvature.matrices import empirical_fisher, fisher, gauss_newton, hessian
-from lossatlas.curvature.operators import CurvatureOperator, spectrum_memory
+from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.plasticity import Plasticity, plasticity
 from lossatlas.curvature.representations import (
     Representations,

@@ -114,10 +114,11 @@ def density_of(
     steps: int,
     seed: int,
     like: torch.Tensor,
+    products: int | None = None,
 ) -> Density:
     """Stochastic Lanczos quadrature around eigenvalues that are known."""
     atoms, size = first.values[known], len(like)
-    runs, products = [], len(first.values)
+    runs, products = [], len(first.values) if products is None else products
     for index in range(1, probes if len(atoms) < size else 1):
         drawn = generator(seed, "density", index, device=like.device)
         start = torch.randn(size, generator=drawn, dtype=like.dtype, device=like.device)

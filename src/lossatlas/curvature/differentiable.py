@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.guard import patched
+from lossatlas.linalg.params import on_host
 from lossatlas.objective.graph import nodes_behind
 from lossatlas.objective.user_code import wrap_errors
 
@@ -124,17 +125,25 @@ def check_graph(values: Iterable[Tensor | None]) -> None:
 
 def check_finite(gradients: Mapping[str, Tensor | None]) -> None:
     """Require a gradient without NaN and inf."""
-    for name, value in gradients.items():
-        if value is not None and not is_finite(value):
-            raise NonFiniteError(
-                f"the gradient with respect to '{name}' is not finite at these weights, so "
-                "there is no curvature to measure; check the loss (overflow, log of zero)."
-            )
+    name = not_finite(gradients)
+    if name is not None:
+        raise NonFiniteError(
+            f"the gradient with respect to '{name}' is not finite at these weights, so "
+            "there is no curvature to measure; check the loss (overflow, log of zero)."
+        )
 
 
 def is_finite(value: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor inf."""
-    # A sum costs a fraction of the look at every number; it may only overflow in vain.
-    if math.isfinite(float(value.detach().sum())):
-        return True
-    return bool(torch.isfinite(value).all())
+    return not_finite({"": value}) is None
+
+
+def not_finite(values: Mapping[str, Tensor | None]) -> str | None:
+    """The first of some tensors that holds NaN or inf; None where none does."""
+    there = {name: value.detach() for name, value in values.items() if value is not None}
+    # Sums cost a fraction of the look at every number; they may only overflow in vain.
+    sums = on_host([value.sum() for value in there.values()])
+    for (name, value), total in zip(there.items(), sums, strict=True):
+        if not (math.isfinite(total) or bool(torch.isfinite(value).all())):
+            return name
+    return None

@@ -14,8 +14,9 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.krylov_memory import KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import MatrixKind, product_of
-from lossatlas.curvature.operators import CurvatureOperator, fitting_steps, memory_note
+from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.curvature.trace import UNIT, random_run
@@ -376,9 +377,10 @@ def _line(
 ) -> GroupSpectrum:
     examples = round(sum(objective.map_batches(objective.size_of)))
     seed = derive_seed(request.seed, request.by, name)
+    limit = request.limit
+    plan = plan_krylov(objective, KrylovRequest(2, limit), over)
     matrix = product_of(request.curvature, objective, params=request.params, names=over)
-    limit = fitting_steps(matrix, 1, 1, request.limit)[1]
-    lanczos = random_run(matrix, seed)
+    lanczos = random_run(matrix, seed, plan.storage)
     try:
         wanted: Any = {"top": 1, "bottom": 1, "tolerance": request.tolerance}
         ritz, reached = converge(lanczos, **wanted, limit=limit)
@@ -388,7 +390,7 @@ def _line(
             matrix.flat,
             lanczos,
             tolerance=_TRACE_TOLERANCE,
-            limit=lanczos.steps + limit,
+            limit=lanczos.products + limit,
             rows=_TRACE_ROWS,
             seed=seed,
         )
@@ -396,7 +398,8 @@ def _line(
     except (NonFiniteError, UnreachedError) as error:
         return _unmeasured(error, name, examples, matrix.size)
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
-    notes = _notes(request, examples, ends, total, limit=limit, size=matrix.size)
+    notes = _notes(request, examples, ends, total)
+    notes += [plan.note] if plan.note else []
     return GroupSpectrum(
         name,
         examples,
@@ -417,17 +420,13 @@ def _notes(
     examples: int,
     ends: tuple[bool, bool],
     total: Estimate,
-    *,
-    limit: int,
-    size: int,
 ) -> list[str]:
     notes = [f"only {examples} examples"] if examples < request.least else []
     missed = " and ".join(
         n for n, r in zip(("largest", "smallest"), ends, strict=True) if not r
     )
-    notes += [f"{missed}: tolerance not reached in {limit} products"] if missed else []
+    notes += [f"{missed}: tolerance not reached in {request.limit} products"] if missed else []
     notes += [] if total.reached else ["the trace is known less well than to a tenth"]
-    notes += [cut] if (cut := memory_note(limit, min(request.limit, size))) else []
     return notes
 
 

@@ -9,20 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.checks import check_at_least, check_same_structure, nearest
-from lossatlas.curvature.arguments import check_objective
+from lossatlas.checks import check_same_structure, nearest
 from lossatlas.curvature.differentiable import (
     UnreachedError,
     check_finite,
-    is_finite,
+    not_finite,
     second_derivatives,
 )
 from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
-from lossatlas.linalg.krylov import krylov_bytes
 from lossatlas.linalg.params import Params, norm
-from lossatlas.memory import free_memory
 from lossatlas.objective import Objective, Total
 from lossatlas.objective.point import State
 
@@ -61,7 +58,7 @@ class CurvatureOperator:
     ) -> None:
         state = State(objective.params) if params is None else objective.split(params)
         here = state.params
-        chosen = _matching(objective.names, names)
+        chosen = matching(objective.names, names)
         self._point = {
             name: here[name].detach().clone().requires_grad_(name in chosen)
             for name in objective.names
@@ -118,16 +115,16 @@ class CurvatureOperator:
         """The matrix times a flat vector; for Krylov loops.
 
         Args:
-            vector: shape (size,).
+            vector: shape (size,), of any type and on any device.
 
         Returns:
-            A new tensor of the same shape and type.
+            A new tensor of the same shape, as `zeros` is.
         """
         given = [
-            part.to(value.dtype)
+            part.to(device=self.device, dtype=value.dtype)
             for part, value in zip(self._views(vector), self.params.values(), strict=True)
         ]
-        total = torch.zeros_like(vector)
+        total = self.zeros()
         self._add_product(self._views(total), given)
         return total
 
@@ -144,7 +141,8 @@ class CurvatureOperator:
         """
         if not self._by_differences:
             return 0.0
-        unit = vector / vector.norm()
+        unit = vector.to(self.zeros())
+        unit = unit / unit.norm()
         parts, total = self._views(unit), torch.zeros_like(unit)
         given = [p.to(v.dtype) for p, v in zip(parts, self.params.values(), strict=True)]
         self.count += 1
@@ -212,13 +210,14 @@ class CurvatureOperator:
         if ranks is not None:
             for value in totals:
                 ranks.add(value)
-        for name, value in zip(self.params, totals, strict=True):
+        for value in totals:
             value.div_(weight)
-            if not is_finite(value):
-                raise NonFiniteError(
-                    f"the curvature in '{name}' is not finite at these weights although the "
-                    "gradient is: look for a square root or a norm at zero."
-                )
+        name = not_finite(dict(zip(self.params, totals, strict=True)))
+        if name is not None:
+            raise NonFiniteError(
+                f"the curvature in '{name}' is not finite at these weights although the "
+                "gradient is: look for a square root or a norm at zero."
+            )
 
     def _add_differences(
         self, totals: list[Tensor], given: list[Tensor], share: float = 1.0
@@ -236,7 +235,7 @@ class CurvatureOperator:
             ends.append(self.objective.gradient(place))
         for name, value in zip(self.params, totals, strict=True):
             value.copy_((ends[0][name] - ends[1][name]) / (2 * width))
-            check_finite({name: value})
+        check_finite(dict(zip(self.params, totals, strict=True)))
 
     def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> float:
         if self._graphs is None and self._cache:
@@ -291,7 +290,8 @@ def _one_in_memory(batches: Iterable[Any]) -> bool:
     return isinstance(batches, list | tuple) and len(batches) == 1
 
 
-def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:
+def matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:
+    """The names that patterns stand for, in order; all where there are none."""
     if names is None:
         return list(known)
     listed = isinstance(names, Iterable) and not isinstance(names, str | torch.Tensor)
@@ -307,64 +307,3 @@ def _matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list
                 f"{nearest(pattern, known)}."
             )
     return [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-
-
-def spectrum_memory(objective: Objective, limit: int = 300) -> int:
-    """What `spectrum` may take beyond model and graph: one Krylov basis and two copies.
-
-    Args:
-        objective: what would be measured.
-        limit: as for `spectrum`; the basis grows with the products really taken.
-
-    Returns:
-        Bytes.
-
-    Examples:
-        >>> import torch, lossatlas as la
-        >>> from lossatlas.curvature import spectrum_memory
-        >>> loss = la.supervised(torch.nn.functional.mse_loss)
-        >>> batch = (torch.eye(2), torch.zeros(2, 1))
-        >>> spectrum_memory(la.Objective(torch.nn.Linear(2, 1), loss, [batch])) > 0
-        True
-    """
-    check_objective(objective)
-    check_at_least("limit", limit, 1)
-    sizes = [value.numel() for value in objective.params.values()]
-    kinds = [value.dtype for value in objective.params.values()]
-    dtype = torch.float32
-    for each in kinds:
-        dtype = torch.promote_types(dtype, each)
-    return krylov_bytes(sum(sizes), min(limit, sum(sizes)), dtype)
-
-
-def memory_note(fitting: int, wanted: int) -> str:
-    """Whether the memory cut a run short."""
-    if fitting >= wanted:
-        return ""
-    return f"the memory that was free holds the basis of {fitting} of {wanted} products"
-
-
-def fitting_steps(
-    matrix: CurvatureOperator, top: int, bottom: int, limit: int
-) -> tuple[int, int]:
-    """Check that the eigenvalues asked for can be held, and how long a run can be."""
-    for name, count in (("top", top), ("bottom", bottom)):
-        if count > matrix.size:
-            raise ArgumentError(
-                f"`{name}` must be at most the number of parameters, {matrix.size}; "
-                f"got {count}."
-            )
-    fitting = min(limit, matrix.size)
-    least = krylov_bytes(matrix.size, min(top + bottom, matrix.size), matrix.dtype)
-    free = free_memory(matrix.device)
-    if free is None:
-        return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting
-    if least > free:
-        raise ArgumentError(
-            f"{top + bottom} eigenvalues of {matrix.size} parameters need a basis of "
-            f"{least / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free; take fewer, or a "
-            "part of the parameters with `names`."
-        )
-    while fitting > top + bottom and krylov_bytes(matrix.size, fitting, matrix.dtype) > free:
-        fitting -= 1
-    return krylov_bytes(matrix.size, fitting, matrix.dtype), fitting

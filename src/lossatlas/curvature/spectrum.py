@@ -22,16 +22,17 @@ from lossatlas.curvature.groups import (
     group_spectra,
 )
 from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.krylov_memory import BasisKind, KrylovPlan, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
-from lossatlas.curvature.operators import CurvatureOperator, fitting_steps, memory_note
+from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
-from lossatlas.curvature.selfcheck import CheckedResult, says_checks
+from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
 from lossatlas.curvature.trace import UNIT, random_run, trace
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
 from lossatlas.linalg.basis import Basis
-from lossatlas.linalg.extremes import converge, reached_ends
-from lossatlas.linalg.krylov import Ritz
+from lossatlas.linalg.extremes import converge, reached_ends, within
+from lossatlas.linalg.krylov import Lanczos, Ritz
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
@@ -300,6 +301,8 @@ def spectrum(
     limit: int = 300,
     vectors: bool = False,
     least: int = 5,
+    rows: int | None = None,
+    basis: BasisKind = "auto",
 ) -> Spectrum:
     """The largest and smallest eigenvalues in one Krylov run, each with its error bound.
 
@@ -326,6 +329,15 @@ def spectrum(
         limit: products at most for the eigenvalues; `reached` says whether they sufficed.
         vectors: keep the eigenvectors.
         least: groups with fewer examples are noted as small.
+        rows: size of the projected matrix at which the run restarts, with the eigenvectors
+            found so far and a few more: what the basis may take of the memory is one vector
+            more. By default 8 more than twice the eigenvalues, more where the basis is below
+            16 MiB in float32, and fewer where it would take more than half of the memory that
+            is free, down to one vector for each eigenvalue and four more.
+        basis: how the basis is kept. "device": as products are. "host": in the memory of the
+            host, fetched block by block. "half": in bfloat16, half of float32; bounds are then
+            residuals of exact products with the vectors that were found, and do not fall
+            below about 0.3 % of the largest eigenvalue. "auto": the first of them that fits.
 
     Returns:
         The spectrum.
@@ -333,7 +345,7 @@ def spectrum(
     Raises:
         ArgumentError: a number of the wrong kind, more eigenvalues than parameters, a basis
             larger than the memory, or classes with mode="train".
-        UnknownNameError: an unknown kind of curvature, group or parameter.
+        UnknownNameError: an unknown kind of curvature, basis, group or parameter.
         LossError: the loss is not twice differentiable; the message names the operation.
         NonFiniteError: the gradient or a product is not finite.
         StructureError: names or shapes of `params` differ from those of the objective.
@@ -356,35 +368,38 @@ def spectrum(
     check_flag("vectors", vectors)
     _check_numbers(top, bottom, tolerance, probes=probes, steps=steps, limit=limit)
     check_one_of("curvature", curvature, KINDS)
+    kept = KrylovRequest(top + bottom, limit, rows, basis)
+    kept.check()
+    plan = plan_krylov(objective, kept, names)
+    _check_size(plan.size, top=top, bottom=bottom)
+    if curvature == "hessian":
+        # Before weights are copied, because a check holds several copies itself.
+        ensure_curvature(objective, curvature)
     matrix = product_of(curvature, objective, params=params, names=names)
-    memory, fitting = fitting_steps(matrix, top, bottom, limit)
     over = list(matrix.params)
     request = GroupRequest(by, curvature, params, over, labels, tolerance, limit, least, seed)
-    ends = _ends(matrix, top, bottom, tolerance=tolerance, limit=fitting, seed=seed)
+    ends = _ends(matrix, plan, top, bottom, tolerance=tolerance, limit=limit, seed=seed)
     found = _density(matrix, ends, probes, steps, seed) if density else None
     groups = group_spectra(objective, request)
     asked: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance, "by": by}
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
-    asked |= {"probes": probes, "steps": steps}
-    ritz = ends.ritz
-    largest = float(np.abs(ritz.values).max(initial=0.0))
+    asked |= {"probes": probes, "steps": steps, "rows": rows, "basis": basis}
+    largest = float(np.abs(ends.values).max(initial=0.0))
     bounds = ends.bounds(matrix) + coarse_rounding(objective) * largest
     return Spectrum(
-        top=ritz.values[::-1][:top].copy(),
-        bottom=ritz.values[:bottom].copy(),
-        top_bounds=bounds[:top],
-        bottom_bounds=bounds[top:],
+        top=ends.values[: len(bounds) - ends.lowest],
+        bottom=ends.values[len(bounds) - ends.lowest :],
+        top_bounds=bounds[: len(bounds) - ends.lowest],
+        bottom_bounds=bounds[len(bounds) - ends.lowest :],
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
         density=found,
         groups=groups,
         vectors=ends.vectors(matrix) if vectors else (),
         parameters=matrix.size,
-        memory=memory,
+        memory=plan.memory,
         provenance=_provenance(objective, seed, asked),
-        note="; ".join(
-            filter(None, (memory_note(fitting, min(limit, matrix.size)), ends.note))
-        ),
+        note="; ".join(filter(None, (plan.note, ends.note))),
         top_reached=ends.top_reached,
         bottom_reached=ends.bottom_reached,
     )
@@ -407,51 +422,115 @@ def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Prove
     return Provenance(seed, asked | {"names": plain, "mode": objective.mode}, model, data)
 
 
+def _check_size(size: int, **counts: int) -> None:
+    for name, asked in counts.items():
+        if asked > size:
+            raise ArgumentError(
+                f"`{name}` must be at most the number of parameters, {size}; got {asked}."
+            )
+
+
 @dataclass(frozen=True)
 class _Ends:
     # The run that found the ends; its basis now holds their eigenvectors, one for each of
     # `places` in `ritz`. Top, descending, comes before bottom; none is there twice.
     ritz: Ritz
+    first: Ritz
     top_reached: bool
     bottom_reached: bool
     basis: Basis
     places: list[int]
     wanted: list[int]
+    lowest: int
+    products: int
     note: str
 
     @property
     def reached(self) -> bool:
         return self.top_reached and self.bottom_reached
 
+    @property
+    def values(self) -> Array:
+        return self.ritz.values[self.wanted]
+
+    def row(self, place: int, matrix: CurvatureOperator) -> torch.Tensor:
+        return self.basis[self.places.index(place)].to(device=matrix.device, dtype=matrix.dtype)
+
     def bounds(self, matrix: CurvatureOperator) -> Array:
         # Of the run, and of products that are differences of gradients.
         values, found = self.ritz.values, {}
-        for row, place in enumerate(self.places):
-            off = matrix.difference_error(self.basis[row], float(values[place]))
+        for place in self.places:
+            off = matrix.difference_error(self.row(place, matrix), float(values[place]))
             found[place] = float(self.ritz.bounds[place]) + off
         return np.array([found[place] for place in self.wanted])
 
     def vectors(self, matrix: CurvatureOperator) -> tuple[dict[str, torch.Tensor], ...]:
-        rows = [self.basis[self.places.index(place)] for place in self.wanted]
+        rows = [self.row(place, matrix) for place in self.wanted]
         return tuple(matrix.unflatten(row / row.norm()) for row in rows)
 
 
 def _ends(
-    matrix: CurvatureOperator, top: int, bottom: int, *, seed: int, tolerance: float, limit: int
+    matrix: CurvatureOperator,
+    plan: KrylovPlan,
+    top: int,
+    bottom: int,
+    *,
+    seed: int,
+    tolerance: float,
+    limit: int,
 ) -> _Ends:
-    lanczos = random_run(matrix, seed)
+    lanczos = random_run(matrix, seed, plan.storage)
     ritz, reached = converge(lanczos, top=top, bottom=bottom, tolerance=tolerance, limit=limit)
-    every = list(range(len(ritz.values)))
-    wanted = every[::-1][:top] + every[:bottom]
-    places = list(dict.fromkeys(wanted))
+    size, first = len(ritz.values), lanczos.before_restart
+    upper, lower = list(range(size))[::-1][:top], list(range(size))[:bottom]
+    places = list(dict.fromkeys(upper + lower))
     # The eigenvectors take the place of the basis: no further memory is needed.
     lanczos.basis.rotate(ritz.vectors[:, places])
-    near = reached_ends(lanczos, ritz, reached, top=top, bottom=bottom, tolerance=tolerance)
-    above, below = (
-        ok and len(every) >= count for ok, count in zip(near, (top, bottom), strict=True)
+    if plan.rounds:
+        ritz = _measured(lanczos, ritz, places)
+        upper.sort(key=lambda place: -ritz.values[place])
+        lower.sort(key=lambda place: ritz.values[place])
+    wanted: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance}
+    reached = within(lanczos, ritz, **wanted) if plan.rounds else reached
+    near = reached_ends(lanczos, ritz, reached, **wanted)
+    above, below = (ok and size >= count for ok, count in zip(near, (top, bottom), strict=True))
+    return _Ends(
+        ritz,
+        ritz if first is None else _first_run(first, ritz, top, bottom),
+        above,
+        below,
+        lanczos.basis,
+        places,
+        upper + lower,
+        len(lower),
+        lanczos.products,
+        _doubt(lanczos.asymmetry),
     )
-    note = _doubt(lanczos.asymmetry)
-    return _Ends(ritz, above, below, lanczos.basis, places, wanted, note)
+
+
+def _measured(lanczos: Lanczos, ritz: Ritz, places: list[int]) -> Ritz:
+    # The recurrence does not see how rows were rounded: one product a vector does.
+    values, residuals, bounds = (
+        each.copy() for each in (ritz.values, ritz.residuals, ritz.bounds)
+    )
+    for row, place in enumerate(places):
+        image = lanczos.apply(lanczos.basis[row])
+        length = math.sqrt(lanczos.basis.square(row))
+        value = lanczos.basis.dot(row, image) / length**2
+        lanczos.basis.add_to(image, row, -value)
+        values[place], residuals[place] = value, float(image.norm()) / length
+    lanczos.products += len(places)
+    noise = lanczos.rounding * float(np.abs(values).max())
+    bounds[places] = residuals[places] + noise
+    return replace(ritz, values=values, residuals=residuals, bounds=bounds)
+
+
+def _first_run(first: Ritz, last: Ritz, top: int, bottom: int) -> Ritz:
+    # The quadrature of the first run, with the ends as the last one knows them.
+    ends = [*range(min(bottom, len(first.values))), *range(-min(top, len(first.values)), 0)]
+    values, bounds = first.values.copy(), first.bounds.copy()
+    values[ends], bounds[ends] = last.values[ends], last.bounds[ends]
+    return replace(first, values=values, bounds=bounds)
 
 
 def _doubt(asymmetry: float) -> str:
@@ -466,13 +545,16 @@ def _doubt(asymmetry: float) -> str:
 def _density(
     matrix: CurvatureOperator, ends: _Ends, probes: int, steps: int, seed: int
 ) -> Density:
-    known = np.zeros(len(ends.ritz.values), dtype=bool)
-    known[ends.places] = ends.reached
+    first, size = ends.first, len(ends.ritz.values)
+    known = np.zeros(len(first.values), dtype=bool)
+    # From either end, because a run that was restarted has another length.
+    known[[p if p < ends.lowest else p - size for p in ends.places]] = ends.reached
     return density_of(
         matrix.flat,
-        ends.ritz,
+        first,
         known,
         ends.basis if ends.reached else None,
+        products=ends.products,
         probes=probes,
         steps=steps,
         seed=seed,

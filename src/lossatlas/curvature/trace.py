@@ -1,6 +1,7 @@
 """Trace, Frobenius norm and diagonal of a curvature matrix, each with its standard error."""
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -10,17 +11,19 @@ from torch import Tensor
 
 from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
+from lossatlas.curvature.krylov_memory import probing_storage
 from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.linalg.estimators import mean_of, rademacher
-from lossatlas.linalg.krylov import Lanczos
+from lossatlas.linalg.krylov import Lanczos, Storage
 from lossatlas.linalg.params import Params
-from lossatlas.linalg.probes import DeflatedProbes, deflated_trace
+from lossatlas.linalg.probes import Budget, DeflatedProbes, deflated_trace, probes_needed
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.result import Estimate, Figure, result, rows_figure
 from lossatlas.rng import derive_seed, generator
+from lossatlas.text import number
 
 # Below this many probes a standard error is not to be trusted.
 _FEW = 12
@@ -42,14 +45,17 @@ def trace(
     curvature: MatrixKind = "hessian",
     params: Params | None = None,
     names: str | Iterable[str] | None = None,
-    limit: int = 2000,
+    limit: int = 300,
+    seconds: float | None = None,
     rows: int = 100,
 ) -> Estimate:
     """The trace: the sum of all eigenvalues.
 
     Part of the products go into a Krylov space, whose share of the trace is known exactly, the
     others into random probes that see the rest; the split follows what pays. Probes stop when
-    the 95 % interval is within `tolerance` of the value.
+    the 95 % interval is within `tolerance` of the value, or when the budget (`limit`,
+    `seconds`) is spent: the interval is then what that buys, and `.meaning` forecasts how many
+    products the tolerance takes.
 
     Args:
         objective: model, loss, batches.
@@ -60,7 +66,10 @@ def trace(
         names: names or patterns of the parameters it is over; all of the objective by default.
         limit: products at most; `reached` is False where they did not suffice (an indefinite
             matrix whose trace is near zero, say).
-        rows: vectors of the Krylov space at most: what it may take of the memory.
+        seconds: time at most, at the pace of the products so far; any by default. It makes the
+            number of products, and so the last digits, depend on the machine.
+        rows: vectors of the Krylov space at most: what it may take of the memory. Fewer where
+            they would take more than half of what is free; 0 for random probes alone.
 
     Returns:
         Value, standard error and products; `.interval()` is the 95 % interval. In half
@@ -85,16 +94,41 @@ def trace(
     Source: see `lossatlas.linalg.probes.DeflatedProbes`.
     """
     check_positive("tolerance", tolerance)
-    _check_counts(limit=limit, rows=rows)
+    _check_counts(limit, rows)
+    if seconds is not None:
+        check_positive("seconds", seconds)
+    budget = Budget(limit, seconds, _clock(objective))
     matrix = checked_product(curvature, objective, params=params, names=names)
-    lanczos = random_run(matrix, seed)
-    estimate, _ = deflated_trace(
-        matrix.flat, lanczos, tolerance=tolerance, limit=limit, rows=rows, seed=seed
+    lanczos = random_run(matrix, seed, probing_storage(matrix, rows))
+    estimate, probes = deflated_trace(
+        matrix.flat, lanczos, tolerance=tolerance, limit=budget, rows=rows, seed=seed
     )
+    forecast = _forecast(estimate, lanczos.products, len(probes), tolerance)
     scale = math.sqrt(_squares_inside(lanczos, lanczos.steps))
     estimate = _with_rounding(estimate, coarse_rounding(objective) * scale, tolerance)
     name = f"trace of {_NAMES[curvature]}"
-    return replace(estimate, name=name, unit=UNIT, meaning="sum of all eigenvalues")
+    return replace(estimate, name=name, unit=UNIT, meaning=f"sum of all eigenvalues{forecast}")
+
+
+def _forecast(estimate: Estimate, space: int, drawn: int, tolerance: float) -> str:
+    if estimate.reached or not math.isfinite(estimate.stderr) or estimate.value == 0:
+        return ""
+    needed = space + max(probes_needed(estimate, tolerance), drawn)
+    return (
+        f"; within {number(100 * tolerance, 2)} % of it would take about "
+        f"{float(f'{needed:.2g}'):,.0f} products"
+    )
+
+
+def _clock(objective: Objective) -> Callable[[], float]:
+    # Processes that work together stop together.
+    began, ranks = time.monotonic(), objective.ranks
+
+    def elapsed() -> float:
+        here = time.monotonic() - began
+        return here if ranks is None else max(ranks.gather(here))
+
+    return elapsed
 
 
 @says_checks
@@ -119,7 +153,7 @@ def frobenius_norm(
         params: where; the present weights by default.
         names: names or patterns of the parameters it is over; all of the objective by default.
         limit: products at most.
-        rows: vectors of the Krylov space.
+        rows: vectors of the Krylov space at most, as for `trace`.
 
     Returns:
         Value, standard error and products.
@@ -140,10 +174,11 @@ def frobenius_norm(
         4.123
     """
     check_positive("tolerance", tolerance)
-    _check_counts(limit=limit, rows=rows)
+    _check_counts(limit, rows)
     matrix = checked_product(curvature, objective, params=params, names=names)
-    lanczos = random_run(matrix, seed)
-    lanczos.extend(min(rows, limit, 20))
+    storage = probing_storage(matrix, rows)
+    lanczos = random_run(matrix, seed, storage)
+    lanczos.extend(min(storage.rows or 0, limit, 20))
     probes = DeflatedProbes(matrix.flat, lanczos, seed)
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
@@ -245,7 +280,7 @@ def diagonal(
         params: where; the present weights by default.
         names: names or patterns of the parameters it is over; all of the objective by default.
         limit: products at most.
-        rows: vectors of the Krylov space.
+        rows: vectors of the Krylov space at most, as for `trace`.
 
     Returns:
         Entries with standard errors.
@@ -268,11 +303,12 @@ def diagonal(
     Source: Bekas, Kokiopoulou, Saad, Applied Numerical Mathematics 57 (2007).
     """
     check_positive("tolerance", tolerance)
-    _check_counts(limit=limit, rows=rows)
+    _check_counts(limit, rows)
     matrix = checked_product(curvature, objective, params=params, names=names)
-    lanczos = random_run(matrix, seed)
+    storage = probing_storage(matrix, rows, vectors=7)
+    lanczos = random_run(matrix, seed, storage)
     # The basis vector after the last product is left out: its own product is not known.
-    lanczos.extend(min(rows, limit))
+    lanczos.extend(min(storage.rows or 0, limit))
     inside = _diagonal_inside(lanczos)
     mean, squares, count = torch.zeros_like(inside), torch.zeros_like(inside), 0
     relative, least = (0.0, 0) if lanczos.exhausted else (math.inf, _FEW)
@@ -317,9 +353,9 @@ def _diagonal_outside(apply: Callable[[Tensor], Tensor], lanczos: Lanczos, seed:
     return probe * (image - lanczos.basis.combine(known)[0])
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        check_count(name, count, 1)
+def _check_counts(limit: int, rows: int) -> None:
+    check_count("limit", limit, 1)
+    check_count("rows", rows, 0)
 
 
 def checked_product(
@@ -330,8 +366,8 @@ def checked_product(
     return product_of(curvature, objective, **options)
 
 
-def random_run(matrix: CurvatureOperator, seed: int) -> Lanczos:
+def random_run(matrix: CurvatureOperator, seed: int, storage: Storage | None = None) -> Lanczos:
     """A Krylov space from a random start."""
     drawn = generator(seed, "start", device=matrix.device)
     start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
-    return Lanczos(matrix.flat, start, drawn)
+    return Lanczos(matrix.flat, start, drawn, storage)

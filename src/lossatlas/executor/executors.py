@@ -13,6 +13,8 @@ import torch
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError, MissingDependencyError, WorkerError
+from lossatlas.memory import free_memory
+from lossatlas.text import byte_size
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +25,8 @@ EXECUTORS = ("serial", "joblib", "ray")
 PATIENCE = 3
 # Pieces on their way for each processor, so that none waits for the next.
 _AHEAD = 2
+# Copies of model and data in each process: as they were sent, and unpacked.
+_PARCELS = 2
 
 
 class Executor(Protocol):
@@ -66,7 +70,8 @@ class Joblib:
     A process that is killed costs the pieces that were in work, which are done again.
 
     Args:
-        workers: how many; all cores by default.
+        workers: how many; all cores by default. Each holds model and data twice, as they were
+            sent and unpacked; more of them than the free memory holds are refused.
     """
 
     def __init__(self, workers: int = -1) -> None:
@@ -86,7 +91,22 @@ class Joblib:
 
         # Bytes, because the pool compares these arguments to see whether it can be reused.
         parcel = cloudpickle.dumps(start)
+        self._check_memory(len(parcel))
         return with_leases(partial(self._attempt, parcel), pieces, (TerminatedWorkerError,))
+
+    def _check_memory(self, parcel: int) -> None:
+        # Each process holds the parcel (model and data) and what it unpacks from it.
+        import joblib
+
+        count, free = joblib.effective_n_jobs(self.workers), free_memory(torch.device("cpu"))
+        needed = _PARCELS * parcel * count
+        if free is not None and needed > free:
+            fitting = free // (_PARCELS * parcel)
+            raise ArgumentError(
+                f"`executor`: {count} processes hold {byte_size(needed)} of model and data, "
+                f"and {byte_size(free)} are free; "
+                + (f"use Joblib(workers={fitting})." if fitting else "use executor='serial'.")
+            )
 
     def _attempt(self, parcel: bytes, pieces: Iterator[Any]) -> Iterator[Any]:
         import joblib

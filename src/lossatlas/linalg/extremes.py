@@ -11,6 +11,8 @@ from lossatlas.linalg.krylov import Array, Lanczos, Ritz
 _LOOSEST = 1e-2
 # Steps after which a fresh start has shown where its spectrum ends, roughly.
 _LOOK = 5
+# Rows beyond twice the eigenvalues wanted, and the numbers a basis may hold in any case.
+_SPARE, _FREELY = 8, 4 * 2**20
 
 
 def converge(
@@ -35,7 +37,7 @@ def converge(
         top: how many of the largest.
         bottom: how many of the smallest.
         tolerance: as above.
-        limit: products at most.
+        limit: products at most. The run restarts at the rows that its storage gives it.
 
     Returns:
         What is known, and whether its bounds are within the tolerance as above.
@@ -43,22 +45,57 @@ def converge(
     Raises:
         NonFiniteError: a product is NaN or infinite.
     """
-    limit = min(limit, lanczos.size)
     lanczos.extend(min(max(top + bottom, 1), limit) - lanczos.steps)
+    rows = lanczos.storage.rows or lanczos.size
     while True:
         now = lanczos.ritz(bare=True)
         if lanczos.exhausted or _known(lanczos, now, top, bottom, tolerance):
             ritz = lanczos.ritz()
             wanted = _wanted(lanczos, ritz, top, bottom, tolerance)
-            reached = bool(np.all(ritz.bounds <= wanted))
+            reached = within(lanczos, ritz, top=top, bottom=bottom, tolerance=tolerance)
             # Further products lessen residuals, not the noise of products.
             noisy = bool(np.any(ritz.bounds - ritz.residuals > wanted))
             if reached or noisy or lanczos.exhausted:
                 return ritz, reached
-        if lanczos.steps >= limit:
+        if lanczos.products >= limit:
             return lanczos.ritz(), False
+        if lanczos.steps >= rows:
+            lanczos.restart(_kept(lanczos, now, top=top, bottom=bottom, tolerance=tolerance))
         # Solving T anew costs more as it grows; asking less often keeps it a small share.
-        lanczos.extend(min(1 + lanczos.steps // 40, limit - lanczos.steps))
+        more = min(1 + lanczos.steps // 40, rows - lanczos.steps)
+        lanczos.extend(min(more, limit - lanczos.products))
+
+
+def default_rows(size: int, wanted: int) -> int:
+    """The size of T at which a run for some eigenvalues restarts."""
+    # Restarts at twice what is wanted and more take hardly a product more; what is held in
+    # the cache, or would be small anyway, need not restart.
+    return max(2 * wanted + _SPARE, _FREELY // max(size, 1))
+
+
+def least_rows(wanted: int) -> int:
+    """The smallest size of T that still goes forward: with the next vector, wanted + 4."""
+    return wanted + 3
+
+
+def _kept(
+    lanczos: Lanczos, ritz: Ritz, *, top: int, bottom: int, tolerance: float
+) -> list[int]:
+    # The ends and a few vectors beside them, more as ends are known: they serve what is next.
+    known = ritz.residuals <= _wanted(lanczos, ritz, top, bottom, min(tolerance, _LOOSEST))
+    size = len(ritz.values)
+    upper, lower = list(range(size))[::-1], list(range(size))
+    ends = upper[:top] + lower[:bottom]
+    more = 2 + int(known[ends].sum())
+    above = top + (more if not bottom else (more + 1) // 2 if top else 0)
+    below = bottom + (more if not top else more // 2 if bottom else 0)
+    beside: list[int] = []
+    if lanczos.starts[-1]:
+        # What the last of several runs has seen tells what can still hide.
+        own = np.flatnonzero((ritz.vectors[lanczos.starts[-1] :] ** 2).sum(0) > 0.5)
+        beside = own[[0, -1]].tolist() if len(own) else []
+    places = dict.fromkeys([*ends, *beside, *upper[:above], *lower[:below]])
+    return list(places)[: max(lanczos.steps - 2, 1)]
 
 
 def reached_ends(
@@ -70,6 +107,11 @@ def reached_ends(
     near = ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)
     ends = bool(near[max(lanczos.steps - top, 0) :].all()), bool(near[:bottom].all())
     return (False, False) if all(ends) else ends
+
+
+def within(lanczos: Lanczos, ritz: Ritz, *, top: int, bottom: int, tolerance: float) -> bool:
+    """Whether all bounds are within the tolerance."""
+    return bool(np.all(ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)))
 
 
 def _known(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int, tolerance: float) -> bool:
@@ -103,7 +145,7 @@ def _hides_more(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int) -> bool:
     ends, eps = own[[0, -1]], torch.finfo(lanczos.basis.dtype).eps
     if begun and np.all(ritz.residuals[ends] <= math.sqrt(eps) * lanczos.scale):
         return False
-    if begun and lanczos.steps - start < _LOOK:
+    if begun and lanczos.run_products < _LOOK:
         return True
     reach = ritz.residuals[ends] - 100 * eps * lanczos.scale
     low, high = ritz.values[ends] + np.array([-1, 1]) * reach

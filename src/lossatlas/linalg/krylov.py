@@ -1,7 +1,7 @@
-"""Lanczos on one flat basis: both ends of a spectrum with error bounds, and quadrature."""
+"""Lanczos on one flat basis, with restarts: Ritz values with error bounds, quadrature."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,26 @@ _SMALL = 64
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How a Krylov basis is kept.
+
+    Attributes:
+        rows: size of T that memory holds, at which runs for eigenvalues restart; None for any.
+        dtype: type of its rows; that of vectors by default.
+        device: where they are; where vectors are by default.
+    """
+
+    rows: int | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+
+    def basis(self, start: Tensor) -> Basis:
+        """The basis of a run from a vector."""
+        most = None if self.rows is None else self.rows + 1
+        return Basis(start / start.norm(), dtype=self.dtype, device=self.device, max_rows=most)
+
+
+@dataclass(frozen=True)
 class Ritz:
     """What a Krylov space knows about a spectrum.
 
@@ -35,7 +55,8 @@ class Ritz:
             products (rounding, and how far they were seen to be from those of a symmetric
             matrix). The error is often far smaller, about residual^2 / gap (Kato-Temple), but
             no gap is certain: two eigenvalues closer than their residual look like one.
-        weights: squared first components, which sum to 1: the weights of Gauss quadrature.
+        weights: squared first components, which sum to 1: the weights of Gauss quadrature. NaN
+            after a restart, which forgets a part of the first vector.
         vectors: coefficients over the basis, shape (steps, steps), a column for each value.
     """
 
@@ -47,33 +68,52 @@ class Ritz:
 
 
 class Lanczos:
-    """A growing orthonormal basis Q of a Krylov space, with Q H Q^T = T tridiagonal.
+    """A growing orthonormal basis Q of a Krylov space, with Q H Q^T = T.
 
-    Every new vector is orthogonalised against the whole basis, and a second time where the
-    first pass took much away. Where the space is exhausted (low rank, eigenvalues that occur
-    several times), it goes on from a fresh random vector orthogonal to it.
+    T is tridiagonal; after a restart its first rows are Ritz values, each coupled to the vector
+    that follows them. Every new vector is orthogonalised against the whole basis, and a second
+    time where the first pass took much away. Where the space is exhausted (low rank,
+    eigenvalues that occur several times), it goes on from a fresh random vector orthogonal to
+    it.
 
     Args:
-        apply: v -> H v for a symmetric H, on flat vectors.
-        start: any vector of shape (n,) but zero; its type and device are those of the basis.
+        apply: v -> H v for a symmetric H, on flat vectors; called with rows as they are kept.
+        start: any vector of shape (n,) but zero; its type and device are those of vectors.
         generator: where fresh vectors are drawn from, on the device of `start`.
+        storage: how the basis is kept (`Storage`); as vectors are by default.
 
     Source: Lanczos 1950; full reorthogonalisation as in Parlett, The Symmetric Eigenvalue
-        Problem, ch. 13.
+        Problem, ch. 13; restarts: Wu and Simon, SIAM J. Matrix Anal. Appl. 22 (2000).
     """
 
-    def __init__(self, apply: Apply, start: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        apply: Apply,
+        start: Tensor,
+        generator: torch.Generator,
+        storage: Storage | None = None,
+    ) -> None:
         self.apply = apply
-        self.basis = Basis(start / start.norm())
+        self.storage = storage or Storage()
+        self.basis = self.storage.basis(start)
         self.alpha: list[float] = []
         # beta[j] couples steps j and j + 1; zero where a fresh vector begins.
         self.beta: list[float] = []
+        # What couples the Ritz vectors kept by a restart to the vector after them.
+        self.couplings: Array = np.zeros(0)
+        self.products = 0
         self.scale = 0.0
+        # The spectrum as the first run knew it, where a restart has ended that.
+        self.before_restart: Ritz | None = None
         self._dropped = 0.0
         self._strays: list[Array] = []
+        self._kept_strays: Array = np.zeros(0)
+        self._most_stray = 0.0
         self._weak = False
         # Where runs begin: the first one, and each that began anew.
         self.starts = [0]
+        # Products of the run that goes on.
+        self.run_products = 0
         self._generator = generator
 
     @property
@@ -83,7 +123,7 @@ class Lanczos:
 
     @property
     def steps(self) -> int:
-        """Products taken so far: the size of T."""
+        """The size of T: products taken so far, less those that restarts gave up."""
         return len(self.alpha)
 
     @property
@@ -94,8 +134,12 @@ class Lanczos:
     @property
     def asymmetry(self) -> float:
         """How far products were seen to be from those of a symmetric matrix, relative."""
-        most = max((float(np.linalg.norm(taken)) for taken in self._strays), default=0.0)
-        return most / self.scale if self.scale else 0.0
+        return self._most_stray / self.scale if self.scale else 0.0
+
+    @property
+    def rounding(self) -> float:
+        """What products are rounded by, as a share of the largest eigenvalue."""
+        return 3 * self._eps
 
     @property
     def _eps(self) -> float:
@@ -107,19 +151,26 @@ class Lanczos:
             self._step()
 
     def _step(self) -> None:
-        last = self.basis[self.steps]
-        image = self.apply(last)
-        alpha = float(last @ image)
-        image = torch.add(image, last, alpha=-alpha)
+        place, basis = self.steps, self.basis
+        image = self.apply(basis[place])
+        if image.data_ptr() == basis[place].data_ptr():
+            image = image.clone()
+        self.products += 1
+        self.run_products += 1
+        alpha = basis.dot(place, image)
+        basis.add_to(image, place, -alpha)
         coupled = self.beta[-1] if self.beta else 0.0
         if coupled:
-            image.add_(self.basis[self.steps - 1], alpha=-coupled)
-        image, rest, taken = self.basis.orthogonalised(image)
+            basis.add_to(image, place - 1, -coupled)
+        image, rest, taken = basis.orthogonalised(image)
+        if place == len(self.couplings) and place:
+            taken[:place] -= self.couplings
         self._strays.append(taken)
+        self._most_stray = max(self._most_stray, float(np.linalg.norm(taken)))
         reach = math.hypot(alpha, coupled, rest)
         if not math.isfinite(reach):
             raise NonFiniteError(
-                f"product {self.steps + 1} with a curvature matrix is not finite: look for "
+                f"product {self.products} with a curvature matrix is not finite: look for "
                 "infinite curvature (a square root or a norm at zero) or overflow."
             )
         self.scale = max(self.scale, reach)
@@ -135,41 +186,78 @@ class Lanczos:
         # A first weak coupling is the end of a run as well: what follows was mostly rounding.
         weak = rest <= math.sqrt(self._eps) * self.scale
         if weak and not self._weak:
-            self.starts.append(self.steps)
+            self._start_run()
         self._weak = weak
         self.beta.append(rest)
         self.basis.append(image.div_(rest))
 
-    def _begin_anew(self) -> None:
+    def _start_run(self) -> None:
         self.starts.append(self.steps)
+        self.run_products = 0
+
+    def _begin_anew(self) -> None:
+        self._start_run()
         if self.exhausted:
             return
-        like = self.basis[0]
+        like = self.basis
         fresh = torch.randn(
             self.size, generator=self._generator, dtype=like.dtype, device=like.device
         )
         fresh, length, _ = self.basis.orthogonalised(fresh)
-        self.basis.append(fresh / length)
+        self.basis.append(fresh.div_(length))
+
+    def restart(self, places: Sequence[int]) -> None:
+        """Keep some Ritz vectors and the last direction, and forget the rest of the space.
+
+        Args:
+            places: which of `ritz().values`.
+        """
+        ritz, last = self.ritz(), self.starts[-1]
+        if self.before_restart is None:
+            self.before_restart = ritz
+        # The last run goes on: what earlier ones found comes first.
+        own = (ritz.vectors[last:] ** 2).sum(0) > 0.5
+        order = sorted(places, key=lambda place: bool(own[place]))
+        earlier = sum(not own[place] for place in order)
+        turn = np.zeros((self.steps + 1, len(order) + 1))
+        turn[:-1, :-1], turn[-1, -1] = ritz.vectors[:, order], 1.0
+        self.basis.rotate(turn, trim=False)
+        self._kept_strays = self._stray_lengths(ritz.vectors)[order]
+        self.couplings = self.beta[-1] * ritz.vectors[-1, order]
+        self.alpha, self.beta = ritz.values[order].tolist(), [0.0] * len(order)
+        self._strays = []
+        self.starts = [0, earlier] if last and earlier else [0]
 
     def ritz(self, *, bare: bool = False) -> Ritz:
         """The spectrum as this space knows it."""
-        values, vectors = _solved(np.array(self.alpha), np.array(self.beta[:-1]))
+        values, vectors = self._solve()
         residuals = self.beta[-1] * np.abs(vectors[-1])
+        weights = np.full(len(values), np.nan) if len(self.couplings) else vectors[0] ** 2
         if bare:
             unknown = np.full(len(values), np.nan)
-            return Ritz(values, residuals, unknown, vectors[0] ** 2, vectors)
-        noise = 3 * self._eps * float(np.abs(values).max()) + self._dropped
+            return Ritz(values, residuals, unknown, weights, vectors)
+        noise = self.rounding * float(np.abs(values).max()) + self._dropped
         bounds = residuals + noise + self._stray_lengths(vectors)
-        return Ritz(values, residuals, bounds, vectors[0] ** 2, vectors)
+        return Ritz(values, residuals, bounds, weights, vectors)
+
+    def _solve(self) -> tuple[Array, Array]:
+        alpha, beta, kept = np.array(self.alpha), np.array(self.beta[:-1]), len(self.couplings)
+        if not kept:
+            return _solved(alpha, beta)
+        t = np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1)
+        t[kept, :kept] = t[:kept, kept] = self.couplings
+        values, vectors = np.linalg.eigh(t)
+        return values, vectors
 
     def _stray_lengths(self, vectors: Array) -> Array:
         # With exact products nothing is left to take away but rounding. What was taken away
         # shows how far products are from those of a symmetric matrix, seen by each Ritz vector.
-        strays = np.zeros((self.steps + 1, self.steps))
+        kept = len(self.couplings)
+        strays = np.zeros((self.steps + 1, self.steps - kept))
         for step, taken in enumerate(self._strays):
             strays[: len(taken), step] = taken
-        lengths: Array = np.linalg.norm(strays @ vectors, axis=0)
-        return lengths
+        lengths: Array = np.linalg.norm(strays @ vectors[kept:], axis=0)
+        return lengths + self._kept_strays @ np.abs(vectors[:kept]) if kept else lengths
 
 
 def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
@@ -199,8 +287,8 @@ def quadrature(
         image = torch.add(image, now, alpha=-alpha[-1])
         if beta:
             image.add_(before, alpha=-beta[-1])
-        for panel in [] if guards is None else guards.panels():
-            image.addmv_(panel.T, panel @ image, alpha=-1.0)
+        if guards is not None:
+            guards.remove(image)
         rest = float(image.norm())
         scale = max(scale, math.hypot(alpha[-1], beta[-1] if beta else 0.0, rest))
         if not math.isfinite(scale):
@@ -215,6 +303,12 @@ def quadrature(
     return values, vectors[0] ** 2
 
 
-def krylov_bytes(size: int, steps: int, dtype: torch.dtype) -> int:
+def krylov_bytes(
+    size: int, steps: int, dtype: torch.dtype, storage: Storage | None = None
+) -> int:
     """The memory that a run needs: the basis, a product, and a vector being orthogonalised."""
-    return basis_bytes(size, steps + 1, dtype) + 2 * size * dtype.itemsize
+    kept = storage or Storage()
+    most = None if kept.rows is None else kept.rows + 1
+    rows = steps if kept.rows is None else min(steps, kept.rows)
+    held = basis_bytes(size, rows + 1, kept.dtype or dtype, most)
+    return held + 2 * size * dtype.itemsize

@@ -2,12 +2,15 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 Params = Mapping[str, Tensor]
+# Numbers that are widened at once.
+_BLOCK = 2**20
 
 
 def add(a: Params, b: Params, *, scale: float = 1.0) -> dict[str, Tensor]:
@@ -27,10 +30,40 @@ def multiply(a: Params, factor: float) -> dict[str, Tensor]:
 
 def dot(a: Params, b: Params) -> float:
     """The inner product, accumulated in float64."""
-    return math.fsum(
-        float(torch.dot(value.flatten().double(), b[name].flatten().double()))
-        for name, value in a.items()
-    )
+    parts = [part for n, v in a.items() for part in _dots(v.flatten(), b[n].flatten())]
+    return math.fsum(on_host(parts))
+
+
+def exact_dots(vector: Tensor, *others: Tensor) -> list[float]:
+    """The inner products of a flat vector with others, accumulated in float64."""
+    each = [_dots(vector, other) for other in others]
+    told = iter(on_host([part for parts in each for part in parts]))
+    return [math.fsum(islice(told, len(parts))) for parts in each]
+
+
+def _dots(a: Tensor, b: Tensor) -> list[Tensor]:
+    # Some at a time: all at once would be two copies in twice the width.
+    wide = wide_dtype(a.device)
+    pairs = zip(torch.split(a, _BLOCK), torch.split(b, _BLOCK), strict=True)
+    return [torch.dot(x.to(wide), y.to(wide)) for x, y in pairs]
+
+
+def on_host(numbers: Sequence[Tensor]) -> list[float]:
+    """Numbers that are tensors: one copy a device and type, in place of one each."""
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, each in enumerate(numbers):
+        places.setdefault((each.device, each.dtype), []).append(place)
+    told = [0.0] * len(numbers)
+    for own in places.values():
+        values = torch.stack([numbers[place] for place in own]).tolist()
+        for place, value in zip(own, values, strict=True):
+            told[place] = value
+    return told
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """What sums are accumulated in: float64, where a device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def norm(a: Params) -> float:

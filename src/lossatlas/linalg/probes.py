@@ -1,6 +1,8 @@
 """Random probes of a matrix whose part in a Krylov space is known: its trace, its norm."""
 
 import math
+import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch import Tensor
 from lossatlas.errors import NonFiniteError
 from lossatlas.linalg.estimators import LEVEL, mean_of, quantile, rademacher
 from lossatlas.linalg.krylov import Apply, Lanczos
+from lossatlas.linalg.params import exact_dots
 from lossatlas.result import Estimate
 from lossatlas.rng import derive_seed
 
@@ -20,6 +23,35 @@ _FIRST_PROBES = 12
 _PRIOR = 30
 # Its square is still a number.
 _TINY = 1e-150
+
+
+class Budget:
+    """How many products may still be taken.
+
+    Args:
+        products: in all.
+        seconds: in all, from now; None for any time.
+        elapsed: seconds since it was made; its own clock by default.
+    """
+
+    def __init__(
+        self,
+        products: int,
+        seconds: float | None = None,
+        elapsed: Callable[[], float] | None = None,
+    ) -> None:
+        self.products, self.seconds = products, seconds
+        began = time.monotonic()
+        self._elapsed = elapsed or (lambda: time.monotonic() - began)
+
+    def left(self, spent: int) -> int:
+        """Products left after some, at the pace so far; the first is always taken."""
+        left = self.products - spent
+        if self.seconds is not None and spent:
+            elapsed = self._elapsed()
+            pace = max(elapsed / spent, _TINY)
+            left = min(left, int((self.seconds - elapsed) / pace))
+        return max(left, 0)
 
 
 class DeflatedProbes:
@@ -53,13 +85,13 @@ class DeflatedProbes:
         for _ in range(count):
             probe = self._probe(len(self))
             image = self._apply(probe)
-            square = float(image.double().square().sum())
+            square, product = exact_dots(image, image, probe)
             if not math.isfinite(square):
                 raise NonFiniteError(
                     "a product with a random probe is not finite: look for infinite curvature "
                     "(a square root or a norm at zero) or overflow."
                 )
-            self.plain.append(float(probe.double() @ image.double()))
+            self.plain.append(product)
             self._squares.append(square)
             self._known.append(self._lanczos.basis.coefficients(probe))
 
@@ -84,9 +116,10 @@ class DeflatedProbes:
         if self._lanczos.exhausted:
             return np.zeros(len(self))
         alpha, beta = np.array(self._lanczos.alpha), np.array(self._lanczos.beta)
-        c = self._coefficients()
+        couplings, c = self._lanczos.couplings, self._coefficients()
         # Neighbors couple twice; the last beta is the coupling to what lies outside.
         inside = c[:, :-1] ** 2 @ alpha + 2 * (c[:, :-1] * c[:, 1:]) @ beta
+        inside += 2 * (c[:, : len(couplings)] @ couplings) * c[:, len(couplings)]
         rest: Array = np.array(self.plain) - inside
         return rest
 
@@ -95,12 +128,16 @@ class DeflatedProbes:
         if self._lanczos.exhausted:
             return np.zeros(len(self)), np.zeros(len(self))
         total, inner = np.array(self._squares), self._lanczos.steps - 1
-        if inner < 1:
+        if inner < max(1, len(self._lanczos.couplings) + 1):
             return total, total
-        alpha, beta = np.array(self._lanczos.alpha), np.array(self._lanczos.beta)
-        c = self._coefficients()
-        image = c[:, :-1] * alpha + c[:, 1:] * beta  # Q H z, which the steps taken know
+        beta, couplings = np.array(self._lanczos.beta), self._lanczos.couplings
+        c, kept = self._coefficients(), len(self._lanczos.couplings)
+        # Q H z, which the steps taken know.
+        image = c[:, :-1] * np.array(self._lanczos.alpha) + c[:, 1:] * beta
         image[:, 1:] += c[:, :-2] * beta[:-1]
+        if kept:
+            image[:, :kept] += c[:, kept, None] * couplings
+            image[:, kept] += c[:, :kept] @ couplings
         edge = beta[inner - 1] * c[:, inner - 1]
         inside = image[:, :inner].copy()  # T c, which does not know the last step
         inside[:, -1] -= beta[inner - 1] * c[:, inner]
@@ -116,7 +153,7 @@ def deflated_trace(
     lanczos: Lanczos,
     *,
     tolerance: float,
-    limit: int,
+    limit: int | Budget,
     rows: int,
     seed: int,
 ) -> tuple[Estimate, DeflatedProbes]:
@@ -124,13 +161,14 @@ def deflated_trace(
 
     A product spent on the space takes 2 dF off the variance of every probe, where dF is the
     squared Frobenius mass that the step captures; it is spent where that saves more than one
-    probe. Probes stop when the half-width of the 95 % interval is `tolerance` of the value.
+    probe. Probes stop when the half-width of the 95 % interval is `tolerance` of the value,
+    or when the budget is spent; products then go where they make the interval shortest.
 
     Args:
         apply: v -> H v.
         lanczos: the space to start from; extended in place.
         tolerance: relative half-width of the interval.
-        limit: products at most, the space included.
+        limit: products at most, the space included; or a budget.
         rows: size of the space at most.
         seed: probes are drawn from it.
 
@@ -141,20 +179,24 @@ def deflated_trace(
         NonFiniteError: a product is NaN or infinite.
     """
     probes = DeflatedProbes(apply, lanczos, seed)
-    room = min(limit, rows, lanczos.size)
-    lanczos.extend(min(4, room) - lanczos.steps)
+    budget = limit if isinstance(limit, Budget) else Budget(limit)
+    most = lanczos.size if (held := lanczos.storage.rows) is None else held
+    room = min(budget.products, rows, most, lanczos.size)
+    lanczos.extend(min(4, room, budget.left(lanczos.products)) - lanczos.steps)
     while True:
-        spent = lanczos.steps + len(probes)
+        spent = lanczos.products + len(probes)
         estimate = _trace_so_far(lanczos, probes, spent, tolerance)
-        if estimate.reached or spent >= limit:
+        left = budget.left(spent)
+        if estimate.reached or not left:
             return estimate, probes
-        missing = _probes_needed(estimate, tolerance) - len(probes)
-        if lanczos.steps < room and _growth_pays(lanczos, estimate, tolerance, missing):
-            lanczos.extend(min(1 + lanczos.steps // 4, room - lanczos.steps, limit - spent))
+        missing = probes_needed(estimate, tolerance) - len(probes)
+        goal = min(missing, left)
+        if lanczos.steps < room and _growth_pays(lanczos, estimate, goal, len(probes)):
+            lanczos.extend(min(1 + lanczos.steps // 4, room - lanczos.steps, left))
         else:
             wanted = _FIRST_PROBES - len(probes)
             more = max(wanted, 1, min(missing // 2, len(probes)))
-            probes.draw(min(more, limit - spent))
+            probes.draw(min(more, left))
 
 
 def _trace_so_far(
@@ -182,7 +224,8 @@ def _variance(outside: Estimate, probes: DeflatedProbes) -> float:
     return (_PRIOR * bound + (outside.samples - 1) * sample) / (_PRIOR + outside.samples - 1)
 
 
-def _probes_needed(estimate: Estimate, tolerance: float) -> int:
+def probes_needed(estimate: Estimate, tolerance: float) -> int:
+    """How many probes a tolerance takes, from those that were drawn."""
     if not math.isfinite(estimate.stderr) or estimate.value == 0:
         return _FIRST_PROBES
     spread = estimate.stderr**2 * (estimate.samples - _PRIOR)
@@ -191,10 +234,11 @@ def _probes_needed(estimate: Estimate, tolerance: float) -> int:
     return math.ceil(min(spread / half**2, 1e9))
 
 
-def _growth_pays(lanczos: Lanczos, estimate: Estimate, tolerance: float, missing: int) -> bool:
+def _growth_pays(lanczos: Lanczos, estimate: Estimate, missing: int, drawn: int) -> bool:
+    # A product takes 2 dF off the variance of each of all probes; one probe less adds a share.
     if not math.isfinite(estimate.stderr) or estimate.value == 0 or missing < 4:
         return False
     tail = slice(-min(4, lanczos.steps), None)
     captured = np.array(lanczos.alpha[tail]) ** 2 + 2 * np.array(lanczos.beta[tail]) ** 2
-    half = max(abs(tolerance * estimate.value) / 1.96, _TINY)
-    return 2 * float(captured.mean()) / half**2 > 1.0
+    spread = estimate.stderr**2 * drawn
+    return 2 * float(captured.mean()) * (drawn + missing) > spread

@@ -1,0 +1,229 @@
+"""How a Krylov basis is kept: its rows, their type and place, from what memory is free."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.curvature.arguments import check_objective
+from lossatlas.curvature.operators import CurvatureOperator, matching
+from lossatlas.errors import ArgumentError
+from lossatlas.linalg.extremes import default_rows, least_rows
+from lossatlas.linalg.krylov import Storage, krylov_bytes
+from lossatlas.memory import free_memory
+from lossatlas.objective import Objective
+from lossatlas.text import byte_size
+
+BasisKind = Literal["auto", "device", "host", "half"]
+BASES = get_args(BasisKind)
+# What a basis may take of the memory that is free, unless it goes no smaller.
+_SHARE = 0.5
+_NOTES = {
+    "device": "",
+    "host": "the basis is kept in the memory of the host",
+    "half": "the basis is kept in bfloat16: residuals below about 0.3 % of the largest "
+    "eigenvalue are not reached, and bounds are those of exact products",
+}
+
+
+@dataclass(frozen=True)
+class KrylovPlan:
+    """How the basis of a run is kept.
+
+    Attributes:
+        storage: as for `Lanczos`.
+        memory: bytes that basis and vectors take at most.
+        size: length of the vectors.
+        note: what memory made of the request; often empty.
+    """
+
+    storage: Storage
+    memory: int
+    size: int
+    note: str = ""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether rows are rounded, so that bounds of the recurrence do not hold."""
+        return self.storage.dtype is not None
+
+
+@dataclass(frozen=True)
+class KrylovRequest:
+    """What a run is for.
+
+    Attributes:
+        wanted: eigenvalues.
+        limit: products at most.
+        rows: size of the projected matrix at which it restarts; chosen where None.
+        basis: one of `BASES`.
+    """
+
+    wanted: int
+    limit: int
+    rows: int | None = None
+    basis: BasisKind = "auto"
+
+    def check(self) -> None:
+        """Require a known way to keep a basis, and rows that go forward."""
+        check_one_of("basis", self.basis, BASES)
+        if self.rows is not None:
+            check_at_least("rows", self.rows, self.wanted + 2)
+
+    def plan(
+        self,
+        size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        free: Callable[[torch.device], int | None] = free_memory,
+    ) -> KrylovPlan:
+        """How the basis is kept.
+
+        Args:
+            size: length of the vectors.
+            dtype: their type.
+            device: where they are.
+            free: device -> bytes that may be taken.
+
+        Returns:
+            The first way that fits.
+
+        Raises:
+            ArgumentError: no way to keep it fits.
+        """
+        most = min(self.limit, size)
+        target = min(self.rows or default_rows(size, self.wanted), most)
+        least = min(least_rows(self.wanted), target)
+        kinds = ["device", *(["host"] if device.type != "cpu" else []), "half"]
+        for kind in kinds if self.basis == "auto" else [self.basis]:
+            storage = _KINDS[kind]
+
+            def taken(rows: int, storage: Storage = storage) -> int:
+                return krylov_bytes(size, rows, dtype, replace(storage, rows=rows))
+
+            room = free(storage.device or device)
+            rows = _fitting(taken, target, least, room)
+            if rows:
+                kept = replace(storage, rows=None if rows >= most else rows)
+                note = "" if kind == self.basis else _NOTES[kind]
+                return KrylovPlan(kept, taken(rows), size, note)
+        raise ArgumentError(
+            f"{self.wanted} eigenvalues of {size} parameters need a basis of at least "
+            f"{byte_size(taken(least))}, and {byte_size(room or 0)} are free; take fewer, or a "
+            "part of the parameters with `names`."
+        )
+
+
+_KINDS = {
+    "device": Storage(),
+    "host": Storage(device=torch.device("cpu")),
+    "half": Storage(dtype=torch.bfloat16),
+}
+
+
+def _fitting(taken: Callable[[int], int], target: int, least: int, free: int | None) -> int:
+    # The largest number of rows that fits; 0 where none does.
+    if free is None:
+        return target
+    for rows in range(target, least, -1):
+        if taken(rows) <= _SHARE * free:
+            return rows
+    return least if taken(least) <= free else 0
+
+
+def plan_krylov(
+    objective: Objective, request: KrylovRequest, names: str | Iterable[str] | None = None
+) -> KrylovPlan:
+    """How the basis of a run is kept, from shapes alone; the same on all processes."""
+    dtype, size, shapes = torch.float32, 0, objective.shapes
+    for name in matching(objective.names, names):
+        dtype, size = (
+            torch.promote_types(dtype, shapes[name].dtype),
+            size + shapes[name].numel(),
+        )
+    return request.plan(size, dtype, objective.device, partial(_free, objective))
+
+
+def _free(objective: Objective, device: torch.device) -> int | None:
+    # The least of what processes have that work together.
+    here, ranks = free_memory(device), objective.ranks
+    if ranks is None:
+        return here
+    return min((each for each in ranks.gather(here) if each is not None), default=None)
+
+
+def probing_storage(matrix: CurvatureOperator, rows: int, vectors: int = 3) -> Storage:
+    """A basis beside random probes: of so many rows, or as many as half of the memory holds.
+
+    Args:
+        matrix: what is probed.
+        rows: of the projected matrix at most; 0 for probes alone.
+        vectors: that are held beside the basis.
+
+    Returns:
+        How the basis is kept; it has one row more.
+
+    Raises:
+        ArgumentError: not even the vectors fit.
+    """
+    free = _free(matrix.objective, matrix.device)
+    most, each = min(rows, matrix.size), matrix.size * matrix.dtype.itemsize
+    if free is None:
+        return Storage(rows=most)
+    least = (vectors + 1) * each
+    if least > free:
+        raise ArgumentError(
+            f"random probes of {matrix.size} parameters need {byte_size(least)}, and "
+            f"{byte_size(free)} are free; take a part of the parameters with `names`."
+        )
+    fitting = int(_SHARE * free / each) - vectors - 1
+    return Storage(rows=max(0, min(most, fitting)))
+
+
+def spectrum_memory(
+    objective: Objective,
+    limit: int = 300,
+    *,
+    top: int = 10,
+    bottom: int = 2,
+    rows: int | None = None,
+    basis: BasisKind = "auto",
+) -> int:
+    """What `spectrum` may take beyond model and graph: one Krylov basis and two vectors.
+
+    Nothing is computed: the answer is from the sizes of the parameters and the memory that is
+    free.
+
+    Args:
+        objective: what would be measured.
+        limit: as for `spectrum`.
+        top: as for `spectrum`.
+        bottom: as for `spectrum`.
+        rows: as for `spectrum`.
+        basis: as for `spectrum`.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ArgumentError: a number of the wrong kind, or a basis that does not fit.
+        UnknownNameError: an unknown way to keep a basis.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from lossatlas.curvature import spectrum_memory
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> spectrum_memory(la.Objective(torch.nn.Linear(2, 1), loss, [batch])) > 0
+        True
+    """
+    check_objective(objective)
+    check_at_least("limit", limit, 1)
+    check_at_least("top", top, 0)
+    check_at_least("bottom", bottom, 0)
+    request = KrylovRequest(top + bottom, limit, rows, basis)
+    request.check()
+    return plan_krylov(objective, request).memory
