@@ -123,7 +123,8 @@ def test_coefficients_are_those_of_the_instrument_or_a_reason():
     near, far = found.coefficients
     alone = learning_coefficient(data, 2, None, 50.0, params=points(best)[0])
     assert near == alone.value
-    assert abs(near.value - alone.twin.value) < 4 * near.stderr
+    # With one weight the control leaves no scatter but the rounding of float32.
+    assert near.value == pytest.approx(alone.twin.value, rel=1e-4)
     assert math.isnan(far.value)
     assert "not at a minimum" in far.why_no_error
     names = {e.name for e in found.estimates()}
