@@ -125,6 +125,28 @@ class ZeroPadded(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class SmallUNet(nn.Module):
+    """A skip connection that is concatenated, under a norm whose groups cut across it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.down = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, padding=1)
+        self.norms = nn.ModuleList([nn.GroupNorm(2, 8), nn.GroupNorm(2, 12)])
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.last, self.head = nn.Conv2d(12, 6, 3, padding=1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        skip = F.relu(self.first(x))
+        x = self.down(skip)
+        rows = self.norms[0](x.flatten(2)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(
+            *(layer(rows)[:, None] for layer in (self.query, self.key, self.value))
+        )
+        x = x + self.out(mixed[:, 0]).transpose(1, 2).reshape(x.shape)
+        both = torch.cat([F.interpolate(x, scale_factor=2.0), skip], 1)
+        return self.head(F.relu(self.last(self.norms[1](both))).mean((2, 3)))
+
+
 class Experts(nn.Module):
     """Two experts chosen by the data; of the third, no batch ever makes use."""
 
@@ -174,7 +196,7 @@ def encoder():
 
 PICTURES: dict[str, Callable[[], nn.Module]] = {
     "mlp": mlp, "cnn": cnn, "grouped": Grouped, "gated": Gated, "zero padded": ZeroPadded,
-    "experts": Experts,
+    "experts": Experts, "u-net": SmallUNet,
 }  # fmt: skip
 TOKENS: dict[str, Callable[[], nn.Module]] = {
     "split heads": lambda: Attention("split"),

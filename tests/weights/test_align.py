@@ -1,12 +1,20 @@
 """Alignment: planted elements come back, functions stay, what is not better is not taken."""
 
+import sys
+
 import pytest
 import torch
+from live_bytes import LiveBytes
 from networks import network, objective, token_loss, tokens
+from torch import nn
+from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
+from lossatlas.training.chargpt import CharGPT
 from lossatlas.weights import align, align_many, alignment_cost, symmetries
+from lossatlas.weights.activations import Correlations
+from lossatlas.weights.symmetries import find
 
 MODELS = ("mlp", "cnn", "zero padded", "gated", "lstm", "unbound heads", "encoder")
 
@@ -69,6 +77,21 @@ def test_batches_of_different_length_are_matched_by_activations(sizes):
     assert result.distance[1] <= 1e-5 * result.distance[0]
 
 
+def test_statistics_are_estimated_once_for_all_activations():
+    task = objective("cnn", mode="recalibrated")
+    found, places = find(task)
+    ends = [network("cnn", seed).state_dict() for seed in range(2)]
+    first, second = (dict(task.split(end).whole) for end in ends)
+    pairs = [(k, k) for k in range(len(found.groups))]
+    measure = Correlations(task, found, places, pairs)
+    fast = measure.between(first, second)
+    # The slow twin: the mode estimates them anew for each batch.
+    measure._settled, measure._fixed = lambda params: params, task
+    slow = measure.between(first, second)
+    assert fast.keys() == slow.keys() == set(pairs)
+    assert all(torch.allclose(fast[k], slow[k], atol=1e-5) for k in pairs)
+
+
 def test_the_same_network_is_left_alone():
     task = objective("mlp")
     result = align(task, task.params, task.params)
@@ -102,11 +125,16 @@ def test_statistics_move_along_where_only_parameters_are_given():
 
 def test_refining_trains_a_candidate_and_keeps_the_function():
     task = objective("cnn")
-    reference, other = state_of(task.model), state_of(network("cnn", 1))
+    # Far from each other, so that halfway the loss is high.
+    reference, other = (
+        {k: 3 * v if "weight" in k else v for k, v in state_of(network("cnn", seed)).items()}
+        for seed in range(2)
+    )
     run = [align(task, reference, other, by="weights", refine=20, lr=0.05) for _ in range(2)]
     found = run[0]
     assert found == run[1]
-    assert found.tried["refined"].value != found.tried["weights, order 1"].value
+    others = [e.value for way, e in found.tried.items() if way != "refined"]
+    assert found.tried["refined"].value < min(others)
     moved = align(task, reference, other, by="weights", refine=20, lr=0.05, train=task)
     assert moved == found
     lowest = min(max(e.value, 0.0) for e in found.tried.values())
@@ -115,6 +143,37 @@ def test_refining_trains_a_candidate_and_keeps_the_function():
     assert changed.abs().max() < 1e-4
     with pytest.raises(ArgumentError, match="`refine`"):
         align(task, reference, other, refine=-1)
+
+
+def wide_mlp():
+    layers = [nn.Linear(3000, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 5)]
+    batch = torch.randn(2, 3000), torch.arange(2)
+    return la.Objective(nn.Sequential(*layers), la.supervised(F.cross_entropy), [batch])
+
+
+def wide_gpt():
+    model = CharGPT(vocabulary=3000, block=4, layers=1, heads=2, width=32)
+    text = torch.randint(0, 3000, (1, 4))
+    return la.Objective(model, token_loss, [(text, text)])
+
+
+@pytest.mark.parametrize("make", [wide_mlp, wide_gpt])
+def test_memory_is_that_of_two_networks_and_is_said_beforehand(make, monkeypatch):
+    # As if these were large networks: tensors are worked on in small pieces.
+    for module in ("places", "align", "align_cost"):
+        monkeypatch.setattr(sys.modules[f"lossatlas.weights.{module}"], "ROOM", 2**12)
+    task = make()
+    reference = {k: v.detach().clone() for k, v in task.params.items()}
+    found = symmetries(task)
+    moved = found.apply(reference, found.random(1))
+    noisy = {k: v + 0.001 * torch.randn_like(v) for k, v in moved.items()}
+    buffers = dict(task.model.named_buffers())
+    with LiveBytes(dict(task.model.named_parameters()), buffers, reference, noisy) as live:
+        result = align(task, reference, noisy, starts=1)
+    copy = sum(v.nbytes for v in reference.values())
+    assert result.distance[1] < 0.2 * result.distance[0]
+    assert copy < live.peak <= 3 * copy
+    assert alignment_cost(task, starts=1).memory == pytest.approx(live.peak, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unbound heads", "zero padded"])
@@ -147,7 +206,7 @@ def test_the_cost_is_said_beforehand():
     task = objective("unbound heads")
     cost = alignment_cost(task, starts=2)
     copy = sum(v.nbytes for v in task.params.values())
-    assert 3 * copy <= cost.memory <= 6 * copy
+    assert cost.memory >= 2 * copy
     # The stream of 16 alone: products with all that it touches, 3 sweeps of 3 runs.
     assert cost.operations > 9 * 2 * 16 * copy / 4 / 2
     assert cost.seconds > 0

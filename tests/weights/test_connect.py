@@ -1,5 +1,7 @@
 """Paths: closed forms, paired errors, bands, and curves around a barrier."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
-from lossatlas.weights import align, connect, symmetries
+from lossatlas.weights import Excess, align, connect, symmetries
+from lossatlas.weights.paired import PairedLosses
 
 
 class Point(nn.Module):
@@ -89,21 +92,39 @@ def test_alignment_first_takes_the_barrier_of_a_shuffled_copy_away():
     assert align(problem, one, two).distance[1] < 1e-5
 
 
+def slopes_of_examples(seed):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(40, generator=draw, dtype=torch.float64)
+
+
+def profile_of(slopes, at):
+    """What `connect` says of losses slope * (10 + 3 sin 3t), without a model."""
+    losses = slopes.numpy() * (10 + 3 * np.sin(3 * at))[:, None]
+    rows = losses - losses[0] - np.outer(at, losses[-1] - losses[0])
+    paired = PairedLosses(None)
+    paired.weights = np.ones(len(slopes))
+    means = [paired.mean(row) for row in rows]
+    errors = np.array([mean.stderr for mean in means])
+    band = sys.modules["lossatlas.weights.connect"]._band(rows, paired.weights, 0)
+    return Excess(at, np.array([mean.value for mean in means]), errors, band, len(slopes))
+
+
 def test_paired_errors_cover_and_no_barrier_is_rarely_called_one():
     # Losses of examples with slopes of their own along the path: the true excess is 0.
-    false, covered, draws = 0, 0, 200
-    for seed in range(draws):
-        draw = torch.Generator().manual_seed(seed)
-        bend = torch.randn(40, generator=draw, dtype=torch.float64)
-        problem = la.Objective(
-            Point(1), lambda m, b: 10 * b + b * m.w.sin() * 3, [bend], check=False
-        )
-        found = connect(problem, at(0.0), at(3.0), points=5)
-        false += bool(found.is_barrier_certain)
-        k = len(found.at) // 2
-        covered += abs(found.excess[k]) <= 2.02 * found.excess_stderr[k]
-    assert false <= 0.08 * draws
-    assert 0.9 * draws <= covered <= 0.99 * draws
+    slopes = slopes_of_examples(0)
+    problem = la.Objective(
+        Point(1), lambda m, b: 10 * b + b * m.w.sin() * 3, [slopes], check=False
+    )
+    found = connect(problem, at(0.0), at(3.0), points=5)
+    same = profile_of(slopes, found.at)
+    assert np.allclose(found.excess, same.value, atol=1e-9)
+    assert np.allclose(found.excess_stderr, same.stderr, atol=1e-9)
+    assert found.band == pytest.approx(same.band)
+    draws, places = 1000, np.linspace(0, 1, 5)
+    paths = [profile_of(slopes_of_examples(seed), places) for seed in range(draws)]
+    assert sum(bool(path.is_certain) for path in paths) <= 0.05 * draws
+    covered = sum(abs(path.value[2]) <= 2.023 * path.stderr[2] for path in paths)
+    assert 0.93 * draws <= covered <= 0.97 * draws
 
 
 def test_an_infinite_loss_on_the_way_is_an_infinite_barrier():

@@ -41,9 +41,9 @@ class Problem:
     lr: float = 1e-3
     batch_size: int = 128
 
-    def objective(self, part: Dataset, mode: str = "eval") -> la.Objective:
-        """The loss of an example (of a sequence) on some data."""
-        return la.Objective(self.make(0), loss, part.batches(250), mode=mode, check=False)
+    def objective(self, part: Dataset, mode: str = "eval", size: int = 250) -> la.Objective:
+        """The loss of an example (of a sequence) on some data in batches."""
+        return la.Objective(self.make(0), loss, part.batches(size), mode=mode, check=False)
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -6,20 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.modes import norm_layers
 from lossatlas.rng import generator
 from lossatlas.weights.places import Place, Step
 from lossatlas.weights.symmetries import Symmetries
-from lossatlas.weights.trace import UNCOUNTED, operation_name, plain_operations
+from lossatlas.weights.trace import UNCOUNTED, operation_name, plain_operations, tensors_in
 
 # Columns of activations (examples x positions) that are taken of one batch.
 _COLUMNS = 4096
 _EPSILON = 1e-4
+
+
+def norm_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the running statistics of norm layers, by name."""
+    layers = norm_layers(model)
+    named = {n for n, module in model.named_modules() if module in layers}
+    every = model.named_buffers()
+    return {n: v.detach().clone() for n, v in every if n.rpartition(".")[0] in named}
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -36,8 +44,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         if operation_name(func) in UNCOUNTED:
             return out
-        tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        for k, tensor in enumerate(tensors):
+        for k, tensor in enumerate(tensors_in(out)):
             if (key := f"{self._count}:{k}") in self._wanted:
                 self.kept[key] = tensor.detach().clone()
         self._count += 1
@@ -62,6 +69,8 @@ class Correlations:
         pairs: Iterable[tuple[int, int]],
     ) -> None:
         self._objective, self._found = objective, found
+        # Statistics are estimated once for all batches, and given with the weights.
+        self._fixed = objective if objective.mode != "recalibrated" else _evaluated(objective)
         self._places = {k: known for k, known in places.items() if known}
         self._pairs = [p for p in pairs if p[0] in self._places and p[1] in self._places]
         self._wanted = {place.tensor for known in places.values() for place in known}
@@ -71,11 +80,12 @@ class Correlations:
     ) -> dict[tuple[int, int], Tensor]:
         """Pair of groups -> correlations of their units; covariances where they are rotated."""
         totals: dict[tuple[int, int], Tensor] = {}
+        sides = [self._settled(params) for params in (first, second)]
         for number, batch in enumerate(self._objective.iter_batches()):
-            kept = [self._run(params, batch) for params in (first, second)]
+            kept = [self._run(params, batch) for params in sides]
             for pair in self._pairs:
-                sides = zip(pair, kept, strict=True)
-                if any(p.tensor not in t for group, t in sides for p in self._places[group]):
+                both = zip(pair, kept, strict=True)
+                if any(p.tensor not in t for group, t in both for p in self._places[group]):
                     continue
                 rows = [
                     _rows(self._places[group], tensors, seed + number)
@@ -86,18 +96,36 @@ class Correlations:
                     continue
                 scaled = self._found.groups[pair[0]].kind == "permutation"
                 part = _similarity(*rows, scaled=scaled)
-                totals[pair] = totals[pair] + part if pair in totals else part
+                totals[pair] = totals[pair].add_(part) if pair in totals else part
         return totals
+
+    def _settled(self, params: Params) -> Params:
+        """With running statistics of all data, where the mode estimates them anew."""
+        model = self._objective.model
+        if self._objective.mode != "recalibrated":
+            return params
+
+        def estimated() -> dict[str, Tensor]:
+            return norm_statistics(model)
+
+        return dict(params) | self._objective.with_params(params, estimated)
 
     def _run(self, params: Params, batch: Any) -> dict[str, Tensor]:
         def run() -> dict[str, Tensor]:
             with plain_operations(self._objective.model), _Recorder(self._wanted) as recorder:
-                self._objective.batch_loss(batch)
+                self._fixed.batch_loss(batch)
             kept: dict[str, Tensor] = recorder.kept
             return kept
 
         with torch.no_grad():
-            return self._objective.with_params(params, run)
+            return self._fixed.with_params(params, run)
+
+
+def _evaluated(objective: Objective) -> Objective:
+    return Objective(
+        objective.model, objective.loss, objective.batches, params=objective.names,
+        check=False, size=objective.size,
+    )  # fmt: skip
 
 
 def _rows(places: Iterable[Place], tensors: Mapping[str, Tensor], seed: int) -> list[Tensor]:
@@ -133,8 +161,10 @@ def _thinned(rows: Tensor, seed: int) -> Tensor:
 
 def _similarity(first: list[Tensor], second: list[Tensor], *, scaled: bool) -> Tensor:
     make: Callable[[Tensor], Tensor] = _standardized if scaled else _centered
-    parts = (make(a) @ make(b).T for a, b in zip(first, second, strict=True))
-    return torch.stack([part.cpu() for part in parts]).sum(0)
+    total, *parts = ((make(a) @ make(b).T).cpu() for a, b in zip(first, second, strict=True))
+    for part in parts:
+        total += part
+    return total
 
 
 def _centered(rows: Tensor) -> Tensor:

@@ -21,12 +21,12 @@ from lossatlas.errors import NonFiniteError, SymmetryError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
-from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
 from lossatlas.rng import generator
-from lossatlas.weights.activations import Correlations
+from lossatlas.weights.activations import Correlations, norm_statistics
 from lossatlas.weights.paired import PairedLosses, halfway
-from lossatlas.weights.symmetries import Element, Group, Move, Symmetries, find
+from lossatlas.weights.places import ROOM
+from lossatlas.weights.symmetries import Element, Group, Move, Symmetries, acted, find
 
 _REPAIR = Reference(
     "matching by activations",
@@ -45,8 +45,8 @@ WAYS: tuple[str, ...] = get_args(AlignBy)
 REFINED = "refined"
 _SWEEPS = 100
 _MOMENTUM = 0.9
-# Entries that are converted at once.
-_CHUNK = 2**22
+# How often a refinement is measured.
+_LOOKS = 8
 _GAIN = 1e-9
 
 
@@ -120,7 +120,7 @@ def align(
     by: AlignBy = "best",
     starts: int = 3,
     refine: int = 0,
-    lr: float = 0.01,
+    lr: float = 0.03,
     train: Objective | None = None,
     seed: int = 0,
 ) -> Alignment:
@@ -131,9 +131,10 @@ def align(
     units by their correlation over the data; "best" tries both, activations followed by
     weights, and several random orders, and keeps the one with the lowest measured loss halfway;
     of candidates within one standard error of it, the nearest. `refine` trains one more
-    candidate from there: a copy of the reference is moved by SGD (momentum 0.9) so that the
-    network aligned to it has a low loss halfway, whose gradient is passed to the copy as if
-    matching were the identity (straight-through). Each step costs a gradient and a matching.
+    candidate from there: a goal, at first the mean of the reference and the candidate, is moved
+    by SGD (momentum 0.9) so that the network aligned to it has a low loss halfway, whose
+    gradient is passed to the goal as if matching were the identity (straight-through). Each
+    step costs a gradient and a matching; what counts is the best of eight looks on the way.
 
     Args:
         objective: model, loss and batches. Halfway losses are measured on its data: use data
@@ -146,8 +147,9 @@ def align(
         starts: random orders of weight matching.
         refine: steps of straight-through training, one batch each; 0 leaves it out.
         lr: of these steps.
-        train: the same model and loss on the data that these steps see; by default `objective`,
-            on whose data the loss halfway then looks better than it is.
+        train: the same model and loss on other data, such as those of training: activations are
+            compared on them, and the steps see them; by default `objective`, on whose data the
+            loss halfway then looks better than it is.
         seed: of these orders, and of the order of the batches.
 
     Returns:
@@ -186,21 +188,25 @@ def align(
     names = other.keys()
     points = (objective.split(point).whole for point in (reference, other))
     reference, other = (with_statistics(objective, point) for point in points)
-    matcher = Matcher(objective, reference, other)
-    race = _Race(matcher, Midpoint(objective, reference, other))
+    matcher = Matcher(train or objective, reference, other)
+    middle = Midpoint(objective, reference, other)
+    race = _Race(matcher, middle)
     race.enter("unchanged", Candidate(dict(other), ()))
     if by != "weights":
         race.enter("activations", matcher.by_activations(seed))
     for start in range(starts if by != "activations" else 0):
         race.enter(f"weights, order {start + 1}", matcher.by_weights(seed, start))
     if by == "best":
-        base = race.candidate("activations")
-        race.enter("activations, then weights", matcher.by_weights(seed, 0, base))
+        race.enter(
+            "activations, then weights",
+            matcher.by_weights(seed, 0, race.candidate("activations")),
+        )
     if refine:
         base = race.candidate(race.best)
-        race.enter(
-            REFINED, _refined(train or objective, matcher, base, refine, lr=lr, seed=seed)
+        better = _refined(
+            train or objective, matcher, middle, base, steps=refine, lr=lr, seed=seed
         )
+        race.enter(REFINED, better)
     return race.result(names)
 
 
@@ -208,14 +214,7 @@ def with_statistics(objective: Objective, point: Params) -> dict[str, Tensor]:
     """A point with the model's running statistics, which move along with the channels."""
     if objective.mode != "eval":
         return dict(point)
-    buffers, layers = dict(objective.model.named_buffers()), norm_layers(objective.model)
-    named = {n for n, module in objective.model.named_modules() if module in layers}
-    own = {
-        name: value.detach().clone()
-        for name, value in buffers.items()
-        if name.rpartition(".")[0] in named
-    }
-    return own | dict(point)
+    return norm_statistics(objective.model) | dict(point)
 
 
 def check_finite(argument: str, params: Params) -> None:
@@ -290,24 +289,29 @@ class _Race:
 def _refined(
     objective: Objective,
     matcher: "Matcher",
+    middle: "Midpoint",
     start: Candidate,
-    steps: int,
     *,
+    steps: int,
     lr: float,
     seed: int,
 ) -> Candidate:
-    """Straight-through: move a copy of the reference until what matches it has a low loss."""
-    goal = {name: value.clone() for name, value in matcher.reference.items()}
+    """Straight-through: move a goal until what matches it has a low loss halfway."""
+    # What matches this goal is the start; matching the reference may lead far away from it.
+    goal = halfway(matcher.reference, start.params)
     speed = {name: torch.zeros_like(goal[name]) for name in objective.names}
     batches, found = endless_batches(objective, seed), start
-    for step in range(steps):
-        found = matcher.toward(goal).by_weights(seed, step, found)
-        middle = halfway(matcher.reference, found.params)
-        slope = objective.part([next(batches)]).gradient(middle)
-        for name, value in slope.items():
+    lowest, best = middle.barrier(start.params).value, start
+    for step in range(1, steps + 1):
+        now = halfway(matcher.reference, found.params)
+        for name, value in objective.part([next(batches)]).gradient(now).items():
             speed[name].mul_(_MOMENTUM).add_(value / 2)
             goal[name] -= lr * speed[name]
-    return matcher.toward(goal).by_weights(seed, steps, found)
+        found = matcher.toward(goal).by_weights(seed, step, found)
+        if step == steps or step % max(1, steps // _LOOKS) == 0:
+            height = middle.barrier(found.params).value
+            lowest, best = (height, found) if height < lowest else (lowest, best)
+    return best
 
 
 def endless_batches(objective: Objective, seed: int) -> Iterator[Batch]:
@@ -335,7 +339,7 @@ def distance(first: Params, second: Params) -> float:
 
 def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Two tensors of one shape piece by piece: in float64 they would take twice the room."""
-    parts = (torch.split(value.reshape(-1), _CHUNK) for value in (first, second))
+    parts = (torch.split(value.reshape(-1), ROOM) for value in (first, second))
     return zip(*parts, strict=True)
 
 
@@ -388,19 +392,39 @@ class Matcher:
 
     def by_activations(self, seed: int) -> Candidate:
         """Each group by the similarity of its units over the data; no search."""
-        pairs = [pair for block in self._blocks for pair in block.pairs]
+        parts = (self._matched_by_data(blocks, seed) for blocks in self._affordable())
+        return self.made(tuple(move for part in parts for move in part))
+
+    def _matched_by_data(self, blocks: list["_Block"], seed: int) -> list[Move]:
+        pairs = [pair for block in blocks for pair in block.pairs]
         measure = Correlations(self._objective, self._found, self._activations, pairs)
         similar = measure.between(self.reference, self._other, seed)
         moves: list[Move] = []
-        for block in self._blocks:
+        for block in blocks:
             if all(pair in similar for pair in block.pairs):
                 moves += self._matched(block, lambda a, b: similar[a, b])
-        return Candidate(self._found.apply(self._other, moves), tuple(moves))
+        return moves
+
+    def _affordable(self) -> Iterator[list["_Block"]]:
+        """Blocks together, as far as their similarities take half the room of the weights."""
+        entries = sum(value.nbytes for value in self.reference.values()) // 16
+        room, part = max(entries, ROOM), list[_Block]()
+        for block in self._blocks:
+            size = sum(self._found.groups[a].size ** 2 for a, _ in block.pairs)
+            if part and size > room:
+                yield part
+                room, part = max(entries, ROOM), []
+            part.append(block)
+            room -= size
+        if part:
+            yield part
 
     def by_weights(self, seed: int, start: int, base: Candidate | None = None) -> Candidate:
         """Coordinate ascent on the inner product of the weights, in a random order."""
+        # Tensors are replaced one by one: the base is let go.
         state = dict(base.params if base else self._other)
         moves = list(base.element if base else ())
+        del base
         draw = generator(seed, "order", start)
         # Tensors that were moved since a block was last found to be at its best.
         stale = [self._names(block) for block in self._blocks]
@@ -447,18 +471,28 @@ class Matcher:
         return Candidate(self._found.apply(self._other, element), element)
 
     def _scale(self, state: Params) -> float:
-        return sum(float(self.reference[n].double().square().sum()) for n in state)
+        return sum(_inner(self.reference[name], self.reference[name]) for name in state)
 
     def _improved(self, state: dict[str, Tensor], block: "_Block") -> tuple[list[Move], float]:
-        before = {name: state[name] for name in self._names(block)}
         moves = self._matched(block, lambda a, b: self._weights(state, a, b))
-        changed = self._found.apply(before, moves)
-        gain = self._inner(changed) - self._inner(before)
+        changes = self._found.changes(moves, state)
+        made: dict[str, Tensor] = {}
+        before, after, room = 0.0, 0.0, ROOM
+        for name, parts in changes.items():
+            new = acted(state[name], parts)
+            room -= new.numel()
+            if room > 0:
+                # Large ones are made again: a block may act on all weights there are.
+                made[name] = new
+            if name in self._objective.names:
+                before += _inner(self.reference[name], state[name])
+                after += _inner(self.reference[name], new)
         # A group on two axes of one tensor: the linear term is not the whole gain.
-        if gain <= _GAIN * max(self._inner(before), 1e-30):
+        if after - before <= _GAIN * max(before, 1e-30):
             return [], 0.0
-        state.update(changed)
-        return moves, gain
+        for name, parts in changes.items():
+            state[name] = made[name] if name in made else acted(state[name], parts)
+        return moves, after - before
 
     def _matched(self, block: "_Block", similar: "_Similarity") -> list[Move]:
         if not block.families:
@@ -492,22 +526,17 @@ class Matcher:
         total = torch.zeros(groups[first].size, groups[first].size, dtype=torch.float64)
         for a, b in zip(groups[first].places, groups[second].places, strict=True):
             if a.tensor in self._objective.names:
-                rows = a.rows(self.reference[a.tensor]), b.rows(state[b.tensor])
+                one, two = self.reference[a.tensor], state[b.tensor]
                 # Large products in float32: they only choose, gains are measured anew.
-                wide = torch.float64 if rows[0].numel() < _CHUNK else torch.float32
-                step = max(1, _CHUNK // len(rows[0]))
-                parts = (torch.split(row, step, 1) for row in rows)
-                for one, two in zip(*parts, strict=True):
-                    total += (one.to(wide) @ two.to(wide).T).cpu()
+                is_small = a.locate(one)[0].numel() <= ROOM
+                wide = torch.float64 if is_small else torch.float32
+                for left, right in zip(a.row_parts(one), b.row_parts(two), strict=True):
+                    total += (left.to(wide) @ right.to(wide).T).cpu()
         return total
 
-    def _inner(self, params: Params) -> float:
-        return sum(
-            float(a.double() @ b.double())
-            for name, value in params.items()
-            if name in self._objective.names
-            for a, b in _chunks(self.reference[name], value)
-        )
+
+def _inner(first: Tensor, second: Tensor) -> float:
+    return sum(float(a.double() @ b.double()) for a, b in _chunks(first, second))
 
 
 _Similarity = Callable[[int, int], Tensor]

@@ -63,7 +63,7 @@ class Axis:
 def hold(axis: Axis, why: str) -> None:
     """Let no index of an axis move."""
     root = axis.root()
-    for part in (*root.parts, *root.copies):
+    for part in (*root.parts, *root.copies, *root.stack):
         hold(part, why)
     root.why_held = root.why_held or why
 
@@ -73,7 +73,7 @@ def bend(axis: Axis) -> None:
     root = axis.root()
     if not root.bent:
         root.bent = True
-        for part in (*root.parts, *root.copies):
+        for part in (*root.parts, *root.copies, *root.stack):
             bend(part)
 
 
@@ -307,7 +307,7 @@ def view_factors(axis: Axis) -> list[Axis]:
 def settle(axis: Axis) -> None:
     """Hand what is known of an axis down to its parts, at the end of a trace."""
     root = axis.root()
-    for part in root.parts:
+    for part in (*root.parts, *root.stack):
         if root.why_held:
             hold(part, root.why_held)
         if root.bent:

@@ -87,13 +87,14 @@ class Merge(Result):
         """Whether merging helped.
 
         Returns:
-            A sentence against the average, one against the best expert, and the notes.
+            A sentence against the average, one against the best of base and experts, and the
+            notes.
         """
         compared = [("the plain average", self.against.get("average"))]
-        experts = {n: e for n, e in self.against.items() if n.startswith("expert")}
-        if experts:
-            name = max(experts, key=lambda n: experts[n].value)
-            compared.append((f"the best single network ({name})", experts[name]))
+        single = {n: e for n, e in self.against.items() if n != "average"}
+        if single:
+            name = max(single, key=lambda n: single[n].value)
+            compared.append((f"the best single network ({name})", single[name]))
         return (
             *(
                 f"Merged by {self.method}, the loss is {_verdict(found)} {name} "

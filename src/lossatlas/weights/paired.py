@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
+from lossatlas.weights.places import slabs
 from lossatlas.weights.unfinished import Unfinished
 
 Array = NDArray[np.float64]
@@ -101,6 +102,12 @@ def blend(points: Sequence[Params], shares: Sequence[float]) -> dict[str, torch.
         # From the first: equal points give that point, to the last bit.
         total = value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
         for point, share in zip(others, shares[1:], strict=True):
-            total.add_(point[name].to(total.dtype) - value.to(total.dtype), alpha=share)
+            # Piece by piece: differences of large tensors take no room.
+            for into, new, old in zip(*map(_pieces, (total, point[name], value)), strict=True):
+                into.add_(new.to(total.dtype) - old.to(total.dtype), alpha=share)
         mixed[name] = total.to(value.dtype)
     return mixed
+
+
+def _pieces(tensor: torch.Tensor) -> list[torch.Tensor]:
+    return list(slabs(tensor))

@@ -4,10 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lossatlas.io.records import record
 from lossatlas.weights.axes import Axis
+
+# Entries of a tensor that are worked on at once: copies of them are all that is held.
+ROOM = 2**22
 
 
 @record
@@ -59,11 +63,28 @@ class Place:
 
     def rows(self, tensor: Tensor) -> Tensor:
         """What the group acts on, one row an index; a copy, shape (size, rest)."""
+        parts = list(self.row_parts(tensor))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def row_parts(self, tensor: Tensor) -> Iterator[Tensor]:
+        """The same, some columns at a time."""
         view, axis = self.locate(tensor)
-        return view.movedim(axis, 0).reshape(view.shape[axis], -1)
+        for slab in slabs(view, axis):
+            yield slab.movedim(axis, 0).reshape(slab.shape[axis], -1)
 
     def __str__(self) -> str:
         return f"{self.tensor}, axis {self.axis}"
+
+
+def slabs(view: Tensor, axis: int | None = None) -> Iterator[Tensor]:
+    """A view in pieces of bounded size, none of them cut along `axis`."""
+    others = [k for k in range(view.ndim) if k != axis]
+    if view.numel() <= ROOM or not others:
+        yield view
+        return
+    widest = max(others, key=lambda k: view.shape[k])
+    step = max(1, ROOM * view.shape[widest] // view.numel())
+    yield from torch.split(view, step, widest)
 
 
 def _follow(view: Tensor, axis: int, steps: tuple[Step, ...]) -> tuple[Tensor, int]:

@@ -21,7 +21,7 @@ from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, quan
 from lossatlas.rng import generator
 from lossatlas.text import count
 from lossatlas.weights.axes import Axis, leaves, settle
-from lossatlas.weights.places import Place, walk, within
+from lossatlas.weights.places import Place, slabs, walk, within
 from lossatlas.weights.trace import AxisTrace, plain_operations
 
 _GIT_REBASIN = Reference(
@@ -70,6 +70,7 @@ class Move:
 
 
 Element = tuple[Move, ...]
+Change = tuple[Place, Tensor]
 
 
 @result("symmetries", references=(_GIT_REBASIN,))
@@ -121,14 +122,20 @@ class Symmetries(Result):
         Raises:
             StructureError: a tensor that a group acts on is missing, or has another shape.
         """
-        moved = {name: value.detach().clone() for name, value in params.items()}
-        for move in element:
-            for place in self._acting(move.group, moved):
-                _act(place, moved[place.tensor], move.map)
+        changes = self.changes(element, params)
+        moved = {name: acted(value, changes.get(name, ())) for name, value in params.items()}
         for name, known in self.tied.items():
             if name in moved and known in moved:
                 moved[name] = moved[known]
         return moved
+
+    def changes(self, element: Sequence[Move], params: Params) -> dict[str, list[Change]]:
+        """What an element does to each tensor, in order; tensors that stay are left out."""
+        found: dict[str, list[Change]] = {}
+        for move in element:
+            for place in self._acting(move.group, params):
+                found.setdefault(place.tensor, []).append((place, move.map))
+        return found
 
     def _acting(self, group: int, params: Params) -> list[Place]:
         # Statistics may be left out, parameters may not.
@@ -243,7 +250,12 @@ def find(
     objective: Objective, *, verify: bool = True, seed: int = 0
 ) -> tuple[Symmetries, dict[int, list[Place]]]:
     """The symmetries, and for each group the places of its units among the activations."""
-    trace = _traced(objective)
+    # The trace, which holds all activations of a batch, is gone before the proof.
+    found, activations = _read(objective, _traced(objective))
+    return _verified(objective, found, seed) if verify else found, activations
+
+
+def _read(objective: Objective, trace: AxisTrace) -> tuple[Symmetries, dict[int, list[Place]]]:
     groups, activations = _groups(trace)
     found = Symmetries(
         groups=groups,
@@ -254,12 +266,11 @@ def find(
         moved=_share(groups, objective.params),
         tied=_tied(objective.model),
     )
-    return _verified(objective, found, seed) if verify else found, activations
+    return found, activations
 
 
 def _traced(objective: Objective) -> AxisTrace:
-    params = {name: value.detach().clone() for name, value in objective.params.items()}
-    batch = objective.first_batch()
+    params, batch = objective.params, objective.first_batch()
 
     def run() -> AxisTrace:
         fixed = _fixed(objective.model, params)
@@ -421,13 +432,22 @@ def _random_map(group: Group, draw: torch.Generator) -> Tensor:
     return rotation
 
 
-def _act(place: Place, tensor: Tensor, change: Tensor) -> None:
-    view, axis = place.locate(tensor)
+def acted(tensor: Tensor, changes: Iterable[Change]) -> Tensor:
+    """A copy of a tensor with moves made at some of its places."""
+    moved = tensor.detach().clone()
+    for place, change in changes:
+        view, axis = place.locate(moved)
+        for slab in slabs(view, axis):
+            _act(slab, axis, change.to(slab.device))
+    return moved
+
+
+def _act(view: Tensor, axis: int, change: Tensor) -> None:
     if change.ndim == 1:
-        view.copy_(view.index_select(axis, change.to(view.device)))
+        view.copy_(view.index_select(axis, change))
         return
     rows = view.movedim(axis, 0)
-    turned = torch.tensordot(change.to(view.device), rows.double(), dims=1)
+    turned = torch.tensordot(change, rows.double(), dims=1)
     rows.copy_(turned.to(view.dtype))
 
 
