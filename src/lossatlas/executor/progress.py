@@ -1,6 +1,7 @@
 """Progress of long work: one protocol, shown on a terminal where True is asked for."""
 
 import html
+import importlib
 import math
 import sys
 import time
@@ -115,8 +116,8 @@ class _Cell:
             self._show(_told(done, total, label, now - self._began), done, total)
 
     def _show(self, text: str, done: int, total: int) -> None:
-        from IPython.display import display
-
+        # Without types of its own, and only there in notebooks.
+        display: Any = importlib.import_module("IPython.display").display
         bar = f'<progress value="{done}" max="{total}"></progress> ' if done < total else ""
         shown = {"text/plain": text, "text/html": f"<div>{bar}{html.escape(text)}</div>"}
         if self._place is None:
