@@ -25,9 +25,9 @@ problems it was developed on were run when both rates were still trained on the 
 the best one, which makes their excess look larger. The run goes on where it stopped.
 
 The powers of the horizon were chosen on the first {developed} problems (of task and optimizer);
-the other {held} were looked at once, at the end. A common factor on all suggestions would not help: with
-losses interpolated between the rates of the grid, the median excess on the problems it was
-developed on is {shifts}.
+the other {held} were looked at once, at the end. A common factor on all suggestions would not
+help: with losses interpolated between the rates of the grid, the median excess on the problems
+it was developed on is {shifts}.
 
 {tables}
 
