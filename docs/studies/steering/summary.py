@@ -51,7 +51,8 @@ error or loss by {_guess(page, tasks, free)} (median). What it costs is this:
 {_rows(page, tasks, free)}
 
 - **When to tune.** Where you can afford a few trainings, tune a rate (`lossatlas lr` says where to begin) and keep the recipe.
-  Where you cannot, leave the rate out; give the validation loss (`training.step(loss, validation=value)`) on few data.
+  Where you cannot, leave the rate out; give the validation loss (`training.step(loss, validation=value)`) on few data, and do not
+  leave it out for vision transformers: growth begins far too slowly there (below).
 - **When to decay.** Cosine, WSD and a line that are told the length are hardly ever ahead of the recipe, and need a training
   for each length.
 - **Penalties** (SASP, CVP, SBMP) flatten minima, but L2, label smoothing and SAM, tuned alike, lower the test loss further on the
