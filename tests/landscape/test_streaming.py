@@ -127,7 +127,7 @@ class Counts(nn.Module):
 
 
 class Chooses(nn.Module):
-    """Takes its way by what it computes, so that passes part and meet again."""
+    """Takes its way by what it is given, so that passes part and meet again."""
 
     def __init__(self):
         super().__init__()
@@ -135,13 +135,16 @@ class Chooses(nn.Module):
 
     def forward(self, x):
         h = self.a(x)
-        h = self.b(h) if h[0, 0] > 0 else self.c(self.b(h))
+        h = self.b(h) if x[0, 0] > 0 else self.c(self.b(h))
         return self.d(h)
 
 
 def examples():
     source = torch.Generator().manual_seed(0)
-    return [(torch.randn(5, 6, generator=source), torch.zeros(5, 6)) for _ in range(3)]
+    inputs = [torch.randn(5, 6, generator=source) for _ in range(3)]
+    for each, sign in zip(inputs, (1, -1, 1), strict=True):
+        each[0, 0] = sign
+    return [(each, torch.zeros(5, 6)) for each in inputs]
 
 
 @pytest.mark.parametrize(("kind", "in_turn"), [(Keeps, 0), (Counts, 0), (Chooses, 1)])

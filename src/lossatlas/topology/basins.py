@@ -10,11 +10,12 @@ import numpy as np
 from lossatlas.topology.field import Bools, Floats, Ints
 
 _INT32 = np.iinfo(np.int32).max
-# Rows of a table and of its neighbor, as (target, target, source, source).
-_BEHIND = (slice(None, -1), slice(None, -1), slice(1, None), slice(1, None))
-_AHEAD = (slice(1, None), slice(1, None), slice(None, -1), slice(None, -1))
-_FIRST = (slice(0, 1), slice(0, 1), slice(-1, None), slice(-1, None))
-_LAST = (slice(-1, None), slice(-1, None), slice(0, 1), slice(0, 1))
+# Rows of a table, and those of their neighbors.
+_NEIGHBORS = (
+    (slice(None, -1), slice(1, None)),
+    (slice(1, None), slice(None, -1)),
+)
+_ENDS = ((slice(0, 1), slice(-1, None)), (slice(-1, None), slice(0, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +175,10 @@ def _lowest_neighbor(
         # The full neighborhood is a product of intervals: minima of minima, axis by axis.
         full = connectivity == "full" and axis > 0
         source, of = (lowest.copy(), at.copy()) if full else (values, index)
-        held: list[Any] = [np.moveaxis(part, axis, 0) for part in (lowest, at, source, of)]
-        _take_lower(*(part[k] for part, k in zip(held, _BEHIND, strict=True)))
-        _take_lower(*(part[k] for part, k in zip(held, _AHEAD, strict=True)))
-        if circle:
-            _take_lower(*(part[k] for part, k in zip(held, _FIRST, strict=True)))
-            _take_lower(*(part[k] for part, k in zip(held, _LAST, strict=True)))
+        lows, ats = np.moveaxis(lowest, axis, 0), np.moveaxis(at, axis, 0)
+        others, indices = np.moveaxis(source, axis, 0), np.moveaxis(of, axis, 0)
+        for here, there in _NEIGHBORS + (_ENDS if circle else ()):
+            _take_lower(lows[here], ats[here], others[there], indices[there])
     return at
 
 
