@@ -69,6 +69,8 @@ def cooldown_factor(
             "give min_ratio=0.1, say."
         )
     else:
-        falling = min_ratio**s if shape == "exponential" else 1 / (s / min_ratio + 1 - s)
+        # As it stands, rounding cannot make it rise.
+        inverse = 1 / (1 + s * (1 / min_ratio - 1))
+        falling = min_ratio**s if shape == "exponential" else inverse
         factor = np.asarray(falling)
     return factor if factor.ndim else float(factor)

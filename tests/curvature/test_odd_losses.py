@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas.curvature import gradient_noise, operators, spectrum, trace
-from lossatlas.errors import LossError, ModelError
+from lossatlas.curvature import gradient_noise, krylov_memory, spectrum, trace
+from lossatlas.errors import ArgumentError, LossError, ModelError
 from reference import curvature_dense as dense
 
 CE = la.supervised(F.cross_entropy)
@@ -48,18 +48,22 @@ def test_matrices_of_low_rank_are_known_soon(curvature):
         assert_close(torch.tensor(found.top), truth, atol=1e-9, rtol=1e-3)
 
 
-def test_memory_that_cuts_a_run_short_is_said_and_holds_for_groups(monkeypatch):
+def test_little_memory_restarts_a_run_and_none_is_named(monkeypatch):
     model = nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3))
     objective = la.Objective(model, CE, [(X, Y)])
     size = sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(operators, "free_memory", lambda _: 20 * size * 4)
-    found = spectrum(objective, top=10, bottom=1, density=False, tolerance=1e-5, by="class")
-    assert not found.reached
-    assert found.note == f"the memory that was free holds the basis of 15 of {size} products"
-    assert all("holds the basis of 15 of" in line.note for line in found.groups)
-    assert len(found.groups) == 3
-    monkeypatch.setattr(operators, "free_memory", lambda _: None)
-    assert spectrum(objective, top=1, bottom=0, density=False).note == ""
+    asked = {"top": 10, "bottom": 1, "density": False, "by": "class"}
+    whole = spectrum(objective, **asked)
+    monkeypatch.setattr(krylov_memory, "free_memory", lambda _: 40 * size * 4)
+    found = spectrum(objective, **asked)
+    assert found.reached
+    assert_close(torch.tensor(found.top), torch.tensor(whole.top), atol=1e-4, rtol=1e-3)
+    assert [line.name for line in found.groups] == [line.name for line in whole.groups]
+    monkeypatch.setattr(krylov_memory, "free_memory", lambda _: 5 * size * 4)
+    with pytest.raises(
+        ArgumentError, match=r"need a basis of at least .* are free; take fewer"
+    ):
+        spectrum(objective, **asked)
 
 
 def test_an_operation_without_second_derivative_inside_the_loss_is_named():

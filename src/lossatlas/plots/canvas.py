@@ -133,10 +133,16 @@ def axes(
     return ax
 
 
+# Inches.
+_LOWEST = 1.8
+
+
 def _figure(size: tuple[float, float]) -> Figure:
     width = _width.get()
     if width is not None:
-        return plt.figure(figsize=(width, width * size[1] / size[0]), layout="constrained")
+        # Letters and a legend below take a height of their own, however few the rows.
+        high = max(width * size[1] / size[0], min(width, _LOWEST))
+        return plt.figure(figsize=(width, high), layout="constrained")
     with _settings(RC):
         return plt.figure(figsize=size, layout="constrained")
 
@@ -305,7 +311,8 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
         limit(0, None)
     if axis.limits is not None:
         limit(*axis.limits)
-        ticks = ticks or (log_ticks(axis.limits) if axis.is_log else None)
+        most = 3 if _paper.get() and which == "x" else 8
+        ticks = ticks or (log_ticks(axis.limits, most) if axis.is_log else None)
     if ticks is not None:
         side.set_ticks(list(ticks[0]), labels=list(ticks[1]))
         side.set_minor_locator(NullLocator())

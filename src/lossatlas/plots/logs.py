@@ -15,13 +15,13 @@ def log_limits(values: ArrayLike) -> tuple[float, float]:
     return low / margin, high * margin
 
 
-def log_ticks(limits: tuple[float, float]) -> tuple[list[float], list[str]]:
-    """Round numbers between two limits, and their names."""
+def log_ticks(limits: tuple[float, float], most: int = 8) -> tuple[list[float], list[str]]:
+    """Round numbers between two limits, about `most` where they lie decades apart."""
     low, high = np.log10(limits)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     wide = high - low
     leading = (1, 1.5, 2, 3, 4, 5, 7) if wide < 1 else (1, 2, 5) if wide < 3 else (1,)
-    step = max(1, round(wide / 8))
+    step = max(1, round(wide / most))
     places = (m * 10.0**k for k in decades if k % step == 0 or wide < 3 for m in leading)
     ticks = [place for place in places if limits[0] <= place <= limits[1]]
     return ticks, [number(k, 2) if 1e-4 <= k < 1e5 else f"{k:.0e}" for k in ticks]
