@@ -242,7 +242,9 @@ TASKS = {
     "autoencoder, batch 4": Task(lambda: autoencoder(4), (100, 200, 400), "report", "loss"),
     "MNIST": Task(mnist, (75, 150, 300), "report"),
     "digits, CNN": Task(digits_cnn, (50, 100, 200), "report", rates=FIVE),
-    "char-LSTM": Task(lambda: text(f"{HERE}:lstm"), (60, 120, 240), "report", "loss", FIVE),
+    "char-LSTM": Task(
+        lambda: text(f"{HERE}:lstm"), (60, 120, 240), "report", "loss", (*FIVE[1:], 3e-1)
+    ),
     "char-GPT": Task(
         lambda: text("chargpt(width=24, layers=1, heads=2)"),
         (60, 120, 240),
