@@ -11,7 +11,7 @@ demo: $(BASE)  ## train a small network on real digits and survey where it arriv
 	$(BIN)/lossatlas survey --curvature --out survey
 
 test: $(READY)  ## the tests, doctests included
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 check: format lint types floors test  ## what a change must pass
 

@@ -99,7 +99,7 @@ def _larger():
     done = json.loads(kept.read_text())
     missing = [name for name in larger.MODELS if name not in done]
     lines = [
-        "`lossatlas train --compare`, 5 seeds, rates 0.003 and 0.01 of which validation chooses one (so each lies at an end of its grid), "
+        "Trained as `--compare` of `lossatlas train` does, 5 seeds, rates 0.003 and 0.01 of which validation chooses one (so each lies at an end of its grid), "
         "difference to cosine with its 95 % interval. Few updates: these say how the recipe begins on such models, not where it ends."
         + (f" Not done yet: {', '.join(missing)}." if missing else ""),
         "",
