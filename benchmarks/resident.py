@@ -1,10 +1,11 @@
 """Resident memory of a process of its own: Linux's /proc."""
 
-import ctypes
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+from lossatlas.memory import release_memory
 
 KNOWN = Path("/proc/self/clear_refs").exists()
 
@@ -19,9 +20,7 @@ def measured(script: str, way: str) -> dict[str, float]:
 
 def start_watching() -> int:
     """Give freed memory back, set the peak to what is resident now, and say what that is."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    release_memory()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return status("VmRSS")
 

@@ -1,5 +1,7 @@
 """Symmetries keep every loss, whatever the model is made of."""
 
+import copy
+
 import pytest
 import torch
 from networks import NAMES, cnn, network, objective, pictures
@@ -80,6 +82,39 @@ def test_permutations_keep_every_bit_and_rotations_say_their_kind():
     moved = found.apply(state, only)
     for name, value in state.items():
         assert torch.equal(moved[name].flatten().sort().values, value.flatten().sort().values)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gated"])
+def test_training_goes_on_alike_where_the_state_of_the_optimizer_moves_along(name):
+    batches = [(x.double(), y) for x, y in pictures()]
+    model = network(name).double()
+    task = la.Objective(model, la.supervised(F.cross_entropy), batches)
+    found = symmetries(task)
+    assert {group.kind for group in found.groups} == {"permutation"}
+    element = found.random(seed=5)
+
+    def trained(model, optimizer):
+        for x, y in batches * 2:
+            optimizer.zero_grad()
+            F.cross_entropy(model.eval()(x), y).backward()
+            optimizer.step()
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    trained(model, optimizer)
+    twin = network(name).double()
+    twin.load_state_dict(found.apply(state_of(model), element), strict=False)
+    other = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for key in ("exp_avg", "exp_avg_sq"):
+        moments = {n: optimizer.state[v][key] for n, v in model.named_parameters()}
+        moved = found.apply(moments, element)
+        for n, value in twin.named_parameters():
+            other.state[value][key] = moved[n]
+    trained(model, optimizer)
+    trained(twin, other)
+    expected = found.apply(state_of(model), element)
+    for n, value in state_of(twin).items():
+        assert torch.allclose(value, expected[n], rtol=1e-7, atol=1e-9), n
 
 
 def test_running_statistics_move_with_their_channels():

@@ -10,7 +10,8 @@ from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.weights.align import WAYS, AlignBy, Matcher
+from lossatlas.weights.align import WAYS, AlignBy
+from lossatlas.weights.matching import Matcher
 from lossatlas.weights.places import ROOM
 from lossatlas.weights.symmetries import Group
 
@@ -33,7 +34,7 @@ class AlignmentCost:
         memory: bytes of tensors beyond the model, its batch and the two networks; what a
             forward pass without gradients takes is not part of it, nor is the training of
             `refine`.
-            The resident memory of the process rose by up to twice as much (GPT-2, 124M).
+            The resident memory of the process rose by 1.1 times as much (GPT-2, 124M).
         operations: multiplications and additions of matching.
         seconds: CPU time of matching on one core; a rough guide, from a product of matrices
             that was timed just now.

@@ -16,13 +16,12 @@ from lossatlas.rng import generator
 from lossatlas.text import count
 from lossatlas.weights.align import (
     GIT_REBASIN,
-    Candidate,
-    Matcher,
     Midpoint,
+    before_and_after,
     check_finite,
-    distance,
     with_statistics,
 )
+from lossatlas.weights.matching import Candidate, Matcher, distance
 from lossatlas.weights.paired import PairedLosses, blend
 
 _ROUNDS = 50
@@ -59,13 +58,8 @@ class JointAlignment(Result):
         Returns:
             Four estimates.
         """
-        start, end = self.distance
-        return (
-            self.before,
-            self.after,
-            Estimate(start, 0.0, name="distance to the mean before"),
-            Estimate(end, 0.0, name="distance to the mean after"),
-        )
+        losses = self.before, self.after
+        return before_and_after(losses, "distance to the mean", self.distance)
 
     def sentences(self) -> tuple[str, ...]:
         """What alignment achieved.

@@ -112,7 +112,9 @@ class Symmetries(Result):
 
         Args:
             params: name -> tensor; the parameters of the objective, or a full state dict, whose
-                running statistics then move along. Not changed.
+                running statistics then move along. Not changed. Moments of an optimizer by
+                name of the parameter move in the same way; squared ones under permutations
+                alone.
             element: from `random`, or of an alignment.
 
         Returns:
