@@ -21,6 +21,7 @@ from lossatlas.steering import (
     PolynomialAverage,
     RegimePolicy,
     layer_groups,
+    recipe,
 )
 
 AVERAGES = {
@@ -106,6 +107,47 @@ class Training:
             "weights": [v for p in self.model.parameters() for v in plain(p)],
             "averages": averages,
         }
+
+
+# Gradients between weights and average; without a rate, with one, and with a mask.
+RECIPES = {
+    "growth": {},
+    "rate": {"lr": 0.01, "warmup": 2},
+    "cautious": {"lr": 0.01, "warmup": 2, "cautious": True},
+}
+
+
+def recipe_trained(name, way="", model=None):
+    """A ready-made recipe in one of the ways that people train."""
+    model = network() if model is None else model
+    run = torch.compile(model, backend="eager") if way == "compile" else model
+    training = recipe(run, **RECIPES[name])
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0) if way == "amp" else None
+    parts = 2 if way == "accumulation" else 1
+    for step in range(STEPS):
+        x, y = batch(step)
+        training.zero_grad()
+        total = 0.0
+        for some, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=way == "amp"):
+                loss = loss_of(run, some, labels) / parts
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            total = total + loss.detach()
+        training.step(total, scaler=scaler)
+    weights = [v for p in model.parameters() for v in plain(p)]
+    average = weights_of(training.average)
+    return {"weights": weights, "average": average, "count": training.average.count}
+
+
+def ddp_recipes(rank, folder):
+    return {
+        name: recipe_trained(name, model=nn.parallel.DistributedDataParallel(network()))
+        for name in RECIPES
+    }
+
+
+def fsdp2_recipes(rank, folder):
+    return {name: recipe_trained(name, model=sharded()) for name in RECIPES}
 
 
 def plain(tensor):

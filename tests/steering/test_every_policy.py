@@ -8,15 +8,19 @@ import torch
 from spread import (
     AVERAGES,
     HALF,
+    RECIPES,
     STEPS,
     Training,
     ddp,
+    ddp_recipes,
     fsdp2,
+    fsdp2_recipes,
     fsdp2_refusals,
     fsdp2_sam,
     network,
     own_batches,
     plain,
+    recipe_trained,
     sharpness_aware,
     weights_of,
 )
@@ -91,9 +95,9 @@ def test_one_update_that_is_not_finite_does_not_spoil_an_average(name):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What two processes found, started once for all checks."""
-    checks = [ddp, own_batches]
+    checks = [ddp, ddp_recipes, own_batches]
     if hasattr(torch.distributed, "fsdp") and hasattr(torch.distributed.fsdp, "fully_shard"):
-        checks += [fsdp2, fsdp2_sam, fsdp2_refusals]
+        checks += [fsdp2, fsdp2_recipes, fsdp2_sam, fsdp2_refusals]
     return processes.run(checks, 2, tmp_path_factory.mktemp("spread"))
 
 
@@ -113,6 +117,27 @@ def test_two_processes_decide_and_average_as_one(found, way):
     for policy, ours in first.items():
         # Every process has the whole batch, so that gradients are those of one.
         assert_close(ours, plainly(policy), rel=1e-3, atol=1e-4)
+
+
+def assert_trained_alike(ours, name, rel, atol):
+    alone = recipe_trained(name)
+    assert ours["count"] == alone["count"] == STEPS
+    for what in ("weights", "average"):
+        assert ours[what] == pytest.approx(alone[what], rel=rel, abs=atol)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("way", ["accumulation", "compile", "amp"])
+def test_a_recipe_trains_as_the_plain_loop(name, way):
+    rough = {"rel": 0.2, "atol": 0.02} if way == "amp" else {"rel": 1e-4, "atol": 1e-5}
+    assert_trained_alike(recipe_trained(name, way), name, **rough)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_train_a_recipe_as_one(found, name, way):
+    ours = both(found, f"{way}_recipes")[name]
+    assert_trained_alike(ours, name, rel=1e-3, atol=1e-4)
 
 
 def test_sharpness_aware_steps_of_shards_are_those_of_the_whole_model(found):

@@ -101,3 +101,52 @@ def test_a_gamma_that_is_not_averaged_is_named():
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(ArgumentError, match="`gamma` must be one of"):
         InterpolatedGradients(optimizer, PolynomialAverage(model), gamma=5)
+
+
+def steps_of(model, optimizer, steps):
+    x = torch.randn(16, 3, generator=generator("steps of"))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def plain_and_copied():
+    """The same training, with memory that changes places and with weights that are copied."""
+    found = []
+    for views in (False, True):
+        model = nn.Linear(3, 2)
+        with torch.no_grad():
+            flat = torch.randn(8, generator=generator("plain and copied"))
+            model.weight.data, model.bias.data = flat[:6].view(2, 3), flat[6:]
+            if not views:
+                model.weight.data, model.bias.data = model.weight.clone(), model.bias.clone()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, betas=(0.0, 0.99))
+        average = PolynomialAverage(model, (0, 4, 16))
+        found.append((model, optimizer, InterpolatedGradients(optimizer, average), average))
+    return found
+
+
+def test_memory_that_changes_places_gives_the_bits_of_copies():
+    (a, *first, mean), (b, *second, twin) = plain_and_copied()
+    places = [p.data_ptr() for p in a.parameters()]
+    steps_of(a, first[0], 20)
+    steps_of(b, second[0], 20)
+    assert all(torch.equal(*pair) for pair in zip(a.parameters(), b.parameters(), strict=True))
+    assert all(torch.equal(mean.at(4)[n], twin.at(4)[n]) for n in mean.params)
+    assert [p.data_ptr() for p in a.parameters()] == places
+
+
+def test_an_update_that_fails_leaves_the_weights_between():
+    (model, optimizer, interpolated, _), (twin, *rest, _) = plain_and_copied()
+    steps_of(model, optimizer, 3)
+    steps_of(twin, rest[0], 3)
+    fails = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    fails.remove()
+    kept = interpolated.state_dict()
+    assert all(torch.equal(kept[n], z) for n, z in rest[1].state_dict().items())
+    steps_of(model, optimizer, 3)
+    steps_of(twin, rest[0], 3)
+    assert torch.equal(model.weight, twin.weight)

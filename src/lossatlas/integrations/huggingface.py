@@ -16,9 +16,11 @@ from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
 from lossatlas.integrations.huggingface_base import (
+    LossCallback,
     TrainerCallback,
     bare_optimizer,
-    checkpoint_folder,
+    kept_file,
+    written_folder,
 )
 from lossatlas.integrations.huggingface_monitoring import MonitorCallback, SpikeMixin
 from lossatlas.integrations.trackers import Reporter
@@ -39,7 +41,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 
-class ForecastCallback(TrainerCallback):
+class ForecastCallback(LossCallback):
     """Forecasts the final training loss from what the Trainer logs.
 
     Only watches: training with it is bitwise the training without it. Forecasts go to
@@ -89,25 +91,15 @@ class ForecastCallback(TrainerCallback):
         ahead = from_torch(kwargs["lr_scheduler"], state.max_steps - state.global_step)
         self.watcher.begin(np.concatenate([_past(state, ahead[0]), ahead]))
 
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Take in a logged training loss.
+    def take_loss(self, state: Any, loss: float) -> None:
+        """Read the forecast, on the first process.
 
         Args:
-            args: not used.
             state: of the Trainer.
-            control: not used.
-            logs: what was logged.
-            **kwargs: not used.
+            loss: the mean since the last one.
         """
-        if state.is_world_process_zero and logs is not None and "loss" in logs:
-            self.watcher.record(int(state.global_step), float(logs["loss"]))
+        if state.is_world_process_zero:
+            self.watcher.record(int(state.global_step), loss)
 
 
 # Rates before a resumed run, from its log.
@@ -278,7 +270,7 @@ class AverageCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         self.average = PolynomialAverage(model, self._gamma, **self._settings)  # type: ignore[arg-type]
         if state.global_step:
-            _load_average(self.average, checkpoint_folder(args, state))
+            _load_average(self.average, kept_file(args, state, AVERAGES, "averages", self))
         self._handle = self.average.follow(bare_optimizer(kwargs["optimizer"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -290,8 +282,8 @@ class AverageCallback(TrainerCallback):
             control: not used.
             **kwargs: not used.
         """
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.average is not None and state.is_world_process_zero and folder.is_dir():
+        folder = written_folder(args, state)
+        if self.average is not None and folder is not None:
             _save_average(self.average, folder)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -344,15 +336,9 @@ def _save_average(average: PolynomialAverage, folder: Path) -> None:
     (folder / AVERAGES).with_suffix(".json").write_text(json.dumps(state))
 
 
-def _load_average(average: PolynomialAverage, folder: Path) -> None:
+def _load_average(average: PolynomialAverage, path: Path) -> None:
     from safetensors.torch import load_file
 
-    path = folder / AVERAGES
-    if not path.is_file():
-        raise ArgumentError(
-            f"'{folder}' holds no averages to go on with; resume from a checkpoint that was "
-            "written with AverageCallback, or train without it."
-        )
     members: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(path).items():
         gamma, _, name = key.partition("/")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 from lossatlas.checks import check_kind
 from lossatlas.errors import ArgumentError
 from lossatlas.integrations.huggingface_base import (
-    TrainerCallback,
+    LossCallback,
     bare_optimizer,
-    checkpoint_folder,
+    kept_file,
+    written_folder,
 )
 from lossatlas.monitoring import Monitor, SpikeRecorder, SpikeReport
 from lossatlas.ranks import world_size
@@ -22,7 +22,7 @@ __all__ = ["MonitorCallback", "SpikeMixin"]
 _STATE = "monitor.json"
 
 
-class MonitorCallback(TrainerCallback):
+class MonitorCallback(LossCallback):
     """Reads the instruments of a `Monitor` after updates.
 
     Checkpoints hold the readings (`monitor.json`), and `resume_from_checkpoint` goes on with
@@ -61,12 +61,7 @@ class MonitorCallback(TrainerCallback):
             self.monitor.optimizer = bare_optimizer(optimizer)
         if not state.global_step or self.monitor.done >= state.global_step:
             return
-        path = checkpoint_folder(args, state) / _STATE
-        if not path.is_file():
-            raise ArgumentError(
-                f"'{path.parent}' holds no readings to go on with; resume from a checkpoint "
-                "that was written with MonitorCallback, or train without it."
-            )
+        path = kept_file(args, state, _STATE, "readings", self)
         self.monitor.load_state_dict(json.loads(path.read_text()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -80,25 +75,14 @@ class MonitorCallback(TrainerCallback):
         """
         self.monitor.step(step=int(state.global_step))
 
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Take in a logged training loss.
+    def take_loss(self, state: Any, loss: float) -> None:
+        """Note the loss for the next readings.
 
         Args:
-            args: not used.
             state: not used.
-            control: not used.
-            logs: what was logged.
-            **kwargs: not used.
+            loss: the mean since the last one.
         """
-        if logs is not None and "loss" in logs:
-            self.monitor.observe(float(logs["loss"]))
+        self.monitor.observe(loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the readings beside the weights.
@@ -109,8 +93,8 @@ class MonitorCallback(TrainerCallback):
             control: not used.
             **kwargs: not used.
         """
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
+        folder = written_folder(args, state)
+        if folder is not None:
             (folder / _STATE).write_text(json.dumps(self.monitor.state_dict()))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
-from lossatlas.integrations.lightning_base import lightning_callback, muted
+from lossatlas.integrations.lightning_base import LossCallback, lightning_callback, muted
 from lossatlas.integrations.lightning_monitoring import MonitorCallback, SpikeCallback
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective import Batch
@@ -142,7 +141,7 @@ def _ahead(trainer: Any, steps: int) -> Floats:
 Loss = Callable[[Any, Batch], Tensor]
 
 
-class SteeringCallback(lightning_callback()):  # type: ignore[misc]
+class SteeringCallback(LossCallback):
     """Steers the rate of a module with one optimizer; its scheduler is multiplied.
 
     It decides as a plain loop with the same settings does. The state goes into checkpoints.
@@ -179,7 +178,6 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
         self.controller: LandscapeLR | None = None
         self._reporter = None if tracker is None else Reporter(tracker)
         self._kept: Mapping[str, Any] | None = None
-        self._losses: list[Tensor] = []
         self._done = 0
 
     @property
@@ -216,17 +214,8 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
             config.scheduler = _Stepped(self.controller, within=every)
         if self._kept is not None:
             self.controller.load_state_dict(dict(self._kept))
-        self._losses, self._done = [], int(trainer.global_step)
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss of a batch, or its share of one that is accumulated.
-
-        Args:
-            trainer: not used.
-            pl_module: not used.
-            loss: divided by the batches of an update.
-        """
-        self._losses.append(loss.detach())
+        self.taken_loss()
+        self._done = int(trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Tell the controller the loss.
@@ -236,9 +225,9 @@ class SteeringCallback(lightning_callback()):  # type: ignore[misc]
             pl_module: not used.
             optimizer: not used.
         """
-        if self.controller is not None and self._losses:
-            self.controller.observe(torch.stack(self._losses).sum())
-        self._losses = []
+        loss = self.taken_loss()
+        if self.controller is not None and loss is not None:
+            self.controller.observe(loss)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def lightning_callback() -> Any:
     """Lightning's class of callbacks.
@@ -23,6 +26,33 @@ def lightning_callback() -> Any:
         except ImportError:
             continue
     return object
+
+
+class LossCallback(lightning_callback()):  # type: ignore[misc]
+    """A callback that knows the loss of an update, summed over the batches it accumulates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._losses: list[Tensor] = []
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Note the loss of a batch, or its share of one that is accumulated.
+
+        Args:
+            trainer: not used.
+            pl_module: not used.
+            loss: divided by the batches of an update.
+        """
+        self._losses.append(loss.detach())
+
+    def taken_loss(self) -> Tensor | None:
+        """The loss of the update, once; None where no batch was seen since.
+
+        Returns:
+            A scalar where the module lies.
+        """
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).sum() if losses else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_callable, check_kind
 from lossatlas.errors import ArgumentError
-from lossatlas.integrations.lightning_base import lightning_callback, muted
+from lossatlas.integrations.lightning_base import LossCallback, muted
 from lossatlas.monitoring import Monitor, SpikeRecorder, SpikeReport
 from lossatlas.monitoring.monitor import tracked
 from lossatlas.objective import Batch
@@ -17,7 +17,7 @@ from lossatlas.ranks import world_size
 __all__ = ["MonitorCallback", "SpikeCallback"]
 
 
-class MonitorCallback(lightning_callback()):  # type: ignore[misc]
+class MonitorCallback(LossCallback):
     """Reads the instruments of a `Monitor` after updates; the state goes into checkpoints.
 
     Args:
@@ -37,7 +37,6 @@ class MonitorCallback(lightning_callback()):  # type: ignore[misc]
         super().__init__()
         check_kind("monitor", monitor, Monitor, "pass la.Monitor(objective, ...)")
         self.monitor, self.log = monitor, log
-        self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the optimizer.
@@ -48,16 +47,6 @@ class MonitorCallback(lightning_callback()):  # type: ignore[misc]
         """
         if self.monitor.optimizer is None and len(trainer.optimizers) == 1:
             self.monitor.optimizer = trainer.optimizers[0]
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss of a batch, or its share of one that is accumulated.
-
-        Args:
-            trainer: not used.
-            pl_module: not used.
-            loss: divided by the batches of an update.
-        """
-        self._losses.append(loss.detach())
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -74,9 +63,7 @@ class MonitorCallback(lightning_callback()):  # type: ignore[misc]
         step = int(trainer.global_step)
         if step <= self.monitor.done:
             return
-        loss = torch.stack(self._losses).sum() if self._losses else None
-        self._losses = []
-        readings = self.monitor.step(loss, step=step)
+        readings = self.monitor.step(self.taken_loss(), step=step)
         if self.log and readings:
             pl_module.log_dict(tracked(readings))
 
@@ -117,7 +104,7 @@ class MonitorCallback(lightning_callback()):  # type: ignore[misc]
             self.monitor.load_state_dict(state_dict["monitor"])
 
 
-class SpikeCallback(lightning_callback()):  # type: ignore[misc]
+class SpikeCallback(LossCallback):
     """Explains spikes of the loss; see `la.SpikeRecorder`.
 
     For modules with one optimizer, on one process. The batches of an accumulated update are one
@@ -144,7 +131,6 @@ class SpikeCallback(lightning_callback()):  # type: ignore[misc]
         self.loss, self.options = loss, options
         self.recorder: SpikeRecorder | None = None
         self._batches: list[tuple[Batch, int]] = []
-        self._losses: list[Tensor] = []
         self._trainer: Any = None
 
     @property
@@ -191,16 +177,6 @@ class SpikeCallback(lightning_callback()):  # type: ignore[misc]
             self.recorder.begin()
         self._batches.append((batch, batch_idx))
 
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss of a batch, or its share of one that is accumulated.
-
-        Args:
-            trainer: not used.
-            pl_module: not used.
-            loss: divided by the batches of an update.
-        """
-        self._losses.append(loss.detach())
-
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Look whether the loss of this update is a spike.
 
@@ -209,10 +185,10 @@ class SpikeCallback(lightning_callback()):  # type: ignore[misc]
             pl_module: not used.
             optimizer: not used.
         """
-        batches, losses = tuple(self._batches), self._losses
-        self._batches, self._losses = [], []
-        if self.recorder is not None and losses:
-            self.recorder.observe(torch.stack(losses).sum(), batches)
+        batches, loss = tuple(self._batches), self.taken_loss()
+        self._batches = []
+        if self.recorder is not None and loss is not None:
+            self.recorder.observe(loss, batches)
 
     def _loss_of(self, module: nn.Module, batches: tuple[tuple[Batch, int], ...]) -> Tensor:
         with self._trainer.precision_plugin.forward_context():

@@ -187,7 +187,8 @@ class WeightAverage:
                 [m.to(p.device) for m, p in zip(means, self.params.values(), strict=True)]
                 for means in self._means
             ]
-        if self._small and math.isfinite(_sum(self._list)):
+        # A sum that overflows though its terms are finite is looked at again.
+        if self._alike and math.isfinite(_sum(self._list, joined=self._small)):
             return True
         if is_finite(self._list, sharded=self._sharded, half=self._half):
             return True
@@ -702,8 +703,11 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _sum(tensors: list[Tensor]) -> float:
-    return torch.cat([t.reshape(-1) for t in tensors]).sum().item()
+def _sum(tensors: list[Tensor], *, joined: bool) -> float:
+    if joined:
+        return torch.cat([t.reshape(-1) for t in tensors]).sum().item()
+    sums = [t.sum() for t in tensors]
+    return torch.stack([s.to(sums[0]) for s in sums]).sum().item()
 
 
 def _copied(tensor: Tensor) -> Tensor:

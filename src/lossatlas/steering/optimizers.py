@@ -81,12 +81,8 @@ class TopoAdamW(torch.optim.AdamW):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if use_topo_cnn:
-            raise ArgumentError(
-                "`use_topo_cnn` must be False: the network of topoadamw 0.1.0 learns the "
-                "labels of its own table and is not offered; leave it out."
-            )
-        grid, examples = _grid(dict(probe_kwargs or {}), seed)
+        refuse_network(use_topo_cnn)
+        grid, examples = probe_grid(dict(probe_kwargs or {}), samples=8, seed=seed)
         try:
             super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
         except (TypeError, ValueError) as error:
@@ -209,7 +205,19 @@ def _bare(step: Any) -> Any:
     return step
 
 
-def _grid(settings: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
+def refuse_network(use_topo_cnn: bool) -> None:
+    """Say why the network of topoadamw is not offered, where it is asked for."""
+    if use_topo_cnn:
+        raise ArgumentError(
+            "`use_topo_cnn` must be False: the network of topoadamw 0.1.0 learns the labels of "
+            "the table that decides without it; leave it out."
+        )
+
+
+def probe_grid(
+    settings: Mapping[str, Any], *, samples: int, seed: int = 0
+) -> tuple[ProbeGrid, int]:
+    """Where to probe, by topoadamw's names or ours, and how many examples."""
     for key in settings:
         check_one_of("probe_kwargs", key, _PROBE_KEYS)
     examples = settings.get("examples", 24)
@@ -217,7 +225,7 @@ def _grid(settings: dict[str, Any], seed: int) -> tuple[ProbeGrid, int]:
     span = settings.get("span", 0.12)
     cells = settings.get("grid_size", 15)
     check_at_least("grid_size", cells, 2)
-    pairs = settings.get("pairs", settings.get("n_samples", 8) // 2)
+    pairs = settings.get("pairs", settings.get("n_samples", samples) // 2)
     step = settings.get("step", 2 * span / (cells - 1))
     return ProbeGrid(step=step, span=span, pairs=pairs, seed=seed), examples
 

@@ -174,6 +174,8 @@ def _own(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 # Coordinates watched of each tensor; the lengths of large tensors are extrapolated from them.
 _WATCHED = 512
+# Steps that are measured together at most.
+_WAITING = 16
 
 
 class DistanceTracker:
@@ -196,6 +198,9 @@ class DistanceTracker:
         self._sums: list[Tensor] = []
         self._distance: Tensor | None = None
         self._far: list[Tensor] = []
+        # Weights after steps that are not measured yet, all made at the same scales.
+        self._waiting: list[Tensor] = []
+        self._scales: list[float] = []
         # Views of the watched coordinates, and where the weights were when they were made.
         self._views: list[Tensor] | None = None
         self._memory: list[int] | None = None
@@ -219,25 +224,41 @@ class DistanceTracker:
         """Take a step in; nothing is synchronized with a device."""
         if self._last is None or self._start is None:
             return self.begin()
-        known = len(self._sizes)
+        if len(self._waiting) == _WAITING or scales != self._scales:
+            self._measure()
+        known = len(self._last)
         present = self._sampled()
-        old = present[: len(self._last)] if len(self._sizes) > known else present
-        steps = (old - self._last).square_()
-        far = torch.dot((old - self._start).square_(), self._shares[: len(old)])
-        self._sums.append(self._length(steps, scales, known))
-        self._start = torch.cat([self._start, present[len(old) :]])
-        self._last = present
+        if len(present) > known:
+            self._waiting.append(present[:known])
+            self._scales = list(scales)
+            self._measure()
+            self._start = torch.cat([self._start, present[known:]])
+            self._last = present
+            return None
+        self._waiting.append(present)
+        self._scales = list(scales)
+        return None
+
+    def _measure(self) -> None:
+        # Steps at the same scale are measured together: few operations for several of them.
+        if not self._waiting or self._last is None or self._start is None:
+            return
+        points = torch.stack([self._last, *self._waiting])
+        steps = (points[1:] - points[:-1]).square_().sum(0)
+        shares = self._shares[: len(steps)]
+        far = (points[1:] - self._start).square_().mul_(shares).sum(1)
+        self._sums.append(self._length(steps, self._scales))
+        self._last, self._waiting = self._waiting[-1], []
         if is_sharded(self._optimizer.param_groups[0]["params"][0]):
             # The greatest sum over all processes is not the sum of the greatest.
             self._far.append(far)
-            return None
-        before = self._distance
-        self._distance = far if before is None else torch.maximum(before, far)
-        return None
+            return
+        before, here = self._distance, far.max()
+        self._distance = here if before is None else torch.maximum(before, here)
 
     def begin(self) -> None:
         """Note where the weights are, before the first step."""
-        self._sizes = []
+        self._sizes, self._waiting = [], []
         self._start = self._last = self._sampled()
 
     def _sampled(self) -> Tensor:
@@ -261,24 +282,25 @@ class DistanceTracker:
             self._shares = each.repeat_interleave(counts)
         return torch.cat([part.to(parts[0].device) for part in parts])
 
-    def _length(self, steps: Tensor, scales: list[float], known: int) -> Tensor:
-        # The squared length of a step at scale 1.
-        if len(set(scales)) == 1 and len(self._sizes) == known:
+    def _length(self, steps: Tensor, scales: list[float]) -> Tensor:
+        # The squared length of steps at scale 1, from the squared moves of the coordinates.
+        if len(set(scales)) == 1:
             inverse = scales[0] ** -2 if scales[0] > 0 else 0.0
-            return torch.dot(steps, self._shares).mul_(inverse)
+            return torch.dot(steps, self._shares[: len(steps)]).mul_(inverse)
         each = [
             scales[self._group(index)] ** -2 if scales[self._group(index)] > 0 else 0.0
-            for index in range(known)
+            for index in range(len(self._sizes))
         ]
-        counts = torch.tensor(self._sizes[:known], device=self._shares.device)
+        counts = torch.tensor(self._sizes, device=self._shares.device)
         scaled = torch.tensor(each, dtype=torch.float32, device=self._shares.device)
-        factors = scaled.repeat_interleave(counts)
-        return torch.dot(steps, self._shares[: len(factors)] * factors)
+        factors = scaled.repeat_interleave(counts)[: len(steps)]
+        return torch.dot(steps, self._shares[: len(steps)] * factors)
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""
+        self._measure()
         if self._far:
-            self._distance = summed(torch.stack(self._far), self._every()).max()
+            self._distance = summed(torch.cat(self._far), self._every()).max()
             self._sums = [summed(torch.stack(self._sums).sum(), self._every())]
             self._far = []
         self._squares += sum(float(square) for square in self._sums)
@@ -290,23 +312,30 @@ class DistanceTracker:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
+        # Steps that wait are kept as they are: measured now, they would round differently.
+        waiting, self._waiting = self._waiting, []
         distance, _ = self.read()
+        self._waiting = waiting
         return {
             "start": self._named(self._start),
             "last": self._named(self._last),
+            "waiting": [self._named(each) for each in waiting],
+            "scales": list(self._scales),
             "distance": distance,
             "squares": self._squares,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._start = self._last = None
+        self._start, self._last, self._waiting = None, None, []
         if state["start"]:
             self._sizes = []
             self._sampled()
-            self._start, self._last = (
-                torch.cat(list(state[name].values())) for name in ("start", "last")
+            kept = (state["start"], state["last"], *state.get("waiting", ()))
+            self._start, self._last, *self._waiting = (
+                torch.cat(list(each.values())) for each in kept
             )
+            self._scales = list(state.get("scales", ()))
         self._max_distance, self._squares = state["distance"], state["squares"]
 
     def _named(self, flat: Tensor | None) -> dict[str, Tensor]:

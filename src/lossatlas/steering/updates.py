@@ -1,10 +1,11 @@
 """What can be changed of an optimizer's updates from outside: masked, or taken elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
 
 from lossatlas.errors import ArgumentError
@@ -125,11 +126,14 @@ class InterpolatedGradients:
                 "them are not in it: make both from one model."
             )
         self._average = average
+        moved = {id(p) for p in weights_of(optimizer)}
         self._own = {
-            n: local(p.detach()).clone()
-            for n, p in average.params.items()
-            if any(p is moved for moved in weights_of(optimizer))
+            n: local(p.detach()).clone() for n, p in average.params.items() if id(p) in moved
         }
+        # Shards of FSDP2 and views of a larger memory stay where they are.
+        self._whole = all(_is_whole(p) for p in self._weights())
+        # Whether the weights hold the memory of z at the moment.
+        self._exchanged = False
         self._handles = (
             optimizer.register_step_pre_hook(self._to_own),
             optimizer.register_step_post_hook(self._to_between),
@@ -148,6 +152,7 @@ class InterpolatedGradients:
         Returns:
             name -> z.
         """
+        self._settle()
         return {name: value.clone() for name, value in self._own.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -161,25 +166,63 @@ class InterpolatedGradients:
         """
         if state_dict.keys() != self._own.keys():
             raise ArgumentError("`state_dict` must be of the same weights; names differ.")
+        self._settle()
         for name, value in self._own.items():
             value.copy_(state_dict[name])
 
     @torch.no_grad()
     def _to_own(self, *_: Any) -> None:
-        weights = [self._average.params[name] for name in self._own]
-        copy_each(weights, list(self._own.values()))
+        self._settle()
+        weights = self._weights()
+        if self._whole and _are_alike(weights, self._own.values()):
+            self._exchange(weights)
+        else:
+            copy_each(weights, list(self._own.values()))
 
     @torch.no_grad()
     def _to_between(self, *_: Any) -> None:
         self._average.update()
-        means = self._average.at(self._gamma)
-        weights = [self._average.params[name] for name in self._own]
+        weights, means = self._weights(), self._average.at(self._gamma)
+        there = [local(means[name]) for name in self._own]
+        if self._exchanged:
+            # The kept memory is that of y: y is written there, and the two change places again.
+            for y, z, x in zip(self._own.values(), weights, there, strict=True):
+                torch.lerp(z.detach(), x.to(z.dtype), self.beta, out=y)
+            self._exchange(weights)
+            return
         copy_each(list(self._own.values()), weights)
         here = [local(weight.detach()) for weight in weights]
-        there = [local(means[name]) for name in self._own]
-        if any(a.dtype != b.dtype for a, b in zip(here, there, strict=True)):
-            there = [b.to(a) for a, b in zip(here, there, strict=True)]
+        there = [x.to(z) for x, z in zip(there, here, strict=True)]
         torch._foreach_lerp_(here, there, self.beta)
+
+    def _settle(self) -> None:
+        # After an update that failed half-way, the weights are y again.
+        if self._exchanged:
+            self._exchange(self._weights())
+
+    def _weights(self) -> list[Tensor]:
+        return [self._average.params[name] for name in self._own]
+
+    def _exchange(self, weights: list[Tensor]) -> None:
+        # Weights and kept values change places without a copy. Between two updates the weights
+        # have always the same memory, which gradients, graphs and trackers may rely on.
+        for name, weight in zip(self._own, weights, strict=True):
+            kept = self._own[name]
+            self._own[name], weight.data = weight.data, kept
+        self._exchanged = not self._exchanged
+
+
+def _is_whole(weight: Tensor) -> bool:
+    plain = type(weight) is Parameter
+    return plain and weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()
+
+
+def _are_alike(weights: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    # A model may have been moved or converted since.
+    return all(
+        w.dtype == o.dtype and w.device == o.device
+        for w, o in zip(weights, others, strict=True)
+    )
 
 
 def run_first(hooks: Any, handle: RemovableHandle) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.compat.topoadamw.probe import SubspaceProbe
-from lossatlas.errors import ArgumentError
 from lossatlas.objective import supervised
-from lossatlas.steering import LandscapeLR, ProbeGrid, RegimePolicy, sub_batch
+from lossatlas.steering import LandscapeLR, RegimePolicy, sub_batch
+from lossatlas.steering.optimizers import probe_grid, refuse_network
 from lossatlas.steering.probe import Closure
 
 Ratio = float | Sequence[float]
@@ -23,7 +23,7 @@ class TopoAdam:
         model: what is probed.
         interval: steps between probes. Default 50.
         probe_kwargs: "grid_size" (15), "span" (0.12), "n_samples" (16); "tda_grid_size" is
-            accepted and not used.
+            accepted and not used. Or those of `ProbeGrid`.
         max_lr_ratio: greatest scale, one number or one a group. Default 1.
         min_lr_ratio: least scale, likewise. Default 0.2.
         warmup_steps: no decision up to this step. Default 150.
@@ -38,6 +38,7 @@ class TopoAdam:
 
     Raises:
         ArgumentError: numbers out of range, or `use_topo_cnn=True`.
+        UnknownNameError: an unknown key of `probe_kwargs`.
     """
 
     def __init__(
@@ -53,16 +54,12 @@ class TopoAdam:
         topo_cnn_kwargs: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        if use_topo_cnn:
-            raise ArgumentError(
-                "`use_topo_cnn` must be False: the network learns the labels of the table that "
-                "decides without it; leave it out."
-            )
+        refuse_network(use_topo_cnn)
         settings = dict(probe_kwargs or {})
-        size, span = settings.get("grid_size", 15), settings.get("span", 0.12)
         samples = settings.get("n_samples", 16)
+        grid, _ = probe_grid(settings, samples=samples)
         self.optimizer, self.model, self.verbose = base_optimizer, model, verbose
-        self.probe = SubspaceProbe(model, size, span, samples)
+        self.probe = SubspaceProbe(model, settings.get("grid_size", 15), grid.span, samples)
         self.controller = LandscapeLR(
             base_optimizer,
             RegimePolicy(compat="0.1.0"),
@@ -70,7 +67,7 @@ class TopoAdam:
             warmup=warmup_steps,
             min_ratio=min_lr_ratio,
             max_ratio=max_lr_ratio,
-            grid=ProbeGrid(step=2 * span / (size - 1), span=span, pairs=samples // 2),
+            grid=grid,
             model=model,
         )
 
