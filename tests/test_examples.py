@@ -49,3 +49,17 @@ def test_kronecker_factors_precondition_an_lstm():
     kfac = example("kfac_lstm")
     errors = kfac.train("kfac", lr=0.1, steps=12)
     assert errors[-1] < errors[0] / 4
+
+
+def test_swan_whitens_matrices_and_needs_no_rate():
+    swan = example("swan")
+    draw = torch.Generator().manual_seed(0)
+    gradient = torch.randn(4, 9, generator=draw, dtype=torch.float64)
+    found = swan.direction(gradient)
+    rows = gradient - gradient.mean(1, keepdim=True)
+    rows /= rows.std(1, correction=0, keepdim=True)
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    white = vectors @ torch.diag(values.rsqrt()) @ vectors.T @ rows
+    assert torch.allclose(found, white * (rows.norm() / white.norm()))
+    losses = swan.train(steps=12)
+    assert losses[-1] < losses[0] / 10
