@@ -4,7 +4,8 @@ Closed forms: a quadratic with 20 curvatures from 1e-3 to 10, w^4 and (w1 w2)^2 
 Both ways have the same number of gradients and full batches. devinterp's own `llc` runs as it
 is: it takes tokens only, so it is handed one short text and, as its `loss_fn`, the closed form,
 which ignores the tokens. It has no default step and is given ours. It needs more than
-peers.txt: `pip install datasets zarr transformers`.
+peers.txt: `pip install datasets zarr transformers`. A few runs do not settle whose scatter is
+smaller, so both recursions are also run many times in NumPy, without network or peer.
 """
 
 import math
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.curvature import learning_coefficient
+from lossatlas.linalg.chains import mean_of_chains, subtract_control
 from lossatlas.training import build_model, load_dataset
 
 PEER = "devinterp 2.0.1"
@@ -28,7 +30,9 @@ EXAMPLES = 1000
 BETA = EXAMPLES / math.log(EXAMPLES)
 CURVATURES = torch.logspace(-3, 1, 20, dtype=torch.float64)
 SHARED = Path(os.environ.get("LOSSATLAS_SHARED", Path(__file__).parents[2] / "shared"))
-REPEATS = 2 if QUICK else 12
+REPEATS = 2 if QUICK else 24
+MANY = 20 if QUICK else 1000
+CHAINS = 4
 
 
 class Point(nn.Module):
@@ -46,6 +50,11 @@ def rows() -> list[Row]:
         *_beside("quadratic, 20 curvatures", _quadratic, 20, _quadratic_truth(), 100.0),
         *_beside("w^4", _quartic, 1, _line_truth(30.0), 30.0),
         *_beside("(w1 w2)^2", _product, 2, _plane_truth(30.0), 30.0),
+        _recursions(
+            "quadratic, 20 curvatures", _quadratic_slope, 20, _quadratic_truth(), 100.0
+        ),
+        _recursions("w^4", _quartic_slope, 1, _line_truth(30.0), 30.0),
+        _recursions("(w1 w2)^2", _product_slope, 2, _plane_truth(30.0), 30.0),
     ]
 
 
@@ -59,6 +68,19 @@ def _quartic(w):
 
 def _product(w):
     return (w[0] * w[1]) ** 2
+
+
+def _quadratic_slope(w):
+    curvatures = CURVATURES.numpy()
+    return (curvatures * w * w).sum(-1) / 2, curvatures * w
+
+
+def _quartic_slope(w):
+    return (w**4).sum(-1), 4 * w**3
+
+
+def _product_slope(w):
+    return w.prod(-1) ** 2, 2 * w * np.square(w[..., ::-1])
 
 
 def _quadratic_truth():
@@ -122,7 +144,7 @@ def _beside(what, function, size, truth, hold) -> list[Row]:
     root = [float(np.sqrt(np.square(each - truth).mean())) for each in (ours, theirs)]
     scatter = [float(each.std(ddof=1)) for each in (ours, theirs)]
     stated = float(np.mean([each.value.stderr for each in found]))
-    note = f"truth {truth:.4f}; {REPEATS} repeats of 4 chains of {steps[0][1]:,} steps"
+    note = f"truth {truth:.4f}; {REPEATS} repeats of {CHAINS} chains of {steps[0][1]:,} steps"
     known = [each / math.sqrt(REPEATS) for each in scatter]
     return [
         Row(f"{what}: bias", PEER, bias[0], bias[1], unit="", goal=">= 1x",
@@ -133,6 +155,55 @@ def _beside(what, function, size, truth, hold) -> list[Row]:
         Row(f"{what}: error (root mean square)", PEER, root[0], root[1], unit="",
             goal=">= 1x", note=note),
     ]  # fmt: skip
+
+
+def _recursions(what, slope, size, truth, hold) -> Row:
+    # Steps of the instrument on these forms (it looks for the curvature that chains meet).
+    step = {20: 0.4 / (BETA * 10 + hold), 1: 0.004, 2: 0.006}[size]
+    slowest = 1 / (step * hold)
+    burn_in, kept = math.ceil(5 * slowest), math.ceil(50 * slowest) if size > 2 else 1500
+    ours = _our_chains(slope, size, hold, step, burn_in, kept)
+    theirs = _plain_chains(slope, size, hold, step, burn_in + kept)
+    ours = ours[np.isfinite(ours)]
+    scatter = [float(each.std(ddof=1)) for each in (ours, theirs)]
+    means = [f"{x.mean():.4f} ± {x.std() / math.sqrt(len(x)):.4f}" for x in (ours, theirs)]
+    ratio, known = scatter[1] / scatter[0], 1.96 / math.sqrt(MANY)
+    return Row(
+        f"{what}: scatter, both recursions {MANY:,} times",
+        "the recursion of devinterp",
+        *scatter,
+        unit="",
+        goal=">= 1x",
+        note=f"truth {truth:.4f}, means {means[0]} and {means[1]}; 95 % interval of the ratio "
+        f"{ratio * math.exp(-known):.2f} to {ratio * math.exp(known):.2f}; {CHAINS} chains of "
+        f"{burn_in + kept:,} steps",
+    )
+
+
+def _our_chains(slope, size, hold, step, burn_in, kept):
+    rng, point = np.random.default_rng(0), np.zeros((MANY, CHAINS, size))
+    rows = np.empty((2, MANY, CHAINS, kept))
+    for index in range(burn_in + kept):
+        kick = math.sqrt(step) / 2 * rng.standard_normal(point.shape)
+        point = point + kick
+        loss, gradient = slope(point)
+        drift = BETA * gradient + hold * point
+        if index >= burn_in:
+            rows[..., index - burn_in] = BETA * loss, (point * drift).sum(-1) - size
+        point = point - step / 2 * drift + kick
+    pairs = zip(*rows, strict=True)
+    return np.array([mean_of_chains(*subtract_control(*each))[0].value for each in pairs])
+
+
+def _plain_chains(slope, size, hold, step, steps):
+    rng, point = np.random.default_rng(1), np.zeros((MANY, CHAINS, size))
+    total = np.zeros(MANY)
+    for _ in range(steps):
+        loss, gradient = slope(point)
+        total += BETA * loss.mean(1) / steps
+        kick = math.sqrt(step) * rng.standard_normal(point.shape)
+        point = point - step / 2 * (BETA * gradient + hold * point) + kick
+    return total
 
 
 def _ours(function, size, hold, seed):
@@ -158,7 +229,7 @@ def _devinterp(function, size, hold, step, steps, *, seed):
         warnings.simplefilter("ignore")
         found = llc(
             Point(size), text, {}, lr=step, n_beta=BETA, loss_fn=loss, localization=hold,
-            num_chains=4, num_draws=steps, batch_size=1, num_init_loss_batches=1,
+            num_chains=CHAINS, num_draws=steps, batch_size=1, num_init_loss_batches=1,
             init_seed=1000 * seed, device="cpu", output_path=Path(folder) / "samples",
         )  # fmt: skip
         return float(found.llc_mean), float(found.llc_std)

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 # Below this number of units the skewness is not known: intervals rest on a shape of the
 # distribution (about symmetric) that these units cannot show. docs/studies/coverage
 FEW_UNITS = 8
+# Means more skewed than this rest on few large units. It is Cochran's rule, n > 25 g^2 for
+# units of skewness g. docs/studies/coverage_instruments
+MAX_SKEWNESS = 0.2
 # How much more often than 1 - level two units of a symmetric unimodal distribution may miss.
 _TWO = 1.25
 
@@ -20,6 +23,19 @@ def few_units_note(samples: int, unit: str) -> str:
     return (
         f"its interval rests on {samples} {unit} and on losses that are about symmetric, which "
         f"fewer than {FEW_UNITS} cannot show; skewed ones lie outside more often than stated"
+    )
+
+
+def skewed_note(samples: int, unit: str, skewness: float) -> str:
+    """That an interval rests on few large losses, and how many would do; empty otherwise."""
+    # Cochran, Sampling Techniques (1977), sec. 2.15.
+    if not abs(skewness) > MAX_SKEWNESS:
+        return ""
+    enough = math.ceil(samples * (skewness / MAX_SKEWNESS) ** 2)
+    return (
+        f"its interval rests on few large losses among {samples:,} {unit}; {enough:,} are "
+        "enough for losses as skewed as these, and where larger ones are rarer the truth lies "
+        "outside more often than stated"
     )
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from lossatlas import io
 from lossatlas.checks import check_one_of, is_number
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.intervals import few_units_note, interval
+from lossatlas.intervals import few_units_note, interval, skewed_note
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
 from lossatlas.text import latex, number, slug, with_error
@@ -123,9 +123,11 @@ class Estimate:
 
     @property
     def caveat(self) -> str:
-        """What the interval of a mean over few examples or batches rests on; often empty."""
-        is_mean = self.sample_unit in {"examples", "batches"} and self.error > 0
-        return few_units_note(self.samples, self.sample_unit) if is_mean else ""
+        """What the interval of a mean over few or skewed losses rests on; often empty."""
+        if self.sample_unit not in {"examples", "batches"} or not self.error > 0:
+            return ""
+        few = few_units_note(self.samples, self.sample_unit)
+        return few or skewed_note(self.samples, self.sample_unit, self.skewness)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A two-sided confidence interval: `ends`, value -+ bound, or Student's t."""
@@ -560,8 +562,10 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
     """An estimate as cells of a table: name, value, error or the reason for none."""
     error = found.texts[1]
     kind = " (bound)" if math.isfinite(found.bound) else ""
-    if error and found.caveat:
+    if error and few_units_note(found.samples, found.sample_unit) and found.caveat:
         kind = f", from {found.samples} {found.sample_unit} only"
+    elif error and found.caveat:
+        kind = f", on few large losses among {found.samples:,}"
     remark = f"{error}{kind}" if error else found.why_no_error or found.meaning
     return found.name, found.shown, remark
 

@@ -77,6 +77,7 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
             return super().sums(*given)
 
     monkeypatch.setattr(eigenvalue_sums, "_DENSE", 50)
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
     monkeypatch.setattr(eigenvalue_sums, "_Rest", Rest)
     found = effective_parameters(objective, PRIOR, probes=16)
     for estimate, truth in ((found.effective, count), (found.log_evidence, evidence)):
@@ -85,6 +86,31 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
         assert low <= truth <= high
     # A node below the spectrum would stand beyond the pole at -prior / n.
     assert max(map(abs, floors)) < PRIOR / 160 / 100
+
+
+def test_where_probes_cost_more_all_eigenvalues_are_computed():
+    objective, inputs, targets = regression(700, examples=60)
+    count, evidence = exact(inputs, targets)
+    found = effective_parameters(objective, PRIOR)
+    assert found.effective.value == pytest.approx(count, rel=1e-8)
+    assert found.log_evidence.value == pytest.approx(evidence, rel=1e-5)
+
+
+def test_probes_are_added_until_the_tolerance_is_reached(monkeypatch):
+    objective, inputs, targets = regression(100, examples=160)
+    count, _ = exact(inputs, targets)
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 50)
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
+    few, many, most = (
+        effective_parameters(objective, PRIOR, probes=2, tolerance=tolerance).effective
+        for tolerance in (1.0, 0.02, 1e-9)
+    )
+    assert (few.samples, most.samples) == (2, 16)
+    assert few.reached
+    assert not most.reached
+    assert many.stderr <= 0.02 * many.value or many.samples == 16
+    low, high = most.interval(0.999)
+    assert low <= count <= high
 
 
 @pytest.mark.parametrize("lowest", [0.0, -0.5])

@@ -1,6 +1,7 @@
 """Choosing among checkpoints on data where the best is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, ResumeError, StructureError
 from lossatlas.weights import choose
+from lossatlas.weights.behind import _covariance, behind_best
+from lossatlas.weights.paired import PairedLosses
 
 
 def points(*slopes):
@@ -50,6 +53,59 @@ def test_differences_are_paired():
     assert behind.stderr == pytest.approx(difference.std(ddof=1) / math.sqrt(200))
     assert behind.stderr < found.losses[0].stderr / 2
     assert found.behind[1 - worse].value == 0
+
+
+def test_a_best_that_was_chosen_by_luck_widens_the_lower_ends():
+    # Seven equal candidates: whichever is lowest is so by chance.
+    draw, losses = np.random.default_rng(0), np.zeros((7, 60))
+    judged = PairedLosses(objective(60))
+    judged.weights = np.ones(60)
+    missed, plain = [0, 0], 0
+    for seed in range(300):
+        losses = draw.normal(size=losses.shape)
+        best = int(losses.sum(1).argmin())
+        found = behind_best(judged, list(losses), best, range(7), seed)
+        for k, far in enumerate(found):
+            if k != best:
+                low, high = far.interval()
+                missed = [missed[0] + (low > 0), missed[1] + (high < 0)]
+                plain += replace(far, ends=None).interval()[0] > 0
+    assert plain / 1800 > 0.07
+    assert missed[0] / 1800 < 0.05
+    assert missed[1] == 0
+    assert found[best].interval() == (0, 0)
+
+
+def test_draws_for_the_best_have_the_covariance_of_ratios():
+    draw = np.random.default_rng(1)
+    weights, values = draw.integers(1, 5, 40).astype(float), draw.normal(size=(3, 40))
+    sums = list(values * weights)
+    judged = PairedLosses(objective(40))
+    judged.weights = weights
+    found = _covariance(weights, sums)
+    for k in range(3):
+        for j in range(k):
+            square = found[k, k] + found[j, j] - 2 * found[k, j]
+            assert math.sqrt(square) == pytest.approx(judged.mean(sums[k] - sums[j]).stderr)
+
+
+def test_a_clear_winner_leaves_the_paired_interval():
+    found = choose(objective(), *points(0.0, 1.0), averages=False, sharpness=False)
+    (far,) = [e for e in found.behind if e.value]
+    low, high = replace(far, ends=None).interval()
+    assert far.interval() == pytest.approx((low, high))
+
+
+def test_few_large_losses_are_a_caveat():
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(20, 1, generator=draw)
+    targets = inputs - torch.rand(20, 1, generator=draw).log() - 1
+    data = la.Objective(
+        nn.Linear(1, 1, bias=False), la.supervised(F.mse_loss), [(inputs, targets)]
+    )
+    found = choose(data, *points(1.0, 1.1), sharpness=False)
+    assert "few large losses among 20 examples" in found.losses[0].caveat
+    assert not choose(objective(2000), *points(1.0), sharpness=False).losses[0].caveat
 
 
 def test_the_true_best_is_kept_as_often_as_promised():

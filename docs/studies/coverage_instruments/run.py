@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.curvature import effective_parameters, eigenvalue_sums
-from lossatlas.curvature.learning_coefficient import judged_mean, steadied
+from lossatlas.linalg.chains import mean_of_chains, subtract_control
 from lossatlas.recipes import transfer_check
 from lossatlas.result import Estimate
 from lossatlas.weights import choose, weight_spectra
@@ -29,29 +29,55 @@ RESULTS = HERE / "results.json"
 EXAMPLES = 1000
 BETA = EXAMPLES / math.log(EXAMPLES)
 RULED_OUT = "a law is ruled out"
+WARNED = "with a caveat"
+# They depend on which of several is lowest, so the promise is 95 % at least.
+AT_LEAST = {"behind the best", "gain of a mean", "the best is kept"}
 
 
 def coefficient(draws, localization=100.0, step=0.4, lengths=50, chains=4):
-    """Langevin chains on a quadratic with 20 curvatures from 1e-3 to 10, many at a time.
-
-    The same recursion as the instrument's, whose own rule judges the chains.
-    """
-    rng = np.random.default_rng(0)
+    """Langevin chains on a quadratic with 20 curvatures from 1e-3 to 10, many at a time."""
     curvatures = np.logspace(-3, 1, 20)
     size = step / (BETA * curvatures.max() + localization)
     slowest = max(1 / (size * localization), 10)
     burn_in, kept = math.ceil(5 * slowest), math.ceil(lengths * slowest)
-    point, rows = np.zeros((draws, chains, 20)), np.empty((2, draws, chains, kept))
-    for index in range(burn_in + kept):
-        slope = curvatures * point
-        drift = BETA * slope + localization * point
-        rise = BETA * (point * slope).sum(-1) / 2 - size * BETA * (slope * drift).sum(-1) / 8
-        if index >= burn_in:
-            control = (point * drift).sum(-1) - size / 4 * (drift * drift).sum(-1) - 20
-            rows[..., index - burn_in] = rise, control
-        point = point - size / 2 * drift + math.sqrt(size) * rng.standard_normal(point.shape)
+    slope = lambda w: ((curvatures * w * w).sum(-1) / 2, curvatures * w)  # noqa: E731
     truth = float((BETA * curvatures / (BETA * curvatures + localization)).sum() / 2)
-    found = [judged_mean(*steadied(*each))[0] for each in zip(*rows, strict=True)]
+    return _chains(slope, truth, (draws, chains, 20), size, localization, burn_in, kept)
+
+
+def singular(draws, kind="quartic", localization=30.0):
+    """Chains on w^4 or (w1 w2)^2, as long and with such steps as the instrument takes."""
+    x = np.linspace(-3, 3, 3001)
+    if kind == "quartic":
+        size, slope, axes = 0.004, lambda w: ((w**4).sum(-1), 4 * w**3), (x,)
+    else:
+        size, axes = 0.006, np.meshgrid(x, x)
+        slope = lambda w: (  # noqa: E731
+            w.prod(-1) ** 2,
+            2 * w * np.square(w[..., ::-1]),
+        )
+    point = np.stack(axes, -1)
+    energy = BETA * slope(point)[0]
+    density = np.exp(-energy - localization * np.square(point).sum(-1) / 2)
+    truth = float((density * energy).sum() / density.sum())
+    shape = draws, 4, len(axes)
+    return _chains(slope, truth, shape, size, localization, 40, 1500)
+
+
+def _chains(slope, truth, shape, size, localization, burn_in, kept):
+    # The same recursion as the instrument's, whose own rule judges the chains.
+    rng = np.random.default_rng(0)
+    point, rows = np.zeros(shape), np.empty((2, *shape[:2], kept))
+    for index in range(burn_in + kept):
+        kick = math.sqrt(size) / 2 * rng.standard_normal(shape)
+        point = point + kick
+        loss, gradient = slope(point)
+        drift = BETA * gradient + localization * point
+        if index >= burn_in:
+            control = (point * drift).sum(-1) - shape[-1]
+            rows[..., index - burn_in] = BETA * loss, control
+        point = point - size / 2 * drift + kick
+    found = [mean_of_chains(*subtract_control(*each))[0] for each in zip(*rows, strict=True)]
     return {"learning coefficient": [(one, truth) for one in found]}
 
 
@@ -79,9 +105,9 @@ def evidence(draws, features=150, examples=200):
     count = float((values / (values + prior)).sum())
     rows = {"effective parameters": [], "log evidence": []}
     for seed in range(draws):
-        # Up to 512 weights all eigenvalues are computed, and nothing is left to probes.
-        with patch.object(eigenvalue_sums, "_DENSE", 50):
-            found = effective_parameters(objective, prior, seed=seed)
+        # All eigenvalues of few weights are computed, and nothing is left to probes.
+        with patch.multiple(eigenvalue_sums, _DENSE=50, _DENSE_AT_MOST=50):
+            found = effective_parameters(objective, prior, tolerance=1.0, seed=seed)
         rows["effective parameters"].append((found.effective, count))
         rows["log evidence"].append((found.log_evidence, exact))
     return rows
@@ -169,6 +195,7 @@ def differences(draws, examples=100, noise="normal"):
     middles = [(a + b) / 2 for a, b in pairwise(slopes)]
     truth = [(w - 1) ** 2 + 1 for w in (*slopes, *middles)]
     rows = {"loss": [], "behind the best": [], "gain of a mean": [], "the best is kept": []}
+    warned = 0
     model = nn.Linear(1, 1, bias=False).double()
     for seed in range(draws):
         rng = np.random.default_rng([seed, examples])
@@ -178,6 +205,7 @@ def differences(draws, examples=100, noise="normal"):
         found = choose(objective, *points, sharpness=False)
         best = found.names.index(found.best)
         rows["loss"].append((found.losses[0], truth[0]))
+        warned += bool(found.losses[0].caveat)
         rows["behind the best"] += [
             (far, truth[k] - truth[best]) for k, far in enumerate(found.behind) if k != best
         ]
@@ -187,7 +215,7 @@ def differences(draws, examples=100, noise="normal"):
         ]
         kept = found.names[int(np.argmin(truth))] in found.equal
         rows["the best is kept"].append((Estimate(0.0 if kept else 1.0, 0.0), 0.0))
-    return rows
+    return rows | {WARNED: warned / draws}
 
 
 SIMULATIONS = {
@@ -198,6 +226,8 @@ SIMULATIONS = {
     "learning coefficient, held closely": lambda n: coefficient(n, localization=1000.0),
     "learning coefficient, held very closely": lambda n: coefficient(n, localization=1e4),
     "learning coefficient, held loosely": lambda n: coefficient(n, localization=30.0),
+    "learning coefficient, w^4": singular,
+    "learning coefficient, (w1 w2)^2": lambda n: singular(n, "product"),
     "effective parameters by probes": evidence,
     "power law, 100 eigenvalues": lambda n: exponent(n, 100),
     "power law, 200 eigenvalues": exponent,
@@ -230,9 +260,12 @@ or more a share of 95 % is known to ± {error:.1f} %.
 
 {verdict}
 
-| simulation | quantity | interval known | holds the truth | too low | too high |
-|---|---|---|---|---|---|
+| simulation | quantity | interval known | holds the truth | too low | too high | caveat |
+|---|---|---|---|---|---|---|
 {rows}
+
+"Caveat" is the share of draws in which the result itself says that its interval rests on few
+large losses, and how many examples would be enough.
 
 Simulations that `run.py` holds and that have no row here have not been drawn yet.
 
@@ -250,11 +283,12 @@ out" is no proof of one.
 ## How to read it
 
 - *learning coefficient*: the mean loss over Langevin chains on a quadratic, where the truth
-  has a formula. The error comes from batch means over all chains; it allows for what is left
-  of their correlation, for their skewness and for the share of the control variate, which is
-  fitted. Before, symmetric intervals from batch means held
-  93 %, and with chains that are held closely 69 to 92 %: those were too short for batch means,
-  so a chain now has 200 steps at least. Where it is unknown, chains count as not mixed.
+  has a formula, and on w^4 and (w1 w2)^2, where it comes from quadrature. The error comes
+  from batch means over all chains; it allows for what is left of their correlation, for their
+  skewness and for the share of the control variate, which is fitted. Where it is unknown,
+  chains count as not mixed. Plain Langevin steps less their bias on a quadratic held 47 % on
+  w^4 and 87 % on (w1 w2)^2, because their bias there is another; steps with noise averaged
+  over two draws have none of first order.
 - *effective parameters*, *log evidence*: of a linear model, over random probes. Up to 512
   parameters the instrument computes all eigenvalues and both are exact; here it is kept from
   that. Until this run one end of each bracket could lie beyond a pole of the sum, which made
@@ -264,14 +298,27 @@ out" is no proof of one.
   deviation of the bootstrap, in which tails that begin far away count too much: 96 to 98 %.
 - *widths*: the slope of log size against log width by least squares, four widths and three
   seeds.
-- *checkpoints*: `choose` on a regression whose losses are known. Losses allow for skewness;
-  differences do not, because they are more symmetric than the losses. The two cases that stay
-  outside cannot be mended from the sample: twenty squared errors of exponential noise rarely
-  hold one of the large ones that carry the mean, and squares of Student's t with 4 degrees of
-  freedom have no variance at all. *A gain of a mean* errs on the safe side: its intervals hold
-  up to 98.6 % at 20 examples. *Behind the best* is the
-  distance to the candidate that is lowest in the sample. *The best is kept* is a set by
-  Bonferroni, which promises 95 % at least.
+- *checkpoints*: `choose` on a regression whose losses are known. *Loss*: twenty squared
+  errors of exponential noise rarely hold one of the large ones that carry the mean, and
+  squares of Student's t with 4 degrees of freedom have no variance at all. No interval mends
+  that: without a bound on the tail, none of finite length holds a mean with a stated
+  confidence (Bahadur and Savage, Ann. Math. Statist. 27, 1956), and what would have to be
+  known, how large the losses are that the sample does not hold, is not in the sample. So the
+  estimate says it: its `caveat` appears where the skewness of the mean exceeds 0.2, which is
+  Cochran's rule n > 25 g². It also appears where intervals hold well, because squared normal
+  errors look alike at 20 and 100 examples.
+- *Behind the best* is the distance to the candidate that is lowest in the sample. That one is
+  often lowest by luck, so plain paired intervals lie too high: they held 89.8 to 91.7 % of 20
+  examples of another regression, on which the remedy was chosen, and missed on that side five
+  times as often as on the other. The lower end is now that of simultaneous comparisons with
+  every candidate that may be the best (Hsu 1981), by draws from their joint distribution.
+- *A gain of a mean* is the distance of a mean of two neighbors to the lower of both. Both
+  this and *behind the best* depend on which of several is lowest, which jumps where two are
+  equal; no interval for such a quantity holds 95 % everywhere (Hirano and Porter,
+  Econometrica 80, 2012), so they hold 95 % at least, more where two losses are about equal.
+  Differences are products of two noises here, which makes Student's t hold a little more as
+  well.
+- *The best is kept* is a set by Bonferroni, which promises 95 % at least.
 """
 
 
@@ -282,7 +329,11 @@ def main(draws, wanted):
         if wanted not in name:
             continue
         started = time.process_time()
-        rows = {key: _counted(found) for key, found in simulate(draws).items()}
+        drawn = simulate(draws)
+        warned = drawn.pop(WARNED, None)
+        rows = {key: _counted(pairs) for key, pairs in drawn.items()}
+        if warned is not None:
+            rows["loss"][WARNED] = round(warned, 3)
         seconds = round(time.process_time() - started, 1)
         found[name] = {"draws": draws, "seconds": seconds, "coverage": rows}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
@@ -304,26 +355,48 @@ def _counted(pairs):
 
 
 def write_page(found):
-    lines, outside, laws = [], [], []
+    lines, laws = [], []
     for name, each in found.items():
         for key, one in each["coverage"].items():
             if key == RULED_OUT:
                 laws.append(f"| {name} | {one['high']:.1%} of {one['of']} |")
                 continue
+            warned = f"{one[WARNED]:.0%}" if WARNED in one else ""
             lines.append(
                 f"| {name} | {key} | {one['known']} of {one['of']} | {one['held']:.1%} | "
-                f"{one['low']:.1%} | {one['high']:.1%} |"
+                f"{one['low']:.1%} | {one['high']:.1%} | {warned} |"
             )
-            if key != "the best is kept" and not 0.93 <= one["held"] <= 0.97:
-                outside.append(f"{key} in *{name}* ({one['held']:.1%})")
-    apart = {"the best is kept", RULED_OUT}
-    count = sum(key not in apart for e in found.values() for key in e["coverage"])
-    verdict = f"**{count - len(outside)} of {count} rows lie between 93 and 97 %.**"
-    verdict += f" Outside: {'; '.join(outside)}." if outside else ""
     draws = min(each["draws"] for each in found.values())
-    shown = {"rows": "\n".join(lines), "laws": "\n".join(laws), "verdict": verdict}
+    shown = {"rows": "\n".join(lines), "laws": "\n".join(laws), "verdict": _verdict(found)}
     error = 196 * math.sqrt(0.95 * 0.05 / draws)
     (HERE / "README.md").write_text(TEXT.format(**shown, draws=draws, error=error))
+
+
+def _verdict(found):
+    rows = [
+        (f"{key} in *{name}* ({one['held']:.1%})", key, one)
+        for name, each in found.items()
+        for key, one in each["coverage"].items()
+        if key != RULED_OUT
+    ]
+    plain = [row for row in rows if row[1] not in AT_LEAST]
+    outside = [row for row in plain if not 0.93 <= row[2]["held"] <= 0.97]
+    silent = [text for text, _, one in outside if one.get(WARNED, 0) < 0.9]
+    told = [
+        f"{text}, caveat in {one[WARNED]:.0%}"
+        for text, _, one in outside
+        if one.get(WARNED, 0) >= 0.9
+    ]
+    least = [row for row in rows if row[1] in AT_LEAST]
+    below = [text for text, _, one in least if one["held"] < 0.93]
+    verdict = (
+        f"**{len(plain) - len(outside)} of {len(plain)} rows lie between 93 and 97 %.** "
+        "Outside, said by the result's own caveat in nine of ten draws or more: "
+        f"{'; '.join(told) or 'none'}. Outside without it: {'; '.join(silent) or 'none'}.\n\n"
+        f"**{len(least) - len(below)} of {len(least)} rows that promise 95 % at least** "
+        "(they depend on which of several losses is lowest, see below) hold 93 % or more"
+    )
+    return verdict + (f"; below: {'; '.join(below)}." if below else ".")
 
 
 if __name__ == "__main__":

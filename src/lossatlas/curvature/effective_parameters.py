@@ -115,7 +115,7 @@ class EffectiveParameters(CheckedResult):
 )
 def survey_effective_parameters(context: Context) -> Parts:
     """Of the last layer, under a prior of one in all directions."""
-    options = {"names": "last", "seed": context.seed}
+    options = {"names": "last", "tolerance": 0.05, "seed": context.seed}
     return {
         "last_layer": lambda: effective_parameters(context.objective, 1.0, **options)  # type: ignore[arg-type]
     }
@@ -130,6 +130,7 @@ def effective_parameters(
     curvature: MatrixKind = "gauss_newton",
     params: Params | None = None,
     probes: int = 8,
+    tolerance: float = 0.005,
     seed: int = 0,
 ) -> EffectiveParameters:
     """How many parameters the data determine, and the log evidence.
@@ -148,12 +149,15 @@ def effective_parameters(
         curvature: "gauss_newton", "hessian", "fisher" or "empirical_fisher".
         params: where; the present weights by default.
         probes: random starts of the density; above 512 parameters only.
+        tolerance: standard error of the effective parameters and of the log determinant,
+            relative to them. Probes are added until it is reached, 8 times as many at most;
+            up to 4,096 parameters all eigenvalues are computed where that costs less.
         seed: what they are drawn from.
 
     Returns:
-        Effective parameters and evidence. Errors are of the density (none up to 512
-        parameters). The evidence is NaN, with the reason, where the loss contradicts the
-        quadratic.
+        Effective parameters and evidence. Errors are of the density (none where all
+        eigenvalues are computed). The evidence is NaN, with the reason, where the loss
+        contradicts the quadratic.
 
     Raises:
         ArgumentError: a number of the wrong kind.
@@ -175,6 +179,7 @@ def effective_parameters(
     check_objective(objective, params)
     check_positive("prior", prior)
     check_count("probes", probes, 2)
+    check_positive("tolerance", tolerance)
     check_one_of("curvature", curvature, KINDS)
     chosen = _chosen(objective, names, params)
     matrix = product_of(curvature, objective, params=params, names=chosen)
@@ -189,6 +194,7 @@ def effective_parameters(
         params=params,
         seed=seed,
         probes=probes,
+        tolerance=tolerance,
     )
     if 1 + ratio * sums.smallest <= 0:
         raise ModelError(

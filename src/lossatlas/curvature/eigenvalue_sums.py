@@ -22,8 +22,11 @@ from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
-# Up to so many parameters all eigenvalues are computed, and sums over them are exact.
-_DENSE = 512
+# Up to so many parameters all eigenvalues are computed, and sums over them are exact; up to so
+# many where that takes fewer products than probes would.
+_DENSE, _DENSE_AT_MOST = 512, 4096
+# Probes at most, times those of the start.
+_MOST_PROBES = 8
 # How many of the largest are found one by one, to what tolerance, and how close they must be
 # to be taken as known.
 _KNOWN, _CLOSE, _FIRM = 20, 1e-2, 0.05
@@ -61,6 +64,7 @@ def eigenvalue_sums(
     params: Params | None,
     seed: int,
     probes: int = 8,
+    tolerance: float | None = None,
 ) -> EigenvalueSums:
     """Sums of functions of the eigenvalues: exact for small matrices, else by quadrature.
 
@@ -75,15 +79,15 @@ def eigenvalue_sums(
         params: where the matrix is; the present weights by default.
         seed: of random starts.
         probes: random starts.
+        tolerance: standard error of each sum relative to it: more probes are taken until it is
+            reached, 8 times as many at most. Where all eigenvalues cost fewer products they
+            are computed instead. None takes `probes`.
 
     Returns:
         Sums and ends.
     """
-    count = matrix.size
-    if count <= _DENSE:
-        values = _all_eigenvalues(matrix)
-        sums = tuple(Estimate(float(f(values).sum()), 0.0, count) for f in statistics)
-        return EigenvalueSums(sums, float(np.abs(values).max()), float(values.min()))
+    if matrix.size <= _DENSE:
+        return _exact(matrix, statistics)
     options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
     found = spectrum(
         objective,
@@ -103,13 +107,38 @@ def eigenvalue_sums(
     )
     # Not its bound: below the spectrum a statistic may have a pole.
     rest = _Rest(matrix, kept, float(min(found.bottom[0], 0.0)))
-    runs = [rest.sums(statistics, seed, index) for index in range(probes)]
-    sums = tuple(
-        _summed(float(f(values).sum()), np.array([run[k] for run in runs]), rest.products)
-        for k, f in enumerate(statistics)
-    )
+    known = [float(f(values).sum()) for f in statistics]
+    runs = [rest.sums(statistics, seed, 0)]
+    needed = rest.products * probes
+    while len(runs) < probes or needed > rest.products:
+        if needed - rest.products > matrix.size <= _DENSE_AT_MOST:
+            return _exact(matrix, statistics)
+        wanted = math.ceil(len(runs) * needed / rest.products)
+        # Not all at once: the spread of few probes is known poorly.
+        wanted = max(probes, min(wanted, 2 * len(runs), _MOST_PROBES * probes))
+        runs += [rest.sums(statistics, seed, index) for index in range(len(runs), wanted)]
+        sums = tuple(
+            _summed(start, np.array([run[k] for run in runs]), rest.products)
+            for k, start in enumerate(known)
+        )
+        short = max(_shortfall(each, tolerance) for each in sums)
+        needed = 0 if len(runs) == _MOST_PROBES * probes else math.ceil(rest.products * short)
+    sums = tuple(replace(e, reached=_shortfall(e, tolerance) <= 1) for e in sums)
     ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
     return EigenvalueSums(sums, float(ends.max()), float(found.bottom[0]))
+
+
+def _exact(matrix: CurvatureOperator, statistics: tuple[Statistic, ...]) -> EigenvalueSums:
+    values = _all_eigenvalues(matrix)
+    sums = tuple(Estimate(float(f(values).sum()), 0.0, matrix.size) for f in statistics)
+    return EigenvalueSums(sums, float(np.abs(values).max()), float(values.min()))
+
+
+def _shortfall(found: Estimate, tolerance: float | None) -> float:
+    # How many times as many probes the tolerance asks for.
+    if tolerance is None or not found.stderr > 0:
+        return 0.0
+    return (found.stderr / (tolerance * abs(found.value))) ** 2 if found.value else math.inf
 
 
 def _summed(known: float, runs: Array, products: int) -> Estimate:

@@ -18,6 +18,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.weights.align import check_finite
+from lossatlas.weights.behind import behind_best
 from lossatlas.weights.paired import PairedLosses, halfway
 from lossatlas.weights.unfinished import identity
 
@@ -32,11 +33,14 @@ class Choice(Result):
         names: of the candidates: checkpoints in their order, then means of neighbors.
         checkpoints: how many of them are checkpoints.
         losses: held-out loss of each.
-        behind: loss of each minus that of the best, with the paired error; 0 for the best.
+        behind: loss of each minus that of the best, with the paired error; 0 for the best. Its
+            interval allows for a best that was chosen on the same examples, so its lower end
+            reaches farther.
         equal: names of those that cannot be told from the best; the best is among them.
         sharpness: largest eigenvalue of the Hessian at each checkpoint; empty if not asked for.
         coefficients: local learning coefficient at each checkpoint; empty if not asked for.
-        gains: loss of the mean of two neighbors minus that of the better of both.
+        gains: loss of the mean of two neighbors minus that of the better of both. Which is
+            better is read off the same examples; intervals hold 95 % at least.
         level: confidence with which the true best is in `equal`.
         notes: what a reader should know.
     """
@@ -186,10 +190,9 @@ def choose(
         progress: called with (done, total, label) after every candidate; True shows it.
 
     Returns:
-        Losses, paired differences, and the set of candidates that may be best. Intervals hold
-        93 to 97 % from 100 examples on. Those of the losses hold less where few examples carry
-        the mean: 84 % for 20 squared errors of exponential noise, 90 % where single losses
-        have no variance.
+        Losses, paired differences, and the set of candidates that may be best. Where few large
+        losses carry the mean, intervals of the losses hold less than 95 % (84 % for 20 squared
+        errors of exponential noise); their `caveat` says so and how many examples would do.
 
     Raises:
         ArgumentError: `level` is no share, `localization` is not positive, or `names` are not
@@ -230,13 +233,14 @@ def choose(
     sums, own = [row[0] for row in rows], rows[:count]
     losses = tuple(judged.mean(each, skewed=True) for each in sums)
     best = int(np.nanargmin([_height(loss) for loss in losses]))
-    behind = tuple(_behind(judged, each, sums[best], k == best) for k, each in enumerate(sums))
+    equal = _equal(judged, sums, best, level)
+    behind = behind_best(judged, sums, best, equal, seed)
     return Choice(
         tuple(called),
         count,
         losses,
         behind,
-        equal=_equal(called, behind, level),
+        equal=tuple(called[k] for k in equal),
         sharpness=tuple(row[2] for row in own) if sharpness else (),
         coefficients=tuple(row[3] for row in own) if localization is not None else (),
         gains=tuple(
@@ -247,13 +251,17 @@ def choose(
     )
 
 
-def _equal(names: Sequence[str], behind: Sequence[Estimate], level: float) -> tuple[str, ...]:
-    share = 1 - (1 - level) / max(len(names) - 1, 1)
-    return tuple(
-        name
-        for name, far in zip(names, behind, strict=True)
-        if not far.interval(share)[0] > 0 and _height(far) < math.inf
-    )
+def _equal(judged: PairedLosses, sums: list[Array], best: int, level: float) -> list[int]:
+    share = 1 - (1 - level) / max(len(sums) - 1, 1)
+    return [
+        k
+        for k, each in enumerate(sums)
+        if k == best or _may_be_best(judged.mean(each - sums[best]), share)
+    ]
+
+
+def _may_be_best(far: Estimate, share: float) -> bool:
+    return not far.interval(share)[0] > 0 and _height(far) < math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,10 +332,6 @@ def _checked(
 
 def _height(loss: Estimate) -> float:
     return loss.value if math.isfinite(loss.value) else math.inf
-
-
-def _behind(judged: PairedLosses, sums: Array, best: Array, is_best: bool) -> Estimate:
-    return Estimate(0.0, 0.0) if is_best else judged.mean(sums - best)
 
 
 def _notes(objective: Objective, averages: bool) -> tuple[str, ...]:

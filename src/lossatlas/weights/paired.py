@@ -72,6 +72,7 @@ class PairedLosses:
             spread / total,
             samples=round(total**2 / float(np.square(weights).sum())),
             skewness=_skewness(residuals, weights, squares) if skewed else 0.0,
+            sample_unit=self._objective.unit,
             name=name,
             unit=unit,
         )
