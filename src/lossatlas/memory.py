@@ -1,4 +1,4 @@
-"""How much memory is left, and giving back what is free."""
+"""How much memory is left, whether an error says that there is none, and giving it back."""
 
 import ctypes
 import sys
@@ -15,6 +15,17 @@ _CGROUPS = (
         "total_inactive_file",
     ),
 )
+
+# What torch says in a plain RuntimeError where a processor or a device has no memory.
+_SAID = ("DefaultCPUAllocator", "not enough memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, of whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return any(words in said for words in _SAID)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -1,6 +1,7 @@
 """A curvature matrix, known by its products with vectors, and the memory these take."""
 
 import fnmatch
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -20,8 +21,11 @@ from lossatlas.curvature.forms import Build, Form
 from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.linalg.params import Params, norm
+from lossatlas.memory import is_out_of_memory
 from lossatlas.objective import Objective, Total
 from lossatlas.objective.point import State
+
+logger = logging.getLogger(__name__)
 
 
 class CurvatureOperator:
@@ -238,6 +242,21 @@ class CurvatureOperator:
         check_finite(dict(zip(self.params, totals, strict=True)))
 
     def _add_batches(self, totals: list[Tensor], given: list[Tensor]) -> float:
+        if not self._cache:
+            return self._added(totals, given)
+        try:
+            return self._added(totals, given)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Once more with the graph of one batch at a time, and from then on.
+        logger.warning("memory ran out; the graphs of batches are no longer kept")
+        self._cache, self._graphs = False, None
+        for value in totals:
+            value.zero_()
+        return self._added(totals, given)
+
+    def _added(self, totals: list[Tensor], given: list[Tensor]) -> float:
         if self._graphs is None and self._cache:
             self._graphs = self._walk(_without_graph)
         if self._graphs is not None:

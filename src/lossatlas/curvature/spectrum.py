@@ -50,6 +50,7 @@ _SADDLE = 0.05
 # Products for the trace in a survey: where large eigenvalues of both signs cancel, as before
 # training, more of them buy little, and the error says what is known.
 _SURVEY_TRACE = 300
+_FULL = "memory ran out, and the run went on with a smaller basis"
 _MEANINGS = {
     "largest eigenvalue": "the sharpest direction",
     "smallest eigenvalue": "below zero where the loss falls on both sides",
@@ -504,7 +505,7 @@ def _ends(
         upper + lower,
         len(lower),
         lanczos.products,
-        _doubt(lanczos.asymmetry),
+        "; ".join(filter(None, (_FULL if lanczos.full else "", _doubt(lanczos.asymmetry)))),
     )
 
 

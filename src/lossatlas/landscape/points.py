@@ -1,6 +1,7 @@
 """Points in, numbers out: chunks go to an executor, finished ones into the ledger."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,12 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, Serial, run_tasks
 from lossatlas.io import Ledger, from_bytes, to_bytes
 from lossatlas.landscape.engines import Engine, Task, build
+from lossatlas.memory import is_out_of_memory
 from lossatlas.objective import Objective
 from lossatlas.objective.in_place import is_collective
 from lossatlas.ranks import Ranks
 
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 
@@ -28,7 +31,42 @@ class Work:
 
     def __call__(self) -> Callable[[Array], Array]:
         """Build the engine."""
-        return build(self.task, self.engine).evaluate
+        return Sparing(build(self.task, self.engine))
+
+
+class Sparing:
+    """Evaluates with an engine; where memory runs out, once more with half of the points.
+
+    Args:
+        engine: what evaluates.
+
+    Attributes:
+        most: points at once after memory ran out; 0 as long as it has not.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.most = engine, 0
+
+    def __call__(self, coordinates: Array) -> Array:
+        """The quantities of some points, as `Engine.evaluate`."""
+        if not self.most:
+            try:
+                return self._engine.evaluate(coordinates)
+            except (MemoryError, RuntimeError) as error:
+                # Processes that work together would go out of step.
+                alone = self._engine.task.ranks is None
+                if not (is_out_of_memory(error) and alone) or len(coordinates) < 2:
+                    raise
+                self.most = max(1, min(len(coordinates), self._block) // 2)
+                logger.warning("memory ran out; going on with %d points at once", self.most)
+        parts = range(0, len(coordinates), self.most)
+        each = [self._engine.evaluate(coordinates[k : k + self.most]) for k in parts]
+        return np.concatenate(each)
+
+    @property
+    def _block(self) -> int:
+        # How many points an engine holds side by side.
+        return int(getattr(self._engine, "block", self._engine.chunk))
 
 
 class Points:
@@ -60,8 +98,18 @@ class Points:
         self._ranks = ranks
         self._progress, self._requested = progress, 0
         self._chunk, self.memory = engine.chunk, engine.memory
-        self._start = (lambda: engine.evaluate) if _in_process(executor) else work
+        self._sparing = Sparing(engine)
+        self._start = (lambda: self._sparing) if _in_process(executor) else work
         self.evaluations = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What became of the run that a reader of the map should know."""
+        most = self._sparing.most
+        if not most:
+            return ()
+        points = "one point" if most == 1 else f"{most} points"
+        return (f"Memory ran out once; from then on {points} at a time were evaluated.",)
 
     def __call__(self, coordinates: Array) -> Array:
         """Evaluate some points."""

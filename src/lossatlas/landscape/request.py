@@ -161,9 +161,9 @@ class Request:
             memory=source.memory + grid_memory(task, self.points),
             seconds=seconds,
             notes=(
-                *plane.notes(),
                 *_notes(values[..., 0], task),
                 *self._of_refinement(refined),
+                *source.notes,
             ),
             provenance=Provenance(
                 seed=plane.recipe.get("seed"),
@@ -227,7 +227,7 @@ def _rounding(values: Array, task: Task) -> float:
 
 
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
-    notes = [*task.objective.notes]
+    notes = [*task.plane.notes(), *task.objective.notes]
     if values.size > 1 and (values == values.flat[0]).all():
         notes.append("The loss is the same at every point to the last bit.")
     lost = int((~np.isfinite(values)).sum())

@@ -63,7 +63,12 @@ def converge(
             lanczos.restart(_kept(lanczos, now, top=top, bottom=bottom, tolerance=tolerance))
         # Solving T anew costs more as it grows; asking less often keeps it a small share.
         more = min(1 + lanczos.steps // 40, rows - lanczos.steps)
-        lanczos.extend(min(more, limit - lanczos.products))
+        if not lanczos.extend_within_memory(min(more, limit - lanczos.products)):
+            # The next smaller basis is tried once.
+            rows = max(least_rows(top + bottom), lanczos.steps)
+            now = lanczos.ritz(bare=True)
+            lanczos.restart(_kept(lanczos, now, top=top, bottom=bottom, tolerance=tolerance))
+            lanczos.extend()
 
 
 def default_rows(size: int, wanted: int) -> int:

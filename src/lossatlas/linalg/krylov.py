@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lossatlas.errors import NonFiniteError
 from lossatlas.linalg.basis import Basis, basis_bytes
+from lossatlas.memory import is_out_of_memory
 
 Apply = Callable[[Tensor], Tensor]
 Array = NDArray[np.float64]
@@ -105,6 +107,8 @@ class Lanczos:
         self.scale = 0.0
         # The spectrum as the first run knew it, where a restart has ended that.
         self.before_restart: Ritz | None = None
+        # Whether memory ran out, so that the basis can hold no more than it does.
+        self.full = False
         self._dropped = 0.0
         self._strays: list[Array] = []
         self._kept_strays: Array = np.zeros(0)
@@ -149,6 +153,34 @@ class Lanczos:
         """Take further products."""
         for _ in range(min(steps, self.size - self.steps)):
             self._step()
+
+    def extend_within_memory(self, steps: int) -> bool:
+        """Take further products, unless memory runs out.
+
+        Args:
+            steps: how many.
+
+        Returns:
+            False where memory ran out: the space is then as it was before that product.
+
+        Raises:
+            MemoryError: it ran out before, or within the first step.
+            RuntimeError: the same as torch says it, or another error.
+        """
+        for _ in range(min(steps, self.size - self.steps)):
+            kept: tuple[list[Any], ...] = (self.alpha, self.beta, self._strays, self.starts)
+            lengths, before = list(map(len, kept)), (self.products, self.run_products)
+            try:
+                self._step()
+            except (MemoryError, RuntimeError) as error:
+                if self.full or not is_out_of_memory(error) or not self.steps:
+                    raise
+                for each, length in zip(kept, lengths, strict=True):
+                    del each[length:]
+                self.products, self.run_products = before
+                self.full = True
+                return False
+        return True
 
     def _step(self) -> None:
         place, basis = self.steps, self.basis
@@ -211,6 +243,7 @@ class Lanczos:
 
         Args:
             places: which of `ritz().values`.
+            Memory of rows that are given up is kept for the next, unless there was too little.
         """
         ritz, last = self.ritz(), self.starts[-1]
         if self.before_restart is None:
@@ -221,7 +254,7 @@ class Lanczos:
         earlier = sum(not own[place] for place in order)
         turn = np.zeros((self.steps + 1, len(order) + 1))
         turn[:-1, :-1], turn[-1, -1] = ritz.vectors[:, order], 1.0
-        self.basis.rotate(turn, trim=False)
+        self.basis.rotate(turn, trim=self.full)
         self._kept_strays = self._stray_lengths(ritz.vectors)[order]
         self.couplings = self.beta[-1] * ritz.vectors[-1, order]
         self.alpha, self.beta = ritz.values[order].tolist(), [0.0] * len(order)

@@ -192,7 +192,9 @@ def deflated_trace(
         missing = probes_needed(estimate, tolerance) - len(probes)
         goal = min(missing, left)
         if lanczos.steps < room and _growth_pays(lanczos, estimate, goal, len(probes)):
-            lanczos.extend(min(1 + lanczos.steps // 4, room - lanczos.steps, left))
+            more = min(1 + lanczos.steps // 4, room - lanczos.steps, left)
+            if not lanczos.extend_within_memory(more):
+                room = lanczos.steps
         else:
             wanted = _FIRST_PROBES - len(probes)
             more = max(wanted, 1, min(missing // 2, len(probes)))

@@ -3,15 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import OutOfMemoryError, Tensor
+from torch import Tensor
 
 from lossatlas.errors import AtlasError, LossError
+from lossatlas.memory import is_out_of_memory
 from lossatlas.ranks import lost_rank
 from lossatlas.tracebacks import reason_of
-
-# Out of memory on a processor is a plain RuntimeError.
-_NO_MEMORY = "DefaultCPUAllocator"
-
 
 # What torch and common libraries say, and what helps there.
 _REMEDIES = (
@@ -67,9 +64,7 @@ class wrap_errors:  # noqa: N801 - used as a function is
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        if isinstance(error, AtlasError | MemoryError | OutOfMemoryError):
-            return
-        if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
+        if isinstance(error, AtlasError) or is_out_of_memory(error):
             return
         lost = lost_rank(error)
         if lost is not None:

@@ -1,0 +1,191 @@
+"""Memory that runs out in the middle: what is done is kept, and less is tried once."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.curvature import hessian
+from lossatlas.landscape.engines import batched, plain
+from lossatlas.linalg import basis as bases
+from lossatlas.linalg.extremes import converge
+from lossatlas.linalg.krylov import Lanczos
+from lossatlas.linalg.probes import deflated_trace
+from lossatlas.memory import is_out_of_memory
+from lossatlas.rng import generator
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory"),
+]
+
+
+@pytest.fixture
+def objective():
+    drawn = generator("out of memory")
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn(value.shape, generator=drawn))
+    batch = torch.randn(9, 4, generator=drawn), torch.randint(3, (9,), generator=drawn)
+    return la.Objective(model, la.supervised(F.cross_entropy), [batch])
+
+
+def matrix(size: int = 40) -> torch.Tensor:
+    drawn = torch.randn(size, size, generator=generator("matrix"), dtype=torch.float64)
+    return drawn + drawn.T
+
+
+def run(dense: torch.Tensor, apply=None) -> Lanczos:
+    drawn = generator("start")
+    start = torch.randn(len(dense), generator=drawn, dtype=dense.dtype)
+    return Lanczos(apply or (lambda v: dense @ v), start, drawn)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_a_map_goes_on_with_fewer_points_at_once(objective, monkeypatch, error):
+    plane = la.random_plane(objective)
+    options = {"points": 9, "adaptive": False, "engine": "batched"}
+    whole = la.map_plane(objective, plane, **options)
+    assert not any("Memory" in note for note in whole.notes)
+    inner, sizes = batched.BatchedEngine.moments, []
+
+    def scarce(self, coordinates):
+        sizes.append(len(coordinates))
+        if len(coordinates) > 20:
+            raise error
+        return inner(self, coordinates)
+
+    monkeypatch.setattr(batched.BatchedEngine, "moments", scarce)
+    monkeypatch.setattr(batched, "_MOST_POINTS", 32)
+    found = la.map_plane(objective, plane, **options)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
+    assert sum(size > 20 for size in sizes) == 1
+    assert "Memory ran out once; from then on 16 points at a time" in " ".join(found.notes)
+
+
+def test_a_map_that_fails_twice_keeps_what_is_done(objective, monkeypatch, tmp_path):
+    plane, file = la.random_plane(objective), tmp_path / "map.resume"
+    options = {"points": 9, "adaptive": False, "engine": "plain"}
+    whole = la.map_plane(objective, plane, **options)
+    inner, counts = plain.PlainEngine.moments, []
+
+    def scarce(self, coordinates):
+        counts.append(len(coordinates))
+        if sum(counts) > 50:
+            raise ERRORS[2]
+        return inner(self, coordinates)
+
+    monkeypatch.setattr(plain.PlainEngine, "moments", scarce)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        la.map_plane(objective, plane, **options, resume=file)
+    monkeypatch.setattr(plain.PlainEngine, "moments", inner)
+    again = la.map_plane(objective, plane, **options, resume=file)
+    np.testing.assert_array_equal(again.values, whole.values)
+
+
+def test_another_error_is_not_tried_again(objective, monkeypatch):
+    plane, calls = la.random_plane(objective), []
+
+    def broken(self, coordinates):
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(plain.PlainEngine, "moments", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        la.map_plane(objective, plane, points=3, engine="plain")
+    assert len(calls) == 1
+    assert not is_out_of_memory(RuntimeError("a bug"))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_eigenvalues_are_found_in_the_basis_that_fits(monkeypatch, error):
+    dense, append, failed = matrix(), bases.Basis.append, []
+
+    def scarce(self, vector):
+        if len(self) >= 14 and not failed:
+            failed.append(1)
+            raise error
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", scarce)
+    lanczos = run(dense)
+    ritz, reached = converge(lanczos, top=2, bottom=1, tolerance=1e-6, limit=200)
+    assert reached
+    assert lanczos.full
+    assert len(lanczos.basis) <= 15
+    truth = torch.linalg.eigvalsh(dense).numpy()
+    np.testing.assert_allclose(ritz.values[[0, -2, -1]], truth[[0, -2, -1]], rtol=1e-6)
+
+
+def test_a_product_without_memory_is_taken_again_in_a_smaller_space():
+    dense, calls = matrix(), []
+
+    def apply(vector):
+        calls.append(1)
+        if len(calls) == 12:
+            raise MemoryError
+        return dense @ vector
+
+    lanczos = run(dense, apply)
+    ritz, reached = converge(lanczos, top=1, bottom=0, tolerance=1e-6, limit=200)
+    assert reached
+    assert ritz.values[-1] == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]))
+    # A second time it is told.
+    calls.clear()
+    with pytest.raises(MemoryError):
+        lanczos.extend_within_memory(12)
+
+
+def test_a_spectrum_says_that_its_basis_was_cut(objective, monkeypatch):
+    truth = la.spectrum(objective, top=2, bottom=0, density=False)
+    append, failed = bases.Basis.append, []
+
+    def scarce(self, vector):
+        if len(self) >= 9 and not failed:
+            failed.append(1)
+            raise ERRORS[0]
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", scarce)
+    found = la.spectrum(objective, top=2, bottom=0, density=False)
+    assert "memory ran out, and the run went on with a smaller basis" in found.note
+    np.testing.assert_allclose(found.top, truth.top, rtol=1e-3)
+
+
+def test_a_trace_takes_probes_where_the_space_cannot_grow(monkeypatch):
+    dense = matrix()
+    dense = dense @ dense
+    append = bases.Basis.append
+
+    def scarce(self, vector):
+        if len(self) >= 6:
+            raise ERRORS[1]
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", scarce)
+    options = {"tolerance": 0.1, "limit": 300, "rows": 30, "seed": 0}
+    found, probes = deflated_trace(lambda v: dense @ v, run(dense), **options)
+    assert len(probes) > 0
+    assert abs(found.value - float(dense.trace())) <= 4 * found.stderr
+
+
+def test_graphs_are_kept_only_while_memory_lasts(objective, monkeypatch):
+    matrix = hessian(objective, cache=True)
+    vector = torch.ones(matrix.size)
+    truth = hessian(objective, cache=False).flat(vector)
+    walk, failed = matrix._walk, []
+
+    def scarce(use):
+        if not failed:
+            failed.append(1)
+            raise ERRORS[2]
+        return walk(use)
+
+    monkeypatch.setattr(matrix, "_walk", scarce)
+    torch.testing.assert_close(matrix.flat(vector), truth)
+    torch.testing.assert_close(matrix.flat(2 * vector), 2 * truth)
+    assert len(failed) == 1
