@@ -16,8 +16,8 @@ _HEAD = """# How often is a basin called certain that is not there?
 Written by `python docs/studies/certainty/run.py`; every number is in `results.json`.
 
 **In short.** A map is counted where a basin or a ridge is called certain that the true surface
-does not have. At most 5 % of the maps in any row was asked. {maps} maps a row: a true 5 %
-shows as more than 8 % in one row of 50.
+does not have. The goal is at most 5 % of the maps in every row. With {maps} maps a row, a true
+share of 5 % shows as more than 8 % in one row of 50.
 
 | largest share of any row | {ways} |
 |---|---|---|---|---|
@@ -34,11 +34,11 @@ shows as more than 8 % in one row of 50.
   {lost} of the maps;
   by default in none. With {needed} examples the shares are
   {kept}.
-- **Off** (`min_share=None` or 0) the rules judge by the spread that the examples show. That
-  holds in every row of both sets of kinds, but not for rare and deep effects: see the last
+- **Off** (`min_share=None` or 0) the rules use the spread that the examples show. The goal is
+  met in every row of both sets of kinds, but not for rare and deep effects: see the last
   tables.
 
-## What was asked
+## Setup
 
 A map is the mean over n examples of a known surface (flat, a bowl, a tilted plane, two wells)
 plus one field of noise an example, on 15 x 15 points. Each row takes the surface where false

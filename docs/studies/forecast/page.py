@@ -8,7 +8,7 @@ OFFICIAL = "fitted to the three of the paper"
 COOLDOWN = "of a cooldown (wsd, wsdld)"
 
 _HEAD = """\
-# How far can a forecast of the loss be trusted?
+# How accurate are forecasts of the loss?
 
 Written by `python docs/studies/forecast/run.py`; its numbers are in `results.json` and,
 forecast by forecast, in `nested.csv` (errors are of the log loss; runs are numbered as below).
@@ -19,13 +19,13 @@ parameters, nine schedules each; Luo et al., ICLR 2025, MIT licence), measured b
 that no fit had seen ({least:.1%} to {most:.1%} over three laws and two sizes). Resampling
 residuals, the usual way, held {theirs:.0%}. The typical half width is {width:.2%} of the loss.
 
-## What was asked
+## Setup
 
 A law is fitted to a few runs. Each run in turn is left out and forecast by the others; from
 these errors, and from forecasts over twice the horizon of the fit, come the intervals. They
 are then scored on the final losses of runs that took no part in anything. This was done for
 all {sets} sets of three to eight of the nine schedules, at both sizes.
-The tests are many but share 18 curves: they are far from independent.
+These many tests share 18 curves, so they are far from independent.
 
 The nine schedules, by the names of their files: {names}.
 
@@ -38,19 +38,19 @@ The nine schedules, by the names of their files: {names}.
 """
 
 _RULES = """
-**What is not even.** The coverage is an average over schedules. A cooldown at the end of a
+**Coverage is uneven.** The coverage is an average over schedules. A cooldown at the end of a
 stable phase (`wsd`, `wsdld`) is held {wsd} by the three laws in the order of the table, and
 forecasts beyond twice the fitted steps are nearly always held: their intervals are too wide.
 Fitted to the three schedules of the paper, the laws hold {official} of 12 each. A
 reader who asks about cooldowns only should take the multi-power law.
 
-**What had a say.** The rule (below) follows linear regression: left-out errors are compared in
+**Choices made on these curves.** The rule (below) follows linear regression: left-out errors are compared in
 units of sqrt(1 + leverage), and a forecast is as wide as its own leverage asks. Its form was
 chosen among some 300 variants with both sizes in sight; the one number in it, a factor of
 {factor}, was chosen at 25M, so that the three laws together hold 90 % there. Chosen at 100M it
 would be {other:.2f}. The 100M column is what the factor of 25M gives.
 
-## What the rule was chosen among
+## Rules that were compared
 
 | law | rule | 25M | 100M | half width, 25M |
 |---|---|---|---|---|
@@ -64,7 +64,7 @@ every doubling. *Leverage*: how far a schedule lies from the fitted ones, g M^-1
 derivative of its final log loss by the log-parameters and M the sum over fitted curves of the
 mean of g g over their points; the prior adds to M.
 
-## Curves that had no say
+## Held-out curves
 
 One-pass SGD on Gaussian features with power spectra, whose expected loss is known exactly:
 {n} forecasts in {families} families (spectrum k^-2a, target k^-b), none of them looked at

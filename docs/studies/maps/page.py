@@ -28,9 +28,9 @@ Written by `python docs/studies/maps/run.py`; its numbers are in `results.json`.
 **In short.** The true largest error of an interpolated point is at most the stated one on
 {_share(report)} planes ({_share(_interpolated(report))} of those that were not computed whole),
 and on {_share(lines)} lines ({_share(_interpolated(lines))}). None of these surfaces and
-networks were used for calibration; of their kinds, ReLU networks were.
+networks were used for calibration; other ReLU networks were.
 
-## What was asked
+## Setup
 
 `map_plane` computes some points of a grid, interpolates the rest to a tolerance of
 {100 * results["tolerance"]:.1f} % of the range, and states a bound on the largest error of what
@@ -46,7 +46,7 @@ exact).
 The factors were chosen on these families and on ReLU networks, with other seeds, so that the
 bound holds on 95 % of them or more.
 
-**For the report**:
+**Held out**:
 {_families(report)};
 on lines also a stripe of twice the width. The rule for planes was chosen without them, apart
 from the ReLU networks. The number of first points of a line was not: with 20 of them, stripes
