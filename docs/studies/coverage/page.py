@@ -50,14 +50,14 @@ standard deviation of 0.60; of 8 exponential ones, whose skewness is 2, it is 0.
 With 2 to 4 units, therefore, the intervals of most skewed losses hold the truth in fewer than
 93 % of samples. An estimate from fewer than 8 says so: `Estimate.caveat`, tables ("from 4
 examples only") and `--json`. So does one whose mean has a skewness above 0.2 (Cochran's rule,
-n > 25 g1^2), with the number of examples that would be enough. With 8 to 30 units they hold it more often than symmetric
-intervals do (below), by up to 13 points, which is still fewer than 93 % where the tail is
-heavy: log-normal losses with sigma 1.5 need more than 30 examples. An accuracy over few
-examples has an error of 0 where all of them are right; with 80 % right its intervals are too
-short up to 8 examples. The skewness also costs: uniform losses and class weights with few
-examples hold up to 97.8 %. Counting it less where it may be noise (a factor z / (1 + z) with
-z = g1^2 n / 6) brings nearly all of them below 97 %, and takes 1 to 2.5 points from skewed
-losses with 4 and 8 units; it was not done.
+n > 25 g1^2), with the number of examples that would be enough. With 8 to 30 units they hold
+it more often than symmetric intervals do (below), by up to 13 points, which is still fewer
+than 93 % where the tail is heavy: log-normal losses with sigma 1.5 need more than 30
+examples. An accuracy over few examples has an error of 0 where all of them are right; with 80
+% right its intervals are too short up to 8 examples. The skewness also costs: uniform losses
+and class weights with few examples hold up to 97.8 %. Counting it less where it may be noise
+(a factor z / (1 + z) with z = g1^2 n / 6) brings nearly all of them below 97 %, and takes 1
+to 2.5 points from skewed losses with 4 and 8 units; it was not done.
 
 ## How the interval is made
 

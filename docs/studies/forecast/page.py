@@ -44,11 +44,11 @@ forecasts beyond twice the fitted steps are nearly always held: their intervals 
 Fitted to the three schedules of the paper, the laws hold {official} of 12 each. A
 reader who asks about cooldowns only should take the multi-power law.
 
-**Choices made on these curves.** The rule (below) follows linear regression: left-out errors are compared in
-units of sqrt(1 + leverage), and a forecast is as wide as its own leverage asks. Its form was
-chosen among some 300 variants with both sizes in sight; the one number in it, a factor of
-{factor}, was chosen at 25M, so that the three laws together hold 90 % there. Chosen at 100M it
-would be {other:.2f}. The 100M column is what the factor of 25M gives.
+**Choices made on these curves.** The rule (below) follows linear regression: left-out errors
+are compared in units of sqrt(1 + leverage), and a forecast is as wide as its own leverage
+asks. Its form was chosen among some 300 variants with both sizes in sight; the one number in
+it, a factor of {factor}, was chosen at 25M, so that the three laws together hold 90 % there.
+Chosen at 100M it would be {other:.2f}. The 100M column is what the factor of 25M gives.
 
 ## Rules that were compared
 
