@@ -1,7 +1,7 @@
 """Cooldown shapes: the share of the learning rate over the progress of a cooldown."""
 
 from collections.abc import Callable
-from typing import overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,20 @@ from lossatlas.errors import ArgumentError
 
 Floats = NDArray[np.float64]
 
+CooldownShape = Literal[
+    "linear",
+    "cosine",
+    "mirror-cosine",
+    "square",
+    "sqrt",
+    "power",
+    "lowered-linear",
+    "exponential",
+    "inverse",
+]
+SHAPE_NAMES: tuple[CooldownShape, ...] = get_args(CooldownShape)
 # Progress s in [0, 1] -> factor g from 1 to 0; the ratio to the peak is m + (1 - m) g.
+# "exponential" and "inverse" depend on m otherwise than by mixing, and so are not here.
 SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "linear": lambda s: 1 - s,
     "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
@@ -21,20 +34,20 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
     "power": lambda s: (1 - s) ** 1.5,
     "lowered-linear": lambda s: np.where(s > 0, 0.7 * (1 - s), 1.0),
 }
-# These two depend on the last rate otherwise than by mixing, and so stand outside the table.
-SHAPE_NAMES = (*SHAPES, "exponential", "inverse")
 
 
 @overload
-def cooldown_factor(shape: str, progress: float, min_ratio: float = 0.0) -> float: ...
+def cooldown_factor(shape: CooldownShape, progress: float, min_ratio: float = 0.0) -> float: ...
 
 
 @overload
-def cooldown_factor(shape: str, progress: Floats, min_ratio: float = 0.0) -> Floats: ...
+def cooldown_factor(
+    shape: CooldownShape, progress: Floats, min_ratio: float = 0.0
+) -> Floats: ...
 
 
 def cooldown_factor(
-    shape: str, progress: float | Floats, min_ratio: float = 0.0
+    shape: CooldownShape, progress: float | Floats, min_ratio: float = 0.0
 ) -> float | Floats:
     """The share of the peak rate at some points of a cooldown.
 

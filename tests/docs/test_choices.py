@@ -36,6 +36,11 @@ CHOICES = [
     ("steering.penalties.sasp:sasp_penalty", "kind", "steering.penalties.sasp:KINDS"),
     ("steering.penalties.sasp:sasp_penalty", "head", "steering.penalties.sasp:HEADS"),
     ("steering.penalties.cvp:cvp_penalty", "mode", "steering.penalties.cvp:MODES"),
+    ("surveys:survey", "executor", "executor:EXECUTORS"),
+    ("landscape.mapping:map_plane", "executor", "executor:EXECUTORS"),
+    ("recipes:train_recipes", "executor", "executor:EXECUTORS"),
+    ("steering:WSD", "shape", "cooldown:SHAPE_NAMES"),
+    ("forecast.schedules:wsd", "shape", "cooldown:SHAPE_NAMES"),
 ]
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from lossatlas.cli.command import Command
 from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, Rows
+from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
 from lossatlas.text import count
@@ -26,10 +27,7 @@ _PLAN = defaults("forecast.result:Fit.optimize_schedule")
 _WSD = defaults("forecast.schedules:wsd")
 LEVEL = 0.95  # of the intervals of parameters
 Kind = Literal["auto", "csv", "wandb", "tensorboard", "trainer", "points"]
-Schedule = Literal[
-    "constant", "cosine", "linear", "mirror-cosine", "square", "sqrt", "power",
-    "lowered-linear", "exponential", "inverse",
-]  # fmt: skip
+Schedule = Literal["constant", CooldownShape]
 
 _FILES = (
     "Loss curves: .csv with step, loss and lr (Lightning's metrics.csv as it is), a chart "

@@ -4,6 +4,7 @@ from lossatlas.arguments import guard_exports
 from lossatlas.executor.executors import (
     EXECUTORS,
     Executor,
+    ExecutorName,
     Joblib,
     Ray,
     Serial,
@@ -16,6 +17,7 @@ from lossatlas.executor.tasks import run_tasks
 __all__ = [
     "EXECUTORS",
     "Executor",
+    "ExecutorName",
     "Joblib",
     "Progress",
     "Ray",

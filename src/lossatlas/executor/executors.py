@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import cloudpickle
 import torch
@@ -20,7 +20,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Called once in every process; gives the function of a piece.
 Start = Callable[[], Callable[[T], R]]
-EXECUTORS = ("serial", "joblib", "ray")
+ExecutorName = Literal["serial", "joblib", "ray"]
+EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
 # Workers may die for a reason that comes again, such as too little memory.
 PATIENCE = 3
 # Pieces on their way for each processor, so that none waits for the next.
@@ -240,7 +241,7 @@ class _ClusterWorker:
         return self._work(piece)
 
 
-def get_executor(executor: str | Executor) -> Executor:
+def get_executor(executor: ExecutorName | Executor) -> Executor:
     """The executor of a name; an executor is given back as it is.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from lossatlas.executor.executors import Executor, Start, get_executor
+from lossatlas.executor.executors import Executor, ExecutorName, Start, get_executor
 from lossatlas.executor.progress import Progress, show_progress
 from lossatlas.io import Ledger, from_bytes, to_bytes
 
@@ -15,7 +15,7 @@ def run_tasks(
     tasks: Mapping[str, T],
     start: Start[T, R],
     *,
-    executor: str | Executor = "serial",
+    executor: ExecutorName | Executor = "serial",
     ledger: Ledger | None = None,
     progress: Progress | bool | None = None,
 ) -> Iterator[R]:

@@ -8,6 +8,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from lossatlas.cooldown import CooldownShape
 from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
 from lossatlas.forecast.validation import ErrorModel
@@ -85,7 +86,7 @@ class SchedulePlan(Result):
     free_loss: float
     wsd: Floats
     wsd_loss: float
-    wsd_shape: str
+    wsd_shape: CooldownShape
     wsd_decay: int
     table: tuple[ScheduleRow, ...]
     error: float
@@ -194,8 +195,12 @@ def plan_schedule(
 
 # The best length of a cooldown of one shape: a coarse search, then a fine one.
 def _best_cooldown(
-    loss_of: Callable[[Floats], float], name: str, steps: int, peak: float, warmup: int
-) -> tuple[str, int, Floats, float]:
+    loss_of: Callable[[Floats], float],
+    name: CooldownShape,
+    steps: int,
+    peak: float,
+    warmup: int,
+) -> tuple[CooldownShape, int, Floats, float]:
     body = steps - warmup
     min_ratio = END if name not in schedules.SHAPES else 0.0
 

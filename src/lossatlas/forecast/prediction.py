@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import check_positive
+from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs, check_rates
 from lossatlas.forecast.law import Law, ScheduleLaw, log_error
@@ -410,7 +411,7 @@ class Cooldown:
 
     curve: Curve
     decay: float
-    shape: str
+    shape: CooldownShape
     min_ratio: float
     level: float
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.checks import check_fraction
+from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.best_schedule import SchedulePlan, plan_schedule
 from lossatlas.forecast.curve import Curve, Inputs, labels
@@ -328,7 +329,7 @@ class Fit(Result):
         decay_at: int | Sequence[int],
         *,
         decay: float = 0.2,
-        shape: str = "sqrt",
+        shape: CooldownShape = "sqrt",
         min_ratio: float = 0.0,
         level: float = 0.9,
     ) -> WhatIf:

@@ -23,6 +23,7 @@ from lossatlas.checks import (
     check_positive,
     is_number,
 )
+from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError, DataError
 
 Floats = NDArray[np.float64]
@@ -113,7 +114,7 @@ def wsd(
     steps: int,
     peak: float,
     decay: float = 0.1,
-    shape: str = "sqrt",
+    shape: CooldownShape = "sqrt",
     *,
     min_ratio: float = 0.0,
     warmup: int = 0,
@@ -157,7 +158,7 @@ def wsd_s(
     peak: float,
     checkpoints: Sequence[int],
     decay: float = 0.1,
-    shape: str = "inverse",
+    shape: CooldownShape = "inverse",
     *,
     min_ratio: float = 0.1,
     warmup: int = 0,
@@ -312,7 +313,7 @@ def _share(argument: str, decay: float, steps: int) -> int:
     return max(round(decay * steps), 1) if decay < 1 else round(decay)
 
 
-def _decay(length: int, peak: float, min_ratio: float, shape: str) -> Floats:
+def _decay(length: int, peak: float, min_ratio: float, shape: CooldownShape) -> Floats:
     return peak * cooldown.cooldown_factor(shape, np.arange(1, length + 1) / length, min_ratio)
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from lossatlas import io
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor, Progress
+from lossatlas.executor import Executor, ExecutorName, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
@@ -259,7 +259,7 @@ def label(
     problem: Problem,
     candidates: Sequence[Candidate] | None = None,
     *,
-    executor: str | Executor | None = None,
+    executor: ExecutorName | Executor | None = None,
     progress: Progress | None = None,
 ) -> Labels:
     """Train every candidate in every data order for every budget."""

@@ -23,7 +23,7 @@ import torch
 
 from lossatlas import io
 from lossatlas.errors import FileError
-from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.executor import Executor, ExecutorName, Progress, run_tasks
 from lossatlas.inits.settings import InitsSettings
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def run_stage_tasks(
     tasks: Mapping[str, T],
     start: Callable[[], Callable[[T], R]],
     *,
-    executor: str | Executor | None = None,
+    executor: ExecutorName | Executor | None = None,
     progress: Progress | None = None,
     **identity: Any,
 ) -> list[R]:

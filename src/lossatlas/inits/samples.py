@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lossatlas import io
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor, Progress
+from lossatlas.executor import Executor, ExecutorName, Progress
 from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem
@@ -90,7 +90,7 @@ def generate(
     settings: InitsSettings,
     problem: Problem,
     *,
-    executor: str | Executor | None = None,
+    executor: ExecutorName | Executor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     """Draw recipes and compute their losses; what is done is kept in the folder."""
@@ -161,7 +161,7 @@ def _losses(
     settings: InitsSettings,
     problem: Problem,
     candidates: Sequence[Candidate],
-    executor: str | Executor | None,
+    executor: ExecutorName | Executor | None,
     progress: Progress | None,
 ) -> Array:
     chunk = settings.generate.chunk

@@ -10,7 +10,7 @@ import numpy as np
 from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, Progress, get_executor, show_progress
+from lossatlas.executor import Executor, ExecutorName, Progress, get_executor, show_progress
 from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Metric, Task, select
 from lossatlas.landscape.engines.choice import EngineName
@@ -35,7 +35,7 @@ def map_plane(
     adaptive: bool = True,
     tolerance: float = 0.002,
     engine: EngineName = "auto",
-    executor: str | Executor = "serial",
+    executor: ExecutorName | Executor = "serial",
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Landscape:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.executor import Executor, ExecutorName, Progress, run_tasks
 from lossatlas.io import Provenance, open_ledger, run_identity
 from lossatlas.recipes.losses import check_served
 from lossatlas.recipes.recipe import Recipe, parse_recipe
@@ -28,7 +28,7 @@ def train_recipes(
     averages: Sequence[str] = (),
     device: str = "cpu",
     resume: str | Path | None = None,
-    executor: str | Executor = "serial",
+    executor: ExecutorName | Executor = "serial",
     progress: Progress | bool | None = None,
     keep: dict[str, Weights] | None = None,
 ) -> Runs:

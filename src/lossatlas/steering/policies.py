@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossatlas.checks import check_at_least, check_number, check_one_of, check_positive
-from lossatlas.cooldown import SHAPE_NAMES, cooldown_factor
+from lossatlas.cooldown import SHAPE_NAMES, CooldownShape, cooldown_factor
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share
 from lossatlas.steering.reading import Decision, Policy, Reading, State
@@ -498,7 +498,7 @@ class PlateauCooldown:
     threshold: float = 0.01
     window: float = 0.2
     decay: float = 0.25
-    shape: str = "sqrt"
+    shape: CooldownShape = "sqrt"
     min_ratio: float = 0.0
     min_decisions: int = 10
 

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.cooldown import SHAPE_NAMES, cooldown_factor
+from lossatlas.cooldown import SHAPE_NAMES, CooldownShape, cooldown_factor
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share
 
@@ -50,7 +50,7 @@ class WSD(LRScheduler):
         *,
         warmup: int = 0,
         decay: float = 0.1,
-        shape: str = "sqrt",
+        shape: CooldownShape = "sqrt",
         min_ratio: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
@@ -147,7 +147,7 @@ class WSDS(LRScheduler):
         *,
         warmup: int = 0,
         decay: float = 0.1,
-        shape: str = "inverse",
+        shape: CooldownShape = "inverse",
         min_ratio: float = 0.1,
         last_epoch: int = -1,
     ) -> None:

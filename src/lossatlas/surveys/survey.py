@@ -21,7 +21,7 @@ from lossatlas.curvature.instrument import (
 )
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, Progress, get_executor
+from lossatlas.executor import Executor, ExecutorName, Progress, get_executor
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.engines.choice import EngineName
@@ -62,7 +62,7 @@ def survey(
     adaptive: bool = True,
     tolerance: float = 0.002,
     engine: EngineName = "auto",
-    executor: str | Executor = "serial",
+    executor: ExecutorName | Executor = "serial",
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
     stage: Stage | None = None,
