@@ -1,0 +1,91 @@
+"""Screenshots of the pages, for the guides: `python docs/screenshots.py`.
+
+Trains a small network on the digits, surveys every checkpoint and the last one with its
+curvature, and photographs the atlas and the report in a headless Chromium.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.training import build_model, load_dataset, train
+
+IMAGES = Path(__file__).parent / "images"
+STEPS, KEPT, SHOWN = 800, 16, 4  # updates, checkpoints, the one that the atlas opens at
+HEIGHTS = {"report.png": 800, "atlas.png": 780}
+WIDTH, SCALE = 1400, 0.8
+
+
+def surveyed():
+    """Surveys of a training, one more of its end, and the steps of its checkpoints."""
+    data = load_dataset("digits")
+    model = build_model("mlp(32)", data, seed=0)
+    run = train(model, data, steps=STEPS, optimizer="sgd", lr=0.05, keep=KEPT, seed=0)
+    objective = la.Objective(model, la.supervised(F.cross_entropy), data.batches(256))
+    found = la.survey_along(
+        objective,
+        run.checkpoints,
+        steps=run.checkpoint_steps,
+        points=31,
+        metrics={"accuracy": la.accuracy},
+        title="mlp(32) on digits",
+    )
+    frames = list(found)
+    last = la.survey(
+        objective,
+        plane="checkpoints",
+        checkpoints=run.checkpoints,
+        points=31,
+        metrics={"accuracy": la.accuracy},
+        instruments="curvature",
+        title="mlp(32) on digits",
+    )
+    return frames, last, run.checkpoint_steps
+
+
+def photograph(page, name, address=""):
+    """A page as Chromium shows it, without its scroll bars."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                browser,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--enable-unsafe-swiftshader",
+                "--hide-scrollbars",
+                "--force-prefers-reduced-motion",
+                "--virtual-time-budget=20000",
+                f"--window-size={WIDTH},{HEIGHTS[name]}",
+                f"--user-data-dir={profile}",
+                f"--screenshot={Path(profile) / name}",
+                page.resolve().as_uri() + address,
+            ],
+            check=True,
+            capture_output=True,
+        )
+        taken = Image.open(Path(profile) / name).convert("RGB")
+        size = (round(WIDTH * SCALE), round(HEIGHTS[name] * SCALE))
+        taken.resize(size, Image.Resampling.LANCZOS).save(IMAGES / name, optimize=True)
+
+
+def main():
+    frames, last, steps = surveyed()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report = la.write_report(last, folder / "report.html")
+        atlas = la.write_atlas(
+            {"sgd": frames}, folder / "atlas.html", title="mlp(32) on digits, SGD"
+        )
+        photograph(report, "report.png")
+        photograph(atlas, "atlas.png", f"#step={steps[SHOWN]}")
+
+
+if __name__ == "__main__":
+    main()
