@@ -37,6 +37,8 @@ METHODS = (
     "ota",
     SEARCH,
 )
+# A target that counts for nothing in a cross-entropy.
+IGNORED = -100
 # Weighted by Adam's second moments in the place of Fisher diagonals.
 BY_MOMENTS = ("fisher", "ota")
 
@@ -104,6 +106,7 @@ def _fisher(problem: Problem, data: Dataset, mode: str, params: Params, seed: in
         return labels.view(logits.shape[:-1])
 
     labels = objective.with_params(params, drawn)
+    labels[data.targets == IGNORED] = IGNORED
     sampled = problem.objective(replace(data, targets=labels), mode)
     return squared_gradients(sampled, params)
 
@@ -148,7 +151,45 @@ def by_domain() -> Setting:
     return problem, basis, parts, 150, "eval"
 
 
+def by_character() -> Setting:
+    """A char-GPT: experts for two halves of the alphabet as targets, with the same inputs."""
+    problem, basis, parts, steps, mode = by_domain()
+    whole = Dataset(
+        torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])
+    )
+    halves = [whole.targets % 2 == side for side in (0, 1)]
+    parts = [replace(whole, targets=whole.targets.where(half, IGNORED)) for half in halves]
+    return problem, basis, parts, steps, mode
+
+
+def by_turn() -> Setting:
+    """A CNN on MNIST: experts for pictures as they are and for those turned by a quarter."""
+    problem = problems.cnn()
+    problem = replace(
+        problem,
+        train=problem.train.take(25_500),
+        choose=_half_turned(problem.choose),
+        test=_half_turned(problem.test),
+    )
+    basis, rest = _half_turned(problem.train.take(1500)), problem.train.skip(1500)
+    parts = [rest.take(12_000), _turned(rest.skip(12_000))]
+    return problem, basis, parts, 300, "recalibrated"
+
+
+def _turned(data: Dataset) -> Dataset:
+    return replace(data, inputs=data.inputs.rot90(1, (2, 3)))
+
+
+def _half_turned(data: Dataset) -> Dataset:
+    turned = torch.arange(len(data)) % 2 == 1
+    inputs = data.inputs.clone()
+    inputs[turned] = inputs[turned].rot90(1, (2, 3))
+    return replace(data, inputs=inputs)
+
+
 SETTINGS: Mapping[str, Callable[[], Setting]] = {
     "experts by domain, char-GPT": by_domain,
+    "experts by domain, CNN": by_turn,
     "experts by class, CNN": by_class,
+    "experts by class, char-GPT": by_character,
 }

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import problems
 from problems import Problem, State
 
 import lossatlas as la
-from lossatlas.weights import Connection, align, connect
-from lossatlas.weights.paired import PairedLosses, halfway
+from lossatlas.weights import Connection, align, connect, repair
+from lossatlas.weights.paired import PairedLosses, blend, halfway
 
 SEEDS = (0, 1, 2)
 PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -19,7 +20,11 @@ ALIGNED: dict[str, Callable[[], Problem]] = {
     "char-GPT": problems.chargpt,
 }
 CURVED: dict[str, Callable[[], Problem]] = {"MLP 3x128": lambda: problems.mlp(128, 128, 128)}
-WAYS = ("unchanged", "weights", "best", "refined")
+WAYS = {
+    "MLP 3x512": ("unchanged", "weights", "best", "repaired"),
+    "narrow ResNet": ("unchanged", "weights", "best", "refined"),
+    "char-GPT": ("unchanged", "weights", "best"),
+}
 # Steps, rate and data of refining; the rate was chosen of three on held-out data of one pair.
 STEPS, LR, EXAMPLES = 200, 0.03, 6000
 BATCHES = {"char-GPT": 50}
@@ -43,7 +48,7 @@ def aligned(name: str, first: State, second: State, way: str) -> dict[str, Any]:
         name: of the problem.
         first: stays.
         second: is moved.
-        way: one of `WAYS`.
+        way: one of those of `WAYS`.
 
     Returns:
         The moved state and numbers.
@@ -51,16 +56,21 @@ def aligned(name: str, first: State, second: State, way: str) -> dict[str, Any]:
     problem, mode = ALIGNED[name](), MODES.get(name, "eval")
     choose, test = (problem.objective(part, mode) for part in (problem.choose, problem.test))
     first, second = (dict(choose.split(state).whole) for state in (first, second))
+    train = problem.objective(problem.train.take(EXAMPLES), mode, BATCHES.get(name, 250))
     began, state, how = time.process_time(), second, way
     if way == "refined":
-        train = problem.objective(problem.train.take(EXAMPLES), mode, BATCHES.get(name, 250))
         found = align(choose, first, second, refine=STEPS, lr=LR, train=train)
     elif way != "unchanged":
-        found = align(choose, first, second, by=way, starts=1 if way == "weights" else 3)
+        by, starts = ("weights", 1) if way == "weights" else ("best", 3)
+        found = align(choose, first, second, by=by, starts=starts)
     if way != "unchanged":
         state, how = dict(found.params), found.way
     seconds = time.process_time() - began
-    return {"state": state, "way": how, "seconds": seconds} | barrier(test, first, state)
+    if way == "repaired":
+        measured = repaired_barrier(test, train, first, state)
+    else:
+        measured = barrier(test, first, state)
+    return {"state": state, "way": how, "seconds": seconds} | measured
 
 
 def barrier(test: la.Objective, first: State, second: State) -> dict[str, Any]:
@@ -68,6 +78,33 @@ def barrier(test: la.Objective, first: State, second: State) -> dict[str, Any]:
     path, losses = connect(test, first, second), PairedLosses(test)
     middle = losses.sums(halfway(first, second)) / losses.weights
     return {"barrier": described(path), "halfway": middle}
+
+
+def repaired_barrier(
+    test: la.Objective, train: la.Objective, first: State, second: State
+) -> dict[str, Any]:
+    """The same where every network in between is repaired on a part of the training data."""
+    losses, at = PairedLosses(test), np.linspace(0, 1, 11)
+    ends = losses.sums(first), losses.sums(second)
+    found, middle = [losses.mean(0 * ends[0])], ends[0]
+    for t in at[1:-1]:
+        between = blend([first, second], [1 - t, t])
+        sums = losses.sums(dict(repair(train, between, first, second, t).params))
+        found.append(losses.mean(sums - (1 - t) * ends[0] - t * ends[1]))
+        middle = sums / losses.weights if t == 0.5 else middle
+    found.append(found[0])
+    highest = max(range(len(at)), key=lambda k: found[k].value)
+    value, error = found[highest].value, found[highest].stderr
+    described = {
+        "value": value,
+        "stderr": error,
+        "is certain": value > 1.96 * error,
+        "where": at[highest],
+        "at": at,
+        "excess": [one.value for one in found],
+        "band": [1.96 * one.stderr for one in found],
+    }
+    return {"barrier": described, "halfway": middle}
 
 
 def described(path: Connection) -> dict[str, Any]:

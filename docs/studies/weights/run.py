@@ -7,7 +7,7 @@ beside the checkout.
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ def main() -> None:
     parser.add_argument(
         "--pages", action="store_true", help="draw and write again from results.json"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME",
+        help="measure these pairs or merges, and leave the rest of results.json as it is",
+    )  # fmt: skip
     asked = parser.parse_args()
     kept = asked.out / "results.json"
     if not asked.pages:
@@ -40,7 +44,13 @@ def main() -> None:
         (asked.out / "parts").mkdir(parents=True, exist_ok=True)
         run = run_identity("weights", {})
         with open_ledger(asked.out / "parts" / "weights.sqlite", run) as ledger:
-            found = measured(ledger)
+            found = measured(ledger) if not asked.only else json.loads(kept.read_text())
+            for name in asked.only:
+                if name in merges.SETTINGS:
+                    found["merges"][name] = _merges(ledger, name)
+                else:
+                    found["pairs"][name] = _pairs(ledger, name)
+                    found["networks"] |= _ends(_networks(ledger, [name]))
         kept.write_text(json.dumps(found, separators=(",", ":")) + "\n")
     found = json.loads(kept.read_text())
     page.draw(found, asked.out)
@@ -49,12 +59,8 @@ def main() -> None:
 
 def measured(ledger: Ledger) -> dict[str, Any]:
     """Everything, from the ledger where it is done."""
-    made = [(kind, seed) for kind in (*pairs.ALIGNED, *pairs.CURVED) for seed in pairs.SEEDS]
-    networks = _done(ledger, {f"{k} {s}": partial(pairs.network, k, s) for k, s in made})
+    networks = _networks(ledger, (*pairs.ALIGNED, *pairs.CURVED))
     states = {key: found["state"] for key, found in networks.items()}
-    rows: dict[str, Any] = {}
-    for name in pairs.ALIGNED:
-        rows[name] = [_pair(ledger, name, states, pair) for pair in pairs.PAIRS]
     jobs: Jobs = {}
     for name in pairs.CURVED:
         for a, b in pairs.PAIRS:
@@ -63,27 +69,38 @@ def measured(ledger: Ledger) -> dict[str, Any]:
                 key = f"{name} {a} {b} {'aligned' if after else 'as is'}"
                 jobs[key] = partial(pairs.curved, name, *ends, is_aligned=after)
     curves = _done(ledger, jobs)
-    jobs = {
-        f"{name} {seed}": partial(merges.compared, name, seed)
-        for name in merges.SETTINGS
-        for seed in merges.SEEDS
-    }
-    merged = _done(ledger, jobs)
     sizes = [
         (t, n, seed) for n in gates.EXAMPLES for t in gates.STEPS for seed in range(gates.SEEDS)
     ]
     jobs = {f"gates {t} {n} {seed}": partial(gates.cosines, t, n, seed) for t, n, seed in sizes}
     recurrent = _done(ledger, jobs)
     return {
-        "networks": {key: _plain(found["ends"]) for key, found in networks.items()},
-        "pairs": rows,
+        "networks": _ends(networks),
+        "pairs": {name: _pairs(ledger, name) for name in pairs.ALIGNED},
         "curves": _plain(curves),
         "gates": _plain(recurrent),
-        "merges": {
-            name: [_plain(merged[f"{name} {seed}"]) for seed in merges.SEEDS]
-            for name in merges.SETTINGS
-        },
+        "merges": {name: _merges(ledger, name) for name in merges.SETTINGS},
     }
+
+
+def _networks(ledger: Ledger, names: Iterable[str]) -> dict[str, Any]:
+    made = [(name, seed) for name in names for seed in pairs.SEEDS]
+    return _done(ledger, {f"{n} {s}": partial(pairs.network, n, s) for n, s in made})
+
+
+def _ends(networks: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(found["ends"]) for key, found in networks.items()}
+
+
+def _pairs(ledger: Ledger, name: str) -> list[dict[str, Any]]:
+    networks = _networks(ledger, [name])
+    states = {key: found["state"] for key, found in networks.items()}
+    return [_pair(ledger, name, states, pair) for pair in pairs.PAIRS]
+
+
+def _merges(ledger: Ledger, name: str) -> list[dict[str, Any]]:
+    jobs = {f"{name} {s}": partial(merges.compared, name, s) for s in merges.SEEDS}
+    return [_plain(found) for found in _done(ledger, jobs).values()]
 
 
 def _done(ledger: Ledger, jobs: Jobs) -> dict[str, Any]:
@@ -94,7 +111,7 @@ def _done(ledger: Ledger, jobs: Jobs) -> dict[str, Any]:
 def _pair(ledger: Ledger, name: str, states: Any, pair: tuple[int, int]) -> dict[str, Any]:
     first, second = (states[f"{name} {seed}"] for seed in pair)
     found: dict[str, Any] = {}
-    for way in pairs.WAYS:
+    for way in pairs.WAYS[name]:
         job = partial(pairs.aligned, name, first, second, way)
         key = f"{name} {pair[0]} {pair[1]} {way}"
         found[way] = _done(ledger, {key: job})[key]
