@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+import instrument_memory
 import resident
 from harness import Row
 
@@ -34,7 +35,7 @@ def rows() -> list[Row]:
     what = f"extra memory of a 2x2 map, random GPT of {millions:.0f}M parameters, streaming "
     what += "with half a copy free"
     note = f"a copy is {weights / 2**20:.0f} MiB, a forward takes {floor / 2**20:.0f} MiB"
-    return [
+    probes = [
         Row(
             what,
             peer,
@@ -46,6 +47,7 @@ def rows() -> list[Row]:
         )
         for peer in _WAYS[2:]
     ]
+    return [*probes, *instrument_memory.rows()]
 
 
 def _probe(way: str) -> dict[str, float]:

@@ -59,6 +59,7 @@ def valid():
         "empirical_fisher": small,
         "spectrum": small | {"top": 2, "bottom": 1, "probes": 2, "steps": 3, "limit": 9},
         "spectrum_memory": small,
+        "plan_memory": small | {"instrument": "trace"},
         "hessian_criteria": {"spectrum": found},
         "trace": small | {"tolerance": 0.5, "limit": 20},
         "frobenius_norm": small | {"tolerance": 0.5, "limit": 20},

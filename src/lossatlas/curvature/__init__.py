@@ -28,6 +28,7 @@ from lossatlas.curvature.instrument import (
 from lossatlas.curvature.krylov_memory import spectrum_memory
 from lossatlas.curvature.learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.curvature.matrices import empirical_fisher, fisher, gauss_newton, hessian
+from lossatlas.curvature.memory_plan import MemoryPlan, plan_memory
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.plasticity import Plasticity, plasticity
 from lossatlas.curvature.representations import (
@@ -75,6 +76,8 @@ __all__ = [
     "GroupSpectrum",
     "spectrum",
     "spectrum_memory",
+    "MemoryPlan",
+    "plan_memory",
     "HessianCriteria",
     "hessian_criteria",
     "Diagonal",

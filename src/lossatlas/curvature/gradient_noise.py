@@ -15,6 +15,7 @@ from lossatlas.curvature.differentiable import (
     second_derivatives,
 )
 from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import LossError
 from lossatlas.linalg.estimators import Array, rademacher
@@ -152,6 +153,7 @@ def gradient_noise(
     """
     check_objective(objective, params)
     check_count("probes", probes, 1)
+    require_memory(objective, "gradient_noise")
     with second_derivatives(objective.model):
         mean = objective.gradient(params)
     check_finite(mean)
@@ -235,7 +237,10 @@ def _squares(
         drawn = derive_seed(seed, int(fold[0]), index)
         signs[fold] = rademacher(len(fold), drawn, losses)
         parts = torch.autograd.grad(losses, points, signs, retain_graph=True, allow_unused=True)
-        found.append(sum(float(p.double().square().sum()) for p in parts if p is not None))
+        reached = {str(place): p for place, p in enumerate(parts) if p is not None}
+        found.append(dot(reached, reached))
+        # Not beside the next ones.
+        del parts, reached
     return sum(found) / rounds
 
 

@@ -109,7 +109,8 @@ class KrylovRequest:
             if rows:
                 kept = replace(storage, rows=None if rows >= most else rows)
                 note = "" if kind == self.basis else _NOTES[kind]
-                return KrylovPlan(kept, taken(rows), size, note)
+                memory = krylov_bytes(size, rows, dtype, kept)
+                return KrylovPlan(kept, memory, size, note)
         raise ArgumentError(
             f"{self.wanted} eigenvalues of {size} parameters need a basis of at least "
             f"{byte_size(taken(least))}, and {byte_size(room or 0)} are free; take fewer, or a "
@@ -169,18 +170,34 @@ def probing_storage(matrix: CurvatureOperator, rows: int, vectors: int = 3) -> S
     Raises:
         ArgumentError: not even the vectors fit.
     """
-    free = _free(matrix.objective, matrix.device)
-    most, each = min(rows, matrix.size), matrix.size * matrix.dtype.itemsize
-    if free is None:
-        return Storage(rows=most)
-    least = (vectors + 1) * each
-    if least > free:
-        raise ArgumentError(
-            f"random probes of {matrix.size} parameters need {byte_size(least)}, and "
-            f"{byte_size(free)} are free; take a part of the parameters with `names`."
+    free = partial(_free, matrix.objective)
+    return Storage(
+        rows=probing_rows(
+            matrix.size, matrix.dtype, matrix.device, rows, vectors=vectors, free=free
         )
-    fitting = int(_SHARE * free / each) - vectors - 1
-    return Storage(rows=max(0, min(most, fitting)))
+    )
+
+
+def probing_rows(
+    size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: int,
+    *,
+    vectors: int = 3,
+    free: Callable[[torch.device], int | None] = free_memory,
+) -> int:
+    """How many rows of a basis there are beside random probes; see `probing_storage`."""
+    room, most, each = free(device), min(rows, size), size * dtype.itemsize
+    if room is None:
+        return most
+    least = (vectors + 1) * each
+    if least > room:
+        raise ArgumentError(
+            f"random probes of {size} parameters need {byte_size(least)}, and "
+            f"{byte_size(room)} are free; take a part of the parameters with `names`."
+        )
+    return max(0, min(most, int(_SHARE * room / each) - vectors - 1))
 
 
 def spectrum_memory(

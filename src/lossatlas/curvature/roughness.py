@@ -1,6 +1,7 @@
 """Roughness: how much the loss goes up and down along random lines, for its range."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from lossatlas.checks import check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import normal_like
 from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.memory_plan import Phase, Sizes, models, require_memory
 from lossatlas.curvature.selfcheck import CheckedResult
 from lossatlas.errors import ModelError
 from lossatlas.linalg.estimators import jackknife, mean_of
@@ -96,6 +98,12 @@ class Roughness(CheckedResult):
         return (chart_of("lines", title, chart, caption=caption, alt=alt),)
 
 
+@models("roughness")
+def _phases(sizes: Sizes) -> Iterator[Phase]:
+    yield Phase(copies=3)
+    yield Phase(copies=2, run="value")
+
+
 def roughness(
     objective: Objective,
     directions: int = 20,
@@ -142,6 +150,7 @@ def roughness(
     check_count("directions", directions, 2)
     check_count("points", points, 3)
     check_positive("radius", radius)
+    require_memory(objective, "roughness")
     state = State(objective.params) if params is None else objective.split(params)
     here = state.params
     if not any(value.ndim >= 2 for value in here.values()):

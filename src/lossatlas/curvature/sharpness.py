@@ -12,6 +12,7 @@ from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.base_point import BasePoint, normal_like
 from lossatlas.curvature.differentiable import check_finite
 from lossatlas.curvature.instrument import Context, Parts, estimates_of, instrument
+from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.selfcheck import CheckedResult, says_checks
 from lossatlas.errors import ArgumentError, NonFiniteError
@@ -19,6 +20,7 @@ from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.params import Params, add, multiply, norm
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
+from lossatlas.objective.slope import ensure_slope
 from lossatlas.result import Estimate, Figure, Reference, Result, result, rows_figure
 from lossatlas.text import with_error
 
@@ -197,8 +199,9 @@ def average_sharpness(
         0.02
     """
     check_objective(objective, params)
-    ground, ball = _prepared(objective, radius, adaptive, eta, params)
     check_count("directions", directions, 1)
+    require_memory(objective, "average_sharpness", adaptive=adaptive)
+    ground, ball = _prepared(objective, radius, adaptive, eta, params)
     rises = []
     for index in range(directions):
         drawn = normal_like(ball.here, seed, "sphere", index)
@@ -257,9 +260,12 @@ def worst_sharpness(
     Source: Foret et al., ICLR 2021, arXiv:2010.01412; Kwon et al., ICML 2021, arXiv:2102.11600.
     """
     check_objective(objective, params)
-    ground, ball = _prepared(objective, radius, adaptive, eta, params)
     check_count("steps", steps, 0)
     check_count("restarts", restarts, 0)
+    require_memory(objective, "worst_sharpness", adaptive=adaptive, restarts=restarts)
+    # Before weights are copied, because a check holds several copies itself.
+    ensure_slope(objective)
+    ground, ball = _prepared(objective, radius, adaptive, eta, params)
     gradient = _gradient(objective, ball, ball.here)
     starts: list[Params] = [gradient] if norm(gradient) > 0 else []
     starts += [

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.krylov_memory import KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import hessian
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.pieces import pieces_of
-from lossatlas.curvature.selfcheck import CheckedResult, says_checks
+from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos
@@ -338,9 +339,12 @@ def edge_of_stability(
     check_objective(objective)
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 1)
-    matrix = hessian(objective)
     optimizer = _unwrapped(optimizer)
     rule, threshold = _threshold(optimizer, objective)
+    plan = plan_krylov(objective, KrylovRequest(1, limit))
+    # Before weights are copied, because a check holds several copies itself.
+    ensure_curvature(objective, "hessian")
+    matrix = hessian(objective)
     scale, decay = _scales(objective, optimizer, matrix, rule)
     drawn = generator(seed, "start", device=matrix.device)
     start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
@@ -349,7 +353,7 @@ def edge_of_stability(
         inner = scale * vector
         return scale * (matrix.flat(inner) + decay * inner)
 
-    lanczos = Lanczos(apply, start, drawn)
+    lanczos = Lanczos(apply, start, drawn, plan.storage)
     ritz, reached = converge(lanczos, top=1, bottom=0, tolerance=tolerance, limit=limit)
     value = float(ritz.values[-1])
     return Stability(

@@ -13,8 +13,8 @@ from lossatlas.checks import check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count
 from lossatlas.curvature.krylov_memory import probing_storage
 from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
-from lossatlas.curvature.operators import CurvatureOperator
-from lossatlas.curvature.selfcheck import CheckedResult, says_checks
+from lossatlas.curvature.operators import CurvatureOperator, matching
+from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
 from lossatlas.linalg.estimators import mean_of, rademacher
 from lossatlas.linalg.krylov import Lanczos, Storage
 from lossatlas.linalg.params import Params
@@ -363,6 +363,10 @@ def checked_product(
 ) -> CurvatureOperator:
     """The matrix of a kind that a user names."""
     check_one_of("curvature", curvature, KINDS)
+    matching(objective.names, options.get("names"))
+    if curvature == "hessian":
+        # Before weights are copied, because a check holds several copies itself.
+        ensure_curvature(objective, curvature)
     return product_of(curvature, objective, **options)
 
 

@@ -94,6 +94,8 @@ class DeflatedProbes:
             self.plain.append(product)
             self._squares.append(square)
             self._known.append(self._lanczos.basis.coefficients(probe))
+            # Not beside the next one.
+            del probe, image
 
     def seed_of(self, index: int) -> int:
         """What a probe is drawn from: it is drawn anew instead of being kept."""

@@ -59,6 +59,10 @@ class Lines:
             self._lines[number] = Line(self, number)
         return self._lines[number]
 
+    def forget(self) -> None:
+        """Let directions go at once: they and their lines hold each other, as does `here`."""
+        self._lines.clear()
+
     def note(self, gradient: Sequence[Tensor | None], number: int = 0) -> None:
         """Keep what is wanted of the gradient at the weights, which itself is not kept."""
         for place in {number, *range(_PROJECTED)}:
@@ -83,11 +87,14 @@ class Lines:
 def shared_lines(objective: "Objective") -> Iterator[Lines]:
     """Lines that every check within shares; they hold for the present weights."""
     before = objective.lines
-    objective.lines = before or Lines(objective)
+    lines = before or Lines(objective)
+    objective.lines = lines
     try:
-        yield objective.lines
+        yield lines
     finally:
         objective.lines = before
+        if before is None:
+            lines.forget()
 
 
 class Line:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive
+from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.io.records import record
 from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.slope import ensure_slope
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import number
@@ -353,6 +355,7 @@ def connect(
     a, b = (state.whole for state in states_of(objective, (first, second)))
     training = _Training(steps if kind != "line" else 0, lr, momentum, seed)
     plan = _Plan(kind, points, bends, training)
+    require_memory(objective, "connect", kind=kind, bends=bends)
     settings: dict[str, Any] = {"plan": repr(plan), "align": align_first, "repair": repair}
     settings["metrics"] = list(metrics or {})
     told = _Told(progress, plan)
@@ -363,6 +366,8 @@ def connect(
             b = _aligned(objective, a, b, seed, kept)
         between: tuple[dict[str, Tensor], ...] = ()
         if kind != "line":
+            # Before weights are copied, because a check holds several copies itself.
+            ensure_slope(train or objective)
             between = _trained(train or objective, plan, (a, b), kept, told)
         knots = (a, *between, b)
         survey = _Survey(
@@ -558,7 +563,8 @@ class _Survey:
         excess = [self._losses.mean(row) for row in rows]
         stderr = np.array([found.stderr for found in excess])
         places = np.linspace(0, 1, 33).tolist() if kind != "line" else []
-        path = [_point(kind, knots, t) for t in places]
+        # One after another: each is as large as the network.
+        path = (_point(kind, knots, t) for t in places)
         chord = _between(knots[0], knots[-1])
         return Connection(
             kind=kind,
@@ -574,7 +580,7 @@ class _Survey:
             },
             ends=(dict(knots[0]), dict(knots[-1])),
             bends=tuple(map(dict, knots[1:-1])),
-            length=sum(_between(*pair) for pair in pairwise(path)) if path else chord,
+            length=sum(_between(*pair) for pair in pairwise(path)) if places else chord,
             chord=chord,
             samples=excess[0].samples,
             repaired=self._repair,

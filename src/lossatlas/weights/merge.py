@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure
+from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
@@ -243,6 +244,7 @@ def merge(
         >>> merge(objective, base, one, two).loss.value
         0.0
     """
+    require_memory(objective, "merge", experts=len(experts))
     job = _Job(
         objective,
         base,
@@ -421,6 +423,8 @@ class _Made:
     coefficients: tuple[float, ...] = ()
 
 
+# Numbers of a tensor that are compared at once.
+_PIECE = 1 << 20
 _ALONE = (
     "There is one expert: the first network counts as its base. To average two networks use "
     "soup(objective, a, b)."
@@ -582,15 +586,19 @@ def _input_grams(objective: Objective, params: Params) -> Change:
 def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
     found = []
     for name in deltas[0]:
-        stack = torch.stack([delta[name].flatten() for delta in deltas]).double()
-        if len(deltas) > 1 and bool(stack.any()):
-            signs = stack.sign()
-            differ = (signs.max(0).values > 0) & (signs.min(0).values < 0)
-            unit = nn.functional.normalize(stack, dim=1)
-            cosines = unit @ unit.T
-            count = len(deltas)
-            mean = float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
-            found.append(Conflict(name, float(differ.double().mean()), mean))
+        rows = [delta[name].flatten() for delta in deltas]
+        if len(rows) < 2 or not any(bool(row.any()) for row in rows):
+            continue
+        differ, products = 0, np.zeros((len(rows), len(rows)))
+        # Piece by piece, in float64: the whole would take several copies in twice the width.
+        for parts in zip(*(torch.split(row, _PIECE) for row in rows), strict=True):
+            stack = torch.stack(parts).double()
+            differ += int(((stack > 0).any(0) & (stack < 0).any(0)).sum())
+            products += (stack @ stack.T).cpu().numpy()
+        lengths = np.sqrt(products.diagonal()).clip(1e-12)
+        cosines = products / np.outer(lengths, lengths)
+        mean = float((cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1)))
+        found.append(Conflict(name, differ / rows[0].numel(), mean))
     return tuple(found)
 
 
@@ -662,6 +670,7 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
         >>> soup(objective, *points, greedy=True).kept
         (1, 2)
     """
+    require_memory(objective, "soup")
     if len(checkpoints) < 2:
         raise ArgumentError(f"`checkpoints` must be two or more; got {len(checkpoints)}.")
     points = []

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.curvature import gauss_newton, hessian
+from lossatlas.curvature.memory_plan import require_memory
+from lossatlas.curvature.selfcheck import ensure_curvature
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
 from lossatlas.linalg.estimators import rademacher
-from lossatlas.linalg.params import Params, snapshot
+from lossatlas.linalg.params import Params, dot, snapshot
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import derive_seed
@@ -229,6 +231,8 @@ def sensitivity(
     check_at_least("probes", probes, 2)
     check_one_of("curvature", curvature, _MATRICES)
     make, title = _change_of(change)
+    require_memory(objective, "sensitivity")
+    ensure_curvature(objective, curvature)
     base = snapshot(objective.params if params is None else objective.split(params).whole)
     check_finite("params", base)
     moved = objective.params
@@ -269,9 +273,7 @@ def _traces(matrix: Any, probes: int, seed: int) -> dict[str, Estimate]:
         signs = rademacher(matrix.size, derive_seed(seed, "trace", k), matrix.zeros())
         vector = matrix.unflatten(signs)
         image = matrix @ vector
-        rows.append(
-            {n: float((v.double() * image[n].double()).sum()) for n, v in vector.items()}
-        )
+        rows.append({n: dot({n: v}, image) for n, v in vector.items()})
     found = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])

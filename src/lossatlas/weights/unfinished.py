@@ -62,6 +62,8 @@ class Unfinished:
 
     def put_tensors(self, name: str, tensors: Iterable[Tensor]) -> None:
         """Keep real tensors; float64 holds the bits of all narrower types."""
+        if self._ledger is None:
+            return
         flat = [tensor.detach().double().cpu().flatten() for tensor in tensors]
         self.put(name, torch.cat(flat)[None].numpy())
 

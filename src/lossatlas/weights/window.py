@@ -244,22 +244,45 @@ def window_fisher(
     leaves = {n: v.detach().clone().requires_grad_(n in chosen) for n, v in here.params.items()}
     places = _places(objective, window, unit)
 
-    def walk() -> list[list[Tensor]]:
-        moved = [leaves[name] for name in chosen]
-        return [
-            gradient
-            for index, batch in enumerate(objective.iter_batches())
-            if index in places
-            for gradient in _gradients(objective, batch, moved, places[index])
-        ]
+    moved = {name: leaves[name] for name in chosen}
+    rows = _Rows(moved, sum(1 if kept is None else len(kept) for kept in places.values()))
+
+    def walk() -> None:
+        for index, batch in enumerate(objective.iter_batches()):
+            if index in places:
+                for gradient in _gradients(
+                    objective, batch, list(moved.values()), places[index]
+                ):
+                    rows.append(gradient)
 
     with torch.enable_grad():
-        gradients = objective.with_params({**leaves, **here.buffers}, walk)
-    rows = dict(zip(chosen, map(torch.stack, zip(*gradients, strict=True)), strict=True))
-    for name, value in rows.items():
-        if not bool(value.isfinite().all()):
-            raise NonFiniteError(f"a gradient in '{name}' is not finite at these weights.")
-    return WindowFisher(rows, float(damping), unit)
+        objective.with_params({**leaves, **here.buffers}, walk)
+    return WindowFisher(rows.filled(), float(damping), unit)
+
+
+class _Rows:
+    """Gradients one after another in memory that is taken once."""
+
+    def __init__(self, like: Params, most: int) -> None:
+        self._values = {
+            name: torch.empty(
+                (most, *value.shape),
+                dtype=torch.promote_types(value.dtype, torch.float32),
+                device=value.device,
+            )
+            for name, value in like.items()
+        }
+        self._count = 0
+
+    def append(self, gradient: list[Tensor]) -> None:
+        for (name, rows), part in zip(self._values.items(), gradient, strict=True):
+            if not bool(part.isfinite().all()):
+                raise NonFiniteError(f"a gradient in '{name}' is not finite at these weights.")
+            rows[self._count] = part.detach()
+        self._count += 1
+
+    def filled(self) -> dict[str, Tensor]:
+        return {name: rows[: self._count] for name, rows in self._values.items()}
 
 
 def _check_room(objective: Objective, params: list[Tensor], window: int) -> None:

@@ -1,0 +1,118 @@
+"""What instruments announce and take, each in a process of its own; `WAY` measures one."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import resident
+import torch
+from harness import Row
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas import curvature, weights
+
+# Tensors beyond what the allocator keeps for itself when they are freed (32 MiB).
+_WIDTH = 600 if harness.QUICK else 3000
+Call = Callable[[la.Objective, dict[str, Any], dict[str, Any]], Any]
+
+
+def _sgd(objective: la.Objective) -> torch.optim.Optimizer:
+    return torch.optim.SGD(objective.model.parameters(), lr=0.1)
+
+
+# Name -> options of the plan, and the call that they are of.
+_WAYS: dict[str, tuple[dict[str, Any], Call]] = {
+    "value": ({}, lambda o, a, b: o.value()),
+    "gradient": ({}, lambda o, a, b: o.gradient()),
+    "spectrum": (
+        {"top": 2, "bottom": 1, "rows": 7, "limit": 10},
+        lambda o, a, b: la.spectrum(o, top=2, bottom=1, density=False, limit=10, rows=7),
+    ),
+    "trace": ({"limit": 20, "rows": 4}, lambda o, a, b: la.trace(o, limit=20, rows=4)),
+    "frobenius_norm": (
+        {"limit": 20, "rows": 4},
+        lambda o, a, b: curvature.frobenius_norm(o, limit=20, rows=4),
+    ),
+    "diagonal": (
+        {"limit": 16, "rows": 4},
+        lambda o, a, b: curvature.diagonal(o, limit=16, rows=4),
+    ),
+    "edge_of_stability": (
+        {"limit": 6},
+        lambda o, a, b: curvature.edge_of_stability(o, _sgd(o), limit=6),
+    ),
+    "average_sharpness": ({}, lambda o, a, b: curvature.average_sharpness(o, directions=2)),
+    "worst_sharpness": ({}, lambda o, a, b: curvature.worst_sharpness(o, steps=3)),
+    "m_sharpness": ({"size": 4}, lambda o, a, b: curvature.m_sharpness(o, 4, sets=2)),
+    "roughness": ({}, lambda o, a, b: curvature.roughness(o, directions=2, points=3)),
+    "gradient_noise": ({}, lambda o, a, b: curvature.gradient_noise(o)),
+    "connect": (
+        {"kind": "bezier"},
+        lambda o, a, b: weights.connect(o, a, b, points=3, kind="bezier", steps=3),
+    ),
+    "merge": ({"experts": 2}, lambda o, a, b: weights.merge(o, a, b, a)),
+    "soup": ({}, weights.soup),
+    "sensitivity": ({}, lambda o, a, b: weights.sensitivity(o, probes=2)),
+    "window_fisher": ({"window": 6}, lambda o, a, b: weights.window_fisher(o, window=6)),
+}
+
+
+def rows() -> list[Row]:
+    """Announced over true peak of every instrument, and what asking takes."""
+    if not resident.KNOWN:
+        return [Row("memory of instruments", note="not measured: needs Linux's /proc")]
+    table = []
+    for way in _WAYS:
+        found = resident.measured(__file__, way)
+        said, taken, copy = (found[key] for key in ("said", "above", "copy"))
+        note = f"announced {said / copy:.1f} copies, taken {taken / copy:.1f}; asking took "
+        note += f"{found['asking'] / 2**20:.1f} MiB"
+        what = f"memory of '{way}', MLP of {found['parameters'] / 1e6:.0f}M parameters"
+        table.append(
+            Row(f"{what}: announced over taken", "", said / taken, None, "", "0.9 to 1.2", note)
+        )
+    return table
+
+
+def _probe(way: str) -> dict[str, float]:
+    torch.set_num_threads(1)
+    options, call = _WAYS[way]
+    # Once on a tiny model: libraries that load on first use are not the instrument's memory.
+    small = _objective(16)
+    call(small, small.params, {n: 1.01 * v for n, v in small.params.items()})
+    curvature.plan_memory(small, way, **options)
+    objective = _objective(_WIDTH)
+    first = objective.params
+    other = {n: 1.01 * v for n, v in first.items()}
+    before = resident.start_watching()
+    said = curvature.plan_memory(objective, way, **options).memory
+    asking = resident.status("VmHWM") - before
+    before = resident.start_watching()
+    call(objective, first, other)
+    return {
+        "said": said,
+        "asking": asking,
+        "above": resident.status("VmHWM") - before,
+        "copy": sum(value.nbytes for value in first.values()),
+        "parameters": sum(value.numel() for value in first.values()),
+    }
+
+
+def _objective(width: int) -> la.Objective:
+    torch.manual_seed(0)
+    layers = (nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
+    batches = [(torch.randn(8, width), torch.randint(10, (8,))) for _ in range(2)]
+    return la.Objective(model, la.supervised(F.cross_entropy), batches)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(_probe(sys.argv[1])))
+    else:
+        for row in rows():
+            print(row.what, row.ours, row.note)

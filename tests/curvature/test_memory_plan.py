@@ -1,0 +1,177 @@
+"""What instruments say they hold, beside what they are seen to hold, operation by operation."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas import curvature, weights
+from lossatlas.curvature import memory_plan, plan_memory
+from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.objective.pass_memory import AllocationCounter, pass_memory
+from lossatlas.rng import generator
+
+# Name, options of the plan, and the call that they are of.
+CASES = [
+    ("value", {}, lambda o, a, b: o.value()),
+    ("gradient", {}, lambda o, a, b: o.gradient()),
+    (
+        "spectrum",
+        {"top": 2, "bottom": 1, "rows": 7, "limit": 10},
+        lambda o, a, b: la.spectrum(o, top=2, bottom=1, density=False, limit=10, rows=7),
+    ),
+    ("trace", {"limit": 24, "rows": 4}, lambda o, a, b: la.trace(o, limit=24, rows=4)),
+    (
+        "frobenius_norm",
+        {"limit": 20, "rows": 4},
+        lambda o, a, b: curvature.frobenius_norm(o, limit=20, rows=4),
+    ),
+    (
+        "diagonal",
+        {"limit": 16, "rows": 4},
+        lambda o, a, b: curvature.diagonal(o, limit=16, rows=4),
+    ),
+    (
+        "edge_of_stability",
+        {"limit": 8},
+        lambda o, a, b: curvature.edge_of_stability(
+            o, torch.optim.SGD(o.model.parameters(), lr=0.1), limit=8
+        ),
+    ),
+    ("average_sharpness", {}, lambda o, a, b: curvature.average_sharpness(o, directions=2)),
+    (
+        "average_sharpness",
+        {"adaptive": True},
+        lambda o, a, b: curvature.average_sharpness(o, directions=2, adaptive=True),
+    ),
+    ("worst_sharpness", {}, lambda o, a, b: curvature.worst_sharpness(o, steps=3)),
+    (
+        "worst_sharpness",
+        {"restarts": 1, "adaptive": True},
+        lambda o, a, b: curvature.worst_sharpness(o, steps=3, restarts=1, adaptive=True),
+    ),
+    ("m_sharpness", {"size": 3}, lambda o, a, b: curvature.m_sharpness(o, 3, sets=2)),
+    ("roughness", {}, lambda o, a, b: curvature.roughness(o, directions=2, points=3)),
+    ("gradient_noise", {}, lambda o, a, b: curvature.gradient_noise(o)),
+    ("connect", {}, lambda o, a, b: weights.connect(o, a, b, points=3)),
+    (
+        "connect",
+        {"kind": "bezier"},
+        lambda o, a, b: weights.connect(o, a, b, points=3, kind="bezier", steps=3),
+    ),
+    (
+        "connect",
+        {"kind": "chain", "bends": 2},
+        lambda o, a, b: weights.connect(o, a, b, points=3, kind="chain", bends=2, steps=3),
+    ),
+    ("merge", {"experts": 2}, lambda o, a, b: weights.merge(o, a, b, a)),
+    ("soup", {}, weights.soup),
+    ("sensitivity", {}, lambda o, a, b: weights.sensitivity(o, probes=2)),
+    ("window_fisher", {"window": 6}, lambda o, a, b: weights.window_fisher(o, window=6)),
+]
+
+
+def objective(width: int = 300, examples: int = 8, **options):
+    drawn = generator("memory plan")
+    model = nn.Sequential(
+        nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+        nn.Linear(width, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn(value.shape, generator=drawn) / width**0.5)
+    batches = [
+        (
+            torch.randn(examples, width, generator=drawn),
+            torch.randint(10, (examples,), generator=drawn),
+        )
+        for _ in range(2)
+    ]
+    return la.Objective(model, la.supervised(F.cross_entropy), batches, **options)
+
+
+# Weights that are most of what is held, activations that are, and a first time with checks.
+SHAPES = [(300, 8, False), (60, 200, False), (300, 8, True)]
+
+
+@pytest.mark.parametrize(("width", "examples", "check"), SHAPES)
+@pytest.mark.parametrize(
+    ("name", "options", "call"), CASES, ids=[f"{n}-{k}" for k, (n, _, _) in enumerate(CASES)]
+)
+def test_what_is_announced_is_what_is_held(name, options, call, width, examples, check):
+    given = objective(width, examples, check=check)
+    first = {n: v.clone() for n, v in given.params.items()}
+    other = {n: 1.01 * v for n, v in first.items()}
+    plan = plan_memory(given, name, **options)
+    assert not plan.unknown
+    with AllocationCounter() as counter:
+        call(given, first, other)
+    assert 0.9 <= plan.memory / counter.peak <= 1.2
+    assert plan.fits
+
+
+def test_every_instrument_of_the_table_is_compared():
+    assert {name for name, _, _ in CASES} == set(memory_plan.MODELS)
+
+
+def test_asking_allocates_nothing():
+    class Real(AllocationCounter):
+        def _note(self, key, storage):
+            if storage.device.type != "meta":
+                super()._note(key, storage)
+
+    given = objective()
+    with Real() as counter:
+        plan_memory(given, "trace")
+    # Numbers of one batch at the most.
+    assert counter.peak < 1e5
+
+
+def test_a_check_leaves_nothing_behind():
+    given = objective(check=True)
+    with AllocationCounter() as counter:
+        la.check(given)
+    assert counter.held < 1e4
+
+
+def test_what_does_not_fit_is_refused_by_name(monkeypatch):
+    given = objective(check=False)
+    copy = sum(value.nbytes for value in given.params.values())
+    monkeypatch.setattr(memory_plan, "free_memory", lambda device: int(2.5 * copy))
+    point = given.params
+    for name, call in (
+        ("average_sharpness", lambda: curvature.average_sharpness(given)),
+        ("worst_sharpness", lambda: curvature.worst_sharpness(given)),
+        ("roughness", lambda: curvature.roughness(given)),
+        ("gradient_noise", lambda: curvature.gradient_noise(given)),
+        ("connect", lambda: weights.connect(given, point, point, kind="bezier", steps=1)),
+        ("merge", lambda: weights.merge(given, point, point, point)),
+        ("sensitivity", lambda: weights.sensitivity(given)),
+    ):
+        with pytest.raises(ArgumentError, match=f"'{name}' holds .* are free"):
+            call()
+    assert not plan_memory(given, "roughness").fits
+
+
+def test_a_model_that_reads_numbers_is_planned_without_its_passes():
+    class Reads(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) * float(inputs.mean() > 0)
+
+    batch = torch.ones(4, 3), torch.zeros(4, 2)
+    given = la.Objective(Reads(3, 2), la.supervised(F.mse_loss), [batch], check=False)
+    plan = plan_memory(given, "roughness")
+    assert plan.unknown
+    assert plan.passes == 0 < plan.held
+    assert "at least" in plan.sentences()[0]
+    assert pass_memory(given).unknown
+
+
+def test_what_cannot_be_planned_is_said():
+    given = objective(20)
+    with pytest.raises(UnknownNameError, match="roughness"):
+        plan_memory(given, "rough")
+    with pytest.raises(ArgumentError, match="`probes`: the memory of 'trace' depends on limit"):
+        plan_memory(given, "trace", probes=3)
+    assert plan_memory(given, "trace").sentences()[0].startswith("'trace' holds")
