@@ -63,8 +63,7 @@ def measured(
     data: Split, setting: dict[str, float], trained: Trained, seed: int
 ) -> dict[str, float]:
     """Every measure of one network; NaN where an instrument declines."""
-    model = trained.model
-    objective = la.Objective(model, la.supervised(F.cross_entropy), [data.train], check=False)
+    model, objective = trained.model, objective_of(data, trained)
     found = _sharpness(objective, seed) | _volumes(objective, seed)
     found |= _norms(model, trained.start, data) | _sigmas(model, data)
     found["distance / sigma"] = found["distance"] * found["1 / sigma"]
@@ -79,6 +78,12 @@ def measured(
         "held-out loss": _scores(model, *data.held_out)[1],
     }
     return {name: float(found[name]) for name in MEASURES}
+
+
+def objective_of(data: Split, trained: Trained) -> la.Objective:
+    """The mean cross-entropy over the training set."""
+    loss = la.supervised(F.cross_entropy)
+    return la.Objective(trained.model, loss, [data.train], check=False)
 
 
 def _scores(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -116,11 +121,15 @@ def _volumes(objective, seed: int) -> dict[str, float]:
     coefficient = _or_nan(
         lambda: curvature.learning_coefficient(objective, 2, None, LOCALIZATION, seed=seed)
     )
-    effective = _or_nan(
-        lambda: curvature.effective_parameters(objective, PRIOR, probes=2, seed=seed)
-    )
+    value = coefficient.value.value if coefficient else math.nan
+    return {"learning coefficient": value} | effective(objective, seed)
+
+
+def effective(objective, seed: int) -> dict[str, float]:
+    """What the data determine under the prior; NaN where the instrument declines."""
+    options = {"probes": 2, "tolerance": 0.03, "seed": seed}
+    effective = _or_nan(lambda: curvature.effective_parameters(objective, PRIOR, **options))
     return {
-        "learning coefficient": coefficient.value.value if coefficient else math.nan,
         "effective parameters": effective.effective.value if effective else math.nan,
         "log determinant": effective.log_determinant.value if effective else math.nan,
     }
