@@ -108,7 +108,7 @@ class EffectiveParameters(CheckedResult):
     title="Effective parameters",
     question="How many of my parameters do the data determine?",
     group="curvature",
-    cost="up to 512 products of the last layer",
+    cost="up to 3,000 products of the last layer",
     needs="a negative log likelihood; a linear layer",
     references=(_REFERENCE,),
     place=4,
