@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from lossatlas.topology import (
+    bottleneck,
     graph,
     merge_tree,
     persistence,
@@ -37,6 +38,7 @@ def rows() -> list[dict[str, Any]]:
         _scattered_points(),
         _cloud(),
         _sliced(),
+        *_bottleneck(),
     ]
 
 
@@ -236,6 +238,24 @@ def _sliced() -> dict[str, Any]:
 
     what = "sliced Wasserstein, 500 and 500 bars, 50 directions"
     return _row(what, "persim", "M=50", ours, persim, ">= 10x")
+
+
+def _bottleneck() -> list[dict[str, Any]]:
+    def at(count: int) -> dict[str, Any]:
+        rng = np.random.default_rng(0)
+        a, b = (np.sort(rng.random((count, 2)), axis=1) for _ in "ab")
+
+        def gudhi() -> Any:
+            import gudhi
+
+            return gudhi.bottleneck_distance(a, b)
+
+        what = f"bottleneck distance, {count:,} and {count:,} bars"
+        # At most 1.5 times its time.
+        row = _row(what, "gudhi", "CGAL, GPL", lambda: bottleneck(a, b), gudhi, ">= 0.667x")
+        return row | {"note": "ours is exact, by matchings of scipy, without CGAL"}
+
+    return [at(200), at(1000)]
 
 
 def _row(

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from lossatlas.errors import ArgumentError, MissingDependencyError
 from lossatlas.topology import distances, persistence
@@ -128,3 +130,38 @@ def test_five_hundred_bars_agree_with_hera():
         patch.setitem(sys.modules, "gudhi.hera", None)
         own = bottleneck(a, b)
     assert own == pytest.approx(bottleneck_distance(a, b, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["reals", "steps", "one length", "far apart"])
+@pytest.mark.parametrize("counts", [(60, 45), (120, 120), (1, 90), (40, 0)])
+def test_the_level_is_the_first_at_which_a_dense_matching_serves_all(kind, counts):
+    rng = np.random.default_rng([*counts, len(kind)])
+    a, b = (np.sort(rng.random((count, 2)), axis=1) for count in counts)
+    if kind == "steps":
+        a, b = np.round(6 * a), np.round(6 * b)
+    elif kind == "one length":
+        a[:, 1], b[:, 1] = a[:, 0] + 1, b[:, 0] + 1
+    elif kind == "far apart":
+        b = b + 10
+    assert bottleneck(a, b) == level_by_dense_matchings(a, b)
+
+
+def level_by_dense_matchings(a, b):
+    """Every level in turn, by bisection, on the graph with a diagonal point for every bar."""
+    n, m = len(a), len(b)
+    cost = np.full((n + m, n + m), np.inf)
+    cost[:n, :m] = np.abs(a[:, None] - b[None]).max(2)
+    cost[np.arange(n), m + np.arange(n)] = (a[:, 1] - a[:, 0]) / 2
+    cost[n + np.arange(m), np.arange(m)] = (b[:, 1] - b[:, 0]) / 2
+    cost[n:, m:] = 0.0
+    levels = np.unique(cost[np.isfinite(cost)])
+    return levels[bisect(levels, cost)]
+
+
+def bisect(levels, cost):
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        partner = maximum_bipartite_matching(csr_array(cost <= levels[middle]))
+        low, high = (low, middle) if (partner >= 0).all() else (middle + 1, high)
+    return low

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -185,3 +187,33 @@ def test_smad_of_one_basin_is_unknown_for_want_of_a_saddle():
         assert row.why_no_error.startswith("no saddle")
     two = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
     assert two.mean_rise == two.smad() == 1.5
+
+
+def test_a_tree_of_noise_takes_a_hundred_bytes_a_cell():
+    noise = np.random.default_rng(0).random((256, 256))
+    merge_tree(noise)
+    tracemalloc.start()
+    try:
+        tree = merge_tree(noise)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(tree) > noise.size / 12
+    assert peak <= 105 * noise.size
+
+
+@given(grids(st.floats(-9, 9), min_dims=2, max_dims=2, side=9))
+def test_one_saddle_of_two_basins_is_enough(values):
+    # So many minima that pairs of basins cannot be kept in a table.
+    wide = np.tile(values, (3, 3)) + 1e-3 * np.arange(9 * values.size).reshape(
+        3 * values.shape[0], -1
+    )
+    tree = merge_tree(wide)
+    expected = sweep_bars(wide, "full")
+    finite = np.isfinite(tree.persistences)
+    assert len(tree) == len(expected)
+    np.testing.assert_allclose(
+        np.sort(tree.persistences[finite]),
+        np.sort([death - birth for birth, death in expected if death < np.inf]),
+        atol=1e-12,
+    )

@@ -303,3 +303,19 @@ def test_bars_of_the_ranks_mapped_back_are_the_bars(f, connectivity):
         assert sorted(map(tuple, mapped[places].tolist())) == bars(
             diagram_of(f, connectivity), k
         )
+
+
+@given(arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=levels))
+def test_a_plane_is_read_as_gudhi_reads_it_with_and_without_its_inner_function(values):
+    from gudhi.sklearn.cubical_persistence import CubicalPersistence
+
+    route = CubicalPersistence([0, 1], input_type="top_dimensional_cells")
+    wanted = route.fit_transform([values])[0]
+    found = grid_bars(values, "full", (0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "gudhi._pers_cub_low_dim_ext", None)
+        wrapped = grid_bars(values, "full", (0, 1))
+    for bars in (found, wrapped):
+        for own, theirs in zip(bars, wanted, strict=True):
+            kept = theirs[theirs[:, 1] > theirs[:, 0]]
+            np.testing.assert_array_equal(own[np.lexsort(own.T)], kept[np.lexsort(kept.T)])

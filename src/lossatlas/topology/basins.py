@@ -156,13 +156,34 @@ def lowest_saddles(count: int, labels: Ints, low: Ints, high: Ints, opening: Int
     keys += np.arange(size)
     if count * count > 4 * size:
         keys.sort()
-        return np.asarray(np.remainder(keys, size, out=keys))
+        order = np.asarray(np.remainder(keys, size, out=keys))
+        return _first_of_pairs(count, labels, low, high, order)
     lowest = np.full(count * count, np.iinfo(np.int64).max)
     first, second = labels[low], labels[high]
     pairs = np.minimum(first, second).astype(np.int64) * count + np.maximum(first, second)
     np.minimum.at(lowest, pairs, keys)
     found = np.sort(lowest[lowest < np.iinfo(np.int64).max])
     return np.asarray(found % size)
+
+
+def _first_of_pairs(count: int, labels: Ints, low: Ints, high: Ints, order: Ints) -> Ints:
+    # Of the saddles between the same two basins, the one that opens first.
+    size = order.size
+    if size == 0 or count * count * size > np.iinfo(np.int64).max:
+        return order
+    first, second = labels[low], labels[high]
+    keys = np.minimum(first, second).astype(np.int64)
+    keys *= count
+    keys += np.maximum(first, second, out=second)
+    del first, second
+    keys = keys[order]
+    keys *= size
+    keys += np.arange(size)
+    keys.sort()
+    pairs = keys // size
+    new = np.concatenate([[True], pairs[1:] != pairs[:-1]])
+    del pairs
+    return np.asarray(order[np.sort(keys[new] % size)])
 
 
 def _lowest_neighbor(

@@ -1,5 +1,6 @@
 """Bars of grids in every degree, and the points where they are born and die."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +66,42 @@ def elder_bars(basins: Basins, values: Floats) -> Floats:
 
 
 def _plane_bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[int, Floats]:
+    route = _rectangle_route()
+    if route is None:
+        return {k: _plane_alone(values, connectivity, k) for k in wanted}
+    if connectivity == "full":
+        bars = route(values)
+        return {k: _longer_than_zero(bars[k]) for k in wanted}
+    bars = route(complement(values))
+    return {k: _turned(bars[1 - k]) for k in wanted}
+
+
+def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
+    # gudhi's bars of a rectangle, of degrees 0 and 1.
     try:
         from gudhi.sklearn.cubical_persistence import CubicalPersistence
     except ImportError:
-        return {k: _plane_alone(values, connectivity, k) for k in wanted}
-    route = CubicalPersistence([0, 1], input_type="top_dimensional_cells")
-    if connectivity == "full":
-        bars = route.fit_transform([values])[0]
-        return {k: _longer_than_zero(bars[k]) for k in wanted}
-    bars = route.fit_transform([complement(values)])[0]
-    return {k: _turned(bars[1 - k]) for k in wanted}
+        return None
+
+    def wrapped(values: Floats) -> Sequence[Floats]:
+        route = CubicalPersistence([0, 1], input_type="top_dimensional_cells")
+        found: Sequence[Floats] = route.fit_transform([values])[0]
+        return found
+
+    try:
+        # What it calls in the end: scikit-learn and joblib around it take three times as long
+        # as the bars of a small map do. The name is private, so it may be missing.
+        from gudhi._pers_cub_low_dim_ext import _persistence_on_rectangle_from_top_cells
+    except ImportError:
+        return wrapped
+
+    def direct(values: Floats) -> Sequence[Floats]:
+        if min(values.shape) < _RECTANGLE:
+            return wrapped(values)
+        found: Sequence[Floats] = _persistence_on_rectangle_from_top_cells(values, 0.0)
+        return found
+
+    return direct
 
 
 def _plane_alone(values: Floats, connectivity: str, degree: int) -> Floats:
@@ -123,6 +150,8 @@ def _longer_than_zero(bars: Floats) -> Floats:
 
 
 _NOWHERE = -1
+# A thinner rectangle is a line to gudhi.
+_RECTANGLE = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -258,6 +258,9 @@ def _exact(value: float, name: str, why: str) -> Estimate:
     return Estimate(float(value), why_no_error=why, name=name)
 
 
+_NO_BARS = np.empty((0, 2))
+
+
 def make_diagram(
     parts: Mapping[int, Floats],
     *,
@@ -271,8 +274,8 @@ def make_diagram(
     places: Finder | None = None,
 ) -> Diagram:
     """Sort bars into a diagram."""
-    ordered = {k: parts[k][_longest_first(parts[k])] for k in sorted(parts)}
-    births, deaths = np.concatenate([np.empty((0, 2)), *ordered.values()]).T
+    ordered = {k: _longest_first(parts[k]) for k in sorted(parts)}
+    births, deaths = np.concatenate([_NO_BARS, *ordered.values()]).T
     degrees = np.repeat(list(ordered), [len(part) for part in ordered.values()])
     return Diagram(
         births,
@@ -292,11 +295,13 @@ def make_diagram(
     )
 
 
-def _longest_first(bars: Floats) -> Ints:
+def _longest_first(bars: Floats) -> Floats:
+    if len(bars) < 2:
+        return bars
     lengths = bars[:, 0] - bars[:, 1]
     order = np.argsort(lengths)
     ascending = lengths[order]
     # Equal lengths are rare, and only they need the slower sort by two keys.
     if (ascending[1:] == ascending[:-1]).any():
         order = np.lexsort((bars[:, 0], lengths))
-    return order
+    return bars[order]

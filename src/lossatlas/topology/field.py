@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeGuard, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +49,7 @@ class Mapped(Protocol):
 
 
 Source: TypeAlias = Mapped | ArrayLike
+_MAPPED = ("values", "axes", "stderr", "interpolation_error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +92,8 @@ class Field:
     @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest finite value."""
-        kept = self.values[self.finite]
-        return float(kept.min()), float(kept.max())
+        low, high = float(self.values.min()), float(self.values.max())
+        return low, high if high < np.inf else float(self.values[self.finite].max())
 
 
 def read_field(
@@ -102,28 +103,38 @@ def read_field(
     units: int | None = None,
 ) -> Field:
     """Read a landscape, an array or a tensor."""
-    mapped = isinstance(source, Mapped)
-    values = _as_floats("landscape", source.values if isinstance(source, Mapped) else source)
+    mapped = _is_mapped(source)
+    values = _as_floats("landscape", source.values if _is_mapped(source) else source)
     finite = np.isfinite(values)
-    if not finite.any():
+    whole = bool(finite.all())
+    if not (whole or finite.any()) or not values.size:
         raise DataError(
             f"`landscape` must hold at least one finite value; got {values.size} points, all "
             "NaN or infinite; check the loss at the center and the span."
         )
     _check_error(error, mapped=mapped)
-    largest = float(np.abs(values[finite]).max())
-    values = np.where(finite, values, np.inf)
+    largest = float(np.abs(values if whole else values[finite]).max())
+    values = values if whole else np.where(finite, values, np.inf)
     maps = getattr(source, "replicates", None) if replicates is None else replicates
     errors = None if maps is None else _replicate_errors(maps, values, finite)
     _check_units(units, errors)
-    bare = Field(values, finite, errors=errors)
-    if isinstance(source, Mapped):
-        field = _with_errors(bare, source, largest)
+    if _is_mapped(source):
+        field = _with_errors(Field(values, finite, errors=errors), source, largest)
         return field if units is None else replace(field, count=float(units))
-    if errors is not None or error is None:
-        bare = replace(bare, count=float("nan") if units is None else float(units))
-    bound = float("nan") if error is None else float(error)
-    return replace(bare, bound=bound, rounding=_unit_roundoff(source) * largest)
+    unknown = errors is not None or error is None
+    return Field(
+        values,
+        finite,
+        errors=errors,
+        bound=float("nan") if error is None else float(error),
+        rounding=_unit_roundoff(source) * largest,
+        count=float("inf") if not unknown else float("nan") if units is None else float(units),
+    )
+
+
+def _is_mapped(source: Any) -> TypeGuard[Mapped]:
+    # As isinstance with the protocol, which takes longer than the bars of a small map.
+    return all(hasattr(source, name) for name in _MAPPED)
 
 
 def _check_error(error: Any, *, mapped: bool) -> None:

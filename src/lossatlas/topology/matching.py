@@ -10,6 +10,9 @@ from lossatlas.topology.arguments import check_norm
 from lossatlas.topology.bars import Bars, Essential, finite_bars
 from lossatlas.topology.field import Floats, Ints
 
+# A bracket starts with this share of the way, and ends where so few levels are left.
+_STEPS, _FEW = 16, 500
+
 
 @result("matching")
 class Matching(Result):
@@ -118,40 +121,101 @@ def match_bars(
 
 def ground_costs(a: Floats, b: Floats, ground: float) -> tuple[Floats, Floats, Floats]:
     """Distances between bars, and from bars to the diagonal."""
-    cost = np.linalg.norm(a[:, None] - b[None], ord=ground, axis=2)
+    if np.isinf(ground):
+        # The same as below, without a third axis.
+        births, deaths = (np.abs(a[:, k, None] - b[None, :, k]) for k in (0, 1))
+        cost = np.maximum(births, deaths, out=births)
+    else:
+        cost = np.linalg.norm(a[:, None] - b[None], ord=ground, axis=2)
     shrink = 2.0 ** (1.0 / ground - 1.0)
     return cost, (a[:, 1] - a[:, 0]) * shrink, (b[:, 1] - b[:, 0]) * shrink
 
 
 def bottleneck_level(cost: Floats, stay_a: Floats, stay_b: Floats) -> float:
     """The least level at which every bar finds a partner or the diagonal, exactly."""
-    levels = np.unique(np.concatenate([[0.0], cost.ravel(), stay_a, stay_b]))
+    sides = _Side(cost, stay_a), _Side(np.ascontiguousarray(cost.T), stay_b)
+    least = max(side.least for side in sides)
+    # Bars that all stay are served, so the level is between these two, mostly near the first.
+    most = max(stay_a.max(initial=0.0), stay_b.max(initial=0.0))
+    below, level, step = -np.inf, least, (most - least) / _STEPS
+    while True:
+        for side in sides:
+            side.keep_edges(level)
+        if level >= most or _all_served(sides, level):
+            break
+        below, level, step = level, min(level + step, most), 2 * step
+    if np.isinf(below):
+        return least
+    steps = np.concatenate([sides[0].costs, stay_a, stay_b])
+    levels = steps[(steps > below) & (steps <= level)]
+    return _least_served(sides, levels)
+
+
+def _least_served(sides: tuple["_Side", "_Side"], levels: Floats) -> float:
+    # The greatest of them is served.
+    while levels.size > _FEW:
+        typical = float(np.median(levels[:: levels.size // _FEW]))
+        kept = levels <= typical if _all_served(sides, typical) else levels > typical
+        if kept.all():
+            break
+        levels = levels[kept]
+    levels = np.unique(levels)
     low, high = 0, levels.size - 1
     while low < high:
         middle = (low + high) // 2
-        if _all_served(cost, stay_a, stay_b, levels[middle]):
+        if _all_served(sides, float(levels[middle])):
             high = middle
         else:
             low = middle + 1
     return float(levels[low])
 
 
-def _all_served(cost: Floats, stay_a: Floats, stay_b: Floats, level: float) -> bool:
+def _all_served(sides: tuple["_Side", "_Side"], level: float) -> bool:
     # Only bars too long for the diagonal need a partner; a matching that serves those of the
     # one side and one that serves those of the other combine to one that serves both
     # (Mendelsohn and Dulmage), so each side is asked alone.
-    near = cost <= level
-    for rows, long in ((near, stay_a > level), (near.T, stay_b > level)):
+    return all(side.is_served(level) for side in sides)
+
+
+class _Side:
+    """The bars of one diagram, which look for partners among those of the other.
+
+    Args:
+        cost: from each of them to each of the others.
+        stay: from each of them to the diagonal.
+
+    Attributes:
+        least: below this level some bar has nowhere to go.
+        costs: of the edges that are kept.
+    """
+
+    def __init__(self, cost: Floats, stay: Floats) -> None:
+        self._cost, self._stay = cost, stay
+        nearest = cost.min(axis=1, initial=np.inf)
+        self.least = float(np.minimum(stay, nearest).max(initial=0.0))
+
+    def keep_edges(self, level: float) -> None:
+        """Look at no edges above a level from now on."""
+        rows, columns = np.nonzero(self._cost <= level)
+        self.costs = self._cost[rows, columns]
+        self._rows, self._columns = rows.astype(np.int32), columns.astype(np.int32)
+
+    def is_served(self, level: float) -> bool:
+        """Whether all bars that are too long for the diagonal have partners."""
+        long = self._stay > level
         need = int(np.count_nonzero(long))
         if need == 0:
-            continue
-        graph = scipy.sparse.csr_array(rows[long])
-        if graph.nnz == 0:
+            return True
+        kept = (self.costs <= level) & long[self._rows]
+        degrees = np.bincount(self._rows[kept], minlength=len(long))
+        if np.count_nonzero(degrees) < need:
             return False
+        starts = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int32)
+        columns = self._columns[kept]
+        edges = np.ones(columns.size, dtype=np.int8)
+        graph = scipy.sparse.csr_array((edges, columns, starts), shape=self._cost.shape)
         partner = scipy.sparse.csgraph.maximum_bipartite_matching(graph, perm_type="column")
-        if np.count_nonzero(partner >= 0) < need:
-            return False
-    return True
+        return int(np.count_nonzero(partner >= 0)) >= need
 
 
 def _forbid(
