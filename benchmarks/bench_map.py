@@ -1,6 +1,7 @@
 """Maps of a plane: a small network, a convolutional one, and what a point costs beside it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import harness
@@ -26,7 +27,7 @@ def rows() -> list[Row]:
     Returns:
         One row a comparison.
     """
-    return [*_small_network(), _resnet(), *_overhead()]
+    return [*_small_network(), _resnet(), *_language_model(), _survey(), *_overhead()]
 
 
 def _small_network() -> list[Row]:
@@ -79,6 +80,68 @@ def _resnet() -> Row:
         goal=">= 2.3x",
         note=f"{engine.name} engine, with standard errors; least {_least(times, len(points))}",
     )
+
+
+def _language_model() -> list[Row]:
+    """A whole map over as many bare forwards: checks and drawing of directions included."""
+    points = 3 if harness.QUICK else 7
+    model, data = _transformer()
+    halves = {"every weight moves": None, "half of the blocks": ["blocks.2.*", "blocks.3.*"]}
+    objectives = {
+        name: la.Objective(model, subjects.sequence_losses, [data], params=params, check=False)
+        for name, params in halves.items()
+    }
+    planes = {name: la.random_plane(o, seed=0) for name, o in objectives.items()}
+
+    @torch.no_grad()
+    def forward() -> float:
+        return subjects.sequence_losses(model, data).mean().item()
+
+    jobs: dict[str, Callable[[], Any]] = {"forward": forward}
+    for name, objective in objectives.items():
+        jobs[name] = partial(
+            la.map_plane, objective, planes[name], span=0.5, points=points, adaptive=False
+        )
+    times = harness.interleaved(jobs)
+    goals = {"every weight moves": ">= 0.952x", "half of the blocks": ">= 1.67x"}
+    return [
+        Row(
+            f"a point of a {points}x{points} map, GPT 4x256, {name}",
+            "bare forward",
+            ours=times[name].ms / points**2,
+            theirs=times["forward"].ms,
+            goal=goal,
+            note="the whole map, its checks and the drawing of directions included",
+        )
+        for name, goal in goals.items()
+    ]
+
+
+def _survey() -> Row:
+    """Forwards that a survey takes in all, the objective's own looks among them."""
+    model, (inputs, targets) = _transformer()
+    calls: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    try:
+        objective = la.Objective(model, subjects.sequence_losses, [(inputs, targets)])
+        la.survey(objective, points=5)
+    finally:
+        handle.remove()
+    return Row(
+        "5x5 survey of a GPT 4x256: forwards in all",
+        ours=sum(calls) / len(inputs),
+        unit="forwards",
+        goal="<= 45",
+        note=f"{len(calls)} calls of the model, some of them on a part of the batch; nothing "
+        "in it depends on the size of the model as long as the plain engine serves",
+    )
+
+
+def _transformer() -> tuple[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = subjects.TiedTransformer(1024, 256, 4, 4).eval()
+    inputs, targets = torch.randint(1024, (2, 8, 64))
+    return model, (inputs, targets)
 
 
 def _overhead() -> list[Row]:

@@ -301,3 +301,22 @@ def random_surface(kind, random, dimension):
         return np.max([a + o / 4 for a, o in zip(along[:5], offsets, strict=False)], axis=0)
 
     return surface
+
+
+def test_columns_that_are_exact_are_known_at_computed_points_only():
+    line = np.linspace(-1, 1, 31)
+
+    def evaluate(places):
+        x, y = line[places].T
+        return np.stack([x * x + y * y, np.exp(x), x + y], 1)
+
+    def target(known):
+        return 0.002 * np.ptp(known[:, 0])
+
+    whole, part = (refine(evaluate, (31, 31), 3, target, exact=count) for count in (0, 1))
+    np.testing.assert_array_equal(part.computed, whole.computed)
+    np.testing.assert_allclose(part.values[..., :2], whole.values[..., :2], rtol=1e-9)
+    np.testing.assert_array_equal(np.isnan(part.values[..., 2]), ~part.computed)
+    np.testing.assert_array_equal(
+        part.values[part.computed][:, 2], whole.values[whole.computed][:, 2]
+    )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy
 
 from lossatlas.landscape import interpolant
 from lossatlas.landscape.interpolant import interpolate
@@ -66,3 +67,13 @@ def test_nothing_is_said_from_fewer_than_three_points(count):
     surface = interpolate(known, np.ones((7, 7, 1)))
     assert np.isnan(surface.values[~known]).all()
     assert np.isinf(surface.doubt[~known]).all()
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+@pytest.mark.parametrize("count", [3, 12, 40])
+def test_the_nearest_centers_are_those_of_a_tree(dimension, count):
+    rng = np.random.default_rng([dimension, count])
+    centers, queries = rng.random((40, dimension)), rng.random((25, dimension))
+    found = interpolant._nearest(interpolant._squares(queries, centers), count)
+    wanted = scipy.spatial.KDTree(centers).query(queries, k=range(1, count + 1))[1]
+    np.testing.assert_array_equal(np.sort(found, 1), np.sort(wanted, 1))

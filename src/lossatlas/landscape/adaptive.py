@@ -152,6 +152,7 @@ def refine(
     *,
     seed: int = 0,
     first: Sequence[tuple[int, ...]] = (),
+    exact: int = 0,
 ) -> Refined:
     """Fill a grid by refinement.
 
@@ -164,6 +165,7 @@ def refine(
             number: every point is computed.
         seed: shifts the first points.
         first: further points to compute first.
+        exact: how many of the last columns are left out at interpolated points (NaN).
 
     Returns:
         The map; walls and kinks are computed, the rest is interpolated.
@@ -176,14 +178,15 @@ def refine(
     most, rough = _MOST[len(shape)], False
     while grid.computed.mean() <= most:
         rough = True
-        surface = interpolate(grid.computed, grid.values)
+        surface = interpolate(grid.computed, grid.values[..., : columns - exact])
         target = max(tolerance(grid.values[grid.computed]), _rounding(grid.losses))
         doubt = surface.doubt[~grid.computed]
         error, rms = factor * float(doubt.max()), float(np.sqrt(np.mean(doubt**2)))
         if error <= WORST * target and rms <= target:
             held_out = int(np.isfinite(grid.losses[grid.computed]).sum())
             error = max(error, _rounding(grid.losses))
-            return Refined(surface.values, grid.computed, error, rms, held_out)
+            grid.values[..., : columns - exact] = surface.values
+            return Refined(grid.values, grid.computed, error, rms, held_out)
         worst = factor * surface.doubt > WORST * target
         wanted = worst if worst.any() else ~(surface.doubt <= target)
         grid.compute(_next(surface.doubt, wanted, grid.computed))

@@ -195,12 +195,9 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
     fits = [fit for power in _POWERS if (fit := _fit(centers, values, power))]
     if not fits:
         return None
-    tree, near = (
-        scipy.spatial.KDTree(centers),
-        range(1, 1 + min(len(centers), 2 ** (centers.shape[1] + 1))),
-    )
-    own = tree.query(centers, k=near)[1]
-    best = np.argmin([fit.density(own) for fit in fits], axis=0)
+    near = min(len(centers), 2 ** (centers.shape[1] + 1))
+    around = _nearest(_squares(centers, centers), near)
+    best = np.argmin([fit.density(around) for fit in fits], axis=0)
     guide = next((fit for fit in fits if fit.exponent == _GUIDE), fits[0])
     relative = np.abs(fits[best[0]].left_out[:, 0]) / guide.left_out_power
     predicted, doubt = np.empty((len(queries), values.shape[1])), np.empty(len(queries))
@@ -208,7 +205,7 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
         piece = slice(start, start + _QUERIES_AT_ONCE)
         squares = _squares(queries[piece], centers)
         basis = guide.basis(queries[piece], squares)
-        nearest = tree.query(queries[piece], k=near)[1]
+        nearest = _nearest(squares, near)
         doubt[piece] = guide.power(basis) * _largest(relative, nearest)
         for number in np.unique(best):
             columns = best == number
@@ -216,6 +213,13 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
             rows = basis if own else fits[number].basis(queries[piece], squares)
             predicted[piece, columns] = fits[number].at(rows)[:, columns]
     return predicted, doubt + fits[best[0]].rounding
+
+
+def _nearest(squares: Array, count: int) -> NDArray[np.intp]:
+    # In no order. Centers are few, so a partition beats a tree.
+    if count == squares.shape[1]:
+        return np.broadcast_to(np.arange(count), squares.shape)
+    return np.argpartition(squares, count - 1, axis=1)[:, :count]
 
 
 def _squares(points: Array, centers: Array) -> Array:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,13 +13,14 @@ from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, ExecutorName, Progress, get_executor, show_progress
 from lossatlas.io import open_ledger
-from lossatlas.landscape.engines import Metric, Task, select
+from lossatlas.landscape.engines import Choice, Metric, Task, select
 from lossatlas.landscape.engines.choice import EngineName
+from lossatlas.landscape.engines.task import Known
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.landscape.points import Points, Work, check_executor
-from lossatlas.landscape.request import Request, check_fits, grid_memory
-from lossatlas.landscape.span import Span, ranges
+from lossatlas.landscape.request import Request, check_fits, checked_center, grid_memory
+from lossatlas.landscape.span import START, Ranges, Span, narrowest, ranges, widen
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.text import byte_size
@@ -29,7 +31,7 @@ def map_plane(
     objective: Objective,
     plane: Plane,
     *,
-    span: Span = 1.0,
+    span: Span | Literal["auto"] = 1.0,
     points: int = 31,
     metrics: Mapping[str, Metric] | None = None,
     adaptive: bool = True,
@@ -44,7 +46,10 @@ def map_plane(
     Args:
         objective: what to map.
         plane: where; one to three directions.
-        span: half the width in lengths of the directions, or one (low, high) a direction.
+        span: half the width in lengths of the directions, one (low, high) a direction, or
+            "auto": the range that shows all landmarks of the plane, otherwise what
+            `suggest_span` suggests; points that it evaluates are points of the map where they
+            lie on its grid.
         points: points along each direction, at least 2. An odd number puts one on the origin.
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
@@ -93,17 +98,13 @@ def map_plane(
     check_positive("tolerance", tolerance)
     check_flag("adaptive", adaptive)
     check_objective(objective, plane, progress)
-    request = Request(
-        task=Task(objective, settled(objective, plane), _checked(metrics)),
-        ranges=ranges(span, plane.dimension),
-        points=points,
-        adaptive=adaptive,
-        tolerance=tolerance,
-    )
-    check_fits(request.task, points)
+    task = Task(objective, settled(objective, plane), _checked(metrics))
+    check_fits(task, points)
     runner = get_executor(executor)
     check_executor(objective, runner)
-    chosen = request.start(engine)
+    found, chosen, known = _look(task, span, engine)
+    request = Request(task, found, points, adaptive, tolerance)
+    chosen = request.start(engine) if chosen is None else chosen
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
     # One process keeps what is done, and tells the others.
@@ -121,8 +122,20 @@ def map_plane(
             ranks=objective.ranks,
             progress=tell,
         )
-        refined = request.fill(source, chosen.center)
+        refined = request.fill(source, {**known, **chosen.known})
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
+
+
+def _look(task: Task, span: object, engine: EngineName) -> tuple[Ranges, Choice | None, Known]:
+    # The ranges; and an engine and what it has evaluated, where that was needed for them.
+    if not (isinstance(span, str) and span == "auto"):
+        return ranges(span, task.plane.dimension), None, {}
+    if task.plane.bounds is not None:
+        return ranges(task.plane.bounds, task.plane.dimension), None, {}
+    chosen = checked_center(select(task, engine, np.full(task.plane.dimension, START)))
+    found, seen = widen(chosen, narrowest(chosen))
+    known = seen if chosen.engine.independent else {}
+    return ranges(found.span, task.plane.dimension), chosen, known
 
 
 @result("map-plan")

@@ -111,6 +111,11 @@ class Points:
         points = "one point" if most == 1 else f"{most} points"
         return (f"Memory ran out once; from then on {points} at a time were evaluated.",)
 
+    def skip(self, points: int) -> None:
+        """Count points that were evaluated elsewhere."""
+        self._requested += points
+        self.evaluations += points
+
     def __call__(self, coordinates: Array) -> Array:
         """Evaluate some points."""
         pieces = {

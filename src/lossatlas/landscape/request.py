@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from lossatlas.io import Provenance, run_identity
 from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.choice import EngineName
-from lossatlas.landscape.engines.task import quantities_of
+from lossatlas.landscape.engines.task import Known, quantities_of
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
@@ -36,6 +35,8 @@ _MOVING = (
 _ROUGH = (
     "The loss is too rough to be interpolated within the tolerance; every point was computed."
 )
+# Where along a range a point is compared on.
+_PLACE = 0.297
 # What a provenance says elsewhere.
 _ELSEWHERE = {"model fingerprint", "data fingerprint", "plane", "lossatlas", "torch", "numpy"}
 
@@ -65,15 +66,15 @@ class Request:
 
     def start(self, engine: EngineName) -> Choice:
         """Choose an engine and look at the origin."""
-        low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
+        return checked_center(select(self.task, engine, self._corner(engine)))
+
+    def _corner(self, engine: EngineName) -> Array:
+        if self.task.objective.placed is None and engine != "in_place":
+            # A point of the map: what is seen there need not be evaluated again.
+            return np.array([_beside_origin(axis) for axis in self.axes])
         # No row of a grid, so that a model which is level at special places shows it moves.
-        chosen = select(self.task, engine, low + 0.297 * (high - low))
-        if not math.isfinite(chosen.center[0]):
-            raise NonFiniteError(
-                f"the loss at the center is {chosen.center[0]}; there is no landscape around "
-                "it: load finite weights, or look at objective.example_losses()."
-            )
-        return chosen
+        low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
+        return np.asarray(low + _PLACE * (high - low))
 
     def measured(self, chosen: Choice) -> str:
         """What a loss and metrics return: functions have no name to compare, values have."""
@@ -101,23 +102,44 @@ class Request:
             ranks.check_same("the maps that are asked for", identity, remedy)
         return identity
 
-    def fill(self, source: Points, center: Array) -> Refined:
-        """Make the map."""
+    def fill(self, source: Points, known: Known) -> Refined:
+        """Make the map.
+
+        Args:
+            source: evaluates points.
+            known: coordinates -> what was evaluated to begin with, the origin among them.
+
+        Returns:
+            The map.
+        """
         axes, shape = self.axes, (self.points,) * len(self.ranges)
-        # The origin was evaluated to begin with.
-        origin = list(product(*(np.flatnonzero(axis == 0).tolist() for axis in axes)))
+        columns = len(next(iter(known.values())))
+        at = [{value: k for k, value in enumerate(axis.tolist())} for axis in axes]
+        first = [
+            tuple(column[value] for column, value in zip(at, point, strict=True))
+            for point in known
+            if all(value in column for column, value in zip(at, point, strict=True))
+        ]
 
         def evaluate(places: NDArray[np.intp]) -> Array:
             coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
-            values = source(coordinates)
-            values[~coordinates.any(1)] = center
+            values, new = np.empty((len(places), columns)), np.ones(len(places), dtype=bool)
+            for point, row in known.items():
+                here = (coordinates == point).all(axis=1)
+                values[here], new[here] = row, False
+            source.skip(len(places) - int(np.count_nonzero(new)))
+            if new.any():
+                values[new] = source(coordinates[new])
             return values
 
         if self.adaptive:
             seed = derive_seed("held out", self.points, len(shape))
-            return refine(evaluate, shape, len(center), self._target, seed=seed, first=origin)
+            # Leverage and counts are read where points were computed.
+            return refine(
+                evaluate, shape, columns, self._target, seed=seed, first=first, exact=2
+            )
         places = np.argwhere(np.ones(shape, dtype=bool))
-        values = evaluate(places).reshape(*shape, len(center))
+        values = evaluate(places).reshape(*shape, columns)
         return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
 
     def _target(self, known: Array) -> float:
@@ -189,6 +211,16 @@ class Request:
         )
 
 
+def checked_center(chosen: Choice) -> Choice:
+    """Require a finite loss at the center."""
+    if not math.isfinite(chosen.center[0]):
+        raise NonFiniteError(
+            f"the loss at the center is {chosen.center[0]}; there is no landscape around "
+            "it: load finite weights, or look at objective.example_losses()."
+        )
+    return chosen
+
+
 def grid_memory(task: Task, points: int) -> int:
     """Bytes of the grid, about: values and errors, the mask, and the parts copied from them."""
     quantities = len(task.quantities)
@@ -206,6 +238,13 @@ def check_fits(task: Task, points: int) -> None:
         f"`points`: a grid of {grid} points needs about {byte_size(needed)}, and "
         f"{byte_size(free)} are free; take fewer points."
     )
+
+
+def _beside_origin(axis: Array) -> float:
+    place = round(_PLACE * (len(axis) - 1))
+    if axis[place]:
+        return float(axis[place])
+    return float(axis[place - 1] if place else axis[place + 1])
 
 
 def _axis(low: float, high: float, points: int) -> Array:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lossatlas.arguments import public
 from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
-from lossatlas.landscape.engines import Task, select
+from lossatlas.landscape.engines import Choice, Engine, Task, select
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
@@ -17,11 +17,15 @@ from lossatlas.result import Estimate, Result, quantity, result
 Span = float | Sequence[tuple[float, float]]
 Ranges = tuple[tuple[float, float], ...]
 _WIDEST = 8.0
+# The narrowest span that is tried.
+START = 0.125
 
 
 def ranges(span: object, dimension: int) -> Ranges:
     """What a `span` argument means, as one (low, high) a direction."""
-    expected = "`span` must be a finite number > 0, or one (low, high) for each direction"
+    expected = (
+        '`span` must be a finite number > 0, "auto", or one (low, high) for each direction'
+    )
     if is_number(span):
         half = float(span)  # type: ignore[arg-type]
         if not math.isfinite(half) or half <= 0:
@@ -69,7 +73,7 @@ class SpanSuggestion(Result):
 
 @public
 def suggest_span(
-    objective: Objective, plane: Plane, *, start: float = 0.125, rise: float = 4.0
+    objective: Objective, plane: Plane, *, start: float = START, rise: float = 4.0
 ) -> SpanSuggestion:
     """Widen until the loss has risen enough to be worth a picture.
 
@@ -108,34 +112,72 @@ def suggest_span(
     check_positive("rise", rise)
     task = Task(objective, settled(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
-    engine, (center, stderr, *_) = chosen.engine, chosen.center.tolist()
+    center = float(chosen.center[0])
     if not math.isfinite(center):
         raise NonFiniteError(f"the loss at the center is {center}; load finite weights.")
+    return widen(chosen, start, rise)[0]
+
+
+def narrowest(chosen: Choice) -> float:
+    """The span to try first."""
+    # Along an eigenvector the rise is known beforehand: begin where it is the loss itself.
+    sharpest = max(chosen.engine.task.plane.recipe.get("eigenvalues", [0.0]))
+    loss = abs(float(chosen.center[0]))
+    return min(START, math.sqrt(2 * loss / sharpest)) if sharpest > 0 < loss else START
+
+
+def widen(
+    chosen: Choice, start: float, rise: float = 4.0
+) -> tuple[SpanSuggestion, dict[tuple[float, ...], NDArray[np.float64]]]:
+    """Look for a span, and keep what was evaluated on the way.
+
+    Args:
+        chosen: an engine, and what it gives at the center.
+        start: as for `suggest_span`.
+        rise: as for `suggest_span`.
+
+    Returns:
+        The suggestion, and coordinates -> quantities.
+    """
+    engine, (center, stderr, *_) = chosen.engine, chosen.center.tolist()
     # An error that is unknown asks for nothing and vouches for nothing.
     known = math.isfinite(stderr)
     error = stderr if known else 0.0
-    enough = max(rise * abs(center), 10 * error)
-    span, evaluations = start, 1
+    enough, well = max(rise * abs(center), 10 * error), (20 * error, 0.05 * abs(center))
+    seen: dict[tuple[float, ...], NDArray[np.float64]] = {}
+    axes, span = list(range(engine.task.plane.dimension)), start
     while True:
-        risen = _rise(engine.evaluate(_ends(span, plane.dimension))[:, 0] - center)
-        evaluations += 2 * plane.dimension
-        if risen >= enough:
-            return SpanSuggestion(span, risen, f"the loss rises by {risen:.3g}.", evaluations)
-        if span >= 1 and risen >= 20 * error and risen > 0.05 * abs(center):
-            judged = "well above its error" if known else "whose error is unknown"
-            reason = f"one filter norm away the loss rises by {risen:.3g}, {judged}."
-            return SpanSuggestion(span, risen, reason, evaluations)
-        if span >= _WIDEST:
-            reason = f"even {span:g} directions away the loss rises by {risen:.3g} only."
-            return SpanSuggestion(span, risen, reason, evaluations)
+        rises: list[float] = []
+        while len(rises) < len(axes):
+            rises.append(_rise(engine, axes[len(rises)], span, center, seen))
+            risen, told = min(rises), f"the loss rises by {min(rises):.3g}"
+            reason = f"even {span:g} directions away {told} only."
+            if risen >= enough:
+                reason = f"{told}."
+            elif span >= 1 and risen >= well[0] and risen > well[1]:
+                judged = "well above its error" if known else "whose error is unknown"
+                reason = f"one filter norm away {told}, {judged}."
+            elif span < _WIDEST:
+                # What one direction does not reach, no other one has to. It goes first now.
+                axes.insert(0, axes.pop(len(rises) - 1))
+                break
+        else:
+            return SpanSuggestion(span, risen, reason, 1 + len(seen)), seen
         span *= 2
 
 
-def _ends(span: float, dimension: int) -> NDArray[np.float64]:
-    return np.concatenate([-span * np.eye(dimension), span * np.eye(dimension)])
-
-
-def _rise(differences: NDArray[np.float64]) -> float:
+def _rise(
+    engine: Engine,
+    axis: int,
+    span: float,
+    center: float,
+    seen: dict[tuple[float, ...], NDArray[np.float64]],
+) -> float:
+    # Of the higher end of a direction; both are kept.
+    ends = np.zeros((2, engine.task.plane.dimension))
+    ends[:, axis] = -span, span
+    rows = engine.evaluate(ends)
+    seen.update(zip(map(tuple, ends.tolist()), rows, strict=True))
     # A loss that is not finite has risen as far as a loss can.
-    each = np.nan_to_num(differences, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    return float(each.reshape(2, -1).max(0).min())
+    differences = rows[:, 0] - center
+    return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf, neginf=-np.inf).max())

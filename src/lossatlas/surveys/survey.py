@@ -1,12 +1,11 @@
 """`survey`: the loss around the weights of a network, seen by several instruments at once."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.optim import Optimizer
@@ -29,7 +28,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.mapping import map_plane
 from lossatlas.landscape.plane import Plane, check_objective, random_plane
 from lossatlas.landscape.request import NO_STATISTICS
-from lossatlas.landscape.span import Span, suggest_span
+from lossatlas.landscape.span import Span
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, tracks_statistics
@@ -48,7 +47,7 @@ def survey(
     *,
     plane: str | Plane | None = None,
     checkpoints: Sequence[Params] = (),
-    span: str | Span = "auto",
+    span: Span | Literal["auto"] = "auto",
     points: int = 31,
     metrics: Mapping[str, Metric] | None = None,
     connectivity: Connectivity = "full",
@@ -120,7 +119,7 @@ def survey(
         ['gradient']
     """
     started = time.monotonic()
-    _check(objective, progress, title, checkpoints, executor, min_share=min_share)
+    _check(objective, progress, title, checkpoints, executor, min_share=min_share, span=span)
     tools = _tools(instruments, curvature=curvature, lr=lr)
     states = states_of(objective, checkpoints)
     if tools or plane == "eigen":
@@ -130,7 +129,7 @@ def survey(
     land = map_plane(
         objective,
         ground,
-        span=_span(objective, ground, span),
+        span=span,
         points=points,
         metrics=metrics,
         adaptive=adaptive,
@@ -173,8 +172,11 @@ def _check(
     executor: Any,
     *,
     min_share: Any,
+    span: Any,
 ) -> None:
     check_objective(objective, progress=progress)
+    if isinstance(span, str):
+        check_one_of("span", span, ("auto",))
     check_min_share(min_share)
     check_text("title", title, optional=True)
     check_list("checkpoints", checkpoints, "points of parameter space")
@@ -238,22 +240,6 @@ def _marked(plane: Plane, states: Sequence[State]) -> Plane:
     return replace(
         plane, landmarks={"trajectory": coordinates}, residuals={"trajectory": residuals}
     )
-
-
-def _span(objective: Objective, plane: Plane, span: str | Span) -> Span:
-    if not isinstance(span, str):
-        return span
-    check_one_of("span", span, ("auto",))
-    return plane.bounds or suggest_span(objective, plane, start=_start(objective, plane)).span
-
-
-def _start(objective: Objective, plane: Plane, usual: float = 0.125) -> float:
-    # Along an eigenvector the rise is known beforehand: begin where it is the loss itself.
-    sharpest = max(plane.recipe.get("eigenvalues", [0.0]))
-    if sharpest <= 0:
-        return usual
-    loss = abs(objective.value())
-    return min(usual, math.sqrt(2 * loss / sharpest)) if 0 < loss < math.inf else usual
 
 
 def _with_values(land: Landscape, objective: Objective, states: Sequence[State]) -> Landscape:

@@ -27,6 +27,7 @@ class BatchedEngine(Engine):
     """
 
     name = "batched"
+    independent = False
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.buffer import PointBuffer
 from lossatlas.landscape.engines.folding import Fold, FoldedPlane, find_folds, monomials
+from lossatlas.landscape.engines.recall import Recall
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
 from lossatlas.objective import Batch, Measured, Moments, Weighted
 from lossatlas.objective.batches import batch_size, map_tensors, split, tensors
@@ -48,7 +50,8 @@ class FoldedEngine(Engine):
         own = {name for name, _ in objective.model.named_parameters()}
         self._moved = {name: value for name, value in views.items() if self._is_own(name, own)}
         copies = PointBuffer.copies(len(folded.directions)) * bytes_of(*plane.origin.values())
-        self.memory = copies + bytes_of(*tensors(batch))
+        self._recall = Recall(objective, task.unmoved)
+        self.memory = copies + bytes_of(*tensors(batch)) + self._recall.memory
 
     def moments(self, coordinates: Array) -> Moments:
         """The sums of some points; see `Engine`."""
@@ -61,13 +64,14 @@ class FoldedEngine(Engine):
                     self._buffer.move_to(monomials(coordinates[index], self._degree))
                     here = index
                 size, measured = rows.setdefault(number, (sum(pieces.sizes), []))
-                measured.append(pieces.measure(task))
+                measured.append(pieces.measure(task, partial(self._recall.start, number)))
             # Sums of all points at once cost what those of one do.
             for size, measured in rows.values():
                 whole = [_joined(torch.stack, values) for values in zip(*measured, strict=True)]
                 moments.add_batch(whole, size, slice(0, len(coordinates)))
 
-        with torch.no_grad(), task.objective.session(), patched(*self._patches):
+        folded, answering = patched(*self._patches), self._recall.answering()
+        with torch.no_grad(), task.objective.session(), folded, answering:
             task.objective.swapped(self._moved, run)
         return moments
 
@@ -106,9 +110,12 @@ class _Pieces:
     pieces: list[Batch]
     sizes: list[float]
 
-    def measure(self, task: Task) -> list[Measured]:
+    def measure(self, task: Task, start: Callable[[int], None]) -> list[Measured]:
         # Put together again: sums are taken once a batch, not once a piece.
-        measured = [task.measure(piece) for piece in self.pieces]
+        measured = []
+        for number, piece in enumerate(self.pieces):
+            start(number)
+            measured.append(task.measure(piece))
         return [self._whole(values) for values in zip(*measured, strict=True)]
 
     def _whole(self, values: tuple[Measured, ...]) -> Measured:

@@ -1,11 +1,13 @@
 """The plain loop: one point after another. Slow, obvious, and what the others must equal."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 
 from lossatlas.landscape.engines.buffer import PointBuffer
+from lossatlas.landscape.engines.recall import Recall, Unmoved, Watch, unmoved_modules
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, columns
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Moments
@@ -23,24 +25,30 @@ class PlainEngine(Engine):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.memory = memory(task)
+        self.recall(task.unmoved)
         self._buffer = PointBuffer(task.plane.origin, task.directions)
+
+    def recall(self, unmoved: Unmoved) -> None:
+        """Let modules that give the same at every point answer from memory."""
+        self._recall = Recall(self.task.objective, unmoved)
+        self.memory = memory(self.task) + self._recall.memory
 
     def moments(self, coordinates: Array) -> Moments:
         """The sums of some points; see `Engine`."""
-        task, buffer = self.task, self._buffer
+        task, buffer, recall = self.task, self._buffer, self._recall
         moments = task.moments(len(coordinates))
 
         def run() -> None:
             here = None
-            for index, batch in _pairs(task, len(coordinates)):
+            for index, number, batch in _pairs(task, len(coordinates)):
+                recall.start(number)
                 if index != here:
                     buffer.move_to(coordinates[index])
                     task.objective.prepare()
                     here = index
                 task.add(moments, task.measure(batch), batch, index)
 
-        with torch.no_grad(), task.objective.session():
+        with torch.no_grad(), task.objective.session(), recall.answering():
             if task.plane.buffers is not None or task.objective.volatile.matters:
                 self._one_by_one(coordinates, moments)
             else:
@@ -65,10 +73,17 @@ class PlainEngine(Engine):
 
     def _first_look(self, corner: Array) -> Moments:
         task, moments = self.task, self.task.moments(2)
+        with task.objective.session():
+            found = unmoved_modules(task.objective, task.plane)
+        watch = Watch(found) if found else None
         with torch.no_grad():
             for index, weights in enumerate((task.whole_origin, self.weights(corner))):
                 with task.objective.session():
-                    task.objective.swapped(weights, partial(_walk, task, moments, index))
+                    walk = partial(_walk, task, moments, index, watch)
+                    task.objective.swapped(weights, walk)
+        if watch is not None:
+            task.unmoved.take(watch.found())
+            self.recall(task.unmoved)
         return moments
 
 
@@ -84,10 +99,12 @@ def at_origin(task: Task) -> Array:
     return columns(task.joined(walk))
 
 
-def _walk(task: Task, moments: Moments, index: int) -> None:
+def _walk(task: Task, moments: Moments, index: int, watch: Watch | None = None) -> None:
     task.objective.prepare()
-    for batch in task.objective.iter_batches():
-        task.add(moments, task.measure(batch), batch, index)
+    for number, batch in enumerate(task.objective.iter_batches()):
+        with nullcontext() if watch is None or number else watch.point():
+            measured = task.measure(batch)
+        task.add(moments, measured, batch, index)
 
 
 def memory(task: Task) -> int:
@@ -95,14 +112,14 @@ def memory(task: Task) -> int:
     return PointBuffer.copies(task.plane.dimension) * bytes_of(*task.plane.origin.values())
 
 
-def _pairs(task: Task, points: int) -> Iterator[tuple[int, Batch]]:
+def _pairs(task: Task, points: int) -> Iterator[tuple[int, int, Batch]]:
     objective = task.objective
     if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
         for index in range(points):
-            for batch in objective.iter_batches():
-                yield index, batch
+            for number, batch in enumerate(objective.iter_batches()):
+                yield index, number, batch
         return
     # Batches that are made while walking cost more than moving the weights does.
-    for batch in objective.iter_batches():
+    for number, batch in enumerate(objective.iter_batches()):
         for index in range(points):
-            yield index, batch
+            yield index, number, batch

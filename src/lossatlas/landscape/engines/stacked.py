@@ -41,6 +41,7 @@ class StackedEngine(Engine):
     """
 
     name = "stacked"
+    independent = False
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lossatlas.landscape.engines.recall import Unmoved
 from lossatlas.landscape.plane import Plane
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Measured, Moments, Objective
@@ -18,6 +19,10 @@ Array = NDArray[np.float64]
 Metric = Callable[[nn.Module, Batch], Measured]
 
 
+# Coordinates -> the quantities there, as a row of what engines return.
+Known = Mapping[tuple[float, ...], Array]
+
+
 class Engine:
     """A way to evaluate points.
 
@@ -26,7 +31,10 @@ class Engine:
         name: what users call it.
         chunk: how many points it likes at once; finished chunks are what a resume keeps.
         memory: bytes it needs beyond the model and the data.
+        independent: whether a point has the same bits whatever is evaluated beside it.
     """
+
+    independent = True
 
     task: "Task"
     name: str
@@ -67,12 +75,14 @@ class Task:
         plane: where.
         metrics: name -> function of (model, batch), as a loss.
         ranks: the processes that each evaluate their share of the data.
+        unmoved: modules that give the same at every point; the first look fills it in.
     """
 
     objective: Objective
     plane: Plane
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     ranks: Ranks | None = None
+    unmoved: Unmoved = field(default_factory=Unmoved)
 
     def shared(self) -> "Task":
         """What engines are given: the share of this process, and whose sums are added."""
