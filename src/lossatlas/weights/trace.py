@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,29 +44,21 @@ class Call:
         name: as in "addmm".
         args: positional arguments.
         kwargs: keywords.
-        out: what it returned.
+        tensors: tensors among the arguments.
+        outputs: tensors among the results.
     """
 
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    out: Any
+    tensors: list[Tensor]
+    outputs: list[Tensor]
 
     def get(self, index: int, name: str, default: Any = None) -> Any:
         """An argument by place or by keyword."""
         if index < len(self.args):
             return self.args[index]
         return self.kwargs.get(name, default)
-
-    @cached_property
-    def tensors(self) -> list[Tensor]:
-        """Tensors among the arguments."""
-        return tensors_in((self.args, self.kwargs))
-
-    @cached_property
-    def outputs(self) -> list[Tensor]:
-        """Tensors among the results."""
-        return tensors_in(self.out)
 
     @property
     def first(self) -> Tensor:
@@ -83,7 +75,13 @@ def tensors_in(tree: Any) -> list[Tensor]:
         tree = tree.values()
     elif not isinstance(tree, list | tuple):
         return []
-    return [tensor for part in tree for tensor in tensors_in(part)]
+    found: list[Tensor] = []
+    for part in tree:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, list | tuple | dict):
+            found += tensors_in(part)
+    return found
 
 
 @contextmanager
@@ -102,10 +100,16 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before[1])
 
 
+@cache
 def operation_name(function: Any) -> str:
     """The name of what a dispatch mode is handed, as in "addmm"."""
     packet = getattr(function, "overloadpacket", function)
     return str(getattr(packet, "__name__", function))
+
+
+@cache
+def _is_pointwise(function: Any) -> bool:
+    return torch.Tag.pointwise in getattr(function, "tags", ())
 
 
 Rule = Callable[["AxisTrace", Call], bool | None]
@@ -171,12 +175,14 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = operation_name(func)
-        call = Call(name, args, kwargs or {}, out)
-        pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
+        tensors = tensors_in(args)
+        if kwargs:
+            tensors += tensors_in(kwargs)
+        call = Call(name, args, kwargs or {}, tensors, tensors_in(out))
         self._note(call)
         if name.endswith("_") and call.tensors:
             self._written(call.tensors[0])
-        chosen = _RULES.get(name, pointwise_rule if pointwise else None)
+        chosen = _RULES.get(name, pointwise_rule if _is_pointwise(func) else None)
         if chosen is None or chosen(self, call) is False:
             self.unknown[name] += 1
             for tensor in (*call.tensors, *call.outputs):
