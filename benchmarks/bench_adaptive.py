@@ -1,5 +1,7 @@
 """An adaptive map of ResNet-20: evaluations, error on held-out points, CPU time."""
 
+from functools import partial
+
 import harness
 import numpy as np
 import subjects
@@ -54,7 +56,29 @@ def rows() -> list[Row]:
             f"{land.engine} engine; a forward takes {forward.median:.2f} s, "
             f"the median of {_FORWARDS} (least {forward.minimum:.2f})",
         ),
+        box(),
     ]
+
+
+def box() -> Row:
+    """A map of a box of a small network, whose points cost little themselves."""
+    case, points = subjects.small_network(), 11 if harness.QUICK else 31
+    objective = case.objective
+    plane = la.random_plane(objective, seed=0, dimension=3)
+    jobs = {
+        name: partial(la.map_plane, objective, plane, points=points, adaptive=adaptive)
+        for name, adaptive in (("refined", True), ("every point", False))
+    }
+    land = jobs["refined"]()
+    times = harness.interleaved(jobs, rounds=3)
+    return Row(
+        f"{points}x{points}x{points} adaptive map, MLP 784-64-10, batch 512 ({case.source})",
+        "every point",
+        times["refined"].ms,
+        times["every point"].ms,
+        goal=">= 3.33x",
+        note=f"{land.evaluations} of {points**3:,} points computed",
+    )
 
 
 def _error_rows(
