@@ -9,7 +9,17 @@ import torch
 from torch import distributed, nn
 
 import lossatlas as la
-from distributed.problems import CE, batches, flat, network, numbers, values
+from distributed.problems import (
+    CE,
+    batches,
+    by_batches,
+    flat,
+    network,
+    normalized,
+    numbers,
+    recalibrated,
+    values,
+)
 from lossatlas import curvature
 from lossatlas.errors import AtlasError, RankWarning
 from lossatlas.objective.in_place import WeightsInPlace
@@ -43,6 +53,20 @@ def error(call) -> str:
 
 def data_parallel(rank: int, folder: Path):
     return numbers(la.Objective(network(), CE, share(rank), group=world()))
+
+
+def single_batches(rank: int, folder: Path):
+    return by_batches(la.Objective(network(), CE, share(rank), group=world()))
+
+
+def statistics(rank: int, folder: Path):
+    """Running statistics of all data, with shares of two and one batches, and of three."""
+    options = {"mode": "recalibrated", "group": world()}
+    held = batches() if rank else []
+    return [
+        recalibrated(la.Objective(normalized(), CE, share(rank), **options)),
+        recalibrated(la.Objective(normalized(), CE, held, **options)),
+    ]
 
 
 def empty_share(rank: int, folder: Path):
@@ -96,6 +120,11 @@ def fsdp(rank: int, folder: Path):
     found["own_batches"] = error(
         lambda: curvature.gradient_noise(la.Objective(model, CE, share(rank)))
     )
+    found["recalibrated"] = error(
+        lambda: la.Objective(model, CE, share(rank), mode="recalibrated")
+    )
+    whole = la.Objective(model, CE, share(rank))
+    found["part"] = whole.part(list(whole.iter_batches())[:1]).value()
     return found
 
 
@@ -232,15 +261,16 @@ def what_is_refused(rank: int, folder: Path):
         broken.append(True)
         objective.value()
 
-    def recalibrated():
-        la.Objective(network(), CE, share(rank), mode="recalibrated", group=world())
+    def other_part():
+        objective = la.Objective(network(), CE, share(rank), group=world())
+        objective.part(share(rank))
 
     def joblib():
         objective = la.Objective(network(), CE, share(rank), group=world())
         la.map_plane(objective, la.random_plane(objective), points=3, executor="joblib")
 
     checks = (other_weights, other_model, other_data, other_seed, no_data, fails_on_one,
-              fails_later, recalibrated, joblib)  # fmt: skip
+              fails_later, other_part, joblib)  # fmt: skip
     return {check.__name__: error(check) for check in checks}
 
 
@@ -362,7 +392,7 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 
 CHECKS = [
-    monitored,
+    monitored, single_batches, statistics,
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
     controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
     command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,

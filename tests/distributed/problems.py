@@ -41,6 +41,55 @@ def numbers(objective: la.Objective) -> dict:
     }
 
 
+def by_batches(objective: la.Objective) -> dict:
+    """What reads batches, or examples, one by one."""
+    from lossatlas import curvature, weights
+
+    here = {name: value.clone() for name, value in objective.params.items()}
+    there = {name: 1.2 * value for name, value in here.items()}
+    noise = curvature.gradient_noise(objective, probes=2)
+    sharp = curvature.m_sharpness(objective, 2, sets=4)
+    curve = curvature.sample_size_curve(
+        objective, sizes=(2, 4), directions=2, points=3, orders=3
+    )
+    conflict = curvature.zero_sum_gradients(objective, folds=2)
+    path = weights.connect(objective, here, there, points=3)
+    curved = weights.connect(objective, here, there, points=3, kind="bezier", steps=3)
+    fisher = weights.window_fisher(objective, window=5)
+    factors = weights.factors(objective)
+    return {
+        "noise": [e.value for e in noise.estimates()],
+        "m_sharpness": [sharp.value, sharp.stderr],
+        "curve": [e.value for e in curve.estimates()],
+        "conflict": [e.value for e in conflict.estimates()],
+        "path": [*path.loss, *path.stderr, *path.excess],
+        "curved": [*curved.loss],
+        "fisher": flat(fisher.diagonal),
+        "factors": [e.value for e in factors.estimates()],
+        "sensitivity": [
+            layer.measured.value for layer in weights.sensitivity(objective, probes=2).layers
+        ],
+    }
+
+
+def normalized() -> nn.Sequential:
+    """With statistics that are estimated anew at every point."""
+    model = network()
+    model.insert(1, nn.BatchNorm1d(7))
+    return model
+
+
+def recalibrated(objective: la.Objective) -> dict:
+    plane = la.random_plane(objective, seed=3)
+    land = la.map_plane(objective, plane, points=3, span=0.5, adaptive=False)
+    return {
+        "value": objective.value(),
+        "map": land.values.ravel().tolist(),
+        "gradient": flat(objective.gradient()),
+        "top": la.spectrum(objective, top=1, bottom=0, density=False, seed=1).top.tolist(),
+    }
+
+
 def values(objective: la.Objective) -> dict:
     """Without second derivatives."""
     plane = la.random_plane(objective, seed=3)

@@ -9,7 +9,16 @@ from torch import nn
 
 import lossatlas as la
 from distributed import pair, processes, trio
-from distributed.problems import CE, batches, flat, network, numbers
+from distributed.problems import (
+    CE,
+    batches,
+    by_batches,
+    flat,
+    network,
+    normalized,
+    numbers,
+    recalibrated,
+)
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Moments
 
@@ -72,7 +81,28 @@ def test_a_sharded_model_gives_the_numbers_of_the_whole_one(two, alone):
     assert found["gauss_newton"].startswith(
         "ModelError: the model's weights are moved in place"
     )
-    assert found["own_batches"].startswith("RankError: the data are spread over processes")
+    assert found["own_batches"].startswith("ModelError: the model's weights are moved in place")
+    assert found["recalibrated"].startswith('ArgumentError: `mode="recalibrated"`')
+    first = la.Objective(network(), CE, batches()[:1]).value()
+    assert found["part"] == pytest.approx(first, rel=1e-6)
+
+
+def test_what_reads_single_batches_is_given_those_of_all_processes(two):
+    found = same_everywhere(two, "single_batches")
+    first, second, third = batches()
+    # In the order of the processes.
+    truth = by_batches(la.Objective(network(), CE, [first, third, second]))
+    for name, expected in truth.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_running_statistics_are_those_of_all_data(two):
+    truth = recalibrated(la.Objective(normalized(), CE, batches(), mode="recalibrated"))
+    for found in same_everywhere(two, "statistics"):
+        for name, expected in truth.items():
+            np.testing.assert_allclose(
+                found[name], expected, rtol=2e-6, atol=1e-6, err_msg=name
+            )
 
 
 def test_a_monitor_reads_a_shared_objective_together_and_others_on_one_process(two):
@@ -170,7 +200,7 @@ def test_without_a_group_it_is_said_that_a_number_is_of_one_share(two):
         ("other_data", "RankError: the batches of rank 1 are of another kind"),
         ("other_seed", "RankError: the maps that are asked for differ"),
         ("no_data", "DataError: no process of the group has a batch"),
-        ("recalibrated", 'ArgumentError: `mode="recalibrated"`'),
+        ("other_part", "RankError: the batches of a part differ between rank 0 and rank 1"),
         ("joblib", "ArgumentError: `executor` must be 'serial'"),
     ],
 )

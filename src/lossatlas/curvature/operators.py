@@ -71,7 +71,8 @@ class CurvatureOperator:
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
         self.kind, self._build = kind, build
-        self._cache = _one_in_memory(objective.local.batches) if cache is None else cache
+        one = _one_in_memory(objective.local.batches) if cache is None else cache
+        self._cache = one and not objective.joins_statistics
         self._graphs: list[tuple[Total, Form]] | None = None
 
     @property

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from lossatlas.guard import patched, preserved_modes
+from lossatlas.ranks import Ranks
 
 Mode = Literal["eval", "train", "recalibrated"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -43,8 +44,16 @@ def alone(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def recalibrate(model: nn.Module, one_pass: Callable[[], None]) -> None:
-    """Re-estimate the running statistics at the present weights: plain means over one pass."""
+def recalibrate(
+    model: nn.Module, one_pass: Callable[[], None], ranks: Ranks | None = None
+) -> None:
+    """Re-estimate the running statistics at the present weights: plain means over one pass.
+
+    Args:
+        model: whose layers.
+        one_pass: runs the model over all batches, or over those of this process.
+        ranks: processes whose batches count together.
+    """
     layers = [layer for layer in norm_layers(model) if layer.track_running_stats]
     if not layers:
         return
@@ -55,3 +64,21 @@ def recalibrate(model: nn.Module, one_pass: Callable[[], None]) -> None:
         for layer in layers:
             layer.training = True
         one_pass()
+        if ranks is not None:
+            _join(layers, ranks)
+
+
+def _join(layers: list[_NormBase], ranks: Ranks) -> None:
+    # Means over batches: those of each process count as often as it had batches.
+    for layer in layers:
+        count = layer.num_batches_tracked
+        assert count is not None
+        own = float(count)
+        held = [v for v in (layer.running_mean, layer.running_var) if v is not None]
+        total = sum(ranks.gather(own))
+        for value in held:
+            # What a layer without a batch begins with is no statistic.
+            value.mul_(own) if own else value.zero_()
+            ranks.add(value)
+            value.div_(total or 1.0)
+        count.fill_(total)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.checks import check_one_of
-from lossatlas.errors import ArgumentError, DataError, LossError, ModelError, RankError
+from lossatlas.errors import ArgumentError, DataError, LossError, ModelError
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.memory import free_memory
@@ -80,10 +80,6 @@ DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
 _DERIVATIVE = (
     "use operations that have it; a loss that holds gradients itself needs "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
-)
-_SPREAD = (
-    "the data are spread over processes (`group=`), and this reads single batches: it would "
-    "give the number of one share; measure it on one process over all data."
 )
 _IN_PLACE = (
     "the model's weights are moved in place (sharded, offloaded, or in_place=True), and this "
@@ -231,6 +227,8 @@ class Objective:
         self.idle, self.idling = 0, False
         self._uploads: Uploads | None = None
         self.collective_ranks: Ranks | None = None
+        # Whose running statistics are averaged, where each sees a share of the data.
+        self.statistics_ranks: Ranks | None = None
         self.lines: Lines | None = None
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
@@ -263,6 +261,11 @@ class Objective:
         if self.shared is None:
             return self
         return self.shared.local
+
+    @property
+    def joins_statistics(self) -> bool:
+        """Whether processes estimate statistics together, so that all must walk alike."""
+        return self.mode == "recalibrated" and self.local.statistics_ranks is not None
 
     @property
     def is_first(self) -> bool:
@@ -320,12 +323,15 @@ class Objective:
             An objective.
 
         Raises:
-            RankError: other batches, where the data are spread over processes.
+            RankError: processes that share the data were given different batches.
         """
         smaller = copy.copy(self)
         smaller.forget_data()
         if batches is not None:
-            self._check_alone()
+            if self.shared is not None:
+                # All processes have the same from now on, and each measures by itself.
+                batches = self.shared.common(batches)
+                smaller.shared, smaller.sample = None, None
             smaller.batches, smaller.few = check_batches(batches), None
             smaller._uploads = None
             smaller.count = None
@@ -666,12 +672,16 @@ class Objective:
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""
         if self.mode == "recalibrated":
+            local = self.local
             with torch.no_grad(), preserved_state(self.holders(), self.volatile):
-                recalibrate(self.model, self._walk)
+                recalibrate(self.model, local._walk, local.statistics_ranks)
 
     def iter_batches(self) -> Iterator[Batch]:
         """The batches on the model's device, one after another."""
-        self._check_alone()
+        if self.shared is not None:
+            # Each process is given those of all: of the first one, then of the next.
+            yield from (to_device(batch, self.device) for batch in self.shared.every_batch())
+            return
         device, count = self.device, 0
         for batch in self.batches:
             sent = None if self._uploads is None else self._uploads(count, batch)
@@ -691,13 +701,10 @@ class Objective:
             finally:
                 self.idling = False
 
-    def _check_alone(self) -> None:
-        if self.shared is not None:
-            raise RankError(_SPREAD)
-
     def map_batches(self, read: Callable[[Batch], T]) -> list[T]:
         """Something of every batch, wherever it lives, outside a session."""
-        self._check_alone()
+        if self.shared is not None:
+            return [read(batch) for batch in self.shared.every_batch()]
         with preserved_rng():
             return [read(batch) for batch in self.batches]
 

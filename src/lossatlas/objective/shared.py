@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -70,10 +70,11 @@ class Shared:
         self.collective = is_collective(objective.model)
         self.empty = ranks.together(partial(_is_empty, batches))
         self.own: Iterable[Batch] = [] if self.empty else batches
-        if objective.mode == "recalibrated":
+        if objective.mode == "recalibrated" and self.collective:
             raise ArgumentError(
-                '`mode="recalibrated"` would estimate running statistics on the share of each '
-                'process by itself; use mode="eval" or "train" with `group=`.'
+                '`mode="recalibrated"` does not serve sharded models: processes that run out '
+                "of batches make passes that would count as statistics; use "
+                'mode="eval" or "train", or measure a whole copy.'
             )
         self._local: Objective | None = None
 
@@ -101,6 +102,8 @@ class Shared:
         self._agree(local, held)
         self._local = self._make_local()
         self._local.count = None if self.empty else local.count
+        # Only from now on: looks at the data differ between processes.
+        self._local.statistics_ranks = ranks
 
     def _make_local(self) -> "Objective":
         local = copy.copy(self._whole)
@@ -112,6 +115,25 @@ class Shared:
             local.collective_ranks = self.ranks
         return local
 
+    def every_batch(self) -> Iterator[Batch]:
+        """All batches of all processes, each sent by the one that holds it."""
+        for rank in range(self.ranks.size):
+            own = iter(_walk(self.own)) if self.ranks.rank == rank else iter(())
+            while True:
+                found = self.ranks.share(lambda own=own: _on_host(next(own, None)))[rank]  # type: ignore[misc]
+                if found is None:
+                    break
+                yield found
+
+    def common(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Batches that all processes were given alike."""
+        first = next(iter(_walk(batches)), None) if isinstance(batches, list | tuple) else None
+        digest = fingerprint({str(k): v for k, v in enumerate(tensors(first))})
+        self.ranks.check_same(
+            "the batches of a part", digest, "give all processes the same ones"
+        )
+        return batches
+
     def part(self, whole: "Objective") -> "Shared":
         """The same for an objective with fewer parameters."""
         smaller = copy.copy(self)
@@ -119,6 +141,7 @@ class Shared:
         local = smaller._local
         local.shared, local.batches, local.count = None, self.own, self.local.count
         local.idle, local.collective_ranks = self.local.idle, self.local.collective_ranks
+        local.statistics_ranks = self.local.statistics_ranks
         local.forget_data()
         return smaller
 
@@ -204,6 +227,10 @@ def _is_empty(batches: Iterable[Batch]) -> bool:
 def _walk(batches: Iterable[Batch]) -> Iterable[Batch]:
     with preserved_rng():
         yield from batches
+
+
+def _on_host(batch: Batch) -> Batch:
+    return None if batch is None else map_tensors(lambda value: value.cpu(), batch)
 
 
 def _kind(batch: Batch) -> str:

@@ -48,8 +48,9 @@ class PlainEngine(Engine):
                     here = index
                 task.add(moments, task.measure(batch), batch, index)
 
+        alone = task.plane.buffers is not None or task.objective.volatile.matters
         with torch.no_grad(), task.objective.session(), recall.answering():
-            if task.plane.buffers is not None or task.objective.volatile.matters:
+            if alone or task.objective.joins_statistics:
                 self._one_by_one(coordinates, moments)
             else:
                 task.objective.swapped(buffer.views, run)
