@@ -220,8 +220,8 @@ def test_an_error_of_one_process_is_told_to_all(two, case):
 def test_a_resumed_map_has_the_same_bits_and_repeats_nothing(two):
     found = same_everywhere(two, "resumed")
     assert found["same"]
-    # 49 points less a chunk of 16, and four to choose the engine and to know the run again.
-    assert found["passes"] == 33 + 4
+    # 49 points less a chunk of 16, and three to choose the engine and to know the run again.
+    assert found["passes"] == 33 + 3
 
 
 def test_a_command_that_is_started_twice_writes_once(two):

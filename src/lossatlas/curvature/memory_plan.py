@@ -20,6 +20,8 @@ from lossatlas.text import byte_size
 
 # Numbers of a tensor that are widened at once, to float64 and in pairs.
 _BLOCK = 2**20
+# The same of a mean of checkpoints.
+_SLAB = 2**22
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _connect(sizes: Sizes, kind: str = "line", bends: int = 1) -> Iterator[Phase
 @_models
 def _soup(sizes: Sizes, greedy: bool = False) -> Iterator[Phase]:
     yield Phase(copies=1, run="value")
-    yield Phase(copies=1, bytes=4 * min(sizes.largest, _BLOCK))
+    yield Phase(copies=1, bytes=4 * min(sizes.largest, _SLAB))
 
 
 @_models
@@ -223,6 +225,8 @@ def _merge(sizes: Sizes, experts: int = 2) -> Iterator[Phase]:
     # What each expert adds in float32, the merge and the average.
     yield Phase(copies=2, vectors=experts, run="value")
     yield Phase(copies=2, vectors=experts, bytes=(experts + 1) * sizes.widened / 2)
+    # The average is made beside the merge, from a change of its own, tensor by tensor.
+    yield Phase(copies=2, vectors=experts + 1, bytes=10 * sizes.largest)
 
 
 @_models
