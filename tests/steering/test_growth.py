@@ -196,3 +196,52 @@ def test_bad_settings_are_named():
         GrowthPolicy(scale=0.0)
     with pytest.raises(ArgumentError, match="`initial_step`"):
         GrowthPolicy(initial_step=-1.0)
+    with pytest.raises(ArgumentError, match="`unproven_growth`"):
+        GrowthPolicy(unproven_growth=0.5)
+
+
+def climbing(losses, policy, count=4):
+    """Decisions on steps that lead straight on."""
+    # A first scale of 0.02, and a distance that asks for 20 at every decision.
+    path = [
+        replace(
+            later(4 * i, 20.0, 2.0, min(0.02 * 4.0 ** (i - 1), 8.0), loss), train_count=count
+        )
+        for i, loss in enumerate(losses, 1)
+    ]
+    return replay(policy, [OPENING, *path])[1:]
+
+
+def test_an_unproven_rate_is_held_until_the_loss_falls():
+    held = replace(POLICY, unproven_growth=8.0)
+    found = climbing([1.0] * 5 + [0.5] * 3, held)
+    assert [d.factor for d in found[1:5]] == pytest.approx([0.16] * 4)
+    assert found[4].reason == "hold: the loss has not fallen"
+    assert found[-1].factor > 0.16
+    assert climbing([1.0] * 5, POLICY)[-1].factor > 8.0
+    # A fall within the errors proves nothing, and where no loss is told nothing can be proven.
+    assert climbing([1.0] * 5 + [0.99] * 9, held)[-1].factor == pytest.approx(0.16)
+    assert climbing([math.nan] * 5, held, count=0)[-1].factor > 8.0
+
+
+def plateau(slope):
+    """A training whose loss is what is told; the rate climbs along a straight line."""
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.0)
+    controller = LandscapeLR(optimizer, GrowthPolicy())
+    for step in range(100):
+        weight.grad = torch.ones(4)
+        optimizer.step()
+        controller.step(loss=2.0 - slope * step)
+    return controller
+
+
+def test_a_rate_that_climbs_on_a_plateau_is_told_once():
+    with pytest.warns(UserWarning, match="has not fallen") as caught:
+        controller = plateau(0.0)
+    assert len(caught) == 1
+    said = [r.reading.step for r in controller.log if "not fallen" in r.reason]
+    assert len(said) > 1
+    assert said[0] >= 64
+    # Warnings are errors here: a loss that falls leads to none.
+    plateau(0.01)

@@ -264,5 +264,7 @@ def test_bad_input_is_named():
         la.recipe(network(), lr=0.0)
     with pytest.raises(ArgumentError, match="`warmup`"):
         la.recipe(network(), lr=0.1, warmup=-1)
+    with pytest.raises(ArgumentError, match="`policy` must be None"):
+        la.recipe(network(), lr=0.1, policy=GrowthPolicy())
     with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
         la.recipe(network(), "adamv")

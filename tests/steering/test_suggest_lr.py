@@ -1,3 +1,4 @@
+import importlib
 import json
 import math
 
@@ -198,3 +199,18 @@ def test_the_command(tmp_path, capsys):
     assert told["low"] <= told["lr"] <= told["high"]
     assert la.load(out / "lr.nc").lr == told["lr"]
     assert "learning rate" in (out / "report.html").read_text()
+
+
+def test_where_all_first_runs_diverge_the_search_goes_down():
+    class Runs:
+        found = {}
+
+        def loss(self, rate):
+            self.found[rate] = None
+            return math.inf if rate > 0.1 else abs(math.log2(rate / 0.02))
+
+    module = importlib.import_module("lossatlas.steering.suggest_lr")
+    nothing = np.zeros(1)
+    test = module.RangeTest(nothing, nothing, nothing, nothing, 0.62, math.inf)
+    module._search(Runs(), test, 1e-6, 10.0)
+    assert min(Runs.found) < 0.02 < max(Runs.found) <= 10.0

@@ -1,9 +1,12 @@
-"""What steering costs a step: `python docs/studies/steering/costs.py` writes costs.json.
+"""What steering costs a step: `python docs/studies/steering/costs.py [NETWORK ...]`.
 
-CPU time on one thread, medians of interleaved rounds over the step without it.
+CPU time on one thread, medians of interleaved rounds over the step without it; goes to
+costs.json.
 """
 
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -34,12 +37,17 @@ Extra = Callable[[nn.Module, torch.optim.Optimizer], Callable[[Any], None]]
 def main() -> None:
     """Measure all, and write."""
     torch.set_num_threads(1)
-    found = {
-        "MLP 20-64-64-10": measured(_mlp(20, 64, 64, 10), rounds=25, inner=30),
-        "MLP 784-512-512-10": measured(_mlp(784, 512, 512, 10), rounds=9, inner=6),
-        "CNN 3-16-32": measured(_controllers(), rounds=3, inner=200),
+    parts: dict[str, Callable[[], dict[str, float]]] = {
+        "MLP 20-64-64-10": lambda: measured(_mlp(20, 64, 64, 10), rounds=25, inner=30),
+        "MLP 784-512-512-10": lambda: measured(_mlp(784, 512, 512, 10), rounds=9, inner=6),
+        "CNN 3-16-32": lambda: measured(_controllers(), rounds=3, inner=200),
+        "GPT-2 of 2 layers, width 128, Trainer": _trainers,
     }
-    (HERE / "costs.json").write_text(json.dumps(found, indent=1) + "\n")
+    kept = HERE / "costs.json"
+    found = json.loads(kept.read_text())
+    for name in sys.argv[1:] or parts:
+        found[name] = parts[name]()
+        kept.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def measured(steps: dict[str, Step], rounds: int, inner: int) -> dict[str, float]:
@@ -60,6 +68,10 @@ def measured(steps: dict[str, Step], rounds: int, inner: int) -> dict[str, float
             for _ in range(inner):
                 step()
             times[name].append(time.process_time() - began)
+    return _ratios(times)
+
+
+def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
     plain = np.array(times["plain"])
     ratios = {n: float(np.median(np.array(t) / plain)) for n, t in times.items()}
     print(ratios, flush=True)
@@ -155,6 +167,51 @@ def _steered(name: str) -> Step:
             controller.step(closure)
 
     return step
+
+
+def _trainers(rounds: int = 3, steps: int = 53) -> dict[str, float]:
+    """Seconds between the begin and the end of a training by Transformers' Trainer."""
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name in ("plain", "AverageCallback", "SteeringMixin, growth", "SteeringMixin"):
+            times.setdefault(name, []).append(_trained(name, steps))
+    return _ratios(times)
+
+
+def _trained(name: str, steps: int) -> float:
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    from lossatlas.integrations.huggingface import AverageCallback, SteeringMixin
+    from lossatlas.integrations.huggingface_base import TrainerCallback
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step in {2, steps - 1}:
+                seconds.append(time.process_time())
+
+    class Steered(SteeringMixin, Trainer): ...
+
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=512, n_positions=64, n_embd=128, n_layer=2, n_head=4)
+    )
+    tokens = torch.randint(0, 512, (16 * steps, 64))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    policy = {"policy": GrowthPolicy()} if "growth" in name else {"warmup": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=16, report_to=[], use_cpu=True,
+            save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant",
+            logging_strategy="no",
+        )  # fmt: skip
+        steered = {"steering": policy} if "Steering" in name else {}
+        callbacks = [Clock(), *([AverageCallback()] if "Average" in name else [])]
+        kind = Steered if steered else Trainer
+        kind(
+            model=model, args=settings, train_dataset=data, callbacks=callbacks, **steered
+        ).train()  # fmt: skip
+    return seconds[1] - seconds[0]
 
 
 if __name__ == "__main__":

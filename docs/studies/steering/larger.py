@@ -1,16 +1,18 @@
 """Recipes on a ResNet-20, a small ViT and a character transformer.
 
 `python docs/studies/steering/larger.py [MODEL ...]` does what `lossatlas train --compare
-RECIPES --model MODEL --lr 0.003,0.01 --steps STEPS --seeds 5` does; writes larger.json.
+RECIPES --model MODEL --lr RATES --steps STEPS --seeds 5` does; writes larger.json. Rates are
+added until no chosen one lies at an end of its grid. What is done is kept in parts/.
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lossatlas.recipes import TrainingSetup, train_recipes
+from lossatlas.recipes import Runs, TrainingSetup, train_recipes
 from lossatlas.training import load_dataset
 from lossatlas.training.dataset import Dataset
 
@@ -22,9 +24,12 @@ RECIPES = (
     "adamw+interpolated+bank",
     "adamw+growth+interpolated+bank",
 )
-RATES, SEEDS = (3e-3, 1e-2), 5
+GROWN = "adamw+growth+interpolated+bank"
+SEEDS = 5
+# Powers of the root of ten to begin with: 1e-3, 3e-3, 1e-2.
+POWERS = (-6, -5, -4)
 # Growth leaves the base rate behind.
-ONLY = {"adamw+growth+interpolated+bank": [3e-3]}
+GROWN_POWER = -5
 
 
 @dataclass(frozen=True)
@@ -70,23 +75,51 @@ def setup_of(name: str) -> TrainingSetup:
     return TrainingSetup(*parts, model=model.spec, batch_size=32)
 
 
-def compare(name: str) -> dict[str, Any]:
+def compare(name: str, parts: Path) -> dict[str, Any]:
     """All recipes on one model.
 
     Args:
         name: of `MODELS`.
+        parts: folder of what is done.
 
     Returns:
-        recipe -> chosen rate, scores of the seeds, difference to the first recipe.
+        recipe -> rates tried, the chosen one, scores of the seeds, difference to the first.
     """
-    model = MODELS[name]
-    runs = train_recipes(
-        setup_of(name), RECIPES, rates=RATES, seeds=SEEDS, steps=model.steps, only=ONLY
-    )
+    model, setup = MODELS[name], setup_of(name)
+    powers = {recipe: set(POWERS) for recipe in RECIPES} | {GROWN: {GROWN_POWER}}
+    while True:
+        runs = train_recipes(
+            setup,
+            RECIPES,
+            rates=_rates(set().union(*powers.values())),
+            seeds=SEEDS,
+            steps=model.steps,
+            only={recipe: _rates(chosen) for recipe, chosen in powers.items()},
+            resume=parts / f"larger-{model.spec.split('(')[0]}.sqlite",
+        )
+        wider = {recipe: _outward(powers[recipe], runs.best_rate(recipe)) for recipe in RECIPES}
+        wider[GROWN] = powers[GROWN]
+        if wider == powers:
+            return _read(model, runs, powers)
+        powers = wider
+
+
+def _rates(powers: set[int]) -> list[float]:
+    return [float(f"{10 ** (power / 2):.1g}") for power in sorted(powers)]
+
+
+def _outward(powers: set[int], best: float) -> set[int]:
+    # One rate further where the best is the last one.
+    power = round(2 * math.log10(best))
+    return powers | {power - 1, power + 1}
+
+
+def _read(model: Model, runs: Runs, powers: dict[str, set[int]]) -> dict[str, Any]:
     found = {}
     for recipe in RECIPES:
         gap = runs.difference(recipe, model.measure)
         found[recipe] = {
+            "rates": _rates(powers[recipe]),
             "lr": runs.best_rate(recipe),
             "scores": [float(f"{v:.5g}") for v in runs.tuned(recipe, model.measure)],
             "gap": None if gap is None else [gap.value, *gap.interval()],
@@ -100,10 +133,11 @@ def _rows(data: Dataset, start: int, stop: int) -> Dataset:
 
 def main() -> None:
     """Compare, and keep what was found."""
-    kept = HERE / "larger.json"
+    kept, parts = HERE / "larger.json", HERE / "parts"
+    parts.mkdir(exist_ok=True)
     found = json.loads(kept.read_text()) if kept.exists() else {}
     for name in sys.argv[1:] or MODELS:
-        found[name] = compare(name)
+        found[name] = compare(name, parts)
         kept.write_text(json.dumps(found, indent=1) + "\n")
 
 

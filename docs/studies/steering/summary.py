@@ -52,7 +52,13 @@ error or loss by {_guess(page, tasks, free)} (median). What it costs is this:
 
 - **When to tune.** Where you can afford a few trainings, tune a rate (`lossatlas lr` says where to begin) and keep the recipe.
   Where you cannot, leave the rate out; give the validation loss (`training.step(loss, validation=value)`) on few data, and do not
-  leave it out for vision transformers: growth begins far too slowly there (below).
+  leave it out for small vision transformers (below): they begin on a plateau, where steps lead nowhere and the rate climbs all
+  the same, from 8e-4 to 2e-2 in 88 updates, and the plateau lasts. A warning says so. `GrowthPolicy(unproven_growth=4)` holds the
+  rate until the loss has certainly fallen: on four other trainings (MNIST in patches of 7, two and four layers, two seeds each)
+  it ends at test losses of 0.94, 0.78, 1.20 and 1.24 instead of 1.01, 0.95, 1.53 and 1.78; a constant rate of 0.003 at 1.05,
+  0.87, 1.17 and 1.15. It is not the default: on digits, diabetes, breast cancer and the autoencoder (ten seeds, three
+  horizons) it is even with the default or ahead, but on Friedman 17 % behind after 100 updates (4 % after 200 and 400, not told
+  apart), as the first losses there are too noisy to prove a fall early.
 - **When to decay.** Cosine, WSD and a line that are told the length are hardly ever ahead of the recipe, and need a training
   for each length.
 - **Penalties** (SASP, CVP, SBMP) flatten minima, but L2, label smoothing and SAM, tuned alike, lower the test loss further on the

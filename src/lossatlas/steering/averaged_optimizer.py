@@ -171,6 +171,7 @@ def recipe(
     optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = "adamw",
     *,
     lr: float | None = None,
+    policy: GrowthPolicy | None = None,
     warmup: int = 100,
     gamma: float | Sequence[float] | None = None,
     every: int | None = None,
@@ -190,6 +191,7 @@ def recipe(
         optimizer: "adamw", "adam", "sgd", a callable that makes one, or an optimizer.
         lr: the rate. None leaves it to `GrowthPolicy`, or, for an optimizer that was given, is
             that of the optimizer.
+        policy: finds the rate where none is given; `GrowthPolicy()` by default.
         warmup: updates of linear warm-up, where there is a rate. Default 100.
         gamma: of the averages; see `PolynomialAverage`. Default (4, 16, 64), and 0 where
             gradients are interpolated.
@@ -208,7 +210,8 @@ def recipe(
         An `AveragedOptimizer`: `.step()`, `.best(score)`, `.swapped()`, `.state_dict()`.
 
     Raises:
-        ArgumentError: numbers out of range, or a model without trainable parameters.
+        ArgumentError: numbers out of range, a policy beside a rate, or a model without
+            trainable parameters.
         UnknownNameError: an unknown optimizer.
 
     Source: Sandler et al., 2023, arXiv:2301.11312 (average); `GrowthPolicy` is ours. What it is
@@ -227,6 +230,11 @@ def recipe(
     gammas = (WIDE if interpolated else GAMMAS) if gamma is None else gamma
     average = PolynomialAverage(model, gammas, every=every, batches=batches, forward=forward)
     given = isinstance(optimizer, torch.optim.Optimizer)
+    if policy is not None and (given or lr is not None):
+        raise ArgumentError(
+            "`policy` must be None where there is a rate: it finds one; leave `lr` out, and "
+            "name the optimizer."
+        )
     made = (
         optimizer
         if isinstance(optimizer, torch.optim.Optimizer)
@@ -241,7 +249,7 @@ def recipe(
         CautiousUpdates(made)
     grows = lr is None and not given
     # The policy follows the optimizer's own weights, so it is told of updates first.
-    rate = LandscapeLR(made, GrowthPolicy()) if grows else WSD(made, warmup=warmup)
+    rate = LandscapeLR(made, policy or GrowthPolicy()) if grows else WSD(made, warmup=warmup)
     between = InterpolatedGradients(made, average) if interpolated else None
     return AveragedOptimizer(made, average, rate, between)
 

@@ -16,7 +16,7 @@ from lossatlas.io import Provenance
 from lossatlas.result import Estimate
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
-from lossatlas.steering.policies import VALID_RISES, RegimePolicy
+from lossatlas.steering.policies import UNPROVEN_RAISE, VALID_RISES, RegimePolicy
 from lossatlas.steering.probe import Closure, ProbeGrid, check_closure
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy
@@ -31,6 +31,11 @@ _FALLING = (
 _OVERFITS = (
     "the validation loss rises: the rate is halved for good. More steps will overfit more; "
     "`PolynomialAverage.best` chooses among averages on validation data."
+)
+_UNPROVEN = (
+    "the rate grew to over 16 times its first value, and the training loss has not fallen: on "
+    "a plateau, where transformers often begin, take GrowthPolicy(unproven_growth=4), or give "
+    "a rate."
 )
 _ADAPTS = (
     "{} estimates its rate by itself, and {} would undo that: leave the controller out and "
@@ -114,6 +119,7 @@ class LandscapeLR(LRScheduler):
         # Steps that the next decision keeps from the last one, and when that was.
         self._gap, self._decided = interval, 0
         check_growth(optimizer, self.policy)
+        self._told = False
         self._falls = bool(getattr(self.policy, "replaces_schedule", False))
         self.warmup = self.policy.warmup if warmup is None else warmup
         low, high = self.policy.limits
@@ -280,6 +286,9 @@ class LandscapeLR(LRScheduler):
         last = self._controller.records[-2:]
         if last[-1].reason == VALID_RISES:
             warnings.warn(_OVERFITS, stacklevel=5)
+        if last[-1].reason == UNPROVEN_RAISE and not self._told:
+            self._told = True
+            warnings.warn(_UNPROVEN, stacklevel=5)
         agree = len(last) == 2 and last[0].reason == last[1].reason
         longer = min(2 * self._gap, self.max_interval)
         self._gap = longer if agree else self.interval

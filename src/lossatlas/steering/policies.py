@@ -134,6 +134,12 @@ def _compatible_factor(s: float, v: float) -> tuple[float, str]:
 # Validation losses in a row above the lowest one that count as overfitting, and what is said.
 _RISES = 2
 VALID_RISES = "validation loss rises: fall back"
+# Share of the first loss by which it has to fall, and what is said until then.
+_FALL = 0.02
+_UNPROVEN = "hold: the loss has not fallen"
+# Multiple of the first scale, and updates, from which on this is worth a warning.
+_FAR, _LONG = 16.0, 64
+UNPROVEN_RAISE = "raise, though the loss has not fallen"
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,10 @@ class GrowthPolicy:
             (SGD); at the full scale they run off before the loss shows it. Default 0.4.
         initial_step: length of the first step over that of the weights. Default 1e-2.
         growth: most by which the scale grows at one decision. Default 1.5.
+        unproven_growth: most by which it grows over the first scale before the training loss
+            has certainly fallen. Default infinite. Small transformers often begin on a plateau,
+            where the rate climbs though steps lead nowhere yet: take 4 there. Not used where no
+            loss is told.
         tolerance: rise of the average training loss over its lowest, relative, that halves
             the scale for good. Default 0.3.
         spike: multiple of the average that does so at once, where the mean of a few batches
@@ -180,6 +190,7 @@ class GrowthPolicy:
     sgd_factor: float = 0.4
     initial_step: float = 1e-2
     growth: float = 1.5
+    unproven_growth: float = math.inf
     tolerance: float = 0.3
     spike: float = 2.0
     patience: int = 8
@@ -195,13 +206,15 @@ class GrowthPolicy:
     def __post_init__(self) -> None:
         for name in ("scale", "sgd_factor", "initial_step", "growth", "tolerance", "spike"):
             check_positive(name, getattr(self, name))
+        if self.unproven_growth != math.inf:
+            check_number("unproven_growth", self.unproven_growth, 1)
         check_number("valid_tolerance", self.valid_tolerance, 0)
         check_at_least("patience", self.patience, 1)
 
     def start(self) -> State:
         """The memory before the first reading."""
         empty = {"average": None, "lowest": None, "wait": 0, "valid": None, "rises": 0}
-        return {"ceiling": math.inf} | empty
+        return {"ceiling": math.inf, "first": None, "opening": None} | empty
 
     def decide(self, state: State, reading: Reading) -> tuple[State, Decision]:
         """The scale of the next steps."""
@@ -211,9 +224,12 @@ class GrowthPolicy:
                 if reading.step_length > 0
                 else 1.0
             )
-            return dict(state), Decision(scale or 1.0, "initial step", absolute=True)
+            scale = scale or 1.0
+            after = dict(state) | {"opening": scale}
+            return after, Decision(scale, "initial step", absolute=True)
         present = reading.scale[0]
         after = self._remembered(state, reading) | self._validated(state, reading)
+        after |= self._proven(after, reading)
         overfits = after["rises"] >= _RISES
         trouble = VALID_RISES if overfits else self._trouble(state, reading)
         if overfits:
@@ -225,8 +241,25 @@ class GrowthPolicy:
         scale = self.scale if reading.normalized else self.sgd_factor * self.scale
         wanted = scale * reading.distance / walk if walk > 0 else present
         scale = min(wanted, self.growth * present, state["ceiling"])
+        opening = after.get("opening")
+        if opening is not None and scale > self.unproven_growth * opening:
+            return after, Decision(self.unproven_growth * opening, _UNPROVEN, absolute=True)
         reason = "raise" if scale > present else "lower"
+        if opening is not None and scale > max(present, _FAR * opening):
+            reason = UNPROVEN_RAISE if reading.step >= _LONG else reason
         return after, Decision(scale, reason, absolute=True)
+
+    def _proven(self, state: State, reading: Reading) -> dict[str, Any]:
+        # The first scale is forgotten where no loss is told, or once it has certainly fallen.
+        average, first = state["average"], state.get("first")
+        if average is None:
+            return {} if reading.train_count else {"opening": None}
+        if first is None:
+            error = reading.train_error if math.isfinite(reading.train_error) else 0.0
+            return {"first": [average, error]}
+        level, error = first
+        fell = average < level - 3 * error - _FALL * abs(level)
+        return {"opening": None} if fell else {}
 
     def _validated(self, state: State, reading: Reading) -> dict[str, Any]:
         loss, lowest = reading.valid_loss, state["valid"]

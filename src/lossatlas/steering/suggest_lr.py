@@ -417,12 +417,16 @@ def _search(runs: _Runs, test: RangeTest, min_lr: float, max_lr: float) -> None:
     def loss(rung: int) -> float:
         return runs.loss(high * _FACTOR**-rung)
 
+    def lowest(done: set[int]) -> int:
+        # Of runs that all diverged, the one at the least rate: the way out is downward.
+        return min(sorted(done, reverse=True), key=loss)
+
     done = set(range(0, rungs + 1, 2))
-    best = min(sorted(done), key=loss)
+    best = lowest(done)
     for step in (2, 1):
         while len(done) < _MAX_RUNS and not {best - step, best + step} <= done:
             done |= {best - step, best + step}
-            best = min(sorted(done), key=loss)
+            best = lowest(done)
     if not math.isfinite(loss(best)):
         raise ArgumentError(
             f"every run between {min(runs.found):.2g} and {max(runs.found):.2g} diverged; "
