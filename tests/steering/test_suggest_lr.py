@@ -203,7 +203,8 @@ def test_the_command(tmp_path, capsys):
 
 def test_where_all_first_runs_diverge_the_search_goes_down():
     class Runs:
-        found = {}
+        def __init__(self):
+            self.found = {}
 
         def loss(self, rate):
             self.found[rate] = None
@@ -212,5 +213,6 @@ def test_where_all_first_runs_diverge_the_search_goes_down():
     module = importlib.import_module("lossatlas.steering.suggest_lr")
     nothing = np.zeros(1)
     test = module.RangeTest(nothing, nothing, nothing, nothing, 0.62, math.inf)
-    module._search(Runs(), test, 1e-6, 10.0)
-    assert min(Runs.found) < 0.02 < max(Runs.found) <= 10.0
+    runs = Runs()
+    module._search(runs, test, 1e-6, 10.0)
+    assert min(runs.found) < 0.02 < max(runs.found) <= 10.0
