@@ -198,9 +198,11 @@ nor reported. "{_scale_name()}" has one number for all experts, chosen on the sa
 def _repaired(found: Found) -> str:
     if not any("repaired" in pair for pairs in found["pairs"].values() for pair in pairs):
         return ""
-    return """ "REPAIR": every network between the two gets the mean and spread of units that the
-ends have on 6,000 training examples, before its loss on the test data is taken; it was added
-after held-out data of the first pair had shown that it helps."""
+    return """
+
+"REPAIR": every network between the two gets the mean and spread of units that the ends have on
+6,000 training examples, before its loss on the test data is taken; it was added after held-out
+data of the first pair had shown that it helps."""
 
 
 def _scale_name() -> str:
@@ -216,11 +218,11 @@ def _short(found: Found) -> str:
     lines = [row["line"]["value"] for key, row in found["curves"].items() if "as is" in key]
     ahead = {name: _ahead(found, name, "search") for name in found["merges"]}
     won = [f"{first} of {count} ({name})" for name, (first, _, count) in ahead.items()]
-    said = f"""**In short.** Alignment leaves these shares of the barrier: {", ".join(left)}.
+    said = f"""**In short.** Alignment (with REPAIR for the MLP) leaves these shares of the barrier: {", ".join(left)}.
     A Bezier curve has a barrier of at most {max(curves):.3f} where the line has
     {min(lines):.2f}-{max(lines):.2f}. Coefficients read off a map are ahead of the average of
     the experts on these numbers of seeds: {", ".join(won)}."""
-    return textwrap.fill(" ".join(said.split()), 96)
+    return textwrap.fill(" ".join(said.split()), 96, break_on_hyphens=False)
 
 
 def _best(pair: Found) -> Found:
