@@ -134,6 +134,7 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
         (("label", "--set", "label.lr=1e30"), "diverged; lower the learning rate"),
         (("generate", "--n-samples", 3), "generate.samples"),
         (("generate", "--device", "nope"), "`device`: 'nope' cannot be used"),
+        (("generate", "--device", "cuda:99"), "there is 'cpu'"),
         (("generate", "--set", "generate.scales=[nan,1]"), "generate.scales"),
         (("generate", "--set", "generate.noise=.inf"), "generate.noise"),
         (("label", "--set", "label.scales=[2,1]"), "goes up from 0 or more"),

@@ -134,6 +134,7 @@ BAD = [
     (["--plane", "flat"], "`plane`"),
     (["--set", "train.steps=0", "--plane", "checkpoints"], "there are no checkpoints"),
     (["--device", "warp:9"], "`device`: 'warp:9' cannot be used"),
+    (["--device", "cuda:99"], "`device`: 'cuda:99' cannot be used"),
     (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["--weights", "truncated.safetensors"], "truncated.safetensors"),
     (

@@ -146,6 +146,7 @@ BAD = [
     (["--model", "mpl"], "did you mean 'mlp'"),
     (["--test", "nowhere:x"], "there is no module 'nowhere'"),
     (["--device", "warp:9"], "cannot be used"),
+    (["--device", "cuda:99"], "`device`: 'cuda:99' cannot be used"),
     (["--set", "validd=0.1"], "did you mean 'valid'"),
     (["--set", "train.steps=9"], "no setting 'train.steps' (did you mean 'steps'?)"),
     (["--set", "valid=0.9"], "`valid`"),

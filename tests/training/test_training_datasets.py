@@ -398,3 +398,10 @@ def test_damage_anywhere_is_a_named_error_or_no_damage(samples, kind, place, cut
     except AtlasError as error:
         data, message = None, str(error)
     assert (str(path) in message) if data is None else (not cut and len(data) > 0)
+
+
+def test_a_card_that_is_not_there_is_named():
+    data = Dataset(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), classes=("a", "b"))
+    with pytest.raises(ArgumentError, match=r"'cuda:99' cannot be used \(.+\); there is 'cpu'"):
+        data.to("cuda:99")
+    assert torch.equal(data.to("cpu").inputs, data.inputs)

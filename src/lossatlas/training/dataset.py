@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.training.devices import chosen_device
 from lossatlas.training.seeding import epoch_order
 
 TaskKind = Literal["classification", "regression", "language"]
@@ -151,5 +152,9 @@ class Dataset:
 
         Returns:
             The same data there.
+
+        Raises:
+            ArgumentError: there is no such device.
         """
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        there = chosen_device(device)
+        return replace(self, inputs=self.inputs.to(there), targets=self.targets.to(there))
