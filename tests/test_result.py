@@ -192,6 +192,15 @@ def test_intervals_of_estimates():
     assert all(map(math.isnan, Estimate(1.0, 0.1, samples=1).interval()))
 
 
+def test_ends_that_are_many_times_apart_keep_their_digits():
+    def shown(*numbers):
+        return Estimate(numbers[0], ends=numbers[1:]).texts
+
+    assert shown(0.0194, 0.00233, 1.032) == ("0.0194", "[0.00233, 1.03]")
+    assert shown(0.351, 0.251, 2.31) == ("0.351", "[0.251, 2.31]")
+    assert shown(0.351, -0.251, 2.31) == ("0.4", "[\N{MINUS SIGN}0.3, 2.3]")
+
+
 def test_an_interval_that_was_computed_is_kept_and_told(tmp_path):
     regret = Estimate(0.5, 0.1, name="regret", unit="loss", ends=(0.25, 1.0))
     assert regret.interval() == (0.25, 1.0)

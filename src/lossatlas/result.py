@@ -31,7 +31,7 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.intervals import few_units_note, interval, skewed_note
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
 from lossatlas.text import count as counted
-from lossatlas.text import latex, number, slug, with_error
+from lossatlas.text import latex, number, slug, with_ends, with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,9 +169,7 @@ class Estimate:
         if math.isnan(self.value):
             return _UNKNOWN, ""
         if self.ends is not None:
-            half = (self.ends[1] - self.ends[0]) / 2
-            value, *ends = (_rounded(end, half)[0] for end in (self.value, *self.ends))
-            return value, f"[{', '.join(ends)}]"
+            return with_ends(self.value, *self.ends)
         value, error = _rounded(self.value, self.error)
         return value, f"± {error}" if error else ""
 

@@ -78,6 +78,20 @@ def with_error(value: float, stderr: float) -> str:
     return text.replace("-", MINUS, 1) if text.startswith("-") else text
 
 
+def with_ends(value: float, low: float, high: float) -> tuple[str, str]:
+    """A number and "[low, high]", rounded by half their distance."""
+    # Ends many times apart have three significant digits: half their distance says nothing
+    # about the lower one. In units of the last place that half the distance leaves.
+    if 0 < low < high / 5 and low < 10 ** math.floor(math.log10((high - low) / 2)):
+        shown, *ends = (number(each, 3) for each in (value, low, high))
+    else:
+        half = (high - low) / 2
+        shown, *ends = (
+            with_error(each, half).partition(" ± ")[0] for each in (value, low, high)
+        )
+    return shown, f"[{', '.join(ends)}]"
+
+
 def percent(share: float) -> str:
     """A share in percent."""
     if 0 < abs(share) < 1e-3:

@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,43 @@ def test_it_reads_and_survives_a_file(suggested, tmp_path):
     assert suggested.plot(backend="plotly").data
 
 
+def test_every_rate_has_three_digits_and_one_spelling(suggested):
+    found = replace(suggested, lr=0.019408, low=0.0023311, high=1.03214)
+    shown, ends = found.estimates()[0].texts
+    assert (shown, ends) == ("0.0194", "[0.00233, 1.03]")
+    assert all(text in found.headline() for text in ("0.0194", "0.00233", "1.03"))
+    assert "about as good" not in found.headline()
+
+
+def test_the_reasons_name_what_was_scaled_and_the_limits_that_are_passed(suggested):
+    lost = np.array([*suggested.losses[:-1], math.inf])
+    edge = replace(suggested.edge, value=0.7)
+    found = replace(suggested, lr=0.01, high=1e6, losses=lost, edge=edge)
+    said = " ".join(found.sentences())
+    assert "0.02, times (40 / 160)^0.5" in said
+    assert "1 diverged" in said
+    assert "which the range passes" in said
+    assert "The range passes this limit" in said
+    assert "passes" not in " ".join(replace(found, high=0.5).sentences())
+
+
+def test_the_picture_says_which_lengths_it_mixes_and_marks_diverged_runs(suggested):
+    lost = np.array([*suggested.losses[:-1], math.inf])
+    figure = replace(suggested, losses=lost).figures()[0]
+    assert "short runs of 40 updates" in figure.caption
+    assert "training of 160 updates" in figure.caption
+    assert "diverged" in [trace.name for trace in figure.plotly().data]
+
+
+def test_progress_counts_the_runs_that_will_be_made(batches):
+    told = []
+    found = la.suggest_lr(
+        make_objective(batches), "sgd", updates=10, progress=lambda *step: told.append(step)
+    )
+    assert [done for done, *_ in told] == list(range(1, len(found.rates) + 1))
+    assert told[-1][1] == len(found.rates)
+
+
 def test_groups_keep_the_ratio_of_their_rates(batches):
     objective = make_objective(batches)
     first, *_, last = objective.model.parameters()
@@ -198,7 +236,17 @@ def test_the_command(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["low"] <= told["lr"] <= told["high"]
     assert la.load(out / "lr.nc").lr == told["lr"]
-    assert "learning rate" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Suggested learning rate" in page
+    assert "Suggested_lr" not in page
+
+
+def test_the_command_says_each_sentence_once(capsys):
+    from lossatlas.cli.app import cli
+
+    cli.main(["lr", "--examples", "320", "--updates", "10"], standalone_mode=False)
+    told = "".join(capsys.readouterr())
+    assert told.count("Start AdamW at a peak") == 1
 
 
 def test_where_all_first_runs_diverge_the_search_goes_down():

@@ -61,8 +61,6 @@ def run(settings: LRSettings, output: Output) -> None:
         make_folder(settings.out)
         written["results"] = found.save(settings.out / "lr.nc")
         written["report"] = given.report(found, settings.out / "report.html", title)
-    for sentence in found.sentences():
-        output.note(sentence)
     extra = {"lr": found.lr, "low": found.low, "high": found.high}
     output.result(found, title, files=written, extra=extra)
 

@@ -1,5 +1,6 @@
 """The plotly side: empty figures, axes, color bars, and how a chart is drawn."""
 
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
@@ -21,7 +22,7 @@ from lossatlas.plots.chart import (
     near_edges,
     pieces,
 )
-from lossatlas.plots.logs import log_ticks
+from lossatlas.plots.logs import log_limits, log_ticks
 from lossatlas.plots.scale import Scale
 from lossatlas.text import loss_title, safe
 
@@ -148,7 +149,7 @@ def draw(chart: Chart) -> go.Figure:
 
 
 def _flat(chart: Chart) -> go.Figure:
-    x, y = _axis(chart.x) | _whole(chart, "x"), _axis(chart.y) | _whole(chart, "y")
+    x, y = (_axis(_ended(chart, side)) | _whole(chart, side) for side in "xy")
     layout: Options = {}
     height = chart.height
     if chart.aspect == "square":
@@ -186,10 +187,21 @@ def _axis(shown: Axis) -> Options:
     return axis(title, **ticks(shown.scale), **options)
 
 
+def _ended(chart: Chart, side: str) -> Axis:
+    # A logarithmic axis ends around its data: ticks of plotly's own lie on each other.
+    shown: Axis = getattr(chart, side)
+    if not shown.is_log or shown.limits is not None:
+        return shown
+    rows = [np.ravel(getattr(layer, side)) for layer in chart.layers if _has_points(layer)]
+    return replace(shown, limits=log_limits(np.concatenate([*rows, np.empty(0)])))
+
+
+def _has_points(layer: Any) -> bool:
+    return isinstance(layer, Line | Points | Area)
+
+
 def _log_axis(shown: Axis) -> Options:
-    if shown.limits is None:
-        # With a format, ticks within a decade are written out as well.
-        return {"type": "log", "tickformat": "~g"}
+    assert shown.limits is not None
     places, names = log_ticks(shown.limits)
     ends = np.log10(shown.limits).tolist()
     return {"type": "log", "range": ends, "tickvals": places, "ticktext": names}

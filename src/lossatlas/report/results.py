@@ -22,6 +22,15 @@ _TITLES = {
     "monitor-log": "Readings of the training",
     "spike": "A spike of the loss",
 }
+# Kinds whose name in a file is not what people call them.
+_KINDS = {
+    "suggested_lr": "Suggested learning rate",
+    "choice": "Choice of a checkpoint",
+    "runs": "Compared trainings",
+    "average-choice": "Choice of an average",
+    "mergetree": "Merge tree",
+    "monitor-log": "Readings of a training",
+}
 
 
 def result_page(
@@ -39,14 +48,19 @@ def result_page(
         found, tuple(s for s in said if s != verdict), pictures[_MOST_HERO:]
     )
     return Page(
-        kind=kind.capitalize(),
-        title=title or _TITLES.get(kind, kind.capitalize()),
+        kind=kind_in_words(kind),
+        title=title or _TITLES.get(kind, kind_in_words(kind)),
         headline=verdict,
         hero=pictures[:_MOST_HERO],
         sections=(replace(section, tables=(*tables, *section.tables)),),
         notes=tuple(getattr(found, "notes", ())),
         provenance=provenance or getattr(found, "provenance", None) or Provenance(),
     )
+
+
+def kind_in_words(kind: str) -> str:
+    """A kind of results as people write it, as in "Forecast fit"."""
+    return _KINDS.get(kind, kind.replace("_", " ").replace("-", " ").capitalize())
 
 
 def result_section(

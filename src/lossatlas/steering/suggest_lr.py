@@ -95,7 +95,7 @@ class SuggestedLR(Result):
 
     Attributes:
         lr: the rate to start with.
-        low: lower end of the band of rates that are about as good.
+        low: lower end of the range that probably holds the best rate.
         high: upper end.
         optimizer: name of its class.
         updates: length of a short run.
@@ -144,19 +144,19 @@ class SuggestedLR(Result):
             Estimate(
                 self.lr,
                 ends=(self.low, self.high),
-                why_no_error="the brackets are a band of rates, not an interval of confidence",
+                why_no_error="the brackets are a range of rates, not an interval of confidence",
                 name="learning rate",
-                meaning="to peak at; rates in the brackets are about as good",
+                meaning="to peak at; the best one lies probably within the brackets",
             ),
             self.edge,
             self.noise_scale,
         )
 
     def headline(self) -> str:
-        """The rate and its band."""
+        """The rate and its range."""
         return (
-            f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 2)}; rates "
-            f"from {number(self.low, 2)} to {number(self.high, 2)} are about as good."
+            f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
+            f"rate lies probably between {number(self.low, 3)} and {number(self.high, 3)}."
         )
 
     def sentences(self) -> tuple[str, ...]:
@@ -170,27 +170,40 @@ class SuggestedLR(Result):
 
     def _run_reasons(self) -> tuple[str, ...]:
         best = int(np.argmin(self.losses))
-        lost = int(np.sum(~np.isfinite(self.losses)))
+        lost = self.rates[~np.isfinite(self.losses)]
         found = (
             f"Of {len(self.rates)} short runs of {self.updates} updates, that with a peak of "
-            f"{number(float(self.rates[best]), 2)} ended lowest, at "
-            f"{number(float(self.losses[best]))}"
+            f"{number(float(self.rates[best]), 3)} ended lowest, at "
+            f"{number(float(self.losses[best]), 3)}"
         )
-        found += f"; {lost} diverged." if lost else "."
+        found += f"; {self._diverged(lost)}." if lost.size else "."
         if self.horizon == self.updates:
             return (found,)
-        power = number(_POWER, 2)
+        share = self.updates / self.horizon
+        lower = "longer" if share < 1 else "shorter"
         return (
             found,
-            f"For {self.horizon:,} updates the rate is scaled by (updates / horizon)^{power}, "
-            "as longer trainings have lower best rates.",
+            f"The rate for {self.horizon:,} updates is the lowest point of a curve through the "
+            f"runs, {number(self.lr / share**_POWER, 3)}, times ({self.updates:,} / "
+            f"{self.horizon:,})^{number(_POWER, 2)}: {lower} trainings have "
+            f"{'lower' if share < 1 else 'higher'} best rates.",
         )
+
+    def _diverged(self, lost: Floats) -> str:
+        least = float(lost.min())
+        said = f"{lost.size} diverged, from {number(least, 3)} on"
+        return said + (", which the range passes" if self.high > least else "")
 
     def _edge_reason(self) -> str:
         if not math.isfinite(self.edge.value):
-            return f"The edge of stability is not known: {self.edge.why_no_error}"
+            return f"The edge of stability is not known: {self.edge.why_no_error}."
+        passed = (
+            f"The range passes this limit, up to {number(self.high, 3)}: warm-up"
+            if self.high > self.edge.value
+            else "Warm-up"
+        )
         return (
-            f"At these weights a quadratic is stable up to {self.edge}; warm-up lets a "
+            f"At these weights a quadratic is stable up to {self.edge}. {passed} lets a "
             "training move to where it is flatter."
         )
 
@@ -212,8 +225,9 @@ class SuggestedLR(Result):
     def figures(self) -> tuple[Figure, ...]:
         """Losses after the short runs and the range test, over the rate, with the band."""
         caption = (
-            "Loss after short runs (dots) and along the range test (line) over the learning "
-            "rate; shaded: rates about as good as the best."
+            f"Loss after short runs of {self.updates:,} updates (dots; crosses at the top "
+            "diverged) and along the range test over the learning rate. The suggested rate "
+            f"and the shaded range are for a training of {self.horizon:,} updates."
         )
         title = "Learning rates"
         return (chart_of("lr", title, self._chart, caption=caption, alt=self.headline()),)
@@ -221,6 +235,7 @@ class SuggestedLR(Result):
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
         from lossatlas.plots.chart import Axis, Chart, band, curve, marks
+        from lossatlas.plots.logs import log_limits
 
         ended, seen = np.isfinite(self.losses), np.isfinite(self.test.losses)
         test, average = self.test.rates[seen], self.test.average[seen]
@@ -229,16 +244,20 @@ class SuggestedLR(Result):
         margin = 0.05 * (high - low or 1.0)
         floor, top = low - margin, high + margin
         layers: list[Layer] = [
-            band([self.low, self.high], [floor] * 2, [top] * 2, "about as good"),
+            band([self.low, self.high], [floor] * 2, [top] * 2, "probably holds the best"),
             curve(test, average, "range test", style.FAINT),
             curve(self.rates[ended], self.losses[ended], "after a short run"),
             marks(self.rates[ended], self.losses[ended]),
             curve([self.lr] * 2, [floor, top], "suggested", style.PATH),
         ]
+        lost = self.rates[~ended]
+        if lost.size:
+            layers.append(marks(lost, np.full(lost.size, top), "diverged", style.RIDGE, "x"))
         if math.isfinite(self.edge.value):
             edge = [self.edge.value] * 2
             layers.append(curve(edge, [floor, top], "edge of stability", style.RIDGE, dash=1))
-        x = Axis("learning rate", is_log=True)
+        shown = np.concatenate([test, self.rates, [self.low, self.high]])
+        x = Axis("learning rate", limits=log_limits(shown), is_log=True)
         return Chart("Learning rates", x, Axis("loss", limits=(floor, top)), tuple(layers))
 
 
@@ -380,6 +399,7 @@ class _Runs:
             1.0, (updates - np.arange(updates)) / (updates - warm + 1)
         )
         self.found: dict[float, Floats | None] = {}
+        self.planned = 0
 
     def loss(self, rate: float) -> float:
         """The loss after a run that peaks at this rate."""
@@ -388,7 +408,8 @@ class _Runs:
             ended = bool(np.isfinite(losses).all())
             self.found[rate] = unit_losses(self.judge, weights) if ended else None
             if self._tell is not None:
-                self._tell(len(self.found), _MAX_RUNS, f"learning rate {rate:.2g}")
+                total = max(self.planned, len(self.found))
+                self._tell(len(self.found), total, f"learning rate {rate:.3g}")
         each = self.found[rate]
         value = math.inf if each is None else float(each.mean())
         return value if math.isfinite(value) else math.inf
@@ -422,10 +443,13 @@ def _search(runs: _Runs, test: RangeTest, min_lr: float, max_lr: float) -> None:
         return min(sorted(done, reverse=True), key=loss)
 
     done = set(range(0, rungs + 1, 2))
+    # The two neighbors of the best come last.
+    runs.planned = len(done) + 2
     best = lowest(done)
     for step in (2, 1):
         while len(done) < _MAX_RUNS and not {best - step, best + step} <= done:
             done |= {best - step, best + step}
+            runs.planned = max(runs.planned, len(done) + 2 * (step == 2))
             best = lowest(done)
     if not math.isfinite(loss(best)):
         raise ArgumentError(
