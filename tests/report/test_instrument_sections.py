@@ -15,10 +15,15 @@ from lossatlas.curvature import (
     InstrumentResult,
     LearningRate,
     SampleSizeCurve,
+    Spectrum,
     Stability,
     WorstSharpness,
+    instruments,
 )
+from lossatlas.io import Provenance
 from lossatlas.report import SECTIONS, reading, render
+from lossatlas.report.page import page_of
+from lossatlas.report.sections.instruments import answer_of
 from lossatlas.result import Estimate
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import HOSTILE, survey_of
@@ -82,6 +87,64 @@ def test_the_rate_against_the_edge_in_words(found, words):
     survey = survey_with(stability={"descent": found})
     assert words in survey.findings["stability"].sentences()[0]
     assert words in " ".join(reading(survey))
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "mark"),
+    [
+        (edge(220.58), "yes: 110 times the edge for gradient descent", "alarm"),
+        (edge(0.323), "no: 16 % of the edge for gradient descent", "sure"),
+        (edge(1.995), "at the edge for gradient descent, within the error", "alarm"),
+        (edge(math.nan), "not known", ""),
+        (edge(80.0, 38.0, rule="adam"), "yes: 2.11 times the edge for Adam", "alarm"),
+    ],
+)
+def test_whether_the_rate_is_too_high(found, answer, mark):
+    assert LearningRate(descent=found).answer() == (answer, mark)
+    card = next(
+        each
+        for each in page_of(survey_with(stability={"descent": found})).questions
+        if each.question == "Is my learning rate too high?"
+    )
+    assert (card.value, card.mark) == (answer, mark)
+
+
+def test_the_ratio_with_adam_says_when_it_holds():
+    both = LearningRate(descent=edge(0.5), adam=edge(18.0, 38.0, rule="adam"))
+    first, second, third = both.sentences()
+    assert first.startswith("With gradient descent, lr x λmax = 0.5")
+    assert second.startswith("With Adam, lr x λmax = 18")
+    assert "once its second moments have converged" in third
+
+
+def ends(top, bottom, bound):
+    one, size = np.array([top]), np.array([bound])
+    low = np.array([bottom])
+    found = Spectrum(one, low, size, size, 9, True, None, (), (), 12, 0, Provenance())
+    return found.answer()
+
+
+def test_how_sharp_and_whether_downhill_are_both_answered():
+    assert ends(1.4567, -0.01325, 1e-4) == (
+        "1.457; yes, slightly downhill (\N{MINUS SIGN}0.013)",
+        "sure",
+    )
+    assert ends(1.4567, -0.5, 1e-4) == ("1.457; yes, downhill (\N{MINUS SIGN}0.5)", "sure")
+    assert ends(1.4567, -5e-5, 1e-4) == ("1.457; nowhere beyond the error", "")
+    assert ends(1.4567, 0.1, 1e-4) == ("1.457; nowhere", "sure")
+
+
+def test_no_question_that_wants_a_word_is_answered_by_a_number():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    inputs, labels = torch.randn(96, 3), torch.arange(96) % 3
+    loss = la.supervised(torch.nn.functional.cross_entropy)
+    objective = la.Objective(model, loss, [(inputs, labels)])
+    wordy = ("Is ", "Do ", "Does ", "Can ", "Have ", "Which ")
+    asked = [tool.name for tool in instruments() if tool.question.startswith(wordy)]
+    found = la.survey(objective, points=3, span=0.3, instruments=asked, lr=0.1)
+    for each in found.findings.values():
+        words, _ = answer_of(each)
+        assert not each.results or re.search("[a-z]{2}", words), each.about.question
 
 
 def test_the_nearest_to_a_saddle_is_named():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from lossatlas.landscape.landscape import Landscape
+from lossatlas.report.page import page_of
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections.loss_map import read_center
 from lossatlas.result import Estimate
+from lossatlas.topology import merge_tree
 from plots.sample_landscapes import line_map, refined_map, sample_map, with_trajectory
 from report.sample_surveys import ALL, survey_of
 
@@ -52,6 +54,44 @@ def test_all_basins_certain():
     assert sentences[1].endswith(
         "leave the basin of minimum 1 for the deeper one of minimum 0."
     )
+
+
+def test_a_minimum_on_the_edge_is_no_second_basin():
+    found = on_a_line([3, 0, 2, 1], 0.001)
+    words = (
+        "One basin inside the map is certain; minimum 1 lies on its edge, where the loss may"
+    )
+    assert headline(found) == f"{words} just fall on."
+    count, edge, climb = found.tree.sentences()
+    assert count.startswith("2 minima, all certain")
+    assert edge == (
+        "Minimum 1 lies on the edge of the map, where the loss may just fall on: it is no "
+        "proof of another basin; widen the span."
+    )
+    assert "climb by 1 " in climb
+    card = page_of(found).questions[0]
+    assert card.value == "one inside the map; minimum 1 lies on its edge"
+    assert card.mark == ""
+    assert int(found.tree.certain.sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "answer"),
+    [
+        ([0, 1, 3], "yes, but its minimum lies on the edge"),
+        ([0, 2, 1], "none certain inside the map; minima 0, 1 lie on its edge"),
+        ([3, 0, 2, 0.5, 2, 1], "no: 2 inside the map; minimum 2 lies on its edge"),
+        ([3, 0, 2, 0.5, 3], "no: 2 are certain"),
+    ],
+)
+def test_basins_inside_the_map_are_counted_apart(values, answer):
+    assert page_of(on_a_line(values, 0.001)).questions[0].value == answer
+
+
+def test_a_periodic_axis_has_no_edge():
+    tree = merge_tree(np.array([0.0, 2.0, 1.0, 2.0]), periodic=True)
+    assert not tree.on_edge.any()
+    assert merge_tree(np.array([0.0, 2.0, 1.0, 2.0])).on_edge.tolist() == [True, False]
 
 
 def test_some_basins_certain():

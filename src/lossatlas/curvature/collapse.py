@@ -86,6 +86,13 @@ class NeuralCollapse(Result):
             for n, found, m in signs
         )
 
+    def answer(self) -> tuple[str, str]:
+        """The scatter within classes over that between them, which is 0 for points."""
+        if not math.isfinite(self.within.value):
+            return "not known", ""
+        shown = with_error(self.within.value, self.within.stderr)
+        return f"NC1 is {shown}, where points have 0", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """How far classes have collapsed to points."""
         if not math.isfinite(self.within.value):

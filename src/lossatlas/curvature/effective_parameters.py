@@ -80,6 +80,10 @@ class EffectiveParameters(CheckedResult):
             for k, (e, name, unit, meaning) in enumerate(found)
         )
 
+    def answer(self) -> tuple[str, str]:
+        """How many of how many."""
+        return f"{number(self.effective.value)} of {self.parameters:,}", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """How many parameters the data determine, and what prior they ask for."""
         start = (

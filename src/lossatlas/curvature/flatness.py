@@ -97,7 +97,7 @@ def relative_flatness(
 @instrument(
     "flatness",
     title="Relative flatness",
-    question="Is the minimum flat, in a sense that rescaling layers does not change?",
+    question="How flat is the minimum, in a sense that rescaling layers does not change?",
     group="sharpness",
     cost="up to 100 products",
     needs="two derivatives",

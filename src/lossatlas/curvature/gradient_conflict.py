@@ -165,6 +165,12 @@ class ZeroSumGradients(CheckedResult):
         meaning = "1 - |sum| / sum of sizes, weight by weight; at 1 examples cancel"
         return (replace(self.overall, name="interference of gradients", meaning=meaning),)
 
+    def answer(self) -> tuple[str, str]:
+        """How much of their gradients cancels."""
+        if not math.isfinite(self.overall.value):
+            return "not known", ""
+        return f"{percent(self.overall.value)} of their gradients cancel", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """How much of the gradients cancels."""
         if not math.isfinite(self.overall.value):

@@ -69,6 +69,23 @@ class GradientNoise(CheckedResult):
             replace(self.scatter, name="gradient scatter", meaning=cov, is_minor=True),
         )
 
+    def answer(self) -> tuple[str, str]:
+        """Whether the gradient exceeds its noise, and the batch beyond which little is gained.
+
+        Returns:
+            The answer, and "sure" where the scale is known beyond twice its error.
+        """
+        scale = self.noise_scale
+        if not math.isfinite(self.floor):
+            return "not known", ""
+        if not math.isfinite(scale.value):
+            return "no: no longer than its noise", ""
+        if not scale.value > 2 * scale.error:
+            return "hardly; the batch is not known", ""
+        times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
+        batch = f"about {number(scale.value, 2)} examples"
+        return f"{times} times its noise; batches up to {batch}", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """Whether the gradient exceeds its noise."""
         length = with_error(self.norm.value, self.norm.stderr)

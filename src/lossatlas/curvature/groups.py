@@ -217,6 +217,23 @@ class GroupSpectra(CheckedResult):
             meaning=f"|smallest| / largest eigenvalue, {self.by} {saddle.name}; error: bounds",
         )
 
+    def answer(self) -> tuple[str, str]:
+        """The name of the sharpest part, and of the one nearest to a saddle."""
+        if not self._known:
+            return "", ""
+        sharp = max(self._known, key=lambda line: line.largest)
+        saddle = self._saddle
+        text = f"{self.by} {cut_off(sharp.name, 30)} ({number(sharp.largest)})"
+        if self.by == "class" and saddle is not None:
+            text += f"; nearest to a saddle: {cut_off(saddle.name, 30)}"
+        return text, "sure"
+
+    @property
+    def _saddle(self) -> GroupSpectrum | None:
+        known = [line for line in self._known if not math.isnan(line.ratio)]
+        lowest = max(known, key=lambda line: line.ratio, default=None)
+        return lowest if lowest is not None and lowest.ratio >= _SADDLE else None
+
     def sentences(self) -> tuple[str, ...]:
         """The sharpest part, and the one nearest to a saddle."""
         if len(self._known) < 2:
@@ -225,9 +242,8 @@ class GroupSpectra(CheckedResult):
         value = with_error(sharp.largest, sharp.largest_bound)
         name = cut_off(sharp.name, 30)
         found = [f"The sharpest {self.by} is {name}: largest eigenvalue {value}."]
-        known = [line for line in self._known if not math.isnan(line.ratio)]
-        saddle = max(known, key=lambda line: line.ratio, default=None)
-        if saddle is not None and saddle.ratio >= _SADDLE:
+        saddle = self._saddle
+        if saddle is not None:
             found.append(
                 f"The {self.by} nearest to a saddle is {cut_off(saddle.name, 30)}: its lowest "
                 f"eigenvalue is negative, {number(saddle.ratio, 2)} times its largest in size."

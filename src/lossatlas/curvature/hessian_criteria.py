@@ -55,6 +55,12 @@ class HessianCriteria(CheckedResult):
             replace(self.mass, name="Hessian criterion K", meaning=mass),
         )
 
+    def answer(self) -> tuple[str, str]:
+        """How large the smallest eigenvalue is beside the largest in size."""
+        if not math.isfinite(self.ends.value):
+            return "not known", ""
+        return f"the lowest is {percent(self.ends.value)} of the largest in size", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """How much of the spectrum is negative."""
         if not math.isfinite(self.ends.value):

@@ -195,6 +195,17 @@ class InstrumentResult(Result):
         lost = [(title, "not measured", why) for why in dict.fromkeys(self.missing.values())]
         return super().rows() + lost
 
+    def answer(self) -> tuple[str, str]:
+        """What answers the question in its own words.
+
+        Returns:
+            The answer and its mark ("sure", "alarm" or ""); both empty where the first number
+            of the instrument is the answer.
+        """
+        answers = (getattr(part, "answer", None) for part in self._speaking())
+        found: tuple[str, str] = next((each() for each in answers if each), ("", ""))
+        return found
+
     def _speaking(self) -> list[Result]:
         return [part for part in self._parts().values() if isinstance(part, Result)]
 

@@ -67,6 +67,16 @@ class Plasticity(Result):
         )
         return (replace(self.value, name="plasticity", unit="nats", meaning=meaning),)
 
+    def answer(self) -> tuple[str, str]:
+        """Whether random labels were learned within the budget."""
+        low, high = self.value.interval()
+        if low > 0:
+            shown = with_error(self.value.value, self.value.stderr)
+            return f"yes: {shown} nats learned in {count(self.steps, 'step')}", "sure"
+        if high <= 0:
+            return f"not within {count(self.steps, 'step')}", "alarm"
+        return f"not told within {count(self.steps, 'step')}", ""
+
     def sentences(self) -> tuple[str, ...]:
         """How well new labels can be learned."""
         start = f"In {count(self.steps, 'step')} on random labels the loss"

@@ -95,6 +95,11 @@ class ResidualGain(Result):
             ),
         )
 
+    def answer(self) -> tuple[str, str]:
+        """By what factor the blocks can stretch a gradient at most."""
+        gain = number(math.exp(min(self.log_bound, 700)), 3)
+        return f"by {gain} times at most", ""
+
     def sentences(self) -> tuple[str, ...]:
         """How much the blocks can amplify a gradient."""
         gain = number(math.exp(min(self.log_bound, 700)), 3)

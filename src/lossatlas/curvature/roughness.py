@@ -71,6 +71,18 @@ class Roughness(CheckedResult):
             replace(self.index, name="roughness index", meaning=index),
         )
 
+    def answer(self) -> tuple[str, str]:
+        """Whether random lines are as smooth as a bowl."""
+        if not math.isfinite(self.mean.value):
+            return "not known", ""
+        shown = with_error(self.mean.value, self.mean.stderr)
+        low, high = self.mean.interval()
+        if low > 2:
+            return f"no: further ups and downs ({shown}, a bowl has 2)", "alarm"
+        if high <= 2:
+            return f"yes, as a bowl is ({shown}, at most 2)", "sure"
+        return f"not known ({shown}, a bowl has 2)", ""
+
     def sentences(self) -> tuple[str, ...]:
         """Whether random lines look like bowls."""
         if not math.isfinite(self.mean.value):

@@ -95,6 +95,12 @@ class SampleSizeCurve(CheckedResult):
         )
         return enough, last
 
+    def answer(self) -> tuple[str, str]:
+        """Whether there are enough examples."""
+        if self.enough is None:
+            return "no: more data would change the picture", "alarm"
+        return f"yes: {self.enough:,} are enough", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """How many examples the landscape needs."""
         small = number(self.tolerance, 2)

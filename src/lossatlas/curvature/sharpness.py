@@ -114,6 +114,12 @@ class Sharpness(Result):
         """All rises."""
         return estimates_of({f.name: getattr(self, f.name) for f in fields(self)})
 
+    def answer(self) -> tuple[str, str]:
+        """What a step costs on average and at worst."""
+        if self.worst is None or self.average is None:
+            return "", ""
+        return f"{_shown(self.average)} on average, {_shown(self.worst.rise)} at worst", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """What a small step costs, at worst and on average."""
         if self.worst is None:

@@ -39,6 +39,15 @@ class Similarity(Result):
         """Both."""
         return estimates_of({"start": self.start, "middle": self.middle})
 
+    def answer(self) -> tuple[str, str]:
+        """The similarity to the features of the first checkpoint."""
+        if self.start is None or not math.isfinite(self.start.value):
+            return "not known", ""
+        return (
+            f"similarity {with_error(self.start.value, self.start.stderr)}; 1 is none",
+            "sure",
+        )
+
     def sentences(self) -> tuple[str, ...]:
         """How far the features have moved since the start."""
         if self.start is None or not math.isfinite(self.start.value):

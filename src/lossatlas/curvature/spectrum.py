@@ -47,6 +47,8 @@ _SYMMETRIC = 1e-3
 _STANDS_OUT = 1.5
 # Below this share of the largest eigenvalue a negative one is called slight.
 _SADDLE = 0.05
+# A bound below this share of an eigenvalue changes no digit that an answer shows.
+_SHOWN = 2e-4
 # Products for the trace in a survey: where large eigenvalues of both signs cancel, as before
 # training, more of them buy little, and the error says what is known.
 _SURVEY_TRACE = 300
@@ -176,6 +178,27 @@ class Spectrum(CheckedResult):
     def _groups(self) -> GroupSpectra:
         by = cast("GroupBy", self.provenance.settings.get("by", "layer"))
         return GroupSpectra(by, self.groups)
+
+    def answer(self) -> tuple[str, str]:
+        """The largest eigenvalue, and whether the loss curves downhill anywhere.
+
+        Returns:
+            The answer, and "sure" where both are known beyond their bounds, otherwise "".
+        """
+        sharp = "not known"
+        if len(self.top):
+            value, bound = float(self.top[0]), float(self.top_bounds[0])
+            exact = bound < _SHOWN * abs(value)
+            sharp = number(value) if exact else with_error(value, bound)
+        if not len(self.bottom):
+            return sharp, ""
+        lowest, bound = float(self.bottom[0]), float(self.bottom_bounds[0])
+        if abs(lowest) <= bound or math.isnan(lowest + bound):
+            return f"{sharp}; nowhere beyond the error", ""
+        if lowest > 0:
+            return f"{sharp}; nowhere", "sure"
+        slightly = "slightly " if self.saddle_ratio < _SADDLE else ""
+        return f"{sharp}; yes, {slightly}downhill ({number(lowest, 2)})", "sure"
 
     def sentences(self) -> tuple[str, ...]:
         """Saddle or bowl, outliers, and whether the tolerance was reached."""

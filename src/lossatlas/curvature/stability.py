@@ -98,6 +98,27 @@ class Stability(CheckedResult):
             ),
         )
 
+    def answer(self, optimizer: str | None = None) -> tuple[str, str]:
+        """Whether the learning rate is too high.
+
+        Args:
+            optimizer: a name for the optimizer; by default that of its rule.
+
+        Returns:
+            The answer, and "sure", "alarm" or "" (not known).
+        """
+        steps = optimizer or _NAMES.get(self.rule, self.rule)
+        if math.isnan(self.sharpness + self.bound):
+            return "not known", ""
+        if abs(self.sharpness - self.threshold) <= self.bound:
+            return f"at the edge for {steps}, within the error", "alarm"
+        if self.sharpness > self.threshold:
+            return f"yes: {number(self.ratio, 3)} times the edge for {steps}", "alarm"
+        if not self.reached:
+            return "not known", ""
+        share = number(100 * max(self.ratio, 0.0), 2)
+        return f"no: {share} % of the edge for {steps}", "sure"
+
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge the steps are."""
         return (self.sentence(_NAMES.get(self.rule, self.rule)),)
@@ -112,7 +133,7 @@ class Stability(CheckedResult):
             A sentence.
         """
         value, edge = number(self.sharpness, 2), number(self.threshold, 3)
-        start = f"For {optimizer}, lr x λmax = {value}"
+        start = f"With {optimizer}, lr x λmax = {value}"
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"{start}: at the edge of stability ({edge}), within the error bound."
         if math.isnan(self.sharpness + self.bound):
@@ -191,7 +212,16 @@ class LearningRate(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge each is."""
-        return tuple(found.sentence(_RULES[key]) for key, found in self._known.items())
+        said = (found.sentence(_RULES[key]) for key, found in self._known.items())
+        return (*said, *((_CONVERGED,) if self.adam is not None else ()))
+
+    def answer(self) -> tuple[str, str]:
+        """Whether the rate is too high for the given optimizer, else for gradient descent."""
+        for key in ("optimizer", "descent", "adam"):
+            if key in self._known:
+                name = _NAMES["adam"] if key == "adam" else None
+                return self._known[key].answer(name)
+        return "", ""
 
     def figures(self) -> tuple[Figure, ...]:
         """All ratios to the edge in one picture."""
@@ -199,7 +229,11 @@ class LearningRate(Result):
         return (_edge_figure(found),) if found else ()
 
 
-_RULES = {"descent": "gradient descent", "adam": "Adam's scale", "optimizer": "the optimizer"}
+_RULES = {"descent": "gradient descent", "adam": "Adam", "optimizer": "the optimizer"}
+_CONVERGED = (
+    "The ratio with Adam holds near these weights, once its second moments have converged "
+    "there; the first steps of a training may diverge at a rate that is below this edge."
+)
 
 
 @instrument(

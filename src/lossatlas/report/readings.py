@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from lossatlas.curvature import InstrumentResult
 from lossatlas.intervals import t_quantile
 from lossatlas.report.contents import Card
-from lossatlas.report.sections.instruments import chief, mark_of
+from lossatlas.report.sections.instruments import answer_of
 from lossatlas.report.sections.loss_map import arrival_question, read_center, trust_question
 from lossatlas.report.sections.topology import basins_question, read_topology
 from lossatlas.surveys import Survey
@@ -66,16 +67,14 @@ def questions(survey: Survey) -> tuple[Card, ...]:
     findings = [found for found in survey.findings.values() if found.results]
     # The chief instruments speak at the head of a page, the others where there is room.
     found = sorted(findings, key=lambda each: not each.about.headline)
-    asked = [
-        Card(
-            each.about.question or each.about.title,
-            chief(each.estimates())[0],
-            mark=mark_of(each.estimates()),
-            sentences=each.sentences(),
-        )
-        for each in found[: _MOST_QUESTIONS - 3]
-    ]
+    asked = [_card(each) for each in found[: _MOST_QUESTIONS - 3]]
     return basins_question(survey), arrival_question(survey), *asked, trust_question(survey)
+
+
+def _card(found: InstrumentResult) -> Card:
+    value, mark = answer_of(found)
+    question = found.about.question or found.about.title
+    return Card(question, value, mark=mark, sentences=found.sentences())
 
 
 def reading(survey: Survey) -> list[str]:

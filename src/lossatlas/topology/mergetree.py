@@ -14,7 +14,7 @@ from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count, number
 from lossatlas.topology.diagram import MAP_COUNT
-from lossatlas.topology.field import Bools, Floats, Ints
+from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
 _MOST_SADDLES = 12
 NO_SADDLE = "no saddle: no basin meets another"
@@ -120,6 +120,26 @@ class MergeTree(Result):
         False where it is not, and where that is unknown (see `why_unknown`).
         """
         return self.persistences > self.threshold
+
+    @property
+    def on_edge(self) -> Bools:
+        """True where a minimum lies on the edge of a map; its basin may end outside of it.
+
+        Axes of one or two points and periodic ones have no edge, and graphs have none.
+        """
+        edge = np.zeros(len(self), dtype=np.bool_)
+        if self.connectivity not in CONNECTIVITIES:
+            return edge
+        places = self.coordinates(self.minima)
+        for axis, size in enumerate(self.basins.shape):
+            if size > 2 and not (self.periodic and self.periodic[axis]):
+                edge |= (places[:, axis] == 0) | (places[:, axis] == size - 1)
+        return edge
+
+    @property
+    def open_minima(self) -> Ints:
+        """Numbers of the certain minima on the edge, where the loss may fall on outside."""
+        return np.flatnonzero(self.certain & self.on_edge)
 
     def coordinates(self, points: Ints) -> Ints:
         """Grid indices of flat indices.
@@ -251,11 +271,7 @@ class MergeTree(Result):
             return "One basin at this scale."
         if self.why_unknown:
             return f"{basins} on this map, of unknown certainty."
-        certain = int(self.certain.sum())
-        if certain == total:
-            bound = number(self.threshold, 2)
-            return f"{basins}, all deeper than the 95 % bound of {bound}."
-        return _some_certain(certain, total - certain)
+        return _certain_headline(self)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Number of minima, the certain ones, mean depths, the saddles of certain basins."""
@@ -327,6 +343,8 @@ class MergeTree(Result):
         if self.high == self.low:
             return ("The loss is the same everywhere on the map.",)
         sentences = [_count_sentence(self)]
+        if len(self) > 1 and self.open_minima.size:
+            sentences.append(_edge_sentence(self.open_minima))
         if self.parts > 1:
             sentences.append(
                 f"Points without a finite loss part the map into {self.parts} pieces."
@@ -382,6 +400,50 @@ def _some_certain(certain: int, rest: int) -> str:
     return f"{certain} basins are certain, {rest} more {'is' if rest == 1 else 'are'} not."
 
 
+def edge_words(minima: Ints, where: str = "its edge") -> str:
+    """Which minima lie on the edge of a map.
+
+    Args:
+        minima: their numbers; at least one.
+        where: what the edge is called.
+
+    Returns:
+        As in "minimum 1 lies on its edge".
+    """
+    names = ", ".join(map(str, minima.tolist()[:_MOST_SADDLES]))
+    if minima.size == 1:
+        return f"minimum {names} lies on {where}"
+    more = ", ..." if minima.size > _MOST_SADDLES else ""
+    return f"minima {names}{more} lie on {where}"
+
+
+def _certain_headline(tree: MergeTree) -> str:
+    total, certain = len(tree), int(tree.certain.sum())
+    if tree.open_minima.size:
+        return _edge_headline(tree)
+    if certain == total:
+        bound = number(tree.threshold, 2)
+        return f"{count(total, 'basin')}, all deeper than the 95 % bound of {bound}."
+    return _some_certain(certain, total - certain)
+
+
+def _edge_headline(tree: MergeTree) -> str:
+    inside = int((tree.certain & ~tree.on_edge).sum())
+    start = "No basin" if not inside else "One basin" if inside == 1 else f"{inside} basins"
+    are = "are" if inside > 1 else "is"
+    words = edge_words(tree.open_minima)
+    return f"{start} inside the map {are} certain; {words}, where the loss may just fall on."
+
+
+def _edge_sentence(minima: Ints) -> str:
+    words = edge_words(minima, "the edge of the map")
+    proves = "it is no proof" if minima.size == 1 else "they are no proof"
+    return (
+        f"{words[0].upper()}{words[1:]}, where the loss may just fall on: {proves} of another "
+        "basin; widen the span."
+    )
+
+
 def _exact(value: float, name: str, why: str, meaning: str = "", *, unit: str = "") -> Estimate:
     return Estimate(float(value), why_no_error=why, name=name, meaning=meaning, unit=unit)
 
@@ -393,7 +455,9 @@ def _count_sentence(tree: MergeTree) -> str:
         return f"The whole map ranges over less than {bound}: no basin on it is certain."
     if total == 1:
         return "One basin at this scale: from every point of the map the way down leads to it."
-    basins, rest = count(total, "basin"), total - certain
+    # On the edge a minimum is certain, but not that it has a basin of its own.
+    basin = ("minimum", "minima") if tree.open_minima.size else ("basin", None)
+    basins, rest = count(total, *basin), total - certain
     if tree.why_unknown:
         return f"{basins}; which are certain is unknown: {tree.why_unknown}."
     if not rest:

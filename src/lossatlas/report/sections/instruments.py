@@ -50,16 +50,23 @@ def group_section(survey: Survey, group: Group) -> Section | None:
 def instrument_card(found: InstrumentResult) -> Card:
     """What one instrument found, under the question that it answers."""
     estimates = found.estimates()
-    value, detail = chief(estimates)
+    value, mark = answer_of(found)
     return Card(
         question=found.about.question or found.about.title,
         value=value,
-        detail=found.about.headline or detail,
-        mark=mark_of(estimates),
+        detail=found.about.headline or chief(estimates)[1],
+        mark=mark,
         sentences=found.sentences(),
         figures=tuple(figure for figure in found.figures() if not figure.is_minor),
         tables=(*_table(found.about.title, estimates), *found.tables()),
     )
+
+
+def answer_of(found: InstrumentResult) -> tuple[str, str]:
+    """The question of an instrument answered in words, else by its first number; the mark."""
+    estimates = found.estimates()
+    words, mark = found.answer()
+    return (words, mark) if words else (chief(estimates)[0], mark_of(estimates))
 
 
 def chief(estimates: Sequence[Estimate]) -> tuple[str, str]:

@@ -6,7 +6,9 @@ from lossatlas.report.contents import Card, Section
 from lossatlas.result import Table
 from lossatlas.surveys import Survey
 from lossatlas.text import number, with_error
+from lossatlas.topology import MergeTree
 from lossatlas.topology.certainty import rarest_sentence
+from lossatlas.topology.mergetree import edge_words
 
 
 def topology_section(survey: Survey) -> Section:
@@ -44,19 +46,24 @@ def read_topology(survey: Survey) -> tuple[str, ...]:
 def basins_question(survey: Survey) -> Card:
     """Whether the map is one basin, and how sure that is."""
     tree = survey.tree
-    sure, total = int(tree.certain.sum()), len(tree)
+    value, mark = _one_basin(tree)
+    return Card("Is it one basin?", value, mark=mark, sentences=read_topology(survey))
+
+
+def _one_basin(tree: MergeTree) -> tuple[str, str]:
+    sure, total, edge = int(tree.certain.sum()), len(tree), tree.open_minima
+    mark = "" if tree.why_unknown else "sure"
     if total == 1:
-        value = "yes"
-    elif tree.why_unknown:
-        value = f"{total:,} seen, certainty unknown"
-    else:
-        value = "yes, as far as errors tell" if sure <= 1 else f"no: {sure:,} are certain"
-    return Card(
-        question="Is it one basin?",
-        value=value,
-        mark="" if tree.why_unknown else "sure",
-        sentences=read_topology(survey),
-    )
+        return ("yes, but its minimum lies on the edge", "") if edge.size else ("yes", mark)
+    if tree.why_unknown:
+        return f"{total:,} seen, certainty unknown", mark
+    if not edge.size:
+        return "yes, as far as errors tell" if sure <= 1 else f"no: {sure:,} are certain", mark
+    inside = sure - edge.size
+    if inside > 1:
+        return f"no: {inside:,} inside the map; {edge_words(edge)}", mark
+    start = "one" if inside else "none certain"
+    return f"{start} inside the map; {edge_words(edge)}", ""
 
 
 def _rarest(survey: Survey) -> list[str]:
@@ -88,6 +95,7 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
     rows = []
     for k, basin in enumerate(marks.numbers.tolist()):
         verdict = "certain" if marks.certain[k] else "within the error"
+        verdict += ", on the edge of the map" if tree.on_edge[basin] else ""
         rows.append(
             (
                 str(basin),
