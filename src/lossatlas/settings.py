@@ -83,7 +83,8 @@ MODEL = (
 )
 DATA = (
     "digits, parquet:PATH, folder:PATH, npz:PATH, text:PATH, or your own, "
-    "package.module:factory or path/file.py:factory."
+    "package.module:factory or path/file.py:factory: a function that returns (inputs, targets) "
+    "as tensors, a lossatlas.training.Dataset, a torch Dataset or a list of batches."
 )
 LOSS = (
     "cross_entropy, error, mse, l1, huber, bce, or your own, package.module:function or "

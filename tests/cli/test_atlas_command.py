@@ -10,7 +10,7 @@ import torch
 import lossatlas as la
 import lossatlas.report.film
 from cli.test_survey_command import call
-from lossatlas.cli.along import in_order
+from lossatlas.cli.shared_options import in_order
 from lossatlas.report.film import write_film
 from lossatlas.report.page import page_of
 from lossatlas.training import build_model

@@ -264,8 +264,8 @@ def test_the_common_options_are_read(name, monkeypatch, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("seed: 3\n")
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
-    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
+    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup", "choose"} else [])
     needed = needed or (["f"] if name.startswith(("atlas", "forecast", "weights")) else [])
     given = ["--out", "o", "--seed", "5", "--set", "seed=4", "--config", str(config)]
     command.main([*needed, *given, "--json", "--resume", "--quiet"], standalone_mode=False)
@@ -394,8 +394,8 @@ def test_the_settings_of_a_run_are_a_config_file(name, monkeypatch, capsys, tmp_
     command = COMMANDS[name]
     monkeypatch.setattr(command, "run", lambda settings, output: output.result({}, "t"))
     needed = {"forecast schedule": ["f", "--steps", "9", "--peak", "1"]}.get(name, [])
-    needed = needed or {"edit": ["f"], "choose": ["f"]}.get(name, [])
-    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup"} else [])
+    needed = needed or {"edit": ["f"]}.get(name, [])
+    needed = needed or (["a", "b"] if name in {"connect", "merge", "soup", "choose"} else [])
     needed = needed or (["f"] if name.startswith(("atlas", "forecast", "weights")) else [])
     command.main([*needed, "--seed", "7", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)["settings"]

@@ -1,6 +1,7 @@
 """`lossatlas connect`, `merge`, `soup` and `edit` as a user types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_merge_is_measured_and_written(monkeypatch, capsys, place):
     assert found["against"]["average"]["value"] == pytest.approx(
         loss_of(merged) - loss_of(average), abs=1e-5
     )
-    assert set(found["against"]) == {"average", "base", "expert 1", "expert 2"}
+    assert set(found["against"]) == {"average", "base", *files[1:]}
     assert la.load("merged.nc").method == "task_arithmetic:scale=0.4"
     assert "The merge" in (place / "merged.html").read_text()
 
@@ -130,6 +131,26 @@ def test_merges_are_compared_on_the_same_examples(monkeypatch, capsys, place):
     assert not found["failed"]
     assert not (place / "merged.safetensors").exists()
     assert not (place / "merged.resume").exists()
+    kept = la.load("merged.nc")
+    assert kept.networks == ("base", *files[1:])
+    assert found["estimates"]["loss_of_the_average"]["value"] == pytest.approx(
+        found["losses"]["average"]["value"]
+    )
+    assert any(text.startswith("The average (") for text in found["sentences"])
+
+
+@pytest.mark.parametrize("command", [
+    ["merge"], ["merge", "--compare", "average,ties"], ["soup"], ["connect"],
+])  # fmt: skip
+def test_a_first_run_says_its_sentences_once(command, monkeypatch, capsys):
+    code, out, error = call(
+        monkeypatch, capsys, *command, "p0.safetensors", "p1.safetensors", *QUICK[:-1]
+    )
+    assert code == 0, error
+    told = " ".join(out.split())
+    for sentence in la.load(next(Path().rglob("*.nc"))).sentences():
+        assert told.count(sentence) == 1
+        assert sentence not in " ".join(error.split())
 
 
 def test_statistics_of_a_merge_are_those_of_the_data(monkeypatch, capsys):
@@ -195,8 +216,39 @@ def test_choose_says_which_may_be_the_best(monkeypatch, capsys):
     assert not any("sharpness" in name for name in short["estimates"])
 
 
+def test_checkpoints_of_a_training_are_taken_by_their_numbers(monkeypatch, capsys, place):
+    # As a shell lists them.
+    names = ["step_120.safetensors", "step_40.safetensors", "step_80.safetensors"]
+    for k, name in enumerate(names):
+        shutil.copy(place / f"p{k}.safetensors", place / name)
+    quick = "--no-sharpness", "--out", "ordered"
+    code, _, error = call(monkeypatch, capsys, "choose", *names, *quick, *QUICK[:-1])
+    assert code == 0, error
+    assert "in the order of the numbers in their names" in error
+    kept = la.load(place / "ordered" / "choice.nc")
+    assert kept.names == (
+        "step_40", "step_80", "step_120", "mean of step_40 and step_80",
+        "mean of step_80 and step_120",
+    )  # fmt: skip
+    found = run(monkeypatch, capsys, "soup", *names, "--out", "ordered.safetensors")
+    assert found["kept"] == [names[1], names[2], names[0]]
+
+
+@pytest.mark.parametrize("name", ["soup", "connect", "choose", "survey"])
+def test_missing_data_are_named(name, monkeypatch, capsys):
+    files = ["p0.safetensors", "p1.safetensors"]
+    code, _, error = call(monkeypatch, capsys, name, *files, "--model", "mine.py:plain", "-q")
+    assert code == 2
+    assert "cannot be multiplied" in error
+    assert "No --data was given, so digits were used" in error
+    given = "--model", "mine.py:plain", "-q", "--data", "digits"
+    code, _, error = call(monkeypatch, capsys, name, *files, *given, "--fresh")
+    assert (code, "No --data" in error) == (2, False)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["choose"], "one checkpoint or more"),
+    (["choose"], "choose needs two checkpoints or more; got 0"),
+    (["choose", "p0.safetensors"], "choose needs two checkpoints or more; got 1"),
     (["choose", "p0.safetensors", "n1.safetensors"], "0.weight"),
     (["choose", "p0.safetensors", "--level", "1"], "`level`"),
     (["connect", "p0.safetensors"], "`files` must be two checkpoints; got 1"),
@@ -260,4 +312,4 @@ def test_adapters_are_merged_as_products(monkeypatch, capsys, place):
     merged, base = load_file("merged.safetensors"), load_file("p0.safetensors")
     torch.testing.assert_close(merged["0.weight"], base["0.weight"] + sum(networks) / 2)
     assert torch.equal(merged["2.weight"], base["2.weight"])
-    assert {"average", "base", "expert 1", "expert 2"} == found["against"].keys()
+    assert {"average", "base", "one", "two"} == found["against"].keys()

@@ -14,6 +14,7 @@ from PIL import Image
 from lossatlas.errors import ArgumentError, AtlasError, DataError, FileError, UnknownNameError
 from lossatlas.training import Dataset, load_dataset
 from lossatlas.training.images import NORMALIZATIONS, decode, normalized
+from lossatlas.training.user_data import as_dataset
 
 
 def pixels(n=6, side=5, channels=3, seed=0):
@@ -211,8 +212,73 @@ def test_factories_give_data():
     assert (len(data), data.outputs, data.task) == (3, 3, "classification")
     assert load_dataset(f"{__name__}:make_dataset(4)").outputs == 3
     assert load_dataset(f"{__name__}:make_numbers").targets.shape == (5, 1)
-    with pytest.raises(DataError, match="must give a Dataset"):
+    with pytest.raises(DataError, match=r"must return \(inputs, targets\) as tensors"):
         load_dataset(f"{__name__}:pixels")
+
+
+PLAIN_INPUTS, PLAIN_TARGETS = torch.arange(14.0).reshape(7, 2), torch.arange(7) % 3
+
+
+class Examples(torch.utils.data.Dataset):
+    def __init__(self, number=lambda target: target):
+        self.number, self.read = number, 0
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        self.read += 1
+        if index >= 7:
+            raise IndexError(index)
+        return PLAIN_INPUTS[index], self.number(PLAIN_TARGETS[index])
+
+
+def numbered():
+    return Examples(int)
+
+
+def batched():
+    return list(zip(PLAIN_INPUTS.split(3), PLAIN_TARGETS.split(3), strict=True))
+
+
+def listed():
+    return [Examples()[k] for k in range(7)]
+
+
+def tensors():
+    return torch.utils.data.TensorDataset(PLAIN_INPUTS, PLAIN_TARGETS)
+
+
+@pytest.mark.parametrize("make", [Examples, numbered, batched, listed, tensors])
+def test_data_of_torch_and_lists_are_read_whole(make):
+    data = load_dataset(f"{__name__}:{make.__name__}")
+    assert torch.equal(data.inputs, PLAIN_INPUTS)
+    assert torch.equal(data.targets, PLAIN_TARGETS)
+    assert data.task == "classification"
+    few = load_dataset(f"{__name__}:{make.__name__}", examples=4)
+    assert torch.equal(few.inputs, PLAIN_INPUTS[:4])
+
+
+def test_no_more_examples_are_read_than_are_asked_for():
+    data = Examples()
+    assert len(as_dataset(data, "here:make", 2)) == 2
+    assert data.read == 2
+
+
+@pytest.mark.parametrize(("made", "got"), [
+    (None, "got NoneType"),
+    (torch.ones(3), "got Tensor"),
+    ([], "holds no examples"),
+    ([{"x": 1}], "got a dict"),
+    ([("a", 1)], r"got an item \(str, int\)"),
+    ([(torch.ones(2), 1), (torch.ones(3), 1)], "got inputs of several shapes"),
+    (torch.utils.data.DataLoader(Examples()), "got DataLoader"),
+])  # fmt: skip
+def test_other_data_are_named_with_what_helps(made, got):
+    with pytest.raises(DataError, match=got) as caught:
+        as_dataset(made, "mine.py:data")
+    if made != []:
+        assert "--objective mine.py:make" in str(caught.value)
 
 
 # Batches.

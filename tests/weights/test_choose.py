@@ -41,6 +41,13 @@ def test_the_best_is_found_and_the_mean_of_its_neighbors():
     assert [e.value for e in found.sharpness] == pytest.approx([curvature] * 4, rel=1e-4)
 
 
+def test_the_lowest_losses_come_first():
+    found = choose(objective(), *points(3.0, 2.5, 0.0, 1.0), sharpness=False)
+    losses = [e.value for e in found.estimates() if e.name.startswith("loss of")]
+    assert losses == sorted(losses)
+    assert found.estimates()[0].name == f"loss of {found.best}"
+
+
 def test_differences_are_paired():
     data = objective()
     found = choose(data, *points(0.9, 1.1), averages=False, sharpness=False)
@@ -120,6 +127,7 @@ def test_the_true_best_is_kept_as_often_as_promised():
 def test_one_checkpoint_and_a_diverged_one():
     alone = choose(objective(), *points(1.0))
     assert (alone.best, alone.equal, alone.gains) == ("checkpoint 1", ("checkpoint 1",), ())
+    assert "the only checkpoint" in alone.sentences()[0]
     far = choose(objective(), *points(1.0, 1e30), averages=False, sharpness=False)
     assert far.equal == ("checkpoint 1",)
     single = choose(objective(examples=1), *points(0.0, 1.0), sharpness=False)

@@ -1,6 +1,7 @@
 """Merging: formulas by hand, exact minimizers, paired differences."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
+from lossatlas.result import Estimate
 from lossatlas.weights import METHODS, compare_merges, merge, soup
+from lossatlas.weights.merge import Merge, MergeComparison
 from lossatlas.weights.methods import Inputs, changed
 
 ONE = {"w": torch.tensor([[1.0, -2.0, 0.1], [0.0, 3.0, -0.2]])}
@@ -159,7 +162,43 @@ def test_differences_are_paired_and_said():
     assert {c.tensor for c in found.conflicts} == set(base)
     assert all(-1 <= c.cosine <= 1 and 0 <= c.signs <= 1 for c in found.conflicts)
     assert found.coefficients == (0.5, 0.5)
-    assert "plain average" in found.sentences()[0]
+    assert found.sentences()[0].startswith(f"The average ({found.loss.texts[0]} ")
+    # Its difference to itself is no news.
+    assert "minus average" not in [e.name for e in found.estimates()]
+    other = merge(task, base, *experts, method="ties")
+    assert "plain average" in other.sentences()[0]
+    assert "minus average" in [e.name for e in other.estimates()]
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    (-0.5, "is better than the base and a.pt."),
+    (0.5, "is worse than the base (0.500 ± 0.020) and a.pt (0.500 ± 0.020)."),
+    (0.0, "is not told apart from the base (0.000 ± 0.020) and a.pt (0.000 ± 0.020)."),
+])  # fmt: skip
+def test_a_merge_says_whether_it_helped(value, said):
+    far, loss = Estimate(value, 0.02, samples=99), Estimate(0.371, 0.03, samples=99)
+    against = {"average": Estimate(0.0, 0.0, samples=99), "base": far, "a.pt": far}
+    merged = Merge({}, "average", loss, against, ())
+    assert merged.sentences() == (f"The average (0.371 ± 0.030) {said}",)
+    sides = {name: replace(e, value=-e.value) for name, e in against.items()}
+    compared = MergeComparison({"average": loss}, sides, {}, {}, (), ("base", "a.pt"))
+    assert merged.sentences()[0] in compared.sentences()
+    mixed = replace(merged, against=against | {"a.pt": replace(far, value=-0.1)})
+    assert mixed.sentences()[0].endswith("a.pt.") == (value < 0)
+    assert "better than" in mixed.sentences()[0]
+
+
+def test_networks_are_called_by_their_names():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    found = merge(task, base, base, base, base, names=("a.pt", "a.pt", "average"))
+    called = ["base", "a.pt", "a.pt (expert 2)", "average (expert 3)"]
+    assert list(found.against) == ["average", *called]
+    compared = compare_merges(task, base, base, base, methods=["average"], names=("a", "b"))
+    assert compared.networks == ("base", "a", "b")
+    assert not any("No merge is ahead" in text for text in compared.sentences())
+    with pytest.raises(ArgumentError, match="`names` must be one an expert; got 1 for 2"):
+        merge(task, base, base, base, names=("a",))
 
 
 def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):
@@ -240,9 +279,10 @@ def test_differences_are_drawn_by_both_backends():
     experts = [{k: v + 0.2 * torch.randn_like(v) for k, v in base.items()} for _ in range(2)]
     merged = merge(task, base, *experts)
     compared = compare_merges(task, base, *experts, methods=["ties:density=0.5"])
-    for found in (merged, compared):
+    # An average has no difference to itself.
+    for found, left_out in ((merged, {"average"}), (compared, set())):
         names = [label.get_text() for label in found.plot().get_yticklabels()]
-        assert set(names) == set(found.against)
+        assert set(names) == set(found.against) - left_out
         drawn = found.plot(backend="plotly").data
         (points,) = (trace for trace in drawn if trace.mode == "markers")
         assert list(points.x) == [found.against[name].value for name in names]

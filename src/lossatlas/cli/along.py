@@ -1,6 +1,5 @@
 """`lossatlas survey --along`: every checkpoint of a training, and the atlas of them."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from lossatlas.cli.output import Output
 from lossatlas.cli.pictures import write_pictures
+from lossatlas.cli.shared_options import IN_ORDER, in_order
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.io import make_folder
@@ -35,7 +35,7 @@ def survey_training(
     subject = load_subject(settings)
     files, steps = in_order(settings.files)
     if files != settings.files:
-        output.note("checkpoints are taken in the order of the numbers in their names")
+        output.note(IN_ORDER)
     states = [_state(subject, file, output) for file in files]
     objective = subject.objective(settings.mode)
     title = settings.title or subject.title
@@ -67,21 +67,3 @@ def survey_training(
 def _state(subject: Subject, file: Path, output: Output) -> dict[str, Tensor]:
     subject.load(file, output.note)
     return snapshot(subject.model.state_dict())
-
-
-def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:
-    """Checkpoints and their steps, by the last number in each name.
-
-    Args:
-        files: as a shell lists them: step-100 before step-50.
-
-    Returns:
-        The files in order, and their steps; as given, with 0, 1, 2 ..., where a name holds no
-        number or two hold the same.
-    """
-    numbers = [re.findall(r"\d+", file.stem) for file in files]
-    steps = [int(found[-1]) for found in numbers if found]
-    if len({*steps}) < len(files):
-        return files, list(range(len(files)))
-    by_step = dict(zip(steps, files, strict=True))
-    return tuple(by_step[step] for step in sorted(steps)), sorted(steps)

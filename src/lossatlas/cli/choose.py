@@ -7,7 +7,12 @@ from pydantic import model_validator
 
 from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
-from lossatlas.cli.shared_options import SubjectSettings, check_files
+from lossatlas.cli.shared_options import (
+    IN_ORDER,
+    TRAINING_FILES,
+    SubjectSettings,
+    in_order,
+)
 from lossatlas.settings import common, defaults, option
 
 _CHOOSE = defaults("weights.choose:choose")
@@ -17,9 +22,7 @@ _positive: Any = {"gt": 0, "allow_inf_nan": False}
 class ChooseSettings(SubjectSettings):
     """Settings of `lossatlas choose`."""
 
-    files: tuple[Path, ...] = option(
-        (), "Checkpoints, in the order of the training.", positional=True
-    )
+    files: tuple[Path, ...] = option((), TRAINING_FILES, positional=True)
     averages: bool = option(_CHOOSE["averages"], "Judge the mean of each two neighbors too.")
     sharpness: bool = option(
         _CHOOSE["sharpness"], "Measure the largest eigenvalue of the Hessian at each."
@@ -37,7 +40,8 @@ class ChooseSettings(SubjectSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "ChooseSettings":
-        check_files(self.files, 1, "one checkpoint or more")
+        if len(self.files) < 2:
+            raise ValueError(f"choose needs two checkpoints or more; got {len(self.files)}")
         return self
 
 
@@ -47,20 +51,23 @@ def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
     from lossatlas.io import make_folder, occupied, remove_ledger
     from lossatlas.weights import choose
 
+    files, _ = in_order(settings.files)
+    if files != settings.files:
+        output.note(IN_ORDER)
     make_folder(settings.out)
     with occupied(settings.out):
-        given = load_checkpoints(settings, settings.files, output)
+        given = load_checkpoints(settings, files, output)
         ledger = settings.out / "choice.resume"
         if not resume:
             remove_ledger(ledger)
         with output.progress("judging checkpoints") as progress:
             found = choose(
                 given.objective, *given.states,
-                names=_names(settings.files), averages=settings.averages,
+                names=_names(files), averages=settings.averages,
                 sharpness=settings.sharpness, localization=settings.localization,
                 level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
             )  # fmt: skip
-        files = {
+        written = {
             "results": found.save(settings.out / "choice.nc"),
             "report": given.report(found, settings.out / "report.html", "Which checkpoint"),
         }
@@ -70,7 +77,7 @@ def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
         for name, loss in zip(found.names, found.losses, strict=True)
     ]
     extra = {"best": found.best, "equal": found.equal}
-    output.result(found, "choice", rows, files=files, extra=extra)
+    output.result(found, "choice", rows, files=written, extra=extra)
 
 
 def _names(files: tuple[Path, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
 from lossatlas.cli.processes import check_alone, is_first, joined
 from lossatlas.cli.run_record import RunRecord, check_choice
+from lossatlas.errors import LossError
 from lossatlas.settings import COMMON, LISTED, about, read_settings
 
 _RESUME = "Continue the unfinished run in --out. Without it an unfinished run is left alone."
@@ -111,6 +112,8 @@ def _called(command: Command, **given: Any) -> None:
         accepted = {name: value for name, value in call.items() if name in takes}
         with joined():
             command.run(settings, output, **accepted)
+    except LossError as error:
+        raise LossError(f"{error}{_default_data(settings)}") from error.__cause__
     except KeyboardInterrupt as stop:
         raise click.Abort(_stopped(record)) from stop
 
@@ -128,6 +131,17 @@ def _is_done(
     if note:
         output.note(note)
     return False
+
+
+# A model of one's own seldom fits the default data.
+def _default_data(settings: BaseModel) -> str:
+    given = settings.model_fields_set
+    if "model" not in given or "data" in given or "data" not in type(settings).model_fields:
+        return ""
+    return (
+        f" No --data was given, so {getattr(settings, 'data', '')} were used; give the data of "
+        "the model with --data."
+    )
 
 
 def _stopped(record: RunRecord | None) -> str:

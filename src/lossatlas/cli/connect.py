@@ -77,8 +77,6 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
         title = f"from {settings.files[0]} to {settings.files[1]}"
         files["report"] = given.report(found, settings.out / "report.html", title)
         remove_ledger(ledger)
-    for sentence in found.sentences():
-        output.note(sentence)
     path = {
         "at": found.at.tolist(),
         "loss": found.loss.tolist(),

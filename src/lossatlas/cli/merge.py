@@ -76,6 +76,7 @@ def run(settings: MergeSettings, output: Output, *, resume: bool) -> None:
         "objectives": [given.on(data) for data in settings.expert_data],
         "tune": given.on(settings.tune) if settings.tune else None,
         "seed": settings.seed,
+        "names": [file.name for file in settings.files[1:]],
     }
     if settings.compare:
         _compare(settings, given, output, options, resume=resume)
@@ -98,8 +99,6 @@ def _merge(
     }
     page, title = settings.out.with_suffix(".html"), f"merged by {found.method}"
     files["report"] = given.report(found, page, title)
-    for sentence in found.sentences():
-        output.note(sentence)
     extra = {
         "method": found.method,
         "against": _numbers(found.against),
@@ -134,15 +133,13 @@ def _compare(
         "report": given.report(found, settings.out.with_suffix(".html"), "Merges compared"),
     }
     remove_ledger(ledger)
-    for sentence in found.sentences():
-        output.note(sentence)
     extra = {
         "losses": _numbers(found.losses),
         "against": _numbers(found.against),
         "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},
         "failed": dict(found.failed),
     }
-    output.result(found, "loss minus that of the average", files=files, extra=extra)
+    output.result(found, "losses minus that of the average", files=files, extra=extra)
 
 
 def _numbers(found: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:

@@ -1,5 +1,6 @@
 """Options that several commands share: the network, its weights, its data."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,10 @@ from lossatlas.settings import (
     common,
     subject,
 )  # fmt: skip
+
+# Help and note of commands that take the checkpoints of a training in its order.
+TRAINING_FILES = "Checkpoints of a training; sorted by the last number in the name."
+IN_ORDER = "checkpoints are taken in the order of the numbers in their names"
 
 
 class SubjectSettings(Strict):
@@ -49,3 +54,21 @@ def check_files(files: Sequence[Path], minimum: int, what: str) -> None:
     """Require so many files; for validators of settings."""
     if len(files) < minimum:
         raise ValueError(f"`files` must be {what}; got {len(files)}")
+
+
+def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:
+    """Checkpoints and their steps, by the last number in each name.
+
+    Args:
+        files: as a shell lists them: step-100 before step-50.
+
+    Returns:
+        The files in order, and their steps; as given, with 0, 1, 2 ..., where a name holds no
+        number or two hold the same.
+    """
+    numbers = [re.findall(r"\d+", file.stem) for file in files]
+    steps = [int(found[-1]) for found in numbers if found]
+    if len({*steps}) < len(files):
+        return files, list(range(len(files)))
+    by_step = dict(zip(steps, files, strict=True))
+    return tuple(by_step[step] for step in sorted(steps)), sorted(steps)

@@ -6,7 +6,12 @@ from pydantic import model_validator
 
 from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
-from lossatlas.cli.shared_options import SubjectSettings, check_files
+from lossatlas.cli.shared_options import (
+    IN_ORDER,
+    SubjectSettings,
+    check_files,
+    in_order,
+)
 from lossatlas.settings import common, defaults, option
 
 _SOUP = defaults("weights.merge:soup")
@@ -19,7 +24,9 @@ _GREEDY = (
 class SoupSettings(SubjectSettings):
     """Settings of `lossatlas soup`."""
 
-    files: tuple[Path, ...] = option((), "Two checkpoints or more.", positional=True)
+    files: tuple[Path, ...] = option(
+        (), "Two checkpoints or more; sorted by the last number in the name.", positional=True
+    )
     greedy: bool = option(_SOUP["greedy"], _GREEDY)
     out: Path = common(Path("soup.safetensors"), "File of the averaged weights.", short="o")
 
@@ -34,16 +41,17 @@ def run(settings: SoupSettings, output: Output) -> None:
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.weights import soup
 
-    given = load_checkpoints(settings, settings.files, output)
+    ordered, _ = in_order(settings.files)
+    if ordered != settings.files:
+        output.note(IN_ORDER)
+    given = load_checkpoints(settings, ordered, output)
     found = soup(given.objective, *given.states, greedy=settings.greedy)
     files = {
         "weights": given.write(found.params, settings.out),
         "results": found.save(settings.out.with_suffix(".nc")),
         "report": given.report(found, settings.out.with_suffix(".html"), "Soup"),
     }
-    for sentence in found.sentences():
-        output.note(sentence)
-    kept = [str(settings.files[k - 1]) for k in found.kept]
+    kept = [str(ordered[k - 1]) for k in found.kept]
     output.result(found, "soup", files=files, extra={"kept": kept})
 
 

@@ -47,7 +47,7 @@ _NOT_ALONG = (
 )  # fmt: skip
 _FILES = (
     "None, one or two checkpoints; two are compared; with --along the checkpoints of a "
-    "training, in order. Files that end in .safetensors, .pt, "
+    "training, sorted by the last number in the name. Files that end in .safetensors, .pt, "
     ".pth, .ckpt or .bin, or a folder of Hugging Face, accelerate or "
     "torch.distributed.checkpoint. Nothing is unpickled."
 )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, nearest
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
@@ -17,6 +16,7 @@ from lossatlas.training.parquet import load_parquet
 from lossatlas.training.specs import find_factory, is_factory, parse_call, split_options
 from lossatlas.training.tables import load_npz
 from lossatlas.training.text import load_text
+from lossatlas.training.user_data import as_dataset
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "parquet": load_parquet,
@@ -24,7 +24,12 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "npz": load_npz,
     "text": load_text,
 }
-FORMS = ("digits", *(f"{name}:PATH" for name in LOADERS), "package.module:factory")
+FORMS = (
+    "digits",
+    *(f"{name}:PATH" for name in LOADERS),
+    "package.module:factory",
+    "path/file.py:factory",
+)
 Normalize = str | Sequence[Sequence[float]]
 
 
@@ -40,8 +45,10 @@ def load_dataset(
     Args:
         spec: `digits` (scikit-learn's, 8x8 gray, 1,797 of them), `parquet:PATH` (pictures and
             labels as on the Hugging Face hub), `folder:PATH` (a subfolder for each class),
-            `npz:PATH`, `text:PATH` (characters), or `package.module:factory`, whose call gives
-            a `Dataset` or a pair (inputs, targets). Options may follow a path, as in
+            `npz:PATH`, `text:PATH` (characters), or `package.module:factory` or
+            `path/file.py:factory`, a function that returns a pair (inputs, targets) of
+            tensors, a `Dataset`, a torch Dataset of (input, target) examples, or a list of
+            batches (inputs, targets). Options may follow a path, as in
             `npz:faces.npz#x=pixels,y=age` or `text:poems.txt#block=32`.
         examples: at most so many, the first ones; no more than these are decoded.
         normalize: for pictures: "unit" (0..1, the default), "centered", "imagenet",
@@ -110,20 +117,5 @@ def _from_factory(spec: str, examples: int | None, options: dict[str, Any]) -> D
     call = parse_call("data", spec)
     make = find_factory("data", call.name)
     with wrap_errors(f"`data`: '{spec}'", "look at its code.", DataError):
-        made = make(*call.args, **(call.options | options))
-    data = made if isinstance(made, Dataset) else _from_pair(spec, made)
-    return data if examples is None else data.take(min(examples, len(data)))
-
-
-def _from_pair(spec: str, made: Any) -> Dataset:
-    pair = made if isinstance(made, tuple) and len(made) == 2 else ()
-    if not pair or not all(isinstance(part, Tensor) for part in pair):
-        raise DataError(
-            f"'{spec}' must give a Dataset or a pair of tensors (inputs, targets); "
-            f"got {type(made).__name__}."
-        )
-    inputs, targets = pair
-    if targets.is_floating_point():
-        columns = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
-        return Dataset(inputs, columns, spec, "regression")
-    return Dataset(inputs, targets, spec)
+        # A torch Dataset of the user is read here: its code runs too.
+        return as_dataset(make(*call.args, **(call.options | options)), spec, examples)

@@ -63,11 +63,15 @@ class Choice(Result):
         return self.names[int(np.nanargmin(values))]
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Loss of each candidate, how far it is behind, its sharpness and its complexity."""
+        """Losses, the lowest first; how far each is behind, its sharpness and complexity."""
         chosen = f"the lowest of {len(self.names)} is a little too low"
+        # A page shows the first of them at the top.
+        ranked = sorted(
+            zip(self.names, self.losses, strict=True), key=lambda pair: _height(pair[1])
+        )
         found = [
             replace(e, name=f"loss of {n}", meaning=chosen if n == self.best else "")
-            for n, e in zip(self.names, self.losses, strict=True)
+            for n, e in ranked
         ]
         found += [
             replace(e, name=f"{n} behind {self.best}", unit="loss", is_minor=True)
@@ -89,7 +93,9 @@ class Choice(Result):
         others = [name for name in self.equal if name != self.best]
         level = f"{100 * self.level:g} %"
         start = f"{self.best} has the lowest held-out loss"
-        if others:
+        if len(self.names) == 1:
+            start = f"{self.best} is the only checkpoint: there is nothing to compare it with."
+        elif others:
             start += f"; {', '.join(others)} cannot be told from it ({level})."
         else:
             start += f", below all others by more than the error ({level})."

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.checks import check_same_structure
+from lossatlas.checks import check_list, check_same_structure
 from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
@@ -23,7 +23,7 @@ from lossatlas.objective.batches import Batch
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.example_gradients import squared_gradients
-from lossatlas.weights.methods import Change, Inputs, changed, options_of
+from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
 from lossatlas.weights.paired import PairedLosses, blend
 from lossatlas.weights.unfinished import Unfinished, identity
 
@@ -81,30 +81,30 @@ class Merge(Result):
         Returns:
             One estimate for the loss and one a difference.
         """
-        others = (replace(e, name=f"minus {name}") for name, e in self.against.items())
+        others = (replace(e, name=f"minus {name}") for name, e in self._others().items())
         return (self.loss, *others)
 
     def sentences(self) -> tuple[str, ...]:
         """Whether merging helped.
 
         Returns:
-            A sentence against the average, one against the best of base and experts, and the
-            notes.
+            A sentence against the average, unless it is the average; one against the base and
+            each expert; and the notes.
         """
-        compared = [("the plain average", self.against.get("average"))]
-        single = {n: e for n, e in self.against.items() if n != "average"}
-        if single:
-            name = max(single, key=lambda n: single[n].value)
-            compared.append((f"the best single network ({name})", single[name]))
-        return (
-            *(
-                f"Merged by {self.method}, the loss is {_verdict(found)} {name} "
-                f"(difference {found})."
-                for name, found in compared
-                if found is not None
-            ),
-            *self.notes,
-        )
+        found, others = list[str](), self._others()
+        average = others.pop("average", None)
+        if average is not None:
+            found.append(
+                f"Merged by {self.method}, the loss is {_verdict(average)} the plain average "
+                f"(difference {average})."
+            )
+        name = "The merged network" if self.method != "average" else "The average"
+        return (*found, *_helped(name, self.loss, others), *self.notes)
+
+    # An average is not compared with itself.
+    def _others(self) -> dict[str, Estimate]:
+        itself = "average" if self.method == "average" else None
+        return {name: e for name, e in self.against.items() if name != itself}
 
     def figures(self) -> tuple[Figure, ...]:
         """Differences of the loss to the average, the base and each expert.
@@ -112,7 +112,8 @@ class Merge(Result):
         Returns:
             One figure.
         """
-        return (_differences("Loss of the merged network minus that of others", self.against),)
+        title = "Loss of the merged network minus that of others"
+        return (_differences(title, self._others()),)
 
 
 @result("merge comparison", references=(_SOUP,))
@@ -125,6 +126,7 @@ class MergeComparison(Result):
         coefficients: name of a merge -> share of each expert, where it has one for each.
         failed: name of a merge -> why it could not be made.
         notes: what a reader should know.
+        networks: names of the base and the experts among `losses`.
     """
 
     losses: Mapping[str, Estimate] = quantity("loss")
@@ -132,30 +134,44 @@ class MergeComparison(Result):
     coefficients: Mapping[str, tuple[float, ...]]
     failed: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Differences to the plain average, the best first.
+        """The loss of the plain average, and differences to it, the best first.
 
         Returns:
-            One estimate a merge and network.
+            One estimate for the average, and one a merge and network.
         """
         order = sorted(self.against, key=lambda name: self.against[name].value)
-        return tuple(replace(self.against[name], name=name, unit="loss") for name in order)
+        average = replace(self.losses["average"], name="loss of the average", unit="loss")
+        others = (replace(self.against[name], name=name, unit="loss") for name in order)
+        return (average, *others)
 
     def sentences(self) -> tuple[str, ...]:
-        """Which merges are ahead of the plain average.
+        """Whether the average helped, and which merges are ahead of it.
 
         Returns:
-            One or two sentences, and the notes.
+            A sentence on the average beside base and experts, one on the merges, and the notes.
         """
-        ahead = [n for n, e in self.against.items() if _verdict(e) == "below that of"]
-        start = (
-            f"Ahead of the plain average by more than the error: {', '.join(ahead)}."
-            if ahead
-            else "No merge is ahead of the plain average by more than the error."
-        )
+        others = {
+            name: replace(e, value=-e.value, skewness=-e.skewness)
+            for name, e in self.against.items()
+            if name in self.networks
+        }
         lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
-        return (start, *lost, *self.notes)
+        start = _helped("The average", self.losses["average"], others)
+        return (*start, *self._ahead(), *lost, *self.notes)
+
+    def _ahead(self) -> tuple[str, ...]:
+        merges = {n: e for n, e in self.against.items() if n not in self.networks}
+        ahead = [n for n, e in merges.items() if _verdict(e) == "below that of"]
+        if ahead:
+            return (f"Ahead of the plain average by more than the error: {', '.join(ahead)}.",)
+        return (
+            ("No merge is ahead of the plain average by more than the error.",)
+            if merges
+            else ()
+        )
 
     def figures(self) -> tuple[Figure, ...]:
         """Differences of the loss to the plain average, the best first.
@@ -191,6 +207,32 @@ def _verdict(found: Estimate) -> str:
     return "above that of" if low > 0 else "not told apart from that of"
 
 
+# How one network stands beside others; `against` are its losses minus theirs.
+def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple[str, ...]:
+    verdicts = {
+        "below that of": "is better than",
+        "above that of": "is worse than",
+        "not told apart from that of": "is not told apart from",
+        "not compared with an error to that of": "is not compared with an error to",
+    }
+    parts = []
+    for verdict, said in verdicts.items():
+        names = [
+            ("the base" if other == "base" else other)
+            + ("" if said == "is better than" else f" ({_number(found)})")
+            for other, found in against.items()
+            if _verdict(found) == verdict
+        ]
+        if names:
+            *first, last = names
+            parts.append(f"{said} {', '.join(first)}{' and ' if first else ''}{last}")
+    return (f"{name} ({_number(loss)}) {'; it '.join(parts)}.",) if parts else ()
+
+
+def _number(found: Estimate) -> str:
+    return " ".join(filter(None, found.texts))
+
+
 def merge(
     objective: Objective,
     base: Params,
@@ -200,6 +242,7 @@ def merge(
     objectives: Sequence[Objective] = (),
     tune: Objective | None = None,
     seed: int = 0,
+    names: Sequence[str] | None = None,
     **options: Any,
 ) -> Merge:
     """Merge fine-tuned networks into one, and measure what came out.
@@ -223,6 +266,7 @@ def merge(
         tune: for "search", data that no network was trained on and the result is not judged on;
             by default every second batch of `objective`, which is then judged on the others.
         seed: of random choices.
+        names: what each expert is called; by default "expert 1" and so on.
         **options: of the method.
 
     Returns:
@@ -253,6 +297,7 @@ def merge(
         objectives=objectives,
         tune=tune,
         seed=seed,
+        names=names,
     )
     made = job.made(method, options)
     judged = PairedLosses(job.judge)
@@ -281,6 +326,7 @@ def compare_merges(
     seed: int = 0,
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> MergeComparison:
     """Merge the same networks in several ways and compare them on the same examples.
 
@@ -296,6 +342,7 @@ def compare_merges(
         resume: a file that losses of finished merges go to; the same call goes on from there
             after a kill, with the same bits.
         progress: called with how many networks were measured, and of how many.
+        names: as for `merge`.
 
     Returns:
         Losses of all merges and networks, and paired differences to the plain average.
@@ -327,6 +374,7 @@ def compare_merges(
         objectives=objectives,
         tune=tune,
         seed=seed,
+        names=names,
     )
     if SEARCH in {name for name, _ in chosen}:
         job.split()
@@ -386,7 +434,12 @@ class _Table:
 
     def found(self) -> MergeComparison:
         return MergeComparison(
-            self._losses, self._against, self._coefficients, self._failed, self._job.notes
+            self._losses,
+            self._against,
+            self._coefficients,
+            self._failed,
+            self._job.notes,
+            tuple(self._job.networks),
         )
 
 
@@ -444,6 +497,7 @@ class _Job:
         objectives: Sequence[Objective],
         tune: Objective | None,
         seed: int,
+        names: Sequence[str] | None,
     ) -> None:
         if not experts:
             raise ArgumentError("`experts` must hold at least one fine-tuned network.")
@@ -451,7 +505,8 @@ class _Job:
             raise ArgumentError(
                 f"`objectives` must be one an expert ({len(experts)}); got {len(objectives)}."
             )
-        named = {"base": base} | {f"expert {k}": e for k, e in enumerate(experts, 1)}
+        self.names = _called(names, len(experts))
+        named = {"base": base} | dict(zip(self.names, experts, strict=True))
         self.networks = {}
         for name, params in named.items():
             check_finite(name, params)
@@ -508,7 +563,7 @@ class _Job:
         return Inputs(self.base, importances, grams, self._seed)
 
     def _expert(self, number: int) -> tuple[Objective, dict[str, Tensor]]:
-        return self._objectives[number], self.networks[f"expert {number + 1}"]
+        return self._objectives[number], self.networks[self.names[number]]
 
     def _importance(self, number: int) -> Change:
         return squared_gradients(*self._expert(number))
@@ -547,6 +602,21 @@ class _Job:
             name: torch.tensordot(scales, torch.stack([d[name] for d in self.deltas]).cpu(), 1)
             for name in self.base
         }
+
+
+# No two alike, and none like the average, the base or a method.
+def _called(names: Sequence[str] | None, count: int) -> list[str]:
+    numbered = [f"expert {k}" for k in range(1, count + 1)]
+    if names is None:
+        return numbered
+    check_list("names", names, "texts")
+    if len(names) != count:
+        raise ArgumentError(f"`names` must be one an expert; got {len(names)} for {count}.")
+    called: list[str] = []
+    for name, number in zip(map(str, names), numbered, strict=True):
+        taken = name in {"base", SEARCH, *METHODS, *called}
+        called.append(f"{name} ({number})" if taken else name)
+    return called
 
 
 def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[float, ...]:
