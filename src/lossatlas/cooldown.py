@@ -1,12 +1,13 @@
 """Cooldown shapes: the share of the learning rate over the progress of a cooldown."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_one_of, check_positive
 from lossatlas.errors import ArgumentError
 
 Floats = NDArray[np.float64]
@@ -87,3 +88,30 @@ def cooldown_factor(
         falling = min_ratio**s if shape == "exponential" else inverse
         factor = np.asarray(falling)
     return factor if factor.ndim else float(factor)
+
+
+def cooldown_length(argument: str, length: float, steps: int) -> int:
+    """The updates of a cooldown whose length is a share up to 1.0, or a number of updates.
+
+    Args:
+        argument: its name, for errors.
+        length: a share of `steps` up to 1.0, which is all of them; otherwise updates.
+        steps: updates that it is a share of.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        ArgumentError: not a positive number; or the whole number 1, which may mean either.
+
+    Examples:
+        >>> cooldown_length("decay", 0.1, 50), cooldown_length("decay", 1.0, 50)
+        (5, 50)
+    """
+    check_positive(argument, length)
+    if length == 1 and isinstance(length, Integral):
+        raise ArgumentError(
+            f"`{argument}` = 1 may mean one update or all of them: write {argument}=1.0 for "
+            f"all, or a small share for one update, as in {argument}=1e-9."
+        )
+    return max(round(length * steps), 1) if length <= 1 else round(length)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from lossatlas import forecast
 from lossatlas.cli.forecast import command
 from lossatlas.errors import AtlasError
+from lossatlas.forecast import schedules
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
 LAW = forecast.MultiPowerLaw()
@@ -95,6 +96,28 @@ def test_predict_a_shape_and_a_measured_run(folder):
         call("predict", folder / "out", "--rates", folder / "rates.npy", "--json")
     )
     assert again["final"]["loss"] == pytest.approx(told["final"]["loss"], rel=2e-3)
+
+
+def test_a_decay_of_one_is_the_whole_run_and_is_said(folder):
+    plan = ("--shape", "linear", "--steps", 400, "--peak", 1e-3, "--decay")
+    whole, share = (call("predict", folder / "out", *plan, word) for word in ("1", "1.0"))
+    assert whole == share
+    assert "from 0.001 linear to 0 over 400 updates" in " ".join(whole.split())
+    usual = call("predict", folder / "out", *plan[:-1])
+    assert "held for 360 updates, then sqrt" not in usual
+    assert "held for 360 updates, then linear to 0 over 40" in " ".join(usual.split())
+
+
+def test_a_fit_says_what_to_ask_next_and_its_points_are_drawn(folder):
+    arguments = ["fit", folder / "cosine.csv", *COLUMN, "--out", folder / "one"]
+    done = CliRunner().invoke(command, [str(part) for part in arguments])
+    (line,) = (s for s in done.stderr.splitlines() if s.startswith("Next: lossatlas forecast "))
+    asked = line.removeprefix("Next: lossatlas forecast ").split()
+    assert "one" in asked[1]
+    assert "expected loss" in call(*asked)
+    fit = forecast.fit(LAW, made_up(LAW, TRUTH, RATES["cosine"], "one", 1e-3, 0, every=25))
+    drawn = fit.predict(schedules.cosine(3000, 1e-3)).figures()[0].plotly()
+    assert "fitted points" in [trace.name for trace in drawn.data]
 
 
 def test_schedule_writes_rates_that_predict_reads(folder):

@@ -130,6 +130,11 @@ def test_one_schedule_is_said_not_to_identify_the_law():
         LAW, [*family(1e-3, names=("cosine",)), *family(2e-3, names=("cosine",))]
     )
     assert "all curves follow one schedule" in same.warnings[0]
+    assert found.headline().startswith("One run fixes ")
+    assert same.headline().startswith("2 runs of one schedule fix ")
+    for fit in (found, same):
+        assert "those of others are a guess" in fit.headline()
+        assert len(" ".join(fit.sentences())) < 700
 
 
 def test_flat_directions_are_named():
@@ -137,6 +142,9 @@ def test_flat_directions_are_named():
     assert found.flat
     assert any("the curves do not determine" in line for line in found.warnings)
     assert found.flat[0].spread >= found.flat[-1].spread
+    (table,) = (t for t in found.tables() if t.title.startswith("Changes of parameters"))
+    assert len(table.rows) == len(found.flat)
+    assert not any("do not determine" in line for line in found.sentences())
 
 
 def test_other_units_peaks_sizes_and_limits_are_warned_of():

@@ -20,7 +20,8 @@ from lossatlas.steering.schedules import WSD, WSDS
     st.floats(0.01, 1.0),
 )  # fmt: skip
 def test_every_cooldown_falls_from_the_peak_to_its_end(shape, warmup, decay, end):
-    rates = schedules.wsd(100, 2.0, decay, shape, min_ratio=end, warmup=warmup)
+    length = decay if decay > 1 else 0.01
+    rates = schedules.wsd(100, 2.0, length, shape, min_ratio=end, warmup=warmup)
     assert rates.size == 100
     assert rates[-1] == pytest.approx(2.0 * end)
     assert rates.max() <= 2.0 + 1e-12
@@ -59,6 +60,45 @@ def test_wsd_s_rises_again_and_is_flagged():
     assert rates[49] == rates[99] == 0
     assert rates[50] == 1
     assert not schedules.is_monotone(rates)
+
+
+def test_a_share_of_one_is_the_whole_run_and_the_number_one_is_refused():
+    whole = schedules.wsd(10, 1.0, decay=1.0, shape="linear")
+    np.testing.assert_allclose(whole, np.linspace(0.9, 0.0, 10))
+    optimizer = SGD([torch.zeros(1)], lr=1.0)
+    assert WSD(optimizer, 10, decay=1.0, shape="linear").share(0) == pytest.approx(0.9)
+    periods = schedules.wsd_s(8, 1.0, [4], decay=1.0, shape="linear", min_ratio=0.0)
+    np.testing.assert_allclose(periods, 2 * [0.75, 0.5, 0.25, 0.0])
+    for refused in (
+        lambda: schedules.wsd(10, 1.0, decay=1),
+        lambda: schedules.wsd_s(10, 1.0, [5], decay=1),
+        lambda: WSD(optimizer, 10, decay=1),
+        lambda: WSDS(optimizer, [5, 10], decay=1),
+    ):
+        with pytest.raises(ArgumentError, match=r"write decay=1\.0"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        (
+            schedules.wsd(200, 0.1, decay=1e-9, shape="linear"),
+            "the rate 0.1 held for 199 updates, then down to 0 over 1 update",
+        ),
+        (schedules.wsd(200, 0.1, decay=1.0, shape="linear"), "from 0.1 linear to 0 over 200"),
+        (
+            schedules.constant(50, 0.2, 10),
+            "a warm-up of 10 updates to 0.2, then the rate 0.2 held for 40",
+        ),
+        (schedules.cosine(50, 0.2, 0.1), "from 0.2 cosine to 0.02 over 50 updates"),
+        (schedules.cosine(50, 0.2, 0.1, 10), "to 0.2, then cosine to 0.02 over 40 updates"),
+        (schedules.wsd(50, 0.2, decay=20), "held for 30 updates, then sqrt to 0 over 20"),
+        (schedules.wsd_s(20, 1.0, [10], decay=4), "rates between 0.1 and 1 over 20 updates"),
+    ],
+)
+def test_a_schedule_is_said_in_words(rates, words):
+    assert words in schedules.in_words(rates)
 
 
 def test_numbers_out_of_range_are_named():

@@ -216,10 +216,12 @@ def test_the_best_of_a_bank_is_shown():
     choice = bank.best(score_of)
     assert choice.gamma == bank.gamma == 0
     assert [s.value for s in choice.scores] == pytest.approx([0.0, -0.5, -1.5])
-    assert "gamma 0 scores best" in choice.sentences()[0]
+    assert "gamma 0 scores highest" in choice.sentences()[0]
     with bank.swapped():
         assert bank.model.weight[0, 0].item() == pytest.approx(2.5)
-    assert bank.best(lambda m: -score_of(m), mode="min").gamma == 0
+    lowest = bank.best(lambda m: -score_of(m), mode="min")
+    assert lowest.gamma == 0
+    assert "gamma 0 scores lowest" in lowest.sentences()[0]
     assert bank.best(score_of, mode="min").gamma == math.inf
     other = PolynomialAverage(one_weight(), (0, 1, math.inf))
     other.load_state_dict(bank.state_dict())

@@ -109,7 +109,9 @@ class PredictSettings(_OfFit):
     peak: float | None = _planned(
         None, "Highest learning rate. Leave it out for laws fitted without rates."
     )
-    decay: float = _planned(_WSD["decay"], "Cooldown: a share below 1, otherwise updates.")
+    decay: float = _planned(
+        _WSD["decay"], "Cooldown: a share up to 1, which is the whole run; otherwise updates."
+    )
     min_ratio: float = _planned(_WSD["min_ratio"], "Last learning rate as a share of the peak.")
     warmup: int | None = _planned(
         None, "Length of a linear warmup, of the schedule or of a run that lacks it in its log."
@@ -177,6 +179,8 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
     more["measured"] = None if truth is None else float(truth.loss[-1])
     title = f"forecast of {found.law.name}"
+    # The points of the fit are in its own file.
+    del more["fitted"]
     output.result(told, title, files=written, extra=more)
 
 
@@ -254,6 +258,19 @@ def _print_fit(
 
     written = write_fit(found, settings.out, settings)
     output.result(found, title, rows, files=written, extra=_fit(found))
+    question = _question(found)
+    if question:
+        output.note(f"Next: lossatlas forecast predict {settings.out} {question}")
+
+
+# Options that ask about the longest fitted run with another schedule; empty for laws of sizes.
+def _question(found: "Fit") -> str:
+    steps = max(int(curve.step[-1]) for curve in found.curves)
+    rates = [curve.lr for curve in found.curves if curve.lr is not None]
+    if rates:
+        return f"--shape cosine --steps {steps} --peak {max(float(r.max()) for r in rates):g}"
+    sized = {"size", "tokens", "source"} & set(found.law.needs)
+    return "" if sized else f"--steps {steps}"
 
 
 class _Command(Command):

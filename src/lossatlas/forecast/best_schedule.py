@@ -207,7 +207,7 @@ def _best_cooldown(
     def rates(log_length: float) -> Floats:
         length = int(np.clip(round(np.exp(log_length)), 1, body))
         return schedules.wsd(
-            steps, peak, max(length, 1), name, min_ratio=min_ratio, warmup=warmup
+            steps, peak, max(length, 1) / body, name, min_ratio=min_ratio, warmup=warmup
         )
 
     grid = np.log(np.maximum(np.array(FRACTIONS) * body, 1.0))

@@ -8,12 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossatlas.arrays import as_float_array
-from lossatlas.checks import check_positive
-from lossatlas.cooldown import CooldownShape
+from lossatlas.cooldown import CooldownShape, cooldown_length
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs, check_rates
 from lossatlas.forecast.law import Law, ScheduleLaw, log_error
-from lossatlas.forecast.schedules import check_length, is_monotone, warmup_length, wsd
+from lossatlas.forecast.schedules import (
+    check_length,
+    in_words,
+    is_monotone,
+    warmup_length,
+    wsd,
+)
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
@@ -48,6 +53,7 @@ class Prediction(Result):
         warnings: what to know before believing it, in sentences.
         groups: independent curves that the interval comes from.
         measured: the run itself, where it is known.
+        fitted: the curves that the law was fitted to, where it is asked about updates.
 
     Examples:
         >>> from lossatlas.forecast import Fit, PowerLaw
@@ -67,6 +73,7 @@ class Prediction(Result):
     warnings: tuple[str, ...] = ()
     groups: int = 0
     measured: Curve | None = None
+    fitted: tuple[Curve, ...] = ()
 
     @property
     def half_width(self) -> float:
@@ -115,6 +122,8 @@ class Prediction(Result):
         if self.measured is not None:
             off = np.log(loss / self._last_measured)
             out.append(f"The measured loss is {self._last_measured:.4f}: {off:+.2%} off.")
+        if self.lr is not None:
+            out.append(f"Its schedule: {in_words(self.lr)}.")
         return (*out, *map(as_sentence, self.warnings))
 
     @property
@@ -144,7 +153,13 @@ class Prediction(Result):
         step, loss, lower, upper = (
             each[kept] for each in (self.step, self.loss, self.lower, self.upper)
         )
-        layers: list[Layer] = [curve(step, loss, "forecast")]
+        seen = [(each, each.step >= begin) for each in self.fitted]
+        layers: list[Layer] = [
+            dots(each.step[late], each.loss[late], "fitted points", style.FAINT)
+            for each, late in seen
+            if late.any()
+        ]
+        layers.append(curve(step, loss, "forecast"))
         if run is not None:
             layers.append(dots(run.step, run.loss, "measured", style.PATH))
         if not self.reason:
@@ -403,7 +418,7 @@ class Cooldown:
 
     Attributes:
         curve: the run so far.
-        decay: its length: a share of its start if < 1, else updates.
+        decay: its length: a share of its start up to 1.0, else updates.
         shape: as for `schedules.wsd`.
         min_ratio: the last rate as a share of the present one.
         level: the share of losses to cover.
@@ -467,9 +482,8 @@ def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:
 def continued(rates: Floats, question: Cooldown, start: int) -> Floats:
     """A schedule that goes on at its present rate and then decays."""
     length, last = question.decay, int(question.curve.step[-1])
-    check_positive("decay", length)
-    check_length("decay", float(length))
-    steps = max(round(length * start) if length < 1 else int(length), 2)
+    steps = max(cooldown_length("decay", length, start), 2)
+    check_length("decay", float(steps))
     now = float(rates[last - 1])
     falling = wsd(steps, now, steps, question.shape, min_ratio=question.min_ratio)
     return np.concatenate([rates[:last], np.full(start - last, now), falling])

@@ -13,7 +13,11 @@ from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.best_schedule import SchedulePlan, plan_schedule
 from lossatlas.forecast.curve import Curve, Inputs, labels
-from lossatlas.forecast.identifiability import FlatDirection, ParameterError
+from lossatlas.forecast.identifiability import (
+    FlatDirection,
+    ParameterError,
+    distinct_schedules,
+)
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.prediction import (
     Cooldown,
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
+_LOOSE = "Changes of parameters that the curves hardly feel"
 
 
 def said_once(warnings: Sequence[str]) -> list[str]:
@@ -150,15 +155,36 @@ class Fit(Result):
         )  # fmt: skip
 
     def headline(self) -> str:
-        """Fit and error in one sentence."""
-        seen = f"R2 {self.r2:.4f} on the fitted curves"
+        """What the fit is good for, in one sentence."""
+        if self._is_of_one_schedule:
+            return self._one_schedule()
+        seen = f"{self.law.name} explains {self.r2:.2%} of the variance of the fitted curves"
         if self.errors.reason:
             return f"{seen}; forecasts have no interval."
-        return f"{seen}; {self.errors.scale:.2%} off on curves it had not seen."
+        return f"{seen}; it is {self.errors.scale:.2%} off on curves it had not seen."
+
+    @property
+    def _is_of_one_schedule(self) -> bool:
+        needs_rates = isinstance(self.law, ScheduleLaw) and bool(self.law.needs)
+        return needs_rates and distinct_schedules(self._schedules()) == 1
+
+    def _one_schedule(self) -> str:
+        total, runs = len(self.law.parameters), len(self.curves)
+        fixed = sum(not row.reason for row in self.parameter_errors)
+        fixes = "fixes" if runs == 1 else "of one schedule fix"
+        return (
+            f"{'One run' if runs == 1 else f'{runs} runs'} {fixes} {fixed or 'none'} of the "
+            f"{total} parameters; forecasts of the same schedule are usable, those of others "
+            "are a guess: add a run with another schedule."
+        )
 
     def sentences(self) -> tuple[str, ...]:
         """How well the law fits, how wrong it is on unseen curves, and what to know first."""
-        return (*self._verdicts(), *map(as_sentence, said_once(self.warnings)))
+        # What stands in the headline, beside a parameter or in a table is not said again.
+        beside = ["the curves do not determine", "the curves do not fix it"]
+        beside += ["which cannot identify"] if self._is_of_one_schedule else []
+        said = [w for w in self.warnings if not any(text in w for text in beside)]
+        return (*self._verdicts(), *map(as_sentence, said_once(said)))
 
     def _verdicts(self) -> Iterator[str]:
         if self.curves:
@@ -321,6 +347,7 @@ class Fit(Result):
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
+            fitted=self.curves if size is tokens is source is None else (),
         )  # fmt: skip
 
     def what_if(
@@ -342,8 +369,8 @@ class Fit(Result):
             curve: the run so far, with rates.
             decay_at: the step at which the cooldown begins, or several; not before the last
                 step of the curve.
-            decay: length of the cooldown: a share of `decay_at` if < 1, else updates. Default
-                0.2.
+            decay: length of the cooldown: a share of `decay_at` up to 1.0, else updates.
+                Default 0.2.
             shape: as for `schedules.wsd`. Default "sqrt".
             min_ratio: the last rate as a share of the present one. Default 0.
             level: the share of losses to cover. Default 0.9.
@@ -441,17 +468,19 @@ class Fit(Result):
         return max(1, min((int(curve.step[0]) for curve in self.curves), default=1))
 
     def tables(self) -> tuple[Table, ...]:
-        """The laws that were compared, and each curve as forecast by a fit to the others."""
+        """The laws compared, curves forecast by a fit to the others, what is left open."""
         laws = tuple((row.law, f"{row.error:.3%}", row.note) for row in self.alternatives)
         left_out = tuple(
             (row.name, f"{row.final:+.3%}", f"{row.rms:.3%}", f"{row.horizon:.3g}")
             for row in self.left_out
         )
+        loose = tuple(tuple(str(change).split(": ", 1)) for change in self.flat)
         laws_head = ("law", "error on left-out curves", "note")
         left_head = ("curve", "error at the end", "along the curve", "steps over fitted ones")
         made = (
             Table("Laws compared", laws_head, laws),
             Table("Forecasts of curves left out", left_head, left_out),
+            Table(_LOOSE, ("change of parameters", "one standard deviation"), loose),
         )
         return tuple(table for table in made if table.rows)
 

@@ -23,8 +23,9 @@ from lossatlas.checks import (
     check_positive,
     is_number,
 )
-from lossatlas.cooldown import CooldownShape
+from lossatlas.cooldown import CooldownShape, cooldown_length
 from lossatlas.errors import ArgumentError, DataError
+from lossatlas.text import count, number
 
 Floats = NDArray[np.float64]
 
@@ -124,8 +125,8 @@ def wsd(
     Args:
         steps: number of updates, warm-up included.
         peak: the stable rate.
-        decay: length of the cooldown: a fraction of the steps after the warm-up if < 1, else a
-            number of updates. Default 0.1.
+        decay: length of the cooldown: a share of the steps after the warm-up up to 1.0, which
+            is all of them, else a number of updates. Default 0.1.
         shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
             "lowered-linear" falls to 0.7 at once, with "inverse" 1 / rate grows linearly.
             Default "sqrt".
@@ -169,7 +170,8 @@ def wsd_s(
         steps: number of updates, warm-up included.
         peak: the stable rate.
         checkpoints: updates after which the rate has decayed; the last update is one more.
-        decay: length of each cooldown: a share of its period if < 1, else updates. Default 0.1.
+        decay: length of each cooldown: a share of its period up to 1.0, else updates. Default
+            0.1.
         shape: as for `wsd`; "inverse" is the paper's. Default "inverse".
         min_ratio: the last rate of each cooldown as a share of the peak. Default 0.1.
         warmup: length of the warm-up. Default 0.
@@ -199,7 +201,7 @@ def wsd_s(
         )
     parts = [ramp(warmup, peak)]
     for first, last in zip([warmup, *stops], stops, strict=False):
-        length = min(_share("decay", decay, last - first), last - first)
+        length = min(cooldown_length("decay", decay, last - first), last - first)
         parts += [
             np.full(last - first - length, float(peak)),
             _decay(length, peak, min_ratio, shape),
@@ -298,7 +300,7 @@ def check_plan(steps: int, peak: float, warmup: int, min_ratio: float = 0.0) -> 
 
 
 def _length(argument: str, decay: float, body: int) -> int:
-    length = _share(argument, decay, body)
+    length = cooldown_length(argument, decay, body)
     if length > body:
         raise ArgumentError(
             f"`{argument}` must not be longer than the {body} steps after the warm-up; "
@@ -307,10 +309,61 @@ def _length(argument: str, decay: float, body: int) -> int:
     return length
 
 
-# A share of so many steps if below 1, else a number of them.
-def _share(argument: str, decay: float, steps: int) -> int:
-    check_positive(argument, decay)
-    return max(round(decay * steps), 1) if decay < 1 else round(decay)
+def in_words(lr: ArrayLike) -> str:
+    """A schedule as people say it.
+
+    Args:
+        lr: (T,) rates.
+
+    Returns:
+        Text, as in "the rate 0.1 held for 180 updates, then linear to 0 over 20 updates".
+
+    Examples:
+        >>> in_words(wsd(10, 0.1, decay=4, shape="linear"))
+        'the rate 0.1 held for 6 updates, then linear to 0 over 4 updates'
+    """
+    rates = _one_row(lr)
+    top = warmup_length(rates)
+    peak, last = number(float(rates[top])), number(float(rates[-1]))
+    if not is_monotone(rates):
+        low, high = number(float(rates.min())), number(float(rates.max()))
+        return f"rates between {low} and {high} over {count(rates.size, 'update')}"
+    # The last update of a warm-up has the peak.
+    warmup = top + 1 if top else 0
+    said = [f"a warm-up of {count(warmup, 'update')} to {peak}"] if warmup else []
+    length = int(np.sum(rates[warmup:] < rates[top]))
+    held = rates.size - warmup - length
+    said += [f"the rate {peak} held for {count(held, 'update')}"] if held else []
+    if held == 1 and not warmup and length:
+        # A fall from the start: its first rate lies below the peak that it falls from.
+        name, start = _whole_fall(rates)
+        return f"from {number(start)} {name} to {last} over {count(rates.size, 'update')}"
+    if length:
+        fall = f"{_shape_of(rates[-length:] / rates[top])} to {last}"
+        said.append(f"{fall} over {count(length, 'update')}")
+    return ", then ".join(said)
+
+
+def _whole_fall(rates: Floats) -> tuple[str, float]:
+    # The shape of a fall, and the peak that it begins from.
+    progress, last = np.arange(1, rates.size + 1) / rates.size, float(rates[-1])
+    for shape, factor in SHAPES.items() if rates.size > 2 else ():
+        factors = factor(progress)
+        peak = last + float((rates[0] - last) / factors[0])
+        if np.allclose(rates, last + (peak - last) * factors, atol=1e-6 * peak):
+            return shape, peak
+    return "down", float(rates[0])
+
+
+def _shape_of(factors: Floats) -> str:
+    # Of a fall; two points fit any shape.
+    progress, last = np.arange(1, factors.size + 1) / factors.size, float(factors[-1])
+    for shape in SHAPE_NAMES if factors.size > 2 else ():
+        if shape not in SHAPES and last <= 0:
+            continue
+        if np.allclose(factors, cooldown.cooldown_factor(shape, progress, last), atol=1e-6):
+            return shape
+    return "down"
 
 
 def _decay(length: int, peak: float, min_ratio: float, shape: CooldownShape) -> Floats:

@@ -115,10 +115,13 @@ class AveragedOptimizer:
     ) -> AverageChoice:
         """`PolynomialAverage.best`: choose among the averages on validation data.
 
+        It takes the highest score; for a loss give `mode="min"`.
+
         Args:
             score: score(model) -> a number.
             batches: for the statistics of BatchNorm layers.
-            mode: "max" or "min".
+            mode: "max" where a higher score is better, "min" where a lower one is. Default
+                "max".
 
         Returns:
             The choice.

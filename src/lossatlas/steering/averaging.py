@@ -33,7 +33,7 @@ Score = Callable[[nn.Module], Any]
 
 @result("average-choice")
 class AverageChoice(Result):
-    """Which average of a bank scores best.
+    """Which average of a bank scores best: highest, or lowest with mode="min".
 
     Attributes:
         gamma: of the best average.
@@ -55,9 +55,12 @@ class AverageChoice(Result):
         return self.scores
 
     def sentences(self) -> tuple[str, ...]:
-        """Which member was chosen."""
+        """Which member was chosen, and whether for a high score or a low one."""
         each = ", ".join(f"{s.name} {s}" for s in self.scores)
-        return (f"The average with gamma {number(self.gamma)} scores best ({each}).",)
+        values = [s.value for s in self.scores if math.isfinite(s.value)]
+        chosen = next(s.value for s in self.scores if s.name == _named_gamma(self.gamma))
+        side = "highest" if chosen >= max(values, default=chosen) else "lowest"
+        return (f"The average with gamma {number(self.gamma)} scores {side} ({each}).",)
 
 
 class WeightAverage:
@@ -451,7 +454,9 @@ class PolynomialAverage(WeightAverage):
     def best(
         self, score: Score, batches: Iterable[Batch] | None = None, *, mode: ScoreMode = "max"
     ) -> AverageChoice:
-        """Score every member of the bank and choose the best one for `swapped`.
+        """Score every member of the bank and choose one for `swapped`.
+
+        It takes the highest score; for a loss give `mode="min"`.
 
         Args:
             score: score(model) -> a number or an `Estimate`, on data that were not trained on;
@@ -688,8 +693,12 @@ def _gammas(gamma: float | Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(map(float, several)))
 
 
+def _named_gamma(gamma: float) -> str:
+    return f"gamma {number(gamma)}"
+
+
 def _scored(value: Any, gamma: float) -> Estimate:
-    name = f"gamma {number(gamma)}"
+    name = _named_gamma(gamma)
     if isinstance(value, Estimate):
         return Estimate(value.value, value.stderr, why_no_error=value.why_no_error, name=name)
     return Estimate(float(value), math.nan, why_no_error="`score` gave one number", name=name)

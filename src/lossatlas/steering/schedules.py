@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from lossatlas.checks import check_at_least, check_one_of, check_positive
-from lossatlas.cooldown import SHAPE_NAMES, CooldownShape, cooldown_factor
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.cooldown import SHAPE_NAMES, CooldownShape, cooldown_factor, cooldown_length
 from lossatlas.errors import ArgumentError
 from lossatlas.steering.penalties.terms import check_share
 
@@ -24,8 +24,8 @@ class WSD(LRScheduler):
         optimizer: any.
         steps: updates of the whole training, warm-up included; None stays.
         warmup: updates of the warm-up. Default 0.
-        decay: length of the cooldown: a share of the steps after the warm-up if below 1, else
-            updates. Default 0.1.
+        decay: length of the cooldown: a share of the steps after the warm-up up to 1.0, which
+            is all of them, else updates. Default 0.1.
         shape: see `lossatlas.cooldown`. Default "sqrt".
         min_ratio: the last rate as a share of the base rate. Default 0.
         last_epoch: as for every scheduler.
@@ -62,7 +62,7 @@ class WSD(LRScheduler):
         self.length = 0
         if steps is not None:
             check_at_least("steps", steps, 1)
-            self.length = _length("decay", decay, max(steps - warmup, 1))
+            self.length = cooldown_length("decay", decay, max(steps - warmup, 1))
             self.start = steps - self.length
             if self.start < warmup:
                 raise ArgumentError(
@@ -121,7 +121,7 @@ class WSDS(LRScheduler):
         checkpoints: updates after which the rate has been cooled, increasing; the last one
             ends the training.
         warmup: updates of the warm-up. Default 0.
-        decay: length of each cooldown: a share of its period if below 1, else updates.
+        decay: length of each cooldown: a share of its period up to 1.0, else updates.
             Default 0.1.
         shape: see `lossatlas.cooldown`; "inverse" is the paper's. Default "inverse".
         min_ratio: the last rate of each as a share of the base rate. Default 0.1.
@@ -163,7 +163,7 @@ class WSDS(LRScheduler):
                     f"{list(checkpoints)}."
                 )
         self.decay = decay
-        _length("decay", decay, 1)
+        cooldown_length("decay", decay, 1)
         _check_resumed(optimizer, last_epoch)
         super().__init__(optimizer, last_epoch)
 
@@ -173,7 +173,9 @@ class WSDS(LRScheduler):
             return (step + 1) / self.warmup
         for before, after in pairwise(self.checkpoints):
             if step < after:
-                length = min(_length("decay", self.decay, after - before), after - before)
+                length = min(
+                    cooldown_length("decay", self.decay, after - before), after - before
+                )
                 progress = (step - (after - length) + 1) / length
                 return (
                     cooldown_factor(self.shape, progress, self.min_ratio)
@@ -185,11 +187,6 @@ class WSDS(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the next update."""
         return [base * self.share(self.last_epoch) for base in self.base_lrs]
-
-
-def _length(argument: str, value: float, steps: int) -> int:
-    check_positive(argument, value)
-    return max(round(value * steps), 1) if value < 1 else round(value)
 
 
 def _check_resumed(optimizer: torch.optim.Optimizer, last_epoch: int) -> None:
