@@ -52,6 +52,30 @@ def test_the_reading_says_which_is_lower_and_what_became_of_the_basins():
     assert "lower than at both ends" in dip
 
 
+def test_which_file_is_which_is_said_at_the_head():
+    found = valleys()
+    settings = {"first": "run/step_160.pt", "second": "run/step_200.pt"}
+    named = replace(found, provenance=io.Provenance(settings=settings))
+    words = "A = run/step_160.pt, B = run/step_200.pt"
+    assert named.sentences()[0] == f"{words}."
+    assert comparison_page(named).subtitle == words
+    assert words in " ".join(Page(render(named)).words)
+    bare = replace(found, provenance=io.Provenance())
+    assert bare.sentences()[0].startswith("The loss is")
+    assert comparison_page(bare).subtitle == ""
+
+
+def test_a_line_without_a_barrier_has_no_zero_with_an_error():
+    found = view(-0.1, barrier_stderr=0.0)
+    row = next(row for row in found.rows() if row[0] == "barrier")
+    assert "none seen" in " ".join(row)
+    assert "± 0" not in " ".join(row)
+    (tile,) = (
+        t for s in comparison_page(found).sections for t in s.tiles if t.label == "barrier"
+    )
+    assert tile.value == "none seen"
+
+
 def test_the_page_has_the_line_both_maps_and_every_number():
     page = Page(render(valleys()))
     kinds = [[trace["type"] for trace in figure["data"]] for figure in page.figures]

@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from lossatlas.errors import ArgumentError, FileError
+from lossatlas.io import Provenance
 from lossatlas.report import SECTIONS, Estimate, Section, Tile, render, write_report
 from lossatlas.report import page as page_room
+from lossatlas.report.sections.loss_map import map_references
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import ALL, himmelblau, line, noisy_bowl, survey_of
 
@@ -253,6 +255,31 @@ def test_the_questions_have_answers_no_surer_than_the_errors():
     unknown = page_room.page_of(survey_of(sample_map("double well"))).questions
     assert unknown[0].value == "2 seen, certainty unknown"
     assert unknown[1].value == "not known"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (Provenance(seed=3), "3"),
+        (Provenance(settings={"seeds": 2}), "0 to 1, one a training"),
+        (Provenance(settings={"seeds": 1}), "0"),
+        (Provenance(), "none recorded"),
+    ],
+)
+def test_no_page_says_that_nothing_was_random(record, said):
+    words = " ".join(Page(render(replace(noisy_bowl(), provenance=record))).words)
+    assert f"seed {said}" in words
+    assert "nothing was random" not in words
+
+
+def test_a_map_is_cited_for_the_directions_it_was_drawn_on():
+    found = noisy_bowl()
+    for kind, use in (("trajectory", "training trajectory"), ("given", "on a plane")):
+        record = replace(found.landscape.provenance, settings={"plane": {"kind": kind}})
+        land = replace(found.landscape, provenance=record)
+        (cited,) = map_references(land)
+        assert use in cited.use
+        assert "filter-normalized" not in cited.use
 
 
 def test_provenance_is_on_the_page():

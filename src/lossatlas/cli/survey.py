@@ -321,8 +321,10 @@ def _told(settings: SurveySettings, subject: "Subject", found: "Survey") -> "Sur
 
     trained = settings.states or settings.checkpoints or settings.objective
     steps = settings.train.steps if settings.model else settings.train.steps != 0
-    facts = {} if trained or steps else {"untrained": True}
+    facts: dict[str, Any] = {} if trained or steps else {"untrained": True}
     facts |= chance_of(subject)
+    if not trained:
+        facts["train"] = settings.train.model_dump(mode="json")
     record = found.provenance
     return replace(found, provenance=replace(record, settings={**record.settings, **facts}))
 

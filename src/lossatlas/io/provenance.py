@@ -31,7 +31,7 @@ class Provenance:
     """What a result was made from; enough to make it again.
 
     Attributes:
-        seed: the seed, or None where nothing was random.
+        seed: the seed, or None where nothing was random or settings hold several.
         settings: the arguments as plain values (strings, numbers, lists, mappings).
         model: fingerprint of the weights, a hexadecimal digest.
         data: fingerprint of the batches.

@@ -21,20 +21,15 @@ _STATISTICS = Reference(
 def comparison_page(found: Comparison) -> Page:
     """What the page of a comparison says and shows."""
     settings: Mapping[str, Any] = found.provenance.settings
-    files = [str(settings.get(key, "")) for key in ("first", "second")]
-    ends = ", ".join(
-        f"{name} is {cut_off(file, 160)}"
-        for name, file in zip(found.names, files, strict=True)
-        if file
-    )
     pictures = found.figures()
     return Page(
         kind="Comparison of two checkpoints",
         title=str(settings.get("title") or "Two checkpoints"),
         headline=found.headline(),
+        subtitle=found.files.removesuffix("."),
         questions=_questions(found),
         hero=pictures[:3],
-        sections=(_line_section(found, ends), _maps_section(found, pictures[3:])),
+        sections=(_line_section(found), _maps_section(found, pictures[3:])),
         notes=_notes(found),
         provenance=found.provenance,
     )
@@ -84,17 +79,17 @@ def _far(found: Comparison) -> str:
     return number(far, 3)
 
 
-def _line_section(found: Comparison, ends: str) -> Section:
+def _line_section(found: Comparison) -> Section:
     one, two = found.names
     recalibrated = found.line.provenance.settings.get("mode") == "recalibrated"
     return Section(
         key="line",
         title="The line between them",
         lead=(
-            f"{ends + '. ' if ends else ''}The loss of the weights on the straight line from "
+            f"{found.files} The loss of the weights on the straight line from "
             f"{one} to {two}. A barrier is how far it rises above the chord, the straight line "
             "between the two losses."
-        ),
+        ).lstrip(),
         sentences=found.line_sentences(),
         tiles=_line_tiles(found),
         estimates=found.line_estimates(),
@@ -106,16 +101,20 @@ def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
     certain, remark = found.excess.is_certain, ""
     if certain is not None and found.top is not None:
         remark = ", certain" if certain else ", within the error"
-    elif certain is not None and found.barrier.value == 0:
-        remark = ", none seen"
     rows = {estimate.name: estimate for estimate in found.line_estimates()}
     ends = [f"loss at {name}" for name in found.names]
     gap = () if found.difference is None else (tile("B minus A, paired", found.difference),)
     return (
         *gap,
         *(tile(end, rows[end]) for end in ends),
-        tile("barrier", found.barrier, remark),
+        _barrier_tile(found, remark),
     )
+
+
+def _barrier_tile(found: Comparison, remark: str) -> Tile:
+    if found.barrier.value == 0:
+        return Tile("barrier", "none seen", "no point lies above the chord")
+    return tile("barrier", found.barrier, remark)
 
 
 def _maps_section(found: Comparison, pictures: tuple[Figure, ...]) -> Section:

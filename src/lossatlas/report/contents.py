@@ -119,6 +119,7 @@ class Page:
         kind: what it is, as in "Survey of a loss landscape".
         title: the heading. Never trusted as HTML.
         headline: the finding in one sentence.
+        subtitle: which files it is about, where the title does not say; often empty.
         alerts: what a reader must know before anything else, in sentences.
         questions: the few that stand beside the picture.
         scene: the picture at the head, drawn by the page itself.
@@ -138,6 +139,7 @@ class Page:
     questions: tuple[Card, ...] = ()
     hero: tuple[Figure, ...] = ()
     scene: Scene | None = None
+    subtitle: str = ""
 
 
 Builder = Callable[[Survey], Section | None]

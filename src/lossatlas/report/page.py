@@ -175,10 +175,20 @@ def _references(sections: Sequence[Section]) -> list[Any]:
 
 
 def _provenance(record: Provenance) -> list[tuple[str, str]]:
-    rows = {"seed": "nothing was random" if record.seed is None else str(record.seed)}
+    rows = {"seed": _seed(record)}
     rows |= {"weights": record.model or "not recorded", "data": record.data or "not recorded"}
     rows |= dict(_flat(record.settings))
     return list(rows.items())
+
+
+def _seed(record: Provenance) -> str:
+    if record.seed is not None:
+        return str(record.seed)
+    # Trainings count theirs from 0.
+    seeds = record.settings.get("seeds")
+    if isinstance(seeds, int) and seeds > 0:
+        return "0" if seeds == 1 else f"0 to {seeds - 1}, one a training"
+    return "none recorded"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

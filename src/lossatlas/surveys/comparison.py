@@ -159,12 +159,7 @@ class Comparison(Result):
         line, (one, two) = self.line, self.names
         rows = [
             self._difference(),
-            replace(
-                self.barrier,
-                name="barrier",
-                unit="loss",
-                meaning="highest rise above the chord; paired error",
-            ),
+            self._barrier(),
             self._bound(),
             line.value_at(0, f"loss at {one}"),
             line.value_at(line.values.size - 1, f"loss at {two}"),
@@ -172,6 +167,14 @@ class Comparison(Result):
             replace(line.value_at(line.highest, "highest loss on the line"), is_minor=True),
         ]
         return (*rows, *_interpolation(line, "of the line"), *self._metrics())
+
+    def _barrier(self) -> Estimate:
+        meaning = "highest rise above the chord; paired error"
+        shown = replace(self.barrier, name="barrier", unit="loss", meaning=meaning)
+        # Zero is the least that a barrier can be, and no number with an error of zero.
+        if shown.value == 0 and shown.stderr == 0:
+            return replace(shown, stderr=math.nan, why_no_error=_NONE_SEEN)
+        return shown
 
     def _difference(self) -> Estimate:
         one, two = self.names
@@ -261,7 +264,17 @@ class Comparison(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """Which of the two is lower, the line between them, their basins."""
-        return (*self.line_sentences(), *self.basin_sentences())
+        files = (self.files,) if self.files else ()
+        return (*files, *self.line_sentences(), *self.basin_sentences())
+
+    @property
+    def files(self) -> str:
+        """Which checkpoint is which, as in "A = a.pt, B = b.pt."; empty where not known."""
+        settings = self.provenance.settings
+        paths = [str(settings.get(key) or "") for key in ("first", "second")]
+        pairs_ = zip(self.names, paths, strict=True)
+        known = ", ".join(f"{name} = {cut_off(path, 160)}" for name, path in pairs_ if path)
+        return f"{known}." if known else ""
 
     def line_sentences(self) -> tuple[str, ...]:
         """Which of the two is lower, and what the line between them looks like."""
@@ -447,6 +460,7 @@ def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
     return starts, ends
 
 
+_NONE_SEEN = "none seen: no point of the line lies above the chord"
 _PARTS = ("first", "second", "path", "line")
 _OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
 

@@ -21,6 +21,7 @@ from lossatlas.curvature.instrument import (
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, ExecutorName, Progress, get_executor
+from lossatlas.io import Provenance
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
 from lossatlas.landscape.engines.choice import EngineName
@@ -156,8 +157,13 @@ def survey(
         seconds=time.monotonic() - started,
         notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
-        provenance=replace(land.provenance, settings={**land.provenance.settings, **asked}),
+        provenance=_record(land, seed, asked),
     )
+
+
+def _record(land: Landscape, seed: int, asked: Mapping[str, Any]) -> Provenance:
+    made = land.provenance
+    return replace(made, seed=seed, settings={**made.settings, **asked})
 
 
 def _failed(objective: Objective) -> list[str]:
