@@ -428,19 +428,24 @@ class Result:
 
         Returns:
             A `tabular` environment that needs no package. A number without an error has a
-            dagger, and its reason stands in a comment.
+            dagger, which the last row explains; its reason stands in a comment. Exact counts
+            have none, and a number that is not known is "--".
         """
         rows, reasons = [], []
-        for found in self.estimates():
+        for found in _distinct(self.estimates()):
             if found.is_minor and not minor:
                 continue
             value, _, error = with_error(found.value, found.error).partition(" ± ")
-            shown = f"{value} ± {error}" if error else f"{value}†"
+            unmarked = math.isnan(found.value) or _is_exact_count(found)
+            shown = f"{value} ± {error}" if error else value if unmarked else f"{value}†"
+            shown = "--" if math.isnan(found.value) else shown
             rows.append(" & ".join(map(latex, (found.name, shown, found.unit))) + r" \\")
             if not error:
                 reasons.append(
                     f"% {latex(found.name)}: {latex(found.why_no_error or 'no error')}"
                 )
+        if any(r"$^\dagger$ &" in row for row in rows):
+            rows += [r"\hline", r"\multicolumn{3}{l}{$^\dagger$ no standard error} \\"]
         head = r"\begin{tabular}{lrl}", r"\hline", r"quantity & value & unit \\", r"\hline"
         return "\n".join((*head, *rows, r"\hline", r"\end{tabular}", *reasons)) + "\n"
 
@@ -489,13 +494,39 @@ class Result:
         """The result as notebooks show it: its sentences, first picture and estimates."""
         picture = _pictures(self)[1] if picture is None else picture
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        cells = (
+            (e.name, f"{e:}", e.meaning if _is_exact_count(e) else e.why_no_error or e.meaning)
+            for e in _distinct(self.estimates())
+        )
         rows = "".join(
-            f"<tr><th>{html.escape(e.name)}</th><td>{html.escape(f'{e}')}</td>"
-            f"<td>{html.escape(e.why_no_error or e.meaning)}</td></tr>"
-            for e in self.estimates()
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td>"
+            f"<td>{html.escape(remark)}</td></tr>"
+            for name, value, remark in _without_repeats(cells)
         )
         title = html.escape(type(self).__name__)
         return f"<div><strong>{title}</strong>{said}{picture}<table>{rows}</table></div>"
+
+
+# Parts of a result may hold the same number.
+def _distinct(estimates: Iterable[Estimate]) -> list[Estimate]:
+    return list({(e.name, f"{e:}"): e for e in reversed([*estimates])}.values())[::-1]
+
+
+def _is_exact_count(found: Estimate) -> bool:
+    reason = found.why_no_error or ""
+    return "exact" in reason and float(found.value).is_integer()
+
+
+# Numbers that are not known for one reason share a row.
+def _without_repeats(cells: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    known, unknown = [], dict[str, list[str]]()
+    for name, value, remark in cells:
+        if value == _UNKNOWN:
+            unknown.setdefault(remark, []).append(name)
+        else:
+            known.append((name, value, remark))
+    rows = ((", ".join(names), _UNKNOWN, remark) for remark, names in unknown.items())
+    return [*known, *rows]
 
 
 def _instance(value: Any) -> Any:

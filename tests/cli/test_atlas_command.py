@@ -63,6 +63,23 @@ def test_an_atlas_of_folders_with_a_film(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, capsys, "atlas")[0] == 2
 
 
+def test_runs_are_called_by_their_trainings(tmp_path, monkeypatch, capsys):
+    survey = training()[0]
+    for name in ("sgd", "adam"):
+        survey.save(tmp_path / name / "surveys" / "0.nc")
+    valleys().save(tmp_path / "comparison.nc")
+    files = [tmp_path / name / "surveys" for name in ("sgd", "adam")]
+    code, printed, _ = call(
+        monkeypatch, capsys, "atlas", *files, tmp_path / "comparison.nc", "--out",
+        tmp_path / "two.html",
+    )  # fmt: skip
+    assert code == 0
+    assert "2 surveys, 1 other result" in " ".join(printed.split())
+    page = (tmp_path / "two.html").read_text(encoding="utf-8")
+    assert [run["name"] for run in head(page)["runs"]] == ["sgd", "adam"]
+    assert page.index("All surveys</h2>") < page.index("Numbers of the other results</h2>")
+
+
 def test_a_survey_along_a_training_goes_on_where_it_stopped(
     checkpoints, tmp_path, monkeypatch, capsys
 ):

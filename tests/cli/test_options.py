@@ -5,6 +5,7 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -431,6 +432,18 @@ class _Part(Strict):
 class _Sample(Strict):
     size: int = option(3, "Size.", ge=1)
     part: _Part = _Part()
+
+
+def test_the_guide_lists_every_command():
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "command-line.md"
+    table = guide.read_text().partition("## Options of every command")[0]
+    for name in cli.known:
+        assert f"| `lossatlas {name}" in table
+
+
+def test_a_word_that_is_no_command_names_the_one_that_is(monkeypatch, capsys):
+    code, _, error = call(monkeypatch, capsys, "compare", "a.pt", "b.pt")
+    assert (code, "use lossatlas survey A B" in error) == (2, True)
 
 
 def test_settings_are_read_in_order(tmp_path):

@@ -8,6 +8,7 @@ from lossatlas.cli.command import Command
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import check_files
 from lossatlas.settings import TITLE, Strict, common, option
+from lossatlas.text import count
 
 FILM = (
     "Write a film too: .gif, or .mp4 where ffmpeg is installed. Several surveys are shown one "
@@ -45,12 +46,14 @@ def run(settings: AtlasSettings, output: Output) -> None:
     if settings.film is not None:
         surveys = [survey for run in runs for survey in run.surveys]
         files["film"] = write_film(surveys, settings.film)
-    rows = [(run.name, f"{len(run.surveys):,} surveys", "") for run in runs]
+    rows = [(run.name, count(len(run.surveys), "survey"), "") for run in runs]
+    total = sum(len(run.surveys) for run in runs)
+    title = f"atlas: {count(total, 'survey')}, {count(len(others), 'other result')}"
     found = {
         "runs": {run.name: list(run.steps) for run in runs},
         "other_results": len(others),
     }
-    output.result(found, "atlas", rows, files=files)
+    output.result(found, title, rows, files=files)
 
 
 command = Command(

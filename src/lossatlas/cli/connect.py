@@ -24,7 +24,11 @@ class ConnectSettings(SubjectSettings):
         _CONNECT["align_first"], "Align the second network to the first beforehand."
     )
     kind: Literal["line", "bezier", "chain"] = option(_CONNECT["kind"], "The path.")
-    points: int = option(_CONNECT["points"], "Positions along the path.", ge=3)
+    points: int = option(
+        _CONNECT["points"],
+        "Positions along the path; up to 6 more are added where the loss is highest.",
+        ge=3,
+    )
     steps: int = option(2000, "Steps of training for a bezier or a chain.", ge=1)
     lr: float = option(_CONNECT["lr"], "Learning rate of that training.", **_positive)
     bends: int = option(_CONNECT["bends"], "Trained points of a chain.", ge=1)

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 _MAX_WIDTH = 100
+# Words that people try, and the command that does it.
+_OTHER_WORDS = {"compare": "lossatlas survey A B", "map": "lossatlas survey"}
 
 
 class Formatter(click.HelpFormatter):
@@ -68,7 +70,8 @@ class Group(click.Group):
         except click.UsageError as error:
             from lossatlas.checks import nearest
 
-            hint = nearest(args[0], self.known)
+            other = _OTHER_WORDS.get(args[0])
+            hint = f"; use {other}" if other else nearest(args[0], self.known)
             raise click.UsageError(f"{error.message.rstrip('.')}{hint}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

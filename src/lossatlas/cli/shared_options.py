@@ -25,10 +25,8 @@ IN_ORDER = "checkpoints are taken in the order of the numbers in their names"
 class SubjectSettings(Strict):
     """Settings of a network, its weights and its data."""
 
-    model: str | None = subject(
-        None, f"{MODEL} By default a small network is trained.", short="m"
-    )
-    weights: Path | None = subject(None, "Trained weights, the same as one file.")
+    model: str | None = subject(None, f"{MODEL} By default mlp(32).", short="m")
+    weights: Path | None = subject(None, "Trained weights, where the command takes no files.")
     key: str | None = subject(None, "Where the weights are in a file, as in ema.")
     prefix: str | None = subject(None, "Keep names that begin so, and strip it.")
     data: str = subject("digits", DATA, short="d")

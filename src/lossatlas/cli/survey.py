@@ -15,7 +15,17 @@ from lossatlas.cli.pictures import FIGURES
 from lossatlas.cli.processes import check_alone, count, is_first
 from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.errors import ArgumentError
-from lossatlas.settings import LISTED, SEED, TITLE, Strict, common, defaults, option, subject
+from lossatlas.settings import (
+    LISTED,
+    MODEL,
+    SEED,
+    TITLE,
+    Strict,
+    common,
+    defaults,
+    option,
+    subject,
+)
 from lossatlas.text import byte_size, duration
 
 if TYPE_CHECKING:
@@ -54,6 +64,7 @@ _FILES = (
 _CHECKPOINT = (
     "A checkpoint of the training that led here, drawn on the map; repeat it in order."
 )
+_MODEL = f"{MODEL} By default a small network is trained."
 _WEIGHTS = (
     "Trained weights, the same as one file. A --model without them and without train.steps is "
     "surveyed untrained."
@@ -138,6 +149,7 @@ class SurveySettings(SubjectSettings):
     """Settings of `lossatlas survey`; with two files it is a comparison."""
 
     files: tuple[Path, ...] = option((), _FILES, positional=True)
+    model: str | None = subject(None, _MODEL, short="m")
     weights: Path | None = subject(None, _WEIGHTS)
     against: Path | None = subject(None, _AGAINST)
     checkpoints: tuple[Path, ...] = subject((), _CHECKPOINT, name="checkpoint")

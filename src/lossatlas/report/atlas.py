@@ -160,13 +160,25 @@ def _groups(found: Any) -> Iterator[tuple[str, list[Result]]]:
         return
     sources = [found] if isinstance(found, Result | str | Path) else list(found)
     single: list[Result] = []
+    names = _run_names([source for source in sources if not isinstance(source, Result)])
     for source in sources:
         if not isinstance(source, Result) and check_path("found", source).is_dir():
-            yield plain(Path(source).name), _read(source)
+            yield names[Path(source)], _read(source)
         else:
             single += _read(source)
     if single:
         yield "surveys", single
+
+
+# The folder of a training; `survey --along` writes into `surveys` below it.
+def _run_names(sources: Sequence[Any]) -> dict[Path, str]:
+    folders = [path for each in sources if (path := check_path("found", each)).is_dir()]
+    names = {}
+    for path in folders:
+        whole = path.resolve()
+        names[path] = plain(whole.parent.name if whole.name == "surveys" else whole.name)
+    taken = list(names.values())
+    return {p: plain(p) if taken.count(name) > 1 else name for p, name in names.items()}
 
 
 def _read(source: Any) -> list[Result]:
