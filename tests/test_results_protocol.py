@@ -96,6 +96,7 @@ SAMPLES = {
     "Landscape of a box": lambda: box_map(7),
     "Landscape without errors": lambda: sample_map(points=9, walls=True),
     "MapPlan": lambda: MapPlan("plain", 961, 2**20),
+    "MemoryPlan": lambda: curvature.plan_memory(objective(), "trace"),
     "SpanSuggestion": lambda: SpanSuggestion(0.5, 1.2, "the loss rises by 1.2.", 9),
     "Comparison": valleys,
     "Diagram": lambda: topology.persistence(FIELD),
