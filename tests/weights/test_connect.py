@@ -1,6 +1,7 @@
 """Paths: closed forms, paired errors, bands, and curves around a barrier."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def profile_of(slopes, at):
     """What `connect` says of losses slope * (10 + 3 sin 3t), without a model."""
     losses = slopes.numpy() * (10 + 3 * np.sin(3 * at))[:, None]
     rows = losses - losses[0] - np.outer(at, losses[-1] - losses[0])
-    paired = PairedLosses(None)
+    paired = PairedLosses(SimpleNamespace(unit="examples"))
     paired.weights = np.ones(len(slopes))
     means = [paired.mean(row) for row in rows]
     errors = np.array([mean.stderr for mean in means])
