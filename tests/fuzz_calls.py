@@ -362,6 +362,7 @@ def _special():
             {"draws": 200, "step": 1.0, "localization": 1e5},
         ),
         "curvature.effective_parameters": lambda: ((objective(), 1.0), {"probes": 2}),
+        "curvature.plan_memory": lambda: ((objective(), "trace"), {}),
         "curvature.roughness": lambda: ((objective(), 2, 0.5, 5), {}),
         "curvature.activations": lambda: ((objective(), "0"), {}),
         "curvature.interference": lambda: ((numbers(5),), {}),

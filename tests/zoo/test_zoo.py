@@ -23,6 +23,14 @@ UNLESS_ASKED = "(?s)map only|derivatives='unchecked'|use_reentrant=False|use_cac
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(autouse=True)
+def _end_of_group():
+    """A process group that a member began ends with its test."""
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def needed(member: Member) -> None:
     for package in member.needs:
         pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)

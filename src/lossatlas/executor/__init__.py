@@ -4,7 +4,6 @@ from lossatlas.arguments import guard_exports
 from lossatlas.executor.executors import (
     EXECUTORS,
     Executor,
-    ExecutorName,
     Joblib,
     Ray,
     Serial,
@@ -17,7 +16,6 @@ from lossatlas.executor.tasks import run_tasks
 __all__ = [
     "EXECUTORS",
     "Executor",
-    "ExecutorName",
     "Joblib",
     "Progress",
     "Ray",

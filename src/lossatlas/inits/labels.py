@@ -12,7 +12,8 @@ from scipy import stats
 from lossatlas import io
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor, ExecutorName, Progress
+from lossatlas.executor import Executor, Progress
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem

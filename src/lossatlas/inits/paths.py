@@ -23,7 +23,8 @@ import torch
 
 from lossatlas import io
 from lossatlas.errors import FileError
-from lossatlas.executor import Executor, ExecutorName, Progress, run_tasks
+from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.inits.settings import InitsSettings
 
 T = TypeVar("T")

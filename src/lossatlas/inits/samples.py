@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lossatlas import io
 from lossatlas.errors import ArgumentError, DataError
-from lossatlas.executor import Executor, ExecutorName, Progress
+from lossatlas.executor import Executor, Progress
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.inits.candidates import Candidate, check_schemes
 from lossatlas.inits.paths import ledger_of, provenance, run_stage_tasks
 from lossatlas.inits.problem import Problem

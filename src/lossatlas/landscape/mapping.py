@@ -11,7 +11,8 @@ import numpy as np
 from lossatlas.arguments import public
 from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, ExecutorName, Progress, get_executor, show_progress
+from lossatlas.executor import Executor, Progress, get_executor, show_progress
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Choice, Metric, Task, select
 from lossatlas.landscape.engines.choice import EngineName

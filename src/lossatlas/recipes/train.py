@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, ExecutorName, Progress, run_tasks
+from lossatlas.executor import Executor, Progress, run_tasks
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.io import Provenance, open_ledger, run_identity
 from lossatlas.recipes.losses import check_served
 from lossatlas.recipes.recipe import Recipe, parse_recipe

@@ -20,7 +20,8 @@ from lossatlas.curvature.instrument import (
 )
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
-from lossatlas.executor import Executor, ExecutorName, Progress, get_executor
+from lossatlas.executor import Executor, Progress, get_executor
+from lossatlas.executor.executors import ExecutorName
 from lossatlas.io import Provenance
 from lossatlas.landscape.checkpoints import plane_of, states_of
 from lossatlas.landscape.engines import Metric
