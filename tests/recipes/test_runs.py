@@ -15,6 +15,7 @@ from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
 from lossatlas.recipes.runs import _intervals, _traces
 from lossatlas.report import render
 from lossatlas.report.trainings import runs_page
+from lossatlas.result import Estimate
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
 from lossatlas.training import load_dataset
 
@@ -204,3 +205,11 @@ def test_both_backends_draw_the_same_intervals():
     assert "<b>" not in figure.layout.yaxis.ticktext[1]
     assert list(figure.data[3].text)[1] == "2"
     plt.close(ax.figure)
+
+
+def test_few_seeds_say_how_wide_they_make_an_interval(found):
+    two = replace(found, seeds=(0, 1))
+    assert "2 seeds make an interval reach 12.7 standard errors" in " ".join(two.notes)
+    row = found.summaries()[0]
+    alike = replace(row, measure="accuracy", score=Estimate(0.7375, 0.0, samples=2))
+    assert alike.score_text == "73.75 % for every seed"

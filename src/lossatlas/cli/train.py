@@ -309,7 +309,14 @@ def _single(found: "Runs", row: "RecipeSummary", weights: Mapping[str, Path]) ->
         lines += [("", f"{times:,}", reason) for reason, times in _reasons(found, row).items()]
     if row.diverged:
         lines.append(("diverged", count(row.diverged, "training"), "its loss is not finite"))
-    return [*lines, *((f"weights, {name}", str(path), "") for name, path in weights.items())]
+    read = found.recipes[0].weights
+    scored = {
+        name: f"the test {found.measure} above" if name == read else "" for name in weights
+    }
+    return [
+        *lines,
+        *((f"weights, {name}", str(path), scored[name]) for name, path in weights.items()),
+    ]
 
 
 def _reasons(found: "Runs", row: "RecipeSummary") -> dict[str, int]:

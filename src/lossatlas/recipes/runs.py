@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 from lossatlas import io
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
+from lossatlas.intervals import t_quantile
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.recipes.differences import effect_size, paired, verdict
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.run import Run
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.log import DecisionLog
-from lossatlas.text import count, cut_off, with_error
+from lossatlas.text import count, cut_off, number, with_error
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
 
 Array = NDArray[np.float64]
 _MAX_LOGS, _WINDOWS = 6, 60
+# Seeds below which Student's t makes the intervals very wide.
+_ENOUGH = 5
 _DOTS = "Dots are seeds, the mark is their mean with its 95 % interval."
 _LOSS_TRACE = (
     "Loss of the batches as they came, penalties included, averaged over sixtieths of the "
@@ -86,6 +89,11 @@ class RecipeSummary:
     @property
     def score_text(self) -> str:
         """The score with its error; accuracies in per cent."""
+        if self.score.stderr == 0 and self.score.samples > 1:
+            # Few seeds may agree by chance; that makes no score exact.
+            shown = number(self.score.value * (100 if self.measure == "accuracy" else 1))
+            unit = " %" if self.measure == "accuracy" else ""
+            return f"{shown}{unit} for every seed"
         if self.measure != "accuracy":
             return with_error(self.score.value, self.score.stderr)
         return f"{with_error(100 * self.score.value, 100 * self.score.stderr)} %"
@@ -352,6 +360,12 @@ class Runs(Result):
             notes.append("One base rate for all: a recipe may do better at another one.")
         if len(self.seeds) == 1:
             notes.append("One seed: nothing here says how another one would come out.")
+        if 1 < len(self.seeds) < _ENOUGH and len(self.recipes) > 1:
+            wide = float(t_quantile(0.95, len(self.seeds)))
+            notes.append(
+                f"{len(self.seeds)} seeds make an interval reach {wide:.1f} standard errors to "
+                f"each side; take {_ENOUGH}."
+            )
         return tuple(notes)
 
     def estimates(self) -> tuple[Estimate, ...]:

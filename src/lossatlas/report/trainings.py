@@ -71,11 +71,12 @@ def _difference(row: RecipeSummary, measure: str) -> str:
 
 
 def _scores(found: Runs) -> Section:
+    each = " each" if len(found.recipes) > 1 else ""
     return Section(
         key="scores",
         title="Scores",
         lead=(
-            f"{count(len(found.recipes), 'recipe')}, {count(len(found.seeds), 'seed')} each, "
+            f"{count(len(found.recipes), 'recipe')}, {count(len(found.seeds), 'seed')}{each}, "
             f"{found.steps:,} updates. The same seed gives the same first weights and the same "
             "order of the data, so differences are taken seed by seed."
         ),
