@@ -19,6 +19,7 @@ GO_ON = {
         "large-models",
         "long-runs",
         "maps",
+        "report",
         "survey",
         "topology",
     )
@@ -47,6 +48,7 @@ RUN_COMMANDS = {"docs/tutorials/forecast.md"}
 WRITES = {
     "README.md": {"report.html", "map.png", "land.nc", "best.pt"},
     "docs/guide/atlas.md": {"atlas.html"},
+    "docs/guide/report.md": {"map.pdf", "surface.glb"},
     "docs/guide/survey.md": {"survey.nc", "report.html"},
     "docs/guide/maps.md": {"map.png", "map.html", "map.pdf"},
     "docs/tutorials/forecast.md": {"wandb.csv", "forecast", "power"},
