@@ -185,7 +185,10 @@ PLAY = """
   const scales = Atlas.views.map((v) => [v.scale.low, v.scale.high].join());
   log.same = scales[0] === scales[1];
   for (let k = 0; k < 4; k++) { await Atlas.go(k); log.script.push(root.dataset.script); }
+  location.hash = "#step=120"; await wait(600); log.missing = $("#grid-note").textContent;
+  await Atlas.go(3);
   location.hash = "#step=100"; await wait(600); log.linked = step();
+  log.there = $("#grid-note").hidden;
   log.charts = document.querySelectorAll("#charts svg").length;
   return log;
 """
@@ -199,6 +202,8 @@ def test_slider_play_bars_keys_views_and_links(atlas, tmp_path):
     assert (seen["errors"], seen["loaded"], asked) == ([], [], set())
     assert (log["first"], log["slid"], log["keys"], log["linked"]) == (200, 100, 100, 100)
     assert log["hash"] == "#step=100"
+    assert log["missing"] == "There is no step 120; step 100 is shown."
+    assert log["there"]
     assert log["played"] != log["slid"]
     assert log["stopped"]
     assert log["outlined"] > 10

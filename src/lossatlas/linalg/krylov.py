@@ -241,9 +241,10 @@ class Lanczos:
     def restart(self, places: Sequence[int]) -> None:
         """Keep some Ritz vectors and the last direction, and forget the rest of the space.
 
+        Memory of rows that are given up is kept for the next, unless there was too little.
+
         Args:
             places: which of `ritz().values`.
-            Memory of rows that are given up is kept for the next, unless there was too little.
         """
         ritz, last = self.ritz(), self.starts[-1]
         if self.before_restart is None:

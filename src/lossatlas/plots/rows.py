@@ -13,6 +13,8 @@ from lossatlas.text import cut_off, number
 
 Floats = NDArray[np.float64]
 MAX_ROWS = 40
+# Room beyond the outermost error bar, as a share of all of them.
+_MARGIN = 0.04
 _COLORS = (style.BASIN, style.PATH, style.RIDGE)
 
 
@@ -67,7 +69,7 @@ def rows_chart(
     """
     rows = np.arange(len(names), dtype=np.float64)
     heights = (len(names) - 0.5, -0.5 if limit is None else -1.2)
-    span = _limits(series, samples, limit, log=log)
+    span = _limits(series, samples, limit, log=log, zero=zero)
     layers: list[Layer] = []
     if limit is not None and span is not None:
         layers += _limit(limit, span[1], heights, sides)
@@ -79,7 +81,7 @@ def rows_chart(
         shown = dots if len(series) > 1 else replace(dots, name="")
         layers += dot_layers(shown, rows, color, floor=span[0] if log and span else None)
     x = Axis(axis, limits=span, is_log=log)
-    y = Axis(limits=heights, ticks=(rows.tolist(), [cut_off(name, 28) for name in names]))
+    y = Axis(limits=heights, ticks=(rows.tolist(), [cut_off(name, 32) for name in names]))
     size = (5.4, 1.2 + 0.22 * max(len(names), 3))
     # Rows leave no free place for the names of several series.
     legend = "below" if len(series) > 1 else "best"
@@ -112,7 +114,12 @@ def _words(value: float, low: float, high: float) -> str:
 
 
 def _limits(
-    series: Sequence[Dots], samples: Sequence[Floats], limit: float | None, *, log: bool
+    series: Sequence[Dots],
+    samples: Sequence[Floats],
+    limit: float | None,
+    *,
+    log: bool,
+    zero: bool,
 ) -> tuple[float, float] | None:
     values = np.concatenate([dots.values for dots in series])
     if log:
@@ -120,9 +127,19 @@ def _limits(
         ends = np.concatenate([dots.ends()[1] for dots in series])
         return log_limits(np.concatenate([values, ends, known, *samples]))
     if limit is None:
-        return None
+        ends = [end for dots in series for end in dots.ends()]
+        every = np.concatenate([values, *ends, *samples, [0.0] if zero else []])
+        return _wider(every[np.isfinite(every)])
     top = values[np.isfinite(values)].max(initial=0.0)
     return 0.0, float(max(1.5 * limit, 1.1 * top))
+
+
+def _wider(values: Floats) -> tuple[float, float] | None:
+    # An error bar that ends on the frame looks cut off.
+    if not values.size or values.min() == values.max():
+        return None
+    low, high = float(values.min()), float(values.max())
+    return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
 
 def _limit(

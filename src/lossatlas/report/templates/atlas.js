@@ -7,7 +7,7 @@
   const frames = all.frames.map((f, k) => new Scene.Frame(
     { ...f, path: null, grid: null }, all.grids[f.grid], f.path === null ? null : all.paths[f.path], () => $(`frame-${k}`).textContent));
   const runs = all.runs, NAMES = { surface: "3-D", map: "from above" };
-  const state = { run: 0, beside: -1, step: 0, view: "surface", name: "loss", common: false, playing: false, basin: null };
+  const state = { run: 0, beside: -1, step: 0, view: "surface", name: "loss", common: false, playing: false, basin: null, missing: null };
   const views = [], panes = [];
   const small = new Scene.View($("overview"), new Scene.Camera(), { onDot: jump });
   const run = (k = 0) => runs[k ? state.beside : state.run];
@@ -72,8 +72,11 @@
     for (const [id, on] of [["scale", state.common], ["play", state.playing]]) $(id).setAttribute("aria-pressed", on);
     $("play").textContent = state.playing ? "❚❚ pause" : "▶ play";
     document.querySelectorAll("#tabs button").forEach((b) => b.setAttribute("aria-selected", b.dataset.view === state.view && b.dataset.name === state.name));
-    $("grid-note").hidden = run().one_grid;
-    $("grid-note").textContent = run().one_grid ? "" : "The maps of this run do not share one grid: places and colors of basins cannot be compared from step to step.";
+    const notes = [];
+    if (state.missing !== null) notes.push(`There is no step ${state.missing}; step ${Scene.short(f.step, 9)} is shown.`);
+    if (!run().one_grid) notes.push("The maps of this run do not share one grid: places and colors of basins cannot be compared from step to step.");
+    $("grid-note").hidden = !notes.length;
+    $("grid-note").textContent = notes.join(" ");
     document.querySelectorAll("#charts-more svg, #charts svg").forEach((svg) => svg.cursor && svg.cursor(run().steps[state.step]));
     address();
   }
@@ -92,6 +95,7 @@
   function go(step, tween = true) {
     const last = run().frames.length - 1;
     state.step = Math.min(Math.max(step, 0), last);
+    state.missing = null;
     return show(tween);
   }
   function play(on = !state.playing) {
@@ -117,11 +121,12 @@
   }
   function read() {
     const words = new URLSearchParams(location.hash.slice(1)), named = (key) => runs.findIndex((r) => r.name === words.get(key));
-    if (!words.has("step") && !words.has("view") && !words.has("run")) { state.step = run().frames.length - 1; return; }
+    if (!words.has("step") && !words.has("view") && !words.has("run")) { state.step = run().frames.length - 1; state.missing = null; return; }
     if (named("run") >= 0) state.run = named("run");
     state.beside = named("beside");
     const step = Number(words.get("step")), gaps = run().steps.map((s) => Math.abs(s - step));
     state.step = words.has("step") ? gaps.indexOf(Math.min(...gaps)) : run().frames.length - 1;
+    state.missing = words.has("step") && !(gaps[state.step] === 0) ? words.get("step") : null;
     const kind = words.get("view");
     if (kind) { state.view = "map"; state.name = kind === "map" ? "loss" : frame().field(kind) ? kind : "loss"; }
     state.common = words.get("scale") === "common";
