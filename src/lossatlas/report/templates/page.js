@@ -224,7 +224,7 @@
     }));
     ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = Scene.short(top, 3);
     const certain = frame.bars.filter((b) => b.certain).length, rest = frame.bars.length - certain;
-    place.querySelector("small").textContent = `${certain} certain${rest ? `, ${rest} within the error` : ""}. Point at a bar to outline its basin, choose it to fly there.`;
+    place.querySelector("small").textContent = `${certain} certain${rest ? `, ${rest} within the error` : ""}. Point at a bar to outline its basin, choose it to fly there. Yellow dots: minima of certain basins. Star: the network.`;
   }
   window.Page = { all, bars, css, isDark, named };
 })();
