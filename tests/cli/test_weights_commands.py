@@ -262,6 +262,8 @@ def test_missing_data_are_named(name, monkeypatch, capsys):
     (["edit", "p0.safetensors", "--keep", "1.2"], "`keep` must be above 0"),
     (["edit", "p0.safetensors", "--layers", "none"], "`layers`"),
     (["edit"], "one checkpoint; got 0"),
+    (["connect", "p0.safetensors", "p1.safetensors", "--weights", "p2.safetensors"],
+     "name it among the files"),
 ])  # fmt: skip
 def test_mistakes_are_named(arguments, message, monkeypatch, capsys):
     code, _, error = call(monkeypatch, capsys, *arguments, *QUICK)
