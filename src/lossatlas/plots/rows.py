@@ -127,8 +127,8 @@ def _limits(
         ends = np.concatenate([dots.ends()[1] for dots in series])
         return log_limits(np.concatenate([values, ends, known, *samples]))
     if limit is None:
-        ends = [end for dots in series for end in dots.ends()]
-        every = np.concatenate([values, *ends, *samples, [0.0] if zero else []])
+        both = [end for dots in series for end in dots.ends()]
+        every = np.concatenate([values, *both, *samples, [0.0] if zero else []])
         return _wider(every[np.isfinite(every)])
     top = values[np.isfinite(values)].max(initial=0.0)
     return 0.0, float(max(1.5 * limit, 1.1 * top))
