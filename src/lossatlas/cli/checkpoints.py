@@ -77,8 +77,8 @@ def load_checkpoints(
     """Read files into states of one model, or take its initial weights where there are none."""
     if settings.weights is not None and settings.weights not in files:
         raise ArgumentError(
-            f"`weights` has no place beside files; got {str(settings.weights)!r}: name it among "
-            "the files."
+            f"`weights` has no place beside files; got {str(settings.weights)!r}: "
+            "name it among the files."
         )
     subject = load_subject(settings)
     states: list[dict[str, Tensor]] = []
