@@ -129,7 +129,7 @@ HERO = """
   const find = $("[data-find]");
   find.value = "smad"; find.dispatchEvent(new Event("input", { bubbles: true }));
   const left = [...$("#numbers tbody").rows].filter((row) => !row.hidden).length;
-  await wait(300);
+  for (let k = 0; k < 100 && Object.keys(saved).length < 4; k++) await wait(100);
   scrollTo(0, 0);
   const box = $("#scene").getBoundingClientRect();
   return { outlined, moved, cleared, view, bars: rows.length, saved, left,
