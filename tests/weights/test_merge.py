@@ -172,8 +172,10 @@ def test_differences_are_paired_and_said():
 
 @pytest.mark.parametrize(("value", "said"), [
     (-0.5, "is better than the base and a.pt."),
-    (0.5, "is worse than the base (0.500 ± 0.020) and a.pt (0.500 ± 0.020)."),
-    (0.0, "is not told apart from the base (0.000 ± 0.020) and a.pt (0.000 ± 0.020)."),
+    (0.5, "is worse than the base (difference 0.500 ± 0.020) and a.pt "
+          "(difference 0.500 ± 0.020)."),
+    (0.0, "is not told apart from the base (difference 0.000 ± 0.020) and a.pt "
+          "(difference 0.000 ± 0.020)."),
 ])  # fmt: skip
 def test_a_merge_says_whether_it_helped(value, said):
     far, loss = Estimate(value, 0.02, samples=99), Estimate(0.371, 0.03, samples=99)

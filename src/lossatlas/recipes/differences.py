@@ -9,6 +9,8 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.result import Estimate
 
+_COARSE = "all differences are the same, so their scatter is not known"
+
 
 def paired(first: ArrayLike, second: ArrayLike) -> Estimate:
     """How much higher the first is than the second, pair by pair.
@@ -18,7 +20,9 @@ def paired(first: ArrayLike, second: ArrayLike) -> Estimate:
         second: likewise, in the same order.
 
     Returns:
-        The mean difference; `.interval()` is Student's t over the pairs, unknown for one pair.
+        The mean difference; `.interval()` is Student's t over the pairs, unknown for one pair
+        and where all differences are the same but not zero: numbers as coarse as these do not
+        tell how they scatter.
 
     Raises:
         ArgumentError: no pairs, unequal numbers, or numbers that are not finite.
@@ -35,7 +39,10 @@ def paired(first: ArrayLike, second: ArrayLike) -> Estimate:
         )
     if not np.isfinite(a - b).all():
         raise ArgumentError("pairs must be finite numbers; leave out runs that diverged.")
-    return mean_of(a - b)
+    found = mean_of(a - b)
+    if found.stderr == 0 and found.value:
+        return Estimate(found.value, why_no_error=_COARSE, samples=found.samples)
+    return found
 
 
 def verdict(difference: Estimate, level: float = 0.95) -> str:

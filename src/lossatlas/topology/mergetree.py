@@ -266,7 +266,9 @@ class MergeTree(Result):
         if self.high == self.low:
             return "The loss is the same everywhere on this map."
         if self.is_flat:
-            return "Flat within its error: nothing on this map is certain."
+            return (
+                "Flat within its error: only the lowest basin, which every map has, is certain."
+            )
         if total == 1:
             return "One basin at this scale."
         if self.why_unknown:
@@ -452,7 +454,10 @@ def _count_sentence(tree: MergeTree) -> str:
     bound = f"the 95 % bound of {number(tree.threshold, 2)}"
     total, certain = len(tree), int(tree.certain.sum())
     if tree.is_flat:
-        return f"The whole map ranges over less than {bound}: no basin on it is certain."
+        return (
+            f"The whole map ranges over less than {bound}: no basin on it is certain but the "
+            "lowest, which every map has."
+        )
     if total == 1:
         return "One basin at this scale: from every point of the map the way down leads to it."
     # On the edge a minimum is certain, but not that it has a basin of its own.

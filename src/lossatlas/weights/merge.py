@@ -207,6 +207,11 @@ def _verdict(found: Estimate) -> str:
     return "above that of" if low > 0 else "not told apart from that of"
 
 
+# The verdict says which is lower; the sign would only repeat it.
+def _size(found: Estimate) -> Estimate:
+    return replace(found, value=abs(found.value))
+
+
 # How one network stands beside others; `against` are its losses minus theirs.
 def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple[str, ...]:
     verdicts = {
@@ -219,7 +224,7 @@ def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple
     for verdict, said in verdicts.items():
         names = [
             ("the base" if other == "base" else other)
-            + ("" if said == "is better than" else f" ({_number(found)})")
+            + ("" if said == "is better than" else f" (difference {_number(_size(found))})")
             for other, found in against.items()
             if _verdict(found) == verdict
         ]
