@@ -125,7 +125,7 @@ def test_without_errors_nothing_is_called_certain():
 def test_a_flat_map_says_nothing():
     found = on_a_line([1.0, 1.01, 1.0, 1.01, 1.0], 1.0)
     assert headline(found) == (
-        "Flat within its error: only the lowest basin is certain, as on every map."
+        "Flat within its error: only the lowest basin, which every map has, is certain."
     )
     assert "ranges over less than the 95 % bound" in found.tree.sentences()[0]
     assert (
