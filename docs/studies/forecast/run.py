@@ -1,8 +1,8 @@
-"""Run the study: `python docs/studies/forecast/run.py [--quick]`.
+"""Run the study: `python docs/studies/forecast/run.py [--quick | --pages]`.
 
 Writes results.json, nested.csv, the figures and README.md beside this file. Needs the curves
 beside the checkout; about half an hour on one core. Parts that are done are kept in
-parts/.
+parts/; `--pages` writes README.md again from results.json.
 """
 
 import argparse
@@ -24,14 +24,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few sets only, to try it out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
+    parser.add_argument("--pages", action="store_true", help="only write README.md again")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     asked.out.mkdir(parents=True, exist_ok=True)
+    if not asked.pages:
+        _measure(asked)
+    results = json.loads((asked.out / "results.json").read_text())
+    (asked.out / "README.md").write_text(page.text(results))
+
+
+def _measure(asked) -> None:
     nested = []
     for size in measure.real.SIZES:
         for law in measure.LAWS:
             nested += part(asked, f"nested-{size}-{law}", measure.nested, size, law)
     results = {
+        "summary": page.summary(nested),
         "rules": measure.rules(nested),
         "calibration": measure.calibration(nested),
         "coverage": page.coverage_rows(nested),
@@ -39,15 +48,12 @@ def main() -> None:
         "strangers": part(asked, "strangers", measure.strangers),
         "priors": part(asked, "priors", measure.priors),
         "decays": part(asked, "decays", measure.decays),
-        "nested": nested,
     }
-    rest = {key: value for key, value in results.items() if key != "nested"}
-    (asked.out / "results.json").write_text(json.dumps(rounded(rest), indent=1) + "\n")
+    (asked.out / "results.json").write_text(json.dumps(rounded(results), indent=1) + "\n")
     write_table(nested, asked.out / "nested.csv")
     draw.predicted_and_measured(asked.out)
     draw.coverage_by_law(nested, asked.out)
     draw.cooldowns(asked.out)
-    (asked.out / "README.md").write_text(page.text(results))
 
 
 def part(asked, name, work, *arguments):
@@ -77,12 +83,12 @@ def write_table(nested, path):
 
 
 def rounded(value):
-    """Five digits are more than any number of the study is worth."""
+    """Six digits: shares of the page must not round twice."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [rounded(item) for item in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ def text(results):
     open_ones = f" Not told apart: {', '.join(unsure)}." if unsure else ""
     return f"""# Are rare classes nearer to a saddle?
 
+*The figures are those of the code of 26 November 2026 (commit c537203, before version 0.1.0).*
+
 Written by `python docs/studies/imbalance/run.py`; every class of every network is in
 `results.json`. Data: scikit-learn's digits.
 
@@ -96,7 +98,7 @@ contain zero).
 
 ![Saddle ratios of rare and other classes](ratios.png)
 
-## What was asked
+## Setup
 
 Rangwani et al. (NeurIPS 2022, arXiv:2212.13827) report that networks trained on imbalanced
 data end at saddles of the loss of their rare classes. The saddle ratio of a class is

@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 - rows of a table are one line each
 
+from dataclasses import dataclass
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -14,6 +16,8 @@ from lossatlas.plots import style
 
 THRESHOLDS = Thresholds(loss=0.1, connectivity=0.05, alignment=0.9)
 SHOWN = ("train loss", "largest eigenvalue", "connectivity", "alignment", "test error")
+# Of the trainings and measurements; the page states them.
+SETTINGS = ("lr", "epochs", "seeds", "examples", "curve_steps")
 COLORS = {
     "I": "#d55e00",
     "II": "#f0b27a",
@@ -109,7 +113,12 @@ def results(planes):
     Returns:
         Plain values.
     """
-    return {str(share): _numbers(plane) for share, plane in planes.items()}
+    first = next(iter(planes.values())).provenance.settings
+    settings = {name: first[name] for name in SETTINGS}
+    return {
+        "settings": settings,
+        "planes": {str(share): _numbers(plane) for share, plane in planes.items()},
+    }
 
 
 def _numbers(plane):
@@ -130,14 +139,33 @@ def _plain(table):
     return [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in table]
 
 
-def text(planes, found):
-    """The page, as Markdown.
+@dataclass(frozen=True)
+class Plane:
+    """One plane of `results.json`: phases, and the mean and error of each measure."""
 
-    Returns:
-        The text.
-    """
-    first = next(iter(planes.values()))
-    settings = first.provenance.settings
+    loads: list
+    temperatures: list
+    seeds: int
+    measures: dict
+    phases: np.ndarray
+    certain: np.ndarray
+
+    @classmethod
+    def of(cls, numbers):
+        """From plain values."""
+        tables = {name: np.array(numbers[name]) for name in ("phases", "certain")}
+        return cls(**{**numbers, **tables})
+
+    def table(self, name):
+        """Means and standard errors, shape (loads, temperatures)."""
+        both = self.measures[name]
+        return tuple(np.array(both[kind], dtype=float) for kind in ("mean", "stderr"))
+
+
+def text(found):
+    """The page, as Markdown, from the numbers of `results.json`."""
+    settings = found["settings"]
+    planes = {float(share): Plane.of(numbers) for share, numbers in found["planes"].items()}
     sections = "\n\n".join(_section(share, plane) for share, plane in planes.items())
     meanings = "\n".join(f"| {p} | {MEANING[p]} |" for p in (*PHASES, "unclear"))
     return f"""# Five phases in the plane of load and temperature
@@ -149,7 +177,7 @@ Data: 1,000 of scikit-learn's digits to train on, 797 to test.
 
 ![Measures and phases over width and batch size](phases.png)
 
-## What was asked
+## Setup
 
 Yang et al. (NeurIPS 2021, arXiv:2107.11228) sort trained networks by their loss landscape: is the training
 loss high or low, is there a barrier between two solutions, are their outputs alike? Here load is
@@ -200,7 +228,7 @@ def _unlearned(planes):
 
 
 def _section(share, plane):
-    named, sure = plane.phases(THRESHOLDS), plane.certain(THRESHOLDS)
+    named, sure = plane.phases, plane.certain
     error, spread = plane.table("test error")
     head = " | ".join(f"width {v}" for v in plane.loads)
     rows = "\n".join(
@@ -221,7 +249,7 @@ def _section(share, plane):
 def _short(planes):
     parts = []
     for share, plane in planes.items():
-        named, error = plane.phases(THRESHOLDS), plane.table("test error")[0]
+        named, error = plane.phases, plane.table("test error")[0]
         counts = ", ".join(
             f"{p}: {int((named == p).sum())}"
             for p in (*PHASES, "unclear")

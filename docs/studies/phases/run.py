@@ -1,7 +1,8 @@
-"""Run the study: `python docs/studies/phases/run.py [--quick]`.
+"""Run the study: `python docs/studies/phases/run.py [--quick | --pages]`.
 
 Writes results.json, the figure and README.md beside this file; a quarter of an hour on one
-core. What is done is kept in parts/, so that a run that was stopped goes on.
+core. What is done is kept in parts/, so that a run that was stopped goes on; `--pages` writes
+README.md again from results.json.
 """
 
 import argparse
@@ -25,12 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small, to try it out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
+    parser.add_argument("--pages", action="store_true", help="only write README.md again")
     asked = parser.parse_args()
-    planes = {share: measure(share, asked.out, quick=asked.quick) for share in NOISE}
-    page.draw(planes, asked.out)
-    results = page.results(planes)
-    (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (asked.out / "README.md").write_text(page.text(planes, results))
+    kept = asked.out / "results.json"
+    if not asked.pages:
+        planes = {share: measure(share, asked.out, quick=asked.quick) for share in NOISE}
+        page.draw(planes, asked.out)
+        kept.write_text(json.dumps(page.results(planes), indent=1) + "\n")
+    (asked.out / "README.md").write_text(page.text(json.loads(kept.read_text())))
 
 
 def measure(share, folder, *, quick):

@@ -26,7 +26,7 @@ The short answer is [a page of its own](README.md); so are [penalties](penalties
 
 ![Accuracy over the base rate](rates.png)
 
-## What was asked
+## Setup
 
 A schedule such as cosine has to be told when the training ends, and every rate has to be
 guessed. Does one training, read through a `PolynomialAverage` (gamma 16), do as well at every
@@ -90,7 +90,7 @@ Written by `python docs/studies/steering/run.py`; every number of every seed is 
 
 ![Losses, decay, noise and tasks](penalties.png)
 
-## What was asked
+## Setup
 
 toploss 0.1.0 claims that its penalties flatten minima and lower the test loss (SASP), make weight
 decay robust (CVP), find clean signals beside noisy tasks (NGER), make networks robust to noise

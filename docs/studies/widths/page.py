@@ -86,6 +86,7 @@ def results(study):
         "rates": study.rates,
         "seeds": len(study.seeds),
         "read": study.read,
+        "steps": study.provenance.settings["steps"],
     }
     for row, family in enumerate(study.families):
         moved = study.transfer(family)
@@ -136,33 +137,30 @@ def _edge(study, row):
     return [float(study.rates[int(line.argmax())]) if line.any() else None for line in reached]
 
 
-def text(study, found):
-    """The page, as Markdown.
-
-    Returns:
-        The text.
-    """
-    widths = " | ".join(f"{w}" for w in study.widths)
-    rule = "|---" * len(study.widths)
-    verdicts = "\n".join(_verdict(f, found[f]) for f in study.families)
-    sharp = "\n".join(_sharp(study, f, found[f]) for f in study.families)
+def text(found):
+    """The page, as Markdown, from the numbers of `results.json`."""
+    families = [name for name in TITLES if name in found]
+    widths = " | ".join(f"{w}" for w in found["widths"])
+    rule = "|---" * len(found["widths"])
+    verdicts = "\n".join(_verdict(f, found[f]) for f in families)
+    sharp = "\n".join(_sharp(f, found[f]) for f in families)
     edges = "\n".join(
         f"| {TITLES[f]} | {' | '.join('not reached' if r is None else f'{r:g}' for r in found[f]['edge rate'])} |"
-        for f in study.families
+        for f in families
     )
     return f"""# Does a learning rate survive widening?
 
 Written by `python docs/studies/widths/run.py`; its numbers are in `results.json`.
 Data: {256} of scikit-learn's digits, standardized, one full batch.
 
-**In short.** {_short(study, found)}
+**In short.** {_short(families, found)}
 
 ![Final loss and sharpness over the rate](widths.png)
 
-## What was asked
+## Setup
 
-ReLU networks with two hidden layers and no biases, squared error, {study.provenance.settings["steps"]} steps of plain gradient
-descent at {len(study.rates)} rates from 1/{1 / study.rates[0]:.0f} to {study.rates[-1]:.0f} (the same for all), {len(study.seeds)} seeds a width. Three
+ReLU networks with two hidden layers and no biases, squared error, {found["steps"]} steps of plain gradient
+descent at {len(found["rates"])} rates from 1/{1 / found["rates"][0]:.0f} to {found["rates"][-1]:.0f} (the same for all), {found["seeds"]} seeds a width. Three
 parametrizations: **muP** (outputs divided by the width, rate times the width), **NTK** (unit
 weights behind 1/sqrt(inputs), one rate) and **standard** (weights of spread 1/sqrt(inputs), one
 rate). A base rate is not the same step in all three; what counts is whether the best one moves.
@@ -181,13 +179,13 @@ seeds; -1 would be a rate that has to be halved. Against a margin of a quarter o
 zero but contains the margin, the rate *moves, by how much is open*. Regret: how much higher the loss of the widest networks is at the
 best rate of the narrowest than at their own.
 
-| | {" | ".join(f"best at {w}" for w in study.widths)} | slope | regret | verdict |
+| | {" | ".join(f"best at {w}" for w in found["widths"])} | slope | regret | verdict |
 {rule}|---|---|---|---|
 {verdicts}
 
 ## Sharpness on the way
 
-Rate x largest eigenvalue after {", ".join(map(str, study.read))} steps, mean ± standard error over seeds, at one rate of
+Rate x largest eigenvalue after {", ".join(map(str, found["read"]))} steps, mean ± standard error over seeds, at one rate of
 each family; in the last column, how far the narrowest is from the widest at the end.
 
 | | rate | {widths} | narrowest against widest |
@@ -203,7 +201,7 @@ The lowest rate at which every seed ends within a quarter of the edge (2):
 {_wide(found["wide"])}
 ## What to keep in mind
 
-- {len(study.seeds)} seeds: intervals are wide. They cover the spread over initial weights alone, not that a line is a rough
+- {found["seeds"]} seeds: intervals are wide. They cover the spread over initial weights alone, not that a line is a rough
   model of how a best rate moves: the limit of wide networks is reached late.
 - The rates are a factor of 2 apart; a best rate between them is read off a parabola.
 - Small networks, one data set, squared error. Under cross-entropy sharpness falls late in
@@ -246,7 +244,7 @@ def _verdict(family, found):
     return f"| {TITLES[family]} | {rates} | {slope:+.2f} [{low:+.2f}, {high:+.2f}] | {regret} | {found['verdict']}{end} |"
 
 
-def _sharp(study, family, found):
+def _sharp(family, found):
     cells = [
         ", ".join(f"{v:.2f} ± {e:.2f}" for v, e in zip(values, errors, strict=True))
         for values, errors in zip(found["sharpness"], found["sharpness stderr"], strict=True)
@@ -255,9 +253,9 @@ def _sharp(study, family, found):
     return f"| {TITLES[family]} | {found['shown rate']:g} | {' | '.join(cells)} | {100 * away:+.0f} % ± {100 * error:.0f} |"
 
 
-def _short(study, found):
+def _short(families, found):
     parts = []
-    for family in study.families:
+    for family in families:
         one = found[family]
         slope, _, low, high = one["slope"]
         parts.append(
