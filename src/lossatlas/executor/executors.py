@@ -26,6 +26,8 @@ EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
 PATIENCE = 3
 # Pieces on their way for each processor, so that none waits for the next.
 _AHEAD = 2
+# Results for each processor that may wait for an earlier one.
+_UNREAD = 16
 # Copies of model and data in each process: as they were sent, and unpacked.
 _PARCELS = 2
 
@@ -209,14 +211,25 @@ class Ray:
             raise
 
     def _dealt(self, pieces: Iterator[Any]) -> Iterator[Any]:
-        waiting: deque[Any] = deque()
-        for index, piece in enumerate(pieces):
-            actor = self._actors[index % len(self._actors)]
-            waiting.append(actor.work.remote(piece))
-            if len(waiting) >= _AHEAD * len(self._actors):
-                yield self._result(waiting.popleft())
-        while waiting:
-            yield self._result(waiting.popleft())
+        # Whoever is done gets the next piece: machines of a cluster are not equally fast.
+        idle, working = deque(_AHEAD * self._actors), dict[Any, Any]()
+        unread: deque[Any] = deque()
+        for piece in pieces:
+            while not idle or len(unread) >= _UNREAD * len(self._actors):
+                idle.extend(self._finished(working))
+                while unread and unread[0] not in working:
+                    yield self._result(unread.popleft())
+            actor = idle.popleft()
+            promise = actor.work.remote(piece)
+            working[promise] = actor
+            unread.append(promise)
+        while unread:
+            yield self._result(unread.popleft())
+
+    def _finished(self, working: dict[Any, Any]) -> list[Any]:
+        # Actors that have finished a piece; waits for one.
+        done, _ = self._ray.wait(list(working), num_returns=1)
+        return [working.pop(promise) for promise in done]
 
     def _result(self, promise: Any) -> Any:
         try:
