@@ -140,3 +140,28 @@ def test_groups_of_other_models_do_not_count_and_what_is_no_optimizer_is_named()
     assert found == alone
     with pytest.raises(ArgumentError, match="got NoneType"):
         edge_of_stability(objective, None)
+
+
+def test_the_rate_at_the_edge_is_where_a_quadratic_begins_to_diverge():
+    model = torch.nn.Linear(2, 1, bias=False)
+    batch = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1)
+    objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    found = edge_of_stability(objective, optimizer)
+    assert found.lr == 0.1
+    # The largest eigenvalue is 4, the edge of this momentum 3.8.
+    assert math.isclose(found.highest_lr, 3.8 / 4, rel_tol=1e-4)
+    at_edge = torch.optim.SGD(model.parameters(), lr=found.highest_lr, momentum=0.9)
+    assert math.isclose(edge_of_stability(objective, at_edge).ratio, 1.0, rel_tol=1e-4)
+
+
+def test_groups_of_several_rates_have_no_common_one():
+    objective, optimizer = stepped(
+        lambda m: torch.optim.SGD(
+            [{"params": [p], "lr": 0.1 * (k + 1)} for k, p in enumerate(m.parameters())]
+        )
+    )
+    found = edge_of_stability(objective, optimizer)
+    assert math.isnan(found.lr)
+    assert math.isnan(found.highest_lr)
+    assert "of the edge" in found.answer()[0]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,8 +78,15 @@ def survey_with(missing=None, **results):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (edge(2.3), "lr x λmax = 2.3: above the edge of stability (2)"),
-        (edge(0.5), "lr x λmax = 0.5: below the edge of stability (2), at 25 % of it"),
+        (
+            edge(2.3),
+            "learning rate x largest eigenvalue = 2.3: above the edge of stability (2)",
+        ),
+        (
+            edge(0.5),
+            "learning rate x largest eigenvalue = 0.5: below the edge of stability (2), at "
+            "25 % of it",
+        ),
         (edge(1.995), "at the edge of stability (2), within the error bound"),
         (edge(-0.5), "below the edge of stability (2), at 0 % of it"),
     ],
@@ -109,11 +117,19 @@ def test_whether_the_rate_is_too_high(found, answer, mark):
     assert (card.value, card.mark) == (answer, mark)
 
 
+def test_a_rate_that_is_known_stands_beside_the_one_at_the_edge():
+    low, high = (replace(edge(value), lr=value) for value in (0.5, 4.0))
+    assert low.answer() == ("no: 0.5 is below the edge, 2 for gradient descent", "sure")
+    assert high.answer() == ("yes: 4 is above the edge, 2 for gradient descent", "alarm")
+    assert low.sentences()[0].endswith("at these weights rates up to 2 are stable.")
+    assert "at a learning rate of 4, " in high.sentences()[0]
+
+
 def test_the_ratio_with_adam_says_when_it_holds():
     both = LearningRate(descent=edge(0.5), adam=edge(18.0, 38.0, rule="adam"))
     first, second, third = both.sentences()
-    assert first.startswith("With gradient descent, lr x λmax = 0.5")
-    assert second.startswith("With Adam, lr x λmax = 18")
+    assert first.startswith("With gradient descent, learning rate x largest eigenvalue = 0.5")
+    assert second.startswith("With Adam, learning rate x largest eigenvalue = 18")
     assert "once its second moments have converged" in third
 
 
@@ -126,12 +142,13 @@ def ends(top, bottom, bound):
 
 def test_how_sharp_and_whether_downhill_are_both_answered():
     assert ends(1.4567, -0.01325, 1e-4) == (
-        "1.457; yes, slightly downhill (\N{MINUS SIGN}0.013)",
+        "curvature up to 1.457; slightly downhill somewhere (\N{MINUS SIGN}0.013)",
         "sure",
     )
-    assert ends(1.4567, -0.5, 1e-4) == ("1.457; yes, downhill (\N{MINUS SIGN}0.5)", "sure")
-    assert ends(1.4567, -5e-5, 1e-4) == ("1.457; nowhere beyond the error", "")
-    assert ends(1.4567, 0.1, 1e-4) == ("1.457; nowhere", "sure")
+    start, low = "curvature up to 1.457", "\N{MINUS SIGN}0.5"
+    assert ends(1.4567, -0.5, 1e-4) == (f"{start}; downhill somewhere ({low})", "sure")
+    assert ends(1.4567, -5e-5, 1e-4) == (f"{start}; nowhere downhill beyond the error", "")
+    assert ends(1.4567, 0.1, 1e-4) == (f"{start}; nowhere downhill", "sure")
 
 
 def test_no_question_that_wants_a_word_is_answered_by_a_number():

@@ -61,16 +61,16 @@ def test_a_minimum_on_the_edge_is_no_second_basin():
     words = (
         "One basin inside the map is certain; minimum 1 lies on its edge, where the loss may"
     )
-    assert headline(found) == f"{words} just fall on."
+    assert headline(found) == f"{words} go on falling, and is not counted."
     count, edge, climb = found.tree.sentences()
     assert count.startswith("2 minima, all certain")
     assert edge == (
-        "Minimum 1 lies on the edge of the map, where the loss may just fall on: it is no "
+        "Minimum 1 lies on the edge of the map, where the loss may go on falling: it is no "
         "proof of another basin; widen the span."
     )
     assert "climb by 1 " in climb
     card = page_of(found).questions[0]
-    assert card.value == "one inside the map; minimum 1 lies on its edge"
+    assert card.value == "yes, inside the map; minimum 1 lies on its edge, not counted"
     assert card.mark == ""
     assert int(found.tree.certain.sum()) == 2
 
@@ -79,8 +79,8 @@ def test_a_minimum_on_the_edge_is_no_second_basin():
     ("values", "answer"),
     [
         ([0, 1, 3], "yes, but its minimum lies on the edge"),
-        ([0, 2, 1], "none certain inside the map; minima 0, 1 lie on its edge"),
-        ([3, 0, 2, 0.5, 2, 1], "no: 2 inside the map; minimum 2 lies on its edge"),
+        ([0, 2, 1], "none certain inside the map; minima 0, 1 lie on its edge, not counted"),
+        ([3, 0, 2, 0.5, 2, 1], "no: 2 inside the map; minimum 2 lies on its edge, not counted"),
         ([3, 0, 2, 0.5, 3], "no: 2 are certain"),
     ],
 )
@@ -187,6 +187,28 @@ def test_a_grid_that_is_too_coarse_says_so():
 )
 def test_the_weights_against_the_lowest_point(values, stderr, words):
     assert words in read_center(on_a_line(values, stderr))[0]
+
+
+@pytest.mark.parametrize(
+    ("ends", "answer", "words"),
+    [
+        ((-0.3, -0.1), "no: the map goes 0.2 lower (0.1 to 0.3)", "95 % interval [0.1, 0.3]"),
+        ((-0.5, 0.1), "yes, within the error", "cannot be told from the weights"),
+    ],
+)
+def test_the_weights_against_the_lowest_point_on_the_same_examples(ends, answer, words):
+    # The map's own bound, far larger, is not asked.
+    found = on_a_line([2, 0.3, 0.5, 1, 2], 0.5)
+    gap = Estimate(-0.2, 0.02, samples=512, sample_unit="examples", ends=ends)
+    card = page_of(replace(found, lowest=gap)).questions[1]
+    assert card.value == answer
+    assert words in card.sentences[0]
+    assert "on the same examples" in card.sentences[0]
+
+
+def test_weights_that_are_the_lowest_point():
+    found = replace(on_a_line([2, 1, 0.5, 1, 2], 0.01), lowest=Estimate(0.0, 0.0))
+    assert page_of(found).questions[1].value == "yes"
 
 
 def test_weights_without_a_finite_loss():

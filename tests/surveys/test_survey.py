@@ -101,3 +101,40 @@ def test_own_planes_are_taken_as_they_are():
 def test_bad_surveys_are_named_errors(options, error, message):
     with pytest.raises(error, match=message):
         la.survey(cases.make(cases.mlp).objective(), points=3, **options)
+
+
+def test_the_lowest_point_is_compared_with_the_weights_on_the_same_examples():
+    case, points = trained()
+    objective = case.objective()
+    found = la.survey(objective, checkpoints=points, points=9, min_share=None)
+    land = found.landscape
+    known = np.where(land.computed & land.finite, land.values, np.inf)
+    at = np.unravel_index(known.argmin(), known.shape)
+    where = [axis[k] for axis, k in zip(land.axes, at, strict=True)]
+    there = land_plane(objective, points).point(where)
+    gaps = (objective.example_losses(there) - objective.example_losses()).numpy()
+    error = gaps.std(ddof=1) / np.sqrt(gaps.size)
+    assert found.lowest.value == pytest.approx(gaps.mean(), abs=1e-9)
+    assert found.lowest.stderr == pytest.approx(error, rel=1e-6)
+    low, high = found.lowest.interval()
+    # It allows for a choice among all computed points, so it is wider than the plain one.
+    assert low < gaps.mean() - 2.2 * error < gaps.mean() + 2.2 * error < high
+    assert found.lowest.sample_unit == "examples"
+
+
+def land_plane(objective, points):
+    from lossatlas.landscape.checkpoints import plane_of, states_of
+
+    return plane_of(states_of(objective, points))
+
+
+def test_weights_at_the_bottom_are_told_so():
+    model = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        model.bias.zero_()
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([[1.0], [2.0]])
+    objective = la.Objective(model, la.supervised(F.mse_loss), [(x, y)])
+    found = la.survey(objective, points=5, span=0.5)
+    assert (found.lowest.value, found.lowest.stderr) == (0.0, 0.0)

@@ -181,7 +181,8 @@ def test_smad_of_one_basin_is_unknown_for_want_of_a_saddle():
     tree = merge_tree([2.0, 0.0, 1.0], error=0.1)
     assert tree.smad() == 0.0
     assert np.isnan(tree.mean_rise)
-    for name in ("SMAD", "SMAD, share of range", "mean persistence"):
+    rise = "mean rise to a saddle (SMAD)"
+    for name in (rise, f"{rise}, share of range", "mean persistence"):
         row = next(e for e in tree.estimates() if e.name == name)
         assert np.isnan(row.value)
         assert row.why_no_error.startswith("no saddle")

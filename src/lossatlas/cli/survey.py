@@ -29,7 +29,10 @@ from lossatlas.settings import (
 from lossatlas.text import byte_size, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+    from torch.optim import Optimizer
 
     from lossatlas.cli.subject import Subject
     from lossatlas.landscape.engines import Metric
@@ -306,12 +309,12 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     if is_first():
         make_folder(settings.folder)
     subject = load_subject(settings)
-    checkpoints = _prepared(settings, subject, output)
+    checkpoints, optimizer = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
     ledgers = ledger, instruments_ledger(ledger)
     if is_first():
         prepare_ledgers(ledgers, resume=resume)
-    found = _measure(settings, subject, checkpoints, ledger, output)
+    found = _measure(settings, subject, checkpoints, optimizer, ledger=ledger, output=output)
     if not is_first():
         return
     found = _told(settings, subject, found)
@@ -345,15 +348,22 @@ def _measure(
     settings: SurveySettings,
     subject: "Subject",
     checkpoints: tuple["Params", ...],
+    optimizer: "Optimizer | None",
+    *,
     ledger: Path,
     output: Output,
 ) -> "Survey":
+    from lossatlas.curvature import chosen
     from lossatlas.surveys import survey
 
     objective = subject.objective(settings.mode)
     plane = _plane(settings, objective, checkpoints)
     metrics = subject.metrics(objective, output)
-    _announce(settings, objective, plane, metrics, output)
+    tools = settings.instruments
+    if optimizer is not None and settings.model is None:
+        # The small network of the demo: its page says whether its rate was too high.
+        tools = tuple(tool.name for tool in chosen((*tools, "stability")))
+    _announce(settings, tools, objective, plane, metrics, output=output)
     with output.progress("mapping") as progress:
         return survey(
             objective,
@@ -365,8 +375,9 @@ def _measure(
             connectivity=settings.map.connectivity,
             min_share=settings.map.min_share,
             curvature=settings.curvature,
-            instruments=settings.instruments,
-            lr=settings.lr or _trained_rate(settings),
+            instruments=tools,
+            lr=settings.lr or _trained_rate(settings, optimizer),
+            optimizer=optimizer,
             title=settings.title or subject.title,
             seed=settings.seed,
             resume=ledger,
@@ -376,18 +387,20 @@ def _measure(
         )
 
 
-# The rate of the training answers "stability" where that is asked for.
-def _trained_rate(settings: SurveySettings) -> float | None:
+# The rate of a training elsewhere answers "stability" where that is asked for.
+def _trained_rate(settings: SurveySettings, optimizer: "Optimizer | None") -> float | None:
     from lossatlas.curvature import chosen
 
+    if optimizer is not None:
+        return None
     names = {tool.name for tool in chosen(settings.instruments)}
     return settings.train.lr if "stability" in names else None
 
 
-# Weights from files or a training; the checkpoints that the map shows.
+# Weights from files or a training; the checkpoints that the map shows, the optimizer.
 def _prepared(
     settings: SurveySettings, subject: "Subject", output: Output
-) -> tuple["Params", ...]:
+) -> tuple[tuple["Params", ...], "Optimizer | None"]:
     from lossatlas.linalg.params import snapshot
 
     steps = settings.train.steps
@@ -407,13 +420,16 @@ def _prepared(
     if steps is None:
         known = settings.model or settings.states or states or settings.objective
         steps = 0 if known else _DEMO_STEPS
-    return _trained(settings, subject, steps, output) if steps else tuple(states)
+    if not steps:
+        return tuple(states), None
+    return _trained(settings, subject, steps, output)
 
 
 def _trained(
     settings: SurveySettings, subject: "Subject", steps: int, output: Output
-) -> tuple["Params", ...]:
+) -> tuple[tuple["Params", ...], "Optimizer | None"]:
     from lossatlas.training import build_loss, train
+    from lossatlas.training.optimizers import build_optimizer
 
     if subject.data is None:
         raise ArgumentError(
@@ -421,27 +437,40 @@ def _trained(
             "--weights."
         )
     output.note(f"training for {steps} steps ...")
+    made: list[Optimizer] = []
+
+    def make(weights: "Iterable[Tensor]", lr: float | None = None) -> "Optimizer":
+        made.append(build_optimizer(settings.train.optimizer, weights, lr))
+        return made[-1]
+
     run = train(
         subject.model,
         subject.data,
         settings.loss or build_loss(None, task=subject.data.task),
         steps=steps,
-        optimizer=settings.train.optimizer,
+        optimizer=make,
         lr=settings.train.lr,
         batch_size=settings.train.batch_size,
         seed=settings.seed,
         schedule="cosine",
         keep=min(settings.train.checkpoints, steps),
     )
-    return run.checkpoints
+    if settings.lr is not None:
+        return run.checkpoints, None
+    for group in made[0].param_groups:
+        # Its schedule ends near zero: the rate to judge is the one it came from.
+        group["lr"] = group["initial_lr"]
+    return run.checkpoints, made[0]
 
 
 # What it will take, before the long part begins.
 def _announce(
     settings: SurveySettings,
+    instruments: "tuple[str, ...]",
     objective: "Objective",
     plane: "Plane",
     metrics: "Mapping[str, Metric]",
+    *,
     output: Output,
 ) -> None:
     if output.quiet or count() > 1:
@@ -461,7 +490,7 @@ def _announce(
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
         f"{byte_size(plan.memory)} beside model and data"
     )
-    tools = chosen(settings.instruments, curvature=settings.curvature)
+    tools = chosen(instruments, curvature=settings.curvature)
     if tools:
         basis = byte_size(spectrum_memory(objective))
         output.note(f"measuring at the weights; a spectrum takes up to {basis}")

@@ -190,15 +190,16 @@ class Spectrum(CheckedResult):
             value, bound = float(self.top[0]), float(self.top_bounds[0])
             exact = bound < _SHOWN * abs(value)
             sharp = number(value) if exact else with_error(value, bound)
+        start = sharp if sharp == "not known" else f"curvature up to {sharp}"
         if not len(self.bottom):
-            return sharp, ""
+            return start, ""
         lowest, bound = float(self.bottom[0]), float(self.bottom_bounds[0])
         if abs(lowest) <= bound or math.isnan(lowest + bound):
-            return f"{sharp}; nowhere beyond the error", ""
+            return f"{start}; nowhere downhill beyond the error", ""
         if lowest > 0:
-            return f"{sharp}; nowhere", "sure"
+            return f"{start}; nowhere downhill", "sure"
         slightly = "slightly " if self.saddle_ratio < _SADDLE else ""
-        return f"{sharp}; yes, {slightly}downhill ({number(lowest, 2)})", "sure"
+        return f"{start}; {slightly}downhill somewhere ({number(lowest, 2)})", "sure"
 
     def sentences(self) -> tuple[str, ...]:
         """Saddle or bowl, outliers, and whether the tolerance was reached."""

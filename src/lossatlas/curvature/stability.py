@@ -74,6 +74,7 @@ class Stability(CheckedResult):
         rule: "descent", "momentum", "nesterov", "adam" or "nadam".
         products: products spent.
         reached: whether the tolerance was reached.
+        lr: the learning rate of all parameters; NaN where they have several.
     """
 
     sharpness: float
@@ -83,6 +84,13 @@ class Stability(CheckedResult):
     rule: str
     products: int
     reached: bool
+    lr: float = math.nan
+
+    @property
+    def highest_lr(self) -> float:
+        """The learning rate at the edge; NaN where it is not known or nothing curves up."""
+        known = self.reached and self.ratio > 0
+        return self.lr / self.ratio if known else math.nan
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The sharpness in units of the steps, with its error bound."""
@@ -113,11 +121,21 @@ class Stability(CheckedResult):
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"at the edge for {steps}, within the error", "alarm"
         if self.sharpness > self.threshold:
-            return f"yes: {number(self.ratio, 3)} times the edge for {steps}", "alarm"
+            return (
+                f"yes: {self._against(steps, 'above', f'{number(self.ratio, 3)} times')}",
+                "alarm",
+            )
         if not self.reached:
             return "not known", ""
-        share = number(100 * max(self.ratio, 0.0), 2)
-        return f"no: {share} % of the edge for {steps}", "sure"
+        share = f"{number(100 * max(self.ratio, 0.0), 2)} % of"
+        return f"no: {self._against(steps, 'below', share)}", "sure"
+
+    # The rate and the one at the edge, or else their ratio.
+    def _against(self, steps: str, side: str, share: str) -> str:
+        if math.isnan(self.highest_lr):
+            return f"{share} the edge for {steps}"
+        lr, edge = number(self.lr, 3), number(self.highest_lr, 2)
+        return f"{lr} is {side} the edge, {edge} for {steps}"
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge the steps are."""
@@ -133,7 +151,8 @@ class Stability(CheckedResult):
             A sentence.
         """
         value, edge = number(self.sharpness, 2), number(self.threshold, 3)
-        start = f"With {optimizer}, lr x λmax = {value}"
+        rate = f" at a learning rate of {number(self.lr, 3)}" if math.isfinite(self.lr) else ""
+        start = f"With {optimizer}{rate}, learning rate x largest eigenvalue = {value}"
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"{start}: at the edge of stability ({edge}), within the error bound."
         if math.isnan(self.sharpness + self.bound):
@@ -149,7 +168,10 @@ class Stability(CheckedResult):
                 f"edge of stability ({edge}) is not known."
             )
         share = percent(max(self.ratio, 0.0))
-        return f"{start}: below the edge of stability ({edge}), at {share} of it."
+        end = f"below the edge of stability ({edge}), at {share} of it"
+        if math.isfinite(self.highest_lr):
+            end += f": at these weights rates up to {number(self.highest_lr, 2)} are stable"
+        return f"{start}: {end}."
 
     def figures(self) -> tuple[Figure, ...]:
         """The ratio to the edge."""
@@ -212,7 +234,7 @@ class LearningRate(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge each is."""
-        said = (found.sentence(_RULES[key]) for key, found in self._known.items())
+        said = (found.sentence(_steps(key, found)) for key, found in self._known.items())
         return (*said, *((_CONVERGED,) if self.adam is not None else ()))
 
     def answer(self) -> tuple[str, str]:
@@ -225,11 +247,16 @@ class LearningRate(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """All ratios to the edge in one picture."""
-        found = {_RULES[key]: value for key, value in self._known.items()}
+        found = {_steps(key, value): value for key, value in self._known.items()}
         return (_edge_figure(found),) if found else ()
 
 
-_RULES = {"descent": "gradient descent", "adam": "Adam", "optimizer": "the optimizer"}
+def _steps(key: str, found: Stability) -> str:
+    if key == "optimizer":
+        return f"the optimizer ({_NAMES.get(found.rule, found.rule)})"
+    return _NAMES[key]
+
+
 _CONVERGED = (
     "The ratio with Adam holds near these weights, once its second moments have converged "
     "there; the first steps of a training may diverge at a rate that is below this edge."
@@ -398,6 +425,7 @@ def edge_of_stability(
         rule,
         matrix.count,
         reached,
+        _common_rate(optimizer, objective),
     )
 
 
@@ -420,7 +448,7 @@ def _refused(got: str) -> ArgumentError:
     )
 
 
-def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
+def _used_groups(optimizer: Steps, objective: Objective) -> Sequence[Mapping[str, Any]]:
     every = dict(objective.model.named_parameters())
     moved = {id(every[name]) for name in objective.names}
     used = [
@@ -428,7 +456,16 @@ def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
         for group in optimizer.param_groups
         if any(id(parameter) in moved for parameter in group["params"])
     ]
-    found = {_edge_of(optimizer, group) for group in used or optimizer.param_groups}
+    return used or optimizer.param_groups
+
+
+def _common_rate(optimizer: Steps, objective: Objective) -> float:
+    rates = {float(group["lr"]) for group in _used_groups(optimizer, objective)}
+    return rates.pop() if len(rates) == 1 else math.nan
+
+
+def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
+    found = {_edge_of(optimizer, group) for group in _used_groups(optimizer, objective)}
     if len(found) > 1:
         raise ArgumentError(
             "`optimizer` has groups with different momenta, and no common edge; measure them "

@@ -231,8 +231,8 @@ def barcode_chart(bars: Bars, *, scale: Scale | None = None, most: int = MOST_BA
     scale = scale or spanning(bars.low, bars.high)
     return Chart(
         "Barcode",
-        Axis(loss_title(scale.is_log, f"loss{note}"), scale),
-        Axis(is_visible=False, limits=(shown.size - 0.3, -0.7)),
+        Axis(loss_title(scale.is_log, f"loss: where a bar starts and ends{note}"), scale),
+        Axis("one row a basin or loop", limits=(shown.size - 0.3, -0.7), ticks=([], [])),
         tuple(layers),
         size=(5.4, 1.4 + 0.13 * shown.size),
         height=470,
@@ -297,7 +297,7 @@ def betti_chart(bars: Bars, *, scale: Scale | None = None) -> Chart:
     return Chart(
         "Betti curves",
         Axis(loss_title(scale.is_log), scale),
-        Axis("number alive at or below", has_grid=True, is_whole=True),
+        Axis("basins and loops", has_grid=True, is_whole=True),
         tuple(layers),
         size=(5.4, 3.4),
         height=360,

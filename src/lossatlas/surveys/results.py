@@ -43,6 +43,9 @@ class Survey(Result):
         provenance: seed, settings, fingerprints, versions.
         checked: what was checked before anything was measured, and to how much; a sentence each
             (see `lossatlas.check`).
+        lowest: loss at the lowest computed point of the map minus that at the weights, on the
+            same examples; its interval allows for the lowest of many points being low by
+            luck. None where it was not measured.
     """
 
     title: str
@@ -56,6 +59,7 @@ class Survey(Result):
     notes: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
     checked: tuple[str, ...] = ()
+    lowest: Estimate | None = None
 
     def __repr__(self) -> str:
         basins = count(len(self.tree), "basin")
@@ -117,14 +121,15 @@ class Survey(Result):
         return barrier_matrix(simplify(self.tree))
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The loss and the metrics at the weights, then the numbers of every part."""
+        """The loss and the metrics at the weights, the lowest point, numbers of every part."""
         parts = (each for part in self._parts() for each in part.estimates())
         return (*self._at_weights, *parts)
 
     @property
     def _at_weights(self) -> tuple[Estimate, ...]:
         own = {"loss": self.loss, **self.metrics}
-        return tuple(_at_weights(name, found) for name, found in own.items())
+        lowest = () if self.lowest is None else (self.lowest,)
+        return (*(_at_weights(name, found) for name, found in own.items()), *lowest)
 
     def sentences(self) -> tuple[str, ...]:
         """What every part says, and which instruments could not measure anything."""

@@ -35,6 +35,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
+from lossatlas.surveys.lowest_point import lowest_difference
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
 from lossatlas.topology import merge_tree, persistence
@@ -141,8 +142,7 @@ def survey(
         resume=resume,
         progress=progress,
     )
-    if states:
-        land = _with_values(land, objective, states)
+    land = _with_values(land, objective, states)
     context = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
     findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
@@ -158,6 +158,7 @@ def survey(
         seconds=time.monotonic() - started,
         notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
+        lowest=lowest_difference(objective, ground, land),
         provenance=_record(land, seed, asked),
     )
 
@@ -250,6 +251,8 @@ def _marked(plane: Plane, states: Sequence[State]) -> Plane:
 
 
 def _with_values(land: Landscape, objective: Objective, states: Sequence[State]) -> Landscape:
+    if not states:
+        return land
     values = np.array([objective.value(state.whole) for state in states])
     bare = objective.mode == "eval" and not any(state.buffers for state in states)
     missing = bare and tracks_statistics(objective.model) and NO_STATISTICS not in land.notes

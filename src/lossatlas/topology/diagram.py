@@ -162,7 +162,7 @@ class Diagram(Result):
     def estimates(self) -> tuple[Estimate, ...]:
         """How many bars of each degree there are, and how many are certain."""
         rows = [
-            _exact(int(np.sum(self.dimensions == k)), f"bars of degree {k}", MAP_COUNT)
+            _counted(int(np.sum(self.dimensions == k)), k)
             for k in np.union1d(self.dimensions, [0]).tolist()
         ]
         if self.why_unknown:
@@ -238,16 +238,18 @@ class Diagram(Result):
                 "barcode",
                 "Barcode",
                 *backends(lambda: bar_plots.barcode_chart(self, scale=scale)),
-                "The same as bars, from birth to death, the longest first. Pale bars are "
-                "within the error.",
+                "One bar a basin or loop, the longest first. A basin's bar starts at the loss "
+                "of its minimum and ends at the saddle where it joins a deeper one: its length "
+                "is the depth. A loop's bar starts where a ring around a hill closes and ends "
+                "at the top. Arrows never end; pale bars are within the error.",
                 f"Barcode: {bars_text}.",
             ),
             Figure(
                 "betti",
                 "Betti curves",
                 *backends(lambda: bar_plots.betti_chart(self, scale=scale)),
-                "How many basins and loops exist at each level of the loss; thick: the "
-                "certain.",
+                "How many basins and loops there are among the points whose loss is at most "
+                "that on the axis; thick: the certain.",
                 f"Betti curves of {bars_text}.",
                 wide=True,
             ),
@@ -258,6 +260,18 @@ def _exact(value: float, name: str, why: str) -> Estimate:
     return Estimate(float(value), why_no_error=why, name=name)
 
 
+def _counted(amount: int, degree: int) -> Estimate:
+    # Rips complexes have bars of any degree.
+    known = degree < len(_BARS)
+    name, meaning = _BARS[degree] if known else (f"bars of degree {degree}", "")
+    return replace(_exact(amount, name, MAP_COUNT), meaning=meaning)
+
+
+_BARS = (
+    ("bars: basins (H0)", "one for each minimum"),
+    ("bars: loops (H1)", "hills with lower ground all around"),
+    ("bars: shells (H2)", "peaks in space with lower ground all around"),
+)
 _NO_BARS = np.empty((0, 2))
 
 

@@ -17,6 +17,7 @@ from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
 _MOST_SADDLES = 12
+_RISE = "mean rise to a saddle (SMAD)"
 NO_SADDLE = "no saddle: no basin meets another"
 SaddleRule = Literal["leaf", "elder"]
 _REFERENCES = (
@@ -303,12 +304,12 @@ class MergeTree(Result):
         share = self.smad(normalize=True) if self.saddles.size else math.nan
         lasting = self.smad(rule="elder") if self.saddles.size else math.nan
         rows = (
-            ("SMAD", self.mean_rise, "mean rise from a minimum to its first saddle", "loss"),
-            ("SMAD, share of range", share, "the same, over the range", ""),
+            (_RISE, self.mean_rise, "saddle-minimum average distance, over all minima", "loss"),
+            (f"{_RISE}, share of range", share, "the same, over the range", ""),
             ("mean persistence", lasting, "mean depth of basins that end", "loss"),
         )
         return tuple(
-            replace(_exact(value, name, why, meaning, unit=unit), is_minor=name != "SMAD")
+            replace(_exact(value, name, why, meaning, unit=unit), is_minor=name != _RISE)
             for name, value, meaning, unit in rows
         )
 
@@ -430,18 +431,20 @@ def _certain_headline(tree: MergeTree) -> str:
 
 
 def _edge_headline(tree: MergeTree) -> str:
-    inside = int((tree.certain & ~tree.on_edge).sum())
+    inside, edge = int((tree.certain & ~tree.on_edge).sum()), tree.open_minima
     start = "No basin" if not inside else "One basin" if inside == 1 else f"{inside} basins"
-    are = "are" if inside > 1 else "is"
-    words = edge_words(tree.open_minima)
-    return f"{start} inside the map {are} certain; {words}, where the loss may just fall on."
+    are, counts = "are" if inside > 1 else "is", "is" if edge.size == 1 else "are"
+    return (
+        f"{start} inside the map {are} certain; {edge_words(edge)}, where the loss may go on "
+        f"falling, and {counts} not counted."
+    )
 
 
 def _edge_sentence(minima: Ints) -> str:
     words = edge_words(minima, "the edge of the map")
     proves = "it is no proof" if minima.size == 1 else "they are no proof"
     return (
-        f"{words[0].upper()}{words[1:]}, where the loss may just fall on: {proves} of another "
+        f"{words[0].upper()}{words[1:]}, where the loss may go on falling: {proves} of another "
         "basin; widen the span."
     )
 

@@ -81,6 +81,8 @@ def arrival_question(survey: Survey) -> Card:
 def _arrival(survey: Survey) -> tuple[str, str, str]:
     if not math.isfinite(survey.loss.value):
         return "no", "alarm", "The loss at the weights themselves is not finite."
+    if survey.lowest is not None and survey.lowest.why_no_error is None:
+        return _paired_arrival(survey.lowest)
     lowest = float(np.nanmin(computed_values(survey.landscape)))
     lower = survey.loss.value - lowest
     if lower <= 1e-9 * max(abs(lowest), 1.0):
@@ -97,13 +99,32 @@ def _arrival(survey: Survey) -> tuple[str, str, str]:
     return f"no: {number(lower, 2)} lower nearby", "alarm", more
 
 
+def _paired_arrival(gap: Estimate) -> tuple[str, str, str]:
+    if gap.value >= 0:
+        return "yes", "sure", "No computed point of the map lies below the weights themselves."
+    low, high = gap.interval()
+    lower, interval = number(-gap.value, 2), f"[{number(-high, 2)}, {number(-low, 2)}]"
+    text = (
+        f"The lowest computed point of the map lies {lower} below the weights on the same "
+        f"{gap.sample_unit}, 95 % interval {interval}, which allows for its choice among all "
+        "points"
+    )
+    if high < 0:
+        span = f"{number(-high, 2)} to {number(-low, 2)}"
+        value = f"no: the map goes {lower} lower ({span})"
+        return value, "alarm", f"{text}: this map holds a lower loss."
+    return "yes, within the error", "", f"{text}: it cannot be told from the weights."
+
+
 def trust_question(survey: Survey) -> Card:
     """How large the errors of the map are, and what they come from."""
     land = survey.landscape
     known = land.stderr[np.isfinite(land.stderr)]
     size = f"{land.count:,} {land.unit}" if land.count else land.unit
     value = (
-        f"± {number(float(np.median(known)), 2)}, {size}" if known.size else "no error known"
+        f"± {number(float(np.median(known)), 2)} at a point, from {size}"
+        if known.size
+        else "no error known"
     )
     return Card("How far can I trust the map?", value, sentences=land.sampling_sentences())
 
@@ -132,7 +153,7 @@ def _at_weights(survey: Survey) -> tuple[Estimate, ...]:
     loss = _named(survey.loss, "loss", "mean over the data, at zero on the map")
     further = "a further metric, same data"
     metrics = [_named(found, name, further) for name, found in survey.metrics.items()]
-    return loss, *metrics
+    return loss, *metrics, *(() if survey.lowest is None else (survey.lowest,))
 
 
 def _named(found: Estimate, name: str, meaning: str) -> Estimate:

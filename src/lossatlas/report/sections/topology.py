@@ -59,11 +59,11 @@ def _one_basin(tree: MergeTree) -> tuple[str, str]:
         return f"{total:,} seen, certainty unknown", mark
     if not edge.size:
         return "yes, as far as errors tell" if sure <= 1 else f"no: {sure:,} are certain", mark
-    inside = sure - edge.size
+    inside, uncounted = sure - edge.size, f"{edge_words(edge)}, not counted"
     if inside > 1:
-        return f"no: {inside:,} inside the map; {edge_words(edge)}", mark
-    start = "one" if inside else "none certain"
-    return f"{start} inside the map; {edge_words(edge)}", ""
+        return f"no: {inside:,} inside the map; {uncounted}", mark
+    start = "yes, inside the map" if inside else "none certain inside the map"
+    return f"{start}; {uncounted}", ""
 
 
 def _rarest(survey: Survey) -> list[str]:

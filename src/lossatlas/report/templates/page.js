@@ -204,17 +204,18 @@
   count();
 
   // The bars of one frame: rows to point at; `pick` and `fly` are called with a bar.
-  function bars(place, frame, { pick, fly, sure }) {
+  function bars(place, frame, { pick, fly }) {
     const box = place.querySelector(".rows"), ends = place.querySelectorAll(".axis span");
     const to = Scene.spread(frame.scale), most = frame.bars.map((b) => b.death).filter((d) => d !== null);
     const top = Math.max(...most, ...frame.bars.map((b) => b.level), frame.scale.low), width = to(top) * 1.06 || 1;
     const spot = (v) => Math.max(Math.min((100 * to(v)) / width, 99), 0);
     box.replaceChildren(...frame.bars.map((bar) => {
       const row = document.createElement("button"), left = spot(bar.birth), right = bar.death === null ? 100 : spot(bar.death);
-      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""}`; row.dataset.track = bar.track;
+      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge ? "edge" : ""}`; row.dataset.track = bar.track;
       row.innerHTML = '<span></span><span class="track"><i></i></span><span class="lasts"></span>';
-      row.children[0].textContent = bar.track; row.children[2].textContent = bar.lasts;
-      row.title = `basin ${bar.track}: loss ${bar.loss} at the minimum, lasts ${bar.lasts}; ${bar.verdict}`;
+      row.children[0].textContent = bar.track; row.children[2].textContent = bar.death === null ? "deepest" : bar.lasts;
+      const depth = bar.death === null ? "joins no deeper basin" : `depth ${bar.lasts}`;
+      row.title = `basin ${bar.track}: loss ${bar.loss} at the minimum, ${depth}; ${bar.verdict}${bar.edge ? "; the minimum lies on the edge of the map" : ""}`;
       row.setAttribute("aria-label", row.title);
       Object.assign(row.querySelector("i").style, { left: `${left}%`, width: `${Math.max(right - left, 0)}%` });
       row.addEventListener("pointerenter", () => pick(bar)); row.addEventListener("focus", () => pick(bar));
@@ -223,8 +224,12 @@
       return row;
     }));
     ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = Scene.short(top, 3);
-    const certain = frame.bars.filter((b) => b.certain).length, rest = frame.bars.length - certain;
-    place.querySelector("small").textContent = `${certain} certain${rest ? `, ${rest} within the error` : ""}. Point at a bar to outline its basin, choose it to fly there. Yellow dots: minima of certain basins. Star: the network.`;
+    // Counted as the headline counts: a minimum on the edge of the map proves no basin.
+    const sure = frame.bars.filter((b) => b.certain), edge = sure.filter((b) => b.edge).length, rest = frame.bars.length - sure.length;
+    const counts = [edge ? `${sure.length - edge} certain inside the map` : `${sure.length} certain`];
+    if (edge) counts.push(`${edge} on its edge (hollow), not counted`);
+    if (rest) counts.push(`${rest} within the error (gray)`);
+    place.querySelector(".counts").textContent = `${counts.join("; ")}.`;
   }
   window.Page = { all, bars, css, isDark, named };
 })();

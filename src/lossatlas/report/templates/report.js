@@ -47,6 +47,7 @@
     if (e.key.toLowerCase() === "t") $("turn").click();
     if (e.key.toLowerCase() === "r") camera.reset();
   });
+  $("hatched").hidden = !frame.hatched;
   show(tabs[0]);
   window.Report = { camera, view, frame };
   root.setAttribute("data-ready", "");

@@ -1,8 +1,8 @@
 "use strict";
 // A loss landscape on a canvas: a lit surface, or a map from above. `window.Scene` is all it gives.
 (function () {
-  const FINE = 128, RISE = 0.62, FLOOR = -0.22, LEVELS = 14, SLOW = 900, FLIGHT = 700;
-  const HOME = { azimuth: -2.25, elevation: 0.62, distance: 3.75, target: [0, 0, 0.0] };
+  const FINE = 128, RISE = 0.62, FLOOR = -0.22, LEVELS = 14, SLOW = 900, FLIGHT = 700, HATCHED = 0.10, LENS = 0.31;
+  const HOME = { azimuth: -2.25, elevation: 0.62, distance: 3.75, target: [0, 0, -0.1] };
   const INK = "#e8eff3", QUIET = "#a9bac4", PATH = "#ff7f2a", SURE = "#ffd34d", FAINT = "#b7c2c9";
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -53,6 +53,8 @@
       this.computed = new Uint8Array(n).map((_, k) => (bytes[at + (k >> 3)] >> (7 - (k & 7))) & 1);
       this.arrays = arrays;
     }
+    // Whether some standard error is above a tenth of the range, which the surface hatches.
+    get hatched() { return this.arrays.error.some((v) => v > HATCHED * (this.scale.high - this.scale.low)); }
     field(name) { return this.fields.find((f) => f.name === name); }
     // A field on the fine grid, from 0 to 1 on a scale.
     fine(name, scale) {
@@ -392,10 +394,20 @@
         this.eye = [0, 0, 10];
         return new Float32Array([sx, 0, 0, 0, 0, sy, 0, 0, 0, 0, -0.1, 0, -cx * sx + ox, -cy * sy + 0.02, 0, 1]);
       }
-      const f = 1 / Math.tan(0.31), near = 0.05, far = 30, wide = Math.min(1, aspect / 1.15);
+      const f = 1 / Math.tan(LENS), near = 0.05, far = 30, wide = this.lens(aspect);
       this.eye = camera.eye;
       const projection = new Float32Array([(f * wide) / aspect, 0, 0, 0, 0, f * wide, 0, 0, 0, 0, (far + near) / (near - far), -1, 0, 0, (2 * far * near) / (near - far), 0]);
       return times(projection, looking(this.eye, camera.target, [0, 0, 1]));
+    }
+    // How much smaller the picture is drawn so that from home no corner leaves the canvas as it turns.
+    lens(aspect) {
+      const { distance, elevation, target } = HOME, r = Math.hypot(...this.half), c = Math.cos(elevation), s = Math.sin(elevation);
+      let wide = 0, high = 0;
+      for (const z of [FLOOR - target[2], RISE - target[2]]) for (let k = 0; k < 24; k++) {
+        const t = (k * Math.PI) / 12, near = r * Math.cos(t), depth = distance - near * c - z * s;
+        wide = Math.max(wide, Math.abs(r * Math.sin(t)) / depth); high = Math.max(high, Math.abs(z * c - near * s) / depth);
+      }
+      return Math.min(1, 0.97 * Math.tan(LENS) * Math.min(aspect / wide, 1 / high));
     }
     draw() {
       if (this.pending || !this.frame) return;
@@ -576,7 +588,7 @@
         return isNaN(this.height([x, y])) ? null : [x, y];
       }
       const { camera } = this, z = unit(sub(camera.target, this.eye)), x = unit(cross(z, [0, 0, 1])), y = cross(x, z);
-      const wide = Math.min(1, this.width / this.tall / 1.15), t = Math.tan(0.31) / wide, aspect = this.width / this.tall;
+      const aspect = this.width / this.tall, t = Math.tan(LENS) / this.lens(aspect);
       const u = ((2 * px) / this.width - 1) * t * aspect, v = (1 - (2 * py) / this.tall) * t;
       const ray = unit([0, 1, 2].map((k) => z[k] + u * x[k] + v * y[k]));
       for (let k = 0; k < 400; k++) {

@@ -1,0 +1,50 @@
+"""How far the lowest point of a map lies below the weights, on the same examples."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from lossatlas.landscape.landscape import Landscape, computed_values
+from lossatlas.landscape.plane import Plane, settled
+from lossatlas.objective import Objective
+from lossatlas.result import Estimate
+from lossatlas.weights.paired import PairedLosses
+
+_LEVEL = 0.95
+# Below this share of the loss a difference is one of rounding.
+_ROUNDING = 1e-6
+
+
+def lowest_difference(objective: Objective, plane: Plane, land: Landscape) -> Estimate | None:
+    """Loss at the lowest computed point of a map minus that at the present weights.
+
+    Its 95 % interval is that of the paired difference at confidence 1 - 0.05 / points
+    (Bonferroni): the lowest of many points is low by luck too.
+
+    Args:
+        objective: whose present weights count.
+        plane: of the map.
+        land: the map.
+
+    Returns:
+        The difference, with both ends of its interval or the reason why it has none; None for
+        a map without a finite loss.
+    """
+    known = computed_values(land)
+    count = int(np.isfinite(known).sum())
+    if not count:
+        return None
+    at = np.unravel_index(int(np.nanargmin(known)), known.shape)
+    where = [float(axis[k]) for axis, k in zip(land.axes, at, strict=True)]
+    judged = PairedLosses(objective)
+    here = judged.sums(objective.params)
+    there = judged.sums(settled(objective, plane).point(where))
+    gap = judged.mean(there - here, "lowest point of the map minus the weights", "loss")
+    scale = abs(float(here.sum() / judged.weights.sum()))
+    meaning = f"on the same {objective.unit}; interval for the lowest of {count:,} points"
+    gap = replace(gap, meaning=meaning)
+    if abs(gap.value) <= _ROUNDING * scale:
+        return replace(gap, value=0.0, stderr=0.0, why_no_error=None)
+    if gap.why_no_error is not None:
+        return gap
+    return replace(gap, ends=gap.interval(1 - (1 - _LEVEL) / count))
