@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,81 @@ def test_a_decay_of_one_is_the_whole_run_and_is_said(folder):
     whole, share = (call("predict", folder / "out", *plan, word) for word in ("1", "1.0"))
     assert whole == share
     assert "from 0.001 linear to 0 over 400 updates" in " ".join(whole.split())
-    usual = call("predict", folder / "out", *plan[:-1])
-    assert "held for 360 updates, then sqrt" not in usual
-    assert "held for 360 updates, then linear to 0 over 40" in " ".join(usual.split())
+    tenth = call("predict", folder / "out", *plan, "0.1")
+    assert "held for 360 updates, then linear to 0 over 40" in " ".join(tenth.split())
+
+
+def test_a_line_and_a_cosine_fall_over_the_whole_run_and_the_others_at_its_end(folder):
+    plan = ("predict", folder / "out", "--steps", 400, "--peak", 1e-3, "--shape")
+    for shape in ("linear", "cosine"):
+        assert f"from 0.001 {shape} to 0 over 400 updates" in one_line(call(*plan, shape))
+        late = one_line(call(*plan, shape, "--decay", 0.25))
+        assert f"held for 300 updates, then {shape} to 0 over 100 updates" in late
+    assert "held for 360 updates, then sqrt to 0 over 40" in one_line(call(*plan, "sqrt"))
+    with pytest.raises(AtlasError, match="--decay has no place in a constant schedule"):
+        call(*plan, "constant", "--decay", 0.1)
+
+
+def one_line(text):
+    return " ".join(text.split())
+
+
+# Schedule, updates between two logged rates, options of the fit, what is asked next.
+NEXT = {
+    "cosine": (schedules.cosine(1000, 1e-3, 0.1, 40), 20, (),
+               "--shape cosine --steps 2000 --peak 0.001 --warmup 40 --min-ratio 0.1"),
+    "line": (schedules.wsd(2000, 1e-3, 1.0, "linear", warmup=130), 50, (),
+             "--shape linear --steps 4000 --peak 0.001 --warmup 130"),
+    "rarely": (schedules.wsd(5000, 3e-4, 1.0, "linear", warmup=300), 250, ("--warmup", 300),
+               "--shape linear --steps 10000 --peak 0.0003 --warmup 300"),
+    "cooldown": (schedules.wsd(2000, 1e-3, 0.2, "sqrt", warmup=100), 20, (),
+                 "--shape sqrt --steps 4000 --peak 0.001 --warmup 100 --decay 0.2"),
+    "held": (schedules.constant(1000, 2e-3, 50), 10, (),
+             "--shape constant --steps 2000 --peak 0.002 --warmup 50"),
+    "running": (schedules.cosine(5000, 1e-3, warmup=100)[:3000], 50, (),
+                "--shape cosine --steps 5000 --peak 0.001 --warmup 100"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_the_next_command_continues_the_schedule_of_the_log(tmp_path, name):
+    rates, every, options, expected = NEXT[name]
+    step = np.arange(every, len(rates) + 1, every)
+    sums = np.cumsum(rates)[step - 1]
+    loss = 2 + 0.5 * sums**-0.5 - 0.1 * (rates.max() - rates[step - 1]) / rates.max()
+    rows = np.column_stack([step, loss, rates[step - 1]])
+    file, out = tmp_path / "a log.csv", tmp_path / "a fit"
+    np.savetxt(file, rows, "%g", ",", header="step,loss,lr", comments="")
+    asked = ("fit", file, "--out", out, *options, "--fixed", "beta=0.5", "--fixed", "gamma=0.5")
+    done = CliRunner().invoke(command, [str(part) for part in asked])
+    (line,) = (s for s in done.stderr.splitlines() if s.startswith("Next: "))
+    words = shlex.split(line.removeprefix("Next: lossatlas forecast "))
+    assert words == ["predict", str(out), *expected.split()]
+    told = call(*words)
+    assert "not among the fitted" not in one_line(told)
+    assert "times the longest" not in one_line(told)
+
+
+def test_rates_of_no_usual_schedule_are_said_and_a_cosine_is_asked(tmp_path):
+    rates = np.repeat([1e-3, 2e-4, 5e-5], 200)
+    step = np.arange(20, 601, 20)
+    rows = np.column_stack([step, 2 + step**-0.5, rates[step - 1]])
+    np.savetxt(tmp_path / "s.csv", rows, "%g", ",", header="step,loss,lr", comments="")
+    asked = ["fit", str(tmp_path / "s.csv"), "--out", str(tmp_path / "f")]
+    done = CliRunner().invoke(command, asked)
+    assert "The rates of s follow no usual schedule; a cosine in their place" in done.stderr
+    assert "--shape cosine --steps 600 --peak 0.001" in done.stderr
+
+
+def test_only_a_peak_beyond_the_log_is_warned_of(tmp_path):
+    # Logged each 500 updates: the peak at 300 lies before the first rate.
+    rates = schedules.wsd(5000, 3e-4, 1.0, "linear", warmup=300)
+    step = np.arange(500, 5001, 500)
+    fit = forecast.fit(LAW, forecast.Curve(step, 2 + step**-0.5, rates[step - 1]))
+    quiet = fit.predict(rates)
+    assert not any("peak rate" in line for line in quiet.warnings)
+    loud = fit.predict(2 * rates)
+    assert any("peak rate 0.0006 is not among" in line for line in loud.warnings)
 
 
 def test_a_fit_says_what_to_ask_next_and_its_points_are_drawn(folder):

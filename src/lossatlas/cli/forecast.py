@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,12 +20,15 @@ from lossatlas.text import count
 
 if TYPE_CHECKING:
     from lossatlas.forecast import Curve, Fit
+    from lossatlas.forecast.logged_schedule import LoggedSchedule
     from lossatlas.forecast.schedules import Floats
 
 _FIT = defaults("forecast.fit:fit")
 _PREDICT = defaults("forecast.result:Fit.predict")
 _PLAN = defaults("forecast.result:Fit.optimize_schedule")
 _WSD = defaults("forecast.schedules:wsd")
+# Shares of the peak below this are no rate.
+_NO_RATE = 1e-3
 LEVEL = 0.95  # of the intervals of parameters
 Kind = Literal["auto", "csv", "wandb", "tensorboard", "trainer", "points"]
 Schedule = Literal["constant", CooldownShape]
@@ -101,7 +105,8 @@ class PredictSettings(_OfFit):
     run: Path | None = _planned(None, "A measured run, compared with its forecast.")
     shape: Schedule | None = _planned(
         None,
-        "A schedule; all but constant and cosine hold the rate before a cooldown.",
+        "A schedule: linear and cosine fall over the whole run after the warmup, the others "
+        "hold the rate before a cooldown.",
     )
     steps: int | None = _planned(
         None, "Updates, warmup included; alone for a fit without rates."
@@ -109,8 +114,10 @@ class PredictSettings(_OfFit):
     peak: float | None = _planned(
         None, "Highest learning rate. Leave it out for laws fitted without rates."
     )
-    decay: float = _planned(
-        _WSD["decay"], "Cooldown: a share up to 1, which is the whole run; otherwise updates."
+    decay: float | None = _planned(
+        None,
+        "Length of the fall: a share of the updates after the warmup up to 1, otherwise "
+        f"updates. By default 1 for linear and cosine, {_WSD['decay']} for the other shapes.",
     )
     min_ratio: float = _planned(_WSD["min_ratio"], "Last learning rate as a share of the peak.")
     warmup: int | None = _planned(
@@ -227,11 +234,14 @@ def _planned_rates(settings: PredictSettings) -> "Floats | None":
     if shape is None or steps is None or peak is None:
         raise ArgumentError("`shape`, `steps` and `peak` are needed together.")
     warmup, low = settings.warmup or 0, settings.min_ratio
+    decay = settings.decay
     if shape == "constant":
+        if decay is not None:
+            raise ArgumentError("`decay` has no place in a constant schedule; leave it out.")
         return schedules.constant(steps, peak, warmup)
-    if shape == "cosine":
-        return schedules.cosine(steps, peak, low, warmup)
-    return schedules.wsd(steps, peak, settings.decay, shape, min_ratio=low, warmup=warmup)
+    if decay is None:
+        decay = 1.0 if shape in schedules.WHOLE_RUN else _WSD["decay"]
+    return schedules.wsd(steps, peak, decay, shape, min_ratio=low, warmup=warmup)
 
 
 def run_schedule(settings: ScheduleSettings, output: Output) -> None:
@@ -258,19 +268,53 @@ def _print_fit(
 
     written = write_fit(found, settings.out, settings)
     output.result(found, title, rows, files=written, extra=_fit(found))
-    question = _question(found)
+    said, question = _question(found, settings.warmup)
     if question:
-        output.note(f"Next: lossatlas forecast predict {settings.out} {question}")
+        place = shlex.quote(str(settings.out))
+        output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
 
 
-# Options that ask about the longest fitted run with another schedule; empty for laws of sizes.
-def _question(found: "Fit") -> str:
-    steps = max(int(curve.step[-1]) for curve in found.curves)
-    rates = [curve.lr for curve in found.curves if curve.lr is not None]
-    if rates:
-        return f"--shape cosine --steps {steps} --peak {max(float(r.max()) for r in rates):g}"
-    sized = {"size", "tokens", "source"} & set(found.law.needs)
-    return "" if sized else f"--steps {steps}"
+# A question about the longest fitted run: what it is, and its options; empty for laws of sizes.
+def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
+    from lossatlas.forecast.logged_schedule import logged_schedule
+
+    if {"size", "tokens", "source"} & set(found.law.needs):
+        return "", ""
+    longest = max(found.curves, key=lambda curve: int(curve.step[-1]))
+    if longest.lr is None:
+        steps = 2 * int(longest.step[-1])
+        return f"The power law in updates, twice as far as {longest.label}:", f"--steps {steps}"
+    plan = logged_schedule(longest, warmup)
+    if plan is None:
+        peak = f"{float(longest.lr.max()):.4g}"
+        return (
+            f"The rates of {longest.label} follow no usual schedule; a cosine in their place:",
+            f"--shape cosine --steps {longest.lr.size} --peak {peak}",
+        )
+    goes_on = plan.decay is not None and not plan.has_ended
+    steps = plan.steps if goes_on else 2 * plan.steps
+    until = "to its end" if goes_on else "over twice its updates"
+    return f"The schedule of {longest.label} {until}:", _schedule_options(plan, steps)
+
+
+def _schedule_options(plan: "LoggedSchedule", steps: int) -> str:
+    from lossatlas.forecast.schedules import WHOLE_RUN
+
+    options = {"shape": plan.shape, "steps": str(steps), "peak": _short(plan.peak)}
+    if plan.warmup:
+        options["warmup"] = str(plan.warmup)
+    share = 1.0 if plan.decay is None else plan.decay / (plan.steps - plan.warmup)
+    if share < 1 or (plan.decay is not None and plan.shape not in WHOLE_RUN):
+        options["decay"] = _short(share)
+    if plan.min_ratio > _NO_RATE:
+        options["min-ratio"] = _short(plan.min_ratio)
+    return " ".join(f"--{name} {value}" for name, value in options.items())
+
+
+# As few digits as keep a number to a thousandth.
+def _short(value: float) -> str:
+    texts = (f"{value:.{digits}g}" for digits in range(1, 7))
+    return next((text for text in texts if abs(float(text) / value - 1) < 1e-3), f"{value:g}")
 
 
 class _Command(Command):

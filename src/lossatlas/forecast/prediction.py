@@ -12,6 +12,7 @@ from lossatlas.cooldown import CooldownShape, cooldown_length
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs, check_rates
 from lossatlas.forecast.law import Law, ScheduleLaw, log_error
+from lossatlas.forecast.logged_schedule import logged_schedule
 from lossatlas.forecast.schedules import (
     check_length,
     in_words,
@@ -241,10 +242,14 @@ def horizon_of(inputs: Inputs, longest: int, law: Law) -> Floats:
     return np.asarray(ratio)
 
 
-def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[str, ...]:
+def warnings_for(
+    inputs: Inputs, horizon: float, curves: Sequence[Curve]
+) -> tuple[str, ...]:
     """Where a question leaves what the fit has seen."""
+    fitted = [curve.lr for curve in curves if curve.lr is not None]
     out = []
-    if horizon > FAR:
+    # The last points of a long curve are averaged, and their step lies before its end.
+    if horizon > 1.01 * FAR:
         out.append(
             f"the horizon is {horizon:.1f} times the longest fitted curve; the exponents "
             "extrapolate badly that far"
@@ -254,12 +259,7 @@ def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[
     rates = inputs.lr
     if not is_monotone(rates):
         out.append("the schedule rises after its warm-up; the law is untested there")
-    peaks = [float(r.max()) for r in fitted]
-    if not 0.99 * min(peaks) <= rates.max() <= 1.01 * max(peaks):
-        out.append(
-            f"the peak rate {rates.max():g} is not among the fitted ones "
-            f"({min(peaks):g} to {max(peaks):g}); the law holds for one peak"
-        )
+    out += _foreign_peak(float(rates.max()), fitted, curves)
     deepest = min(float((r[warmup_length(r) :] / r.max()).min()) for r in fitted)
     depth = float((rates[warmup_length(rates) :] / rates.max()).min())
     if depth < 0.5 * deepest:
@@ -268,6 +268,22 @@ def warnings_for(inputs: Inputs, horizon: float, fitted: list[Floats]) -> tuple[
             f"{deepest:.3g}"
         )
     return tuple(out)
+
+
+def _foreign_peak(peak: float, fitted: list[Floats], curves: Sequence[Curve]) -> list[str]:
+    peaks = [float(r.max()) for r in fitted]
+    if 0.99 * min(peaks) <= peak <= 1.01 * max(peaks):
+        return []
+    # The peak of a run may lie between two logged rates, or before the first.
+    logged = [found.peak for curve in curves if (found := logged_schedule(curve))]
+    highest = max([*peaks, *logged])
+    if 0.99 * min(peaks) <= peak <= 1.01 * highest:
+        return []
+    ends = dict.fromkeys(f"{end:g}" for end in (min(peaks), highest))
+    return [
+        f"the peak rate {peak:g} is not among the fitted ones ({' to '.join(ends)}); the law "
+        "holds for one peak"
+    ]
 
 
 def _steps(steps: ArrayLike) -> Steps:

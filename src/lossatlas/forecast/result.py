@@ -341,7 +341,7 @@ class Fit(Result):
         half = self.errors.half_width(level, horizon, leverage)
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
-        warnings = warnings_for(inputs, float(horizon[-1]), self._schedules())
+        warnings = warnings_for(inputs, float(horizon[-1]), self.curves)
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
         return Prediction(
@@ -418,7 +418,7 @@ class Fit(Result):
         question = Inputs(np.array([steps]), plan.wsd)
         longest = self._longest(question)
         warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
-                            self._schedules())  # fmt: skip
+                            self.curves)  # fmt: skip
         return replace(plan, warnings=plan.warnings + warnings)
 
     @classmethod

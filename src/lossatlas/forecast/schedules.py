@@ -30,6 +30,8 @@ from lossatlas.text import count, number
 Floats = NDArray[np.float64]
 
 SHAPES, SHAPE_NAMES = cooldown.SHAPES, cooldown.SHAPE_NAMES
+# Shapes that people let fall over a whole run; the others are cooldowns after a held rate.
+WHOLE_RUN: tuple[CooldownShape, ...] = ("linear", "cosine")
 LONGEST = 10**8  # updates: 0.8 GB of rates; more is a count of tokens or a time of day
 
 

@@ -1,0 +1,88 @@
+"""Which schedule logged rates follow."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossatlas.forecast import Curve, schedules
+from lossatlas.forecast.logged_schedule import logged_schedule
+
+PEAK = 1e-3
+
+
+def logged(rates, every, first=None, **options):
+    step = np.arange(first or every, len(rates) + 1, every)
+    return Curve(step, 1 / step, rates[step - 1], **options)
+
+
+def rebuilt(plan):
+    if plan.shape == "constant":
+        return schedules.constant(plan.steps, plan.peak, plan.warmup)
+    return schedules.wsd(
+        plan.steps, plan.peak, float(plan.decay), plan.shape,
+        min_ratio=plan.min_ratio, warmup=plan.warmup,
+    )  # fmt: skip
+
+
+@given(
+    shape=st.sampled_from(["constant", "linear", "cosine", "sqrt", "power", "square"]),
+    steps=st.integers(400, 4000),
+    warmup=st.sampled_from([0, 20, 57, 100]),
+    every=st.sampled_from([1, 5, 10]),
+    min_ratio=st.sampled_from([0.0, 0.1]),
+)
+def test_a_schedule_is_found_again(shape, steps, warmup, every, min_ratio):
+    steps -= steps % every
+    decay = 1.0 if shape in schedules.WHOLE_RUN else 0.3
+    if shape == "constant":
+        rates = schedules.constant(steps, PEAK, warmup)
+    else:
+        rates = schedules.wsd(steps, PEAK, decay, shape, min_ratio=min_ratio, warmup=warmup)
+    found = logged_schedule(logged(rates, every), warmup)
+    assert found.shape == shape
+    assert found.steps == steps
+    assert found.peak == pytest.approx(PEAK, rel=1e-3)
+    assert np.abs(rebuilt(found) - rates).max() < 0.01 * PEAK
+
+
+@pytest.mark.parametrize("shape", schedules.WHOLE_RUN)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_the_end_of_a_run_under_way_is_found(shape, share):
+    rates = schedules.wsd(5000, PEAK, 1.0, shape, warmup=100)
+    found = logged_schedule(logged(rates[: int(share * 5000)], 20))
+    assert found.shape == shape
+    assert not found.has_ended
+    assert found.steps == pytest.approx(5000, rel=5e-3)
+
+
+def test_a_warmup_between_two_logged_rates_is_found():
+    for warmup in (60, 130, 149):
+        rates = schedules.cosine(2000, PEAK, warmup=warmup)
+        found = logged_schedule(logged(rates, 50))
+        assert found.warmup == pytest.approx(warmup, abs=2)
+        assert found.peak == pytest.approx(PEAK, rel=1e-3)
+    before = logged_schedule(logged(schedules.cosine(2000, PEAK, warmup=100), 20, first=200))
+    assert (before.shape, before.warmup) == ("cosine", pytest.approx(100, abs=3))
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        np.repeat([1e-3, 1e-4, 1e-5], 300),
+        1e-3 * (1 + 0.5 * np.sin(np.arange(900) / 50)),
+        np.random.default_rng(0).uniform(1e-4, 1e-3, 900),
+    ],
+)
+def test_other_rates_are_of_no_usual_schedule(rates):
+    assert logged_schedule(logged(rates, 10)) is None
+
+
+def test_a_run_without_rates_has_no_schedule():
+    assert logged_schedule(Curve([1, 2, 3], [3.0, 2.0, 1.0])) is None
+
+
+def test_two_points_are_enough_for_an_answer():
+    for rates in ([1e-3, 1e-3], [1e-3, 5e-4], [1e-4, 1e-3], [1e-3, 0.0]):
+        found = logged_schedule(Curve([10, 20], [2.0, 1.0], rates))
+        assert found is None or found.steps >= 20
