@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from lossatlas import forecast
-from lossatlas.cli.forecast import command
+from lossatlas.cli.forecast import FORECAST, command
 from lossatlas.errors import AtlasError
 from lossatlas.forecast import schedules
 from reference.forecast_cases import TRUTH, made_up, small_schedules
@@ -60,7 +60,7 @@ def test_fit_writes_results_pictures_and_a_page(folder):
     assert any("interpolated" in line for line in told["warnings"])
     for name in ("fit.nc", "curves.png", "residuals.png", "report.html"):
         assert (folder / "out" / name).stat().st_size > 1000
-    assert set(told["files"]) == {"fit", "report"}
+    assert set(told["files"]) == {"fit", "report", "figure curves", "figure residuals"}
     page = (folder / "out" / "report.html").read_text()
     assert "two-step" in page
     assert "settings" in page
@@ -81,6 +81,13 @@ def test_predict_a_shape_and_a_measured_run(folder):
     shape = ["--shape", "linear", "--steps", 2000, "--peak", 1e-3, "--decay", 0.3]
     shape += ["--min-ratio", 0.05, "--warmup", 100]
     told = json.loads(call("predict", folder / "out", *shape, "--json", "--out", folder / "p"))
+    assert {path.name for path in (folder / "p").iterdir()} == {
+        *FORECAST, "predict.json",
+    }  # fmt: skip
+    call("predict", folder / "out", *shape, "--out", folder / "f.csv")
+    assert {path.suffix for path in folder.glob("f.*")} == {
+        ".nc", ".csv", ".html", ".png", ".json",
+    }  # fmt: skip
     truth = made_up(LAW, TRUTH, RATES["linear"], "linear").loss[-1]
     assert told["final"]["lower"] < truth < told["final"]["upper"]
     with (folder / "p" / "forecast.csv").open() as file:

@@ -177,6 +177,7 @@ for _name in ("fit", "compare", "predict", "schedule"):
 for _name in ("fit", "compare"):
     EXCEPTIONS |= {(f"forecast {_name}", key): why for key, why in _READS.items()}
 EXCEPTIONS["forecast predict", "column"] = _READS["column"]
+EXCEPTIONS["forecast predict", "decay"] = "the usual one depends on the shape"
 
 
 def fields(model, prefix=""):

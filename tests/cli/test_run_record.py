@@ -12,6 +12,7 @@ import pytest
 from cli.test_killed_command import chunks, start
 from cli.test_survey_command import call
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.run_record import RunRecord
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.settings import Strict, common, option
@@ -119,7 +120,8 @@ def test_nothing_to_resume_is_said_and_both_at_once_is_refused(sample, capsys):
 
 
 def test_results_beside_a_file_of_weights(tmp_path):
-    record = RunRecord(tmp_path / "w.safetensors", "sample", SampleSettings())
+    place = Destination(tmp_path / "w.safetensors", ("sample.safetensors", "sample.nc"))
+    record = RunRecord(place, "sample", SampleSettings())
     assert record.path == tmp_path / "w.json"
     (tmp_path / "w.resume").touch()
     assert record.unfinished

@@ -167,6 +167,38 @@ def test_statistics_of_a_merge_are_those_of_the_data(monkeypatch, capsys):
     assert torch.allclose(written["1.running_mean"], inner.mean(0), atol=1e-5)
 
 
+def test_a_folder_or_a_name_takes_all_files(monkeypatch, capsys, place):
+    files = ["p0.safetensors", "p1.safetensors"]
+    run(monkeypatch, capsys, "merge", *files, "--out", "v1.2")
+    assert sorted(p.name for p in (place / "v1.2").iterdir()) == [
+        "merge.json", "merged.nc", "merged.safetensors", "report.html",
+    ]  # fmt: skip
+    code, _, error = call(
+        monkeypatch, capsys, "merge", *files, *QUICK, "--out", "v1.2", "--method", "slerp"
+    )
+    assert (code, "other settings (method)" in error) == (2, True)
+    run(monkeypatch, capsys, "connect", *files, "--kind", "bezier", "--steps", "2",
+        "--out", "path.nc")  # fmt: skip
+    assert {p.name for p in place.glob("path*")} == {
+        "path.nc", "path.html", "path.json", "path-bend.safetensors",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["merge", "soup", "connect", "choose"])
+def test_a_file_of_the_user_is_never_replaced_unasked(command, monkeypatch, capsys, place):
+    files = ["p0.safetensors", "p1.safetensors"]
+    out = "p0.nc" if command in {"connect", "choose"} else "p0.safetensors"
+    (place / "p0.html").write_text("mine")
+    before = (place / "p0.safetensors").read_bytes()
+    code, _, error = call(monkeypatch, capsys, command, *files, *QUICK, "--out", out)
+    assert code == 2
+    assert "p0.html' would be overwritten" in error
+    assert (place / "p0.html").read_text() == "mine"
+    assert (place / "p0.safetensors").read_bytes() == before
+    run(monkeypatch, capsys, command, *files, "--out", out, "--fresh")
+    assert (place / "p0.html").read_text() != "mine"
+
+
 def test_a_soup_says_what_it_is_made_of(monkeypatch, capsys):
     files = [f"p{k}.safetensors" for k in range(3)]
     found = run(monkeypatch, capsys, "soup", *files)

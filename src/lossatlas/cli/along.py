@@ -30,6 +30,11 @@ def survey_training(
             f"'{folder}' holds surveys of an earlier run: --resume keeps those that fit and "
             "makes the others, --fresh replaces all; or give another --out."
         )
+    page = settings.folder / "atlas.html"
+    if page.exists() and not (made or fresh):
+        raise ArgumentError(
+            f"'{page}' would be overwritten: --fresh replaces it; or give another --out."
+        )
     for path in made if fresh else ():
         path.unlink()
     subject = load_subject(settings)
@@ -53,7 +58,7 @@ def survey_training(
             found.append(survey)
             progress(len(found), len(states), f"step {steps[len(found) - 1]}")
     written = {"surveys": folder}
-    written["atlas"] = write_atlas({title: found}, settings.folder / "atlas.html", title=title)
+    written["atlas"] = write_atlas({title: found}, page, title=title)
     written |= write_pictures(found[-1], settings.figures, settings.folder)
     if settings.film is not None:
         written["film"] = write_film(found, settings.film)

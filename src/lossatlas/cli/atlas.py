@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import check_files
 from lossatlas.settings import TITLE, Strict, common, option
@@ -14,6 +15,7 @@ FILM = (
     "Write a film too: .gif, or .mp4 where ffmpeg is installed. Several surveys are shown one "
     "after another, a single one is turned around."
 )
+WRITES = ("atlas.html",)
 
 
 class AtlasSettings(Strict):
@@ -26,7 +28,7 @@ class AtlasSettings(Strict):
     )
     title: str | None = option(None, TITLE)
     film: Path | None = option(None, FILM)
-    out: Path = common(Path("atlas.html"), "The page.", short="o")
+    out: Path = common(Path("atlas.html"), out_help("the page", WRITES), short="o")
     seed: int = common(0, "Random seed; an atlas draws no random numbers.", ge=0)
 
     @model_validator(mode="after")
@@ -41,7 +43,8 @@ def run(settings: AtlasSettings, output: Output) -> None:
     from lossatlas.report.film import write_film
 
     runs, others = read_runs(settings.files)
-    page = write_atlas(settings.files, settings.out, title=settings.title)
+    file = Destination(settings.out, WRITES).file("atlas.html")
+    page = write_atlas(settings.files, file, title=settings.title)
     files = {"atlas": page}
     if settings.film is not None:
         surveys = [survey for run in runs for survey in run.surveys]
@@ -60,5 +63,5 @@ command = Command(
     AtlasSettings, run,
     "Put surveys, comparisons, trainings and other results on one page: a slider through the "
     "checkpoints of each training, bars linked to basins, two runs side by side.",
-    resume="Accepted as in every command; a page is written anew.",
+    resume="Accepted as in every command; a page is written anew.", writes=WRITES,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import (
     IN_ORDER,
@@ -16,6 +17,7 @@ from lossatlas.cli.shared_options import (
 from lossatlas.settings import common, defaults, option
 
 _CHOOSE = defaults("weights.choose:choose")
+WRITES = ("choice.nc", "report.html")
 _positive: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -36,7 +38,7 @@ class ChooseSettings(SubjectSettings):
     level: float = option(
         _CHOOSE["level"], "Confidence with which the best is kept.", gt=0, lt=1
     )
-    out: Path = common(Path("choice"), "Folder of the results.", short="o")
+    out: Path = common(Path("choice"), out_help("the results", WRITES), short="o")
 
     @model_validator(mode="after")
     def _agree(self) -> "ChooseSettings":
@@ -48,16 +50,16 @@ class ChooseSettings(SubjectSettings):
 def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
     """Judge every checkpoint, write `choice.nc` and `report.html`, print the best."""
     from lossatlas.cli.checkpoints import load_checkpoints
-    from lossatlas.io import make_folder, occupied, remove_ledger
+    from lossatlas.io import remove_ledger
     from lossatlas.weights import choose
 
     files, _ = in_order(settings.files)
     if files != settings.files:
         output.note(IN_ORDER)
-    make_folder(settings.out)
-    with occupied(settings.out):
+    place = Destination(settings.out, WRITES)
+    with place.occupied():
         given = load_checkpoints(settings, files, output)
-        ledger = settings.out / "choice.resume"
+        ledger = place.file("choice.resume")
         if not resume:
             remove_ledger(ledger)
         with output.progress("judging checkpoints") as progress:
@@ -68,8 +70,8 @@ def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
                 level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
             )  # fmt: skip
         written = {
-            "results": found.save(settings.out / "choice.nc"),
-            "report": given.report(found, settings.out / "report.html", "Which checkpoint"),
+            "results": found.save(place.file("choice.nc")),
+            "report": given.report(found, place.file("report.html"), "Which checkpoint"),
         }
         remove_ledger(ledger)
     rows = [
@@ -90,5 +92,5 @@ command = Command(
     ChooseSettings, run,
     "Compare the checkpoints of a training on held-out data: which cannot be told from the "
     "best, whether means of neighbors are better, how sharp each is.",
-    resume="Go on with a comparison that was stopped.",
+    resume="Go on with a comparison that was stopped.", writes=WRITES,
 )  # fmt: skip

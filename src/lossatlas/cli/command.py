@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
 from lossatlas.cli.processes import check_alone, is_first, joined
@@ -45,6 +46,8 @@ class Command(click.Command):
         resume: the help of `--resume`.
         config: settings -> the file that is read where `--config` is not given.
         results: settings -> where results go; None where nothing is written. By default `out`.
+        writes: the names of the files that are written there.
+        fills_folder: whether `--out` is a folder in every case.
         extra: further options that are no settings.
         processes: whether several processes (torchrun) share the work.
     """
@@ -61,10 +64,12 @@ class Command(click.Command):
         resume: str = _RESUME,
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
         results: Callable[[Any], Path | None] = lambda settings: settings.out,
+        writes: Sequence[str] = (),
+        fills_folder: bool = False,
         extra: Sequence[click.Parameter] = (),
         processes: bool = False,
     ) -> None:
-        self.processes = processes
+        self.processes, self.writes, self.fills_folder = processes, writes, fills_folder
         self.settings, self.run, self.config, self.results = settings, run, config, results
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
         self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
@@ -100,8 +105,7 @@ def _called(command: Command, **given: Any) -> None:
     call = {name: given[name] for name in ("resume", "fresh")}
     check_choice(**call)
     takes = inspect.signature(command.run).parameters
-    place = command.results(settings)
-    record = None if place is None else RunRecord(place, _name(settings), settings)
+    record = _record(command, settings)
     output = Output(
         as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first(),
         keep=None if record is None else record.write,
@@ -116,6 +120,16 @@ def _called(command: Command, **given: Any) -> None:
         raise LossError(f"{error}{_default_data(settings)}") from error.__cause__
     except KeyboardInterrupt as stop:
         raise click.Abort(_stopped(record)) from stop
+
+
+def _record(command: Command, settings: BaseModel) -> RunRecord | None:
+    out, given = command.results(settings), getattr(settings, "out", None)
+    place = out or given
+    if place is None:
+        return None
+    where = Destination(Path(place), tuple(command.writes), command.fills_folder)
+    where.check()
+    return None if out is None else RunRecord(where, _name(settings), settings)
 
 
 # Whether there is nothing to do: the same run is finished, and its output is printed again.

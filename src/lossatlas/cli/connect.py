@@ -6,11 +6,13 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import DATA, common, defaults, option
 
 _CONNECT = defaults("weights.connect:connect")
+WRITES = ("connection.nc", "report.html")
 _positive: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -41,7 +43,7 @@ class ConnectSettings(SubjectSettings):
         "Correct the units of networks in between: norms estimates running statistics anew, "
         "all gives every layer the statistics of the ends (REPAIR).",
     )
-    out: Path = common(Path("connection"), "Folder of the results.", short="o")
+    out: Path = common(Path("connection"), out_help("the results", WRITES), short="o")
 
     @model_validator(mode="after")
     def _agree(self) -> "ConnectSettings":
@@ -54,14 +56,14 @@ class ConnectSettings(SubjectSettings):
 def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
     """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
     from lossatlas.cli.checkpoints import load_checkpoints
-    from lossatlas.io import make_folder, occupied, remove_ledger
+    from lossatlas.io import remove_ledger
     from lossatlas.weights import connect
 
-    make_folder(settings.out)
-    with occupied(settings.out):
+    place = Destination(settings.out, WRITES)
+    with place.occupied():
         given = load_checkpoints(settings, settings.files, output)
         metrics = given.subject.metrics(given.objective, output)
-        ledger = settings.out / "connection.resume"
+        ledger = place.file("connection.resume")
         if not resume:
             remove_ledger(ledger)
         with output.progress("measuring the path") as progress:
@@ -73,13 +75,13 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
                 train=given.on(settings.train_data) if settings.train_data else None,
                 metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
             )  # fmt: skip
-        files = {"results": found.save(settings.out / "connection.nc")}
+        files = {"results": found.save(place.file("connection.nc"))}
         for number, bend in enumerate(found.bends, 1):
             name = f"bend {number}" if len(found.bends) > 1 else "bend"
-            file = settings.out / f"{name.replace(' ', '-')}.safetensors"
+            file = place.file(f"{name.replace(' ', '-')}.safetensors")
             files[name] = given.write(bend, file)
         title = f"from {settings.files[0]} to {settings.files[1]}"
-        files["report"] = given.report(found, settings.out / "report.html", title)
+        files["report"] = given.report(found, place.file("report.html"), title)
         remove_ledger(ledger)
     path = {
         "at": found.at.tolist(),
@@ -97,5 +99,5 @@ command = Command(
     ConnectSettings, run,
     "Measure the loss along a path between two checkpoints: the barrier with its paired error, "
     "or none. Use data that neither was trained on.",
-    resume="Go on with a path that was stopped.",
+    resume="Go on with a path that was stopped.", writes=WRITES,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.settings import DATA, LISTED, common, defaults, option
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _EDIT = defaults("weights.edit:edit_curve")
 _FACTORS = defaults("weights.factors:factors")
+WRITES = ("edited.safetensors", "edited.nc", "report.html")
+_OUT = out_help("the edited weights, the curve and a page", WRITES)
 
 
 class EditSettings(SubjectSettings):
@@ -42,7 +45,7 @@ class EditSettings(SubjectSettings):
         None, f"Data that curvature is measured on, by default the same: {DATA}"
     )
     draws: int = option(_FACTORS["draws"], "Labels drawn for each example.", ge=1)
-    out: Path = common(Path("edited.safetensors"), "File of the edited weights.", short="o")
+    out: Path = common(Path("edited.safetensors"), _OUT, short="o")
 
     @model_validator(mode="after")
     def _agree(self) -> "EditSettings":
@@ -71,13 +74,15 @@ def run(settings: EditSettings, output: Output) -> None:
         given.objective, measured, keep=settings.keep, score=settings.score,
         against=given.on(settings.against) if settings.against else None,
     )  # fmt: skip
-    title, page = f"edits of {file}", settings.out.with_suffix(".html")
-    files = {
-        "results": found.save(settings.out.with_suffix(".nc")),
-        "report": given.report(found, page, title),
-    }
-    if settings.write is not None:
-        files["weights"] = given.write(found.params(settings.write), settings.out)
+    title, place = f"edits of {file}", Destination(settings.out, WRITES)
+    with place.occupied():
+        files = {
+            "results": found.save(place.file("edited.nc")),
+            "report": given.report(found, place.file("report.html"), title),
+        }
+        if settings.write is not None:
+            weights = found.params(settings.write)
+            files["weights"] = given.write(weights, place.file("edited.safetensors"))
     for sentence in (*measured.sentences(), *found.sentences()):
         output.note(sentence)
     curve = {
@@ -112,5 +117,5 @@ command = Command(
     EditSettings, run,
     "Take directions of low curvature out of weights, and measure the loss at every share that "
     "is kept.",
-    resume="Accepted as in every command; a curve starts anew.",
+    resume="Accepted as in every command; a curve starts anew.", writes=WRITES,
 )  # fmt: skip

@@ -33,6 +33,11 @@ LEVEL = 0.95  # of the intervals of parameters
 Kind = Literal["auto", "csv", "wandb", "tensorboard", "trainer", "points"]
 Schedule = Literal["constant", CooldownShape]
 
+# What the commands write. A fit, its forecasts and its schedules may share a folder.
+FIT = ("fit.nc", "report.html", "curves.png", "residuals.png")
+FORECAST = ("forecast.nc", "forecast.csv", "forecast.html", "forecast.png")
+SCHEDULE = ("schedule.nc", "schedule.csv", "schedule.html", "schedule.png")
+
 _FILES = (
     "Loss curves: .csv with step, loss and lr (Lightning's metrics.csv as it is), a chart "
     "exported by W&B, TensorBoard's event files or its CSV and JSON, trainer_state.json; one "
@@ -52,7 +57,7 @@ _LAWS = (
 _LAW = f"{_LAWS} By default multi-power, and power where a run has no learning rates."
 _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeatable."
 _LINEAR = "Warmup steps that are missing from the log. By default none."
-_OUT = "Folder of results, figures and a page."
+_OUT = "Folder of results, a page and figures, or a name that ends in one of their suffixes."
 _SEED = "Random seed; no forecast draws random numbers."
 _RESUME = "Accepted as in every command; a forecast takes seconds and is made anew."
 _planned = functools.partial(option, group="Schedule")
@@ -328,28 +333,30 @@ class _Command(Command):
             raise type(error)(named(str(error), self.settings)) from error
 
 
-_COMMANDS: dict[str, tuple[type[_Forecast], Callable[..., None], str]] = {
-    "fit": (FitSettings, run_fit, "Fit a law to loss curves; write fit.nc and a report."),
+_COMMANDS: dict[str, tuple[type[_Forecast], Callable[..., None], tuple[str, ...], str]] = {
+    "fit": (FitSettings, run_fit, FIT, "Fit a law to loss curves; write fit.nc and a report."),
     "compare": (
-        CompareSettings, run_compare,
+        CompareSettings, run_compare, FIT,
         "Fit several laws and keep the one that forecasts left-out curves best.",
     ),
     "predict": (
-        PredictSettings, run_predict,
+        PredictSettings, run_predict, FORECAST,
         "Forecast the loss under a schedule, at a size, or on another set.",
     ),
     "schedule": (
-        ScheduleSettings, run_schedule,
+        ScheduleSettings, run_schedule, SCHEDULE,
         "Find the schedule with the lowest predicted loss, and those that are as good.",
     ),
 }  # fmt: skip
 command = Group(
     "Predict the loss under a learning rate schedule, and find a better one.",
     {
-        name: (text, functools.partial(_Command, kind, run, text, resume=_RESUME))
-        for name, (kind, run, text) in _COMMANDS.items()
+        name: (
+            text, functools.partial(_Command, kind, run, text, resume=_RESUME, writes=names)
+        )
+        for name, (kind, run, names, text) in _COMMANDS.items()
     },
-)
+)  # fmt: skip
 
 _ROLES = ("step", "loss", "lr", "size", "tokens", "source")
 _ELSEWHERE = {

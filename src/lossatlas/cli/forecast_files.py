@@ -13,6 +13,8 @@ from pydantic import BaseModel
 
 from lossatlas import forecast, io
 from lossatlas.checks import check_one_of
+from lossatlas.cli.destination import Destination
+from lossatlas.cli.forecast import FIT, FORECAST, SCHEDULE
 from lossatlas.cli.output import write_csv
 from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
@@ -30,58 +32,68 @@ Floats = NDArray[np.float64]
 
 def write_fit(found: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
     """Write fit.nc, its figures and the page."""
-    _write_figures(found, out)
+    place = Destination(out, FIT)
     title = f"{found.law.name} fitted to {count(len(found.curves), 'curve')}"
-    return {
-        "fit": found.save(out / "fit.nc"),
-        "report": _write_page(found, out, title, settings, found.provenance),
-    }
+    with place.occupied():
+        figures = _write_figures(found, place)
+        return {
+            "fit": found.save(place.file("fit.nc")),
+            "report": _write_page(found, place, title, settings, found.provenance),
+        } | figures
 
 
 def write_prediction(
     told: Prediction, out: Path | None, settings: BaseModel
 ) -> dict[str, Path]:
-    """Write forecast.csv, its figure and the page."""
+    """Write forecast.nc, the table, the figure and the page."""
     if out is None:
         return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
-    _write_figures(told, out)
-    return {
-        "forecast": write_csv(out / "forecast.csv", columns),
-        "report": _write_page(told, out, "Forecast", settings),
-    }
+    place = Destination(out, FORECAST)
+    with place.occupied():
+        return {
+            "results": told.save(place.file("forecast.nc")),
+            "forecast": write_csv(place.file("forecast.csv"), columns),
+            "report": _write_page(told, place, "Forecast", settings),
+        } | _write_figures(told, place)
 
 
 def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dict[str, Path]:
-    """Write schedule.csv (update, cooldown, free), its figure and the page."""
+    """Write schedule.nc, the table (update, cooldown, free), the figure and the page."""
     if out is None:
         return {}
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
-    _write_figures(plan, out)
-    return {
-        "schedule": write_csv(out / "schedule.csv", columns),
-        "report": _write_page(plan, out, "Schedules compared", settings),
-    }
+    place = Destination(out, SCHEDULE)
+    with place.occupied():
+        return {
+            "results": plan.save(place.file("schedule.nc")),
+            "schedule": write_csv(place.file("schedule.csv"), columns),
+            "report": _write_page(plan, place, "Schedules compared", settings),
+        } | _write_figures(plan, place)
 
 
 def _write_page(
-    found: Result, out: Path, title: str, settings: BaseModel, made: Provenance | None = None
+    found: Result,
+    place: Destination,
+    title: str,
+    settings: BaseModel,
+    made: Provenance | None = None,
 ) -> Path:
     from lossatlas.report import write_report
 
     made = made or Provenance()
     record = replace(made, settings={**made.settings, **settings.model_dump(mode="json")})
-    # A fit, its forecasts and its schedules may share a folder.
-    names = {"forecast-fit": "report.html", "forecast-prediction": "forecast.html"}
-    file = out / names.get(found.__kind__, "schedule.html")
-    return write_report(found, file, title=title, provenance=record)
+    (page,) = (name for name in place.names if name.endswith(".html"))
+    return write_report(found, place.file(page), title=title, provenance=record)
 
 
-def _write_figures(found: Result, out: Path) -> None:
-    for figure in found.figures():
-        with io.writing(out / f"{figure.name}.png") as temporary:
-            temporary.write_bytes(png(found.plot(figure.name)))
+def _write_figures(found: Result, place: Destination) -> dict[str, Path]:
+    files = {figure.name: place.file(f"{figure.name}.png") for figure in found.figures()}
+    for name, file in files.items():
+        with io.writing(file) as temporary:
+            temporary.write_bytes(png(found.plot(name)))
+    return {f"figure {name}": file for name, file in files.items()}
 
 
 def read_curves(

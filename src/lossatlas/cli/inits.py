@@ -175,8 +175,9 @@ def _remembered(options: Mapping[str, Any]) -> Path | None:
 
 # Stages know by themselves what is done.
 _command = functools.partial(
-    functools.partial, Command, config=_remembered, resume=_RESUME, results=lambda _: None
-)
+    functools.partial, Command, config=_remembered, resume=_RESUME, results=lambda _: None,
+    fills_folder=True,
+)  # fmt: skip
 command = Group(
     "Rank initializations before training, and report how far to trust the ranking.",
     {

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.settings import DATA, common, defaults, option
 
 _SUGGESTED = defaults("steering.suggest_lr:suggest_lr")
+WRITES = ("lr.nc", "report.html")
 _rate: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -32,14 +34,13 @@ class LRSettings(SubjectSettings):
     )
     batch_size: int = option(64, "Examples a batch: that of your training.", ge=1)
     out: Path | None = common(
-        None, "Folder of lr.nc and report.html. By default nothing is written.", short="o"
+        None, f"{out_help('the results', WRITES)} By default nothing is written.", short="o"
     )
 
 
 def run(settings: LRSettings, output: Output) -> None:
     """Measure, print the rate with its band and reasons, and write them where asked."""
     from lossatlas.cli.checkpoints import load_checkpoints
-    from lossatlas.io import make_folder
     from lossatlas.steering import suggest_lr
 
     files = [settings.weights] if settings.weights else []
@@ -58,9 +59,10 @@ def run(settings: LRSettings, output: Output) -> None:
         )
     title, written = f"learning rate of {given.subject.title}", {}
     if settings.out is not None:
-        make_folder(settings.out)
-        written["results"] = found.save(settings.out / "lr.nc")
-        written["report"] = given.report(found, settings.out / "report.html", title)
+        place = Destination(settings.out, WRITES)
+        with place.occupied():
+            written["results"] = found.save(place.file("lr.nc"))
+            written["report"] = given.report(found, place.file("report.html"), title)
     extra = {"lr": found.lr, "low": found.low, "high": found.high}
     output.result(found, title, files=written, extra=extra)
 
@@ -69,5 +71,5 @@ command = Command(
     LRSettings, run,
     "Suggest a learning rate: a range test, short runs on copies of the weights, the edge of "
     "stability and the gradient noise scale.",
-    resume="Accepted as in every command; the runs start anew.",
+    resume="Accepted as in every command; the runs start anew.", writes=WRITES,
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import DATA, LISTED, common, defaults, option
@@ -33,6 +34,8 @@ _TUNE = (
 _EXPERT = (
     "Data of one expert, for fisher, ota and regmean; repeat it, one an expert, in their order."
 )
+WRITES = ("merged.safetensors", "merged.nc", "report.html")
+_OUT = out_help("the merged weights, their numbers and a page", WRITES)
 
 
 class MergeSettings(SubjectSettings):
@@ -45,7 +48,7 @@ class MergeSettings(SubjectSettings):
     compare: Annotated[tuple[str, ...], LISTED] = option((), _COMPARE)
     tune: str | None = option(None, f"{_TUNE} {DATA}")
     expert_data: tuple[str, ...] = option((), f"{_EXPERT} {DATA}")
-    out: Path = common(Path("merged.safetensors"), "File of the merged weights.", short="o")
+    out: Path = common(Path("merged.safetensors"), _OUT, short="o")
 
     @model_validator(mode="before")
     @classmethod
@@ -78,14 +81,20 @@ def run(settings: MergeSettings, output: Output, *, resume: bool) -> None:
         "seed": settings.seed,
         "names": [file.name for file in settings.files[1:]],
     }
-    if settings.compare:
-        _compare(settings, given, output, options, resume=resume)
-    else:
-        _merge(settings, given, output, options)
+    place = Destination(settings.out, WRITES)
+    with place.occupied():
+        if settings.compare:
+            _compare(settings, given, output, options, place, resume=resume)
+        else:
+            _merge(settings, given, output, options, place)
 
 
 def _merge(
-    settings: MergeSettings, given: "Checkpoints", output: Output, options: dict[str, Any]
+    settings: MergeSettings,
+    given: "Checkpoints",
+    output: Output,
+    options: dict[str, Any],
+    place: Destination,
 ) -> None:
     from lossatlas.weights import merge
     from lossatlas.weights.merge import parsed
@@ -93,12 +102,12 @@ def _merge(
     name, chosen = parsed(settings.method)
     base, *experts = given.states
     found = merge(given.objective, base, *experts, method=name, **options, **chosen)
+    title = f"merged by {found.method}"
     files = {
-        "weights": given.write(found.params, settings.out),
-        "results": found.save(settings.out.with_suffix(".nc")),
+        "weights": given.write(found.params, place.file("merged.safetensors")),
+        "results": found.save(place.file("merged.nc")),
+        "report": given.report(found, place.file("report.html"), title),
     }
-    page, title = settings.out.with_suffix(".html"), f"merged by {found.method}"
-    files["report"] = given.report(found, page, title)
     extra = {
         "method": found.method,
         "against": _numbers(found.against),
@@ -112,13 +121,14 @@ def _compare(
     given: "Checkpoints",
     output: Output,
     options: dict[str, Any],
+    place: Destination,
     *,
     resume: bool,
 ) -> None:
     from lossatlas.io import remove_ledger
     from lossatlas.weights import compare_merges
 
-    ledger = settings.out.with_suffix(".resume")
+    ledger = place.file("merged.resume")
     if not resume:
         remove_ledger(ledger)
     methods = [spec.replace(";", ",") for spec in settings.compare]
@@ -129,8 +139,8 @@ def _compare(
             progress=progress, **options,
         )  # fmt: skip
     files = {
-        "results": found.save(settings.out.with_suffix(".nc")),
-        "report": given.report(found, settings.out.with_suffix(".html"), "Merges compared"),
+        "results": found.save(place.file("merged.nc")),
+        "report": given.report(found, place.file("report.html"), "Merges compared"),
     }
     remove_ledger(ledger)
     extra = {
@@ -150,5 +160,5 @@ command = Command(
     MergeSettings, run,
     "Merge fine-tuned networks and measure what came out, beside the plain average, the base "
     "and every expert. Use data that no network was trained on, the base included.",
-    resume="Go on with a comparison that was stopped.",
+    resume="Go on with a comparison that was stopped.", writes=WRITES,
 )  # fmt: skip

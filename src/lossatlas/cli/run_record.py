@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import lossatlas
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.output import Printed
 from lossatlas.errors import ArgumentError, FileError
 
@@ -25,15 +26,17 @@ class RunRecord:
     already; with others it is refused unless the user says `--fresh`.
 
     Args:
-        out: the folder of the results, or the file of weights that they are named after.
+        place: where the results go.
         name: of the command.
         settings: of this call.
     """
 
-    def __init__(self, out: Path, name: str, settings: BaseModel) -> None:
-        self.out, self._settings = out, settings
-        self._is_file = bool(out.suffix) and not out.is_dir()
-        self.path = out.with_suffix(".json") if self._is_file else out / f"{name}.json"
+    def __init__(self, place: Destination, name: str, settings: BaseModel) -> None:
+        self.out, self._place, self._settings = place.out, place, settings
+        self._is_file = place.is_file
+        self.path = (
+            place.out.with_suffix(".json") if self._is_file else place.out / f"{name}.json"
+        )
         self._known = self._read()
         self._run = self._described()
 
@@ -41,7 +44,7 @@ class RunRecord:
     def unfinished(self) -> bool:
         """Whether a ledger of unfinished work is there."""
         if self._is_file:
-            return self.out.with_suffix(_LEDGER).is_file()
+            return self._place.ledger.is_file()
         return self.out.is_dir() and any(self.out.glob(f"*{_LEDGER}*"))
 
     def finished(self) -> Printed | None:
@@ -58,6 +61,7 @@ class RunRecord:
             return "" if resume else self._refuse_unfinished()
         if self._known.get("run"):
             return self._refuse_finished()
+        self._refuse_foreign()
         return f"nothing to resume at {self.out}; starting anew" if resume and resumes else ""
 
     def write(self, printed: Printed) -> None:
@@ -94,6 +98,17 @@ class RunRecord:
             f"'{self.out}' holds a finished run with {what}: --fresh replaces it; or give "
             "another --out."
         )
+
+    # What stands there was not written by a finished run of this command: it may be the user's.
+    def _refuse_foreign(self) -> None:
+        film = getattr(self._settings, "film", None)
+        written = [*map(self._place.file, self._place.names), *([film] if film else [])]
+        there = [str(path) for path in written if path.is_file()]
+        if there:
+            raise FileError(
+                f"{' and '.join(map(repr, there))} would be overwritten, and this command did "
+                "not write it: --fresh replaces it; or give another --out."
+            )
 
     def _missing(self) -> list[str]:
         written = self._known["printed"]["files"].values()

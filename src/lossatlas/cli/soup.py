@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import (
     IN_ORDER,
@@ -19,6 +20,8 @@ _GREEDY = (
     "Take checkpoints in the order of their losses, and keep one only if the loss of the "
     "average does not rise."
 )
+WRITES = ("soup.safetensors", "soup.nc", "report.html")
+_OUT = out_help("the averaged weights, their numbers and a page", WRITES)
 
 
 class SoupSettings(SubjectSettings):
@@ -28,7 +31,7 @@ class SoupSettings(SubjectSettings):
         (), "Two checkpoints or more; sorted by the last number in the name.", positional=True
     )
     greedy: bool = option(_SOUP["greedy"], _GREEDY)
-    out: Path = common(Path("soup.safetensors"), "File of the averaged weights.", short="o")
+    out: Path = common(Path("soup.safetensors"), _OUT, short="o")
 
     @model_validator(mode="after")
     def _agree(self) -> "SoupSettings":
@@ -46,11 +49,13 @@ def run(settings: SoupSettings, output: Output) -> None:
         output.note(IN_ORDER)
     given = load_checkpoints(settings, ordered, output)
     found = soup(given.objective, *given.states, greedy=settings.greedy)
-    files = {
-        "weights": given.write(found.params, settings.out),
-        "results": found.save(settings.out.with_suffix(".nc")),
-        "report": given.report(found, settings.out.with_suffix(".html"), "Soup"),
-    }
+    place = Destination(settings.out, WRITES)
+    with place.occupied():
+        files = {
+            "weights": given.write(found.params, place.file("soup.safetensors")),
+            "results": found.save(place.file("soup.nc")),
+            "report": given.report(found, place.file("report.html"), "Soup"),
+        }
     kept = [str(ordered[k - 1]) for k in found.kept]
     output.result(found, "soup", files=files, extra={"kept": kept})
 
@@ -59,5 +64,5 @@ command = Command(
     SoupSettings, run,
     "Average checkpoints of one model and measure the average. A greedy soup is chosen on the "
     "data it is measured on; judge it on other data.",
-    resume="Accepted as in every command; a soup starts anew.",
+    resume="Accepted as in every command; a soup starts anew.", writes=WRITES,
 )  # fmt: skip

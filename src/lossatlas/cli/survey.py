@@ -257,7 +257,8 @@ command = Command(
     "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
     "compared.",
     resume=_RESUME, extra=[_LIST], processes=True,
-    results=lambda s: None if _lists(s) or s.along else s.folder,
+    results=lambda s: None if _lists(s) or s.along else s.folder, fills_folder=True,
+    writes=("survey.nc", "comparison.nc", "report.html"),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.settings import LISTED, SEED, Strict, common, defaults, option
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from lossatlas.weights.spectra import MatrixSpectrum
 
 _SPECTRA = defaults("weights.spectra:weight_spectra")
+WRITES = ("spectra.nc",)
 _RESUME = "Accepted as in every command; a file is read anew."
 
 
@@ -25,7 +27,7 @@ class WeightsSettings(Strict):
         _SPECTRA["resampled"], "Spectra drawn for the interval of an exponent.", ge=10
     )
     out: Path | None = common(
-        None, "Folder of spectra.nc. By default nothing is written.", short="o"
+        None, f"{out_help('the spectra', WRITES)} By default nothing is written.", short="o"
     )
     seed: int = common(_SPECTRA["seed"], SEED, ge=0)
 
@@ -39,8 +41,9 @@ def run(settings: WeightsSettings, output: Output) -> None:
     )
     files = {}
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        files["spectra"] = found.save(settings.out / "spectra.nc")
+        place = Destination(settings.out, WRITES)
+        with place.occupied():
+            files["spectra"] = found.save(place.file("spectra.nc"))
     rows = [_row(matrix) for matrix in found.matrices]
     title = f"weights of {settings.file.name}"
     output.result(found, title, rows, files=files, extra={"skipped": dict(found.skipped)})
@@ -65,4 +68,5 @@ command = Command(
     "Look at the weight matrices of a checkpoint: ranks, singular values above noise, and "
     "whether the tail of the spectrum is a power law. No data and no model are needed.",
     resume=_RESUME,
+    writes=WRITES,
 )

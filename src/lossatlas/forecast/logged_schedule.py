@@ -1,8 +1,7 @@
 """The schedule that logged rates follow: shape, peak, length, warm-up."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import starmap
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ Floats = NDArray[np.float64]
 _CLOSE = 3e-3
 # Last rates, as shares of the peak, at which a linear schedule is taken to have ended.
 _ENDS = (0.0, 0.1, 0.01)
+# A peak beyond the logged ones, at most.
+_UNSEEN = 1.25
 # How far beyond the log a schedule may end, and at how many places an end is looked for.
 _BEYOND, _PLACES = 20.0, 120
 
@@ -49,11 +50,10 @@ class _Fall:
     """A fall from one update to another, and how far the rates are from it."""
 
     shape: CooldownShape
-    start: int
-    end: int
+    span: tuple[int, int]
     peak: float
     last: float
-    distance: float
+    distance: float = np.inf
 
 
 def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule | None:
@@ -76,30 +76,101 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
     """
     if curve.lr is None:
         return None
-    rates = curve.lr
-    top = warmup_length(rates)
+    rates, top = curve.lr, warmup_length(curve.lr)
     # Rates at steps that were logged; what was assumed before them is left out.
     step = np.unique([*curve.step[curve.step > top], rates.size])
-    logged = rates[step - 1]
     peak, rises = float(rates[top]), bool(rates[0] < rates[top])
     length = warmup if warmup is not None else (_warmup(rates, peak) if rises else 0)
-    if np.ptp(logged) <= 1e-6 * peak:
+    log = _Log(step, rates[step - 1], rates.size, peak, length)
+    if np.ptp(log.rates) <= 1e-6 * peak:
         return LoggedSchedule("constant", rates.size, peak, length, has_ended=False)
     searched = warmup is None and not rises
-    found = _closest(_whole(step, logged, rates, top, length, searched=searched))
+    found = _closest(log.whole(searched=searched))
     if found is not None and rises and warmup is None:
         # The peak was between two logged rates, and the warm-up ended there.
-        length = _warmup(rates, found.peak)
-        found = _closest(_whole(step, logged, rates, top, length, searched=False))
-    found = found or _closest(_held(step, logged, rates, top, length))
-    found = found or _closest(_unfinished(step, logged, length))
+        log = replace(log, warmup=_warmup(rates, found.peak))
+        found = _closest(log.whole(searched=False))
+    found = found or _closest(log.held()) or _closest(log.unfinished())
     if found is None:
         return None
-    begin = found.start if searched and found.start <= step[0] else length
+    (start, end), begin = found.span, log.warmup
+    if searched and start <= step[0]:
+        begin = start
     return LoggedSchedule(
-        found.shape, found.end, found.peak, begin, found.end - found.start,
-        found.last / found.peak, has_ended=found.end <= rates.size,
+        found.shape, end, found.peak, begin, end - start, found.last / found.peak,
+        has_ended=end <= rates.size,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Log:
+    """Rates that were logged after the top of the warm-up, of a run of so many updates."""
+
+    step: NDArray[np.int64]
+    rates: Floats
+    steps: int
+    peak: float
+    warmup: int
+
+    # Falls over the whole run after the warm-up. The peak may lie between two logged rates.
+    def whole(self, *, searched: bool) -> Iterator[_Fall]:
+        last, starts = float(self.rates[-1]), [self.warmup]
+        plain = self.fall("cosine", (self.warmup, self.steps), last)
+        if searched and plain.distance > _CLOSE:
+            places = np.linspace(self.warmup, self.step[0] - 1, _PLACES)
+            starts = np.unique(places.astype(int)).tolist()
+        for shape in WHOLE_RUN:
+            for start in starts:
+                fall = self.fall(shape, (start, self.steps), last)
+                has_ended = np.isclose(last / fall.peak, _ENDS, atol=2e-3).any()
+                if fall.peak <= _UNSEEN * self.peak and (shape != "linear" or has_ended):
+                    yield fall
+
+    # Falls that begin after the rate was held; between which logged steps is known.
+    def held(self) -> Iterator[_Fall]:
+        last = float(self.rates[-1])
+        fallen = int(np.argmax(self.rates < self.peak * (1 - 1e-6)))
+        low = int(self.step[fallen - 1]) if fallen else self.warmup
+        starts = np.unique(np.linspace(low, self.step[fallen] - 1, _PLACES).astype(int))
+        for shape in SHAPE_NAMES:
+            # Without a held rate a line has no start: it is a whole run, or one that goes on.
+            if (shape not in SHAPES and last <= 0) or (
+                shape == "linear" and low <= self.warmup
+            ):
+                continue
+            for start in starts.tolist():
+                yield self.off(_Fall(shape, (start, self.steps), self.peak, last))
+
+    # Falls to zero that end beyond the log.
+    def unfinished(self) -> Iterator[_Fall]:
+        for shape in WHOLE_RUN:
+            first, last = float(self.step[-1]), _BEYOND * float(self.step[-1])
+            # Finer each time, around the best end so far.
+            for _ in range(4):
+                ends = np.unique(
+                    np.geomspace(first, last, _PLACES).round().astype(int)
+                ).tolist()
+                falls = [self.fall(shape, (self.warmup, end), 0.0) for end in ends]
+                best = int(np.argmin([fall.distance for fall in falls]))
+                first, last = ends[max(best - 1, 0)], ends[min(best + 1, len(ends) - 1)]
+            yield falls[best]
+
+    # The peak by least squares: rate = last + (peak - last) * factor.
+    def fall(self, shape: CooldownShape, span: tuple[int, int], last: float) -> _Fall:
+        factor = SHAPES[shape](_progress(self.step, span))
+        squares = float(factor @ factor)
+        peak = last + float(factor @ (self.rates - last)) / squares if squares else last
+        return self.off(_Fall(shape, span, peak, last))
+
+    # How far the rates are from a fall, over its peak.
+    def off(self, fall: _Fall) -> _Fall:
+        if not fall.peak > 0 or fall.last > fall.peak:
+            return fall
+        share = cooldown_factor(
+            fall.shape, _progress(self.step, fall.span), fall.last / fall.peak
+        )
+        distance = float(np.abs(fall.peak * share - self.rates).max()) / fall.peak
+        return replace(fall, distance=distance)
 
 
 def _closest(falls: Iterator[_Fall]) -> _Fall | None:
@@ -116,79 +187,6 @@ def _warmup(rates: Floats, peak: float) -> int:
     return min(round(peak / slope), top + 1)
 
 
-# Falls over the whole run after the warm-up. The peak may lie between two logged rates.
-def _whole(
-    step: NDArray[np.int64], logged: Floats, rates: Floats, top: int, warmup: int,
-    *, searched: bool,
-) -> Iterator[_Fall]:  # fmt: skip
-    last, end = float(logged[-1]), rates.size
-    starts = [warmup]
-    if searched and not _fits(_fall("cosine", step, logged, warmup, end, last)):
-        starts = np.unique(np.linspace(warmup, step[0] - 1, _PLACES).astype(int)).tolist()
-    for shape in WHOLE_RUN:
-        for start in starts:
-            fall = _fall(shape, step, logged, start, end, last)
-            if shape == "linear" and not np.isclose(last / fall.peak, _ENDS, atol=2e-3).any():
-                continue
-            if fall.peak <= 1.25 * rates[top]:
-                yield fall
-
-
-# Falls that begin after the rate was held; between which logged steps is known.
-def _held(
-    step: NDArray[np.int64], logged: Floats, rates: Floats, top: int, warmup: int
-) -> Iterator[_Fall]:
-    peak, last = float(rates[top]), float(logged[-1])
-    fallen = int(np.argmax(logged < peak * (1 - 1e-6)))
-    low = int(step[fallen - 1]) if fallen else warmup
-    starts = np.unique(np.linspace(low, step[fallen] - 1, _PLACES).astype(int))
-    for shape in SHAPE_NAMES:
-        # Without a held rate a line has no start: it is a whole run, or one that goes on.
-        if (shape not in SHAPES and last <= 0) or (shape == "linear" and low <= warmup):
-            continue
-        for start in starts.tolist():
-            yield _distance(shape, step, logged, start, rates.size, peak, last)
-
-
-# Falls to zero that end beyond the log.
-def _unfinished(step: NDArray[np.int64], logged: Floats, warmup: int) -> Iterator[_Fall]:
-    low, high = float(step[-1]), _BEYOND * float(step[-1])
-    for shape in WHOLE_RUN:
-        first, last = low, high
-        # Finer each time, around the best end so far.
-        for _ in range(4):
-            ends = np.unique(np.geomspace(first, last, _PLACES).round().astype(int)).tolist()
-            falls = list(starmap(_fall, ((shape, step, logged, warmup, e, 0.0) for e in ends)))
-            best = int(np.argmin([fall.distance for fall in falls]))
-            first, last = ends[max(best - 1, 0)], ends[min(best + 1, len(ends) - 1)]
-        yield falls[best]
-
-
-# The peak by least squares: rate = last + (peak - last) * factor.
-def _fall(
-    shape: CooldownShape, step: NDArray[np.int64], logged: Floats, start: int, end: int,
-    last: float,
-) -> _Fall:  # fmt: skip
-    factor = SHAPES[shape](_progress(step, start, end))
-    squares = float(factor @ factor)
-    peak = last + float(factor @ (logged - last)) / squares if squares else last
-    return _distance(shape, step, logged, start, end, peak, last)
-
-
-def _distance(
-    shape: CooldownShape, step: NDArray[np.int64], logged: Floats, start: int, end: int,
-    peak: float, last: float,
-) -> _Fall:  # fmt: skip
-    if not peak > 0 or last > peak:
-        return _Fall(shape, start, end, max(peak, 1e-300), last, np.inf)
-    expected = peak * cooldown_factor(shape, _progress(step, start, end), last / peak)
-    off = float(np.abs(expected - logged).max()) / peak
-    return _Fall(shape, start, end, peak, last, off)
-
-
-def _progress(step: NDArray[np.int64], start: int, end: int) -> Floats:
+def _progress(step: NDArray[np.int64], span: tuple[int, int]) -> Floats:
+    start, end = span
     return np.clip((step - start) / (end - start), 0.0, 1.0)
-
-
-def _fits(fall: _Fall) -> bool:
-    return fall.distance <= _CLOSE

@@ -242,9 +242,7 @@ def horizon_of(inputs: Inputs, longest: int, law: Law) -> Floats:
     return np.asarray(ratio)
 
 
-def warnings_for(
-    inputs: Inputs, horizon: float, curves: Sequence[Curve]
-) -> tuple[str, ...]:
+def warnings_for(inputs: Inputs, horizon: float, curves: Sequence[Curve]) -> tuple[str, ...]:
     """Where a question leaves what the fit has seen."""
     fitted = [curve.lr for curve in curves if curve.lr is not None]
     out = []
