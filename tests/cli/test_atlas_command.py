@@ -110,6 +110,26 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     assert (code, "`plane` is not served along a training" in error) == (2, True)
 
 
+def test_a_foreign_page_is_not_replaced_unasked(checkpoints, tmp_path, monkeypatch, capsys):
+    (tmp_path / "atlas.html").write_text("mine")
+    arguments = ["survey", "--along", *checkpoints, *DATA, "--points", "5", "--out", tmp_path]
+    code, _, error = call(monkeypatch, capsys, *arguments)
+    assert (code, "atlas.html' would be overwritten" in error) == (2, True)
+    training()[0].save(tmp_path / "run" / "0.nc")
+    for extra in ([], ["--film", tmp_path / "atlas.html"]):
+        code, _, error = call(
+            monkeypatch,
+            capsys,
+            "atlas",
+            tmp_path / "run",
+            "--out",
+            tmp_path / "atlas.html",
+            *extra,
+        )
+        assert (code, "would be overwritten" in error) == (2, True)
+    assert (tmp_path / "atlas.html").read_text() == "mine"
+
+
 def test_checkpoints_are_taken_by_the_numbers_in_their_names(tmp_path):
     first, second, last = (tmp_path / name for name in ("a-1.pt", "a-2.pt", "b-10.pt"))
     # As a shell lists them, and as a person does.

@@ -43,7 +43,10 @@ HAS_KERNEL = all(importlib.util.find_spec(name) for name in ("nbconvert", "ipyke
 # Pages that are run, and asked for more, by a test of their own.
 ELSEWHERE = {"docs/guide/weights.md": "test_weights_guide.py"}
 # Pages whose commands run after their code, in the same folder.
-RUN_COMMANDS = {"docs/tutorials/forecast.md"}
+RUN_COMMANDS = {
+    f"docs/tutorials/{name}.md"
+    for name in ("forecast", "initializations", "learning-rate", "merge")
+}
 # Page -> files that it says it writes.
 WRITES = {
     "README.md": {"report.html", "map.png", "land.nc", "best.pt"},
@@ -52,7 +55,15 @@ WRITES = {
     "docs/guide/survey.md": {"survey.nc", "report.html"},
     "docs/guide/maps.md": {"map.png", "map.html", "map.pdf"},
     "docs/tutorials/forecast.md": {"wandb.csv", "forecast", "power"},
-    "docs/tutorials/merge.md": {"merged.safetensors"},
+    "docs/tutorials/initializations.md": {"inits", "mine"},
+    "docs/tutorials/learning-rate.md": {"survey"},
+    "docs/tutorials/merge.md": {
+        "average.safetensors",
+        "compared",
+        "connection",
+        "merged.safetensors",
+        "merged.html",
+    },
     "docs/tutorials/watch.md": {"steering.jsonl"},
 }
 

@@ -332,7 +332,8 @@ def npz(path, **arrays):
 def test_bad_npz_is_named(tmp_path):
     path, x = tmp_path / "a.npz", np.ones((3, 2))
     cases = {
-        "has no array 'y' .did you mean 'yy'.., only 'x', 'yy'": npz(
+        "has no array 'y' .did you mean 'yy'..: it holds 'x', 'yy', and inputs are read from "
+        "'x', targets from 'y'. Write numpy.savez.PATH, x=..., y=....": npz(
             tmp_path / "1.npz", x=x, yy=x
         ),
         "Python objects, which are never unpickled": npz(

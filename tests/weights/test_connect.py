@@ -12,6 +12,7 @@ from torch import nn
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.text import number
 from lossatlas.weights import Excess, align, connect, symmetries
 from lossatlas.weights.paired import PairedLosses
 
@@ -41,6 +42,41 @@ def test_a_quadratic_has_its_closed_form():
     assert found.barrier.value == 0
     assert found.is_barrier_certain is False
     assert found.area == pytest.approx(trapezoid(expected, found.at))
+
+
+def test_no_barrier_says_how_high_one_may_be_and_how_narrow():
+    # Each example bends the line its own way: a valley on average, with an error.
+    own = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = connect(
+        la.Objective(Point(1), lambda m, b: m.w**2 * (1 + 5 * b), [own], check=False),
+        at(-1.0), at(1.0),
+    )  # fmt: skip
+    assert found.barrier.value == 0
+    assert 0 < found.profile.top < len(found.at) - 1
+    bound = (found.excess + found.band * found.excess_stderr)[1:-1].max()
+    assert found.barrier.error == found.profile.upper == max(bound, 0) > 0
+    (said,) = found.sentences()
+    assert f"a barrier of more than {number(bound, 2)} there is ruled out" in said
+    assert f"One narrower than {number(found.profile.gap, 2)} of the path" in said
+
+
+def test_an_error_of_zero_is_never_shown_without_its_reason():
+    same = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(1, 2))
+    assert same.sentences() == (
+        "The two networks are equal: there is no path and no barrier between them.",
+    )
+    flat = connect(task(lambda w: 0 * w.sum(), noise=1.0), at(1, 2), at(-1, 0))
+    sunk = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(-1, 0))
+    for found, why in (
+        (same, "the two networks are equal"),
+        (flat, "the loss of every example lies on the line"),
+        (sunk, "none seen: the loss of no example is above"),
+    ):
+        barrier = found.estimates()[0]
+        assert barrier.value == 0
+        assert why in barrier.why_no_error
+        assert not any("± 0" in f"{estimate}" for estimate in found.estimates()[:4])
+        assert "± 0" not in " ".join(found.sentences())
 
 
 def test_a_double_well_has_its_barrier_and_a_curve_around_it():

@@ -203,6 +203,22 @@ def test_networks_are_called_by_their_names():
         merge(task, base, base, base, names=("a",))
 
 
+def test_equal_networks_are_called_equal_and_not_zero_with_an_error_of_zero():
+    task = objective("mlp")
+    base = {name: value.detach().clone() for name, value in task.params.items()}
+    moved = {name: value + 0.1 for name, value in base.items()}
+    found = merge(task, base, moved, moved, method="slerp")
+    several = compare_merges(task, base, moved, moved, methods=["average", "slerp"])
+    averaged = soup(task, moved, moved)
+    told = [*found.sentences(), *several.sentences(), *averaged.sentences()]
+    shown = [f"{e}" for each in (found, several, averaged) for e in each.estimates()]
+    assert not any("± 0 " in f"{text} " or "0 ± 0" in text for text in (*told, *shown))
+    assert "equal to that of the best single one, example by example." in told[-1]
+    assert "has on every example the loss of" in " ".join(found.sentences())
+    why = [e.why_no_error for e in averaged.estimates()[1:]]
+    assert why == ["the loss of every example is the same"] * 2
+
+
 def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):
     task = objective("mlp")
     base = {k: v.detach().clone() for k, v in task.params.items()}

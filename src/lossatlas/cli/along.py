@@ -23,20 +23,8 @@ def survey_training(
     settings: "SurveySettings", output: Output, *, resume: bool, fresh: bool
 ) -> None:
     """Survey the checkpoints, write `surveys/STEP.nc` and `atlas.html`, print the course."""
-    folder = make_folder(settings.folder) / "surveys"
-    made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
-    if made and not (resume or fresh):
-        raise ArgumentError(
-            f"'{folder}' holds surveys of an earlier run: --resume keeps those that fit and "
-            "makes the others, --fresh replaces all; or give another --out."
-        )
-    page = settings.folder / "atlas.html"
-    if page.exists() and not (made or fresh):
-        raise ArgumentError(
-            f"'{page}' would be overwritten: --fresh replaces it; or give another --out."
-        )
-    for path in made if fresh else ():
-        path.unlink()
+    folder, page = make_folder(settings.folder) / "surveys", settings.folder / "atlas.html"
+    _check_earlier(folder, page, resume=resume, fresh=fresh)
     subject = load_subject(settings)
     files, steps = in_order(settings.files)
     if files != settings.files:
@@ -67,6 +55,22 @@ def survey_training(
     losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
               for step, survey in zip(steps, found, strict=True)]  # fmt: skip
     output.result({"title": title, "surveys": losses}, title, rows, files=written)
+
+
+# Surveys of an earlier run are kept or replaced as asked; a foreign page is left alone.
+def _check_earlier(folder: Path, page: Path, *, resume: bool, fresh: bool) -> None:
+    made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
+    if made and not (resume or fresh):
+        raise ArgumentError(
+            f"'{folder}' holds surveys of an earlier run: --resume keeps those that fit and "
+            "makes the others, --fresh replaces all; or give another --out."
+        )
+    if page.exists() and not (made or fresh):
+        raise ArgumentError(
+            f"'{page}' would be overwritten: --fresh replaces it; or give another --out."
+        )
+    for path in made if fresh else ():
+        path.unlink()
 
 
 def _state(subject: Subject, file: Path, output: Output) -> dict[str, Tensor]:

@@ -67,9 +67,10 @@ def _read(source: Path, names: tuple[str, str]) -> list[Array]:
 def _array(source: Path, archive: Any, name: str) -> Array:
     if name not in archive.files:
         raise DataError(
-            f"'{source}' has no array '{name}'{nearest(name, archive.files)}, only "
-            f"{', '.join(map(repr, archive.files)) or 'none'}; "
-            "name yours, as in '#x=images,y=labels'."
+            f"'{source}' has no array '{name}'{nearest(name, archive.files)}: it holds "
+            f"{', '.join(map(repr, archive.files)) or 'none'}, and inputs are read from 'x', "
+            "targets from 'y'. Write numpy.savez(PATH, x=..., y=...), or name yours: "
+            f"npz:{source}#x=NAME,y=NAME."
         )
     try:
         array: Any = archive[name]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -72,25 +72,62 @@ class Excess:
 
     @property
     def top(self) -> int:
-        """Index of the largest excess; what is not finite is largest."""
-        return int(np.argmax(np.where(np.isnan(self.value), np.inf, self.value)))
+        """Index of the largest excess between the ends; what is not finite is largest.
+
+        At the ends the excess is 0 without error, because they carry the straight line.
+        """
+        height = np.where(np.isnan(self.value), np.inf, self.value)
+        height[[0, -1]] = np.where(np.isfinite(self.value[[0, -1]]), -np.inf, np.inf)
+        return int(np.argmax(height))
 
     @property
     def barrier(self) -> Estimate:
-        """The largest excess, 0 at least."""
+        """The largest excess with its error; 0 with an upper bound where none is above 0."""
         top = float(self.value[self.top])
         value = math.inf if math.isnan(top) else max(top, 0.0)
-        is_finite = math.isfinite(value)
-        why = None if math.isfinite(self.band) else "one batch mean has no spread"
+        meaning = "largest loss above the straight line between the losses of the ends"
+        why, is_bounded = self._why_no_error(value), value == 0
+        if why is None and is_bounded:
+            meaning = f"{meaning}; its bound holds at all positions with 95 %"
         return Estimate(
             value,
-            float(self.stderr[self.top]) if is_finite else math.nan,
+            float(self.stderr[self.top]) if why is None and not is_bounded else math.nan,
             samples=self.samples,
-            why_no_error=why if is_finite else "the loss on the path is not finite",
+            why_no_error=why,
+            bound=self.upper if why is None and is_bounded else math.nan,
             name="barrier",
             unit="loss",
-            meaning="largest loss above the straight line between the losses of the ends",
+            meaning=meaning,
         )
+
+    def _why_no_error(self, barrier: float) -> str | None:
+        if not math.isfinite(barrier):
+            return "the loss on the path is not finite"
+        if not math.isfinite(self.band):
+            return "one batch mean has no spread"
+        if barrier > 0 or self.upper > 0:
+            return None
+        if self.has_spread:
+            return "none seen: every position lies below the line by more than its error"
+        if self.value.any():
+            return "none seen: the loss of no example is above the line at any position"
+        return "none seen: the loss of every example lies on the line between the ends"
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the excess of the examples differs anywhere on the path."""
+        return self.band != 0
+
+    @property
+    def upper(self) -> float:
+        """What no excess at the positions is above, with 95 %; NaN where unknown."""
+        highest = float((self.value + self.band * self.stderr)[1:-1].max())
+        return max(highest, 0.0)
+
+    @property
+    def gap(self) -> float:
+        """The largest distance of two positions: what is narrower may be missed."""
+        return float(np.diff(self.at).max())
 
     @property
     def where(self) -> float:
@@ -199,17 +236,23 @@ class Connection(Result):
             )
             for k, name in ((0, "loss at the start"), (-1, "loss at the end"))
         )
-        ratio = self.length / self.chord if self.chord else math.nan
+        if not self.chord:
+            same = "the two networks are equal: there is no path between them"
+            barrier, place, ratio = replace(self.barrier, why_no_error=same), math.nan, math.nan
+            why_place = why_ratio = same
+        else:
+            barrier, place, ratio = self.barrier, self.where, self.length / self.chord
+            why_place = f"on a grid of positions, {number(self.profile.gap, 2)} apart at most"
+            why_ratio = "a straight line" if self.kind == "line" else "of 33 points of the path"
+            if barrier.value == 0:
+                place, why_place = math.nan, "there is no barrier at the positions"
         rest = (
-            ("place of the barrier", self.where, "on a grid of positions"),
+            ("place of the barrier", place, why_place),
             ("area", self.area, "its error is not propagated"),
-            ("length over chord", ratio, ""),
+            ("length over chord", ratio, why_ratio),
         )
-        others = (
-            Estimate(value, 0.0 if not why else math.nan, why_no_error=why or None, name=name)
-            for name, value, why in rest
-        )
-        return (self.barrier, *others, *ends)
+        others = (Estimate(value, why_no_error=why, name=name) for name, value, why in rest)
+        return (barrier, *others, *ends)
 
     def sentences(self) -> tuple[str, ...]:
         """Whether a barrier separates the two networks.
@@ -217,6 +260,10 @@ class Connection(Result):
         Returns:
             One or two sentences.
         """
+        if not self.chord:
+            return (
+                "The two networks are equal: there is no path and no barrier between them.",
+            )
         path = {"line": "straight line", "bezier": "curve", "chain": "chain"}[self.kind]
         certain = self.is_barrier_certain
         if certain is None:
@@ -227,13 +274,25 @@ class Connection(Result):
                 f"t = {number(self.where, 2)}."
             )
         else:
-            said = (
-                f"No barrier on the {path}: nowhere is the loss above the line between the "
-                "ends by more than its error (95 %, all points at once)."
-            )
+            said = f"No barrier on the {path}: {self._nothing_above()}"
         if self.kind == "line":
             return (said,)
         return said, f"The path is {number(self.length / self.chord, 3)} times its chord."
+
+    # What was measured where no barrier was: how high one may be, and how narrow.
+    def _nothing_above(self) -> str:
+        found, count = self.profile, len(self.at)
+        narrow = f"One narrower than {number(found.gap, 2)} of the path may be missed."
+        if not found.has_spread:
+            return (
+                f"at none of {count} positions is the loss of any example above the line "
+                f"between the ends. {narrow}"
+            )
+        return (
+            f"at none of {count} positions is the loss above the line between the ends by more "
+            f"than its error, and a barrier of more than {number(found.upper, 2)} there is "
+            f"ruled out (95 %, all positions at once). {narrow}"
+        )
 
     def figures(self) -> tuple[Figure, ...]:
         """The excess along the path with its band, and the loss itself.

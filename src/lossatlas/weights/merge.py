@@ -81,7 +81,7 @@ class Merge(Result):
         Returns:
             One estimate for the loss and one a difference.
         """
-        others = (replace(e, name=f"minus {name}") for name, e in self._others().items())
+        others = (_reasoned(e, f"minus {name}") for name, e in self._others().items())
         return (self.loss, *others)
 
     def sentences(self) -> tuple[str, ...]:
@@ -95,8 +95,8 @@ class Merge(Result):
         average = others.pop("average", None)
         if average is not None:
             found.append(
-                f"Merged by {self.method}, the loss is {_verdict(average)} the plain average "
-                f"(difference {average})."
+                f"Merged by {self.method}, the loss is {_verdict(average)} the plain average"
+                f"{_difference(average)}."
             )
         name = "The merged network" if self.method != "average" else "The average"
         return (*found, *_helped(name, self.loss, others), *self.notes)
@@ -144,7 +144,7 @@ class MergeComparison(Result):
         """
         order = sorted(self.against, key=lambda name: self.against[name].value)
         average = replace(self.losses["average"], name="loss of the average", unit="loss")
-        others = (replace(self.against[name], name=name, unit="loss") for name in order)
+        others = (_reasoned(replace(self.against[name], unit="loss"), name) for name in order)
         return (average, *others)
 
     def sentences(self) -> tuple[str, ...]:
@@ -198,7 +198,25 @@ def _differences(title: str, found: Mapping[str, Estimate]) -> Figure:
     )
 
 
+# Equal on every example: a difference without an error, and with a reason.
+def _is_same(found: Estimate) -> bool:
+    return found.value == 0 and found.stderr == 0
+
+
+def _reasoned(found: Estimate, name: str) -> Estimate:
+    if _is_same(found):
+        why = "the loss of every example is the same"
+        return replace(found, stderr=math.nan, why_no_error=why, name=name)
+    return replace(found, name=name)
+
+
+def _difference(found: Estimate) -> str:
+    return ", example by example" if _is_same(found) else f" (difference {found})"
+
+
 def _verdict(found: Estimate) -> str:
+    if _is_same(found):
+        return "equal to that of"
     low, high = found.interval()
     if math.isnan(low):
         return "not compared with an error to that of"
@@ -218,13 +236,14 @@ def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple
         "below that of": "is better than",
         "above that of": "is worse than",
         "not told apart from that of": "is not told apart from",
+        "equal to that of": "has on every example the loss of",
         "not compared with an error to that of": "is not compared with an error to",
     }
-    parts = []
+    plain, parts = {"below that of", "equal to that of"}, []
     for verdict, said in verdicts.items():
         names = [
             ("the base" if other == "base" else other)
-            + ("" if said == "is better than" else f" (difference {_number(_size(found))})")
+            + (f" (difference {_number(_size(found))})" if verdict not in plain else "")
             for other, found in against.items()
             if _verdict(found) == verdict
         ]
@@ -699,7 +718,7 @@ class Soup(Result):
         Returns:
             Three estimates.
         """
-        return (self.loss, *(replace(e, name=f"minus {n}") for n, e in self.against.items()))
+        return (self.loss, *(_reasoned(e, f"minus {n}") for n, e in self.against.items()))
 
     def sentences(self) -> tuple[str, ...]:
         """What the average is made of, and whether it helped.
@@ -710,8 +729,8 @@ class Soup(Result):
         found = self.against["best single"]
         return (
             f"The loss of the mean of {len(self.kept)} checkpoints "
-            f"({', '.join(map(str, self.kept))}) is {_verdict(found)} the best single one "
-            f"(difference {found}).",
+            f"({', '.join(map(str, self.kept))}) is {_verdict(found)} the best single one"
+            f"{_difference(found)}.",
         )
 
 
