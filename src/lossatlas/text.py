@@ -86,10 +86,14 @@ def with_ends(value: float, low: float, high: float) -> tuple[str, str]:
         shown, *ends = (number(each, 3) for each in (value, low, high))
     else:
         half = (high - low) / 2
-        shown, *ends = (
-            with_error(each, half).partition(" ± ")[0] for each in (value, low, high)
-        )
+        shown, *ends = (_rounded(each, half) for each in (value, low, high))
     return shown, f"[{', '.join(ends)}]"
+
+
+def _rounded(value: float, stderr: float) -> str:
+    # What is not zero does not read as zero: the side on which it lies may be the finding.
+    text = with_error(value, stderr).partition(" ± ")[0]
+    return number(value, 1) if value and not re.search("[1-9]|NaN|∞", text) else text
 
 
 def percent(share: float) -> str:

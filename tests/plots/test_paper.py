@@ -3,6 +3,7 @@
 import pytest
 from matplotlib import pyplot as plt
 
+from lossatlas.plots.canvas import _wrapped
 from lossatlas.report import save_figures
 from plots.paper_boxes import faults
 from report.sample_comparisons import valleys
@@ -40,3 +41,30 @@ def test_figures_become_files_of_their_names(tmp_path):
     for path in files:
         start = path.read_bytes()[:5]
         assert start == (b"%PDF-" if path.suffix == ".pdf" else b"<?xml")
+
+
+def test_both_ends_of_a_path_stand_in_the_legend():
+    ax = RESULTS["himmelblau"]().plot("contour", style="paper", width=3.25)
+    (legend,) = ax.figure.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    plt.close(ax.figure)
+    assert {"start", "end"} <= set(words)
+
+
+def test_a_unit_is_not_parted_by_the_end_of_a_line():
+    assert _wrapped("random direction 1 [direction lengths]", 3.25) == (
+        "random direction 1\n[direction lengths]"
+    )
+    assert _wrapped("loss (log above the lowest)", 9) == "loss (log above the lowest)"
+
+
+def test_a_steep_axis_keeps_its_labels_on_paper():
+    for name in ("barcode", "persistence", "betti"):
+        ax = RESULTS["himmelblau"]().plot(name, style="paper", width=3.25)
+        ax.figure.canvas.draw()
+        low, high = sorted(ax.get_xlim())
+        inside = [t for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+        labels = [tick.label1.get_text() for tick in inside]
+        plt.close(ax.figure)
+        assert len(labels) >= 3
+        assert all(labels)

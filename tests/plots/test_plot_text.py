@@ -77,3 +77,11 @@ def test_words_for_shares_counts_and_verdicts():
     assert text.surely("minimum", 0.0) == "minimum"
     assert text.loss_title(True) == "loss (log above the lowest)"
     assert text.axis_title("PC 1 (4%)") == "PC 1 [direction lengths]"
+
+
+def test_an_end_beside_zero_is_not_written_as_zero():
+    assert text.with_ends(0.0023, -0.0000369, 0.0047) == (
+        "0.0023",
+        "[\u22120.00004, 0.0047]",
+    )
+    assert text.with_ends(0.0, -0.5, 0.5) == ("0.00", "[\u22120.50, 0.50]")

@@ -63,6 +63,17 @@ def test_the_page_of_one_recipe_has_no_empty_columns(setup):
     assert all(table.rows[0])
 
 
+def test_one_seed_has_no_empty_columns_and_signs_are_alike(setup, found):
+    once = train_recipes(setup, RECIPES[:2], steps=2, rates=[1e-3], seeds=1)
+    table = runs_page(once).sections[0].tables[0]
+    assert table.head[-1] == "difference"
+    assert all(table.rows[1])
+    cells = " ".join(
+        cell for row in runs_page(found).sections[0].tables[0].rows for cell in row
+    )
+    assert "[-" not in cells
+
+
 def test_runs_survive_bytes_and_the_file(found, tmp_path):
     run = found.runs[-1]
     odd = replace(run, losses=np.array([math.inf, math.nan, 0.1]), recipe="adamw")
@@ -211,5 +222,7 @@ def test_few_seeds_say_how_wide_they_make_an_interval(found):
     two = replace(found, seeds=(0, 1))
     assert "2 seeds make an interval reach 12.7 standard errors" in " ".join(two.notes)
     row = found.summaries()[0]
+    assert "effect" not in runs_page(found).sections[0].tables[0].head
+    assert any("2 seeds make" in s for s in runs_page(found).sections[0].sentences)
     alike = replace(row, measure="accuracy", score=Estimate(0.7375, 0.0, samples=2))
     assert alike.score_text == "73.75 % for every seed"

@@ -79,7 +79,7 @@ def test_a_line_without_a_barrier_has_no_zero_with_an_error():
 def test_the_page_has_the_line_both_maps_and_every_number():
     page = Page(render(valleys()))
     kinds = [[trace["type"] for trace in figure["data"]] for figure in page.figures]
-    assert len(kinds) == 4
+    assert len(kinds) == 5
     assert sum("contour" in kind for kind in kinds) == 2
     maps = [f["data"][0] for f in page.figures if f["data"][0]["type"] == "contour"]
     assert maps[0]["zmin"] == maps[1]["zmin"]
@@ -90,6 +90,44 @@ def test_the_page_has_the_line_both_maps_and_every_number():
     numbers = [n for section in comparison_page(valleys()).sections for n in section.estimates]
     assert len({number.name for number in numbers}) == len(numbers) >= 20
     assert all(np.isfinite(n.error) or n.why_no_error for n in numbers)
+
+
+def test_the_rise_with_its_paired_band_comes_first():
+    found = view(0.4)
+    picture = comparison_page(found).hero[0]
+    assert picture.name == "rise"
+    curve, band = (
+        next(trace for trace in picture.plotly().data if word in (trace.name or ""))
+        for word in ("minus the straight line", "band")
+    )
+    np.testing.assert_allclose(curve.y, found.excess.value)
+    assert max(band.y) == pytest.approx(found.excess.value.max() + 2.5 * 0.02)
+    unknown = view(0.4, np.nan, np.nan).figures()[0]
+    assert not any("band" in (trace.name or "") for trace in unknown.plotly().data)
+
+
+def test_closed_parts_say_what_they_hold_and_never_zero():
+    words = " ".join(Page(render(valleys())).words)
+    assert "1 figure, 1 table" in words
+    assert "0 figures" not in words
+    assert "0 tables" not in words
+
+
+def test_a_distance_within_the_errors_says_how_large_it_may_be():
+    found = view(0.4)
+    assert 0 <= found.bottleneck <= found.depth_bound
+    reach = f"{found.bottleneck + found.depth_bound:.2g}"
+    row = next(row for row in found.rows() if row[0] == "bottleneck distance")
+    assert f"not told from 0: it may be anything up to {reach}" in " ".join(row)
+    assert f"anything up to {reach} (95 % for each map)" in found.basin_sentences()[1]
+
+
+def test_ticks_of_a_line_reach_as_far_as_its_band():
+    line = way(0.004, stderr=0.2)
+    for figure in (view(0.004, stderr=0.2).figures()[1], line.figures()[0]):
+        ticks = figure.plotly().layout.yaxis.tickvals
+        assert min(ticks) < line.values.min() - 0.15
+        assert max(ticks) > line.values.max() + 0.15
 
 
 def test_matched_basins_have_one_number_and_lie_in_one_place():
@@ -153,7 +191,7 @@ def test_the_page_is_drawn_in_a_browser(monkeypatch, tmp_path):
     monkeypatch.setattr(page_room, "packed_library", LIBRARY)
     page = render(hostile())
     seen, asked, _ = drive(page, "await Page.all(); return root.dataset.drawn", tmp_path)
-    assert seen["result"] == "4"
+    assert seen["result"] == "5"
     assert (seen["errors"], seen["calls"], asked) == ([], 0, set())
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, ResumeError, StructureError
+from lossatlas.report.page import page_of
 from lossatlas.weights import choose
 from lossatlas.weights.behind import _covariance, behind_best
 from lossatlas.weights.paired import PairedLosses
@@ -217,3 +218,31 @@ def test_running_statistics_of_a_mean_are_a_note():
     here = data.params
     found = choose(data, here, {n: 2 * v for n, v in here.items()}, sharpness=False)
     assert "recalibrated" in found.sentences()[-1]
+
+
+def test_the_picture_and_the_page_show_the_differences_that_decided():
+    found = choose(objective(), *points(0.0, 0.9, 1.1, 3.0), sharpness=False)
+    share = 1 - 0.05 / (len(found.names) - 1)
+    for name, plain, shown in zip(found.names, found.behind, found.decisive, strict=True):
+        low, high = shown.interval()
+        assert (low, high) == replace(plain, ends=None).interval(share)
+        # What is said and what is drawn agree.
+        assert (low <= 0) == (name in found.equal)
+    picture = found.figures()[0].plotly()
+    drawn = {trace.name for trace in picture.data}
+    assert {"may be the best", "worse than the best"} <= drawn
+    labels = picture.layout.yaxis.ticktext
+    assert any("mean of checkpoint 1 and" in label and "<br>" in label for label in labels)
+    page = page_of(found)
+    assert page.hero[0].name == "behind the best"
+    (table,) = page.sections[0].tables
+    verdicts = dict(
+        zip((row[0] for row in table.rows), (r[3] for r in table.rows), strict=True)
+    )
+    assert verdicts[found.best] == "lowest loss"
+    assert verdicts["checkpoint 4"] == "worse"
+    assert all(tile.label.endswith("minus the best") for tile in page.sections[0].tiles)
+    assert "averaging" in page.questions[1].question
+    alone = page_of(choose(objective(), *points(1.0), sharpness=False))
+    assert alone.headline == "The only checkpoint is checkpoint 1."
+    assert alone.sections[0].tables == ()

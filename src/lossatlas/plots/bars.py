@@ -232,7 +232,7 @@ def barcode_chart(bars: Bars, *, scale: Scale | None = None, most: int = MOST_BA
     return Chart(
         "Barcode",
         Axis(loss_title(scale.is_log, f"loss: where a bar starts and ends{note}"), scale),
-        Axis("one row a basin or loop", limits=(shown.size - 0.3, -0.7), ticks=([], [])),
+        Axis("basins and loops", limits=(shown.size - 0.3, -0.7), ticks=([], [])),
         tuple(layers),
         size=(5.4, 1.4 + 0.13 * shown.size),
         height=470,

@@ -1,6 +1,7 @@
 """The matplotlib side: new axes, their dress, and how a chart is drawn on them."""
 
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ PAPER_RC: Any = {
 }
 _width: ContextVar[float | None] = ContextVar("width", default=None)
 _paper: ContextVar[bool] = ContextVar("paper", default=False)
+_REMARK = re.compile(r" (?=[\[(])")
 # Smallest and usual size of letters on paper, in points.
 _PAPER_SIZE, _SMALLEST = 7.0, 5.5
 
@@ -133,8 +135,8 @@ def axes(
     return ax
 
 
-# Inches.
-_LOWEST = 1.8
+# Inches, and rows of a legend that its height has room for.
+_LOWEST, _LEGEND_ROWS = 1.8, 2
 
 
 def _figure(size: tuple[float, float]) -> Figure:
@@ -163,8 +165,13 @@ def name_axes(ax: Axes, title: str, x: str, y: str) -> None:
 
 def _wrapped(text: str, room: float) -> str:
     # Into lines of so many inches, but for the margins; 0 for any length.
-    most = int(0.62 * room * 72 / (0.56 * font()))
-    return "\n".join(textwrap.wrap(text, max(most, 12))) if room and text else text
+    most = max(int(0.62 * room * 72 / (0.56 * font())), 12)
+    if not room or len(text) <= most:
+        return text
+    # A unit or remark in brackets stays whole where it fits.
+    parts = _REMARK.split(text, maxsplit=1)
+    parts = parts if max(map(len, parts)) <= most else [text]
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, most))
 
 
 def _thin_ticks(ax: Axes) -> None:
@@ -212,6 +219,9 @@ def _below(ax: Axes, handles: Any, labels: Any) -> Any:
     letters = max(map(len, labels)) + 7
     room = figure.get_figwidth() * 72 / (0.62 * font(-1))
     columns = max(1, min(len(labels), int(room / letters)))
+    # Rows of the legend are not taken from the picture.
+    more = -(-len(labels) // columns) - _LEGEND_ROWS
+    figure.set_figheight(figure.get_figheight() + max(more, 0) * 2 * font(-1) / 72)
     look: Any = {"fontsize": font(-1), "frameon": False, "columnspacing": 1.2}
     return figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
 
@@ -230,8 +240,9 @@ def use_scale(ax: Axes, scale: Scale | None, which: str) -> None:
     """Spread an axis of losses by a scale."""
     if scale is None or not scale.is_log:
         return
-    ticks, labels = scale.ticks()
     for name in which:
+        # On paper few labels fit beside each other.
+        ticks, labels = scale.ticks(5 if _paper.get() and name == "x" else 7)
         spread = {"x": ax.set_xscale, "y": ax.set_yscale}[name]
         spread("function", functions=(scale.forward, scale.inverse))
         axis = {"x": ax.xaxis, "y": ax.yaxis}[name]
@@ -316,12 +327,16 @@ def _dress_axis(ax: Any, axis: Axis, which: str) -> None:
     if ticks is not None:
         side.set_ticks(list(ticks[0]), labels=list(ticks[1]))
         side.set_minor_locator(NullLocator())
-    elif _paper.get() and which == "x" and not axis.is_log:
+    elif _paper.get() and which == "x" and not (axis.is_log or _is_spread(axis)):
         side.set_major_locator(MaxNLocator(5))
     if axis.is_whole:
         side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         limit(0, None)
     _show(ax, axis, which)
+
+
+def _is_spread(axis: Axis) -> bool:
+    return axis.scale is not None and axis.scale.is_log
 
 
 # Numbers written out; 1, 2 and 5 of each decade where there are few.

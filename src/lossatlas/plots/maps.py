@@ -1,6 +1,7 @@
 """Pictures of maps: planes from above and as surfaces, their errors; lines; boxes cut open."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -122,9 +123,9 @@ def _mark(mark: Landmark) -> Iterator[Layer]:
         return
     yield Line(x, y, color=style.PAPER, width=4.5, opacity=0.75)
     yield Line(x, y, color=style.PATH, width=2.2, marks=4, name=mark.name, hover=texts)
-    for end, symbol, size in ((0, "square", 9.0), (-1, "star", 15.0)):
-        place = x[[end]], y[[end]]
-        yield Points(*place, color=style.PATH, symbol=symbol, size=size, hover=[texts[end]])
+    for end, symbol, size, name in ((0, "square", 9.0, "start"), (-1, "star", 15.0, "end")):
+        look = {"color": style.PATH, "symbol": symbol, "size": size, "name": name}
+        yield Points(x[[end]], y[[end]], hover=[texts[end]], **look)  # type: ignore[arg-type]
 
 
 def _minima(minima: Minima, tree: Tree | None, heights: Floats | None = None) -> list[Layer]:
@@ -266,13 +267,30 @@ def line_frame(grid: Grid, title: str, layers: list[Layer]) -> Chart:
     """The frame of a map of a line."""
     (x,) = grid.axes
     margin = 0.02 * float(x[-1] - x[0])
-    scale = scale_of(grid.values)
+    scale = _with_band(grid)
     return Chart(
         "Loss along a line",
         Axis(title, limits=(float(x[0]) - margin, float(x[-1]) + margin)),
         Axis(loss_title(scale.is_log), scale, has_grid=True),
         tuple(layers),
         size=(6.0, 3.8),
+    )
+
+
+def _with_band(grid: Grid) -> Scale:
+    # Ticks of a straight axis reach as far as the band, not only as far as the losses.
+    scale, (errors, _) = scale_of(grid.values), error_band(grid)
+    if scale.is_log:
+        return scale
+    reach = np.where(np.isfinite(errors), errors, 0.0)
+    low, high = grid.values - reach, grid.values + reach
+    known = np.isfinite(low + high)
+    if not known.any():
+        return scale
+    return replace(
+        scale,
+        low=min(scale.low, float(low[known].min())),
+        high=max(scale.high, float(high[known].max())),
     )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossatlas.plots import style
 from lossatlas.plots.bars import Bars, diagram_frame, frame_chart, frame_layers
-from lossatlas.plots.chart import Chart, Layer, Line, Points, joined
+from lossatlas.plots.chart import Axis, Chart, Layer, Line, Points, band, curve, joined
 from lossatlas.plots.grid import Floats, Grid, Ints, Tree, coordinates
 from lossatlas.plots.maps import band_layers, colored, line_frame, map_chart
 from lossatlas.plots.scale import Scale, scale_of
@@ -56,6 +56,35 @@ def chord_chart(line: Grid, *, names: tuple[str, str], top: int | None = None) -
         layers.append(Points(*place, labels=[short(name)], **look))  # type: ignore[arg-type]
     first, second = map(short, names)
     return line_frame(line, f"share of the way from {first} to {second}", layers)
+
+
+def rise_chart(at: Floats, rise: Floats, reach: Floats, *, names: tuple[str, str]) -> Chart:
+    """How far the loss rises above the chord, with its paired band.
+
+    Args:
+        at: shares of the way from the first to the second.
+        rise: loss minus the chord there.
+        reach: half the width of its band; NaN where unknown.
+        names: of the two ends.
+
+    Returns:
+        The chart; above zero a barrier stands.
+    """
+    known = np.isfinite(rise + reach)
+    layers: list[Layer] = [Line([0.0, 1.0], [0.0, 0.0], color=style.MUTED, width=1.2, dash=1)]
+    if known.any():
+        x, y, e = at[known], rise[known], reach[known]
+        layers.append(band(x, y - e, y + e, "95 % band, all points at once"))
+    layers.append(curve(at, rise, "loss minus the straight line"))
+    first, second = map(short, names)
+    title = f"share of the way from {first} to {second}"
+    return Chart(
+        "Rise above the straight line",
+        Axis(title, limits=(-0.02, 1.02)),
+        Axis("rise of the loss", has_grid=True),
+        tuple(layers),
+        size=(6.0, 3.8),
+    )
 
 
 @dataclass(frozen=True, eq=False)

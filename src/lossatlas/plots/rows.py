@@ -1,5 +1,6 @@
 """Numbers in rows: dots with their error bars on one axis, a row a name."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from lossatlas.text import cut_off, number
 
 Floats = NDArray[np.float64]
 MAX_ROWS = 40
+_LETTERS = 32
 # Room beyond the outermost error bar, as a share of all of them.
 _MARGIN = 0.04
 _COLORS = (style.BASIN, style.PATH, style.RIDGE)
@@ -81,12 +83,19 @@ def rows_chart(
         shown = dots if len(series) > 1 else replace(dots, name="")
         layers += dot_layers(shown, rows, color, floor=span[0] if log and span else None)
     x = Axis(axis, limits=span, is_log=log)
-    y = Axis(limits=heights, ticks=(rows.tolist(), [cut_off(name, 32) for name in names]))
-    size = (5.4, 1.2 + 0.22 * max(len(names), 3))
+    labels = [_in_lines(name) for name in names]
+    y = Axis(limits=heights, ticks=(rows.tolist(), labels))
+    lines = sum(label.count("\n") + 1 for label in labels)
+    size = (5.4, 1.2 + 0.22 * max(lines, 3))
     # Rows leave no free place for the names of several series.
     legend = "below" if len(series) > 1 else "best"
-    height = 176 + 22 * len(names)
+    height = 176 + 22 * lines
     return Chart(title, x, y, tuple(layers), size=size, height=height, legend=legend)
+
+
+def _in_lines(name: str) -> str:
+    # A long name takes two lines before it is cut off.
+    return "\n".join(textwrap.wrap(cut_off(name, 2 * _LETTERS - 2), _LETTERS)[:2]) or name
 
 
 def dot_layers(
@@ -123,7 +132,8 @@ def _limits(
 ) -> tuple[float, float] | None:
     values = np.concatenate([dots.values for dots in series])
     if log:
-        known = [limit / 4, 2 * limit] if limit is not None else []
+        # Room for the word beyond the limit.
+        known = [limit / 4, 8 * limit] if limit is not None else []
         ends = np.concatenate([dots.ends()[1] for dots in series])
         return log_limits(np.concatenate([values, ends, known, *samples]))
     if limit is None:

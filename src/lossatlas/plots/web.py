@@ -171,7 +171,7 @@ def _axis(shown: Axis) -> Options:
     if shown.limits is not None:
         options["range"] = _heights(shown, shown.limits).tolist()
     if shown.ticks is not None:
-        labels = [safe(label) for label in shown.ticks[1]]
+        labels = [_lines(label) for label in shown.ticks[1]]
         options |= {"tickvals": list(shown.ticks[0]), "ticktext": labels, "showline": False}
     if shown.is_whole:
         options |= {"rangemode": "tozero", "tickformat": "d"}

@@ -28,8 +28,8 @@ def comparison_page(found: Comparison) -> Page:
         headline=found.headline(),
         subtitle=found.files.removesuffix("."),
         questions=_questions(found),
-        hero=pictures[:3],
-        sections=(_line_section(found), _maps_section(found, pictures[3:])),
+        hero=pictures[:4],
+        sections=(_line_section(found), _maps_section(found, pictures[4:])),
         notes=_notes(found),
         provenance=found.provenance,
     )
@@ -41,7 +41,9 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
     barrier, bound = found.barrier, found.line_bound
     told = bound > 0 and barrier.value > bound
     pairs = found.matching
-    shared = f"{len(pairs.pairs):,} in both, {len(pairs.gone):,} gone, {len(pairs.new):,} new"
+    one, two = found.names
+    alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
+    shared = f"{len(pairs.pairs):,} in both, {alone}"
     return (
         Card("Which one has the lower loss?", *_lower(found), sentences=(lower,)),
         Card(
@@ -75,7 +77,7 @@ def _far(found: Comparison) -> str:
     if not math.isfinite(far):
         return "no distance"
     if 0 < far <= bound:
-        return "within the error"
+        return f"not told apart; at most {number(far + bound, 2)}"
     return number(far, 3)
 
 

@@ -27,7 +27,7 @@ class Tile:
 def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     """An estimate at the head of the page."""
     value, error = shown.texts
-    return Tile(cut_off(label, 40), value, f"{error or 'no error known'}{remark}")
+    return Tile(cut_off(label, 64), value, f"{error or 'no error known'}{remark}")
 
 
 def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, ...]:

@@ -13,6 +13,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance, writing
 from lossatlas.plots.library import packed_library
 from lossatlas.recipes import Runs
+from lossatlas.report.choice import choice_page
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.frames import has_surface, pack
@@ -25,6 +26,7 @@ from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate, Result, Table
 from lossatlas.surveys import Comparison, Survey
 from lossatlas.text import cut_off, plain
+from lossatlas.weights import Choice
 
 
 def write_report(
@@ -105,6 +107,8 @@ def page_of(
         return comparison_page(found)
     if isinstance(found, Runs):
         return runs_page(found)
+    if isinstance(found, Choice):
+        return choice_page(found, title, provenance)
     if isinstance(found, Survey):
         return _survey_page(found, sections)
     if not isinstance(found, Result):

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from lossatlas.recipes import RecipeSummary, Runs, effect_size, verdict
 from lossatlas.report.contents import Card, Page, Section, Tile
 from lossatlas.result import Figure, Table
-from lossatlas.text import count, cut_off, number, percent, with_error
+from lossatlas.text import MINUS, count, cut_off, number, percent, with_error
+
+# Seeds from which an effect size is shown.
+_FEWEST = 3
 
 
 def runs_page(found: Runs) -> Page:
@@ -81,11 +84,17 @@ def _scores(found: Runs) -> Section:
             "order of the data, so differences are taken seed by seed."
         ),
         tiles=_tiles(found),
+        sentences=_few_seeds(found),
         tables=(_table(found),),
         estimates=found.estimates(),
         references=found.references,
         first=True,
     )
+
+
+# Said beside the table, where its wide or empty intervals are seen.
+def _few_seeds(found: Runs) -> tuple[str, ...]:
+    return tuple(note for note in found.notes if " seed" in note.lower())
 
 
 def _tiles(found: Runs) -> tuple[Tile, ...]:
@@ -104,10 +113,16 @@ def _table(found: Runs) -> Table:
         "recipe", "rate", f"test {found.measure}", "test loss", "difference", "95 % interval",
         "effect", "verdict", "difference over all rates",
     )  # fmt: skip
-    # One recipe has no differences, and one rate has none over all rates.
-    keep = 4 if len(found.recipes) == 1 else 9 if len(found.rates) > 1 else 8
-    rows = tuple(_cells(row)[:keep] for row in found.summaries())
-    return Table("Recipes", head[:keep], rows)
+    # One recipe has no differences, one rate has none over all rates, one seed no intervals,
+    # and the effect of two says next to nothing.
+    left_out: set[str] = set()
+    left_out |= set(head[4:]) if len(found.recipes) == 1 else set()
+    left_out |= set(head[8:]) if len(found.rates) == 1 else set()
+    left_out |= {"95 % interval", "verdict"} if len(found.seeds) == 1 else set()
+    left_out |= {"effect"} if len(found.seeds) < _FEWEST else set()
+    keep = [k for k, name in enumerate(head) if name not in left_out]
+    rows = tuple(tuple(_cells(row)[k] for k in keep) for row in found.summaries())
+    return Table("Recipes", tuple(head[k] for k in keep), rows)
 
 
 def _cells(row: RecipeSummary) -> tuple[str, ...]:
@@ -118,8 +133,8 @@ def _cells(row: RecipeSummary) -> tuple[str, ...]:
         f"{row.lr:g}",
         row.score_text,
         with_error(row.loss.value, row.loss.stderr),
-        "" if gap is None else row.signed(gap.value),
-        row.interval_text(gap),
+        "" if gap is None else row.signed(gap.value).replace("-", MINUS),
+        row.interval_text(gap).replace("-", MINUS),
         number(effect, 2) if math.isfinite(effect) else "",
         row.verdict,
         "" if untuned is None else f"{row.signed(untuned.value)} {verdict(untuned)}",

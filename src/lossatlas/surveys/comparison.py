@@ -228,6 +228,10 @@ class Comparison(Result):
         why = "the maps have no errors to carry over"
         if bound > 0:
             why = f"right to within {number(bound, 2)} (95 % for each map)"
+        if bound > 0 and self.bottleneck <= bound:
+            why = (
+                f"not told from 0: it may be anything up to {_reach(self)} (95 % for each map)"
+            )
         if not math.isfinite(self.bottleneck):
             why = "points that are not finite part the maps into different numbers of pieces"
         sums = why if not bound else "a sum over all basins, small ones too: no bound is known"
@@ -291,8 +295,31 @@ class Comparison(Result):
         return (*self.matching.sentences(self.names), _distance(self), *lost)
 
     def figures(self) -> tuple[Figure, ...]:
-        """The line, both maps with their basins, both persistence diagrams."""
-        return (self._line_figure(), *self._map_figures(), self._diagrams_figure())
+        """The rise above the chord, the line, both maps with basins, both diagrams."""
+        return (
+            self._rise_figure(),
+            self._line_figure(),
+            *self._map_figures(),
+            self._diagrams_figure(),
+        )
+
+    def _rise_figure(self) -> Figure:
+        rise = self.excess
+        known = "The band holds all points together with 95 %"
+        tail = known if math.isfinite(rise.band) else "No error of it is known"
+        return Figure(
+            "rise",
+            "Rise above the straight line",
+            *backends(
+                lambda: pairs.rise_chart(
+                    rise.at, rise.value, rise.band * rise.stderr, names=self.names
+                )
+            ),
+            "The loss on the line minus the straight line between the losses of its ends, on "
+            f"the same data at every point. {tail}; where it is above zero, a barrier stands.",
+            f"Line plot of the rise of the loss; barrier {number(self.barrier.value, 3)}.",
+            wide=True,
+        )
 
     def _line_figure(self) -> Figure:
         line = self.line
@@ -304,8 +331,9 @@ class Comparison(Result):
             "line",
             "Loss along the line",
             *backends(lambda: pairs.chord_chart(line, names=self.names, top=self.top)),
-            "The band holds each value alone with 95 % probability; dots were computed, the "
-            f"rest is interpolated.{note}",
+            "The band holds each value alone with 95 % probability, ups and downs of the whole "
+            "line included, so it is wider than the error of the barrier; dots were computed, "
+            f"the rest is interpolated.{note}",
             "Line plot of the loss between the two checkpoints. Ends at "
             f"{ends}; barrier {number(self.barrier.value, 3)}.",
             wide=True,
@@ -441,8 +469,16 @@ def _distance(found: Comparison) -> str:
     if bound <= 0:
         return f"{text}; the error of that is not known."
     if far <= bound:
-        return f"{text}, which is within the errors of the maps ({number(bound, 2)})."
+        return (
+            f"{text}. That is not told from no move: with the errors of the maps it may be "
+            f"anything up to {_reach(found)} (95 % for each map)."
+        )
     return f"{text} (right to within {number(bound, 2)}, 95 % for each map)."
+
+
+# What the distance cannot exceed.
+def _reach(found: Comparison) -> str:
+    return number(found.bottleneck + found.depth_bound, 2)
 
 
 def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
@@ -522,7 +558,7 @@ def compare(
         >>> second = {name: value + 1 for name, value in first.items()}
         >>> found = la.compare(objective, first, second, points=5, span=0.5)
         >>> found.line.axes[0][[0, -1]].tolist(), len(found.figures())
-        ([0.0, 1.0], 4)
+        ([0.0, 1.0], 5)
     """
     started = time.monotonic()
     check_objective(objective, progress=progress)

@@ -17,6 +17,7 @@ from lossatlas.io import Checkpoint, open_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
+from lossatlas.text import percent
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.behind import behind_best
 from lossatlas.weights.paired import PairedLosses, halfway
@@ -61,6 +62,16 @@ class Choice(Result):
         """The candidate with the lowest held-out loss."""
         values = [loss.value for loss in self.losses]
         return self.names[int(np.nanargmin(values))]
+
+    @property
+    def _share(self) -> float:
+        return _confidence(self.level, len(self.names))
+
+    @property
+    def decisive(self) -> tuple[Estimate, ...]:
+        """`behind` with the intervals that decided what is in `equal`, wider than 95 %."""
+        plain = [replace(each, ends=None) for each in self.behind]
+        return tuple(replace(each, ends=each.interval(self._share)) for each in plain)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Losses, the lowest first; how far each is behind, its sharpness and complexity."""
@@ -118,12 +129,7 @@ class Choice(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """Losses behind the best, losses along the checkpoints, sharpness and complexity."""
-        behind = [replace(e, name=n) for n, e in zip(self.names, self.behind, strict=True)]
-        caption = "Errors are paired: all candidates are judged on the same examples."
-        found = [
-            rows_figure("Behind the best", behind, "loss minus the best", caption=caption),
-            self._curve(),
-        ]
+        found = [self._differences(), self._curve()]
         extra = (
             ("Sharpness", self.sharpness, "largest eigenvalue (loss / weight²)"),
             ("Learning coefficients", self.coefficients, "learning coefficient"),
@@ -133,6 +139,30 @@ class Choice(Result):
                 pairs = zip(self.names, estimates, strict=False)
                 found.append(rows_figure(title, [replace(e, name=n) for n, e in pairs], axis))
         return tuple(found)
+
+    def _differences(self) -> Figure:
+        from lossatlas.plots.chart import backends
+        from lossatlas.plots.rows import Dots, rows_chart
+
+        gaps = np.array([e.value for e in self.behind])
+        low, high = np.array([e.interval() for e in self.decisive]).T
+        lengths = np.stack([gaps - low, high - gaps])
+        equal = np.array([name in self.equal for name in self.names])
+        series = [
+            Dots(name, np.where(chosen, gaps, np.nan), lengths)
+            for name, chosen in (("may be the best", equal), ("worse than the best", ~equal))
+            if chosen.any()
+        ]
+        title, axis = "Behind the best", "loss minus that of the best"
+        return Figure(
+            "behind the best",
+            title,
+            *backends(lambda: rows_chart(self.names, series, title, axis, zero=True)),
+            caption=f"Each candidate minus {self.best}, on the same examples. Intervals are "
+            f"those of the decision ({percent(self._share)} each, Bonferroni): where one lies "
+            "above zero, the candidate is worse.",
+            alt="Difference of each candidate to the best with its interval.",
+        )
 
     def _curve(self) -> Figure:
         from lossatlas.plots.chart import Axis, backends
@@ -257,8 +287,13 @@ def choose(
     )
 
 
+# Of one of so many comparisons with the best, so that all hold together.
+def _confidence(level: float, candidates: int) -> float:
+    return 1 - (1 - level) / max(candidates - 1, 1)
+
+
 def _equal(judged: PairedLosses, sums: list[Array], best: int, level: float) -> list[int]:
-    share = 1 - (1 - level) / max(len(sums) - 1, 1)
+    share = _confidence(level, len(sums))
     return [
         k
         for k, each in enumerate(sums)

@@ -51,10 +51,12 @@ def instrument_card(found: InstrumentResult) -> Card:
     """What one instrument found, under the question that it answers."""
     estimates = found.estimates()
     value, mark = answer_of(found)
+    # Words say what they are about; a number needs its name beside it.
+    is_number = not found.answer()[0]
     return Card(
         question=found.about.question or found.about.title,
         value=value,
-        detail=found.about.headline or chief(estimates)[1],
+        detail=(found.about.headline or chief(estimates)[1]) if is_number else "",
         mark=mark,
         sentences=found.sentences(),
         figures=tuple(figure for figure in found.figures() if not figure.is_minor),

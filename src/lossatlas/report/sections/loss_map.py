@@ -122,7 +122,7 @@ def trust_question(survey: Survey) -> Card:
     known = land.stderr[np.isfinite(land.stderr)]
     size = f"{land.count:,} {land.unit}" if land.count else land.unit
     value = (
-        f"± {number(float(np.median(known)), 2)} at a point, from {size}"
+        f"± {number(float(np.median(known)), 2)} from {size}"
         if known.size
         else "no error known"
     )
@@ -144,8 +144,8 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
     tiles = []
     for name, shown in list(found.items())[:3]:
         value, error = shown.texts
-        detail = f"{error}, at the weights" if error else "at the weights, no error known"
-        tiles.append(Tile(cut_off(name, 24), value, detail))
+        label = f"{cut_off(name, 24)} at the weights"
+        tiles.append(Tile(label, value, error or "no error known"))
     return tuple(tiles)
 
 
