@@ -1,4 +1,4 @@
-"""What the site computes while it is built: instruments, the citation, formulas, other words.
+"""What the site computes while it is built: formulas, notebooks, other words to search for.
 
 mkdocs calls the functions named `on_...`. Formulas become MathML, which browsers draw without
 a script, so that nothing is loaded from a network.
@@ -9,48 +9,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-import yaml
-
-INSTRUMENTS, CITATION = "<!-- instruments -->", "<!-- citation -->"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
-_CITATION_FILE = Path(__file__).parents[1] / "CITATION.cff"
 _NOTEBOOKS = Path(__file__).parents[1] / "scripts" / "notebooks.py"
-
-
-def instrument_table():
-    """Every installed instrument by its question, as a Markdown table."""
-    from lossatlas.curvature import instruments
-    from lossatlas.curvature.instrument import GROUPS
-
-    groups = {group.name: group.title for group in GROUPS}
-    head = "| question | instrument | cost, about | group |\n|---|---|---|---|\n"
-    rows = (
-        f"| {each.question} | `{each.name}` | {each.cost or 'none'} | {groups[each.group]} |"
-        for each in instruments()
-    )
-    return head + "\n".join(rows)
-
-
-def citation():
-    """The record of CITATION.cff as BibTeX, in a fenced block."""
-    known = yaml.safe_load(_CITATION_FILE.read_text("utf-8"))
-    authors = " and ".join(f"{{{author['name']}}}" for author in known["authors"])
-    lines = {
-        "title": known["title"],
-        "author": authors,
-        "version": known["version"],
-        "license": known["license"],
-    }
-    fields = ",\n".join(f"  {key:8}= {{{value}}}" for key, value in lines.items())
-    return f"```bibtex\n@software{{lossatlas,\n{fields}\n}}\n```"
-
-
-def on_page_markdown(markdown, **_):
-    """Put generated parts in the place of their marks."""
-    for mark, make in ((INSTRUMENTS, instrument_table), (CITATION, citation)):
-        if mark in markdown:
-            markdown = markdown.replace(mark, make())
-    return markdown
 
 
 def mathml(formula, display):
