@@ -220,6 +220,31 @@ def test_compare_keeps_the_best(folder):
     assert Path(told["files"]["fit"]).exists()
 
 
+def test_a_file_of_rates_is_named_with_the_losses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    step = np.arange(20, 1001, 20)
+    rates = schedules.cosine(1000, 1e-3)[step - 1]
+    loss = 2 + 0.5 * np.cumsum(schedules.cosine(1000, 1e-3))[step - 1] ** -0.5
+    for name, values in (("run-tag-train_loss", loss), ("run-tag-train_lr", rates)):
+        rows = np.column_stack([0 * step, step, values])
+        np.savetxt(f"{name}.csv", rows, "%g", ",", header="Wall time,Step,Value", comments="")
+    with pytest.raises(
+        AtlasError, match=r"seems to hold rates; .* --column lr=run-tag-train_lr"
+    ):
+        call("fit", "run-tag-train_loss.csv", "run-tag-train_lr.csv")
+    told = call(
+        "fit", "run-tag-train_loss.csv", "--column", "lr=run-tag-train_lr.csv", "--json"
+    )
+    assert json.loads(told)["law"] == "MultiPowerLaw"
+
+
+def test_a_sentence_is_not_said_twice(folder):
+    for name, logs in (("one", [folder / "bare.csv"]), ("three", [*files(folder), *COLUMN])):
+        told = one_line(call("fit", *logs, "--out", folder / f"said {name}"))
+        for words in ("of the variance of", "On curves it has not seen", "have no interval"):
+            assert told.count(words) <= 1, told
+
+
 def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
     done = CliRunner().invoke(
         command, ["fit", str(folder / "bare.csv"), "--out", str(folder / "b"), "--json"]

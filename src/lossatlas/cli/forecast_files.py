@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from lossatlas.plots.canvas import png
 from lossatlas.result import Result
 from lossatlas.text import count
 
+# How TensorBoard and people name the file of a rate that was downloaded by itself.
+_RATES = re.compile(r"(?:^|[-_. ])(?:lr|learning[-_ ]?rate)(?:[-_. ]|$)", re.IGNORECASE)
 Floats = NDArray[np.float64]
 
 
@@ -119,6 +122,11 @@ def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> l
         if event_files(path):
             named = _only(roles, "loss", "lr")
             return forecast.read_tensorboard_events(path, **named, warmup=warmup)
+        if _RATES.search(path.stem):
+            raise ArgumentError(
+                f"`files`: '{path.name}' seems to hold rates; give it with the losses that it "
+                f"belongs to, as in LOSSES.csv --column lr={path.name}."
+            )
         return [forecast.read_tensorboard(path, **_only(roles, "lr"), warmup=warmup)]
     if kind == "wandb":
         return forecast.read_wandb(path, **_only(roles, "step", "loss", "lr"), warmup=warmup)

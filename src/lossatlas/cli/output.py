@@ -201,7 +201,9 @@ def _print_table(title: str, rows: Rows) -> None:
     if columns and _width(padded) > console.width:
         sys.stdout.write("\n".join([title, *_as_lines(padded), ""]))
         return
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+    # Not the title of the table, which would be folded to its width.
+    sys.stdout.write(f"{title}\n")
+    table = Table(show_header=False)
     for column in range(columns):
         table.add_column(overflow="fold", no_wrap=column < columns - 1)
     for row in padded:

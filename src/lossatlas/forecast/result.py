@@ -158,10 +158,18 @@ class Fit(Result):
         """What the fit is good for, in one sentence."""
         if self._is_of_one_schedule:
             return self._one_schedule()
-        seen = f"{self.law.name} explains {self.r2:.2%} of the variance of the fitted curves"
-        if self.errors.reason:
-            return f"{seen}; forecasts have no interval."
-        return f"{seen}; it is {self.errors.scale:.2%} off on curves it had not seen."
+        return self._without_interval() if self.errors.reason else self._unseen()
+
+    # Both stand among the sentences as well: what is shown of both is shown once.
+    def _without_interval(self) -> str:
+        return f"Forecasts have no interval: {self.errors.reason}."
+
+    def _unseen(self) -> str:
+        groups = count(self.errors.groups, "group")
+        return (
+            f"On curves it has not seen it is off by {self.errors.scale:.2%} (root mean square "
+            f"over {groups} left out one after the other)."
+        )
 
     @property
     def _is_of_one_schedule(self) -> bool:
@@ -192,13 +200,9 @@ class Fit(Result):
             yield f"{self.law.name} explains {self.r2:.2%} of the variance of {fitted}."
         errors = self.errors
         if np.isfinite(errors.scale):
-            groups = count(errors.groups, "group")
-            yield (
-                f"On curves it has not seen it is off by {errors.scale:.2%} (root mean square "
-                f"over {groups} left out one after the other)."
-            )
+            yield self._unseen()
         if errors.reason:
-            yield f"Forecasts have no interval: {errors.reason}."
+            yield self._without_interval()
         if np.isfinite(errors.doubling):
             yield f"Over twice the fitted horizon it is off by {errors.doubling:.2%}."
         if len(self.alternatives) > 1:
