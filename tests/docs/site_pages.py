@@ -105,12 +105,17 @@ def is_script(block):
 
 def commands_of(page):
     """The commands `lossatlas ...` of a page as arguments, from blocks and from text."""
+    return [_expanded(shlex.split(_command(line), comments=True)) for line in lines_of(page)]
+
+
+def lines_of(page):
+    """The commands of a page as they are written, without the name of the program."""
     text = re.sub(r"\\\n\s*", "", text_of(page))
     lines = re.findall(r"^    (?:\.venv/bin/)?lossatlas (.+)$", text, re.M)
     inline = re.findall(r"`lossatlas ([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     # "fit | compare" and "..." stand for more than one command.
     plain = [line for line in inline if not re.search(r"\.\.\.|\\?\||…", line)]
-    return [_expanded(shlex.split(_command(line), comments=True)) for line in lines + plain]
+    return lines + plain
 
 
 def _expanded(words):

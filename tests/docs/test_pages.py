@@ -4,6 +4,8 @@ import ast
 import importlib
 import os
 import re
+import shutil
+import subprocess
 import warnings
 
 import click
@@ -25,6 +27,7 @@ from docs.site_pages import (
     commands_of,
     file_of,
     is_script,
+    lines_of,
     pages,
     text_of,
     why_not,
@@ -133,6 +136,18 @@ def command_of(words):
         group = group.get_command(click.Context(group), name)
         assert group is not None, f"no command {name}"
     return group, words
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_a_shell_reads_its_commands(page):
+    """What stands on the page can be pasted: `--model mlp(32)` without quotes cannot."""
+    for line in lines_of(page):
+        given = f"lossatlas {line}"
+        done = subprocess.run(
+            ["bash", "-n", "-c", given], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{given}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)

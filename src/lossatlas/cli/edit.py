@@ -83,7 +83,7 @@ def run(settings: EditSettings, output: Output) -> None:
         if settings.write is not None:
             weights = found.params(settings.write)
             files["weights"] = given.write(weights, place.file("edited.safetensors"))
-    for sentence in (*measured.sentences(), *found.sentences()):
+    for sentence in measured.sentences():
         output.note(sentence)
     curve = {
         "keep": found.keep.tolist(),

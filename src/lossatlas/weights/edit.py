@@ -98,6 +98,12 @@ class EditedLayer:
         return mask.view_as(score)
 
 
+def _why_no_error(rise: float, stderr: float) -> str | None:
+    if not math.isfinite(stderr):
+        return "one batch mean has no spread"
+    return None if stderr or rise else "the loss of every example is the same"
+
+
 @result("edit curve", references=(_EDIT, _OBD))
 class EditCurve(Result):
     """What is left of a network when weights keep only directions of high curvature.
@@ -168,9 +174,9 @@ class EditCurve(Result):
         return tuple(
             Estimate(
                 float(value),
-                float(error),
+                float(error) if error or value else math.nan,
                 samples=samples,
-                why_no_error=None if math.isfinite(error) else "one batch mean has no spread",
+                why_no_error=_why_no_error(float(value), float(error)),
                 name=f"{name}keep {share:g}",
                 unit="loss",
                 meaning=f"rise of the loss with {percent(self.kept(k))} of the pairs",

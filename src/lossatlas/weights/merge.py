@@ -561,8 +561,8 @@ class _Job:
         batches: list[Batch] = self.judge.map_batches(lambda batch: batch)
         if len(batches) < 2:
             raise ArgumentError(
-                "'search' needs data apart from those that judge the result: pass `tune`, or "
-                "at least two batches."
+                "'search' needs data apart from those that judge the result: give them as "
+                "`tune`, or cut the data into two batches or more (`batch_size` of a command)."
             )
         self._tune, self.judge = (self.judge.part(batches[k::2]) for k in (0, 1))
         self.notes += (
