@@ -82,10 +82,12 @@ MODEL = (
     "own, package.module:factory or path/file.py:factory."
 )
 DATA = (
-    "digits, parquet:PATH, folder:PATH, npz:PATH, text:PATH, or your own, "
+    "digits, parquet:PATH, folder:PATH, npz:PATH (inputs x and targets y, or "
+    "npz:PATH#x=NAME,y=NAME), text:PATH, or your own, "
     "package.module:factory or path/file.py:factory: a function that returns (inputs, targets) "
     "as tensors, a lossatlas.training.Dataset, a torch Dataset or a list of batches."
 )
+OTHER_DATA = "Given as in --data."
 LOSS = (
     "cross_entropy, error, mse, l1, huber, bce, or your own, package.module:function or "
     "path/file.py:function. By default what fits the data."

@@ -45,7 +45,7 @@ def test_a_name_is_shared_by_all_files(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".json", ".npz"])
 def test_a_suffix_that_is_not_written_is_refused(tmp_path, suffix):
-    wanted = "a folder, or a name that ends in .safetensors or .nc or .html or .png; got"
+    wanted = "a folder, or a name that ends in .safetensors, .nc, .html or .png; got"
     with pytest.raises(ArgumentError, match=wanted):
         Destination(tmp_path / f"x{suffix}", NAMES).check()
     with pytest.raises(ArgumentError, match="must be a folder; got"):

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -289,8 +290,18 @@ def test_help_has_whole_sentences_at_any_width(name, columns, monkeypatch, capsy
     if name in COMMANDS:
         for _, field in fields(COMMANDS[name].settings):
             assert "".join(field.description.split()) in squeezed
+    # No name is broken at a hyphen.
+    assert not re.search(r"--\w[\w-]*-$", text, re.M)
     longest = max(len(word) for word in text.split())
     assert max(map(len, text.splitlines())) <= max(min(columns, 100), longest + 36)
+
+
+def test_options_stand_where_they_belong(monkeypatch, capsys):
+    text = help_of("survey", 100, monkeypatch, capsys)
+    assert text.index("--list-instruments") < text.index("Every command:")
+    for name in ("merge", "connect", "edit", "lr"):
+        # Said once: the other options refer to it.
+        assert help_of(name, 100, monkeypatch, capsys).count("parquet:PATH") == 1
 
 
 def test_help_names_choices(monkeypatch, capsys):

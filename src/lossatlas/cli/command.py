@@ -69,6 +69,7 @@ class Command(click.Command):
         extra: Sequence[click.Parameter] = (),
         processes: bool = False,
     ) -> None:
+        self.extra = tuple(extra)
         self.processes, self.writes, self.fills_folder = processes, writes, fills_folder
         self.settings, self.run, self.config, self.results = settings, run, config, results
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
@@ -261,6 +262,8 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         value = "yes" if value else "no"
+    if isinstance(value, dict):
+        value = [f"{name}={part}" for name, part in value.items()]
     if isinstance(value, tuple | list):
         value = ", ".join(map(str, value))
     return f"[{value}]"
@@ -284,7 +287,10 @@ def _panels(command: Command, ctx: click.Context) -> dict[str, list[tuple[str, s
             panels["Arguments"].append((param.make_metavar(ctx), text))
             continue
         path = command.paths.get(str(param.name))
-        title = COMMON if path is None else about(_field(command, path)).get("group", "")
+        if path is not None:
+            title = about(_field(command, path)).get("group", "")
+        else:
+            title = "" if param in command.extra else COMMON
         record = param.get_help_record(ctx)
         place = common if title == COMMON else panels.setdefault(title or "Options", [])
         place += [record] if record else []

@@ -9,7 +9,7 @@ from lossatlas.cli.command import Command
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
-from lossatlas.settings import DATA, common, defaults, option
+from lossatlas.settings import OTHER_DATA, common, defaults, option
 
 _CONNECT = defaults("weights.connect:connect")
 WRITES = ("connection.nc", "report.html")
@@ -36,7 +36,7 @@ class ConnectSettings(SubjectSettings):
     bends: int = option(_CONNECT["bends"], "Trained points of a chain.", ge=1)
     train_data: str | None = option(
         None,
-        f"Data that a bezier or a chain is trained on; by default that of the losses. {DATA}",
+        f"Data to train a bezier or a chain on; by default that of the losses. {OTHER_DATA}",
     )
     repair: Literal["norms", "all"] | None = option(
         _CONNECT["repair"],

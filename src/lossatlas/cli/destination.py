@@ -64,7 +64,7 @@ class Destination:
             return
         wanted = "a folder"
         if not self.is_folder and self._suffixes:
-            wanted += f", or a name that ends in {' or '.join(self._suffixes)}"
+            wanted += f", or a name that ends in {_listed(self._suffixes)}"
         raise ArgumentError(f"`out` must be {wanted}; got {str(self.out)!r}.")
 
     @contextmanager
@@ -81,10 +81,18 @@ class Destination:
 
     @property
     def _suffixes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(Path(name).suffix for name in self.names))
+        return _suffixes(self.names)
 
 
 def out_help(what: str, names: Sequence[str]) -> str:
     """The help of `--out` of a command that takes a folder or a name."""
-    suffixes = dict.fromkeys(Path(name).suffix for name in names)
-    return f"Folder of {what}, or a name that ends in {' or '.join(suffixes)}."
+    return f"Folder of {what}, or a name that ends in {_listed(_suffixes(names))}."
+
+
+def _suffixes(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(Path(name).suffix for name in names))
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last

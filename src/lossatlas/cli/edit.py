@@ -9,7 +9,7 @@ from lossatlas.cli.command import Command
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
-from lossatlas.settings import DATA, LISTED, common, defaults, option
+from lossatlas.settings import LISTED, OTHER_DATA, common, defaults, option
 
 if TYPE_CHECKING:
     from lossatlas.cli.checkpoints import Checkpoints
@@ -33,16 +33,17 @@ class EditSettings(SubjectSettings):
         "Shares of the score that are kept, with commas between them.",
     )
     score: Literal["mass", "obd"] = option(
-        _EDIT["score"], "What pairs of directions are ordered by: curvature, or saliency."
+        _EDIT["score"],
+        "What pairs of directions are ordered by: mass = curvature, obd = saliency.",
     )
     write: float | None = option(
         None, "Write the weights at this share; by default only the curve.", gt=0, le=1
     )
     against: str | None = option(
-        None, f"Other data to compare with, such as memorized examples: {DATA}"
+        None, f"Other data to compare with, such as memorized examples. {OTHER_DATA}"
     )
     factors_data: str | None = option(
-        None, f"Data that curvature is measured on, by default the same: {DATA}"
+        None, f"Data that curvature is measured on, by default the same. {OTHER_DATA}"
     )
     draws: int = option(_FACTORS["draws"], "Labels drawn for each example.", ge=1)
     out: Path = common(Path("edited.safetensors"), _OUT, short="o")

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 _MAX_WIDTH = 100
+# Stands for a hyphen while lines are broken: half of `--no-prior` is no option.
+_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 # Words that people try, and the command that does it.
 _OTHER_WORDS = {"compare": "lossatlas survey A B", "map": "lossatlas survey"}
 
@@ -28,7 +30,12 @@ class Formatter(click.HelpFormatter):
         self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
     ) -> None:
         """Names and sentences; names take a third of a narrow terminal at most."""
-        super().write_dl(list(rows), min(col_max, self.width // 3), col_spacing)
+        whole = [(name, text.replace("-", _HYPHEN)) for name, text in rows]
+        super().write_dl(whole, min(col_max, self.width // 3), col_spacing)
+
+    def write(self, string: str) -> None:
+        """Text whose names were kept in one piece while lines were broken."""
+        super().write(string.replace(_HYPHEN, "-"))
 
 
 class Context(click.Context):

@@ -7,7 +7,7 @@ from lossatlas.cli.command import Command
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
-from lossatlas.settings import DATA, common, defaults, option
+from lossatlas.settings import OTHER_DATA, common, defaults, option
 
 _SUGGESTED = defaults("steering.suggest_lr:suggest_lr")
 WRITES = ("lr.nc", "report.html")
@@ -30,7 +30,7 @@ class LRSettings(SubjectSettings):
     max_lr: float = option(_SUGGESTED["max_lr"], "Where the range test ends.", **_rate)
     validation: str | None = option(
         None,
-        f"Data to compare the runs on: {DATA} By default every fifth batch is kept apart.",
+        f"Data to compare the runs on. {OTHER_DATA} By default every fifth batch is held out.",
     )
     batch_size: int = option(64, "Examples a batch: that of your training.", ge=1)
     out: Path | None = common(

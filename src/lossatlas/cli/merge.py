@@ -10,7 +10,7 @@ from lossatlas.cli.command import Command
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
-from lossatlas.settings import DATA, LISTED, common, defaults, option
+from lossatlas.settings import LISTED, OTHER_DATA, common, defaults, option
 
 if TYPE_CHECKING:
     from lossatlas.cli.checkpoints import Checkpoints
@@ -46,8 +46,8 @@ class MergeSettings(SubjectSettings):
     )
     method: str = option(_MERGE["method"], _METHOD)
     compare: Annotated[tuple[str, ...], LISTED] = option((), _COMPARE)
-    tune: str | None = option(None, f"{_TUNE} {DATA}")
-    expert_data: tuple[str, ...] = option((), f"{_EXPERT} {DATA}")
+    tune: str | None = option(None, f"{_TUNE} {OTHER_DATA}")
+    expert_data: tuple[str, ...] = option((), f"{_EXPERT} {OTHER_DATA}")
     out: Path = common(Path("merged.safetensors"), _OUT, short="o")
 
     @model_validator(mode="before")
