@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -10,7 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature import effective_parameters, eigenvalue_sums
+from lossatlas.curvature import (
+    all_eigenvalues,
+    effective_parameters,
+    eigenvalue_sums,
+    gauss_newton,
+    hessian,
+)
+from lossatlas.curvature.all_eigenvalues import eigenvalues_in_range, range_products
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.rng import generator
 
@@ -47,6 +55,15 @@ def exact(inputs, targets):
     values = torch.linalg.eigvalsh(gram).clamp(min=0)
     cover = inputs @ inputs.T / PRIOR + NOISE**2 * torch.eye(len(inputs)).double()
     evidence = multivariate_normal(cov=cover.numpy()).logpdf(targets.flatten().numpy())
+    return float((values / (values + PRIOR)).sum()), float(evidence)
+
+
+def exact_by_examples(inputs, targets):
+    """The same from the matrix of the examples, which is small where they are few."""
+    gram = inputs @ inputs.T
+    cover = gram / PRIOR + NOISE**2 * torch.eye(len(inputs)).double()
+    evidence = multivariate_normal(cov=cover.numpy()).logpdf(targets.flatten().numpy())
+    values = torch.linalg.eigvalsh(gram / NOISE**2).clamp(min=0)
     return float((values / (values + PRIOR)).sum()), float(evidence)
 
 
@@ -89,11 +106,74 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
 
 
 def test_where_probes_cost_more_all_eigenvalues_are_computed():
-    objective, inputs, targets = regression(700, examples=60)
+    # A range of more than half of all directions is of no use.
+    objective, inputs, targets = regression(700, examples=400)
     count, evidence = exact(inputs, targets)
     found = effective_parameters(objective, PRIOR)
     assert found.effective.value == pytest.approx(count, rel=1e-8)
     assert found.log_evidence.value == pytest.approx(evidence, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "empirical_fisher"])
+def test_few_outputs_give_all_eigenvalues_of_many_parameters(kind, monkeypatch):
+    objective, inputs, targets = regression(800, examples=60)
+    options = {"curvature": kind, "seed": 0}
+    monkeypatch.setattr(all_eigenvalues, "dense_eigenvalues", None)
+    found = effective_parameters(objective, PRIOR, **options)
+    assert found.effective.stderr == found.log_determinant.stderr == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(eigenvalue_sums, "range_products", lambda *_: None)
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 800)
+    dense = effective_parameters(objective, PRIOR, **options)
+    assert found.effective.value == pytest.approx(dense.effective.value, rel=1e-8)
+    assert found.log_determinant.value == pytest.approx(dense.log_determinant.value, rel=1e-8)
+    if kind == "gauss_newton":
+        count, evidence = exact(inputs, targets)
+        assert found.effective.value == pytest.approx(count, rel=1e-8)
+        assert found.log_evidence.value == pytest.approx(evidence, rel=1e-5)
+
+
+def test_evidence_of_more_weights_than_are_ever_computed_densely_is_within_a_percent():
+    objective, inputs, targets = regression(4200, examples=150)
+    count, evidence = exact_by_examples(inputs, targets)
+    found = effective_parameters(objective, PRIOR)
+    assert found.parameters > eigenvalue_sums._DENSE_AT_MOST
+    assert found.effective.value == pytest.approx(count, rel=0.01)
+    assert found.log_evidence.value == pytest.approx(evidence, rel=0.01)
+
+
+def test_a_range_that_is_larger_than_thought_is_not_trusted(monkeypatch):
+    objective, inputs, targets = regression(800, examples=60)
+    matrix = gauss_newton(objective)
+    assert range_products(matrix, None) == 2 * (60 + 8)
+    assert range_products(hessian(objective), None) is None
+    assert eigenvalues_in_range(matrix, 2 * 50, 0) is None
+    assert len(eigenvalues_in_range(matrix, 2 * 60, 0)) == 60
+    monkeypatch.setattr(eigenvalue_sums, "range_products", lambda *_: 40)
+    found = effective_parameters(objective, PRIOR)
+    assert found.effective.value == pytest.approx(exact(inputs, targets)[0], rel=1e-8)
+    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
+    probed = effective_parameters(objective, PRIOR)
+    assert probed.effective.stderr > 0
+    low, high = probed.effective.interval(0.999)
+    assert low <= found.effective.value <= high
+
+
+def test_outputs_that_a_batch_does_not_reach_count_as_none():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(40, 1, bias=False)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    def loss(model, batch):
+        return model(batch).square().sum(1) if batch[0, 0] > 0 else batch.square().sum(1)
+
+    batches = [torch.ones(3, 40), -torch.ones(2, 40)]
+    objective = la.Objective(Sometimes(), loss, batches, check=False)
+    assert range_products(gauss_newton(objective), None) == 2 * (3 + 8)
 
 
 def test_probes_are_added_until_the_tolerance_is_reached(monkeypatch):
@@ -105,12 +185,70 @@ def test_probes_are_added_until_the_tolerance_is_reached(monkeypatch):
         effective_parameters(objective, PRIOR, probes=2, tolerance=tolerance).effective
         for tolerance in (1.0, 0.02, 1e-9)
     )
-    assert (few.samples, most.samples) == (2, 16)
+    # The error comes from the first stage, whatever the second adds.
+    assert few.samples == many.samples == most.samples == 2
+    assert few.products < most.products
     assert few.reached
     assert not most.reached
-    assert many.stderr <= 0.02 * many.value or many.samples == 16
+    assert many.stderr <= 0.02 * many.value or not many.reached
     low, high = most.interval(0.999)
     assert low <= count <= high
+
+
+class DrawnRest:
+    """Probes that are normal numbers, two sums each, and cost one product."""
+
+    matrix = SimpleNamespace(size=10**6)
+
+    def __init__(self, draws, half=0.0):
+        self.draws, self.half, self.products = draws, half, 0
+
+    def sums(self, statistics, seed, index):
+        self.products = max(self.products, index + 1)
+        return [np.array([value, self.half]) for value in self.draws[index]]
+
+
+def by_drawn_probes(draws, tolerance, probes=8, half=0.0):
+    return eigenvalue_sums._by_probes(
+        DrawnRest(draws, half), (), [0.0, 0.0], seed=0, probes=probes, tolerance=tolerance
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probes_come_in_two_stages_as_in_a_plain_loop(seed):
+    draws = np.random.default_rng(seed).normal([100, 50], [6, 5], (64, 2))
+    found = by_drawn_probes(draws, 0.015)
+    wanted = 8
+    for column in draws.T:
+        first = column[:8]
+        error = math.sqrt(sum((x - first.mean()) ** 2 for x in first) / 7)
+        goal = 0.015 * (first.mean() - 2 * error / math.sqrt(8))
+        wanted = max(wanted, math.ceil((error / goal) ** 2))
+    count = min(wanted, 64)
+    for estimate, column in zip(found, draws.T, strict=True):
+        assert estimate.value == pytest.approx(column[:count].mean())
+        assert estimate.stderr == pytest.approx(column[:8].std(ddof=1) / math.sqrt(count))
+        assert (estimate.products, estimate.samples) == (count, 8)
+
+
+@pytest.mark.parametrize(("probes", "tolerance"), [(2, 0.02), (8, 0.015), (8, 0.03)])
+def test_intervals_hold_although_the_spread_decides_how_many_probes(probes, tolerance):
+    random, count = np.random.default_rng(probes), 4000
+    held = np.zeros(2)
+    for _ in range(count):
+        draws = random.normal([100, 100], [6, 8], (8 * probes, 2))
+        for k, each in enumerate(by_drawn_probes(draws, tolerance, probes)):
+            low, high = each.interval()
+            held[k] += low <= 100 <= high
+    # Five standard errors of a share; two units have a wider quantile than Student's t.
+    assert (held / count > 0.95 - 5 * math.sqrt(0.95 * 0.05 / count)).all()
+
+
+def test_brackets_that_probes_cannot_narrow_take_all_probes_and_say_it():
+    draws = np.random.default_rng(0).normal(100, 1, (64, 2))
+    found = by_drawn_probes(draws, 0.001, half=0.2)
+    assert all(each.products == 64 and not each.reached for each in found)
+    assert all(each.stderr > 0.2 for each in found)
 
 
 @pytest.mark.parametrize("lowest", [0.0, -0.5])

@@ -1,6 +1,7 @@
 """The learning coefficient against closed forms and quadrature."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import lossatlas as la
 from lossatlas.curvature import learning_coefficient
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.linalg.chains import mean_of_chains, subtract_control
+from lossatlas.result import Estimate
 from lossatlas.weights import symmetries
 from reference import linear_networks
 
@@ -300,6 +302,13 @@ def test_weights_that_are_not_at_a_minimum_are_refused():
     top = potential(lambda w: -w.square().sum() + w.pow(4).sum(), [0.0, 0.0])
     with pytest.raises(ModelError, match="the chains find lower losses"):
         learning_coefficient(top, 2, localization=30.0, draws=1300)
+
+
+def test_a_coefficient_is_negative_only_within_its_error():
+    found = learning_coefficient(quadratic(), 1, 900, localization=100.0)
+    below = replace(found, value=Estimate(-0.1, 0.2, samples=30))
+    assert "not below zero by more than its error" in below.sentences()[0]
+    assert "below zero" not in found.sentences()[0]
 
 
 def test_weights_that_are_nan_or_walks_that_end_there_are_named():

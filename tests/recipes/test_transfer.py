@@ -218,6 +218,24 @@ def test_bad_factories_and_widths_are_named():
     with pytest.raises(NonFiniteError, match=r"'head\.weight' holds NaN"):
         transfer_check(lost, seeds=1)
 
+    def foreign(width, seed):
+        objective, _ = factory("")(width, seed)
+        return objective, torch.optim.Adam(Net(width, "").parameters())
+
+    with pytest.raises(ModelError, match="no parameter moves"):
+        transfer_check(foreign, widths=(8, 16, 32), steps=1, seeds=1)
+
+
+def test_what_could_not_be_judged_is_said():
+    def silent(width, seed):
+        objective, optimizer = factory("")(width, seed)
+        objective.model.head.weight.data.zero_()
+        return objective, optimizer
+
+    found = transfer_check(silent, widths=(8, 16, 32), steps=1, seeds=1)
+    assert "it is zero" in found.skipped.values()
+    assert f"{len(found.skipped)} sizes could not be judged" in found.sentences()[-1]
+
 
 def test_it_is_stored_and_drawn(tmp_path):
     before = torch.get_rng_state()

@@ -143,6 +143,14 @@ def test_bad_input_is_named():
         choose(objective(), {"other": torch.ones(1, 1)})
     with pytest.raises(NonFiniteError):
         choose(objective(), *points(1.0, math.nan))
+    lost = la.Objective(
+        nn.Linear(1, 1, bias=False),
+        la.supervised(F.mse_loss),
+        [(torch.full((4, 1), math.nan), torch.ones(4, 1))],
+        check=False,
+    )
+    with pytest.raises(NonFiniteError, match="no checkpoint has a finite loss"):
+        choose(lost, *points(0.5, 1.0), sharpness=False)
     with pytest.raises(ArgumentError, match="`level`"):
         choose(objective(), *points(1.0), level=1.0)
     with pytest.raises(ArgumentError, match="`localization`"):
@@ -153,7 +161,7 @@ def test_bad_input_is_named():
 
 def test_checkpoints_of_another_architecture_are_named():
     other = {"0.weight": torch.ones(2, 1), "0.bias": torch.ones(2)}
-    with pytest.raises(StructureError, match=r"weight"):
+    with pytest.raises(StructureError, match=r"`checkpoint 2` does not fit: .*weight"):
         choose(objective(), *points(1.0), other)
 
 

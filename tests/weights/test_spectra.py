@@ -126,6 +126,18 @@ def test_what_has_no_spectrum_has_a_reason():
     assert found.matrices[0].is_power_law is None
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e-30, 1e30, 1e200])
+def test_weights_whose_squares_leave_float64_have_the_same_spectrum(size):
+    plain = noise(60, 80).double()
+    first, second = only(plain), only(size * plain)
+    assert second.stable_rank.value == pytest.approx(first.stable_rank.value)
+    assert second.effective_rank.value == pytest.approx(first.effective_rank.value)
+    assert second.norm.value == pytest.approx(size * first.norm.value)
+    assert second.edge.value == pytest.approx(size * first.edge.value)
+    assert second.spikes == first.spikes
+    assert second.exponent.value == pytest.approx(first.exponent.value, rel=1e-6)
+
+
 def test_singular_matrices_have_as_many_spikes_as_their_rank():
     for rank in (1, 3):
         found = only(noise(100, rank) @ noise(rank, 120, 1))
@@ -145,6 +157,7 @@ def test_bad_input_is_named(tmp_path):
         weight_spectra(3)
     with pytest.raises(ArgumentError, match="no weight called 'v'"):
         weight_spectra({"w": torch.eye(3)}, names=["v"])
+    assert len(weight_spectra({"w1": torch.eye(3)}, names="w1").matrices) == 1
     (tmp_path / "x.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(FileError, match="not safetensors"):
         weight_spectra(tmp_path / "x.safetensors")

@@ -112,7 +112,7 @@ class EffectiveParameters(CheckedResult):
     title="Effective parameters",
     question="How many of my parameters do the data determine?",
     group="curvature",
-    cost="up to 3,000 products of the last layer",
+    cost="400 to 3,000 products of the last layer",
     needs="a negative log likelihood; a linear layer",
     references=(_REFERENCE,),
     place=4,
@@ -152,10 +152,13 @@ def effective_parameters(
             linear layer, None for all.
         curvature: "gauss_newton", "hessian", "fisher" or "empirical_fisher".
         params: where; the present weights by default.
-        probes: random starts of the density; above 512 parameters only.
+        probes: random starts of the density, at least 2; of no use where all eigenvalues are
+            computed: up to 512 parameters, and where it costs less than probes up to 4,096 or
+            where the model has outputs on all examples for fewer than half of the parameters.
         tolerance: standard error of the effective parameters and of the log determinant,
-            relative to them. Probes are added until it is reached, 8 times as many at most;
-            up to 4,096 parameters all eigenvalues are computed where that costs less.
+            relative to them. The spread of the first `probes` says how many reach it, 8 times
+            as many at most, and the errors come from that spread (Stein's two stages), so few
+            probes make wide intervals.
         seed: what they are drawn from.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -10,10 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossatlas.curvature.all_eigenvalues import (
+    dense_eigenvalues,
+    eigenvalues_in_range,
+    range_products,
+)
 from lossatlas.curvature.matrices import MatrixKind
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.spectrum import spectrum
-from lossatlas.linalg.estimators import mean_of
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
@@ -22,8 +26,8 @@ from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
-# Up to so many parameters all eigenvalues are computed, and sums over them are exact; up to so
-# many where that takes fewer products than probes would.
+# Up to so many parameters (or products) all eigenvalues are computed, and sums over them are
+# exact; up to so many parameters where that takes fewer products than probes would.
 _DENSE, _DENSE_AT_MOST = 512, 4096
 # Probes at most, times those of the start.
 _MOST_PROBES = 8
@@ -68,7 +72,9 @@ def eigenvalue_sums(
 ) -> EigenvalueSums:
     """Sums of functions of the eigenvalues: exact for small matrices, else by quadrature.
 
-    The largest eigenvalues are found one by one; random probes see the rest. Each runs until
+    A matrix of a rank below half its size is small in this sense: few examples have few
+    outputs. Otherwise the largest eigenvalues are found one by one; random probes see the
+    rest. Each runs until
     Gauss and Gauss-Radau quadrature agree, which lie on both sides of the truth for functions
     like log(1 + h) and h / (1 + h).
 
@@ -78,16 +84,23 @@ def eigenvalue_sums(
         matrix: a curvature matrix of it.
         params: where the matrix is; the present weights by default.
         seed: of random starts.
-        probes: random starts.
-        tolerance: standard error of each sum relative to it: more probes are taken until it is
-            reached, 8 times as many at most. Where all eigenvalues cost fewer products they
-            are computed instead. None takes `probes`.
+        probes: random starts of the first stage, at least 2.
+        tolerance: standard error of each sum relative to it: a second stage of probes follows,
+            as many as the spread of the first asks for, 8 times as many in all at most. Where
+            all eigenvalues cost fewer products they are computed instead. None takes `probes`.
 
     Returns:
         Sums and ends.
     """
-    if matrix.size <= _DENSE:
-        return _exact(matrix, statistics)
+    small = matrix.size <= _DENSE
+    in_range = None if small else range_products(matrix, params)
+    dense = matrix.size if matrix.size <= _DENSE_AT_MOST else math.inf
+    price = in_range or dense
+    if small or price <= _DENSE:
+        exact = _exact(matrix, statistics, in_range, seed)
+        if exact is not None:
+            return exact
+        price = math.inf
     options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
     found = spectrum(
         objective,
@@ -108,43 +121,92 @@ def eigenvalue_sums(
     # Not its bound: below the spectrum a statistic may have a pole.
     rest = _Rest(matrix, kept, float(min(found.bottom[0], 0.0)))
     known = [float(f(values).sum()) for f in statistics]
-    runs = [rest.sums(statistics, seed, 0)]
-    needed = rest.products * probes
-    while len(runs) < probes or needed > rest.products:
-        if needed - rest.products > matrix.size <= _DENSE_AT_MOST:
-            return _exact(matrix, statistics)
-        wanted = math.ceil(len(runs) * needed / rest.products)
-        # Not all at once: the spread of few probes is known poorly.
-        wanted = max(probes, min(wanted, 2 * len(runs), _MOST_PROBES * probes))
-        runs += [rest.sums(statistics, seed, index) for index in range(len(runs), wanted)]
-        sums = tuple(
-            _summed(start, np.array([run[k] for run in runs]), rest.products)
-            for k, start in enumerate(known)
-        )
-        short = max(_shortfall(each, tolerance) for each in sums)
-        needed = 0 if len(runs) == _MOST_PROBES * probes else math.ceil(rest.products * short)
-    sums = tuple(replace(e, reached=_shortfall(e, tolerance) <= 1) for e in sums)
+    given: Any = {"seed": seed, "probes": probes, "tolerance": tolerance}
+    sums = _by_probes(rest, statistics, known, price=price, **given)
+    if sums is None:
+        exact = _exact(matrix, statistics, in_range, seed)
+        if exact is not None:
+            return exact
+        sums = _by_probes(rest, statistics, known, **given)
+    assert sums is not None
     ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
     return EigenvalueSums(sums, float(ends.max()), float(found.bottom[0]))
 
 
-def _exact(matrix: CurvatureOperator, statistics: tuple[Statistic, ...]) -> EigenvalueSums:
-    values = _all_eigenvalues(matrix)
+def _exact(
+    matrix: CurvatureOperator,
+    statistics: tuple[Statistic, ...],
+    in_range: int | None,
+    seed: int,
+) -> EigenvalueSums | None:
+    # None where the matrix is large, and its rank higher than was thought.
+    values = None if in_range is None else eigenvalues_in_range(matrix, in_range, seed)
+    smallest = 0.0
+    if values is None and matrix.size <= _DENSE_AT_MOST:
+        values = dense_eigenvalues(matrix)
+        smallest = float(values.min())
+    if values is None:
+        return None
     sums = tuple(Estimate(float(f(values).sum()), 0.0, matrix.size) for f in statistics)
-    return EigenvalueSums(sums, float(np.abs(values).max()), float(values.min()))
+    ends = float(np.abs(values).max()), min(smallest, float(values.min()))
+    return EigenvalueSums(sums, *ends)
 
 
-def _shortfall(found: Estimate, tolerance: float | None) -> float:
-    # How many times as many probes the tolerance asks for.
-    if tolerance is None or not found.stderr > 0:
-        return 0.0
-    return (found.stderr / (tolerance * abs(found.value))) ** 2 if found.value else math.inf
+def _by_probes(
+    rest: "_Rest",
+    statistics: tuple[Statistic, ...],
+    known: list[float],
+    *,
+    seed: int,
+    probes: int,
+    tolerance: float | None,
+    price: float = math.inf,
+) -> tuple[Estimate, ...] | None:
+    # None where all eigenvalues cost fewer products.
+    runs = [rest.sums(statistics, seed, 0)]
+    for stage in ("first", "second"):
+        wanted: float = probes
+        if stage == "second":
+            wanted = max(_probes_for(*each, tolerance) for each in _columns(known, runs))
+        if (wanted - len(runs)) * rest.products / len(runs) > price:
+            return None
+        wanted = min(wanted, _MOST_PROBES * probes)
+        while len(runs) < wanted:
+            runs.append(rest.sums(statistics, seed, len(runs)))
+    columns = _columns(known, runs)
+    return tuple(_summed(*each, probes, tolerance, rest.products) for each in columns)
 
 
-def _summed(known: float, runs: Array, products: int) -> Estimate:
-    # Means and half-widths of what each probe leaves open.
-    found = mean_of(known + runs[:, 0], products)
-    return replace(found, stderr=math.hypot(found.stderr, float(runs[:, 1].mean())))
+def _columns(known: list[float], runs: list[list[Array]]) -> list[tuple[Array, Array]]:
+    # Of each statistic: the sum by each probe, and half the width of its bracket.
+    tables = np.array(runs).transpose(1, 2, 0)
+    return [(start + middle, half) for start, (middle, half) in zip(known, tables, strict=True)]
+
+
+def _probes_for(sums: Array, halves: Array, tolerance: float | None) -> float:
+    # How many probes the tolerance asks for. Two stages (Stein, Ann. Math. Statist. 16, 1945):
+    # the number follows from the spread of the first stage, the error from the same spread, so
+    # that Student's t of the first stage holds. Stopping where an error that is estimated anew
+    # is small would prefer errors that are too small.
+    if tolerance is None:
+        return len(sums)
+    error = float(sums.std(ddof=1) / math.sqrt(len(sums)))
+    # The lower end of the mean, so that the tolerance is reached at the final one as well.
+    mean = max(abs(float(sums.mean())) - 2 * error, 0.0)
+    room = (tolerance * mean) ** 2 - float(halves.mean()) ** 2
+    if not error > 0:
+        return len(sums)
+    return max(len(sums), math.ceil(len(sums) * error**2 / room)) if room > 0 else math.inf
+
+
+def _summed(
+    sums: Array, halves: Array, first: int, tolerance: float | None, products: int
+) -> Estimate:
+    # Means and half-widths of what each probe leaves open; the spread is of the first stage.
+    spread = float(sums[:first].std(ddof=1) / math.sqrt(len(sums)))
+    value, error = float(sums.mean()), math.hypot(spread, float(halves.mean()))
+    reached = tolerance is None or error <= tolerance * abs(value)
+    return Estimate(value, error, products, first, reached)
 
 
 class _Rest:
@@ -201,9 +263,3 @@ def _rule(alpha: Array, beta: Array) -> tuple[Array, Array]:
 def _quadrature(statistic: Statistic, rule: tuple[Array, Array]) -> float:
     nodes, shares = rule
     return float((shares * statistic(nodes)).sum())
-
-
-def _all_eigenvalues(matrix: CurvatureOperator) -> Array:
-    unit = torch.eye(matrix.size, dtype=matrix.dtype, device=matrix.device)
-    dense = torch.stack([matrix.flat(row) for row in unit]).double().cpu()
-    return np.asarray(torch.linalg.eigvalsh((dense + dense.T) / 2).numpy())

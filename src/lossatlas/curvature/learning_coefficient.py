@@ -112,6 +112,8 @@ class LearningCoefficient(CheckedResult):
             f"The local learning coefficient is {self.value} (localization "
             f"{number(self.localization, 3)}, temperature {number(self.temperature, 3)})"
         )
+        if self.value.value < 0:
+            return (f"{start}; it is not below zero by more than its error.",)
         low, high = self.anharmonicity.interval()
         if math.isnan(low):
             return (f"{start}.",)
@@ -382,7 +384,7 @@ def _judged(
     value, mixed = mean_of_chains(series, slower)
     # A control can take off all scatter, but not the rounding that draws have in common.
     value = replace(value, stderr=math.hypot(value.stderr, chain.rounding(value.value)))
-    if value.value + 3 * value.stderr < 0:
+    if value.interval()[1] < 0:
         raise ModelError(
             f"the weights are not at a minimum: the chains find lower losses (coefficient "
             f"{value}); train further, or take a larger `localization`."

@@ -30,6 +30,7 @@ from lossatlas.io.records import record
 from lossatlas.objective import Objective, Weighted
 from lossatlas.objective.weighted import Measured
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
+from lossatlas.text import count as counted
 
 Array = NDArray[np.float64]
 Factory = Callable[[int, int], tuple[Objective, Optimizer]]
@@ -132,8 +133,12 @@ class TransferCheck(Result):
     def sentences(self) -> tuple[str, ...]:
         """The verdict, and what breaks it."""
         span = f"from width {self.widths.min():g} to {self.widths.max():g}"
+        left: tuple[str, ...] = ()
+        if self.skipped:
+            some = counted(len(self.skipped), "size", "sizes")
+            left = (f"{some} could not be judged; `skipped` says why.",)
         if self.passed:
-            return (f"Sizes and updates keep what muP promises {span}.",)
+            return (f"Sizes and updates keep what muP promises {span}.", *left)
         told = [
             f"{_subject(s)} goes as width^{s.slope.value:.2f}; {_promise(s)}."
             for s in self.scalings
@@ -142,6 +147,7 @@ class TransferCheck(Result):
         return (
             f"The parametrization is not muP {span}: learning rates do not transfer.",
             *told,
+            *left,
         )
 
     def figures(self) -> tuple[Figure, ...]:
@@ -206,7 +212,7 @@ def transfer_check(
 
     Raises:
         ArgumentError: fewer than three widths, or a factory that returns something else.
-        ModelError: no parameter grows with the width.
+        ModelError: no parameter grows with the width, or none moves.
         NonFiniteError: a training diverges, or weights are not finite at the start.
 
     Examples:
@@ -239,6 +245,7 @@ def transfer_check(
         check_at_least("widths", width, 1)
     with preserved_rng():
         sizes, kinds, skipped = _collected(factory, order, seeds, steps, sharpness)
+    _check_moves(sizes)
     found = []
     for (name, what), table in sizes.items():
         if f"{name} {what}" in skipped:
@@ -276,6 +283,16 @@ def _collected(
                 else:
                     sizes.setdefault(key, {})[width, seed] = value
     return sizes, _kinds(shapes, len(widths)), skipped
+
+
+def _check_moves(sizes: _Sizes) -> None:
+    updates = [table for (_, what), table in sizes.items() if what == UPDATE]
+    if not any(size for table in updates for size in table.values()):
+        raise ModelError(
+            "no parameter moves; `factory` must give the optimizer the parameters of the "
+            "objective's own model, a learning rate above zero, and weights whose gradient is "
+            "not zero."
+        )
 
 
 def _sharpest(objective: Objective, optimizer: Optimizer, seed: int) -> float | str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lossatlas.checks import check_flag, check_fraction, check_list, check_positive
 from lossatlas.curvature import learning_coefficient, spectrum
-from lossatlas.errors import ArgumentError, AtlasError, StructureError
+from lossatlas.errors import ArgumentError, AtlasError, NonFiniteError, StructureError
 from lossatlas.executor import Progress, run_tasks
 from lossatlas.io import Checkpoint, open_ledger
 from lossatlas.linalg.params import Params
@@ -234,7 +234,7 @@ def choose(
         ArgumentError: `level` is no share, `localization` is not positive, or `names` are not
             one a checkpoint.
         StructureError: no checkpoint, or names or shapes differ from those of the objective.
-        NonFiniteError: a checkpoint holds NaN or infinite weights.
+        NonFiniteError: a checkpoint holds NaN or infinite weights, or no loss is finite.
         ResumeError: the file is damaged or belongs to other weights, data or settings.
 
     Examples:
@@ -268,6 +268,7 @@ def choose(
     judged.weights = rows[0][1]
     sums, own = [row[0] for row in rows], rows[:count]
     losses = tuple(judged.mean(each, skewed=True) for each in sums)
+    _check_some_finite(losses)
     best = int(np.nanargmin([_height(loss) for loss in losses]))
     equal = _equal(judged, sums, best, level)
     behind = behind_best(judged, sums, best, equal, seed)
@@ -363,12 +364,26 @@ def _checked(
                 f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
             )
     called: list[str] = []
+    points: list[Params] = []
     for number, point in enumerate(checkpoints, 1):
         own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {number}"
         name = own if names is None else str(names[number - 1])
         called.append(name if name not in called else f"{name} ({number})")
-        check_finite(called[-1], objective.split(point).params)
-    return called, [objective.split(point).whole for point in checkpoints]
+        try:
+            state = objective.split(point)
+        except StructureError as error:
+            raise StructureError(f"`{called[-1]}` does not fit: {error}") from None
+        check_finite(called[-1], state.params)
+        points.append(state.whole)
+    return called, points
+
+
+def _check_some_finite(losses: Sequence[Estimate]) -> None:
+    if not any(math.isfinite(loss.value) for loss in losses):
+        raise NonFiniteError(
+            "no checkpoint has a finite loss on these data; look for NaN in the data, or for "
+            "a loss that overflows."
+        )
 
 
 def _height(loss: Estimate) -> float:

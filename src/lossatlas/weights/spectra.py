@@ -39,6 +39,8 @@ _CENTRAL = 0.6827
 _RULED_OUT = 0.1
 # Eigenvalues below this share of the largest are zero up to rounding.
 _ROUNDING = 1e-12
+# Weights whose squares are far from the ends of float64.
+_SQUARED = (1e-100, 1e100)
 # Rows of a matrix that are squared at once.
 _ROWS = 4096
 _REFERENCES = (
@@ -168,7 +170,7 @@ def _estimates_of(found: MatrixSpectrum, minor: bool) -> Iterator[Estimate]:
 def weight_spectra(
     weights: Weights,
     *,
-    names: Iterable[str] | None = None,
+    names: str | Iterable[str] | None = None,
     resampled: int = _RESAMPLED,
     seed: int = 0,
 ) -> WeightSpectra:
@@ -184,7 +186,7 @@ def weight_spectra(
     Args:
         weights: a model, name -> tensor, or the path of a checkpoint. Of a safetensors file one
             tensor is held at a time.
-        names: which parameters; all by default.
+        names: which parameters, one name or several; all by default.
         resampled: spectra drawn for the interval of an exponent, and for its test.
         seed: what they are drawn from.
 
@@ -207,7 +209,7 @@ def weight_spectra(
         (2001); Roy and Vetterli, EUSIPCO 2007 (effective rank).
     """
     check_at_least("resampled", resampled, 10)
-    chosen = None if names is None else set(names)
+    chosen = None if names is None else {names} if isinstance(names, str) else set(names)
     found: list[MatrixSpectrum] = []
     skipped: dict[str, str] = {}
     seen: set[str] = set()
@@ -278,7 +280,7 @@ def _no_matrix(name: str, tensor: Tensor) -> str:
 def _spectrum_of(name: str, tensor: Tensor, resampled: int, seed: int) -> MatrixSpectrum:
     matrix = tensor.flatten(1)
     rows, columns = matrix.shape
-    values = _eigenvalues(matrix)
+    values, unit = _eigenvalues(matrix)
     largest, total = float(values[-1]), float(values.sum())
     roots = np.sqrt(values)
     shares = roots[roots > 0] / roots.sum()
@@ -290,8 +292,10 @@ def _spectrum_of(name: str, tensor: Tensor, resampled: int, seed: int) -> Matrix
         (rows, columns),
         stable_rank=Estimate(total / largest, 0.0),
         effective_rank=Estimate(math.exp(entropy), 0.0),
-        norm=Estimate(math.sqrt(largest), 0.0),
-        edge=Estimate(math.sqrt(edge), why_no_error="its variance is that of the median"),
+        norm=Estimate(unit * math.sqrt(largest), 0.0),
+        edge=Estimate(
+            unit * math.sqrt(edge), why_no_error="its variance is that of the median"
+        ),
         spikes=int((values > max(edge, _ROUNDING * largest)).sum()),
         exponent=law.exponent,
         tail=law.tail,
@@ -299,14 +303,18 @@ def _spectrum_of(name: str, tensor: Tensor, resampled: int, seed: int) -> Matrix
     )
 
 
-def _eigenvalues(matrix: Tensor) -> Array:
-    # Squared singular values, ascending, from the smaller Gram matrix, some rows at a time.
+def _eigenvalues(matrix: Tensor) -> tuple[Array, float]:
+    # Squared singular values, ascending, from the smaller Gram matrix, some rows at a time; and
+    # the unit of the singular values, without which squares of extreme weights leave float64.
+    largest = max(float(part.abs().max()) for part in torch.split(matrix, _ROWS))
+    unit = 1.0 if _SQUARED[0] < largest < _SQUARED[1] else largest
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64)
     for part in torch.split(tall, _ROWS):
         rows = part.to("cpu", torch.float64)
+        rows = rows if unit == 1 else rows / unit
         gram.addmm_(rows.T, rows)
-    return np.asarray(torch.linalg.eigvalsh(gram).clamp_(min=0).numpy())
+    return np.asarray(torch.linalg.eigvalsh(gram).clamp_(min=0).numpy()), unit
 
 
 def noise_edge(values: Array, larger: int) -> float:
