@@ -1,7 +1,8 @@
-import importlib
+import importlib.util
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,39 @@ def test_a_longer_training_gets_a_lower_rate(batches, suggested):
     assert suggested.lr == pytest.approx(short.lr / 2)
     assert suggested.low == pytest.approx(short.low / 4**0.75)
     assert suggested.high == pytest.approx(short.high / 4**0.25)
+    assert suggested.passes == 16
+
+
+def test_many_passes_over_the_data_lower_the_low_end_alone(batches, suggested):
+    often = la.suggest_lr(make_objective(batches), "adamw", updates=40, horizon=640)
+    assert often.passes == 64
+    assert often.lr == pytest.approx(suggested.lr / 2)
+    assert often.high == pytest.approx(suggested.high / 4**0.25)
+    assert often.low == pytest.approx(suggested.low / 4**0.75 / 2)
+    assert any("64 passes" in sentence for sentence in often.sentences())
+    assert not any("passes over" in sentence for sentence in suggested.sentences())
+
+
+def test_a_stream_without_a_length_is_counted(batches):
+    class Stream:
+        def __iter__(self):
+            return iter(batches)
+
+    objective = la.Objective(make_model(), la.supervised(F.cross_entropy), Stream())
+    assert la.suggest_lr(objective, "sgd", updates=10, horizon=30).passes == 3
+
+
+def test_the_margin_is_the_quantile_that_the_study_gives():
+    module = importlib.import_module("lossatlas.steering.suggest_lr")
+    study = Path(module.__file__).parents[3] / "docs/studies/lr"
+    if not study.exists():
+        pytest.skip("the studies are beside a checkout only")
+    place = importlib.util.spec_from_file_location("calibration", study / "calibration.py")
+    calibration = importlib.util.module_from_spec(place)
+    place.loader.exec_module(calibration)
+    scores = calibration.scores(json.loads((study / "results.json").read_text()))
+    margin = calibration.margin(scores)
+    assert margin <= module._MARGIN < 1.01 * margin
 
 
 def test_errors_of_gaps_are_paired(batches):

@@ -2,7 +2,8 @@
 
 Writes results.json, the figure and README.md beside this file. What is in results.json is not
 done again, and what was done on the way is kept in parts/: a run that was stopped goes on. The
-range tests of other packages join where Lightning and torch-lr-finder are installed.
+range tests of other packages join where Lightning and torch-lr-finder are installed, but for
+the problems that the band alone is judged on.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import finders
 import page
-from problems import DEVELOPED, HELD_OUT, OPTIMIZERS, setup_of
+from problems import DEVELOPED, HELD_OUT, JUDGED, OPTIMIZERS, PROBLEMS, setup_of
 
 import lossatlas as la
 from lossatlas.executor import run_tasks
@@ -31,7 +32,9 @@ FRESH = (3, 4, 5)
 HORIZON = 600
 
 
-def suggestions(setup: TrainingSetup, optimizer: str, seed: int, horizon: int) -> dict:
+def suggestions(
+    setup: TrainingSetup, optimizer: str, seed: int, horizon: int, rivals: bool
+) -> dict:
     """What each method suggests, from the same start."""
     model = build_model(setup.model, setup.train, seed=seed)
     loss = la.supervised(build_loss(None, task=setup.train.task))
@@ -44,8 +47,8 @@ def suggestions(setup: TrainingSetup, optimizer: str, seed: int, horizon: int) -
         "high": found.high,
         "gradients": found.gradients,
         "seconds": time.process_time() - start,
-        "lightning": finders.lightning(setup, optimizer, seed),
-        "torch-lr-finder": finders.torch_lr_finder(setup, optimizer, seed),
+        "lightning": finders.lightning(setup, optimizer, seed) if rivals else None,
+        "torch-lr-finder": finders.torch_lr_finder(setup, optimizer, seed) if rivals else None,
     }
 
 
@@ -60,8 +63,8 @@ def final_loss(
 
 def measure(name: str, optimizer: str, shared: Path, horizon: int) -> dict:
     """One problem: suggestions, a tuned grid, and trainings at what was suggested."""
-    setup = setup_of(name, shared)
-    made = {seed: suggestions(setup, optimizer, seed, horizon) for seed in FRESH}
+    setup, rivals = setup_of(name, shared), name not in JUDGED
+    made = {s: suggestions(setup, optimizer, s, horizon, rivals) for s in FRESH}
     grid: dict[int, list[float]] = {}
 
     def mean(power: int) -> float:
@@ -103,13 +106,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two problems, to try it out")
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/")
-    parser.add_argument("--set", choices=("developed", "held-out", "all"), default="all")
+    sets = {"developed": DEVELOPED, "held-out": HELD_OUT, "judged": JUDGED, "all": PROBLEMS}
+    parser.add_argument("--set", choices=sets, default="all")
     parser.add_argument("--only", nargs="*", help="problems, by name")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     asked = parser.parse_args()
-    names = {"developed": DEVELOPED, "held-out": HELD_OUT, "all": DEVELOPED | HELD_OUT}[
-        asked.set
-    ]
+    names = sets[asked.set]
     chosen, horizon = (list(names)[:1], 100) if asked.quick else (list(names), HORIZON)
     chosen = [name for name in chosen if not asked.only or name in asked.only]
     (asked.out / "parts").mkdir(parents=True, exist_ok=True)
