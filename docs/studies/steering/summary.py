@@ -105,8 +105,8 @@ def _larger():
     done = json.loads(kept.read_text())
     missing = [name for name in larger.MODELS if name not in done]
     lines = [
-        "Trained as `--compare` of `lossatlas train` does, 5 seeds, rates 0.003 and 0.01 of which validation chooses one (so each lies at an end of its grid), "
-        "difference to cosine with its 95 % interval. Few updates: these say how the recipe begins on such models, not where it ends."
+        "Trained as `--compare` of `lossatlas train` does, 5 seeds, rates in steps of a factor of about 3 of which validation chooses one; rates were added until no chosen one lay at an end of its grid. "
+        "Difference to cosine with its 95 % interval. Few updates: these say how the recipe begins on such models, not where it ends."
         + (f" Not done yet: {', '.join(missing)}." if missing else ""),
         "",
         "| | recipe | rate | score | to cosine |",

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from lossatlas.checks import check_at_least, check_callable, check_number, check_one_of
 from lossatlas.errors import ArgumentError
@@ -167,8 +168,7 @@ class WeightAverage:
         if not self._ready():
             return
         self.count += 1
-        for means, share in zip(self._means, self.shares(self.count), strict=True):
-            self._blend(means, share)
+        self._blend(zip(self._means, self.shares(self.count), strict=True))
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Any:
         """Update after every step of an optimizer; steps that a GradScaler skips do not count.
@@ -183,9 +183,9 @@ class WeightAverage:
 
     def _ready(self) -> bool:
         self._check_outside("update")
-        self._take_in_unfrozen()
-        first = next(iter(self.params.values()))
-        if self._means[0][0].device != first.device:
+        if self._frozen:
+            self._take_in_unfrozen()
+        if self._means[0][0].device != self._list[0].device:
             self._means = [
                 [m.to(p.device) for m, p in zip(means, self.params.values(), strict=True)]
                 for means in self._means
@@ -214,14 +214,15 @@ class WeightAverage:
         numbers = sum(p.numel() for p in self._list)
         self._small = self._alike and len(kinds) == 1 and numbers <= _FEW
 
-    def _blend(self, means: list[Tensor], share: float) -> None:
+    def _blend(self, members: Iterable[tuple[list[Tensor], float]]) -> None:
         with torch.no_grad():
-            if self._alike:
-                torch._foreach_lerp_(means, self._list, share)
-                return
-            for mean, p in zip(means, self._list, strict=True):
-                ours = local(mean)
-                ours.lerp_(local(p).to(ours), share)
+            for means, share in members:
+                if self._alike:
+                    torch._foreach_lerp_(means, self._list, share)
+                    continue
+                for mean, p in zip(means, self._list, strict=True):
+                    ours = local(mean)
+                    ours.lerp_(local(p).to(ours), share)
 
     def _take_in_unfrozen(self) -> None:
         # What was frozen until now was constant: its average starts at its present value.
@@ -440,9 +441,9 @@ class PolynomialAverage(WeightAverage):
         if due and not self._ready():
             return
         self.count = step
+        shares = [since(self.gammas[i], self._taken[i], step) for i in due]
+        self._blend(zip([self._means[i] for i in due], shares, strict=True))
         for member in due:
-            share = since(self.gammas[member], self._taken[member], step)
-            self._blend(self._means[member], share)
             self._taken[member] = step
 
     def _is_due(self, member: int, step: int) -> bool:
@@ -714,7 +715,7 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _sum(tensors: list[Tensor], *, joined: bool) -> float:
     if joined:
-        return torch.cat([t.reshape(-1) for t in tensors]).sum().item()
+        return float(_flatten_dense_tensors(tensors).sum().item())
     sums = [t.sum() for t in tensors]
     return torch.stack([s.to(sums[0]) for s in sums]).sum().item()
 

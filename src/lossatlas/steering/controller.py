@@ -296,8 +296,7 @@ class LandscapeLR(LRScheduler):
 
     def _write(self) -> None:
         self._controller.extend(len(self._rates.scheduled))
-        self._rates.write(self._controller.scales)
-        self._last_lr = list(rates_of(self.optimizer))
+        self._last_lr = list(self._rates.write(self._controller.scales))
 
     def after_update(self) -> None:
         """An update was made; a `step` without one was skipped by a GradScaler."""

@@ -40,6 +40,9 @@ class Instruments:
         model: what closures run, or None.
         seed: of random vectors.
 
+    Attributes:
+        wants_closure: whether a reading evaluates the loss.
+
     Raises:
         UnknownNameError: a need that nothing serves.
     """
@@ -56,6 +59,7 @@ class Instruments:
             check_one_of("needs", need, NEEDS)
         self.optimizer, self.needs, self.grid = optimizer, needs, grid
         self.model, self.seed = model, seed
+        self.wants_closure = bool(needs & {"probe", "edge"})
         self._losses: list[Tensor | float] = []
         self._told: Tensor | float | None = None
         self._gradients: list[list[Tensor | None]] | None = None
@@ -63,11 +67,6 @@ class Instruments:
         self._untracked = ""
         self._valid: tuple[float, float] | None = None
         check_sharded(optimizer, needs, model)
-
-    @property
-    def wants_closure(self) -> bool:
-        """Whether a reading evaluates the loss."""
-        return bool(self.needs & {"probe", "edge"})
 
     @property
     def device(self) -> torch.device:

@@ -50,10 +50,11 @@ class Rates:
         self.refresh()
         self.write([1.0] * len(self.scheduled))
 
-    def write(self, scales: Sequence[float]) -> None:
-        """Write the scheduled rates times a scale."""
+    def write(self, scales: Sequence[float]) -> list[float]:
+        """Write the scheduled rates times a scale; what is in the groups then."""
         groups = zip(self._optimizer.param_groups, self.scheduled, scales, strict=True)
         self._written = [_write(group, rate * scale) for group, rate, scale in groups]
+        return self._written
 
     def ratios(self) -> list[float]:
         """The present rates over the base rates."""

@@ -244,9 +244,9 @@ class DistanceTracker:
         if not self._waiting or self._last is None or self._start is None:
             return
         points = torch.stack([self._last, *self._waiting])
-        steps = (points[1:] - points[:-1]).square_().sum(0)
-        shares = self._shares[: len(steps)]
-        far = (points[1:] - self._start).square_().mul_(shares).sum(1)
+        shares = self._shares[: points.shape[1]]
+        steps = (points[1:] - points[:-1]).square_()
+        far = (points[1:] - self._start).square_() @ shares
         self._sums.append(self._length(steps, self._scales))
         self._last, self._waiting = self._waiting[-1], []
         if is_sharded(self._optimizer.param_groups[0]["params"][0]):
@@ -283,18 +283,20 @@ class DistanceTracker:
         return torch.cat([part.to(parts[0].device) for part in parts])
 
     def _length(self, steps: Tensor, scales: list[float]) -> Tensor:
-        # The squared length of steps at scale 1, from the squared moves of the coordinates.
+        # The squared length of steps at scale 1, from the squared moves of the coordinates, a
+        # row a step.
+        shares = self._shares[: steps.shape[1]]
         if len(set(scales)) == 1:
             inverse = scales[0] ** -2 if scales[0] > 0 else 0.0
-            return torch.dot(steps, self._shares[: len(steps)]).mul_(inverse)
+            return (steps @ shares).sum().mul_(inverse)
         each = [
             scales[self._group(index)] ** -2 if scales[self._group(index)] > 0 else 0.0
             for index in range(len(self._sizes))
         ]
         counts = torch.tensor(self._sizes, device=self._shares.device)
         scaled = torch.tensor(each, dtype=torch.float32, device=self._shares.device)
-        factors = scaled.repeat_interleave(counts)[: len(steps)]
-        return torch.dot(steps, self._shares[: len(steps)] * factors)
+        factors = scaled.repeat_interleave(counts)[: len(shares)]
+        return (steps @ (shares * factors)).sum()
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""

@@ -15,6 +15,7 @@ from lossatlas.steering.penalties.sasp import (
 from lossatlas.steering.penalties.terms import check_weight
 
 _ZERO = torch.zeros(())
+_WIDE = frozenset({torch.float32, torch.float64})
 
 
 def sasp_cross_entropy(
@@ -60,7 +61,9 @@ def sasp_cross_entropy(
     weight = check_weight("weight", weight)
     plain = kind == "ggn" and class_weights is None and label_smoothing == 0
     if plain and _is_usual(logits, features, targets, ignore_index):
-        return _lean(logits, features, targets, weight, include_bias=include_bias)
+        found = _lean(logits, features, targets, weight, include_bias=include_bias)
+        if found is not None:
+            return found[0], found[2] / len(targets)
     dense = kind == "fisher" or label_smoothing > 0 or targets.is_floating_point()
     rows = as_rows(
         logits,
@@ -92,31 +95,36 @@ def sasp_cross_entropy(
 
 def _lean(
     logits: Tensor, features: Tensor, targets: Tensor, weight: float, *, include_bias: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    # Total, cross-entropy, and the sum of the penalty over the rows.
     # Where the network is small, every operation costs as much as a layer: as few as can be.
     log_p = logits.log_softmax(-1)
+    try:
+        base = F.nll_loss(log_p, targets)
+    except IndexError:
+        # Classes that do not exist: checked, and named, at length.
+        return None
     p = log_p.exp()
     reach = torch.linalg.vecdot(features, features)
     curved = torch.dot(1 - torch.linalg.vecdot(p, p), reach + 1 if include_bias else reach)
-    base, rows = F.nll_loss(log_p, targets), len(targets)
-    return torch.add(base, curved, alpha=weight / rows), curved.detach() / rows
+    total = torch.add(base, curved, alpha=weight / len(targets))
+    return total, base.detach(), curved.detach()
 
 
 def _is_usual(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: int) -> bool:
     # The case of nearly every step, told from its shapes; what is odd is checked at length.
     fits = logits.ndim == features.ndim == 2 and targets.dtype == torch.int64
-    if not fits or not ((len(features),) == targets.shape == logits.shape[:1]):
+    if not fits or not (features.shape[:1] == targets.shape == logits.shape[:1]):
         return False
-    wide = logits.dtype == features.dtype and logits.dtype in {torch.float32, torch.float64}
+    wide = logits.dtype == features.dtype and logits.dtype in _WIDE
     # Autocast lowers these products, and numbers are looked at only where that is free.
-    if not wide or not len(logits) or torch.is_autocast_enabled(logits.device.type):
+    if not wide or not targets.numel() or torch.is_autocast_enabled("cpu"):
         return False
     if logits.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if torch._C._are_functorch_transforms_active():
         return False
-    low, high = targets.aminmax()
-    return ignore_index < 0 and low.item() >= 0 and high.item() < logits.shape[1]
+    return ignore_index < 0 <= targets.min().item()
 
 
 def _known(indices: Tensor, ignore_index: int) -> Tensor:
@@ -177,14 +185,16 @@ class SASPCrossEntropy(nn.Module):
         )
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self._last: tuple[Tensor, Tensor] | None = None
+        # Cross-entropy, and the sum of the penalty over so many rows.
+        self._last: tuple[Tensor, Tensor, int] | None = None
 
     @property
     def components(self) -> dict[str, Tensor]:
         """The parts of the last call; nothing before it."""
         if self._last is None:
             return {}
-        return dict(zip(("base", "sasp"), self._last, strict=True))
+        base, curved, rows = self._last
+        return {"base": base, "sasp": curved / rows}
 
     def forward(self, logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:
         """The loss with its penalty.
@@ -201,19 +211,26 @@ class SASPCrossEntropy(nn.Module):
             self.calls += 1
             if self.calls % self.every:
                 return self._bare(logits, targets)
-        often = self.every if self.training else 1
+        weight = self.weight * (self.every if self.training else 1)
+        plain = self.kind == "ggn" and self.class_weights is None and not self.label_smoothing
+        if plain and _is_usual(logits, features, targets, self.ignore_index):
+            bias = self.include_bias
+            found = _lean(logits, features, targets, weight, include_bias=bias)
+            if found is not None:
+                self._last = (found[1], found[2], len(targets))
+                return found[0]
         total, penalty = sasp_cross_entropy(
             logits,
             features,
             targets,
-            weight=often * self.weight,
+            weight=weight,
             kind=self.kind,
             include_bias=self.include_bias,
             ignore_index=self.ignore_index,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (torch.sub(total, penalty, alpha=often * self.weight).detach(), penalty)
+        self._last = (torch.sub(total, penalty, alpha=weight).detach(), penalty, 1)
         return total
 
     def get_extra_state(self) -> dict[str, int]:
@@ -245,5 +262,5 @@ class SASPCrossEntropy(nn.Module):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (base.detach(), _ZERO)
+        self._last = (base.detach(), _ZERO, 1)
         return base
