@@ -195,9 +195,9 @@ class DistanceTracker:
         self._sizes: list[int] = []
         self._shares = torch.zeros(())
         self._max_distance, self._squares = 0.0, 0.0
-        self._sums: list[Tensor] = []
-        self._distance: Tensor | None = None
-        self._far: list[Tensor] = []
+        # Squared lengths of steps, and after them squared distances, that are not read yet;
+        # with what the former are still to be multiplied by.
+        self._lengths: list[tuple[Tensor, float]] = []
         # Weights after steps that are not measured yet, all made at the same scales.
         self._waiting: list[Tensor] = []
         self._scales: list[float] = []
@@ -244,17 +244,12 @@ class DistanceTracker:
         if not self._waiting or self._last is None or self._start is None:
             return
         points = torch.stack([self._last, *self._waiting])
-        shares = self._shares[: points.shape[1]]
-        steps = (points[1:] - points[:-1]).square_()
-        far = (points[1:] - self._start).square_() @ shares
-        self._sums.append(self._length(steps, self._scales))
+        present = points[1:]
+        squares = torch.cat([present - points[:-1], present - self._start]).square_()
+        squares.mul_(self._shares[: squares.shape[1]])
+        factor = self._unscale(squares[: len(present)])
+        self._lengths.append((squares.sum(1), factor))
         self._last, self._waiting = self._waiting[-1], []
-        if is_sharded(self._optimizer.param_groups[0]["params"][0]):
-            # The greatest sum over all processes is not the sum of the greatest.
-            self._far.append(far)
-            return
-        before, here = self._distance, far.max()
-        self._distance = here if before is None else torch.maximum(before, here)
 
     def begin(self) -> None:
         """Note where the weights are, before the first step."""
@@ -282,34 +277,28 @@ class DistanceTracker:
             self._shares = each.repeat_interleave(counts)
         return torch.cat([part.to(parts[0].device) for part in parts])
 
-    def _length(self, steps: Tensor, scales: list[float]) -> Tensor:
-        # The squared length of steps at scale 1, from the squared moves of the coordinates, a
-        # row a step.
-        shares = self._shares[: steps.shape[1]]
-        if len(set(scales)) == 1:
-            inverse = scales[0] ** -2 if scales[0] > 0 else 0.0
-            return (steps @ shares).sum().mul_(inverse)
-        each = [
-            scales[self._group(index)] ** -2 if scales[self._group(index)] > 0 else 0.0
-            for index in range(len(self._sizes))
-        ]
-        counts = torch.tensor(self._sizes, device=self._shares.device)
-        scaled = torch.tensor(each, dtype=torch.float32, device=self._shares.device)
-        factors = scaled.repeat_interleave(counts)[: len(shares)]
-        return (steps @ (shares * factors)).sum()
+    def _unscale(self, steps: Tensor) -> float:
+        # Squared moves of the coordinates, a row a step, become those at scale 1, but for a
+        # factor that all have.
+        inverse = [scale**-2 if scale > 0 else 0.0 for scale in self._scales]
+        if len(set(inverse)) == 1:
+            return inverse[0]
+        each = [inverse[self._group(index)] for index in range(len(self._sizes))]
+        counts = torch.tensor(self._sizes, device=steps.device)
+        scaled = torch.tensor(each, dtype=torch.float32, device=steps.device)
+        steps.mul_(scaled.repeat_interleave(counts)[: steps.shape[1]])
+        return 1.0
 
     def read(self) -> tuple[float, float]:
         """The greatest distance and the length of all steps so far."""
         self._measure()
-        if self._far:
-            self._distance = summed(torch.cat(self._far), self._every()).max()
-            self._sums = [summed(torch.stack(self._sums).sum(), self._every())]
-            self._far = []
-        self._squares += sum(float(square) for square in self._sums)
-        self._sums = []
-        if self._distance is not None:
-            self._max_distance = max(self._max_distance, math.sqrt(float(self._distance)))
-            self._distance = None
+        # The greatest sum over all processes is not the sum of the greatest.
+        for both, factor in self._lengths:
+            lengths = summed(both, self._every()).tolist()
+            self._squares += factor * sum(lengths[: len(lengths) // 2])
+            farthest = max(lengths[len(lengths) // 2 :])
+            self._max_distance = max(self._max_distance, math.sqrt(farthest))
+        self._lengths = []
         return self._max_distance, math.sqrt(self._squares)
 
     def state(self) -> dict[str, Any]:

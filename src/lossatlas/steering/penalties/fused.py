@@ -185,15 +185,16 @@ class SASPCrossEntropy(nn.Module):
         )
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
-        # Cross-entropy, and the sum of the penalty over so many rows.
-        self._last: tuple[Tensor, Tensor, int] | None = None
+        # Cross-entropy, and the sum of the penalty over so many rows, of the last call; a list,
+        # as modules take their time to set an attribute.
+        self._last: list[tuple[Tensor, Tensor, int]] = []
 
     @property
     def components(self) -> dict[str, Tensor]:
         """The parts of the last call; nothing before it."""
-        if self._last is None:
+        if not self._last:
             return {}
-        base, curved, rows = self._last
+        base, curved, rows = self._last[0]
         return {"base": base, "sasp": curved / rows}
 
     def forward(self, logits: Tensor, features: Tensor, targets: Tensor) -> Tensor:
@@ -212,12 +213,13 @@ class SASPCrossEntropy(nn.Module):
             if self.calls % self.every:
                 return self._bare(logits, targets)
         weight = self.weight * (self.every if self.training else 1)
-        plain = self.kind == "ggn" and self.class_weights is None and not self.label_smoothing
+        weights = self._buffers["class_weights"]
+        plain = self.kind == "ggn" and weights is None and not self.label_smoothing
         if plain and _is_usual(logits, features, targets, self.ignore_index):
             bias = self.include_bias
             found = _lean(logits, features, targets, weight, include_bias=bias)
             if found is not None:
-                self._last = (found[1], found[2], len(targets))
+                self._last[:] = [(found[1], found[2], len(targets))]
                 return found[0]
         total, penalty = sasp_cross_entropy(
             logits,
@@ -227,10 +229,10 @@ class SASPCrossEntropy(nn.Module):
             kind=self.kind,
             include_bias=self.include_bias,
             ignore_index=self.ignore_index,
-            class_weights=self.class_weights,
+            class_weights=weights,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (torch.sub(total, penalty, alpha=weight).detach(), penalty, 1)
+        self._last[:] = [(torch.sub(total, penalty, alpha=weight).detach(), penalty, 1)]
         return total
 
     def get_extra_state(self) -> dict[str, int]:
@@ -262,5 +264,5 @@ class SASPCrossEntropy(nn.Module):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        self._last = (base.detach(), _ZERO, 1)
+        self._last[:] = [(base.detach(), _ZERO, 1)]
         return base
