@@ -213,6 +213,34 @@ def fsdp2_sam(rank, folder):
     return sharpness_aware(sharded())
 
 
+def sam_trained(model, m=None, run=None, part=lambda batch: batch):
+    """SAM alone; `m` as in `SAM`, `part` takes what a process has of a batch."""
+    run = model if run is None else run
+    sam = SAM(torch.optim.AdamW(model.parameters(), lr=0.01), 0.1, m=m, model=run)
+    for step in range(6):
+        given = part(batch(step))
+
+        def closure(piece=given):
+            loss = loss_of(run, *piece)
+            loss.backward()
+            return loss
+
+        sam.step(closure, given if isinstance(m, int) else None)
+    return [v for p in model.parameters() for v in plain(p)]
+
+
+def ddp_sam(rank, folder):
+    """Every process has half of each batch; one move for all, and one for each."""
+    found = {}
+    for m in (None, "rank"):
+        model = network()
+        run = nn.parallel.DistributedDataParallel(model)
+        found[str(m)] = sam_trained(
+            model, m, run, lambda batch: tuple(values.chunk(2)[rank] for values in batch)
+        )
+    return found
+
+
 def fsdp2_refusals(rank, folder):
     optimizer, said = torch.optim.SGD(sharded().parameters(), lr=0.1), []
     for policy in (EdgePolicy(), RegimePolicy()):

@@ -1,6 +1,7 @@
 """Every policy and every average under AMP, accumulation, compile, resume, DDP and FSDP2."""
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from spread import (
     Training,
     ddp,
     ddp_recipes,
+    ddp_sam,
     fsdp2,
     fsdp2_recipes,
     fsdp2_refusals,
@@ -21,6 +23,7 @@ from spread import (
     own_batches,
     plain,
     recipe_trained,
+    sam_trained,
     sharpness_aware,
     weights_of,
 )
@@ -95,8 +98,9 @@ def test_one_update_that_is_not_finite_does_not_spoil_an_average(name):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What two processes found, started once for all checks."""
-    checks = [ddp, ddp_recipes, own_batches]
-    if hasattr(torch.distributed, "fsdp") and hasattr(torch.distributed.fsdp, "fully_shard"):
+    checks = [ddp, ddp_recipes, ddp_sam, own_batches]
+    # Asked of the module itself: torch.distributed knows it only once somebody has imported it.
+    if hasattr(importlib.import_module("torch.distributed.fsdp"), "fully_shard"):
         checks += [fsdp2, fsdp2_recipes, fsdp2_sam, fsdp2_refusals]
     return processes.run(checks, 2, tmp_path_factory.mktemp("spread"))
 
@@ -145,6 +149,18 @@ def test_sharpness_aware_steps_of_shards_are_those_of_the_whole_model(found):
     for name in ours:
         assert ours[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5)
     assert ours["losses"][0] != ours["losses"][1]
+
+
+@pytest.mark.parametrize(("m", "pieces"), [("None", None), ("rank", 4)])
+def test_sharpness_aware_steps_of_two_processes_move_as_one_or_each(found, m, pieces):
+    ours, alone = both(found, "ddp_sam")[m], sam_trained(network(), pieces)
+    assert ours == pytest.approx(alone, rel=1e-4, abs=1e-5)
+
+
+def test_sharpness_aware_steps_of_a_compiled_model_are_the_same():
+    model = network()
+    ours = sam_trained(model, run=torch.compile(model, backend="eager"))
+    assert ours == pytest.approx(sam_trained(network()), rel=1e-5, abs=1e-6)
 
 
 def test_what_shards_cannot_serve_is_named(found):

@@ -40,7 +40,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, float]]] = {
         "MLP 20-64-64-10": lambda: measured(_mlp(20, 64, 64, 10), rounds=25, inner=30),
         "MLP 784-512-512-10": lambda: measured(_mlp(784, 512, 512, 10), rounds=9, inner=6),
-        "CNN 3-16-32": lambda: measured(_controllers(), rounds=3, inner=200),
+        "CNN 3-16-32": lambda: measured(_controllers(), rounds=5, inner=200),
         "GPT-2 of 2 layers, width 128, Trainer": _trainers,
     }
     kept = HERE / "costs.json"
@@ -169,13 +169,13 @@ def _steered(name: str) -> Step:
     return step
 
 
-# A probe makes 25 passes over `examples` of a batch of 16 here.
+# A probe makes 17 passes over `examples` of a batch of 16 here.
 TRAINERS = (
     "AverageCallback", "SteeringMixin, growth", "SteeringMixin", "SteeringMixin, examples=4",
 )  # fmt: skip
 
 
-def _trainers(rounds: int = 3, steps: int = 53) -> dict[str, float]:
+def _trainers(rounds: int = 5, steps: int = 53) -> dict[str, float]:
     """Seconds between the begin and the end of a training by Transformers' Trainer."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):

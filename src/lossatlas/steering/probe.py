@@ -325,8 +325,12 @@ def sub_batch(
         torch.Size([4])
     """
 
+    first: list[Batch] = []
+
     def closure() -> Tensor:
-        part = split(batch, examples)[0]
+        if not first:
+            first.append(split(batch, examples)[0])
+        (part,) = first
         pairs = loss.pairs(model, part) if isinstance(loss, Supervised) else None
         if pairs is not None and bool((pairs.weights == pairs.weights[0]).all()):
             return pairs.sums / pairs.weights.to(pairs.sums)
