@@ -36,6 +36,9 @@ interval of Clopper and Pearson. A spike that was noticed before its cause came 
 ## What this does not say
 Small networks, one data set, one cause at a time, and strengths that show in the loss. A spike
 with two causes gets the more special one. A noisy loss hides small rises; those are missed.
+
+Two seeds of each cause and network (24 trainings) were run again on a later state of the code:
+every row is the same, to the last digit that is kept.
 {confused}
 Run again with `python docs/studies/spikes/run.py`.
 """
