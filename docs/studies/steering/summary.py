@@ -136,8 +136,9 @@ def _costs():
         "CPU time of a step over that of AdamW alone (one thread of a busy machine, batches of 128, medians of interleaved rounds; good to about 0.05). Averages look at every "
         "update up to update 128 (gamma + 1), and at 64 to 128 a window later, so their cost falls as a training goes on.",
         "",
-        "- **Goals.** 1.15 (small MLP) and 1.03 (large) for SASP: missed with the penalty at every step, reached on the small one with `every=8` at eight times its weight. 1.05 for controllers that probe: about "
-        "reached. 1.03 for a step of Transformers' Trainer: reached by the averages and by growth; a probe that reads a whole batch of 16 costs more, with `examples=4` less.",
+        "- **Goals.** SASP: 1.15 on the small MLP is missed with the penalty at every step and reached with `every=8` at eight times its weight; 1.03 on the large one is reached within the error. Controllers that "
+        "probe: 1.05 is reached. A step of Transformers' Trainer: 1.03 is reached by growth and, within the error, by the averages; a probe makes 17 passes over up to 24 examples, which for batches of 16 is a sixth of a "
+        "training's time: `examples=4` there.",
         "- **Large networks: memory.** For each parameter AdamW of torch moves 20 numbers a step on a CPU. A bank of k averages reads the weights once to see that they are finite, and reads and writes: 1 + 3 k; "
         "interpolated gradients read two and write one more, 16 with four averages. With all of them updated in chunks that stay in the cache, 10 would have to move, but this was not faster (1.29 and 1.31 for 1.32). Fewer updates "
         "are (`every=4`).",
