@@ -715,7 +715,7 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _sum(tensors: list[Tensor], *, joined: bool) -> float:
     if joined:
-        return float(_flatten_dense_tensors(tensors).sum().item())
+        return float(_flatten_dense_tensors(tensors).sum().item())  # type: ignore[no-untyped-call]
     sums = [t.sum() for t in tensors]
     return torch.stack([s.to(sums[0]) for s in sums]).sum().item()
 

@@ -324,7 +324,6 @@ def sub_batch(
         >>> closure().shape
         torch.Size([4])
     """
-
     first: list[Batch] = []
 
     def closure() -> Tensor:
