@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch.nn import functional as F
 
@@ -16,8 +17,8 @@ import lossatlas as la
 from lossatlas.training import build_model, load_dataset, train
 
 IMAGES = Path(__file__).parent / "images"
-STEPS, KEPT, SHOWN = 800, 16, 4  # updates, checkpoints, the one that the atlas opens at
-HEIGHTS = {"report.png": 800, "atlas.png": 880}
+STEPS, KEPT, SHOWN, RATE = 800, 16, 4, 0.05  # SHOWN: the atlas opens there
+HEIGHTS = {"report.png": 900, "atlas.png": 880}
 WIDTH, SCALE = 1400, 0.8
 
 
@@ -25,7 +26,7 @@ def surveyed():
     """Surveys of a training, one more of its end, and the steps of its checkpoints."""
     data = load_dataset("digits")
     model = build_model("mlp(32)", data, seed=0)
-    run = train(model, data, steps=STEPS, optimizer="sgd", lr=0.05, keep=KEPT, seed=0)
+    run = train(model, data, steps=STEPS, optimizer="sgd", lr=RATE, keep=KEPT, seed=0)
     objective = la.Objective(model, la.supervised(F.cross_entropy), data.batches(256))
     found = la.survey_along(
         objective,
@@ -42,7 +43,8 @@ def surveyed():
         checkpoints=run.checkpoints,
         points=31,
         metrics={"accuracy": la.accuracy},
-        instruments="curvature",
+        instruments="curvature,stability",
+        optimizer=torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9),
         title="mlp(32) on digits",
     )
     return frames, last, run.checkpoint_steps
@@ -61,7 +63,7 @@ def photograph(page, name, address=""):
                 "--enable-unsafe-swiftshader",
                 "--hide-scrollbars",
                 "--force-prefers-reduced-motion",
-                "--virtual-time-budget=20000",
+                "--virtual-time-budget=60000",
                 f"--window-size={WIDTH},{HEIGHTS[name]}",
                 f"--user-data-dir={profile}",
                 f"--screenshot={Path(profile) / name}",

@@ -53,7 +53,9 @@ def png(axes, width=640):
         size = (width, round(picture.height * width / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     small = BytesIO()
-    picture.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    # Few marks of a color of their own keep it: they are what the picture is about.
+    kept = picture.quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    kept.save(small, "png", optimize=True)
     return small.getvalue()
 
 

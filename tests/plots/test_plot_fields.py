@@ -9,8 +9,10 @@ from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.intervals import t_quantile
 from lossatlas.plots import canvas, maps
 from lossatlas.plots.grid import landmarks
+from lossatlas.plots.rows import Dots, rows_chart
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree
+from plots.paper_boxes import faults
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
 
 
@@ -221,3 +223,32 @@ def test_names_from_outside_are_never_mathematics():
     ax.figure.canvas.draw()
     assert ax.get_xlabel() == "$x$ [direction lengths]"
     assert not ax.xaxis.label.get_parse_math()
+
+
+def test_a_line_whose_errors_hide_its_lowest_losses_is_straight():
+    fall = np.geomspace(1e-4, 10, 20)
+    line = line_map()
+    steep = replace(
+        line,
+        values=np.concatenate([fall[::-1], fall]),
+        stderr=np.full(40, 1e-6),
+        axes=(np.linspace(-1, 1, 40),),
+        computed=np.ones(40, dtype=bool),
+    )
+    for error, is_log in ((1e-6, True), (0.5, False)):
+        figure = replace(steep, stderr=np.full(40, error)).figures()[0]
+        assert ("Heights are logarithmic" in figure.caption) == is_log
+        assert ("log above the lowest" in figure.plotly().layout.yaxis.title.text) == is_log
+
+
+def test_a_box_says_that_its_colors_are_logarithmic_and_not_its_heights():
+    land = box_map()
+    box = replace(land, values=np.exp(3 * land.values))
+    assert box.figures()[0].caption.endswith("Colors are logarithmic above the lowest loss.")
+
+
+def test_a_legend_below_low_axes_leaves_their_title_free():
+    names = ["largest eigenvalue", "lowest eigenvalue where it is negative"]
+    series = [Dots(name, np.array([1.0, 2.0])) for name in names]
+    ax = canvas.draw(rows_chart(["0", "1"], series, "Layers", "size of the eigenvalue"))
+    assert faults(ax.figure) == []

@@ -25,7 +25,6 @@ COUNT = "a count, exact"
 DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
 _GEOMETRY = "exact geometry, no sampling"
 _MOST_METRICS = 4
-_LOG = " Heights and colors are logarithmic above the lowest loss."
 _FILTERS = Reference(
     "map on filter-normalized random directions",
     "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of "
@@ -621,7 +620,12 @@ def _mark_note(land: Landscape, tree: grid.Tree | None) -> str:
 
 
 def _scale_note(land: Landscape) -> str:
-    return _LOG if scale_of(land.values).is_log else ""
+    scale = maps.line_scale(land) if land.values.ndim == 1 else scale_of(land.values)
+    if not scale.is_log:
+        return ""
+    # In a box heights are a direction.
+    what = {1: "Heights are", 3: "Colors are"}.get(land.values.ndim, "Heights and colors are")
+    return f" {what} logarithmic above the lowest loss."
 
 
 def _nonfinite_note(land: Landscape) -> str:

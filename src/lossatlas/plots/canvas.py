@@ -26,6 +26,7 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
+from matplotlib.transforms import ScaledTranslation
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -135,6 +136,8 @@ def axes(
     return ax
 
 
+# Points for the ticks and the title of an axis.
+_TITLE_ROOM = 36
 # Inches, and rows of a legend that its height has room for.
 _LOWEST, _LEGEND_ROWS = 1.8, 2
 
@@ -307,8 +310,14 @@ def _frame(ax: Any, chart: Chart) -> None:
         wide, high = (limits[1] - limits[0] for limits in (chart.x.limits, chart.y.limits))
         ax.set_aspect("equal" if 1 / 3 <= wide / high <= 3 else "auto")
     name_axes(ax, chart.title, chart.x.title, chart.y.title)
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.16), "ncols": 2}
-    legend(ax, **(below if chart.legend == "below" else {"loc": chart.legend}))
+    legend(ax, **(_under(ax) if chart.legend == "below" else {"loc": chart.legend}))
+
+
+def _under(ax: Any) -> dict[str, Any]:
+    # So many points below the axes, however low they are: there stand ticks and a title.
+    down = ScaledTranslation(0, -_TITLE_ROOM / 72, ax.figure.dpi_scale_trans)
+    place = {"bbox_to_anchor": (0, 0), "bbox_transform": ax.transAxes + down}
+    return {"loc": "upper left", "ncols": 2, "borderaxespad": 0, **place}
 
 
 def _dress_axis(ax: Any, axis: Axis, which: str) -> None:

@@ -267,7 +267,7 @@ def line_frame(grid: Grid, title: str, layers: list[Layer]) -> Chart:
     """The frame of a map of a line."""
     (x,) = grid.axes
     margin = 0.02 * float(x[-1] - x[0])
-    scale = _with_band(grid)
+    scale = line_scale(grid)
     return Chart(
         "Loss along a line",
         Axis(title, limits=(float(x[0]) - margin, float(x[-1]) + margin)),
@@ -277,12 +277,15 @@ def line_frame(grid: Grid, title: str, layers: list[Layer]) -> Chart:
     )
 
 
-def _with_band(grid: Grid) -> Scale:
-    # Ticks of a straight axis reach as far as the band, not only as far as the losses.
+def line_scale(grid: Grid) -> Scale:
+    """How losses of a line are spread: straight unless they are steep beyond their errors."""
     scale, (errors, _) = scale_of(grid.values), error_band(grid)
-    if scale.is_log:
-        return scale
     reach = np.where(np.isfinite(errors), errors, 0.0)
+    # A logarithm of what is smaller than the errors would show nothing but them.
+    if scale.is_log and float(np.median(reach)) <= scale.soft:
+        return scale
+    scale = Scale(scale.low, scale.high)
+    # Ticks reach as far as the band, not only as far as the losses.
     low, high = grid.values - reach, grid.values + reach
     known = np.isfinite(low + high)
     if not known.any():

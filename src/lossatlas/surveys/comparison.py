@@ -26,7 +26,8 @@ from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.plots import pairs
 from lossatlas.plots.chart import backends
-from lossatlas.plots.scale import Scale, scale_of
+from lossatlas.plots.maps import line_scale
+from lossatlas.plots.scale import Scale
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.topology import Diagram, MergeTree, match_bars, persistence
@@ -324,7 +325,7 @@ class Comparison(Result):
     def _line_figure(self) -> Figure:
         line = self.line
         note = ""
-        if scale_of(line.values).is_log:
+        if line_scale(line).is_log:
             note = " Heights are logarithmic above the lowest loss, so the chord bends."
         ends = " and ".join(number(float(line.values[k]), 3) for k in (0, -1))
         return Figure(

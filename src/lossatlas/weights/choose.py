@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.checks import check_flag, check_fraction, check_list, check_positive
-from lossatlas.curvature import learning_coefficient, spectrum
+from lossatlas.curvature.learning_coefficient import learning_coefficient
+from lossatlas.curvature.spectrum import spectrum
 from lossatlas.errors import ArgumentError, AtlasError, NonFiniteError, StructureError
 from lossatlas.executor import Progress, run_tasks
 from lossatlas.io import Checkpoint, open_ledger

@@ -211,7 +211,7 @@
     const spot = (v) => Math.max(Math.min((100 * to(v)) / width, 99), 0);
     box.replaceChildren(...frame.bars.map((bar) => {
       const row = document.createElement("button"), left = spot(bar.birth), right = bar.death === null ? 100 : spot(bar.death);
-      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge ? "edge" : ""}`; row.dataset.track = bar.track;
+      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge && bar.certain ? "edge" : ""}`; row.dataset.track = bar.track;
       row.innerHTML = '<span></span><span class="track"><i></i></span><span class="lasts"></span>';
       row.children[0].textContent = bar.track; row.children[2].textContent = bar.death === null ? "deepest" : bar.lasts;
       const depth = bar.death === null ? "joins no deeper basin" : `depth ${bar.lasts}`;
