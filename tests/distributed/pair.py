@@ -17,10 +17,10 @@ from distributed.problems import (
     network,
     normalized,
     numbers,
+    other_derivatives,
     recalibrated,
     values,
 )
-from lossatlas import curvature
 from lossatlas.errors import AtlasError, RankWarning
 from lossatlas.objective.in_place import WeightsInPlace
 
@@ -114,18 +114,44 @@ def fsdp(rank: int, folder: Path):
     found["restored"] = all(
         torch.equal(p.to_local(), old) and p.grad is grad for p, old, grad in kept
     )
-    found["gauss_newton"] = error(
-        lambda: la.spectrum(la.Objective(model, CE, share(rank)), curvature="gauss_newton")
-    )
-    found["own_batches"] = error(
-        lambda: curvature.gradient_noise(la.Objective(model, CE, share(rank)))
-    )
+    objective = la.Objective(model, CE, share(rank))
+    found["others"] = other_derivatives(objective)
+    found["checked"] = list(objective.checked)
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    found["hooks"] = sum(hooks)
     found["recalibrated"] = error(
         lambda: la.Objective(model, CE, share(rank), mode="recalibrated")
     )
     whole = la.Objective(model, CE, share(rank))
     found["part"] = whole.part(list(whole.iter_batches())[:1]).value()
     return found
+
+
+def doubled_unless_trained(module, given, output):
+    return output if isinstance(module.weight, nn.Parameter) else 2 * output
+
+
+def sharded_by_differences(rank: int, folder: Path):
+    """Where whole weights give another value, and where it is asked for."""
+    model = sharded()
+    other = la.Objective(model, CE, share(rank))
+    model[2].register_forward_hook(doubled_unless_trained)
+    top = la.spectrum(other, top=1, bottom=0, density=False, seed=1).top.tolist()
+    asked = la.Objective(sharded(), CE, share(rank), derivatives="differences")
+    trace = la.trace(asked, limit=24, seed=1)
+    told = error(lambda: la.spectrum(asked, curvature="gauss_newton"))
+    return {"top": top, "other": list(other.checked), "told": told,
+            "checked": list(asked.checked), "trace": trace.value}  # fmt: skip
+
+
+def half_precision(rank: int, folder: Path):
+    """Passes in bfloat16 of weights in float32: second derivatives are those of the latter."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(torch.bfloat16, output_dtype=torch.float32)
+    objective = la.Objective(fully_shard(network(), mp_policy=policy), CE, share(rank))
+    spectrum = la.spectrum(objective, top=1, bottom=0, density=False, seed=1)
+    return {"top": spectrum.top.tolist(), "checked": list(objective.checked)}
 
 
 def sharded_as_one(rank: int, folder: Path):
@@ -151,6 +177,7 @@ def training_goes_on(rank: int, folder: Path):
                 objective = la.Objective(model, CE, share(rank))
                 objective.value({k: 1.1 * v for k, v in objective.params.items()})
                 objective.gradient()
+                la.trace(objective, limit=3)
         ends.append(flat({k: v.full_tensor().detach() for k, v in model.named_parameters()}))
     return ends
 
@@ -193,6 +220,10 @@ def controllers(rank: int, folder: Path):
     return [*found, error(lambda: LandscapeLR(optimizer, EdgePolicy()))]
 
 
+def reads_its_piece(module, given) -> None:
+    module.weight.to_local()
+
+
 def tensor_parallel(rank: int, folder: Path):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import (
@@ -206,6 +237,12 @@ def tensor_parallel(rank: int, folder: Path):
     model = parallelize_module(network(8), mesh, plan)
     found = numbers(la.Objective(model, CE, batches()))
     found["other_data"] = error(lambda: la.Objective(model, CE, share(rank)))
+    found["others"] = other_derivatives(la.Objective(model, CE, batches()))
+    # Code that reads its own piece of the weights is not that of a whole model.
+    model[2].register_forward_pre_hook(reads_its_piece)
+    objective = la.Objective(model, CE, batches())
+    found["own_code"] = la.spectrum(objective, top=1, bottom=0, density=False, seed=1).top[0]
+    found["checked"] = list(objective.checked)
     return found
 
 
@@ -393,7 +430,8 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 CHECKS = [
     monitored, single_batches, statistics,
-    data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_as_one, training_goes_on,
+    data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_by_differences,
+    half_precision, sharded_as_one, training_goes_on,
     controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
     command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,
 ]  # fmt: skip

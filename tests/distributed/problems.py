@@ -41,6 +41,18 @@ def numbers(objective: la.Objective) -> dict:
     }
 
 
+def other_derivatives(objective: la.Objective) -> dict:
+    """Derivatives beside gradients and products with the Hessian."""
+    from lossatlas import curvature
+
+    options = {"top": 1, "bottom": 0, "density": False, "seed": 1}
+    kinds = ("gauss_newton", "empirical_fisher")
+    return {
+        **{k: la.spectrum(objective, curvature=k, **options).top.tolist() for k in kinds},
+        "noise": [e.value for e in curvature.gradient_noise(objective, probes=2).estimates()],
+    }
+
+
 def by_batches(objective: la.Objective) -> dict:
     """What reads batches, or examples, one by one."""
     from lossatlas import curvature, weights

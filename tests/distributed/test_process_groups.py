@@ -17,6 +17,7 @@ from distributed.problems import (
     network,
     normalized,
     numbers,
+    other_derivatives,
     recalibrated,
 )
 from lossatlas.errors import ArgumentError
@@ -75,16 +76,34 @@ def test_shares_of_data_give_the_numbers_of_all(two, alone, check):
 
 def test_a_sharded_model_gives_the_numbers_of_the_whole_one(two, alone):
     found = same_everywhere(two, "fsdp")
-    agree_in_curvature(found, alone, products=1e-4)
+    agree_in_curvature(found, alone, products=1e-6)
     assert found["engine"] == "in_place"
     assert found["restored"]
-    assert found["gauss_newton"].startswith(
-        "ModelError: the model's weights are moved in place"
-    )
-    assert found["own_batches"].startswith("ModelError: the model's weights are moved in place")
+    first, second, third = batches()
+    truth = other_derivatives(la.Objective(network(), CE, [first, third, second]))
+    for name, expected in truth.items():
+        np.testing.assert_allclose(found["others"][name], expected, rtol=1e-6, err_msg=name)
+    assert any(told.startswith("gathered: passed") for told in found["checked"])
+    assert found["hooks"] > 0
     assert found["recalibrated"].startswith('ArgumentError: `mode="recalibrated"`')
     first = la.Objective(network(), CE, batches()[:1]).value()
     assert found["part"] == pytest.approx(first, rel=1e-6)
+
+
+def test_a_sharded_model_is_differenced_where_whole_weights_are_another_model(two, alone):
+    found = same_everywhere(two, "sharded_by_differences")
+    assert any("gives another value" in told for told in found["other"])
+    assert found["top"][0] == pytest.approx(alone["top"][0], abs=alone["bounds"][0] + 1e-4)
+    assert "asked for" in found["told"]
+    assert "needs whole weights on every process" in found["told"]
+    assert any("differences of gradients" in told for told in found["checked"])
+    assert found["trace"] == pytest.approx(alone["trace"], rel=1e-4)
+
+
+def test_second_derivatives_of_passes_in_half_precision_are_those_of_the_weights(two, alone):
+    found = same_everywhere(two, "half_precision")
+    assert found["top"] == pytest.approx(alone["top"], rel=1e-6)
+    assert any(told.startswith("gathered: passed to") for told in found["checked"])
 
 
 def test_what_reads_single_batches_is_given_those_of_all_processes(two):
@@ -132,7 +151,12 @@ def test_values_in_place_are_those_of_the_plain_loop_to_the_last_bit(two):
 def test_layers_spread_over_processes_give_the_numbers_of_whole_ones(two):
     found = same_everywhere(two, "tensor_parallel")
     truth = numbers(la.Objective(network(8), CE, batches()))
-    agree_in_curvature(found, truth, products=1e-3)
+    agree_in_curvature(found, truth, products=1e-6)
+    others = other_derivatives(la.Objective(network(8), CE, batches()))
+    for name, expected in others.items():
+        np.testing.assert_allclose(found["others"][name], expected, rtol=1e-6, err_msg=name)
+    assert abs(found["own_code"] - truth["top"][0]) <= found["bounds"][0] + 1e-3
+    assert any("whole weights cannot be put into the model" in c for c in found["checked"])
     assert found["other_data"].startswith("RankError: the first batches differ")
 
 

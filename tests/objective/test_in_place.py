@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, LossError, ModelError
+from lossatlas import curvature
+from lossatlas.errors import ArgumentError, DerivativeError, LossError, ModelError
 from lossatlas.objective.in_place import WeightsInPlace
 from lossatlas.rng import generator
 from lossatlas.shards import plain_name
@@ -72,14 +73,69 @@ def test_numbers_in_place_are_those_of_swapped_weights():
     assert all(value.grad is None for value in model.parameters())
 
 
-def test_curvature_in_place_rests_on_differences_and_says_so():
-    plain, placed = (la.Objective(network(), CE, batches(), in_place=i) for i in (False, True))
-    truth = la.spectrum(plain, top=2, density=False)
-    found = la.spectrum(placed, top=2, density=False)
+KINDS = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_curvature_in_place_is_that_of_swapped_weights(kind):
+    model = network()
+    plain, placed = (la.Objective(model, CE, batches(), in_place=i) for i in (False, True))
+    before, far = bits(model), {k: 1.5 * v for k, v in plain.params.items()}
+    for params in (None, far):
+        truth, found = (
+            curvature.matrices.product_of(kind, o, params=params, names="0.*")
+            for o in (plain, placed)
+        )
+        vector = {k: torch.ones_like(v) for k, v in truth.params.items()}
+        assert all(torch.equal((found @ vector)[k], v) for k, v in (truth @ vector).items())
+    assert same_bits(model, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("compiled_inside", [False, True])
+def test_curvature_of_compiled_models_rests_on_differences_and_says_so(kind, compiled_inside):
+    torch.compiler.reset()
+    model = network()
+    if compiled_inside:
+        model.compile(backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    placed = la.Objective(model, CE, batches(), in_place=True)
+    options = {"top": 2, "bottom": 0, "density": False, "curvature": kind}
+    found = la.spectrum(placed, **options)
+    truth = la.spectrum(la.Objective(network(), CE, batches()), **options)
     np.testing.assert_allclose(found.top, truth.top, atol=float(found.bounds.max()) + 1e-5)
-    assert any("differences of gradients" in line for line in found.checked)
+    assert any("are differences of" in line for line in found.checked)
+    assert la.check(placed).passed
+
+
+def test_losses_that_oscillate_within_every_step_are_refused():
+    def rough(model, batch):
+        logits = model(batch[0])
+        logits = logits + 5 * torch.sin(3e4 * logits)
+        return F.cross_entropy(logits, batch[1], reduction="none")
+
+    model = torch.compile(network(), backend="eager")
+    objective = la.Objective(model, rough, batches(), in_place=True)
+    with pytest.raises(
+        DerivativeError, match=r"differences of losses change.*not smooth enough"
+    ):
+        la.spectrum(objective, curvature="empirical_fisher")
+
+
+def test_passes_in_place_are_planned_where_they_can_be():
+    plain, placed = (la.Objective(network(), CE, batches(), in_place=i) for i in (False, True))
+    plan = curvature.plan_memory(placed, "gradient")
+    assert plan.passes == curvature.plan_memory(plain, "gradient").passes > 0
+    compiled = la.Objective(
+        torch.compile(network(), backend="eager"), CE, batches(), in_place=True
+    )
+    assert "compiled" in curvature.plan_memory(compiled, "trace").unknown
+
+
+def test_what_takes_single_gradients_in_place_is_refused():
     with pytest.raises(ModelError, match=r"moved in place.*whole copy"):
-        la.spectrum(placed, curvature="gauss_newton")
+        curvature.gradient_noise(la.Objective(network(), CE, batches(), in_place=True))
 
 
 def test_a_state_dict_brings_its_buffers_and_frozen_weights():

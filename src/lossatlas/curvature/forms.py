@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from lossatlas.curvature.differentiable import UnreachedError, check_finite, check_graph
 from lossatlas.errors import LossError
 from lossatlas.guard import patched
+from lossatlas.linalg.params import Params, norm
 from lossatlas.objective import Batch, Objective, Total
 from lossatlas.objective.batches import map_tensors, tensors
 from lossatlas.rng import generator
@@ -17,6 +19,7 @@ from lossatlas.rng import generator
 Leaves = Mapping[str, Tensor]
 Vectors = list[Tensor]
 Form = Callable[[Vectors, bool], list[Tensor | None]]
+Read = Callable[[], Vectors]
 # Takes leaves, a batch and its number; gives the loss of the batch, and v -> (matrix of its
 # mean) v.
 Build = Callable[[Leaves, Batch, int], tuple[Total, Form]]
@@ -53,21 +56,69 @@ def of_gradient(gradient: Sequence[Tensor | None], leaves: Leaves) -> Form:
     return _transposed(gradient, list(leaves.values()))
 
 
-def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) -> Form:
-    """J^T A J with J the Jacobian of outputs with respect to the leaves."""
+class PlacedLeaves(dict[str, Tensor]):
+    """Parameters of a model whose outputs are differenced at weights that are moved in place.
+
+    Args:
+        objective: whose model holds them.
+        leaves: name -> the parameter itself.
+        point: the whole weights that they hold.
+        step: how far differences go in the space of weights.
+    """
+
+    def __init__(
+        self, objective: Objective, leaves: Leaves, point: Leaves, step: float
+    ) -> None:
+        super().__init__(leaves)
+        self._local, self.point, self.step = objective.local, point, step
+
+    def pushed(self, vector: Vectors, read: Read) -> Vectors:
+        """The derivative of outputs along a vector, by central differences of outputs."""
+        length = norm(dict(zip(self, vector, strict=True)))
+        width = self.step / (length or 1.0)
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                place = {
+                    name: torch.add(self.point[name], part, alpha=sign * width)
+                    for name, part in zip(self, vector, strict=True)
+                }
+                ends.append(self._local.swapped(place, read))
+        return [(a - b).detach() / (2 * width) for a, b in zip(*ends, strict=True)]
+
+
+def sandwich_form(
+    leaves: Leaves, read: Read, outputs: Vectors, middle: Form, index: int
+) -> Form:
+    """J^T A J with J the Jacobian of outputs with respect to the leaves.
+
+    Args:
+        leaves: what the outputs are differentiated in.
+        read: makes the outputs anew.
+        outputs: with their graph.
+        middle: u -> A u.
+        index: number of the batch.
+
+    Returns:
+        The map v -> J^T A J v.
+
+    Raises:
+        UnreachedError: the outputs do not depend on the leaves.
+    """
     points = list(leaves.values())
     live = [place for place, value in enumerate(outputs) if value.requires_grad]
     if not live:
         raise UnreachedError
     seen = [outputs[place] for place in live]
-    # Differentiating the vector-Jacobian product in its vector gives the forward product.
-    dummies = [torch.zeros_like(value, requires_grad=True) for value in seen]
-    pulled = torch.autograd.grad(seen, points, dummies, create_graph=True, allow_unused=True)
-    if all(part is None for part in pulled):
-        raise UnreachedError
-    if index == 0:
-        check_graph(pulled)
-    forward, backward = _transposed(pulled, dummies), _transposed(seen, points)
+    backward = _transposed(seen, points)
+    if isinstance(leaves, PlacedLeaves):
+        placed = leaves
+
+        def forward(vector: Vectors, keep: bool) -> list[Tensor | None]:
+            every = placed.pushed(vector, read)
+            return [every[place] for place in live]
+    else:
+        forward = _forward(seen, points, index)
 
     def apply(vector: Vectors, keep: bool) -> list[Tensor | None]:
         pushed: list[Tensor] = [torch.zeros_like(value) for value in outputs]
@@ -81,6 +132,17 @@ def sandwich_form(leaves: Leaves, outputs: Vectors, middle: Form, index: int) ->
     return apply
 
 
+def _forward(seen: Vectors, points: Vectors, index: int) -> Form:
+    # Differentiating the vector-Jacobian product in its vector gives the forward product.
+    dummies = [torch.zeros_like(value, requires_grad=True) for value in seen]
+    pulled = torch.autograd.grad(seen, points, dummies, create_graph=True, allow_unused=True)
+    if all(part is None for part in pulled):
+        raise UnreachedError
+    if index == 0:
+        check_graph(pulled)
+    return _transposed(pulled, dummies)
+
+
 def gauss_newton_form(
     objective: Objective, leaves: Leaves, batch: Batch, index: int
 ) -> tuple[Total, Form]:
@@ -92,7 +154,13 @@ def gauss_newton_form(
             "matrix is zero and says nothing; let the model return logits (log_softmax and the "
             "loss belong into the criterion), or use hessian."
         )
-    return total, sandwich_form(leaves, outputs, middle, index)
+    read = partial(read_outputs, objective, batch)
+    return total, sandwich_form(leaves, read, outputs, middle, index)
+
+
+def read_outputs(objective: Objective, batch: Batch) -> Vectors:
+    """The same without the loss."""
+    return model_outputs(objective, batch)[1]
 
 
 def model_outputs(objective: Objective, batch: Batch) -> tuple[Total, list[Tensor]]:
@@ -103,7 +171,8 @@ def model_outputs(objective: Objective, batch: Batch) -> tuple[Total, list[Tenso
 
 def _recorded_calls(objective: Objective, batch: Batch) -> tuple[Total, list[Any]]:
     calls: list[Any] = []
-    forward = objective.model.forward
+    place = _called(objective)
+    forward = getattr(objective.model, place)
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
         answer = forward(*args, **kwargs)
@@ -111,9 +180,15 @@ def _recorded_calls(objective: Objective, batch: Batch) -> tuple[Total, list[Any
         calls.append(map_tensors(lambda value: value, answer))
         return answer
 
-    with patched((objective.model, "forward", recorded)):
+    with patched((objective.model, place, recorded)):
         total = objective.total(batch)
     return total, calls
+
+
+def _called(objective: Objective) -> str:
+    # `model.compile()` puts compiled code beside `forward`, and calls that.
+    compiled = getattr(objective.model, "_compiled_call_impl", None)
+    return "forward" if compiled is None else "_compiled_call_impl"
 
 
 def _floating(calls: list[Any]) -> Vectors:
@@ -210,7 +285,7 @@ def _answering(objective: Objective, calls: list[Any], values: Vectors) -> Itera
             next(recorded),
         )
 
-    with patched((objective.model, "forward", answer)):
+    with patched((objective.model, _called(objective), answer)):
         yield
 
 
@@ -239,6 +314,14 @@ def _is_zero(form: Form, like: Vectors) -> bool:
         torch.randn(v.shape, generator=drawn, dtype=v.dtype, device=v.device) for v in like
     ]
     return not any(part is not None and bool(part.any()) for part in form(probe, True))
+
+
+def difference_step(point: Params) -> float:
+    """How far central differences go, as a length in the space of weights."""
+    fine = all(value.dtype.itemsize > 4 for value in point.values())
+    return (1e-4 if fine else 1e-3) * (
+        norm({n: value.detach() for n, value in point.items()}) or 1.0
+    )
 
 
 def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:

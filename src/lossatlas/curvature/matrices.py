@@ -17,6 +17,7 @@ from lossatlas.curvature.forms import (
     gauss_newton_form,
     hessian_form,
     model_outputs,
+    read_outputs,
     sandwich_form,
 )
 from lossatlas.curvature.operators import CurvatureOperator
@@ -189,7 +190,8 @@ def fisher(
         drawn = generator(seed, "labels", index, device=outputs[0].device)
         mask = counted_labels(objective, batch) if kind == "categorical" else None
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
-        return total, sandwich_form(leaves, outputs, middle, index)
+        read = partial(read_outputs, objective, batch)
+        return total, sandwich_form(leaves, read, outputs, middle, index)
 
     return CurvatureOperator(
         objective, build, params=params, names=names, cache=cache, kind="fisher"
@@ -246,8 +248,14 @@ def empirical_fisher(
         pairs = pairs_of(objective.batch_loss(batch))
         total, weights = total_of(pairs, 1.0), pairs.weights.to(pairs.sums)
         shares = torch.where(weights > 0, 1 / (weights * total.scale), 0.0)
-        form = sandwich_form(leaves, [pairs.sums], lambda given, _: [given[0] * shares], index)
-        return total, form
+
+        def read() -> Vectors:
+            return [pairs_of(objective.batch_loss(batch)).sums]
+
+        def middle(given: Vectors, keep: bool) -> list[Tensor | None]:
+            return [given[0] * shares]
+
+        return total, sandwich_form(leaves, read, [pairs.sums], middle, index)
 
     return CurvatureOperator(
         objective, build, params=params, names=names, cache=cache, kind="empirical_fisher"

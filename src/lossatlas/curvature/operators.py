@@ -17,14 +17,16 @@ from lossatlas.curvature.differentiable import (
     not_finite,
     second_derivatives,
 )
-from lossatlas.curvature.forms import Build, Form
-from lossatlas.curvature.selfcheck import difference_step, ensure_curvature
-from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
+from lossatlas.curvature.forms import Build, Form, Leaves, PlacedLeaves, difference_step
+from lossatlas.curvature.selfcheck import ensure_curvature
+from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.linalg.params import Params, norm
 from lossatlas.memory import is_out_of_memory
 from lossatlas.objective import Objective, Total
 from lossatlas.objective.point import State
+from lossatlas.shards import whole
 
+_ASKED = "derivatives='differences' was asked for"
 logger = logging.getLogger(__name__)
 
 
@@ -71,9 +73,11 @@ class CurvatureOperator:
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
         self.kind, self._build = kind, build
-        one = _one_in_memory(objective.local.batches) if cache is None else cache
-        self._cache = one and not objective.joins_statistics
+        one = _one_in_memory(objective) if cache is None else cache
+        self._cache = _can_cache(objective) and one and not objective.joins_statistics
         self._graphs: list[tuple[Total, Form]] | None = None
+        # Of the step of differences.
+        self._share = 1.0
 
     @property
     def size(self) -> int:
@@ -144,19 +148,29 @@ class CurvatureOperator:
             9/8 |A v - value v| for v of length 1: the error of central differences falls to a
             ninth, so what changes is eight ninths of it. 0 where products are no differences.
         """
-        if not self._by_differences:
+        if not (self._by_differences or self._in_place):
             return 0.0
         unit = vector.to(self.zeros())
         unit = unit / unit.norm()
         parts, total = self._views(unit), torch.zeros_like(unit)
         given = [p.to(v.dtype) for p, v in zip(parts, self.params.values(), strict=True)]
-        self.count += 1
-        self._add_differences(self._views(total), given, 1 / 3)
+        self._share = 1 / 3
+        try:
+            self._add_product(self._views(total), given)
+        finally:
+            self._share = 1.0
         return 9 / 8 * float((total.double() - value * unit.double()).norm())
 
     @property
     def _by_differences(self) -> bool:
-        return self.kind == "hessian" and self.objective.derivatives == "differences"
+        return self.kind == "hessian" and self.objective.by_differences
+
+    @property
+    def _in_place(self) -> bool:
+        # Whether outputs are differenced, at weights that are written into the model.
+        if self.kind == "hessian" or self.objective.placed is None:
+            return False
+        return self.objective.by_differences
 
     def _views(self, vector: Tensor) -> list[Tensor]:
         lengths = [value.numel() for value in self.params.values()]
@@ -224,14 +238,12 @@ class CurvatureOperator:
                 "gradient is: look for a square root or a norm at zero."
             )
 
-    def _add_differences(
-        self, totals: list[Tensor], given: list[Tensor], share: float = 1.0
-    ) -> None:
+    def _add_differences(self, totals: list[Tensor], given: list[Tensor]) -> None:
         # Central differences of gradients, at a step that is a share of the weights' length.
         length = norm(dict(zip(self.params, given, strict=True)))
         if length == 0:
             return
-        width = share * difference_step(self._point) / length
+        width = self._share * difference_step(self._point) / length
         ends = []
         for sign in (1, -1):
             place = {name: value.detach().clone() for name, value in self._point.items()}
@@ -248,7 +260,8 @@ class CurvatureOperator:
         try:
             return self._added(totals, given)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            # Processes that gather weights together would go out of step.
+            if not is_out_of_memory(error) or self.objective.placed is not None:
                 raise
         # Once more with the graph of one batch at a time, and from then on.
         logger.warning("memory ran out; the graphs of batches are no longer kept")
@@ -272,7 +285,13 @@ class CurvatureOperator:
         return math.fsum(self._walk(use))
 
     def _walk(self, use: Callable[[Total, Form], Any]) -> list[Any]:
-        leaves = {name: self._point[name] for name in self.params}
+        leaves: Leaves = {name: self._point[name] for name in self.params}
+        point: Params = self._point
+        own = self.objective.local.own_leaves
+        if own is not None:
+            leaves = {name: own[name] for name in self.params}
+            leaves = self._placed_leaves(leaves) if self._in_place else leaves
+            point = {name: value.detach() for name, value in point.items()}
 
         def walk() -> list[Any]:
             done, unreached = [], []
@@ -289,7 +308,19 @@ class CurvatureOperator:
                 raise unreached[0]
             return done
 
-        return self.objective.local.with_params(self._point, walk)
+        return self.objective.local.with_params(point, walk)
+
+    def _placed_leaves(self, own: Leaves) -> PlacedLeaves:
+        placed = self.objective.placed
+        if placed is not None and placed.sums:
+            known = self.objective.checks.get("gathered")
+            raise ModelError(
+                f"the '{self.kind}' matrix of a model sharded by fully_shard needs whole "
+                f"weights on every process: {known.sentence if known else _ASKED}; use "
+                "curvature='hessian', or measure a whole copy."
+            )
+        step = self._share * difference_step(self._point)
+        return PlacedLeaves(self.objective, own, self._point, step)
 
 
 def _without_graph(total: Total, form: Form) -> tuple[Total, Form]:
@@ -303,11 +334,19 @@ def _nothing(given: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
 def _add(totals: list[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:
     for total, part in zip(totals, parts, strict=True):
         if part is not None:
-            total.add_(part, alpha=weight)
+            total.add_(whole(part), alpha=weight)
 
 
-def _one_in_memory(batches: Iterable[Any]) -> bool:
-    return isinstance(batches, list | tuple) and len(batches) == 1
+def _can_cache(objective: Objective) -> bool:
+    # Graphs of weights that are moved in place hold for as long as these are held.
+    return objective.own_leaves is None
+
+
+def _one_in_memory(objective: Objective) -> bool:
+    batches = objective.local.batches
+    one = isinstance(batches, list | tuple) and len(batches) == 1
+    ranks = objective.ranks if objective.placed is not None else None
+    return one if ranks is None else all(ranks.gather(one))
 
 
 def matching(known: tuple[str, ...], names: str | Iterable[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -13,14 +14,16 @@ from torch import Tensor
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.differentiable import check_graph, second_derivatives
 from lossatlas.curvature.forms import (
+    Read,
     criterion_gradient,
+    difference_step,
     gradient_graph,
     model_outputs,
     of_gradient,
+    read_outputs,
     sandwich_form,
 )
 from lossatlas.errors import DerivativeError
-from lossatlas.linalg.params import Params, norm
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.objective.lines import FEW, Line, midpoints, shared_lines
@@ -138,7 +141,7 @@ def check_before(objective: Objective, kind: str) -> None:
 
 def _rests_on(objective: Objective, kind: str) -> str:
     name = _RESTS_ON[kind]
-    by_differences = name == "hessian" and objective.derivatives == "differences"
+    by_differences = name == "hessian" and objective.by_differences
     return "differences" if by_differences else name
 
 
@@ -154,18 +157,10 @@ def says_checks(measure: F) -> F:
     return cast(F, measured)
 
 
-def difference_step(point: Params) -> float:
-    """How far central differences of gradients go, as a length in the space of weights."""
-    fine = all(value.dtype.itemsize > 4 for value in point.values())
-    return (1e-4 if fine else 1e-3) * (
-        norm({n: value.detach() for n, value in point.items()}) or 1.0
-    )
-
-
 def _require(found: Check) -> None:
     if found.status != FAILED:
         return
-    if found.name == "differences":
+    if found.sentence.startswith("differences of"):
         remedy = "the loss is not smooth enough for them (kinks, or low precision)."
     elif found.name == "gradient":
         remedy = (
@@ -210,12 +205,28 @@ def check_differences(objective: Objective) -> Check:
         step = difference_step(line.here) / line.length
         return _relative(differences(step), differences(step / 3))
 
-    found = line.run(change)
+    return _settled("differences", "products", "gradients", line.run(change))
+
+
+def _check_settled(line: Line, name: str, read: Read) -> Check:
+    # The same for derivatives of what is read.
+    def at(step: float) -> Vectors:
+        with torch.no_grad():
+            return line.objective.swapped(line.point(step), read)
+
+    def change() -> float:
+        step, differences = difference_step(line.here) / line.length, _Differences(line, at)
+        return _relative(differences(step), differences(step / 3))
+
+    return _settled(name, f"derivatives of the {name}", name, line.run(change))
+
+
+def _settled(name: str, what: str, of: str, found: float) -> Check:
     if found <= SETTLED:
-        sentence = "products are differences of gradients, which agree at two steps"
-        return Check("differences", PASSED, found, sentence)
-    sentence = f"differences of gradients change by {found:.2g} of their size with the step"
-    return Check("differences", FAILED, found, sentence)
+        sentence = f"{what} are differences of {of}, which agree at two steps"
+        return Check(name, PASSED, found, sentence)
+    sentence = f"differences of {of} change by {found:.2g} of their size with the step"
+    return Check(name, FAILED, found, sentence)
 
 
 def check_outputs(objective: Objective) -> Check:
@@ -223,6 +234,8 @@ def check_outputs(objective: Objective) -> Check:
     with shared_lines(objective) as lines:
         line = lines[0]
     direction = list(line.direction.values())
+    if objective.placed is not None and objective.by_differences:
+        return _check_settled(line, "outputs", partial(read_outputs, objective, line.batch))
 
     def outputs(step: float) -> Vectors:
         _, found = line.at(step, lambda leaves: model_outputs(objective, line.batch))
@@ -255,19 +268,25 @@ def check_losses(objective: Objective) -> Check:
         line = lines[0]
     direction = list(line.direction.values())
 
+    def read() -> Vectors:
+        return [_losses(objective, line.batch)]
+
+    if objective.placed is not None and objective.by_differences:
+        return _check_settled(line, "losses", read)
+
     def compare() -> Check:
         def push(leaves: dict[str, Tensor]) -> Vectors:
-            losses, seen = [_losses(objective, line.batch)], list[Vectors]()
+            losses, seen = read(), list[Vectors]()
 
             def middle(pushed: Vectors, keep: bool) -> list[Tensor | None]:
                 seen.append(pushed)
                 return list(pushed)
 
-            sandwich_form(leaves, losses, middle, 0)(direction, False)
+            sandwich_form(leaves, read, losses, middle, 0)(direction, False)
             return seen[0]
 
         def losses(step: float) -> Vectors:
-            return [line.at(step, lambda leaves: _losses(objective, line.batch)).detach()]
+            return [value.detach() for value in line.at(step, lambda leaves: read())]
 
         return _Comparison(
             line,
@@ -322,7 +341,8 @@ def _pushed(line: Line, direction: Vectors, step: float = 0.0) -> tuple[Vectors,
             seen.extend([pushed, _filled(weighed, pushed)])
             return list(weighed)
 
-        sandwich_form(leaves, outputs, middle, 0)(direction, False)
+        read = partial(read_outputs, line.objective, line.batch)
+        sandwich_form(leaves, read, outputs, middle, 0)(direction, False)
 
     line.at(step, push)
     return seen[0], seen[1]

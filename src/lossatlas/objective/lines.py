@@ -1,6 +1,7 @@
 """Values and gradients of a few examples along random lines through the weights."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -142,9 +143,11 @@ class Line:
 
     def at(self, step: float, call: Callable[[dict[str, Tensor]], T]) -> T:
         """What a function gives of leaves at a step, which the model holds meanwhile."""
-        leaves = {name: v.detach().requires_grad_() for name, v in self.point(step).items()}
+        point, own = self.point(step), self.objective.own_leaves
+        if own is None:
+            point = {name: v.detach().requires_grad_() for name, v in point.items()}
         with torch.enable_grad():
-            return self.objective.swapped(leaves, lambda: call(leaves))
+            return self.objective.swapped(point, lambda: call(own or point))
 
     def gradient(self, step: float = 0.0) -> list[Tensor | None]:
         """The gradient of that mean; None where there is none."""
@@ -240,7 +243,10 @@ def noted_kinds(kinds: set[torch.dtype]) -> Iterator[None]:
 
     handle = register_module_forward_hook(note)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A compiled model says that it calls global hooks twice; twice does no harm.
+            warnings.filterwarnings("ignore", message="Using `torch.compile")
+            yield
     finally:
         handle.remove()
 

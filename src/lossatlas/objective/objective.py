@@ -25,11 +25,18 @@ from lossatlas.objective.batches import (
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_loss, validate_loss
 from lossatlas.objective.forward_cache import forward_cache
+from lossatlas.objective.gathered import (
+    gathers,
+    is_compiled,
+    whole_weights,
+    without_sharding,
+)
 from lossatlas.objective.in_place import (
     WeightsInPlace,
     buffers_in_place,
     execution_device,
     gradient_in_place,
+    is_collective,
     needs_in_place,
 )
 from lossatlas.objective.lines import Lines
@@ -82,9 +89,9 @@ _DERIVATIVE = (
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
 )
 _IN_PLACE = (
-    "the model's weights are moved in place (sharded, offloaded, or in_place=True), and this "
-    "takes derivatives through weights that are put into the model; values, maps, gradients "
-    "and what rests on products with the Hessian can be had, or measure a whole copy."
+    "the model's weights are moved in place (offloaded, compiled, in_place=True, or sharded "
+    "without whole weights), and this takes derivatives through weights that are put into the "
+    "model; values, maps, gradients and curvature matrices can be had, or measure a whole copy."
 )
 _NO_GRAPH = (
     "`loss` does not lead back to the parameters, so it has no gradient; return the "
@@ -139,8 +146,8 @@ class Objective:
         in_place: write points into the memory of the parameters, run the model as it is, and
             put the bits back, in the place of handing it other tensors. None does so where the
             model needs it: sharded (FSDP2, tensor parallel), offloaded by accelerate,
-            Keras. Then products with the Hessian are differences of gradients, and what takes
-            other derivatives is a named error.
+            Keras. Derivatives beyond gradients are then taken through whole weights where the
+            model is sharded, or in its own parameters; by differences in compiled code.
 
     Raises:
         ModelError: no parameters, none that is trainable, or the loss does not move with them.
@@ -202,8 +209,7 @@ class Objective:
         self.count: int | None = None
         self.guard: WriteGuard | None = None
         self._named = wrap_errors("`loss`", loss_remedy(loss))
-        by_differences = in_place and derivatives == "autograd"
-        self.derivatives = "differences" if by_differences else derivatives
+        self.derivatives = derivatives
         self.is_checked = check
         self._start_anew()
         self.forget_data()
@@ -309,6 +315,23 @@ class Objective:
     def weighted(self) -> bool:
         """Whether examples have weights that differ, so that the value is a ratio of sums."""
         return self._weighted
+
+    @property
+    def by_differences(self) -> bool:
+        """Whether products with the Hessian are differences of gradients."""
+        if self.derivatives == "differences":
+            return True
+        if self.placed is None or gathers(self):
+            return False
+        return is_collective(self.model) or is_compiled(self.model)
+
+    @property
+    def own_leaves(self) -> dict[str, Tensor] | None:
+        """The model's own parameters, where derivatives are taken in these; None elsewhere."""
+        if self.placed is None or gathers(self):
+            return None
+        self.placed.check_gradients()
+        return {name: slot.parameter for name, slot in self.placed.slots.items()}
 
     def part(
         self, batches: Iterable[Batch] | None = None, names: Iterable[str] | None = None
@@ -628,7 +651,9 @@ class Objective:
 
     def _placed(self, placed: WeightsInPlace, params: Params, call: Callable[[], T]) -> T:
         if any(value.requires_grad for value in params.values()):
-            raise ModelError(_IN_PLACE)
+            if not gathers(self):
+                raise ModelError(_IN_PLACE)
+            return self.gathered(params, call)
         moved = {name: value for name, value in params.items() if name in placed.slots}
         rest = {name: value for name, value in params.items() if name not in moved}
         own = dict(self.model.named_parameters())
@@ -639,6 +664,18 @@ class Objective:
                 stack.enter_context(WeightsInPlace(self.model, still).moved_to(still))
             stack.enter_context(placed.moved_to(moved))
             return self._from_here(call)
+
+    def gathered(self, params: Params, call: Callable[[], T]) -> T:
+        """The same for a sharded model, with whole weights on this process."""
+        rest, idle = whole_weights(self.model, params), self.idle
+        with without_sharding(self.model):
+            try:
+                # Nothing is sent, so nobody waits.
+                self.idle = 0
+                with swapped_in(self.model, {**rest, **params}, self.loss_modules):
+                    return self._from_here(call)
+            finally:
+                self.idle = idle
 
     def _from_here(self, call: Callable[[], T]) -> T:
         if not self.volatile.matters:

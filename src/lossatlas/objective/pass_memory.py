@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import batch_size, cut, map_tensors
+from lossatlas.objective.gathered import is_compiled, without_sharding
+from lossatlas.objective.in_place import offloaded
 from lossatlas.objective.lines import FEW
 from lossatlas.objective.swap import swapped_in
 from lossatlas.objective.weighted import total_of
@@ -100,11 +102,13 @@ def pass_memory(objective: "Objective", examples: int | None = None) -> PassMemo
         examples: of a batch of so many; of the whole batch by default.
 
     Returns:
-        Bytes; 0 with a reason where the model or its loss reads numbers, or where weights are
-        moved in place.
+        Bytes; 0 with a reason where the model or its loss reads numbers, or is compiled. Of
+        sharded models as one process would hold them.
     """
-    if objective.placed is not None:
-        return PassMemory(unknown="weights are moved in place")
+    model = objective.model
+    own = is_compiled(model) or any(offloaded(module) for module in model.modules())
+    if objective.placed is not None and own:
+        return PassMemory(unknown="compiled or offloaded modules run on their own weights")
     shape = objective.local
     try:
         with preserved_rng(), shape.session():
@@ -136,7 +140,7 @@ def _peak(
     needs = run is not _value
     every = dict(objective.model.named_parameters()) | dict(objective.model.named_buffers())
     hollow: Mapping[str, Tensor] = {
-        name: torch.empty_like(value, device="meta").requires_grad_(
+        name: torch.empty(value.shape, dtype=value.dtype, device="meta").requires_grad_(
             needs and name in objective.names
         )
         for name, value in every.items()
@@ -144,6 +148,7 @@ def _peak(
     with (
         torch.device("meta"),
         torch.set_grad_enabled(needs),
+        without_sharding(objective.model),
         swapped_in(objective.model, hollow, objective.loss_modules),
         AllocationCounter() as counter,
     ):

@@ -25,7 +25,16 @@ SETTLED = 2e-2
 CLEARLY = 10.0
 # Why a parameter may seem unused: nothing in a graph leads to a tensor that was made before.
 STALE = "unused, or read through a tensor made from it earlier that is kept elsewhere"
-_ORDER = ("reach", "state", "gradient", "hessian", "differences", "outputs", "losses")
+_ORDER = (
+    "reach",
+    "state",
+    "gathered",
+    "gradient",
+    "hessian",
+    "differences",
+    "outputs",
+    "losses",
+)
 
 
 @dataclass(frozen=True)

@@ -65,4 +65,7 @@ def _put_clones(
 
 
 def _like(given: Tensor, own: Tensor) -> Tensor:
+    if given.is_meta:
+        # Where passes are counted, without numbers.
+        return given.detach()
     return given.detach().to(own.device, own.dtype, copy=True)
