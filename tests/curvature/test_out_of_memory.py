@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
+from lossatlas import curvature
 from lossatlas.curvature import hessian
 from lossatlas.landscape.engines import batched, plain
 from lossatlas.linalg import basis as bases
@@ -174,6 +175,40 @@ def test_a_trace_takes_probes_where_the_space_cannot_grow(monkeypatch):
     found, probes = deflated_trace(lambda v: dense @ v, run(dense), **options)
     assert len(probes) > 0
     assert abs(found.value - float(dense.trace())) <= 4 * found.stderr
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("name", ["trace", "frobenius_norm", "diagonal"])
+def test_probes_go_on_in_the_space_that_fits_and_say_so(objective, monkeypatch, name, error):
+    measure, options = getattr(curvature, name), {"limit": 60, "seed": 2}
+    append, failed = bases.Basis.append, []
+    assert "memory" not in _said(measure(objective, **options))
+
+    def scarce(self, vector):
+        if len(self) >= 3 and not failed:
+            failed.append(1)
+            raise error
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", scarce)
+    found = measure(objective, **options)
+    assert failed
+    assert "memory ran out at 2 vectors of the Krylov space" in _said(found)
+    truth = dense_hessian(objective)
+    if name == "diagonal":
+        assert found.relative_error < 0.5
+    else:
+        exact = {"trace": truth.trace(), "frobenius_norm": truth.norm()}[name]
+        assert abs(found.value - float(exact)) <= 5 * found.stderr
+
+
+def _said(found) -> str:
+    return " ".join(e.meaning for e in getattr(found, "estimates", lambda: [found])())
+
+
+def dense_hessian(objective) -> torch.Tensor:
+    matrix = hessian(objective)
+    return torch.stack([matrix.flat(row) for row in torch.eye(matrix.size)])
 
 
 def test_graphs_are_kept_only_while_memory_lasts(objective, monkeypatch):

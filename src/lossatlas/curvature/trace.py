@@ -106,8 +106,17 @@ def trace(
     forecast = _forecast(estimate, lanczos.products, len(probes), tolerance)
     scale = math.sqrt(_squares_inside(lanczos, lanczos.steps))
     estimate = _with_rounding(estimate, coarse_rounding(objective) * scale, tolerance)
-    name = f"trace of {_NAMES[curvature]}"
-    return replace(estimate, name=name, unit=UNIT, meaning=f"sum of all eigenvalues{forecast}")
+    name, meaning = f"trace of {_NAMES[curvature]}", f"sum of all eigenvalues{forecast}"
+    return replace(estimate, name=name, unit=UNIT, meaning=_noted(meaning, lanczos))
+
+
+def _noted(meaning: str, lanczos: Lanczos) -> str:
+    # What is said where memory ran out before the space was as large as it was meant to be.
+    full = (
+        f"memory ran out at {lanczos.steps} vectors of the Krylov space, and further products "
+        "were random probes"
+    )
+    return "; ".join(filter(None, (meaning, full if lanczos.full else "")))
 
 
 def _forecast(estimate: Estimate, space: int, drawn: int, tolerance: float) -> str:
@@ -178,15 +187,15 @@ def frobenius_norm(
     matrix = checked_product(curvature, objective, params=params, names=names)
     storage = probing_storage(matrix, rows)
     lanczos = random_run(matrix, seed, storage)
-    lanczos.extend(min(storage.rows or 0, limit, 20))
+    lanczos.extend_within_memory(min(storage.rows or 0, limit, 20))
     probes = DeflatedProbes(matrix.flat, lanczos, seed)
     while True:
         estimate = _norm_so_far(lanczos, probes, tolerance)
         if estimate.reached or estimate.products >= limit:
             rounding = coarse_rounding(objective) * estimate.value
             estimate = _with_rounding(estimate, rounding, tolerance)
-            name = f"Frobenius norm of {_NAMES[curvature]}"
-            return replace(estimate, name=name, unit=UNIT)
+            name, meaning = f"Frobenius norm of {_NAMES[curvature]}", _noted("", lanczos)
+            return replace(estimate, name=name, unit=UNIT, meaning=meaning)
         more = max(len(probes) // 2, _FEW - len(probes), 4)
         probes.draw(min(more, limit - estimate.products))
 
@@ -236,6 +245,7 @@ class Diagonal(CheckedResult):
         relative_error: length of the error over length of the diagonal.
         products: products spent.
         reached: whether `relative_error` is within the tolerance.
+        note: what else to know; empty as a rule.
     """
 
     value: dict[str, Tensor]
@@ -243,12 +253,19 @@ class Diagonal(CheckedResult):
     relative_error: float
     products: int
     reached: bool
+    note: str = ""
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The sum of the entries of each parameter."""
         why = "errors of entries are in `stderr`; those of one probe go together"
         return tuple(
-            Estimate(float(value.double().sum()), why_no_error=why, name=name, unit=UNIT)
+            Estimate(
+                float(value.double().sum()),
+                why_no_error=why,
+                name=name,
+                unit=UNIT,
+                meaning=self.note,
+            )
             for name, value in self.value.items()
         )
 
@@ -308,7 +325,7 @@ def diagonal(
     storage = probing_storage(matrix, rows, vectors=7)
     lanczos = random_run(matrix, seed, storage)
     # The basis vector after the last product is left out: its own product is not known.
-    lanczos.extend(min(storage.rows or 0, limit))
+    lanczos.extend_within_memory(min(storage.rows or 0, limit))
     inside = _diagonal_inside(lanczos)
     mean, squares, count = torch.zeros_like(inside), torch.zeros_like(inside), 0
     relative, least = (0.0, 0) if lanczos.exhausted else (math.inf, _FEW)
@@ -330,6 +347,7 @@ def diagonal(
         relative,
         lanczos.steps + count,
         relative <= tolerance,
+        _noted("", lanczos),
     )
 
 

@@ -184,7 +184,10 @@ def deflated_trace(
     budget = limit if isinstance(limit, Budget) else Budget(limit)
     most = lanczos.size if (held := lanczos.storage.rows) is None else held
     room = min(budget.products, rows, most, lanczos.size)
-    lanczos.extend(min(4, room, budget.left(lanczos.products)) - lanczos.steps)
+    if not lanczos.extend_within_memory(
+        min(4, room, budget.left(lanczos.products)) - lanczos.steps
+    ):
+        room = lanczos.steps
     while True:
         spent = lanczos.products + len(probes)
         estimate = _trace_so_far(lanczos, probes, spent, tolerance)
