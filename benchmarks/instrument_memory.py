@@ -18,11 +18,19 @@ from lossatlas import curvature, weights
 
 # Tensors beyond what the allocator keeps for itself when they are freed (32 MiB).
 _WIDTH = 600 if harness.QUICK else 3000
+# Of the objective that is measured: what edits are given is not theirs.
+_FACTORS: dict[int, weights.Factors] = {}
 Call = Callable[[la.Objective, dict[str, Any], dict[str, Any]], Any]
 
 
 def _sgd(objective: la.Objective) -> torch.optim.Optimizer:
     return torch.optim.SGD(objective.model.parameters(), lr=0.1)
+
+
+def _made_before(objective: la.Objective) -> weights.Factors:
+    if id(objective) not in _FACTORS:
+        _FACTORS[id(objective)] = weights.factors(objective, examples=0)
+    return _FACTORS[id(objective)]
 
 
 # Name -> options of the plan, and the call that they are of.
@@ -58,6 +66,19 @@ _WAYS: dict[str, tuple[dict[str, Any], Call]] = {
     "merge": ({"experts": 2}, lambda o, a, b: weights.merge(o, a, b, a)),
     "soup": ({}, weights.soup),
     "sensitivity": ({}, lambda o, a, b: weights.sensitivity(o, probes=2)),
+    "effective_parameters": (
+        {"numbers": 10 * (_WIDTH + 1)},
+        lambda o, a, b: curvature.effective_parameters(
+            o, 1.0, names="4.*", tolerance=0.5, probes=2
+        ),
+    ),
+    "factors": ({"examples": 0}, lambda o, a, b: weights.factors(o, examples=0)),
+    "choose": ({}, weights.choose),
+    "edit_curve": (
+        {},
+        lambda o, a, b: weights.edit_curve(o, _made_before(o), keep=[0.5]),
+    ),
+    "plasticity": ({}, lambda o, a, b: curvature.plasticity(o, tasks=1, steps=2)),
     "window_fisher": ({"window": 6}, lambda o, a, b: weights.window_fisher(o, window=6)),
 }
 
@@ -91,6 +112,8 @@ def _probe(way: str) -> dict[str, float]:
     objective = _objective(_WIDTH)
     first = objective.params
     other = {n: 1.01 * v for n, v in first.items()}
+    if way == "edit_curve":
+        _made_before(objective)
     before = resident.start_watching()
     said = curvature.plan_memory(objective, way, **options).memory
     asking = resident.status("VmHWM") - before

@@ -1,6 +1,7 @@
 """Curvature instruments: spectra, traces, sharpness and what goes with them."""
 
 from lossatlas.arguments import guard_exports
+from lossatlas.curvature import memory_models as _memory_models  # noqa: F401
 from lossatlas.curvature.activations import activations
 from lossatlas.curvature.collapse import NeuralCollapse, neural_collapse
 from lossatlas.curvature.density import Density

@@ -112,11 +112,7 @@ def sandwich_form(
     seen = [outputs[place] for place in live]
     backward = _transposed(seen, points)
     if isinstance(leaves, PlacedLeaves):
-        placed = leaves
-
-        def forward(vector: Vectors, keep: bool) -> list[Tensor | None]:
-            every = placed.pushed(vector, read)
-            return [every[place] for place in live]
+        forward = _differenced(leaves, read, live)
     else:
         forward = _forward(seen, points, index)
 
@@ -130,6 +126,14 @@ def sandwich_form(
         return backward(covectors, keep)
 
     return apply
+
+
+def _differenced(leaves: PlacedLeaves, read: Read, live: list[int]) -> Form:
+    def forward(vector: Vectors, keep: bool) -> list[Tensor | None]:
+        every = leaves.pushed(vector, read)
+        return [every[place] for place in live]
+
+    return forward
 
 
 def _forward(seen: Vectors, points: Vectors, index: int) -> Form:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.curvature.arguments import check_objective
@@ -14,6 +15,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.basis import basis_bytes
 from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
+from lossatlas.objective.batches import batch_size
 from lossatlas.objective.pass_memory import PassMemory, bytes_of, pass_memory
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.text import byte_size
@@ -52,6 +54,10 @@ class Sizes:
         largest: numbers of the largest tensor.
         dtype: of flat vectors.
         device: where they are.
+        matrices: rows and columns of every tensor with more than one axis, further axes flat.
+        batch: examples of the first batch.
+        examples: about how many there are in all.
+        width: inputs of the last linear layer; 0 without one.
     """
 
     copy: int
@@ -60,6 +66,10 @@ class Sizes:
     largest: int
     dtype: torch.dtype
     device: torch.device
+    matrices: tuple[tuple[int, int], ...]
+    batch: int
+    examples: int
+    width: int
 
     @classmethod
     def of(cls, objective: Objective) -> "Sizes":
@@ -68,6 +78,8 @@ class Sizes:
         for value in values:
             dtype = torch.promote_types(dtype, value.dtype)
         counts = [value.numel() for value in values]
+        batch = batch_size(objective.first_batch())
+        layers = [m.in_features for m in objective.model.modules() if isinstance(m, nn.Linear)]
         return cls(
             copy=bytes_of(values),
             vector=sum(counts) * dtype.itemsize,
@@ -75,6 +87,10 @@ class Sizes:
             largest=max(counts),
             dtype=dtype,
             device=objective.device,
+            matrices=tuple((len(v), v[0].numel()) for v in values if v.ndim > 1 and len(v)),
+            batch=batch,
+            examples=batch * (objective.count or 1),
+            width=layers[-1] if layers else 0,
         )
 
     @property
@@ -293,14 +309,17 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
 
     What it holds is the largest sum, over its phases, of copies of weights, vectors, a Krylov
     basis, and what a pass through the model takes. Passes are counted on tensors without
-    numbers (torch's "meta" device), operation by operation.
+    numbers (torch's "meta" device), operation by operation. Where what is held depends on how
+    fast a run converges ("learning_coefficient", "effective_parameters", "choose", and a
+    "spectrum" without `rows`), it is the most.
 
     Args:
         objective: what would be measured.
         instrument: name of a function: one of `lossatlas.curvature.memory_plan.MODELS`.
             Maps are planned by `plan_map`, alignments by `weights.alignment_cost`.
         **options: those of its options that memory depends on, as for the instrument; for
-            "merge" `experts`, how many there are.
+            "merge" `experts`, how many there are; for "effective_parameters" `numbers`, how
+            many parameters the matrix is over.
 
     Returns:
         Bytes beyond the model and its data. Where the model cannot run without numbers, what
@@ -359,7 +378,7 @@ def _planned(
         (round(_held(phase, sizes)), getattr(passes, phase.run, 0) if phase.run else 0)
         for phase in model(sizes, **options)
     ]
-    held, run = max(found, key=sum)
+    held, run = max(found, key=sum, default=(0, 0))
     kinds = {phase.run for phase in model(sizes, **options)}
     return MemoryPlan(instrument, held, run, _check(objective, sizes, passes, kinds))
 
