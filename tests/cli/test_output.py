@@ -93,6 +93,24 @@ def test_a_narrow_terminal_gets_lines(columns, is_table, capsys, monkeypatch, tm
         assert max(len(line) for line in lines if str(tmp_path) not in line) <= columns
 
 
+def test_a_title_is_one_line_and_no_column_is_empty(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    title = "a title that is longer than the table below it"
+    Output().result({}, title, [("one", "1", ""), ("two", "2", "")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == title
+    assert all(line.count("│") == 3 for line in lines[2:4])
+
+
+@pytest.mark.parametrize("columns", range(24, 60, 5))
+def test_a_share_is_not_broken(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Output().result({}, "t", [("a long name of a number", "word " * 9, "right (95 %, all)")])
+    text = capsys.readouterr().out
+    assert "95 %" in text
+    assert "\xa0" not in text
+
+
 def test_what_was_printed_is_printed_again(capsys):
     kept = []
     first = Output(as_json=True, settings=_Settings(), keep=kept.append)

@@ -196,6 +196,7 @@ def _print_table(title: str, rows: Rows) -> None:
     from rich.text import Text
 
     console = Console(file=sys.stdout)
+    rows = [_without_empty_end(row) for row in rows]
     columns = max((len(row) for row in rows), default=0)
     padded = [(*row, *("" for _ in range(columns - len(row)))) for row in rows]
     if columns and _width(padded) > console.width:
@@ -212,6 +213,10 @@ def _print_table(title: str, rows: Rows) -> None:
     console.print(table)
 
 
+def _without_empty_end(row: Sequence[str]) -> Sequence[str]:
+    return row[: max((k for k, cell in enumerate(row, 1) if cell), default=0)]
+
+
 # Characters that a table takes: the last column may wrap, down to a third of a usual screen.
 def _width(rows: Rows) -> int:
     *columns, last = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
@@ -224,11 +229,12 @@ def _as_lines(rows: Rows) -> Iterator[str]:
     for first, *others in rows:
         told = [cell for cell in others if cell]
         head = f"{first}: " if first and told else first
-        # One word, a path say, is left whole.
-        yield from textwrap.wrap(
-            head + ", ".join(told), width, subsequent_indent="    ",
+        # One word, a path say, is left whole, and so is a share.
+        lines = textwrap.wrap(
+            (head + ", ".join(told)).replace(" %", "\xa0%"), width, subsequent_indent="    ",
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
+        yield from (line.replace("\xa0%", " %") for line in lines)
 
 
 def _plain(value: Any) -> Any:
