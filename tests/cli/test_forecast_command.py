@@ -200,6 +200,13 @@ def test_a_fit_says_what_to_ask_next_and_its_points_are_drawn(folder):
     assert "fitted points" in [trace.name for trace in drawn.data]
 
 
+def test_a_law_without_runs_has_no_schedule_to_continue(tmp_path):
+    values = {"L0": 2.0, "A": 1.0, "alpha": 0.5, "B": 1.0}
+    forecast.Fit.from_parameters(forecast.LinearLRLaw(), values).save(tmp_path / "fit.nc")
+    with pytest.raises(AtlasError, match=r"--peak are needed together\.$"):
+        call("predict", tmp_path, "--steps", 100)
+
+
 def test_schedule_writes_rates_that_predict_reads(folder):
     asked = ["schedule", folder / "out", "--steps", 2000, "--peak", 1e-3, "--warmup", 100]
     told = json.loads(call(*asked, "--json", "--quiet", "--out", folder / "s"))
@@ -289,7 +296,10 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
         (["fit", "constant.csv", "--column", "los=x"], "did you mean 'loss'"),
         (["fit", "constant.csv", *COLUMN, "--fixed", "L0=x"], "'x' is not a number"),
         (["predict", "out"], "--rates, --run or --shape must be a curve or the rates"),
-        (["predict", "out", "--shape", "linear"], "are needed together"),
+        (
+            ["predict", "out", "--steps", 9],
+            "continued is --shape [a-z]+ --steps .* --peak 0.001",
+        ),
         (["predict", "constant.csv"], "not netCDF|was not written"),
         (["predict", "out", "--shape", "linear"], "^--shape, --steps and --peak are needed"),
         (["predict", "out", "--level", 2], "^--level must lie between"),

@@ -223,21 +223,23 @@ def _schedule(
     if run is not None and _counts_updates(fit):
         run = run.without_rates()
     rates = None if settings.rates is None else read_rates(settings.rates)
-    shaped = _planned_rates(settings) if planned else None
+    shaped = _planned_rates(settings, fit) if planned else None
     given = [part for part in (rates, run, shaped) if part is not None]
     if len(given) > 1:
         raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
     return given[0] if given else None
 
 
-def _planned_rates(settings: PredictSettings) -> "Floats | None":
+def _planned_rates(settings: PredictSettings, fit: "Fit") -> "Floats | None":
     from lossatlas.forecast import schedules
 
     shape, steps, peak = settings.shape, settings.steps, settings.peak
     if shape is None and steps is None and peak is None:
         return None
     if shape is None or steps is None or peak is None:
-        raise ArgumentError("`shape`, `steps` and `peak` are needed together.")
+        _, known = _question(fit, settings.warmup)
+        hint = f"; the fitted run continued is {known}" if known else ""
+        raise ArgumentError(f"`shape`, `steps` and `peak` are needed together{hint}.")
     warmup, low = settings.warmup or 0, settings.min_ratio
     decay = settings.decay
     if shape == "constant":
@@ -283,7 +285,7 @@ def _print_fit(
 def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
     from lossatlas.forecast.logged_schedule import logged_schedule
 
-    if {"size", "tokens", "source"} & set(found.law.needs):
+    if not found.curves or {"size", "tokens", "source"} & set(found.law.needs):
         return "", ""
     longest = max(found.curves, key=lambda curve: int(curve.step[-1]))
     if longest.lr is None:
