@@ -412,6 +412,10 @@ class Result:
         """
         return [estimate_row(each) for each in self.estimates() if not each.is_minor]
 
+    def cited(self) -> tuple[Reference, ...]:
+        """The papers that the numbers of this very result come from."""
+        return self.references
+
     def to_frame(self) -> "pd.DataFrame":
         """The estimates as a table."""
         import pandas as pd
@@ -428,8 +432,8 @@ class Result:
 
         Returns:
             A `tabular` environment that needs no package. A number without an error has a
-            dagger, which the last row explains; its reason stands in a comment. Exact counts
-            have none, and a number that is not known is "--".
+            dagger, which the last row explains; its reason stands in a comment, and so do
+            the papers. Exact counts have none, and a number that is not known is "--".
         """
         rows, reasons = [], []
         for found in _distinct(self.estimates()):
@@ -447,7 +451,11 @@ class Result:
         if any(r"$^\dagger$ &" in row for row in rows):
             rows += [r"\hline", r"\multicolumn{3}{l}{$^\dagger$ no standard error} \\"]
         head = r"\begin{tabular}{lrl}", r"\hline", r"quantity & value & unit \\", r"\hline"
-        return "\n".join((*head, *rows, r"\hline", r"\end{tabular}", *reasons)) + "\n"
+        papers = [
+            f"% {latex(each.use)}: {latex(each.text)} {each.link}" for each in self.cited()
+        ]
+        foot = r"\hline", r"\end{tabular}"
+        return "\n".join((*head, *rows, *foot, *reasons, *papers)) + "\n"
 
     def save(self, path: str | Path) -> Path:
         """Write to one netCDF file; `lossatlas.load` reads it back."""

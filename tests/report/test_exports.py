@@ -127,3 +127,15 @@ def test_a_table_for_latex_keeps_errors_and_reasons():
     assert bare.count("$") % 2 == 0
     assert "\\_" not in bare or "_" in bare
     assert "<script>" in bare
+
+
+def test_a_table_for_latex_names_the_papers_for_what_they_were_used():
+    land = line().landscape
+    assert "% map on filter-normalized random directions: H. Li, Z. Xu," in land.to_latex()
+    record = replace(land.provenance, settings={"plane": {"kind": "trajectory"}})
+    text = replace(land, provenance=record).to_latex()
+    assert "plane of a training trajectory: H. Li" in text
+    assert "filter-normalized" not in text
+    survey = line().to_latex()
+    assert survey.count("filter-normalized") == 1
+    assert "saddle-minimum average distance (SMAD): J. Chen" in survey

@@ -13,7 +13,6 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.io import Provenance
 from lossatlas.report import SECTIONS, Estimate, Section, Tile, render, write_report
 from lossatlas.report import page as page_room
-from lossatlas.report.sections.loss_map import map_references
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import ALL, himmelblau, line, noisy_bowl, survey_of
 
@@ -277,7 +276,7 @@ def test_a_map_is_cited_for_the_directions_it_was_drawn_on():
     for kind, use in (("trajectory", "training trajectory"), ("given", "on a plane")):
         record = replace(found.landscape.provenance, settings={"plane": {"kind": kind}})
         land = replace(found.landscape, provenance=record)
-        (cited,) = map_references(land)
+        (cited,) = land.cited()
         assert use in cited.use
         assert "filter-normalized" not in cited.use
 

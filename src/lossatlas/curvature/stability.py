@@ -101,7 +101,7 @@ class Stability(CheckedResult):
                 reached=self.reached,
                 bound=self.bound,
                 why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
-                name="lr x largest eigenvalue",
+                name="learning rate x largest eigenvalue",
                 meaning=f"the edge is at {self.threshold:.3g}",
             ),
         )

@@ -33,6 +33,15 @@ _FILTERS = Reference(
 )
 
 
+# What the directions of a map are cited for; empty: as `_FILTERS` says.
+_PLANE = "map of the loss on a plane"
+_DIRECTIONS = {
+    "random": "",
+    "trajectory": "map on the plane of a training trajectory",
+    "eigen": "map on the sharpest directions of the Hessian",
+}
+
+
 @result("landscape", references=(_FILTERS,))
 class Landscape(Result):
     """The loss on a grid of a line, plane or box of parameter space.
@@ -196,6 +205,15 @@ class Landscape(Result):
         arrays |= {f"{name} stderr": value for name, value in self.metric_stderr.items()}
         coordinates = dict(zip(dims, self.axes, strict=True))
         return xr.Dataset({key: (tuple(dims), v) for key, v in arrays.items()}, coordinates)
+
+    def cited(self) -> tuple[Reference, ...]:
+        """The papers of a map, cited for the directions that were used."""
+        plane = self.provenance.settings.get("plane")
+        made = plane if isinstance(plane, Mapping) else {}
+        kind = str(made.get("kind", "random"))
+        is_plain = kind == "random" and made.get("normalization", "filter") != "filter"
+        use = "map on random directions" if is_plain else _DIRECTIONS.get(kind, _PLANE)
+        return tuple(replace(each, use=use or each.use) for each in self.references)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Heights of the map, what lies off it, how it was sampled."""

@@ -29,6 +29,8 @@ from lossatlas.text import loss_title, safe
 Options = dict[str, Any]
 
 _MARGIN = {"l": 72, "r": 24, "t": 36, "b": 92}
+# Pixels of a second row of a legend, and names that fit into one.
+_LEGEND_ROW, _ONE_ROW = 22, 4
 _FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
 
 
@@ -162,7 +164,10 @@ def _flat(chart: Chart) -> go.Figure:
             x, y = x | {"constrain": "domain"}, y | {"scaleanchor": "x", "constrain": "domain"}
         height = round(_MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2))
         # Maps side by side keep the same square, whatever their legends and color bars need.
-        layout = {"margin": _MARGIN | {"r": 96, "autoexpand": False}}
+        names = {getattr(layer, "name", "") for layer in chart.layers} - {""}
+        more = _LEGEND_ROW if len(names) > _ONE_ROW else 0
+        height += more
+        layout = {"margin": _MARGIN | {"r": 96, "b": _MARGIN["b"] + more, "autoexpand": False}}
     return figure(height, xaxis=x, yaxis=y, **layout)
 
 

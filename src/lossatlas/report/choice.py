@@ -72,7 +72,7 @@ def _section(found: Choice) -> Section:
         ),
         tables=(*_table(found), *found.tables()),
         estimates=found.estimates(),
-        references=found.references,
+        references=found.cited(),
         first=True,
     )
 

@@ -77,6 +77,6 @@ def result_section(
         figures=figures,
         tables=(*found.tables(), *estimates_table("Numbers", estimates)),
         estimates=estimates,
-        references=found.references,
+        references=found.cited(),
         first=True,
     )

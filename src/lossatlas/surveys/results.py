@@ -11,7 +11,7 @@ from lossatlas.curvature import InstrumentResult, Spectrum
 from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.scale import scale_of
-from lossatlas.result import Estimate, Figure, Result, estimate_row, result
+from lossatlas.result import Estimate, Figure, Reference, Result, estimate_row, result
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
@@ -124,6 +124,12 @@ class Survey(Result):
         """The loss and the metrics at the weights, the lowest point, numbers of every part."""
         parts = (each for part in self._parts() for each in part.estimates())
         return (*self._at_weights, *parts)
+
+    def cited(self) -> tuple[Reference, ...]:
+        """The papers of every part, each use of them once."""
+        found = {each.use: each for part in self._parts() for each in part.cited()}
+        found |= {r.use: r for one in self.findings.values() for r in one.about.references}
+        return tuple(found.values())
 
     @property
     def _at_weights(self) -> tuple[Estimate, ...]:

@@ -1,27 +1,19 @@
 """The map of a survey, and how it was sampled."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from lossatlas.landscape.landscape import Landscape, computed_values
+from lossatlas.landscape.landscape import computed_values
 from lossatlas.report.contents import Card, Section, Tile
 from lossatlas.report.frames import has_surface
-from lossatlas.result import Estimate, Figure, Reference
+from lossatlas.result import Estimate, Figure
 from lossatlas.surveys import Survey
 from lossatlas.surveys.along import weights_at
 from lossatlas.text import cut_off, number
 
 _MOST_HERO = 3
-# What the directions of a map are cited for; empty: as the map itself says.
-_PLANE = "map of the loss on a plane"
-_DIRECTIONS = {
-    "random": "",
-    "trajectory": "map on the plane of a training trajectory",
-    "eigen": "map on the sharpest directions of the Hessian",
-}
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 
 
@@ -43,18 +35,8 @@ def loss_map_section(survey: Survey) -> Section:
         tiles=_tiles(survey),
         figures=_figures(survey),
         estimates=(*_at_weights(survey), *land.loss_estimates()),
-        references=map_references(land),
+        references=land.cited(),
     )
-
-
-def map_references(land: Landscape) -> tuple[Reference, ...]:
-    """The papers of a map, cited for the directions that were used."""
-    plane = land.provenance.settings.get("plane")
-    made = plane if isinstance(plane, Mapping) else {}
-    kind = str(made.get("kind", "random"))
-    plain = kind == "random" and made.get("normalization", "filter") != "filter"
-    use = "map on random directions" if plain else _DIRECTIONS.get(kind, _PLANE)
-    return tuple(land.references if not use else (replace(r, use=use) for r in land.references))
 
 
 def hero_figures(survey: Survey) -> tuple[Figure, ...]:
@@ -135,8 +117,14 @@ def _lead(survey: Survey) -> str:
     where = ", ".join(number(float(c), 3) for c in at) if at.any() else "zero"
     return (
         f"The loss around the weights, which lie at {where}, along {labels}. Coordinates count "
-        "lengths of these directions."
+        f"lengths of these directions.{_principal(survey)}"
     )
+
+
+def _principal(survey: Survey) -> str:
+    is_path = any(label.startswith("PC ") for label in survey.landscape.labels)
+    text = " PC: principal component of the checkpoints, with the share of their spread on it."
+    return text if is_path else ""
 
 
 def _tiles(survey: Survey) -> tuple[Tile, ...]:
