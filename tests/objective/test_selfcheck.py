@@ -679,3 +679,25 @@ def test_wrong_curvature_of_a_batch_that_cannot_be_cut_is_no_kink(kind):
     model = Between(KeepsDerivative.apply).to(kind)
     with pytest.raises(DerivativeError, match="at every step"):
         ensure_curvature(la.Objective(model, Uncut(256), [(x, y)]), "hessian")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_losses_near_zero_round_as_outputs_do_and_raise_no_alarm(seed):
+    # Cross-entropy is a difference of logits: its rounding is theirs, not that of its value.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+        inputs, labels = torch.randn(8, 8), torch.arange(8) % 4
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        model[2].weight.mul_(1.5)
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [(inputs, labels)])
+    assert objective.value() < 1e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective.gradient()
+    assert objective.checks["gradient"].status != "failed"

@@ -141,6 +141,24 @@ class Line:
                 )
         return self._values[step]
 
+    def outputs(self) -> float:
+        """The largest number that the model last gave out on the batch."""
+        found = 0.0
+
+        def note(_module: nn.Module, _inputs: object, output: object) -> None:
+            nonlocal found
+            for value in tensors(output):
+                if value.is_floating_point() and value.numel():
+                    found = float(value.detach().abs().max())
+
+        handle = register_module_forward_hook(note)
+        try:
+            with torch.no_grad():
+                self.run(self._mean)
+        finally:
+            handle.remove()
+        return found
+
     def at(self, step: float, call: Callable[[dict[str, Tensor]], T]) -> T:
         """What a function gives of leaves at a step, which the model holds meanwhile."""
         point, own = self.point(step), self.objective.own_leaves

@@ -46,7 +46,7 @@ def check_slope(objective: "Objective") -> Check:
             passed += [] if gaps else [found]
             if len(passed) == _ENOUGH:
                 return max(passed, key=lambda check: check.figure)
-    clear = [gap for gap in every if gap.noise <= CLEARLY * AGREE]
+    clear = _exact(objective, every)
     if not clear:
         return Check("gradient", UNKNOWN, sentence="values are rounded too coarsely")
     middle = sorted(clear, key=lambda gap: gap.size)[len(clear) // 2]
@@ -56,6 +56,17 @@ def check_slope(objective: "Objective") -> Check:
         told = "the gradient is zero, and differences of values fall to zero with their step"
         return Check("gradient", UNKNOWN, sentence=told)
     return _integrated(objective, clear, middle)
+
+
+def _exact(objective: "Objective", gaps: list["_Gap"]) -> list["_Gap"]:
+    # A loss near zero is often a difference of outputs, as cross-entropy is, and then rounds
+    # as they do.
+    limit = CLEARLY * AGREE
+    if not any(gap.noise <= limit for gap in gaps):
+        return []
+    with shared_lines(objective) as lines:
+        outputs = lines[0].outputs()
+    return [gap for gap in gaps if max(gap.noise, gap.rounding * outputs) <= limit]
 
 
 def _integrated(objective: "Objective", gaps: list["_Gap"], middle: "_Gap") -> Check:
@@ -102,9 +113,11 @@ def _stationary(gaps: list["_Gap"]) -> bool:
 
 @dataclass(frozen=True)
 class _Gap:
-    # Of a slope to a difference of values; size and noise are relative.
+    # Of a slope to a difference of values; size and noise are relative, and so is what the
+    # rounding of values of order one would be.
     size: float
     noise: float
+    rounding: float
     slope: float
     found: float
     step: float
@@ -156,8 +169,9 @@ def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
     low, high = line.value(-step), line.value(step)
     found = (high - low) / (2 * step * line.length)
     scale = max(abs(slope), abs(found), usual) or 1.0
-    noise = 8 * line.rounding(step) * max(abs(low), abs(high)) / scale
-    return _Gap(abs(found - slope) / scale, noise, slope, found, step, line.number)
+    rounding = 8 * line.rounding(step) / scale
+    noise = rounding * max(abs(low), abs(high))
+    return _Gap(abs(found - slope) / scale, noise, rounding, slope, found, step, line.number)
 
 
 def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:
