@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from lossatlas.report import render
-from report.sample_surveys import himmelblau, hostile
+from plots.sample_landscapes import sample_map
+from report.sample_surveys import himmelblau, hostile, survey_of
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -209,3 +211,46 @@ def test_hostile_names_run_nothing(tmp_path):
     assert asked == set()
     assert seen["title"].startswith("</script><script>alert(1)</script>")
     assert any("<img" in text or "<script>" in text for text in seen["texts"])
+
+
+CORNERS = """
+  await wait(300);
+  const view = Report.view, [a, b] = view.half, out = [];
+  for (let k = 0; k < 12; k++) {
+    Report.camera.set({ azimuth: (k * Math.PI) / 6 });
+    view.render();
+    for (const z of [-0.22, 0.62]) for (const s of [-1, 1]) for (const t of [-1, 1]) {
+      const [x, y] = view.project([s * a, t * b, z]);
+      out.push(Math.max(-x, x - view.width, -y, y - view.tall));
+    }
+  }
+  const rows = [...document.querySelectorAll("#bars .row")];
+  return { outside: Math.max(...out), half: view.half,
+    counts: $("#bars .counts").textContent,
+    hollow: rows.map((r) => r.classList.contains("edge")),
+    lasts: rows.map((r) => r.children[2].textContent) };
+"""
+
+
+def pit_in_the_corner():
+    """A bowl, and a second minimum on the edge of the map."""
+    land = sample_map(points=31, noise=0.0)
+    x, y = np.meshgrid(*land.axes, indexing="ij")
+    far = float(land.axes[0][-1])
+    values = np.minimum(x**2 + y**2, 0.3 + (x - far) ** 2 + (y - far) ** 2)
+    return survey_of(replace(land, values=values, stderr=np.full(values.shape, 1e-3)))
+
+
+@pytest.mark.parametrize("size", ["1280,900", "500,900"])
+def test_bars_count_as_the_headline_and_no_corner_leaves_the_picture(size, tmp_path):
+    survey = pit_in_the_corner()
+    assert survey.tree.headline().startswith("One basin inside the map is certain")
+    seen, _, _ = drive(render(survey), CORNERS, tmp_path, f"--window-size={size}")
+    found = seen["result"]
+    assert seen["errors"] == []
+    # A square map turned all the way round: the hardest case.
+    assert found["half"] == [1, 1]
+    assert found["outside"] < 0
+    assert found["counts"] == "1 certain inside the map; 1 on its edge (hollow), not counted."
+    assert found["hollow"] == [False, True]
+    assert found["lasts"][0] == "deepest"
