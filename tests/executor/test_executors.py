@@ -1,5 +1,7 @@
+import cloudpickle
 import numpy as np
 import pytest
+import torch
 
 from executor.workers import PIECES, dying
 from lossatlas.errors import (
@@ -10,6 +12,7 @@ from lossatlas.errors import (
 )
 from lossatlas.executor import Joblib, executors, get_executor
 from lossatlas.executor.executors import PATIENCE, with_leases
+from lossatlas.executor.parcel import pack
 
 
 class Gone(Exception):
@@ -57,6 +60,37 @@ def test_a_killed_process_of_joblib_loses_nothing(tmp_path):
     results = list(Joblib(2).run(dying(tmp_path / "killed"), PIECES))
     assert (tmp_path / "killed").exists()
     np.testing.assert_array_equal(np.concatenate(results)[:, 0], np.arange(6.0) ** 2)
+
+
+def test_one_process_of_joblib_is_this_one():
+    def start():
+        return lambda piece: piece + 1
+
+    assert list(Joblib(1).run(start, [1, 2, 3])) == [2, 3, 4]
+
+
+def test_memory_that_tensors_share_is_sent_once():
+    model = torch.nn.Sequential(torch.nn.Linear(50, 50), torch.nn.BatchNorm1d(50))
+    model[0].bias.requires_grad_(False)
+    tied = model[0].weight
+    views = {"a": tied.detach(), "b": tied.detach().T, "c": tied.detach()[3:, 1]}
+    odd = [torch.zeros(0), torch.ones(2, 3).to_sparse(), torch.ones(3, dtype=torch.bfloat16)]
+    whole = model, tied, views, odd, torch.ones(2).requires_grad_()
+    parcel = pack(whole)
+    assert len(parcel) < 1.5 * tied.nbytes
+    again, same, seen, others, leaf = cloudpickle.loads(parcel)
+    assert same is again[0].weight
+    assert (same.requires_grad, again[0].bias.requires_grad) == (True, False)
+    assert leaf.requires_grad
+    assert isinstance(again[0].bias, torch.nn.Parameter)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    for name, view in views.items():
+        assert torch.equal(seen[name], view)
+        assert seen[name].untyped_storage().data_ptr() == same.untyped_storage().data_ptr()
+    for found, value in zip(others, odd, strict=True):
+        assert torch.equal(found.to_dense(), value.to_dense())
+        assert found.dtype == value.dtype
 
 
 def test_an_unknown_executor_is_named():

@@ -13,6 +13,7 @@ import torch
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError, MissingDependencyError, WorkerError
+from lossatlas.executor.parcel import pack
 from lossatlas.memory import free_memory
 from lossatlas.text import byte_size
 
@@ -93,9 +94,18 @@ class Joblib:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         # Bytes, because the pool compares these arguments to see whether it can be reused.
-        parcel = cloudpickle.dumps(start)
+        parcel = pack(start)
         self._check_memory(len(parcel))
+        if self._is_alone:
+            # joblib would run the pieces here, and never send the parcel.
+            return Serial().run(start, pieces)
         return with_leases(partial(self._attempt, parcel), pieces, (TerminatedWorkerError,))
+
+    @property
+    def _is_alone(self) -> bool:
+        import joblib
+
+        return bool(joblib.effective_n_jobs(self.workers) == 1)
 
     def _check_memory(self, parcel: int) -> None:
         # Each process holds the parcel (model and data) and what it unpacks from it.

@@ -1,0 +1,68 @@
+"""Pickles in which the memory that tensors share is written once."""
+
+import io
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def pack(value: Any) -> bytes:
+    """Bytes that `cloudpickle.loads` reads, each piece of memory once however many views."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
+class _Memory:
+    # What views of it are pickled with; the pickler writes one object once.
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.storage = storage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        flat = torch.empty(0, dtype=torch.uint8).set_(self.storage)
+        return _unpacked, (flat.numpy().tobytes(),)
+
+
+def _unpacked(data: bytes) -> _Memory:
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
+    return _Memory(flat.untyped_storage())
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer)
+        self._memories: dict[int, _Memory] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """How a tensor is written: a place in memory that others may share."""
+        if type(obj) not in _PLAIN or not _is_plain(obj):
+            return super().reducer_override(obj)
+        storage = obj.untyped_storage()
+        memory = self._memories.setdefault(storage._cdata, _Memory(storage))
+        place = (obj.dtype, obj.storage_offset(), tuple(obj.shape), obj.stride())
+        return _view, (memory, *place, obj.requires_grad, type(obj) is nn.Parameter)
+
+
+def _is_plain(value: Tensor) -> bool:
+    usual = value.device.type == "cpu" and value.layout == torch.strided and value.is_leaf
+    odd = value.is_nested or value.is_quantized or value.is_conj() or value.is_neg()
+    return usual and not (odd or value._backward_hooks or value.__dict__)
+
+
+def _view(
+    memory: _Memory,
+    dtype: torch.dtype,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    *kind: bool,
+) -> Tensor:
+    needs_gradient, is_parameter = kind
+    value = torch.empty(0, dtype=dtype).set_(memory.storage, offset, shape, stride)
+    if is_parameter:
+        return nn.Parameter(value, needs_gradient)
+    return value.requires_grad_(needs_gradient)
