@@ -55,7 +55,9 @@ Where it misses, and why:
   most 2 %.
 - **The power.** The best rate of runs of 50 to 600 updates, measured on the problems it was
   developed on, falls with a power between 0 (digits in batches of 256, SGD) and 0.9 (digits
-  in batches of 16, SGD); the rule has to guess 1/2. Friedman with SGD has 0.
+  in batches of 16, SGD); the rule has to guess 1/2. Friedman with SGD has 0. On the new problems
+  the calibrated band misses by this: the best rates of a ViT, a teacher's regression, spirals and
+  Friedman 3 lie above some of their bands.
 - **Few examples that judge.** A fifth of the training batches are about 200 examples of
   digits. Even runs of the full 600 updates, judged by them, choose rates with a median excess
   of 11 % (seven problems of development, from the losses of the grid). With the validation
@@ -175,13 +177,16 @@ def judged_band(results: dict) -> str:
     hits = [hit for found in results.values() for hit in held(found)]
     problems = sum(all(held(found)) for found in results.values())
     width = summary(results)["median width of the band"]
+    above = sum(each["high"] < f["best"] for f in results.values() for each in f["suggested"])
     middle, low, high = median_and_ends(results)
     return (
         f"**On {len(results)} new problems** ({2 * len(JUDGED)} were planned; tasks, networks "
         "and rule were\nfixed before any of them was run) it holds the best in "
-        f"{shown(hits)}, and for all\nthree seeds in {problems} problems. Its median width is "
-        f"a factor of {width:.0f}. The median excess of the\nsuggested rate is "
-        f"{100 * middle:.1f} % there ({100 * low:.1f} to {100 * high:.1f} %)."
+        f"{shown(hits)}, and for all\nthree seeds in {problems} problems. Of "
+        f"{len(hits) - sum(hits)} misses {above} lie at the upper end. "
+        f"Its median width is\na factor of {width:.0f}. "
+        f"The median excess of the suggested rate is {100 * middle:.1f} % there "
+        f"({100 * low:.1f} to\n{100 * high:.1f} %)."
     )
 
 
