@@ -55,9 +55,9 @@ Where it misses, and why:
   most 2 %.
 - **The power.** The best rate of runs of 50 to 600 updates, measured on the problems it was
   developed on, falls with a power between 0 (digits in batches of 256, SGD) and 0.9 (digits
-  in batches of 16, SGD); the rule has to guess 1/2. Friedman with SGD has 0. On the new problems
-  the calibrated band misses by this: the best rates of a ViT, a teacher's regression, spirals and
-  Friedman 3 lie above some of their bands.
+  in batches of 16, SGD); the rule has to guess 1/2. Friedman with SGD has 0. On the new
+  problems the calibrated band misses by this: best rates of a ViT, a teacher's regression,
+  spirals and Friedman 3 lie above some of their bands.
 - **Few examples that judge.** A fifth of the training batches are about 200 examples of
   digits. Even runs of the full 600 updates, judged by them, choose rates with a median excess
   of 11 % (seven problems of development, from the losses of the grid). With the validation
