@@ -12,7 +12,7 @@ _STEPS, _KNOWN, _DENSE = 400, 20, 512
 _ROOM, _PAIRS, _FEW = 2**26, 48, 4
 
 
-@models("learning_coefficient")
+@models
 def _learning_coefficient(sizes: Sizes, steps: int = _STEPS) -> Iterator[Phase]:
     # The matrix, the center and a pilot; the ends of the spectrum where it stands.
     for phase in MODELS["spectrum"](sizes, top=1, bottom=1, limit=30):
@@ -23,7 +23,7 @@ def _learning_coefficient(sizes: Sizes, steps: int = _STEPS) -> Iterator[Phase]:
     yield Phase(copies=5, run="gradient")
 
 
-@models("effective_parameters")
+@models
 def _effective_parameters(
     sizes: Sizes, numbers: int | None = None, steps: int = _STEPS
 ) -> Iterator[Phase]:
@@ -51,7 +51,7 @@ def _sums(sizes: Sizes, count: int, steps: int) -> Iterator[Phase]:
     yield Phase(copies=1, run="product", bytes=held)
 
 
-@models("choose")
+@models
 def _choose(
     sizes: Sizes, *, averages: bool = True, sharpness: bool = True, localized: bool = False
 ) -> Iterator[Phase]:
@@ -64,7 +64,7 @@ def _choose(
         yield from _learning_coefficient(sizes)
 
 
-@models("factors")
+@models
 def _factors(sizes: Sizes, correct: bool = False, examples: int = 32) -> Iterator[Phase]:
     # Inputs have a 1 appended; rows are widened to float64, which a product's graph stands for.
     inputs = [columns + 1 for _, columns in sizes.matrices]
@@ -100,7 +100,7 @@ def _of_group(group: list[int], examples: int) -> int:
     return rows * (8 * sum(group) + 20 * max(group))
 
 
-@models("edit_curve")
+@models
 def _edit_curve(sizes: Sizes) -> Iterator[Phase]:
     # Factors of the weights without their biases; of the largest one also its pairs in order.
     inputs = 8 * sum(columns**2 for _, columns in sizes.matrices)
@@ -109,14 +109,14 @@ def _edit_curve(sizes: Sizes) -> Iterator[Phase]:
     yield Phase(copies=2, bytes=inputs + 6.5 * 8 * largest)
 
 
-@models("plasticity")
+@models
 def _plasticity(sizes: Sizes) -> Iterator[Phase]:
     # The weights, two moments, and the last gradient.
     yield Phase(copies=4, run="gradient")
     yield Phase(copies=4, bytes=2 * 4 * sizes.largest)
 
 
-@models("representations")
+@models
 def _representations(sizes: Sizes, width: int | None = None) -> Iterator[Phase]:
     # Features in float64, and four more: centered, in part, and for their singular values.
     features = 8 * sizes.examples * (sizes.width if width is None else width)

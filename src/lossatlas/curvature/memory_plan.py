@@ -107,31 +107,23 @@ Model = Callable[..., Iterator[Phase]]
 MODELS: dict[str, Model] = {}
 
 
-def models(name: str) -> Callable[[Model], Model]:
-    """Decorator: a function `(Sizes, options) -> phases` that an instrument is planned by."""
-
-    def register(function: Model) -> Model:
-        MODELS[name] = function
-        return function
-
-    return register
+def models(function: Model) -> Model:
+    """Decorator: `(Sizes, options) -> phases`, named `_trace` for "trace", that plans it."""
+    MODELS[function.__name__.removeprefix("_")] = function
+    return function
 
 
-def _models(function: Model) -> Model:
-    return models(function.__name__.removeprefix("_"))(function)
-
-
-@_models
+@models
 def _value(sizes: Sizes) -> Iterator[Phase]:
     yield Phase(run="value")
 
 
-@_models
+@models
 def _gradient(sizes: Sizes) -> Iterator[Phase]:
     yield Phase(vectors=1, run="gradient")
 
 
-@_models
+@models
 def _trace(sizes: Sizes, limit: int = 300, rows: int = 100) -> Iterator[Phase]:
     # The point, the probe and its image beside the basis.
     most = probing_rows(sizes.numbers, sizes.dtype, sizes.device, rows)
@@ -140,7 +132,7 @@ def _trace(sizes: Sizes, limit: int = 300, rows: int = 100) -> Iterator[Phase]:
     yield Phase(copies=1, vectors=2, bytes=basis + 2 * 8 * min(sizes.numbers, _BLOCK))
 
 
-@_models
+@models
 def _frobenius_norm(sizes: Sizes, limit: int = 500, rows: int = 50) -> Iterator[Phase]:
     most = probing_rows(sizes.numbers, sizes.dtype, sizes.device, rows)
     basis = sizes.basis(min(most, limit, 20) + 1, most + 1)
@@ -148,7 +140,7 @@ def _frobenius_norm(sizes: Sizes, limit: int = 500, rows: int = 50) -> Iterator[
     yield Phase(copies=1, vectors=2, bytes=basis + 2 * 8 * min(sizes.numbers, _BLOCK))
 
 
-@_models
+@models
 def _diagonal(sizes: Sizes, limit: int = 200, rows: int = 20) -> Iterator[Phase]:
     # Besides: the part inside, mean and squares of the probes, the last sample and its step.
     most = probing_rows(sizes.numbers, sizes.dtype, sizes.device, rows, vectors=7)
@@ -156,7 +148,7 @@ def _diagonal(sizes: Sizes, limit: int = 200, rows: int = 20) -> Iterator[Phase]
     yield Phase(copies=1, vectors=7, run="product", bytes=basis)
 
 
-@_models
+@models
 def _spectrum(
     sizes: Sizes,
     *,
@@ -176,7 +168,7 @@ def _spectrum(
     yield Phase(copies=1, vectors=2, bytes=held)
 
 
-@_models
+@models
 def _edge_of_stability(sizes: Sizes, limit: int = 200) -> Iterator[Phase]:
     plan = KrylovRequest(1, limit).plan(sizes.numbers, sizes.dtype, sizes.device)
     # The start, the scale of every weight and its square, a scaled vector beside its image.
@@ -184,14 +176,14 @@ def _edge_of_stability(sizes: Sizes, limit: int = 200) -> Iterator[Phase]:
     yield Phase(copies=1, vectors=5, run="product", bytes=held)
 
 
-@_models
+@models
 def _average_sharpness(sizes: Sizes, adaptive: bool = False) -> Iterator[Phase]:
     scaled = 1 if adaptive else 0
     yield Phase(copies=4 + scaled)
     yield Phase(copies=3 + scaled, run="value")
 
 
-@_models
+@models
 def _worst_sharpness(
     sizes: Sizes, adaptive: bool = False, restarts: int = 2
 ) -> Iterator[Phase]:
@@ -199,7 +191,7 @@ def _worst_sharpness(
     yield Phase(copies=restarts + 4 + (1 if adaptive else 0), vectors=1, run="gradient")
 
 
-@_models
+@models
 def _m_sharpness(
     sizes: Sizes, size: int | None = None, adaptive: bool = False, steps: int = 0
 ) -> Iterator[Phase]:
@@ -209,7 +201,7 @@ def _m_sharpness(
     yield Phase(copies=2 + scaled + (2 if steps else 0), vectors=1, run="gradient")
 
 
-@_models
+@models
 def _gradient_noise(sizes: Sizes) -> Iterator[Phase]:
     # The mean gradient and the leaves.
     yield Phase(copies=2, run="along")
@@ -217,7 +209,7 @@ def _gradient_noise(sizes: Sizes) -> Iterator[Phase]:
     yield Phase(copies=3, bytes=sizes.widened)
 
 
-@_models
+@models
 def _connect(sizes: Sizes, kind: str = "line", bends: int = 1) -> Iterator[Phase]:
     trained = {"line": 0, "bezier": 1, "chain": bends}[kind]
     yield Phase(copies=1 + trained, run="value")
@@ -230,13 +222,13 @@ def _connect(sizes: Sizes, kind: str = "line", bends: int = 1) -> Iterator[Phase
         yield Phase(copies=2 * trained + 2, vectors=1, run="gradient")
 
 
-@_models
+@models
 def _soup(sizes: Sizes, greedy: bool = False) -> Iterator[Phase]:
     yield Phase(copies=1, run="value")
     yield Phase(copies=1, bytes=4 * min(sizes.largest, _SLAB))
 
 
-@_models
+@models
 def _merge(sizes: Sizes, experts: int = 2) -> Iterator[Phase]:
     # What each expert adds in float32, the merge and the average.
     yield Phase(copies=2, vectors=experts, run="value")
@@ -245,13 +237,13 @@ def _merge(sizes: Sizes, experts: int = 2) -> Iterator[Phase]:
     yield Phase(copies=2, vectors=experts + 1, bytes=10 * sizes.largest)
 
 
-@_models
+@models
 def _sensitivity(sizes: Sizes) -> Iterator[Phase]:
     # Base and point; a probe as a vector and by name, its image, and that of the one before.
     yield Phase(copies=5, vectors=1, run="product")
 
 
-@_models
+@models
 def _window_fisher(sizes: Sizes, window: int = 64) -> Iterator[Phase]:
     # At most as many as there are units; the leaves, and the last gradient beside the next one.
     yield Phase(copies=2, vectors=window, run="gradient")
@@ -310,16 +302,16 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
     What it holds is the largest sum, over its phases, of copies of weights, vectors, a Krylov
     basis, and what a pass through the model takes. Passes are counted on tensors without
     numbers (torch's "meta" device), operation by operation. Where what is held depends on how
-    fast a run converges ("learning_coefficient", "effective_parameters", "choose", and a
-    "spectrum" without `rows`), it is the most.
+    fast a run converges (chains, sums over eigenvalues, choices by them, and a "spectrum"
+    without `rows`), it is the most.
 
     Args:
         objective: what would be measured.
         instrument: name of a function: one of `lossatlas.curvature.memory_plan.MODELS`.
             Maps are planned by `plan_map`, alignments by `weights.alignment_cost`.
         **options: those of its options that memory depends on, as for the instrument; for
-            "merge" `experts`, how many there are; for "effective_parameters" `numbers`, how
-            many parameters the matrix is over.
+            "merge" `experts`, how many there are; for effective parameters `numbers`, how many
+            parameters the matrix is over.
 
     Returns:
         Bytes beyond the model and its data. Where the model cannot run without numbers, what

@@ -110,8 +110,8 @@ class Roughness(CheckedResult):
         return (chart_of("lines", title, chart, caption=caption, alt=alt),)
 
 
-@models("roughness")
-def _phases(sizes: Sizes) -> Iterator[Phase]:
+@models
+def _roughness(sizes: Sizes) -> Iterator[Phase]:
     yield Phase(copies=3)
     yield Phase(copies=2, run="value")
 
