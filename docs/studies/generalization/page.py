@@ -215,8 +215,7 @@ declines (weights that are no minimum): {_missing(known)}. Norms are over weight
 - Hyper-parameters change measure and gap together; the granulated score takes out four of the five, not the one
   that changes.
 - Where all eigenvalues cost more than a few probes, effective parameters are means over 2 to 16 of them, to an
-  error of about 3 %: two, and more until a new error was small. The present instrument decides how many from the
-  first ones alone, and would take other numbers of them.
+  error of about 3 %: two, and as many more as these two ask for.
 - Noise of the gap itself limits every score: two seeds of one setting agree in
   {_ceiling(known)} of pairs of settings.
 """
