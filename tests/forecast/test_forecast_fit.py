@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast import Curve
-from lossatlas.forecast.solver import HuberObjective
+from lossatlas.forecast.identifiability import parameter_errors
+from lossatlas.forecast.solver import FitSettings, HuberObjective, solve
 from reference import forecast_laws as twin
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
@@ -231,3 +232,63 @@ def test_a_point_law_leaves_out_points():
     told = found.predict(size=[1e7, 2e9])
     assert (told.lower < 1.8 + 400 * np.array([1e7, 2e9]) ** -0.35).all()
     assert (told.upper > 1.8 + 400 * np.array([1e7, 2e9]) ** -0.35).all()
+
+
+def power_curves(count, noise, points=(60, 300)):
+    drawn = np.random.default_rng(9)
+    for _ in range(count):
+        step = np.arange(1, drawn.choice(points) + 1) * drawn.integers(1, 30)
+        low, gain = 10 ** drawn.uniform(-1, 0.8), 10 ** drawn.uniform(0, 1.5)
+        loss = low + gain * step ** -drawn.uniform(0.15, 1.2)
+        spread = 10 ** drawn.uniform(*noise)
+        yield Curve(step, loss * np.exp(spread * drawn.standard_normal(step.size)))
+
+
+@pytest.mark.parametrize("huber", [1e-3, np.inf])
+def test_a_power_law_needs_no_search(huber):
+    settings = FitSettings(forecast.PowerLaw(), huber)
+    for curve in power_curves(100, noise=(-4, -1.3)):
+        objective = settings.objective([curve])
+        searched = solve(objective, settings.law.starts(objective.problem))
+        found = settings.solve([curve])
+        assert found.penalized == pytest.approx(searched.penalized, rel=1e-6)
+        noise = np.std(searched.residuals)
+        np.testing.assert_allclose(found.residuals, searched.residuals, atol=0.05 * noise)
+
+
+def test_a_power_law_has_the_intervals_of_a_search():
+    settings = FitSettings(forecast.PowerLaw(), np.inf)
+    for curve in power_curves(20, noise=(-4, -2), points=(300,)):
+        objective, counts = settings.objective([curve]), [curve.step.size]
+        searched = solve(objective, settings.law.starts(objective.problem))
+        for a, b in zip(
+            parameter_errors(objective, settings.solve([curve]), counts),
+            parameter_errors(objective, searched, counts),
+            strict=True,
+        ):
+            assert a.stderr == pytest.approx(b.stderr, rel=1e-2, nan_ok=True)
+            assert a.reason == b.reason
+
+
+@pytest.mark.parametrize("huber", [1e-3, np.inf])
+@pytest.mark.parametrize("shape", ["rising", "flat with waves", "short", "two curves"])
+def test_what_is_hardly_a_power_law_is_fitted_no_worse_than_by_a_search(shape, huber):
+    settings = FitSettings(forecast.PowerLaw(), huber)
+    for curve in power_curves(10, noise=(-3, -2), points=(60,)):
+        step, loss = curve.step, curve.loss
+        curves = {
+            "rising": [Curve(step, loss[::-1])],
+            "flat with waves": [Curve(step, 2 + 0.1 * np.sin(np.arange(60) / 7))],
+            "short": [Curve(step[:5], loss[:5])],
+            "two curves": [curve, Curve(step[:20], 1.1 * loss[:20])],
+        }[shape]
+        objective = settings.objective(curves)
+        searched = solve(objective, settings.law.starts(objective.problem))
+        # Rounding apart: five points can be met by the law.
+        assert settings.solve(curves).penalized <= 1.0001 * searched.penalized + 1e-6
+
+
+def test_a_power_law_with_a_known_parameter_is_searched():
+    curve = Curve(np.arange(1, 200), 2 + 3 * np.arange(1, 200) ** -0.5)
+    found = forecast.fit(forecast.PowerLaw(), curve, fixed={"alpha": 0.5}, check=False)
+    np.testing.assert_allclose(found.values, [2, 3, 0.5], rtol=1e-6)

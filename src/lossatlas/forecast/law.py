@@ -85,6 +85,11 @@ class Law(ABC):
     def limits(self, problem: FitData) -> tuple[Floats, Floats]:
         """How far the parameters may go; a fit that ends there says so."""
 
+    def profile(self, problem: FitData, weight: Floats, huber: float) -> Floats | None:
+        """A start next to every minimum; None where only a search from `starts` finds them."""
+        del problem, weight, huber
+        return None
+
     def prior(self, logs: Floats, problem: FitData) -> tuple[Floats, Floats]:
         """A weak belief about parameters that few curves cannot identify."""
         del problem

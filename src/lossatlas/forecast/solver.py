@@ -79,7 +79,7 @@ class HuberObjective:
 
     def prior(self, logs: Floats) -> tuple[Floats, Floats]:
         """Returns the prior's rows for the free parameters."""
-        if not self.use_prior:
+        if not self.use_prior or type(self.law).prior is Law.prior:
             return np.empty(0), np.empty((0, logs.size))
         with np.errstate(divide="ignore"):
             everything = np.log(self.spread(logs))
@@ -112,13 +112,15 @@ class HuberObjective:
 
 
 def solve(objective: HuberObjective, starts: Floats, keep: int = 3) -> Solution:
-    """Minimize from many starts: a taste of the better ones, then the best to the end."""
+    """Minimize from all starts; of many, the better ones get a taste and the best go on."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         logs = np.clip(np.log(starts[:, objective.free]), objective.low, objective.high)
         order = np.argsort([objective.at(row) for row in logs], kind="stable")
-        tasted = [_descend(objective, logs[i], TASTE) for i in order[:SIFT]]
-        tasted.sort(key=lambda end: end[1])
-        ends = [_descend(objective, end[0], STEPS) for end in tasted[:keep]]
+        chosen = [logs[i] for i in order[:SIFT]]
+        if len(chosen) > keep:
+            tasted = [_descend(objective, start, TASTE) for start in chosen]
+            chosen = [end[0] for end in sorted(tasted, key=lambda end: end[1])[:keep]]
+        ends = [_descend(objective, start, STEPS) for start in chosen]
         best = min(ends, key=lambda end: end[1])
         return _solution(objective, *best)
 
@@ -161,7 +163,7 @@ def _step(gradient: Floats, matrix: Floats, free: NDArray[np.bool_], damping: fl
     step = np.zeros_like(gradient)
     if not free.any():
         return step
-    inner = matrix[np.ix_(free, free)]
+    inner = matrix if free.all() else matrix[np.ix_(free, free)]
     # Marquardt's scaling, with a floor so that a parameter without any effect stays put.
     scale = np.diag(inner) + 1e-12 * np.trace(inner) + 1e-300
     step[free] = -np.linalg.solve(inner + damping * np.diag(scale), gradient[free])
@@ -212,6 +214,11 @@ class FitSettings:
     def solve(self, curves: Sequence[Curve], warm: Floats | None = None) -> Solution:
         """Fit the curves."""
         objective = self.objective(curves)
+        profile = self.law.profile(objective.problem, objective.weight, objective.huber)
+        if profile is not None and objective.free.all():
+            solution = solve(objective, profile)
+            if solution.converged:
+                return solution
         starts = self.law.starts(objective.problem)
         if warm is not None:
             starts = np.vstack([warm, starts])

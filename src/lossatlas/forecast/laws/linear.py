@@ -15,16 +15,23 @@ from lossatlas.forecast.schedules import warmup_length
 Floats = NDArray[np.float64]
 
 ALPHAS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1, 1.5)
+PROFILE = np.geomspace(0.01, 5.0, 16)  # alphas of a profile: no minimum hides between two
+ZOOMS = np.linspace(-0.75, 0.75, 7), np.linspace(-0.25, 0.25, 5)  # in spacings of the profile
+COARSE = 250  # points at least that a profile is taken over, where there are more
+ROUNDS = 2  # of reweighting
+MINIMA = 3  # of a profile that are looked at
+WORSE = 1.5  # times the value of the best minimum: a worse one is not followed
 
 
 def sum_law(values: Floats, log_sum: Floats, gained: Floats) -> tuple[Floats, Floats]:
     """L0 + A S1^-alpha - C x and its derivatives: the body that three laws share."""
     lowest, amplitude, alpha, gain = values
     power = np.exp(-alpha * log_sum)
-    jacobian = np.stack(
-        [np.ones_like(power), power, -amplitude * power * log_sum, -gained], axis=1
-    )
-    return lowest + amplitude * power - gain * gained, jacobian
+    falling = amplitude * power
+    jacobian = np.empty((power.size, 4))
+    jacobian[:, 0], jacobian[:, 1] = 1.0, power
+    jacobian[:, 2], jacobian[:, 3] = -falling * log_sum, -gained
+    return lowest + falling - gain * gained, jacobian
 
 
 def sum_limits(problem: FitData, reach: float) -> tuple[Floats, Floats]:
@@ -140,6 +147,24 @@ class PowerLaw(ScheduleLaw):
         """Order the parameters."""
         return np.array([mix[0], mix[1], shape[0]])
 
+    def profile(self, problem: FitData, weight: Floats, huber: float) -> Floats:
+        """The best L0 and A for a grid of alpha, and of these the local minima."""
+        log_sum = np.concatenate([f[0] for f in problem.features])
+        points = np.stack([log_sum, problem.loss, weight])
+        coarse = points[:, :: max(1, weight.size // COARSE)]
+        spacing = np.log(PROFILE[1] / PROFILE[0])
+        rows = _power_profile(PROFILE, coarse, huber)
+        around = np.pad(rows[:, 3], 1, constant_values=np.inf)
+        # Where the mean fits best all alphas do: the largest has the least to say.
+        minima = np.flatnonzero((rows[:, 3] <= around[:-2]) & (rows[:, 3] < around[2:]))
+        rows = rows[minima[np.argsort(rows[minima, 3], kind="stable")][:MINIMA]]
+        for zoom, seen in zip(ZOOMS, (coarse, points), strict=True):
+            alphas = np.clip(np.outer(rows[:, 2], np.exp(spacing * zoom)), *PROFILE[[0, -1]])
+            finer = _power_profile(alphas.ravel(), seen, huber)
+            finer = finer.reshape(len(rows), zoom.size, 4)
+            rows = finer[np.arange(len(rows)), finer[:, :, 3].argmin(axis=1)]
+        return np.asarray(rows[rows[:, 3] <= WORSE * rows[:, 3].min(), :3])
+
     def limits(self, problem: FitData) -> tuple[Floats, Floats]:
         """Wide limits, relative to the losses."""
         low, high = sum_limits(problem, 1.0)
@@ -151,3 +176,44 @@ class PowerLaw(ScheduleLaw):
         total = rates.sum()
         slope = -alpha * amplitude * total ** (-alpha - 1)
         return float(lowest + amplitude * total**-alpha), np.full(rates.size, slope)
+
+
+# (alphas, 4): for each alpha the best L0 and A, alpha, and their Huber loss. The law is linear
+# in L0 and A: two Gauss-Newton equations, solved again with the weights of the residuals.
+def _power_profile(alphas: Floats, points: Floats, huber: float) -> Floats:
+    log_sum, loss, weight = points
+    # Relative to the smallest sum, powers of all alphas are of one size.
+    smallest, floor = log_sum.min(), 1e-8 * loss.min()
+    power = np.exp(-np.outer(alphas, log_sum - smallest))
+    log_loss, target = np.log(loss), np.broadcast_to(loss, power.shape)
+    weights = np.broadcast_to(weight / loss**2, power.shape)
+    for _ in range(ROUNDS + 1):
+        weighted = weights * power
+        lowest, amplitude = _pairs(
+            weights.sum(axis=1), weighted.sum(axis=1),
+            np.einsum("ij,ij->i", weighted, power),
+            np.einsum("ij,ij->i", weights, target), np.einsum("ij,ij->i", weighted, target),
+        )  # fmt: skip
+        lowest, amplitude = np.maximum(lowest, 1e4 * floor), np.maximum(amplitude, floor)
+        fitted = lowest[:, None] + amplitude[:, None] * power
+        residuals = np.log(fitted) - log_loss
+        size = np.abs(residuals)
+        weights = weight * np.minimum(1.0, huber / np.maximum(size, 1e-300)) / fitted**2
+        target = fitted * (1 - residuals)
+    inner = np.minimum(size, huber)
+    value = (inner * (size - 0.5 * inner)) @ weight
+    return np.stack([lowest, amplitude * np.exp(alphas * smallest), alphas, value], axis=1)
+
+
+# The best pair that is not negative, for many pairs of normal equations.
+def _pairs(aa: Floats, ab: Floats, bb: Floats, a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    determinant = aa * bb - ab**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y = (a * bb - b * ab) / determinant, (aa * b - ab * a) / determinant
+    inside = (x >= 0) & (y >= 0)
+    # Otherwise one of the two is zero; a falls below zero only where b alone fits better.
+    alone = a**2 / aa >= b**2 / bb
+    return (
+        np.where(inside, x, np.where(alone, a / aa, 0.0)),
+        np.where(inside, y, np.where(alone, 0.0, b / bb)),
+    )
