@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas import curvature
-from lossatlas.curvature import hessian
+from lossatlas.curvature import groups, hessian
 from lossatlas.landscape.engines import batched, plain
 from lossatlas.linalg import basis as bases
 from lossatlas.linalg.extremes import converge
@@ -209,6 +209,71 @@ def _said(found) -> str:
 def dense_hessian(objective) -> torch.Tensor:
     matrix = hessian(objective)
     return torch.stack([matrix.flat(row) for row in torch.eye(matrix.size)])
+
+
+def scarce_once(monkeypatch, length, error=ERRORS[0]):
+    append, failed = bases.Basis.append, []
+
+    def scarce(self, vector):
+        if len(self) >= length and not failed:
+            failed.append(1)
+            raise error
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", scarce)
+    return failed
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_the_edge_of_stability_says_that_its_basis_was_cut(objective, monkeypatch, error):
+    sgd = torch.optim.SGD(objective.model.parameters(), lr=0.1)
+    truth = curvature.edge_of_stability(objective, sgd)
+    assert not truth.note
+    failed = scarce_once(monkeypatch, 6, error)
+    found = curvature.edge_of_stability(objective, sgd)
+    assert failed
+    assert found.note == "memory ran out, and the run went on with a smaller basis"
+    assert found.note in _said(found)
+    assert found.sharpness == pytest.approx(truth.sharpness, rel=2e-3)
+
+
+@pytest.mark.parametrize("by", ["layer", "class"])
+def test_the_group_whose_basis_was_cut_says_so(objective, monkeypatch, by):
+    options = {"by": by, "top": 1, "bottom": 0, "density": False}
+    truth = la.spectrum(objective, **options).groups
+    assert not any("memory" in group.note for group in truth)
+    once = bases.Basis.append
+    # The groups come after the whole spectrum, which is not cut here.
+    line, failed = groups._line, []
+
+    def cut(*arguments):
+        failed.append(scarce_once(monkeypatch, 6) if not failed else [])
+        return line(*arguments)
+
+    monkeypatch.setattr(groups, "_line", cut)
+    found = la.spectrum(objective, **options).groups
+    monkeypatch.setattr(bases.Basis, "append", once)
+    assert failed[0]
+    assert [group.note.count("the run went on with a smaller basis") for group in found] == [
+        1,
+        *[0] * (len(found) - 1),
+    ]
+    for a, b in zip(found, truth, strict=True):
+        assert a.largest == pytest.approx(b.largest, abs=a.largest_bound + b.largest_bound)
+
+
+def test_a_group_whose_trace_ran_out_of_memory_says_so(objective, monkeypatch):
+    inner = groups.deflated_trace
+
+    def scarce(apply, lanczos, **options):
+        scarce_once(monkeypatch, len(lanczos.basis))
+        return inner(apply, lanczos, **options)
+
+    monkeypatch.setattr(groups, "deflated_trace", scarce)
+    monkeypatch.setattr(groups, "_TRACE_TOLERANCE", 1e-3)
+    options = {"by": "layer", "top": 1, "bottom": 0, "density": False, "tolerance": 0.01}
+    found = la.spectrum(objective, **options).groups
+    assert any("further products were random probes" in group.note for group in found)
 
 
 def test_graphs_are_kept_only_while_memory_lasts(objective, monkeypatch):

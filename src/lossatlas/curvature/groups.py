@@ -14,12 +14,12 @@ from lossatlas.checks import check_one_of
 from lossatlas.curvature.differentiable import UnreachedError
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.krylov_memory import KrylovRequest, plan_krylov
+from lossatlas.curvature.krylov_memory import RAN_OUT, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult
-from lossatlas.curvature.trace import UNIT, random_run
+from lossatlas.curvature.trace import UNIT, memory_note, random_run
 from lossatlas.errors import ArgumentError, DataError, LossError, NonFiniteError
 from lossatlas.io.records import record
 from lossatlas.linalg.extremes import converge, reached_ends
@@ -401,6 +401,7 @@ def _line(
         wanted: Any = {"top": 1, "bottom": 1, "tolerance": request.tolerance}
         ritz, reached = converge(lanczos, **wanted, limit=limit)
         ends = reached_ends(lanczos, ritz, reached, **wanted)
+        full = RAN_OUT if lanczos.full else ""
         low, high = _bounds(matrix, lanczos, ritz)
         total, _ = deflated_trace(
             matrix.flat,
@@ -415,7 +416,7 @@ def _line(
         return _unmeasured(error, name, examples, matrix.size)
     loose = coarse_rounding(objective) * float(np.abs(ritz.values).max())
     notes = _notes(request, examples, ends, total)
-    notes += [plan.note] if plan.note else []
+    notes += filter(None, (plan.note, full or memory_note(lanczos)))
     return GroupSpectrum(
         name,
         examples,

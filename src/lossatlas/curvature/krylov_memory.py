@@ -21,6 +21,7 @@ BasisKind = Literal["auto", "device", "host", "half"]
 BASES = get_args(BasisKind)
 # What a basis may take of the memory that is free, unless it goes no smaller.
 _SHARE = 0.5
+RAN_OUT = "memory ran out, and the run went on with a smaller basis"
 _NOTES = {
     "device": "",
     "host": "the basis is kept in the memory of the host",

@@ -22,7 +22,13 @@ from lossatlas.curvature.groups import (
     group_spectra,
 )
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.krylov_memory import BasisKind, KrylovPlan, KrylovRequest, plan_krylov
+from lossatlas.curvature.krylov_memory import (
+    RAN_OUT,
+    BasisKind,
+    KrylovPlan,
+    KrylovRequest,
+    plan_krylov,
+)
 from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
@@ -52,7 +58,6 @@ _SHOWN = 2e-4
 # Products for the trace in a survey: where large eigenvalues of both signs cancel, as before
 # training, more of them buy little, and the error says what is known.
 _SURVEY_TRACE = 300
-_FULL = "memory ran out, and the run went on with a smaller basis"
 _MEANINGS = {
     "largest eigenvalue": "the sharpest direction",
     "smallest eigenvalue": "below zero where the loss falls on both sides",
@@ -529,7 +534,7 @@ def _ends(
         upper + lower,
         len(lower),
         lanczos.products,
-        "; ".join(filter(None, (_FULL if lanczos.full else "", _doubt(lanczos.asymmetry)))),
+        "; ".join(filter(None, (RAN_OUT if lanczos.full else "", _doubt(lanczos.asymmetry)))),
     )
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.krylov_memory import KrylovRequest, plan_krylov
+from lossatlas.curvature.krylov_memory import RAN_OUT, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import hessian
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.pieces import pieces_of
@@ -75,6 +75,7 @@ class Stability(CheckedResult):
         products: products spent.
         reached: whether the tolerance was reached.
         lr: the learning rate of all parameters; NaN where they have several.
+        note: what memory made of the run; empty as a rule.
     """
 
     sharpness: float
@@ -85,6 +86,7 @@ class Stability(CheckedResult):
     products: int
     reached: bool
     lr: float = math.nan
+    note: str = ""
 
     @property
     def highest_lr(self) -> float:
@@ -94,6 +96,7 @@ class Stability(CheckedResult):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The sharpness in units of the steps, with its error bound."""
+        edge = f"the edge is at {self.threshold:.3g}"
         return (
             Estimate(
                 self.sharpness,
@@ -102,7 +105,7 @@ class Stability(CheckedResult):
                 bound=self.bound,
                 why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
                 name="learning rate x largest eigenvalue",
-                meaning=f"the edge is at {self.threshold:.3g}",
+                meaning="; ".join(filter(None, (edge, self.note))),
             ),
         )
 
@@ -426,6 +429,7 @@ def edge_of_stability(
         matrix.count,
         reached,
         _common_rate(optimizer, objective),
+        "; ".join(filter(None, (plan.note, RAN_OUT if lanczos.full else ""))),
     )
 
 

@@ -111,12 +111,17 @@ def trace(
 
 
 def _noted(meaning: str, lanczos: Lanczos) -> str:
-    # What is said where memory ran out before the space was as large as it was meant to be.
-    full = (
+    return "; ".join(filter(None, (meaning, memory_note(lanczos))))
+
+
+def memory_note(lanczos: Lanczos) -> str:
+    """Where memory ran out before the space was as large as it was meant to be."""
+    if not lanczos.full:
+        return ""
+    return (
         f"memory ran out at {lanczos.steps} vectors of the Krylov space, and further products "
         "were random probes"
     )
-    return "; ".join(filter(None, (meaning, full if lanczos.full else "")))
 
 
 def _forecast(estimate: Estimate, space: int, drawn: int, tolerance: float) -> str:
