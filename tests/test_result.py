@@ -239,3 +239,11 @@ def test_a_value_that_is_not_known_has_neither_error_nor_unit():
     assert (lost.texts, lost.shown, f"{lost}") == (("not known", ""), "not known", "not known")
     assert Estimate(2.0, 0.1, unit="loss").shown == "2.00 loss"
     assert Estimate(math.inf, why_no_error="no bound", unit="loss").shown == "∞ loss"
+
+
+def test_an_error_of_zero_is_shown_with_its_reason():
+    equal = Estimate(0.0, 0.0, samples=9, name="gap", unit="loss", why_no_error="equal")
+    assert (f"{equal}", estimate_row(equal)) == ("0 loss", ("gap", "0 loss", "equal"))
+    alike = Estimate(0.0, 0.0, samples=9, name="hits", sample_unit="examples")
+    assert estimate_row(alike) == ("hits", "0", "± 0, the same for all 9 examples")
+    assert estimate_row(Estimate(2.0, 0.0, name="size"))[2] == "± 0, exact"

@@ -78,11 +78,12 @@ class Estimate:
 
     Attributes:
         value: the number.
-        stderr: its standard error, same units; 0 where exact, NaN where unknown.
+        stderr: its standard error, same units; 0 where exact (`why_no_error`, if there is one,
+            is then shown in its place), NaN where unknown.
         products: products with a matrix (or evaluations) that it cost.
         samples: how many independent samples the error comes from; 0 where it is exact.
         reached: whether the tolerance that was asked for was reached.
-        why_no_error: why `stderr` is NaN, as a sentence; None where there is an error.
+        why_no_error: why `stderr` is NaN or 0, as a sentence; None where there is an error.
         checked: what the derivatives under it were compared with, a sentence each.
         bound: a largest error in place of a standard error (the residual of an eigenvalue,
             say), same units; NaN where there is none.
@@ -171,7 +172,8 @@ class Estimate:
         if self.ends is not None:
             return with_ends(self.value, *self.ends)
         value, error = _rounded(self.value, self.error)
-        return value, f"± {error}" if error else ""
+        is_bare = not error or (error == "0" and self.why_no_error is not None)
+        return value, "" if is_bare else f"± {error}"
 
     @property
     def shown(self) -> str:
@@ -440,6 +442,7 @@ class Result:
             if found.is_minor and not minor:
                 continue
             value, _, error = with_error(found.value, found.error).partition(" ± ")
+            error = "" if error == "0" and found.why_no_error else error
             unmarked = math.isnan(found.value) or _is_exact_count(found)
             shown = f"{value} ± {error}" if error else value if unmarked else f"{value}†"
             shown = "--" if math.isnan(found.value) else shown
@@ -603,6 +606,9 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
         kind = f", from {found.samples} {found.sample_unit} only"
     elif error and found.caveat:
         kind = f", on few large losses among {found.samples:,}"
+    elif error == "± 0" and not kind:
+        same = f"the same for all {found.samples:,} {found.sample_unit}"
+        kind = f", {same if found.samples > 1 else 'exact'}"
     remark = f"{error}{kind}" if error else found.why_no_error or found.meaning
     return found.name, found.shown, remark
 

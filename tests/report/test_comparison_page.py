@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from lossatlas.report import render, write_report
 from lossatlas.report.comparison import comparison_page
 from lossatlas.result import Estimate
 from lossatlas.topology import merge_tree, persistence
+from lossatlas.weights.paired import EQUAL
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import comparison_of, hostile, valleys, way
 from report.test_report_browser import BROWSER, drive
@@ -200,3 +202,37 @@ def test_diagrams_and_trees_keep_their_confidence_on_disk(tmp_path):
     for result in (persistence(land, confidence=0.9), merge_tree(land, confidence=0.9)):
         back = io.load(io.save(result, tmp_path / "r.nc"))
         assert back.confidence == result.confidence == 0.9
+
+
+def test_a_barrier_that_a_lower_point_proves_is_given_by_its_lower_end():
+    # At the top the error reaches to zero, beside it, where errors are smaller, it does not.
+    found = view(0.4)
+    at = found.excess.at
+    value, stderr = np.zeros(at.size), np.full(at.size, 1e-4)
+    value[10], stderr[10], value[5] = 0.0070, 0.0037, 0.0010
+    found = replace(found, excess=replace(found.excess, value=value, stderr=stderr))
+    assert found.excess.is_certain
+    assert not found.excess.is_top_certain
+    assert found.excess.lower == pytest.approx(0.0010 - 2.5e-4)
+    assert found.headline() == "A barrier of at least 0.00075 stands between them."
+    words = " ".join(found.line_sentences())
+    assert "by 0.007 (the highest rise is from 0.00075 to 0.016, 95 %" in words
+    assert "right to within" not in words
+    page = comparison_page(found)
+    assert page.questions[1].value == "at least 0.00075"
+    (shown,) = (t for s in page.sections for t in s.tiles if t.label == "barrier")
+    assert "at least 0.00075" in shown.detail
+    none = replace(found.excess, value=np.where(value == 0.0010, 0, value))
+    unsure = replace(found, excess=none)
+    assert unsure.headline().startswith("No barrier that can be told from error")
+    assert comparison_page(unsure).questions[1].value == "none told from error"
+
+
+def test_losses_that_differ_by_rounding_are_called_equal():
+    gap = Estimate(0.0, 0.0, samples=500, why_no_error=EQUAL)
+    found = replace(valleys(), difference=gap)
+    assert found.line_sentences()[0].endswith("they are equal to rounding.")
+    assert comparison_page(found).questions[0].value == EQUAL
+    (row,) = (row for row in found.rows() if row[0] == "difference of the losses")
+    assert row[1:] == ("0 loss", EQUAL)
+    assert not re.search(r"\b0 ± 0(?![.\d])", " ".join(found.sentences()))

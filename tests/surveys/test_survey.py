@@ -138,3 +138,6 @@ def test_weights_at_the_bottom_are_told_so():
     objective = la.Objective(model, la.supervised(F.mse_loss), [(x, y)])
     found = la.survey(objective, points=5, span=0.5)
     assert (found.lowest.value, found.lowest.stderr) == (0.0, 0.0)
+    (row,) = (row for row in found.rows() if row[0].startswith("lowest point"))
+    assert row[1:] == ("0 loss", "no computed point lies below the weights")
+    assert found.rows()[0][2] == "± 0, the same for all 40 examples"

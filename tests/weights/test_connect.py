@@ -69,7 +69,7 @@ def test_an_error_of_zero_is_never_shown_without_its_reason():
     sunk = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(-1, 0))
     for found, why in (
         (same, "the two networks are equal"),
-        (flat, "the loss of every example lies on the line"),
+        (flat, "the loss of every example lies on the line of the ends"),
         (sunk, "none seen: the loss of no example is above"),
     ):
         barrier = found.estimates()[0]
@@ -222,3 +222,47 @@ def test_paths_are_drawn_by_both_backends():
     upper = np.array(band.y)[: len(found.at)] - found.excess
     assert max(upper) == pytest.approx(found.band * found.excess_stderr.max())
     assert found.plot("loss").get_ylabel() == "loss"
+
+
+def test_what_float32_rounds_is_called_equal_and_what_it_holds_is_kept():
+    own = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    judged = PairedLosses(objective("mlp"))
+    judged.weights = np.ones(200)
+    exact, rounded = own.double().numpy(), own.half().float().double().numpy()
+    rounding = np.nextafter(own.numpy(), np.float32(2)).astype(np.float64)
+    equal = judged.difference(rounding, exact)
+    assert (equal.value, equal.stderr, equal.interval()) == (0.0, 0.0, (0.0, 0.0))
+    assert equal.why_no_error == "equal to rounding"
+    # A mean near zero with a spread is an estimate of its own.
+    balanced = exact + np.where(np.arange(200) % 2, 0.1, -0.1)
+    for other in (balanced, rounded, exact + 1e-5):
+        gap = judged.difference(other, exact)
+        assert gap == judged.mean(other - exact)
+    # In float64 as small a difference is one.
+    double = PairedLosses(task(lambda w: w @ w))
+    double.weights = np.ones(200)
+    assert double.difference(rounding, exact).value > 0
+
+
+def test_a_line_of_rounding_alone_has_no_barrier():
+    # A network and the same in other units: their losses differ in the last bits only.
+    problem = objective("mlp")
+    one = {k: v.detach().clone() for k, v in problem.params.items()}
+    two = {k: v * (1 + 1e-7) for k, v in one.items()}
+    found = connect(problem, one, two)
+    assert found.barrier.value == 0
+    assert found.is_barrier_certain is False
+    assert not found.excess.any()
+    words = " ".join((*found.sentences(), *map(str, found.estimates()[:4])))
+    assert "± 0" not in words
+
+
+def test_a_barrier_proved_beside_the_top_is_given_by_what_it_is_at_least():
+    at, value, stderr = np.linspace(0, 1, 5), np.zeros(5), np.full(5, 1e-4)
+    value[2], stderr[2], value[1] = 0.0070, 0.0037, 0.0010
+    found = Excess(at, value, stderr, 2.5, 100)
+    assert (found.is_certain, found.is_top_certain) == (True, False)
+    assert found.barrier_text == "at least 0.00075"
+    clear = Excess(at, value, np.full(5, 1e-4), 2.5, 100)
+    assert clear.is_top_certain
+    assert clear.barrier_text == "0.00700 ± 0.00010"

@@ -213,10 +213,10 @@ def test_equal_networks_are_called_equal_and_not_zero_with_an_error_of_zero():
     told = [*found.sentences(), *several.sentences(), *averaged.sentences()]
     shown = [f"{e}" for each in (found, several, averaged) for e in each.estimates()]
     assert not any("± 0 " in f"{text} " or "0 ± 0" in text for text in (*told, *shown))
-    assert "equal to that of the best single one, example by example." in told[-1]
-    assert "has on every example the loss of" in " ".join(found.sentences())
+    assert "equal to that of the best single one, to rounding." in told[-1]
+    assert "has, to rounding, the loss of" in " ".join(found.sentences())
     why = [e.why_no_error for e in averaged.estimates()[1:]]
-    assert why == ["the loss of every example is the same"] * 2
+    assert why == ["equal to rounding"] * 2
 
 
 def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):

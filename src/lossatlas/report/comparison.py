@@ -9,6 +9,7 @@ from lossatlas.report.contents import Card, Page, Section, Tile, tile
 from lossatlas.result import Figure, Reference, Table
 from lossatlas.surveys import Comparison
 from lossatlas.text import cut_off, number, with_error
+from lossatlas.weights.paired import EQUAL
 
 _STATISTICS = Reference(
     "statistics of normalization layers estimated anew between two networks",
@@ -38,8 +39,7 @@ def comparison_page(found: Comparison) -> Page:
 def _questions(found: Comparison) -> tuple[Card, ...]:
     lower, *line = found.line_sentences()
     matched, *rest = found.basin_sentences()
-    barrier, bound = found.barrier, found.line_bound
-    told = bound > 0 and barrier.value > bound
+    barrier, bound, told = found.barrier, found.line_bound, found.excess.is_certain
     pairs = found.matching
     one, two = found.names
     alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
@@ -48,7 +48,7 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
         Card("Which one has the lower loss?", *_lower(found), sentences=(lower,)),
         Card(
             "Does a barrier stand between them?",
-            with_error(barrier.value, barrier.stderr) if told else "none told from error",
+            found.excess.barrier_text if told else "none told from error",
             mark="sure" if told or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
@@ -63,6 +63,8 @@ def _lower(found: Comparison) -> tuple[str, str, str]:
     if gap is None or not math.isfinite(gap.stderr):
         return "no paired error", "", ""
     low, high = gap.interval()
+    if gap.why_no_error == EQUAL:
+        return EQUAL, "", "sure"
     if low <= 0 <= high:
         return f"not told apart ({with_error(gap.value, gap.stderr)})", "", ""
     return (
@@ -103,6 +105,8 @@ def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
     certain, remark = found.excess.is_certain, ""
     if certain is not None and found.top is not None:
         remark = ", certain" if certain else ", within the error"
+        if certain and not found.excess.is_top_certain:
+            remark = f", {found.excess.barrier_text} (95 %)"
     rows = {estimate.name: estimate for estimate in found.line_estimates()}
     ends = [f"loss at {name}" for name in found.names]
     gap = () if found.difference is None else (tile("B minus A, paired", found.difference),)

@@ -38,6 +38,7 @@ from lossatlas.topology.distances import bottleneck, wasserstein
 from lossatlas.topology.field import Connectivity, Floats
 from lossatlas.topology.mergetree import NO_SADDLE
 from lossatlas.weights.connect import Excess, connect
+from lossatlas.weights.paired import EQUAL, rounded_away
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -149,7 +150,7 @@ class Comparison(Result):
                 f"No barrier that can be told from error: the line rises by {shown}, which is "
                 "within the error of the samples."
             )
-        return f"A barrier of {shown} stands between them."
+        return f"A barrier of {self.excess.barrier_text} stands between them."
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The barrier, the distances, what became of the basins, both maps."""
@@ -171,11 +172,7 @@ class Comparison(Result):
 
     def _barrier(self) -> Estimate:
         meaning = "highest rise above the chord; paired error"
-        shown = replace(self.barrier, name="barrier", unit="loss", meaning=meaning)
-        # Zero is the least that a barrier can be, and no number with an error of zero.
-        if shown.value == 0 and shown.stderr == 0:
-            return replace(shown, stderr=math.nan, why_no_error=_NONE_SEEN)
-        return shown
+        return replace(self.barrier, name="barrier", unit="loss", meaning=meaning)
 
     def _difference(self) -> Estimate:
         one, two = self.names
@@ -426,6 +423,8 @@ def _paired(found: Comparison, gap: Estimate) -> str:
     first, second = (with_error(float(line.values[k]), float(line.stderr[k])) for k in (0, -1))
     low, high = gap.interval()
     text = f"The loss is {first} at {one} and {second} at {two}; on the same {gap.sample_unit} "
+    if gap.why_no_error == EQUAL:
+        return f"{text}they are {EQUAL}."
     text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
     text += f"[{number(low, 3)}, {number(high, 3)}]"
     if not math.isfinite(gap.stderr) or low <= 0 <= high:
@@ -437,7 +436,7 @@ def _line(found: Comparison) -> Iterator[str]:
     line, bound = found.line, found.line_bound
     share = line.axes[0]
     if found.top is not None:
-        tail = f" (right to within {number(bound, 2)}, 95 %, all points at once)" * (bound > 0)
+        tail = f" ({_reliability(found)}, 95 %, all points at once)" * (bound > 0)
         yield (
             "The line rises highest above the chord "
             f"{number(100 * found.excess.where, 3)} % of the way, by "
@@ -454,6 +453,14 @@ def _line(found: Comparison) -> Iterator[str]:
             f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both "
             f"ends, by {number(gain, 3)}{sure}: an average of the two may serve better."
         )
+
+
+def _reliability(found: Comparison) -> str:
+    # A lower point can prove a barrier where the error at the highest one reaches to zero.
+    rise = found.excess
+    if rise.is_certain and not rise.is_top_certain:
+        return f"the highest rise is from {number(rise.lower, 2)} to {number(rise.upper, 2)}"
+    return f"right to within {number(found.line_bound, 2)}"
 
 
 def _distance(found: Comparison) -> str:
@@ -498,7 +505,6 @@ def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
     return starts, ends
 
 
-_NONE_SEEN = "none seen: no point of the line lies above the chord"
 _PARTS = ("first", "second", "path", "line")
 _OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
 
@@ -649,7 +655,7 @@ def paired_difference(objective: Objective, first: State, second: State) -> Esti
     one, two = (objective.example_losses(state.whole) for state in (first, second))
     gap = (two - one).numpy()
     stderr = float(gap.std(ddof=1)) / math.sqrt(gap.size) if gap.size > 1 else math.nan
-    return Estimate(
+    found = Estimate(
         float(gap.mean()),
         stderr,
         samples=gap.size,
@@ -657,3 +663,4 @@ def paired_difference(objective: Objective, first: State, second: State) -> Esti
         why_no_error=None if math.isfinite(stderr) else "one example has no spread",
         name="difference of the losses",
     )
+    return rounded_away(objective, found, float(max(one.abs().mean(), two.abs().mean())))

@@ -8,11 +8,10 @@ from lossatlas.landscape.landscape import Landscape, computed_values
 from lossatlas.landscape.plane import Plane, settled
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
-from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.paired import EQUAL, PairedLosses
 
 _LEVEL = 0.95
-# Below this share of the loss a difference is one of rounding.
-_ROUNDING = 1e-6
+_NONE_BELOW = "no computed point lies below the weights"
 
 
 def lowest_difference(objective: Objective, plane: Plane, land: Landscape) -> Estimate | None:
@@ -27,8 +26,8 @@ def lowest_difference(objective: Objective, plane: Plane, land: Landscape) -> Es
         land: the map.
 
     Returns:
-        The difference, with both ends of its interval or the reason why it has none; None for
-        a map without a finite loss.
+        The difference, with both ends of its interval or the reason why it has none; 0 where
+        it is below the rounding of the losses; None for a map without a finite loss.
     """
     known = computed_values(land)
     count = int(np.isfinite(known).sum())
@@ -39,12 +38,11 @@ def lowest_difference(objective: Objective, plane: Plane, land: Landscape) -> Es
     judged = PairedLosses(objective)
     here = judged.sums(objective.params)
     there = judged.sums(settled(objective, plane).point(where))
-    gap = judged.mean(there - here, "lowest point of the map minus the weights", "loss")
-    scale = abs(float(here.sum() / judged.weights.sum()))
+    gap = judged.difference(there, here, "lowest point of the map minus the weights", "loss")
     meaning = f"on the same {objective.unit}; interval for the lowest of {count:,} points"
     gap = replace(gap, meaning=meaning)
-    if abs(gap.value) <= _ROUNDING * scale:
-        return replace(gap, value=0.0, stderr=0.0, why_no_error=None)
+    if gap.why_no_error == EQUAL:
+        return replace(gap, why_no_error=_NONE_BELOW)
     if gap.why_no_error is not None:
         return gap
     return replace(gap, ends=gap.interval(1 - (1 - _LEVEL) / count))

@@ -333,7 +333,7 @@ class Midpoint:
     def barrier(self, params: Params) -> Estimate:
         """Loss at the midpoint above the mean of the ends."""
         middle = self._losses.sums(halfway(self._reference, params))
-        return self._losses.mean(middle - (self._first + self._second) / 2)
+        return self._losses.difference(middle, (self._first + self._second) / 2)
 
     def change(self, params: Params) -> float:
         """How far the losses of the aligned network are from those that it had."""

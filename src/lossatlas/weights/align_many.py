@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,6 +176,6 @@ def _spread(points: Sequence[Params]) -> float:
 
 def _excess(objective: Objective, points: Sequence[Params], how: str) -> Estimate:
     losses = PairedLosses(objective)
-    ends = sum(losses.sums(point) for point in points) / len(points)
-    found = losses.mean(losses.sums(_mean(points)) - ends)
+    ends = np.mean([losses.sums(point) for point in points], axis=0)
+    found = losses.difference(losses.sums(_mean(points)), ends)
     return replace(found, name=f"loss of the mean, {how}", unit="loss")

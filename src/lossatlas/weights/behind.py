@@ -43,11 +43,11 @@ def behind_best(
 
     Source: Hsu, Annals of Statistics 9 (1981), 1026-1034 (comparisons with the best).
     """
-    plain = [judged.mean(each - sums[best]) for each in sums]
+    plain = [judged.difference(each, sums[best]) for each in sums]
     known = [k for k, far in enumerate(plain) if k == best or far.stderr > 0]
     rivals = [k for k in known if k in others]
-    found = [replace(far, value=0.0, stderr=0.0) if k == best else far
-             for k, far in enumerate(plain)]  # fmt: skip
+    found = [*plain]
+    found[best] = replace(plain[best], value=0.0, stderr=0.0, why_no_error="the best itself")
     if len(rivals) < 2:
         return tuple(found)
     covariance = _covariance(judged.weights, [sums[k] for k in known])

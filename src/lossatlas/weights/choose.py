@@ -282,7 +282,8 @@ def choose(
         sharpness=tuple(row[2] for row in own) if sharpness else (),
         coefficients=tuple(row[3] for row in own) if localization is not None else (),
         gains=tuple(
-            judged.mean(sums[count + k] - min(sums[k], sums[k + 1], key=np.sum)) for k in pairs
+            judged.difference(sums[count + k], min(sums[k], sums[k + 1], key=np.sum))
+            for k in pairs
         ),
         level=level,
         notes=_notes(objective, averages),
@@ -299,7 +300,7 @@ def _equal(judged: PairedLosses, sums: list[Array], best: int, level: float) -> 
     return [
         k
         for k, each in enumerate(sums)
-        if k == best or _may_be_best(judged.mean(each - sums[best]), share)
+        if k == best or _may_be_best(judged.difference(each, sums[best]), share)
     ]
 
 

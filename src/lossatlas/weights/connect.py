@@ -21,9 +21,9 @@ from lossatlas.objective import Objective
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.rng import generator
-from lossatlas.text import number
+from lossatlas.text import number, with_error
 from lossatlas.weights.align import align, check_finite, endless_batches, with_statistics
-from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.paired import EQUAL, PairedLosses, blend, rounded_away
 from lossatlas.weights.repair import Repairer
 from lossatlas.weights.unfinished import Unfinished, identity
 
@@ -111,7 +111,7 @@ class Excess:
             return "none seen: every position lies below the line by more than its error"
         if self.value.any():
             return "none seen: the loss of no example is above the line at any position"
-        return "none seen: the loss of every example lies on the line between the ends"
+        return "none seen: to rounding the loss of every example lies on the line of the ends"
 
     @property
     def has_spread(self) -> bool:
@@ -123,6 +123,29 @@ class Excess:
         """What no excess at the positions is above, with 95 %; NaN where unknown."""
         highest = float((self.value + self.band * self.stderr)[1:-1].max())
         return max(highest, 0.0)
+
+    @property
+    def lower(self) -> float:
+        """What the largest excess is above, with 95 %, 0 at least; NaN where unknown."""
+        highest = float((self.value - self.band * self.stderr)[1:-1].max())
+        return max(highest, 0.0)
+
+    @property
+    def is_top_certain(self) -> bool:
+        """Whether the largest excess, where it was found, is above 0 with 95 %."""
+        return math.isinf(self.barrier.value) or bool(self.barrier.value > self.bound)
+
+    @property
+    def barrier_text(self) -> str:
+        """The barrier with its error, or what it is at least where that does not reach to 0.
+
+        A lower point of the path with a smaller error can prove a barrier that the highest
+        point by itself does not.
+        """
+        barrier = self.barrier
+        if self.is_certain and math.isfinite(barrier.value) and not self.is_top_certain:
+            return f"at least {number(self.lower, 2)}"
+        return with_error(barrier.value, barrier.stderr)
 
     @property
     def gap(self) -> float:
@@ -269,10 +292,9 @@ class Connection(Result):
         if certain is None:
             said = f"The {path} rises by {number(self.barrier.value)}; the error is unknown."
         elif certain:
-            said = (
-                f"A barrier of {self.barrier} separates the two on the {path}, at "
-                f"t = {number(self.where, 2)}."
-            )
+            height = self.profile.barrier_text
+            place = f", at t = {number(self.where, 2)}" * self.profile.is_top_certain
+            said = f"A barrier of {height} loss separates the two on the {path}{place}."
         else:
             said = f"No barrier on the {path}: {self._nothing_above()}"
         if self.kind == "line":
@@ -614,12 +636,18 @@ class _Survey:
         start = self._sums[0.0]
         return rows - start - np.outer(at, self._sums[1.0] - start)
 
+    def _risen(self, t: float, row: Array) -> Estimate:
+        scale = float(np.abs(self._sums[t]).sum() / self._losses.weights.sum())
+        return rounded_away(self._objective, self._losses.mean(row), scale)
+
     def result(self, seed: int) -> Connection:
         knots, kind = self._knots, self._plan.kind
         at = np.array(sorted(self._sums))
         means = [self._losses.mean(self._sums[t]) for t in at.tolist()]
         rows = self._excess(at)
-        excess = [self._losses.mean(row) for row in rows]
+        excess = [self._risen(*pair) for pair in zip(at.tolist(), rows, strict=True)]
+        # What is rounding alone has no spread either.
+        rows[[found.why_no_error == EQUAL for found in excess]] = 0.0
         stderr = np.array([found.stderr for found in excess])
         places = np.linspace(0, 1, 33).tolist() if kind != "line" else []
         # One after another: each is as large as the network.

@@ -101,7 +101,7 @@ class EditedLayer:
 def _why_no_error(rise: float, stderr: float) -> str | None:
     if not math.isfinite(stderr):
         return "one batch mean has no spread"
-    return None if stderr or rise else "the loss of every example is the same"
+    return None if stderr or rise else "the loss of every example is the same, to rounding"
 
 
 @result("edit curve", references=(_EDIT, _OBD))
@@ -362,7 +362,8 @@ class _Side:
 
     def add(self, point: Params) -> None:
         sums = self._losses.sums(point)
-        self._found.append((self._losses.mean(sums), self._losses.mean(sums - self._base)))
+        rise = self._losses.difference(sums, self._base)
+        self._found.append((self._losses.mean(sums), rise))
 
     def values(self, part: str) -> Array:
         return np.array([getattr(loss, part) for loss, _ in self._found])

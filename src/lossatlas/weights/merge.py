@@ -24,7 +24,7 @@ from lossatlas.result import Estimate, Figure, Reference, Result, quantity, resu
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
-from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.paired import EQUAL, PairedLosses, blend
 from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
@@ -198,20 +198,19 @@ def _differences(title: str, found: Mapping[str, Estimate]) -> Figure:
     )
 
 
-# Equal on every example: a difference without an error, and with a reason.
+# Equal to rounding: a difference without an error, and with a reason.
 def _is_same(found: Estimate) -> bool:
     return found.value == 0 and found.stderr == 0
 
 
 def _reasoned(found: Estimate, name: str) -> Estimate:
     if _is_same(found):
-        why = "the loss of every example is the same"
-        return replace(found, stderr=math.nan, why_no_error=why, name=name)
+        return replace(found, stderr=math.nan, why_no_error=EQUAL, name=name)
     return replace(found, name=name)
 
 
 def _difference(found: Estimate) -> str:
-    return ", example by example" if _is_same(found) else f" (difference {found})"
+    return ", to rounding" if _is_same(found) else f" (difference {found})"
 
 
 def _verdict(found: Estimate) -> str:
@@ -236,7 +235,7 @@ def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple
         "below that of": "is better than",
         "above that of": "is worse than",
         "not told apart from that of": "is not told apart from",
-        "equal to that of": "has on every example the loss of",
+        "equal to that of": "has, to rounding, the loss of",
         "not compared with an error to that of": "is not compared with an error to",
     }
     plain, parts = {"below that of", "equal to that of"}, []
@@ -327,7 +326,7 @@ def merge(
     judged = PairedLosses(job.judge)
     sums = judged.sums(made.params)
     others = {"average": job.made("average", {}).params, **job.networks}
-    against = {name: judged.mean(sums - judged.sums(p)) for name, p in others.items()}
+    against = {name: judged.difference(sums, judged.sums(p)) for name, p in others.items()}
     return Merge(
         params=made.params,
         method=described(method, options),
@@ -439,7 +438,7 @@ class _Table:
     def add(self, title: str, params: Callable[[], Params]) -> None:
         sums = self._judged.sums_once(title, params)
         self._losses[title] = self._judged.mean(sums)
-        self._against[title] = self._judged.mean(sums - self._average)
+        self._against[title] = self._judged.difference(sums, self._average)
         if self._progress is not None:
             self._progress(len(self._against) + len(self._failed), self._total)
 
@@ -787,8 +786,8 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
         kept=tuple(sorted(k + 1 for k in kept)),
         loss=judged.mean(sums, "loss", "loss"),
         against={
-            "best single": judged.mean(sums - single[order[0]]),
-            "all": judged.mean(sums - everything),
+            "best single": judged.difference(sums, single[order[0]]),
+            "all": judged.difference(sums, everything),
         },
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from lossatlas.weights.places import slabs
 from lossatlas.weights.unfinished import Unfinished
 
 Array = NDArray[np.float64]
+EQUAL = "equal to rounding"
+# Units in the last place that a mean of losses may be off by.
+_ULPS = 8
 _ONE_UNIT = "one batch mean has no spread; return one loss an example"
 
 
@@ -54,6 +58,14 @@ class PairedLosses:
         sums = np.array([float(total.sum) for total in totals])
         return sums, np.array([total.weight for total in totals])
 
+    def difference(
+        self, first: Array, second: Array, name: str = "", unit: str = ""
+    ) -> Estimate:
+        """The mean of the first minus that of the second; 0 where only rounding is left."""
+        gap = self.mean(first - second, name, unit)
+        sizes = (float(np.abs(each).sum()) for each in (first, second))
+        return rounded_away(self._objective, gap, max(sizes) / float(self.weights.sum()))
+
     def mean(
         self, sums: Array, name: str = "", unit: str = "", *, skewed: bool = False
     ) -> Estimate:
@@ -76,6 +88,21 @@ class PairedLosses:
             name=name,
             unit=unit,
         )
+
+
+def rounded_away(objective: Objective, gap: Estimate, scale: float) -> Estimate:
+    """A difference of losses of that scale; exactly 0 where it is below their rounding."""
+    spread = gap.stderr if math.isfinite(gap.stderr) else 0.0
+    is_known = math.isfinite(gap.value)
+    if is_known and abs(gap.value) + spread <= _rounding(objective) * scale:
+        return replace(gap, value=0.0, stderr=0.0, skewness=0.0, why_no_error=EQUAL)
+    return gap
+
+
+def _rounding(objective: Objective) -> float:
+    # Losses of narrower weights are taken in float32.
+    types = {value.dtype for value in objective.params.values() if value.is_floating_point()}
+    return _ULPS * torch.finfo(torch.float64 if types == {torch.float64} else torch.float32).eps
 
 
 def _skewness(residuals: Array, weights: Array, squares: float) -> float:

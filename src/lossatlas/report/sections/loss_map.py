@@ -63,8 +63,9 @@ def arrival_question(survey: Survey) -> Card:
 def _arrival(survey: Survey) -> tuple[str, str, str]:
     if not math.isfinite(survey.loss.value):
         return "no", "alarm", "The loss at the weights themselves is not finite."
-    if survey.lowest is not None and survey.lowest.why_no_error is None:
-        return _paired_arrival(survey.lowest)
+    gap = survey.lowest
+    if gap is not None and (gap.why_no_error is None or gap.stderr == 0):
+        return _paired_arrival(gap)
     lowest = float(np.nanmin(computed_values(survey.landscape)))
     lower = survey.loss.value - lowest
     if lower <= 1e-9 * max(abs(lowest), 1.0):
