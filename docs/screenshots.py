@@ -1,14 +1,17 @@
-"""Screenshots of the pages, for the guides: `python docs/screenshots.py`.
+"""Pictures of the README and the guides: `python docs/screenshots.py [demo | pages]`.
 
-Trains a small network on the digits, surveys every checkpoint and the last one with its
-curvature, and photographs the atlas and the report in a headless Chromium.
+`demo` runs the survey of `make demo` and draws its figures, docs/images/demo*.png. `pages`
+trains a small network on the digits, surveys every checkpoint and the last one with its
+curvature, and photographs the atlas and the report in a headless Chromium. Both by default.
 """
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+import figures
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -77,7 +80,19 @@ def photograph(page, name, address=""):
         taken.resize(size, Image.Resampling.LANCZOS).save(IMAGES / name, optimize=True)
 
 
-def main():
+def draw_demo():
+    """The figures of the survey that `make demo` makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "lossatlas", "survey", "--curvature", "--out", folder],
+            check=True,
+            capture_output=True,
+        )
+        figures.main(Path(folder) / "survey.nc", "demo")
+
+
+def draw_pages():
+    """The atlas and the report of a small training."""
     frames, last, steps = surveyed()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -89,5 +104,11 @@ def main():
         photograph(atlas, "atlas.png", f"#step={steps[SHOWN]}")
 
 
+def main(which=("demo", "pages")):
+    draw = {"demo": draw_demo, "pages": draw_pages}
+    for name in which:
+        draw[name]()
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ("demo", "pages"))
