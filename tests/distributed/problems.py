@@ -46,7 +46,7 @@ def other_derivatives(objective: la.Objective) -> dict:
     from lossatlas import curvature
 
     options = {"top": 1, "bottom": 0, "density": False, "seed": 1}
-    kinds = ("gauss_newton", "empirical_fisher")
+    kinds = ("gauss_newton", "fisher", "empirical_fisher")
     return {
         **{k: la.spectrum(objective, curvature=k, **options).top.tolist() for k in kinds},
         "noise": [e.value for e in curvature.gradient_noise(objective, probes=2).estimates()],

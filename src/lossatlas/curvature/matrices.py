@@ -154,7 +154,8 @@ def fisher(
         likelihood: "categorical", "gaussian" (variance 1/2, which makes squared error the
             negative log-likelihood) or "bernoulli"; None reads it off the criterion.
         draws: labels drawn for each example.
-        seed: what they are drawn from.
+        seed: what they are drawn from, with the number of the batch: counted over all
+            processes in the order of their ranks where `Objective(group=)` has several.
 
     Returns:
         The matrix as a function of a vector.
@@ -187,7 +188,8 @@ def fisher(
                 "the Fisher matrix needs one tensor of outputs; the model gave "
                 f"{len(outputs)}: use gauss_newton, which takes any."
             )
-        drawn = generator(seed, "labels", index, device=outputs[0].device)
+        number = objective.local.batches_before + index
+        drawn = generator(seed, "labels", number, device=outputs[0].device)
         mask = counted_labels(objective, batch) if kind == "categorical" else None
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
         read = partial(read_outputs, objective, batch)

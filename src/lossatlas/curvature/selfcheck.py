@@ -5,13 +5,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from lossatlas.curvature.arguments import check_objective
+from lossatlas.curvature.comparison import (
+    Comparison,
+    Differences,
+    Vectors,
+    length_of,
+    relative_gap,
+)
 from lossatlas.curvature.differentiable import check_graph, second_derivatives
 from lossatlas.curvature.forms import (
     Read,
@@ -26,33 +32,20 @@ from lossatlas.curvature.forms import (
 from lossatlas.errors import DerivativeError
 from lossatlas.objective import Batch, Check, CheckReport, Objective
 from lossatlas.objective.batches import batch_size
-from lossatlas.objective.lines import FEW, Line, midpoints, shared_lines
+from lossatlas.objective.lines import FEW, Line, shared_lines
 from lossatlas.objective.selfcheck import (
-    AGREE,
-    CLEARLY,
     FAILED,
     PASSED,
     SETTLED,
-    UNKNOWN,
     guarded,
     in_order,
 )
 from lossatlas.objective.slope import check_slope, ensure_slope, require_whole
 from lossatlas.result import Result
 
-Vectors = list[Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
-# Every pair of gradients costs two: what two pairs do not settle has kinks.
-_PAIRS = 2
-# Gradients bend this much at a step that crosses kinks: what they change by on its two sides
-# has little in common. Smooth ones bend by about the step.
-_BENT = 0.5
-# A tensor may be wrong alone: it is looked at where its own product is off by this share.
-_OFF = 0.2
-# Parts of an interval whose differences tell kinks from a wrong derivative, and how far beside
-# a point rounding is looked for, as a share of the interval.
-_QUARTERS, _AGAIN = 4, 1e-3
-_KINKS = "kinks within every step"
+# Losses below are looked at for what cancels in them, before kinks are held to be the reason.
+_NEAR_ZERO = 0.05
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,10 +177,18 @@ def check_hessian(objective: Objective) -> Check:
 
     def compare() -> Check:
         product, middle = line.at(0.0, lambda leaves: _product(line, leaves, direction))
-        differences = _Differences(
+        differences = Differences(
             line, lambda step: _filled(line.gradient(step), direction), middle
         )
-        return _Comparison(line, product, differences, line.lines.size).verdict()
+        return Comparison(
+            line,
+            product,
+            differences,
+            line.lines.size,
+            lambda: line.rounding.gradient,
+            # The value came with a gradient.
+            cancels=lambda: abs(line.value(line.steps[0])) < _NEAR_ZERO,
+        ).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
@@ -201,9 +202,9 @@ def check_differences(objective: Objective) -> Check:
     direction = list(line.direction.values())
 
     def change() -> float:
-        differences = _Differences(line, lambda step: _filled(line.gradient(step), direction))
+        differences = Differences(line, lambda step: _filled(line.gradient(step), direction))
         step = difference_step(line.here) / line.length
-        return _relative(differences(step), differences(step / 3))
+        return relative_gap(differences(step), differences(step / 3))
 
     return _settled("differences", "products", "gradients", line.run(change))
 
@@ -215,8 +216,8 @@ def _check_settled(line: Line, name: str, read: Read) -> Check:
             return line.objective.swapped(line.point(step), read)
 
     def change() -> float:
-        step, differences = difference_step(line.here) / line.length, _Differences(line, at)
-        return _relative(differences(step), differences(step / 3))
+        step, differences = difference_step(line.here) / line.length, Differences(line, at)
+        return relative_gap(differences(step), differences(step / 3))
 
     return _settled(name, f"derivatives of the {name}", name, line.run(change))
 
@@ -244,18 +245,20 @@ def check_outputs(objective: Objective) -> Check:
     def compare() -> Check:
         pushed, weighed = _pushed(line, direction)
         # Outputs may well be of order one where their change is small.
-        found = _Comparison(
+        found = Comparison(
             line,
             pushed,
-            _Differences(line, outputs),
-            _length(outputs(0.0)),
+            Differences(line, outputs),
+            length_of(outputs(0.0)),
+            lambda: 0.0,
             derivative=lambda step: _pushed(line, direction, step)[0],
         ).verdict()
         if found.status != PASSED:
             return found
-        length = _length(_slopes(line, 0.0, weighed))
-        differences = _Differences(line, lambda step: _slopes(line, step, weighed))
-        return _Comparison(line, weighed, differences, length).verdict()
+        length = length_of(_slopes(line, 0.0, weighed))
+        differences = Differences(line, lambda step: _slopes(line, step, weighed))
+        scale = lambda: line.rounding.criterion  # noqa: E731
+        return Comparison(line, weighed, differences, length, scale).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
         found = line.run(compare)
@@ -288,11 +291,14 @@ def check_losses(objective: Objective) -> Check:
         def losses(step: float) -> Vectors:
             return [value.detach() for value in line.at(step, lambda leaves: read())]
 
-        return _Comparison(
+        at_weights = losses(0.0)
+        numbers = sum(value.numel() for value in at_weights)
+        return Comparison(
             line,
             line.at(0.0, push),
-            _Differences(line, losses),
-            _length(losses(0.0)),
+            Differences(line, losses),
+            length_of(at_weights),
+            lambda: line.rounding.losses * math.sqrt(numbers),
             derivative=lambda step: line.at(step, push),
         ).verdict()
 
@@ -355,175 +361,6 @@ def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
     return [v.detach() for v in _filled(gradient, like)]
 
 
-class _Differences:
-    """Central differences along a line."""
-
-    def __init__(
-        self, line: Line, at: Callable[[float], Vectors], middle: Vectors | None = None
-    ) -> None:
-        self._line, self._at, self._middle = line, at, middle
-        # How much what is differenced bends within a step, as a share of what it changes by.
-        self.bends: dict[float, float] = {}
-
-    def __call__(self, step: float) -> Vectors:
-        width = 2 * step * self._line.length
-        high, low = self.at(step), self.at(-step)
-        change = [(a - b) / width for a, b in zip(high, low, strict=True)]
-        if self._middle is not None:
-            sides = zip(high, low, self._middle, strict=True)
-            bend = _length([(a + b - 2 * middle) / width for a, b, middle in sides])
-            self.bends[step] = bend / (_length(change) or 1.0)
-        return change
-
-    def at(self, step: float) -> Vectors:
-        """What is differenced, at a step."""
-        return [_wide(value) for value in self._at(step)]
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """A derivative along the line against central differences at several steps.
-
-    Attributes:
-        line: where.
-        product: the derivative.
-        differences: step -> central difference.
-        length: of what is differenced, for its rounding.
-        derivative: step -> the derivative there, if what is differenced has no jumps.
-    """
-
-    line: Line
-    product: Vectors
-    differences: _Differences
-    length: float
-    derivative: Callable[[float], Vectors] | None = None
-
-    def verdict(self) -> Check:
-        """Agreement at any step; settled elsewhere; or neither."""
-        found: list[tuple[float, Vectors]] = []
-        gaps = []
-        for place in range(_PAIRS):
-            # Upwards where rounding is what parts the two.
-            coarse = bool(found) and self._noise(*found[0]) > AGREE
-            step = self.line.steps[3 if coarse else place]
-            found.append((step, self.differences(step)))
-            gap, noise = self._gap(found[-1][1]), self._noise(step, found[-1][1])
-            if not math.isfinite(gap):
-                return Check("", UNKNOWN, sentence="not finite near the weights")
-            if noise <= CLEARLY * AGREE or math.isinf(noise):
-                gaps.append(gap)
-            if gap <= AGREE or math.isinf(noise):
-                return self._with_blocks(found, gap)
-            if self._shows_kinks(found[-1]):
-                break
-        return self._disagreeing(found, gaps)
-
-    def _disagreeing(self, found: list[tuple[float, Vectors]], gaps: list[float]) -> Check:
-        if self.derivative is None and self._seems_settled(found) and self._is_smooth():
-            return Check("", FAILED, self._gap(found[-1][1]))
-        if not gaps:
-            return Check("", UNKNOWN, sentence="rounding is too coarse")
-        if self.derivative is not None and min(gaps) > CLEARLY * AGREE:
-            return self._integrated(found, min(gaps))
-        return Check("", UNKNOWN, min(gaps), _KINKS)
-
-    def _integrated(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
-        # The integral of a derivative is what its function changes by, whatever kinks lie
-        # between; a surrogate's is not.
-        assert self.derivative is not None
-        exact = [pair for pair in found if self._noise(*pair) <= AGREE]
-        step, difference = min(exact or found, key=lambda pair: pair[0])
-        parts = [self.derivative(place) for place in midpoints(step)]
-        mean = [sum(values) / len(parts) for values in zip(*parts, strict=True)]
-        size = max(_length(mean), _length(difference)) or 1.0
-        # A mean over points is off by half of what changes between them at most.
-        changes = math.fsum(_distance(a, b) for a, b in pairwise(parts))
-        off, bound = _relative(mean, difference), changes / (2 * len(parts)) / size
-        if off > max(CLEARLY * AGREE, bound):
-            return Check("", FAILED, gap)
-        if off > AGREE:
-            return Check("", UNKNOWN, off, _KINKS)
-        return Check("", PASSED, off)
-
-    def _is_smooth(self, place: int | None = None) -> bool:
-        # Whether a gap is that of a wrong derivative. Kinks by the hundred make differences
-        # settle as well, but scatter what an interval's parts change by, more so the shorter
-        # it is, like the root of their number; what is smooth scatters less there.
-        fine = self.line.steps[2] < 1e-4
-        wide, narrow = (1e-3, 1e-5) if fine else (1e-2, 1e-3)
-        spread, rounding = self._scatter(narrow, place)
-        if spread > 1 / CLEARLY:
-            return False
-        return spread <= 1.5 * rounding or spread <= 0.5 * self._scatter(wide, place)[0]
-
-    def _scatter(self, step: float, place: int | None) -> tuple[float, float]:
-        # Of quotients over the parts of an interval, and what rounding makes of it, as shares
-        # of the gap of their mean to the product.
-        at = [
-            self._chosen(self.differences.at(step * (2 * part / _QUARTERS - 1)), place)
-            for part in range(_QUARTERS + 1)
-        ]
-        again = self._chosen(self.differences.at(step * (1 + _AGAIN)), place)
-        width = 2 * step * self.line.length / _QUARTERS
-        quotients = [
-            [(b - a) / width for a, b in zip(*two, strict=True)] for two in pairwise(at)
-        ]
-        mean = [sum(values) / _QUARTERS for values in zip(*quotients, strict=True)]
-        gap = _distance(mean, self._chosen(self.product, place)) or 1.0
-        spread = math.sqrt(sum(_distance(q, mean) ** 2 for q in quotients) / _QUARTERS)
-        return spread / gap, _distance(at[-1], again) / width / gap
-
-    def _chosen(self, vectors: Vectors, place: int | None) -> Vectors:
-        return vectors if place is None else vectors[place : place + 1]
-
-    def _gap(self, difference: Vectors) -> float:
-        return _relative(difference, self.product)
-
-    def _noise(self, step: float, difference: Vectors) -> float:
-        # Relative; infinite where neither way finds anything beyond rounding.
-        size = max(_length(difference), _length(self.product))
-        floor = 8 * self.line.rounding(step) * self.length
-        return floor / size if size > floor else math.inf
-
-    def _shows_kinks(self, pair: tuple[float, Vectors]) -> bool:
-        # Another pair is worth its cost unless kinks are plain already.
-        bent = self.differences.bends.get(pair[0], 0.0) > _BENT
-        return bent and self._noise(*pair) <= AGREE
-
-    def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
-        if len(found) < _PAIRS:
-            return False
-        change = _relative(found[-2][1], found[-1][1])
-        return change <= SETTLED and self._gap(found[-1][1]) > CLEARLY * change
-
-    def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
-        # The whole agrees; one tensor that is far off and settled there is wrong all the same.
-        before = found[-1][1]
-        off = [
-            place
-            for place, (a, b) in enumerate(zip(before, self.product, strict=True))
-            if _relative([a], [b]) > _OFF and self._counts(found[-1][0], a, b)
-        ]
-        if not off:
-            return Check("", PASSED, gap)
-        after = self.differences(found[-1][0] / 3)
-        for place in off:
-            change = _relative([before[place]], [after[place]])
-            apart = _relative([after[place]], [self.product[place]])
-            settled = change <= SETTLED and apart > CLEARLY * change
-            if settled and self._is_smooth(place):
-                return Check("", FAILED, apart, sentence=f"'{self.line.name(place)}'")
-        return Check("", PASSED, gap)
-
-    def _counts(self, step: float, a: Tensor, b: Tensor) -> bool:
-        floor = 8 * self.line.rounding(step) * self.length
-        return max(_length([a]), _length([b])) > CLEARLY * floor
-
-
 def _worded(found: Check, name: str, what: str, of: str) -> Check:
     if found.status == PASSED:
         return replace(found, name=name, sentence=f"{what} equal differences of {of}")
@@ -542,20 +379,6 @@ def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vectors:
         torch.zeros_like(value) if part is None else part.detach()
         for part, value in zip(parts, like, strict=True)
     ]
-
-
-def _length(vectors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(v.abs().double().square().sum()) for v in vectors))
-
-
-def _distance(a: Vectors, b: Vectors) -> float:
-    return _length([x - y for x, y in zip(a, b, strict=True)])
-
-
-def _relative(a: Vectors, b: Vectors) -> float:
-    gap = _distance(a, b)
-    size = max(_length(a), _length(b))
-    return gap / size if size else gap
 
 
 # What each matrix rests on. The empirical Fisher takes first derivatives alone, but in a way

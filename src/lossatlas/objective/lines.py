@@ -14,6 +14,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective.batches import Batch, batch_size, cut, tensors
 from lossatlas.objective.in_place import batch_gradient
 from lossatlas.objective.names import padding_rows
+from lossatlas.objective.rounding import Rounding
 from lossatlas.rng import generator
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Line:
                 self.direction[name][row] = 0.0
         assert self.objective.few is not None
         self.batch, self._epsilon = self.objective.few
+        self.rounding = Rounding(self, self._epsilon)
         self._values: dict[float, float] = {}
 
     def point(self, step: float) -> dict[str, Tensor]:
@@ -137,27 +139,9 @@ class Line:
         if step not in self._values:
             with torch.no_grad():
                 self._values[step] = float(
-                    self.objective.swapped(self.point(step), self._mean).detach()
+                    self.objective.swapped(self.point(step), self.mean).detach()
                 )
         return self._values[step]
-
-    def outputs(self) -> float:
-        """The largest number that the model last gave out on the batch."""
-        found = 0.0
-
-        def note(_module: nn.Module, _inputs: object, output: object) -> None:
-            nonlocal found
-            for value in tensors(output):
-                if value.is_floating_point() and value.numel():
-                    found = float(value.detach().abs().max())
-
-        handle = register_module_forward_hook(note)
-        try:
-            with torch.no_grad():
-                self.run(self._mean)
-        finally:
-            handle.remove()
-        return found
 
     def at(self, step: float, call: Callable[[dict[str, Tensor]], T]) -> T:
         """What a function gives of leaves at a step, which the model holds meanwhile."""
@@ -173,7 +157,7 @@ class Line:
             return self._gradient_in_place(step)
 
         def backward(leaves: dict[str, Tensor]) -> list[Tensor | None]:
-            mean = self._mean()
+            mean = self.mean()
             # Its value comes with it.
             self._values[step] = float(mean.detach())
             if not mean.requires_grad:
@@ -200,17 +184,14 @@ class Line:
         """The name of a parameter by its place."""
         return self.objective.names[place]
 
-    def rounding(self, step: float) -> float:
-        """What rounding of a value of order one does to a central difference."""
-        return self._epsilon / (step * self.length)
-
     @property
     def steps(self) -> tuple[float, ...]:
         """Steps in units of the weights' length, from the best to the sides."""
         fine = self._epsilon < 1e-12
         return (1e-3, 1e-4, 1e-5, 3e-3, 1e-2) if fine else (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 
-    def _mean(self) -> Tensor:
+    def mean(self) -> Tensor:
+        """The mean loss of the batch where the model stands."""
         return self.objective.total(self.batch).mean
 
 

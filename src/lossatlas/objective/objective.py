@@ -231,6 +231,8 @@ class Objective:
         # The first batch of all processes, and how many passes this one makes for the others.
         self.sample: Batch | None = None
         self.idle, self.idling = 0, False
+        # Number of this process's first batch among those of all, in the order of their ranks.
+        self.batches_before = 0
         self._uploads: Uploads | None = None
         self.collective_ranks: Ranks | None = None
         # Whose running statistics are averaged, where each sees a share of the data.

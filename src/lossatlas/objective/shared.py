@@ -102,6 +102,8 @@ class Shared:
         self._agree(local, held)
         self._local = self._make_local()
         self._local.count = None if self.empty else local.count
+        counts = ranks.gather(0 if self.empty else local.count or 0)
+        self._local.batches_before = sum(counts[: ranks.rank])
         # Only from now on: looks at the data differ between processes.
         self._local.statistics_ranks = ranks
 
@@ -142,6 +144,7 @@ class Shared:
         local.shared, local.batches, local.count = None, self.own, self.local.count
         local.idle, local.collective_ranks = self.local.idle, self.local.collective_ranks
         local.statistics_ranks = self.local.statistics_ranks
+        local.batches_before = self.local.batches_before
         local.forget_data()
         return smaller
 

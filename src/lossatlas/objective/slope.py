@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lossatlas.errors import DerivativeError, DerivativeWarning
 from lossatlas.objective.lines import Line, Lines, along, midpoints, shared_lines
+from lossatlas.objective.rounding import too_coarse
 from lossatlas.objective.selfcheck import (
     AGREE,
     CLEARLY,
@@ -48,7 +49,7 @@ def check_slope(objective: "Objective") -> Check:
                 return max(passed, key=lambda check: check.figure)
     clear = _exact(objective, every)
     if not clear:
-        return Check("gradient", UNKNOWN, sentence="values are rounded too coarsely")
+        return _uncheckable(objective)
     middle = sorted(clear, key=lambda gap: gap.size)[len(clear) // 2]
     if middle.size <= _FAR:
         return Check("gradient", UNKNOWN, middle.size, _KINKS)
@@ -59,14 +60,17 @@ def check_slope(objective: "Objective") -> Check:
 
 
 def _exact(objective: "Objective", gaps: list["_Gap"]) -> list["_Gap"]:
-    # A loss near zero is often a difference of outputs, as cross-entropy is, and then rounds
-    # as they do.
     limit = CLEARLY * AGREE
     if not any(gap.noise <= limit for gap in gaps):
         return []
     with shared_lines(objective) as lines:
-        outputs = lines[0].outputs()
-    return [gap for gap in gaps if max(gap.noise, gap.rounding * outputs) <= limit]
+        losses = lines[0].run(lambda: lines[0].rounding.losses)
+    return [gap for gap in gaps if max(gap.noise, gap.rounding * losses) <= limit]
+
+
+def _uncheckable(objective: "Objective") -> Check:
+    assert objective.few is not None
+    return Check("gradient", UNKNOWN, sentence=too_coarse(objective.few[1]))
 
 
 def _integrated(objective: "Objective", gaps: list["_Gap"], middle: "_Gap") -> Check:
@@ -114,10 +118,11 @@ def _stationary(gaps: list["_Gap"]) -> bool:
 @dataclass(frozen=True)
 class _Gap:
     # Of a slope to a difference of values; size and noise are relative, and so is what the
-    # rounding of values of order one would be.
+    # rounding of values of order one would be. The value is the larger of both ends.
     size: float
     noise: float
     rounding: float
+    value: float
     slope: float
     found: float
     step: float
@@ -159,6 +164,8 @@ def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, l
             return Check("gradient", UNKNOWN, sentence="not finite near the weights"), []
         best = _agreeing(gaps, steps)
         if best is not None:
+            if _rounded_away(line, best):
+                return _uncheckable(line.objective), []
             line.lines.agreed = best.step
             sentence = "its slope equals differences of values"
             return Check("gradient", PASSED, best.size, sentence), []
@@ -169,9 +176,10 @@ def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
     low, high = line.value(-step), line.value(step)
     found = (high - low) / (2 * step * line.length)
     scale = max(abs(slope), abs(found), usual) or 1.0
-    rounding = 8 * line.rounding(step) / scale
-    noise = rounding * max(abs(low), abs(high))
-    return _Gap(abs(found - slope) / scale, noise, rounding, slope, found, step, line.number)
+    rounding = line.rounding.of_difference(step) / scale
+    value = max(abs(low), abs(high))
+    size, noise = abs(found - slope) / scale, rounding * value
+    return _Gap(size, noise, rounding, value, slope, found, step, line.number)
 
 
 def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:
@@ -182,6 +190,13 @@ def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:
         return None
     best = min(clear, key=lambda gap: gap.size)
     return best if best.size <= max(AGREE, min(best.noise, 3 * AGREE)) else None
+
+
+def _rounded_away(line: Line, gap: _Gap) -> bool:
+    # Agreement in what rounding leaves of a loss near zero, or in zeros, says nothing.
+    if not gap.slope and not gap.found and not line.lines.usual:
+        return gap.value == 0
+    return gap.rounding > 1 and gap.rounding * max(line.rounding.losses, gap.value) > 1
 
 
 def _settled_elsewhere(gaps: list[_Gap]) -> bool:
