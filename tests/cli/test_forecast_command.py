@@ -77,6 +77,26 @@ def test_a_table_for_people(folder):
     assert "the same holds for 2 more" in " ".join(printed.split())
 
 
+@pytest.mark.parametrize("rate", [",train/lr", ""])
+def test_a_history_of_wandb_is_read_in_updates_and_its_columns_are_said(tmp_path, rate):
+    rows = [f"{k},{50 * k + 50},{2 + (k + 1) ** -0.5}{',0.1' * bool(rate)}" for k in range(60)]
+    header = f"_step,trainer/global_step,train/loss{rate}"
+    (tmp_path / "history.csv").write_text("\n".join([header, *rows]))
+    asked = [
+        "fit",
+        str(tmp_path / "history.csv"),
+        "--law",
+        "power",
+        "--out",
+        str(tmp_path / "f"),
+    ]
+    done = CliRunner().invoke(command, asked)
+    said = " ".join(done.output.split())
+    assert "'trainer/global_step' was taken for the steps, 'train/loss' for the losses" in said
+    assert "`--column step=NAME`" in said
+    assert "--steps 6000" in said
+
+
 def test_predict_a_shape_and_a_measured_run(folder):
     shape = ["--shape", "linear", "--steps", 2000, "--peak", 1e-3, "--decay", 0.3]
     shape += ["--min-ratio", 0.05, "--warmup", 100]

@@ -26,7 +26,32 @@ def test_lightning_metrics_with_interleaved_rows(tmp_path):
     assert curve.step.tolist() == [9, 19, 29]
     assert curve.loss.tolist() == [3.0, 2.5, 2.2]
     assert curve.lr[[8, 13, 18, 28]] == pytest.approx([0.1, 0.075, 0.05, 0.05])
-    assert any("column 'train_loss_step' was taken" in note for note in curve.notes)
+    assert curve.notes[0] == (
+        "the column 'step' was taken for the steps, 'train_loss_step' for the losses, "
+        "'lr-AdamW' for the rates; `--column step=NAME` (in Python `step=`) takes another"
+    )
+
+
+@pytest.mark.parametrize("name", ["trainer/global_step", "train/global_step", "global_step"])
+@pytest.mark.parametrize("rate", [",train/lr", ""])
+def test_steps_of_the_trainer_are_taken_before_the_rows_of_wandb(tmp_path, name, rate):
+    rows = [f"{k},{50 * (k + 1)},{3 - k / 100}{',0.1' * bool(rate)}" for k in range(60)]
+    path = write(tmp_path / "history.csv", "\n".join([f"_step,{name},train/loss{rate}", *rows]))
+    curve = forecast.read_csv(path)
+    assert curve.step.tolist() == list(range(50, 3001, 50))
+    for each in (curve, curve.without_rates()):
+        assert f"'{name}' was taken for the steps, 'train/loss' for the losses" in each.notes[0]
+        assert ("'train/lr' for the rates" in each.notes[0]) == bool(rate)
+    chosen = forecast.read_csv(path, step="_step", loss="train/loss", lr=rate[1:] or None)
+    assert chosen.step[-1] == 59
+    assert not any("was taken" in note for note in chosen.notes)
+
+
+def test_rows_of_wandb_count_where_nothing_else_does(tmp_path):
+    path = write(tmp_path / "history.csv", "_step,loss,lr\n1,3,1\n2,2,1\n")
+    assert "'_step' was taken for the steps" in forecast.read_csv(path).notes[0]
+    path = write(tmp_path / "plain.csv", "step,loss,lr\n1,3,1\n2,2,1\n")
+    assert not forecast.read_csv(path).notes
 
 
 def test_lightnings_own_logger(tmp_path):

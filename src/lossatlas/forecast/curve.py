@@ -262,10 +262,11 @@ class Curve(Result):
         """The curve for laws that count updates.
 
         Returns:
-            A curve without rates and the notes on them.
+            A curve without rates and what was assumed of them; other notes stay.
         """
         parts = {key: getattr(self, key) for key in ("size", "tokens", "group", "source")}
-        return Curve(self.step, self.loss, name=self.name, **parts)
+        notes = [n for n in self.notes if "interpolated" not in n and "assumed" not in n]
+        return Curve(self.step, self.loss, name=self.name, notes=notes, **parts)
 
     def until(self, step: int) -> "Curve":
         """The curve as it was known at `step`, with the schedule cut there too.

@@ -24,13 +24,15 @@ from lossatlas.forecast.events import MARK, Scalars, event_files, read_scalars
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-STEPS = ("step", "Step", "_step", "global_step", "trainer/global_step", "train/global_step",
-         "iteration", "iter", "update")  # fmt: skip
+# "_step" is the last: W&B counts its own rows in it, which are not updates.
+STEPS = ("step", "Step", "global_step", "trainer/global_step", "train/global_step",
+         "iteration", "iter", "update", "_step")  # fmt: skip
 LOSSES = ("loss", "train_loss", "train/loss", "train_loss_step", "train/loss_step", "loss_step",
           "training_loss", "train_loss_epoch", "train/loss_epoch")  # fmt: skip
 RATES = ("lr", "learning_rate", "train/lr", "train/learning_rate")
 HELD_OUT = ("val", "eval", "test", "dev")
 SHORT_RUNS = 3  # rows between falls of the step, on average: fewer are disorder, not restarts
+ROLES = {"step": "steps", "loss": "losses", "lr": "rates"}
 _RUN = " - "  # separates run and metric in the columns of a W&B export
 EMPTY = ("", "null", "none", "n/a", "na", "-")
 
@@ -158,6 +160,23 @@ def rate_name(header: Sequence[str]) -> str | None:
         or next((last[name] for name in RATES if name in last), None)
         or next((name for key, name in last.items() if key.startswith("lr-")), None)
     )
+
+
+def taken(
+    header: Iterable[str], names: Mapping[str, str | None], asked: Iterable[str | None],
+    what: str = "column",
+) -> list[str]:  # fmt: skip
+    """What was taken unasked for each role; nothing where names are plain and single."""
+    found = {role: names[role] for role in ROLES if names.get(role) is not None}
+    wanted = set(asked)
+    unasked = {role: name for role, name in found.items() if name not in wanted}
+    several = len(set(STEPS) & set(header)) > 1 and "step" in unasked
+    if not several and all(str(name).lower() == role for role, name in unasked.items()):
+        return []
+    first, *more = (f"'{name}' {{}}for the {ROLES[r]}" for r, name in unasked.items())
+    said = ", ".join([first.format("was taken "), *(text.format("") for text in more)])
+    role = next(iter(unasked))
+    return [f"the {what} {said}; `--column {role}=NAME` (in Python `{role}=`) takes another"]
 
 
 def check_name(name: object) -> None:
@@ -290,7 +309,8 @@ def read_csv(
 
     Args:
         path: the file; its stem becomes the curve's name ("metrics.csv": its folder).
-        step: column of steps. Default: "step", "_step", "global_step" or another usual name.
+        step: column of steps. Default: "step", "global_step", "trainer/global_step" or another
+            usual name; W&B's "_step", which counts its rows, only where there is none of these.
         loss: column of losses. Default: "loss", "train_loss" or another usual name, else the
             only column with "loss" in its name that is not of held-out data.
         lr: column of rates. Default: "lr", "learning_rate" or Lightning's "lr-..." where there
@@ -325,10 +345,9 @@ def read_csv(
         "lr": lr or rate_name(table.header), "tokens": tokens, "source": source,
     }  # fmt: skip
     columns = {role: table.column(name) for role, name in names.items() if name is not None}
-    said = [f"the column '{names['loss']}' was taken for the losses"] if loss is None else []
     return _curve(
         columns, table.whose, warmup=warmup, name=_name(path), size=size, group=group,
-        notes=[*table.notes, *(said if names["loss"] != "loss" else [])],
+        notes=[*table.notes, *taken(table.header, names, (step, loss, lr))],
     )  # fmt: skip
 
 
@@ -414,9 +433,11 @@ def read_wandb(
     metric = _metric(table, runs, loss)
     rated = lr if lr is not None else rate_name(list(runs))
     rates = runs[_metric(table, runs, rated)] if rated is not None else {}
-    steps = table.column(chosen_name(table.whose, table.header, step, STEPS, "step"))
-    said = [f"the metric '{metric}' was taken for the losses"] if loss is None else []
-    notes = [*table.notes, *(said if metric != "loss" else [])]
+    counted = chosen_name(table.whose, table.header, step, STEPS, "step")
+    steps = table.column(counted)
+    names = {"step": counted, "loss": metric, "lr": rated}
+    asked = (step, metric if loss is not None else None, lr)
+    notes = [*table.notes, *taken(table.header, names, asked)]
     curves = []
     for run, column in runs[metric].items():
         columns = {"step": steps, "loss": table.column(column)}
@@ -549,7 +570,7 @@ def _curve_of_events(
     }
     steps = np.array([float(found.steps[k]) for k in rows])
     columns["step"] = Column(steps, np.ones(len(rows), dtype=bool))
-    said = [f"the tag '{chosen['loss']}' was taken for the losses"] if loss is None else []
+    said = taken((), chosen, (loss, lr), "tag")
     return _curve(columns, whose, warmup=warmup, name=name, notes=[*found.notes, *said])
 
 
