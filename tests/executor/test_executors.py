@@ -93,6 +93,18 @@ def test_memory_that_tensors_share_is_sent_once():
         assert found.dtype == value.dtype
 
 
+def test_tensors_of_a_parcel_are_like_those_of_torch():
+    sent = [torch.arange(n, dtype=kind) for n in (0, 3, 1001) for kind in (torch.int8, None)]
+    for value, found in zip(sent, cloudpickle.loads(pack(sent)), strict=True):
+        assert torch.equal(found, value)
+        assert found.data_ptr() % 64 == 0
+        found.add_(1)
+        assert torch.equal(found, value + 1)
+        grown = found.resize_(2 * len(value) + 5)
+        assert torch.equal(grown[: len(value)], value + 1)
+        value.resize_(2 * len(value) + 5)
+
+
 def test_an_unknown_executor_is_named():
     with pytest.raises(UnknownNameError, match="did you mean 'joblib'"):
         get_executor("joblip")

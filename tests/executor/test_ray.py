@@ -1,5 +1,6 @@
 """Ray, where it is installed and starts: same bits, and nothing lost when something dies."""
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import cases
 import lossatlas as la
@@ -107,6 +109,68 @@ def test_workers_that_have_no_memory_again_and_again_are_a_named_error(ray, monk
     with pytest.raises(WorkerError, match="OutOfMemoryError"):
         list(Ray(2).run(lambda: lambda piece: piece, PIECES))
     assert len(attempts) == PATIENCE
+
+
+def test_the_work_is_sent_to_ray_with_shared_memory_once(ray, monkeypatch):
+    shared = torch.arange(10_000.0)
+    views, sent, put = [shared, shared[:5000], shared.view(100, 100)], [], ray.put
+
+    def counted(value, **options):
+        sent.append(len(value))
+        return put(value, **options)
+
+    monkeypatch.setattr(ray, "put", counted)
+    total = float(sum(view.sum() for view in views))
+
+    def start():
+        return lambda piece: piece + float(sum(view.sum() for view in views))
+
+    results = list(Ray(2).run(start, PIECES))
+    np.testing.assert_array_equal(np.concatenate(results), np.concatenate(PIECES) + total)
+    assert sum(sent) < 1.5 * shared.nbytes
+
+
+def test_a_dead_worker_is_dealt_no_further_pieces(ray, tmp_path):
+    pieces, taken = [np.full((1, 1), float(number)) for number in range(40)], []
+
+    def start():
+        def work(piece):
+            # The first piece lasts until its neighbor's worker is long dead and replaced.
+            give_up = time.monotonic() + 60
+            dead = tmp_path / "dead"
+            if piece[0, 0] == 1 and not dead.exists():
+                dead.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            first = piece[0, 0] == 0 and not (tmp_path / "again").exists()
+            while first and time.monotonic() < give_up:
+                time.sleep(0.1)
+            return piece
+
+        return work
+
+    def counted():
+        for piece in pieces:
+            taken.append(piece)
+            if len(taken) > 10:
+                (tmp_path / "again").touch()
+            yield piece
+
+    executor = Ray(2)
+    finished, deaths = executor._finished, []
+
+    def watched(working):
+        try:
+            return finished(working)
+        except BaseException:
+            deaths.append(len(taken))
+            (tmp_path / "again").touch()
+            raise
+
+    executor._finished = watched
+    results = list(executor.run(start, counted()))
+    np.testing.assert_array_equal(np.concatenate(results), np.concatenate(pieces))
+    assert deaths
+    assert deaths[0] <= 6
 
 
 def test_a_slow_worker_holds_up_none_of_the_others(ray, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -180,7 +181,7 @@ class Ray:
         ray = self._ray
         if not ray.is_initialized():
             ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
-        self._put(cloudpickle.dumps(start))
+        self._put(pack(start))
         names = ("WorkerCrashedError", "NodeDiedError", "ActorDiedError", "RayActorError",
                  "OutOfMemoryError", "ActorUnavailableError")  # fmt: skip
         lost = tuple(getattr(ray.exceptions, n) for n in names if hasattr(ray.exceptions, n))
@@ -237,8 +238,13 @@ class Ray:
             yield self._result(unread.popleft())
 
     def _finished(self, working: dict[Any, Any]) -> list[Any]:
-        # Actors that have finished a piece; waits for one.
+        # Actors that have finished a piece; waits for one. A dead one "finishes" at once, and
+        # would be dealt all that is left: its error is raised here, before its turn.
         done, _ = self._ray.wait(list(working), num_returns=1)
+        for promise in done:
+            # What went wrong in the work itself is told in its turn.
+            with suppress(self._ray.exceptions.RayTaskError):
+                self._ray.get(promise)
         return [working.pop(promise) for promise in done]
 
     def _result(self, promise: Any) -> Any:

@@ -1,5 +1,6 @@
 """Pickles in which the memory that tensors share is written once."""
 
+import ctypes
 import io
 from typing import Any
 
@@ -23,13 +24,17 @@ class _Memory:
         self.storage = storage
 
     def __reduce__(self) -> tuple[Any, ...]:
-        flat = torch.empty(0, dtype=torch.uint8).set_(self.storage)
-        return _unpacked, (flat.numpy().tobytes(),)
+        # Not by `numpy()`, which takes the right to be resized from the tensors that are sent.
+        size = self.storage.nbytes()
+        data = (ctypes.c_char * size).from_address(self.storage.data_ptr()) if size else b""
+        return _unpacked, (bytes(data),)
 
 
 def _unpacked(data: bytes) -> _Memory:
-    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
-    return _Memory(flat.untyped_storage())
+    # Memory of torch's own: aligned for its kernels, and `resize_` can let it grow.
+    storage = torch.empty(len(data), dtype=torch.uint8).untyped_storage()
+    ctypes.memmove(storage.data_ptr(), data, len(data))
+    return _Memory(storage)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
