@@ -137,6 +137,37 @@ def test_a_stream_without_a_length_is_counted(batches):
     assert la.suggest_lr(objective, "sgd", updates=10, horizon=30).passes == 3
 
 
+class Examples(torch.utils.data.IterableDataset):
+    """Examples one after another; a DataLoader over it has no length."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        for inputs, targets in self.batches:
+            yield from zip(inputs, targets, strict=True)
+
+
+def test_a_loader_without_a_length_gives_the_passes_and_the_band_of_a_list(batches):
+    loader = torch.utils.data.DataLoader(Examples(batches[:20]), batch_size=32)
+    stream = la.Objective(make_model(), la.supervised(F.cross_entropy), loader)
+    listed = make_objective(batches[:20])
+    # More batches than the runs draw.
+    few = [la.suggest_lr(each, "sgd", updates=10, horizon=1000) for each in (stream, listed)]
+    assert [found.passes for found in few] == [1000 / len(batches[:20])] * 2
+    assert few[0].low == pytest.approx(few[1].low)
+
+
+def test_passes_that_are_not_known_are_said_where_they_matter(suggested):
+    unknown = replace(suggested, horizon=1000, passes=math.nan)
+    (said,) = (s for s in unknown.sentences() if "passes over" in s)
+    assert "1,000 updates make is not known" in said
+    assert "at most 20" in said
+    assert unknown.low == suggested.low
+    few = replace(suggested, horizon=100, passes=math.nan)
+    assert not few._pass_reason()
+
+
 def test_the_margin_is_the_quantile_that_the_study_gives():
     module = importlib.import_module("lossatlas.steering.suggest_lr")
     study = Path(module.__file__).parents[3] / "docs/studies/lr"

@@ -1,9 +1,7 @@
 """Which learning rate to start with: a range test, short runs, curvature and noise."""
 
 import math
-from collections.abc import Sized
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +112,8 @@ class SuggestedLR(Result):
         optimizer: name of its class.
         updates: length of a short run.
         horizon: updates of the training that the rate is for.
-        passes: over the batches of the objective, that these updates make.
+        passes: over the batches of the objective, that these updates make; NaN where the
+            batches have no length.
         rates: (n,) peak rates of the short runs, growing.
         losses: (n,) loss after each; infinite after a divergence.
         gaps: (n,) losses above the best run, by the same examples.
@@ -212,11 +211,23 @@ class SuggestedLR(Result):
         return said + (", which the range passes" if self.high > least else "")
 
     def _pass_reason(self) -> tuple[str, ...]:
+        if math.isnan(self.passes):
+            return self._unknown_passes()
         if self.passes <= _PASSES:
             return ()
         return (
             f"{self.horizon:,} updates are {number(self.passes)} passes over the batches; "
             "the range reaches further down, as lower rates may overfit less.",
+        )
+
+    def _unknown_passes(self) -> tuple[str, ...]:
+        most = self.horizon / _needed(self.updates)
+        if most <= _PASSES:
+            return ()
+        return (
+            f"How many passes over the batches {self.horizon:,} updates make is not known, as "
+            f"the batches have no length (at most {number(most)}): where it is more than "
+            f"{number(_PASSES)}, lower rates than the range holds may overfit less.",
         )
 
     def _edge_reason(self) -> str:
@@ -312,11 +323,11 @@ def suggest_lr(
 
     The band holds the rates whose loss is not more than 3 % above the best, or is not told
     apart from it at 95 %. Where the horizon makes n > 16 passes over the batches, its low end
-    is divided by (n / 16)^(1/2). Both ends are then widened by a factor of 1.11, calibrated on
-    31 problems (16 tasks) so that the band of a new one holds the best rate of a tuned grid
-    with 90 %; docs/studies/lr says how often it does. The model, its gradients and the random
-    state stay as they are. Dropout is off; normalization layers use the statistics of each
-    batch.
+    is divided by (n / 16)^(1/2); where n is not known the result says so. Both ends are then
+    widened by a factor of 1.11, calibrated on 31 problems (16 tasks) so that the band of a new
+    one holds the best rate of a tuned grid with 90 %; docs/studies/lr says how often it does.
+    The model, its gradients and the random state stay as they are. Dropout is off;
+    normalization layers use the statistics of each batch.
 
     Args:
         objective: model, loss and training batches of the size that you will train with; the
@@ -366,7 +377,7 @@ def suggest_lr(
         raise ArgumentError(f"`min_lr` must be below `max_lr`; got {min_lr:g} and {max_lr:g}.")
     if horizon is not None:
         check_at_least("horizon", horizon, 1)
-    training, judge = _parts(objective, updates)
+    training, judge, drawn = _parts(objective, updates)
     build = optimizer_builder(optimizer, objective)
     with show_progress(progress) as tell:
         test = _range_test(training, build, np.geomspace(min_lr, max_lr, updates))
@@ -374,28 +385,36 @@ def suggest_lr(
         _search(runs, test, min_lr, max_lr)
     reasons = _edge(training, build, seed), _noise(training, seed)
     horizon = horizon or updates
-    return _suggestion(runs, test, reasons, horizon, horizon / _batches(objective, updates))
+    passes = horizon / _batches_a_pass(objective, updates, drawn)
+    return _suggestion(runs, test, reasons, horizon, passes)
 
 
-def _batches(objective: Objective, updates: int) -> int:
-    # Of one pass; of a stream that does not tell, at least as many as the runs are given.
-    if isinstance(objective.batches, Sized):
-        return len(objective.batches)
-    return sum(1 for _ in islice(objective.iter_batches(), _needed(updates)))
+def _batches_a_pass(objective: Objective, updates: int, drawn: int) -> float:
+    # Of the walk that checked the loss; NaN where there was none and no length is told.
+    if objective.count is not None and objective.shared is None:
+        return objective.count
+    if drawn < _needed(updates):
+        return drawn
+    try:
+        # Every DataLoader has `__len__`; over an IterableDataset it raises.
+        return len(objective.batches)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return math.nan
 
 
 def _needed(updates: int) -> int:
     return updates + updates // (_HELD_OUT - 1)
 
 
-def _parts(objective: Objective, updates: int) -> tuple[Objective, Objective]:
-    # Batches to train on, and those that judge.
+def _parts(objective: Objective, updates: int) -> tuple[Objective, Objective, int]:
+    # Batches to train on, those that judge, and how many both are.
     whole = training_objective(objective, _needed(updates))
     batches = list(whole.batches)
     if len(batches) < _HELD_OUT:
-        return whole, whole
+        return whole, whole, len(batches)
     kept = [batch for at, batch in enumerate(batches, 1) if at % _HELD_OUT]
-    return whole.part(kept), whole.part(batches[_HELD_OUT - 1 :: _HELD_OUT])
+    judge = whole.part(batches[_HELD_OUT - 1 :: _HELD_OUT])
+    return whole.part(kept), judge, len(batches)
 
 
 def _range_test(training: Objective, build: BuildOptimizer, rates: Floats) -> RangeTest:
@@ -515,7 +534,7 @@ def _suggestion(
     low, high = _band(rates, losses, gaps, errors, units)
     powers = _MOST_POWER, _LEAST_POWER
     slow, fast = powers if share < 1 else powers[::-1]
-    often = math.sqrt(max(passes / _PASSES, 1.0))
+    often = math.sqrt(passes / _PASSES) if passes > _PASSES else 1.0
     return SuggestedLR(
         lr=best * share**_POWER,
         low=min(low, best) * share**slow / (often * _MARGIN),
