@@ -4,13 +4,14 @@ import csv
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from lossatlas import forecast
-from lossatlas.cli.forecast import FORECAST, command
+from lossatlas.cli.forecast import FORECAST, _question, command
 from lossatlas.errors import AtlasError
 from lossatlas.forecast import schedules
 from reference.forecast_cases import TRUTH, made_up, small_schedules
@@ -195,6 +196,30 @@ def test_rates_of_no_usual_schedule_are_said_and_a_cosine_is_asked(tmp_path):
     done = CliRunner().invoke(command, asked)
     assert "The rates of s follow no usual schedule; a cosine in their place" in done.stderr
     assert "--shape cosine --steps 600 --peak 0.001" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rates", "said", "asked_for"),
+    [
+        (
+            schedules.cosine(1000, 1e-3, warmup=100)[:300],
+            "and also a square fall that ends with the log. The next command is a guess",
+            "--shape cosine --steps 1000",
+        ),
+        (
+            schedules.cosine(1000, 1e-3, warmup=400)[:300],
+            "the schedule after the warm-up is not known; name it:",
+            "--shape SHAPE --steps STEPS",
+        ),
+    ],
+)
+def test_a_schedule_that_the_log_leaves_open_is_said(rates, said, asked_for):
+    step = np.arange(20, 301, 20)
+    curve = forecast.Curve(step, 2 + step**-0.5, rates[step - 1], name="s")
+    fit = SimpleNamespace(curves=[curve], law=forecast.MultiPowerLaw())
+    sentence, question = _question(fit, None)
+    assert said in sentence
+    assert question.startswith(asked_for)
 
 
 def test_only_a_peak_beyond_the_log_is_warned_of(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossatlas.forecast import Curve, schedules
-from lossatlas.forecast.logged_schedule import logged_schedule
+from lossatlas.forecast.logged_schedule import ends_in_warmup, logged_schedule
 
 PEAK = 1e-3
 
@@ -54,6 +54,34 @@ def test_the_end_of_a_run_under_way_is_found(shape, share):
     assert found.shape == shape
     assert not found.has_ended
     assert found.steps == pytest.approx(5000, rel=5e-3)
+
+
+@pytest.mark.parametrize("digits", [17, 4])
+def test_near_the_top_a_cosine_is_a_guess_that_goes_on(digits):
+    rates = schedules.cosine(1000, PEAK, warmup=100)[:300]
+    rates = np.array([float(f"{rate:.{digits}g}") for rate in rates])
+    found = logged_schedule(logged(rates, 50))
+    assert (found.shape, found.has_ended) == ("cosine", False)
+    assert found.steps == pytest.approx(1000, rel=0.02)
+    assert "square" in found.rivals
+    later = logged_schedule(logged(schedules.cosine(1000, PEAK, warmup=100)[:600], 50))
+    assert (later.steps, later.rivals) == (1000, ())
+
+
+@pytest.mark.parametrize("shape", ["linear", "sqrt", "square", "power"])
+def test_a_cooldown_that_ended_has_no_rivals(shape):
+    found = logged_schedule(logged(schedules.wsd(1000, PEAK, 0.3, shape, warmup=100), 20))
+    assert (found.shape, found.has_ended, found.rivals) == (shape, True, ())
+
+
+def test_a_log_that_ends_in_the_warmup_tells_no_schedule():
+    rates = schedules.cosine(1000, PEAK, warmup=400)
+    for last in (100, 400):
+        assert ends_in_warmup(logged(rates[:last], 50))
+        assert logged_schedule(logged(rates[:last], 50)) is None
+    assert not ends_in_warmup(logged(rates[:500], 50))
+    assert not ends_in_warmup(logged(schedules.constant(1000, PEAK, 100), 50))
+    assert not ends_in_warmup(Curve([1, 2], [2.0, 1.0]))
 
 
 def test_a_warmup_between_two_logged_rates_is_found():

@@ -283,7 +283,7 @@ def _print_fit(
 
 # A question about the longest fitted run: what it is, and its options; empty for laws of sizes.
 def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
-    from lossatlas.forecast.logged_schedule import logged_schedule
+    from lossatlas.forecast.logged_schedule import ends_in_warmup, logged_schedule
 
     if not found.curves or {"size", "tokens", "source"} & set(found.law.needs):
         return "", ""
@@ -291,6 +291,12 @@ def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
     if longest.lr is None:
         steps = 2 * int(longest.step[-1])
         return f"The power law in updates, twice as far as {longest.label}:", f"--steps {steps}"
+    if ends_in_warmup(longest):
+        return (
+            f"The rates of {longest.label} still rise where the log ends, so that the schedule "
+            "after the warm-up is not known; name it:",
+            "--shape SHAPE --steps STEPS --peak PEAK --warmup UPDATES",
+        )
     plan = logged_schedule(longest, warmup)
     if plan is None:
         peak = f"{float(longest.lr.max()):.4g}"
@@ -301,6 +307,13 @@ def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
     goes_on = plan.decay is not None and not plan.has_ended
     steps = plan.steps if goes_on else 2 * plan.steps
     until = "to its end" if goes_on else "over twice its updates"
+    if plan.rivals:
+        return (
+            f"The rates of {longest.label} fit a {plan.shape} fall to update {plan.steps:,}, "
+            f"and also a {' or '.join(plan.rivals)} fall that ends with the log. The next "
+            "command is a guess: set --shape and --steps to those of your run.",
+            _schedule_options(plan, steps),
+        )
     return f"The schedule of {longest.label} {until}:", _schedule_options(plan, steps)
 
 

@@ -34,6 +34,8 @@ class LoggedSchedule:
         decay: updates of the fall; None for a constant rate.
         min_ratio: the last rate as a share of the peak.
         has_ended: whether the log reaches the end of the schedule.
+        rivals: shapes of other schedules that the rates follow as closely. Where there are
+            some, this schedule is a guess.
     """
 
     shape: str
@@ -43,6 +45,7 @@ class LoggedSchedule:
     decay: int | None = None
     min_ratio: float = 0.0
     has_ended: bool = True
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class _Fall:
 def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule | None:
     """The schedule behind the logged rates of a run, or None where it has no usual shape.
 
+    Near its top a cosine or a line that goes on cannot be told from a short fall that ends with
+    the log: the one that goes on is returned, with the others as `rivals`. Of a log that ends
+    within the warm-up nothing is known: None.
+
     Args:
         curve: a run with rates.
         warmup: length of its warm-up, where it is known.
@@ -74,7 +81,7 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
         >>> found.shape, found.steps, round(found.peak, 6), found.warmup
         ('cosine', 1000, 0.001, 120)
     """
-    if curve.lr is None:
+    if curve.lr is None or ends_in_warmup(curve):
         return None
     rates, top = curve.lr, warmup_length(curve.lr)
     # Rates at steps that were logged; what was assumed before them is left out.
@@ -90,7 +97,9 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
         # The peak was between two logged rates, and the warm-up ended there.
         log = replace(log, warmup=_warmup(rates, found.peak))
         found = _closest(log.whole(searched=False))
-    found = found or _closest(log.held()) or _closest(log.unfinished())
+    rivals: tuple[str, ...] = ()
+    if found is None:
+        found, rivals = log.beyond_or_held()
     if found is None:
         return None
     (start, end), begin = found.span, log.warmup
@@ -98,8 +107,16 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
         begin = start
     return LoggedSchedule(
         found.shape, end, found.peak, begin, end - start, found.last / found.peak,
-        has_ended=end <= rates.size,
+        has_ended=end <= rates.size, rivals=rivals,
     )  # fmt: skip
+
+
+def ends_in_warmup(curve: Curve) -> bool:
+    """Whether the logged rates still rise where the log ends: nothing else of them is known."""
+    rates = curve.lr
+    if rates is None or rates.size < 2:
+        return False
+    return bool(rates[0] < rates[-1]) and warmup_length(rates) == rates.size - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +128,20 @@ class _Log:
     steps: int
     peak: float
     warmup: int
+
+    # A fall that goes on beyond the log, else one that ends with it; and what else fits.
+    def beyond_or_held(self) -> tuple[_Fall | None, tuple[str, ...]]:
+        held = sorted(
+            (fall for fall in self.held() if fall.distance <= _CLOSE),
+            key=lambda fall: fall.distance,
+        )
+        beyond = _closest(self.unfinished())
+        if beyond is not None:
+            return beyond, tuple(dict.fromkeys(fall.shape for fall in held))
+        if not held:
+            return None, ()
+        others = dict.fromkeys(fall.shape for fall in held[1:] if fall.shape != held[0].shape)
+        return held[0], tuple(others)
 
     # Falls over the whole run after the warm-up. The peak may lie between two logged rates.
     def whole(self, *, searched: bool) -> Iterator[_Fall]:
