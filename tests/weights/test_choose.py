@@ -254,3 +254,29 @@ def test_the_picture_and_the_page_show_the_differences_that_decided():
     alone = page_of(choose(objective(), *points(1.0), sharpness=False))
     assert alone.headline == "The only checkpoint is checkpoint 1."
     assert alone.sections[0].tables == ()
+
+
+def test_one_batch_mean_has_an_unknown_error_and_tells_nothing_apart():
+    data = objective()
+    whole = la.Objective(
+        data.model, lambda model, batch: F.mse_loss(model(batch[0]), batch[1]), data.batches
+    )
+    found = choose(whole, *points(0.0, 0.9, 3.0))
+    assert found.unknown_error == "one batch mean has no spread; return one loss an example"
+    assert set(found.equal) == set(found.names)
+    page = page_of(found)
+    said = " ".join([*found.sentences(), page.headline, *(c.value for c in page.questions)])
+    said += " ".join(figure.caption for figure in found.figures())
+    for wrong in ("cannot be told", "95 %", "97.5 %", "may be the best", "0 of 2"):
+        assert wrong not in said
+    assert "the error is unknown: one batch mean has no spread" in said
+    assert "There are no intervals: one batch mean" in said
+    assert choose(data, *points(0.0, 0.9)).unknown_error == ""
+
+
+def test_the_page_names_the_flattest_of_the_result():
+    found = choose(objective(), *points(0.95, 1.05))
+    cards = {card.question: card.value for card in page_of(found).questions}
+    assert cards["Which of them is flattest?"] == found.flattest
+    plain = page_of(choose(objective(), *points(0.95, 1.05), sharpness=False))
+    assert "Which of them is flattest?" not in {card.question for card in plain.questions}

@@ -1,5 +1,7 @@
 """The page of a choice between checkpoints: differences to the best come first."""
 
+import math
+
 from lossatlas.io import Provenance
 from lossatlas.report.contents import Card, Page, Section, tile
 from lossatlas.result import Table
@@ -7,7 +9,6 @@ from lossatlas.text import number, with_error
 from lossatlas.weights import Choice
 
 _MOST_TILES = 2
-_FLATTEST = "The flattest of those is "
 
 
 def choice_page(found: Choice, title: str | None, provenance: Provenance | None) -> Page:
@@ -34,23 +35,25 @@ def _headline(found: Choice) -> str:
     rivals = _rivals(found)
     if not rivals:
         return f"The best is {found.best}, by more than the error."
+    if found.unknown_error:
+        return f"Lowest loss: {found.best}, with an unknown error."
     return f"Lowest loss: {found.best}. Not told apart from it: {', '.join(rivals)}."
 
 
 def _questions(found: Choice) -> tuple[Card, ...]:
     rivals, level = _rivals(found), f"{100 * found.level:g} %"
     value = f"no: {len(rivals)} more may be the best ({level})" if rivals else f"yes ({level})"
-    first, *others = found.sentences()
-    cards = [Card("Is one the best?", value, mark="" if rivals else "sure", sentences=(first,))]
+    unknown = "not known: the error is unknown" if found.unknown_error else ""
+    first = found.sentences()[:1]
+    mark = "" if rivals else "sure"
+    cards = [Card("Is one the best?", unknown or value, mark=mark, sentences=first)]
     if found.gains:
         sure = sum(gain.interval()[1] < 0 for gain in found.gains)
         value = f"{sure} of {len(found.gains)} means of neighbors beat both of them"
-        cards.append(Card("Does averaging neighbors help?", value, mark="sure" if sure else ""))
-    rest = tuple(s for s in others if s not in found.notes and "means of neighbors" not in s)
-    if rest:
-        cards.append(
-            Card("Which of them is flattest?", rest[0].removeprefix(_FLATTEST).rstrip("."))
-        )
+        mark = "sure" if sure else ""
+        cards.append(Card("Does averaging neighbors help?", unknown or value, mark=mark))
+    if found.flattest:
+        cards.append(Card("Which of them is flattest?", found.flattest))
     return tuple(cards)
 
 
@@ -84,12 +87,13 @@ def _table(found: Choice) -> tuple[Table, ...]:
     for name, loss, gap in zip(found.names, found.losses, found.decisive, strict=True):
         low, high = gap.interval()
         is_best = name == found.best
+        interval = "unknown" if math.isnan(low) else f"[{number(low, 2)}, {number(high, 2)}]"
         verdict = "may be the best" if name in found.equal else "worse"
         rows.append(
             (
                 name,
                 "\N{EN DASH}" if is_best else number(gap.value, 3),
-                "\N{EN DASH}" if is_best else f"[{number(low, 2)}, {number(high, 2)}]",
+                "\N{EN DASH}" if is_best else interval,
                 "lowest loss" if is_best else verdict,
                 with_error(loss.value, loss.stderr),
             )

@@ -38,7 +38,8 @@ class Choice(Result):
         behind: loss of each minus that of the best, with the paired error; 0 for the best. Its
             interval allows for a best that was chosen on the same examples, so its lower end
             reaches farther.
-        equal: names of those that cannot be told from the best; the best is among them.
+        equal: names of those that cannot be told from the best; the best is among them. All
+            with a finite loss, where one batch mean has no error.
         sharpness: largest eigenvalue of the Hessian at each checkpoint; empty if not asked for.
         coefficients: local learning coefficient at each checkpoint; empty if not asked for.
         gains: loss of the mean of two neighbors minus that of the better of both. Which is
@@ -63,6 +64,23 @@ class Choice(Result):
         """The candidate with the lowest held-out loss."""
         values = [loss.value for loss in self.losses]
         return self.names[int(np.nanargmin(values))]
+
+    @property
+    def unknown_error(self) -> str:
+        """Why differences to the best have no error; empty where they have one."""
+        rivals = (e for n, e in zip(self.names, self.behind, strict=True) if n in self._rivals)
+        return next((e.why_no_error for e in rivals if math.isnan(e.interval()[0])), "")
+
+    @property
+    def flattest(self) -> str:
+        """Of `equal`, the one with the least sharpness; empty with fewer than two known."""
+        pairs = zip(self.names, self.sharpness, strict=False)
+        known = {n: e.value for n, e in pairs if n in self.equal and math.isfinite(e.value)}
+        return min(known, key=lambda name: known[name]) if len(known) > 1 else ""
+
+    @property
+    def _rivals(self) -> list[str]:
+        return [name for name in self.equal if name != self.best]
 
     @property
     def _share(self) -> float:
@@ -102,31 +120,32 @@ class Choice(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """The best, those that may be as good, and whether averaging helps."""
-        others = [name for name in self.equal if name != self.best]
+        others = self._rivals
         level = f"{100 * self.level:g} %"
         start = f"{self.best} has the lowest held-out loss"
         if len(self.names) == 1:
             start = f"{self.best} is the only checkpoint: there is nothing to compare it with."
+        elif self.unknown_error:
+            start += (
+                f"; whether {', '.join(others)} may be as good is not known, as the error is "
+                f"unknown: {self.unknown_error}."
+            )
         elif others:
             start += f"; {', '.join(others)} cannot be told from it ({level})."
         else:
             start += f", below all others by more than the error ({level})."
-        return (start, *self._averaged(), *self._flattest(), *self.notes)
+        flattest = (f"The flattest of those is {self.flattest}.",) if self.flattest else ()
+        return (start, *self._averaged(), *flattest, *self.notes)
 
     def _averaged(self) -> tuple[str, ...]:
         sure = sum(e.interval()[1] < 0 for e in self.gains)
         if not self.gains:
             return ()
+        if self.unknown_error:
+            return ("Whether means of neighbors are better is not known, without an error.",)
         return (
             f"{sure} of {len(self.gains)} means of neighbors are better than both of them.",
         )
-
-    def _flattest(self) -> tuple[str, ...]:
-        pairs = zip(self.names, self.sharpness, strict=False)
-        known = {n: e.value for n, e in pairs if n in self.equal and math.isfinite(e.value)}
-        if len(known) < 2:
-            return ()
-        return (f"The flattest of those is {min(known, key=lambda name: known[name])}.",)
 
     def figures(self) -> tuple[Figure, ...]:
         """Losses behind the best, losses along the checkpoints, sharpness and complexity."""
@@ -155,13 +174,17 @@ class Choice(Result):
             if chosen.any()
         ]
         title, axis = "Behind the best", "loss minus that of the best"
+        intervals = (
+            f"There are no intervals: {self.unknown_error}."
+            if self.unknown_error
+            else f"Intervals are those of the decision ({percent(self._share)} each, "
+            "Bonferroni): where one lies above zero, the candidate is worse."
+        )
         return Figure(
             "behind the best",
             title,
             *backends(lambda: rows_chart(self.names, series, title, axis, zero=True)),
-            caption=f"Each candidate minus {self.best}, on the same examples. Intervals are "
-            f"those of the decision ({percent(self._share)} each, Bonferroni): where one lies "
-            "above zero, the candidate is worse.",
+            caption=f"Each candidate minus {self.best}, on the same examples. {intervals}",
             alt="Difference of each candidate to the best with its interval.",
         )
 
@@ -181,7 +204,8 @@ class Choice(Result):
             "curve",
             title,
             *backends(lambda: curve_chart(curves, title, x, "loss")),
-            caption="Losses with 95 % intervals. Between checkpoints: the mean of the two.",
+            caption=f"Losses with{'out' if self.unknown_error else ' 95 %'} intervals. "
+            "Between checkpoints: the mean of the two.",
             alt="Curves of the held-out loss over the checkpoints.",
         )
 
