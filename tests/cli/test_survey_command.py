@@ -83,13 +83,18 @@ def test_the_demo_has_its_rate_judged(monkeypatch, capsys, tmp_path):
     assert "0.1 is below the edge" in page
 
 
-def test_a_rate_that_is_given_is_the_one_judged(monkeypatch, capsys, tmp_path):
+def test_a_rate_that_is_given_is_judged_for_the_optimizer_of_the_training(
+    monkeypatch, capsys, tmp_path
+):
     out = tmp_path / "o"
-    code, _, error = call(monkeypatch, capsys, "survey", "--out", out, "--lr", 0.3, *SMALL)
+    adamw = ("--set", "train.optimizer=adamw", "--lr", 0.3)
+    code, _, error = call(monkeypatch, capsys, "survey", "--out", out, *adamw, *SMALL)
     assert code == 0, error
     found = la.load(out / "survey.nc")
     assert found.part("stability", "descent").lr == 0.3
-    assert found.part("stability", "optimizer") is None
+    assert found.part("stability", "optimizer").lr == 0.3
+    assert found.part("stability", "optimizer").rule == "adam"
+    assert found.findings["stability"].answer()[0].endswith("for Adam")
 
 
 def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):

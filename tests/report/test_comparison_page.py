@@ -236,3 +236,14 @@ def test_losses_that_differ_by_rounding_are_called_equal():
     (row,) = (row for row in found.rows() if row[0] == "difference of the losses")
     assert row[1:] == ("0 loss", EQUAL)
     assert not re.search(r"\b0 ± 0(?![.\d])", " ".join(found.sentences()))
+
+
+def test_matched_basins_are_not_called_the_same_where_a_barrier_stands():
+    def card(found):
+        return comparison_page(found).questions[2]
+
+    apart = card(view(0.4))
+    assert "same basin" not in apart.question
+    assert apart.value.endswith("only around B")
+    assert "does not put the two checkpoints in one basin" in apart.sentences[-1]
+    assert len(card(view(-0.1)).sentences) == 1

@@ -133,6 +133,22 @@ def test_the_ratio_with_adam_says_when_it_holds():
     assert "once its second moments have converged" in third
 
 
+def test_an_unknown_optimizer_is_answered_for_both_and_a_known_one_alone():
+    low, adam = replace(edge(0.5), lr=0.5), replace(edge(76.0, 38.0, rule="adam"), lr=0.5)
+    both = LearningRate(descent=low, adam=adam)
+    assert both.answer() == (
+        "gradient descent: no (the edge is 2); Adam: yes (the edge is 0.25)",
+        "",
+    )
+    agreed = LearningRate(descent=edge(0.5), adam=edge(19.0, 38.0, rule="adam"))
+    assert agreed.answer() == (
+        "gradient descent: no (25 % of the edge); Adam: no (50 % of the edge)",
+        "sure",
+    )
+    given = LearningRate(low, adam, optimizer=adam)
+    assert given.answer() == ("yes: 0.5 is above the edge, 0.25 for Adam", "alarm")
+
+
 def ends(top, bottom, bound):
     one, size = np.array([top]), np.array([bound])
     low = np.array([bottom])

@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lossatlas.curvature import InstrumentResult, Spectrum
+from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.report.page import page_of
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections.loss_map import read_center
 from lossatlas.result import Estimate
+from lossatlas.text import number
 from lossatlas.topology import merge_tree
 from plots.sample_landscapes import line_map, refined_map, sample_map, with_trajectory
 from report.sample_surveys import ALL, survey_of
@@ -63,7 +66,12 @@ def test_a_minimum_on_the_edge_is_no_second_basin():
     )
     assert headline(found) == f"{words} go on falling, and is not counted."
     count, edge, climb = found.tree.sentences()
-    assert count.startswith("2 minima, all certain")
+    # The command prints the sentence and the number, the page the headline: they agree.
+    bound = number(found.tree.threshold, 2)
+    deep = f"2 minima, 2 of them deeper than the 95 % bound of {bound}."
+    assert count == f"{deep} {headline(found)}"
+    (sure,) = (each for each in found.tree.estimates() if each.name == "certain minima")
+    assert sure.value == 1
     assert edge == (
         "Minimum 1 lies on the edge of the map, where the loss may go on falling: it is no "
         "proof of another basin; widen the span."
@@ -193,7 +201,7 @@ def test_the_weights_against_the_lowest_point(values, stderr, words):
     ("ends", "answer", "words"),
     [
         ((-0.3, -0.1), "no: the map goes 0.2 lower (0.1 to 0.3)", "95 % interval [0.1, 0.3]"),
-        ((-0.5, 0.1), "yes, within the error", "cannot be told from the weights"),
+        ((-0.5, 0.1), "of this line, yes, within the error", "cannot be told from the weights"),
     ],
 )
 def test_the_weights_against_the_lowest_point_on_the_same_examples(ends, answer, words):
@@ -208,7 +216,53 @@ def test_the_weights_against_the_lowest_point_on_the_same_examples(ends, answer,
 
 def test_weights_that_are_the_lowest_point():
     found = replace(on_a_line([2, 1, 0.5, 1, 2], 0.01), lowest=Estimate(0.0, 0.0))
-    assert page_of(found).questions[1].value == "yes"
+    card = page_of(found).questions[1]
+    assert (card.value, card.mark) == ("of this line, yes", "sure")
+    assert "is not known" in card.sentences[1]
+
+
+@pytest.mark.parametrize(
+    ("bottom", "bound", "answer", "mark"),
+    [
+        (-0.88, 0.01, "of this line, yes; but the loss curves downhill off it", "alarm"),
+        (-0.02, 0.001, "of this line, yes; but the loss curves slightly downhill off it", ""),
+        (-0.02, 0.1, "of this line, yes", ""),
+        (0.2, 0.01, "yes", "sure"),
+    ],
+)
+def test_weights_at_a_saddle_are_not_at_the_bottom(bottom, bound, answer, mark):
+    ends, size = (np.array([1.0]), np.array([bottom])), np.array([bound])
+    spectrum = Spectrum(*ends, size, size, 9, True, None, (), (), 12, 0, Provenance())
+    curvature = InstrumentResult("curvature", {"spectrum": spectrum})
+    found = on_a_line([2, 1, 0.5, 1, 2], 0.01)
+    found = replace(found, lowest=Estimate(0.0, 0.0), findings={"curvature": curvature})
+    card = page_of(found).questions[1]
+    assert (card.value, card.mark) == (answer, mark)
+
+
+def test_weights_between_points_of_the_grid_are_said_to_be():
+    gap = Estimate(0.0143, 0.0092, samples=512, sample_unit="examples")
+    card = page_of(replace(on_a_line([2, 1, 0.5, 1, 2], 0.01), lowest=gap)).questions[1]
+    assert "lie between computed points; the lowest is 0.0143 ± 0.0092" in card.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes", "is_at_chance"),
+    [
+        (1.0986, 3, True),
+        (1.085, 3, True),
+        (0.9, 3, False),
+        (10.85, 50257, True),
+        (3.2, 50257, False),
+    ],
+)
+def test_a_loss_of_equal_probabilities_is_chance(loss, classes, is_at_chance):
+    found = on_a_line([2, 1, 0.5, 1, 2], 0.01)
+    record = replace(found.provenance, settings={"classes": classes})
+    found = replace(found, loss=Estimate(loss, 0.01, samples=64), provenance=record)
+    said = page_of(found).alerts
+    assert len(said) == is_at_chance
+    assert not said or "These weights are at chance: loss" in said[0]
 
 
 def test_weights_without_a_finite_loss():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,8 @@ from torch.nn import functional as F
 import cases
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.surveys.guessing import guessed_classes
+from lossatlas.surveys.lowest_point import lowest_difference
 
 
 def trained(steps=30):
@@ -138,6 +142,44 @@ def test_weights_at_the_bottom_are_told_so():
     objective = la.Objective(model, la.supervised(F.mse_loss), [(x, y)])
     found = la.survey(objective, points=5, span=0.5)
     assert (found.lowest.value, found.lowest.stderr) == (0.0, 0.0)
-    (row,) = (row for row in found.rows() if row[0].startswith("lowest point"))
+    (row,) = (row for row in found.rows() if row[0].startswith("lowest computed point"))
     assert row[1:] == ("0 loss", "no computed point lies below the weights")
     assert found.rows()[0][2] == "± 0, the same for all 40 examples"
+
+
+def test_an_interpolated_minimum_is_computed_before_the_weights_lie_above_it():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    x = torch.ones(20, 1)
+    y = 0.1 * torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
+    objective = la.Objective(model, la.supervised(F.mse_loss), [(x, y - y.mean())])
+    plane = la.random_plane(objective, dimension=1, normalization="none")
+    # The weights, at zero, are the minimum and lie between points of the grid.
+    land = la.map_plane(objective, plane, span=[(-0.9, 1.1)], points=6)
+    computed = np.ones(6, dtype=bool)
+    computed[2] = False
+    values = land.values.copy()
+    values[2] = -1.0
+    found = lowest_difference(objective, plane, replace(land, values=values, computed=computed))
+    assert found.value == pytest.approx(np.nanmin(land.values) - objective.value(), rel=1e-5)
+    assert found.value > 0
+    assert found.name.startswith("lowest computed point")
+
+
+def test_classes_are_those_of_the_head():
+    class Config:
+        vocab_size, num_labels, problem_type = 50257, 3, None
+
+    class GPT2LMHeadModel(torch.nn.Module):
+        config = Config()
+
+    class BertForSequenceClassification(torch.nn.Module):
+        config = Config()
+
+    assert guessed_classes(GPT2LMHeadModel()) == 50257
+    assert guessed_classes(BertForSequenceClassification()) == 3
+    assert guessed_classes(torch.nn.DataParallel(GPT2LMHeadModel())) == 50257
+    assert guessed_classes(torch.nn.Linear(2, 2)) is None
+    Config.problem_type = "regression"
+    assert guessed_classes(BertForSequenceClassification()) is None

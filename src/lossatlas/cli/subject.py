@@ -130,7 +130,11 @@ def _own_subject(settings: SubjectSettings, spec: str) -> Subject:
 
 def chance_of(subject: Subject) -> dict[str, Any]:
     """The accuracy of always naming the largest class, and how many classes there are."""
-    if subject.data is None or subject.data.task != "classification":
+    if subject.data is None:
+        return {}
+    if subject.data.task == "language" and subject.settings.loss in (None, "cross_entropy"):
+        return {"classes": subject.data.outputs}
+    if subject.data.task != "classification":
         return {}
     counts = torch.bincount(subject.data.targets.flatten().cpu().long())
     classes = int((counts > 0).sum())

@@ -456,11 +456,9 @@ def _trained(
         schedule="cosine",
         keep=min(settings.train.checkpoints, steps),
     )
-    if settings.lr is not None:
-        return run.checkpoints, None
     for group in made[0].param_groups:
         # Its schedule ends near zero: the rate to judge is the one it came from.
-        group["lr"] = group["initial_lr"]
+        group["lr"] = settings.lr or group["initial_lr"]
     return run.checkpoints, made[0]
 
 

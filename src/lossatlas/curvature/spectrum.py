@@ -52,7 +52,7 @@ _SYMMETRIC = 1e-3
 # An outlier stands above the rest by at least this factor.
 _STANDS_OUT = 1.5
 # Below this share of the largest eigenvalue a negative one is called slight.
-_SADDLE = 0.05
+SLIGHT_SADDLE = 0.05
 # A bound below this share of an eigenvalue changes no digit that an answer shows.
 _SHOWN = 2e-4
 # Products for the trace in a survey: where large eigenvalues of both signs cancel, as before
@@ -203,7 +203,7 @@ class Spectrum(CheckedResult):
             return f"{start}; nowhere downhill beyond the error", ""
         if lowest > 0:
             return f"{start}; nowhere downhill", "sure"
-        slightly = "slightly " if self.saddle_ratio < _SADDLE else ""
+        slightly = "slightly " if self.saddle_ratio < SLIGHT_SADDLE else ""
         return f"{start}; {slightly}downhill somewhere ({number(lowest, 2)})", "sure"
 
     def sentences(self) -> tuple[str, ...]:
@@ -243,7 +243,7 @@ class Spectrum(CheckedResult):
             return "No direction curves downhill: the lowest eigenvalue found is not negative."
         if math.isinf(ratio):
             return "No direction curves uphill: the weights are at a maximum."
-        how = "slightly downhill" if ratio < _SADDLE else "downhill"
+        how = "slightly downhill" if ratio < SLIGHT_SADDLE else "downhill"
         return (
             f"Some direction curves {how}: the lowest eigenvalue is negative, "
             f"{number(ratio, 2)} times the largest in size."

@@ -133,6 +133,16 @@ class Stability(CheckedResult):
         share = f"{number(100 * max(self.ratio, 0.0), 2)} % of"
         return f"no: {self._against(steps, 'below', share)}", "sure"
 
+    @property
+    def verdict(self) -> str:
+        """The answer without the optimizer's name, as in "no (edge at 0.2)"."""
+        word = self.answer()[0].split(":")[0].split(" for ")[0]
+        if word not in ("yes", "no"):
+            return word
+        if math.isnan(self.highest_lr):
+            return f"{word} ({number(100 * max(self.ratio, 0.0), 2)} % of the edge)"
+        return f"{word} (the edge is {number(self.highest_lr, 2)})"
+
     # The rate and the one at the edge, or else their ratio.
     def _against(self, steps: str, side: str, share: str) -> str:
         if math.isnan(self.highest_lr):
@@ -241,12 +251,17 @@ class LearningRate(Result):
         return (*said, *((_CONVERGED,) if self.adam is not None else ()))
 
     def answer(self) -> tuple[str, str]:
-        """Whether the rate is too high for the given optimizer, else for gradient descent."""
-        for key in ("optimizer", "descent", "adam"):
-            if key in self._known:
-                name = _NAMES["adam"] if key == "adam" else None
-                return self._known[key].answer(name)
-        return "", ""
+        """Whether the rate is too high, for the given optimizer, else for each known one."""
+        if self.optimizer is not None:
+            return self.optimizer.answer()
+        known = self._known
+        if len(known) == 1:
+            ((key, found),) = known.items()
+            return found.answer(_NAMES["adam"] if key == "adam" else None)
+        # Which of them takes the steps is not known: a mark only where they agree.
+        marks = {found.answer()[1] for found in known.values()}
+        words = (f"{_NAMES[key]}: {found.verdict}" for key, found in known.items())
+        return "; ".join(words), marks.pop() if len(marks) == 1 else ""
 
     def figures(self) -> tuple[Figure, ...]:
         """All ratios to the edge in one picture."""

@@ -293,7 +293,7 @@ def _rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
     for survey, step in zip(run.surveys, run.steps, strict=True):
         loss = with_error(survey.loss.value, survey.loss.error)
         basins = f"{len(survey.tree):,}"
-        sure = "unknown" if survey.tree.why_unknown else str(int(survey.tree.certain.sum()))
+        sure = "unknown" if survey.tree.why_unknown else str(survey.tree.certain_count)
         yield number(step, 9), loss, basins, sure
 
 

@@ -18,6 +18,11 @@ _STATISTICS = Reference(
     "https://arxiv.org/abs/2211.08403",
 )
 
+_NOT_ONE = (
+    "A match compares the shapes of two maps, each around its own weights: it does not put the "
+    "two checkpoints in one basin, and the barrier on the line between them stands."
+)
+
 
 def comparison_page(found: Comparison) -> Page:
     """What the page of a comparison says and shows."""
@@ -43,7 +48,8 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
     pairs = found.matching
     one, two = found.names
     alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
-    shared = f"{len(pairs.pairs):,} in both, {alone}"
+    shared = f"{len(pairs.pairs):,} matched, {alone}"
+    apart = (_NOT_ONE,) if told else ()
     return (
         Card("Which one has the lower loss?", *_lower(found), sentences=(lower,)),
         Card(
@@ -52,7 +58,7 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
             mark="sure" if told or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
-        Card("Do they lie in the same basins?", shared, sentences=(matched,)),
+        Card("Do the maps around them look alike?", shared, sentences=(matched, *apart)),
         Card("How far apart are their landscapes?", _far(found), sentences=tuple(rest)),
     )
 

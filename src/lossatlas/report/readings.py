@@ -1,5 +1,6 @@
 """What a survey says, in plain sentences, and no more than it can say."""
 
+import math
 from collections.abc import Mapping
 
 from lossatlas.curvature import InstrumentResult
@@ -9,7 +10,7 @@ from lossatlas.report.sections.instruments import answer_of
 from lossatlas.report.sections.loss_map import arrival_question, read_center, trust_question
 from lossatlas.report.sections.topology import basins_question, read_topology
 from lossatlas.surveys import Survey
-from lossatlas.text import percent, with_error
+from lossatlas.text import number, percent, with_error
 
 # Beside the picture: more than these do not fit on one screen.
 _MOST_QUESTIONS = 5
@@ -52,7 +53,27 @@ def alerts(survey: Survey) -> tuple[str, ...]:
                 f"These weights are at chance: accuracy {found}, where always naming the "
                 f"largest of {classes} classes gives {percent(share)}."
             )
-    return tuple(said)
+    return (*said, *_guessing(survey))
+
+
+# Random weights cost a little more or less than equal probabilities, by more than the error.
+_NEAR_CHANCE = 0.02
+
+
+def _guessing(survey: Survey) -> tuple[str, ...]:
+    classes, loss = survey.provenance.settings.get("classes"), survey.loss
+    if not isinstance(classes, int) or classes < 2 or not math.isfinite(loss.value):
+        return ()
+    chance = math.log(classes)
+    allowed = _NEAR_CHANCE * chance
+    if math.isfinite(loss.stderr):
+        allowed += float(t_quantile(0.95, max(loss.samples, 2))) * loss.stderr
+    if loss.value < chance - allowed:
+        return ()
+    return (
+        f"These weights are at chance: loss {with_error(loss.value, loss.stderr)}, where equal "
+        f"probabilities for {classes:,} classes give {number(chance, 4)}.",
+    )
 
 
 def questions(survey: Survey) -> tuple[Card, ...]:

@@ -35,6 +35,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
+from lossatlas.surveys.guessing import guessed_classes
 from lossatlas.surveys.lowest_point import lowest_difference
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
@@ -146,7 +147,9 @@ def survey(
     context = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
     findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
-    asked = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
+    asked: dict[str, Any] = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
+    classes = guessed_classes(objective.model)
+    asked |= {} if classes is None else {"classes": classes}
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),

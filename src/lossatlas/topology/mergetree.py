@@ -142,6 +142,12 @@ class MergeTree(Result):
         """Numbers of the certain minima on the edge, where the loss may fall on outside."""
         return np.flatnonzero(self.certain & self.on_edge)
 
+    @property
+    def certain_count(self) -> int:
+        """How many certain minima have a basin of their own; of several, none on the edge."""
+        alone = len(self) == 1 or self.is_flat
+        return int((self.certain if alone else self.certain & ~self.on_edge).sum())
+
     def coordinates(self, points: Ints) -> Ints:
         """Grid indices of flat indices.
 
@@ -290,10 +296,10 @@ class MergeTree(Result):
         return (
             _exact(self.threshold, name, bound, longer, unit="loss"),
             _exact(
-                int(self.certain.sum()),
+                self.certain_count,
                 "certain minima",
                 "at least so many are real (95 %)",
-                "basins deeper than the threshold",
+                "basins deeper than the threshold; of several none on the edge of the map",
             ),
         )
 
@@ -464,12 +470,21 @@ def _count_sentence(tree: MergeTree) -> str:
     if total == 1:
         return "One basin at this scale: from every point of the map the way down leads to it."
     # On the edge a minimum is certain, but not that it has a basin of its own.
-    basin = ("minimum", "minima") if tree.open_minima.size else ("basin", None)
+    edge = tree.open_minima
+    basin = ("minimum", "minima") if edge.size else ("basin", None)
     basins, rest = count(total, *basin), total - certain
     if tree.why_unknown:
         return f"{basins}; which are certain is unknown: {tree.why_unknown}."
-    if not rest:
+    if not rest and not edge.size:
         return f"{basins}, all certain: each is deeper than {bound}."
+    return _uncertain_sentence(tree, basins, bound)
+
+
+def _uncertain_sentence(tree: MergeTree, basins: str, bound: str) -> str:
+    total, certain = len(tree), int(tree.certain.sum())
+    if tree.open_minima.size:
+        return f"{basins}, {certain} of them deeper than {bound}. {_edge_headline(tree)}"
+    rest = total - certain
     are = "is" if rest == 1 else "are"
     if certain == tree.parts:
         which = "the deepest one is" if tree.parts == 1 else "the deepest of each piece is"

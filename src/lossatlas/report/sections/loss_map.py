@@ -5,15 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from lossatlas.curvature import Spectrum
+from lossatlas.curvature.spectrum import SLIGHT_SADDLE
 from lossatlas.landscape.landscape import computed_values
 from lossatlas.report.contents import Card, Section, Tile
 from lossatlas.report.frames import has_surface
 from lossatlas.result import Estimate, Figure
 from lossatlas.surveys import Survey
 from lossatlas.surveys.along import weights_at
-from lossatlas.text import cut_off, number
+from lossatlas.text import cut_off, number, with_error
 
 _MOST_HERO = 3
+_SHAPES = {1: "line", 2: "plane", 3: "box"}
+_UNSEEN = (
+    "The map holds few of all directions: whether the loss curves downhill off it is not known "
+    "(the instrument “curvature” tells)."
+)
 _BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 
 
@@ -57,7 +64,37 @@ def read_center(survey: Survey) -> tuple[str, ...]:
 def arrival_question(survey: Survey) -> Card:
     """Whether the weights are the lowest point of the map, within its errors."""
     value, mark, sentence = _arrival(survey)
-    return Card("Are the weights at the bottom?", value, mark=mark, sentences=(sentence,))
+    sentences: tuple[str, ...] = (sentence,)
+    if value.startswith(("yes", "within")):
+        value, mark, more = _off_map(survey, value, mark)
+        sentences = (sentence, more)
+    return Card("Are the weights at the bottom?", value, mark=mark, sentences=sentences)
+
+
+# What a map cannot show: the loss may curve downhill in directions that it does not hold.
+def _off_map(survey: Survey, value: str, mark: str) -> tuple[str, str, str]:
+    here = f"of this {_SHAPES.get(survey.landscape.values.ndim, 'map')}"
+    limited = f"{here}, {value}" if value.startswith("yes") else f"{value} {here}"
+    spectrum = _spectrum(survey)
+    if spectrum is None:
+        return limited, mark, _UNSEEN
+    if math.isnan(spectrum.saddle_ratio):
+        return limited, "", "Whether the loss curves downhill off the map is not known."
+    low = spectrum.saddle_range[0]
+    if low == 0:
+        return value, mark, "No direction off the map curves downhill beyond the error either."
+    is_slight = low < SLIGHT_SADDLE
+    how = "slightly downhill" if is_slight else "downhill"
+    more = (
+        f"Off it the loss curves {how}: the lowest eigenvalue of the Hessian is negative "
+        "beyond its error bound."
+    )
+    return f"{limited}; but the loss curves {how} off it", "" if is_slight else "alarm", more
+
+
+def _spectrum(survey: Survey) -> Spectrum | None:
+    parts = (part for found in survey.findings.values() for part in found.results.values())
+    return next((p for p in parts if isinstance(p, Spectrum) and len(p.bottom)), None)
 
 
 def _arrival(survey: Survey) -> tuple[str, str, str]:
@@ -84,7 +121,11 @@ def _arrival(survey: Survey) -> tuple[str, str, str]:
 
 def _paired_arrival(gap: Estimate) -> tuple[str, str, str]:
     if gap.value >= 0:
-        return "yes", "sure", "No computed point of the map lies below the weights themselves."
+        text = "No computed point of the map lies below the weights themselves"
+        if gap.value > 0:
+            text += ", which lie between computed points; the lowest is "
+            text += f"{with_error(gap.value, gap.stderr)} higher"
+        return "yes", "sure", f"{text}."
     low, high = gap.interval()
     lower, interval = number(-gap.value, 2), f"[{number(-high, 2)}, {number(-low, 2)}]"
     text = (
