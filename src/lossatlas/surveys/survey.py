@@ -148,8 +148,6 @@ def survey(
     findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
     asked: dict[str, Any] = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
-    classes = guessed_classes(objective.model)
-    asked |= {} if classes is None else {"classes": classes}
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),
@@ -162,8 +160,13 @@ def survey(
         notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
         lowest=lowest_difference(objective, ground, land),
-        provenance=_record(land, seed, asked),
+        provenance=_record(land, seed, asked | _guessing(objective)),
     )
+
+
+def _guessing(objective: Objective) -> dict[str, int]:
+    classes = guessed_classes(objective.model)
+    return {} if classes is None else {"classes": classes}
 
 
 def _record(land: Landscape, seed: int, asked: Mapping[str, Any]) -> Provenance:
