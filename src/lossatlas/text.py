@@ -4,6 +4,7 @@ import html
 import math
 import re
 import unicodedata
+from decimal import ROUND_FLOOR, Decimal
 
 MOST = 60
 MINUS = "\u2212"
@@ -58,6 +59,29 @@ def number(value: float, digits: int = 4) -> str:
     else:
         text = f"{value:.{max(digits - 2, 1)}e}"
     return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+def rounded_down(value: float, digits: int = 4) -> str:
+    """The same, never more than the value (but for its own rounding, 1e-12 of it)."""
+    if not math.isfinite(value) or value == 0:
+        return number(value, digits)
+    plain_form = 1e-5 <= abs(value) < 1e6
+    kept = digits - 1 if plain_form else max(digits - 2, 1)
+    place = math.floor(math.log10(abs(value))) - kept
+    unit = Decimal(1).scaleb(min(place, 0) if plain_form else place)
+    return number(float(Decimal(f"{value:.12g}").quantize(unit, ROUND_FLOOR)), digits)
+
+
+def told_apart(value: float, edge: float, digits: int = 3) -> tuple[str, str]:
+    """A number and an edge, rounded down, with digits enough to show which one is larger."""
+    if not math.isfinite(value + edge):
+        return number(value, digits), rounded_down(edge, 3)
+    for count in range(digits, 13):
+        texts = number(value, count), rounded_down(edge, max(count, 3))
+        first, second = (float(t.replace(",", "").replace(MINUS, "-")) for t in texts)
+        if (first > second) == (value > edge) and (first < second) == (value < edge):
+            return texts
+    return repr(value), repr(edge)
 
 
 def error(value: float) -> str:

@@ -86,6 +86,8 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
     assert every.effective.value == pytest.approx(count, rel=1e-8)
     assert every.log_evidence.value == pytest.approx(evidence, rel=1e-6)
     assert every.effective.stderr == every.log_determinant.stderr == 0
+    assert every.effective.error < 1e-8 * count
+    assert every.effective.products == 100
     floors = []
 
     class Rest(eigenvalue_sums._Rest):
@@ -93,8 +95,8 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
             floors.append(self.floor)
             return super().sums(*given)
 
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 50)
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
+    monkeypatch.setattr(eigenvalue_sums, "DENSE", 50)
+    monkeypatch.setattr(all_eigenvalues, "DENSE_AT_MOST", 50)
     monkeypatch.setattr(eigenvalue_sums, "_Rest", Rest)
     found = effective_parameters(objective, PRIOR, probes=16)
     for estimate, truth in ((found.effective, count), (found.log_evidence, evidence)):
@@ -118,12 +120,15 @@ def test_where_probes_cost_more_all_eigenvalues_are_computed():
 def test_few_outputs_give_all_eigenvalues_of_many_parameters(kind, monkeypatch):
     objective, inputs, targets = regression(800, examples=60)
     options = {"curvature": kind, "seed": 0}
-    monkeypatch.setattr(all_eigenvalues, "dense_eigenvalues", None)
+    monkeypatch.setattr(eigenvalue_sums, "dense_eigenvalues", None)
     found = effective_parameters(objective, PRIOR, **options)
     assert found.effective.stderr == found.log_determinant.stderr == 0
+    assert found.effective.error < 1e-8 * found.effective.value
+    # Twice the 60 outputs and 8 more, and one that looks whether they are enough.
+    assert found.effective.products == 2 * 68 + 1
     monkeypatch.undo()
     monkeypatch.setattr(eigenvalue_sums, "range_products", lambda *_: None)
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 800)
+    monkeypatch.setattr(eigenvalue_sums, "DENSE", 800)
     dense = effective_parameters(objective, PRIOR, **options)
     assert found.effective.value == pytest.approx(dense.effective.value, rel=1e-8)
     assert found.log_determinant.value == pytest.approx(dense.log_determinant.value, rel=1e-8)
@@ -137,7 +142,7 @@ def test_evidence_of_more_weights_than_are_ever_computed_densely_is_within_a_per
     objective, inputs, targets = regression(4200, examples=150)
     count, evidence = exact_by_examples(inputs, targets)
     found = effective_parameters(objective, PRIOR)
-    assert found.parameters > eigenvalue_sums._DENSE_AT_MOST
+    assert found.parameters > all_eigenvalues.DENSE_AT_MOST
     assert found.effective.value == pytest.approx(count, rel=0.01)
     assert found.log_evidence.value == pytest.approx(evidence, rel=0.01)
 
@@ -148,15 +153,91 @@ def test_a_range_that_is_larger_than_thought_is_not_trusted(monkeypatch):
     assert range_products(matrix, None) == 2 * (60 + 8)
     assert range_products(hessian(objective), None) is None
     assert eigenvalues_in_range(matrix, 2 * 50, 0) is None
-    assert len(eigenvalues_in_range(matrix, 2 * 60, 0)) == 60
+    assert len(eigenvalues_in_range(matrix, 2 * 60, 0).values) == 60
     monkeypatch.setattr(eigenvalue_sums, "range_products", lambda *_: 40)
     found = effective_parameters(objective, PRIOR)
     assert found.effective.value == pytest.approx(exact(inputs, targets)[0], rel=1e-8)
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
+    monkeypatch.setattr(all_eigenvalues, "DENSE_AT_MOST", 50)
     probed = effective_parameters(objective, PRIOR)
     assert probed.effective.stderr > 0
     low, high = probed.effective.interval(0.999)
     assert low <= found.effective.value <= high
+
+
+def perceptron(dtype, seed, **options):
+    draw = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3)
+    ).double()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(0.5 * torch.randn(value.shape, generator=draw, dtype=torch.float64))
+    inputs = torch.randn(32, 4, generator=draw, dtype=torch.float64)
+    batch = inputs.to(dtype), torch.randint(3, (32,), generator=draw)
+    return la.Objective(
+        model.to(dtype), la.supervised(F.cross_entropy), [batch], check=False, **options
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("prior", [1e-6, 1e-2, 1.0])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"in_place": True, "derivatives": "differences"}],
+    ids=["exact", "differences"],
+)
+def test_rounding_is_said_where_all_eigenvalues_are_computed(seed, prior, options):
+    truth = effective_parameters(perceptron(torch.float64, seed), prior)
+    found = effective_parameters(perceptron(torch.float32, seed, **options), prior)
+    for name in ("effective", "log_determinant"):
+        exact_one, rounded = getattr(truth, name), getattr(found, name)
+        assert exact_one.error < 1e-5 * exact_one.value
+        low, high = rounded.interval()
+        assert low <= exact_one.value <= high
+        assert rounded.error > 10 * exact_one.error
+    if prior == 1.0:
+        # Not so wide that it says nothing.
+        assert found.effective.error < 0.1 * found.effective.value
+
+
+def test_what_rounding_puts_across_a_pole_has_a_reason():
+    found = all_eigenvalues.Eigenvalues(np.array([-1e-9, 0.0, 1.0]), 1e-7)
+    statistic = lambda h: 1e8 * h / (1 + 1e8 * h)  # noqa: E731
+    inside = eigenvalue_sums._with_bound(statistic, found, -math.inf, 5)
+    assert "across a pole" in inside.why_no_error
+    assert math.isnan(inside.error)
+    known = all_eigenvalues.Eigenvalues(np.array([0.0, 0.0, 1.0]), 1e-7)
+    clear = eigenvalue_sums._with_bound(statistic, known, 0.0, 5)
+    # Two at 10 / 11 at the most, and what is left of the third.
+    assert clear.bound == pytest.approx(2 * 10 / 11, rel=1e-6)
+
+
+def test_where_the_range_does_not_fit_probes_are_taken(monkeypatch):
+    objective, inputs, targets = regression(4200, examples=150)
+    count, _ = exact_by_examples(inputs, targets)
+    matrix = gauss_newton(objective)
+    assert range_products(matrix, None) == 2 * 158
+    held = all_eigenvalues.range_bytes(4200, 158, torch.float64)
+    monkeypatch.setattr(all_eigenvalues, "free_together", lambda *_: int(2.01 * held))
+    assert range_products(matrix, None) == 2 * 158
+    monkeypatch.setattr(all_eigenvalues, "free_together", lambda *_: int(1.99 * held))
+    assert range_products(matrix, None) is None
+    found = effective_parameters(objective, PRIOR, probes=2, tolerance=1.0)
+    assert found.effective.stderr > 0
+    low, high = found.effective.interval(0.999)
+    assert low <= count <= high
+
+
+def test_the_largest_range_is_the_root_of_what_it_holds():
+    for size, free in ((4200, 10**7), (4200, 10**6), (50000, 10**9), (700, 10**12), (9, 0)):
+        most = all_eigenvalues.most_columns(size, torch.float32, free)
+        known = all_eigenvalues.most_columns(size, torch.float32, None)
+        fits = [
+            k
+            for k in range(known + 1)
+            if all_eigenvalues.range_bytes(size, k, torch.float32) <= free / 2
+        ]
+        assert most == max(fits)
 
 
 def test_outputs_that_a_batch_does_not_reach_count_as_none():
@@ -179,8 +260,8 @@ def test_outputs_that_a_batch_does_not_reach_count_as_none():
 def test_probes_are_added_until_the_tolerance_is_reached(monkeypatch):
     objective, inputs, targets = regression(100, examples=160)
     count, _ = exact(inputs, targets)
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE", 50)
-    monkeypatch.setattr(eigenvalue_sums, "_DENSE_AT_MOST", 50)
+    monkeypatch.setattr(eigenvalue_sums, "DENSE", 50)
+    monkeypatch.setattr(all_eigenvalues, "DENSE_AT_MOST", 50)
     few, many, most = (
         effective_parameters(objective, PRIOR, probes=2, tolerance=tolerance).effective
         for tolerance in (1.0, 0.02, 1e-9)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas import curvature, weights
-from lossatlas.curvature import memory_plan, plan_memory
+from lossatlas.curvature import all_eigenvalues, memory_plan, plan_memory
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.objective.pass_memory import AllocationCounter, pass_memory
 from lossatlas.rng import generator
@@ -156,6 +156,55 @@ def test_no_more_is_held_than_is_announced(name, options, call):
     with AllocationCounter() as counter:
         call(given)
     assert plan.memory / counter.peak >= 0.9
+
+
+def test_the_range_of_a_matrix_is_announced():
+    # 7,930 parameters and 300 outputs: all eigenvalues are those of the range.
+    given = objective(60, 15, check=False)
+    matrix = curvature.gauss_newton(given)
+    products = all_eigenvalues.range_products(matrix, None)
+    assert products == 2 * (300 + all_eigenvalues.MORE)
+    with AllocationCounter() as counter:
+        found = all_eigenvalues.eigenvalues_in_range(matrix, products, 0)
+    assert len(found.values) == products // 2
+    plan = plan_memory(given, "effective_parameters", outputs=300)
+    assert 0.9 <= plan.memory / counter.peak <= 1.2
+    # Without the number of outputs it is the largest range that would be worth it.
+    assert plan_memory(given, "effective_parameters").memory > plan.memory
+    other = {"curvature": "hessian", "outputs": 300}
+    assert plan_memory(given, "effective_parameters", **other).memory < plan.memory
+    # The quadratic approximation is of the Hessian by default.
+    chain = plan_memory(given, "learning_coefficient", outputs=300)
+    twin = plan_memory(given, "learning_coefficient", outputs=300, curvature="gauss_newton")
+    assert chain.memory < plan.memory <= twin.memory
+
+
+def test_a_whole_matrix_is_announced():
+    given = objective(69, 20, check=False)
+    matrix = curvature.gauss_newton(given, names="4.*")
+    assert matrix.size == 700
+    with AllocationCounter() as counter:
+        all_eigenvalues.dense_eigenvalues(matrix)
+    plan = plan_memory(given, "effective_parameters", numbers=700)
+    assert 0.9 <= plan.memory / counter.peak <= 1.5
+
+
+def test_counts_that_are_none_are_refused_by_name():
+    given = objective(20)
+    for name, options in (
+        ("effective_parameters", {"numbers": -3}),
+        ("effective_parameters", {"numbers": 0}),
+        ("effective_parameters", {"steps": 2.5}),
+        ("effective_parameters", {"outputs": -1}),
+        ("learning_coefficient", {"outputs": "many"}),
+        ("m_sharpness", {"size": -1}),
+        ("window_fisher", {"window": -1}),
+    ):
+        (option,) = options
+        with pytest.raises(ArgumentError, match=f"`{option}` must be a whole number"):
+            plan_memory(given, name, **options)
+    with pytest.raises(UnknownNameError, match="`curvature`"):
+        plan_memory(given, "effective_parameters", curvature="none")
 
 
 def test_every_instrument_of_the_table_is_compared():

@@ -134,8 +134,8 @@ def doubled_unless_trained(module, given, output):
 def sharded_by_differences(rank: int, folder: Path):
     """Where whole weights give another value, and where it is asked for."""
     model = sharded()
-    other = la.Objective(model, CE, share(rank))
     model[2].register_forward_hook(doubled_unless_trained)
+    other = la.Objective(model, CE, share(rank))
     top = la.spectrum(other, top=1, bottom=0, density=False, seed=1).top.tolist()
     asked = la.Objective(sharded(), CE, share(rank), derivatives="differences")
     trace = la.trace(asked, limit=24, seed=1)
@@ -150,8 +150,11 @@ def half_precision(rank: int, folder: Path):
 
     policy = MixedPrecisionPolicy(torch.bfloat16, output_dtype=torch.float32)
     objective = la.Objective(fully_shard(network(), mp_policy=policy), CE, share(rank))
+    # Nothing is sent where it is read, or a process that reads it alone would wait.
+    by_differences = objective.by_differences if rank == 0 else False
     spectrum = la.spectrum(objective, top=1, bottom=0, density=False, seed=1)
-    return {"top": spectrum.top.tolist(), "checked": list(objective.checked)}
+    return {"top": spectrum.top.tolist(), "checked": list(objective.checked),
+            "said": list(spectrum.checked), "by_differences": by_differences}  # fmt: skip
 
 
 def sharded_as_one(rank: int, folder: Path):

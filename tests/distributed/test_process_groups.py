@@ -84,6 +84,7 @@ def test_a_sharded_model_gives_the_numbers_of_the_whole_one(two, alone):
     for name, expected in truth.items():
         np.testing.assert_allclose(found["others"][name], expected, rtol=1e-6, err_msg=name)
     assert any(told.startswith("gathered: passed") for told in found["checked"])
+    assert not any("another function" in told for told in found["checked"])
     assert found["hooks"] > 0
     assert found["recalibrated"].startswith('ArgumentError: `mode="recalibrated"`')
     first = la.Objective(network(), CE, batches()[:1]).value()
@@ -104,6 +105,10 @@ def test_second_derivatives_of_passes_in_half_precision_are_those_of_the_weights
     found = same_everywhere(two, "half_precision")
     assert found["top"] == pytest.approx(alone["top"], rel=1e-6)
     assert any(told.startswith("gathered: passed to") for told in found["checked"])
+    # The numbers say that they are of another function than values and maps.
+    assert any("of its passes in bfloat16" in told for told in found["said"])
+    assert any("float32, which is another function" in told for told in found["said"])
+    assert not found["by_differences"]
 
 
 def test_what_reads_single_batches_is_given_those_of_all_processes(two):

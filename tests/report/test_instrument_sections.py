@@ -125,6 +125,42 @@ def test_a_rate_that_is_known_stands_beside_the_one_at_the_edge():
     assert "at a learning rate of 4, " in high.sentences()[0]
 
 
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.997, 0.99996, 1.00004, 1.003, 1.3])
+@pytest.mark.parametrize("lr", [0.001037, 3.5137, 0.1, 999.6, 1234.5, 3.3e-7])
+@pytest.mark.parametrize("threshold", [2.0, 2 * 1.9 / 2.8, 13.5714])
+def test_a_rate_and_its_edge_never_contradict_each_other(share, lr, threshold):
+    def read(text):
+        return float(text.replace(",", ""))
+
+    found = replace(edge(share * threshold, threshold, bound=1e-6 * threshold), lr=lr)
+    answer, sentence = found.answer()[0], found.sentences()[0]
+    rate, side, highest = re.fullmatch(
+        r"(?:no|yes): (\S+) is (below|above) the edge, (\S+) for gradient descent", answer
+    ).groups()
+    assert side == ("below" if share < 1 else "above")
+    assert (read(rate) < read(highest)) == (share < 1)
+    assert (read(rate) > read(highest)) == (share > 1)
+    # Never above the edge, and close to it.
+    assert 0.9 * lr / share < read(highest) <= lr / share * (1 + 1e-11)
+    value, limit = re.search(
+        r"eigenvalue = (\S+): \w+ the edge of stability \((\S+?)\)", sentence
+    ).groups()
+    assert (read(value) < read(limit)) == (share < 1)
+    if share < 1:
+        assert f"rates up to {highest} are stable" in sentence
+        assert read(re.search(r"at (\S+) % of it", sentence).group(1)) < 100
+    alone = replace(found, lr=math.nan).answer()[0]
+    figure = re.search(r": (\S+) (%|times)", alone)
+    assert (read(figure.group(1)) / (100 if figure.group(2) == "%" else 1) < 1) == (share < 1)
+
+
+def test_the_rate_at_the_edge_is_rounded_down():
+    found = replace(edge(1.0), lr=4.793 / 2)
+    assert found.sentences()[0].endswith("rates up to 4.79 are stable.")
+    close = replace(edge(0.997 * 2, bound=0.001), lr=3.52)
+    assert close.answer()[0] == "no: 3.52 is below the edge, 3.53 for gradient descent"
+
+
 def test_the_ratio_with_adam_says_when_it_holds():
     both = LearningRate(descent=edge(0.5), adam=edge(18.0, 38.0, rule="adam"))
     first, second, third = both.sentences()

@@ -154,7 +154,8 @@ def effective_parameters(
         params: where; the present weights by default.
         probes: random starts of the density, at least 2; of no use where all eigenvalues are
             computed: up to 512 parameters, and where it costs less than probes up to 4,096 or
-            where the model has outputs on all examples for fewer than half of the parameters.
+            where the model has outputs on all examples for fewer than half of the parameters,
+            if that fits into half of the memory that is free.
         tolerance: standard error of the effective parameters and of the log determinant,
             relative to them. The spread of the first `probes` says how many reach it, 8 times
             as many at most, and the errors come from that spread (Stein's two stages), so few
@@ -162,8 +163,9 @@ def effective_parameters(
         seed: what they are drawn from.
 
     Returns:
-        Effective parameters and evidence. Errors are of the density (none where all
-        eigenvalues are computed). The evidence is NaN, with the reason, where the loss
+        Effective parameters and evidence. Errors are of the density; where all eigenvalues are
+        computed there is a bound in their place, of what rounding of the products may do: a
+        small prior needs a float64 model. The evidence is NaN, with the reason, where the loss
         contradicts the quadratic.
 
     Raises:
@@ -289,8 +291,9 @@ class _Posterior:
         if why:
             return Estimate(math.nan, why_no_error=why)
         value = -self.here + gain.value - log_determinant.value / 2
-        error = math.hypot(log_determinant.stderr / 2, gain.bound)
-        return Estimate(value, error, samples=log_determinant.samples)
+        why, samples = log_determinant.why_no_error, log_determinant.samples
+        error = math.hypot(log_determinant.error / 2, gain.bound)
+        return Estimate(value, error, samples=samples, why_no_error=why)
 
     def _applied(self, vector: Tensor) -> Tensor:
         image = self.matrix.flat(vector.to(self.matrix.dtype)).double()

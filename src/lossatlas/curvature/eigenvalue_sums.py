@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.curvature.all_eigenvalues import (
+    DENSE,
+    Eigenvalues,
     dense_eigenvalues,
     eigenvalues_in_range,
+    is_dense,
     range_products,
 )
 from lossatlas.curvature.matrices import MatrixKind
@@ -26,9 +29,6 @@ from lossatlas.rng import generator
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
-# Up to so many parameters (or products) all eigenvalues are computed, and sums over them are
-# exact; up to so many parameters where that takes fewer products than probes would.
-_DENSE, _DENSE_AT_MOST = 512, 4096
 # Probes at most, times those of the start.
 _MOST_PROBES = 8
 # How many of the largest are found one by one, to what tolerance, and how close they must be
@@ -50,7 +50,9 @@ class EigenvalueSums:
     """Sums over all eigenvalues, and the ends of the spectrum with their bounds.
 
     Attributes:
-        estimates: one sum a statistic; exact (error 0) where all eigenvalues are known.
+        estimates: one sum a statistic. Where all eigenvalues are computed it has a bound, of
+            what rounding of the products (or differences, where they are taken by these) may
+            do to it, and a standard error of 0.
         largest: of |eigenvalue|, its bound added.
         smallest: lowest eigenvalue that was found.
     """
@@ -70,17 +72,18 @@ def eigenvalue_sums(
     probes: int = 8,
     tolerance: float | None = None,
 ) -> EigenvalueSums:
-    """Sums of functions of the eigenvalues: exact for small matrices, else by quadrature.
+    """Sums of functions of the eigenvalues: from all of them where few, else by quadrature.
 
-    A matrix of a rank below half its size is small in this sense: few examples have few
-    outputs. Otherwise the largest eigenvalues are found one by one; random probes see the
-    rest. Each runs until
-    Gauss and Gauss-Radau quadrature agree, which lie on both sides of the truth for functions
-    like log(1 + h) and h / (1 + h).
+    A matrix of a rank below half its size has few: few examples have few outputs. All are
+    computed only where that fits into half of the memory that is free. Otherwise the largest
+    eigenvalues are found one by one; random probes see the rest. Each runs until Gauss and
+    Gauss-Radau quadrature agree, which lie on both sides of the truth for functions like
+    log(1 + h) and h / (1 + h).
 
     Args:
         objective: what the matrix is of.
-        statistics: eigenvalues -> what is summed; zero at zero.
+        statistics: eigenvalues -> what is summed. Each must be 0 at 0, because eigenvalues
+            that are exactly zero are left out, and must not fall with the eigenvalue.
         matrix: a curvature matrix of it.
         params: where the matrix is; the present weights by default.
         seed: of random starts.
@@ -92,15 +95,14 @@ def eigenvalue_sums(
     Returns:
         Sums and ends.
     """
-    small = matrix.size <= _DENSE
+    small, start = matrix.size <= DENSE, matrix.count
     in_range = None if small else range_products(matrix, params)
-    dense = matrix.size if matrix.size <= _DENSE_AT_MOST else math.inf
-    price = in_range or dense
-    if small or price <= _DENSE:
-        exact = _exact(matrix, statistics, in_range, seed)
+    price = in_range or (matrix.size if is_dense(matrix) else math.inf)
+    if small or price <= DENSE:
+        exact = _of_all(matrix, statistics, in_range, seed, start)
         if exact is not None:
             return exact
-        price = math.inf
+        in_range, price = None, math.inf
     options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
     found = spectrum(
         objective,
@@ -124,7 +126,7 @@ def eigenvalue_sums(
     given: Any = {"seed": seed, "probes": probes, "tolerance": tolerance}
     sums = _by_probes(rest, statistics, known, price=price, **given)
     if sums is None:
-        exact = _exact(matrix, statistics, in_range, seed)
+        exact = _of_all(matrix, statistics, in_range, seed, start - found.products)
         if exact is not None:
             return exact
         sums = _by_probes(rest, statistics, known, **given)
@@ -133,23 +135,51 @@ def eigenvalue_sums(
     return EigenvalueSums(sums, float(ends.max()), float(found.bottom[0]))
 
 
-def _exact(
+def _of_all(
     matrix: CurvatureOperator,
     statistics: tuple[Statistic, ...],
     in_range: int | None,
     seed: int,
+    start: int,
 ) -> EigenvalueSums | None:
-    # None where the matrix is large, and its rank higher than was thought.
-    values = None if in_range is None else eigenvalues_in_range(matrix, in_range, seed)
-    smallest = 0.0
-    if values is None and matrix.size <= _DENSE_AT_MOST:
-        values = dense_eigenvalues(matrix)
-        smallest = float(values.min())
-    if values is None:
+    # None where the matrix is large, and its rank higher than was thought. `start`: products
+    # that were not of this sum.
+    found = None if in_range is None else eigenvalues_in_range(matrix, in_range, seed)
+    smallest = 0.0 if found is not None else math.inf
+    if found is None and is_dense(matrix):
+        found = dense_eigenvalues(matrix)
+    if found is None:
         return None
-    sums = tuple(Estimate(float(f(values).sum()), 0.0, matrix.size) for f in statistics)
-    ends = float(np.abs(values).max()), min(smallest, float(values.min()))
-    return EigenvalueSums(sums, *ends)
+    if matrix.kind != "hessian" and found.values.min() >= -found.rounding:
+        # A sum of squares, or of convex losses: below zero there is rounding alone.
+        found = replace(found, values=np.maximum(found.values, 0.0))
+        floor = 0.0
+    else:
+        floor = -math.inf
+    spent = matrix.count - start
+    sums = tuple(_with_bound(f, found, floor, spent) for f in statistics)
+    smallest = min(smallest, float(found.values.min()))
+    return EigenvalueSums(sums, float(np.abs(found.values).max()), smallest)
+
+
+def _with_bound(
+    statistic: Statistic, found: Eigenvalues, floor: float, products: int
+) -> Estimate:
+    # What eigenvalues that are off by rounding do to a sum, at the most.
+    values, off = found.values, found.rounding
+    here = statistic(values)
+    below, above = statistic(np.maximum(values - off, floor)), statistic(values + off)
+    total = float(here.sum())
+    slack = 16 * np.finfo(float).eps * (1 + np.abs(here))
+    # Beyond a pole a statistic that grows has fallen.
+    if not (np.all(below <= here + slack) and np.all(here <= above + slack)):
+        why = (
+            f"rounding of the products puts eigenvalues off by up to {off:.2g}, across a pole "
+            "of what is summed; use a float64 model"
+        )
+        return Estimate(total, products=products, why_no_error=why)
+    bound = float(np.maximum(above - here, here - below).clip(min=0).sum())
+    return Estimate(total, 0.0, products, bound=bound)
 
 
 def _by_probes(

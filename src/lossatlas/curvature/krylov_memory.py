@@ -15,6 +15,7 @@ from lossatlas.linalg.extremes import default_rows, least_rows
 from lossatlas.linalg.krylov import Storage, krylov_bytes
 from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
+from lossatlas.objective.gathered import sharding_groups
 from lossatlas.text import byte_size
 
 BasisKind = Literal["auto", "device", "host", "half"]
@@ -146,15 +147,15 @@ def plan_krylov(
             torch.promote_types(dtype, shapes[name].dtype),
             size + shapes[name].numel(),
         )
-    return request.plan(size, dtype, objective.device, partial(_free, objective))
+    return request.plan(size, dtype, objective.device, partial(free_together, objective))
 
 
-def _free(objective: Objective, device: torch.device) -> int | None:
-    # The least of what processes have that work together.
-    here, ranks = free_memory(device), objective.ranks
-    if ranks is None:
-        return here
-    return min((each for each in ranks.gather(here) if each is not None), default=None)
+def free_together(objective: Objective, device: torch.device) -> int | None:
+    """The least that is free on processes that work together."""
+    free, ranks = free_memory(device), objective.ranks
+    for group in sharding_groups(objective.model) if ranks is None else [ranks]:
+        free = min((each for each in group.gather(free) if each is not None), default=None)
+    return free
 
 
 def probing_storage(matrix: CurvatureOperator, rows: int, vectors: int = 3) -> Storage:
@@ -171,7 +172,7 @@ def probing_storage(matrix: CurvatureOperator, rows: int, vectors: int = 3) -> S
     Raises:
         ArgumentError: not even the vectors fit.
     """
-    free = partial(_free, matrix.objective)
+    free = partial(free_together, matrix.objective)
     return Storage(
         rows=probing_rows(
             matrix.size, matrix.dtype, matrix.device, rows, vectors=vectors, free=free

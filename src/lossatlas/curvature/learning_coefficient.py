@@ -410,5 +410,5 @@ def _ratio(value: Estimate, twin: Estimate) -> Estimate:
         why = value.why_no_error or twin.why_no_error or "the quadratic twin is zero"
         return Estimate(math.nan, why_no_error=why)
     ratio = value.value / twin.value
-    error = abs(ratio) * math.hypot(value.stderr / value.value, twin.stderr / twin.value)
-    return Estimate(ratio, error, samples=value.samples)
+    error = abs(ratio) * math.hypot(value.stderr / value.value, twin.error / twin.value)
+    return Estimate(ratio, error, samples=value.samples, why_no_error=twin.why_no_error)

@@ -3,21 +3,40 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lossatlas.curvature.memory_plan import MODELS, Phase, Sizes, models
+import torch
 
-# Products that a probe of eigenvalue sums takes at most, eigenvectors that are left to none of
-# them, and matrices of which all eigenvalues are computed.
-_STEPS, _KNOWN, _DENSE = 400, 20, 512
+from lossatlas.checks import check_at_least, check_one_of
+from lossatlas.curvature.all_eigenvalues import (
+    DENSE,
+    MORE,
+    dense_bytes,
+    dense_fits,
+    most_columns,
+    range_bytes,
+)
+from lossatlas.curvature.matrices import KINDS, MatrixKind
+from lossatlas.curvature.memory_plan import MODELS, Phase, Sizes, models
+from lossatlas.memory import free_memory
+
+# Products that a probe of eigenvalue sums takes at most, and eigenvectors that are left to none
+# of them.
+_STEPS, _KNOWN = 400, 20
 # Numbers of gradients that factors are compared with at once, pairs of these, and the least.
 _ROOM, _PAIRS, _FEW = 2**26, 48, 4
 
 
 @models
-def _learning_coefficient(sizes: Sizes, steps: int = _STEPS) -> Iterator[Phase]:
+def _learning_coefficient(
+    sizes: Sizes,
+    steps: int = _STEPS,
+    *,
+    curvature: MatrixKind = "hessian",
+    outputs: int | None = None,
+) -> Iterator[Phase]:
     # The matrix, the center and a pilot; the ends of the spectrum where it stands.
     for phase in MODELS["spectrum"](sizes, top=1, bottom=1, limit=30):
         yield replace(phase, copies=phase.copies + 3)
-    for phase in _sums(sizes, sizes.numbers, steps):
+    for phase in _sums(sizes, sizes.numbers, steps, curvature, outputs):
         yield replace(phase, copies=phase.copies + 1)
     # The point, its kicks, and sums of slopes.
     yield Phase(copies=5, run="gradient")
@@ -25,21 +44,41 @@ def _learning_coefficient(sizes: Sizes, steps: int = _STEPS) -> Iterator[Phase]:
 
 @models
 def _effective_parameters(
-    sizes: Sizes, numbers: int | None = None, steps: int = _STEPS
+    sizes: Sizes,
+    numbers: int | None = None,
+    steps: int = _STEPS,
+    *,
+    curvature: MatrixKind = "gauss_newton",
+    outputs: int | None = None,
 ) -> Iterator[Phase]:
     count = sizes.numbers if numbers is None else numbers
-    yield from _sums(sizes, count, steps)
+    check_at_least("numbers", count, 1)
+    yield from _sums(sizes, count, steps, curvature, outputs)
     # Conjugate gradients in float64.
     yield Phase(copies=2, run="product", bytes=6 * 8 * count)
 
 
-def _sums(sizes: Sizes, count: int, steps: int) -> Iterator[Phase]:
-    # Of functions of eigenvalues.
-    size = sizes.dtype.itemsize
-    if count <= _DENSE:
-        yield Phase(copies=1, run="product", bytes=2 * size * count**2)
-        yield Phase(copies=1, bytes=(2 * size + 3 * 8) * count**2)
+def _sums(
+    sizes: Sizes, count: int, steps: int, curvature: MatrixKind, outputs: int | None
+) -> Iterator[Phase]:
+    # Of functions of eigenvalues: of all of them, where that may be what costs least.
+    check_one_of("curvature", curvature, KINDS)
+    host, size = free_memory(torch.device("cpu")), sizes.dtype.itemsize
+    if dense_fits(count, host):
+        yield Phase(copies=1, run="product", bytes=8 * count**2 + 3 * size * count)
+        yield Phase(copies=1, bytes=dense_bytes(count))
+    if count <= DENSE:
         return
+    columns = (
+        0
+        if curvature == "hessian"
+        else most_columns(count, sizes.dtype, free_memory(sizes.device))
+    )
+    if outputs is not None:
+        columns = outputs + MORE if outputs + MORE <= columns else 0
+    if columns:
+        yield Phase(copies=1, run="product", bytes=size * (columns + 3) * count)
+        yield Phase(copies=1, bytes=range_bytes(count, columns, sizes.dtype))
     few = replace(sizes, numbers=count, vector=size * count)
     for phase in MODELS["spectrum"](few, top=_KNOWN, bottom=1):
         held = phase.bytes + (phase.vectors + _KNOWN + 1) * few.vector
@@ -61,6 +100,7 @@ def _choose(
     if sharpness:
         yield from MODELS["spectrum"](sizes, top=1, bottom=0)
     if localized:
+        # Its quadratic is of the Hessian.
         yield from _learning_coefficient(sizes)
 
 

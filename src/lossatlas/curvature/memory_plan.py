@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossatlas.checks import check_one_of
+from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.krylov_memory import KrylovRequest, probing_rows
 from lossatlas.errors import ArgumentError
@@ -311,14 +311,17 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
             Maps are planned by `plan_map`, alignments by `weights.alignment_cost`.
         **options: those of its options that memory depends on, as for the instrument; for
             "merge" `experts`, how many there are; for effective parameters `numbers`, how many
-            parameters the matrix is over.
+            parameters the matrix is over; for these and the learning coefficient `outputs`, how
+            many numbers the model gives out on all examples (by default as many as would be
+            worth it, up to half of the memory that is free).
 
     Returns:
         Bytes beyond the model and its data. Where the model cannot run without numbers, what
         is held beside its passes, and why.
 
     Raises:
-        ArgumentError: an option that memory does not depend on, or a basis that does not fit.
+        ArgumentError: an option that memory does not depend on, a number that is no count, or
+            a basis that does not fit.
         UnknownNameError: no such instrument is in the table.
 
     Examples:
@@ -331,6 +334,7 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
         48
     """
     check_objective(objective)
+    _check_options(instrument, options)
     passes = pass_memory(objective, options.get("size"))
     if instrument == "window_fisher" and objective.unit == "examples" and not passes.unknown:
         # Losses of all at once, gradients one by one.
@@ -357,15 +361,8 @@ def require_memory(objective: Objective, instrument: str, **options: Any) -> Non
 def _planned(
     objective: Objective, instrument: str, passes: PassMemory, options: dict[str, Any]
 ) -> MemoryPlan:
-    check_one_of("instrument", instrument, tuple(MODELS))
+    _check_options(instrument, options)
     model, sizes = MODELS[instrument], Sizes.of(objective)
-    known = list(inspect.signature(model).parameters)[1:]
-    for name in options:
-        if name not in known:
-            raise ArgumentError(
-                f"`{name}`: the memory of '{instrument}' depends on "
-                f"{', '.join(known) or 'no option'}."
-            )
     found = [
         (round(_held(phase, sizes)), getattr(passes, phase.run, 0) if phase.run else 0)
         for phase in model(sizes, **options)
@@ -373,6 +370,20 @@ def _planned(
     held, run = max(found, key=sum, default=(0, 0))
     kinds = {phase.run for phase in model(sizes, **options)}
     return MemoryPlan(instrument, held, run, _check(objective, sizes, passes, kinds))
+
+
+def _check_options(instrument: str, options: dict[str, Any]) -> None:
+    check_one_of("instrument", instrument, tuple(MODELS))
+    known = dict(list(inspect.signature(MODELS[instrument]).parameters.items())[1:])
+    for name, value in options.items():
+        if name not in known:
+            raise ArgumentError(
+                f"`{name}`: the memory of '{instrument}' depends on "
+                f"{', '.join(known) or 'no option'}."
+            )
+        kind = known[name].annotation
+        if kind is int or (kind == int | None and value is not None):
+            check_at_least(name, value, 0)
 
 
 def _held(phase: Phase, sizes: Sizes) -> float:

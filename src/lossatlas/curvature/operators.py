@@ -148,7 +148,7 @@ class CurvatureOperator:
             9/8 |A v - value v| for v of length 1: the error of central differences falls to a
             ninth, so what changes is eight ninths of it. 0 where products are no differences.
         """
-        if not (self._by_differences or self._in_place):
+        if not self.is_differenced:
             return 0.0
         unit = vector.to(self.zeros())
         unit = unit / unit.norm()
@@ -160,6 +160,11 @@ class CurvatureOperator:
         finally:
             self._share = 1.0
         return 9 / 8 * float((total.double() - value * unit.double()).norm())
+
+    @property
+    def is_differenced(self) -> bool:
+        """Whether products are differences, of gradients or of outputs."""
+        return self._by_differences or self._in_place
 
     @property
     def _by_differences(self) -> bool:

@@ -26,10 +26,12 @@ from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.rng import generator
-from lossatlas.text import number, percent
+from lossatlas.text import number, percent, told_apart
 
 # Adam's second moments come from at least so many sets of at most so many examples.
 _SETS, _SET = 8, 32
+# From here on shares of the edge are written with digits enough to be below it.
+_NEAR = 0.99
 _NO_RATE = (
     "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
     "compare it with the curvature"
@@ -124,13 +126,11 @@ class Stability(CheckedResult):
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"at the edge for {steps}, within the error", "alarm"
         if self.sharpness > self.threshold:
-            return (
-                f"yes: {self._against(steps, 'above', f'{number(self.ratio, 3)} times')}",
-                "alarm",
-            )
+            times = f"{told_apart(self.ratio, 1.0)[0]} times"
+            return f"yes: {self._against(steps, 'above', times)}", "alarm"
         if not self.reached:
             return "not known", ""
-        share = f"{number(100 * max(self.ratio, 0.0), 2)} % of"
+        share = f"{told_apart(100 * max(self.ratio, 0.0), 100.0, 2)[0]} % of"
         return f"no: {self._against(steps, 'below', share)}", "sure"
 
     @property
@@ -147,8 +147,14 @@ class Stability(CheckedResult):
     def _against(self, steps: str, side: str, share: str) -> str:
         if math.isnan(self.highest_lr):
             return f"{share} the edge for {steps}"
-        lr, edge = number(self.lr, 3), number(self.highest_lr, 2)
+        lr, edge = self._rates()
         return f"{lr} is {side} the edge, {edge} for {steps}"
+
+    def _rates(self) -> tuple[str, str]:
+        # The learning rate and the highest one, which is rounded down; empty where not known.
+        if math.isfinite(self.highest_lr):
+            return told_apart(self.lr, self.highest_lr)
+        return number(self.lr, 3) if math.isfinite(self.lr) else "", ""
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge the steps are."""
@@ -163,8 +169,9 @@ class Stability(CheckedResult):
         Returns:
             A sentence.
         """
-        value, edge = number(self.sharpness, 2), number(self.threshold, 3)
-        rate = f" at a learning rate of {number(self.lr, 3)}" if math.isfinite(self.lr) else ""
+        value, edge = told_apart(self.sharpness, self.threshold, 2)
+        lr, highest = self._rates()
+        rate = f" at a learning rate of {lr}" if lr else ""
         start = f"With {optimizer}{rate}, learning rate x largest eigenvalue = {value}"
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"{start}: at the edge of stability ({edge}), within the error bound."
@@ -180,10 +187,11 @@ class Stability(CheckedResult):
                 f"{start} at least (the tolerance was not reached): whether it is above the "
                 f"edge of stability ({edge}) is not known."
             )
-        share = percent(max(self.ratio, 0.0))
+        near = f"{told_apart(100 * self.ratio, 100.0)[0]} %"
+        share = near if self.ratio > _NEAR else percent(max(self.ratio, 0.0))
         end = f"below the edge of stability ({edge}), at {share} of it"
-        if math.isfinite(self.highest_lr):
-            end += f": at these weights rates up to {number(self.highest_lr, 2)} are stable"
+        if highest:
+            end += f": at these weights rates up to {highest} are stable"
         return f"{start}: {end}."
 
     def figures(self) -> tuple[Figure, ...]:

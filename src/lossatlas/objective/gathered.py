@@ -79,26 +79,29 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
-def gathers(objective: "Objective") -> bool:
-    """Whether derivatives are taken through whole weights, which all processes decide once."""
+def decide_gathering(objective: "Objective") -> None:
+    """Find out whether whole weights serve; all processes that hold pieces must call."""
     model = objective.model
     if objective.placed is None or objective.derivatives == "differences":
-        return False
-    if not is_collective(model) or is_compiled(model):
-        return False
-    if "gathered" not in objective.checks:
+        return
+    if is_collective(model) and not is_compiled(model):
         objective.checks["gathered"] = _check(objective)
-    return objective.checks["gathered"].status == PASSED
+
+
+def gathers(objective: "Objective") -> bool:
+    """Whether derivatives are taken through whole weights; reads what was decided."""
+    found = objective.checks.get("gathered")
+    return found is not None and found.status == PASSED
 
 
 def _check(objective: "Objective") -> Check:
     # A pass with whole weights gives the value of the model as it is.
-    groups = _groups(objective.model)
+    groups = sharding_groups(objective.model)
     reason = _agreed(groups, _lacks_memory(objective))
-    gap = math.nan
+    gap, coarser = math.nan, ""
     if not reason:
         try:
-            gap, rounding = _gap(objective)
+            gap, rounding, coarser = _gap(objective)
             if not gap <= max(_CLOSE, 2 * rounding):
                 reason = f"a pass with whole weights gives another value (off by {gap:.2g})"
         # Whatever a module does that is written for its own piece of the weights.
@@ -109,10 +112,11 @@ def _check(objective: "Objective") -> Check:
         sentence = f"{reason}, so derivatives are differences of gradients"
         return Check("gathered", UNKNOWN, sentence=sentence)
     sentence = "whole weights on every process give the value of the sharded model"
-    return Check("gathered", PASSED, gap, sentence)
+    return Check("gathered", PASSED, gap, f"{sentence}{_agreed(groups, coarser)}")
 
 
-def _groups(model: nn.Module) -> list[Ranks]:
+def sharding_groups(model: nn.Module) -> list[Ranks]:
+    """The groups of processes that hold pieces of a model."""
     meshes = dict.fromkeys(meshes_of(model))
     return [Ranks(mesh.get_group(place)) for mesh in meshes for place in range(mesh.ndim)]
 
@@ -135,9 +139,10 @@ def _lacks_memory(objective: "Objective") -> str:
     return f"whole weights ({size}) do not fit beside vectors in {room}"
 
 
-def _gap(objective: "Objective") -> tuple[float, float]:
-    # Relative, and the coarsest rounding of what modules give out.
+def _gap(objective: "Objective") -> tuple[float, float, str]:
+    # Relative, the coarsest rounding of what modules give out, and whether it is lost.
     batch, kinds = objective.first_batch(), {torch.float32}
+    finer = {torch.float32}
 
     def mean() -> float:
         return float(objective.total(batch).mean.detach())
@@ -145,7 +150,20 @@ def _gap(objective: "Objective") -> tuple[float, float]:
     with torch.no_grad(), objective.session():
         with noted_kinds(kinds):
             apart = objective.swapped({}, mean)
-        together = objective.gathered({}, mean)
+        with noted_kinds(finer):
+            together = objective.gathered({}, mean)
+    coarser = _of_another_function(kinds, finer)
     if apart == together or not (math.isfinite(apart) or math.isfinite(together)):
-        return 0.0, 0.0
-    return abs(apart - together) / abs(apart or 1.0), coarsest(kinds)
+        return 0.0, 0.0, coarser
+    return abs(apart - together) / abs(apart or 1.0), coarsest(kinds), coarser
+
+
+def _of_another_function(sharded: set[torch.dtype], gathered: set[torch.dtype]) -> str:
+    # `MixedPrecisionPolicy` casts in hooks, which are off where weights are whole.
+    if coarsest(sharded) <= coarsest(gathered):
+        return ""
+    names = [str(max(k, key=lambda d: torch.finfo(d).eps))[6:] for k in (sharded, gathered)]
+    return (
+        f"; values, maps and gradients are of its passes in {names[0]}, but products with "
+        f"curvature matrices are of the same model in {names[1]}, which is another function"
+    )

@@ -26,6 +26,7 @@ from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_loss, validate_loss
 from lossatlas.objective.forward_cache import forward_cache
 from lossatlas.objective.gathered import (
+    decide_gathering,
     gathers,
     is_compiled,
     whole_weights,
@@ -219,6 +220,8 @@ class Objective:
             self._look()
         else:
             self.shared.look()
+        # Where all processes are: what later reads the decision may be one of them alone.
+        decide_gathering(self)
 
     def _start_anew(self) -> None:
         # What the first walk and the checks find out.
