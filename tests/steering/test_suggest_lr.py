@@ -329,3 +329,28 @@ def test_where_all_first_runs_diverge_the_search_goes_down():
     runs = Runs()
     module._search(runs, test, 1e-6, 10.0)
     assert min(runs.found) < 0.02 < max(runs.found) <= 10.0
+
+
+def test_examples_of_few_batches_are_kept_apart():
+    inputs = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    # Labels by chance can be learned by heart, and by no rate be foretold.
+    targets = torch.randint(3, (60,), generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 3))
+    objective = la.Objective(model, la.supervised(F.cross_entropy), [(inputs, targets)])
+    found = la.suggest_lr(objective, "sgd", updates=40)
+    assert found.held_out
+    assert found.units == 12
+    assert found.batch_size == 60
+    assert found.losses.min() > 0.7
+
+
+def test_runs_that_are_judged_where_they_train_say_so():
+    batches = [(torch.eye(4), torch.arange(4))]
+    objective = la.Objective(nn.Linear(4, 4), la.supervised(F.cross_entropy), batches)
+    found = la.suggest_lr(objective, "sgd", updates=20)
+    assert not found.held_out
+    assert any("a rate that overfits looks good" in said for said in found.sentences())
+    judged = la.suggest_lr(objective, "sgd", updates=20, validation=objective)
+    assert judged.held_out

@@ -214,14 +214,17 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
         DataError: what came out holds another number of examples: a packed sequence or a graph
             is not cut along axis 0.
     """
+    return rows(batch, slice(start, stop))
+
+
+def rows(batch: Batch, places: slice | list[int]) -> Batch:
+    """Examples of a batch by their places, as `cut`; a list of places gives copies."""
     total = batch_size(batch)
     piece = map_tensors(
-        lambda value: (
-            rows_of(value, slice(start, stop)) if value.ndim and len(value) == total else value
-        ),
+        lambda value: rows_of(value, places) if value.ndim and len(value) == total else value,
         batch,
     )
-    wanted = len(range(total)[start:stop])
+    wanted = len(range(total)[places]) if isinstance(places, slice) else len(places)
     if batch_size(piece) != wanted:
         raise DataError(
             f"a batch of {total} examples cannot be cut into pieces of {wanted}: its structure "

@@ -12,11 +12,12 @@ from torch.optim import Adam, NAdam, Optimizer
 from lossatlas.checks import check_at_least, check_kind, check_positive
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.stability import Steps, edge_of_stability, warm_adam
-from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.errors import ArgumentError, AtlasError, DataError
 from lossatlas.executor import Progress, show_progress
 from lossatlas.intervals import interval
 from lossatlas.io.records import record
-from lossatlas.objective import Objective
+from lossatlas.objective import Batch, Objective
+from lossatlas.objective.batches import batch_size, rows
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.short_runs import (
     BuildOptimizer,
@@ -124,6 +125,7 @@ class SuggestedLR(Result):
         noise_scale: batch size at which noise and signal of the gradient are equal.
         batch_size: examples a batch, of the largest.
         gradients: gradients of a batch that were computed.
+        held_out: whether the runs were compared on data that they did not train on.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -152,6 +154,7 @@ class SuggestedLR(Result):
     noise_scale: Estimate
     batch_size: float
     gradients: int
+    held_out: bool = True
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The rate with its band, the edge of stability, the noise scale."""
@@ -179,6 +182,7 @@ class SuggestedLR(Result):
         return (
             self.headline(),
             *self._run_reasons(),
+            *self._judge_reason(),
             *self._pass_reason(),
             self._edge_reason(),
             self._noise_reason(),
@@ -203,6 +207,14 @@ class SuggestedLR(Result):
             f"runs, {number(self.lr / share**_POWER, 3)}, times ({self.updates:,} / "
             f"{self.horizon:,})^{number(_POWER, 2)}: {lower} trainings have "
             f"{'lower' if share < 1 else 'higher'} best rates.",
+        )
+
+    def _judge_reason(self) -> tuple[str, ...]:
+        if self.held_out:
+            return ()
+        return (
+            "The runs are compared on the batches that they train on, as these are few and "
+            "cannot be divided: a rate that overfits looks good here; pass `validation=`.",
         )
 
     def _diverged(self, lost: Floats) -> str:
@@ -336,7 +348,8 @@ def suggest_lr(
             groups and settings are used, its state and rate are not), or a function
             (params, lr) -> optimizer.
         validation: where the runs are compared. By default every fifth batch is kept apart for
-            it; fewer than five batches train and judge.
+            it; of fewer than five batches, every fifth example. Where these cannot be divided
+            (graphs, fewer than five examples) they train and judge, and the result says so.
         horizon: updates of your training; `updates` by default.
         updates: length of a run.
         min_lr: where the range test begins.
@@ -377,16 +390,19 @@ def suggest_lr(
         raise ArgumentError(f"`min_lr` must be below `max_lr`; got {min_lr:g} and {max_lr:g}.")
     if horizon is not None:
         check_at_least("horizon", horizon, 1)
-    training, judge, drawn = _parts(objective, updates)
+    parts = _parts(objective, updates)
+    training = parts.training
     build = optimizer_builder(optimizer, objective)
     with show_progress(progress) as tell:
         test = _range_test(training, build, np.geomspace(min_lr, max_lr, updates))
-        runs = _Runs(training, build, updates, validation or judge, tell)
+        runs = _Runs(training, build, updates, validation or parts.judge, tell)
         _search(runs, test, min_lr, max_lr)
     reasons = _edge(training, build, seed), _noise(training, seed)
     horizon = horizon or updates
-    passes = horizon / _batches_a_pass(objective, updates, drawn)
-    return _suggestion(runs, test, reasons, horizon, passes)
+    passes = horizon / _batches_a_pass(objective, updates, parts.drawn)
+    found = _suggestion(runs, test, reasons, horizon, passes)
+    held_out = validation is not None or parts.held_out
+    return replace(found, batch_size=parts.batch_size, held_out=held_out)
 
 
 def _batches_a_pass(objective: Objective, updates: int, drawn: int) -> float:
@@ -406,15 +422,46 @@ def _needed(updates: int) -> int:
     return updates + updates // (_HELD_OUT - 1)
 
 
-def _parts(objective: Objective, updates: int) -> tuple[Objective, Objective, int]:
-    # Batches to train on, those that judge, and how many both are.
+@dataclass(frozen=True)
+class _Parts:
+    """Data that the runs train on, data that judge them, and what both were made of."""
+
+    training: Objective
+    judge: Objective
+    drawn: int
+    batch_size: float
+
+    @property
+    def held_out(self) -> bool:
+        return self.judge is not self.training
+
+
+def _parts(objective: Objective, updates: int) -> _Parts:
     whole = training_objective(objective, _needed(updates))
     batches = list(whole.batches)
+    largest = max(map(whole.size_of, batches))
     if len(batches) < _HELD_OUT:
-        return whole, whole, len(batches)
+        return _Parts(*_parts_of_few(whole, batches), len(batches), largest)
     kept = [batch for at, batch in enumerate(batches, 1) if at % _HELD_OUT]
     judge = whole.part(batches[_HELD_OUT - 1 :: _HELD_OUT])
-    return whole.part(kept), judge, len(batches)
+    return _Parts(whole.part(kept), judge, len(batches), largest)
+
+
+def _parts_of_few(whole: Objective, batches: list[Batch]) -> tuple[Objective, Objective]:
+    # Every fifth example of each batch judges; all of them where batches cannot be divided.
+    try:
+        parts = [_divided(batch) for batch in batches]
+    except DataError:
+        return whole, whole
+    return whole.part([kept for kept, _ in parts]), whole.part([held for _, held in parts])
+
+
+def _divided(batch: Batch) -> tuple[Batch, Batch]:
+    places = list(range(batch_size(batch)))
+    held = places[_HELD_OUT - 1 :: _HELD_OUT]
+    if not held:
+        raise DataError(f"a batch of {len(places)} examples leaves none to judge.")
+    return rows(batch, [k for k in places if (k + 1) % _HELD_OUT]), rows(batch, held)
 
 
 def _range_test(training: Objective, build: BuildOptimizer, rates: Floats) -> RangeTest:
