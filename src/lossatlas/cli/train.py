@@ -151,7 +151,7 @@ def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
 command = Command(
     TrainingSettings, run,
     "Train a network with a recipe, or find out which recipe is worth it.", resume=_RESUME,
-    fills_folder=True, writes=("trainings.nc", "report.html"),
+    fills_folder=True, writes=("trainings.nc", "report.html", *_FILES.values()),
 )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class Choice(Result):
     def unknown_error(self) -> str:
         """Why differences to the best have no error; empty where they have one."""
         rivals = (e for n, e in zip(self.names, self.behind, strict=True) if n in self._rivals)
-        return next((e.why_no_error for e in rivals if math.isnan(e.interval()[0])), "")
+        return next((e.why_no_error or "" for e in rivals if math.isnan(e.interval()[0])), "")
 
     @property
     def flattest(self) -> str:
