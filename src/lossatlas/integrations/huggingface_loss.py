@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lossatlas.arguments import public
 from lossatlas.errors import ArgumentError, DataError, LossError
+from lossatlas.objective.names import unwrapped
 from lossatlas.objective.weighted import Weighted
 
 IGNORED = -100
@@ -45,7 +46,7 @@ class HuggingFaceLoss:
     """
 
     def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0) -> None:
-        bare = _unwrapped(model)
+        bare = _bare(model)
         self.head = _head(bare)
         self.smoothing = label_smoothing
         self._config: Any = bare.config
@@ -180,17 +181,8 @@ def huggingface(model: nn.Module) -> HuggingFaceLoss:
     return HuggingFaceLoss(model)
 
 
-def _unwrapped(model: nn.Module) -> Any:
-    bare: Any = model
-    while True:
-        inner = getattr(bare, "_orig_mod", None)
-        if inner is None and hasattr(bare, "get_base_model"):
-            inner = bare.get_base_model()
-        if inner is None and not hasattr(bare, "config"):
-            inner = getattr(bare, "module", None)
-        if inner is None or inner is bare:
-            break
-        bare = inner
+def _bare(model: nn.Module) -> Any:
+    bare = unwrapped(model)
     if not isinstance(bare, nn.Module) or not hasattr(bare, "config"):
         raise ArgumentError(
             "`model` must be a model of transformers, with a config; got "

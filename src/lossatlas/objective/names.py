@@ -143,3 +143,17 @@ def _matches(model: nn.Module, pattern: str, every: dict[str, Tensor]) -> list[s
             f"`params`: no parameter is called '{pattern}'{nearest(pattern, alias)}."
         )
     return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside compiled, parallel and adapter wrappers."""
+    bare: Any = model
+    while True:
+        inner = getattr(bare, "_orig_mod", None)
+        if inner is None and hasattr(bare, "get_base_model"):
+            inner = bare.get_base_model()
+        if inner is None and not hasattr(bare, "config"):
+            inner = getattr(bare, "module", None)
+        if not isinstance(inner, nn.Module) or inner is bare:
+            return bare  # type: ignore[no-any-return]
+        bare = inner

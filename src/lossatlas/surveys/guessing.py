@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from lossatlas.objective.names import unwrapped
+
 _TOKENS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 _LABELS = (
     "ForSequenceClassification",
@@ -16,17 +18,9 @@ _LABELS = (
 
 def guessed_classes(model: nn.Module) -> int | None:
     """How many classes its cross entropy is over; None where that is not known."""
-    bare: Any = model
-    for _ in range(4):
-        inner = getattr(bare, "_orig_mod", None)
-        if inner is None and hasattr(bare, "get_base_model"):
-            inner = bare.get_base_model()
-        if inner is None and not hasattr(bare, "config"):
-            inner = getattr(bare, "module", None)
-        if inner is None or inner is bare:
-            break
-        bare = inner
-    config, name = getattr(bare, "config", None), type(bare).__name__
+    bare = unwrapped(model)
+    config: Any = getattr(bare, "config", None)
+    name = type(bare).__name__
     if name.endswith(_TOKENS):
         found = getattr(config, "vocab_size", None)
     elif name.endswith(_LABELS):
