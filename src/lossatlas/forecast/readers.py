@@ -6,33 +6,31 @@ unsorted steps, restarts. What is left out or assumed is counted in `Curve.notes
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lossatlas.arrays import as_float_array
-from lossatlas.checks import check_path, is_number, nearest
-from lossatlas.errors import ArgumentError, DataError, FileError, UnknownNameError
+from lossatlas.checks import check_path, is_number
+from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve, logged_rates
 from lossatlas.forecast.events import MARK, Scalars, event_files, read_scalars
+from lossatlas.forecast.log_names import (
+    LOSSES,
+    STEPS,
+    check_column,
+    check_name,
+    chosen_name,
+    hint,
+    is_held_out,
+    rate_name,
+    taken,
+)
+from lossatlas.forecast.log_order import Column, Floats, tidied
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-# "_step" is the last: W&B counts its own rows in it, which are not updates.
-STEPS = ("step", "Step", "global_step", "trainer/global_step", "train/global_step",
-         "iteration", "iter", "update", "_step")  # fmt: skip
-LOSSES = ("loss", "train_loss", "train/loss", "train_loss_step", "train/loss_step", "loss_step",
-          "training_loss", "train_loss_epoch", "train/loss_epoch")  # fmt: skip
-RATES = ("lr", "learning_rate", "train/lr", "train/learning_rate")
-HELD_OUT = ("val", "eval", "test", "dev")
-SHORT_RUNS = 3  # rows between falls of the step, on average: fewer are disorder, not restarts
-ROLES = {"step": "steps", "loss": "losses", "lr": "rates"}
 _RUN = " - "  # separates run and metric in the columns of a W&B export
 EMPTY = ("", "null", "none", "n/a", "na", "-")
 
@@ -69,224 +67,6 @@ def _first(path: Path) -> str:
             return next((line.strip() for line in islice(lines, 10) if line.strip()), "")
     except (OSError, ValueError):
         return ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a log.
-
-    Attributes:
-        values: (n,) numbers; NaN in empty cells.
-        present: (n,) whether the cell held a number; NaN that was written is present.
-    """
-
-    values: Floats
-    present: Mask
-
-    def at(self, rows: Mask | NDArray[np.int64]) -> "Column":
-        """The column at some rows."""
-        return Column(self.values[rows], self.present[rows])
-
-
-@dataclass(frozen=True)
-class Tidy:
-    """A log in order.
-
-    Attributes:
-        step: (n,) increasing steps that have a loss.
-        columns: role -> (n,) values at these steps, the losses among them.
-        lr: one rate a step or one an update; None where no rate was logged.
-        notes: what was left out or assumed, in sentences.
-    """
-
-    step: Floats
-    columns: dict[str, Floats]
-    lr: Floats | None
-    notes: tuple[str, ...]
-
-
-def tidied(
-    step: Column, columns: Mapping[str, Column], whose: str, warmup: int | None = None
-) -> Tidy:
-    """Order the rows of a log; the later write of a step wins."""
-    notes: list[str] = []
-    keep = step.present & np.isfinite(step.values)
-    lost = int((~keep & columns["loss"].present).sum())
-    if lost:
-        notes.append(f"{_rows(lost)} without a step left out")
-    order = np.flatnonzero(keep)[_order(step.values[keep], notes)]
-    step = step.at(order)
-    columns = {role: column.at(order) for role, column in columns.items()}
-    rows = _rows_with_loss(step.values, columns, notes)
-    if rows.sum() < 2:
-        details = f" ({'; '.join(notes)})" if notes else ""
-        raise DataError(
-            f"{whose} has {_rows(int(rows.sum()))} with a step and a finite loss{details}; a "
-            "curve needs at least two."
-        )
-    rows &= _last_of_each(step.values, rows, notes)
-    at = step.values[rows]
-    values = {r: c.values[rows] for r, c in columns.items() if r != "lr"}
-    rates = _rates(step.values, columns.get("lr"), rows, warmup, notes)
-    return Tidy(at, values, rates, tuple(notes))
-
-
-def chosen_name(
-    whose: str, header: Sequence[str], wanted: str | None, usual: Sequence[str], role: str
-) -> str:
-    """The column of a role: the one that was asked for, or one with a usual name."""
-    if wanted is not None:
-        check_name(wanted)
-        check_column(whose, header, wanted)
-        return wanted
-    column = next((name for name in usual if name in header), None)
-    if column is None and role == "loss":
-        like = [c for c in header if "loss" in c.lower() and not _held_out(c)]
-        column = like[0] if len(like) == 1 else None
-    if column is None:
-        raise UnknownNameError(
-            f"{whose} has no column '{role}'{hint(role, header)}; it has {', '.join(header)}; "
-            f"name it with `{role}`."
-        )
-    return column
-
-
-def rate_name(header: Sequence[str]) -> str | None:
-    """The column of rates, if one has a usual name, also after a slash as in "opt/lr"."""
-    usual = next((name for name in RATES if name in header), None)
-    last = {name.rpartition("/")[2]: name for name in reversed(header)}
-    return (
-        usual
-        or next((last[name] for name in RATES if name in last), None)
-        or next((name for key, name in last.items() if key.startswith("lr-")), None)
-    )
-
-
-def taken(
-    header: Iterable[str], names: Mapping[str, str | None], asked: Iterable[str | None],
-    what: str = "column",
-) -> list[str]:  # fmt: skip
-    """What was taken unasked for each role; nothing where names are plain and single."""
-    found = {role: names[role] for role in ROLES if names.get(role) is not None}
-    wanted = set(asked)
-    unasked = {role: name for role, name in found.items() if name not in wanted}
-    several = len(set(STEPS) & set(header)) > 1 and "step" in unasked
-    if not several and all(str(name).lower() == role for role, name in unasked.items()):
-        return []
-    first, *more = (f"'{name}' {{}}for the {ROLES[r]}" for r, name in unasked.items())
-    said = ", ".join([first.format("was taken "), *(text.format("") for text in more)])
-    role = next(iter(unasked))
-    return [f"the {what} {said}; `--column {role}=NAME` (in Python `{role}=`) takes another"]
-
-
-def check_name(name: object) -> None:
-    """Require the name of a column."""
-    if not isinstance(name, str):
-        raise ArgumentError(f"the name of a column must be text; got {name!r}.")
-
-
-def check_column(whose: str, header: Sequence[str], name: str) -> None:
-    """Require a column."""
-    if name not in header:
-        raise UnknownNameError(
-            f"{whose} has no column '{name}'{hint(name, header)}; it has {', '.join(header)}."
-        )
-
-
-def hint(name: str, columns: Iterable[str]) -> str:
-    """The nearest name, or one that holds it: "loss" is far from "train/loss" in letters."""
-    names = list(columns)
-    close = nearest(name, names)
-    holding = next((k for k in names if name.lower() in k.lower()), None)
-    return close or (f" (did you mean '{holding}'?)" if holding else "")
-
-
-def _held_out(name: str) -> bool:
-    return any(word in name.lower() for word in HELD_OUT)
-
-
-# The rows in order of their steps, without those that a restart wrote again.
-def _order(step: Floats, notes: list[str]) -> NDArray[np.int64]:
-    every = np.arange(step.size)
-    falls = np.flatnonzero(np.diff(step) < 0) + 1
-    if not falls.size:
-        return every
-    if step.size < SHORT_RUNS * (falls.size + 1):
-        notes.append("the rows were not in the order of their steps and have been sorted")
-        return np.argsort(step, kind="stable")
-    kept = np.ones(step.size, dtype=bool)
-    for first, last in zip(falls, [*falls[1:], step.size], strict=True):
-        begins, ends = step[first], step[first:last].max()
-        before = kept[:first].nonzero()[0]
-        # A piece that ends before the others begin lies in the wrong place; it repeats nothing.
-        if not before.size or ends < step[before].min():
-            continue
-        again = before[step[before] >= begins]
-        if again.size:
-            notes.append(
-                f"the run restarts at step {begins:.0f} after {step[again].max():.0f}: "
-                f"{_rows(again.size)} of the earlier attempt left out"
-            )
-            kept[again] = False
-    chosen = np.flatnonzero(kept)
-    if (np.diff(step[chosen]) < 0).any():
-        notes.append("the rows were not in the order of their steps and have been sorted")
-    return chosen[np.argsort(step[chosen], kind="stable")]
-
-
-# Rows whose loss is a finite number and that have what else was asked for.
-def _rows_with_loss(step: Floats, columns: Mapping[str, Column], notes: list[str]) -> Mask:
-    loss = columns["loss"]
-    finite = np.isfinite(loss.values)
-    broken = loss.present & ~finite
-    if broken.any():
-        notes.append(
-            f"{int(broken.sum())} of {int(loss.present.sum())} losses are NaN or infinite and "
-            f"left out, the first at step {step[broken][0]:.0f}"
-        )
-    rows = loss.present & finite
-    for role, column in columns.items():
-        if role not in {"loss", "lr"}:
-            missing = rows & ~np.isfinite(column.values)
-            if missing.any():
-                notes.append(f"{_rows(int(missing.sum()))} without `{role}` left out")
-            rows = rows & ~missing
-    return rows
-
-
-def _last_of_each(step: Floats, rows: Mask, notes: list[str]) -> Mask:
-    places = np.flatnonzero(rows)
-    repeated = np.append(np.diff(step[places]) == 0, False)
-    if repeated.any():
-        notes.append(
-            f"{int(repeated.sum())} losses at a step that was logged again left out: the later "
-            "one counts"
-        )
-    last = np.zeros(rows.size, dtype=bool)
-    last[places[~repeated]] = True
-    return last
-
-
-def _rates(
-    step: Floats, lr: Column | None, rows: Mask, warmup: int | None, notes: list[str]
-) -> Floats | None:
-    if lr is None:
-        return None
-    rated = lr.present & np.isfinite(lr.values)
-    if not rated.any():
-        notes.append("the column of rates is empty: the rates are not known")
-        return None
-    if rated[rows].all():
-        return lr.values[rows]
-    at, where = np.unique(step[rated][::-1], return_index=True)
-    values = lr.values[rated][::-1][where]
-    rates, assumed = logged_rates(values, at, int(step[rows][-1]), warmup)
-    notes.extend(assumed)
-    return rates
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'s' if count > 1 else ''}"
 
 
 def read_csv(
@@ -717,7 +497,7 @@ def _metric(table: _Table, metrics: Mapping[str, object], wanted: str | None) ->
     if wanted is not None:
         check_name(wanted)
     if wanted is None:
-        named = [m for m in metrics if "loss" in m.lower() and not _held_out(m)]
+        named = [m for m in metrics if "loss" in m.lower() and not is_held_out(m)]
         usual = [metric for metric in LOSSES if metric in metrics]
         matches = usual[:1] or named or list(metrics)
     elif wanted in metrics:

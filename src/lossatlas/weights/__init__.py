@@ -8,7 +8,8 @@ from lossatlas.weights.align_many import JointAlignment, align_many
 from lossatlas.weights.choose import Choice, choose
 from lossatlas.weights.connect import Connection, Excess, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
-from lossatlas.weights.factors import Factor, Factors, LayerFactors, factors
+from lossatlas.weights.factors import Factors, factors
+from lossatlas.weights.layer_factors import Factor, LayerFactors
 from lossatlas.weights.merge import (
     Conflict,
     Merge,

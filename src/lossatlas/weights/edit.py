@@ -18,7 +18,8 @@ from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count, number, percent
 from lossatlas.weights.align import check_finite
-from lossatlas.weights.factors import Factor, Factors, LayerFactors, factor, fits
+from lossatlas.weights.factors import Factors, fits
+from lossatlas.weights.layer_factors import Factor, LayerFactors, factor
 from lossatlas.weights.paired import PairedLosses
 
 Array = NDArray[np.float64]

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_positive, check_same_structure, nearest
 from lossatlas.curvature.matrices import Likelihood
-from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
-from lossatlas.io.records import record
+from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Reference, Result, result
 from lossatlas.text import count
+from lossatlas.weights.factor_agreement import PAIRS, Pairs, groups_that_fit
+from lossatlas.weights.factor_sums import Sums, TiedSums, with_one
+from lossatlas.weights.layer_factors import LayerFactors
 from lossatlas.weights.linear_maps import (
     Look,
     Rows,
@@ -42,137 +43,6 @@ _EKFAC = Reference(
     "Gradient Descent in a Kronecker-factored Eigenbasis. NeurIPS 2018.",
     "https://arxiv.org/abs/1806.03884",
 )
-# Numbers of per-example gradients that are held at once.
-_ROOM = 2**26
-_FEW = 4
-# Pairs of gradients that a cosine comes from, at least.
-_PAIRS = 48
-
-
-@record
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """A positive semi-definite matrix by its eigenvalues and eigenvectors.
-
-    Attributes:
-        values: float64, shape (size,), descending where there are vectors.
-        vectors: one column an eigenvector, shape (size, size); None for a diagonal matrix.
-    """
-
-    values: Tensor
-    vectors: Tensor | None = None
-
-    @property
-    def matrix(self) -> Tensor:
-        """The matrix itself, shape (size, size)."""
-        if self.vectors is None:
-            return torch.diag(self.values)
-        return (self.vectors * self.values) @ self.vectors.T
-
-    @property
-    def mean(self) -> float:
-        """Trace by size."""
-        return float(self.values.mean())
-
-
-@record
-@dataclass(frozen=True, eq=False)
-class LayerFactors:
-    """The Fisher matrix of one linear map, about A (x) G.
-
-    Attributes:
-        name: of the weight.
-        bias: of the bias that is part of the map; empty where there is none.
-        kind: "linear", "convolution", "transposed convolution", "embedding" or "tied" (an
-            embedding that is the last layer as well).
-        shape: of the weight.
-        is_transposed: whether the weight holds one row an input.
-        inputs: A, the mean of a a^T over rows (examples, positions), with a 1 appended to the
-            inputs a where there is a bias.
-        outputs: G, the sum over rows of g g^T by the number of labels, g the slope of the loss
-            of a sampled label in the outputs. For "tied", A and G are the partial traces of the
-            block of both uses, A by its trace and of G the diagonal.
-        corrected: eigenvalues in the basis of the two, measured, shape (outputs, inputs);
-            None for the products of theirs.
-        rows: how many rows A and G are sums over.
-        agreement: cosine between A (x) G and the exact Fisher block of a part of the examples.
-    """
-
-    name: str
-    bias: str
-    kind: str
-    shape: tuple[int, ...]
-    is_transposed: bool
-    inputs: Factor
-    outputs: Factor
-    corrected: Tensor | None = None
-    rows: int = 0
-    agreement: Estimate = field(
-        default_factory=lambda: Estimate(math.nan, why_no_error="not compared: examples=0")
-    )
-
-    @property
-    def eigenvalues(self) -> Tensor:
-        """Eigenvalues of the block, float64, shape (outputs, inputs), not sorted."""
-        if self.corrected is not None:
-            return self.corrected
-        return torch.outer(self.outputs.values, self.inputs.values)
-
-    @property
-    def spectrum(self) -> Tensor:
-        """Eigenvalues of the block, descending, shape (outputs * inputs,)."""
-        return self.eigenvalues.flatten().sort(descending=True).values
-
-    @property
-    def trace(self) -> float:
-        """Sum of the eigenvalues."""
-        return float(self.eigenvalues.sum())
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters that the block is over."""
-        return (self.name, self.bias) if self.bias else (self.name,)
-
-    def matrix_of(self, vector: Params) -> Tensor:
-        """Weight and bias as one matrix, float64, shape (outputs, inputs)."""
-        weight = vector[self.name].detach().double()
-        weight = weight.flatten(1).T if self.is_transposed else weight.flatten(1)
-        if not self.bias:
-            return weight
-        return torch.cat([weight, vector[self.bias].detach().double()[:, None]], 1)
-
-    def vector_of(self, matrix: Tensor, like: Params) -> dict[str, Tensor]:
-        """The inverse of `matrix_of`, in the dtypes of `like`."""
-        weight = matrix[:, :-1] if self.bias else matrix
-        weight = weight.T if self.is_transposed else weight
-        found = {self.name: weight.reshape(self.shape).to(like[self.name])}
-        if self.bias:
-            found[self.bias] = matrix[:, -1].to(like[self.bias])
-        return found
-
-    def to_basis(self, matrix: Tensor) -> Tensor:
-        """Coefficients of a matrix in the eigenvectors."""
-        left, right = self.outputs.vectors, self.inputs.vectors
-        matrix = matrix if left is None else left.T.to(matrix) @ matrix
-        return matrix if right is None else matrix @ right.to(matrix)
-
-    def from_basis(self, matrix: Tensor) -> Tensor:
-        """The inverse of `to_basis`."""
-        left, right = self.outputs.vectors, self.inputs.vectors
-        matrix = matrix if left is None else left.to(matrix) @ matrix
-        return matrix if right is None else matrix @ right.T.to(matrix)
-
-    def solve(self, matrix: Tensor, damping: float) -> Tensor:
-        """The damped inverse of the block times a matrix, shape (outputs, inputs)."""
-        if self.corrected is not None:
-            divisor = self.corrected + damping
-        else:
-            ratio = math.sqrt(self.inputs.mean / self.outputs.mean) if self.trace > 0 else 1.0
-            root = math.sqrt(damping)
-            divisor = torch.outer(
-                self.outputs.values + root / ratio, self.inputs.values + root * ratio
-            )
-        return self.from_basis(self.to_basis(matrix) / divisor.to(matrix.device))
 
 
 @result("factors", references=(_KFAC, _EKFAC))
@@ -372,117 +242,6 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-class _Sums:
-    """Sums over rows of one linear map, the inputs with a 1 appended."""
-
-    def __init__(self, use: Use, weight: Tensor) -> None:
-        self.use = use
-        flat = weight.flatten(1) if use.is_transposed else weight.flatten(1).T
-        self.inputs, self.outputs = flat.shape
-        self.is_table = use.kind == "embedding"
-        width = (self.inputs + 1,) if self.is_table else (self.inputs + 1,) * 2
-        make: Any = {"dtype": torch.float64, "device": weight.device}
-        self.a = torch.zeros(width, **make)
-        self.g = torch.zeros(self.outputs, self.outputs, **make)
-        self.rows = 0
-        # Products with the slopes in one pass, until they have been compared with the gradient.
-        self.product: Tensor | None = None
-        self.is_checked = self.has_bias = False
-
-    @property
-    def largest(self) -> int:
-        """Side of the largest matrix whose eigenvectors are needed."""
-        return max(self.outputs, 0 if self.is_table else self.inputs)
-
-    def serves(self, use: Use) -> bool:
-        """Whether the rows of a use belong to these sums."""
-        same = (use.kind, use.is_transposed) == (self.use.kind, self.use.is_transposed)
-        return same and not use.is_tied
-
-    def add(self, use: Use, rows: Rows, *, is_first: bool) -> None:
-        a, g, place = rows.inputs, rows.slopes, rows.place
-        if is_first:
-            self.rows += len(a)
-            if self.is_table:
-                self.a += torch.bincount(a, minlength=self.inputs + 1)
-            else:
-                wide = with_one(a)
-                self.a += wide.T @ wide
-        self.g[place, place] += g.T @ g
-        if self.is_checked:
-            return
-        if self.product is None:
-            self.product = self.g.new_zeros(self.outputs, self.inputs + 1)
-        if self.is_table:
-            self.product[:, : self.inputs].index_add_(1, a, g.T)
-            self.product[:, -1] += g.sum(0)
-        else:
-            self.product[place] += g.T @ with_one(a)
-
-    def factors(self, shares: int) -> tuple[Factor, Factor]:
-        """A and G."""
-        width = self.inputs + self.has_bias
-        a = self.a[:width] if self.is_table else self.a[:width, :width]
-        a, g = a / max(self.rows, 1), self.g / shares
-        self._check(a, g)
-        return Factor(a) if self.is_table else factor(a), factor(g)
-
-    def _check(self, *matrices: Tensor) -> None:
-        if not all(bool(matrix.isfinite().all()) for matrix in matrices):
-            raise NonFiniteError(f"the inputs or slopes of '{self.use.name}' are not finite.")
-
-
-class _TiedSums(_Sums):
-    """Partial traces of the block of a weight that is both a table and a matrix."""
-
-    def __init__(self, use: Use, weight: Tensor) -> None:
-        self.use = replace(use, kind="tied", is_transposed=False)
-        self.outputs, self.inputs = weight.shape
-        make: Any = {"dtype": torch.float64, "device": weight.device}
-        self.a = torch.zeros(self.inputs, self.inputs, **make)
-        self.g = torch.zeros(self.outputs, **make)
-        self.rows = 0
-        self.product: Tensor | None = None
-        self.is_checked = self.has_bias = False
-
-    @property
-    def largest(self) -> int:
-        return self.inputs
-
-    def serves(self, use: Use) -> bool:
-        return use.is_tied and (use.kind == "embedding" or not use.is_transposed)
-
-    def add(self, use: Use, rows: Rows, *, is_first: bool) -> None:
-        a, g = rows.inputs, rows.slopes
-        self.rows += len(a) if is_first else 0
-        if use.kind == "embedding":
-            self.a += g.T @ g
-            self.g.index_add_(0, a, g.square().sum(1))
-        else:
-            squares = g.square()
-            self.a += (a * squares.sum(1)[:, None]).T @ a
-            self.g += squares.T @ a.square().sum(1)
-        if self.is_checked:
-            return
-        if self.product is None:
-            self.product = self.a.new_zeros(self.outputs, self.inputs + 1)
-        if use.kind == "embedding":
-            self.product[:, :-1].index_add_(0, a, g)
-        else:
-            self.product[:, :-1] += g.T @ a
-
-    def factors(self, shares: int) -> tuple[Factor, Factor]:
-        a, g = self.a / shares, self.g / shares
-        self._check(a, g)
-        total = float(a.trace())
-        return factor(a / total if total > 0 else a), Factor(g)
-
-
-def with_one(rows: Tensor) -> Tensor:
-    """Inputs with a 1 appended to each."""
-    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-
-
 class _Job:
     """Passes over the data that give factors, eigenvalues and cosines."""
 
@@ -497,7 +256,7 @@ class _Job:
         self.objective, self.leaves, self.sampled = objective, leaves, sampled
         self.chosen, self.max_size = chosen, max_size
         self.skipped: dict[str, str] = {}
-        self.sums: dict[str, _Sums] = {}
+        self.sums: dict[str, Sums] = {}
         self.examples = 0
 
     def collected(self) -> Factors:
@@ -518,11 +277,11 @@ class _Job:
             self.examples += look.examples if look.is_first else 0
         return self._factors(labels)
 
-    def _sums_of(self, use: Use) -> _Sums | None:
+    def _sums_of(self, use: Use) -> Sums | None:
         if use.name in self.skipped or use.name not in self.chosen:
             return None
         if use.name not in self.sums:
-            sums = (_TiedSums if use.is_tied else _Sums)(use, self.leaves[use.name])
+            sums = (TiedSums if use.is_tied else Sums)(use, self.leaves[use.name])
             if sums.largest > self.max_size:
                 self.skipped[use.name] = (
                     f"{sums.largest:,} inputs or outputs, above max_size={self.max_size:,}"
@@ -569,7 +328,7 @@ class _Job:
         found = tuple(self._layer(name, self.sums[name], shares) for name in kept)
         return Factors(found, dict(self.skipped), labels, self.sampled.draws)
 
-    def _layer(self, name: str, sums: _Sums, shares: int) -> LayerFactors:
+    def _layer(self, name: str, sums: Sums, shares: int) -> LayerFactors:
         inputs, outputs = sums.factors(shares)
         return LayerFactors(
             name=name,
@@ -603,11 +362,11 @@ class _Job:
 
     def compared(self, found: Factors, examples: int, seed: int) -> Factors:
         known: dict[str, Estimate] = {}
-        for group, some in _groups(found.layers, examples):
-            pairs = _Pairs(group, self.examples)
+        for group, some in groups_that_fit(found.layers, examples):
+            pairs = Pairs(group, self.examples)
             # Few examples leave more time for labels of each.
-            few = min(examples, self.examples) if some == examples else _PAIRS
-            turns = -(-_PAIRS // max(few, 1))
+            few = min(examples, self.examples) if some == examples else PAIRS
+            turns = -(-PAIRS // max(few, 1))
             sampled = replace(self.sampled, draws=2 * turns, seed=seed + 1)
             for number, gradients in self._single(sampled, some, group):
                 pairs.add(number, gradients)
@@ -658,12 +417,6 @@ def _near(found: Tensor, slope: Tensor) -> bool:
     return float((found - wanted).norm()) <= (0.05 if half else 1e-3) * float(wanted.norm())
 
 
-def factor(matrix: Tensor) -> Factor:
-    """The eigenvalues and eigenvectors of a symmetric matrix, rounding below 0 clamped."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return Factor(values.clamp(min=0).flip(0), vectors.flip(1).contiguous())
-
-
 def _add_squares(total: Tensor, layer: LayerFactors, use: Use, rows: Rows) -> None:
     left, right = layer.outputs.vectors, layer.inputs.vectors
     a, g = rows.inputs, rows.slopes
@@ -676,93 +429,3 @@ def _add_squares(total: Tensor, layer: LayerFactors, use: Use, rows: Rows) -> No
         total.index_add_(1, a, slopes.T)
     else:
         total += slopes.T @ ((with_one(a) if layer.bias else a) @ right).square()
-
-
-def _groups(
-    layers: Iterable[LayerFactors], examples: int
-) -> Iterator[tuple[list[LayerFactors], int]]:
-    """Layers whose gradients of single examples fit in memory together, and how many do."""
-    group: list[LayerFactors] = []
-    for layer in layers:
-        size = sum(known.eigenvalues.numel() for known in [*group, layer])
-        if group and 2 * max(examples, _PAIRS) * size > _ROOM:
-            yield group, _fitting(group, examples)
-            group = []
-        group.append(layer)
-    yield group, _fitting(group, examples)
-
-
-def _fitting(group: list[LayerFactors], examples: int) -> int:
-    size = sum(layer.eigenvalues.numel() for layer in group)
-    fitting = _ROOM // (2 * size)
-    return examples if fitting >= max(examples, _PAIRS) else min(examples, max(_FEW, fitting))
-
-
-class _Pairs:
-    """Sums from which cosines between factors and exact Fisher blocks come."""
-
-    def __init__(self, layers: list[LayerFactors], population: int) -> None:
-        self._layers, self._population = layers, population
-        self._rows: dict[str, list[tuple[Tensor, Tensor]]] = {la.name: [] for la in layers}
-        self._inner: dict[str, list[float]] = {la.name: [] for la in layers}
-        self._numbers: list[int] = []
-
-    def add(self, number: int, gradients: list[dict[str, Tensor | None]]) -> None:
-        self._numbers.append(number)
-        for layer in self._layers:
-            sides = [_matrix(layer, slopes) for slopes in gradients]
-            first, second = (matrix.flatten().float() for matrix in sides)
-            self._rows[layer.name].append((first, second))
-            inner = sum(
-                (layer.eigenvalues * layer.to_basis(matrix).square()).sum() for matrix in sides
-            )
-            self._inner[layer.name].append(float(inner) / 2)
-
-    def estimates(self) -> dict[str, Estimate]:
-        return {layer.name: self._estimate(layer) for layer in self._layers}
-
-    def _estimate(self, layer: LayerFactors) -> Estimate:
-        numbers = torch.tensor(self._numbers)
-        inner = torch.tensor(self._inner[layer.name], dtype=torch.float64)
-        rows = self._rows[layer.name]
-        first, second = (torch.stack(side).double() for side in zip(*rows, strict=True))
-        squares = (first @ second.T).square().cpu()
-        length = float(layer.eigenvalues.norm())
-
-        def cosine(kept: Tensor) -> float:
-            chosen = numbers[kept]
-            is_own = chosen[:, None] == chosen
-            return _cosine(
-                inner[kept], squares[kept][:, kept], is_own, self._population, length
-            )
-
-        size = len(set(self._numbers))
-        value = cosine(torch.ones_like(numbers, dtype=torch.bool))
-        if size < _FEW or not math.isfinite(value):
-            why = "no slope in this layer" if math.isnan(value) else "fewer than four examples"
-            return Estimate(value, samples=size, why_no_error=why)
-        left_out = torch.tensor([cosine(numbers != k) for k in range(size)]).double()
-        spread = float((left_out - left_out.mean()).square().sum())
-        error = math.sqrt((size - 1) / size * spread)
-        return Estimate(value, error, samples=size, sample_unit="examples")
-
-
-def _matrix(layer: LayerFactors, slopes: Mapping[str, Tensor | None]) -> Tensor:
-    known = {name: slopes[name] for name in layer.names}
-    given = {name: value for name, value in known.items() if value is not None}
-    if len(given) < len(known):
-        return torch.zeros_like(layer.eigenvalues)
-    return layer.matrix_of(given)
-
-
-def _cosine(
-    inner: Tensor, squares: Tensor, is_own: Tensor, population: int, length: float
-) -> float:
-    """Cosine to the Fisher block of all examples, whose square is a mean over pairs of them."""
-    own, others = squares[is_own].mean(), squares[~is_own].mean()
-    # A part of the data has more pairs of an example with itself than all of it.
-    share = 1 / population
-    square = float(own if is_own.all() else share * own + (1 - share) * others)
-    if square <= 0 or length == 0:
-        return math.nan
-    return float(inner.mean()) / (math.sqrt(square) * length)

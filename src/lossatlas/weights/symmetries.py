@@ -21,6 +21,7 @@ from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, quan
 from lossatlas.rng import generator
 from lossatlas.text import count
 from lossatlas.weights.axes import Axis, leaves, settle
+from lossatlas.weights.axis_rules import rule_of
 from lossatlas.weights.places import Place, slabs, walk, within
 from lossatlas.weights.trace import AxisTrace, plain_operations
 
@@ -276,7 +277,7 @@ def _traced(objective: Objective) -> AxisTrace:
 
     def run() -> AxisTrace:
         fixed = _fixed(objective.model, params)
-        trace = AxisTrace({**params, **fixed}, _statistics(objective.model))
+        trace = AxisTrace({**params, **fixed}, _statistics(objective.model), rule_of)
         for tensor in fixed.values():
             trace.hold_all(tensor, "not a parameter of the objective")
         with plain_operations(objective.model), trace:
