@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.errors import ArgumentError
 from lossatlas.guard import set_torch_random_state, torch_random_state
-from lossatlas.monitoring import CAUSES, SpikeRecorder, SpikeReport
+from lossatlas.monitoring import CAUSES, SpikeRecorder, SpikeReport, spikes
 from lossatlas.monitoring.replay import Replay
 from lossatlas.monitoring.spikes import standing_out
 from lossatlas.training import load_dataset
@@ -149,6 +149,24 @@ def test_a_report_reads_and_survives_a_file(tmp_path):
     page = la.write_atlas(tmp_path / "spikes", tmp_path / "atlas.html").read_text()
     assert "A spike of the loss" in page
     assert "bad batch" in page
+
+
+def test_a_report_that_cannot_be_written_ends_no_training(tmp_path):
+    (tmp_path / "full").write_text("")
+    with pytest.warns(UserWarning, match="could not be written .* the training goes on"):
+        report, recorder = run("bad batch", 0, out=tmp_path / "full" / "spikes")
+    assert recorder.reports == [report]
+    assert report.cause == "bad batch"
+
+
+def test_memory_that_runs_out_while_a_spike_is_explained_ends_no_training(monkeypatch):
+    def explain(*_, **__):
+        raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(spikes, "explain", explain)
+    report, _ = run("bad batch", 0)
+    assert report.cause == "unexplained"
+    assert "tried to allocate" in report.note
 
 
 def test_the_replay_is_the_training():

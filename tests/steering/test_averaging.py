@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+import lossatlas as la
 from lossatlas.errors import ArgumentError
 from lossatlas.rng import generator
+from lossatlas.steering import statistics
 from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
+
+# Most of these averages are given their batches with `swapped`.
+pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics")
 
 KINDS = {
     "bank": lambda m: PolynomialAverage(m, gamma=(4, 16, math.inf)),
@@ -254,6 +259,130 @@ def test_batches_may_be_mappings_or_go_through_forward():
             seen[forward] = model.norm.running_mean.clone()
     for mean in seen.values():
         assert_close(mean, x.mean(0))
+
+
+class OwnNorm(nn.Module):
+    """Keeps statistics that no class of torch knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return (x - self.running_mean) * self.scale
+
+
+class FrozenNorm(OwnNorm):
+    """Has them as constants, as torchvision's FrozenBatchNorm2d."""
+
+
+TRACKING = {
+    "alone": nn.BatchNorm1d(4),
+    "nested": nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4))),
+    "synchronized": nn.Sequential(nn.SyncBatchNorm(4)),
+    "instances": nn.Sequential(nn.InstanceNorm1d(4, affine=True, track_running_stats=True)),
+}
+PLAIN = {
+    "layers": nn.LayerNorm(4),
+    "untracked": nn.BatchNorm1d(4, track_running_stats=False),
+    "instances": nn.InstanceNorm1d(4, affine=True),
+    "frozen": FrozenNorm(),
+}
+
+
+@pytest.mark.parametrize("build", [PolynomialAverage, EMA, LAWA, la.recipe])
+@pytest.mark.parametrize("model", TRACKING.values(), ids=TRACKING)
+def test_missing_batches_are_told_before_the_training(model, build):
+    with pytest.warns(
+        UserWarning, match=r"running statistics \('.*as `batches=`, here or later"
+    ):
+        build(model)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", PLAIN.values(), ids=PLAIN)
+def test_models_without_statistics_need_no_batches(model):
+    average = PolynomialAverage(model)
+    average.update()
+    average.best(lambda shown: 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_statistics_that_are_not_estimated_anew_are_told():
+    with pytest.warns(
+        UserWarning, match="'1.running_mean' keeps running statistics of its own"
+    ):
+        PolynomialAverage(nn.Sequential(nn.Linear(4, 4), OwnNorm()))
+
+
+def test_batches_that_come_late_are_enough():
+    model = network()
+    average = trained("bank", model)
+    with pytest.raises(ArgumentError, match="Nothing is lost"):
+        average.best(lambda shown: 1.0)
+    batches = [torch.randn(8, 4, generator=generator("late"))]
+    found = average.best(lambda shown: float(shown[1].running_mean.sum()), batches)
+    other = trained("bank", network())
+    other.batches = batches
+    assert [s.name for s in found.scores] == [
+        s.name for s in other.best(lambda shown: 1.0).scores
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [(iter([torch.ones(8, 4)]), "walkable many times"),
+     ((torch.ones(8, 4), torch.ones(8)), "one batch"),
+     ([], "at least one batch"),
+     ([{"x": torch.ones(8, 4)}], "give forward="),
+     ([torch.ones(8, 3)], "a pass over `batches` failed")],
+)  # fmt: skip
+def test_batches_that_cannot_serve_are_named_before_the_training(batches, said):
+    with pytest.raises(ArgumentError, match=said):
+        PolynomialAverage(network(), batches=batches)
+
+
+def test_an_iterator_does_not_serve_several_members():
+    average = trained("bank", network())
+    with pytest.raises(ArgumentError, match="walkable many times"):
+        average.best(lambda shown: 1.0, iter([torch.ones(8, 4)]))
+
+
+def test_trying_the_batches_leaves_no_trace():
+    model, batches, forwards = network(), [torch.randn(8, 4)] * 3, []
+    before, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+
+    def forward(shown, x):
+        forwards.append(shown(x) + torch.rand(1))
+
+    PolynomialAverage(model, batches=batches, forward=forward)
+    assert len(forwards) == 1
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
+class Stream:
+    """Batches that never end, and how many were drawn."""
+
+    def __init__(self):
+        self.drawn = 0
+
+    def __iter__(self):
+        while True:
+            self.drawn += 1
+            yield torch.randn(8, 4, generator=generator("stream", self.drawn))
+
+
+def test_a_loader_is_not_drawn_from_before_it_is_needed_and_a_stream_ends(monkeypatch):
+    monkeypatch.setattr(statistics, "_MOST", 7)
+    stream = Stream()
+    average = EMA(network(), batches=stream)
+    average.update()
+    assert stream.drawn == 0
+    with average.swapped():
+        assert stream.drawn == 7
 
 
 def test_wrappers_are_looked_through():

@@ -18,6 +18,9 @@ from lossatlas.steering import (
     PolynomialAverage,
 )
 
+# Most of these recipes never show their averages.
+pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics")
+
 
 def network():
     with torch.random.fork_rng():

@@ -1,6 +1,7 @@
 """Spikes of a training: noticed as they come, made again on a copy, and explained."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from lossatlas.guard import torch_random_state
 from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Snapshot
 from lossatlas.monitoring.spike_report import SpikeReport, explain
 from lossatlas.robust import neighbor_noise
+from lossatlas.tracebacks import reason_of
 
 # Losses without which a spike is seen only where the loss is this many times the first one.
 _FEWEST, _EARLY = 12, 2.0
@@ -191,15 +193,28 @@ class SpikeRecorder:
                 [e for e in self._entries if e.step >= self._snapshots[0].step],
                 deviations=deviations, max_norm=self.max_norm,
             )  # fmt: skip
-        except AtlasError as error:
-            report = SpikeReport.unexplained(entry.step, entry.loss, deviations, str(error))
+        except (AtlasError, MemoryError, RuntimeError) as error:
+            # No report is worth a training.
+            why = str(error) if isinstance(error, AtlasError) else reason_of(error)
+            report = SpikeReport.unexplained(entry.step, entry.loss, deviations, why)
         self.reports.append(report)
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            report.save(self.out / f"spike-{entry.step:06d}.nc")
+            self._save(report, self.out / f"spike-{entry.step:06d}.nc")
         if self.on_spike is not None:
             self.on_spike(report)
         return report
+
+    def _save(self, report: SpikeReport, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            report.save(path)
+        except OSError as error:
+            # Neither is a file.
+            warnings.warn(
+                f"'{path}' could not be written ({reason_of(error)}); the training goes on, "
+                "and `reports` holds the report.",
+                stacklevel=4,
+            )
 
 
 def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:

@@ -16,8 +16,8 @@ from lossatlas.guard import preserved_rng
 Batch = Any
 
 
-def check_batches(batches: Any) -> Iterable[Batch]:
-    """Require something that can be walked again and again, and holds a batch."""
+def check_walkable(batches: Any) -> None:
+    """Require something that can be walked again and again; it is not looked into."""
     if isinstance(batches, Tensor | Mapping) or (
         isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches)
     ):
@@ -32,12 +32,18 @@ def check_batches(batches: Any) -> Iterable[Batch]:
     if not isinstance(batches, Iterable):
         kind = type(batches).__name__
         raise ArgumentError(f"`batches` must be a list of batches or a DataLoader; got {kind}.")
+
+
+def check_batches(batches: Any) -> Iterable[Batch]:
+    """Require something that can be walked again and again, and holds a batch."""
+    check_walkable(batches)
     # A loader draws a seed whenever it is walked.
     with preserved_rng():
         first = next(iter(batches), None)
     if first is None:
         raise DataError("`batches` must hold at least one batch; got none: check the data set.")
-    return batches
+    found: Iterable[Batch] = batches
+    return found
 
 
 def tensors(batch: Batch) -> Iterator[Tensor]:

@@ -44,8 +44,11 @@ class Averages:
         wanted = dict.fromkeys(("average", *names, *members))
         banked = wanted.pop("bank", 0) is None
         self.names = (*wanted, *(("bank",) if banked else ()))
-        self.bank = PolynomialAverage(model, [GAMMAS[n] for n in wanted if n in GAMMAS])
-        self.ema = EMA(model, 0.99) if "ema" in wanted else None
+        with warnings.catch_warnings():
+            # Batches for their statistics come with `swapped`.
+            warnings.filterwarnings("ignore", ".*running statistics")
+            self.bank = PolynomialAverage(model, [GAMMAS[n] for n in wanted if n in GAMMAS])
+            self.ema = EMA(model, 0.99) if "ema" in wanted else None
         self.updates_itself = False
 
     def update(self) -> None:

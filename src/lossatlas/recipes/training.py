@@ -185,7 +185,7 @@ class RecipeTraining:
             if name != "raw":
                 shown = self.averages.swapped(name, batches)
             elif own:
-                shown = EMA(self.model, 0.0).swapped(batches)
+                shown = EMA(self.model, 0.0, batches=batches).swapped()
             with shown:
                 yield
         finally:

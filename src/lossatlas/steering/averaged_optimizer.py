@@ -206,15 +206,16 @@ def recipe(
             (`InterpolatedGradients`), which is then in the place of momentum: optimizers by
             name have none. Read the weights in `swapped()` only. Default None: for "adamw" and
             "adam", where it is measured to be better; False for others.
-        batches: for the statistics of BatchNorm layers, some batches of training data.
+        batches: for the statistics of BatchNorm layers, some batches of training data. A model
+            with such layers and no batches gives a warning: `best` and `swapped` need them.
         forward: forward(model, batch) for them; see `WeightAverage`.
 
     Returns:
         An `AveragedOptimizer`: `.step()`, `.best(score)`, `.swapped()`, `.state_dict()`.
 
     Raises:
-        ArgumentError: numbers out of range, a policy beside a rate, or a model without
-            trainable parameters.
+        ArgumentError: numbers out of range, a policy beside a rate, a model without trainable
+            parameters, or batches that do not fit `forward`.
         UnknownNameError: an unknown optimizer.
 
     Source: Sandler et al., 2023, arXiv:2301.11312 (average); `GrowthPolicy` is ours. What it is

@@ -14,12 +14,18 @@ from lossatlas.checks import check_at_least, check_callable, check_number, check
 from lossatlas.errors import ArgumentError
 from lossatlas.guard import preserved_modes
 from lossatlas.objective import Batch
-from lossatlas.objective.modes import norm_layers
+from lossatlas.objective.batches import check_walkable
 from lossatlas.result import Estimate, Result, result
 from lossatlas.shards import is_sharded, reshard
 from lossatlas.steering.penalties.terms import check_share
 from lossatlas.steering.shards import is_finite, local, unwrapped
-from lossatlas.steering.statistics import Forward, reestimate
+from lossatlas.steering.statistics import (
+    Forward,
+    check_statistics,
+    preserved_statistics,
+    reestimate,
+    tracking_layers,
+)
 from lossatlas.text import number
 
 ScoreMode = Literal["max", "min"]
@@ -74,7 +80,9 @@ class WeightAverage:
 
     Args:
         model: its trainable parameters are averaged, by reference.
-        batches: what the statistics of BatchNorm layers are re-estimated on; see `swapped`.
+        batches: what running statistics (of BatchNorm and its kin) are re-estimated on; see
+            `swapped`. A list is tried at once. A model that has some and no batches gives a
+            warning: `swapped` needs them.
         forward: forward(model, batch) for it. By default the model is called on a tensor, on
             the first entry of a tuple or list, or with the entries of a mapping.
 
@@ -85,7 +93,8 @@ class WeightAverage:
         skipped: updates left out because weights were not finite.
 
     Raises:
-        ArgumentError: no module, or one without trainable parameters.
+        ArgumentError: no module, one without trainable parameters, or batches that cannot be
+            walked again or do not fit `forward`.
 
     Examples:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -121,6 +130,7 @@ class WeightAverage:
         check_callable("forward", forward, optional=True)
         self.model = unwrapped(model)
         self.batches, self.forward = batches, forward
+        check_statistics(self.model, batches, forward)
         self.params: dict[str, Tensor] = {
             name: p
             for name, p in self.model.named_parameters()
@@ -241,8 +251,9 @@ class WeightAverage:
         Args:
             batches: what the model is run on to re-estimate the statistics of its BatchNorm
                 layers, in place for the length of the block; those given at construction by
-                default. With `torch.distributed`, every process gives its own, and the
-                statistics are shared.
+                default. Of batches without a length the first 1,000. With
+                `torch.distributed`, every process gives its own, and the statistics are
+                shared.
 
         Yields:
             Nothing.
@@ -261,28 +272,26 @@ class WeightAverage:
         reshard(self.model)
         self._check_weights()
         data = self.batches if batches is None else batches
-        layers = [n for n in norm_layers(self.model) if n.track_running_stats]
+        layers = tracking_layers(self.model)
         if layers and data is None:
             raise ArgumentError(
                 f"`batches` must be given: {type(self.model).__name__} has BatchNorm layers, "
                 "whose statistics are not those of the averaged weights; a few batches of "
-                "training data are enough."
+                "training data are enough. Nothing is lost: call it again with them."
             )
-        kept = [(b, b.detach().clone()) for layer in layers for b in layer.buffers()]
         params, means = list(self.params.values()), self._means[member]
         with torch.no_grad():
             before = _exchange(params, means)
         reshard(self.model)
         self._inside = True
         try:
-            if layers and data is not None:
-                reestimate(self.model, data, self.forward)
-            yield
+            with preserved_statistics(layers.values()):
+                if layers and data is not None:
+                    reestimate(self.model, data, self.forward)
+                yield
         finally:
             with torch.no_grad():
                 _give_back(params, means, before)
-                for buffer, value in kept:
-                    buffer.copy_(value)
             reshard(self.model)
             self._inside = False
 
@@ -475,6 +484,8 @@ class PolynomialAverage(WeightAverage):
         """
         check_callable("score", score)
         check_one_of("mode", mode, MODES)
+        if batches is not None:
+            check_walkable(batches)
         scores = []
         for member, gamma in enumerate(self.gammas):
             with self._shown(member, batches), torch.no_grad(), _evaluated(self.model):
