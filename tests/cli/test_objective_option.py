@@ -54,6 +54,24 @@ def argument(data):
 
 def other():
     return nn.Linear(1, 1)
+
+
+def stream():
+    while True:
+        yield torch.ones(4, 2), torch.zeros(4).long()
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return stream()
+
+
+def endless():
+    return la.Objective(
+        nn.Linear(2, 2),
+        la.supervised(nn.functional.cross_entropy),
+        torch.utils.data.DataLoader(Endless(), batch_size=None),
+    )
 """
 QUICK = ["--points", "5", "--span", "0.5", "--out", "o"]
 
@@ -115,6 +133,7 @@ def test_two_checkpoints_are_compared(monkeypatch, capsys):
         (["mine.py:fails"], "'mine.py:fails' failed (KeyError: 'missing' in mine.py, line"),
         (["mine.py:argument"], "missing 1 required positional argument: 'data'"),
         (["mine.py:other"], "must return a lossatlas.Objective; got Linear"),
+        (["mine.py:endless"], "did not end after 1,000 batches"),
         (["mine.py:nothing"], "has no 'nothing'"),
         (["nowhere.py:make"], "there is no file 'nowhere.py'"),
         (["mine"], "must look like 'package.module:name'"),
@@ -133,3 +152,10 @@ def test_bad_input_names_the_users_file_and_line(
     assert error.count("\n") == 1
     assert message in error
     assert not list(place.glob("**/*.nc"))
+
+
+@pytest.mark.parametrize("name", ["stream", "Endless"])
+def test_data_that_never_end_are_named(monkeypatch, capsys, name):
+    code, _, error = call(monkeypatch, capsys, "survey", *QUICK, "--data", f"mine.py:{name}")
+    assert code == 2
+    assert "--objective mine.py:make" in error

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, DataError, StochasticError
+from zoo import huggingface  # noqa: F401 - its members join MEMBERS
 from zoo.member import MEMBERS
 
 transformers = pytest.importorskip("transformers")

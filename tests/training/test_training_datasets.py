@@ -264,6 +264,14 @@ def test_no_more_examples_are_read_than_are_asked_for():
     assert len(as_dataset(data, "here:make", 2)) == 2
     assert data.read == 2
 
+    class Everything(Examples):
+        def __len__(self):
+            return 10**12
+
+    with pytest.raises(DataError, match=r"1,000,000,000,000 examples.*take some"):
+        as_dataset(Everything(), "here:make")
+    assert len(as_dataset(Everything(), "here:make", 2)) == 2
+
 
 @pytest.mark.parametrize(("made", "got"), [
     (None, "got NoneType"),

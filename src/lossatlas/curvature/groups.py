@@ -28,7 +28,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.linalg.params import size as size_of
 from lossatlas.linalg.probes import deflated_trace
 from lossatlas.objective import Batch, Objective, Supervised
-from lossatlas.objective.batches import batch_size, map_tensors, rows_of
+from lossatlas.objective.batches import batch_size, known_length, map_tensors, rows_of
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.result import Estimate, Figure, Reference, Table, chart_of, result
@@ -578,6 +578,9 @@ class _Selected:
             keep = torch.nonzero(_labels_of(self._labels, batch) == self._label).flatten()
             if len(keep):
                 yield _taken(batch, keep)
+
+    def __length_hint__(self) -> int:
+        return known_length(self._batches) or 0
 
 
 def _labels_of(labels: Labels, batch: Batch) -> Tensor:

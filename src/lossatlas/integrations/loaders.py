@@ -35,6 +35,11 @@ class InOrder:
     def __iter__(self) -> Iterator[Any]:
         return islice(iter(self._loader), self._limit)
 
+    def __len__(self) -> int:
+        """How many batches there are; a TypeError where the loader does not say."""
+        length = len(self._loader)
+        return length if self._limit is None else min(length, self._limit)
+
 
 def _unshuffled(loader: Any) -> Any:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from lossatlas.errors import ArgumentError, DataError
 from lossatlas.guard import preserved_rng
 
 Batch = Any
+# Batches beyond their length, or of those without one, after which data seem never to end.
+MOST_BEYOND = 1000
+_SOME = "list(itertools.islice(batches, 64))"
 
 
 def check_walkable(batches: Any) -> None:
@@ -27,7 +31,8 @@ def check_walkable(batches: Any) -> None:
     if isinstance(batches, Iterator):
         raise ArgumentError(
             "`batches` must be walkable many times; got an iterator, which is empty after one "
-            "walk: pass list(batches) or the DataLoader itself."
+            "walk: pass list(batches) or the DataLoader itself; of one that never ends "
+            f"{_SOME}."
         )
     if not isinstance(batches, Iterable):
         kind = type(batches).__name__
@@ -44,6 +49,31 @@ def check_batches(batches: Any) -> Iterable[Batch]:
         raise DataError("`batches` must hold at least one batch; got none: check the data set.")
     found: Iterable[Batch] = batches
     return found
+
+
+def known_length(batches: Iterable[Batch]) -> int | None:
+    """How many batches there are, where they say so."""
+    try:
+        # Every DataLoader has `__len__`; over an IterableDataset it raises.
+        return len(batches)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """All batches, one after another; data that seem never to end are an error."""
+    length = known_length(batches)
+    # Also of what only knows an upper bound, which Python calls a hint.
+    most = MOST_BEYOND + (operator.length_hint(batches, 0) if length is None else length)
+    for count, batch in enumerate(batches):
+        if count >= most:
+            told = "no length" if length is None else f"a length of {length:,}"
+            raise DataError(
+                f"`batches` has {told} and did not end after {most:,} batches: a stream that "
+                f"never ends cannot be walked. Pass some of it, {_SOME} (`limit=` where a "
+                "trainer gives the data); one that does end needs a `__len__`."
+            )
+        yield batch
 
 
 def tensors(batch: Batch) -> Iterator[Tensor]:

@@ -292,7 +292,8 @@ def _reason(
         if shuffled or (drawn and not layers):
             return (
                 f"{differ} in single batches: the data seem to come shuffled or augmented "
-                "anew each time; pass list(loader) to freeze one pass, or shuffle=False."
+                "anew each time; pass list(loader) to freeze one pass (of a long stream "
+                "list(itertools.islice(loader, 64))), or shuffle=False."
             )
     if not drawn:
         return (

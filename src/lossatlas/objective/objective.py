@@ -21,6 +21,7 @@ from lossatlas.objective.batches import (
     check_batches,
     map_tensors,
     to_device,
+    walk_to_end,
 )
 from lossatlas.objective.datafingerprint import DataFingerprint
 from lossatlas.objective.determinism import check_loss, validate_loss
@@ -122,8 +123,10 @@ class Objective:
             value is sum(sums) / sum(weights); `supervised(criterion)` makes one for
             (input, target) batches.
         batches: a list of batches or a DataLoader; walked once for every evaluation
-            (`list(loader)` keeps the batches in memory). Batches may be tensors in tuples,
-            lists or mappings and are moved to the model's device.
+            (`list(loader)` keeps the batches in memory). Data without a length may hold up to
+            1,000 batches; of a stream that never ends pass some,
+            `list(itertools.islice(stream, 64))`. Batches may be tensors in tuples, lists or
+            mappings and are moved to the model's device.
         mode: what normalization layers do. "eval": running statistics; "train": the batch's
             statistics, running ones untouched; "recalibrated": running statistics estimated
             anew at every point. Everything else (dropout) is always in eval mode.
@@ -153,8 +156,8 @@ class Objective:
     Raises:
         ModelError: no parameters, none that is trainable, or the loss does not move with them.
         ArgumentError: batches or params of the wrong form.
-        DataError: no batches, an empty one, batches of unequal sizes that cannot be told
-            (see `size`), or examples whose weights are all 0.
+        DataError: no batches, an empty one, more than can be walked, batches of unequal sizes
+            that cannot be told (see `size`), or examples whose weights are all 0.
         RankError: a process of the group failed, is gone, or holds another model.
         LossError: the loss returns something else than a number or one number an example.
         StochasticError: two passes differ; the message names dropout or shuffling.
@@ -725,7 +728,7 @@ class Objective:
             yield from (to_device(batch, self.device) for batch in self.shared.every_batch())
             return
         device, count = self.device, 0
-        for batch in self.batches:
+        for batch in walk_to_end(self.batches):
             sent = None if self._uploads is None else self._uploads(count, batch)
             count += 1
             yield to_device(batch, device) if sent is None else sent
@@ -748,7 +751,7 @@ class Objective:
         if self.shared is not None:
             return [read(batch) for batch in self.shared.every_batch()]
         with preserved_rng():
-            return [read(batch) for batch in self.batches]
+            return [read(batch) for batch in walk_to_end(self.batches)]
 
     def first_batch(self) -> Batch:
         """The first batch, on the model's device; for a look before a walk."""

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from lossatlas.errors import ArgumentError, DataError, RankError, RankWarning
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import fingerprint
-from lossatlas.objective.batches import Batch, check_batches, map_tensors, tensors
+from lossatlas.objective.batches import (
+    Batch,
+    check_batches,
+    map_tensors,
+    tensors,
+    walk_to_end,
+)
 from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.selfcheck import FAILED
 from lossatlas.objective.standard_errors import Moments
@@ -229,7 +235,7 @@ def _is_empty(batches: Iterable[Batch]) -> bool:
 
 def _walk(batches: Iterable[Batch]) -> Iterable[Batch]:
     with preserved_rng():
-        yield from batches
+        yield from walk_to_end(batches)
 
 
 def _on_host(batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lossatlas.errors import ArgumentError
 from lossatlas.guard import preserved_modes, preserved_rng
 from lossatlas.objective import Batch
-from lossatlas.objective.batches import check_walkable, to_device
+from lossatlas.objective.batches import check_walkable, known_length, to_device
 from lossatlas.objective.modes import norm_layers, recalibrate
 from lossatlas.objective.user_code import wrap_errors
 
@@ -124,11 +124,7 @@ def reestimate(
 
 
 def _ended(batches: Iterable[Batch]) -> Iterable[Batch]:
-    try:
-        len(batches)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return islice(batches, _MOST)
-    return batches
+    return batches if known_length(batches) is not None else islice(batches, _MOST)
 
 
 def _share_statistics(model: nn.Module) -> None:

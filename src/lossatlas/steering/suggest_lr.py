@@ -17,7 +17,7 @@ from lossatlas.executor import Progress, show_progress
 from lossatlas.intervals import interval
 from lossatlas.io.records import record
 from lossatlas.objective import Batch, Objective
-from lossatlas.objective.batches import batch_size, rows
+from lossatlas.objective.batches import batch_size, known_length, rows
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.short_runs import (
     BuildOptimizer,
@@ -411,11 +411,8 @@ def _batches_a_pass(objective: Objective, updates: int, drawn: int) -> float:
         return objective.count
     if drawn < _needed(updates):
         return drawn
-    try:
-        # Every DataLoader has `__len__`; over an IterableDataset it raises.
-        return len(objective.batches)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return math.nan
+    length = known_length(objective.batches)
+    return math.nan if length is None else length
 
 
 def _needed(updates: int) -> int:

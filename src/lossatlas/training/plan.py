@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
-from lossatlas.objective.batches import Batch, check_batches, to_device
+from lossatlas.objective.batches import Batch, check_batches, to_device, walk_to_end
 from lossatlas.training.dataset import Dataset
 from lossatlas.training.seeding import epoch_order
 
@@ -74,7 +74,7 @@ def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
     if isinstance(data, Dataset):
         check_at_least("batch_size", batch_size, 1)
         return Plan(data.to(device), batch_size)
-    batches = [to_device(batch, device) for batch in check_batches(data)]
+    batches = [to_device(batch, device) for batch in walk_to_end(check_batches(data))]
     return Plan(batches, batch_size)
 
 

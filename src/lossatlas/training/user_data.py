@@ -15,6 +15,9 @@ _FORMS = (
     "of such pairs, or a list of batches (inputs, targets)"
 )
 
+# Examples of a data set without an end may be as many as its length says.
+_MOST = 10_000_000
+
 
 def as_dataset(made: Any, spec: str, examples: int | None = None) -> Dataset:
     """Convert what a factory returned, or raise a DataError that names the forms."""
@@ -44,6 +47,11 @@ def _read(made: Any, spec: str, examples: int | None) -> tuple[Tensor, Tensor]:
         raise DataError(f"'{spec}' holds no examples; return one that holds some.")
     is_batch = isinstance(made, Sequence) and _is_batch(made[0])
     count = len(made) if examples is None or is_batch else min(examples, len(made))
+    if count > _MOST:
+        raise DataError(
+            f"'{spec}' says that it holds {count:,} examples, which are read one by one; take "
+            "some with `examples`, or return tensors."
+        )
     pairs = [_pair(made[k], spec) for k in range(count)]
     join = torch.cat if is_batch else torch.stack
     inputs, targets = ([pair[side] for pair in pairs] for side in (0, 1))
