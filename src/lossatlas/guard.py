@@ -35,11 +35,12 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def preserved_modes(model: nn.Module) -> Iterator[None]:
+def preserved_modes(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Keep train/eval of every submodule, also where they differ from their parent."""
-    modes = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
     try:
-        yield
+        yield modules
     finally:
         for module, training in modes:
             if module.training is not training:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lossatlas.ranks import is_initialized
+
 # What wrappers of a module put into the names of its parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Of DistributedDataParallel and DataParallel; only in front, since users have such names too.
@@ -77,6 +79,8 @@ def is_fsdp(module: Any) -> bool:
 
 def reshard(model: nn.Module) -> None:
     """Let modules of `fully_shard` hold their pieces, and no weights that they gathered."""
+    if not is_initialized():
+        return
     for module in model.modules():
         reshard_one(module)
 

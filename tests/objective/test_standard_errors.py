@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossatlas.errors import ArgumentError
-from lossatlas.objective import Moments
+from lossatlas.objective import Moments, Weighted, standard_errors
 
 finite = st.floats(-1e6, 1e6)
 
@@ -157,6 +157,54 @@ def test_skewness_is_zero_where_it_is_unknown():
     two = Moments()
     two.add_pairs(np.array([[1.0, 5.0]]), np.array([[1.0, 2.0]]))
     assert two.skewness()[0, 0] == 0
+
+
+_ROW = st.lists(st.floats(-9, 9) | st.sampled_from([np.inf, np.nan]), min_size=1, max_size=9)
+_LOSS = st.tuples(st.sampled_from(["mean", "examples", "pairs"]), _ROW)
+
+
+def _measured(kind, row):
+    values = torch.tensor(row)
+    if kind == "mean":
+        return values[0]
+    return values if kind == "examples" else Weighted(values, torch.ones_like(values))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.lists(_LOSS, min_size=1, max_size=2)), max_size=9)
+)
+def test_points_that_are_added_side_by_side_have_the_bits_of_one_after_another(entries):
+    wanted, found = Moments(4, 2), Moments(4, 2)
+    for point, losses in entries:
+        measured = [_measured(*each) for each in losses]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(standard_errors, "_FEW", -1)
+            wanted.add_batch(measured, 3.0, point)
+        assert not wanted._waiting
+        found.add_batch(measured, 3.0, point)
+        for each in measured:
+            for value in each if isinstance(each, Weighted) else [each]:
+                # The model may write into what it gave.
+                value.fill_(7.0)
+    for name in ("mean", "stderr", "leverage", "effective", "skewness"):
+        np.testing.assert_array_equal(getattr(found, name)(), getattr(wanted, name)(), name)
+    for name, value in vars(wanted).items():
+        np.testing.assert_array_equal(getattr(found, name), value, name)
+
+
+def test_rows_of_many_sizes_have_the_bits_of_one_after_another():
+    source = torch.Generator().manual_seed(0)
+    for units in (1, 2, 7, 8, 9, 127, 128, 129, 1000, 4096):
+        rows = torch.randn(5, units, generator=source)
+        wanted, found = Moments(5), Moments(5)
+        for point, row in enumerate(rows):
+            wanted._take([row], 1.0, point)
+            found.add_batch([row], 1.0, point)
+        assert len(found._waiting) == 5
+        for name, value in vars(wanted).items():
+            if name not in {"_waiting", "_numel"}:
+                found.settle()
+                np.testing.assert_array_equal(getattr(found, name), value, name)
 
 
 @pytest.mark.parametrize("wrong", [{"points": 0}, {"quantities": -1}, {"points": 1.5}])

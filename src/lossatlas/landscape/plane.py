@@ -154,8 +154,11 @@ class Plane:
             notes.append(f"These tensors do not move along any direction: {_list(still)}.")
         return tuple(notes)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, origin: str | None = None) -> str:
         """A digest of the origin and the directions.
+
+        Args:
+            origin: the digest of the origin, where it is known already.
 
         Returns:
             Hexadecimal digits; directions that are drawn when asked for count by their recipe.
@@ -165,7 +168,7 @@ class Plane:
             for d in self.directions
         ]
         held = [] if self.buffers is None else [self.buffers.fingerprint()]
-        return "-".join([fingerprint(self.origin), *parts, *held])
+        return "-".join([origin or fingerprint(self.origin), *parts, *held])
 
 
 @public

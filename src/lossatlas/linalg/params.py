@@ -86,10 +86,11 @@ def fingerprint(a: Params) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in a.items():
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(memoryview(_bytes(value)))
+        digest.update(_bytes(value))
     return digest.hexdigest()
 
 
-def _bytes(value: Tensor) -> bytes:
+def _bytes(value: Tensor) -> memoryview:
+    # As they lie in memory: a copy costs as much as the digest.
     flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

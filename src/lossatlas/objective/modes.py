@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from lossatlas.guard import patched, preserved_modes
-from lossatlas.ranks import Ranks
+from lossatlas.ranks import Ranks, is_initialized
 
 Mode = Literal["eval", "train", "recalibrated"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -25,8 +25,8 @@ def evaluation_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Put the model into eval mode; with "train", norm layers use the batch's statistics."""
     layers = norm_layers(model) if mode == "train" else []
     untracked = [(layer, "track_running_stats", False) for layer in layers]
-    with preserved_modes(model), patched(*untracked):
-        for module in model.modules():
+    with preserved_modes(model) as modules, patched(*untracked):
+        for module in modules:
             # Not by model.eval(), which some models use to merge or cache weights.
             if module.training:
                 module.training = False
@@ -38,6 +38,9 @@ def evaluation_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
 @contextmanager
 def alone(model: nn.Module) -> Iterator[None]:
     """Let passes of DistributedDataParallel exchange nothing with other processes."""
+    if not is_initialized():
+        yield
+        return
     wrapped = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
     names = ("require_forward_param_sync", "require_backward_grad_sync")
     with patched(*((module, name, False) for module in wrapped for name in names)):

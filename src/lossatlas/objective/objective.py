@@ -20,6 +20,7 @@ from lossatlas.objective.batches import (
     Uploads,
     check_batches,
     map_tensors,
+    tensors,
     to_device,
     walk_to_end,
 )
@@ -720,6 +721,13 @@ class Objective:
             local = self.local
             with torch.no_grad(), preserved_state(self.holders(), self.volatile):
                 recalibrate(self.model, local._walk, local.statistics_ranks)
+
+    @property
+    def are_at_hand(self) -> bool:
+        """Whether a walk over the batches makes and sends nothing, and nobody waits for it."""
+        held, cpu = type(self.batches) in {list, tuple}, torch.device("cpu")
+        alone = self.shared is None and not self.idle and self.device == cpu
+        return held and alone and all(v.device == cpu for v in tensors(self.batches))
 
     def iter_batches(self) -> Iterator[Batch]:
         """The batches on the model's device, one after another."""

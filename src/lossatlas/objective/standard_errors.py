@@ -1,7 +1,7 @@
 """Standard errors of means of losses and metrics, for many points and quantities at once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,12 @@ from lossatlas.result import Estimate
 
 _Where = tuple[int, int]
 _Size = float | Callable[[], float]
+# Quantities of one batch, what a mean of them weighs, and whose they are.
+_Waiting = tuple[list[Measured], float, slice | int]
 # Numbers that may wait on a device: their float64 copies then take 32 MiB.
 _MOST_WAITING = 1 << 22
+# Fewer numbers of one point wait as well: adding them takes longer than all other bookkeeping.
+_FEW = 1 << 12
 # What is added, and what is compared, where the sums of two sets of units become one.
 _SUMS = (
     "_sum", "_squares", "_weight", "_count", "_cross", "_seconds", "_thirds", "_cubes",
@@ -72,8 +76,8 @@ class Moments:
         self._lightest, self._heaviest = np.full(shape, np.inf), np.zeros(shape)
         self._most = np.ones(shape)
         self._single, self._pairs = [True] * quantities, [False] * quantities
-        # What was measured on a device and is not copied from there yet, and how much it is.
-        self._waiting: list[tuple[list[Measured], float, slice | int]] = []
+        # What was measured and is not added yet, and how much it is.
+        self._waiting: list[_Waiting] = []
         self._numel = 0
         self.copies = 0
 
@@ -93,6 +97,7 @@ class Moments:
             points: which points they belong to; all by default.
             quantity: which quantity they are.
         """
+        self.settle()
         where = (slice(None) if points is None else points, quantity)
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values - self._origin(where, values[:, 0])[:, None]
@@ -137,6 +142,7 @@ class Moments:
             LossError: a weight is negative or not finite.
         """
         check_weights(weights)
+        self.settle()
         where = (slice(None) if points is None else points, quantity)
         total = weights.sum(1)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
@@ -201,9 +207,12 @@ class Moments:
         Raises:
             LossError: a weight is negative or not finite.
         """
-        if any(map(_is_far, _tensors_of(measured))):
-            self._wait(measured, size, points)
+        values = _tensors_of(measured)
+        numel = sum(value.numel() for value in values)
+        if (isinstance(points, int) and numel <= _FEW) or any(map(_is_far, values)):
+            self._wait(measured, size, points, numel)
         else:
+            self.settle()
             self._take(measured, size, points)
 
     def _wait(
@@ -211,28 +220,34 @@ class Moments:
         measured: Sequence[Measured],
         size: float | Callable[[], float],
         points: slice | int,
+        numel: int,
     ) -> None:
-        # A copy from a device waits for all that it has to do: one copy serves many points.
+        # A copy from a device waits for all that it has to do: one copy serves many points. The
+        # tensor may be one that the model writes into again.
         kept = [_map(values, lambda value: value.detach().clone()) for values in measured]
         means = any(not isinstance(values, Weighted) for values in kept)
         weight = float(size() if callable(size) else size) if means else 1.0
         self._waiting.append((kept, weight, points))
-        self._numel += sum(value.numel() for value in _tensors_of(kept))
+        self._numel += numel
         if self._numel >= _MOST_WAITING:
             self.settle()
 
     def settle(self) -> None:
-        """Take in what still lies on a device, in the order in which it was measured."""
+        """Take in what waits, of each point in the order in which it was measured."""
         waiting, self._waiting, self._numel = self._waiting, [], 0
         if not waiting:
             return
         flat = [value for measured, _, _ in waiting for value in _tensors_of(measured)]
-        near = iter(_copied(flat))
-        self.copies += 1
-        for measured, weight, points in waiting:
-            self._take(
-                [_map(values, lambda _: next(near)) for values in measured], weight, points
-            )
+        if any(map(_is_far, flat)):
+            flat = _copied(flat)
+            self.copies += 1
+        near = iter(flat)
+        back = [
+            ([_map(values, lambda _: next(near)) for values in measured], weight, points)
+            for measured, weight, points in waiting
+        ]
+        for each in _side_by_side(back):
+            self._take(*each)
 
     def _take(
         self,
@@ -458,6 +473,51 @@ def _tensors_of(measured: Sequence[Measured]) -> list[Tensor]:
 
 def _map(values: Measured, change: Callable[[Tensor], Tensor]) -> Measured:
     return Weighted(*map(change, values)) if isinstance(values, Weighted) else change(values)
+
+
+def _side_by_side(waiting: list[_Waiting]) -> list[_Waiting]:
+    # What came first of neighboring points, as one; then what came second, and so on.
+    if any(isinstance(points, slice) for _, _, points in waiting):
+        return waiting
+    turns: dict[object, int] = {}
+    rounds: dict[int, list[_Waiting]] = {}
+    for each in waiting:
+        turn = turns[each[2]] = turns.get(each[2], -1) + 1
+        rounds.setdefault(turn, []).append(each)
+    return [one for turn in sorted(rounds) for one in _runs(rounds[turn])]
+
+
+def _runs(entries: list[_Waiting]) -> Iterator[_Waiting]:
+    run: list[_Waiting] = []
+    following: object = None
+    for each in entries:
+        measured, weight, point = each
+        assert isinstance(point, int)
+        layout = (
+            weight,
+            [(type(values), *map(_form, _tensors_of([values]))) for values in measured],
+        )
+        if run and following != (point, layout):
+            yield _joined(run)
+            run = []
+        run.append(each)
+        following = point + 1, layout
+    yield _joined(run)
+
+
+def _form(value: Tensor) -> tuple[torch.dtype, torch.Size]:
+    return value.dtype, value.shape
+
+
+def _joined(run: list[_Waiting]) -> _Waiting:
+    measured, weight, first = run[0]
+    if len(run) == 1:
+        return run[0]
+    assert isinstance(first, int)
+    columns = zip(*(_tensors_of(each[0]) for each in run), strict=True)
+    stacks = iter([torch.stack(column) for column in columns])
+    whole = [_map(values, lambda _: next(stacks)) for values in measured]
+    return whole, weight, slice(first, first + len(run))
 
 
 def _copied(values: Sequence[Tensor]) -> list[Tensor]:

@@ -1,11 +1,17 @@
 """The weights of a point, written into one flat buffer that the model reads through views."""
 
+import mmap
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from lossatlas.landscape.directions import RandomDirection
 from lossatlas.linalg.params import Params
+
+# What x86 and ARM call a large page; below a few of them nothing is gained.
+_PAGE = 2 << 20
 
 
 class PointBuffer:
@@ -59,28 +65,60 @@ class _Group:
     ) -> None:
         self._origin = _flat(origin, names, channels_last)
         self._directions = [_flat(d, names, channels_last) for d in directions]
-        self._row = torch.empty_like(self._origin)
-        self._point = self._origin.clone()
+        self._row = _blank(self._origin.numel(), self._origin.dtype, self._origin.device)
+        self._point = _blank(self._origin.numel(), self._origin.dtype, self._origin.device)
         self.views = _views(self._point, {n: origin[n].shape for n in names}, channels_last)
         self._row_at: tuple[float, ...] | None = None
 
     def move_to(self, coordinates: Sequence[float]) -> None:
         *first, last = map(float, coordinates)
         if self._row_at != tuple(first):
-            self._row.copy_(self._origin)
+            row = self._origin
             for step, direction in zip(first, self._directions, strict=False):
-                self._row.add_(direction, alpha=step)
+                row = torch.add(row, direction, alpha=step, out=self._row)
+            if not first:
+                self._row = self._origin
             self._row_at = tuple(first)
         torch.add(self._row, self._directions[-1], alpha=last, out=self._point)
 
 
 def _flat(params: Params, names: list[str], channels_last: frozenset[str]) -> Tensor:
-    return torch.cat(
-        [
-            (params[n].permute(0, 2, 3, 1) if n in channels_last else params[n]).reshape(-1)
-            for n in names
-        ]
-    )
+    # Drawn where it stays: new memory costs as much as random numbers do.
+    drawn = params.weights if isinstance(params, RandomDirection) else params
+    like = [drawn[name] for name in names]
+    kind = reduce(torch.promote_types, (value.dtype for value in like))
+    flat = _blank(sum(value.numel() for value in like), kind, like[0].device)
+    pieces = torch.split(flat, [value.numel() for value in like])
+    for name, value, piece in zip(names, like, pieces, strict=True):
+        target = piece.view(value.shape)
+        if name in channels_last:
+            o, i, h, w = value.shape
+            target = piece.view(o, h, w, i).permute(0, 3, 1, 2)
+        if isinstance(params, RandomDirection) and name not in channels_last:
+            found = params.whole(name, out=target)
+        else:
+            found = params[name]
+        if found is not target:
+            target.copy_(found)
+    return flat
+
+
+def _blank(numel: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """Memory without content, in large pages where the system has them."""
+    # A point is written and read once: much of what it costs is looking up its pages.
+    size = numel * torch.empty(0, dtype=kind).element_size()
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if device.type != "cpu" or size < 2 * _PAGE or advice is None:
+        return torch.empty(numel, dtype=kind, device=device)
+    try:
+        pages = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(advice)
+    except (OSError, ValueError):
+        # No such pages, or no memory: torch says which.
+        return torch.empty(numel, dtype=kind, device=device)
+    whole = torch.frombuffer(pages, dtype=torch.uint8)
+    start = -whole.data_ptr() % _PAGE
+    return whole[start : start + size].view(kind)
 
 
 def _views(

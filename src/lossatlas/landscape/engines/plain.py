@@ -115,6 +115,11 @@ def memory(task: Task) -> int:
 
 def _pairs(task: Task, points: int) -> Iterator[tuple[int, int, Batch]]:
     objective = task.objective
+    if objective.are_at_hand:
+        # Looking for the device of a model takes as long as moving a small one.
+        held = list(objective.iter_batches())
+        yield from ((k, *pair) for k in range(points) for pair in enumerate(held))
+        return
     if isinstance(objective.batches, list | tuple) or objective.mode == "recalibrated":
         for index in range(points):
             for number, batch in enumerate(objective.iter_batches()):
