@@ -123,6 +123,14 @@ class Estimate:
         return self.bound if math.isfinite(self.bound) else self.stderr
 
     @property
+    def reason(self) -> str:
+        """Why there is no error, or one of zero; empty where there is one."""
+        if self.why_no_error is not None or self.error != 0:
+            return self.why_no_error or ""
+        several = self.samples > 1
+        return f"the same for all {self.samples:,} {self.sample_unit}" if several else "exact"
+
+    @property
     def caveat(self) -> str:
         """What the interval of a mean over few or skewed losses rests on; often empty."""
         if self.sample_unit not in {"examples", "batches"} or not self.error > 0:
@@ -172,8 +180,7 @@ class Estimate:
         if self.ends is not None:
             return with_ends(self.value, *self.ends)
         value, error = _rounded(self.value, self.error)
-        is_bare = not error or (error == "0" and self.why_no_error is not None)
-        return value, "" if is_bare else f"± {error}"
+        return value, f"± {error}" if error else ""
 
     @property
     def shown(self) -> str:
@@ -442,12 +449,12 @@ class Result:
             if found.is_minor and not minor:
                 continue
             value, _, error = with_error(found.value, found.error).partition(" ± ")
-            error = "" if error == "0" and found.why_no_error else error
-            unmarked = math.isnan(found.value) or _is_exact_count(found)
+            is_exact = found.error == 0 and not found.why_no_error
+            unmarked = math.isnan(found.value) or is_exact or _is_exact_count(found)
             shown = f"{value} ± {error}" if error else value if unmarked else f"{value}†"
             shown = "--" if math.isnan(found.value) else shown
             rows.append(" & ".join(map(latex, (found.name, shown, found.unit))) + r" \\")
-            if not error:
+            if not error and not is_exact:
                 reasons.append(
                     f"% {latex(found.name)}: {latex(found.why_no_error or 'no error')}"
                 )
@@ -506,7 +513,7 @@ class Result:
         picture = _pictures(self)[1] if picture is None else picture
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         cells = (
-            (e.name, f"{e:}", e.meaning if _is_exact_count(e) else e.why_no_error or e.meaning)
+            (e.name, f"{e:}", e.meaning if _is_exact_count(e) else e.reason or e.meaning)
             for e in _distinct(self.estimates())
         )
         rows = "".join(
@@ -601,16 +608,13 @@ def _entry(found: Estimate) -> dict[str, Any]:
 def estimate_row(found: Estimate) -> tuple[str, str, str]:
     """An estimate as cells of a table: name, value, error or the reason for none."""
     error = found.texts[1]
-    kind = " (bound)" if math.isfinite(found.bound) else ""
+    kind = " (bound)" if math.isfinite(found.bound) and found.ends is None else ""
     if error and few_units_note(found.samples, found.sample_unit) and found.caveat:
         kind = f", from {found.samples} {found.sample_unit} only"
     elif error and found.caveat:
         kind = f", on few large losses among {found.samples:,}"
-    elif error == "± 0" and not kind:
-        same = f"the same for all {found.samples:,} {found.sample_unit}"
-        kind = f", {same if found.samples > 1 else 'exact'}"
-    remark = f"{error}{kind}" if error else found.why_no_error or found.meaning
-    return found.name, found.shown, remark
+    remark = f"{error}{kind}" if error else found.reason
+    return found.name, found.shown, remark or found.meaning
 
 
 def _rounded(value: float, error: float) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import html
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal
 
 MOST = 60
@@ -93,8 +94,9 @@ def with_error(value: float, stderr: float) -> str:
     """A number, rounded where its error begins, and the error."""
     if not (math.isfinite(value) and math.isfinite(stderr)) or stderr < 0:
         return number(value)
+    # An error of zero is no news: what is exact, or alike everywhere, says so elsewhere.
     if stderr == 0:
-        return f"{number(value)} ± 0"
+        return number(value)
     decimals = 1 - math.floor(math.log10(stderr))
     if not 0 <= decimals <= 7 or abs(value) >= 1e6:
         return f"{number(value)} ± {error(stderr)}"
@@ -111,7 +113,24 @@ def with_ends(value: float, low: float, high: float) -> tuple[str, str]:
     else:
         half = (high - low) / 2
         shown, *ends = (_rounded(each, half) for each in (value, low, high))
+    if ends[0] == ends[1] and low != high:
+        ends = [*distinct(low, high, 5)]
+        shown = number(value, 5)
     return shown, f"[{', '.join(ends)}]"
+
+
+def distinct(first: float, second: float, digits: int = 3) -> tuple[str, str]:
+    """Two numbers with digits enough to see that they differ."""
+    for count in range(digits, 17):
+        texts = number(first, count), number(second, count)
+        if texts[0] != texts[1] or first == second:
+            return texts
+    return repr(first), repr(second)
+
+
+def interval_text(low: float, high: float) -> str:
+    """An interval as "[low, high]", with digits enough to show how wide it is."""
+    return with_ends(low, low, high)[1]
 
 
 def _rounded(value: float, stderr: float) -> str:
@@ -149,6 +168,12 @@ def as_sentence(text: str) -> str:
 def count(amount: int, singular: str, plural: str | None = None) -> str:
     """A number of things."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, as in "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def slug(name: str) -> str:

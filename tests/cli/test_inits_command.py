@@ -92,7 +92,8 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     name = "rank_correlation_of_short_and_long_training"
     low, high = found["estimates"][name]["interval"]
     assert -1 <= low <= values(found)[name] <= high <= 1
-    assert len(found["sentences"]) == 4
+    assert len(found["sentences"]) == 5
+    assert "test examples of digits" in found["sentences"][-1]
 
 
 def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tmp_path):

@@ -99,6 +99,9 @@ def test_estimates_name_every_split_and_what_it_costs(scored):
 def test_every_result_is_stored_told_and_drawn(study, scored, tmp_path):
     ranking = rank(study[0].model_copy(update={"out": tmp_path}), 8, problem=study[1])
     assert ranking.trust is ranking.calibration is None
+    said = " ".join([*ranking.sentences(), *map(str, ranking.estimates())])
+    assert f"{len(study[1].test)} test examples of {study[0].data}" in said
+    assert " x 1," not in said
     twelve = rank(study[0].model_copy(update={"out": tmp_path / "b"}), 12, problem=study[1])
     every = (study[2], *scored, ranking, twelve, twelve.trust, twelve.calibration)
     for result in (*every, study[2].reliability(2)):

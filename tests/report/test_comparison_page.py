@@ -47,11 +47,22 @@ def test_the_reading_says_which_is_lower_and_what_became_of_the_basins():
     assert "A is lower by 0.1, more than the errors allow" in words
     assert "50 % of the way, by 0.4" in words
     assert "Of 2 basins around A and 3 around B, 2 are in both; 0 are gone, 1 is new" in words
-    assert "0 gone and 1 new are deeper" in words
+    assert "0 gone and 1 new are certain" in words
     equal = " ".join(view(0.4, stderr=0.2).sentences())
     assert "equal within their errors" in equal
     dip = " ".join(view(-0.15).sentences())
     assert "lower than at both ends" in dip
+
+
+def test_a_dip_is_praised_only_where_it_is_more_than_its_error():
+    found = view(-0.15)
+    gap = Estimate(0.0, 0.001, samples=100)
+    sure = replace(found, difference=gap).sentences()
+    assert any("an average of the two may serve better" in text for text in sure)
+    unsure = replace(found, difference=replace(gap, stderr=1.0)).sentences()
+    assert not any("average of the two" in text for text in unsure)
+    (unknown,) = (text for text in found.sentences() if "lower than at both ends" in text)
+    assert "not known" in unknown
 
 
 def test_which_file_is_which_is_said_at_the_head():

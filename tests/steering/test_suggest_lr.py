@@ -259,6 +259,22 @@ def test_means_of_batches_serve(batches):
     assert unit_losses(objective, objective.params).shape == (10,)
 
 
+def test_second_moments_of_a_trained_adam_serve_where_examples_are_few():
+    model = nn.Linear(3, 1)
+    data = [(torch.randn(2, 3), torch.randn(2, 1)) for _ in range(3)]
+    objective = la.Objective(model, la.supervised(F.mse_loss), data)
+    fresh = la.suggest_lr(objective, "adamw", updates=10)
+    assert "need 8 sets of examples" in fresh.edge.why_no_error
+    assert not any(".." in sentence for sentence in fresh.sentences())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for inputs, targets in data:
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+    trained = la.suggest_lr(objective, optimizer, updates=10)
+    assert trained.edge.value > 0
+
+
 def test_a_loss_without_curvature_has_a_rate_and_a_reason():
     model = nn.Linear(3, 1)
     data = [(torch.randn(8, 3),) for _ in range(6)]

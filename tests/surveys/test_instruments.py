@@ -224,6 +224,20 @@ def test_warm_adam_stands_still():
         warm_adam(few, 0.1)
 
 
+def test_a_trained_adam_needs_no_second_moments_of_other_sets():
+    # Too few sets of examples to make any up.
+    full = bowl()
+    ground = la.Objective(full.model, full.loss, [full.batches[0][:5]])
+    optimizer = torch.optim.AdamW(ground.model.parameters(), lr=0.1)
+    untrained = la.survey(ground, points=3, span=0.5, lr=0.1, optimizer=optimizer)
+    assert "need 8 sets" in " ".join(untrained.findings["stability"].missing.values())
+    ground.loss(ground.model, ground.batches[0]).mean().backward()
+    optimizer.step()
+    found = la.survey(ground, points=3, span=0.5, lr=0.1, optimizer=optimizer)
+    assert not found.findings["stability"].missing
+    assert set(found.findings["stability"].results) == {"descent", "optimizer"}
+
+
 def test_pages_need_no_curvature(tmp_path):
     found = la.survey(bowl(), points=3, span=0.5, instruments="gradient")
     page = la.write_report(replace(found, title="<i>"), tmp_path / "r.html").read_text()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, ResumeError, StructureError
 from lossatlas.report.page import page_of
+from lossatlas.text import with_ends
 from lossatlas.weights import choose
 from lossatlas.weights.behind import _covariance, behind_best
 from lossatlas.weights.paired import PairedLosses
@@ -36,7 +37,7 @@ def test_the_best_is_found_and_the_mean_of_its_neighbors():
     assert "checkpoint 1" not in found.equal
     assert found.best in found.equal
     assert found.gains[1].interval()[1] < 0
-    assert "1 of 3 means of neighbors are better" in found.sentences()[1]
+    assert "1 of 3 means of neighbors is better" in found.sentences()[2]
     inputs, _ = objective().batches[0]
     curvature = 2 * float(inputs.square().mean())
     assert [e.value for e in found.sharpness] == pytest.approx([curvature] * 4, rel=1e-4)
@@ -102,6 +103,24 @@ def test_a_clear_winner_leaves_the_paired_interval():
     (far,) = [e for e in found.behind if e.value]
     low, high = replace(far, ends=None).interval()
     assert far.interval() == pytest.approx((low, high))
+
+
+def test_what_is_said_of_the_best_has_its_difference_and_its_interval():
+    clear = choose(objective(), *points(0.0, 1.0, 3.0), averages=False, sharpness=False)
+    close = choose(objective(), *points(0.0, 0.9, 1.1), averages=False, sharpness=False)
+    for found in (clear, close):
+        gaps = dict(zip(found.names, found.decisive, strict=True))
+        near = min((n for n in gaps if n != found.best), key=lambda n: gaps[n].value)
+        low, high = gaps[near].interval()
+        shown, ends = with_ends(gaps[near].value, low, high)
+        assert f"{near} (+{shown} {ends})" in found.headline()
+        assert found.headline() == found.sentences()[0] == page_of(found).headline
+        assert (
+            "allows for 2 comparisons with the best (95 % for all together)"
+            in (found.sentences()[1])
+        )
+        assert ("not told apart" in found.headline()) == (low <= 0)
+    assert "by more than the error" not in " ".join(clear.sentences())
 
 
 def test_few_large_losses_are_a_caveat():

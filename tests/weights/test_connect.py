@@ -56,8 +56,22 @@ def test_no_barrier_says_how_high_one_may_be_and_how_narrow():
     bound = (found.excess + found.band * found.excess_stderr)[1:-1].max()
     assert found.barrier.error == found.profile.upper == max(bound, 0) > 0
     (said,) = found.sentences()
-    assert f"a barrier of more than {number(bound, 2)} there is ruled out" in said
-    assert f"One narrower than {number(found.profile.gap, 2)} of the path" in said
+    assert f"a barrier there is at most {number(bound, 2)} (95 %" in said
+    assert found.barrier.interval() == (0.0, bound)
+    assert "±" not in f"{found.estimates()[0]}"
+    assert f"A barrier narrower than {number(found.profile.gap, 2)} of the path" in said
+
+
+def test_a_line_that_lies_below_at_every_position_is_not_called_a_barrier_above_zero():
+    # Examples differ, and all bend the line down.
+    own = 1 + torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = connect(
+        la.Objective(Point(1), lambda m, b: m.w**2 * b, [own], check=False), at(-1.0), at(1.0)
+    )
+    assert found.profile.upper == 0
+    (said,) = found.sentences()
+    assert f"at all {len(found.at) - 2} positions between the ends the loss is below" in said
+    assert "more than 0" not in said
 
 
 def test_an_error_of_zero_is_never_shown_without_its_reason():
@@ -69,7 +83,7 @@ def test_an_error_of_zero_is_never_shown_without_its_reason():
     sunk = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(-1, 0))
     for found, why in (
         (same, "the two networks are equal"),
-        (flat, "the loss of every example lies on the line of the ends"),
+        (flat, "the loss of every example lies on that line"),
         (sunk, "none seen: the loss of no example is above"),
     ):
         barrier = found.estimates()[0]
@@ -95,7 +109,11 @@ def test_a_double_well_has_its_barrier_and_a_curve_around_it():
     chain = connect(task(well), *start, kind="chain", bends=3, steps=600, lr=0.02)
     assert chain.barrier.value < 0.15
     assert len(chain.bends) == 3
-    assert "times its chord" in chain.sentences()[1]
+    assert "longer than the straight line between the two networks" in chain.sentences()[1]
+    shown = (line, curve, chain)
+    assert "chord" not in " ".join(
+        [*(s for each in shown for s in each.sentences()), *map(str, chain.estimates())]
+    )
 
 
 def test_it_is_symmetric_and_zero_between_equals():

@@ -13,7 +13,8 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
 from lossatlas.result import Estimate
 from lossatlas.weights import METHODS, compare_merges, merge, soup
-from lossatlas.weights.merge import Merge, MergeComparison
+from lossatlas.weights.merge import Merge
+from lossatlas.weights.merge_comparison import MergeComparison
 from lossatlas.weights.methods import Inputs, changed
 
 ONE = {"w": torch.tensor([[1.0, -2.0, 0.1], [0.0, 3.0, -0.2]])}
@@ -164,10 +165,10 @@ def test_differences_are_paired_and_said():
     assert found.coefficients == (0.5, 0.5)
     assert found.sentences()[0].startswith(f"The average ({found.loss.texts[0]} ")
     # Its difference to itself is no news.
-    assert "minus average" not in [e.name for e in found.estimates()]
+    assert "merge minus average" not in [e.name for e in found.estimates()]
     other = merge(task, base, *experts, method="ties")
     assert "plain average" in other.sentences()[0]
-    assert "minus average" in [e.name for e in other.estimates()]
+    assert "merge minus average" in [e.name for e in other.estimates()]
 
 
 @pytest.mark.parametrize(("value", "said"), [
@@ -249,7 +250,7 @@ def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):
     again = la.load(found.save(tmp_path / "merges.nc"))
     assert again == found
     assert len(repr(found)) <= 400
-    assert "average" in found.sentences()[0]
+    assert found.best in found.sentences()[0]
 
 
 def test_soups_keep_what_helps():
@@ -306,3 +307,71 @@ def test_differences_are_drawn_by_both_backends():
         assert list(points.x) == [found.against[name].value for name in names]
     values = [compared.against[name].value for name in names]
     assert values == sorted(values)
+    assert [figure.name for figure in compared.figures()] == ["differences", "best"]
+
+
+def noisy_line(seed, examples=60):
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(examples, 1, generator=draw)
+    targets = inputs + torch.randn(examples, 1, generator=draw)
+    return la.Objective(
+        nn.Linear(1, 1, bias=False), la.supervised(F.mse_loss), [(inputs, targets)]
+    )
+
+
+def slopes(*values):
+    return [{"weight": torch.tensor([[float(w)]])} for w in values]
+
+
+def test_the_best_merge_is_compared_with_the_base_and_the_best_expert():
+    task, points = noisy_line(0, 400), slopes(-1.0, 0.9, 1.1, 3.0)
+    base, *experts = points
+    scales = [f"task_arithmetic:scale={s}" for s in (0.1, 0.245, 0.3)]
+    found = compare_merges(task, base, *experts, methods=["average", *scales])
+    assert found.losses[found.best].value == min(
+        e.value for n, e in found.losses.items() if n not in found.networks
+    )
+    closest = min(found.networks[1:], key=lambda name: found.losses[name].value)
+    assert list(found.best_against) == ["base", closest]
+    merged = {name: v.clone() for name, v in base.items()}
+    scale = float(found.best.partition("=")[2])
+    merged["weight"] += scale * sum(e["weight"] - base["weight"] for e in experts)
+    gap = task.example_losses(merged) - task.example_losses(base)
+    far = found.best_against["base"]
+    assert far.value == pytest.approx(float(gap.mean()), rel=1e-5)
+    # Wider than 95 % for one pair, as both were chosen on these examples.
+    assert far.interval()[0] < replace(far, ends=None).interval()[0]
+    verdict, choice = found.sentences()[:2]
+    assert verdict == found.headline()
+    assert "better than the base (difference" in verdict
+    assert f"not told apart from the best single expert, {closest} (" in verdict
+    assert "95 % interval [" in verdict
+    assert "chosen on these examples" in choice
+    names = [e.name for e in found.estimates()[:2]]
+    assert names == ["best merge minus the base", "best merge minus the best expert"]
+
+
+def test_a_best_merge_that_is_best_by_luck_is_not_told_apart_from_the_base():
+    # Merges are so near the base that which one is best is luck.
+    draw = torch.Generator().manual_seed(0)
+    base = {"weight": torch.ones(1, 8)}
+    expert = {"weight": 1 + 0.02 * torch.randn(1, 8, generator=draw)}
+    parts = [f"dare:density={d},scale={s}" for d in (0.1, 0.3, 0.6, 0.9) for s in (-1, 1)]
+    judged, plain = 0, 0
+    for _ in range(100):
+        inputs = torch.randn(50, 8, generator=draw)
+        targets = inputs.sum(1, keepdim=True) + torch.randn(50, 1, generator=draw)
+        task = la.Objective(
+            nn.Linear(8, 1, bias=False), la.supervised(F.mse_loss), [(inputs, targets)]
+        )
+        far = compare_merges(task, base, expert, methods=parts).best_against["base"]
+        judged += far.interval()[1] < 0
+        plain += replace(far, ends=None).interval()[1] < 0
+    assert judged <= 3 < 7 <= plain
+
+
+def test_one_merge_has_no_best():
+    base, *experts = slopes(0.0, 1.0, 1.1)
+    found = compare_merges(noisy_line(0), base, *experts, methods=["average"])
+    assert found.headline() == ""
+    assert found.sentences()[0].startswith("The average")

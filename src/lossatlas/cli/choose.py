@@ -1,7 +1,7 @@
 """`lossatlas choose`: which of the checkpoints of a training to keep."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -15,6 +15,9 @@ from lossatlas.cli.shared_options import (
     in_order,
 )
 from lossatlas.settings import common, defaults, option
+
+if TYPE_CHECKING:
+    from lossatlas.weights import Choice
 
 _CHOOSE = defaults("weights.choose:choose")
 WRITES = ("choice.nc", "report.html")
@@ -74,12 +77,21 @@ def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
             "report": given.report(found, place.file("report.html"), "Which checkpoint"),
         }
         remove_ledger(ledger)
-    rows = [
-        (name, str(loss), "may be the best" if name in found.equal else "")
-        for name, loss in zip(found.names, found.losses, strict=True)
-    ]
     extra = {"best": found.best, "equal": found.equal}
-    output.result(found, "choice", rows, files=written, extra=extra)
+    title = "held-out loss, and how far it is above the lowest"
+    output.result(found, title, _rows(found), files=written, extra=extra)
+
+
+def _rows(found: "Choice") -> list[tuple[str, str, str, str]]:
+    from lossatlas.weights.choose import gap_text
+
+    rows = []
+    for name, loss, gap in zip(found.names, found.losses, found.decisive, strict=True):
+        verdict = "may be the best" if name in found.equal else "worse"
+        is_best = name == found.best
+        verdict = "lowest" if is_best else verdict
+        rows.append((name, str(loss), "" if is_best else gap_text(gap), verdict))
+    return rows
 
 
 def _names(files: tuple[Path, ...]) -> list[str]:

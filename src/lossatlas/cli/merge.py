@@ -144,12 +144,13 @@ def _compare(
     }
     remove_ledger(ledger)
     extra = {
+        "best": found.best,
         "losses": _numbers(found.losses),
         "against": _numbers(found.against),
         "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},
         "failed": dict(found.failed),
     }
-    output.result(found, "losses minus that of the average", files=files, extra=extra)
+    output.result(found, "merges compared", files=files, extra=extra)
 
 
 def _numbers(found: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:

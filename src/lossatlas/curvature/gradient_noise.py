@@ -81,7 +81,7 @@ class GradientNoise(CheckedResult):
         if not math.isfinite(scale.value):
             return "no: no longer than its noise", ""
         if not scale.value > 2 * scale.error:
-            return "hardly; the batch is not known", ""
+            return "not told apart from its noise; the batch that pays off is not known", ""
         times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
         batch = f"about {number(scale.value, 2)} examples"
         return f"{times} times its noise; batches up to {batch}", "sure"
@@ -106,7 +106,7 @@ class GradientNoise(CheckedResult):
         scale = self.noise_scale
         shown = with_error(scale.value, scale.stderr)
         if not scale.interval()[0] > 0:
-            return f"the noise scale is hardly known ({shown} {self.unit})"
+            return f"the noise scale is not told apart from 0 ({shown} {self.unit})"
         return f"the noise scale is {shown} {self.unit}: smaller batches are mostly noise"
 
     def figures(self) -> tuple[Figure, ...]:

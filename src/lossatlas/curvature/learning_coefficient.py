@@ -28,7 +28,7 @@ from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Reference, result, rows_figure
 from lossatlas.rng import generator
-from lossatlas.text import number
+from lossatlas.text import as_sentence, number
 
 Array = NDArray[np.float64]
 
@@ -107,7 +107,11 @@ class LearningCoefficient(CheckedResult):
     def sentences(self) -> tuple[str, ...]:
         """The coefficient, and whether a quadratic explains it."""
         if not math.isfinite(self.value.value):
-            return (f"The learning coefficient is not known: {self.value.why_no_error}.",)
+            return (
+                as_sentence(
+                    f"The learning coefficient is not known: {self.value.why_no_error}"
+                ),
+            )
         start = (
             f"The local learning coefficient is {self.value} (localization "
             f"{number(self.localization, 3)}, temperature {number(self.temperature, 3)})"

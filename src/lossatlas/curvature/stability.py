@@ -311,10 +311,18 @@ def survey_stability(context: Context) -> Parts:
     parts: Parts = {}
     if lr is not None:
         parts["descent"] = lambda: edge(_descent(objective, lr))
-        parts["adam"] = lambda: edge(warm_adam(objective, lr))
+        if optimizer is None or not has_second_moments(optimizer):
+            parts["adam"] = lambda: edge(warm_adam(objective, lr))
     if optimizer is not None:
         parts["optimizer"] = lambda: edge(optimizer)
     return parts or {"descent": _without_rate}
+
+
+def has_second_moments(optimizer: Steps) -> bool:
+    """Whether an optimizer brings second moments of its own, as a trained Adam does."""
+    steps = getattr(optimizer, "optimizer", optimizer)
+    states = getattr(steps, "state", {}).values()
+    return any("exp_avg_sq" in state for state in states)
 
 
 def _without_rate() -> Stability:
@@ -350,7 +358,7 @@ def warm_adam(objective: Objective, lr: float) -> OptimizerState:
     if len(pieces) < _SETS:
         raise ArgumentError(
             f"Adam's second moments need {_SETS} sets of examples; there are {len(pieces)}: "
-            "take more examples, or pass an optimizer with its state."
+            "take more examples, or pass a trained Adam as `optimizer`."
         )
     squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
     for piece in pieces:

@@ -30,7 +30,7 @@ OTHER_UNIT = 2.0  # losses of one law that differ by more than this are hardly i
 @record
 @dataclass(frozen=True)
 class FlatDirection:
-    """A change of parameters that the curves hardly feel.
+    """A change of parameters that hardly changes the fitted curves.
 
     Attributes:
         weights: parameter -> its share in the direction (a unit vector of logarithms); shares
@@ -47,7 +47,7 @@ class FlatDirection:
             f"{name} {'up' if share > 0 else 'down'}" for name, share in self.weights.items()
         )
         if not np.isfinite(self.spread) or self.spread > 20:
-            return f"{moves}: without bound"
+            return f"{moves}: any change, the curves do not limit it"
         return f"{moves}: a factor of {np.exp(self.spread):.3g}"
 
 
@@ -225,7 +225,10 @@ def _reasons(
     limit = solution.at_limit[objective.free] != 0
     reasons = []
     for error, at_limit, share in zip(errors, limit, held, strict=True):
-        factor = "without bound" if not error < FARTHEST else f"a factor of {np.exp(error):.3g}"
+        factor = (
+            "any value fits" if not error < FARTHEST
+            else f"its standard error is a factor of {np.exp(error):.3g}"
+        )  # fmt: skip
         reason = "the prior holds it, not the curves" if share > HELD else ""
         reason = reason if error <= LOOSE else f"the curves do not determine it: {factor}"
         reasons.append("it lies at its limit: the curves do not fix it" if at_limit else reason)

@@ -117,7 +117,7 @@ class Prediction(Result):
         loss, lower, upper = self.final
         out = [f"The expected loss at step {self.step[-1]:,} is {number(loss)}."]
         if self.reason:
-            out.append(f"It has no interval: {self.reason}.")
+            out.append(as_sentence(f"It has no interval: {self.reason}"))
         else:
             out.append(f"Its {self.level:.0%} interval is {lower:.4f} to {upper:.4f}.")
         if self.measured is not None:
@@ -399,7 +399,7 @@ class WhatIf(Result):
             f"{number(row.loss)}, {number(row.gain)} below the constant rate."
             for row in self.decays
         ]
-        rows += [f"The losses have no interval: {self.reason}."] if self.reason else []
+        rows += [as_sentence(f"The losses have no interval: {self.reason}")] * bool(self.reason)
         return (*rows, *map(as_sentence, self.warnings))
 
     def figures(self) -> tuple[Figure, ...]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
-_LOOSE = "Changes of parameters that the curves hardly feel"
+_LOOSE = "Changes of parameters that hardly change the fitted curves"
 
 
 def said_once(warnings: Sequence[str]) -> list[str]:
@@ -162,7 +162,7 @@ class Fit(Result):
 
     # Both stand among the sentences as well: what is shown of both is shown once.
     def _without_interval(self) -> str:
-        return f"Forecasts have no interval: {self.errors.reason}."
+        return as_sentence(f"Forecasts have no interval: {self.errors.reason}")
 
     def _unseen(self) -> str:
         groups = count(self.errors.groups, "group")

@@ -41,7 +41,9 @@ class Candidate:
     parents: tuple["Candidate", ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.scheme} x {self.scale:.3g}, seed {self.seed}"
+        name = "own initialization" if self.scheme == "own" else self.scheme
+        scale = "" if self.scale == 1 else f" times {self.scale:.3g}"
+        return f"{name}{scale}, seed {self.seed}"
 
 
 class Initializer:

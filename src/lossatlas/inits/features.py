@@ -150,7 +150,8 @@ class Features(Result):
         total = set_cost(self, self.names)
         return (
             f"{counted(len(self.names), 'feature')} of {counted(len(self.values), 'candidate')}"
-            f" were measured, at {total:,.0f} forward passes over the probe a candidate.",
+            f" were measured, at {total:,.0f} forward passes over the probe examples for each "
+            "candidate.",
         )
 
     def figures(self) -> tuple[Figure, ...]:

@@ -23,7 +23,7 @@ from lossatlas.intervals import t_quantile
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.rng import derive_seed
-from lossatlas.text import number
+from lossatlas.text import number, with_ends
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -296,6 +296,8 @@ class Ranking(Result):
             its loss after the long training.
         cost: forward passes over the probe that the ranking took, the check with it.
         title: what was ranked.
+        measured_on: which examples the losses are means over, as in "450 test examples of
+            digits"; empty where not known.
     """
 
     candidates: tuple[Candidate, ...]
@@ -312,6 +314,7 @@ class Ranking(Result):
     halving: tuple[int, float]
     cost: float = quantity("forward passes")
     title: str
+    measured_on: str = ""
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Expected losses in the order of the ranking, trust, and what was measured."""
@@ -341,14 +344,19 @@ class Ranking(Result):
         }
 
     def _measured(self) -> Iterator[Estimate]:
-        why, place = "one training in one order of the data", self.halving[0] + 1
+        why = "one training in one order of the data, not an error"
+        place = self.halving[0] + 1
         long = f"after {self.epochs[1]} epochs"
         taken = f"loss of number {place}, which successive halving takes"
         if 0 in self.trained:
             first = f"loss of the first {long}"
             yield Estimate(float(self.truth[0]), why_no_error=why, name=first)
         yield Estimate(self.halving[1], why_no_error=why, name=f"{taken}, {long}")
-        yield Estimate(self.cost, 0.0, name="cost", unit="forward passes over the probe")
+        yield Estimate(
+            self.cost, why_no_error="a count, exact", name="cost",
+            unit="forward passes over the probe examples",
+            meaning="probe examples: the training examples on which landscapes are measured",
+        )  # fmt: skip
 
     def sentences(self) -> tuple[str, ...]:
         """How far to trust the order, which candidate is first, and what halving takes."""
@@ -356,20 +364,22 @@ class Ranking(Result):
         return (
             *(measured if self.trust is None else self.trust.sentences()),
             self._first(),
-            f"Successive halving takes number {self.halving[0] + 1} at no greater cost.",
+            f"Successive halving at no greater cost takes number {self.halving[0] + 1}.",
+            *((f"Losses are on {self.measured_on}.",) if self.measured_on else ()),
         )
 
     def _first(self) -> str:
         best, value = self.candidates[0], number(float(self.expected[0]))
         if 0 in self.trained:
             return (
-                f"The first candidate is {best}: a loss of {value} is measured after "
+                f"The first candidate ({best}) has a test loss of {value}, measured after "
                 f"{self.epochs[1]} epochs."
             )
-        ends = f"{number(float(self.lower[0]))} to {number(float(self.upper[0]))}"
+        low, high = float(self.lower[0]), float(self.upper[0])
+        value, ends = with_ends(float(self.expected[0]), low, high)
         return (
-            f"The first candidate is {best}: a loss of {value} ({ends}) is expected after "
-            f"{self.epochs[1]} epochs."
+            f"The first candidate ({best}) is expected to have a test loss of {value} after "
+            f"{self.epochs[1]} epochs, 95 % prediction interval {ends}."
         )
 
     def details(self) -> dict[str, Any]:
@@ -393,7 +403,7 @@ class Ranking(Result):
         """Expected losses with their intervals, and the line that they come from."""
         from lossatlas.plots.chart import backends
 
-        title = f"Loss {'expected ' if self.trust else ''}after {self.epochs[1]} epochs"
+        title = f"Test loss {'expected ' if self.trust else ''}after {self.epochs[1]} epochs"
         drawn = backends(lambda: self._chart(title))
         figure = Figure("ranking", title, *drawn, alt=self._first())
         return (figure, *(self.calibration.figures() if self.calibration else ()))
@@ -404,7 +414,7 @@ class Ranking(Result):
         names = [f"{k + 1}. {c}" for k, c in enumerate(self.candidates[:SHOWN])]
         ends = [np.where(np.isnan(e), self.expected, e) for e in (self.lower, self.upper)]
         rows = np.column_stack([self.expected, *ends])[:SHOWN]
-        return scores_chart(names, rows, title=title, label="loss", lowest_first=True)
+        return scores_chart(names, rows, title=title, label="test loss", lowest_first=True)
 
 
 @public
@@ -482,6 +492,15 @@ def rank(
         halving=(int(np.flatnonzero(order == taken)[0]), loss),
         cost=run.epochs(candidates * ORDERS * budgets[0] + len(checked) * budgets[-1]),
         title=f"{candidates} initializations of {settings.model} on {settings.data}",
+        measured_on=_measured_on(run.problem, settings),
+    )
+
+
+def _measured_on(problem: Problem, settings: InitsSettings) -> str:
+    test, train = len(problem.test), len(problem.train)
+    return (
+        f"{test:,} test examples of {settings.data} that no training saw; trainings use the "
+        f"other {train:,}"
     )
 
 

@@ -15,7 +15,7 @@ from lossatlas.plots import grid, maps
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import count, cut_off, number, percent, surely
+from lossatlas.text import count, cut_off, distinct, number, percent, surely
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -399,7 +399,9 @@ def _range(land: Landscape) -> list[str]:
     known = computed_values(land)
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
     start = "The" if land.computed.all() else "Interpolated points aside, the"
-    text = f"{start} loss on the map goes from {number(low, 3)} to {number(high, 3)}"
+    if low == high:
+        return [f"{start} loss on the map is {number(low, 3)} everywhere."]
+    text = "{} loss on the map goes from {} to {}".format(start, *distinct(low, high))
     errors = land.stderr[grid.known_errors(land)]
     if not errors.size or errors.max() == 0:
         return [f"{text}."]
@@ -583,9 +585,14 @@ def _error_figure(land: Landscape) -> Figure:
         caption, alt = "This map has no standard errors.", "An empty map: no errors are known."
     else:
         errors = land.stderr[known]
-        low, high = number(float(errors.min()), 2), number(float(errors.max()), 2)
-        caption = f"How sure each value is: one standard error, {low} to {high}."
-        alt = f"Map of the standard error of the loss, from {low} to {high}."
+        low, high = float(errors.min()), float(errors.max())
+        shown = (
+            " to ".join(distinct(low, high, 2))
+            if low < high
+            else f"{number(low, 2)} everywhere"
+        )
+        caption = f"How sure each value is: one standard error, {shown}."
+        alt = f"Map of the standard error of the loss, {shown}."
         caption += _between(land, known)
     chart = backends(lambda: maps.stderr_chart(land))
     return Figure("stderr", "Standard error", *chart, caption, alt)

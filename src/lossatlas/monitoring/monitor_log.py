@@ -134,7 +134,7 @@ class MonitorLog(Result):
         if left_out:
             said.append(f"To hold the share these were left out: {', '.join(left_out)}.")
         said += [
-            as_sentence(f"{name} could not be measured: {cut_off(why, 200)}").replace("..", ".")
+            as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
             for name, why in self.missing.items()
         ]
         return (self.headline(), *filter(None, said))

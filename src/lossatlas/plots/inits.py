@@ -140,7 +140,7 @@ def choice_chart(
         logs[labeled, :2], [n for n, told in zip(names, labeled, strict=True) if told]
     )
     title = f"Choosing one of {group}: what it costs, and what is lost"
-    x = Axis("cost, forward passes over the probe", ticks=_decades(logs[:, 0]))
+    x = Axis("cost, forward passes over the probe examples", ticks=_decades(logs[:, 0]))
     y = Axis("regret, loss", ticks=_decades(logs[:, 1:]))
     return Chart(title, x, y, tuple(layers), size=(7.4, 4.6))
 

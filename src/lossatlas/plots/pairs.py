@@ -20,34 +20,34 @@ _SYMBOLS = {"matched": "circle", "gone": "x", "new": "diamond"}
 _NAMES = {"matched": "in both", "gone": "gone", "new": "new"}
 
 
-def chord_chart(line: Grid, *, names: tuple[str, str], top: int | None = None) -> Chart:
-    """The loss from one checkpoint to another, with its band and the chord below it.
+def line_chart(line: Grid, *, names: tuple[str, str], top: int | None = None) -> Chart:
+    """The loss from one checkpoint to another, its band and the line between the ends.
 
     Args:
         line: the map of the line.
         names: of its two ends.
-        top: index of the point that rises highest above the chord, if one does.
+        top: index of the point that rises highest above that line, if one does.
 
     Returns:
         The chart.
     """
     (x,) = line.axes
     share = (x - x[0]) / (x[-1] - x[0])
-    chord = (1 - share) * line.values[0] + share * line.values[-1]
+    straight = (1 - share) * line.values[0] + share * line.values[-1]
     layers = [
         *band_layers(line),
         Line(
             x,
-            chord,
+            straight,
             color=style.MUTED,
             width=1.4,
             dash=1,
             name="straight between the ends",
-            hover=[f"chord {number(value)}" for value in chord.tolist()],
+            hover=[f"straight line {number(value)}" for value in straight.tolist()],
         ),
     ]
     if top is not None:
-        rise = np.array([chord[top], line.values[top]])
+        rise = np.array([straight[top], line.values[top]])
         name = f"barrier {number(float(np.diff(rise)[0]), 3)}"
         layers.append(Line([x[top]] * 2, rise, color=style.PATH, width=2, name=name))
     for end, name in zip((0, -1), names, strict=True):
@@ -59,11 +59,11 @@ def chord_chart(line: Grid, *, names: tuple[str, str], top: int | None = None) -
 
 
 def rise_chart(at: Floats, rise: Floats, reach: Floats, *, names: tuple[str, str]) -> Chart:
-    """How far the loss rises above the chord, with its paired band.
+    """How far the loss rises above the straight line, with its paired band.
 
     Args:
         at: shares of the way from the first to the second.
-        rise: loss minus the chord there.
+        rise: loss minus the straight line there.
         reach: half the width of its band; NaN where unknown.
         names: of the two ends.
 

@@ -98,16 +98,19 @@ class RecipeSummary:
             return with_error(self.score.value, self.score.stderr)
         return f"{with_error(100 * self.score.value, 100 * self.score.stderr)} %"
 
-    def signed(self, value: float) -> str:
+    def signed(self, value: float, digits: int = 2) -> str:
         """A difference of scores with its sign; of accuracies in points.
 
         Args:
             value: the difference.
+            digits: after the point; of losses two more, significant.
 
         Returns:
             Text, as in "+1.20".
         """
-        return f"{100 * value:+.2f}" if self.measure == "accuracy" else f"{value:+.4g}"
+        if self.measure == "accuracy":
+            return f"{100 * value:+.{digits}f}"
+        return f"{value:+.{digits + 2}g}"
 
     def interval_text(self, difference: Estimate | None) -> str:
         """The 95 % interval of a difference; empty where there is none.
@@ -120,7 +123,14 @@ class RecipeSummary:
         """
         if difference is None or difference.samples < 2:
             return ""
-        return "[{}, {}]".format(*map(self.signed, difference.interval()))
+        low, high = difference.interval()
+        if not low < high:
+            return ""
+        for digits in range(2, 12):
+            texts = [self.signed(end, digits) for end in (low, high)]
+            if texts[0] != texts[1]:
+                break
+        return f"[{', '.join(texts)}]"
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values.
@@ -616,9 +626,8 @@ def _sentence(row: RecipeSummary) -> str:
     middle = f"{row.signed(gap.value)}{' points' if row.measure == 'accuracy' else ''}"
     if gap.samples == 1:
         return f"{start}: {middle}, but one seed has no interval."
-    return (
-        f"{start}: {middle} {row.interval_text(gap)} over {gap.samples} seeds, {row.verdict}."
-    )
+    shown = " ".join(filter(None, (middle, row.interval_text(gap))))
+    return f"{start}: {shown} over {gap.samples} seeds, {row.verdict}."
 
 
 def _untuned_sentence(row: RecipeSummary, gap: Estimate) -> str:

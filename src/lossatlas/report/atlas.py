@@ -26,9 +26,9 @@ from lossatlas.report.frames import (
     scale_data,
 )
 from lossatlas.report.page import page_of, parts_of, template
-from lossatlas.result import Result
+from lossatlas.result import Estimate, Result
 from lossatlas.surveys import Survey
-from lossatlas.text import count, cut_off, number, plain, with_error
+from lossatlas.text import count, cut_off, distinct, number, plain, with_error
 
 Source: TypeAlias = Result | str | Path
 # Numbers of a run that every page of an atlas can hold without becoming unreadable.
@@ -297,17 +297,27 @@ def _rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
         yield number(step, 9), loss, basins, sure
 
 
+# Errors may round two numbers alike; then they are shown without.
+def _before_after(first: Estimate, last: Estimate) -> tuple[str, str]:
+    texts = [with_error(each.value, each.error) for each in (first, last)]
+    if texts[0] == texts[1] and first.value != last.value:
+        return distinct(first.value, last.value, 4)
+    return texts[0], texts[1]
+
+
 def _course(run: Run) -> str:
     first, last = run.surveys[0], run.surveys[-1]
     if len(run.surveys) == 1:
         return last.tree.headline()
-    start, end = (with_error(each.loss.value, each.loss.error) for each in (first, last))
+    start, end = _before_after(first.loss, last.loss)
     ways = f"from step {number(run.steps[0], 9)} to {number(run.steps[-1], 9)}"
-    verb = "falls" if last.loss.value < first.loss.value else "goes"
-    text = f"The loss {verb} from {start} to {end}, {ways}"
+    moves = "falls" if last.loss.value < first.loss.value else "rises"
+    text = f"The loss {moves} from {start} to {end}, {ways}"
+    if last.loss.value == first.loss.value:
+        text = f"The loss stays at {start}, {ways}"
     for name, each in list(last.metrics.items())[:1]:
         if name in first.metrics:
-            before = with_error(first.metrics[name].value, first.metrics[name].error)
-            text += f"; {cut_off(name, 24)} goes from {before} to "
-            text += with_error(each.value, each.error)
+            before, after = _before_after(first.metrics[name], each)
+            moves = f"goes from {before} to {after}" if before != after else f"stays at {after}"
+            text += f"; {cut_off(name, 24)} {moves}"
     return f"{text}. At the end: {last.tree.headline()}"

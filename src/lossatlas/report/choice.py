@@ -5,7 +5,7 @@ import math
 from lossatlas.io import Provenance
 from lossatlas.report.contents import Card, Page, Section, tile
 from lossatlas.result import Table
-from lossatlas.text import number, with_error
+from lossatlas.text import interval_text, number, with_error
 from lossatlas.weights import Choice
 
 _MOST_TILES = 2
@@ -16,7 +16,7 @@ def choice_page(found: Choice, title: str | None, provenance: Provenance | None)
     return Page(
         kind="Choice of a checkpoint",
         title=title or "Which checkpoint?",
-        headline=_headline(found),
+        headline=found.headline(),
         questions=_questions(found),
         hero=found.figures(),
         sections=(_section(found),),
@@ -27,17 +27,6 @@ def choice_page(found: Choice, title: str | None, provenance: Provenance | None)
 
 def _rivals(found: Choice) -> list[str]:
     return [name for name in found.equal if name != found.best]
-
-
-def _headline(found: Choice) -> str:
-    if len(found.names) == 1:
-        return f"The only checkpoint is {found.best}."
-    rivals = _rivals(found)
-    if not rivals:
-        return f"The best is {found.best}, by more than the error."
-    if found.unknown_error:
-        return f"Lowest loss: {found.best}, with an unknown error."
-    return f"Lowest loss: {found.best}. Not told apart from it: {', '.join(rivals)}."
 
 
 def _questions(found: Choice) -> tuple[Card, ...]:
@@ -87,7 +76,7 @@ def _table(found: Choice) -> tuple[Table, ...]:
     for name, loss, gap in zip(found.names, found.losses, found.decisive, strict=True):
         low, high = gap.interval()
         is_best = name == found.best
-        interval = "unknown" if math.isnan(low) else f"[{number(low, 2)}, {number(high, 2)}]"
+        interval = "unknown" if math.isnan(low) else interval_text(low, high)
         verdict = "may be the best" if name in found.equal else "worse"
         rows.append(
             (

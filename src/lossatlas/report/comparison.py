@@ -97,8 +97,8 @@ def _line_section(found: Comparison) -> Section:
         title="The line between them",
         lead=(
             f"{found.files} The loss of the weights on the straight line from "
-            f"{one} to {two}. A barrier is how far it rises above the chord, the straight line "
-            "between the two losses."
+            f"{one} to {two}. A barrier is how far it rises above the straight "
+            "line between the two losses."
         ).lstrip(),
         sentences=found.line_sentences(),
         tiles=_line_tiles(found),
@@ -125,7 +125,9 @@ def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
 
 def _barrier_tile(found: Comparison, remark: str) -> Tile:
     if found.barrier.value == 0:
-        return Tile("barrier", "none seen", "no point lies above the chord")
+        return Tile(
+            "barrier", "none seen", "no point lies above the straight line between the losses"
+        )
     return tile("barrier", found.barrier, remark)
 
 

@@ -27,7 +27,9 @@ class Tile:
 def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     """An estimate at the head of the page."""
     value, error = shown.texts
-    return Tile(cut_off(label, 64), value, f"{error or 'no error known'}{remark}")
+    # Other reasons are too long for a tile.
+    exact = shown.reason if shown.error == 0 else "no error known"
+    return Tile(cut_off(label, 64), value, f"{error or exact}{remark}")
 
 
 def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, ...]:
@@ -38,7 +40,7 @@ def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, .
 
 def _row(found: Estimate) -> tuple[str, str, str, str]:
     error = found.texts[1]
-    why = cut_off(found.why_no_error or "", 200)
+    why = cut_off(found.reason, 200)
     return cut_off(found.name), found.shown, error or why, cut_off(found.meaning, 200)
 
 

@@ -217,7 +217,7 @@ def _number(found: Estimate) -> dict[str, str]:
         # That a loss is in units of the loss needs no word.
         "value": value if found.unit == "loss" else found.shown,
         "error": error,
-        "why": cut_off(found.why_no_error or "", 200),
+        "why": cut_off(found.reason, 200),
         "meaning": cut_off(found.meaning, 200),
     }
 

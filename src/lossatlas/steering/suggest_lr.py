@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,13 @@ from torch.optim import Adam, NAdam, Optimizer
 
 from lossatlas.checks import check_at_least, check_kind, check_positive
 from lossatlas.curvature.gradient_noise import gradient_noise
-from lossatlas.curvature.stability import Steps, edge_of_stability, warm_adam
+from lossatlas.curvature.stability import (
+    OptimizerState,
+    Steps,
+    edge_of_stability,
+    has_second_moments,
+    warm_adam,
+)
 from lossatlas.errors import ArgumentError, AtlasError, DataError
 from lossatlas.executor import Progress, show_progress
 from lossatlas.intervals import interval
@@ -26,7 +32,7 @@ from lossatlas.steering.short_runs import (
     training_objective,
     unit_losses,
 )
-from lossatlas.text import number, with_error
+from lossatlas.text import as_sentence, number, with_error
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart, Layer
@@ -244,7 +250,7 @@ class SuggestedLR(Result):
 
     def _edge_reason(self) -> str:
         if not math.isfinite(self.edge.value):
-            return f"The edge of stability is not known: {self.edge.why_no_error}."
+            return as_sentence(f"The edge of stability is not known: {self.edge.why_no_error}")
         passed = (
             f"The range passes this limit, up to {number(self.high, 3)}: warm-up"
             if self.high > self.edge.value
@@ -258,12 +264,12 @@ class SuggestedLR(Result):
     def _noise_reason(self) -> str:
         scale = self.noise_scale
         if not math.isfinite(scale.value):
-            return f"The gradient noise scale is not known: {scale.why_no_error}."
+            return as_sentence(f"The gradient noise scale is not known: {scale.why_no_error}")
         side = "below" if self.batch_size < scale.value else "above"
         rule = (
             "the best rate grows with the batch size"
             if side == "below"
-            else "a larger batch allows hardly any larger rate"
+            else "a larger batch allows little more"
         )
         return (
             f"The batch of {number(self.batch_size)} is {side} the gradient noise scale "
@@ -397,7 +403,7 @@ def suggest_lr(
         test = _range_test(training, build, np.geomspace(min_lr, max_lr, updates))
         runs = _Runs(training, build, updates, validation or parts.judge, tell)
         _search(runs, test, min_lr, max_lr)
-    reasons = _edge(training, build, seed), _noise(training, seed)
+    reasons = _edge(training, build, optimizer, seed), _noise(training, seed)
     horizon = horizon or updates
     passes = horizon / _batches_a_pass(objective, updates, parts.drawn)
     found = _suggestion(runs, test, reasons, horizon, passes)
@@ -627,12 +633,14 @@ def _band(
     return end(-1), end(1)
 
 
-def _edge(objective: Objective, build: BuildOptimizer, seed: int) -> Estimate:
+def _edge(objective: Objective, build: BuildOptimizer, given: Any, seed: int) -> Estimate:
     # The rate at which the sharpest direction of a quadratic begins to grow.
     name = "largest stable learning rate"
     try:
         steps: Steps = build(_parameters(objective), 1.0)
-        if isinstance(steps, Adam | NAdam):
+        if has_second_moments(given):
+            steps = OptimizerState(steps.param_groups, given.state)
+        elif isinstance(steps, Adam | NAdam):
             steps = warm_adam(objective, 1.0)
         found = edge_of_stability(objective, steps, seed=seed)
     except AtlasError as error:

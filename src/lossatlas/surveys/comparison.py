@@ -29,7 +29,7 @@ from lossatlas.plots.chart import backends
 from lossatlas.plots.maps import line_scale
 from lossatlas.plots.scale import Scale
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.text import count, cut_off, interval_text, number, with_error
 from lossatlas.topology import Diagram, MergeTree, match_bars, persistence
 from lossatlas.topology.basin_matching import BasinMatching, match_basins
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
@@ -109,7 +109,7 @@ class Comparison(Result):
 
     @property
     def barrier(self) -> Estimate:
-        """How far the line rises above its chord, at most; 0: a linear mode connection."""
+        """Largest loss above the straight line between both losses; 0: linear connection."""
         return self.excess.barrier
 
     @property
@@ -121,7 +121,7 @@ class Comparison(Result):
 
     @property
     def line_bound(self) -> float:
-        """What a rise above the chord may be wrong by, all points at once; 0 if unknown."""
+        """What a rise above that line may be wrong by, all points at once; 0 if unknown."""
         bound = self.excess.bound
         return bound if math.isfinite(bound) else 0.0
 
@@ -171,7 +171,7 @@ class Comparison(Result):
         return (*rows, *_interpolation(line, "of the line"), *self._metrics())
 
     def _barrier(self) -> Estimate:
-        meaning = "highest rise above the chord; paired error"
+        meaning = "largest loss above the straight line between the losses of A and B"
         return replace(self.barrier, name="barrier", unit="loss", meaning=meaning)
 
     def _difference(self) -> Estimate:
@@ -293,7 +293,7 @@ class Comparison(Result):
         return (*self.matching.sentences(self.names), _distance(self), *lost)
 
     def figures(self) -> tuple[Figure, ...]:
-        """The rise above the chord, the line, both maps with basins, both diagrams."""
+        """The rise above the straight line, the line, both maps with basins, both diagrams."""
         return (
             self._rise_figure(),
             self._line_figure(),
@@ -323,12 +323,15 @@ class Comparison(Result):
         line = self.line
         note = ""
         if line_scale(line).is_log:
-            note = " Heights are logarithmic above the lowest loss, so the chord bends."
+            note = (
+                " Heights are logarithmic above the lowest loss, so the straight line between "
+                "the two losses is drawn bent."
+            )
         ends = " and ".join(number(float(line.values[k]), 3) for k in (0, -1))
         return Figure(
             "line",
             "Loss along the line",
-            *backends(lambda: pairs.chord_chart(line, names=self.names, top=self.top)),
+            *backends(lambda: pairs.line_chart(line, names=self.names, top=self.top)),
             "The band holds each value alone with 95 % probability, ups and downs of the whole "
             "line included, so it is wider than the error of the barrier; dots were computed, "
             f"the rest is interpolated.{note}",
@@ -426,7 +429,7 @@ def _paired(found: Comparison, gap: Estimate) -> str:
     if gap.why_no_error == EQUAL:
         return f"{text}they are {EQUAL}."
     text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
-    text += f"[{number(low, 3)}, {number(high, 3)}]"
+    text += interval_text(low, high)
     if not math.isfinite(gap.stderr) or low <= 0 <= high:
         return f"{text}: not told apart."
     return f"{text}: {two if high < 0 else one} is lower."
@@ -434,25 +437,50 @@ def _paired(found: Comparison, gap: Estimate) -> str:
 
 def _line(found: Comparison) -> Iterator[str]:
     line, bound = found.line, found.line_bound
-    share = line.axes[0]
     if found.top is not None:
         tail = f" ({_reliability(found)}, 95 %, all points at once)" * (bound > 0)
         yield (
-            "The line rises highest above the chord "
+            "The loss on the line is highest above the straight line between both losses "
             f"{number(100 * found.excess.where, 3)} % of the way, by "
             f"{number(found.barrier.value, 3)}{tail}."
         )
     lost = int((~line.finite).sum())
     if lost:
         yield f"{count(lost, 'point')} of the line have no finite loss."
-    low = line.lowest
-    gain = min(float(line.values[0]), float(line.values[-1])) - float(line.values[low])
-    if gain > max(bound, 0.0) and 0 < low < share.size - 1:
-        sure = "" if bound > 0 else "; whether that is more than its error is not known"
+    yield from _lower_between(found)
+
+
+# A point between the ends that is lower than both by more than its error.
+def _lower_between(found: Comparison) -> Iterator[str]:
+    values, share = found.line.values, found.line.axes[0]
+    low = found.line.lowest
+    gain = min(float(values[0]), float(values[-1])) - float(values[low])
+    if not (gain > 0 and 0 < low < share.size - 1):
+        return
+    place = f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both"
+    error = _gain_error(found, float(share[low]))
+    if math.isnan(error):
         yield (
-            f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both "
-            f"ends, by {number(gain, 3)}{sure}: an average of the two may serve better."
+            f"{place} ends, by {number(gain, 3)}; whether that is more than its error is not "
+            "known."
         )
+    elif gain > error:
+        yield (
+            f"{place} ends, by {number(gain, 3)} (right to within {number(error, 2)}, 95 %): "
+            "an average of the two may serve better."
+        )
+
+
+def _gain_error(found: Comparison, where: float) -> float:
+    """What the loss at a share of the way minus the lower end may be wrong by; NaN: unknown."""
+    gap, rise = found.difference, found.excess
+    if gap is None:
+        return math.nan
+    # The loss at t minus that at the end is the rise at t plus a share of the difference.
+    share = 1 - where if gap.value < 0 else where
+    low, high = gap.interval()
+    near = int(np.abs(rise.at - where).argmin())
+    return rise.band * float(rise.stderr[near]) + share * (high - low) / 2
 
 
 def _reliability(found: Comparison) -> str:

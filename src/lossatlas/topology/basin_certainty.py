@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_fraction, check_one_of
 from lossatlas.result import Estimate, Result, quantity, result
-from lossatlas.text import count
+from lossatlas.text import as_sentence, count
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.certainty import (
     MIN_SHARE,
@@ -68,7 +68,7 @@ class CertainBasins(Result):
     def sentences(self) -> tuple[str, ...]:
         """How many basins are certain, or why that is unknown."""
         if self.why_unknown:
-            return (f"Which basins are certain is unknown: {self.why_unknown}.",)
+            return (as_sentence(f"Which basins are certain is unknown: {self.why_unknown}"),)
         share = f"{100 * self.confidence:g} %"
         return (f"{count(len(self), 'basin')} cannot come from the errors ({share}).",)
 

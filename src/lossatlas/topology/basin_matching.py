@@ -130,11 +130,14 @@ class BasinMatching(Result):
         sure = self.certain_alone()
         if sum(sure.values()):
             sentences.append(
-                f"Of those, {sure['gone']:,} gone and {sure['new']:,} new are deeper than the "
-                "errors of their map allow."
+                f"Of those, {sure['gone']:,} gone and {sure['new']:,} new are certain: deeper "
+                "than the errors of their map can make them."
             )
         elif gone + new:
-            sentences.append("None of those that are gone or new is more than error.")
+            sentences.append(
+                "None of those that are gone or new is certain: the errors of the maps could "
+                "make each of them."
+            )
         return tuple(sentences)
 
 

@@ -12,7 +12,7 @@ from lossatlas.plots import trees
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import count, number
+from lossatlas.text import as_sentence, count, number
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
@@ -474,7 +474,7 @@ def _count_sentence(tree: MergeTree) -> str:
     basin = ("minimum", "minima") if edge.size else ("basin", None)
     basins, rest = count(total, *basin), total - certain
     if tree.why_unknown:
-        return f"{basins}; which are certain is unknown: {tree.why_unknown}."
+        return as_sentence(f"{basins}; which are certain is unknown: {tree.why_unknown}")
     if not rest and not edge.size:
         return f"{basins}, all certain: each is deeper than {bound}."
     return _uncertain_sentence(tree, basins, bound)

@@ -10,15 +10,8 @@ from lossatlas.weights.connect import Connection, Excess, connect
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
 from lossatlas.weights.factors import Factors, factors
 from lossatlas.weights.layer_factors import Factor, LayerFactors
-from lossatlas.weights.merge import (
-    Conflict,
-    Merge,
-    MergeComparison,
-    Soup,
-    compare_merges,
-    merge,
-    soup,
-)
+from lossatlas.weights.merge import Conflict, Merge, Soup, merge, soup
+from lossatlas.weights.merge_comparison import MergeComparison, compare_merges
 from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
 from lossatlas.weights.repair import Repair, repair

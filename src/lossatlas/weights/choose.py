@@ -18,13 +18,18 @@ from lossatlas.io import Checkpoint, open_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
-from lossatlas.text import percent
+from lossatlas.text import as_sentence, count, listed, percent, with_ends
+from lossatlas.text import number as number_text
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.behind import behind_best
 from lossatlas.weights.paired import PairedLosses, halfway
 from lossatlas.weights.unfinished import identity
 
 Array = NDArray[np.float64]
+
+
+# Rivals that the headline names.
+_SHOWN_RIVALS = 3
 
 
 @result("choice")
@@ -120,22 +125,47 @@ class Choice(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """The best, those that may be as good, and whether averaging helps."""
-        others = self._rivals
-        level = f"{100 * self.level:g} %"
-        start = f"{self.best} has the lowest held-out loss"
         if len(self.names) == 1:
-            start = f"{self.best} is the only checkpoint: there is nothing to compare it with."
-        elif self.unknown_error:
-            start += (
-                f"; whether {', '.join(others)} may be as good is not known, as the error is "
-                f"unknown: {self.unknown_error}."
+            start: tuple[str, ...] = (
+                f"{self.best} is the only checkpoint: there is nothing to compare it with.",
             )
-        elif others:
-            start += f"; {', '.join(others)} cannot be told from it ({level})."
+        elif self.unknown_error:
+            text = (
+                f"{self.best} has the lowest held-out loss; whether {listed(self._rivals)} may "
+                f"be as good is not known, as the error is unknown: {self.unknown_error}"
+            )
+            start = (as_sentence(text),)
         else:
-            start += f", below all others by more than the error ({level})."
+            start = (self.headline(), self._meaning)
         flattest = (f"The flattest of those is {self.flattest}.",) if self.flattest else ()
-        return (start, *self._averaged(), *flattest, *self.notes)
+        return (*start, *self._averaged(), *flattest, *self.notes)
+
+    def headline(self) -> str:
+        """Which is the best, and how far the others are from it, in one sentence."""
+        if len(self.names) == 1:
+            return f"The only checkpoint is {self.best}."
+        if self.unknown_error:
+            return f"Lowest loss: {self.best}, with an unknown error."
+        gaps = {n: e for n, e in zip(self.names, self.decisive, strict=True) if n != self.best}
+        near = sorted(self._rivals or gaps, key=lambda name: _height(gaps[name]))
+        shown = [f"{name} ({gap_text(gaps[name])})" for name in near[:_SHOWN_RIVALS]]
+        start = f"{self.best} has the lowest held-out loss"
+        if not self._rivals:
+            return f"{start}, lower than that of the next, {shown[0]}."
+        shown += [count(len(near) - len(shown), "other")] if len(near) > len(shown) else []
+        return f"{start}; not told apart from it: {listed(shown)}."
+
+    # What the intervals of the headline are.
+    @property
+    def _meaning(self) -> str:
+        others = len(self.names) - 1
+        level = f"{100 * self.level:g} %"
+        held = f"holds {level}"
+        if others > 1:
+            held = f"allows for {others} comparisons with the best ({level} for all together)"
+        return (
+            f"In parentheses: loss minus the lowest, on the same examples; its interval {held}."
+        )
 
     def _averaged(self) -> tuple[str, ...]:
         sure = sum(e.interval()[1] < 0 for e in self.gains)
@@ -143,8 +173,14 @@ class Choice(Result):
             return ()
         if self.unknown_error:
             return ("Whether means of neighbors are better is not known, without an error.",)
+        total = len(self.gains)
+        if not sure:
+            means = f"None of {total} means" if total > 1 else "No mean"
+            return (f"{means} of two neighbors is better than both of them (95 % for each).",)
+        are = "is" if sure == 1 else "are"
         return (
-            f"{sure} of {len(self.gains)} means of neighbors are better than both of them.",
+            f"{sure} of {total} means of neighbors {are} better than both of them (95 % for "
+            "each).",
         )
 
     def figures(self) -> tuple[Figure, ...]:
@@ -175,7 +211,7 @@ class Choice(Result):
         ]
         title, axis = "Behind the best", "loss minus that of the best"
         intervals = (
-            f"There are no intervals: {self.unknown_error}."
+            as_sentence(f"There are no intervals: {self.unknown_error}")
             if self.unknown_error
             else f"Intervals are those of the decision ({percent(self._share)} each, "
             "Bonferroni): where one lies above zero, the candidate is worse."
@@ -208,6 +244,17 @@ class Choice(Result):
             "Between checkpoints: the mean of the two.",
             alt="Curves of the held-out loss over the checkpoints.",
         )
+
+
+def gap_text(gap: Estimate) -> str:
+    """A loss minus the lowest, with its interval."""
+    low, high = gap.interval()
+    if not math.isfinite(high - low):
+        return f"+{number_text(gap.value, 3)}"
+    if not gap.value:
+        return "equal to rounding"
+    shown, ends = with_ends(gap.value, low, high)
+    return f"+{shown} {ends}"
 
 
 def _as_curve(

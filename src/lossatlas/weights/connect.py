@@ -86,15 +86,17 @@ class Excess:
         top = float(self.value[self.top])
         value = math.inf if math.isnan(top) else max(top, 0.0)
         meaning = "largest loss above the straight line between the losses of the ends"
-        why, is_bounded = self._why_no_error(value), value == 0
-        if why is None and is_bounded:
-            meaning = f"{meaning}; its bound holds at all positions with 95 %"
+        why = self._why_no_error(value)
+        is_bounded = why is None and value == 0
+        if is_bounded:
+            meaning = f"{meaning}; its interval holds at all positions with 95 %"
         return Estimate(
             value,
             float(self.stderr[self.top]) if why is None and not is_bounded else math.nan,
             samples=self.samples,
             why_no_error=why,
-            bound=self.upper if why is None and is_bounded else math.nan,
+            bound=self.upper if is_bounded else math.nan,
+            ends=(0.0, self.upper) if is_bounded else None,
             name="barrier",
             unit="loss",
             meaning=meaning,
@@ -108,10 +110,10 @@ class Excess:
         if barrier > 0 or self.upper > 0:
             return None
         if self.has_spread:
-            return "none seen: every position lies below the line by more than its error"
+            return "none seen: the loss is below that line by more than its error everywhere"
         if self.value.any():
-            return "none seen: the loss of no example is above the line at any position"
-        return "none seen: to rounding the loss of every example lies on the line of the ends"
+            return "none seen: the loss of no example is above that line at any position"
+        return "none seen: to rounding the loss of every example lies on that line"
 
     @property
     def has_spread(self) -> bool:
@@ -248,7 +250,7 @@ class Connection(Result):
         return _point(self.kind, (self.ends[0], *self.bends, self.ends[1]), t)
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Barrier, its place, area, length over chord, and the losses of the ends.
+        """Barrier, its place, mean excess, length, and the losses of the ends.
 
         Returns:
             Six estimates.
@@ -271,8 +273,8 @@ class Connection(Result):
                 place, why_place = math.nan, "there is no barrier at the positions"
         rest = (
             ("place of the barrier", place, why_place),
-            ("area", self.area, "its error is not propagated"),
-            ("length over chord", ratio, why_ratio),
+            ("mean loss above that line", self.area, "its error is not propagated"),
+            ("length over that of the straight line", ratio, why_ratio),
         )
         others = (Estimate(value, why_no_error=why, name=name) for name, value, why in rest)
         return (barrier, *others, *ends)
@@ -299,21 +301,31 @@ class Connection(Result):
             said = f"No barrier on the {path}: {self._nothing_above()}"
         if self.kind == "line":
             return (said,)
-        return said, f"The path is {number(self.length / self.chord, 3)} times its chord."
+        longer = 100 * (self.length / self.chord - 1)
+        return said, (
+            f"The path is {number(longer, 2)} % longer than the straight line between the two "
+            "networks."
+        )
 
     # What was measured where no barrier was: how high one may be, and how narrow.
     def _nothing_above(self) -> str:
         found, count = self.profile, len(self.at)
-        narrow = f"One narrower than {number(found.gap, 2)} of the path may be missed."
+        narrow = f"A barrier narrower than {number(found.gap, 2)} of the path may be missed."
         if not found.has_spread:
             return (
-                f"at none of {count} positions is the loss of any example above the line "
-                f"between the ends. {narrow}"
+                f"at none of {count} positions is the loss of any example above the "
+                f"straight line between the losses of the ends. {narrow}"
+            )
+        if found.upper == 0:
+            return (
+                f"at all {count - 2} positions between the ends the loss is below the straight "
+                "line between the losses of the ends by more than its error (95 %, all "
+                f"positions at once). {narrow}"
             )
         return (
-            f"at none of {count} positions is the loss above the line between the ends by more "
-            f"than its error, and a barrier of more than {number(found.upper, 2)} there is "
-            f"ruled out (95 %, all positions at once). {narrow}"
+            f"at none of {count} positions is the loss above the straight line between the "
+            "losses of the ends by more than its error; a barrier there is at most "
+            f"{number(found.upper, 2)} (95 %, all positions at once). {narrow}"
         )
 
     def figures(self) -> tuple[Figure, ...]:

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,18 @@ from lossatlas.result import Estimate, Figure, Reference, Result, quantity, resu
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
-from lossatlas.weights.paired import EQUAL, PairedLosses, blend
-from lossatlas.weights.unfinished import Unfinished, identity
+from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.verdicts import (
+    compared_with,
+    difference_text,
+    differences_figure,
+    reasoned,
+    verdict,
+)
 
 Array = NDArray[np.float64]
 SEARCH = "search"
-_SOUP = Reference(
+MODEL_SOUPS = Reference(
     "averages of fine-tuned models",
     "M. Wortsman, G. Ilharco, S. Y. Gadre et al. Model Soups. ICML 2022.",
     "https://arxiv.org/abs/2203.05482",
@@ -52,7 +56,7 @@ class Conflict:
     cosine: float
 
 
-@result("merge", references=(_SOUP,))
+@result("merge", references=(MODEL_SOUPS,))
 class Merge(Result):
     """A merged network and its loss on held-out data.
 
@@ -81,7 +85,7 @@ class Merge(Result):
         Returns:
             One estimate for the loss and one a difference.
         """
-        others = (_reasoned(e, f"minus {name}") for name, e in self._others().items())
+        others = (reasoned(e, f"merge minus {name}") for name, e in self._others().items())
         return (self.loss, *others)
 
     def sentences(self) -> tuple[str, ...]:
@@ -95,11 +99,11 @@ class Merge(Result):
         average = others.pop("average", None)
         if average is not None:
             found.append(
-                f"Merged by {self.method}, the loss is {_verdict(average)} the plain average"
-                f"{_difference(average)}."
+                f"Merged by {self.method}, the loss is {verdict(average)} the plain average"
+                f"{difference_text(average)}."
             )
         name = "The merged network" if self.method != "average" else "The average"
-        return (*found, *_helped(name, self.loss, others), *self.notes)
+        return (*found, *compared_with(name, self.loss, others), *self.notes)
 
     # An average is not compared with itself.
     def _others(self) -> dict[str, Estimate]:
@@ -113,147 +117,7 @@ class Merge(Result):
             One figure.
         """
         title = "Loss of the merged network minus that of others"
-        return (_differences(title, self._others()),)
-
-
-@result("merge comparison", references=(_SOUP,))
-class MergeComparison(Result):
-    """Several merges of the same networks on the same held-out data.
-
-    Attributes:
-        losses: name of a merge or of a network -> its loss.
-        against: name -> its loss minus that of the plain average, with the paired error.
-        coefficients: name of a merge -> share of each expert, where it has one for each.
-        failed: name of a merge -> why it could not be made.
-        notes: what a reader should know.
-        networks: names of the base and the experts among `losses`.
-    """
-
-    losses: Mapping[str, Estimate] = quantity("loss")
-    against: Mapping[str, Estimate] = quantity("loss")
-    coefficients: Mapping[str, tuple[float, ...]]
-    failed: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-
-    def estimates(self) -> tuple[Estimate, ...]:
-        """The loss of the plain average, and differences to it, the best first.
-
-        Returns:
-            One estimate for the average, and one a merge and network.
-        """
-        order = sorted(self.against, key=lambda name: self.against[name].value)
-        average = replace(self.losses["average"], name="loss of the average", unit="loss")
-        others = (_reasoned(replace(self.against[name], unit="loss"), name) for name in order)
-        return (average, *others)
-
-    def sentences(self) -> tuple[str, ...]:
-        """Whether the average helped, and which merges are ahead of it.
-
-        Returns:
-            A sentence on the average beside base and experts, one on the merges, and the notes.
-        """
-        others = {
-            name: replace(e, value=-e.value, skewness=-e.skewness)
-            for name, e in self.against.items()
-            if name in self.networks
-        }
-        lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
-        start = _helped("The average", self.losses["average"], others)
-        return (*start, *self._ahead(), *lost, *self.notes)
-
-    def _ahead(self) -> tuple[str, ...]:
-        merges = {n: e for n, e in self.against.items() if n not in self.networks}
-        ahead = [n for n, e in merges.items() if _verdict(e) == "below that of"]
-        if ahead:
-            return (f"Ahead of the plain average by more than the error: {', '.join(ahead)}.",)
-        return (
-            ("No merge is ahead of the plain average by more than the error.",)
-            if merges
-            else ()
-        )
-
-    def figures(self) -> tuple[Figure, ...]:
-        """Differences of the loss to the plain average, the best first.
-
-        Returns:
-            One figure.
-        """
-        order = sorted(self.against, key=lambda name: self.against[name].value)
-        shown = {name: self.against[name] for name in order}
-        return (_differences("Loss minus that of the plain average", shown),)
-
-
-def _differences(title: str, found: Mapping[str, Estimate]) -> Figure:
-    from lossatlas.plots.chart import backends
-    from lossatlas.plots.paths import Difference, difference_chart
-
-    shown = [Difference(name, e.value, *e.interval()) for name, e in found.items()]
-    return Figure(
-        "differences",
-        title,
-        *backends(lambda: difference_chart(shown, title, "difference of losses")),
-        caption="With 95 % intervals of paired differences; left of 0 is better.",
-        alt="Intervals of differences of losses, one a row.",
-    )
-
-
-# Equal to rounding: a difference without an error, and with a reason.
-def _is_same(found: Estimate) -> bool:
-    return found.value == 0 and found.stderr == 0
-
-
-def _reasoned(found: Estimate, name: str) -> Estimate:
-    if _is_same(found):
-        return replace(found, stderr=math.nan, why_no_error=EQUAL, name=name)
-    return replace(found, name=name)
-
-
-def _difference(found: Estimate) -> str:
-    return ", to rounding" if _is_same(found) else f" (difference {found})"
-
-
-def _verdict(found: Estimate) -> str:
-    if _is_same(found):
-        return "equal to that of"
-    low, high = found.interval()
-    if math.isnan(low):
-        return "not compared with an error to that of"
-    if high < 0:
-        return "below that of"
-    return "above that of" if low > 0 else "not told apart from that of"
-
-
-# The verdict says which is lower; the sign would only repeat it.
-def _size(found: Estimate) -> Estimate:
-    return replace(found, value=abs(found.value))
-
-
-# How one network stands beside others; `against` are its losses minus theirs.
-def _helped(name: str, loss: Estimate, against: Mapping[str, Estimate]) -> tuple[str, ...]:
-    verdicts = {
-        "below that of": "is better than",
-        "above that of": "is worse than",
-        "not told apart from that of": "is not told apart from",
-        "equal to that of": "has, to rounding, the loss of",
-        "not compared with an error to that of": "is not compared with an error to",
-    }
-    plain, parts = {"below that of", "equal to that of"}, []
-    for verdict, said in verdicts.items():
-        names = [
-            ("the base" if other == "base" else other)
-            + (f" (difference {_number(_size(found))})" if verdict not in plain else "")
-            for other, found in against.items()
-            if _verdict(found) == verdict
-        ]
-        if names:
-            *first, last = names
-            parts.append(f"{said} {', '.join(first)}{' and ' if first else ''}{last}")
-    return (f"{name} ({_number(loss)}) {'; it '.join(parts)}.",) if parts else ()
-
-
-def _number(found: Estimate) -> str:
-    return " ".join(filter(None, found.texts))
+        return (differences_figure(title, self._others()),)
 
 
 def merge(
@@ -312,7 +176,7 @@ def merge(
         0.0
     """
     require_memory(objective, "merge", experts=len(experts))
-    job = _Job(
+    job = MergeJob(
         objective,
         base,
         experts,
@@ -336,134 +200,6 @@ def merge(
         coefficients=made.coefficients,
         notes=job.notes,
     )
-
-
-def compare_merges(
-    objective: Objective,
-    base: Params,
-    *experts: Params,
-    methods: Sequence[str] = ("average", "task_arithmetic:scale=0.7", "ties", "dare", "search"),
-    importances: Sequence[Params] = (),
-    objectives: Sequence[Objective] = (),
-    tune: Objective | None = None,
-    seed: int = 0,
-    resume: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    names: Sequence[str] | None = None,
-) -> MergeComparison:
-    """Merge the same networks in several ways and compare them on the same examples.
-
-    Args:
-        objective: as for `merge`.
-        base: as for `merge`.
-        *experts: as for `merge`.
-        methods: names with options, as in "ties:density=0.3,scale=1".
-        importances: as for `merge`.
-        objectives: as for `merge`.
-        tune: as for `merge`; where "search" is among the methods all are judged on the rest.
-        seed: as for `merge`.
-        resume: a file that losses of finished merges go to; the same call goes on from there
-            after a kill, with the same bits.
-        progress: called with how many networks were measured, and of how many.
-        names: as for `merge`.
-
-    Returns:
-        Losses of all merges and networks, and paired differences to the plain average.
-
-    Raises:
-        ArgumentError: no expert, or a method that cannot be read.
-        NonFiniteError: a checkpoint is not finite.
-        ResumeError: `resume` belongs to another run, or cannot be written.
-        StructureError: names or shapes differ.
-        UnknownNameError: an unknown method or option.
-
-    Examples:
-        >>> import torch, lossatlas as la
-        >>> from torch.nn import functional as F
-        >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> batches = [(torch.ones(9, 1), torch.ones(9, 1))] * 2
-        >>> objective = la.Objective(model, la.supervised(F.mse_loss), batches)
-        >>> base, one, two = ({"weight": torch.tensor([[w]])} for w in (0.0, 0.5, 0.7))
-        >>> found = compare_merges(objective, base, one, two, methods=["average", "search"])
-        >>> found.losses["search"].value < found.losses["average"].value
-        True
-    """
-    chosen = [parsed(spec) for spec in methods]
-    job = _Job(
-        objective,
-        base,
-        experts,
-        importances=importances,
-        objectives=objectives,
-        tune=tune,
-        seed=seed,
-        names=names,
-    )
-    if SEARCH in {name for name, _ in chosen}:
-        job.split()
-    settings = {"methods": [described(*method) for method in chosen], "seed": seed}
-    judges = [job.judge, *objectives, *([tune] if tune is not None else [])]
-    points = [*job.networks.values(), *importances]
-    titles = {described(*method): method for method in chosen}
-    titles.pop("average", None)
-    with Unfinished(resume, identity("merges", judges, points, settings)) as kept:
-        table = _Table(job, kept, progress, len(titles) + len(job.networks))
-        for title, (name, options) in titles.items():
-            table.add_merge(title, name, options)
-        for name, params in job.networks.items():
-            table.add(name, partial(dict, params))
-    return table.found()
-
-
-class _Table:
-    """Losses of merges and networks beside that of the average."""
-
-    def __init__(
-        self,
-        job: "_Job",
-        kept: Unfinished,
-        progress: Callable[[int, int], None] | None,
-        total: int,
-    ) -> None:
-        self._job, self._kept, self._progress, self._total = job, kept, progress, total
-        self._judged = PairedLosses(job.judge, kept)
-        self._average = self._judged.sums_once(
-            "average", lambda: job.made("average", {}).params
-        )
-        self._losses = {"average": self._judged.mean(self._average)}
-        self._against: dict[str, Estimate] = {}
-        self._failed: dict[str, str] = {}
-        self._coefficients: dict[str, tuple[float, ...]] = {}
-
-    def add(self, title: str, params: Callable[[], Params]) -> None:
-        sums = self._judged.sums_once(title, params)
-        self._losses[title] = self._judged.mean(sums)
-        self._against[title] = self._judged.difference(sums, self._average)
-        if self._progress is not None:
-            self._progress(len(self._against) + len(self._failed), self._total)
-
-    def add_merge(self, title: str, name: str, options: Mapping[str, Any]) -> None:
-        made = cache(partial(self._job.made, name, options))
-        try:
-            self.add(title, lambda: made().params)
-            shares = self._kept.once(
-                f"shares of {title}", lambda: np.array([[0.0, *made().coefficients]])
-            )
-        except ArgumentError as error:
-            self._failed[title] = str(error)
-            return
-        if shares.shape[1] > 1:
-            self._coefficients[title] = tuple(map(float, shares[0, 1:]))
-
-    def found(self) -> MergeComparison:
-        return MergeComparison(
-            self._losses,
-            self._against,
-            self._coefficients,
-            self._failed,
-            self._job.notes,
-            tuple(self._job.networks),
-        )
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
@@ -507,7 +243,7 @@ _ALONE = (
 )
 
 
-class _Job:
+class MergeJob:
     """Networks of one base, what is measured on them, and the data that judge the result."""
 
     def __init__(
@@ -548,6 +284,7 @@ class _Job:
         self.notes: tuple[str, ...] = (_ALONE,) if len(experts) == 1 else ()
 
     def made(self, name: str, options: Mapping[str, Any]) -> _Made:
+        """The merge by one method."""
         if name == SEARCH:
             return self._searched(options)
         change = changed(name, self.deltas, self._inputs(name), options)
@@ -695,7 +432,7 @@ def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
     return tuple(found)
 
 
-@result("soup", references=(_SOUP,))
+@result("soup", references=(MODEL_SOUPS,))
 class Soup(Result):
     """An average of checkpoints.
 
@@ -717,7 +454,10 @@ class Soup(Result):
         Returns:
             Three estimates.
         """
-        return (self.loss, *(_reasoned(e, f"minus {n}") for n, e in self.against.items()))
+        return (
+            self.loss,
+            *(reasoned(e, f"average minus {n}") for n, e in self.against.items()),
+        )
 
     def sentences(self) -> tuple[str, ...]:
         """What the average is made of, and whether it helped.
@@ -728,8 +468,8 @@ class Soup(Result):
         found = self.against["best single"]
         return (
             f"The loss of the mean of {len(self.kept)} checkpoints "
-            f"({', '.join(map(str, self.kept))}) is {_verdict(found)} the best single one"
-            f"{_difference(found)}.",
+            f"({', '.join(map(str, self.kept))}) is {verdict(found)} the best single one"
+            f"{difference_text(found)}.",
         )
 
 

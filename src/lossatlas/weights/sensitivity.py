@@ -22,7 +22,7 @@ from lossatlas.linalg.params import Params, dot, snapshot
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import derive_seed
-from lossatlas.text import count
+from lossatlas.text import as_sentence, count, interval_text
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import fits
 from lossatlas.weights.paired import PairedLosses
@@ -107,11 +107,11 @@ class Sensitivity(Result):
         weights = count(len(self.layers), "weight")
         if math.isnan(value):
             why = self.rank_correlation.why_no_error
-            return f"How well curvature orders {weights} is not known: {why}."
+            return as_sentence(f"How well curvature orders {weights} is not known: {why}")
         told = (
             "too few layers for an interval"
             if math.isnan(low)
-            else f"95 % interval {low:.2f} to {high:.2f}"
+            else f"95 % interval {interval_text(low, high)}"
         )
         return f"Curvature orders {weights} with a rank correlation of {value:.2f} ({told})."
 

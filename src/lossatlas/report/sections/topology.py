@@ -5,7 +5,7 @@ from lossatlas.plots.scale import scale_of
 from lossatlas.report.contents import Card, Section
 from lossatlas.result import Table
 from lossatlas.surveys import Survey
-from lossatlas.text import number, with_error
+from lossatlas.text import as_sentence, number, with_error
 from lossatlas.topology import MergeTree
 from lossatlas.topology.certainty import rarest_sentence
 from lossatlas.topology.mergetree import edge_words
@@ -82,7 +82,7 @@ def _lead(survey: Survey) -> str:
         "where it joins a deeper one."
     )
     if tree.why_unknown:
-        return f"{text} Which are certain is unknown: {tree.why_unknown}."
+        return as_sentence(f"{text} Which are certain is unknown: {tree.why_unknown}")
     return (
         f"{text} Basins and loops that last longer than {number(tree.threshold, 2)} cannot "
         "come from the errors of the map (95 %, all points at once)."
