@@ -3,9 +3,7 @@
 import sys
 from typing import Any
 
-from torch import Tensor, nn
-
-from lossatlas.ranks import is_initialized
+from torch import Tensor, distributed, nn
 
 # What wrappers of a module put into the names of its parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -79,7 +77,7 @@ def is_fsdp(module: Any) -> bool:
 
 def reshard(model: nn.Module) -> None:
     """Let modules of `fully_shard` hold their pieces, and no weights that they gathered."""
-    if not is_initialized():
+    if not (distributed.is_available() and distributed.is_initialized()):
         return
     for module in model.modules():
         reshard_one(module)
