@@ -12,8 +12,8 @@ import torch
 
 import lossatlas as la
 from lossatlas.cli import app
-from lossatlas.cli.expected import instrument_evaluations
 from lossatlas.curvature import instruments
+from lossatlas.curvature.costs import instrument_evaluations
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
 

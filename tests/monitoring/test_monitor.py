@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.monitoring import Monitor, MonitorLog, monitor
+from lossatlas.monitoring.clock import Clock as ClockOfMonitor
+from lossatlas.monitoring.clock import Costs
 from lossatlas.result import Estimate
 from lossatlas.rng import generator
 
@@ -138,6 +141,114 @@ def test_an_expensive_first_reading_is_made_up_for(monkeypatch):
         watch.step()
     steps = watch.log.series("loss")[0]
     assert steps.tolist() == [1, 101, 151]
+
+    assert "the share allows; without another one" not in " ".join(watch.log.sentences())
+
+
+def overhead_along(watch, clock, updates, seconds=1.0):
+    """Time of readings over the share of the training's, at its highest after any update."""
+    highest = 0.0
+    for _ in range(updates):
+        clock.now += seconds
+        watch.step()
+        timed = watch._clock
+        if timed.training:
+            highest = max(highest, timed.monitoring / (watch.share * timed.training))
+    return highest
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_the_share_holds_after_every_update_where_costs_are_as_expected(case, monkeypatch):
+    clock, drawn = Clock(monkeypatch), np.random.default_rng([19, case])
+    watch = Training().monitor("loss", "gradient", every=int(drawn.integers(1, 9)), share=0.05)
+    evaluation = float(drawn.uniform(0.01, 1))
+    watch.objective.walk_seconds = evaluation, watch.objective.device
+    # Costs may be up to twice what instruments say.
+    off = drawn.uniform(0.5, 2, 2)
+    costs = {"loss": evaluation * off[0], "gradient": 30 * evaluation * off[1]}
+    assert watch.expected == pytest.approx({"loss": evaluation, "gradient": 30 * evaluation})
+    costing(clock, costs, watch, monkeypatch)
+    assert overhead_along(watch, clock, 3000) <= 1
+    assert len(watch.log.series("loss")[0]) > 1
+
+
+def test_a_first_reading_waits_until_it_fits_and_the_log_says_until_when(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch = Training().monitor("loss", "gradient", every=10, share=0.02)
+    watch.objective.walk_seconds = 0.1, watch.objective.device
+    costing(clock, {"loss": 0.1, "gradient": 3.0}, watch, monkeypatch)
+    assert overhead_along(watch, clock, 15) == 0
+    # Two losses must fit into 1 % of the time: after 20 s, and 6 s of gradients after 600 s.
+    text = " ".join(watch.log.sentences())
+    assert "Nothing was read yet." in text
+    assert (
+        "loss (0.1 s, from about update 30 on), gradient (3 s, from about update 610 on)"
+        in text
+    )
+    assert "which is 0.09 s after 10 updates" in text
+    assert overhead_along(watch, clock, 700) <= 1
+    assert watch.log.series("loss")[0][0] == 30
+    assert watch.log.series("gradient norm")[0][0] == 610
+    assert "of gradient 3 s, the next one at about update 910" in " ".join(
+        watch.log.sentences()
+    )
+    assert not watch.log.expected
+
+
+def test_a_reading_that_is_asked_for_is_made_up_for(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch = Training().monitor("loss", every=10, share=0.1)
+    costing(clock, {"loss": 4.0}, watch, monkeypatch)
+    for _ in range(5):
+        clock.now += 1
+        watch.step()
+    assert watch.read()
+    assert watch.log.overhead == pytest.approx(1)
+    assert "holds from about update 50 on" in " ".join(watch.log.sentences())
+    overhead_along(watch, clock, 200)
+    assert watch.log.series("loss")[0].tolist() == [5, 90, 130, 170]
+
+
+def test_a_training_without_a_reading_says_so_at_its_end(monkeypatch, tmp_path):
+    clock, path = Clock(monkeypatch), tmp_path / "run" / "m.nc"
+    watch = Training().monitor("loss", every=5, to=path)
+    watch.objective.walk_seconds = 1.0, watch.objective.device
+    with pytest.warns(UserWarning, match=r"Nothing was read yet.*share=None"), watch:
+        overhead_along(watch, clock, 20, seconds=0.001)
+    log = la.load(path)
+    assert log == watch.log
+    assert len(log) == 0
+    assert "Nothing was read yet" in la.write_atlas(path, tmp_path / "a.html").read_text()
+
+
+def test_what_a_reading_is_expected_to_take(monkeypatch, tmp_path):
+    clock, training = Clock(monkeypatch), Training()
+    watch = training.monitor("loss", "gradient", to=tmp_path / "m.nc")
+    device = watch.objective.device
+    watch.objective.walk_seconds = 0.2, device
+    assert watch.expected == pytest.approx({"loss": 0.2 + 0.05, "gradient": 6 + 0.05})
+    # What was measured on another device says nothing: an update a batch, and two batches.
+    watch.objective.walk_seconds = 0.2, torch.device("meta")
+    overhead_along(watch, clock, 50, seconds=0.5)
+    assert watch.expected["loss"] == pytest.approx(2 * 0.5 + 0.05)
+    costing(clock, {"loss": 0.3, "gradient": 1.0}, watch, monkeypatch)
+    watch.read()
+    assert watch.expected == pytest.approx({"loss": 0.3, "gradient": 9})
+    assert training.monitor()._costs._evaluations == {"loss": 1}
+
+
+def test_an_instrument_that_states_no_cost_is_expected_to_be_expensive():
+    objective = Training().monitor().objective
+    quiet = replace(monitor.chosen(["gradient"])[0], cost="")
+    objective.walk_seconds = 0.5, objective.device
+    assert Costs(objective, {"quiet": quiet}).first(ClockOfMonitor()) == {"quiet": 300}
+
+
+def test_the_time_of_a_walk_is_that_of_the_objective_itself():
+    objective = Training().monitor().objective
+    seconds, device = objective.walk_seconds
+    assert (seconds > 0, device) == (True, torch.device("cpu"))
+    assert objective.part([batch(0)]).walk_seconds is None
 
 
 def test_a_resumed_training_reads_the_same():

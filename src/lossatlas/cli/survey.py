@@ -474,12 +474,9 @@ def _announce(
 ) -> None:
     if output.quiet or count() > 1:
         return
-    from lossatlas.cli.expected import (
-        instrument_evaluations,
-        map_evaluations,
-        timed_evaluation,
-    )
+    from lossatlas.cli.expected import map_evaluations, timed_evaluation
     from lossatlas.curvature import chosen, spectrum_memory
+    from lossatlas.curvature.costs import instrument_evaluations
     from lossatlas.landscape.mapping import plan_map
 
     engine = cast("EngineName", settings.map.engine)

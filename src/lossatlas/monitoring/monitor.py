@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from lossatlas.checks import check_at_least, check_flag, check_kind, check_posit
 from lossatlas.curvature.instrument import Context, Instrument, chosen
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.io import Provenance, load
+from lossatlas.monitoring.clock import LOSS, Clock, Costs, update_at
 from lossatlas.monitoring.monitor_log import MonitorLog
 from lossatlas.monitoring.trackers import Tracker, as_tracker
 from lossatlas.objective import Objective
@@ -31,46 +32,11 @@ from lossatlas.tracebacks import reason_of
 
 Readings = Mapping[str, Estimate]
 _FORMAT = 1
-LOSS, TRAIN_LOSS = "loss", "training loss"
+TRAIN_LOSS = "training loss"
 _REPLICA = (
     "`objective` must be of the inner module (`model.module`): a forward pass through "
     "DistributedDataParallel on one process would wait for the others."
 )
-
-
-@dataclass
-class _Clock:
-    # Seconds of training and of readings, and what each instrument took.
-    training: float = 0.0
-    monitoring: float = 0.0
-    spent: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
-    since: float | None = None
-
-    def tick(self) -> None:
-        """Count the time since the last tick as training."""
-        now = time.perf_counter()
-        self.training += 0.0 if self.since is None else now - self.since
-        self.since = now
-
-    def charge(self, costs: Mapping[str, float]) -> None:
-        """Count the time since the last tick as that of readings."""
-        now = time.perf_counter()
-        taken = now - (now if self.since is None else self.since)
-        self.monitoring += taken
-        self.since = now
-        # Writing and sending are shared out.
-        rest = max(taken - sum(costs.values()), 0.0) / max(len(costs), 1)
-        for name, cost in costs.items():
-            self.spent[name] = self.spent.get(name, 0.0) + cost + rest
-            self.last[name] = cost + rest
-
-    def affords(self, name: str, share: float, parts: int) -> bool:
-        """Whether one more reading of an instrument stays within its part of the share."""
-        if name not in self.last:
-            # Its cost is unknown: it is tried while the whole is not overdrawn.
-            return self.monitoring <= share * self.training
-        return self.spent[name] + self.last[name] <= share * self.training / parts
 
 
 @dataclass
@@ -116,8 +82,9 @@ class Monitor:
     Call `step` after every update. At every `every`-th one each instrument is read if its part
     of the share allows: what it took so far and what its last reading took must fit into
     share x time of training / number of instruments. So an expensive instrument is read less
-    often than a cheap one, and what was left out is counted. The first reading of each tells
-    what it costs, and may by itself take more than the share.
+    often than a cheap one, and what was left out is counted. Before a first reading twice what
+    it is `expected` to take must fit, so that a short training may end without one: the log
+    says so. `read()` reads at once, and what it takes is made up for.
 
     The training is left as it is, bit for bit: weights, gradients, buffers, modes, state of the
     optimizer and random states. Errors of an instrument become reasons; the training goes on.
@@ -144,6 +111,8 @@ class Monitor:
 
     Attributes:
         done: updates so far.
+        expected: instrument -> seconds that a first reading is expected to take, from the cost
+            that it states and the time of one pass over the data.
 
     Raises:
         ArgumentError: a number out of range, no instrument, or a replica of
@@ -195,13 +164,14 @@ class Monitor:
         self.optimizer, self.lr, self.seed = optimizer, lr, seed
         self._instruments = _named(instruments)
         self.done = 0
-        self._clock, self._losses = _Clock(), _Losses()
+        self._clock, self._losses = Clock(), _Losses()
         self._steps: list[int] = []
         self._rows: list[dict[str, _Row]] = []
         self._turns = 0
         self._skipped = dict.fromkeys(self._instruments, 0)
         self._missing: dict[str, str] = {}
         self._files, self._trackers = _places(to)
+        self._costs = Costs(objective, self._instruments, len(self._files))
         self._lost: set[int] = set()
         for name in ("xarray", "h5netcdf") if self._files else ():
             # What writes files takes a second to import: not in mid-training.
@@ -213,6 +183,11 @@ class Monitor:
     def is_silent(self) -> bool:
         """Whether this process leaves the readings to another one."""
         return self.objective.ranks is None and not is_first()
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Instrument -> seconds that a first reading is expected to take."""
+        return self._costs.first(self._clock)
 
     def step(self, loss: Tensor | float | None = None, *, step: int | None = None) -> Readings:
         """Note an update, and read what is due.
@@ -239,7 +214,7 @@ class Monitor:
             self.observe(loss)
         if self._clock.since is None:
             # Turns before the first call were those of somebody else.
-            self._clock.tick()
+            self._clock.tick(self.done)
             before = self.done - 1
         # A step that was counted by somebody else may pass over a turn.
         if self.done // self.every == before // self.every:
@@ -272,16 +247,17 @@ class Monitor:
 
     def _due(self) -> tuple[str, ...]:
         _synchronize()
-        self._clock.tick()
+        self._clock.tick(self.done)
         names = tuple(self._instruments)
         if self.share is None:
             return names
+        costs = self._costs.next(self._clock)
         affords = partial(self._clock.affords, share=self.share, parts=len(names))
-        return tuple(name for name in names if affords(name))
+        return tuple(name for name in names if affords(name, costs[name]))
 
     def _measure(self, names: Sequence[str]) -> Readings:
         _synchronize()
-        self._clock.tick()
+        self._clock.tick(self.done)
         found: dict[str, tuple[str, Estimate]] = {}
         costs: dict[str, float] = {}
         self._drop_later()
@@ -381,6 +357,10 @@ class Monitor:
             share=math.nan if self.share is None else self.share,
             training_seconds=self._clock.training,
             monitoring_seconds=self._clock.monitoring,
+            updates=self._clock.at,
+            costs=dict(self._clock.last),
+            expected={k: v for k, v in self.expected.items() if k not in self._clock.last},
+            due={} if self.share is None else self._due_at(self.share),
             turns=self._turns,
             skipped=dict(self._skipped),
             missing=dict(self._missing),
@@ -388,8 +368,16 @@ class Monitor:
             provenance=Provenance(seed=self.seed, settings=settings),
         )
 
+    # At the pace of the training so far.
+    def _due_at(self, share: float) -> dict[str, int]:
+        found = {}
+        for name, cost in self._costs.next(self._clock).items():
+            seconds = self._clock.needed(name, cost, share, len(self._instruments))
+            found[name] = update_at(seconds, self._clock, self.every)
+        return {name: update for name, update in found.items() if update}
+
     def __enter__(self) -> "Monitor":
-        self._clock.tick()
+        self._clock.tick(self.done)
         return self
 
     def __exit__(
@@ -401,13 +389,15 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Write the files once more, with the times up to now."""
+        """Write the files once more, with the times up to now; warn where nothing was read."""
         if self.is_silent or not is_first():
             return
         if self._clock.since is not None:
-            self._clock.tick()
-        for path in self._files if self._steps else ():
+            self._clock.tick(self.done)
+        for path in self._files if self.done else ():
             self._save(path)
+        if self._turns and not self._steps:
+            warnings.warn(" ".join(self.log.sentences()), stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs to go on with its readings.
@@ -449,7 +439,7 @@ class Monitor:
         ]
         self._turns, self._missing = state_dict["turns"], dict(state_dict["missing"])
         self._skipped |= {k: v for k, v in state_dict["skipped"].items() if k in self._skipped}
-        self._clock = _Clock(**state_dict["clock"])
+        self._clock = Clock(**state_dict["clock"])
         self._losses = _Losses(*state_dict["losses"])
 
     def _take_up(self) -> None:
@@ -465,6 +455,7 @@ class Monitor:
             self._steps, self._rows = found.steps.tolist(), _rows_of(found)
             self._clock.training = found.training_seconds
             self._clock.monitoring = found.monitoring_seconds
+            self._clock.last = dict(found.costs)
             self._turns = found.turns
             self._skipped |= {k: v for k, v in found.skipped.items() if k in self._skipped}
             return

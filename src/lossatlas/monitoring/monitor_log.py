@@ -39,6 +39,12 @@ class MonitorLog(Result):
         share: of the time that monitoring may take; NaN where it is not limited.
         training_seconds: wall time of the training, without the readings.
         monitoring_seconds: wall time of the readings.
+        updates: done when the times were last taken.
+        costs: instrument -> seconds of its last reading.
+        expected: instrument that was not read -> seconds that a first reading is expected to
+            take.
+        due: instrument -> update from which on the share allows its next reading, at the pace
+            so far.
         turns: times at which readings were due.
         skipped: instrument -> turns that were left out to hold the share.
         missing: instrument -> why it could not be measured when it was last tried.
@@ -57,6 +63,10 @@ class MonitorLog(Result):
     share: float = math.nan
     training_seconds: float = quantity("s", default=0.0)
     monitoring_seconds: float = quantity("s", default=0.0)
+    updates: int = 0
+    costs: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
+    due: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -117,8 +127,7 @@ class MonitorLog(Result):
         cost = ""
         if math.isfinite(self.overhead):
             limit = "" if math.isnan(self.share) else f", at most {percent(self.share)} allowed"
-            seconds = self.monitoring_seconds
-            taken = duration(seconds) if seconds >= 10 else f"{number(seconds, 2)} s"
+            taken = _seconds(self.monitoring_seconds)
             cost = f": {taken}, {percent(self.overhead)} of the training time{limit}"
         return f"{count(len(self), 'reading')} at {span}{cost}."
 
@@ -127,21 +136,56 @@ class MonitorLog(Result):
         chief = [name for name in self.names if name not in self.minor]
         said = [self._course(name) for name in chief[:_MOST_SENTENCES]]
         left_out = [
-            f"{name} at {times} of {count(self.turns, 'turn')}"
+            f"{name} at {times:,} of {count(self.turns, 'turn')}"
             for name, times in self.skipped.items()
             if times
         ]
         if left_out:
             said.append(f"To hold the share these were left out: {', '.join(left_out)}.")
+        said += [self._next_readings(), self._overdrawn(), self._waiting()]
         said += [
             as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
             for name, why in self.missing.items()
         ]
         return (self.headline(), *filter(None, said))
 
+    def _next_readings(self) -> str:
+        parts = [
+            f"of {name} {_seconds(cost)}, the next one at about update {self.due[name]:,}"
+            for name, cost in self.costs.items()
+            if name in self.due
+        ]
+        return f"A reading takes: {'; '.join(parts)}." if parts else ""
+
+    def _overdrawn(self) -> str:
+        if not self.overhead > self.share or not self.updates:
+            return ""
+        update = math.ceil(self.updates * self.overhead / self.share)
+        return (
+            "Readings took more than the share allows; without another one it holds from about "
+            f"update {update:,} on."
+        )
+
+    def _waiting(self) -> str:
+        parts = [
+            f"{name} ({_seconds(cost)}"
+            + (f", from about update {self.due[name]:,} on)" if name in self.due else ")")
+            for name, cost in self.expected.items()
+        ]
+        if math.isnan(self.share) or not parts:
+            return ""
+        instruments = len(self.costs) + len(self.expected)
+        allowed = self.share * self.training_seconds / instruments
+        return (
+            f"Not read, with what a first reading is expected to take: {', '.join(parts)}. "
+            f"Twice that must fit into its part of the share, which is {_seconds(allowed)} "
+            f"after {count(self.updates, 'update')}: a larger `share` or fewer batches bring "
+            "it forward, `share=None` reads at every turn, `read()` at once."
+        )
+
     def _course(self, name: str) -> str:
         steps, values, errors = self.series(name)
-        if len(values) < 2:
+        if len(values) < 2 or not np.isfinite([values[0], values[-1]]).all():
             return ""
         first, last = values[0], values[-1]
         gap = _WIDE * math.hypot(errors[0], errors[-1])
@@ -185,6 +229,10 @@ class MonitorLog(Result):
     def details(self) -> dict[str, Any]:
         """Steps of the readings and what was left out."""
         return {"steps": self.steps.tolist(), "skipped": dict(self.skipped)}
+
+
+def _seconds(value: float) -> str:
+    return duration(value) if value >= 10 else f"{number(value, 2)} s"
 
 
 def _capital(name: str) -> str:

@@ -2,9 +2,10 @@
 
 import random
 import reprlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from lossatlas.objective.weighted import (
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
 
+T = TypeVar("T")
 # Kernels of one machine may sum in another order; beyond this it is another function.
 TOLERANCE = 1e-5
 
@@ -45,12 +47,14 @@ class Look:
         weighted: whether examples have weights that differ.
         batches: how many there are.
         notes: what has to be known about its numbers, as sentences.
+        seconds: of one walk; of the second one where there were two.
     """
 
     per_example: bool
     weighted: bool
     batches: int
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def check_loss(loss: object, batch: Batch) -> Measured:
@@ -87,13 +91,19 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
     """Walk the data at the present weights, once or twice."""
     with torch.no_grad():
         with wrap_errors("`loss`", loss_remedy(objective.loss)):
-            first = first_look(objective, lambda: _first_pass(objective))
+            first, seconds = _timed(
+                lambda: first_look(objective, lambda: _first_pass(objective))
+            )
         known = len(first.pairs) == len(first.values)
         _check_means(objective, first)
         known = known and bool(first.pairs)
         weights = torch.cat([pairs.weights for pairs in first.pairs]) if known else None
         if twice:
-            second = objective.with_params(None, lambda: _second_pass(objective, known=known))
+            second, seconds = _timed(
+                lambda: objective.with_params(
+                    None, lambda: _second_pass(objective, known=known)
+                )
+            )
             before = [pairs.sums for pairs in first.pairs] if known else first.values
             differ = not _agree(before, second)
             if objective.somewhere(differ):
@@ -111,10 +121,19 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
             found = [depends_on_others(objective), _more_than_examples(objective, first)]
     notes, count = tuple(note for note in found if note), len(first.values)
     if weights is None:
-        return Look(per_example=False, weighted=False, batches=count, notes=notes)
+        return Look(
+            per_example=False, weighted=False, batches=count, notes=notes, seconds=seconds
+        )
     differ = len(weights) > 0 and bool((weights != weights[0]).any())
     weighted = differ or not all(first.plain)
-    return Look(per_example=True, weighted=weighted, batches=count, notes=notes)
+    return Look(
+        per_example=True, weighted=weighted, batches=count, notes=notes, seconds=seconds
+    )
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    began = time.perf_counter()
+    return call(), time.perf_counter() - began
 
 
 def _more_than_examples(objective: "Objective", first: "_Pass") -> str | None:

@@ -248,6 +248,8 @@ class Objective:
         self.unused: tuple[str, ...] = ()
         self.cut: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
+        # Seconds of a walk at construction, and the device that it was made on.
+        self.walk_seconds: tuple[float, torch.device] | None = None
 
     def _look(self) -> None:
         # Walk the data, and check that the loss is a fixed function of what moves.
@@ -255,6 +257,7 @@ class Objective:
         self._per_example, self._weighted = look.per_example, look.weighted
         self.notes = look.notes
         self.count = look.batches
+        self.walk_seconds = look.seconds, self.device
         if self.is_checked:
             found = check_reach(self)
             self.checks |= {"reach": found.check, "state": state_check(self)}
@@ -366,7 +369,7 @@ class Objective:
                 smaller.shared, smaller.sample = None, None
             smaller.batches, smaller.few = check_batches(batches), None
             smaller._uploads = None
-            smaller.count = None
+            smaller.count = smaller.walk_seconds = None
         if names is not None:
             smaller.names = tuple(select(self.model, list(names)))
             if self.placed is not None:

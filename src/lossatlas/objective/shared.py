@@ -195,6 +195,7 @@ class Shared:
         broken = set().union(*(found[4] for found in every))
         whole.cut = tuple(name for name in whole.names if name in broken)
         whole.volatile, whole.kinds = local.volatile, local.kinds
+        whole.walk_seconds = local.walk_seconds
         whole.needs_gradients = any(self.ranks.gather(local.needs_gradients))
         checks = self.ranks.gather(dict(local.checks))
         failed = [

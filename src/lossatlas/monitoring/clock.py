@@ -1,0 +1,124 @@
+"""The time that readings take, and when the share of the training's time allows another."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lossatlas.curvature.costs import instrument_evaluations
+from lossatlas.curvature.instrument import Instrument
+from lossatlas.objective import Objective
+
+LOSS = "loss"
+# Evaluations of the loss that an instrument is expected to take which does not say: 100
+# products with the Hessian.
+_UNSTATED = 600
+# First readings take up to so many times what is expected of them: checks of derivatives and
+# small networks, where Python takes the time.
+_MARGIN = 2.0
+# Seconds that a file takes which holds all readings, before one was written.
+_FILE = 0.05
+
+
+@dataclass
+class Clock:
+    """Seconds of training and of readings, and what each instrument took."""
+
+    training: float = 0.0
+    monitoring: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    evaluation: float | None = None
+    sending: float | None = None
+    since: float | None = None
+    # The update of the last tick, and how many were timed.
+    at: int = 0
+    timed: int = 0
+
+    def tick(self, update: int) -> None:
+        """Count the time since the last tick as training, up to an update."""
+        now = time.perf_counter()
+        if self.since is not None:
+            self.training += now - self.since
+            self.timed += update - self.at
+        self.since, self.at = now, update
+
+    @property
+    def pace(self) -> float:
+        """Seconds of an update; 0 before one was timed."""
+        return self.training / self.timed if self.timed else 0.0
+
+    def charge(self, costs: Mapping[str, float]) -> None:
+        """Count the time since the last tick as that of readings."""
+        now = time.perf_counter()
+        taken = now - (now if self.since is None else self.since)
+        self.monitoring += taken
+        self.since = now
+        self.sending = max(taken - sum(costs.values()), 0.0)
+        self.evaluation = costs.get(LOSS, self.evaluation)
+        # Writing and sending are shared out.
+        rest = self.sending / max(len(costs), 1)
+        for name, cost in costs.items():
+            self.spent[name] = self.spent.get(name, 0.0) + cost + rest
+            self.last[name] = cost + rest
+
+    def affords(self, name: str, cost: float, share: float, parts: int) -> bool:
+        """Whether one more reading stays within the share, and within its instrument's part."""
+        return self.needed(name, cost, share, parts) <= self.training
+
+    def needed(self, name: str, cost: float, share: float, parts: int) -> float:
+        """The seconds of training from which on one more reading stays within the share."""
+        own = (self.spent.get(name, 0.0) + cost) * parts
+        return max(own, self.monitoring + cost) / share
+
+
+class Costs:
+    """What the next reading of each instrument is expected to take.
+
+    Args:
+        objective: what is read.
+        instruments: name -> instrument; None for the loss.
+        files: how many hold all readings.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        instruments: Mapping[str, Instrument | None],
+        files: int = 0,
+    ) -> None:
+        self._objective, self._files = objective, files
+        # Evaluations of the loss, at most, by what instruments say.
+        self._evaluations = {
+            name: 1.0 if tool is None else instrument_evaluations([tool], objective)[1]
+            for name, tool in instruments.items()
+        }
+
+    def first(self, clock: Clock) -> dict[str, float]:
+        """Seconds of a first reading, by name."""
+        each = self._evaluation(clock)
+        sending = _FILE * self._files if clock.sending is None else clock.sending
+        counts = {name: count or _UNSTATED for name, count in self._evaluations.items()}
+        return {name: each * count + sending for name, count in counts.items()}
+
+    def next(self, clock: Clock) -> dict[str, float]:
+        """Seconds that the next reading must be given, by name."""
+        expected = self.first(clock)
+        return {n: clock.last.get(n, _MARGIN * cost) for n, cost in expected.items()}
+
+    def _evaluation(self, clock: Clock) -> float:
+        # Measured by a reading, else at construction, else as long as an update a batch.
+        walked = self._objective.walk_seconds
+        if clock.evaluation is not None:
+            return clock.evaluation
+        if walked is not None and walked[1] == self._objective.device:
+            return walked[0]
+        return (self._objective.count or 1) * clock.pace
+
+
+def update_at(seconds: float, clock: Clock, every: int) -> int:
+    """The next turn at which a training at this pace has taken so many seconds; 0 unknown."""
+    if not clock.pace > 0:
+        return 0
+    later = max((seconds - clock.training) / clock.pace, 0.0)
+    return every * max(math.ceil((clock.at + later) / every - 1e-9), clock.at // every + 1)
