@@ -28,6 +28,7 @@ os.environ.update(_OPENMP)
 QUICK = os.environ.get("LOSSATLAS_BENCH_QUICK") == "1"
 ROUNDS = 3 if QUICK else 7
 _GOAL = re.compile(r"(>=|<=|<|>)\s*([\d.]+)\s*(\S*)")
+_BETWEEN = re.compile(r"([\d.]+) to ([\d.]+)")
 _VERSIONS = ("torch", "numpy", "scipy", "gudhi", "lossatlas", "loss-landscapes", "landscaper")
 
 
@@ -73,6 +74,9 @@ class Row:
     @property
     def reached(self) -> bool | None:
         """Whether the goal is met; None where there is none or nothing was measured."""
+        between = _BETWEEN.fullmatch(self.goal)
+        if between is not None and self.ours is not None:
+            return float(between[1]) <= self.ours <= float(between[2])
         found = _GOAL.match(self.goal)
         if found is None:
             return None

@@ -20,6 +20,10 @@ from lossatlas import curvature, weights
 _WIDTH = 600 if harness.QUICK else 3000
 # Of the objective that is measured: what edits are given is not theirs.
 _FACTORS: dict[int, weights.Factors] = {}
+# Examples of a batch: as many where activations are what is held as make more than noise.
+_FEW, _MANY = 8, {"value": _WIDTH, "representations": _WIDTH // 2}
+# 400 vectors of 18M parameters would be 29 GB.
+_NARROW = {"learning_coefficient": _WIDTH // 15}
 Call = Callable[[la.Objective, dict[str, Any], dict[str, Any]], Any]
 
 
@@ -31,6 +35,13 @@ def _made_before(objective: la.Objective) -> weights.Factors:
     if id(objective) not in _FACTORS:
         _FACTORS[id(objective)] = weights.factors(objective, examples=0)
     return _FACTORS[id(objective)]
+
+
+def _representations(objective: la.Objective, *_: dict[str, Any]) -> None:
+    features = curvature.activations(objective, "4", side="input")
+    curvature.rankme(features)
+    curvature.effective_rank(features, "participation")
+    curvature.alpha_req(features)
 
 
 # Name -> options of the plan, and the call that they are of.
@@ -74,11 +85,18 @@ _WAYS: dict[str, tuple[dict[str, Any], Call]] = {
     ),
     "factors": ({"examples": 0}, lambda o, a, b: weights.factors(o, examples=0)),
     "choose": ({}, weights.choose),
+    "learning_coefficient": (
+        {},
+        lambda o, a, b: curvature.learning_coefficient(
+            o, chains=1, draws=400, temperature=1e4, localization=1.0
+        ),
+    ),
     "edit_curve": (
         {},
         lambda o, a, b: weights.edit_curve(o, _made_before(o), keep=[0.5]),
     ),
     "plasticity": ({}, lambda o, a, b: curvature.plasticity(o, tasks=1, steps=2)),
+    "representations": ({}, _representations),
     "window_fisher": ({"window": 6}, lambda o, a, b: weights.window_fisher(o, window=6)),
 }
 
@@ -87,40 +105,42 @@ def rows() -> list[Row]:
     """Announced over true peak of every instrument, and what asking takes."""
     if not resident.KNOWN:
         return [Row("memory of instruments", note="not measured: needs Linux's /proc")]
-    table = []
+    return [_row(way) for way in _WAYS]
+
+
+def _row(way: str) -> Row:
     # Otherwise glibc keeps up to 64 MiB of what is freed, whatever is measured.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
-    for way in _WAYS:
-        found = resident.measured(__file__, way)
-        said, taken, copy = (found[key] for key in ("said", "above", "copy"))
-        note = f"announced {said / copy:.1f} copies, taken {taken / copy:.1f}; asking took "
-        note += f"{found['asking'] / 2**20:.1f} MiB"
-        what = f"memory of '{way}', MLP of {found['parameters'] / 1e6:.0f}M parameters"
-        table.append(
-            Row(f"{what}: announced over taken", "", said / taken, None, "", "0.9 to 1.2", note)
-        )
-    return table
+    found = resident.measured(__file__, way)
+    said, taken, copy = (found[key] for key in ("said", "above", "copy"))
+    note = f"announced {said / copy:.2f} copies, taken {taken / copy:.2f}; asking took "
+    note += f"{found['asking'] / 2**20:.1f} MiB"
+    note += "; at most, and a run that converges early takes less" * bool(found["at_most"])
+    target = ">= 0.9" if found["at_most"] else "0.9 to 1.2"
+    what = f"memory of '{way}', MLP of {found['parameters'] / 1e6:.2g}M parameters"
+    return Row(f"{what}: announced over taken", "", said / taken, None, "", target, note)
 
 
-def _probe(way: str) -> dict[str, float]:
+def _probe(way: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     options, call = _WAYS[way]
     # Once on a tiny model: libraries that load on first use are not the instrument's memory.
     small = _objective(16)
     call(small, small.params, {n: 1.01 * v for n, v in small.params.items()})
     curvature.plan_memory(small, way, **options)
-    objective = _objective(_WIDTH)
+    objective = _objective(_NARROW.get(way, _WIDTH), _MANY.get(way, _FEW))
     first = objective.params
     other = {n: 1.01 * v for n, v in first.items()}
     if way == "edit_curve":
         _made_before(objective)
     before = resident.start_watching()
-    said = curvature.plan_memory(objective, way, **options).memory
+    plan = curvature.plan_memory(objective, way, **options)
     asking = resident.status("VmHWM") - before
     before = resident.start_watching()
     call(objective, first, other)
     return {
-        "said": said,
+        "said": plan.memory,
+        "at_most": plan.at_most,
         "asking": asking,
         "above": resident.status("VmHWM") - before,
         "copy": sum(value.nbytes for value in first.values()),
@@ -128,11 +148,11 @@ def _probe(way: str) -> dict[str, float]:
     }
 
 
-def _objective(width: int) -> la.Objective:
+def _objective(width: int, examples: int = _FEW) -> la.Objective:
     torch.manual_seed(0)
     layers = (nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
     model = nn.Sequential(*layers, nn.Linear(width, 10))
-    batches = [(torch.randn(8, width), torch.randint(10, (8,))) for _ in range(2)]
+    batches = [(torch.randn(examples, width), torch.randint(10, (examples,))) for _ in range(2)]
     return la.Objective(model, la.supervised(F.cross_entropy), batches)
 
 
@@ -140,5 +160,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         print(json.dumps(_probe(sys.argv[1])))
     else:
-        for row in rows():
-            print(row.what, row.ours, row.note)
+        for way in _WAYS if resident.KNOWN else ():
+            row = _row(way)
+            print(row.what, row.ours, row.note, flush=True)

@@ -53,6 +53,16 @@ def other_derivatives(objective: la.Objective) -> dict:
     }
 
 
+def other_products(objective: la.Objective) -> dict:
+    """Products of one vector with the matrices that are not the Hessian."""
+    from lossatlas import curvature
+
+    drawn = generator("distributed", "vector")
+    vector = {n: torch.randn(v.shape, generator=drawn) for n, v in objective.params.items()}
+    makers = (curvature.gauss_newton, curvature.fisher, curvature.empirical_fisher)
+    return {make.__name__: flat(make(objective) @ vector) for make in makers}
+
+
 def by_batches(objective: la.Objective) -> dict:
     """What reads batches, or examples, one by one."""
     from lossatlas import curvature, weights

@@ -18,6 +18,7 @@ from distributed.problems import (
     normalized,
     numbers,
     other_derivatives,
+    other_products,
     recalibrated,
 )
 from lossatlas.errors import ArgumentError
@@ -95,8 +96,16 @@ def test_a_sharded_model_is_differenced_where_whole_weights_are_another_model(tw
     found = same_everywhere(two, "sharded_by_differences")
     assert any("gives another value" in told for told in found["other"])
     assert found["top"][0] == pytest.approx(alone["top"][0], abs=alone["bounds"][0] + 1e-4)
-    assert "asked for" in found["told"]
-    assert "needs whole weights on every process" in found["told"]
+    first, second, third = batches()
+    whole = la.Objective(network(), CE, [first, third, second])
+    for kind, product in other_products(whole).items():
+        close = 1e-4 * np.abs(product).max()
+        np.testing.assert_allclose(found["others"][kind], product, atol=close, err_msg=kind)
+    top, bound = found["gauss_newton"]
+    options = {"top": 1, "bottom": 0, "density": False, "curvature": "gauss_newton"}
+    assert abs(top - la.spectrum(whole, tolerance=1e-6, **options).top[0]) <= bound < 0.01
+    for name in ("outputs", "losses"):
+        assert any(told.startswith(f"{name}: passed") for told in found["checked"])
     assert any("differences of gradients" in told for told in found["checked"])
     assert found["trace"] == pytest.approx(alone["trace"], rel=1e-4)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from functools import partial, reduce
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -86,9 +86,33 @@ class PlacedLeaves(dict[str, Tensor]):
                 ends.append(self._local.swapped(place, read))
         return [(a - b).detach() / (2 * width) for a, b in zip(*ends, strict=True)]
 
+    @property
+    def sums(self) -> bool:
+        """Whether what is pulled back is summed over the processes of a sharded model."""
+        placed = self._local.placed
+        return placed is not None and placed.sums
+
+    def pulled(self, inner: Tensor, scale: float) -> list[Tensor | None]:
+        """The derivative of a number, times a scale, summed over the processes of a model."""
+        placed, ranks = self._local.placed, self._local.collective_ranks
+        assert placed is not None
+        count = 1 if ranks is None else ranks.size
+        # Scales within the backward pass stay within the range of any dtype.
+        typical = scale if ranks is None else max(ranks.gather(scale))
+        share = 0.0 if self._local.idling else scale / typical
+        parts = placed.gradients(inner * share, count)
+        found = [parts[name] for name in self]
+        return [None if part is None else part * typical for part in found]
+
 
 def sandwich_form(
-    leaves: Leaves, read: Read, outputs: Vectors, middle: Form, index: int
+    leaves: Leaves,
+    read: Read,
+    outputs: Vectors,
+    middle: Form,
+    index: int,
+    *,
+    scale: float = 1.0,
 ) -> Form:
     """J^T A J with J the Jacobian of outputs with respect to the leaves.
 
@@ -98,6 +122,8 @@ def sandwich_form(
         outputs: with their graph.
         middle: u -> A u.
         index: number of the batch.
+        scale: what the batch counts among those of all processes that hold pieces of a model;
+            see `is_summed`.
 
     Returns:
         The map v -> J^T A J v.
@@ -109,6 +135,8 @@ def sandwich_form(
     live = [place for place, value in enumerate(outputs) if value.requires_grad]
     if not live:
         raise UnreachedError
+    if is_summed(leaves):
+        return _summed(leaves, read, middle, scale)
     seen = [outputs[place] for place in live]
     backward = _transposed(seen, points)
     if isinstance(leaves, PlacedLeaves):
@@ -126,6 +154,31 @@ def sandwich_form(
         return backward(covectors, keep)
 
     return apply
+
+
+def is_summed(leaves: Leaves) -> TypeGuard[PlacedLeaves]:
+    """Whether forms give sums over processes, with all that batches count in them."""
+    return isinstance(leaves, PlacedLeaves) and leaves.sums
+
+
+def _summed(leaves: PlacedLeaves, read: Read, middle: Form, scale: float) -> Form:
+    # A module of `fully_shard` gathers its weights for one pass: the backward pass is that of
+    # the last forward pass, at the point itself.
+    def apply(vector: Vectors, keep: bool) -> list[Tensor | None]:
+        weighed = middle(leaves.pushed(vector, read), keep)
+        products = (
+            (_wide(value) * _or_zero(part, value).detach()).sum()
+            for value, part in zip(read(), weighed, strict=True)
+            if value.requires_grad
+        )
+        return leaves.pulled(reduce(torch.add, products), scale)
+
+    return apply
+
+
+def _wide(value: Tensor) -> Tensor:
+    # Sums over outputs overflow half precision.
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _differenced(leaves: PlacedLeaves, read: Read, live: list[int]) -> Form:
@@ -159,7 +212,7 @@ def gauss_newton_form(
             "loss belong into the criterion), or use hessian."
         )
     read = partial(read_outputs, objective, batch)
-    return total, sandwich_form(leaves, read, outputs, middle, index)
+    return total, sandwich_form(leaves, read, outputs, middle, index, scale=total.scale)
 
 
 def read_outputs(objective: Objective, batch: Batch) -> Vectors:

@@ -193,7 +193,7 @@ def fisher(
         mask = counted_labels(objective, batch) if kind == "categorical" else None
         middle = sampled_form(outputs[0].detach(), kind, draws, drawn, mask)
         read = partial(read_outputs, objective, batch)
-        return total, sandwich_form(leaves, read, outputs, middle, index)
+        return total, sandwich_form(leaves, read, outputs, middle, index, scale=total.scale)
 
     return CurvatureOperator(
         objective, build, params=params, names=names, cache=cache, kind="fisher"
@@ -257,7 +257,9 @@ def empirical_fisher(
         def middle(given: Vectors, keep: bool) -> list[Tensor | None]:
             return [given[0] * shares]
 
-        return total, sandwich_form(leaves, read, [pairs.sums], middle, index)
+        return total, sandwich_form(
+            leaves, read, [pairs.sums], middle, index, scale=total.scale
+        )
 
     return CurvatureOperator(
         objective, build, params=params, names=names, cache=cache, kind="empirical_fisher"

@@ -37,7 +37,7 @@ def _learning_coefficient(
     for phase in MODELS["spectrum"](sizes, top=1, bottom=1, limit=30):
         yield replace(phase, copies=phase.copies + 3)
     for phase in _sums(sizes, sizes.numbers, steps, curvature, outputs):
-        yield replace(phase, copies=phase.copies + 1)
+        yield replace(phase, copies=phase.copies + 1, at_most=True)
     # The point, its kicks, and sums of slopes.
     yield Phase(copies=5, run="gradient")
 
@@ -53,7 +53,8 @@ def _effective_parameters(
 ) -> Iterator[Phase]:
     count = sizes.numbers if numbers is None else numbers
     check_at_least("numbers", count, 1)
-    yield from _sums(sizes, count, steps, curvature, outputs)
+    for phase in _sums(sizes, count, steps, curvature, outputs):
+        yield replace(phase, at_most=True)
     # Conjugate gradients in float64.
     yield Phase(copies=2, run="product", bytes=6 * 8 * count)
 

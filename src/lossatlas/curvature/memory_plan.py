@@ -11,6 +11,7 @@ from torch import nn
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.curvature.arguments import check_objective
 from lossatlas.curvature.krylov_memory import KrylovRequest, probing_rows
+from lossatlas.curvature.operators import keeps_graph
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.basis import basis_bytes
 from lossatlas.memory import free_memory
@@ -35,12 +36,14 @@ class Phase:
         vectors: of the same length, in float32 at least.
         run: a field of `PassMemory`; empty where no pass runs.
         bytes: of anything else.
+        at_most: whether a run that converges early holds less.
     """
 
     copies: float = 0.0
     vectors: float = 0.0
     run: str = ""
     bytes: float = 0.0
+    at_most: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,10 @@ def _spectrum(
     # The basis and a vector that is being orthogonalised; then its image.
     held = plan.memory - 2 * sizes.vector
     given = 0.0 if sizes.copy == sizes.vector else 1.0
-    yield Phase(copies=1 + given, vectors=1, run="product", bytes=held)
-    yield Phase(copies=1, vectors=2, bytes=held)
+    # It may converge before as many rows as are chosen are full.
+    bound = rows is None
+    yield Phase(copies=1 + given, vectors=1, run="product", bytes=held, at_most=bound)
+    yield Phase(copies=1, vectors=2, bytes=held, at_most=bound)
 
 
 @models
@@ -173,7 +178,7 @@ def _edge_of_stability(sizes: Sizes, limit: int = 200) -> Iterator[Phase]:
     plan = KrylovRequest(1, limit).plan(sizes.numbers, sizes.dtype, sizes.device)
     # The start, the scale of every weight and its square, a scaled vector beside its image.
     held = plan.memory - 2 * sizes.vector
-    yield Phase(copies=1, vectors=5, run="product", bytes=held)
+    yield Phase(copies=1, vectors=5, run="product", bytes=held, at_most=True)
 
 
 @models
@@ -262,6 +267,8 @@ class MemoryPlan(Result):
             made already, or not made.
         free: bytes that are free now; None where that is not known.
         unknown: why passes are not known; empty where they are.
+        at_most: whether a run that converges early holds less: chains, sums over eigenvalues,
+            and Krylov bases without a number of rows.
     """
 
     instrument: str
@@ -270,6 +277,7 @@ class MemoryPlan(Result):
     check: int = quantity("bytes")
     free: int | None = field(default=None)
     unknown: str = ""
+    at_most: bool = False
 
     @property
     def memory(self) -> int:
@@ -283,15 +291,18 @@ class MemoryPlan(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The most that is held."""
-        why = f"without passes: {self.unknown}" if self.unknown else "from shapes; about"
+        about = "from shapes; at most" if self.at_most else "from shapes; about"
+        why = f"without passes: {self.unknown}" if self.unknown else about
         return (Estimate(self.memory, why_no_error=why, name="memory", unit="bytes"),)
 
     def sentences(self) -> tuple[str, ...]:
         """What is held beyond model and data."""
         free = "" if self.free is None else f"; {byte_size(self.free)} are free"
-        least = "at least " if self.unknown else ""
+        # Without its passes it is no upper bound.
+        how = "at most " if self.at_most else "about "
+        how = "at least " if self.unknown else how
         return (
-            f"'{self.instrument}' holds {least}{byte_size(self.memory)} beyond the model and "
+            f"'{self.instrument}' holds {how}{byte_size(self.memory)} beyond the model and "
             f"the data{free}.",
         )
 
@@ -302,8 +313,8 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
     What it holds is the largest sum, over its phases, of copies of weights, vectors, a Krylov
     basis, and what a pass through the model takes. Passes are counted on tensors without
     numbers (torch's "meta" device), operation by operation. Where what is held depends on how
-    fast a run converges (chains, sums over eigenvalues, choices by them, and a "spectrum"
-    without `rows`), it is the most.
+    fast a run converges (chains, sums over eigenvalues, choices by them, and eigenvalues
+    without `rows`), it is the most, and `at_most` says so.
 
     Args:
         objective: what would be measured.
@@ -335,7 +346,8 @@ def plan_memory(objective: Objective, instrument: str, **options: Any) -> Memory
     """
     check_objective(objective)
     _check_options(instrument, options)
-    passes = pass_memory(objective, options.get("size"))
+    keeps = keeps_graph(objective)
+    passes = pass_memory(objective, options.get("size"), keeps_graph=keeps)
     if instrument == "window_fisher" and objective.unit == "examples" and not passes.unknown:
         # Losses of all at once, gradients one by one.
         passes = replace(pass_memory(objective, 1), value=passes.value)
@@ -364,12 +376,13 @@ def _planned(
     _check_options(instrument, options)
     model, sizes = MODELS[instrument], Sizes.of(objective)
     found = [
-        (round(_held(phase, sizes)), getattr(passes, phase.run, 0) if phase.run else 0)
+        (round(_held(phase, sizes)), getattr(passes, phase.run, 0) if phase.run else 0, phase)
         for phase in model(sizes, **options)
     ]
-    held, run = max(found, key=sum, default=(0, 0))
+    held, run, largest = max(found, key=lambda each: each[0] + each[1])
     kinds = {phase.run for phase in model(sizes, **options)}
-    return MemoryPlan(instrument, held, run, _check(objective, sizes, passes, kinds))
+    check = _check(objective, sizes, passes, kinds)
+    return MemoryPlan(instrument, held, run, check, at_most=largest.at_most)
 
 
 def _check_options(instrument: str, options: dict[str, Any]) -> None:

@@ -19,14 +19,13 @@ from lossatlas.curvature.differentiable import (
 )
 from lossatlas.curvature.forms import Build, Form, Leaves, PlacedLeaves, difference_step
 from lossatlas.curvature.selfcheck import ensure_curvature
-from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
+from lossatlas.errors import ArgumentError, NonFiniteError, UnknownNameError
 from lossatlas.linalg.params import Params, norm
 from lossatlas.memory import is_out_of_memory
-from lossatlas.objective import Objective, Total
+from lossatlas.objective import Batch, Objective, Total
 from lossatlas.objective.point import State
 from lossatlas.shards import whole
 
-_ASKED = "derivatives='differences' was asked for"
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +72,7 @@ class CurvatureOperator:
         self.params: dict[str, Tensor] = {name: self._point[name].detach() for name in chosen}
         self.count = 0
         self.kind, self._build = kind, build
-        one = _one_in_memory(objective) if cache is None else cache
+        one = _one_on_all(objective) if cache is None else cache
         self._cache = _can_cache(objective) and one and not objective.joins_statistics
         self._graphs: list[tuple[Total, Form]] | None = None
         # Of the step of differences.
@@ -231,7 +230,7 @@ class CurvatureOperator:
         add = partial(self._add_batches, totals, given)
         with torch.enable_grad(), second_derivatives(self.objective.model):
             weight = add() if ranks is None else math.fsum(ranks.share(add))
-        if ranks is not None:
+        if ranks is not None and not self._is_summed:
             for value in totals:
                 ranks.add(value)
         for value in totals:
@@ -283,9 +282,11 @@ class CurvatureOperator:
                 _add(totals, form(given, True), total.scale)
             return sum(total.weight for total, _ in self._graphs)
 
+        local, summed = self.objective.local, self._is_summed
+
         def use(total: Total, form: Form) -> float:
-            _add(totals, form(given, False), total.scale)
-            return total.weight
+            _add(totals, form(given, False), 1.0 if summed else total.scale)
+            return 0.0 if local.idling else total.weight
 
         return math.fsum(self._walk(use))
 
@@ -301,29 +302,40 @@ class CurvatureOperator:
         def walk() -> list[Any]:
             done, unreached = [], []
             for index, batch in enumerate(self.objective.local.iter_batches()):
-                try:
-                    total, form = self._build(leaves, batch, index)
-                except UnreachedError as error:
+                built = self._built(leaves, batch, index)
+                if isinstance(built, UnreachedError):
                     # An expert, say, that only other batches are sent to.
-                    unreached.append(error)
+                    unreached.append(built)
                     with torch.no_grad():
-                        total, form = self.objective.total(batch), _nothing
-                done.append(use(total, form))
+                        built = self.objective.total(batch), _nothing
+                done.append(use(*built))
             if unreached and len(unreached) == len(done):
                 raise unreached[0]
             return done
 
         return self.objective.local.with_params(point, walk)
 
-    def _placed_leaves(self, own: Leaves) -> PlacedLeaves:
+    def _built(
+        self, leaves: Leaves, batch: Batch, index: int
+    ) -> tuple[Total, Form] | UnreachedError:
+        built: tuple[Total, Form] | UnreachedError
+        try:
+            built = self._build(leaves, batch, index)
+        except UnreachedError as error:
+            built = error
+        lost = isinstance(built, UnreachedError)
+        if self._is_summed and self.objective.local.somewhere(lost):
+            # Those that go on would wait for the passes of this process.
+            raise built if isinstance(built, UnreachedError) else UnreachedError
+        return built
+
+    @property
+    def _is_summed(self) -> bool:
+        # Whether the model's own backward pass sums over the processes that hold it.
         placed = self.objective.placed
-        if placed is not None and placed.sums:
-            known = self.objective.checks.get("gathered")
-            raise ModelError(
-                f"the '{self.kind}' matrix of a model sharded by fully_shard needs whole "
-                f"weights on every process: {known.sentence if known else _ASKED}; use "
-                "curvature='hessian', or measure a whole copy."
-            )
+        return self._in_place and placed is not None and placed.sums
+
+    def _placed_leaves(self, own: Leaves) -> PlacedLeaves:
         step = self._share * difference_step(self._point)
         return PlacedLeaves(self.objective, own, self._point, step)
 
@@ -342,6 +354,13 @@ def _add(totals: list[Tensor], parts: Sequence[Tensor | None], weight: float) ->
             total.add_(whole(part), alpha=weight)
 
 
+def keeps_graph(objective: Objective) -> bool:
+    """Whether products keep the graph of the data from one to the next by themselves."""
+    return (
+        _one_in_memory(objective) and _can_cache(objective) and not objective.joins_statistics
+    )
+
+
 def _can_cache(objective: Objective) -> bool:
     # Graphs of weights that are moved in place hold for as long as these are held.
     return objective.own_leaves is None
@@ -349,7 +368,11 @@ def _can_cache(objective: Objective) -> bool:
 
 def _one_in_memory(objective: Objective) -> bool:
     batches = objective.local.batches
-    one = isinstance(batches, list | tuple) and len(batches) == 1
+    return isinstance(batches, list | tuple) and len(batches) == 1
+
+
+def _one_on_all(objective: Objective) -> bool:
+    one = _one_in_memory(objective)
     ranks = objective.ranks if objective.placed is not None else None
     return one if ranks is None else all(ranks.gather(one))
 

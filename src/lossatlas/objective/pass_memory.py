@@ -2,7 +2,9 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,7 @@ from lossatlas.guard import preserved_rng
 from lossatlas.objective.batches import batch_size, cut, map_tensors
 from lossatlas.objective.gathered import is_compiled, without_sharding
 from lossatlas.objective.in_place import offloaded
+from lossatlas.objective.kernel_memory import fused_attention, workspace
 from lossatlas.objective.lines import FEW
 from lossatlas.objective.swap import swapped_in
 from lossatlas.objective.weighted import total_of
@@ -23,18 +26,25 @@ if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
 
 
+def _no_workspace(*_: Any) -> int:
+    return 0
+
+
 class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that operations make, for as long as something holds them.
 
-    Memory that kernels take and give back within one operation is not seen.
+    Args:
+        workspace: `(operation, arguments, result)` -> bytes that a kernel takes and gives back
+            within the operation; not counted by default.
 
     Attributes:
         held: bytes of what is alive now.
         peak: the most that was alive at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Callable[..., int] = _no_workspace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._workspace = workspace
         self.held = self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
 
@@ -48,6 +58,7 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = _key(value)
             if key not in given and key not in self._alive:
                 self._note(key, value.untyped_storage())
+        self.peak = max(self.peak, self.held + self._workspace(func, args, found))
         return found
 
     def _note(self, key: int, storage: Any) -> None:
@@ -77,7 +88,8 @@ class PassMemory:
     Attributes:
         value: of a loss without gradients.
         gradient: of a loss with its gradient.
-        product: of a product with the Hessian, its graph included.
+        product: of a product with the Hessian, its graph included; all of it until the end
+            where it is kept for the next product.
         along: of a gradient that is differentiated in what it is of, as for products of
             single gradients with a vector.
         look: of a product on the few examples that the self-checks run on.
@@ -92,7 +104,9 @@ class PassMemory:
     unknown: str = ""
 
 
-def pass_memory(objective: "Objective", examples: int | None = None) -> PassMemory:
+def pass_memory(
+    objective: "Objective", examples: int | None = None, *, keeps_graph: bool = False
+) -> PassMemory:
     """What passes over the first batch of an objective hold, from shapes alone.
 
     The model runs on tensors without numbers (torch's "meta" device).
@@ -100,6 +114,7 @@ def pass_memory(objective: "Objective", examples: int | None = None) -> PassMemo
     Args:
         objective: model, loss, batches.
         examples: of a batch of so many; of the whole batch by default.
+        keeps_graph: whether products keep the graph of a batch.
 
     Returns:
         Bytes; 0 with a reason where the model or its loss reads numbers, or is compiled. Of
@@ -117,7 +132,7 @@ def pass_memory(objective: "Objective", examples: int | None = None) -> PassMemo
             return PassMemory(
                 value=_peak(shape, batch, _value),
                 gradient=_peak(shape, batch, _gradient),
-                product=_peak(shape, batch, _product),
+                product=_peak(shape, batch, partial(_product, keep=keeps_graph)),
                 along=_peak(shape, batch, _along),
                 look=_peak(shape, _hollow(_few(first, FEW)), _product),
             )
@@ -145,12 +160,16 @@ def _peak(
         )
         for name, value in every.items()
     }
+    kernels = workspace if objective.device.type == "cpu" else _no_workspace
+    # What is differentiated twice takes no fused kernel.
+    attention = fused_attention() if run in {_value, _gradient} else nullcontext()
     with (
+        attention,
         torch.device("meta"),
         torch.set_grad_enabled(needs),
         without_sharding(objective.model),
         swapped_in(objective.model, hollow, objective.loss_modules),
-        AllocationCounter() as counter,
+        AllocationCounter(kernels) as counter,
     ):
         loss = total_of(objective.loss(objective.model, batch), 1.0).mean
         run(loss, [hollow[name] for name in objective.names])
@@ -166,12 +185,12 @@ def _gradient(loss: Tensor, leaves: list[Tensor]) -> None:
     torch.autograd.grad(loss, leaves, allow_unused=True)
 
 
-def _product(loss: Tensor, leaves: list[Tensor]) -> None:
+def _product(loss: Tensor, leaves: list[Tensor], keep: bool = False) -> None:
     found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
     live = [part for part in found if part is not None and part.requires_grad]
     # Views of a vector that is counted elsewhere.
     vectors = [part.detach() for part in live]
-    torch.autograd.grad(live, leaves, vectors, allow_unused=True)
+    torch.autograd.grad(live, leaves, vectors, retain_graph=keep, allow_unused=True)
 
 
 def _along(loss: Tensor, leaves: list[Tensor]) -> None:
