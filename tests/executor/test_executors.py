@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import cloudpickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from executor.workers import PIECES, dying
 from lossatlas.errors import (
@@ -12,7 +15,8 @@ from lossatlas.errors import (
 )
 from lossatlas.executor import Joblib, executors, get_executor
 from lossatlas.executor.executors import PATIENCE, with_leases
-from lossatlas.executor.parcel import pack
+from lossatlas.executor.parcel import pack, packed_size
+from lossatlas.executor.worker_memory import worker_bytes
 
 
 class Gone(Exception):
@@ -116,15 +120,73 @@ def test_ray_that_is_missing_names_the_extra(monkeypatch):
         get_executor("ray")
 
 
+DATA = np.zeros(10**5)
+
+
+def summed():
+    return lambda piece: piece + DATA.sum()
+
+
 def test_more_copies_than_the_memory_holds_are_refused_before_anything_runs(monkeypatch):
-    data = np.zeros(10**5)
-
-    def start():
-        return lambda piece: piece * data.sum()
-
-    monkeypatch.setattr(executors, "free_memory", lambda device: 5 * data.nbytes)
+    each = worker_bytes(packed_size(summed), 0)
+    monkeypatch.setattr(executors, "free_memory", lambda device: int(2.5 * each))
     with pytest.raises(ArgumentError, match=r"4 processes hold .* use Joblib\(workers=2\)"):
-        Joblib(4).run(start, PIECES)
-    monkeypatch.setattr(executors, "free_memory", lambda device: data.nbytes)
-    with pytest.raises(ArgumentError, match="use executor='serial'"):
-        Joblib(1).run(start, PIECES)
+        Joblib(4).run(summed, PIECES)
+    monkeypatch.setattr(executors, "free_memory", lambda device: each // 2)
+    for workers in (2, -1):
+        monkeypatch.setattr("joblib.effective_n_jobs", lambda asked: 2)
+        with pytest.raises(ArgumentError, match="use executor='serial'"):
+            Joblib(workers).run(summed, PIECES)
+
+
+@pytest.mark.parametrize("fitting", [2, 1])
+def test_fewer_processes_than_cores_are_started_where_memory_lacks(
+    monkeypatch, fitting, caplog
+):
+    each = worker_bytes(packed_size(summed), 0)
+    monkeypatch.setattr("joblib.effective_n_jobs", lambda asked: 5)
+    monkeypatch.setattr(executors, "free_memory", lambda device: int((fitting + 0.5) * each))
+    executor = Joblib()
+    plan = executor.plan(packed_size(summed))
+    assert plan.count == fitting
+    assert plan.each == (each if fitting > 1 else 0)
+    np.testing.assert_array_equal(np.concatenate(list(executor.run(summed, PIECES))),
+                                  np.concatenate(PIECES))  # fmt: skip
+    assert executor.note.startswith("5 processes hold")
+    assert executor.note in caplog.text
+
+
+def test_work_that_says_what_it_takes_is_counted(monkeypatch):
+    class Work:
+        memory = 10**9
+
+        def __call__(self):
+            return lambda piece: piece
+
+    monkeypatch.setattr(executors, "free_memory", lambda device: 10**9)
+    with pytest.raises(ArgumentError, match="2 processes hold"):
+        Joblib(2).run(Work(), PIECES)
+
+
+def test_the_size_of_a_parcel_is_known_without_making_it():
+    tied = torch.ones(300, 300)
+    for value in ((tied, tied[3:], tied.T), np.ones(10**5), nn.Linear(9, 200), ["a"] * 10**4):
+        assert packed_size(value) == pytest.approx(len(pack(value)), rel=0.01, abs=200)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_a_process_holds_what_is_counted():
+    # Of its own when it works, which is less than when it starts.
+    def start():
+        held = torch.ones(2**23)
+
+        def work(piece):
+            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+            kept = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+            return kept["Private_Clean"] + kept["Private_Dirty"] + 0 * len(held)
+
+        return work
+
+    counted = worker_bytes(0, 2**25)
+    for private in Joblib(2).run(start, [1, 2]):
+        assert 0.3 * counted < private < 1.5 * counted

@@ -16,6 +16,7 @@ from lossatlas.errors import (
     StructureError,
     UnknownNameError,
 )
+from lossatlas.executor import Joblib
 from reference.landscape_plain import map_by_state_dict
 
 
@@ -395,6 +396,29 @@ def test_a_plan_says_what_a_map_will_need():
     for asked in ({}, metrics):
         plan = la.plan_map(small, ground, metrics=asked)
         assert plan.engine == la.map_plane(small, ground, points=3, metrics=asked).engine
+
+
+def test_a_plan_counts_the_processes_that_evaluate_points(monkeypatch):
+    objective = cases.make(cases.mlp).objective()
+    plane = la.random_plane(objective)
+    here = la.plan_map(objective, plane)
+    shared = la.plan_map(objective, plane, executor=Joblib(3))
+    assert (here.workers, here.worker_memory) == (1, 0)
+    assert shared.workers == 3
+    assert shared.memory > here.memory + 3 * shared.worker_memory
+    assert "of which 3 processes hold" in shared.sentences()[0]
+    # Fewer than there are cores, and that is said by plan and map.
+    monkeypatch.setattr("joblib.effective_n_jobs", lambda asked: 3)
+    free = int(2.5 * shared.worker_memory)
+    monkeypatch.setattr("lossatlas.executor.executors.free_memory", lambda device: free)
+    plan = la.plan_map(objective, plane, executor="joblib")
+    assert plan.workers == 2
+    assert plan.sentences()[-1].endswith("are free: 2 of them are used.")
+    land = la.map_plane(objective, plane, points=3, executor="joblib")
+    assert any(note.startswith("3 processes hold") for note in land.notes)
+    for make in (la.plan_map, la.map_plane):
+        with pytest.raises(ArgumentError, match=r"use Joblib\(workers=2\)"):
+            make(objective, plane, points=3, executor=Joblib(3))
 
 
 @pytest.mark.parametrize("points", [10**5, 10**12])

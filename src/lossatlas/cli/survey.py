@@ -481,11 +481,19 @@ def _announce(
 
     engine = cast("EngineName", settings.map.engine)
     adaptive = settings.map.adaptive
-    plan = plan_map(objective, plane, points=settings.points, engine=engine, metrics=metrics)
-    output.note(
+    plan = plan_map(
+        objective,
+        plane,
+        points=settings.points,
+        engine=engine,
+        metrics=metrics,
+        executor=settings.map.executor,
+    )
+    told = (
         f"mapping up to {plan.points:,} points, engine {plan.engine}, with about "
         f"{byte_size(plan.memory)} beside model and data"
     )
+    output.note("; ".join((told, *plan.notes)))
     tools = chosen(instruments, curvature=settings.curvature)
     if tools:
         basis = byte_size(spectrum_memory(objective))

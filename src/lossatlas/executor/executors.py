@@ -2,9 +2,12 @@
 
 import hashlib
 import importlib
+import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -14,9 +17,9 @@ import torch
 
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, AtlasError, MissingDependencyError, WorkerError
-from lossatlas.executor.parcel import pack
+from lossatlas.executor.parcel import pack, packed_size
+from lossatlas.executor.worker_memory import WorkerPlan, plan_workers
 from lossatlas.memory import free_memory
-from lossatlas.text import byte_size
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,8 +33,8 @@ PATIENCE = 3
 _AHEAD = 2
 # Results for each processor that may wait for an earlier one.
 _UNREAD = 16
-# Copies of model and data in each process: as they were sent, and unpacked.
-_PARCELS = 2
+_HOST = torch.device("cpu")
+logger = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -75,12 +78,36 @@ class Joblib:
     A process that is killed costs the pieces that were in work, which are done again.
 
     Args:
-        workers: how many; all cores by default. Each holds model and data twice, as they were
-            sent and unpacked; more of them than the free memory holds are refused.
+        workers: how many; all cores by default. Each loads torch, and holds model and data up
+            to three times while it starts. Where the free memory does not hold as many, fewer
+            are started, and `note` says so; a number that was named is refused then.
     """
 
     def __init__(self, workers: int = -1) -> None:
-        self.workers = workers
+        self.workers, self.note = workers, ""
+
+    def plan(self, parcel: int, work: int = 0) -> WorkerPlan:
+        """How many processes there will be, and what each holds.
+
+        Args:
+            parcel: bytes of model and data.
+            work: bytes that working takes beside them.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ArgumentError: a number of workers was named, and they do not fit.
+        """
+        import joblib
+
+        asked, free = int(joblib.effective_n_jobs(self.workers)), free_memory(_HOST)
+        if asked == 1:
+            return WorkerPlan()
+        fixed, remedy = self.workers > 0, "Joblib(workers={})"
+        found = plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
+        # One process is this one.
+        return replace(found, each=0) if found.count == 1 else found
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece; see `Executor`.
@@ -94,39 +121,19 @@ class Joblib:
         """
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        # Bytes, because the pool compares these arguments to see whether it can be reused.
-        parcel = pack(start)
-        self._check_memory(len(parcel))
-        if self._is_alone:
+        plan = _planned(self, start)
+        if plan.count == 1:
             # joblib would run the pieces here, and never send the parcel.
             return Serial().run(start, pieces)
-        return with_leases(partial(self._attempt, parcel), pieces, (TerminatedWorkerError,))
+        # Bytes, because the pool compares these arguments to see whether it can be reused.
+        attempt = partial(self._attempt, pack(start), plan.count)
+        return with_leases(attempt, pieces, (TerminatedWorkerError,))
 
-    @property
-    def _is_alone(self) -> bool:
-        import joblib
-
-        return bool(joblib.effective_n_jobs(self.workers) == 1)
-
-    def _check_memory(self, parcel: int) -> None:
-        # Each process holds the parcel (model and data) and what it unpacks from it.
-        import joblib
-
-        count, free = joblib.effective_n_jobs(self.workers), free_memory(torch.device("cpu"))
-        needed = _PARCELS * parcel * count
-        if free is not None and needed > free:
-            fitting = free // (_PARCELS * parcel)
-            raise ArgumentError(
-                f"`executor`: {count} processes hold {byte_size(needed)} of model and data, "
-                f"and {byte_size(free)} are free; "
-                + (f"use Joblib(workers={fitting})." if fitting else "use executor='serial'.")
-            )
-
-    def _attempt(self, parcel: bytes, pieces: Iterator[Any]) -> Iterator[Any]:
+    def _attempt(self, parcel: bytes, count: int, pieces: Iterator[Any]) -> Iterator[Any]:
         import joblib
 
         parallel = joblib.Parallel(
-            n_jobs=self.workers,
+            n_jobs=count,
             backend="loky",
             return_as="generator",
             batch_size=1,
@@ -147,7 +154,8 @@ class Ray:
 
     Args:
         workers: how many; as many as the cluster has processors (or GPUs, where they are asked
-            for) by default.
+            for) by default. On one machine fewer are started where its memory does not hold
+            them, and `note` says so; a number that was named is refused then.
         gpus: GPUs that each worker is given; shares of one are allowed.
 
     Raises:
@@ -163,10 +171,31 @@ class Ray:
                 "executor='ray' needs Ray, which is not installed; "
                 "pip install 'lossatlas[ray]', or use executor='joblib'."
             ) from None
-        self.workers, self.gpus = workers, gpus
+        self.workers, self.gpus, self.note = workers, gpus, ""
         # Digest of a parcel -> where it lies, and the actors that have unpacked it.
         self._digest, self._parcel = "", None
         self._actors: list[Any] = []
+        self._size = 1
+
+    def plan(self, parcel: int, work: int = 0) -> WorkerPlan:
+        """How many workers there will be, and what each holds.
+
+        Args:
+            parcel: bytes of model and data.
+            work: bytes that working takes beside them.
+
+        Returns:
+            The plan; nothing is started. Of several machines it is not known what is free.
+
+        Raises:
+            ArgumentError: a number of workers was named, and they do not fit.
+        """
+        running = self._ray.is_initialized()
+        asked = self._count() if running else self.workers or os.cpu_count() or 1
+        alone = not running or len(self._ray.nodes()) == 1
+        free = free_memory(_HOST) if alone and "RAY_ADDRESS" not in os.environ else None
+        fixed, remedy = self.workers is not None, "Ray(workers={})"
+        return plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece; see `Executor`.
@@ -181,16 +210,18 @@ class Ray:
         ray = self._ray
         if not ray.is_initialized():
             ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
-        self._put(pack(start))
+        plan = _planned(self, start)
+        self._put(pack(start), plan.count)
         names = ("WorkerCrashedError", "NodeDiedError", "ActorDiedError", "RayActorError",
                  "OutOfMemoryError", "ActorUnavailableError")  # fmt: skip
         lost = tuple(getattr(ray.exceptions, n) for n in names if hasattr(ray.exceptions, n))
         return with_leases(self._attempt, pieces, lost)
 
-    def _put(self, parcel: bytes) -> None:
+    def _put(self, parcel: bytes, count: int) -> None:
         digest = hashlib.blake2b(parcel, digest_size=16).hexdigest()
         if digest != self._digest:
             self._stop()
+            self._size = count
             self._digest, self._parcel = digest, self._ray.put(parcel)
 
     def _stop(self) -> None:
@@ -211,7 +242,7 @@ class Ray:
     def _attempt(self, pieces: Iterator[Any]) -> Iterator[Any]:
         make = self._ray.remote(num_cpus=1, num_gpus=self.gpus, max_restarts=0)(_ClusterWorker)
         if not self._actors:
-            self._actors = [make.remote(self._parcel) for _ in range(self._count())]
+            self._actors = [make.remote(self._parcel) for _ in range(self._size)]
         try:
             yield from self._dealt(pieces)
         except GeneratorExit:
@@ -256,6 +287,15 @@ class Ray:
                 raise error.cause from None
             raise
         return result
+
+
+def _planned(executor: Joblib | Ray, start: Start[T, R]) -> WorkerPlan:
+    # Work that knows what it takes beside model and data says so.
+    plan = executor.plan(packed_size(start), int(getattr(start, "memory", 0)))
+    executor.note = plan.note
+    if plan.note:
+        logger.warning(plan.note)
+    return plan
 
 
 class _ClusterWorker:

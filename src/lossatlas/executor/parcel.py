@@ -18,6 +18,32 @@ def pack(value: Any) -> bytes:
     return buffer.getvalue()
 
 
+def packed_size(value: Any) -> int:
+    """How many bytes `pack` gives, without making them."""
+    sink = _Sink()
+    _Pickler(sink, sink).dump(value)
+    return sink.size
+
+
+class _Sink(io.RawIOBase):
+    # Counts what is written, and memory that is not copied.
+    size = 0
+
+    def write(self, data: Any) -> int:
+        self.size += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+
+class _Counted:
+    # In the place of memory: nothing but its size.
+    def __init__(self, storage: torch.UntypedStorage, sink: _Sink) -> None:
+        self.storage, self._sink = storage, sink
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._sink.size += self.storage.nbytes()
+        return _unpacked, (b"",)
+
+
 class _Memory:
     # What views of it are pickled with; the pickler writes one object once.
     def __init__(self, storage: torch.UntypedStorage) -> None:
@@ -38,16 +64,19 @@ def _unpacked(data: bytes) -> _Memory:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    def __init__(self, buffer: io.BytesIO) -> None:
+    def __init__(self, buffer: io.BytesIO | _Sink, sink: _Sink | None = None) -> None:
         super().__init__(buffer)
-        self._memories: dict[int, _Memory] = {}
+        self._sink = sink
+        self._memories: dict[int, _Memory | _Counted] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """How a tensor is written: a place in memory that others may share."""
         if type(obj) not in _PLAIN or not _is_plain(obj):
             return super().reducer_override(obj)
         storage = obj.untyped_storage()
-        memory = self._memories.setdefault(storage._cdata, _Memory(storage))
+        sink = self._sink
+        new = _Memory(storage) if sink is None else _Counted(storage, sink)
+        memory = self._memories.setdefault(storage._cdata, new)
         place = (obj.dtype, obj.storage_offset(), tuple(obj.shape), obj.stride())
         return _view, (memory, *place, obj.requires_grad, type(obj) is nn.Parameter)
 

@@ -13,6 +13,7 @@ from lossatlas.checks import check_at_least, check_flag, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, get_executor, show_progress
 from lossatlas.executor.executors import ExecutorName
+from lossatlas.executor.parcel import packed_size
 from lossatlas.io import open_ledger
 from lossatlas.landscape.engines import Choice, Metric, Task, select
 from lossatlas.landscape.engines.choice import EngineName
@@ -116,7 +117,7 @@ def map_plane(
         )
         tell = stack.enter_context(show_progress(progress))
         source = Points(
-            Work(request.task, chosen.engine.name),
+            Work.of(request.task, chosen.engine),
             chosen.engine,
             executor=runner,
             ledger=ledger,
@@ -146,12 +147,20 @@ class MapPlan(Result):
     Attributes:
         engine: how points will be evaluated.
         points: points of the full grid; an adaptive map evaluates fewer.
-        memory: bytes beyond the model and the data, about: the engine and the grid.
+        memory: bytes beyond the model and the data, about: the engine, the grid, and what
+            other processes hold.
+        workers: processes that evaluate points.
+        worker_memory: bytes that each of them holds, torch, model and data included; 0 where
+            points are evaluated in this process.
+        notes: that there are fewer workers than were asked for, and why.
     """
 
     engine: str
     points: int
     memory: int = quantity("bytes")
+    workers: int = 1
+    worker_memory: int = quantity("bytes", default=0)
+    notes: tuple[str, ...] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Points of the grid, and memory."""
@@ -162,9 +171,14 @@ class MapPlan(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """What the map will need."""
+        workers = ""
+        if self.worker_memory:
+            each = byte_size(self.worker_memory)
+            workers = f", of which {self.workers} processes hold {each} each"
         return (
             f"{self.points:,} points at most, by the engine '{self.engine}', with about "
-            f"{byte_size(self.memory)} beyond the model and the data.",
+            f"{byte_size(self.memory)} beyond the model and the data{workers}.",
+            *self.notes,
         )
 
 
@@ -176,6 +190,7 @@ def plan_map(
     points: int = 31,
     engine: EngineName = "auto",
     metrics: Mapping[str, Metric] | None = None,
+    executor: ExecutorName | Executor = "serial",
 ) -> MapPlan:
     """Say what a map will need without making it.
 
@@ -185,15 +200,16 @@ def plan_map(
         points: points along each direction.
         engine: as for `map_plane`.
         metrics: as for `map_plane`; they may ask for another engine.
+        executor: as for `map_plane`; each of its processes has model and data of its own.
 
     Returns:
         The engine, the number of points and the memory.
 
     Raises:
         ArgumentError: fewer than two points, more than fit in the free memory, metrics that
-            are none, or an engine that cannot serve the model.
+            are none, an engine that cannot serve the model, or more workers than fit.
         ModelError: the model's outputs do not depend on the weights that move.
-        UnknownNameError: an unknown engine.
+        UnknownNameError: an unknown engine or executor.
 
     Examples:
         >>> import torch
@@ -209,9 +225,21 @@ def plan_map(
     check_objective(objective, plane)
     task = Task(objective, settled(objective, plane), _checked(metrics))
     check_fits(task, points)
+    runner = get_executor(executor)
+    check_executor(objective, runner)
     chosen = select(task, engine, np.full(plane.dimension, 0.3)).engine
     memory = chosen.memory + grid_memory(task, points)
-    return MapPlan(chosen.name, points**plane.dimension, memory)
+    count, plan = points**plane.dimension, getattr(runner, "plan", None)
+    if plan is None:
+        return MapPlan(chosen.name, count, memory)
+    work = Work.of(task, chosen)
+    parcel = packed_size(work)
+    found = plan(parcel, work.memory)
+    if found.each:
+        # What is sent is made here first.
+        memory += parcel + found.count * found.each
+    notes = (found.note,) if found.note else ()
+    return MapPlan(chosen.name, count, memory, found.count, found.each, notes)
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:

@@ -24,10 +24,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Work:
-    """What a process is sent: enough to build the engine there."""
+    """What a process is sent: enough to build the engine there.
+
+    Attributes:
+        task: what is evaluated.
+        engine: its name.
+        memory: bytes that the engine takes there beside model and data.
+    """
 
     task: Task
     engine: str
+    memory: int = 0
+
+    @classmethod
+    def of(cls, task: Task, engine: Engine) -> "Work":
+        """What is sent for an engine; on a card it takes nothing of the host's memory."""
+        on_host = task.objective.device.type == "cpu"
+        return cls(task, engine.name, engine.memory if on_host else 0)
 
     def __call__(self) -> Callable[[Array], Array]:
         """Build the engine."""
@@ -105,9 +118,9 @@ class Points:
     @property
     def notes(self) -> tuple[str, ...]:
         """What became of the run that a reader of the map should know."""
-        most = self._sparing.most
+        most, fewer = self._sparing.most, getattr(self._executor, "note", "")
         if not most:
-            return ()
+            return (fewer,) if fewer else ()
         points = "one point" if most == 1 else f"{most} points"
         return (f"Memory ran out once; from then on {points} at a time were evaluated.",)
 
