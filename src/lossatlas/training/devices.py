@@ -10,13 +10,15 @@ def chosen_device(name: str | torch.device) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        # The sentences that follow are of how torch was built.
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        there = ", ".join(map(repr, _there()))
         raise ArgumentError(
-            f"`device`: {str(name)!r} cannot be used ({reason}); "
-            f"there is {', '.join(map(repr, _there()))}."
+            f"`device`: {str(name)!r} cannot be used ({reason}); there is {there}."
         ) from None
 
 
 def _there() -> list[str]:
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *cards, *(["mps"] if torch.backends.mps.is_available() else [])]
+    others = [kind for kind in ("mps", "xpu") if getattr(torch, kind).is_available()]
+    return ["cpu", *cards, *others]
