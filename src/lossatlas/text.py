@@ -139,6 +139,19 @@ def _rounded(value: float, stderr: float) -> str:
     return number(value, 1) if value and not re.search("[1-9]|NaN|∞", text) else text
 
 
+_PARTED = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=± )|(?<=±) (?=\d)")
+
+
+def unbroken(text: str) -> str:
+    """Text whose numbers stay on one line with their percent signs and errors."""
+    return _PARTED.sub("\N{NO-BREAK SPACE}", text)
+
+
+def share_text(share: float) -> str:
+    """A share in percent with two digits after the point."""
+    return f"{100 * share:.2f} %"
+
+
 def percent(share: float) -> str:
     """A share in percent."""
     if 0 < abs(share) < 1e-3:

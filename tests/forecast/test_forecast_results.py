@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, schedules
 from lossatlas.forecast.live import LiveForecast
 from lossatlas.result import Result
+from lossatlas.text import interval_text
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
 LAW = forecast.MultiPowerLaw()
@@ -103,6 +105,23 @@ def test_the_interval_of_the_final_loss_is_that_of_the_forecast(results):
     assert measured.value == prediction.measured.loss[-1]
     with pytest.raises(ArgumentError, match="must be a Curve"):
         prediction.with_measured(3)
+
+
+def test_a_forecast_says_its_interval_first_and_how_it_was_measured(results):
+    told, fit = results["Prediction"], results["Fit"]
+    _, low, high = told.final
+    first, how, *_ = told.sentences()
+    assert first.endswith(f"90 % interval {interval_text(low, high)}.")
+    assert "backtest: each of 3 curves" in how
+    said = " ".join(fit.sentences())
+    assert (
+        "Backtest: each of 3 curves was held back and forecast by a fit to the others" in said
+    )
+    half = max(int(curve.step[-1]) for curve in fit.curves) // 2
+    assert f"a fit to the updates up to {half:,} alone forecasts" in said
+    words = " ".join([said, *told.sentences(), *map(str, fit.estimates())])
+    assert "without bound" not in words
+    assert not re.search(r"\d%", words)
 
 
 def test_parameters_carry_the_errors_of_their_logarithms(results):

@@ -3,9 +3,9 @@
 import pytest
 from matplotlib import pyplot as plt
 
-from lossatlas.plots.canvas import _wrapped
+from lossatlas.plots.canvas import _drawn_in_space, _wrapped
 from lossatlas.report import save_figures
-from plots.paper_boxes import faults
+from plots.paper_boxes import faults, words_of
 from report.sample_comparisons import valleys
 from report.sample_surveys import ALL
 
@@ -41,6 +41,37 @@ def test_figures_become_files_of_their_names(tmp_path):
     for path in files:
         start = path.read_bytes()[:5]
         assert start == (b"%PDF-" if path.suffix == ".pdf" else b"<?xml")
+
+
+@pytest.mark.parametrize("width", [3.25, 6.75])
+@pytest.mark.parametrize("name", ["himmelblau", "noisy bowl"])
+def test_maps_and_surfaces_fill_the_paper(name, width):
+    found = RESULTS[name]()
+    for kind in ("contour", "surface"):
+        ax = found.plot(kind, style="paper", width=width)
+        ax.figure.canvas.draw()
+        boxes = [box for _, box in words_of(ax.figure)] + [ax.get_window_extent()] * (
+            kind == "contour"
+        )
+        wide, dpi = ax.figure.get_figwidth(), ax.figure.dpi
+        left = min(box.x0 for box in boxes) / dpi
+        if kind == "surface":
+            drawn = _drawn_in_space(ax)
+            left = drawn.x0
+            assert drawn.width > 0.93 * wide
+            assert drawn.height > 0.93 * ax.figure.get_figheight()
+        assert left < 0.25
+        plt.close(ax.figure)
+
+
+def test_the_star_of_the_weights_lies_on_a_minimum_and_not_under_it():
+    ax = RESULTS["himmelblau"]().plot("contour", style="paper", width=3.25)
+    depth = {line.get_label(): line.get_zorder() for line in ax.lines}
+    size = {line.get_marker(): line.get_markersize() for line in ax.lines}
+    plt.close(ax.figure)
+    (minimum,) = (z for name, z in depth.items() if name.startswith("certain min"))
+    assert depth["end"] > minimum
+    assert size["*"] > size["o"]
 
 
 def test_both_ends_of_a_path_stand_in_the_legend():

@@ -136,7 +136,7 @@ def test_whatever_has_the_attributes_of_a_map_is_drawn():
     )
     chart = contour_chart(grid)
     assert chart.layers[0].z.tolist() == values.tolist()
-    assert [layer.name for layer in chart.layers[1:]] == ["origin", "lowest point"]
+    assert [layer.name for layer in chart.layers[1:]] == ["lowest point", "origin"]
 
 
 def test_cells_reach_half_way_to_their_neighbors():

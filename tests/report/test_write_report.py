@@ -13,6 +13,7 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.io import Provenance
 from lossatlas.report import SECTIONS, Estimate, Section, Tile, render, write_report
 from lossatlas.report import page as page_room
+from lossatlas.text import unbroken
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import ALL, himmelblau, line, noisy_bowl, survey_of
 
@@ -219,7 +220,7 @@ def test_a_new_instrument_adds_a_section():
     words = " ".join(
         Page(render(line(), sections=[*SECTIONS, curvature_section, absent])).words
     )
-    for phrase in ("Curvature", "The top eigenvalue is 12.5.", "12.50", "± 0.25"):
+    for phrase in ("Curvature", "The top eigenvalue is 12.5.", "12.50", unbroken("± 0.25")):
         assert phrase in words
     with pytest.raises(ArgumentError, match="different keys; got 'map' twice"):
         render(line(), sections=[*SECTIONS, SECTIONS[0]])

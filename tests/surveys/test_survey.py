@@ -10,6 +10,8 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.surveys.guessing import guessed_classes
 from lossatlas.surveys.lowest_point import lowest_difference
+from plots.sample_landscapes import sample_map
+from report.sample_surveys import survey_of
 
 
 def trained(steps=30):
@@ -40,7 +42,7 @@ def test_a_survey_holds_everything_and_comes_back(tmp_path):
     assert marks[-1] == pytest.approx(found.loss.value)
     assert found.spectrum.top[0] > 0
     assert found.trace.value == pytest.approx(dense_trace(case), rel=0.1)
-    assert found.certain_basins >= 1
+    assert found.certain_basins == found.tree.certain_count
     assert found.barriers.shape[0] == found.barriers.shape[1]
     back = la.load(found.save(tmp_path / "s.nc"))
     assert back.loss == found.loss
@@ -183,3 +185,15 @@ def test_classes_are_those_of_the_head():
     assert guessed_classes(torch.nn.Linear(2, 2)) is None
     Config.problem_type = "regression"
     assert guessed_classes(BertForSequenceClassification()) is None
+
+
+def test_certain_basins_are_counted_alike_everywhere():
+    # Two valleys, one of which is cut by the edge of the map.
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 21)] * 2, indexing="ij")
+    values = np.minimum((x + 0.5) ** 2, (x - 1) ** 2 + 0.1) + y**2
+    land = sample_map(points=21, span=1.0, values=values, stderr=np.full((21, 21), 0.001))
+    found = survey_of(land)
+    assert found.tree.open_minima.size == 1
+    assert found.certain_basins == found.tree.certain_count == 1
+    assert "1 certain" in repr(found)
+    assert found.summary()["topology"]["certain_basins"] == 1

@@ -19,7 +19,7 @@ from lossatlas.forecast.solver import FitSettings
 from lossatlas.forecast.watch import Deceleration, Spike, deceleration, spikes
 from lossatlas.intervals import t_quantile
 from lossatlas.result import Estimate, Result, result
-from lossatlas.text import count
+from lossatlas.text import count, interval_text
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class LiveReading(Result):
         if np.isnan(self.loss):
             return (f"Step {self.step:,}: no forecast yet ({self.reason}).",)
         known = np.isfinite(self.lower)
-        band = f" [{self.lower:.4f}, {self.upper:.4f}]" if known else ""
+        band = f" {interval_text(self.lower, self.upper)}" if known else ""
         why = f" ({self.reason})" if self.reason else ""
         out = [
             f"Step {self.step:,}: a loss of {self.loss:.4f}{band} is expected at step "

@@ -23,7 +23,7 @@ from lossatlas.forecast.schedules import (
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
-from lossatlas.text import as_sentence, number
+from lossatlas.text import as_sentence, interval_text, number, share_text, with_ends
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -115,14 +115,24 @@ class Prediction(Result):
     def sentences(self) -> tuple[str, ...]:
         """The final loss with its interval, the error where it is known, and warnings."""
         loss, lower, upper = self.final
-        out = [f"The expected loss at step {self.step[-1]:,} is {number(loss)}."]
+        start = f"The expected loss at step {self.step[-1]:,} is "
         if self.reason:
+            out = [f"{start}{number(loss)}."]
             out.append(as_sentence(f"It has no interval: {self.reason}"))
         else:
-            out.append(f"Its {self.level:.0%} interval is {lower:.4f} to {upper:.4f}.")
+            shown, ends = with_ends(loss, lower, upper)
+            out = [f"{start}{shown}, {100 * self.level:g} % interval {ends}."]
+            out.append(
+                f"The interval comes from a backtest: each of {self.groups} curves, or groups "
+                "of them, was held back and forecast by a fit to the others."
+            )
         if self.measured is not None:
-            off = np.log(loss / self._last_measured)
-            out.append(f"The measured loss is {self._last_measured:.4f}: {off:+.2%} off.")
+            off = float(np.log(loss / self._last_measured))
+            side = "above" if off > 0 else "below"
+            out.append(
+                f"The measured loss is {self._last_measured:.4f}: the forecast is "
+                f"{share_text(abs(off))} {side} it."
+            )
         if self.lr is not None:
             out.append(f"Its schedule: {in_words(self.lr)}.")
         return (*out, *map(as_sentence, self.warnings))
@@ -140,8 +150,10 @@ class Prediction(Result):
     @property
     def _title(self) -> str:
         loss, lower, upper = self.final
-        band = "" if self.reason else f" [{lower:.4f}, {upper:.4f}]"
-        return f"Forecast at {self.step[-1]:,}: {loss:.4f}{band}"
+        if self.reason:
+            return f"Forecast at {self.step[-1]:,}: {loss:.4f}"
+        shown, ends = with_ends(loss, lower, upper)
+        return f"Forecast at {self.step[-1]:,}: {shown} {ends}"
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
@@ -164,7 +176,7 @@ class Prediction(Result):
         if run is not None:
             layers.append(dots(run.step, run.loss, "measured", style.PATH))
         if not self.reason:
-            label = f"{self.level:.0%} interval"
+            label = f"{100 * self.level:g} % interval"
             layers.insert(0, band(step, lower, upper, label))
         return Chart(self._title, Axis("update"), Axis("loss"), tuple(layers))
 
@@ -180,7 +192,7 @@ def forecast_estimate(
     stderr = float(loss * half / t_quantile(level, groups + 1))
     return Estimate(
         loss, stderr, samples=groups + 1, name=name,
-        meaning=f"{level:.0%} interval {lower:.4f} to {upper:.4f}",
+        meaning=f"{100 * level:g} % interval {interval_text(lower, upper)}",
     )  # fmt: skip
 
 
@@ -417,7 +429,7 @@ class WhatIf(Result):
         )
         layers: list[Layer] = []
         if not self.reason:
-            layers.append(band(start, lower, upper, f"{self.level:.0%} interval"))
+            layers.append(band(start, lower, upper, f"{100 * self.level:g} % interval"))
         layers += [
             marks(start, loss, "with a decay"),
             marks(start, constant, "constant rate", style.PATH, "triangle-up"),

@@ -36,7 +36,7 @@ from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
 from lossatlas.io import Provenance
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
-from lossatlas.text import as_sentence, count
+from lossatlas.text import as_sentence, count, share_text
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -165,10 +165,24 @@ class Fit(Result):
         return as_sentence(f"Forecasts have no interval: {self.errors.reason}")
 
     def _unseen(self) -> str:
-        groups = count(self.errors.groups, "group")
+        groups, off = self.errors.groups, share_text(self.errors.scale)
+        if any(row.pointwise for row in self.left_out):
+            parts = f"each of {groups} parts of the points"
+        elif groups == len(self.left_out):
+            parts = f"each of {groups} curves"
+        else:
+            parts = f"each of {groups} groups of {len(self.left_out)} curves"
         return (
-            f"On curves it has not seen it is off by {self.errors.scale:.2%} (root mean square "
-            f"over {groups} left out one after the other)."
+            f"Backtest: {parts} was held back and forecast by a fit to the others; these "
+            f"forecasts are off by {off} of the loss (root mean square)."
+        )
+
+    def _doubled(self) -> str:
+        half, runs = max(int(c.step[-1]) for c in self.curves) // 2, len(self.doubled)
+        return (
+            f"Backtest of longer runs: a fit to the updates up to {half:,} alone forecasts "
+            f"{count(runs, 'curve')} to the end; it is off by "
+            f"{share_text(self.errors.doubling)} of the loss."
         )
 
     @property
@@ -197,20 +211,22 @@ class Fit(Result):
     def _verdicts(self) -> Iterator[str]:
         if self.curves:
             fitted = count(len(self.curves), "fitted curve")
-            yield f"{self.law.name} explains {self.r2:.2%} of the variance of {fitted}."
+            yield (
+                f"{self.law.name} explains {share_text(self.r2)} of the variance of {fitted}."
+            )
         errors = self.errors
         if np.isfinite(errors.scale):
             yield self._unseen()
         if errors.reason:
             yield self._without_interval()
         if np.isfinite(errors.doubling):
-            yield f"Over twice the fitted horizon it is off by {errors.doubling:.2%}."
+            yield self._doubled()
         if len(self.alternatives) > 1:
             second = self.alternatives[1]
             laws = count(len(self.alternatives), "law")
             yield (
                 f"Of {laws} compared it forecasts left-out curves best; {second.law} comes "
-                f"next with {second.error:.2%}."
+                f"next with {share_text(second.error)}."
             )
 
     def figures(self) -> tuple[Figure, ...]:

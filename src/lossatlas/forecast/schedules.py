@@ -339,7 +339,7 @@ def in_words(lr: ArrayLike) -> str:
     if held == 1 and not warmup and length:
         # A fall from the start: its first rate lies below the peak that it falls from.
         name, start = _whole_fall(rates)
-        return f"from {number(start)} {name} to {last} over {count(rates.size, 'update')}"
+        return f"{name} from {number(start)} to {last} over {count(rates.size, 'update')}"
     if length:
         fall = f"{_shape_of(rates[-length:] / rates[top])} to {last}"
         said.append(f"{fall} over {count(length, 'update')}")

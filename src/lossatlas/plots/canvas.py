@@ -26,7 +26,8 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import Bbox, ScaledTranslation
+from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 
 from lossatlas.errors import ArgumentError
 from lossatlas.plots import style
@@ -62,6 +63,7 @@ PAPER_RC: Any = {
     "font.size": 7.0,
     "lines.linewidth": 0.9,
     "axes.linewidth": 0.5,
+    "grid.linewidth": 0.4,
     "pdf.fonttype": 42,
     "figure.dpi": 200,
 }
@@ -283,7 +285,8 @@ _WIDTH, _MARK = 0.7, 0.65
 
 def draw(chart: Chart, ax: Axes | None = None) -> Axes:
     """Draw a chart."""
-    ax = axes(ax, chart.size, None if chart.z is None else "3d")
+    is_new = ax is None
+    ax = axes(ax, _size(chart), None if chart.z is None else "3d")
     if chart.z is not None and ax.name != "3d":
         raise ArgumentError("`ax` must be three-dimensional; make it with projection='3d'.")
     if chart.z is not None:
@@ -297,7 +300,70 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
         _frame(ax, chart)
     else:
         _frame_space(ax, chart, chart.z)
+    if is_new and _paper.get():
+        _fill(ax, chart)
     return ax
+
+
+# Inches that titles, ticks and the color bar of a map take beside and below it, on paper.
+_MAP_ROOM = (1.15, 0.75)
+
+
+def _size(chart: Chart) -> tuple[float, float]:
+    """Of a new figure; a map on paper is as high as its sides ask for."""
+    width, map_ratio = _width.get(), _map_ratio(chart)
+    if not _paper.get() or width is None or not map_ratio:
+        return chart.size
+    beside, below = _MAP_ROOM
+    return width, map_ratio * max(width - beside, 1.0) + below
+
+
+def _map_ratio(chart: Chart) -> float:
+    """Height over width of a map with equal units on both axes; 0 for other charts."""
+    if chart.aspect != "map" or not (chart.x.limits and chart.y.limits):
+        return 0.0
+    wide, high = (limits[1] - limits[0] for limits in (chart.x.limits, chart.y.limits))
+    return high / wide if 1 / 3 <= wide / high <= 3 else 0.0
+
+
+def _fill(ax: Any, chart: Chart) -> None:
+    """Leave no empty space around a map or a surface on paper."""
+    figure = ax.figure
+    if chart.z is None:
+        if _map_ratio(chart):
+            figure.set_layout_engine("compressed")
+        return
+    # The layout knows nothing of what is drawn inside of the box of a surface.
+    figure.set_layout_engine("none")
+    room, side = figure.get_figwidth() - 2 * _MARGIN, figure.get_figwidth()
+    left = bottom = 0.0
+    for _ in range(_TRIES):
+        wide, high = figure.get_size_inches()
+        ax.set_position((left / wide, bottom / high, side / wide, side / high))
+        figure.draw_without_rendering()
+        drawn = _drawn_in_space(ax)
+        grow = room / drawn.width
+        left = _MARGIN + (left - drawn.x0) * grow
+        bottom = _MARGIN + (bottom - drawn.y0) * grow
+        side *= grow
+        figure.set_figheight(drawn.height * grow + 2 * _MARGIN)
+    wide, high = figure.get_size_inches()
+    ax.set_position((left / wide, bottom / high, side / wide, side / high))
+
+
+# Inches around a surface on paper. Letters do not grow with it, so it is fitted anew.
+_MARGIN, _TRIES = 0.05, 5
+
+
+def _drawn_in_space(ax: Any) -> Bbox:
+    """What the box of a surface, its ticks and its titles take, in inches."""
+    renderer = ax.figure.canvas.get_renderer()
+    parts = [axis.get_tightbbox(renderer) for axis in (ax.xaxis, ax.yaxis, ax.zaxis)]
+    corners = np.array(np.meshgrid(ax.get_xlim(), ax.get_ylim(), ax.get_zlim())).reshape(3, -1)
+    x, y, _ = proj3d.proj_transform(*corners, ax.get_proj())
+    points = ax.transData.transform(np.stack([x, y], axis=1))
+    box = Bbox.union([*filter(None, parts), Bbox([points.min(0), points.max(0)])])
+    return box.transformed(ax.figure.dpi_scale_trans.inverted())
 
 
 def _frame(ax: Any, chart: Chart) -> None:
@@ -387,8 +453,7 @@ def _apart(places: Sequence[float], labels: Sequence[str]) -> tuple[list[float],
 
 
 def _paper_space(ax: Any, chart: Chart) -> None:
-    # Letters are large beside a small box: few of them, upright, and room around.
-    ax.set_box_aspect([4 * side for side in chart.ratio], zoom=0.78)
+    # Letters are large beside a small box: few of them, and upright.
     for axis, turned in ((ax.xaxis, 0), (ax.yaxis, 0), (ax.zaxis, 90)):
         if axis is not ax.zaxis or chart.z is None or chart.z.ticks is None:
             axis.set_major_locator(MaxNLocator(3))
@@ -413,12 +478,19 @@ def _add(layer: Any, ax: Any, chart: Chart, depth: float) -> None:
     raise NotImplementedError(type(layer).__name__)
 
 
+# On paper; a path in space is as wide as on a page, where the picture is larger.
+def _thinner(layer: Line) -> float:
+    if not _paper.get():
+        return 1.0
+    return 0.6 if layer.z is None else 0.35
+
+
 @_add.register
 def _(layer: Line, ax: Any, chart: Chart, depth: float) -> None:
     drawn = ax.plot(
         *_place(layer),
         color=layer.color,
-        lw=_WIDTH * layer.width * (0.6 if _paper.get() else 1.0),
+        lw=_WIDTH * layer.width * _thinner(layer),
         ls=_DASHES[layer.dash],
         alpha=layer.opacity,
         label=_label(ax, layer.name),

@@ -59,10 +59,11 @@ def contour_chart(
     Returns:
         The chart. Cells around points whose loss is not finite are hatched.
     """
-    layers = [*_below(grid, scale or scale_of(grid.values), quantity), *_marks(grid)]
+    layers = [*_below(grid, scale or scale_of(grid.values), quantity)]
     if quantity == "loss":
         layers += _minima(marked_minima(grid, tree), tree)
-    return map_chart(grid, quantity.capitalize(), layers)
+    # The star of the weights lies on a minimum that they are at, and is larger.
+    return map_chart(grid, quantity.capitalize(), [*layers, *_marks(grid)])
 
 
 def colored(grid: Grid, scale: Scale) -> list[Layer]:

@@ -25,7 +25,7 @@ from lossatlas.report.sections.loss_map import hero_figures
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate, Result, Table
 from lossatlas.surveys import Comparison, Survey
-from lossatlas.text import cut_off, plain
+from lossatlas.text import cut_off, plain, unbroken
 from lossatlas.weights import Choice
 
 
@@ -229,7 +229,7 @@ def data_of(figure: Any) -> str:
 
 def _finalize(value: Any) -> Any:
     # Escaped text may still turn its neighbors around with control characters.
-    return plain(value) if type(value) is str else value
+    return unbroken(plain(value)) if type(value) is str else value
 
 
 def template(name: str) -> jinja2.Template:

@@ -18,7 +18,6 @@ from lossatlas.topology import (
     MergeTree,
     Resolution,
     barrier_matrix,
-    certain_basins,
     resolution,
     simplify,
 )
@@ -101,14 +100,12 @@ class Survey(Result):
 
     @property
     def certain_basins(self) -> int:
-        """How many basins the map's errors leave standing, judged place by place.
+        """How many certain basins the map has, as its sentences and pages count them.
 
-        0 where a part of the errors is unknown; `tree.why_unknown` then says which.
+        Of several, minima on the edge of the map do not count: the loss may go on falling
+        outside. 0 where a part of the errors is unknown; `tree.why_unknown` then says which.
         """
-        # The tree knows by what rule it was judged.
-        if self.tree.why_unknown:
-            return 0
-        return len(certain_basins(self.landscape, min_share=None))
+        return 0 if self.tree.why_unknown else self.tree.certain_count
 
     @property
     def resolution(self) -> Resolution:
