@@ -14,6 +14,12 @@ from lossatlas.objective import Batch, Measured, Moments
 
 # What points side by side may occupy, so that they stay in the processor's cache.
 _BLOCK_BYTES = 8 << 20
+# Where all layers are evaluated at every point (a transformer), calls are what is saved: blocks
+# may be larger, and pay as long as a layer does no more at a point than a call of it costs.
+_LARGE_BLOCK_BYTES = 32 << 20
+_LAYER_BYTES = 48 << 10
+# Fewer points side by side are not worth their stacking.
+_FEWEST = 4
 _MOST_POINTS = 256
 # Blocks of a chunk: what is done around a chunk costs as much as some points.
 _BLOCKS = 16
@@ -47,11 +53,24 @@ class BatchedEngine(Engine):
             [_flat(corner, self._shapes, plane.origin) for corner in corners]
         )
         each = layers.activations + bytes_of(self._corners[0])
-        self.block = max(1, min(_MOST_POINTS, _BLOCK_BYTES // max(1, each)))
+        room = _BLOCK_BYTES if self._first else _LARGE_BLOCK_BYTES
+        self.block = max(1, min(_MOST_POINTS, room // max(1, each)))
+        self._layer = 0 if self._first else layers.activations // max(1, layers.calls)
         self.chunk = min(_BLOCKS * self.block, max(_MOST_POINTS, self.block))
         self.memory = (
             bytes_of(self._corners) + self.block * each + bytes_of(*plane.origin.values())
         )
+
+    @property
+    def drawback(self) -> str | None:
+        """Why points one after another take no longer, if so."""
+        if self.block < _FEWEST:
+            return f"{self.block} points of this network fill the cache already"
+        if self._layer > _LAYER_BYTES:
+            return (
+                f"a layer gives out {self._layer:,} bytes a point: calls cost little beside it"
+            )
+        return None
 
     def moments(self, coordinates: Array) -> Moments:
         """The sums of some points; see `Engine`."""

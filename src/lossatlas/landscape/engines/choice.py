@@ -45,8 +45,6 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 TOLERANCE = 1e-6
 # Below this many parameters one product keeps a processor less busy than its call.
 _SMALL = 300_000
-# Fewer points side by side are not worth their stacking.
-_FEWEST = 4
 # How much farther away points lie that must not change what others give.
 _FAR = 8.0
 # Batches on which a point that comes last is compared with itself alone.
@@ -372,8 +370,8 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
             warnings.filterwarnings("error", message="There is a performance drop")
             engine = build(task, name)
             inner = engine.inner if isinstance(engine, HeldEngine) else engine
-            if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.block < _FEWEST:
-                return f"{inner.block} points of this network fill the cache already"
+            if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.drawback:
+                return inner.drawback
             fast = engine.evaluate(known.coordinates)
             stacked = isinstance(inner, StackedEngine)
             company = _in_company(engine, known.coordinates) if stacked else []

@@ -29,10 +29,12 @@ class Layers:
         first: names of the affine layers that read the data themselves; none where a layer is
             used more than once.
         activations: bytes that all layers give out, without views of the data.
+        calls: how many times a layer gives out something.
     """
 
     first: list[str]
     activations: int
+    calls: int
 
 
 def look_at_layers(objective: Objective, batch: Batch) -> Layers:
@@ -60,7 +62,8 @@ def look_at_layers(objective: Objective, batch: Batch) -> Layers:
     finally:
         for handle in handles:
             handle.remove()
-    return Layers([name for name, reads in calls.items() if reads == [True]], sum(sizes))
+    first = [name for name, reads in calls.items() if reads == [True]]
+    return Layers(first, sum(sizes), len(sizes))
 
 
 def _is_data(value: object, data: set[int]) -> bool:
