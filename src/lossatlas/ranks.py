@@ -1,17 +1,21 @@
 """Processes that measure one loss together: sums over all of them, the same bits on each."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lossatlas.errors import ArgumentError, AtlasError, RankError
+from lossatlas.shards import is_sharded
 from lossatlas.tracebacks import reason_of
 
 T = TypeVar("T")
 # Numbers that are summed at once: a float64 copy of more would not fit beside a large model.
 _BLOCK = 1 << 22
+# Tensors of a point of which a number is compared between processes, and how closely.
+_SAMPLED, _NEAR = 64, 1e-3
 _GONE = (
     "a process of the group is gone or did not answer within the time limit of the group "
     "({}); look at the output of the other processes, and start all of them anew."
@@ -59,8 +63,20 @@ class Ranks:
         self._call(torch.distributed.all_gather_object, found, value, group=self.group)
         return found
 
-    def share(self, call: Callable[[], T]) -> list[T]:
-        """Run a function everywhere and gather what it gives; if one fails, all of them do."""
+    def share(self, call: Callable[[], T], at: Mapping[str, Tensor] | None = None) -> list[T]:
+        """Run a function everywhere and gather what it gives; if one fails, all of them do.
+
+        Args:
+            call: what to run.
+            at: the point or vector that it is run at; an error where processes have others.
+                Only of a dict: other mappings may gather their tensors one by one.
+
+        Returns:
+            What it gave, in the order of the ranks.
+
+        Raises:
+            RankError: it failed elsewhere, or a process has another point.
+        """
         mine: T | None = None
         error: Exception | None = None
         try:
@@ -71,20 +87,30 @@ class Ranks:
         if isinstance(error, RankError):
             raise error
         try:
-            found = self.gather((mine, None if error is None else reason_of(error)))
+            reason = None if error is None else reason_of(error)
+            numbers = _sample(at) if isinstance(at, dict) and error is None else []
+            found = self.gather((mine, reason, numbers))
         except RankError:
             if error is None:
                 raise
         if error is not None:
             # The others may wait elsewhere, in a pass of a model that needs all of them.
             raise error
-        for rank, (_, reason) in enumerate(found):
+        self._check(found)
+        return [value for value, _, _ in found]  # type: ignore[misc]
+
+    def _check(self, found: list[tuple[Any, str | None, list[float]]]) -> None:
+        for rank, (_, reason, numbers) in enumerate(found):
             if reason is not None:
                 raise RankError(
                     f"rank {rank} of {self.size} failed ({reason}), so no rank has the number; "
                     "mend it there and start all processes anew."
                 )
-        return [value for value, _ in found]  # type: ignore[misc]
+            if not _alike(found[0][2], numbers):
+                raise RankError(
+                    f"rank 0 and rank {rank} measure at different points or along different "
+                    "directions; give all processes the same seed, names and params."
+                )
 
     def together(self, call: Callable[[], T]) -> T:
         """What a function gives here; if it fails on one process, it does on all of them."""
@@ -129,6 +155,31 @@ class Ranks:
             "an objective with `group=` belongs to its processes and cannot be sent to others; "
             'use executor="serial".'
         )
+
+
+def _sample(params: Mapping[str, Tensor]) -> list[float]:
+    # How many numbers there are, and some of them.
+    if not params or any(is_sharded(value) for value in params.values()):
+        return []
+    every = [value.detach() for value in params.values()]
+    some = [value for value in every[:: len(every) // _SAMPLED + 1] if value.numel()]
+    middle = [value[tuple(size // 2 for size in value.shape)] for value in some]
+    numbers = torch.stack([value.float() for value in middle]).tolist() if middle else []
+    return [float(sum(value.numel() for value in every)), *numbers]
+
+
+def _alike(first: list[float], second: list[float]) -> bool:
+    # Cards of different kinds round differently.
+    if not (first and second):
+        return True
+    if len(first) != len(second):
+        return False
+    scale = max((abs(a) for a in first[1:] if math.isfinite(a)), default=0.0)
+    near = (
+        a == b or math.isnan(a + b) or math.isclose(a, b, rel_tol=_NEAR, abs_tol=_NEAR * scale)
+        for a, b in zip(first[1:], second[1:], strict=True)
+    )
+    return first[0] == second[0] and all(near)
 
 
 def is_initialized() -> bool:

@@ -313,8 +313,44 @@ def what_is_refused(rank: int, folder: Path):
         objective = la.Objective(network(), CE, share(rank), group=world())
         la.map_plane(objective, la.random_plane(objective), points=3, executor="joblib")
 
+    def measured(call):
+        objective = la.Objective(network(), CE, share(rank), group=world())
+        return lambda: call(objective)
+
+    top = {"top": 1, "bottom": 0, "density": False}
+    at_others = {
+        "spectrum_seed": measured(lambda o: la.spectrum(o, seed=rank, **top)),
+        "spectrum_names": measured(lambda o: la.spectrum(o, names=f"{2 * rank}.*", **top)),
+        "trace_seed": measured(lambda o: la.trace(o, limit=8, seed=rank, rows=0)),
+        "sharpness_seed": measured(lambda o: la.curvature.average_sharpness(o, seed=rank)),
+        "map_points": measured(lambda o: la.map_plane(o, la.random_plane(o), points=3 + rank)),
+        "other_point": measured(lambda o: o.value({k: rank * v for k, v in o.params.items()})),
+    }
     checks = (other_weights, other_model, other_data, other_seed, no_data, fails_on_one,
               fails_later, other_part, joblib)  # fmt: skip
+    return {name: error(call) for name, call in at_others.items()} | {
+        check.__name__: error(check) for check in checks
+    }
+
+
+def what_is_refused_of_shards(rank: int, folder: Path):
+    """The same where the model is spread as well."""
+
+    def other_seed():
+        objective = la.Objective(sharded(), CE, share(rank))
+        la.map_plane(objective, la.random_plane(objective, seed=rank), points=3)
+
+    def other_direction():
+        objective = la.Objective(sharded(), CE, share(rank), derivatives="differences")
+        la.trace(objective, limit=4, seed=rank, rows=0)
+
+    def other_data():
+        la.Objective(sharded(), CE, [(x.long() if rank else x, y) for x, y in share(rank)])
+
+    def no_data():
+        la.Objective(sharded(), CE, [])
+
+    checks = (other_seed, other_direction, other_data, no_data)
     return {check.__name__: error(check) for check in checks}
 
 
@@ -442,6 +478,7 @@ CHECKS = [
     monitored, single_batches, statistics,
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_by_differences,
     half_precision, sharded_as_one, training_goes_on,
-    controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused, resumed,
+    controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused,
+    what_is_refused_of_shards, resumed,
     command_line, an_error_restores_the_shards, fails_in_a_sharded_pass,
 ]  # fmt: skip

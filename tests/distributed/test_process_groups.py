@@ -239,12 +239,37 @@ def test_without_a_group_it_is_said_that_a_number_is_of_one_share(two):
         ("other_seed", "RankError: the maps that are asked for differ"),
         ("no_data", "DataError: no process of the group has a batch"),
         ("other_part", "RankError: the batches of a part differ between rank 0 and rank 1"),
+        ("map_points", "RankError: the maps that are asked for differ"),
         ("joblib", "ArgumentError: `executor` must be 'serial'"),
     ],
 )
 def test_what_is_refused_on_all_processes(two, case, words):
     for rank in two:
         assert rank["what_is_refused"][case].startswith(words)
+
+
+@pytest.mark.parametrize(
+    "case", ["spectrum_seed", "spectrum_names", "trace_seed", "sharpness_seed", "other_point"]
+)
+def test_processes_that_measure_at_other_points_are_told(two, case):
+    for rank in two:
+        told = rank["what_is_refused"][case]
+        assert told.startswith("RankError: rank 0 and rank 1 measure at different points"), told
+        assert "the same seed, names and params" in told
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("other_seed", "RankError: the maps that are asked for differ"),
+        ("other_direction", "RankError: rank 0 and rank 1 measure at different points"),
+        ("other_data", "RankError: the batches of rank 1 are of another kind"),
+        ("no_data", "DataError: no process of the group has a batch"),
+    ],
+)
+def test_what_is_refused_of_sharded_models(two, case, words):
+    for rank in two:
+        assert rank["what_is_refused_of_shards"][case].startswith(words)
 
 
 @pytest.mark.parametrize("case", ["fails_on_one", "fails_later"])

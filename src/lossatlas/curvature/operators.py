@@ -229,7 +229,8 @@ class CurvatureOperator:
         ranks = self.objective.ranks
         add = partial(self._add_batches, totals, given)
         with torch.enable_grad(), second_derivatives(self.objective.model):
-            weight = add() if ranks is None else math.fsum(ranks.share(add))
+            along = dict(zip(self.params, given, strict=True))
+            weight = add() if ranks is None else math.fsum(ranks.share(add, at=along))
         if ranks is not None and not self._is_summed:
             for value in totals:
                 ranks.add(value)
@@ -244,7 +245,11 @@ class CurvatureOperator:
 
     def _add_differences(self, totals: list[Tensor], given: list[Tensor]) -> None:
         # Central differences of gradients, at a step that is a share of the weights' length.
-        length = norm(dict(zip(self.params, given, strict=True)))
+        along = dict(zip(self.params, given, strict=True))
+        if self.objective.ranks is not None:
+            # At points so close together other directions would not be seen.
+            self.objective.ranks.share(lambda: None, at=along)
+        length = norm(along)
         if length == 0:
             return
         width = self._share * difference_step(self._point) / length

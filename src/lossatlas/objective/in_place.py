@@ -332,7 +332,7 @@ def gradient_in_place(objective: "Objective", params: Params | None) -> dict[str
         with torch.enable_grad():
             return local.with_params(params, partial(_walk, local, total))
 
-    told = [run()] if ranks is None else ranks.share(run)
+    told = [run()] if ranks is None else ranks.share(run, at=params)
     if ranks is not None and not placed.sums:
         for value in total.values():
             ranks.add(value)

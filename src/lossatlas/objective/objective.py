@@ -433,7 +433,8 @@ class Objective:
             found = self._moments(metrics, params)
         else:
             local = self.shared.local
-            found = merge(self.shared.ranks.share(lambda: local._moments(metrics, params)))
+            ranks = self.shared.ranks
+            found = merge(ranks.share(lambda: local._moments(metrics, params), at=params))
         return dict(zip(("loss", *metrics), found.estimates(), strict=True))
 
     def _moments(self, metrics: Mapping[str, Loss], params: Params | None) -> Moments:
@@ -491,7 +492,8 @@ class Objective:
             )
         if self.shared is None:
             return self._all_pairs(params)
-        return gather_pairs(self.shared.ranks, partial(self.shared.local._all_pairs, params))
+        call = partial(self.shared.local._all_pairs, params)
+        return gather_pairs(self.shared.ranks, call, at=params)
 
     def _all_pairs(self, params: Params | None) -> Weighted:
         with torch.no_grad():
@@ -532,7 +534,9 @@ class Objective:
         if shared is None:
             total, weight, reached = local._gradient_sums(params)
         else:
-            total, weight, reached = shared.gradient_sums(partial(local._gradient_sums, params))
+            total, weight, reached = shared.gradient_sums(
+                partial(local._gradient_sums, params), params
+            )
         if not reached and not set(total) <= set(self.unused):
             raise LossError(_NO_GRAPH)
         kinds = self.params if params is None else params

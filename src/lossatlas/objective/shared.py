@@ -204,7 +204,9 @@ class Shared:
         whole.checks |= (failed or checks)[0]
 
     def gradient_sums(
-        self, call: Callable[[], tuple[dict[str, Tensor], float, bool]]
+        self,
+        call: Callable[[], tuple[dict[str, Tensor], float, bool]],
+        at: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], float, bool]:
         """Sums of gradients over all processes, their weight, whether anything was reached."""
         found: list[dict[str, Tensor]] = []
@@ -214,7 +216,7 @@ class Shared:
             found.append(total)
             return weight, reached
 
-        told = self.ranks.share(run)
+        told = self.ranks.share(run, at)
         for value in found[0].values():
             self.ranks.add(value)
         return found[0], sum(weight for weight, _ in told), any(reached for _, reached in told)
@@ -257,9 +259,11 @@ def merge(parts: list[Moments]) -> Moments:
     return first
 
 
-def gather_pairs(ranks: Ranks, call: Callable[[], Weighted]) -> Weighted:
+def gather_pairs(
+    ranks: Ranks, call: Callable[[], Weighted], at: Mapping[str, Tensor] | None = None
+) -> Weighted:
     """Sums and weights of the examples of all processes, in the order of their ranks."""
-    sums, weights = zip(*ranks.share(call), strict=True)
+    sums, weights = zip(*ranks.share(call, at), strict=True)
     return Weighted(torch.cat(sums), torch.cat(weights))
 
 
