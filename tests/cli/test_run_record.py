@@ -1,6 +1,5 @@
 """What an earlier run left is never deleted or computed again without being asked."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from cli.test_killed_command import chunks, start
 from cli.test_survey_command import call
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import Declaration
 from lossatlas.cli.destination import Destination
 from lossatlas.cli.run_record import RunRecord
 from lossatlas.errors import ArgumentError, FileError
@@ -38,7 +38,12 @@ def sample(tmp_path):
         file.write_text("numbers")
         output.result({"points": settings.points}, "title", files={"results": file})
 
-    command = Command(SampleSettings, run, "Help.", results=lambda settings: tmp_path / "out")
+    def files(settings):
+        return Declaration(
+            Destination(tmp_path / "out"), "sample", ("result.nc",), ("a.resume",)
+        )
+
+    command = Command(SampleSettings, run, "Help.", files=files)
     command.runs = runs
     return command
 
@@ -102,7 +107,7 @@ def test_a_missing_file_is_computed_anew_and_that_is_said(sample, tmp_path, caps
 
 
 def test_unfinished_work_is_not_deleted(sample, tmp_path):
-    ledger = tmp_path / "out" / "sample.resume"
+    ledger = tmp_path / "out" / "a.resume"
     ledger.parent.mkdir()
     ledger.touch()
     with pytest.raises(FileError, match="--resume continues it, --fresh discards it"):
@@ -121,17 +126,25 @@ def test_nothing_to_resume_is_said_and_both_at_once_is_refused(sample, capsys):
 
 def test_results_beside_a_file_of_weights(tmp_path):
     place = Destination(tmp_path / "w.safetensors", ("sample.safetensors", "sample.nc"))
-    record = RunRecord(place, "sample", SampleSettings())
+    files = Declaration(place, "sample", place.names, ("sample.resume",))
+    record = RunRecord(files, SampleSettings())
     assert record.path == tmp_path / "w.json"
     (tmp_path / "w.resume").touch()
     assert record.unfinished
 
 
-def test_a_foreign_file_of_that_name_is_no_record(sample, tmp_path):
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", "mine", '{"lossatlas": "0.2", "command": "x"}']
+)
+@pytest.mark.parametrize("fresh", [[], ["--fresh"], ["--resume"]])
+def test_a_foreign_file_of_that_name_is_no_record(sample, tmp_path, content, fresh):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "sample.json").write_text("[1]")
-    go(sample)
-    assert json.loads((tmp_path / "out" / "sample.json").read_text())["printed"]["files"]
+    record = tmp_path / "out" / "sample.json"
+    record.write_text(content)
+    with pytest.raises(FileError, match=r"sample.json' would be overwritten"):
+        go(sample, *fresh)
+    assert record.read_text() == content
+    assert not sample.runs
 
 
 @pytest.mark.parametrize("arguments", [["--list-instruments"], ["--instruments", "list"]])
@@ -154,7 +167,7 @@ def test_a_stopped_command_says_whether_it_can_be_continued(sample, tmp_path):
     with pytest.raises(click.Abort, match=r"^stopped$"):
         go(sample)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "sample.resume").touch()
+    (tmp_path / "out" / "a.resume").touch()
     with pytest.raises(click.Abort, match="with --resume continues"):
         go(sample, "--resume")
 

@@ -196,8 +196,9 @@ def test_a_file_of_the_user_is_never_replaced_unasked(command, monkeypatch, caps
     assert "p0.html' would be overwritten" in error
     assert (place / "p0.html").read_text() == "mine"
     assert (place / "p0.safetensors").read_bytes() == before
-    run(monkeypatch, capsys, command, *files, "--out", out, "--fresh")
-    assert (place / "p0.html").read_text() != "mine"
+    assert call(monkeypatch, capsys, command, *files, *QUICK, "--out", out, "--fresh")[0] == 2
+    assert (place / "p0.html").read_text() == "mine"
+    assert (place / "p0.safetensors").read_bytes() == before
 
 
 def test_a_soup_says_what_it_is_made_of(monkeypatch, capsys):

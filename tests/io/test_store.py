@@ -117,6 +117,19 @@ def test_the_ledger_keeps_bits_and_knows_its_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [b"mine", b"SQLite format 3\0" + bytes(100)])
+def test_a_file_that_is_no_ledger_is_not_removed(tmp_path, content):
+    for suffix in ("", "-wal"):
+        (tmp_path / f"run{suffix}").write_bytes(content)
+    with pytest.raises(ResumeError, match="run' is "):
+        io.remove_ledger(tmp_path / "run")
+    assert (tmp_path / "run").read_bytes() == content
+    (tmp_path / "run").unlink()
+    # Nobody knows whose it is.
+    io.remove_ledger(tmp_path / "run")
+    assert (tmp_path / "run-wal").read_bytes() == content
+
+
 def test_a_damaged_ledger_is_named(tmp_path):
     path = tmp_path / "run"
     with Ledger(path, {"points": 3}) as ledger:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.errors import ArgumentError, FileError, UnknownNameError
 from lossatlas.monitoring import Monitor, MonitorLog, monitor
 from lossatlas.monitoring.clock import Clock as ClockOfMonitor
 from lossatlas.monitoring.clock import Costs
@@ -269,6 +269,19 @@ def test_a_resumed_training_reads_the_same():
     for name in ("values", "errors"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     assert ours.turns == theirs.turns
+
+
+def test_a_log_takes_the_place_of_a_log_and_of_no_other_file(tmp_path):
+    path, training = tmp_path / "monitor.nc", Training()
+    path.write_bytes(b"my own file")
+    with pytest.raises(FileError, match=r"monitor.nc' would be overwritten"):
+        training.monitor("loss", to=path)
+    assert path.read_bytes() == b"my own file"
+    path.unlink()
+    training.go(3, training.monitor("loss", every=3, share=None, to=path))
+    again = training.monitor("loss", every=2, share=None, to=path)
+    training.go(5, again, start=3)
+    assert la.load(path).steps.tolist() == [2]
 
 
 def test_every_reading_is_in_the_file_at_once(tmp_path):

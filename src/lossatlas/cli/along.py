@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lossatlas.cli.declaration import Declaration
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.output import Output
-from lossatlas.cli.pictures import write_pictures
+from lossatlas.cli.pictures import picture_names, write_pictures
 from lossatlas.cli.shared_options import IN_ORDER, in_order
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
-from lossatlas.io import make_folder
+from lossatlas.io.results import kind_of
 from lossatlas.linalg.params import snapshot
 from lossatlas.report import write_atlas, write_film
 from lossatlas.surveys import Survey, survey_along
@@ -19,12 +21,33 @@ if TYPE_CHECKING:
     from lossatlas.cli.survey import SurveySettings
 
 
+def files_along(settings: "SurveySettings") -> Declaration:
+    """What a survey along a training writes; a survey that is there is read and judged."""
+    _, steps = in_order(settings.files)
+    surveys = [f"surveys/{step:08d}" for step in steps]
+    return Declaration(
+        Destination(settings.folder, is_folder=True), "along",
+        ("atlas.html", *(f"{name}.nc" for name in surveys), *picture_names(settings.figures)),
+        ledgers=tuple(
+            f"{name}.resume{part}" for name in surveys for part in ("", ".instruments")
+        ),
+        elsewhere=(settings.film,) if settings.film else (),
+        pieces=("surveys/*.nc", "surveys/*.resume*"), known={"surveys/*.nc": _is_along},
+        keeps=True,
+    )  # fmt: skip
+
+
+# Surveys that were made one by one in Python are of the same kind.
+def _is_along(path: Path) -> bool:
+    return kind_of(path) == "survey"
+
+
 def survey_training(
     settings: "SurveySettings", output: Output, *, resume: bool, fresh: bool
 ) -> None:
     """Survey the checkpoints, write `surveys/STEP.nc` and `atlas.html`, print the course."""
-    folder, page = make_folder(settings.folder) / "surveys", settings.folder / "atlas.html"
-    _check_earlier(folder, page, resume=resume, fresh=fresh)
+    folder, page = settings.folder / "surveys", settings.folder / "atlas.html"
+    _check_earlier(folder, resume=resume or fresh)
     subject = load_subject(settings)
     files, steps = in_order(settings.files)
     if files != settings.files:
@@ -57,20 +80,14 @@ def survey_training(
     output.result({"title": title, "surveys": losses}, title, rows, files=written)
 
 
-# Surveys of an earlier run are kept or replaced as asked; a foreign page is left alone.
-def _check_earlier(folder: Path, page: Path, *, resume: bool, fresh: bool) -> None:
-    made = sorted(folder.glob("*.nc")) + sorted(folder.glob("*.resume*"))
-    if made and not (resume or fresh):
+# Surveys of an earlier run are kept or replaced as asked.
+def _check_earlier(folder: Path, *, resume: bool) -> None:
+    made = [path for kind in ("*.nc", "*.resume*") for path in folder.glob(kind)]
+    if made and not resume:
         raise ArgumentError(
             f"'{folder}' holds surveys of an earlier run: --resume keeps those that fit and "
             "makes the others, --fresh replaces all; or give another --out."
         )
-    if page.exists() and not (made or fresh):
-        raise ArgumentError(
-            f"'{page}' would be overwritten: --fresh replaces it; or give another --out."
-        )
-    for path in made if fresh else ():
-        path.unlink()
 
 
 def _state(subject: Subject, file: Path, output: Output) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import check_files
@@ -63,5 +64,6 @@ command = Command(
     AtlasSettings, run,
     "Put surveys, comparisons, trainings and other results on one page: a slider through the "
     "checkpoints of each training, bars linked to basins, two runs side by side.",
-    resume="Accepted as in every command; a page is written anew.", writes=WRITES,
+    resume="Accepted as in every command; a page is written anew.",
+    files=declared("atlas", WRITES, elsewhere=lambda settings: settings.film),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import (
@@ -50,7 +51,7 @@ class ChooseSettings(SubjectSettings):
         return self
 
 
-def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
+def run(settings: ChooseSettings, output: Output) -> None:
     """Judge every checkpoint, write `choice.nc` and `report.html`, print the best."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.io import remove_ledger
@@ -60,23 +61,20 @@ def run(settings: ChooseSettings, output: Output, *, resume: bool) -> None:
     if files != settings.files:
         output.note(IN_ORDER)
     place = Destination(settings.out, WRITES)
-    with place.occupied():
-        given = load_checkpoints(settings, files, output)
-        ledger = place.file("choice.resume")
-        if not resume:
-            remove_ledger(ledger)
-        with output.progress("judging checkpoints") as progress:
-            found = choose(
-                given.objective, *given.states,
-                names=_names(files), averages=settings.averages,
-                sharpness=settings.sharpness, localization=settings.localization,
-                level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
-            )  # fmt: skip
-        written = {
-            "results": found.save(place.file("choice.nc")),
-            "report": given.report(found, place.file("report.html"), "Which checkpoint"),
-        }
-        remove_ledger(ledger)
+    given = load_checkpoints(settings, files, output)
+    ledger = place.file("choice.resume")
+    with output.progress("judging checkpoints") as progress:
+        found = choose(
+            given.objective, *given.states,
+            names=_names(files), averages=settings.averages,
+            sharpness=settings.sharpness, localization=settings.localization,
+            level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
+        )  # fmt: skip
+    written = {
+        "results": found.save(place.file("choice.nc")),
+        "report": given.report(found, place.file("report.html"), "Which checkpoint"),
+    }
+    remove_ledger(ledger)
     extra = {"best": found.best, "equal": found.equal}
     title = "held-out loss, and how far it is above the lowest"
     output.result(found, title, _rows(found), files=written, extra=extra)
@@ -104,5 +102,6 @@ command = Command(
     ChooseSettings, run,
     "Compare the checkpoints of a training on held-out data: which cannot be told from the "
     "best, whether means of neighbors are better, how sharp each is.",
-    resume="Go on with a comparison that was stopped.", writes=WRITES,
+    resume="Go on with a comparison that was stopped.",
+    files=declared("choose", WRITES, ledgers=("choice.resume",)),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lossatlas.cli.destination import Destination
+from lossatlas.cli.declaration import Declaration
 from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
 from lossatlas.cli.processes import check_alone, is_first, joined
@@ -45,9 +46,7 @@ class Command(click.Command):
             {"epochs": "surrogate.epochs"}.
         resume: the help of `--resume`.
         config: settings -> the file that is read where `--config` is not given.
-        results: settings -> where results go; None where nothing is written. By default `out`.
-        writes: the names of the files that are written there.
-        fills_folder: whether `--out` is a folder in every case.
+        files: settings -> what the command writes; None where that is nothing.
         extra: further options that are no settings.
         processes: whether several processes (torchrun) share the work.
     """
@@ -60,18 +59,16 @@ class Command(click.Command):
         run: Callable[..., None],
         help: str,
         *,
+        files: Callable[[Any], Declaration | None],
         shortcuts: Mapping[str, str] | None = None,
         resume: str = _RESUME,
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
-        results: Callable[[Any], Path | None] = lambda settings: settings.out,
-        writes: Sequence[str] = (),
-        fills_folder: bool = False,
         extra: Sequence[click.Parameter] = (),
         processes: bool = False,
     ) -> None:
         self.extra = tuple(extra)
-        self.processes, self.writes, self.fills_folder = processes, writes, fills_folder
-        self.settings, self.run, self.config, self.results = settings, run, config, results
+        self.processes, self.files = processes, files
+        self.settings, self.run, self.config = settings, run, config
         fields = {name: name for name in settings.model_fields} | dict(shortcuts or {})
         self.paths = {name: path for name, path in fields.items() if not _group(self, path)}
         params = [_parameter(name, _field(self, path)) for name, path in self.paths.items()]
@@ -103,20 +100,14 @@ def _called(command: Command, **given: Any) -> None:
     settings = read_settings(
         command.settings, config=config, assignments=given["set"], options=options
     )
-    call = {name: given[name] for name in ("resume", "fresh")}
-    check_choice(**call)
-    takes = inspect.signature(command.run).parameters
+    check_choice(resume=given["resume"], fresh=given["fresh"])
     record = _record(command, settings)
     output = Output(
         as_json=given["json"], quiet=given["quiet"], settings=settings, silent=not is_first(),
         keep=None if record is None else record.write,
     )  # fmt: skip
-    if record is not None and _is_done(record, output, resumes="resume" in takes, **call):
-        return
     try:
-        accepted = {name: value for name, value in call.items() if name in takes}
-        with joined():
-            command.run(settings, output, **accepted)
+        _guarded(command, settings, output, record, given)
     except LossError as error:
         raise LossError(f"{error}{_default_data(settings)}") from error.__cause__
     except KeyboardInterrupt as stop:
@@ -124,28 +115,50 @@ def _called(command: Command, **given: Any) -> None:
 
 
 def _record(command: Command, settings: BaseModel) -> RunRecord | None:
-    out, given = command.results(settings), getattr(settings, "out", None)
-    place = out or given
-    if place is None:
+    files = command.files(settings)
+    if files is None:
         return None
-    where = Destination(Path(place), tuple(command.writes), command.fills_folder)
-    where.check()
-    return None if out is None else RunRecord(where, _name(settings), settings)
+    files.place.check()
+    return RunRecord(files, settings)
+
+
+# Nothing is computed before it is certain that what it makes may be written.
+def _guarded(
+    command: Command,
+    settings: BaseModel,
+    output: Output,
+    record: RunRecord | None,
+    given: Mapping[str, Any],
+) -> None:
+    takes = inspect.signature(command.run).parameters
+    accepted = {name: given[name] for name in ("resume", "fresh") if name in takes}
+    if record is None:
+        with joined():
+            command.run(settings, output, **accepted)
+        return
+    # A finished run is printed again where nothing can be written, too.
+    if _is_done(record, output, fresh=given["fresh"]):
+        return
+    with record.files.place.occupied() if is_first() else nullcontext():
+        # Another run may have ended just now.
+        record.look()
+        if _is_done(record, output, fresh=given["fresh"]):
+            return
+        note = record.check(resume=given["resume"], fresh=given["fresh"])
+        if note:
+            output.note(note)
+        # All processes have looked before the first of them changes anything.
+        with joined(), record.begun(fresh=given["fresh"]) if is_first() else nullcontext():
+            command.run(settings, output, **accepted)
 
 
 # Whether there is nothing to do: the same run is finished, and its output is printed again.
-def _is_done(
-    record: RunRecord, output: Output, *, resume: bool, fresh: bool, resumes: bool
-) -> bool:
+def _is_done(record: RunRecord, output: Output, *, fresh: bool) -> bool:
     earlier = None if fresh or record.unfinished else record.finished()
     if earlier is not None:
         output.note(f"already done: results are at {record.out}; --fresh computes them anew")
         output.show(earlier)
-        return True
-    note = record.check(resume=resume, fresh=fresh, resumes=resumes)
-    if note:
-        output.note(note)
-    return False
+    return earlier is not None
 
 
 # A model of one's own seldom fits the default data.
@@ -162,10 +175,6 @@ def _default_data(settings: BaseModel) -> str:
 def _stopped(record: RunRecord | None) -> str:
     kept = record is not None and record.unfinished
     return "stopped; the same command with --resume continues" if kept else "stopped"
-
-
-def _name(settings: BaseModel) -> str:
-    return type(settings).__name__.removesuffix("Settings").lower()
 
 
 def _field(command: Command, path: str) -> FieldInfo:

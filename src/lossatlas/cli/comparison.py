@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossatlas.cli.ledgers import prepare_ledgers
 from lossatlas.cli.output import Output
 from lossatlas.cli.pictures import write_pictures
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.cli.subject import Subject, load_subject
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
-from lossatlas.io import make_folder, remove_ledger
+from lossatlas.io import remove_ledger
 from lossatlas.linalg.params import Params, fingerprint, snapshot
 from lossatlas.objective.modes import Mode
 from lossatlas.objective.point import tracks_statistics
@@ -46,17 +45,14 @@ def report_comparison(
     *,
     folder: Path,
     title: str | None,
-    resume: bool,
     figures: tuple[str, ...] = (),
     **options: Any,
 ) -> None:
     """Compare two checkpoints, write `comparison.nc` and `report.html`, print the result."""
-    make_folder(folder)
     pair = _loaded(settings, files)
     for note in pair.notes:
         output.note(note)
     ledger = folder / "comparison.resume"
-    prepare_ledgers(comparison_ledgers(ledger), resume=resume)
     objective = pair.subject.objective(pair.mode)
     with output.progress("mapping") as progress:
         found = compare(

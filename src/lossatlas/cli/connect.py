@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
@@ -53,36 +54,31 @@ class ConnectSettings(SubjectSettings):
         return self
 
 
-def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
+def run(settings: ConnectSettings, output: Output) -> None:
     """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.io import remove_ledger
     from lossatlas.weights import connect
 
     place = Destination(settings.out, WRITES)
-    with place.occupied():
-        given = load_checkpoints(settings, settings.files, output)
-        metrics = given.subject.metrics(given.objective, output)
-        ledger = place.file("connection.resume")
-        if not resume:
-            remove_ledger(ledger)
-        with output.progress("measuring the path") as progress:
-            found = connect(
-                given.objective, *given.states,
-                kind=settings.kind, points=settings.points,
-                steps=0 if settings.kind == "line" else settings.steps, lr=settings.lr,
-                bends=settings.bends, align_first=settings.align, repair=settings.repair,
-                train=given.on(settings.train_data) if settings.train_data else None,
-                metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
-            )  # fmt: skip
-        files = {"results": found.save(place.file("connection.nc"))}
-        for number, bend in enumerate(found.bends, 1):
-            name = f"bend {number}" if len(found.bends) > 1 else "bend"
-            file = place.file(f"{name.replace(' ', '-')}.safetensors")
-            files[name] = given.write(bend, file)
-        title = f"from {settings.files[0]} to {settings.files[1]}"
-        files["report"] = given.report(found, place.file("report.html"), title)
-        remove_ledger(ledger)
+    given = load_checkpoints(settings, settings.files, output)
+    metrics = given.subject.metrics(given.objective, output)
+    ledger = place.file("connection.resume")
+    with output.progress("measuring the path") as progress:
+        found = connect(
+            given.objective, *given.states,
+            kind=settings.kind, points=settings.points,
+            steps=0 if settings.kind == "line" else settings.steps, lr=settings.lr,
+            bends=settings.bends, align_first=settings.align, repair=settings.repair,
+            train=given.on(settings.train_data) if settings.train_data else None,
+            metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
+        )  # fmt: skip
+    files = {"results": found.save(place.file("connection.nc"))}
+    for (name, file), bend in zip(_bends(settings).items(), found.bends, strict=True):
+        files[name] = given.write(bend, place.file(file))
+    title = f"from {settings.files[0]} to {settings.files[1]}"
+    files["report"] = given.report(found, place.file("report.html"), title)
+    remove_ledger(ledger)
     path = {
         "at": found.at.tolist(),
         "loss": found.loss.tolist(),
@@ -95,9 +91,21 @@ def run(settings: ConnectSettings, output: Output, *, resume: bool) -> None:
     output.result(found, title, files=files, extra=extra)
 
 
+# The trained points of a path and their files.
+def _bends(settings: ConnectSettings) -> dict[str, str]:
+    count = {"line": 0, "bezier": 1, "chain": settings.bends}[settings.kind]
+    if count == 1:
+        return {"bend": "bend.safetensors"}
+    return {f"bend {k}": f"bend-{k}.safetensors" for k in range(1, count + 1)}
+
+
 command = Command(
     ConnectSettings, run,
     "Measure the loss along a path between two checkpoints: the barrier with its paired error, "
     "or none. Use data that neither was trained on.",
-    resume="Go on with a path that was stopped.", writes=WRITES,
+    resume="Go on with a path that was stopped.",
+    files=declared(
+        "connect", WRITES, ledgers=("connection.resume",),
+        more=lambda settings: [*_bends(settings).values()],
+    ),
 )  # fmt: skip

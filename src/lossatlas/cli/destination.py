@@ -1,7 +1,7 @@
 """Where a command writes: `--out` is a folder, or the name that its files share."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +33,12 @@ class Destination:
     @property
     def is_file(self) -> bool:
         """Whether the files are named after `out`."""
-        return (
-            not self.is_folder and self.out.suffix in self._suffixes and not self.out.is_dir()
-        )
+        return not self.is_folder and self._suffix in self._suffixes and not self.out.is_dir()
 
     @property
     def folder(self) -> Path:
         """The folder that the files stand in."""
         return self.out.parent if self.is_file else self.out
-
-    @property
-    def ledger(self) -> Path:
-        """Where unfinished work of a file is kept."""
-        return self.out.with_suffix(".resume")
 
     def file(self, name: str) -> Path:
         """The place of a file: in the folder, or beside `out` under its name."""
@@ -54,13 +47,13 @@ class Destination:
         suffix = Path(name).suffix
         first = next((each for each in self.names if each.endswith(suffix)), name)
         if name == first and suffix in {*self._suffixes, ".resume"}:
-            return self.out.with_suffix(suffix)
+            # As it was given: Page.NC is the result, and Page.html its page.
+            return self.out if suffix == self._suffix else self.out.with_suffix(suffix)
         return self.out.with_name(f"{self.out.stem}-{name}")
 
     def check(self) -> None:
         """Require a folder, or a suffix that the command writes."""
-        suffix = self.out.suffix
-        if suffix not in _SUFFIXES or self.is_file or self.out.is_dir():
+        if self._suffix not in _SUFFIXES or self.is_file or self.out.is_dir():
             return
         wanted = "a folder"
         if not self.is_folder and self._suffixes:
@@ -69,15 +62,22 @@ class Destination:
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
-        """Make the folder; where the results fill it, keep other runs out."""
-        from lossatlas.io import make_folder, occupied
+        """Make the folder, and keep other runs out of it, or off the name of the files."""
+        from lossatlas.io import occupied
 
-        make_folder(self.folder)
-        if self.is_file:
-            yield
-            return
-        with occupied(self.folder):
-            yield
+        is_new = not self.folder.exists()
+        try:
+            with occupied(self.folder, self.out.stem if self.is_file else ""):
+                yield
+        finally:
+            if is_new:
+                # A run that was refused leaves nothing, not even its empty folder.
+                with suppress(OSError):
+                    self.folder.rmdir()
+
+    @property
+    def _suffix(self) -> str:
+        return self.out.suffix.lower()
 
     @property
     def _suffixes(self) -> tuple[str, ...]:

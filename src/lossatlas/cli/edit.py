@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
@@ -76,14 +77,13 @@ def run(settings: EditSettings, output: Output) -> None:
         against=given.on(settings.against) if settings.against else None,
     )  # fmt: skip
     title, place = f"edits of {file}", Destination(settings.out, WRITES)
-    with place.occupied():
-        files = {
-            "results": found.save(place.file("edited.nc")),
-            "report": given.report(found, place.file("report.html"), title),
-        }
-        if settings.write is not None:
-            weights = found.params(settings.write)
-            files["weights"] = given.write(weights, place.file("edited.safetensors"))
+    files = {
+        "results": found.save(place.file("edited.nc")),
+        "report": given.report(found, place.file("report.html"), title),
+    }
+    if settings.write is not None:
+        weights = found.params(settings.write)
+        files["weights"] = given.write(weights, place.file("edited.safetensors"))
     for sentence in measured.sentences():
         output.note(sentence)
     curve = {
@@ -118,5 +118,6 @@ command = Command(
     EditSettings, run,
     "Take directions of low curvature out of weights, and measure the loss at every share that "
     "is kept.",
-    resume="Accepted as in every command; a curve starts anew.", writes=WRITES,
+    resume="Accepted as in every command; a curve starts anew.",
+    files=declared("edit", WRITES),
 )  # fmt: skip

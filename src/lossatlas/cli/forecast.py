@@ -11,6 +11,7 @@ import click
 from pydantic import BaseModel
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, Rows
 from lossatlas.cooldown import CooldownShape
@@ -348,18 +349,23 @@ class _Command(Command):
             raise type(error)(named(str(error), self.settings)) from error
 
 
-_COMMANDS: dict[str, tuple[type[_Forecast], Callable[..., None], tuple[str, ...], str]] = {
-    "fit": (FitSettings, run_fit, FIT, "Fit a law to loss curves; write fit.nc and a report."),
+# Settings, function, record and files: two commands leave a fit, and either may replace it.
+_Row = tuple[type[_Forecast], Callable[..., None], str, tuple[str, ...], str]
+_COMMANDS: dict[str, _Row] = {
+    "fit": (
+        FitSettings, run_fit, "fit", FIT,
+        "Fit a law to loss curves; write fit.nc and a report.",
+    ),
     "compare": (
-        CompareSettings, run_compare, FIT,
+        CompareSettings, run_compare, "fit", FIT,
         "Fit several laws and keep the one that forecasts left-out curves best.",
     ),
     "predict": (
-        PredictSettings, run_predict, FORECAST,
+        PredictSettings, run_predict, "predict", FORECAST,
         "Forecast the loss under a schedule, at a size, or on another set.",
     ),
     "schedule": (
-        ScheduleSettings, run_schedule, SCHEDULE,
+        ScheduleSettings, run_schedule, "schedule", SCHEDULE,
         "Find the schedule with the lowest predicted loss, and those that are as good.",
     ),
 }  # fmt: skip
@@ -367,9 +373,12 @@ command = Group(
     "Predict the loss under a learning rate schedule, and find a better one.",
     {
         name: (
-            text, functools.partial(_Command, kind, run, text, resume=_RESUME, writes=names)
+            text,
+            functools.partial(
+                _Command, kind, run, text, resume=_RESUME, files=declared(record, names)
+            ),
         )
-        for name, (kind, run, names, text) in _COMMANDS.items()
+        for name, (kind, run, record, names, text) in _COMMANDS.items()
     },
 )  # fmt: skip
 

@@ -37,12 +37,11 @@ def write_fit(found: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
     """Write fit.nc, its figures and the page."""
     place = Destination(out, FIT)
     title = f"{found.law.name} fitted to {count(len(found.curves), 'curve')}"
-    with place.occupied():
-        figures = _write_figures(found, place)
-        return {
-            "fit": found.save(place.file("fit.nc")),
-            "report": _write_page(found, place, title, settings, found.provenance),
-        } | figures
+    figures = _write_figures(found, place)
+    return {
+        "fit": found.save(place.file("fit.nc")),
+        "report": _write_page(found, place, title, settings, found.provenance),
+    } | figures
 
 
 def write_prediction(
@@ -53,12 +52,11 @@ def write_prediction(
         return {}
     columns = {key: getattr(told, key) for key in ("step", "loss", "lower", "upper")}
     place = Destination(out, FORECAST)
-    with place.occupied():
-        return {
-            "results": told.save(place.file("forecast.nc")),
-            "forecast": write_csv(place.file("forecast.csv"), columns),
-            "report": _write_page(told, place, "Forecast", settings),
-        } | _write_figures(told, place)
+    return {
+        "results": told.save(place.file("forecast.nc")),
+        "forecast": write_csv(place.file("forecast.csv"), columns),
+        "report": _write_page(told, place, "Forecast", settings),
+    } | _write_figures(told, place)
 
 
 def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dict[str, Path]:
@@ -68,12 +66,11 @@ def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dic
     update = np.arange(1, plan.free.size + 1)
     columns = {"update": update, "lr": plan.wsd, "free": plan.free}
     place = Destination(out, SCHEDULE)
-    with place.occupied():
-        return {
-            "results": plan.save(place.file("schedule.nc")),
-            "schedule": write_csv(place.file("schedule.csv"), columns),
-            "report": _write_page(plan, place, "Schedules compared", settings),
-        } | _write_figures(plan, place)
+    return {
+        "results": plan.save(place.file("schedule.nc")),
+        "schedule": write_csv(place.file("schedule.csv"), columns),
+        "report": _write_page(plan, place, "Schedules compared", settings),
+    } | _write_figures(plan, place)
 
 
 def _write_page(

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import Declaration
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, write_csv
-from lossatlas.inits.settings import InitsSettings
+from lossatlas.inits.settings import REMEMBERED, STAGES, InitsSettings, is_kept
 from lossatlas.settings import defaults, option
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from lossatlas.inits.ranking import Ranking
     from lossatlas.result import Result
 
-_REMEMBERED = "settings.yaml"
 _RANK = defaults("inits.ranking:rank")
 _RESUME = "Accepted as in every command; what is done is never done again without --fresh."
 
@@ -33,30 +34,22 @@ class RankSettings(InitsSettings):
     candidates: int = option(_RANK["candidates"], "How many initializations to choose from.")
 
 
-def run_one(
-    stage: str, settings: InitsSettings, output: Output, *, fresh: bool = False
-) -> None:
+def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
     """Run one stage and tell what it left."""
     from lossatlas.inits.pipeline import run_stage
-    from lossatlas.io import occupied
 
-    with occupied(settings.out), output.progress(stage) as progress:
-        _discard(settings, (stage,) if fresh else ())
+    with output.progress(stage) as progress:
         done = run_stage(settings, stage, progress=progress)
     _mention(done, output)
     data = {"stage": stage, "fresh": done.fresh} | _summary(done.result)
     output.result(data, _STAGES[stage][1], _rows(done.result), files=_files(done))
 
 
-def run_all(settings: RunSettings, output: Output, *, fresh: bool = False) -> None:
+def run_all(settings: RunSettings, output: Output) -> None:
     """Run all stages, or one half, and tell what they left."""
-    from lossatlas.inits.pipeline import PARTS, run
-    from lossatlas.inits.settings import STAGES
-    from lossatlas.io import occupied
+    from lossatlas.inits.pipeline import run
 
-    with occupied(settings.out), output.progress("study") as progress:
-        stages = STAGES if settings.stage is None else PARTS.get(settings.stage, ())
-        _discard(settings, stages if fresh else ())
+    with output.progress("study") as progress:
         finished = run(settings, settings.stage, progress=progress)
     for done in finished:
         _mention(done, output)
@@ -66,26 +59,23 @@ def run_all(settings: RunSettings, output: Output, *, fresh: bool = False) -> No
     output.result(data, title, sentences, files=_files(*finished))
 
 
-def run_rank(settings: RankSettings, output: Output, *, fresh: bool = False) -> None:
+def run_rank(settings: RankSettings, output: Output) -> None:
     """Rank candidates, say how much to trust it, write a table and the best's weights."""
     from lossatlas.inits.problem import load_problem
     from lossatlas.inits.ranking import rank
-    from lossatlas.inits.settings import STAGES
-    from lossatlas.io import occupied
     from lossatlas.report import write_report
     from lossatlas.training.checkpoints import save_weights
 
-    with occupied(settings.out) as folder, output.progress("ranking") as progress:
-        _discard(settings, STAGES if fresh else ())
-        problem = load_problem(settings)
+    folder, problem = settings.out, load_problem(settings)
+    with output.progress("ranking") as progress:
         ranking = rank(settings, settings.candidates, problem=problem, progress=progress)
-        weights = problem.weights(ranking.candidates[0])
-        files = {
-            "ranking": ranking.save(folder / "ranking.nc"),
-            "table": write_csv(folder / "ranking.csv", _columns(ranking)),
-            "best": save_weights(weights, folder / "best.safetensors"),
-            "report": write_report(ranking, folder / "report.html", title=ranking.title),
-        }
+    weights = problem.weights(ranking.candidates[0])
+    files = {
+        "ranking": ranking.save(folder / "ranking.nc"),
+        "table": write_csv(folder / "ranking.csv", _columns(ranking)),
+        "best": save_weights(weights, folder / "best.safetensors"),
+        "report": write_report(ranking, folder / "report.html", title=ranking.title),
+    }
     rows = [*_rows(ranking), ("", _shown(ranking), "")]
     output.result(ranking.summary(), ranking.title, rows, files=files)
 
@@ -106,15 +96,49 @@ def _columns(ranking: "Ranking") -> dict[str, Any]:
     }
 
 
-# What stages wrote, and what they had begun.
-def _discard(settings: InitsSettings, stages: Sequence[str]) -> None:
-    from lossatlas.inits.paths import FILES, ledger_of, path_of
-    from lossatlas.io import remove_ledger
+# What stages write: their files are read and judged by the stages themselves.
+def _files_of(stages: Sequence[str], settings: InitsSettings) -> Declaration:
+    from lossatlas.inits.paths import FILES, KINDS
+    from lossatlas.io.records import holds_record
 
     made = [*stages, *(["features"] if "fit-quality" in stages else [])]
-    for stage in (name for name in made if name in FILES):
-        path_of(settings, stage).unlink(missing_ok=True)
-        remove_ledger(ledger_of(settings, stage))
+    made = [stage for stage in made if stage in FILES]
+    files = [FILES[stage] for stage in made]
+    networks = ["surrogate.*.resume"] if "fit-surrogate" in stages else []
+    form = settings.figures.format
+    drawn = [f"figures/{'figures' if form == 'html' else '*'}.{form}"]
+    results = [*files, *networks, *([REMEMBERED] if made else []),
+               *(drawn if "figures" in stages else [])]  # fmt: skip
+    known = {FILES[s]: functools.partial(_is_kind, kind) for s, kind in KINDS.items()}
+    return Declaration(
+        Destination(settings.out, is_folder=True), "inits", tuple(results),
+        ledgers=tuple(f"{stage}.resume" for stage in made), pieces=(*files, *networks),
+        known={**known, "surrogate.*.resume": holds_record, REMEMBERED: is_kept},
+        keeps=True,
+    )  # fmt: skip
+
+
+def _files_of_run(settings: RunSettings) -> Declaration:
+    from lossatlas.inits.pipeline import PARTS
+
+    return _files_of(
+        STAGES if settings.stage is None else PARTS.get(settings.stage, ()), settings
+    )
+
+
+# Its trainings are kept, so that another ranking need not repeat them.
+def _files_of_rank(settings: RankSettings) -> Declaration:
+    return Declaration(
+        Destination(settings.out, is_folder=True), "rank",
+        ("ranking.nc", "ranking.csv", "best.safetensors", "report.html"),
+        ledgers=("rank/*/label.resume",), pieces=("rank/*/label.resume",),
+    )  # fmt: skip
+
+
+def _is_kind(kind: str, path: Path) -> bool:
+    from lossatlas.io.results import kind_of
+
+    return kind_of(path) == kind
 
 
 def _shown(ranking: "Ranking") -> str:
@@ -152,15 +176,17 @@ _STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
         {"format": "figures.format"},
     ),
 }
-_WHOLE: dict[str, tuple[type[InitsSettings], Callable[..., None], str]] = {
+_WHOLE: dict[str, tuple[type[InitsSettings], Callable[..., None], Callable[..., Any], str]] = {
     "run": (
         RunSettings,
         run_all,
+        _files_of_run,
         "Run all stages in turn; those whose files are there are not run again.",
     ),
     "rank": (
         RankSettings,
         run_rank,
+        _files_of_rank,
         "Rank initializations of your own model, and report how far to trust the ranking.",
     ),
 }
@@ -169,27 +195,30 @@ _WHOLE: dict[str, tuple[type[InitsSettings], Callable[..., None], str]] = {
 # The folder remembers what the stages before were told.
 def _remembered(options: Mapping[str, Any]) -> Path | None:
     usual = InitsSettings.model_fields["out"].default
-    file = Path(options.get("out", usual)) / _REMEMBERED
-    return file if file.is_file() else None
+    file = Path(options.get("out", usual)) / REMEMBERED
+    return file if is_kept(file) else None
 
 
-# Stages know by themselves what is done.
-_command = functools.partial(
-    functools.partial, Command, config=_remembered, resume=_RESUME, results=lambda _: None,
-    fills_folder=True,
-)  # fmt: skip
+_command = functools.partial(functools.partial, Command, config=_remembered, resume=_RESUME)
 command = Group(
     "Rank initializations before training, and report how far to trust the ranking.",
     {
         name: (
             text,
             _command(
-                InitsSettings, functools.partial(run_one, name), text, shortcuts=shortcuts
+                InitsSettings,
+                functools.partial(run_one, name),
+                text,
+                shortcuts=shortcuts,
+                files=functools.partial(_files_of, (name,)),
             ),
         )
         for name, (text, _, shortcuts) in _STAGES.items()
     }
-    | {name: (text, _command(kind, run, text)) for name, (kind, run, text) in _WHOLE.items()},
+    | {
+        name: (text, _command(kind, run, text, files=files))
+        for name, (kind, run, files, text) in _WHOLE.items()
+    },
 )
 
 

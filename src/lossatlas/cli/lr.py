@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings
@@ -60,9 +61,8 @@ def run(settings: LRSettings, output: Output) -> None:
     title, written = f"learning rate of {given.subject.title}", {}
     if settings.out is not None:
         place = Destination(settings.out, WRITES)
-        with place.occupied():
-            written["results"] = found.save(place.file("lr.nc"))
-            written["report"] = given.report(found, place.file("report.html"), title)
+        written["results"] = found.save(place.file("lr.nc"))
+        written["report"] = given.report(found, place.file("report.html"), title)
     extra = {"lr": found.lr, "low": found.low, "high": found.high}
     output.result(found, title, files=written, extra=extra)
 
@@ -71,5 +71,6 @@ command = Command(
     LRSettings, run,
     "Suggest a learning rate: a range test, short runs on copies of the weights, the edge of "
     "stability and the gradient noise scale.",
-    resume="Accepted as in every command; the runs start anew.", writes=WRITES,
+    resume="Accepted as in every command; the runs start anew.",
+    files=declared("lr", WRITES),
 )  # fmt: skip

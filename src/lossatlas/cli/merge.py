@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import SubjectSettings, check_files
@@ -70,7 +71,7 @@ class MergeSettings(SubjectSettings):
         return self
 
 
-def run(settings: MergeSettings, output: Output, *, resume: bool) -> None:
+def run(settings: MergeSettings, output: Output) -> None:
     """Merge, or compare merges."""
     from lossatlas.cli.checkpoints import load_checkpoints
 
@@ -82,11 +83,10 @@ def run(settings: MergeSettings, output: Output, *, resume: bool) -> None:
         "names": [file.name for file in settings.files[1:]],
     }
     place = Destination(settings.out, WRITES)
-    with place.occupied():
-        if settings.compare:
-            _compare(settings, given, output, options, place, resume=resume)
-        else:
-            _merge(settings, given, output, options, place)
+    if settings.compare:
+        _compare(settings, given, output, options, place)
+    else:
+        _merge(settings, given, output, options, place)
 
 
 def _merge(
@@ -122,15 +122,11 @@ def _compare(
     output: Output,
     options: dict[str, Any],
     place: Destination,
-    *,
-    resume: bool,
 ) -> None:
     from lossatlas.io import remove_ledger
     from lossatlas.weights import compare_merges
 
     ledger = place.file("merged.resume")
-    if not resume:
-        remove_ledger(ledger)
     methods = [spec.replace(";", ",") for spec in settings.compare]
     base, *experts = given.states
     with output.progress("merging") as progress:
@@ -161,5 +157,6 @@ command = Command(
     MergeSettings, run,
     "Merge fine-tuned networks and measure what came out, beside the plain average, the base "
     "and every expert. Use data that no network was trained on, the base included.",
-    resume="Go on with a comparison that was stopped.", writes=WRITES,
+    resume="Go on with a comparison that was stopped.",
+    files=declared("merge", WRITES, ledgers=("merged.resume",)),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Figures of a result as files for a paper."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,15 @@ FIGURES = "Write every figure too, for a paper: pdf, svg, png, or several with c
 _FORMATS = ("pdf", "svg", "png")
 
 
-def write_pictures(found: "Result", formats: tuple[str, ...], folder: Path) -> dict[str, Path]:
-    """Write the figures that were asked for to `figures/NAME.FORMAT`."""
+def picture_names(formats: Sequence[str]) -> list[str]:
+    """What `write_pictures` may write, as patterns; unknown formats are refused."""
     for name in formats:
         check_one_of("figures", name, _FORMATS)
+    return [f"figures/*.{name}" for name in formats]
+
+
+def write_pictures(found: "Result", formats: tuple[str, ...], folder: Path) -> dict[str, Path]:
+    """Write the figures that were asked for to `figures/NAME.FORMAT`."""
     if not formats:
         return {}
     from lossatlas.report.pictures import save_figures

@@ -1,89 +1,121 @@
 """What an earlier call left where results go: a finished run, an unfinished one, or nothing."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 import lossatlas
-from lossatlas.cli.destination import Destination
+from lossatlas.cli.declaration import Declaration
 from lossatlas.cli.output import Printed
 from lossatlas.errors import ArgumentError, FileError
 
 # Settings that say where results go and what they are called on screen, not what they are.
 _PLACE = ("out",)
-_LEDGER = ".resume"
+# The key that says of a JSON file that it is a record, and of which version.
+_MARK = "lossatlas"
 
 
 class RunRecord:
     """The record of a command beside its results.
 
-    A finished run leaves a file, "survey.json" say, with its settings, what it printed and
-    which files it read and wrote. The same command with the same settings is then done
-    already; with others it is refused unless the user says `--fresh`.
+    A file, "survey.json" say. While a run is under way it says which names that run has taken;
+    a finished run leaves its settings, what it printed, and which files it read and wrote. The
+    same command with the same settings is then done already; with others it is refused unless
+    the user says `--fresh`. A file that the record does not name is never replaced.
 
     Args:
-        place: where the results go.
-        name: of the command.
+        files: what the command writes.
         settings: of this call.
     """
 
-    def __init__(self, place: Destination, name: str, settings: BaseModel) -> None:
-        self.out, self._place, self._settings = place.out, place, settings
-        self._is_file = place.is_file
-        self.path = (
-            place.out.with_suffix(".json") if self._is_file else place.out / f"{name}.json"
-        )
+    def __init__(self, files: Declaration, settings: BaseModel) -> None:
+        self.files, self.out, self.path = files, files.place.out, files.record
+        self._settings, self._is_written = settings, False
+        self.look()
+
+    def look(self) -> None:
+        """Read what is there now."""
         self._known = self._read()
         self._run = self._described()
 
     @property
     def unfinished(self) -> bool:
-        """Whether a ledger of unfinished work is there."""
-        if self._is_file:
-            return self._place.ledger.is_file()
-        return self.out.is_dir() and any(self.out.glob(f"*{_LEDGER}*"))
+        """Whether unfinished work is there that `--resume` continues."""
+        return not self.files.pieces and bool(self.files.ledgers_there())
 
     def finished(self) -> Printed | None:
         """What this very run printed, where it was done before and its files are there."""
-        if self._known.get("run") != self._run or self._missing():
+        if self.files.keeps or self._known.get("run") != self._run or self._missing():
             return None
         return Printed(**self._known["printed"])
 
-    def check(self, *, resume: bool, fresh: bool, resumes: bool) -> str:
+    def check(self, *, resume: bool, fresh: bool) -> str:
         """Refuse to overwrite what an earlier call left; otherwise a note, or nothing."""
-        if fresh:
+        self._refuse_foreign()
+        if fresh or self.files.keeps:
             return ""
-        if self.unfinished and resumes:
+        if self.unfinished:
             return "" if resume else self._refuse_unfinished()
         if self._known.get("run"):
-            return self._refuse_finished()
-        self._refuse_foreign()
+            return "" if resume and self.files.pieces else self._refuse_finished()
+        if self._left() and not resume:
+            self._refuse_unfinished()
+        resumes = bool(self.files.ledgers)
         return f"nothing to resume at {self.out}; starting anew" if resume and resumes else ""
+
+    @contextmanager
+    def begun(self, *, fresh: bool) -> Iterator[None]:
+        """Take the names of this run; let them go again where nothing was written."""
+        before, there = _content(self.path), self._stamps()
+        ours = sorted(self._ours())
+        if fresh:
+            self.files.discard(self._is_ours)
+        self._write({"taken": self.files.patterns, "ours": ours})
+        try:
+            yield
+        finally:
+            if not self._is_written and self._stamps() == there:
+                self._put_back(before)
 
     def write(self, printed: Printed) -> None:
         """Keep what was printed, where files were written."""
         if not printed.files:
             return
+        files, ours = self.files.found(self.files.patterns), self._ours()
+        held: dict[str, Any] = {"files": files, "ours": sorted(ours.union(files))}
+        if not self.files.keeps:
+            held |= {"run": self._run, "printed": vars(printed)}
+        self._write(held)
+        self._is_written = True
+
+    def _write(self, held: Mapping[str, Any]) -> None:
         from lossatlas.io import writing
 
-        held = {"run": self._run, "printed": vars(printed)}
+        head = {_MARK: lossatlas.__version__, "command": self.files.command}
         with writing(self.path) as temporary:
-            temporary.write_text(json.dumps(held), encoding="utf-8")
+            temporary.write_text(json.dumps({**head, **held}), encoding="utf-8")
+
+    def _put_back(self, before: bytes | None) -> None:
+        from lossatlas.io import writing
+
+        if before is None:
+            self.path.unlink(missing_ok=True)
+            return
+        with writing(self.path) as temporary:
+            temporary.write_bytes(before)
 
     def _refuse_unfinished(self) -> str:
-        from lossatlas.io import occupied
-
-        place = self.out.parent if self._is_file else self.out
-        # Another process that is at work there is named by the lock.
-        with occupied(place):
-            raise FileError(
-                f"'{self.out}' holds an unfinished run: --resume continues it, --fresh "
-                "discards it; or give another --out."
-            )
+        resumed = "--resume continues it, " if self.files.ledgers else ""
+        raise FileError(
+            f"'{self.out}' holds an unfinished run: {resumed}--fresh discards it; or give "
+            "another --out."
+        )
 
     def _refuse_finished(self) -> str:
         settings, contents = _differing(self._known["run"], self._run)
@@ -94,50 +126,100 @@ class RunRecord:
         what = f"other settings ({', '.join(settings[:5])})"
         if not settings:
             what = f"other contents of {', '.join(contents)}"
+        kept = "--resume keeps its finished parts, " if self.files.pieces else ""
         raise FileError(
-            f"'{self.out}' holds a finished run with {what}: --fresh replaces it; or give "
-            "another --out."
+            f"'{self.out}' holds a finished run with {what}: {kept}--fresh replaces it; or "
+            "give another --out."
         )
 
-    # What stands there was not written by a finished run of this command: it may be the user's.
+    # What no run of this command wrote is of the user, or of another command.
     def _refuse_foreign(self) -> None:
-        film = getattr(self._settings, "film", None)
-        written = [*map(self._place.file, self._place.names), *([film] if film else [])]
-        there = [str(path) for path in written if path.is_file()]
-        if there:
+        foreign = self.files.foreign(self._is_ours)
+        if os.path.lexists(self.path) and not self._known:
+            foreign.insert(0, self.path)
+        if foreign:
+            named = " and ".join(repr(str(path)) for path in foreign[:3])
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
             raise FileError(
-                f"{' and '.join(map(repr, there))} would be overwritten, and this command did "
-                "not write it: --fresh replaces it; or give another --out."
+                f"{named}{more} would be overwritten, and no run of this command wrote it: "
+                "give another --out or name, or move it away; --fresh replaces only what a run "
+                "wrote."
             )
+        self._refuse_inputs()
+
+    # A result that is read cannot be replaced by what is made of it.
+    def _refuse_inputs(self) -> None:
+        written = set(self.files.found(self.files.patterns))
+        for path in self._inputs().values():
+            if path.is_file() and self.files.name_of(path) in written:
+                raise FileError(
+                    f"'{path}' would be overwritten, and this command reads it: give another "
+                    "--out or name."
+                )
+
+    # Files of this command: what its runs wrote, and names that an interrupted one had taken.
+    def _ours(self) -> set[str]:
+        known = self._known
+        named = {n for n in known.get("ours", ()) if os.path.lexists(self.files.path_of(n))}
+        return named.union(self.files.found(known.get("taken", ())))
+
+    def _is_ours(self, name: str) -> bool:
+        return name in self._ours()
+
+    # Results of a run that was interrupted while it wrote them.
+    def _left(self) -> list[str]:
+        return self.files.found(self._known.get("taken", ()))
+
+    def _stamps(self) -> list[tuple[str, int]]:
+        paths = [self.files.path_of(name) for name in self.files.found(self.files.patterns)]
+        paths += self.files.ledgers_there()
+        return [(str(path), path.lstat().st_mtime_ns) for path in paths]
 
     def _missing(self) -> list[str]:
-        written = self._known["printed"]["files"].values()
-        return [path for path in written if not Path(path).exists()]
+        paths = map(self.files.path_of, self._known["files"])
+        return [str(path) for path in paths if not path.exists()]
 
     def _read(self) -> dict[str, Any]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        # A file of that name that is not ours is nothing that was finished here.
-        ours = isinstance(found, dict) and {"run", "printed"} <= found.keys()
-        return found if ours else {}
+        if not isinstance(found, dict):
+            return {}
+        if _MARK not in found and {"run", "printed"} <= found.keys():
+            return self._with_list(found)
+        return found if _MARK in found and found["command"] == self.files.command else {}
+
+    # A record of before there was a list: it names results, and folders of pictures.
+    def _with_list(self, record: dict[str, Any]) -> dict[str, Any]:
+        files = [self.files.name_of(Path(path)) for path in record["printed"]["files"].values()]
+        held = self.files.found([f"{glob.escape(name)}/*" for name in files])
+        return {**record, "files": files, "ours": [*files, *held, *self.files.named()]}
+
+    def _plain(self) -> dict[str, Any]:
+        used = self._settings.model_dump(mode="json")
+        return {name: value for name, value in used.items() if name not in _PLACE}
+
+    # Files that are read, by the texts that name them.
+    def _inputs(self) -> dict[str, Path]:
+        made = set(map(self.files.name_of, self.files.elsewhere))
+        return {t: p for t, p in _inputs(self._plain()) if self.files.name_of(p) not in made}
 
     def _described(self) -> dict[str, Any]:
-        used = self._settings.model_dump(mode="json")
-        settings = {name: value for name, value in used.items() if name not in _PLACE}
-        own = {Path(path).resolve() for path in self._written()} | {self.path.resolve()}
+        own = {self.files.path_of(name).resolve() for name in self._ours()}
+        own.add(self.path.resolve())
         # Through JSON and back, as it is read again.
         described = {
             "version": lossatlas.__version__,
-            **settings,
-            "contents": {text: _stamp(path, own) for text, path in _inputs(settings)},
+            **self._plain(),
+            "contents": {text: _stamp(path, own) for text, path in self._inputs().items()},
         }
         plain: dict[str, Any] = json.loads(json.dumps(described))
         return plain
 
-    def _written(self) -> list[str]:
-        return list(self._known["printed"]["files"].values()) if self._known else []
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def check_choice(*, resume: bool, fresh: bool) -> None:

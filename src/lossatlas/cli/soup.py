@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.cli.shared_options import (
@@ -50,12 +51,11 @@ def run(settings: SoupSettings, output: Output) -> None:
     given = load_checkpoints(settings, ordered, output)
     found = soup(given.objective, *given.states, greedy=settings.greedy)
     place = Destination(settings.out, WRITES)
-    with place.occupied():
-        files = {
-            "weights": given.write(found.params, place.file("soup.safetensors")),
-            "results": found.save(place.file("soup.nc")),
-            "report": given.report(found, place.file("report.html"), "Soup"),
-        }
+    files = {
+        "weights": given.write(found.params, place.file("soup.safetensors")),
+        "results": found.save(place.file("soup.nc")),
+        "report": given.report(found, place.file("report.html"), "Soup"),
+    }
     kept = [str(ordered[k - 1]) for k in found.kept]
     output.result(found, "soup", files=files, extra={"kept": kept})
 
@@ -64,5 +64,6 @@ command = Command(
     SoupSettings, run,
     "Average checkpoints of one model and measure the average. A greedy soup is chosen on the "
     "data it is measured on; judge it on other data.",
-    resume="Accepted as in every command; a soup starts anew.", writes=WRITES,
+    resume="Accepted as in every command; a soup starts anew.",
+    files=declared("soup", WRITES),
 )  # fmt: skip

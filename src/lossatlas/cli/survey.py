@@ -1,7 +1,6 @@
 """`lossatlas survey`: train or load a network, survey its loss landscape, write a report."""
 
 import functools
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -10,8 +9,10 @@ from pydantic import model_validator
 
 from lossatlas.cli.atlas import FILM
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import Declaration
+from lossatlas.cli.destination import Destination
 from lossatlas.cli.output import Output
-from lossatlas.cli.pictures import FIGURES
+from lossatlas.cli.pictures import FIGURES, picture_names
 from lossatlas.cli.processes import check_alone, count, is_first
 from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.errors import ArgumentError
@@ -211,21 +212,33 @@ def run(settings: SurveySettings, output: Output, *, resume: bool, fresh: bool) 
     """Survey a network, or compare two checkpoints."""
     if _lists(settings):
         _list_instruments(output)
-        return
-    from lossatlas.io import occupied
+    elif settings.along:
+        from lossatlas.cli.along import survey_training
 
-    with occupied(settings.folder) if is_first() else nullcontext():
-        if settings.along:
-            from lossatlas.cli.along import survey_training
+        check_alone("survey along a training")
+        remedy = "survey one file at a time"
+        check_unused(settings, _NOT_ALONG, "along a training", remedy)
+        survey_training(settings, output, resume=resume, fresh=fresh)
+    elif len(settings.states) == 2:
+        _compare(settings, output)
+    else:
+        _survey(settings, output)
 
-            check_alone("survey along a training")
-            remedy = "survey one file at a time"
-            check_unused(settings, _NOT_ALONG, "along a training", remedy)
-            survey_training(settings, output, resume=resume, fresh=fresh)
-        elif len(settings.states) == 2:
-            _compare(settings, output, resume=resume)
-        else:
-            _survey(settings, output, resume=resume)
+
+def _files(settings: SurveySettings) -> Declaration | None:
+    if _lists(settings):
+        return None
+    if settings.along:
+        from lossatlas.cli.along import files_along
+
+        return files_along(settings)
+    names = ("comparison.nc" if len(settings.states) == 2 else "survey.nc", "report.html")
+    return Declaration(
+        Destination(settings.folder, names, is_folder=True), "survey",
+        (*names, *picture_names(settings.figures)),
+        ledgers=("survey.resume", "survey.resume.*", "comparison.resume.*"),
+        elsewhere=(settings.film,) if settings.film else (),
+    )  # fmt: skip
 
 
 def _lists(settings: SurveySettings) -> bool:
@@ -256,13 +269,11 @@ command = Command(
     SurveySettings, run,
     "Survey the loss landscape around a network: map, topology, curvature. Two checkpoints are "
     "compared.",
-    resume=_RESUME, extra=[_LIST], processes=True,
-    results=lambda s: None if _lists(s) or s.along else s.folder, fills_folder=True,
-    writes=("survey.nc", "comparison.nc", "report.html"),
+    files=_files, resume=_RESUME, extra=[_LIST], processes=True,
 )  # fmt: skip
 
 
-def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
+def _compare(settings: SurveySettings, output: Output) -> None:
     check_alone("survey of two checkpoints")
     check_unused(
         settings, _ONE_ONLY, "where two checkpoints are compared", "survey one file at a time"
@@ -271,7 +282,7 @@ def _compare(settings: SurveySettings, output: Output, *, resume: bool) -> None:
 
     report_comparison(
         settings, settings.states, output, folder=settings.folder, title=settings.title,
-        resume=resume, span=settings.span, points=settings.points, seed=settings.seed,
+        span=settings.span, points=settings.points, seed=settings.seed,
         figures=settings.figures,
         connectivity=settings.map.connectivity, min_share=settings.map.min_share,
         **settings.map.options,
@@ -297,24 +308,18 @@ def _at(settings: Any, path: str) -> Any:
     return settings
 
 
-def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
-    from lossatlas.cli.ledgers import prepare_ledgers
+def _survey(settings: SurveySettings, output: Output) -> None:
     from lossatlas.cli.pictures import write_pictures
     from lossatlas.cli.subject import load_subject
     from lossatlas.curvature import chosen
-    from lossatlas.io import make_folder, remove_ledger
+    from lossatlas.io import remove_ledger
     from lossatlas.report import write_film, write_report
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)
-    if is_first():
-        make_folder(settings.folder)
     subject = load_subject(settings)
     checkpoints, optimizer = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
-    ledgers = ledger, instruments_ledger(ledger)
-    if is_first():
-        prepare_ledgers(ledgers, resume=resume)
     found = _measure(settings, subject, checkpoints, optimizer, ledger=ledger, output=output)
     if not is_first():
         return
@@ -324,7 +329,7 @@ def _survey(settings: SurveySettings, output: Output, *, resume: bool) -> None:
     files |= write_pictures(found, settings.figures, settings.folder)
     if settings.film is not None:
         files["film"] = write_film(found, settings.film)
-    for path in ledgers:
+    for path in (ledger, instruments_ledger(ledger)):
         remove_ledger(path)
     output.result(found, found.title, files=files)
 

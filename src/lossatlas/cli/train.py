@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.output import Output, Rows
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.settings import (
@@ -120,28 +121,24 @@ class TrainingSettings(Strict):
         return (self.epochs or _EPOCHS) * -(-examples // self.batch_size)
 
 
-def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
+def run(settings: TrainingSettings, output: Output) -> None:
     """Train, compare, and write `trainings.nc`, `report.html` and weights."""
     from lossatlas import io
     from lossatlas.report import write_report
     from lossatlas.training.checkpoints import save_weights
     from lossatlas.training.devices import chosen_device
 
-    with io.occupied(settings.out):
-        chosen_device(settings.device)
-        folder = io.make_folder(settings.out)
-        ledger = folder / "trainings.resume"
-        if not resume:
-            io.remove_ledger(ledger)
-        found, weights = _trained(settings, ledger, output)
-        results = io.save(found, folder / "trainings.nc")
-        page = write_report(found, folder / "report.html")
-        paths = {
-            name: save_weights(weights[name], folder / _FILES[name])
-            for name in weights
-            if name in _FILES
-        }
-        io.remove_ledger(ledger)
+    chosen_device(settings.device)
+    folder, ledger = settings.out, settings.out / "trainings.resume"
+    found, weights = _trained(settings, ledger, output)
+    results = io.save(found, folder / "trainings.nc")
+    page = write_report(found, folder / "report.html")
+    paths = {
+        name: save_weights(weights[name], folder / _FILES[name])
+        for name in weights
+        if name in _FILES
+    }
+    io.remove_ledger(ledger)
     title = str(found.provenance.settings["title"])
     files = {"results": results, "report": page}
     rows = _table(found, paths)
@@ -151,7 +148,10 @@ def run(settings: TrainingSettings, output: Output, *, resume: bool) -> None:
 command = Command(
     TrainingSettings, run,
     "Train a network with a recipe, or find out which recipe is worth it.", resume=_RESUME,
-    fills_folder=True, writes=("trainings.nc", "report.html", *_FILES.values()),
+    files=declared(
+        "training", ("trainings.nc", "report.html", *_FILES.values()),
+        ledgers=("trainings.resume",), is_folder=True,
+    ),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lossatlas.cli.command import Command
+from lossatlas.cli.declaration import declared
 from lossatlas.cli.destination import Destination, out_help
 from lossatlas.cli.output import Output
 from lossatlas.settings import LISTED, SEED, Strict, common, defaults, option
@@ -42,8 +43,7 @@ def run(settings: WeightsSettings, output: Output) -> None:
     files = {}
     if settings.out is not None:
         place = Destination(settings.out, WRITES)
-        with place.occupied():
-            files["spectra"] = found.save(place.file("spectra.nc"))
+        files["spectra"] = found.save(place.file("spectra.nc"))
     rows = [_row(matrix) for matrix in found.matrices]
     title = f"weights of {settings.file.name}"
     output.result(found, title, rows, files=files, extra={"skipped": dict(found.skipped)})
@@ -68,5 +68,5 @@ command = Command(
     "Look at the weight matrices of a checkpoint: ranks, singular values above noise, and "
     "whether the tail of the spectrum is a power law. No data and no model are needed.",
     resume=_RESUME,
-    writes=WRITES,
+    files=declared("weights", WRITES),
 )

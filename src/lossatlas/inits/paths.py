@@ -37,6 +37,14 @@ FILES = {
     "features": "features.nc",
     "fit-quality": "quality.nc",
 }
+# What the files hold; another result under such a name is not of a study.
+KINDS = {
+    "generate": "inits-samples",
+    "fit-surrogate": "inits-surrogates",
+    "label": "inits-labels",
+    "features": "inits-features",
+    "fit-quality": "inits-quality",
+}
 SECTIONS = {
     "generate": ("generate",),
     "fit-surrogate": ("generate", "surrogate"),

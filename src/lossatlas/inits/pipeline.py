@@ -8,21 +8,19 @@ import yaml
 
 from lossatlas.arguments import public
 from lossatlas.checks import check_one_of
-from lossatlas.errors import ResumeError
+from lossatlas.errors import FileError, ResumeError
 from lossatlas.executor import Progress
 from lossatlas.inits.labels import label
 from lossatlas.inits.paths import ledger_of, load_stage, path_of
 from lossatlas.inits.problem import Problem, load_problem
 from lossatlas.inits.samples import generate
-from lossatlas.inits.settings import STAGES, InitsSettings
+from lossatlas.inits.settings import REMEMBERED, STAGES, InitsSettings, is_kept, kept_text
 from lossatlas.inits.surrogates import fit_surrogates
 from lossatlas.io import make_folder, remove_ledger, writing
 from lossatlas.result import Result
 
 # The two halves of the published pipeline: the loss predictor, and the quality predictor.
 PARTS = {1: STAGES[:2], 2: STAGES[2:]}
-# What the command remembers, so that the next stage need not be told again.
-REMEMBERED = "settings.yaml"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ def run_stage(
     Raises:
         UnknownNameError: no such stage.
         FileError: a file of the stages before it is missing (the message names the command
-            that makes it), or files of other settings are there.
+            that makes it), files of other settings are there, or a "settings.yaml" that no
+            study wrote. Figures of the same names are replaced.
         AtlasError: whatever the stage cannot serve.
 
     Examples:
@@ -76,6 +75,7 @@ def run_stage(
     """
     check_one_of("stage", stage, STAGES)
     make_folder(settings.out)
+    _check_remembered(settings.out / REMEMBERED)
     if stage == "figures":
         from lossatlas.inits.figures import draw
 
@@ -168,8 +168,18 @@ def _written(settings: InitsSettings, stage: str, result: Result) -> Result:
     return result
 
 
+def _check_remembered(path: Path) -> None:
+    if path.exists() and not is_kept(path):
+        raise FileError(
+            f"'{path}' would be overwritten, and no study wrote it: name another `out`, or "
+            "move it away."
+        )
+
+
 def _remember(settings: InitsSettings) -> None:
     kept = set(InitsSettings.model_fields) - {"out"}
     plain = settings.model_dump(mode="json", include=kept, exclude_unset=True)
     with writing(settings.out / REMEMBERED) as temporary:
-        temporary.write_text(yaml.safe_dump(plain, sort_keys=False))
+        temporary.write_text(
+            kept_text(yaml.safe_dump(plain, sort_keys=False)), encoding="utf-8"
+        )

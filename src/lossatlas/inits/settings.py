@@ -18,6 +18,9 @@ from lossatlas.settings import (
     subject,
 )  # fmt: skip
 
+# What a study is told is kept in its folder, so that the next stage need not be told again.
+REMEMBERED = "settings.yaml"
+_FIRST_LINE = "# Kept by lossatlas inits: the settings of this study.\n"
 STAGES = ("generate", "fit-surrogate", "label", "fit-quality", "figures")
 
 
@@ -151,3 +154,17 @@ class InitsSettings(Strict):
         """
         common = ("model", "data", "loss", "examples", "test", "probe", "seed")
         return self.model_dump(mode="json", include={*common, *sections})
+
+
+def kept_text(text: str) -> str:
+    """Settings in YAML with the line that tells them from a file of the user."""
+    return _FIRST_LINE + text
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file of settings was written by a study, not by the user."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline() == _FIRST_LINE
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -16,6 +16,8 @@ _MAGIC = b"SQLite format 3\0"
 # Written into the header of the file, so that it is known as ours before a byte is changed.
 _APPLICATION = 0x6C617467
 _TABLES = {"run", "object"}
+# What SQLite keeps beside an open base.
+BESIDE = ("-wal", "-shm")
 _FOREIGN = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_SCHEMA"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -28,9 +30,26 @@ def remove_ledger(path: str | Path) -> None:
 
     Args:
         path: the file.
+
+    Raises:
+        ResumeError: a file of that name is not a resume file; it is left alone.
     """
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    file = check_path("path", path)
+    if not file.exists():
+        return
+    _check_ours(file)
+    # The base last: without it nobody could tell what the others are.
+    for suffix in (*BESIDE, ""):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether a file is a resume file, as far as its head tells."""
+    try:
+        _check_ours(path)
+    except (ResumeError, OSError):
+        return False
+    return path.is_file()
 
 
 def _check_ours(path: Path) -> None:

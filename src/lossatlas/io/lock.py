@@ -14,7 +14,7 @@ LOCK = ".lossatlas.lock"
 
 
 @contextmanager
-def occupied(folder: str | Path) -> Iterator[Path]:
+def occupied(folder: str | Path, name: str = "") -> Iterator[Path]:
     """Hold a folder for writing; a second writer is refused at once.
 
     The lock is the operating system's: it ends with the process, whatever ends that. What
@@ -22,6 +22,7 @@ def occupied(folder: str | Path) -> Iterator[Path]:
 
     Args:
         folder: made if missing.
+        name: of files that share it; then these are held, and not the folder.
 
     Yields:
         The folder.
@@ -30,12 +31,12 @@ def occupied(folder: str | Path) -> Iterator[Path]:
         FileError: another process writes there (the message names it), or it cannot be written.
     """
     place = make_folder(folder)
-    path = place / LOCK
+    path = place / (f".{name}{LOCK}" if name else LOCK)
     file = _locked(path)
     if file is None:
         raise FileError(
-            f"'{place}' is being written by another run ({_owner(path)}); wait for it, or give "
-            "another folder (--out)."
+            f"'{place / name}' is being written by another run ({_owner(path)}); wait for it, "
+            f"or give another {'name' if name else 'folder'} (--out)."
         )
     try:
         clear_stale(place)

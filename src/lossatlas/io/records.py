@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=type)
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-_HEAD = 8
+_HEAD, _BEGIN = 8, b'{"fields": '
 _CLASSES: dict[str, type] = {"Provenance": Provenance}
 
 
@@ -88,6 +89,15 @@ def to_bytes(value: Any) -> bytes:
     head = f'{{"fields": {text}, "arrays": {json.dumps(forms)}}}'.encode()
     parts = [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
     return b"".join([len(head).to_bytes(_HEAD, "little"), head, *parts])
+
+
+def holds_record(path: Path) -> bool:
+    """Whether a file begins as `to_bytes` begins."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD + len(_BEGIN))[_HEAD:] == _BEGIN
+    except OSError:
+        return False
 
 
 def from_bytes(data: bytes) -> Any:

@@ -58,7 +58,7 @@ def save(result: Any, path: str | Path) -> Path:
 
     Args:
         result: an instance of a class registered with `kind`.
-        path: where; by convention `*.nc`.
+        path: where; by convention `*.nc`. A file that is there is replaced.
 
     Returns:
         The path.
@@ -110,6 +110,18 @@ def load(path: str | Path) -> Any:
         raise FileError(
             f"'{source}' lacks a part of a {head['kind']} ({error}); make it again."
         ) from None
+
+
+def kind_of(path: Path) -> str | None:
+    """The word that `kind` gave the result in a file; None where it holds none."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.attrs.get("lossatlas_kind")
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def nested(parts: Mapping[str, Tree]) -> "dict[str, xr.Dataset]":

@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 
 from lossatlas.checks import check_at_least, check_flag, check_kind, check_positive, check_seed
 from lossatlas.curvature.instrument import Context, Instrument, chosen
-from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.errors import ArgumentError, AtlasError, FileError
 from lossatlas.io import Provenance, load
+from lossatlas.io.results import kind_of
 from lossatlas.monitoring.clock import LOSS, Clock, Costs, update_at
 from lossatlas.monitoring.monitor_log import MonitorLog
 from lossatlas.monitoring.trackers import Tracker, as_tracker
@@ -104,7 +105,7 @@ class Monitor:
             path gets one JSON object a line; or a `SummaryWriter`, a run of W&B, the module
             `mlflow`, or what has log(values, step=).
         resume: go on with the readings in the ".nc" files of `to` where they exist; those of
-            later steps are made again. Default False.
+            later steps are made again. Default False: the log of an earlier training is replaced.
         optimizer: for instruments that judge its steps ("stability").
         lr: a learning rate to judge, in place of an optimizer.
         seed: of the instruments. Default 0.
@@ -118,7 +119,7 @@ class Monitor:
         ArgumentError: a number out of range, no instrument, or a replica of
             DistributedDataParallel.
         UnknownNameError: an unknown instrument; the message gives the nearest.
-        FileError: a file to go on with that cannot be read.
+        FileError: a file to go on with that cannot be read, or a file of `to` that is no log.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -178,6 +179,8 @@ class Monitor:
             importlib.import_module(name)
         if resume:
             self._take_up()
+        else:
+            _check_replaceable(self._files)
 
     @property
     def is_silent(self) -> bool:
@@ -466,6 +469,16 @@ def _check_objective(objective: Objective) -> None:
     check_kind("objective", objective, Objective, remedy)
     if isinstance(objective.model, DistributedDataParallel):
         raise ArgumentError(_REPLICA)
+
+
+# A log may take the place of a log, and of no other file.
+def _check_replaceable(files: Sequence[Path]) -> None:
+    for path in files:
+        if path.exists() and kind_of(path) != MonitorLog.__kind__:
+            raise FileError(
+                f"`to`: '{path}' would be overwritten, and it holds no log of a monitor; give "
+                "another path, or move it away."
+            )
 
 
 def _check_share(share: float | None) -> None:

@@ -57,7 +57,8 @@ class SpikeRecorder:
         window: losses that tell of the noise. Default 50.
         threshold: robust standard deviations. Default 8.
         max_norm: length to which you clip gradients; None where you do not.
-        out: folder to which each report is saved (`spike-000123.nc`); None for none.
+        out: folder to which each report is saved (`spike-000123.nc`, in place of one that is
+            there); None for none.
         on_spike: called with every report.
 
     Attributes:

@@ -66,7 +66,7 @@ def write_atlas(
     Args:
         found: results, files, or folders of files (all `*.nc` below one); a mapping gives each
             run a name. In a sequence each folder is a run, and all single surveys are one.
-        path: where, by convention `*.html`.
+        path: where, by convention `*.html`; a file that is there is replaced.
         title: the heading.
 
     Returns:

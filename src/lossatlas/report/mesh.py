@@ -33,7 +33,7 @@ def write_mesh(found: Landscape | Survey, path: str | Path) -> Path:
 
     Args:
         found: a map of a plane, or a survey of one.
-        path: where; the ending says which, `.glb` or `.vtk`.
+        path: where; the ending says which, `.glb` or `.vtk`. A file that is there is replaced.
 
     Returns:
         The path.

@@ -45,7 +45,8 @@ def write_report(
 
     Args:
         found: what was found.
-        path: where, by convention `*.html`; missing folders are made.
+        path: where, by convention `*.html`; missing folders are made, a file that is there is
+            replaced.
         sections: what to show of a survey, in this order; each makes a section of it or None.
         title: the heading of the page of another result, which holds none itself.
         provenance: where its numbers come from.

@@ -15,7 +15,7 @@ def save_figures(
 
     Args:
         found: what has figures.
-        folder: where; made if missing.
+        folder: where; made if missing. Files of the same names are replaced.
         formats: of the files: "pdf", "svg" or "png".
         width: of each figure, in inches.
 
