@@ -468,7 +468,7 @@ class Result:
         return "\n".join((*head, *rows, *foot, *reasons, *papers)) + "\n"
 
     def save(self, path: str | Path) -> Path:
-        """Write to one netCDF file, in place of one that is there; `lossatlas.load` reads it."""
+        """Write to one netCDF file, in place of any that is there; see `lossatlas.load`."""
         return io.save(self, path)
 
     def to_tree(self) -> "dict[str, xr.Dataset]":

@@ -253,6 +253,20 @@ def test_stages_of_a_study_write_what_they_declare(place, declared, monkeypatch,
     assert files_below(place) == there
 
 
+def test_a_fresh_ranking_leaves_the_stages_of_the_study_alone(place, monkeypatch, capsys):
+    assert call(monkeypatch, capsys, *arguments("inits generate"))[0] == 0
+    assert call(monkeypatch, capsys, *arguments("inits rank"))[0] == 0
+    stamps = files_below(place)
+    given = [*arguments("inits rank"), "--candidates", "9"]
+    code, _, error = call(monkeypatch, capsys, *given)
+    assert (code, "other settings (candidates)" in error) == (2, True)
+    assert files_below(place) == stamps
+    assert call(monkeypatch, capsys, *given, "--fresh")[0] == 0
+    now = files_below(place)
+    assert now["run/pairs.nc"] == stamps["run/pairs.nc"]
+    assert now["run/rank/short/label.resume"] > stamps["run/rank/short/label.resume"]
+
+
 def test_a_result_of_another_kind_is_no_stage(place, no_work, monkeypatch, capsys):
     (place / "run").mkdir()
     shutil.copy(place / "runs" / "0.nc", place / "run" / "pairs.nc")

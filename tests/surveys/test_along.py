@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, FileError
 from lossatlas.surveys.along import weights_at
 
 
@@ -84,6 +84,10 @@ def test_what_is_kept_is_read_and_what_differs_is_made_again(task, tmp_path):
     assert not list(tmp_path.glob("*.resume*"))
     finer = list(la.survey_along(task, states, points=5, folder=tmp_path))
     assert finer[0].landscape.values.shape == (5, 5)
+    # A result of another kind in the place of a survey is left alone.
+    finer[0].tree.save(tmp_path / "00000000.nc")
+    with pytest.raises(FileError, match="holds a MergeTree, not a survey"):
+        next(la.survey_along(task, states, points=5, folder=tmp_path))
 
 
 def test_too_few_checkpoints_or_odd_steps_are_named(task):

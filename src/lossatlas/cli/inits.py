@@ -126,7 +126,7 @@ def _files_of_run(settings: RunSettings) -> Declaration:
     )
 
 
-# Its trainings are kept, so that another ranking need not repeat them.
+# Its trainings are kept, so that a ranking that was stopped need not repeat them.
 def _files_of_rank(settings: RankSettings) -> Declaration:
     return Declaration(
         Destination(settings.out, is_folder=True), "rank",

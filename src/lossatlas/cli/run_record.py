@@ -63,7 +63,7 @@ class RunRecord:
         if self.unfinished:
             return "" if resume else self._refuse_unfinished()
         if self._known.get("run"):
-            return "" if resume and self.files.pieces else self._refuse_finished()
+            return self._refuse_finished()
         if self._left() and not resume:
             self._refuse_unfinished()
         resumes = bool(self.files.ledgers)
@@ -126,10 +126,9 @@ class RunRecord:
         what = f"other settings ({', '.join(settings[:5])})"
         if not settings:
             what = f"other contents of {', '.join(contents)}"
-        kept = "--resume keeps its finished parts, " if self.files.pieces else ""
         raise FileError(
-            f"'{self.out}' holds a finished run with {what}: {kept}--fresh replaces it; or "
-            "give another --out."
+            f"'{self.out}' holds a finished run with {what}: --fresh replaces it; or give "
+            "another --out."
         )
 
     # What no run of this command wrote is of the user, or of another command.

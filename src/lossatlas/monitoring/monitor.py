@@ -105,7 +105,8 @@ class Monitor:
             path gets one JSON object a line; or a `SummaryWriter`, a run of W&B, the module
             `mlflow`, or what has log(values, step=).
         resume: go on with the readings in the ".nc" files of `to` where they exist; those of
-            later steps are made again. Default False: the log of an earlier training is replaced.
+            later steps are made again. Default False: the log of an earlier training is
+            replaced.
         optimizer: for instruments that judge its steps ("stability").
         lr: a learning rate to judge, in place of an optimizer.
         seed: of the instruments. Default 0.

@@ -38,8 +38,8 @@ def write_film(
 
     Args:
         found: surveys of planes, in the order of training.
-        path: where; `.gif`, or `.mp4` where ffmpeg or imageio-ffmpeg is installed. A file that is
-            there is replaced.
+        path: where; `.gif`, or `.mp4` where ffmpeg or imageio-ffmpeg is installed. A file that
+            is there is replaced.
         seconds: how long it is.
         rate: pictures a second.
         width: of a picture, in pixels; its height is three quarters of that.

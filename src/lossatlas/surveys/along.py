@@ -14,7 +14,7 @@ from torch import nn
 
 from lossatlas.arguments import public
 from lossatlas.checks import check_list, check_path
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, FileError
 from lossatlas.io import load, remove_ledger
 from lossatlas.landscape.buffers import Buffers
 from lossatlas.landscape.checkpoints import plane_of, states_of
@@ -52,7 +52,8 @@ def survey_along(
             dicts.
         steps: how many updates each had seen; 0, 1, 2 ... by default.
         folder: where finished surveys are kept as `STEP.nc`. One that is there and was made of
-            the same weights on the same grid is read and not made again.
+            the same weights on the same grid is read and not made again; another survey is
+            replaced.
         **options: of `survey`: `points`, `span`, `metrics`, `instruments`, `seed`, ...
 
     Returns:
@@ -61,6 +62,7 @@ def survey_along(
     Raises:
         ArgumentError: fewer than three checkpoints, or steps of another number or order.
         StructureError: checkpoints of another model.
+        FileError: a file `STEP.nc` that holds no survey.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -137,7 +139,12 @@ def _kept(place: Path | None, settings: Mapping[str, Any]) -> Survey | None:
     if place is None or not place.is_file():
         return None
     found = load(place)
-    held = found.provenance.settings if isinstance(found, Survey) else {}
+    if not isinstance(found, Survey):
+        raise FileError(
+            f"'{place}' holds a {type(found).__name__}, not a survey; give another folder, or "
+            "move it away."
+        )
+    held = found.provenance.settings
     return found if all(held.get(name) == value for name, value in settings.items()) else None
 
 

@@ -54,7 +54,7 @@ def load_weights(
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> Path:
-    """Write weights to a safetensors file, in place of one that is there, whole or not at all."""
+    """Write weights to a safetensors file; it takes the place of any when it is whole."""
     from safetensors.torch import save
 
     apart = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
