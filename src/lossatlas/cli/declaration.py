@@ -72,9 +72,13 @@ class Declaration:
 
     def ledgers_there(self) -> list[Path]:
         """Resume files of this command that are there."""
-        from lossatlas.io.ledger import is_ledger
+        names = self.found(self._ledger_patterns)
+        if not names:
+            # What is done already is printed without loading what reads files.
+            return []
+        from lossatlas.io.ledger import BESIDE, is_ledger
 
-        paths = [self.path_of(name) for name in self._found_bases(self._ledger_patterns)]
+        paths = [self.path_of(name) for name in names if not name.endswith(BESIDE)]
         return [path for path in paths if is_ledger(path)]
 
     def foreign(self, is_recorded: Callable[[str], bool]) -> list[Path]:
@@ -124,22 +128,17 @@ class Declaration:
         elif os.path.lexists(self.path_of(pattern)):
             yield self.path_of(pattern)
 
-    def _found_bases(self, patterns: Sequence[str]) -> list[str]:
-        from lossatlas.io.ledger import BESIDE
-
-        return [name for name in self.found(patterns) if not name.endswith(BESIDE)]
-
     # What SQLite keeps beside a base is of the base; without one nobody knows.
     def _foreign_ledgers(self) -> Iterator[str]:
         from lossatlas.io.ledger import BESIDE
 
         ours = {self.name_of(path) for path in self.ledgers_there()}
         for pattern in self._ledger_patterns:
-            yield from (name for name in self._found_bases([pattern]) if name not in ours)
-            for suffix in BESIDE:
-                for name in self.found([f"{pattern}{suffix}"]):
-                    if name.removesuffix(suffix) not in ours:
-                        yield name
+            names = self.found([pattern, *(f"{pattern}{suffix}" for suffix in BESIDE)])
+            for name in names:
+                base = next((name.removesuffix(s) for s in BESIDE if name.endswith(s)), name)
+                if base not in ours:
+                    yield name
 
     # A file where a folder is to be made.
     def _in_the_way(self) -> Iterator[str]:
