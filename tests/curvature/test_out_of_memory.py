@@ -9,12 +9,14 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas import curvature
 from lossatlas.curvature import groups, hessian
+from lossatlas.curvature.krylov_memory import RAN_OUT
 from lossatlas.landscape.engines import batched, plain
 from lossatlas.linalg import basis as bases
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.linalg.probes import deflated_trace
 from lossatlas.memory import is_out_of_memory
+from lossatlas.recipes.transfer import transfer_check
 from lossatlas.rng import generator
 
 ERRORS = [
@@ -292,3 +294,55 @@ def test_graphs_are_kept_only_while_memory_lasts(objective, monkeypatch):
     torch.testing.assert_close(matrix.flat(vector), truth)
     torch.testing.assert_close(matrix.flat(2 * vector), 2 * truth)
     assert len(failed) == 1
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Every Krylov space runs out of memory once."""
+    append = bases.Basis.append
+
+    def once(self, vector):
+        if len(self) >= 3 and not getattr(self, "failed", False):
+            self.failed = True
+            raise MemoryError
+        append(self, vector)
+
+    monkeypatch.setattr(bases.Basis, "append", once)
+
+
+def test_a_suggested_rate_says_that_memory_ran_out(objective, scarce):
+    found = la.suggest_lr(objective, "sgd", updates=10)
+    assert RAN_OUT in " ".join(found.sentences())
+
+
+def test_a_check_of_transfer_says_that_memory_ran_out(scarce):
+    def factory(width, seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3))
+        batch = torch.randn(9, 4), torch.arange(9) % 3
+        made = la.Objective(model, la.supervised(F.cross_entropy), [batch])
+        return made, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    found = transfer_check(factory, (4, 8, 16), seeds=2, steps=1)
+    assert "Sharpness at width 4, seed 0: " + RAN_OUT in " ".join(found.sentences())
+
+
+def test_a_report_of_a_spike_says_that_memory_ran_out(scarce):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def loss(model, batch):
+        return (model(batch) - 1).square().mean(1)
+
+    recorder = la.SpikeRecorder(model, optimizer, loss)
+    for step in range(40):
+        batch = torch.randn(8, 4) + (1000 if step == 30 else 0)
+        optimizer.zero_grad()
+        value = loss(model, batch).mean() * (1e4 if step == 30 else 1)
+        value.backward()
+        report = recorder.observe(value, batch)
+        if report is not None:
+            break
+        optimizer.step()
+    assert RAN_OUT in " ".join(report.sentences())

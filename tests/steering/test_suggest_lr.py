@@ -110,6 +110,50 @@ def test_the_numbers_belong_together(suggested):
     assert suggested.optimizer == "AdamW"
 
 
+def labeled(seed, *, random, optimizer="adamw", norm=False):
+    """A suggestion for digits with their labels, or with labels that say nothing."""
+    data, drawn = load_dataset("digits"), torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(data), generator=drawn)[:480]
+    targets = data.targets[chosen]
+    if random:
+        targets = torch.randint(0, 10, (480,), generator=drawn)
+    batches = list(zip(data.inputs[chosen].split(32), targets.split(32), strict=True))
+    return la.suggest_lr(make_objective(batches, norm=norm), optimizer, updates=30)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_random_labels_are_seen_and_labels_that_can_be_learned_are_not_taken_for_them(
+    optimizer,
+):
+    null = [labeled(seed, random=True, optimizer=optimizer) for seed in range(12)]
+    real = [labeled(seed, random=False, optimizer=optimizer) for seed in range(12)]
+    assert sum(not found.helps for found in null) >= 9
+    assert all(found.helps for found in real)
+    said = next(found for found in null if not found.helps).sentences()[0]
+    assert said.startswith("No rate is seen to help: the best of")
+    assert "96 held-out examples" in said
+    assert all(found.headline().startswith("Start") for found in real)
+
+
+def test_the_gain_is_a_plain_difference(batches):
+    objective = make_objective(batches)
+    found = la.suggest_lr(objective, "sgd", updates=20, validation=objective)
+    best = float(found.rates[found.losses.argmin()])
+    assert found.gain.value == pytest.approx(objective.value() - found.losses.min())
+    assert found.gain.samples == found.units == 320
+    assert best > 0
+    flat = replace(found, gain=replace(found.gain, value=-0.1))
+    assert "raises the loss by 0.1" in flat.headline()
+
+
+def test_another_model_to_judge_is_named_before_the_runs(batches):
+    other = la.Objective(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), la.supervised(F.cross_entropy), batches
+    )
+    with pytest.raises(ArgumentError, match="`validation` must be of the same model"):
+        la.suggest_lr(make_objective(batches), validation=other, updates=10)
+
+
 def test_a_longer_training_gets_a_lower_rate(batches, suggested):
     short = la.suggest_lr(make_objective(batches), "adamw", updates=40)
     assert suggested.lr == pytest.approx(short.lr / 2)

@@ -18,7 +18,7 @@ from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Replay, Snaps
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
-from lossatlas.text import number
+from lossatlas.text import as_sentence, number
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -266,6 +266,7 @@ class _Case:
         self, replay: Replay, snapshot: Snapshot, entries: Sequence[RecordedStep]
     ) -> None:
         self.replay, self.snapshot = replay, snapshot
+        self.notes: list[str] = []
         self.entries, self.spike = entries, entries[-1]
         self.before = list(entries[:-1])
         # The first and the last before the spike: the data may have changed in between.
@@ -351,6 +352,7 @@ class _Case:
             edges[1],
             ratio,
             self.is_faithful(),
+            " ".join(dict.fromkeys(self.notes)),
         )
 
     def _update(self) -> RecordedStep:
@@ -507,6 +509,8 @@ class _Case:
             found = edge_of_stability(objective, steps, tolerance=0.05, limit=40)
         except AtlasError as error:
             return Estimate(math.nan, why_no_error=str(error), name=name)
+        if found.note:
+            self.notes.append(as_sentence(f"{name}: {found.note}"))
         return Estimate(
             found.ratio,
             bound=found.bound / found.threshold,

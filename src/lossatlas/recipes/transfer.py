@@ -23,13 +23,14 @@ from lossatlas.checks import (
     check_list,
     check_positive,
 )
-from lossatlas.curvature import edge_of_stability
+from lossatlas.curvature import Stability, edge_of_stability
 from lossatlas.errors import ArgumentError, AtlasError, ModelError, NonFiniteError
 from lossatlas.guard import preserved_rng
 from lossatlas.io.records import record
 from lossatlas.objective import Objective, Weighted
 from lossatlas.objective.weighted import Measured
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
+from lossatlas.text import as_sentence
 from lossatlas.text import count as counted
 
 Array = NDArray[np.float64]
@@ -94,6 +95,7 @@ class TransferCheck(Result):
         seeds: networks of each width.
         steps: of training.
         skipped: name -> why it has no slope.
+        notes: what else to know, as memory that ran out.
     """
 
     scalings: tuple[Scaling, ...]
@@ -101,6 +103,7 @@ class TransferCheck(Result):
     seeds: int
     steps: int
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -137,6 +140,7 @@ class TransferCheck(Result):
         if self.skipped:
             some = counted(len(self.skipped), "size", "sizes")
             left = (f"{some} could not be judged; `skipped` says why.",)
+        left += tuple(map(as_sentence, self.notes))
         if self.passed:
             return (f"Sizes and updates keep what muP promises {span}.", *left)
         told = [
@@ -244,7 +248,7 @@ def transfer_check(
     for width in order:
         check_at_least("widths", width, 1)
     with preserved_rng():
-        sizes, kinds, skipped = _collected(factory, order, seeds, steps, sharpness)
+        sizes, kinds, skipped, notes = _collected(factory, order, seeds, steps, sharpness)
     _check_moves(sizes)
     found = []
     for (name, what), table in sizes.items():
@@ -259,13 +263,16 @@ def transfer_check(
         first, last = _promised(kind, what, tolerance)
         breaks = bool(low > last or high < first)
         found.append(Scaling(name, kind, what, slope, first, last, means, breaks))
-    return TransferCheck(tuple(found), np.array(order, dtype=float), seeds, steps, skipped)
+    return TransferCheck(
+        tuple(found), np.array(order, dtype=float), seeds, steps, skipped, notes
+    )
 
 
 def _collected(
     factory: Factory, widths: list[int], seeds: int, steps: int, sharpness: bool
-) -> tuple[_Sizes, dict[str, str], dict[str, str]]:
+) -> tuple[_Sizes, dict[str, str], dict[str, str], tuple[str, ...]]:
     sizes: _Sizes = {}
+    notes: list[str] = []
     skipped: dict[str, str] = {}
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for width in widths:
@@ -280,9 +287,11 @@ def _collected(
                 value = _sharpest(*network, seed)
                 if isinstance(value, str):
                     skipped[" ".join(key)] = value
-                else:
-                    sizes.setdefault(key, {})[width, seed] = value
-    return sizes, _kinds(shapes, len(widths)), skipped
+                    continue
+                sizes.setdefault(key, {})[width, seed] = max(value.sharpness, 0.0)
+                if value.note:
+                    notes.append(f"sharpness at width {width}, seed {seed}: {value.note}")
+    return sizes, _kinds(shapes, len(widths)), skipped, tuple(notes)
 
 
 def _check_moves(sizes: _Sizes) -> None:
@@ -295,11 +304,11 @@ def _check_moves(sizes: _Sizes) -> None:
         )
 
 
-def _sharpest(objective: Objective, optimizer: Optimizer, seed: int) -> float | str:
+def _sharpest(objective: Objective, optimizer: Optimizer, seed: int) -> Stability | str:
     # The sharpness, or why it is not known.
     options: Any = {"tolerance": _CLOSE, "limit": _PRODUCTS, "seed": seed}
     try:
-        return max(edge_of_stability(objective, optimizer, **options).sharpness, 0.0)
+        return edge_of_stability(objective, optimizer, **options)
     except AtlasError as error:
         return str(error)
 

@@ -1,7 +1,7 @@
 """Which learning rate to start with: a range test, short runs, curvature and noise."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,6 +132,8 @@ class SuggestedLR(Result):
         batch_size: examples a batch, of the largest.
         gradients: gradients of a batch that were computed.
         held_out: whether the runs were compared on data that they did not train on.
+        gain: how far the best run is below the loss without training, by the same examples.
+        notes: what else to know, as memory that ran out.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -161,6 +163,15 @@ class SuggestedLR(Result):
     batch_size: float
     gradients: int
     held_out: bool = True
+    gain: Estimate = field(default_factory=lambda: Estimate(math.nan, name="gain"))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def helps(self) -> bool:
+        """Whether the best run is below the loss without training, beyond its error at 95 %."""
+        gain = self.gain
+        low = gain.interval()[0] if gain.stderr > 0 else gain.value
+        return not low <= 0
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The rate with its band, the edge of stability, the noise scale."""
@@ -172,16 +183,32 @@ class SuggestedLR(Result):
                 name="learning rate",
                 meaning="to peak at; the best one lies probably within the brackets",
             ),
+            self.gain,
             self.edge,
             self.noise_scale,
         )
 
     def headline(self) -> str:
-        """The rate and its range."""
+        """The rate and its range; or that no rate is seen to help."""
+        if not self.helps:
+            return (
+                f"No rate is seen to help: the best of {len(self.rates)} short runs "
+                f"{self._gained()} of {self._judges()}. What follows is no recommendation: "
+                "look at labels and data, take more of them, or longer runs (`updates`)."
+            )
         return (
             f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
             f"rate lies probably between {number(self.low, 3)} and {number(self.high, 3)}."
         )
+
+    def _gained(self) -> str:
+        gain = with_error(abs(self.gain.value), self.gain.stderr)
+        side = "lowers" if self.gain.value > 0 else "raises"
+        return f"{side} the loss by {gain}"
+
+    def _judges(self) -> str:
+        kind = "held-out" if self.held_out else "training"
+        return f"{self.units:,} {kind} {self.gain.sample_unit}"
 
     def sentences(self) -> tuple[str, ...]:
         """The rate and the reasons."""
@@ -192,6 +219,7 @@ class SuggestedLR(Result):
             *self._pass_reason(),
             self._edge_reason(),
             self._noise_reason(),
+            *map(as_sentence, self.notes),
         )
 
     def _run_reasons(self) -> tuple[str, ...]:
@@ -364,7 +392,9 @@ def suggest_lr(
         progress: told after every run; True shows a bar.
 
     Returns:
-        Rate, band, runs and reasons. About 8 runs, 900 gradients of a batch by default.
+        Rate, band, runs and reasons; `helps` is False where no run is below the loss without
+        training beyond the error, as for random labels, and the sentences say so. About 8
+        runs, 900 gradients of a batch by default.
 
     Raises:
         ArgumentError: a number out of range, an optimizer that cannot be built, or no rate that
@@ -390,6 +420,7 @@ def suggest_lr(
     check_kind("objective", objective, Objective, "make one with la.Objective(...)")
     check_kind("validation", validation, (Objective, type(None)), "make one with la.Objective")
     check_at_least("updates", updates, 10)
+    _check_same_weights(objective, validation)
     check_positive("min_lr", min_lr)
     check_positive("max_lr", max_lr)
     if not min_lr < max_lr:
@@ -409,6 +440,19 @@ def suggest_lr(
     found = _suggestion(runs, test, reasons, horizon, passes)
     held_out = validation is not None or parts.held_out
     return replace(found, batch_size=parts.batch_size, held_out=held_out)
+
+
+def _check_same_weights(objective: Objective, validation: Objective | None) -> None:
+    # Known before the runs; it would come up after the first of them.
+    shapes = {n: tuple(v.shape) for n, v in objective.params.items()}
+    if validation is None or shapes == {
+        n: tuple(v.shape) for n, v in validation.params.items()
+    }:
+        return
+    raise ArgumentError(
+        "`validation` must be of the same model with the same `params=` as `objective`; it has "
+        "weights of other names or shapes."
+    )
 
 
 def _batches_a_pass(objective: Objective, updates: int, drawn: int) -> float:
@@ -540,6 +584,21 @@ class _Runs:
                 errors[at] = np.std(each - best, ddof=1) / math.sqrt(len(each))
         return rates, losses, gaps, errors, len(best)
 
+    def gain(self) -> Estimate:
+        """How far the best run is below the loss without training."""
+        start = unit_losses(self.judge, self.judge.params)
+        best = self.found[min(self.found, key=self.loss)]
+        assert best is not None
+        gaps, unit = start - best, self.judge.unit
+        error = (
+            float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+        )
+        return Estimate(
+            float(gaps.mean()), error, samples=len(gaps), sample_unit=unit, name="gain",
+            why_no_error=None if len(gaps) > 1 else f"one of the {unit} tells of no error",
+            meaning="loss without training - loss after the best short run",
+        )  # fmt: skip
+
 
 def _search(runs: _Runs, test: RangeTest, min_lr: float, max_lr: float) -> None:
     # Every second rung of a ladder of rates, outward as long as an end is the best; then the
@@ -574,7 +633,7 @@ def _search(runs: _Runs, test: RangeTest, min_lr: float, max_lr: float) -> None:
 def _suggestion(
     runs: _Runs,
     test: RangeTest,
-    reasons: tuple[Estimate, Estimate],
+    reasons: tuple[tuple[Estimate, tuple[str, ...]], Estimate],
     horizon: int,
     passes: float,
 ) -> SuggestedLR:
@@ -582,6 +641,7 @@ def _suggestion(
     updates = len(runs.shape)
     best, share = _vertex(rates, losses), updates / horizon
     low, high = _band(rates, losses, gaps, errors, units)
+    edge, notes = reasons[0]
     powers = _MOST_POWER, _LEAST_POWER
     slow, fast = powers if share < 1 else powers[::-1]
     often = math.sqrt(passes / _PASSES) if passes > _PASSES else 1.0
@@ -599,10 +659,12 @@ def _suggestion(
         gap_errors=errors,
         units=units,
         test=test,
-        edge=reasons[0],
+        edge=edge,
         noise_scale=reasons[1],
         batch_size=max(runs.training.map_batches(runs.training.size_of)),
         gradients=updates * len(rates) + int(np.isfinite(test.losses).sum()),
+        gain=runs.gain(),
+        notes=notes,
     )
 
 
@@ -633,7 +695,9 @@ def _band(
     return end(-1), end(1)
 
 
-def _edge(objective: Objective, build: BuildOptimizer, given: Any, seed: int) -> Estimate:
+def _edge(
+    objective: Objective, build: BuildOptimizer, given: Any, seed: int
+) -> tuple[Estimate, tuple[str, ...]]:
     # The rate at which the sharpest direction of a quadratic begins to grow.
     name = "largest stable learning rate"
     try:
@@ -644,12 +708,13 @@ def _edge(objective: Objective, build: BuildOptimizer, given: Any, seed: int) ->
             steps = warm_adam(objective, 1.0)
         found = edge_of_stability(objective, steps, seed=seed)
     except AtlasError as error:
-        return Estimate(math.nan, why_no_error=str(error), name=name)
+        return Estimate(math.nan, why_no_error=str(error), name=name), ()
+    notes = (f"edge of stability: {found.note}",) if found.note else ()
     if not found.sharpness > found.bound:
         why = "the loss does not curve upward beyond the error bound"
-        return Estimate(math.nan, why_no_error=why, name=name)
+        return Estimate(math.nan, why_no_error=why, name=name), notes
     rate = found.threshold / found.sharpness
-    return Estimate(
+    edge = Estimate(
         rate,
         products=found.products,
         reached=found.reached,
@@ -657,6 +722,7 @@ def _edge(objective: Objective, build: BuildOptimizer, given: Any, seed: int) ->
         name=name,
         meaning="on a quadratic with the curvature at these weights",
     )
+    return edge, notes
 
 
 def _noise(objective: Objective, seed: int) -> Estimate:
