@@ -20,6 +20,7 @@ from lossatlas.forecast.watch import ALIKE, outstanding
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.robust import GAUSS
+from lossatlas.text import count as counted
 
 Floats = NDArray[np.float64]
 
@@ -100,8 +101,8 @@ def fit_warnings(
 def spike_warnings(scores: Sequence[LeftOut]) -> tuple[str, ...]:
     """Which curves have spikes."""
     return tuple(
-        f"curve '{row.name}': {row.spikes} losses stand far off their neighbors and are left "
-        "out of its errors"
+        f"curve '{row.name}': {counted(row.spikes, 'loss', 'losses')} far off the neighbors "
+        "left out of its errors"
         for row in scores
         if row.spikes
     )

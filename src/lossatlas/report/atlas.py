@@ -32,7 +32,7 @@ from lossatlas.text import count, cut_off, distinct, number, plain, with_error
 
 Source: TypeAlias = Result | str | Path
 # Numbers of a run that every page of an atlas can hold without becoming unreadable.
-_MOST_NUMBERS = 120
+_MAX_NUMBERS = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def render_atlas(
         title=cut_off(heading, 200),
         runs=runs,
         rows=[(run.name, *row) for run in runs for row in _rows(run)],
-        headlines=[(run.name, _course(run)) for run in runs],
+        headlines=[(run.name, _loss_over_steps(run)) for run in runs],
         head=pack_json(data),
         chunks=chunks,
         **parts_of(pages),
@@ -257,14 +257,14 @@ class _Pool:
         chunk, fields = packed_arrays(land)
         path = path_of(land)
         frame = frame_of(survey, step, tracks) | {"fields": fields}
-        frame["grid"] = _held(self.grids, grid_of(land))
-        frame["path"] = None if path is None else _held(self.paths, path)
+        frame["grid"] = _shared_index(self.grids, grid_of(land))
+        frame["path"] = None if path is None else _shared_index(self.paths, path)
         frame["place"] = place_of(path, frame["where"])
         self.frames.append(frame)
         self.chunks.append(chunk)
 
 
-def _held(pool: list[Any], item: Any) -> int:
+def _shared_index(pool: list[Any], item: Any) -> int:
     if item not in pool:
         pool.append(item)
     return pool.index(item)
@@ -272,7 +272,7 @@ def _held(pool: list[Any], item: Any) -> int:
 
 def _numbers(run: Run) -> list[dict[str, Any]]:
     rows = [number_rows(survey) for survey in run.surveys]
-    names = list(dict.fromkeys(name for row in rows for name in row))[:_MOST_NUMBERS]
+    names = list(dict.fromkeys(name for row in rows for name in row))[:_MAX_NUMBERS]
     held = []
     for name in names:
         about = next(row[name][0] for row in rows if name in row)
@@ -305,7 +305,7 @@ def _before_after(first: Estimate, last: Estimate) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
-def _course(run: Run) -> str:
+def _loss_over_steps(run: Run) -> str:
     first, last = run.surveys[0], run.surveys[-1]
     if len(run.surveys) == 1:
         return last.tree.headline()

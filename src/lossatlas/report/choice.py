@@ -8,7 +8,7 @@ from lossatlas.result import Table
 from lossatlas.text import interval_text, number, with_error
 from lossatlas.weights import Choice
 
-_MOST_TILES = 2
+_MAX_TILES = 2
 
 
 def choice_page(found: Choice, title: str | None, provenance: Provenance | None) -> Page:
@@ -60,7 +60,7 @@ def _section(found: Choice) -> Section:
             "larger errors, which these differences do not share."
         ),
         tiles=tuple(
-            tile(f"{name} minus the best", gap) for _, name, gap in closest[:_MOST_TILES]
+            tile(f"{name} minus the best", gap) for _, name, gap in closest[:_MAX_TILES]
         ),
         tables=(*_table(found), *found.tables()),
         estimates=found.estimates(),

@@ -18,7 +18,7 @@ _STATISTICS = Reference(
     "https://arxiv.org/abs/2211.08403",
 )
 
-_NOT_ONE = (
+_MATCH_IS_NO_BASIN = (
     "A match compares the shapes of two maps, each around its own weights: it does not put the "
     "two checkpoints in one basin, and the barrier on the line between them stands."
 )
@@ -44,26 +44,28 @@ def comparison_page(found: Comparison) -> Page:
 def _questions(found: Comparison) -> tuple[Card, ...]:
     lower, *line = found.line_sentences()
     matched, *rest = found.basin_sentences()
-    barrier, bound, told = found.barrier, found.line_bound, found.excess.is_certain
+    barrier, bound, is_certain = found.barrier, found.line_bound, found.excess.is_certain
     pairs = found.matching
     one, two = found.names
     alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
     shared = f"{len(pairs.pairs):,} matched, {alone}"
-    apart = (_NOT_ONE,) if told else ()
+    apart = (_MATCH_IS_NO_BASIN,) if is_certain else ()
     return (
-        Card("Which one has the lower loss?", *_lower(found), sentences=(lower,)),
+        Card("Which one has the lower loss?", *_lower_loss(found), sentences=(lower,)),
         Card(
             "Does a barrier stand between them?",
-            found.excess.barrier_text if told else "none told from error",
-            mark="sure" if told or (bound > 0 and barrier.value == 0) else "",
+            found.excess.barrier_text if is_certain else "none told from error",
+            mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
         Card("Do the maps around them look alike?", shared, sentences=(matched, *apart)),
-        Card("How far apart are their landscapes?", _far(found), sentences=tuple(rest)),
+        Card(
+            "How far apart are their landscapes?", _distance_text(found), sentences=tuple(rest)
+        ),
     )
 
 
-def _lower(found: Comparison) -> tuple[str, str, str]:
+def _lower_loss(found: Comparison) -> tuple[str, str, str]:
     # Value, detail and mark of a card.
     gap, (one, two) = found.difference, found.names
     if gap is None or not math.isfinite(gap.stderr):
@@ -80,7 +82,7 @@ def _lower(found: Comparison) -> tuple[str, str, str]:
     )
 
 
-def _far(found: Comparison) -> str:
+def _distance_text(found: Comparison) -> str:
     far, bound = found.bottleneck, found.depth_bound
     if not math.isfinite(far):
         return "no distance"

@@ -25,9 +25,9 @@ from lossatlas.topology.field import Connectivity
 Floats = NDArray[np.float64]
 Plain = dict[str, Any]
 # Losses keep 16 bits of their mantissa, 1.5e-5 of their value: far below what a page can show.
-_KEPT = np.uint32(0xFFFFFF80)
-_WHOLE = 65534
-_ALONE = 0.1
+_KEPT_BITS = np.uint32(0xFFFFFF80)
+_MAX_STEP = 65534
+_RISE_ALONE = 0.1
 COLORS = {
     "loss": style.RELIEF,
     "error": style.EMBER,
@@ -73,14 +73,14 @@ def packed_arrays(land: Landscape) -> tuple[str, list[Plain]]:
 def _rounded(values: Floats) -> NDArray[np.uint32]:
     bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
     half = np.uint32(0x40)
-    return np.where(np.isfinite(values), (bits + half) & _KEPT, bits).astype("<u4")
+    return np.where(np.isfinite(values), (bits + half) & _KEPT_BITS, bits).astype("<u4")
 
 
 def _stepped(values: Floats) -> tuple[bytes, float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     share = np.zeros(values.shape) if high <= low else (values - low) / (high - low)
-    steps = np.where(np.isfinite(values), np.round(_WHOLE * share), _WHOLE + 1)
+    steps = np.where(np.isfinite(values), np.round(_MAX_STEP * share), _MAX_STEP + 1)
     return _shuffled(steps.astype("<u2")), low, high
 
 
@@ -203,7 +203,7 @@ def _open_level(tree: MergeTree, minimum: int, deaths: Floats) -> float:
     ]
     if joins:
         return max(joins)[1]
-    return float(tree.minima_values[minimum] + _ALONE * (tree.high - tree.low))
+    return float(tree.minima_values[minimum] + _RISE_ALONE * (tree.high - tree.low))
 
 
 def basin_tracks(surveys: Sequence[Survey]) -> list[dict[int, int]]:

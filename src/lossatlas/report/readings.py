@@ -13,7 +13,7 @@ from lossatlas.surveys import Survey
 from lossatlas.text import number, percent, with_error
 
 # Beside the picture: more than these do not fit on one screen.
-_MOST_QUESTIONS = 5
+_MAX_QUESTIONS = 5
 
 
 def headline(survey: Survey) -> str:
@@ -88,7 +88,7 @@ def questions(survey: Survey) -> tuple[Card, ...]:
     findings = [found for found in survey.findings.values() if found.results]
     # The chief instruments speak at the head of a page, the others where there is room.
     found = sorted(findings, key=lambda each: not each.about.headline)
-    asked = [_card(each) for each in found[: _MOST_QUESTIONS - 3]]
+    asked = [_card(each) for each in found[: _MAX_QUESTIONS - 3]]
     return basins_question(survey), arrival_question(survey), *asked, trust_question(survey)
 
 

@@ -7,7 +7,7 @@ from lossatlas.io import Provenance
 from lossatlas.report.contents import Page, Section, estimates_table, tile
 from lossatlas.result import Figure, Result, Table
 
-_MOST_HERO, _MOST_TILES = 4, 4
+_MAX_HERO, _MAX_TILES = 4, 4
 # Headings that say more than the name of the kind.
 _TITLES = {
     "connection": "From A to B",
@@ -45,13 +45,13 @@ def result_page(
     verdict = found.headline() or (said[0] if said else "")
     pictures = tuple(figure for figure in found.figures() if not figure.is_minor)
     section = result_section(
-        found, tuple(s for s in said if s != verdict), pictures[_MOST_HERO:]
+        found, tuple(s for s in said if s != verdict), pictures[_MAX_HERO:]
     )
     return Page(
         kind=kind_in_words(kind),
         title=title or _TITLES.get(kind, kind_in_words(kind)),
         headline=verdict,
-        hero=pictures[:_MOST_HERO],
+        hero=pictures[:_MAX_HERO],
         sections=(replace(section, tables=(*tables, *section.tables)),),
         notes=tuple(getattr(found, "notes", ())),
         provenance=provenance or getattr(found, "provenance", None) or Provenance(),
@@ -73,7 +73,7 @@ def result_section(
         key=kind.replace(" ", "-"),
         title=_TITLES.get(kind, "What it says"),
         sentences=sentences,
-        tiles=tuple(tile(each.name, each) for each in chief[:_MOST_TILES]),
+        tiles=tuple(tile(each.name, each) for each in chief[:_MAX_TILES]),
         figures=figures,
         tables=(*found.tables(), *estimates_table("Numbers", estimates)),
         estimates=estimates,

@@ -10,7 +10,7 @@ from lossatlas.result import Figure, Table
 from lossatlas.text import MINUS, count, cut_off, number, percent, with_error
 
 # Seeds from which an effect size is shown.
-_FEWEST = 3
+_MIN_SEEDS = 3
 
 
 def runs_page(found: Runs) -> Page:
@@ -48,7 +48,7 @@ def _questions(found: Runs) -> tuple[Card, ...]:
         Card(
             f"{cut_off(row.recipe, 32)} against {first}?",
             row.verdict,
-            mark="sure" if _told(row) else "",
+            mark="sure" if _is_told_apart(row) else "",
             sentences=(_difference(row, found.measure),),
         )
         for row in rows
@@ -56,7 +56,7 @@ def _questions(found: Runs) -> tuple[Card, ...]:
     return (*asked, Card("What else do the runs say?", "", sentences=found.sentences()))
 
 
-def _told(row: RecipeSummary) -> bool:
+def _is_told_apart(row: RecipeSummary) -> bool:
     gap = row.difference
     if gap is None or gap.samples < 2:
         return False
@@ -119,7 +119,7 @@ def _table(found: Runs) -> Table:
     left_out |= set(head[4:]) if len(found.recipes) == 1 else set()
     left_out |= set(head[8:]) if len(found.rates) == 1 else set()
     left_out |= {"95 % interval", "verdict"} if len(found.seeds) == 1 else set()
-    left_out |= {"effect"} if len(found.seeds) < _FEWEST else set()
+    left_out |= {"effect"} if len(found.seeds) < _MIN_SEEDS else set()
     keep = [k for k, name in enumerate(head) if name not in left_out]
     rows = tuple(tuple(_cells(row)[k] for k in keep) for row in found.summaries())
     return Table("Recipes", tuple(head[k] for k in keep), rows)

@@ -259,8 +259,13 @@ class Comparison(Result):
         minima = _minor(len(tree), f"minima around {name}", MAP_COUNT)
         yield replace(minima, unit="", is_minor=False)
         yield _minor(tree.threshold, f"certainty threshold around {name}", bound)
-        title = f"mean rise to a saddle around {name}"
-        yield _minor(tree.mean_rise, title, smad, "SMAD, over all minima")
+        title = f"mean rise from a minimum to its saddle around {name}"
+        yield _minor(
+            tree.mean_rise,
+            title,
+            smad,
+            "saddle-minimum average distance (SMAD), over all minima",
+        )
         title = f"points without a finite loss around {name}"
         yield replace(_minor(lost, title, COUNT), unit="")
         yield from _interpolation(land, f"around {name}")

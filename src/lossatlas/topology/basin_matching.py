@@ -88,8 +88,8 @@ class BasinMatching(Result):
         """How many basins are in both maps, in one alone, and elsewhere."""
         rows = (
             ("basins in both", len(self.pairs), "Betti matching"),
-            ("of these elsewhere", int(self.apart.sum()), "their partner lies in a basin of "
-             "another place"),
+            ("of these in another place", int(self.apart.sum()),
+             "their partner lies in a basin of another place"),
             ("basins gone", len(self.gone), "of the first map"),
             ("basins new", len(self.new), "of the second map"),
         )  # fmt: skip

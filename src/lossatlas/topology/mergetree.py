@@ -17,7 +17,8 @@ from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
 _MOST_SADDLES = 12
-_RISE = "mean rise to a saddle (SMAD)"
+# The saddle-minimum average distance (SMAD).
+_RISE = "mean rise from a minimum to its saddle"
 NO_SADDLE = "no saddle: no basin meets another"
 SaddleRule = Literal["leaf", "elder"]
 _REFERENCES = (

@@ -15,13 +15,13 @@ from lossatlas.surveys import Survey
 from lossatlas.surveys.along import weights_at
 from lossatlas.text import cut_off, number, with_error
 
-_MOST_HERO = 3
+_MAX_HERO = 3
 _SHAPES = {1: "line", 2: "plane", 3: "box"}
-_UNSEEN = (
+_FEW_DIRECTIONS = (
     "The map holds few of all directions: whether the loss curves downhill off it is not known "
     "(the instrument “curvature” tells)."
 )
-_BY = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
+_TIMES = "\N{HAIR SPACE}\N{MULTIPLICATION SIGN}\N{HAIR SPACE}"
 
 
 def loss_map_section(survey: Survey) -> Section:
@@ -48,12 +48,12 @@ def loss_map_section(survey: Survey) -> Section:
 
 def hero_figures(survey: Survey) -> tuple[Figure, ...]:
     """The pictures at the head of a page whose survey is no plane."""
-    return () if has_surface(survey) else survey.landscape.figures(survey.tree)[:_MOST_HERO]
+    return () if has_surface(survey) else survey.landscape.figures(survey.tree)[:_MAX_HERO]
 
 
 def _figures(survey: Survey) -> tuple[Figure, ...]:
     figures = survey.landscape.figures(survey.tree)
-    return figures if has_surface(survey) else figures[_MOST_HERO:]
+    return figures if has_surface(survey) else figures[_MAX_HERO:]
 
 
 def read_center(survey: Survey) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def read_center(survey: Survey) -> tuple[str, ...]:
 
 def arrival_question(survey: Survey) -> Card:
     """Whether the weights are the lowest point of the map, within its errors."""
-    value, mark, sentence = _arrival(survey)
+    value, mark, sentence = _lowest_answer(survey)
     sentences: tuple[str, ...] = (sentence,)
     if value.startswith(("yes", "within")):
         value, mark, more = _off_map(survey, value, mark)
@@ -77,7 +77,7 @@ def _off_map(survey: Survey, value: str, mark: str) -> tuple[str, str, str]:
     limited = f"{here}, {value}" if value.startswith("yes") else f"{value} {here}"
     spectrum = _spectrum(survey)
     if spectrum is None:
-        return limited, mark, _UNSEEN
+        return limited, mark, _FEW_DIRECTIONS
     if math.isnan(spectrum.saddle_ratio):
         return limited, "", "Whether the loss curves downhill off the map is not known."
     low = spectrum.saddle_range[0]
@@ -97,12 +97,12 @@ def _spectrum(survey: Survey) -> Spectrum | None:
     return next((p for p in parts if isinstance(p, Spectrum) and len(p.bottom)), None)
 
 
-def _arrival(survey: Survey) -> tuple[str, str, str]:
+def _lowest_answer(survey: Survey) -> tuple[str, str, str]:
     if not math.isfinite(survey.loss.value):
         return "no", "alarm", "The loss at the weights themselves is not finite."
     gap = survey.lowest
     if gap is not None and (gap.why_no_error is None or gap.stderr == 0):
-        return _paired_arrival(gap)
+        return _paired_lowest_answer(gap)
     lowest = float(np.nanmin(computed_values(survey.landscape)))
     lower = survey.loss.value - lowest
     if lower <= 1e-9 * max(abs(lowest), 1.0):
@@ -119,7 +119,7 @@ def _arrival(survey: Survey) -> tuple[str, str, str]:
     return f"no: {number(lower, 2)} lower nearby", "alarm", more
 
 
-def _paired_arrival(gap: Estimate) -> tuple[str, str, str]:
+def _paired_lowest_answer(gap: Estimate) -> tuple[str, str, str]:
     if gap.value >= 0:
         text = "No computed point of the map lies below the weights themselves"
         if gap.value > 0:
@@ -203,7 +203,7 @@ def sampling_section(survey: Survey) -> Section:
     """
     land = survey.landscape
     computed = int(land.computed.sum())
-    size = _BY.join(str(axis.size) for axis in land.axes)
+    size = _TIMES.join(str(axis.size) for axis in land.axes)
     share = "all computed" if computed == land.values.size else f"{computed:,} computed"
     why = "a clock, read once"
     clock = Estimate(survey.seconds, why_no_error=why, name="wall time", unit="s")
