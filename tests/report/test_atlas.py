@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.report import render_atlas
+from lossatlas.report.atlas import holds, read_runs
 from lossatlas.report.frames import basin_tracks, common_scale, packed_arrays
 from plots.sample_landscapes import box_map, line_map, sample_map, with_trajectory
 from report.sample_comparisons import valleys, with_bump
@@ -131,6 +133,21 @@ def test_steps_are_sorted_and_lines_and_boxes_are_cards():
     assert "library" in [attrs.get("id") for attrs, _ in Page(page).scripts]
     # Surveys of planes need no plotting library.
     assert len(render_atlas(surveys).encode()) < 3e5
+
+
+def test_the_page_says_what_it_holds():
+    model = torch.nn.Linear(2, 1)
+    loss = la.supervised(torch.nn.functional.mse_loss)
+    objective = la.Objective(model, loss, [(torch.eye(2), torch.zeros(2, 1))])
+    watch = la.Monitor(objective, ("loss",), every=1, share=None)
+    watch.step(1.0)
+    monitored = watch.log
+    assert holds([], [monitored]) == "readings of a training"
+    assert "Atlas: readings of a training</span>" in render_atlas(monitored)
+    assert holds([], [monitored, valleys()]) == "2 results"
+    runs, _ = read_runs(training())
+    assert holds(runs, []) == "4 surveys"
+    assert holds(runs, [monitored]) == "4 surveys, 1 other result"
 
 
 def test_folders_and_files_are_read(tmp_path):

@@ -40,7 +40,7 @@ class AtlasSettings(Strict):
 
 def run(settings: AtlasSettings, output: Output) -> None:
     """Read the results, write the page and the film."""
-    from lossatlas.report.atlas import read_runs, write_atlas
+    from lossatlas.report.atlas import holds, read_runs, write_atlas
     from lossatlas.report.film import write_film
 
     runs, others = read_runs(settings.files)
@@ -51,13 +51,11 @@ def run(settings: AtlasSettings, output: Output) -> None:
         surveys = [survey for run in runs for survey in run.surveys]
         files["film"] = write_film(surveys, settings.film)
     rows = [(run.name, count(len(run.surveys), "survey"), "") for run in runs]
-    total = sum(len(run.surveys) for run in runs)
-    title = f"atlas: {count(total, 'survey')}, {count(len(others), 'other result')}"
     found = {
         "runs": {run.name: list(run.steps) for run in runs},
         "other_results": len(others),
     }
-    output.result(found, title, rows, files=files)
+    output.result(found, f"atlas: {holds(runs, others)}", rows, files=files)
 
 
 command = Command(

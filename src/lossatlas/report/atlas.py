@@ -26,6 +26,7 @@ from lossatlas.report.frames import (
     scale_data,
 )
 from lossatlas.report.page import page_of, parts_of, template
+from lossatlas.report.results import kind_in_words
 from lossatlas.result import Estimate, Result
 from lossatlas.surveys import Survey
 from lossatlas.text import count, cut_off, distinct, number, plain, with_error
@@ -122,6 +123,7 @@ def render_atlas(
     heading = title or _title(runs, pages)
     return template("atlas.html.j2").render(
         title=cut_off(heading, 200),
+        holds=f"Atlas: {holds(runs, others)}",
         runs=runs,
         rows=[(run.name, *row) for run in runs for row in _rows(run)],
         headlines=[(run.name, _loss_over_steps(run)) for run in runs],
@@ -129,6 +131,16 @@ def render_atlas(
         chunks=chunks,
         **parts_of(pages),
     )
+
+
+def holds(runs: Sequence[Run], others: Sequence[Result]) -> str:
+    """What an atlas holds in a few words, as in "3 surveys, 1 other result"."""
+    surveys = sum(len(run.surveys) for run in runs)
+    if not surveys:
+        [kind, *more] = [kind_in_words(other.__kind__).lower() for other in others]
+        return count(len(others), "result") if more else kind
+    rest = f", {count(len(others), 'other result')}" if others else ""
+    return count(surveys, "survey") + rest
 
 
 def _title(runs: Sequence[Run], pages: Sequence[Page]) -> str:
