@@ -101,7 +101,7 @@ def test_the_table_is_for_people(monkeypatch, capsys, tmp_path):
     out = tmp_path / "odd [name]"
     code, text, _ = call(monkeypatch, capsys, "survey", "--out", out, "--seed", 3, *SMALL)
     assert code == 0
-    for word in ("loss", "accuracy", "map", "minima", "certain", "SMAD", "report"):
+    for word in ("loss", "accuracy", "map", "minima", "certain", "mean rise", "report"):
         assert word in text
     assert "±" in text
 

@@ -153,7 +153,7 @@ def test_runs_explain_themselves(found, steered):
 def test_the_page_says_what_can_be_said(found, setup):
     page = render(found)
     assert "Against adamw" in page
-    assert "3 intervals of 95 % stand side by side" in page
+    assert "3 intervals of 95\N{NO-BREAK SPACE}% stand side by side" in page
     alone = train_recipes(setup, ["adamw+growth"], steps=5, seeds=1)
     page = render(alone)
     assert "One seed: nothing here says" in page

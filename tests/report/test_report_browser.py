@@ -129,7 +129,7 @@ HERO = """
     $(`#map [data-of="map-1"] [data-save="${kind}"]`).click();
   $('#topology [data-copy="tex"]').click(); $('#numbers [data-copy="csv"]').click();
   const find = $("[data-find]");
-  find.value = "smad"; find.dispatchEvent(new Event("input", { bubbles: true }));
+  find.value = "mean rise"; find.dispatchEvent(new Event("input", { bubbles: true }));
   const left = [...$("#numbers tbody").rows].filter((row) => !row.hidden).length;
   for (let k = 0; k < 100 && Object.keys(saved).length < 4; k++) await wait(100);
   scrollTo(0, 0);

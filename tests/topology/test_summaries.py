@@ -169,3 +169,11 @@ def test_bad_numbers_are_named():
         persistence_landscape([], fine, depth=0)
     with pytest.raises(ArgumentError, match="NaN"):
         betti_curve([[0.0, np.nan]], fine)
+
+
+@pytest.mark.parametrize(
+    "level", [np.ones(2), np.ma.masked_array([1.0, 2.0], [True, False]), [1.0], None]
+)
+def test_a_level_that_is_no_number_is_refused_by_name(level):
+    with pytest.raises(ArgumentError, match="`essential` must be a word or a level"):
+        entropy([[0.0, 1.0], [0.5, np.inf]], essential=level)

@@ -138,7 +138,7 @@ class SuggestedLR(Result):
     Examples:
         >>> import torch, lossatlas as la
         >>> loss = la.supervised(torch.nn.functional.mse_loss)
-        >>> batches = [(torch.eye(2), torch.ones(2, 1))] * 5
+        >>> batches = [(torch.eye(2), torch.ones(2, 1))] * 20
         >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, batches)
         >>> found = la.suggest_lr(objective, "sgd", updates=10)
         >>> print(found.headline()[:31])

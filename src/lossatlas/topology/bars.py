@@ -64,14 +64,14 @@ def finite_bars(diagram: Bars, dimension: int, essential: Essential | float) -> 
 
 def end_essential(bars: Floats, essential: Essential | float, high: float) -> Floats:
     """Apply the rule for bars that never end."""
-    if essential == "keep":
-        return bars
-    if essential == "drop":
-        return bars[np.isfinite(bars[:, 1])]
     if isinstance(essential, str):
         check_one_of("essential", essential, ESSENTIALS)
     elif not is_number(essential) or np.isnan(essential):
         raise ArgumentError(f"`essential` must be a word or a level; got {essential!r}.")
+    if essential == "keep":
+        return bars
+    if essential == "drop":
+        return bars[np.isfinite(bars[:, 1])]
     level = high if isinstance(essential, str) else float(essential)
     ended = np.stack([bars[:, 0], np.where(np.isposinf(bars[:, 1]), level, bars[:, 1])], axis=1)
     return ended[ended[:, 1] > ended[:, 0]]
