@@ -10,6 +10,7 @@ from lossatlas.arguments import public
 from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Choice, Engine, Task, select
+from lossatlas.landscape.engines.task import quantities_of
 from lossatlas.landscape.plane import Plane, check_objective, settled
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
@@ -139,7 +140,8 @@ def widen(
     Returns:
         The suggestion, and coordinates -> quantities.
     """
-    engine, (center, stderr, *_) = chosen.engine, chosen.center.tolist()
+    engine, row = chosen.engine, chosen.center
+    center, stderr = float(row[0]), float(row[quantities_of(row)])
     # An error that is unknown asks for nothing and vouches for nothing.
     known = math.isfinite(stderr)
     error = stderr if known else 0.0
