@@ -51,7 +51,9 @@ def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):
     found = json.loads(done.stdout)
     wanted = {"estimates", "grid", "topology", "seconds", "evaluations", "files"}
     assert wanted <= found.keys()
-    assert {"minima", "bars", "smad", "certain_bars", "threshold"} <= found["topology"].keys()
+    assert {"minima", "bars", "smad", "bars_above_threshold", "threshold"} <= found[
+        "topology"
+    ].keys()
     assert {"under_resolved", "barriers", "certain_basins"} <= found["topology"].keys()
     ends = found["instruments"]["curvature"]["estimates"]
     assert ends["largest_eigenvalue"]["value"] > ends["smallest_eigenvalue"]["value"]
@@ -355,7 +357,7 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
 def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
     found = survey_of(sample_map("double well"))
     topology = json.loads(json.dumps(found.summary(), allow_nan=False))["topology"]
-    for key in ("certain_bars", "certain_basins", "threshold"):
+    for key in ("bars_above_threshold", "certain_basins", "threshold"):
         assert topology[key] is None
     assert {bar["certain"] for bar in topology["bars"]} == {None}
     assert "no standard error" in topology["why_unknown"]
@@ -363,7 +365,7 @@ def test_unknown_certainty_is_null_in_json_and_said_in_the_table():
     assert remark == topology["why_unknown"]
     known = survey_of(sample_map("double well", noise=0.01)).summary()["topology"]
     assert known["why_unknown"] is None
-    assert known["certain_bars"] >= 2
+    assert known["bars_above_threshold"] >= 2
     deepest = known["bars"][0]
     assert len(deepest["birth_place"]) == 2
     assert deepest["death_place"] is None

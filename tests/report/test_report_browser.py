@@ -253,4 +253,4 @@ def test_bars_count_as_the_headline_and_no_corner_leaves_the_picture(size, tmp_p
     assert found["outside"] < 0
     assert found["counts"] == "1 certain inside the map; 1 on its edge (hollow), not counted."
     assert found["hollow"] == [False, True]
-    assert found["lasts"][0] == "deepest"
+    assert found["lasts"][0] == "never ends"

@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 # What a map without landmarks is drawn around.
 CENTER = "origin"
 MOST_MINIMA = 24
+ON_EDGE, UNSURE = "minimum on the edge", "minimum within the error"
 
 
 class Grid(Protocol):
@@ -113,6 +114,10 @@ class Tree(Protocol):
     def certain(self) -> Bools:
         """Whether it is longer than the threshold."""
 
+    @property
+    def counted(self) -> Bools:
+        """Whether it is certain and counts: its minimum does not lie on the edge of a map."""
+
     def __len__(self) -> int: ...
 
 
@@ -172,7 +177,8 @@ class Minima:
         values: loss there.
         stderr: its standard error, NaN where there is none.
         persistences: length of the branch of each; infinite for the deepest.
-        certain: True where that is longer than the tree's threshold.
+        certain: True where that is longer than the tree's threshold, inside the map.
+        on_edge: True where it is longer and the minimum lies on the edge of the map.
     """
 
     numbers: Ints
@@ -181,6 +187,7 @@ class Minima:
     stderr: Floats
     persistences: Floats
     certain: Bools
+    on_edge: Bools
 
     def texts(self, chosen: Bools) -> list[str]:
         """What the chosen ones say of themselves."""
@@ -190,6 +197,13 @@ class Minima:
             f"lasts {number(float(self.persistences[k]))}"
             for k in np.flatnonzero(chosen)
         ]
+
+
+def minimum_groups(minima: Minima, sure: str) -> list[tuple[str, Bools]]:
+    """What minima are called on a map, and which they are; nothing where there are none."""
+    unsure = ~(minima.certain | minima.on_edge)
+    groups = [(sure, minima.certain), (ON_EDGE, minima.on_edge), (UNSURE, unsure)]
+    return [(name, chosen) for name, chosen in groups if chosen.any()]
 
 
 def landmarks(grid: Grid) -> list[Landmark]:
@@ -221,13 +235,17 @@ def marked_minima(grid: Grid, tree: Tree | None, most: int = MOST_MINIMA) -> Min
     """The minima to mark on a map; the lowest point alone without a tree."""
     if tree is None:
         finite = np.isfinite(grid.values)
-        at = np.array([np.where(finite, grid.values, np.inf).argmin()])[: int(finite.any())]
+        # An interpolated point may not be as low as it is drawn.
+        known = finite & grid.computed if (finite & grid.computed).any() else finite
+        at = np.array([np.where(known, grid.values, np.inf).argmin()])[: int(finite.any())]
         numbers, lives = np.arange(at.size), np.full(at.size, np.inf)
         certain = np.ones(at.size, dtype=np.bool_)
+        on_edge = ~certain
     else:
         numbers = most_persistent(tree, most)
         at, lives = tree.minima[numbers], tree.persistences[numbers]
-        certain = tree.certain[numbers]
+        certain = tree.counted[numbers]
+        on_edge = tree.certain[numbers] & ~certain
     return Minima(
         numbers=numbers,
         points=coordinates(grid, at),
@@ -235,6 +253,7 @@ def marked_minima(grid: Grid, tree: Tree | None, most: int = MOST_MINIMA) -> Min
         stderr=grid.stderr.ravel()[at],
         persistences=lives,
         certain=certain,
+        on_edge=on_edge,
     )
 
 

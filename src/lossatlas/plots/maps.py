@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from lossatlas.plots.chart import (
     Surface,
 )
 from lossatlas.plots.grid import (
+    ON_EDGE,
+    UNSURE,
     Floats,
     Grid,
     Landmark,
@@ -32,6 +35,7 @@ from lossatlas.plots.grid import (
     known_errors,
     landmarks,
     marked_minima,
+    minimum_groups,
     nonfinite_boxes,
     nonfinite_spans,
     spread_errors,
@@ -132,25 +136,18 @@ def _mark(mark: Landmark) -> Iterator[Layer]:
 def _minima(minima: Minima, tree: Tree | None, heights: Floats | None = None) -> list[Layer]:
     layers: list[Layer] = []
     sure = "lowest point" if tree is None else surely("minimum", tree.threshold)
-    several = np.count_nonzero(minima.certain) > 1
-    for name, color, size, chosen in (
-        (sure, style.SURE, 10.0, minima.certain),
-        ("minimum within the error", style.FAINT, 6.0, ~minima.certain),
-    ):
-        if not chosen.any():
-            continue
+    several = np.count_nonzero(minima.certain | minima.on_edge) > 1
+    for name, chosen in minimum_groups(minima, sure):
         x, y = minima.points[chosen, 0], minima.points[chosen, 1]
         numbers = [str(k) for k in minima.numbers[chosen].tolist()]
-        is_numbered = several and name == sure and heights is None
+        is_numbered = several and name != UNSURE and heights is None
         labels = [k if i < _NUMBERED else "" for i, k in enumerate(numbers)]
         layers.append(
             Points(
                 x,
                 y,
                 z=None if heights is None else heights[chosen],
-                color=color,
-                edge=style.INK,
-                size=size,
+                **_look(name),
                 name=name,
                 hover=minima.texts(chosen),
                 labels=labels if is_numbered else None,
@@ -159,6 +156,22 @@ def _minima(minima: Minima, tree: Tree | None, heights: Floats | None = None) ->
             )
         )
     return layers
+
+
+def _look(name: str) -> "Look":
+    # Of a minimum: hollow on the edge of the map, where it is none that counts.
+    if name == ON_EDGE:
+        return {"color": style.PAPER, "edge": style.SURE, "size": 10.0}
+    color, size = (style.FAINT, 6.0) if name == UNSURE else (style.SURE, 10.0)
+    return {"color": color, "edge": style.INK, "size": size}
+
+
+class Look(TypedDict):
+    """How marks are drawn."""
+
+    color: str
+    edge: str
+    size: float
 
 
 def stderr_chart(grid: Grid) -> Chart:
@@ -330,21 +343,14 @@ def _points_on_line(grid: Grid, tree: Tree | None) -> Iterator[Layer]:
 
 def _minima_on_line(minima: Minima, tree: Tree | None) -> Iterator[Layer]:
     sure = "lowest point" if tree is None else surely("minimum", tree.threshold)
-    looks = (
-        (sure, style.SURE, minima.certain),
-        ("minimum within the error", style.FAINT, ~minima.certain),
-    )
-    for name, color, chosen in looks:
-        if chosen.any():
-            yield Points(
-                minima.points[chosen, 0],
-                minima.values[chosen],
-                color=color,
-                edge=style.INK,
-                size=10,
-                name=name,
-                hover=minima.texts(chosen),
-            )
+    for name, chosen in minimum_groups(minima, sure):
+        yield Points(
+            minima.points[chosen, 0],
+            minima.values[chosen],
+            name=name,
+            hover=minima.texts(chosen),
+            **_look(name),
+        )
 
 
 def box_chart(grid: Grid, *, tree: Tree | None = None) -> Chart:

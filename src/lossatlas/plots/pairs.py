@@ -99,7 +99,7 @@ class BasinMatch:
         values: loss there.
         stderr: its standard error, NaN where there is none.
         persistences: how long each basin lasts.
-        certain: True where that is longer than the tree's threshold.
+        certain: True where that is longer than the tree's threshold, inside the map.
         apart: True where the partner of a matched minimum lies in another basin: the two end
             at the same saddle, but not from the same place.
         total: how many there are, drawn or not.
@@ -176,7 +176,7 @@ def _match(
         values=land.values.ravel()[at],
         stderr=land.stderr.ravel()[at],
         persistences=tree.persistences[numbers],
-        certain=tree.certain[numbers],
+        certain=tree.counted[numbers],
         apart=apart,
         total=total,
     )

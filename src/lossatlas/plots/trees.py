@@ -7,7 +7,7 @@ import numpy as np
 
 from lossatlas.plots import style
 from lossatlas.plots.chart import Area, Axis, Chart, Floats, Layer, Line, Points, joined
-from lossatlas.plots.grid import MOST_MINIMA, Tree, most_persistent
+from lossatlas.plots.grid import MOST_MINIMA, ON_EDGE, Tree, most_persistent
 from lossatlas.plots.scale import Scale, spanning
 from lossatlas.text import loss_title, number, surely, verdict
 
@@ -23,13 +23,14 @@ def tree_chart(tree: Tree, *, scale: Scale | None = None, most: int = MOST_MINIM
         most: how many branches; the longest are drawn.
 
     Returns:
-        The chart. Dark branches are certain, gray ones are within the error of the map.
+        The chart. Dark branches are certain, hollow where their minimum lies on the edge of
+        the map and does not count; gray ones are within the error of the map.
     """
     scale = scale or spanning(tree.low, tree.high)
     drawn = branches(tree, most)
     layers: list[Layer] = []
-    for certain in (False, True):
-        alike = [branch for branch in drawn if branch.is_certain == certain]
+    for kind in ((False, False), (True, True), (True, False)):
+        alike = [b for b in drawn if (b.is_certain, b.is_on_edge) == kind]
         if alike:
             layers += _branch_layers(alike, tree.threshold)
     hidden = len(tree) - len(drawn)
@@ -56,6 +57,7 @@ class Branch:
         high: loss where it ends; the highest of the map where it never does.
         parent_x: where its parent stands; None where it never ends.
         is_certain: whether it is known to be longer than the tree's threshold.
+        is_on_edge: whether it is, and its minimum lies on the edge of the map.
     """
 
     minimum: int
@@ -64,6 +66,7 @@ class Branch:
     high: float
     parent_x: float | None
     is_certain: bool
+    is_on_edge: bool = False
 
 
 def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
@@ -72,7 +75,7 @@ def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
     place = {number: float(x) for x, number in enumerate(_order(tree, set(kept.tolist())))}
     parent = {int(a): int(b) for a, b in zip(tree.ended, tree.into, strict=True)}
     level = dict(zip(tree.ended.tolist(), tree.saddle_values.tolist(), strict=True))
-    certain = tree.certain
+    certain, counted = tree.certain, tree.counted
     return [
         Branch(
             minimum=number,
@@ -81,6 +84,7 @@ def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
             high=level.get(number, tree.high),
             parent_x=place[parent[number]] if number in parent else None,
             is_certain=bool(certain[number]),
+            is_on_edge=bool(certain[number] and not counted[number]),
         )
         for number in kept.tolist()
     ]
@@ -101,7 +105,8 @@ def _order(tree: Tree, kept: set[int]) -> list[int]:
 
 
 def _branch_layers(drawn: list[Branch], threshold: float) -> Iterator[Layer]:
-    certain = drawn[0].is_certain
+    certain, on_edge = drawn[0].is_certain, drawn[0].is_on_edge
+    name = surely("basin", threshold) if certain else _unsure(threshold)
     color = style.BASIN if certain else style.FAINT
     ends = [branch.x if branch.parent_x is None else branch.parent_x for branch in drawn]
     yield Line(
@@ -113,9 +118,9 @@ def _branch_layers(drawn: list[Branch], threshold: float) -> Iterator[Layer]:
     yield Points(
         [b.x for b in drawn],
         [b.low for b in drawn],
-        color=color if certain else style.PAPER,
+        color=color if certain and not on_edge else style.PAPER,
         edge=color,
-        name=surely("basin", threshold) if certain else _unsure(threshold),
+        name=ON_EDGE if on_edge else name,
         hover=[_branch_text(branch, threshold) for branch in drawn],
     )
 
@@ -126,7 +131,8 @@ def _unsure(threshold: float) -> str:
 
 def _branch_text(branch: Branch, threshold: float) -> str:
     end = "never ends" if branch.parent_x is None else f"merges at {number(branch.high)}"
-    judged = verdict(branch.is_certain, threshold)
+    judged = f"{ON_EDGE} of the map" if branch.is_on_edge else ""
+    judged = judged or verdict(branch.is_certain, threshold)
     lines = [f"minimum {branch.minimum}", f"loss {number(branch.low)}, {end}", judged]
     return "\n".join(filter(None, lines))
 
@@ -239,7 +245,7 @@ def _forest(tree: Tree, values: Floats, kept: set[int]) -> list[_Node]:
             home[ended] = home[into]
     labels = np.where(tree.basins >= 0, home[tree.basins], -1).ravel()
     flat = values.ravel()
-    certain = tree.certain.astype(int)
+    certain = tree.counted.astype(int)
     inside = {number: np.sort(flat[labels == number]) for number in sorted(kept)}
     live = {
         number: _Node(number, held, float(held[0]), int(certain[number]))

@@ -101,7 +101,7 @@ class BasinMatching(Result):
     def certain_alone(self) -> dict[str, int]:
         """How many basins without a partner are deeper than the errors of their map."""
         parts = (("gone", self.gone, self.first), ("new", self.new, self.second))
-        return {kind: int(np.sum(tree.certain[which])) for kind, which, tree in parts}
+        return {kind: int(np.sum(tree.counted[which])) for kind, which, tree in parts}
 
     def sentences(self, names: tuple[str, str] = ("A", "B")) -> tuple[str, ...]:
         """Which basins of one map are there in the other.

@@ -170,7 +170,10 @@ class Diagram(Result):
         bound = "itself a bound"
         return (
             *rows,
-            _exact(int(self.certain.sum()), "certain bars", "at least so many are real"),
+            replace(
+                _exact(int(self.certain.sum()), LONGER, "at least so many are real"),
+                meaning="basins and loops; minima on the edge of a map among them",
+            ),
             replace(_exact(self.threshold, "certainty threshold", bound), unit="loss"),
         )
 
@@ -179,7 +182,7 @@ class Diagram(Result):
         known = not self.why_unknown
         return {
             "bars": [self._bar(row) for row in range(len(self))],
-            "certain_bars": int(self.certain.sum()) if known else None,
+            "bars_above_threshold": int(self.certain.sum()) if known else None,
             "threshold": self.threshold if known else None,
             "why_unknown": self.why_unknown or None,
             "connectivity": self.connectivity,
@@ -221,7 +224,7 @@ class Diagram(Result):
         Returns:
             The figures.
         """
-        sure = f", {int(self.certain.sum())} certain"
+        sure = f", {int(self.certain.sum())} longer than the threshold"
         bars_text = count(len(self), "bar") + (
             ", certainty unknown" if self.why_unknown else sure
         )
@@ -272,6 +275,7 @@ _BARS = (
     ("bars: loops (H1)", "hills with lower ground all around"),
     ("bars: shells (H2)", "peaks in space with lower ground all around"),
 )
+LONGER = "bars longer than the threshold"
 _NO_BARS = np.empty((0, 2))
 
 

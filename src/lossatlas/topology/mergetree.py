@@ -144,10 +144,17 @@ class MergeTree(Result):
         return np.flatnonzero(self.certain & self.on_edge)
 
     @property
+    def counted(self) -> Bools:
+        """True for the certain minima that count as basins: none on the edge of the map.
+
+        Of a map that is flat within its error the lowest one counts, wherever it lies.
+        """
+        return self.certain if self.is_flat else self.certain & ~self.on_edge
+
+    @property
     def certain_count(self) -> int:
-        """How many certain minima have a basin of their own; of several, none on the edge."""
-        alone = len(self) == 1 or self.is_flat
-        return int((self.certain if alone else self.certain & ~self.on_edge).sum())
+        """How many certain minima have a basin of their own: none on the edge of the map."""
+        return int(self.counted.sum())
 
     def coordinates(self, points: Ints) -> Ints:
         """Grid indices of flat indices.
@@ -278,7 +285,8 @@ class MergeTree(Result):
                 "Flat within its error: only the lowest basin, which every map has, is certain."
             )
         if total == 1:
-            return "One basin at this scale."
+            where = ", its minimum on the edge of the map" if self.open_minima.size else ""
+            return f"One basin at this scale{where}."
         if self.why_unknown:
             return f"{basins} on this map, of unknown certainty."
         return _certain_headline(self)
@@ -300,7 +308,7 @@ class MergeTree(Result):
                 self.certain_count,
                 "certain minima",
                 "at least so many are real (95 %)",
-                "basins deeper than the threshold; of several none on the edge of the map",
+                "basins deeper than the threshold; none on the edge of the map",
             ),
         )
 
@@ -372,7 +380,9 @@ class MergeTree(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The tree itself, and the profile of its nested basins."""
-        sure = f", {int(self.certain.sum())} certain"
+        sure = f", {self.certain_count} certain"
+        if self.open_minima.size and not self.is_flat:
+            sure += f" and {self.open_minima.size} on the edge of the map"
         minima = count(len(self), "minimum", "minima") + (
             ", certainty unknown" if self.why_unknown else sure
         )
@@ -383,7 +393,7 @@ class MergeTree(Result):
                 "Merge tree",
                 *backends(lambda: trees.tree_chart(self, scale=scale)),
                 "How basins join as the level of the loss rises, numbered as on the map and in "
-                "the table.",
+                "the table; hollow: minima on the edge of the map, which are not counted.",
                 f"Merge tree: {minima}.",
             ),
             Figure(
@@ -469,7 +479,11 @@ def _count_sentence(tree: MergeTree) -> str:
             "lowest, which every map has."
         )
     if total == 1:
-        return "One basin at this scale: from every point of the map the way down leads to it."
+        where = ", on the edge of the map" if tree.open_minima.size else ""
+        return (
+            "One basin at this scale: from every point of the map the way down leads to its "
+            f"minimum{where}."
+        )
     # On the edge a minimum is certain, but not that it has a basin of its own.
     edge = tree.open_minima
     basin = ("minimum", "minima") if edge.size else ("basin", None)

@@ -95,7 +95,10 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
     rows = []
     for k, basin in enumerate(marks.numbers.tolist()):
         verdict = "certain" if marks.certain[k] else "within the error"
-        verdict += ", on the edge of the map" if tree.on_edge[basin] else ""
+        if marks.on_edge[k]:
+            verdict = "on the edge of the map, not counted"
+        elif tree.on_edge[basin]:
+            verdict += ", on the edge of the map"
         rows.append(
             (
                 str(basin),

@@ -213,7 +213,7 @@
       const row = document.createElement("button"), left = spot(bar.birth), right = bar.death === null ? 100 : spot(bar.death);
       row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge && bar.certain ? "edge" : ""}`; row.dataset.track = bar.track;
       row.innerHTML = '<span></span><span class="track"><i></i></span><span class="lasts"></span>';
-      row.children[0].textContent = bar.track; row.children[2].textContent = bar.death === null ? "deepest" : bar.lasts;
+      row.children[0].textContent = bar.track; row.children[2].textContent = bar.death === null ? "never ends" : bar.lasts;
       const depth = bar.death === null ? "joins no deeper basin" : `depth ${bar.lasts}`;
       row.title = `basin ${bar.track}: loss ${bar.loss} at the minimum, ${depth}; ${bar.verdict}${bar.edge ? "; the minimum lies on the edge of the map" : ""}`;
       row.setAttribute("aria-label", row.title);
@@ -223,7 +223,8 @@
       row.addEventListener("click", () => fly(bar));
       return row;
     }));
-    ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = Scene.short(top, 3);
+    // Where no bar ends there is no end of the axis to name.
+    ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = most.length ? Scene.short(top, 3) : "";
     // Counted as the headline counts: a minimum on the edge of the map proves no basin.
     const sure = frame.bars.filter((b) => b.certain), edge = sure.filter((b) => b.edge).length, rest = frame.bars.length - sure.length;
     const counts = [edge ? `${sure.length - edge} certain inside the map` : `${sure.length} certain`];

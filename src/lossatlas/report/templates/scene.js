@@ -563,7 +563,8 @@
         if (isNaN(this.height(at))) continue;
         const [x, y] = this.project(at);
         g.globalAlpha = this.visible(at) || chosen ? 1 : 0.4;
-        disc(g, x, y, chosen ? 6 : 4.5, bar.certain ? SURE : FAINT, "#10202c");
+        const hollow = bar.certain && bar.edge;
+        disc(g, x, y, chosen ? 6 : 4.5, hollow ? "#fff" : bar.certain ? SURE : FAINT, hollow ? SURE : "#10202c");
         if (sure.length > 1 || chosen) { g.fillStyle = INK; g.textAlign = "left"; g.textBaseline = "bottom"; halo(g, String(bar.track), x + 7, y - 4); }
         g.globalAlpha = 1;
       }
