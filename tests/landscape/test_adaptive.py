@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, minimum_filter
 
 from lossatlas.landscape.adaptive import FACTOR, first_points, refine
 from lossatlas.landscape.interpolant import interpolate
@@ -206,9 +206,59 @@ def test_the_first_points_leave_no_stripe_out(dimension, points, seed):
     assert mask[(-1,) * dimension]
 
 
-def test_a_smooth_map_takes_no_more_than_sixty_points():
+def test_a_smooth_map_takes_no_more_than_sixty_points_and_its_minima():
     for points in (21, 41):
-        assert refined(himmelblau, points=points)[0].computed.sum() <= 60
+        found = refined(himmelblau, points=points)[0]
+        minima = local_minima(found.values[..., 0])
+        assert found.computed.sum() - np.count_nonzero(minima) <= 60
+
+
+def local_minima(values):
+    lowest = minimum_filter(values, 3, mode="constant", cval=np.inf)
+    return (values == lowest) & np.isfinite(values)
+
+
+@pytest.mark.parametrize("kind", "fpgk")
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_minima_and_extremes_are_computed_points(kind, dimension):
+    random = np.random.default_rng(dimension)
+    for _ in range(6):
+        function = random_surface(kind, random, dimension)
+        found, full = refined(function, points=41, reach=1.0, dimension=dimension)
+        values = found.values[..., 0]
+        assert found.computed[local_minima(values)].all()
+        for extreme in (values.min(), values.max()):
+            np.testing.assert_array_equal(full[values == extreme], extreme)
+
+
+def test_a_minimum_of_the_interpolant_that_is_none_is_gone():
+    # A funnel between two lattice points: the interpolant overshoots below it.
+    for slope in (1.0, 4.0, 16.0):
+        found, full = refined(
+            lambda x, y, s=slope: np.log1p(s * s * (x * x + y * y)), points=31, reach=2.0
+        )
+        assert found.values[..., 0].min() == full.min()
+
+
+def test_what_is_known_better_is_interpolated_better():
+    line = np.linspace(-1, 1, 41)
+
+    def evaluate(places):
+        x, y = line[places].T
+        loss = np.exp(3 * (x * x + y * y)) + 0.2 * np.cos(9 * x) * np.cos(9 * y)
+        return np.stack([loss, 0.05 * loss], 1)
+
+    def tolerance(known):
+        return 0.0001 * np.ptp(known[:, 0])
+
+    rough, fine = (
+        refine(evaluate, (41, 41), 2, tolerance, noise=noise)
+        for noise in (lambda values: np.full((41, 41), 5.0), lambda values: values[..., 1] / 2)
+    )
+    center = (slice(15, 26), slice(15, 26))
+    assert rough.doubt[center].max() > 2 * fine.doubt[center].max()
+    assert fine.doubt[center].max() <= 0.06
+    assert not fine.doubt[fine.computed].any()
 
 
 def test_an_unknown_error_is_interpolated_around_and_does_not_disturb_the_loss():

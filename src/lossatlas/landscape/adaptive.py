@@ -2,9 +2,10 @@
 
 One rule: an interpolant through all computed points comes with an expected error at every
 other point, measured by leaving computed points out; points are computed where it is too
-large, until it is nowhere. What is returned is that interpolant, and its stated error is the
-largest expected one times a factor, so that the true largest error is below it in at least
-95 % of maps.
+large, until it is nowhere. What would be read off the interpolant, its minima, its lowest and
+its highest point, is computed too, until it stays. What is returned is that interpolant, and
+its stated error is the largest expected one times a factor, so that the true largest error is
+below it in at least 95 % of maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from lossatlas.landscape.interpolant import interpolate
+from lossatlas.landscape.interpolant import Surface, interpolate
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -107,6 +108,7 @@ class Refined:
         error: a bound on the largest error of column 0 at interpolated points, which holds
             for 95 % of maps; 0 where every point was computed.
         rms: the expected root mean square of those errors.
+        doubt: the expected error at each point; 0 where it was evaluated.
         held_out: how many computed points were predicted from the others.
         rough: whether every point was computed although interpolation was tried.
     """
@@ -115,6 +117,7 @@ class Refined:
     computed: Mask
     error: float
     rms: float
+    doubt: Array
     held_out: int
     rough: bool = False
 
@@ -143,6 +146,10 @@ class _Grid:
     def losses(self) -> Array:
         return self.values[..., 0]
 
+    @property
+    def rounding(self) -> float:
+        return _rounding(self.losses)
+
 
 def refine(
     evaluate: Callable[[NDArray[np.intp]], Array],
@@ -150,6 +157,7 @@ def refine(
     columns: int,
     tolerance: Callable[[Array], float],
     *,
+    noise: Callable[[Array], Array] | None = None,
     seed: int = 0,
     first: Sequence[tuple[int, ...]] = (),
     exact: int = 0,
@@ -163,35 +171,73 @@ def refine(
         tolerance: the root mean square error to reach, from all values computed so far, shape
             (points, columns); the stated largest error may be four times as much. Not a
             number: every point is computed.
+        noise: an error that is good enough whatever the tolerance, for each point, from the
+            interpolant, shape (*grid, columns - exact).
         seed: shifts the first points.
         first: further points to compute first.
         exact: how many of the last columns are left out at interpolated points (NaN).
 
     Returns:
-        The map; walls and kinks are computed, the rest is interpolated.
+        The map; walls, kinks and extremes are computed, the rest is interpolated.
     """
-    grid, factor = _Grid(evaluate, shape, columns), FACTOR[len(shape)]
+    grid, rough = _Grid(evaluate, shape, columns), False
     start = first_points(shape, seed)
     for place in first:
         start[place] = True
     grid.compute(start)
-    most, rough = _MOST[len(shape)], False
-    while grid.computed.mean() <= most:
+    while grid.computed.mean() <= _MOST[len(shape)]:
         rough = True
         surface = interpolate(grid.computed, grid.values[..., : columns - exact])
-        target = max(tolerance(grid.values[grid.computed]), _rounding(grid.losses))
-        doubt = surface.doubt[~grid.computed]
-        error, rms = factor * float(doubt.max()), float(np.sqrt(np.mean(doubt**2)))
-        if error <= WORST * target and rms <= target:
-            held_out = int(np.isfinite(grid.losses[grid.computed]).sum())
-            error = max(error, _rounding(grid.losses))
-            grid.values[..., : columns - exact] = surface.values
-            return Refined(grid.values, grid.computed, error, rms, held_out)
-        worst = factor * surface.doubt > WORST * target
-        wanted = worst if worst.any() else ~(surface.doubt <= target)
-        grid.compute(_next(surface.doubt, wanted, grid.computed))
+        target = np.full(shape, max(tolerance(grid.values[grid.computed]), grid.rounding))
+        if noise is not None:
+            target = np.maximum(target, noise(surface.values))
+        wanted = _wanted(surface.doubt, target, ~grid.computed)
+        if not wanted.any():
+            wanted = extremes(surface.values[..., 0], grid.computed)
+            if not wanted.any():
+                return _filled(grid, surface, exact)
+            grid.compute(wanted)
+        else:
+            grid.compute(_next(surface.doubt, wanted, grid.computed))
     grid.compute(np.ones(shape, dtype=bool))
-    return Refined(grid.values, grid.computed, 0.0, 0.0, 0, rough)
+    return Refined(grid.values, grid.computed, 0.0, 0.0, np.zeros(shape), 0, rough)
+
+
+def _wanted(doubt: Array, target: Array, unknown: Mask) -> Mask:
+    # Where interpolation is too coarse; nowhere once both rules hold.
+    ratio = np.divide(doubt, target, out=np.zeros_like(doubt), where=unknown & (doubt > 0))
+    worst = FACTOR[doubt.ndim] * ratio > WORST
+    if worst.any():
+        return worst
+    is_typical = np.sqrt(np.mean(ratio[unknown] ** 2)) <= 1
+    return np.zeros_like(unknown) if is_typical else unknown & ~(ratio <= 1)
+
+
+def _filled(grid: _Grid, surface: Surface, exact: int) -> Refined:
+    doubt = surface.doubt[~grid.computed]
+    error, rms = FACTOR[grid.computed.ndim] * float(doubt.max()), np.sqrt(np.mean(doubt**2))
+    held_out = int(np.isfinite(grid.losses[grid.computed]).sum())
+    grid.values[..., : grid.values.shape[-1] - exact] = surface.values
+    error = max(error, grid.rounding)
+    return Refined(grid.values, grid.computed, error, float(rms), surface.doubt, held_out)
+
+
+def extremes(losses: Array, computed: Mask) -> Mask:
+    """Interpolated points that a reader of the map would take for minima or its extremes."""
+    finite = np.isfinite(losses)
+    if not (computed & finite).any():
+        return np.zeros_like(computed)
+    around = np.ones((3,) * losses.ndim, dtype=bool)
+    around[(1,) * losses.ndim] = False
+    low, high = np.where(finite, losses, np.inf), np.where(finite, losses, -np.inf)
+    lowest_around = scipy.ndimage.minimum_filter(
+        low, footprint=around, mode="constant", cval=np.inf
+    )
+    slack, known = _rounding(losses), losses[computed & finite]
+    found = low < lowest_around - slack
+    found.flat[low.argmin()] |= low.min() < known.min() - slack
+    found.flat[high.argmax()] |= high.max() > known.max() + slack
+    return np.asarray(found & ~computed)
 
 
 def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:

@@ -11,6 +11,7 @@ from lossatlas.arguments import public
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
+from lossatlas.landscape.adaptive import extremes
 from lossatlas.plots import grid, maps
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import scale_of
@@ -50,7 +51,9 @@ class Landscape(Result):
 
     Attributes:
         values: mean loss at every point, float64; not finite where the loss is not.
-        stderr: sampling error of each value, same units; NaN where there is none.
+        stderr: standard error of each value, same units: its sampling error, and at
+            interpolated points the expected error of interpolation with it; NaN where there
+            is none.
         axes: coordinates along each direction, in lengths of that direction.
         labels: what each direction is, as in "random 1".
         computed: True where the loss was evaluated, False where it was interpolated.
@@ -59,7 +62,8 @@ class Landscape(Result):
         interpolation_rms: the expected root mean square error of interpolated values.
         held_out: how many computed points were each predicted from the others to measure both.
         metrics: further quantities on the same grid.
-        metric_stderr: their sampling errors.
+        metric_stderr: their sampling errors; NaN at interpolated points, where the error of
+            interpolation is not measured.
         landmarks: named rows of coordinates, such as the "trajectory" of training.
         landmark_residuals: for each landmark, how far it lies off the grid's plane, as a share
             of the longest distance of a landmark from the origin (0: in the plane).
@@ -124,25 +128,28 @@ class Landscape(Result):
 
     @property
     def range(self) -> float:
-        """Highest minus lowest finite loss."""
-        finite = self.values[self.finite]
-        return float(finite.max() - finite.min()) if finite.size else float("nan")
+        """Highest minus lowest computed loss."""
+        if not self.finite.any():
+            return float("nan")
+        return float(self.values.flat[self.highest] - self.values.flat[self.lowest])
 
     @property
     def minimum(self) -> tuple[float, ...]:
-        """Coordinates of the lowest finite point."""
+        """Coordinates of the lowest computed point."""
         index = np.unravel_index(self.lowest, self.values.shape)
         return tuple(float(axis[i]) for axis, i in zip(self.axes, index, strict=True))
 
     @property
     def lowest(self) -> int:
-        """Flat index of the lowest finite point."""
-        return int(np.where(self.finite, self.values, np.inf).argmin())
+        """Flat index of the lowest computed point: an interpolated one may be none."""
+        known = computed_values(self)
+        return int(np.where(np.isnan(known), np.inf, known).argmin())
 
     @property
     def highest(self) -> int:
-        """Flat index of the highest finite point."""
-        return int(np.where(self.finite, self.values, -np.inf).argmax())
+        """Flat index of the highest computed point."""
+        known = computed_values(self)
+        return int(np.where(np.isnan(known), -np.inf, known).argmax())
 
     @public
     def cut(self, axis: int, at: float | None = None) -> "Landscape":
@@ -244,7 +251,8 @@ class Landscape(Result):
             name: of the estimate.
 
         Returns:
-            The loss there with its standard error, or the reason why it has none.
+            The loss there with its standard error, which holds the error of interpolation
+            where it was interpolated, or the reason why it has none.
         """
         index = np.unravel_index(flat, self.values.shape)
         place = ", ".join(
@@ -295,7 +303,7 @@ class Landscape(Result):
         )
 
     def _error_estimates(self) -> tuple[Estimate, ...]:
-        errors = self.stderr[grid.known_errors(self)]
+        errors = _sampling_errors(self)
         if not errors.size:
             return ()
         why = "itself an error"
@@ -384,9 +392,6 @@ def _lowest(land: Landscape) -> list[str]:
     sides = zip(place, known.shape, strict=True)
     if not any(i in {0, size - 1} for i, size in sides if size > 2):
         return []
-    # An interpolated point that is surely lower takes the lowest point off the edge.
-    if land.values.ravel()[land.lowest] + land.interpolation_error < known[place]:
-        return []
     return [
         "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
         "widen the span."
@@ -396,13 +401,12 @@ def _lowest(land: Landscape) -> list[str]:
 def _range(land: Landscape) -> list[str]:
     if not land.finite.any():
         return ["The loss is not finite at any point of the map."]
-    known = computed_values(land)
-    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    low, high = (float(land.values.flat[k]) for k in (land.lowest, land.highest))
     start = "The" if land.computed.all() else "Interpolated points aside, the"
     if low == high:
         return [f"{start} loss on the map is {number(low, 3)} everywhere."]
     text = "{} loss on the map goes from {} to {}".format(start, *distinct(low, high))
-    errors = land.stderr[grid.known_errors(land)]
+    errors = _sampling_errors(land)
     if not errors.size or errors.max() == 0:
         return [f"{text}."]
     times = (high - low) / float(errors.max())
@@ -489,8 +493,15 @@ def _outside(land: Landscape, points: Array) -> int:
     return int(np.count_nonzero(outside))
 
 
+def _sampling_errors(land: Landscape) -> Array:
+    # At interpolated points they hold the error of interpolation as well.
+    known = grid.known_errors(land)
+    computed = known & land.computed
+    return np.asarray(land.stderr[computed if computed.any() else known])
+
+
 def _errors(land: Landscape) -> str:
-    errors = land.stderr[grid.known_errors(land)]
+    errors = _sampling_errors(land)
     if not errors.size:
         why = f"a spread needs two {land.unit}; there is one" if land.count == 1 else ""
         return f"The map has no standard errors: {why or 'none was estimated'}."
@@ -508,6 +519,8 @@ def _interpolation(land: Landscape) -> str:
     if computed == total:
         return f"Every one of the {total:,} points was computed."
     text = f"{computed:,} of {total:,} points were computed and the rest interpolated"
+    if not extremes(land.values, land.computed).any():
+        text += " (minima, the lowest and the highest point are computed ones)"
     if not land.held_out:
         return f"{text}; the error of that was not measured."
     share = f" ({percent(land.interpolation_error / land.range)} of the range)"
@@ -602,7 +615,7 @@ def _between(land: Landscape, known: NDArray[np.bool_]) -> str:
     if land.computed.all():
         return ""
     if (known == land.finite).all():
-        return " Between computed points it is interpolated, too."
+        return " Between computed points it includes the expected error of interpolation."
     return " Interpolated points show the error of the nearest computed one."
 
 
@@ -639,9 +652,12 @@ def _mark_note(land: Landscape, tree: grid.Tree | None) -> str:
         return f"{start}The lowest point is yellow."
     if np.isnan(tree.threshold):
         return f"{start}Minima are gray: it is unknown which are certain."
-    is_sure = grid.marked_minima(land, tree).certain.all()
+    minima = grid.marked_minima(land, tree)
     which = surely("minima", tree.threshold).capitalize()
-    return f"{start}{which} are yellow{'' if is_sure else ', those within the error gray'}."
+    edge = ", those on the edge of the map hollow" if minima.on_edge.any() else ""
+    is_sure = (minima.certain | minima.on_edge).all()
+    unsure = "" if is_sure else ", those within the error gray"
+    return f"{start}{which} are yellow{edge}{unsure}."
 
 
 def _scale_note(land: Landscape) -> str:
@@ -658,9 +674,8 @@ def _nonfinite_note(land: Landscape) -> str:
 
 
 def _extremes(land: Landscape) -> str:
-    finite = land.values[land.finite]
-    if not finite.size:
+    if not land.finite.any():
         return "No value is finite."
     place = ", ".join(number(coordinate, 3) for coordinate in land.minimum)
-    low, high = number(float(finite.min()), 3), number(float(finite.max()), 3)
+    low, high = (number(float(land.values.flat[k]), 3) for k in (land.lowest, land.highest))
     return f"Lowest loss {low} at ({place}), highest {high}."

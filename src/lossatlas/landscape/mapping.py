@@ -56,9 +56,10 @@ def map_plane(
         metrics: further quantities of the same pass, name -> function of (model, batch).
         adaptive: compute only what cannot be interpolated; False computes every point.
         tolerance: the root mean square error that interpolated points may have, as a share of
-            the range of the loss; never finer than half the sampling error (where that is
-            what ends the refinement, `.notes` say so). The stated largest error may be four
-            times as much. Points are computed until both hold, or until every point is.
+            the range of the loss; nowhere finer than half of the sampling error there (where
+            that is what ends the refinement, `.notes` say so). The stated largest error may be
+            four times as much. Points are computed until both hold and minima and extremes are
+            computed points, or until every point is.
         engine: "auto", "plain", "stacked", "batched", "folded", "streaming" or "in_place"; all
             give the same numbers (1e-6 relative), "auto" takes the fastest that does on this
             model.

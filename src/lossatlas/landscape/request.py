@@ -13,7 +13,7 @@ from lossatlas.io import Provenance, run_identity
 from lossatlas.landscape.adaptive import WORST, Refined, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.choice import EngineName
-from lossatlas.landscape.engines.task import Known, quantities_of
+from lossatlas.landscape.engines.task import Known
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.points import Points
 from lossatlas.landscape.span import Ranges
@@ -144,17 +144,21 @@ class Request:
             seed = derive_seed("held out", self.points, len(shape))
             # Leverage and counts are read where points were computed.
             return refine(
-                evaluate, shape, columns, self._target, seed=seed, first=first, exact=2
+                evaluate,
+                shape,
+                columns,
+                self._asked,
+                noise=_half_errors,
+                seed=seed,
+                first=first,
+                exact=2,
             )
         places = np.argwhere(np.ones(shape, dtype=bool))
         values = evaluate(places).reshape(*shape, columns)
-        return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, 0)
-
-    def _target(self, known: Array) -> float:
-        # Not a number as long as no loss is finite: then every point is computed.
-        return float(np.maximum(self._asked(known), _half_error(known)))
+        return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, np.zeros(shape), 0)
 
     def _asked(self, known: Array) -> float:
+        # Not a number as long as no loss is finite: then every point is computed.
         losses = known[np.isfinite(known[:, 0]), 0]
         return self.tolerance * float(np.ptp(losses)) if losses.size else math.nan
 
@@ -165,6 +169,9 @@ class Request:
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
         errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)
+        errors[..., 0] = np.hypot(errors[..., 0], refined.doubt)
+        # How far a metric is off between computed points is not measured.
+        errors[~refined.computed, 1:] = np.nan
         leverage = np.where(refined.computed, values[..., -2], np.nan)
         counts = values[refined.computed][:, -1]
         settings = {k: v for k, v in run.items() if k not in _ELSEWHERE}
@@ -207,13 +214,13 @@ class Request:
         if refined.rough:
             return (_ROUGH,)
         known = refined.values[refined.computed]
-        asked, floor = self._asked(known), _half_error(known)
+        asked, floor = self._asked(known), float(_half_errors(known[:, :-2]).max())
         coarse = refined.rms > asked or refined.error > WORST * asked
         if not (coarse and floor > asked):
             return ()
         return (
-            "Points were computed until interpolated losses were accurate to half the typical "
-            f"sampling error ({floor:.2g}), which is more than the tolerance "
+            "Points were computed until interpolated losses were accurate to half of their "
+            f"own sampling error (at most {floor:.2g}) where that is more than the tolerance "
             f"({asked:.2g}): they may be off by {refined.error:.2g}, and by {refined.rms:.2g} "
             "root mean square.",
         )
@@ -266,10 +273,11 @@ def _axis(low: float, high: float, points: int) -> Array:
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
 
 
-def _half_error(known: Array) -> float:
-    # Interpolation need not be finer than half the typical sampling error.
-    errors = known[np.isfinite(known[:, 0]), quantities_of(known)]
-    return 0.5 * float(np.nanmedian(errors)) if np.isfinite(errors).any() else 0.0
+def _half_errors(values: Array) -> Array:
+    # Interpolation need not be finer than half the sampling error of the same point: the loss
+    # is known to a hundredth near the weights and to a unit at the rim.
+    errors = values[..., values.shape[-1] // 2]
+    return np.asarray(0.5 * np.maximum(np.nan_to_num(errors), 0.0))
 
 
 def _rounding(values: Array, task: Task) -> float:
