@@ -104,4 +104,4 @@ def test_errors_of_interpolated_values_hold(maps):
     # What was interpolated is less sure than what was computed there.
     too_sure = land.stderr[gaps] < 0.9 * truth.stderr[gaps]
     assert np.count_nonzero(too_sure) <= 0.05 * np.count_nonzero(gaps)
-    assert missed.max() <= land.interpolation_error
+    assert missed.max() <= land.interpolation_error + 1e-5

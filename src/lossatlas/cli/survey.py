@@ -507,12 +507,13 @@ def _announce(
         map_evaluations(plan.points, plane.dimension, adaptive=adaptive),
         instrument_evaluations(tools, objective),
     )
-    seconds = timed_evaluation(objective)
-    low, high = (seconds * sum(side) for side in zip(*counts, strict=True))
+    fewest, most = (sum(side) for side in zip(*counts, strict=True))
+    times = timed_evaluation(objective, _LONG / most)
+    low, high = fewest * times[0], most * times[1]
     if high >= _LONG:
         output.note(
             f"this takes between {duration(low)} and {duration(high)}, about: one evaluation "
-            f"of the loss takes {seconds:.2g} s"
+            f"of the loss takes {times[1]:.2g} s"
         )
 
 

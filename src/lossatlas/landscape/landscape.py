@@ -392,6 +392,9 @@ def _lowest(land: Landscape) -> list[str]:
     sides = zip(place, known.shape, strict=True)
     if not any(i in {0, size - 1} for i, size in sides if size > 2):
         return []
+    # An interpolated point that is surely lower takes the lowest point off the edge.
+    if land.values[land.finite].min() + land.interpolation_error < known[place]:
+        return []
     return [
         "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
         "widen the span."
