@@ -7,10 +7,11 @@ from matplotlib import pyplot as plt
 
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.intervals import t_quantile
-from lossatlas.plots import canvas, maps
+from lossatlas.plots import canvas, maps, style
 from lossatlas.plots.grid import landmarks
 from lossatlas.plots.rows import Dots, rows_chart
 from lossatlas.plots.scale import scale_of
+from lossatlas.plots.trees import tree_chart
 from lossatlas.topology import merge_tree
 from plots.paper_boxes import faults
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
@@ -92,6 +93,57 @@ def test_certain_minima_and_dips_look_different():
     assert len(sure.get_xdata()) + len(dips.get_xdata()) == len(tree)
     assert sure.get_markerfacecolor() != dips.get_markerfacecolor()
     assert len([text for text in ax.texts if text.get_text().isdigit()]) == 4
+
+
+def pit_in_the_corner(dimension=2):
+    """A bowl, and a deeper pit in the corner of the map."""
+    land = {1: line_map, 2: sample_map, 3: box_map}[dimension]()
+    far = [float(axis[-1]) for axis in land.axes]
+    x = np.meshgrid(*land.axes, indexing="ij")
+    bowl = sum(each**2 for each in x)
+    pit = sum((each - end) ** 2 for each, end in zip(x, far, strict=True)) - 0.5
+    values = np.minimum(bowl, pit)
+    return replace(
+        land, values=values, stderr=np.full(values.shape, 1e-3), computed=values < np.inf
+    )
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_a_minimum_on_the_edge_is_hollow_and_never_counted(dimension):
+    land = pit_in_the_corner(dimension)
+    tree = merge_tree(land)
+    assert tree.certain.tolist() == [True, True]
+    assert tree.counted.tolist() == [False, True]
+    assert tree.certain_count == 1
+    chart = {1: maps.line_chart, 2: maps.contour_chart, 3: maps.box_chart}[dimension]
+    drawn = [chart(land, tree=tree), tree_chart(tree)]
+    if dimension == 2:
+        drawn.append(maps.surface_chart(land, tree=tree))
+    for picture in drawn:
+        marks = {
+            layer.name: layer
+            for layer in picture.layers
+            if hasattr(layer, "symbol") and layer.name
+        }
+        sure = marks.get("certain minimum") or marks["certain basin"]
+        edge = marks["minimum on the edge"]
+        assert len(sure.x) == len(edge.x) == 1
+        assert edge.color == style.PAPER != sure.color
+    counted = {each.name: each.value for each in tree.estimates()}
+    assert counted["certain minima"] == 1
+    assert "2 certain" not in " ".join(figure.alt for figure in tree.figures())
+    texts = " ".join((*tree.sentences(), tree.headline()))
+    assert "all certain" not in texts
+    assert "2 basins are certain" not in texts
+
+
+def test_one_minimum_on_the_edge_is_no_certain_basin_either():
+    land = line_map()
+    slope = replace(land, values=1.0 + land.axes[0] - land.axes[0][0])
+    tree = merge_tree(slope)
+    assert len(tree) == 1
+    assert tree.certain_count == 0
+    assert "on the edge of the map" in tree.headline()
 
 
 def test_without_a_tree_the_lowest_point_is_marked():
