@@ -102,7 +102,7 @@ class Survey(Result):
     def certain_basins(self) -> int:
         """How many certain basins the map has, as its sentences and pages count them.
 
-        Of several, minima on the edge of the map do not count: the loss may go on falling
+        Minima on the edge of the map do not count: the loss may go on falling
         outside. 0 where a part of the errors is unknown; `tree.why_unknown` then says which.
         """
         return 0 if self.tree.why_unknown else self.tree.certain_count
