@@ -522,16 +522,16 @@ def _interpolation(land: Landscape) -> str:
     if computed == total:
         return f"Every one of the {total:,} points was computed."
     text = f"{computed:,} of {total:,} points were computed and the rest interpolated"
-    if not extremes(land.values, land.computed).any():
-        text += " (minima, the lowest and the highest point are computed ones)"
     if not land.held_out:
         return f"{text}; the error of that was not measured."
     share = f" ({percent(land.interpolation_error / land.range)} of the range)"
+    is_exact = not extremes(land.values, land.computed).any()
+    exact = " Its minima, its lowest and its highest point were computed." if is_exact else ""
     return (
         f"{text}; each of {count(land.held_out, 'computed point')} was predicted from the "
         "others. By that the largest error of an interpolated point is at most "
         f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''} "
-        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square."
+        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square.{exact}"
     )
 
 

@@ -479,11 +479,9 @@ def _count_sentence(tree: MergeTree) -> str:
             "lowest, which every map has."
         )
     if total == 1:
-        where = ", on the edge of the map" if tree.open_minima.size else ""
-        return (
-            "One basin at this scale: from every point of the map the way down leads to its "
-            f"minimum{where}."
-        )
+        where = "its minimum on the edge of the map" if tree.open_minima.size else "it"
+        start = "One basin at this scale: from every point of the map the way down"
+        return f"{start} leads to {where}."
     # On the edge a minimum is certain, but not that it has a basin of its own.
     edge = tree.open_minima
     basin = ("minimum", "minima") if edge.size else ("basin", None)
