@@ -39,9 +39,10 @@ def lowest_difference(objective: Objective, plane: Plane, land: Landscape) -> Es
     if not count:
         return None
     places = [int(np.nanargmin(known))]
-    if not land.computed.ravel()[land.lowest]:
+    lowest = int(np.where(land.finite, land.values, np.inf).argmin())
+    if not land.computed.ravel()[lowest]:
         # An interpolated minimum may be none: its loss is computed before it is believed.
-        places.append(land.lowest)
+        places.append(lowest)
         count += 1
     judged = PairedLosses(objective)
     here = judged.sums(objective.params)
