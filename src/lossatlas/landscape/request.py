@@ -168,10 +168,7 @@ class Request:
         """The result."""
         task, plane = self.task, self.task.plane
         names, values = task.quantities, refined.values
-        errors = np.maximum(values[..., len(names) : 2 * len(names)], 0.0)
-        errors[..., 0] = np.hypot(errors[..., 0], refined.doubt)
-        # How far a metric is off between computed points is not measured.
-        errors[~refined.computed, 1:] = np.nan
+        errors = _all_errors(refined, len(names))
         leverage = np.where(refined.computed, values[..., -2], np.nan)
         counts = values[refined.computed][:, -1]
         settings = {k: v for k, v in run.items() if k not in _ELSEWHERE}
@@ -271,6 +268,14 @@ def _axis(low: float, high: float, points: int) -> Array:
     axis = np.linspace(low, high, points)
     # Rounding must not push the middle of a symmetric range off the origin.
     return np.where(np.abs(axis) < 1e-12 * (high - low), 0.0, axis)
+
+
+def _all_errors(refined: Refined, quantities: int) -> Array:
+    # Of sampling and of interpolation; of metrics the latter is not measured.
+    errors = np.maximum(refined.values[..., quantities : 2 * quantities], 0.0)
+    errors[..., 0] = np.hypot(errors[..., 0], refined.doubt)
+    errors[~refined.computed, 1:] = np.nan
+    return errors
 
 
 def _half_errors(values: Array) -> Array:
