@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature import edge_of_stability
+from lossatlas.curvature import LearningRate, edge_of_stability
 from lossatlas.errors import ArgumentError
 from reference import curvature_dense as dense
 from reference.curvature_cases import stepped
@@ -165,3 +166,29 @@ def test_groups_of_several_rates_have_no_common_one():
     assert math.isnan(found.lr)
     assert math.isnan(found.highest_lr)
     assert "of the edge" in found.answer()[0]
+
+
+def test_running_statistics_in_place_of_the_batch_are_said():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    loss = la.supervised(F.cross_entropy)
+    found = {
+        mode: edge_of_stability(la.Objective(model, loss, [(x, y)], mode=mode), optimizer)
+        for mode in ("eval", "train")
+    }
+    # The batch takes the bias before the layer away: Adam's second moments of it are rounding.
+    assert found["eval"].sharpness > 100 * found["train"].sharpness
+    assert "running statistics" in " ".join(found["eval"].sentences())
+    assert "with running statistics" in found["eval"].estimates()[0].meaning
+    assert "running statistics" not in " ".join(found["train"].sentences())
+    survey = LearningRate(optimizer=found["eval"])
+    assert sum("running statistics" in text for text in survey.sentences()) == 1
+    plain = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False))
+    steps = torch.optim.SGD(plain.parameters(), lr=0.1)
+    found = edge_of_stability(la.Objective(plain, loss, [(x, y)]), steps)
+    assert not found.by_running_statistics

@@ -24,6 +24,7 @@ from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.lines import coarse_rounding
+from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.rng import generator
 from lossatlas.text import number, percent, told_apart
@@ -78,6 +79,8 @@ class Stability(CheckedResult):
         reached: whether the tolerance was reached.
         lr: the learning rate of all parameters; NaN where they have several.
         note: what memory made of the run; empty as a rule.
+        by_running_statistics: whether norm layers used their running statistics, where a
+            training uses those of each batch.
     """
 
     sharpness: float
@@ -89,6 +92,7 @@ class Stability(CheckedResult):
     reached: bool
     lr: float = math.nan
     note: str = ""
+    by_running_statistics: bool = False
 
     @property
     def highest_lr(self) -> float:
@@ -99,6 +103,7 @@ class Stability(CheckedResult):
     def estimates(self) -> tuple[Estimate, ...]:
         """The sharpness in units of the steps, with its error bound."""
         edge = f"the edge is at {self.threshold:.3g}"
+        statistics = "with running statistics" if self.by_running_statistics else ""
         return (
             Estimate(
                 self.sharpness,
@@ -107,7 +112,7 @@ class Stability(CheckedResult):
                 bound=self.bound,
                 why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
                 name="learning rate x largest eigenvalue",
-                meaning="; ".join(filter(None, (edge, self.note))),
+                meaning="; ".join(filter(None, (edge, statistics, self.note))),
             ),
         )
 
@@ -158,7 +163,8 @@ class Stability(CheckedResult):
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge the steps are."""
-        return (self.sentence(_NAMES.get(self.rule, self.rule)),)
+        more = (_STATISTICS,) if self.by_running_statistics else ()
+        return (self.sentence(_NAMES.get(self.rule, self.rule)), *more)
 
     def sentence(self, optimizer: str) -> str:
         """The same, with a name for the optimizer.
@@ -255,7 +261,9 @@ class LearningRate(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge each is."""
-        said = (found.sentence(_steps(key, found)) for key, found in self._known.items())
+        known = self._known
+        said = [found.sentence(_steps(key, found)) for key, found in known.items()]
+        said += [_STATISTICS] * any(each.by_running_statistics for each in known.values())
         return (*said, *((_CONVERGED,) if self.adam is not None else ()))
 
     def answer(self) -> tuple[str, str]:
@@ -283,6 +291,11 @@ def _steps(key: str, found: Stability) -> str:
     return _NAMES[key]
 
 
+_STATISTICS = (
+    "Norm layers used their running statistics here, and use those of the batch in training: "
+    "the curvature can then be another, most of all in Adam's units for weights just before "
+    'such a layer. `Objective(..., mode="train")` measures what the optimizer sees.'
+)
 _CONVERGED = (
     "The ratio with Adam holds near these weights, once its second moments have converged "
     "there; the first steps of a training may diverge at a rate that is below this edge."
@@ -461,7 +474,12 @@ def edge_of_stability(
         reached,
         _common_rate(optimizer, objective),
         "; ".join(filter(None, (plan.note, RAN_OUT if lanczos.full else ""))),
+        objective.mode != "train" and _has_statistics(objective),
     )
+
+
+def _has_statistics(objective: Objective) -> bool:
+    return any(layer.track_running_stats for layer in norm_layers(objective.model))
 
 
 def _unwrapped(optimizer: Steps) -> Steps:
