@@ -59,7 +59,7 @@ REACHES = {
         "training.datasets:load_dataset",
     ),
     "forecast fit": ("forecast.fit:fit", "forecast.readers:read_csv"),
-    "forecast compare": ("forecast.fit:fit_best", "forecast.readers:read_csv"),
+    "forecast compare": ("forecast.choice:fit_best", "forecast.readers:read_csv"),
     "forecast predict": (
         "forecast.result:Fit.predict", "forecast.schedules:wsd", "forecast.readers:read_csv",
     ),

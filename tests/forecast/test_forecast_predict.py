@@ -160,6 +160,9 @@ def test_a_law_outside_its_range_says_so():
     told = steep.predict(schedules.wsd(2000, 1e-3, 0.5))
     assert told.loss[-1] < 0
     assert "losses <= 0" in told.warnings[0]
+    assert "which no loss can be" in told.sentences()[0]
+    assert "no forecast" in told.sentences()[0]
+    assert "nan" not in " ".join(told.sentences())
     assert np.isnan(told.upper).all()
 
 

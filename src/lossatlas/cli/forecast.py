@@ -4,6 +4,7 @@ import functools
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,12 +149,15 @@ def run_fit(settings: FitSettings, output: Output) -> None:
     """Fit a law."""
     from lossatlas.cli import forecast_files as files
     from lossatlas.forecast import fit
+    from lossatlas.forecast.choice import fit_or_better
 
     curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
     chosen, curves, why = files.chosen_law(settings.law, curves)
     output.note(f"{why}fitting {chosen.name} to {count(len(curves), 'curve')} ...")
     fixed = files.assignments("fixed", settings.fixed)
-    found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
+    # A law that nobody asked for gives way to one that passes its checks.
+    fitting = fit if settings.law or fixed else fit_or_better
+    found = fitting(chosen, curves, prior=settings.prior, fixed=fixed)
     _print_fit(found, settings, output, found.law.name)
 
 
@@ -166,7 +170,7 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
     _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
     output.note(f"{why}comparing laws on {count(len(curves), 'curve')} ...")
     found = fit_best(curves, [files.named_law(name) for name in settings.law] or None)
-    _print_fit(found, settings, output, "error on left-out curves", _laws_table(found))
+    _print_fit(found, settings, output, found.tables()[0].head[1], _laws_table(found))
 
 
 def run_predict(settings: PredictSettings, output: Output) -> None:
@@ -425,10 +429,11 @@ def _fit(fit: "Fit") -> dict[str, Any]:
             for row in fit.parameter_errors
             for low, high in [fit.parameter_intervals(LEVEL)[row.name]]
         },
+        "verdict": asdict(fit.verdict),
         **{name: plain[name] for name in kept},
     }
 
 
 # The laws that were compared, best first.
 def _laws_table(fit: "Fit") -> Rows:
-    return [(row.law, f"{row.error:.3%}", row.note) for row in fit.alternatives]
+    return [(row.law, row.off, row.note) for row in fit.alternatives]

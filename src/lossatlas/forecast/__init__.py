@@ -11,8 +11,9 @@ errors on curves it had not seen. Needs numpy and scipy only.
 from lossatlas.arguments import guard_exports
 from lossatlas.forecast import schedules
 from lossatlas.forecast.best_schedule import SchedulePlan
+from lossatlas.forecast.choice import fit_best
 from lossatlas.forecast.curve import Curve, points
-from lossatlas.forecast.fit import fit, fit_best
+from lossatlas.forecast.fit import fit
 from lossatlas.forecast.laws import (
     LAWS,
     AnnealingLaw,

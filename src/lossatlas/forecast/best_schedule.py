@@ -181,7 +181,7 @@ def plan_schedule(
         others.append((name, int((optimum[warmup:] < peak).sum()), optimum))
     candidates += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
     _, _, free, free_loss = min(candidates, key=lambda row: row[3])
-    width = errors.scale * free_loss
+    width = errors.scale * abs(free_loss)
     table = tuple(
         ScheduleRow(name, length, loss, loss - free_loss,
               None if np.isnan(width) else bool(loss - free_loss > width))
@@ -189,7 +189,7 @@ def plan_schedule(
     )  # fmt: skip
     return SchedulePlan(
         free, free_loss, wsd, wsd_loss, shape, decay, table, width,
-        _warnings(free, decay, steps - warmup), errors.groups,
+        (*_impossible(free_loss), *_warnings(free, decay, steps - warmup)), errors.groups,
     )  # fmt: skip
 
 
@@ -280,6 +280,15 @@ def _slopes(steps: int, warmup: int) -> scipy.sparse.csr_array:
     row = np.concatenate([every, every])
     entries = np.concatenate([1 - share, share])
     return scipy.sparse.csr_array((entries, (row, np.concatenate([left, left + 1]))))
+
+
+def _impossible(loss: float) -> tuple[str, ...]:
+    if loss > 0:
+        return ()
+    return (
+        f"the law gives {number(loss)} for the free optimum, which no loss can be: it does not "
+        "hold there, and its order of schedules is worth nothing",
+    )
 
 
 def _warnings(free: Floats, decay: int, body: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Fit a law to loss curves, check it on what it has not seen, and choose among laws."""
+"""Fit a law to loss curves and check it on what it has not seen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.checks import check_at_least, check_flag, is_number, nearest
-from lossatlas.errors import ArgumentError, AtlasError, DataError, UnknownNameError
+from lossatlas.errors import ArgumentError, DataError, UnknownNameError
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identifiability import (
     fit_warnings,
@@ -16,9 +16,7 @@ from lossatlas.forecast.identifiability import (
     spike_warnings,
 )
 from lossatlas.forecast.law import Law, ScheduleLaw
-from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
-from lossatlas.forecast.laws.annealing import DECAYS
-from lossatlas.forecast.result import Alternative, Fit
+from lossatlas.forecast.result import Fit
 from lossatlas.forecast.solver import FitSettings, Solution
 from lossatlas.forecast.validation import (
     LeftOut,
@@ -78,8 +76,8 @@ def fit(
         >>> {name: round(value, 3) for name, value in fitted.parameters.items()}
         {'L0': 2.0, 'A': 3.0, 'alpha': 0.5}
     """
-    runs = _listed(curves)
-    _check_kinds(law, runs)
+    runs = listed(curves)
+    check_kinds(law, runs)
     check_at_least("max_points", max_points, 2)
     check_flag("prior", prior)
     check_flag("check", check)
@@ -92,10 +90,12 @@ def fit(
     metric = settings.metric(solution, prepared)
     scores = _scores(law, solution.values, prepared, metric)
     left_out = leave_one_out(settings, prepared, solution.values) if check else ()
+    doubled, tests = doubled_horizon(settings, prepared, solution.values) if check else ((), ())
     return Fit(
         law, solution.values, tuple(prepared), solution.objective, metric=metric, scores=scores,
         left_out=left_out,
-        doubled=doubled_horizon(settings, prepared, solution.values) if check else (),
+        doubled=doubled,
+        backtests=tests,
         flat=flat,
         parameter_errors=parameter_errors(settings.objective(prepared), solution, counts),
         warnings=(
@@ -152,73 +152,14 @@ def _better_settings(
         ratio = error_model(left_out, ()).scale / max(errors.scale, 1e-300)
         if ratio >= best:
             best, advice = ratio, (
-                f"{_described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
+                f"{described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
                 "it, or let `fit_best` choose",
             )  # fmt: skip
     return advice
 
 
-def fit_best(
-    curves: Sequence[Curve], laws: Sequence[Law] | None = None, **settings: object
-) -> Fit:
-    """Fit several laws and keep the one that forecasts left-out curves best.
-
-    Args:
-        curves: at least two runs.
-        laws: candidates. Default: the multi-power law, annealing laws of four decays, and the
-            linear law; the power law alone where a run has no rates.
-        **settings: for `fit`.
-
-    Returns:
-        The best fit; its `alternatives` tell of the others.
-
-    Raises:
-        ArgumentError: no candidates, or curves that cannot be left out.
-        DataError: no candidate could be fitted; the message says why.
-
-    Examples:
-        >>> step = np.arange(20, 500, 20)
-        >>> runs = [Curve(step, 2 + a * step**-0.5, lr=0.1) for a in (3.0, 3.1, 3.2)]
-        >>> fit_best(runs, [PowerLaw()]).alternatives[0].law
-        'PowerLaw()'
-    """
-    curves = _listed(curves)
-    candidates = _candidates(curves, laws)
-    if not candidates:
-        raise ArgumentError("`laws` must hold at least one law; got none.")
-    for law in candidates:
-        _check_kinds(law, ())
-    fits: dict[int, Fit] = {}
-    tried = []
-    for i, law in enumerate(candidates):
-        try:
-            fits[i] = fit(law, curves, **settings)  # type: ignore[arg-type]
-            error, note = fits[i].errors.scale, ""
-        except AtlasError as failure:
-            error, note = float("inf"), str(failure)
-        tried.append(Alternative(_described(law), error, note))
-    if not fits:
-        raise DataError(f"no law could be fitted: {tried[0].note}")
-    best = min(fits, key=lambda i: fits[i].errors.scale)
-    if np.isnan(fits[best].errors.scale):
-        raise ArgumentError(
-            "`curves` must hold at least two independent curves to choose among laws by "
-            "leaving one out; fit one law with `fit`."
-        )
-    return replace(fits[best], alternatives=tuple(sorted(tried, key=lambda row: row.error)))
-
-
-def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law]:
-    if laws is not None:
-        if not isinstance(laws, Iterable):
-            raise ArgumentError(f"`laws` must be laws; got {type(laws).__name__}.")
-        return list(laws)
-    if any(isinstance(curve, Curve) and curve.lr is None for curve in _listed(curves)):
-        return [PowerLaw()]
-    return [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
-
-
-def _check_kinds(law: object, curves: Sequence[object]) -> None:
+def check_kinds(law: object, curves: Sequence[object]) -> None:
+    """Require a law and curves."""
     if not isinstance(law, Law):
         raise ArgumentError(f"`law` must be a law, MultiPowerLaw() say; got {law!r}.")
     for curve in curves:
@@ -277,17 +218,19 @@ def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:
 
 def _recorded(settings: FitSettings, max_points: int, curves: int) -> dict[str, object]:
     return {
-        "law": _described(settings.law), "huber": settings.huber, "prior": settings.prior,
+        "law": described(settings.law), "huber": settings.huber, "prior": settings.prior,
         "fixed": settings.fixed, "max_points": max_points, "curves": curves,
     }  # fmt: skip
 
 
-def _described(law: Law) -> str:
+def described(law: Law) -> str:
+    """A law with its settings."""
     inner = ", ".join(f"{key}={value}" for key, value in law.settings().items())
     return f"{law.name}({inner})"
 
 
-def _listed(curves: Sequence[Curve] | Curve) -> list[Curve]:
+def listed(curves: Sequence[Curve] | Curve) -> list[Curve]:
+    """Curves as a list, at least one."""
     if isinstance(curves, Curve):
         return [curves]
     if not isinstance(curves, Iterable):

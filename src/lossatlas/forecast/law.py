@@ -173,9 +173,12 @@ def rate_sums(inputs: Inputs) -> Floats:
     return np.asarray(sums)
 
 
+CLIPPED = 1e-3  # of the truth: forecasts below this, negative ones too, count as this
+
+
 def log_error(forecast: Floats, truth: Floats) -> Floats:
-    """Log of forecast over truth, for any forecast."""
-    return np.asarray(np.log(np.maximum(forecast, 1e-3 * truth) / truth))
+    """Log of forecast over truth, for any forecast; a bound where that is `CLIPPED` or less."""
+    return np.asarray(np.log(np.maximum(forecast / truth, CLIPPED)))
 
 
 def check_cover(inputs: Inputs) -> None:

@@ -11,7 +11,7 @@ from lossatlas.arrays import as_float_array
 from lossatlas.cooldown import CooldownShape, cooldown_length
 from lossatlas.errors import ArgumentError, DataError
 from lossatlas.forecast.curve import Curve, Inputs, check_rates
-from lossatlas.forecast.law import Law, ScheduleLaw, log_error
+from lossatlas.forecast.law import CLIPPED, Law, ScheduleLaw, log_error
 from lossatlas.forecast.logged_schedule import logged_schedule
 from lossatlas.forecast.schedules import (
     check_length,
@@ -20,10 +20,11 @@ from lossatlas.forecast.schedules import (
     warmup_length,
     wsd,
 )
+from lossatlas.forecast.verdict import off_by
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
-from lossatlas.text import as_sentence, interval_text, number, share_text, with_ends
+from lossatlas.text import as_sentence, interval_text, number, with_ends
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -116,7 +117,12 @@ class Prediction(Result):
         """The final loss with its interval, the error where it is known, and warnings."""
         loss, lower, upper = self.final
         start = f"The expected loss at step {self.step[-1]:,} is "
-        if self.reason:
+        if loss <= 0:
+            out = [
+                f"The law gives {number(loss)} at step {self.step[-1]:,}, which no loss can "
+                "be: it does not hold there, and this is no forecast."
+            ]
+        elif self.reason:
             out = [f"{start}{number(loss)}."]
             out.append(as_sentence(f"It has no interval: {self.reason}"))
         else:
@@ -127,11 +133,11 @@ class Prediction(Result):
                 "of them, was held back and forecast by a fit to the others."
             )
         if self.measured is not None:
-            off = float(np.log(loss / self._last_measured))
+            off = float(log_error(np.array(loss), np.array(self._last_measured)))
             side = "above" if off > 0 else "below"
             out.append(
                 f"The measured loss is {self._last_measured:.4f}: the forecast is "
-                f"{share_text(abs(off))} {side} it."
+                f"{off_by(off, off <= np.log(CLIPPED))} {side} it."
             )
         if self.lr is not None:
             out.append(f"Its schedule: {in_words(self.lr)}.")

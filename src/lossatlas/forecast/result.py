@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lossatlas.checks import check_fraction
 from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError
+from lossatlas.forecast.backtest import Backtest
 from lossatlas.forecast.best_schedule import SchedulePlan, plan_schedule
 from lossatlas.forecast.curve import Curve, Inputs, labels
 from lossatlas.forecast.identifiability import (
@@ -33,6 +35,7 @@ from lossatlas.forecast.prediction import (
 from lossatlas.forecast.schedules import check_plan
 from lossatlas.forecast.solver import leverages
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
+from lossatlas.forecast.verdict import Verdict, judge, off_by, signed
 from lossatlas.io import Provenance
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
+_COMPARE = "Compare laws with `fit_best` (`lossatlas forecast compare`), or fit a longer run."
 _LOOSE = "Changes of parameters that hardly change the fitted curves"
 
 
@@ -57,6 +61,10 @@ def said_once(warnings: Sequence[str]) -> list[str]:
     ]
 
 
+def _of_the_loss(error: str) -> str:
+    return f"{error} of the loss" if error.endswith("%") else error
+
+
 @record
 @dataclass(frozen=True)
 class Alternative:
@@ -64,13 +72,21 @@ class Alternative:
 
     Attributes:
         law: its name, with its settings.
-        error: root mean square of its left-out errors, in log loss; inf where it failed.
+        error: root mean square of its left-out errors, in log loss; of its backtest where only
+            one curve is there; inf where it failed.
         note: why it failed, or empty.
+        is_bound: whether the error is a lower bound.
     """
 
     law: str
     error: float
     note: str = ""
+    is_bound: bool = False
+
+    @property
+    def off(self) -> str:
+        """The error in words."""
+        return off_by(self.error, self.is_bound) if np.isfinite(self.error) else "failed"
 
 
 @result(
@@ -101,6 +117,7 @@ class Fit(Result):
         parameter_errors: standard errors of the logarithms of the parameters, or reasons.
         warnings: what to know before trusting it, in sentences.
         alternatives: the laws that `fit_best` compared, best first.
+        backtests: second halves of the curves, forecast by a fit to the first halves.
         provenance: settings and versions.
 
     Examples:
@@ -123,6 +140,7 @@ class Fit(Result):
     parameter_errors: tuple[ParameterError, ...] = ()
     warnings: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    backtests: tuple[Backtest, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
 
     @property
@@ -156,16 +174,39 @@ class Fit(Result):
 
     def headline(self) -> str:
         """What the fit is good for, in one sentence."""
+        verdict = self.verdict
+        if self.curves and not verdict.describes:
+            return self._undescribed()
+        if verdict.usable is False and self._rests_on_backtest:
+            return f"Forecasts are not usable: {verdict.reason}. {_COMPARE}"
         if self._is_of_one_schedule:
             return self._one_schedule()
         return self._without_interval() if self.errors.reason else self._unseen()
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether the law describes its curves, and whether forecasts of it are usable."""
+        return judge(self.law, self.values, self.curves, self.backtests)
+
+    # With several schedules left out one after the other, their errors say more.
+    @property
+    def _rests_on_backtest(self) -> bool:
+        return bool(self.errors.reason) or self._is_of_one_schedule
+
+    def _undescribed(self) -> str:
+        failed, runs = self.verdict.failed, len(self.curves)
+        which = "the curve" if runs == 1 else f"{failed} of {runs} curves"
+        return (
+            f"{self.law.name} does not describe {which}: {self.verdict.reason}. Use no "
+            f"forecast of this fit. {_COMPARE}"
+        )
 
     # Both stand among the sentences as well: what is shown of both is shown once.
     def _without_interval(self) -> str:
         return as_sentence(f"Forecasts have no interval: {self.errors.reason}")
 
     def _unseen(self) -> str:
-        groups, off = self.errors.groups, share_text(self.errors.scale)
+        groups, off = self.errors.groups, self._scale
         if any(row.pointwise for row in self.left_out):
             parts = f"each of {groups} parts of the points"
         elif groups == len(self.left_out):
@@ -174,16 +215,20 @@ class Fit(Result):
             parts = f"each of {groups} groups of {len(self.left_out)} curves"
         return (
             f"Backtest: {parts} was held back and forecast by a fit to the others; these "
-            f"forecasts are off by {off} of the loss (root mean square)."
+            f"forecasts are off by {off} (root mean square)."
         )
 
     def _doubled(self) -> str:
         half, runs = max(int(c.step[-1]) for c in self.curves) // 2, len(self.doubled)
+        off = _of_the_loss(off_by(self.errors.doubling, self.errors.doubling_is_bound))
         return (
             f"Backtest of longer runs: a fit to the updates up to {half:,} alone forecasts "
-            f"{count(runs, 'curve')} to the end; it is off by "
-            f"{share_text(self.errors.doubling)} of the loss."
+            f"{count(runs, 'curve')} to the end; it is off by {off}."
         )
+
+    @property
+    def _scale(self) -> str:
+        return _of_the_loss(off_by(self.errors.scale, self.errors.is_bound))
 
     @property
     def _is_of_one_schedule(self) -> bool:
@@ -194,10 +239,12 @@ class Fit(Result):
         total, runs = len(self.law.parameters), len(self.curves)
         fixed = sum(not row.reason for row in self.parameter_errors)
         fixes = "fixes" if runs == 1 else "of one schedule fix"
+        usable = "usable" if self.verdict.usable else "unchecked"
         return (
             f"{'One run' if runs == 1 else f'{runs} runs'} {fixes} {fixed or 'none'} of the "
-            f"{total} parameters; forecasts of the same schedule are usable, those of others "
-            "are a guess: add a run with another schedule."
+            f"{total} parameters; forecasts of the same schedule are {usable} "
+            f"({self.verdict.reason}), those of others are a guess: add a run with another "
+            "schedule."
         )
 
     def sentences(self) -> tuple[str, ...]:
@@ -209,12 +256,17 @@ class Fit(Result):
         return (*self._verdicts(), *map(as_sentence, said_once(said)))
 
     def _verdicts(self) -> Iterator[str]:
-        if self.curves:
+        errors, verdict = self.errors, self.verdict
+        if self.curves and not verdict.describes:
+            yield self._undescribed()
+        elif self.curves and self.r2 > 0:
             fitted = count(len(self.curves), "fitted curve")
             yield (
                 f"{self.law.name} explains {share_text(self.r2)} of the variance of {fitted}."
             )
-        errors = self.errors
+        if self.backtests and verdict.describes and self._rests_on_backtest:
+            usable = {True: "usable", False: "not usable", None: "unchecked"}[verdict.usable]
+            yield f"Forecasts of the same schedule are {usable}: {verdict.reason}."
         if np.isfinite(errors.scale):
             yield self._unseen()
         if errors.reason:
@@ -224,9 +276,12 @@ class Fit(Result):
         if len(self.alternatives) > 1:
             second = self.alternatives[1]
             laws = count(len(self.alternatives), "law")
+            unseen = "left-out curves" if self.left_out else "the second half"
             yield (
-                f"Of {laws} compared it forecasts left-out curves best; {second.law} comes "
-                f"next with {share_text(second.error)}."
+                f"Of {laws} compared it forecasts {unseen} best; {second.law} comes next: off "
+                f"by {second.off}."
+                if np.isfinite(second.error)
+                else f"Of {laws} compared only this one could be fitted and checked."
             )
 
     def figures(self) -> tuple[Figure, ...]:
@@ -362,8 +417,11 @@ class Fit(Result):
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
         warnings = warnings_for(inputs, float(horizon[-1]), self.curves)
+        if loss[-1] <= 0:
+            reason = "the law gives a loss that is not above 0"
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
+        warnings = (*self._distrust(), *warnings)
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
@@ -466,6 +524,19 @@ class Fit(Result):
             return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
         return leverages(self.law, self.values, inputs, self.metric)
 
+    # What a forecast must say first of a fit that failed its checks.
+    def _distrust(self) -> tuple[str, ...]:
+        verdict = self.verdict
+        if not self.curves or verdict.usable is not False:
+            return ()
+        if verdict.describes and not self._rests_on_backtest:
+            return ()
+        failed = (
+            "its forecasts failed their check" if verdict.describes
+            else f"{self.law.name} does not describe what it was fitted to"
+        )  # fmt: skip
+        return (f"do not use this forecast: {failed} ({verdict.reason})",)
+
     # Why a forecast of infinite leverage has no interval; empty for any other.
     def _blind(self, leverage: float) -> str:
         if self.metric is None or not np.isinf(leverage):
@@ -489,13 +560,19 @@ class Fit(Result):
 
     def tables(self) -> tuple[Table, ...]:
         """The laws compared, curves forecast by a fit to the others, what is left open."""
-        laws = tuple((row.law, f"{row.error:.3%}", row.note) for row in self.alternatives)
+        laws = tuple((row.law, row.off, row.note) for row in self.alternatives)
         left_out = tuple(
-            (row.name, f"{row.final:+.3%}", f"{row.rms:.3%}", f"{row.horizon:.3g}")
+            (
+                row.name,
+                signed(row.final),
+                off_by(row.rms, row.clipped > 0),
+                f"{row.horizon:.3g}",
+            )
             for row in self.left_out
         )
         loose = tuple(tuple(str(change).split(": ", 1)) for change in self.flat)
-        laws_head = ("law", "error on left-out curves", "note")
+        unseen = "left-out curves" if self.left_out else "the second half"
+        laws_head = ("law", f"error on {unseen}", "note")
         left_head = ("curve", "error at the end", "along the curve", "steps over fitted ones")
         made = (
             Table("Laws compared", laws_head, laws),

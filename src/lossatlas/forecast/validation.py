@@ -13,8 +13,9 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from lossatlas.forecast.backtest import Backtest, backtests
 from lossatlas.forecast.curve import Curve, labels
-from lossatlas.forecast.law import Law, log_error
+from lossatlas.forecast.law import CLIPPED, Law, log_error
 from lossatlas.forecast.solver import FitSettings, leverages
 from lossatlas.forecast.watch import outstanding
 from lossatlas.intervals import t_quantile
@@ -50,6 +51,8 @@ class LeftOut:
             log loss (of its points, for laws of single points) in units of that of one curve
             (point); NaN where it is not known.
         pointwise: whether the rows are single points, of which none is the final one.
+        clipped: points whose forecast is below a thousandth of the truth, or negative; the
+            errors are lower bounds then.
     """
 
     name: str
@@ -62,6 +65,7 @@ class LeftOut:
     spikes: int = 0
     leverage: float = float("nan")
     pointwise: bool = False
+    clipped: int = 0
 
     @property
     def error(self) -> float:
@@ -82,6 +86,8 @@ class ErrorModel:
             NaN where nothing was left out.
         factor: by which half widths are stretched.
         reason: why there is no interval, in a sentence; empty where there is one.
+        is_bound: whether the scale is a lower bound, because a forecast was clipped.
+        doubling_is_bound: the same of `doubling`.
     """
 
     scale: float
@@ -90,6 +96,8 @@ class ErrorModel:
     unit: float
     factor: float = 1.0
     reason: str = ""
+    is_bound: bool = False
+    doubling_is_bound: bool = False
 
     def half_width(
         self, level: float, horizon: Floats | float, leverage: Floats | float
@@ -129,7 +137,8 @@ def error_model(left_out: tuple[LeftOut, ...], doubled: tuple[LeftOut, ...]) -> 
     factor = 1.0 if any(row.pointwise for row in left_out) else CALIBRATION
     scaled = [_standardized(row, len(groups)) for row in left_out]
     unit = float(np.sqrt(np.mean(np.square(scaled)))) if scaled else float("nan")
-    return ErrorModel(_rms(left_out), len(groups), _rms(doubled), unit, factor, reason)
+    bounds = (any(row.clipped for row in rows) for rows in (left_out, doubled))
+    return ErrorModel(_rms(left_out), len(groups), _rms(doubled), unit, factor, reason, *bounds)
 
 
 # A left-out error in units of what its distance from the fit lets expect.
@@ -173,21 +182,26 @@ def leave_one_out(
 
 def doubled_horizon(
     settings: FitSettings, curves: Sequence[Curve], warm: Floats
-) -> tuple[LeftOut, ...]:
-    """Forecast the longer curves by a fit to the first half of the horizon."""
+) -> tuple[tuple[LeftOut, ...], tuple[Backtest, ...]]:
+    """Forecast the longer curves by a fit to the first half of the horizon, two ways judged."""
     half = max(int(c.step[-1]) for c in curves) // 2
-    if any((c.step <= half).sum() < FEWEST for c in curves) or settings.law.pointwise:
-        return ()
+    if settings.law.pointwise or any(_is_too_short(c, half) for c in curves):
+        return (), ()
     early = [c.until(half) for c in curves]
-    if any(np.ptp(c.loss) == 0 for c in early):
-        return ()
     solution = settings.solve(early, warm)
     metric = settings.metric(solution, early)
-    return tuple(
+    longer = tuple(
         score(settings.law, solution.values, c, name, name, longest=half, metric=metric)
         for c, name in zip(curves, labels(curves), strict=True)
         if c.step[-1] > half
     )
+    return longer, backtests(settings.law, solution.values, curves, half)
+
+
+# A constant says nothing of a trend either.
+def _is_too_short(curve: Curve, half: int) -> bool:
+    early = curve.loss[curve.step <= half]
+    return early.size < FEWEST or bool(np.ptp(early) == 0)
 
 
 def score(
@@ -208,7 +222,7 @@ def score(
         name, group, int(curve.step[-1]), float(curve.step[-1] / longest), float(kept[-1]),
         float(np.sqrt(np.mean(kept**2))),
         float(np.abs(forecast - curve.loss)[plain].mean()), int((~plain).sum()),
-        far, law.pointwise,
+        far, law.pointwise, int((kept <= np.log(CLIPPED)).sum()),
     )  # fmt: skip
 
 
