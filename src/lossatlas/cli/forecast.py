@@ -32,7 +32,7 @@ _WSD = defaults("forecast.schedules:wsd")
 # Shares of the peak below this are no rate.
 _NO_RATE = 1e-3
 LEVEL = 0.95  # of the intervals of parameters
-Kind = Literal["auto", "csv", "wandb", "tensorboard", "trainer", "points"]
+Kind = Literal["auto", "csv", "json", "wandb", "tensorboard", "trainer", "points"]
 Schedule = Literal["constant", CooldownShape]
 
 # What the commands write. A fit, its forecasts and its schedules may share a folder.
@@ -41,12 +41,14 @@ FORECAST = ("forecast.nc", "forecast.csv", "forecast.html", "forecast.png")
 SCHEDULE = ("schedule.nc", "schedule.csv", "schedule.html", "schedule.png")
 
 _FILES = (
-    "Loss curves: .csv with step, loss and lr (Lightning's metrics.csv as it is), a chart "
-    "exported by W&B, TensorBoard's event files or its CSV and JSON, trainer_state.json; one "
-    "run a file, but several in W&B's charts and in folders of event files."
+    "Loss curves: .csv or JSON lines with step, loss and lr (Lightning's metrics.csv and W&B's "
+    "history as they are), a chart exported by W&B, TensorBoard's event files or its CSV and "
+    "JSON, trainer_state.json; one run a file, but several in W&B's charts and "
+    "in folders of event files."
 )
 _KIND = (
-    "Format of the files; auto looks at each. tensorboard = event files, their folder, or what "
+    "Format of the files; auto looks at each. json = one object a line, or an array of them; "
+    "wandb = a chart; tensorboard = event files, their folder, or what "
     "its page downloads; points = one run a row."
 )
 _PRIOR = (

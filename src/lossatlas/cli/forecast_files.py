@@ -128,7 +128,8 @@ def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> l
     if kind == "wandb":
         return forecast.read_wandb(path, **_only(roles, "step", "loss", "lr"), warmup=warmup)
     named = _only(roles, "step", "loss", "lr", "tokens", "source")
-    return [forecast.read_csv(path, **named, warmup=warmup)]
+    read = forecast.read_json if kind == "json" else forecast.read_csv
+    return [read(path, **named, warmup=warmup)]
 
 
 def _only(roles: dict[str, Any], *names: str) -> dict[str, Any]:

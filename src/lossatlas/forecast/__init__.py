@@ -31,6 +31,7 @@ from lossatlas.forecast.live import LiveForecast, LiveReading
 from lossatlas.forecast.prediction import Prediction, WhatIf
 from lossatlas.forecast.readers import (
     read_csv,
+    read_json,
     read_points,
     read_tensorboard,
     read_tensorboard_events,
@@ -66,6 +67,7 @@ __all__ = [
     "from_torch",
     "points",
     "read_csv",
+    "read_json",
     "read_points",
     "read_tensorboard",
     "read_tensorboard_events",

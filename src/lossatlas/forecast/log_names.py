@@ -28,9 +28,11 @@ def chosen_name(
         like = [c for c in header if "loss" in c.lower() and not is_held_out(c)]
         column = like[0] if len(like) == 1 else None
     if column is None:
+        epochs = role == "step" and any("epoch" in name.lower() for name in header)
+        unit = " A step is a number of updates; epochs are none." if epochs else ""
         raise UnknownNameError(
             f"{whose} has no column '{role}'{hint(role, header)}; it has {', '.join(header)}; "
-            f"name it with `{role}`."
+            f"name it with `{role}`.{unit}"
         )
     return column
 

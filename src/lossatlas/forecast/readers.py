@@ -1,11 +1,11 @@
-"""Loss curves from files: CSV, W&B's exports, TensorBoard's logs, `trainer_state.json`.
+"""Loss curves from files: CSV, JSON lines, W&B, TensorBoard, `trainer_state.json`.
 
 Files are taken as programs write them: rows without a loss, empty cells, NaN, repeated and
 unsorted steps, restarts. What is left out or assumed is counted in `Curve.notes`.
 """
 
-import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from lossatlas.checks import check_path, is_number
 from lossatlas.errors import DataError, FileError, UnknownNameError
 from lossatlas.forecast.curve import Curve, logged_rates
 from lossatlas.forecast.events import MARK, Scalars, event_files, read_scalars
+from lossatlas.forecast.log_files import Table, json_of
 from lossatlas.forecast.log_names import (
     LOSSES,
     STEPS,
@@ -31,8 +32,10 @@ from lossatlas.forecast.log_names import (
 )
 from lossatlas.forecast.log_order import Column, Floats, tidied
 
+_LOOKED_AT = 20_000  # characters of a file that tell its kind
+_JSON = (".json", ".jsonl", ".ndjson")
+_ARRAY = re.compile(r"\[\s*\{")  # an array of objects
 _RUN = " - "  # separates run and metric in the columns of a W&B export
-EMPTY = ("", "null", "none", "n/a", "na", "-")
 
 
 def kind_of_file(path: Path) -> str:
@@ -41,9 +44,14 @@ def kind_of_file(path: Path) -> str:
         return "tensorboard" if event_files(path) else "trainer"
     if MARK in path.name:
         return "tensorboard"
-    if path.suffix.lower() == ".json":
-        return "tensorboard" if _first(path).startswith("[") else "trainer"
-    header = [cell.strip().strip('"') for cell in _first(path).split(",")]
+    beginning = _beginning(path)
+    if beginning.startswith(("{", "[")) or path.suffix.lower() in _JSON:
+        return _kind_of_json(path, beginning)
+    return _kind_of_table(_first(path))
+
+
+def _kind_of_table(first_line: str) -> str:
+    header = [cell.strip().strip('"') for cell in first_line.split(",")]
     if set(header) <= {"Wall time", "Step", "Value"} and {"Step", "Value"} <= set(header):
         return "tensorboard"
     exported = any(cell.endswith(("__MIN", "__MAX")) for cell in header)
@@ -59,6 +67,28 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+# The first characters of a file; empty where it cannot be read.
+def _beginning(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as text:
+            return text.read(_LOOKED_AT).lstrip()
+    except (OSError, ValueError):
+        return ""
+
+
+# An array of objects or one object a line is a log; TensorBoard writes an array of arrays.
+def _kind_of_json(path: Path, beginning: str) -> str:
+    if path.suffix.lower() in _JSON[1:] or _ARRAY.match(beginning):
+        return "json"
+    if beginning.startswith("["):
+        return "tensorboard"
+    try:
+        first = json.loads(beginning.partition("\n")[0])
+    except (json.JSONDecodeError, RecursionError):
+        return "trainer"
+    return "json" if isinstance(first, dict) and "log_history" not in first else "trainer"
 
 
 def _first(path: Path) -> str:
@@ -113,22 +143,78 @@ def read_csv(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "run.csv"
-        ...     _ = path.write_text("step,loss,lr\n10,3.0,0.1\n20,2.5,0.1\n")
+        ...     _ = path.writetext_of("step,loss,lr\n10,3.0,0.1\n20,2.5,0.1\n")
         ...     curve = read_csv(path)
         >>> curve.name, curve.loss.tolist(), curve.lr.size
         ('run', [3.0, 2.5], 20)
     """
-    table = _Table.read(path)
+    roles = {"step": step, "loss": loss, "lr": lr, "tokens": tokens, "source": source}
+    return _curve_of_table(Table.read(path), roles, size=size, group=group, warmup=warmup)
+
+
+def read_json(
+    path: str | Path,
+    *,
+    step: str | None = None,
+    loss: str | None = None,
+    lr: str | None = None,
+    size: float | None = None,
+    tokens: str | None = None,
+    source: str | None = None,
+    group: str | None = None,
+    warmup: int | None = None,
+) -> Curve:
+    r"""A curve from JSON lines (one object a line), or from an array of such objects.
+
+    W&B's history, the logs of plain loggers and of Hugging Face's Trainer. Keys may be missing
+    in some objects; those of nested objects are joined by "/" ("train/loss"); lists are passed
+    over. A last line that was cut off is left out and noted; all else is as for `read_csv`.
+
+    Args:
+        path: the file; its stem becomes the curve's name.
+        step: key of the steps. Default: as for `read_csv`.
+        loss: key of the losses. Default: likewise.
+        lr: key of the rates. Default: likewise.
+        size: model size of the run.
+        tokens: key of training tokens.
+        source: key of losses on another set.
+        group: as for `Curve`.
+        warmup: as for `Curve`.
+
+    Returns:
+        The curve.
+
+    Raises:
+        FileError: missing, unreadable, or no JSON; the message gives the line.
+        UnknownNameError: a key is nowhere; the message gives the nearest one.
+        DataError: empty, an entry is no object, or values that make no curve.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "run.jsonl"
+        ...     entries = [{"step": k, "train": {"loss": 3 / k}} for k in (1, 2)]
+        ...     _ = path.write_text("\n".join(json.dumps(entry) for entry in entries))
+        ...     curve = read_json(path)
+        >>> curve.loss.tolist()
+        [3.0, 1.5]
+    """
+    roles = {"step": step, "loss": loss, "lr": lr, "tokens": tokens, "source": source}
+    return _curve_of_table(Table.read_json(path), roles, size=size, group=group, warmup=warmup)
+
+
+# A curve from the columns that were asked for, or that have usual names.
+def _curve_of_table(table: Table, roles: Mapping[str, str | None], **settings: Any) -> Curve:
+    step, loss, lr = (roles[role] for role in ("step", "loss", "lr"))
     names = {
         "step": chosen_name(table.whose, table.header, step, STEPS, "step"),
         "loss": chosen_name(table.whose, table.header, loss, LOSSES, "loss"),
-        "lr": lr or rate_name(table.header), "tokens": tokens, "source": source,
+        "lr": lr or rate_name(table.header),
     }  # fmt: skip
-    columns = {role: table.column(name) for role, name in names.items() if name is not None}
-    return _curve(
-        columns, table.whose, warmup=warmup, name=_name(path), size=size, group=group,
-        notes=[*table.notes, *taken(table.header, names, (step, loss, lr))],
-    )  # fmt: skip
+    every = {**roles, **names}
+    columns = {role: table.column(name) for role, name in every.items() if name is not None}
+    notes = [*table.notes, *taken(table.header, names, (step, loss, lr))]
+    return _curve(columns, table.whose, name=_name(table.path), notes=notes, **settings)
 
 
 def read_points(
@@ -161,12 +247,12 @@ def read_points(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "runs.csv"
-        ...     _ = path.write_text("loss,params\n3.0,1e6\n2.5,1e7\n")
+        ...     _ = path.writetext_of("loss,params\n3.0,1e6\n2.5,1e7\n")
         ...     curve = read_points(path, size="params")
         >>> curve.size.tolist()
         [1000000.0, 10000000.0]
     """
-    table = _Table.read(path)
+    table = Table.read(path)
     wanted = {"loss": loss, "size": size, "tokens": tokens, "source": source}
     columns = {role: table.column(c) for role, c in wanted.items() if c is not None}
     number = np.arange(1.0, len(table.rows) + 1)
@@ -203,12 +289,12 @@ def read_wandb(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "chart.csv"
-        ...     _ = path.write_text("Step,a - train/loss,b - train/loss\n1,3,4\n2,2,3\n")
+        ...     _ = path.writetext_of("Step,a - train/loss,b - train/loss\n1,3,4\n2,2,3\n")
         ...     curves = read_wandb(path)
         >>> [curve.name for curve in curves]
         ['a', 'b']
     """
-    table = _Table.read(path)
+    table = Table.read(path)
     runs = _metrics(table)
     metric = _metric(table, runs, loss)
     rated = lr if lr is not None else rate_name(list(runs))
@@ -253,7 +339,7 @@ def read_tensorboard(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "loss.csv"
-        ...     _ = path.write_text("Wall time,Step,Value\n0,10,3.0\n1,20,2.5\n")
+        ...     _ = path.writetext_of("Wall time,Step,Value\n0,10,3.0\n1,20,2.5\n")
         ...     curve = read_tensorboard(path)
         >>> curve.step
         array([10, 20])
@@ -377,14 +463,14 @@ def read_trainer_state(
         >>> with TemporaryDirectory() as folder:
         ...     log = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.5}]
         ...     path = Path(folder) / "trainer_state.json"
-        ...     _ = path.write_text(json.dumps({"log_history": log}))
+        ...     _ = path.writetext_of(json.dumps({"log_history": log}))
         ...     curve = read_trainer_state(folder)
         >>> curve.loss
         array([3. , 2.5])
     """
     place = check_path("path", path)
     place = place / "trainer_state.json" if place.is_dir() else place
-    whole = _json(place)
+    whole = json_of(place)
     log = whole.get("log_history") if isinstance(whole, dict) else None
     if not isinstance(log, list):
         raise FileError(f"'{place}' has no `log_history`; give a trainer_state.json.")
@@ -423,77 +509,18 @@ def _name(path: str | Path) -> str:
     return place.parent.name if place.stem == "metrics" and place.parent.name else place.stem
 
 
-class _Table:
-    """The rows of a CSV file below its header."""
-
-    def __init__(
-        self, path: str | Path, header: list[str], rows: list[list[str]], notes: list[str]
-    ) -> None:
-        self.path, self.header, self.rows, self.notes = path, header, rows, notes
-        self.whose = f"'{path}'"
-
-    @classmethod
-    def read(cls, path: str | Path) -> "_Table":
-        try:
-            lines = list(csv.reader(_text(path).splitlines()))
-        except csv.Error as error:
-            raise FileError(f"'{path}' is not CSV ({error}).") from None
-        if len(lines) < 2:
-            raise DataError(f"'{path}' is empty: a header and at least one row are needed.")
-        header = [cell.strip() for cell in lines[0]]
-        _refuse_twins(path, header)
-        rows = [row for row in lines[1:] if any(cell.strip() for cell in row)]
-        notes = []
-        if rows and len(rows[-1]) < len(header):
-            # A run that was killed while it wrote leaves half a row.
-            notes.append("the last row is cut off and left out")
-            rows = rows[:-1]
-        odd = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
-        if odd is not None:
-            raise DataError(
-                f"'{path}' has {len(rows[odd])} cells in row {odd + 2} but {len(header)} "
-                "columns."
-            )
-        return cls(path, header, rows, notes)
-
-    def column(self, name: str) -> Column:
-        check_name(name)
-        check_column(self.whose, self.header, name)
-        at = self.header.index(name)
-        values = np.full(len(self.rows), np.nan)
-        present = np.zeros(len(self.rows), dtype=bool)
-        for i, row in enumerate(self.rows):
-            cell = row[at].strip()
-            if cell.lower() in EMPTY:
-                continue
-            try:
-                values[i], present[i] = float(cell), True
-            except ValueError:
-                raise DataError(
-                    f"'{self.path}', row {i + 2}, column '{name}': '{cell}' is not a number; "
-                    "leave units out."
-                ) from None
-        return Column(values, present)
-
-
-# The W&B export repeats no name either: a second column would be read by nobody.
-def _refuse_twins(path: str | Path, header: Sequence[str]) -> None:
-    twin = next((name for name in header if name and header.count(name) > 1), None)
-    if twin:
-        raise DataError(f"'{path}' has the column '{twin}' more than once; rename or drop one.")
-
-
 # Metric -> run -> column.
-def _metrics(table: _Table) -> dict[str, dict[str, str]]:
+def _metrics(table: Table) -> dict[str, dict[str, str]]:
     metrics: dict[str, dict[str, str]] = {}
     for column in table.header:
         run, dash, metric = column.rpartition(_RUN)
         if not column.endswith(("__MIN", "__MAX")) and (dash or column not in STEPS):
-            metrics.setdefault(metric, {})[run or column] = column
+            # Without a dash the file is the history of one run.
+            metrics.setdefault(metric, {})[run or _name(table.path)] = column
     return metrics
 
 
-def _metric(table: _Table, metrics: Mapping[str, object], wanted: str | None) -> str:
+def _metric(table: Table, metrics: Mapping[str, object], wanted: str | None) -> str:
     if wanted is not None:
         check_name(wanted)
     if wanted is None:
@@ -525,26 +552,10 @@ def _entries(log: Sequence[Mapping[str, Any]], key: str, place: Path) -> Column:
 
 def _scalars(path: str | Path) -> tuple[Column, Column]:
     if check_path("path", path).suffix == ".json":
-        rows = as_float_array("rows", _json(path), f" of '{path}'")
+        rows = as_float_array("rows", json_of(path), f" of '{path}'")
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"'{path}' must hold rows of [wall time, step, value].")
         every = np.ones(len(rows), dtype=bool)
         return Column(rows[:, 1], every), Column(rows[:, 2], every)
-    table = _Table.read(path)
+    table = Table.read(path)
     return table.column("Step"), table.column("Value")
-
-
-def _text(path: str | Path) -> str:
-    place = check_path("path", path)
-    try:
-        return place.read_text(encoding="utf-8-sig")
-    # A ValueError is a null byte in the name, or text in another encoding.
-    except (OSError, ValueError) as error:
-        raise FileError(f"'{path}' cannot be read as text ({error}).") from None
-
-
-def _json(path: str | Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileError(f"'{path}' is not JSON ({error}).") from None
