@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
             writer.writerow(["step", "train_loss", "lr"])
             rows = zip(curve.step, curve.loss, curve.lr[curve.step - 1], strict=True)
             writer.writerows([int(s), float(v), float(r)] for s, v, r in rows)
+    (place / "short.csv").write_text("step,loss,lr\n1,3,1\n2,2.5,1\n3,2.2,1\n4,2,1\n5,1.9,1\n")
     (place / "odd.csv").write_text("step,value\n1,2\n2,1\n")
     bare = "".join(f"{step},{2 + step**-0.5}\n" for step in range(20, 2001, 20))
     (place / "bare.csv").write_text("step,loss\n" + bare)
@@ -334,7 +335,7 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
             ["predict", "power", "--shape", "constant", "--steps", 9, "--peak", 1],
             "^--rates, --run",
         ),
-        (["compare", "constant.csv"], "fit one law with lossatlas forecast fit"),
+        (["compare", "short.csv"], "fit one law with lossatlas forecast fit"),
         (["fit", "none.csv"], "cannot be read"),
         (["fit", "constant.csv", *COLUMN, "--law", "multipower"], "did you mean 'multi-power'"),
         (
