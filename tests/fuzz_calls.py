@@ -397,6 +397,15 @@ def _special():
         ),
         "forecast.translate": _translate,
         "forecast.read_csv": lambda: ((csv(),), {}),
+        "forecast.read_json": lambda: (
+            (
+                file(
+                    "a.jsonl",
+                    lambda p: p.write_text('{"step":1,"loss":3}\n{"step":2,"loss":2}'),
+                ),
+            ),
+            {},
+        ),
         "forecast.read_points": lambda: (
             (csv("size,loss\n1e6,3\n2e6,2.5\n"),),
             {"size": "size"},

@@ -16,6 +16,7 @@ from lossatlas import io
 from lossatlas.inits.problem import load_problem
 from lossatlas.inits.settings import InitsSettings
 from lossatlas.io import Ledger
+from lossatlas.training import build_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = (
@@ -96,8 +97,13 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     assert "test examples of digits" in found["sentences"][-1]
 
 
+def plain_start(seed):
+    """The recipe of the guide: the seed of the table, without the study."""
+    return build_model("mlp(4)", features=64, outputs=10, seed=seed).state_dict()
+
+
 def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tmp_path):
-    call_ = ("rank", "--candidates", 8, "--out", tmp_path, *SMALL)
+    call_ = ("rank", "--candidates", 8, "--weights", 3, "--out", tmp_path, *SMALL)
     code, text, error = inits(monkeypatch, capsys, *call_, "--json")
     assert code == 0, error
     found = json.loads(text)
@@ -105,7 +111,9 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     assert found["sentences"][0] == "All candidates were trained; the order is measured."
     losses = [row["expected_loss"] for row in found["ranking"]]
     assert losses == sorted(losses)
-    assert set(found["files"]) == {"ranking", "table", "best", "report"}
+    written = {"best", "candidate-2", "candidate-3"}
+    assert set(found["files"]) == {"ranking", "table", "report"} | written
+    assert "hold for one order of the data" in " ".join(found["sentences"])
     with Path(found["files"]["table"]).open(newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [float(row["loss_expected"]) for row in rows] == losses
@@ -118,6 +126,11 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
     stored = load_file(found["files"]["best"])
     assert stored.keys() == problem.model.state_dict().keys()
     assert all(torch.equal(stored[name], drawn[name]) for name in drawn)
+    for k, name in enumerate(("best", "candidate-2", "candidate-3")):
+        stored, seed = load_file(found["files"][name]), ranking.candidates[k].seed
+        for again in (problem.weights(ranking.candidates[k]), plain_start(seed)):
+            assert stored.keys() == again.keys()
+            assert all(torch.equal(stored[key], again[key]) for key in stored)
     code, text, _ = inits(monkeypatch, capsys, *call_)
     assert code == 0
     assert "8 of 8 candidates are shown; ranking.csv holds all." in " ".join(text.split())

@@ -62,6 +62,6 @@ command = Command(
     AtlasSettings, run,
     "Put surveys, comparisons, trainings and other results on one page: a slider through the "
     "checkpoints of each training, bars linked to basins, two runs side by side.",
-    resume="Accepted as in every command; a page is written anew.",
+    resume="Has no effect here: a page is always written anew.",
     files=declared("atlas", WRITES, elsewhere=lambda settings: settings.film),
 )  # fmt: skip

@@ -118,6 +118,6 @@ command = Command(
     EditSettings, run,
     "Take directions of low curvature out of weights, and measure the loss at every share that "
     "is kept.",
-    resume="Accepted as in every command; a curve starts anew.",
+    resume="Has no effect here: a curve always starts anew.",
     files=declared("edit", WRITES),
 )  # fmt: skip

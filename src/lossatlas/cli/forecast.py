@@ -63,7 +63,7 @@ _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeata
 _LINEAR = "Warmup steps that are missing from the log. By default none."
 _OUT = "Folder of results, a page and figures, or a name that ends in one of their suffixes."
 _SEED = "Random seed; no forecast draws random numbers."
-_RESUME = "Accepted as in every command; a forecast takes seconds and is made anew."
+_RESUME = "Has no effect here: a forecast takes seconds and is always computed anew."
 _planned = functools.partial(option, group="Schedule")
 _sized = functools.partial(option, group="Sizes")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lossatlas.result import Result
 
 _RANK = defaults("inits.ranking:rank")
-_RESUME = "Accepted as in every command; what is done is never done again without --fresh."
+_RESUME = "Has no effect here: what --out holds is always continued, and --fresh starts over."
 
 
 class RunSettings(InitsSettings):
@@ -32,6 +32,12 @@ class RankSettings(InitsSettings):
     """Settings of `lossatlas inits rank`."""
 
     candidates: int = option(_RANK["candidates"], "How many initializations to choose from.")
+    weights: int = option(
+        1,
+        "Of how many candidates, the first in the ranking, the initial weights are written: "
+        "best.safetensors, then candidate-2.safetensors and so on.",
+        ge=1,
+    )
 
 
 def run_one(stage: str, settings: InitsSettings, output: Output) -> None:
@@ -69,15 +75,24 @@ def run_rank(settings: RankSettings, output: Output) -> None:
     folder, problem = settings.out, load_problem(settings)
     with output.progress("ranking") as progress:
         ranking = rank(settings, settings.candidates, problem=problem, progress=progress)
-    weights = problem.weights(ranking.candidates[0])
+    starts = zip(ranking.candidates, _weights_files(settings), strict=False)
+    weights = {
+        Path(name).stem: save_weights(problem.weights(candidate), folder / name)
+        for candidate, name in starts
+    }
     files = {
         "ranking": ranking.save(folder / "ranking.nc"),
         "table": write_csv(folder / "ranking.csv", _columns(ranking)),
-        "best": save_weights(weights, folder / "best.safetensors"),
+        **weights,
         "report": write_report(ranking, folder / "report.html", title=ranking.title),
     }
     rows = [*_rows(ranking), ("", _shown(ranking), "")]
     output.result(ranking.summary(), ranking.title, rows, files=files)
+
+
+def _weights_files(settings: RankSettings) -> list[str]:
+    last = min(settings.weights, settings.candidates)
+    return ["best.safetensors", *(f"candidate-{k}.safetensors" for k in range(2, last + 1))]
 
 
 def _columns(ranking: "Ranking") -> dict[str, Any]:
@@ -130,7 +145,7 @@ def _files_of_run(settings: RunSettings) -> Declaration:
 def _files_of_rank(settings: RankSettings) -> Declaration:
     return Declaration(
         Destination(settings.out, is_folder=True), "rank",
-        ("ranking.nc", "ranking.csv", "best.safetensors", "report.html"),
+        ("ranking.nc", "ranking.csv", *_weights_files(settings), "report.html"),
         ledgers=("rank/*/label.resume",), pieces=("rank/*/label.resume",),
     )  # fmt: skip
 

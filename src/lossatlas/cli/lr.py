@@ -71,6 +71,6 @@ command = Command(
     LRSettings, run,
     "Suggest a learning rate: a range test, short runs on copies of the weights, the edge of "
     "stability and the gradient noise scale.",
-    resume="Accepted as in every command; the runs start anew.",
+    resume="Has no effect here: the runs always start anew.",
     files=declared("lr", WRITES),
 )  # fmt: skip

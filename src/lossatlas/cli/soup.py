@@ -64,6 +64,6 @@ command = Command(
     SoupSettings, run,
     "Average checkpoints of one model and measure the average. A greedy soup is chosen on the "
     "data it is measured on; judge it on other data.",
-    resume="Accepted as in every command; a soup starts anew.",
+    resume="Has no effect here: a soup always starts anew.",
     files=declared("soup", WRITES),
 )  # fmt: skip

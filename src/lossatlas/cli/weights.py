@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SPECTRA = defaults("weights.spectra:weight_spectra")
 WRITES = ("spectra.nc",)
-_RESUME = "Accepted as in every command; a file is read anew."
+_RESUME = "Has no effect here: a file is always read anew."
 
 
 class WeightsSettings(Strict):

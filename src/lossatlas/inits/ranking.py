@@ -23,7 +23,7 @@ from lossatlas.intervals import t_quantile
 from lossatlas.objective.batches import batch_size as size_of
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.rng import derive_seed
-from lossatlas.text import number, with_ends
+from lossatlas.text import count, number, with_ends
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -364,8 +364,20 @@ class Ranking(Result):
         return (
             *(measured if self.trust is None else self.trust.sentences()),
             self._first(),
+            self._of_one_order(),
             f"Successive halving at no greater cost takes number {self.halving[0] + 1}.",
             *((f"Losses are on {self.measured_on}.",) if self.measured_on else ()),
+        )
+
+    # What the order of the data does to a loss is measured after the short training only.
+    def _of_one_order(self) -> str:
+        finite = self.noise[np.isfinite(self.noise)]
+        spread = float(np.sqrt(ORDERS * np.mean(finite**2))) if finite.size else float("nan")
+        epochs = count(self.epochs[0], "epoch")
+        return (
+            "Losses after the long training, their intervals and the regret hold for one order "
+            "of the data; another order may put another candidate first. After "
+            f"{epochs} the order alone moves a loss by {number(spread, 2)} (standard deviation)."
         )
 
     def _first(self) -> str:
