@@ -377,7 +377,8 @@ class Ranking(Result):
         return (
             "Losses after the long training, their intervals and the regret hold for one order "
             "of the data; another order may put another candidate first. After "
-            f"{epochs} the order alone moves a loss by {number(spread, 2)} (standard deviation)."
+            f"{epochs} the order alone moves a loss by {number(spread, 2)} (standard "
+            "deviation)."
         )
 
     def _first(self) -> str:
