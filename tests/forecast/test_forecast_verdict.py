@@ -115,7 +115,10 @@ def test_a_fit_that_fails_says_so_first_and_prints_no_bound_as_a_number():
 
 def test_rising_losses_are_named():
     accuracy = forecast.Curve(STEP, noisy(0.3 + 0.6 * TIME, 0.01, generator("rise")), PEAK)
-    assert "the loss rises, and a law" in forecast.fit(LAWS["power"], accuracy).headline()
+    assert (
+        "the loss rises, and laws describe losses that fall"
+        in forecast.fit(LAWS["power"], accuracy).headline()
+    )
 
 
 def test_a_level_loss_leaves_forecasts_unchecked():

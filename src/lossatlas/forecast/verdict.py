@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 # Forecasts are called usable where a fit to the first half forecast the second half so well
 # (root mean square log error), and this much better than a loss that stays where it was.
 USABLE, OVER_UNCHANGED = 0.04, 0.5
+_LIMIT = f"{100 * USABLE:g} %"
 # Standard errors by which the loss must fall for a backtest to say anything.
 FALLS = 4.0
 # The share of the variance beyond its noise that a law must explain to describe a curve; of
@@ -69,13 +70,13 @@ def judge(
     unchanged = _rms([test.unchanged for test in tests])
     said = f"a fit to the first half forecasts the second half {off_by(error, bound)} off"
     if bound or error > USABLE:
-        return Verdict(True, False, error, bound, f"{said} (the limit is {100 * USABLE:g} %)")
+        return Verdict(True, False, error, bound, f"{said}, beyond the limit of {_LIMIT}")
     if error > OVER_UNCHANGED * unchanged:
         return Verdict(True, False, error, bound, (
             f"{said}, and a loss that stays where it was {off_by(unchanged)}: it must be twice "
             "as good"
         ))  # fmt: skip
-    return Verdict(True, True, error, bound, f"{said} (the limit is {100 * USABLE:g} %)")
+    return Verdict(True, True, error, bound, f"{said}, within the limit of {_LIMIT}")
 
 
 # How many curves the law does not describe, and why not the worst of them.
@@ -91,7 +92,7 @@ def _undescribed(law: Law, values: Floats, curves: Sequence[Curve]) -> tuple[int
     name, curve, share = min(failed, key=lambda row: row[2])
     whose = "" if len(curves) == 1 else f" of '{name}'"
     if not law.pointwise and _rises(curve):
-        why = f"the loss{whose} rises, and a law describes a loss that falls"
+        why = f"the loss{whose} rises, and laws describe losses that fall (is it an accuracy?)"
         return len(failed), why
     noise = "" if law.pointwise else " that is not noise"
     how_much = f"{percent(share)}, less than {100 * least:g} %," if share > 0 else "none"
